@@ -1,0 +1,92 @@
+"""What every reader hands to `load`: images as stored, class ids, and names where the source has them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ddsdk.errors import require
+
+__all__ = ["Raw", "check_resize", "decode", "stack"]
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Raw:
+    """One split of a data set before any check of its content.
+
+    Attributes:
+        images: (N, C, H, W), uint8 or float.
+        labels: (N,) int64.
+        class_names: K names, or None where the source gives numbers only.
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...] | None = None
+
+
+def check_resize(resize: tuple[int, int] | None) -> None:
+    """Raise ``ValueError`` unless `resize` is None or two positive integers (H, W)."""
+    ok = resize is None or (len(resize) == 2 and all(isinstance(n, int) and n > 0 for n in resize))
+    require(ok, "resize", "be (height, width), both positive integers", resize)
+
+
+def decode(source: Path | bytes | Image.Image, label: str, resize: tuple[int, int] | None = None) -> Pixels:
+    """Read one picture as 8-bit grey (H, W) or colour (H, W, 3).
+
+    Args:
+        source: A file, its bytes, or a picture that is open already.
+        label: What to call it in an error.
+        resize: (H, W) to resample to, bilinear with antialiasing, or None.
+
+    Raises:
+        ValueError: If it is no readable picture, or one of more than 8 bits per channel.
+    """
+    try:
+        # A picture that the caller opened is the caller's to close.
+        with (
+            nullcontext(source) if isinstance(source, Image.Image) else Image.open(_stream(source)) as picture
+        ):
+            mode = picture.mode
+            shown = picture.convert("L" if mode in ("1", "L", "LA", "La") else "RGB")
+    # Pillow reports broken files by all of these, depending on the format.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{label} must be a readable picture, got an error: {error}") from error
+    require(not mode.startswith(("I", "F")), label, "have at most 8 bits per channel", f"mode {mode}")
+    if resize is not None:
+        shown = shown.resize((resize[1], resize[0]), Image.Resampling.BILINEAR)
+    return np.asarray(shown)
+
+
+def stack(pictures: Sequence[Pixels], labels: Sequence[str]) -> Tensor:
+    """Stack pictures of one size as (N, C, H, W) uint8; grey ones become colour if any other is colour.
+
+    Raises:
+        ValueError: If a size differs from the first, naming the first such picture by its label.
+    """
+    size = pictures[0].shape[:2]
+    for picture, label in zip(pictures, labels, strict=True):
+        if picture.shape[:2] != size:
+            found = f"{picture.shape[0]}x{picture.shape[1]} in {label}"
+            rule = f"have one size, {size[0]}x{size[1]} as in {labels[0]} (or pass resize=(H, W))"
+            raise ValueError(f"images must {rule}, got {found}")
+    channels = 3 if any(picture.ndim == 3 for picture in pictures) else 1
+    images = np.empty((len(pictures), *size, channels), dtype=np.uint8)
+    for row, picture in zip(images, pictures, strict=True):
+        row[...] = picture if picture.ndim == 3 else picture[..., None]
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+
+def _stream(source: Path | bytes) -> Path | io.BytesIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else source

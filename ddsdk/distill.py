@@ -1,0 +1,201 @@
+"""The one loop: step a synthetic set against real data under a supply of students."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, final
+
+import torch
+from torch import Tensor
+
+from ddsdk.data.sources import Source
+from ddsdk.errors import DivergedError, require
+from ddsdk.rng import derive
+from ddsdk.synthetic.set import Leaves, SyntheticSet
+
+__all__ = ["Distillation", "Objective", "Plan", "Step", "Students"]
+
+S = TypeVar("S")
+S_co = TypeVar("S_co", covariant=True)
+S_contra = TypeVar("S_contra", contravariant=True)
+
+
+class Students(Protocol[S_co]):
+    """A supply of students: the main difference between papers."""
+
+    def next(self, real: Source, syn: Source, rng: torch.Generator) -> S_co:
+        """Return the student of the next step."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors, numbers and strings that `load_state_dict` needs to go on from here."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where `state_dict` was taken."""
+        ...
+
+
+class Objective(Protocol[S_contra]):
+    """What is minimised: terms whose gradients add."""
+
+    def __call__(
+        self, student: S_contra, real: Source, syn: Source, rng: torch.Generator
+    ) -> Iterable[Tensor]:
+        """Yield scalars with graph to the images and labels of `syn`, one after another."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Generic[S]):
+    """The parts of one distillation. Swap one with `dataclasses.replace`.
+
+    Attributes:
+        syn: The set at its start.
+        objective: What is minimised.
+        students: Who looks at the images.
+        make_optimizer: Builds the optimizer of the set's parameters.
+        steps: Outer steps.
+    """
+
+    syn: SyntheticSet
+    objective: Objective[S]
+    students: Students[S]
+    make_optimizer: Callable[[SyntheticSet], torch.optim.Optimizer]
+    steps: int
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 1, "steps", "be at least 1", self.steps)
+
+
+class Step(NamedTuple):
+    """One finished step.
+
+    Attributes:
+        index: Counts from 0.
+        loss: Sum of the objective's terms, before the update.
+        syn: The set after the update; the same object at every step.
+    """
+
+    index: int
+    loss: float
+    syn: SyntheticSet
+
+
+@final
+class Distillation(Generic[S], Iterator[Step]):
+    """Iterate over the steps of a plan.
+
+    Each step derives its random numbers from (seed, step), so a run that is resumed from `state_dict` goes on
+    bit for bit like one that was never stopped (on a CPU, with the same versions and number of threads).
+
+    A step whose loss or result is not finite is undone together with the step before it, which made the set
+    that it met; both are tried again with a learning rate `shrink` times as large, at most `retries` times in
+    a run.
+
+    Args:
+        plan: The parts. Its set is changed in place.
+        real: The real data.
+        rng: The root of every random number; it is not advanced.
+        retries: How often the step size may shrink.
+        shrink: By which factor.
+
+    Raises:
+        DivergedError: From `next`, when values are not finite and no retries are left. The set is then the last
+            finite one.
+    """
+
+    def __init__(
+        self, plan: Plan[S], real: Source, *, rng: torch.Generator, retries: int = 5, shrink: float = 0.5
+    ) -> None:
+        require(retries >= 0, "retries", "be at least 0", retries)
+        require(0 < shrink < 1, "shrink", "lie strictly between 0 and 1", shrink)
+        self.plan = plan
+        self.real = real
+        self.index = 0
+        self.shrunk = 0
+        self._rng = derive(rng)
+        self._retries = retries
+        self._shrink = shrink
+        self._optimizer = plan.make_optimizer(plan.syn)
+        self._good = self._snapshot()
+
+    def __iter__(self) -> Distillation[S]:
+        """Return self: a distillation is its own iterator."""
+        return self
+
+    def __next__(self) -> Step:
+        """Take one step."""
+        while self.index < self.plan.steps:
+            before = self._snapshot()
+            loss = self._gradient()
+            if math.isfinite(loss):
+                self._optimizer.step()
+                self.plan.syn.project_()
+                if self.plan.syn.is_finite():
+                    self._good = before
+                    self.index += 1
+                    return Step(self.index - 1, loss, self.plan.syn)
+                # The gradient was at fault and not what came before: undo this step alone.
+                self._good = before
+            self._back_off(loss)
+        raise StopIteration
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next step depends on, beside plan and data."""
+        return {**self._snapshot(), "shrunk": self.shrunk, "good": self._good}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where `state_dict` was taken."""
+        self._restore(state)
+        self.shrunk = state["shrunk"]
+        self._good = copy.deepcopy(state["good"])
+
+    def _gradient(self) -> float:
+        """Leave the gradient of this step in the parameters; return the loss."""
+        syn, key = self.plan.syn, derive(self._rng, "step", self.index)
+        student = self.plan.students.next(self.real, syn, derive(key, "students"))
+        self._optimizer.zero_grad(set_to_none=True)
+        leaves, total = Leaves(syn), 0.0
+        for term in self.plan.objective(student, self.real, leaves, derive(key, "objective")):
+            # Only the leaves get a gradient: a student's own parameters would cost a pass that nobody reads.
+            term.backward(inputs=leaves.inputs)  # type: ignore[no-untyped-call]
+            leaves.pull_back()
+            total += float(term.detach())
+        return total
+
+    def _back_off(self, loss: float) -> None:
+        rates = [group["lr"] for group in self._optimizer.param_groups]
+        failed = self.index
+        self._restore(self._good)
+        if self.shrunk == self._retries:
+            raise DivergedError(
+                f"step {failed} was not finite (loss {loss}) after {self.shrunk} reductions of the learning rate "
+                f"to {rates}; the set is that of step {self.index}. Lower image_lr."
+            )
+        self.shrunk += 1
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * self._shrink
+        # A second failure at the same place must find the smaller rate too.
+        self._good = self._snapshot()
+
+    def _snapshot(self) -> dict[str, Any]:
+        return copy.deepcopy(
+            {
+                "index": self.index,
+                "syn": dict(self.plan.syn.state_dict()),
+                "optimizer": self._optimizer.state_dict(),
+                "students": self.plan.students.state_dict(),
+            }
+        )
+
+    def _restore(self, snapshot: dict[str, Any]) -> None:
+        # load_state_dict of an optimizer keeps the tensors it is given.
+        state = copy.deepcopy(snapshot)
+        self.index = state["index"]
+        self.plan.syn.load_state_dict(state["syn"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.plan.students.load_state_dict(state["students"])

@@ -1,0 +1,245 @@
+"""The artefact: a distilled set with everything that is needed to use it and to judge it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from ddsdk.artifact import read_artifact, write_artifact
+from ddsdk.card import card_markdown
+from ddsdk.data.preprocess import Preprocess
+from ddsdk.errors import ArtifactError, require
+from ddsdk.manifest import NO_PRIVACY, Manifest, build_manifest, label_fault
+from ddsdk.sheet import sheet_png
+from ddsdk.text import clean, clean_json
+
+__all__ = ["Distilled"]
+
+
+@dataclass(frozen=True, eq=False)
+class Distilled:
+    """Synthetic images and labels, and how to train on them.
+
+    Two sets are the same when their `content_id` is the same.
+
+    Attributes:
+        images: (M, C, H, W) float32, in the value space of `preprocess`.
+        labels: (M, K) float32, read as `label_space` says.
+        class_names: K names. Control characters are stripped and names are cut at 200 characters.
+        preprocess: From the unit range to the value space, and back.
+        evaluation: The protocol of training on the set, JSON values.
+        label_space: ``"probabilities"``: rows are non-negative and sum to 1.
+        learned_lr: Learning rate that was learned with the set, rounded to float32, or None.
+        classes: (M,) int64, the class slot that each image was made for, or None.
+        stored_floats: Floats from which the images are made, labels not counted; 0 stands for one per pixel.
+        provenance: Recipe and parameters, data fingerprint, seeds, versions, device, threads, seconds, as
+            JSON values.
+        privacy: The privacy statement. Leave it unless an accountant computed another one.
+
+    Raises:
+        TypeError: If a tensor has the wrong dtype, or a mapping holds something that JSON does not know.
+        ValueError: If a shape, a number or a label row is wrong; the message names it.
+    """
+
+    images: Tensor
+    labels: Tensor
+    _: KW_ONLY
+    class_names: tuple[str, ...]
+    preprocess: Preprocess
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    label_space: str = "probabilities"
+    learned_lr: float | None = None
+    classes: Tensor | None = None
+    stored_floats: int = 0
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    privacy: str = NO_PRIVACY
+
+    def __post_init__(self) -> None:
+        for name in ("images", "labels", "classes"):
+            tensor = getattr(self, name)
+            if tensor is not None:
+                self._set(name, tensor.detach().contiguous())
+        self._check_images()
+        self._check_labels()
+        self._set("class_names", tuple(clean(str(name)) for name in self.class_names))
+        self._set("evaluation", clean_json(dict(self.evaluation)))
+        self._set("provenance", clean_json(dict(self.provenance)))
+        self._set("privacy", clean(self.privacy, 1000))
+        self._set("stored_floats", int(self.stored_floats) or self.images.numel())
+        require(self.stored_floats > 0, "stored_floats", "be positive", self.stored_floats)
+        if self.learned_lr is not None:
+            require(math.isfinite(self.learned_lr), "learned_lr", "be finite", self.learned_lr)
+            self._set("learned_lr", float(np.float32(self.learned_lr)))
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    def _check_images(self) -> None:
+        images = self.images
+        if images.dtype != torch.float32:
+            raise TypeError(f"images must be float32, got {images.dtype}")
+        shape = tuple(images.shape)
+        require(
+            images.ndim == 4 and images.numel() > 0, "images", "have shape (M, C, H, W), not empty", shape
+        )
+        channels = self.preprocess.channels
+        require(shape[1] == channels, "images", f"have the {channels} channels of preprocess", shape)
+        bad = ~torch.isfinite(images).flatten(1).all(1)
+        if bool(bad.any()):
+            raise ValueError(f"images must be finite, got NaN or infinity in image {int(bad.nonzero()[0])}")
+
+    def _check_labels(self) -> None:
+        labels, m = self.labels, len(self.images)
+        if labels.dtype != torch.float32:
+            raise TypeError(f"labels must be float32, got {labels.dtype}")
+        shape, wanted = tuple(labels.shape), (m, len(self.class_names))
+        require(len(self.class_names) > 0, "class_names", "hold at least one name", self.class_names)
+        require(shape == wanted, "labels", f"have shape {wanted}, one column for each class name", shape)
+        fault = label_fault(labels.cpu().numpy(), self.label_space)
+        if fault:
+            raise ValueError(fault)
+        if self.classes is not None:
+            if self.classes.dtype != torch.int64:
+                raise TypeError(f"classes must be int64, got {self.classes.dtype}")
+            require(
+                tuple(self.classes.shape) == (m,), "classes", f"have shape ({m},)", tuple(self.classes.shape)
+            )
+            low, high = int(self.classes.min()), int(self.classes.max())
+            require(
+                low >= 0 and high < self.num_classes, "classes", f"lie below {self.num_classes}", (low, high)
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return len(self.class_names)
+
+    @property
+    def owner(self) -> Tensor:
+        """The class of each image, (M,) int64: its slot where known, the largest label otherwise."""
+        return self.labels.argmax(1) if self.classes is None else self.classes
+
+    @property
+    def ipc(self) -> int:
+        """Images of the class that has most."""
+        return int(torch.bincount(self.owner).max())
+
+    @property
+    def content_id(self) -> str:
+        """SHA-256 over tensors, value space, labels, class names, evaluation and privacy; not provenance."""
+        return self.manifest.id
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """What `manifest.json` will say."""
+        return build_manifest(
+            self._arrays(),
+            class_names=self.class_names,
+            preprocess=self.preprocess.to_state()[0],
+            label_space=self.label_space,
+            evaluation=self.evaluation,
+            image_floats=self.stored_floats,
+            provenance=self.provenance,
+            privacy=self.privacy,
+        )
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        tensors = {"images": self.images, "labels": self.labels, **self.preprocess.to_state()[1]}
+        if self.learned_lr is not None:
+            tensors["learned_lr"] = torch.tensor(self.learned_lr, dtype=torch.float32)
+        if self.classes is not None:
+            tensors["classes"] = self.classes
+        return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
+
+    def unit_images(self) -> Tensor:
+        """Return the images in the unit range, clamped to [0, 1], as one would look at them."""
+        return self.preprocess.inverse(self.images).clamp(0, 1)
+
+    def as_dataset(self) -> TensorDataset:
+        """Return (image, label row) pairs for an ordinary data loader."""
+        return TensorDataset(self.images, self.labels)
+
+    def save(self, folder: str | os.PathLike[str]) -> str:
+        """Write the set into `folder`, new or holding an older set; see `ddsdk.artifact.write_artifact`.
+
+        Returns:
+            The content id.
+
+        Raises:
+            FolderBusyError: If another process is writing there.
+            StorageError: If a write fails; the folder then still opens as what it was.
+        """
+        card = card_markdown(self.manifest)
+        return write_artifact(folder, self.manifest, self._arrays(), card=card, sheet=sheet_png(self))
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Distilled:
+        """Open a saved set after every check of `ddsdk.artifact.read_artifact`.
+
+        Raises:
+            ArtifactError: If the folder is not a sound set; its ``reason`` is a short code.
+        """
+        manifest, arrays = read_artifact(folder)
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        try:
+            found = cls(
+                tensors["images"],
+                tensors["labels"],
+                class_names=manifest.class_names,
+                preprocess=Preprocess.from_state(manifest.preprocess, tensors),
+                evaluation=manifest.evaluation,
+                label_space=manifest.label_space,
+                learned_lr=tensors["learned_lr"].item() if "learned_lr" in tensors else None,
+                classes=tensors.get("classes"),
+                stored_floats=manifest.storage.image_floats,
+                provenance=manifest.provenance,
+                privacy=manifest.privacy,
+            )
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ArtifactError("preprocess", f"the set cannot be rebuilt: {clean(str(error))}") from None
+        return found
+
+    def concat(self, *others: Distilled) -> Distilled:
+        """Return the union of this set and `others`, with this set's evaluation.
+
+        The privacy statement of a union is not that of its parts, so it falls back to none. A learned learning
+        rate stays if all sets agree on it.
+
+        Raises:
+            ValueError: If shapes, class names, value space or label space differ.
+        """
+        if not others:
+            return self
+        for other in others:
+            for name in ("class_names", "label_space", "preprocess"):
+                mine, theirs = getattr(self, name), getattr(other, name)
+                require(mine == theirs, name, "be the same in all sets", theirs)
+            mine, theirs = tuple(self.images.shape[1:]), tuple(other.images.shape[1:])
+            require(mine == theirs, "images", f"have shape (M, {mine})", theirs)
+        sets = (self, *others)
+        slots = [s.classes for s in sets if s.classes is not None]
+        return Distilled(
+            torch.cat([s.images for s in sets]),
+            torch.cat([s.labels for s in sets]),
+            class_names=self.class_names,
+            preprocess=self.preprocess,
+            evaluation=self.evaluation,
+            label_space=self.label_space,
+            learned_lr=self.learned_lr if len({s.learned_lr for s in sets}) == 1 else None,
+            classes=torch.cat(slots) if len(slots) == len(sets) else None,
+            stored_floats=sum(s.stored_floats for s in sets),
+            provenance={"recipe": "concat", "parents": [s.content_id for s in sets]},
+        )

@@ -1,0 +1,209 @@
+"""Judge a set: train fresh networks on it under a stated protocol and test them once, at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddsdk.augment import DSA_STRATEGY, Augmentation
+from ddsdk.data.sources import Batch, RealData
+from ddsdk.errors import require
+from ddsdk.inner.fit import accuracy, epoch, gradient_step
+from ddsdk.networks.catalog import network_factory
+from ddsdk.rng import derive
+
+__all__ = ["Evaluation", "Score", "evaluate", "train"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How a set must be trained on. It travels inside the artefact.
+
+    The defaults are the protocol of DC, DSA and DM: SGD with momentum, one decay at half time, and the test set
+    read once, after the last epoch.
+
+    Attributes:
+        protocol: What to call this in tables.
+        network: Name of the network, see `ddsdk.NETWORKS`.
+        network_options: Options of its builder, such as width.
+        networks: Fresh networks that are trained; the score is their mean.
+        epochs: Passes over the set.
+        batch_size: Images of one step.
+        lr: Learning rate of SGD.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay of SGD.
+        decay_at: Fraction of the epochs after which `lr` is multiplied by `decay`.
+        decay: See `decay_at`.
+        augmentation: DSA operations while training, joined by `_`; empty for none.
+    """
+
+    protocol: str = "published"
+    network: str = "convnet"
+    network_options: Mapping[str, Any] = field(default_factory=dict)
+    networks: int = 3
+    epochs: int = 300
+    batch_size: int = 256
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    decay_at: float = 0.5
+    decay: float = 0.1
+    augmentation: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("networks", "epochs", "batch_size"):
+            require(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
+        require(self.lr > 0, "lr", "be positive", self.lr)
+        Augmentation(self.augmentation)
+
+    @classmethod
+    def published(cls, augmentation: str = "") -> Evaluation:
+        """Return the protocol of the papers: 300 epochs, or 1000 with augmentation, of a ConvNet-3 of width 128."""
+        epochs = 1000 if augmentation else 300
+        return cls(network_options={"width": 128}, epochs=epochs, augmentation=augmentation)
+
+    @classmethod
+    def quick(cls, augmentation: str = DSA_STRATEGY) -> Evaluation:
+        """Return a protocol for small machines: a narrow network and fewer epochs. Not comparable with papers."""
+        return cls(
+            protocol="quick",
+            network_options={"width": 32},
+            epochs=150,
+            lr=0.03,
+            augmentation=augmentation,
+        )
+
+    @property
+    def network_label(self) -> str:
+        """The network with its options, such as ``"convnet (width 128)"``."""
+        options = ", ".join(f"{k} {v}" for k, v in self.network_options.items())
+        return f"{self.network} ({options})" if options else self.network
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for a manifest."""
+        return dataclasses.asdict(self) | {"network_options": dict(self.network_options)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
+        """Return the evaluation that `to_dict` wrote.
+
+        Raises:
+            ValueError: If a key is unknown or a value is out of range.
+        """
+        unknown = set(values) - {f.name for f in dataclasses.fields(cls)}
+        require(not unknown, "evaluation", "have known keys only", sorted(unknown))
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What came out of one evaluation.
+
+    Attributes:
+        name: What was trained on.
+        protocol: `Evaluation.protocol`.
+        network: `Evaluation.network_label`.
+        accuracies: Test accuracy of each network after its last epoch, in 0..1.
+        images: Training images.
+        seconds: Wall-clock time of training and testing.
+    """
+
+    name: str
+    protocol: str
+    network: str
+    accuracies: tuple[float, ...]
+    images: int
+    seconds: float
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy over the networks."""
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def std(self) -> float:
+        """Sample standard deviation over the networks; 0 for one network."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
+
+
+def train(network: nn.Module, batch: Batch, evaluation: Evaluation, rng: torch.Generator) -> Iterator[int]:
+    """Train `network` in place on a set, giving control back after each epoch.
+
+    Args:
+        network: Maps (B, C, H, W) to logits (B, K).
+        batch: The whole set, in the value space.
+        evaluation: The protocol.
+        rng: Root of order and augmentation.
+
+    Yields:
+        The number of finished epochs.
+    """
+    augmentation = Augmentation(evaluation.augmentation)
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        lr=evaluation.lr,
+        momentum=evaluation.momentum,
+        weight_decay=evaluation.weight_decay,
+    )
+    network.train()
+    for i in range(evaluation.epochs):
+        if i == int(evaluation.epochs * evaluation.decay_at):
+            for group in optimizer.param_groups:
+                group["lr"] *= evaluation.decay
+        for part in epoch(batch, evaluation.batch_size, augmentation, derive(rng, "epoch", i)):
+            gradient_step(network, optimizer, part)
+        yield i + 1
+
+
+def evaluate(
+    batch: Batch | tuple[Tensor, Tensor],
+    test: RealData,
+    evaluation: Evaluation,
+    *,
+    rng: torch.Generator,
+    name: str = "set",
+) -> Score:
+    """Train fresh networks on a set and return their accuracy on `test`.
+
+    Args:
+        batch: Images (M, C, H, W) in the value space of `test`, and labels (M, K) as probabilities.
+        test: Held-out real data; read once for each network, after its last epoch.
+        evaluation: The protocol.
+        rng: Network i derives its initialisation and training from it.
+        name: For tables.
+
+    Returns:
+        The accuracies with what they mean.
+
+    Raises:
+        ValueError: If images or labels do not fit `test`.
+    """
+    x, y = batch
+    require(tuple(x.shape[1:]) == test.image_shape, "images", f"have shape {test.image_shape}", tuple(x.shape[1:]))
+    require(y.shape[1] == test.num_classes, "labels", f"have {test.num_classes} columns", y.shape[1])
+    make = network_factory(
+        evaluation.network, test.image_shape, test.num_classes, **evaluation.network_options
+    )
+    began, accuracies = time.perf_counter(), []
+    held_out = test.batch(torch.arange(len(test))).x
+    for i in range(evaluation.networks):
+        key = derive(rng, "network", i)
+        network = make(derive(key, "init")).to(x.device)
+        for _ in train(network, Batch(x, y), evaluation, derive(key, "train")):
+            pass
+        accuracies.append(accuracy(network, held_out, test.labels))
+    return Score(
+        name=name,
+        protocol=evaluation.protocol,
+        network=evaluation.network_label,
+        accuracies=tuple(accuracies),
+        images=len(x),
+        seconds=time.perf_counter() - began,
+    )

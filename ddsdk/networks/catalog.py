@@ -1,0 +1,83 @@
+"""The networks by name, and the factory of students that recipes and evaluations take."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+
+from ddsdk.networks.classic import alexnet, lenet, mlp, vgg11
+from ddsdk.networks.convnet import convnet
+from ddsdk.networks.deep import densenet121, resnet10, resnet18, resnet152
+from ddsdk.networks.initialise import initialise
+from ddsdk.networks.network import Network
+from ddsdk.networks.shapes import ImageShape, check_request
+
+__all__ = ["NETWORKS", "network_factory"]
+
+Builder = Callable[..., Network]
+
+NETWORKS: dict[str, Builder] = {
+    "convnet": convnet,
+    "mlp": mlp,
+    "lenet": lenet,
+    "alexnet": alexnet,
+    "vgg11": vgg11,
+    "resnet10": resnet10,
+    "resnet18": resnet18,
+    "resnet152": resnet152,
+    "densenet121": densenet121,
+}
+
+
+def network_factory(
+    name: str, image_shape: ImageShape, num_classes: int, **options: object
+) -> Callable[[torch.Generator], Network]:
+    """Return ``make_student(rng)``, which builds the named network with weights drawn from `rng` alone.
+
+    The network is built once here without memory, so that a wrong size or option is refused before a long
+    run and not during it.
+
+    Args:
+        name: A key of `NETWORKS`.
+        image_shape: (C, H, W) of the images.
+        num_classes: K >= 2.
+        **options: Keyword options of that builder, such as ``depth`` and ``width`` of the ConvNet.
+
+    Returns:
+        A picklable callable; equal generators give equal weights, bit for bit, on the CPU.
+
+    Raises:
+        ValueError: If the name is unknown, an option has a value out of range, or the image is too small.
+        TypeError: If the builder has no such option.
+    """
+    if name not in NETWORKS:
+        near = difflib.get_close_matches(name.lower(), NETWORKS, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {name!r}{hint}")
+    builder = NETWORKS[name]
+    known = list(inspect.signature(builder).parameters)[2:]
+    for option in options:
+        if option not in known:
+            raise TypeError(f"options of network {name!r} must be among {known}, got {option!r}")
+    check_request(image_shape, num_classes)
+    channels, height, width = image_shape
+    shape = (channels, height, width)
+    with torch.device("meta"):
+        builder(shape, num_classes, **options)
+    return partial(_make_student, builder, shape, num_classes, options)
+
+
+def _make_student(
+    builder: Builder,
+    image_shape: ImageShape,
+    num_classes: int,
+    options: Mapping[str, object],
+    rng: torch.Generator,
+) -> Network:
+    with torch.device("meta"):
+        network = builder(image_shape, num_classes, **options)
+    return initialise(network, rng)

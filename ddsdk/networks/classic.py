@@ -1,0 +1,133 @@
+"""Older small networks that the papers use to test how distilled sets transfer."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ddsdk.errors import require
+from ddsdk.networks.network import Network
+from ddsdk.networks.norms import Norm, norm_layer
+from ddsdk.networks.shapes import ImageShape, check_request, head_inputs
+
+__all__ = ["alexnet", "lenet", "mlp", "vgg11"]
+
+_VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
+
+
+def mlp(image_shape: ImageShape, num_classes: int, *, width: int = 128) -> Network:
+    """Build a perceptron with two hidden ReLU layers.
+
+    Args:
+        image_shape: (C, H, W) of the images.
+        num_classes: K >= 2.
+        width: Units of both hidden layers, >= 1.
+
+    Returns:
+        A network with `width` features.
+
+    Raises:
+        ValueError: If a size is out of range.
+    """
+    check_request(image_shape, num_classes)
+    require(width >= 1, "width", "be at least 1", width)
+    channels, height, columns = image_shape
+    first = nn.Sequential(nn.Flatten(), nn.Linear(channels * height * columns, width), nn.ReLU())
+    second = nn.Sequential(nn.Linear(width, width), nn.ReLU())
+    return Network(nn.Sequential(first, second), nn.Linear(width, num_classes))
+
+
+def lenet(image_shape: ImageShape, num_classes: int) -> Network:
+    """Build LeNet-5 with ReLU and max pooling: 5x5 convolutions of 6 and 16 channels, then 120 and 84 units.
+
+    Grey images are padded by 2, so that 28x28 gives the classic 5x5 last map, as in the field.
+
+    Args:
+        image_shape: (C, H, W) of the images.
+        num_classes: K >= 2.
+
+    Returns:
+        A network with 84 features.
+
+    Raises:
+        ValueError: If the images are too small: under 16x16, or 12x12 when grey.
+
+    References:
+        LeCun et al., Proceedings of the IEEE 1998.
+    """
+    check_request(image_shape, num_classes)
+    padding = 2 if image_shape[0] == 1 else 0
+    last = [((size + 2 * padding - 4) // 2 - 4) // 2 for size in image_shape[1:]]
+    features = head_inputs("LeNet", image_shape, 16, *last)
+    body = nn.Sequential(
+        nn.Sequential(nn.Conv2d(image_shape[0], 6, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Sequential(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Sequential(nn.Flatten(), nn.Linear(features, 120), nn.ReLU()),
+        nn.Sequential(nn.Linear(120, 84), nn.ReLU()),
+    )
+    return Network(body, nn.Linear(84, num_classes))
+
+
+def alexnet(image_shape: ImageShape, num_classes: int) -> Network:
+    """Build the small-image AlexNet of the field: five convolutions, three max poolings, no dropout.
+
+    Args:
+        image_shape: (C, H, W) of the images. Grey 28x28 images are padded to 32x32 by the first convolution.
+        num_classes: K >= 2.
+
+    Returns:
+        A network with 192 * H/8 * W/8 features.
+
+    Raises:
+        ValueError: If the images are smaller than 8x8.
+
+    References:
+        Krizhevsky et al., NeurIPS 2012; small-image form of Zhao et al., ICLR 2021, arXiv 2006.05929.
+    """
+    check_request(image_shape, num_classes)
+    padding = 4 if tuple(image_shape) == (1, 28, 28) else 2
+    last = [(size + 2 * padding - 4) >> 3 for size in image_shape[1:]]
+    features = head_inputs("AlexNet", image_shape, 192, *last)
+    body = nn.Sequential(
+        nn.Sequential(nn.Conv2d(image_shape[0], 128, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Sequential(nn.Conv2d(128, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Sequential(nn.Conv2d(192, 256, 3, padding=1), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(256, 192, 3, padding=1), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(192, 192, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+    )
+    return Network(body, nn.Linear(features, num_classes))
+
+
+def vgg11(image_shape: ImageShape, num_classes: int, *, norm: Norm = "instance") -> Network:
+    """Build VGG-11 for small images: five stages, each ended by a 2x2 max pooling, and one linear layer.
+
+    Args:
+        image_shape: (C, H, W) of the images. Sides of 28 to 31 are padded to at least 32 by the first
+            convolution, because five halvings leave nothing of them.
+        num_classes: K >= 2.
+        norm: See `ddsdk.networks.norms.norm_layer`.
+
+    Returns:
+        A network with 512 * H/32 * W/32 features.
+
+    Raises:
+        ValueError: If the images are smaller than 28x28, or the norm is unknown.
+
+    References:
+        Simonyan and Zisserman, ICLR 2015, arXiv 1409.1556.
+    """
+    check_request(image_shape, num_classes)
+    channels, *sides = image_shape
+    size = f"{sides[0]}x{sides[1]}"
+    require(min(sides) >= 28, "image_shape", "be at least 28x28 pixels for VGG-11", size)
+    extra = [max(0, (33 - side) // 2) for side in sides]
+    last = [(side + 2 * more) >> len(_VGG11) for side, more in zip(sides, extra, strict=True)]
+    stages = []
+    for index, widths in enumerate(_VGG11):
+        layers: list[nn.Module] = []
+        for width in widths:
+            padding = (1 + extra[0], 1 + extra[1]) if index == 0 else (1, 1)
+            layers += [nn.Conv2d(channels, width, 3, padding=padding), norm_layer(norm, width), nn.ReLU()]
+            channels = width
+        stages.append(nn.Sequential(*layers, nn.MaxPool2d(2)))
+    features = head_inputs("VGG-11", image_shape, channels, *last)
+    return Network(nn.Sequential(*stages), nn.Linear(features, num_classes))

@@ -1,0 +1,82 @@
+"""The ConvNet on which nearly every paper of the field distils and evaluates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+from torch import nn
+
+from ddsdk.errors import require
+from ddsdk.networks.network import Network
+from ddsdk.networks.norms import Norm, norm_layer
+from ddsdk.networks.pooling import AvgPool2
+from ddsdk.networks.shapes import ImageShape, check_request, head_inputs
+
+__all__ = ["ACTIVATIONS", "POOLINGS", "convnet"]
+
+# In place: what a normalisation puts out is read by nothing else, and memory traffic is what costs here.
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": partial(nn.ReLU, inplace=True),
+    "leaky-relu": partial(nn.LeakyReLU, inplace=True),
+    "sigmoid": nn.Sigmoid,
+}
+POOLINGS: dict[str, Callable[[], nn.Module] | None] = {
+    "avg": AvgPool2,
+    "max": partial(nn.MaxPool2d, 2),
+    "none": None,
+}
+
+
+def convnet(
+    image_shape: ImageShape,
+    num_classes: int,
+    *,
+    depth: int = 3,
+    width: int = 128,
+    norm: Norm = "instance",
+    pooling: Literal["avg", "max", "none"] = "avg",
+    activation: Literal["relu", "leaky-relu", "sigmoid"] = "relu",
+) -> Network:
+    """Build a ConvNet: blocks of 3x3 convolution, norm, activation and 2x2 pooling, and a linear head.
+
+    The papers use depth 3 up to 32x32 pixels, 4 for 64x64 and 5 for 128x128. As in the field, grey 28x28
+    images are padded to 32x32 by the first convolution, which gives 128*4*4 = 2048 features; every other size
+    keeps padding 1 and is halved, rounding down, by each pooling.
+
+    Args:
+        image_shape: (C, H, W) of the images.
+        num_classes: K >= 2.
+        depth: Number of blocks, >= 1.
+        width: Channels of every block, >= 1.
+        norm: See `ddsdk.networks.norms.norm_layer`.
+        pooling: Kind of pooling; "none" keeps the resolution.
+        activation: Nonlinearity of every block.
+
+    Returns:
+        A network with PyTorch's own initial weights; `network_factory` draws them from a generator.
+
+    Raises:
+        ValueError: If an option is unknown, or the image is too small for the depth.
+
+    References:
+        Gidaris and Komodakis, CVPR 2018, arXiv 1804.09458; Zhao et al., ICLR 2021, arXiv 2006.05929.
+    """
+    check_request(image_shape, num_classes)
+    require(depth >= 1, "depth", "be at least 1", depth)
+    require(width >= 1, "width", "be at least 1", width)
+    require(pooling in POOLINGS, "pooling", f"be one of {', '.join(POOLINGS)}", pooling)
+    require(activation in ACTIVATIONS, "activation", f"be one of {', '.join(ACTIVATIONS)}", activation)
+    channels, height, columns = image_shape
+    padding = 3 if tuple(image_shape) == (1, 28, 28) else 1
+    halvings = 0 if pooling == "none" else depth
+    last = [(size + 2 * padding - 2) >> halvings for size in (height, columns)]
+    features = head_inputs(f"a ConvNet of depth {depth}", image_shape, width, *last)
+    blocks = []
+    for level in range(depth):
+        conv = nn.Conv2d(channels if level == 0 else width, width, 3, padding=padding if level == 0 else 1)
+        layers = [conv, norm_layer(norm, width), ACTIVATIONS[activation]()]
+        pool = POOLINGS[pooling]
+        blocks.append(nn.Sequential(*layers, *([] if pool is None else [pool()])))
+    return Network(nn.Sequential(*blocks), nn.Linear(features, num_classes))

@@ -1,0 +1,123 @@
+"""ResNet and DenseNet for small images, from torchvision's builders."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ddsdk.errors import require
+from ddsdk.networks.network import Network
+from ddsdk.networks.norms import norm_layer
+from ddsdk.networks.shapes import ImageShape, check_request
+
+__all__ = ["densenet121", "resnet10", "resnet18", "resnet152"]
+
+DeepNorm = Literal["instance", "batch"]
+
+
+def resnet10(image_shape: ImageShape, num_classes: int, *, norm: DeepNorm = "instance") -> Network:
+    """Build a ResNet-10 (one basic block per stage); see `resnet18`."""
+    return _resnet("ResNet-10", "BasicBlock", (1, 1, 1, 1), image_shape, num_classes, norm)
+
+
+def resnet18(image_shape: ImageShape, num_classes: int, *, norm: DeepNorm = "instance") -> Network:
+    """Build a ResNet-18 for small images: the stem is one 3x3 convolution of stride 1, without max pooling.
+
+    Args:
+        image_shape: (C, H, W) of the images.
+        num_classes: K >= 2.
+        norm: "instance" suits batches of a few distilled images, "batch" is the network as published.
+
+    Returns:
+        A network with 512 features (2048 for ResNet-152), averaged over the last map.
+
+    Raises:
+        ValueError: If the norm is unknown, or the last map, of ceil(H/8) x ceil(W/8) pixels, is a single
+            pixel under instance norm, which would make every feature constant.
+
+    References:
+        He et al., CVPR 2016, arXiv 1512.03385.
+    """
+    return _resnet("ResNet-18", "BasicBlock", (2, 2, 2, 2), image_shape, num_classes, norm)
+
+
+def resnet152(image_shape: ImageShape, num_classes: int, *, norm: DeepNorm = "instance") -> Network:
+    """Build a ResNet-152 (3, 8, 36 and 3 bottleneck blocks); see `resnet18`."""
+    return _resnet("ResNet-152", "Bottleneck", (3, 8, 36, 3), image_shape, num_classes, norm)
+
+
+def densenet121(image_shape: ImageShape, num_classes: int, *, norm: DeepNorm = "instance") -> Network:
+    """Build a DenseNet-121 for small images, with one 3x3 convolution of stride 1 as its stem.
+
+    Args:
+        image_shape: (C, H, W) of the images, at least 8x8.
+        num_classes: K >= 2.
+        norm: "instance" suits batches of a few distilled images, "batch" is the network as published.
+
+    Returns:
+        A network with 1024 features, averaged over the last map.
+
+    Raises:
+        ValueError: If the norm is unknown, or the image too small (see `resnet18`; here the last map has
+            floor(H/8) x floor(W/8) pixels).
+
+    References:
+        Huang et al., CVPR 2017, arXiv 1608.06993.
+    """
+    check_request(image_shape, num_classes)
+    _check_last_map("DenseNet-121", image_shape, [side // 8 for side in image_shape[1:]], norm)
+    built = _torchvision("densenet").DenseNet(32, (6, 12, 24, 16), 64, num_classes=num_classes)
+    stages = dict(built.features.named_children())
+    del stages["pool0"]
+    stages["conv0"] = nn.Conv2d(image_shape[0], 64, 3, padding=1, bias=False)
+    body = nn.Sequential(*stages.values(), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    if norm == "instance":
+        _replace_batch_norm(body)
+    return Network(body, nn.Linear(1024, num_classes))
+
+
+def _resnet(
+    name: str,
+    block: str,
+    layers: tuple[int, ...],
+    image_shape: ImageShape,
+    num_classes: int,
+    norm: DeepNorm,
+) -> Network:
+    check_request(image_shape, num_classes)
+    _check_last_map(name, image_shape, [-(-side // 8) for side in image_shape[1:]], norm)
+    room = _torchvision("resnet")
+    built = room.ResNet(getattr(room, block), list(layers), num_classes, norm_layer=partial(norm_layer, norm))
+    stem = nn.Sequential(
+        nn.Conv2d(image_shape[0], 64, 3, padding=1, bias=False), norm_layer(norm, 64), nn.ReLU()
+    )
+    stages = [built.layer1, built.layer2, built.layer3, built.layer4]
+    return Network(
+        nn.Sequential(stem, *stages, nn.AdaptiveAvgPool2d(1)), nn.Linear(built.fc.in_features, num_classes)
+    )
+
+
+def _torchvision(module: str) -> Any:  # noqa: ANN401
+    # The caller may stand under torch.device("meta"); constants made by an import must not land there.
+    with torch.device("cpu"):
+        from torchvision.models import densenet, resnet
+    return {"densenet": densenet, "resnet": resnet}[module]
+
+
+def _check_last_map(name: str, image_shape: ImageShape, last: list[int], norm: str) -> None:
+    require(norm in ("instance", "batch"), "norm", "be one of instance, batch", norm)
+    size = f"{image_shape[1]}x{image_shape[2]}"
+    require(min(last) >= 1, "image_shape", f"be at least 8x8 pixels for {name}", size)
+    rule = f"leave more than one pixel in the last map of {name} with norm 'instance' (use norm='batch')"
+    require(norm == "batch" or max(last) > 1, "image_shape", rule, size)
+
+
+def _replace_batch_norm(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, norm_layer("instance", child.num_features))
+        else:
+            _replace_batch_norm(child)

@@ -1,0 +1,80 @@
+"""Byproducts: what a student makes of a batch, which two sources are compared by.
+
+Each function returns a mean over the batch, so that pieces of a batch add up with their sizes as weights.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ddsdk.data.sources import Batch
+from ddsdk.inner.micro import micro_batch, pieces
+
+__all__ = ["MeanByproduct", "in_pieces", "mean_embedding", "weight_gradients"]
+
+
+class MeanByproduct(Protocol):
+    """A function of a student and a batch whose value is a mean over the batch."""
+
+    def __call__(self, student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tensor, ...]:
+        """Return the byproduct, differentiable with respect to the batch when `graph` is true."""
+        ...
+
+
+def mean_embedding(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tensor, ...]:
+    """Return the mean embedding, (F,): the mean over the batch of `student.embed(x)`.
+
+    Args:
+        student: Has `embed`: (B, C, H, W) -> (B, F).
+        batch: Labels are not looked at.
+        graph: Whether to keep the graph to the images.
+
+    Raises:
+        TypeError: If the student has no `embed` method.
+
+    References:
+        Zhao and Bilen, WACV 2023, arXiv:2110.04181, eq. 5.
+    """
+    embed = getattr(student, "embed", None)
+    if embed is None:
+        raise TypeError(f"student must have a method embed(x) -> (B, F), got {type(student).__name__}")
+    with torch.set_grad_enabled(graph):
+        return (embed(batch.x).mean(0),)
+
+
+def weight_gradients(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tensor, ...]:
+    """Return the gradient of the mean cross-entropy by each weight that is not a vector.
+
+    Biases and normalisation parameters are left out, as in the paper's code: the distance works on filters.
+
+    Args:
+        student: Maps (B, C, H, W) to logits (B, K).
+        batch: Images and label probabilities.
+        graph: Whether to keep the graph to the images and labels (a second derivative will be taken).
+
+    References:
+        Zhao, Mopuri and Bilen, ICLR 2021, arXiv:2006.05929, eq. 9.
+    """
+    weights = [p for p in student.parameters() if p.ndim > 1]
+    with torch.enable_grad():
+        loss = cross_entropy(student(batch.x), batch.y)
+        return torch.autograd.grad(loss, weights, create_graph=graph)
+
+
+def in_pieces(byproduct: MeanByproduct, student: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+    """Return `byproduct` of the whole batch without a graph, computed in micro-batches.
+
+    Cost: that of the byproduct; memory for one micro-batch.
+    """
+    n = len(batch.x)
+    total: tuple[Tensor, ...] = ()
+    for part in pieces(n, micro_batch(student, batch.x.device, n)):
+        share = (part.stop - part.start) / n
+        values = byproduct(student, Batch(batch.x[part], batch.y[part]), graph=False)
+        scaled = tuple(v.detach() * share for v in values)
+        total = tuple(t.add_(v) for t, v in zip(total, scaled, strict=True)) if total else scaled
+    return total

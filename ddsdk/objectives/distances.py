@@ -1,0 +1,47 @@
+"""Distances between byproducts: pure functions of two tuples of tensors, zero where they are equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+__all__ = ["Distance", "cosine", "filter_cosine", "squared"]
+
+Distance = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
+"""`(synthetic, real) -> scalar`, differentiable with respect to both."""
+
+
+def squared(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Return the sum of squared differences."""
+    return _total((x - y).square().sum() for x, y in zip(a, b, strict=True))
+
+
+def cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Return 1 - the cosine of the two tuples, each taken as one long vector."""
+    pairs = list(zip(a, b, strict=True))
+    dot = _total((x * y).sum() for x, y in pairs)
+    norms = _total(x.square().sum() for x, _ in pairs) * _total(y.square().sum() for _, y in pairs)
+    return 1 - dot / (norms.sqrt() + 1e-6)
+
+
+def filter_cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Return the sum, over tensors and output filters, of 1 - the filters' cosine.
+
+    A convolution weight (O, I, h, w) and a linear weight (O, I) both have O filters: their rows.
+
+    References:
+        Zhao, Mopuri and Bilen, ICLR 2021, arXiv:2006.05929, eq. 10. The denominator carries 1e-6 as in the paper's
+        code, so a filter without gradient counts 1 and not NaN.
+    """
+    return _total(_row_cosines(x.flatten(1), y.flatten(1)) for x, y in zip(a, b, strict=True))
+
+
+def _row_cosines(x: Tensor, y: Tensor) -> Tensor:
+    # vector_norm has a zero subgradient at zero, where sqrt(sum of squares) would give NaN.
+    norms = x.norm(dim=1) * y.norm(dim=1)
+    return (1 - (x * y).sum(1) / (norms + 1e-6)).sum()
+
+
+def _total(terms: object) -> Tensor:
+    return sum(terms)  # type: ignore[call-overload,no-any-return]

@@ -1,0 +1,62 @@
+"""Matching objectives: byproduct x distance, class by class, under one siamese augmentation draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ddsdk.augment import NO_AUGMENTATION, Augmentation
+from ddsdk.data.sources import Batch, Source
+from ddsdk.errors import require
+from ddsdk.objectives.byproducts import MeanByproduct, in_pieces
+from ddsdk.objectives.distances import Distance
+from ddsdk.rng import derive
+
+__all__ = ["ClassMatch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassMatch:
+    """For each class, the distance between what a student makes of real and of synthetic images.
+
+    The terms are yielded one by one: each graph can be freed before the next is built, so memory does not
+    grow with the number of classes. The real side keeps no graph and is taken in micro-batches.
+
+    Attributes:
+        byproduct: What is compared.
+        distance: How.
+        real_batch: Real images of each class.
+        augmentation: One siamese draw for each class, applied to both sides.
+        synthetic_batch: At most so many synthetic images of each class in one step.
+
+    Cost: for each class one pass over `real_batch` images without a graph, and one with a graph over the
+    synthetic ones.
+    """
+
+    byproduct: MeanByproduct
+    distance: Distance
+    real_batch: int = 256
+    augmentation: Augmentation = NO_AUGMENTATION
+    synthetic_batch: int = 256
+
+    def __post_init__(self) -> None:
+        require(self.real_batch >= 1, "real_batch", "be at least 1", self.real_batch)
+        require(self.synthetic_batch >= 1, "synthetic_batch", "be at least 1", self.synthetic_batch)
+
+    def __call__(
+        self, student: nn.Module, real: Source, syn: Source, rng: torch.Generator
+    ) -> Iterator[Tensor]:
+        """Yield one distance for each class that has synthetic images."""
+        for c in range(real.num_classes):
+            key = derive(rng, "class", c)
+            draw = self.augmentation.siamese(derive(key, "augmentation"))
+            x, y = syn.of_class(c, self.synthetic_batch, derive(key, "synthetic"))
+            if len(x) == 0:
+                continue
+            value = self.byproduct(student, Batch(draw(x), y), graph=True)
+            x, y = real.of_class(c, self.real_batch, derive(key, "real"))
+            target = in_pieces(self.byproduct, student, Batch(draw(x), y))
+            yield self.distance(value, target)

@@ -1,0 +1,88 @@
+"""The frame that DC and DSA share: class-wise gradient matching with students trained on the set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import ddsdk as dd
+from ddsdk.recipes.base import IterativeRecipe
+from ddsdk.recipes.parts import pixel_set, sgd_on_images
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ddsdk.students.fresh import MakeStudent
+
+__all__ = ["GradientMatching", "published_loops"]
+
+# (ipc, image steps of one student, epochs of the student between two of them), as published.
+_LOOPS = ((1, 1, 1), (10, 10, 50), (20, 20, 25), (30, 30, 20), (40, 40, 15), (50, 50, 10))
+
+
+def published_loops(ipc: int) -> tuple[int, int]:
+    """Return the paper's (image steps, student epochs) for `ipc`, interpolated where the paper has none."""
+    for (a, steps_a, epochs_a), (b, steps_b, epochs_b) in zip(_LOOPS, _LOOPS[1:], strict=False):
+        if ipc <= b:
+            share = (ipc - a) / (b - a)
+            return round(steps_a + share * (steps_b - steps_a)), round(epochs_a + share * (epochs_b - epochs_a))
+    return _LOOPS[-1][1:]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientMatching(IterativeRecipe):
+    """Class-wise gradient matching along the training of a student on the synthetic set.
+
+    Attributes:
+        students: Networks that are drawn, one after another.
+        steps_per_student: Image steps for which a network serves; None takes the paper's for `ipc`.
+        student_epochs: Epochs of a network on the set between two image steps; None takes the paper's.
+        image_lr: Learning rate of the images (SGD).
+        image_momentum: Momentum of the images.
+        student_lr: Learning rate of the networks (SGD without momentum).
+        real_batch: Real images of each class in one step.
+        start: Where the images start: noise, real, k-means or herding.
+        augmentation: DSA operations joined by "_"; empty for none.
+    """
+
+    students: int = 1000
+    steps_per_student: int | None = None
+    student_epochs: int | None = None
+    image_lr: float = 0.1
+    image_momentum: float = 0.5
+    student_lr: float = 0.01
+    real_batch: int = 256
+    start: str = "noise"
+    augmentation: str = ""
+
+    def plan(
+        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> dd.Plan[nn.Module]:
+        """Return filter-cosine matching of class gradients under students trained on the set."""
+        steps, epochs = published_loops(self.ipc)
+        steps = steps if self.steps_per_student is None else self.steps_per_student
+        epochs = epochs if self.student_epochs is None else self.student_epochs
+        augmentation = dd.Augmentation(self.augmentation)
+        return dd.Plan(
+            syn=pixel_set(real, self.ipc, self.start, rng),
+            objective=dd.ClassMatch(
+                byproduct=dd.weight_gradients,
+                distance=dd.filter_cosine,
+                real_batch=self.real_batch,
+                augmentation=augmentation,
+            ),
+            students=dd.AlternatingStudents(
+                make_student,
+                dd.OnSynthetic(epochs=epochs, augmentation=augmentation),
+                period=steps,
+                lr=self.student_lr,
+            ),
+            make_optimizer=partial(sgd_on_images, lr=self.image_lr, momentum=self.image_momentum),
+            steps=self.students * steps,
+        )
+
+    def evaluation(self) -> dd.Evaluation:
+        """Return the published protocol, with the recipe's augmentation."""
+        return dd.Evaluation.published(self.augmentation)

@@ -1,0 +1,122 @@
+"""A contact sheet: one look at a distilled set."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ddsdk.errors import require
+from ddsdk.text import clean
+
+if TYPE_CHECKING:
+    from ddsdk.distilled import Distilled
+
+__all__ = ["contact_sheet", "png_bytes", "sheet_png", "to_pixels"]
+
+_TILE = 64
+_GAP, _MARGIN, _LABEL = 4, 12, 190
+_MAX_ROWS = 100
+_PAPER, _INK, _FAINT = (250, 250, 250), (20, 20, 20), (110, 110, 110)
+
+
+def to_pixels(unit: Tensor) -> NDArray[np.uint8]:
+    """Round images of the unit range to 8 bits.
+
+    Args:
+        unit: (M, C, H, W) in [0, 1]. Channel counts other than 1 and 3 are averaged to grey.
+
+    Returns:
+        (M, H, W) for grey and (M, H, W, 3) for colour.
+    """
+    pixels = (unit.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    if unit.shape[1] == 3:
+        return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())
+    if unit.shape[1] != 1:
+        pixels = (unit.detach().cpu().clamp(0, 1).mean(1, keepdim=True) * 255).round().to(torch.uint8)
+    return np.ascontiguousarray(pixels[:, 0].numpy())
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """Encode an image as PNG."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=False)
+    return buffer.getvalue()
+
+
+def contact_sheet(distilled: Distilled, *, per_class: int = 10, scale: int | None = None) -> Image.Image:
+    """Draw one row of images for each class, with the name of the class before it.
+
+    Args:
+        distilled: The set. Its images are shown in the unit range, clipped.
+        per_class: Images of one row at most.
+        scale: Whole factor by which images are enlarged, without smoothing. By default small images grow to about
+            64 pixels, and images above 128 pixels shrink to that.
+
+    Returns:
+        An RGB image. At most 100 classes are drawn; a last line says how many are left out.
+
+    Raises:
+        ValueError: If `per_class` or `scale` is below 1.
+    """
+    require(per_class >= 1, "per_class", "be at least 1", per_class)
+    require(scale is None or scale >= 1, "scale", "be at least 1", scale)
+    height, width = distilled.images.shape[2:]
+    tile = _tile_size(width, height, scale)
+    owner = distilled.owner.cpu()
+    rows = min(distilled.num_classes, _MAX_ROWS)
+    index = [torch.nonzero(owner == c).flatten()[:per_class] for c in range(rows)]
+    columns = max(1, *(len(i) for i in index)) if index else 1
+    pixels = to_pixels(distilled.unit_images()[torch.cat(index).to(distilled.images.device)])
+    step = max(tile[1], 18) + _GAP
+    tail = 24 if distilled.num_classes > rows else 0
+    size = (2 * _MARGIN + _LABEL + columns * (tile[0] + _GAP), 2 * _MARGIN + rows * step + tail)
+    sheet = Image.new("RGB", size, _PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    position = 0
+    for c in range(rows):
+        top = _MARGIN + c * step
+        text = _fit(draw, font, f"{c}  {clean(distilled.class_names[c], 60)}")
+        draw.text((_MARGIN, top + (step - _GAP) // 2), text, fill=_INK, font=font, anchor="lm")
+        for column in range(len(index[c])):
+            picture = _enlarge(pixels[position], tile)
+            sheet.paste(picture, (_MARGIN + _LABEL + column * (tile[0] + _GAP), top))
+            position += 1
+    if tail:
+        note = f"and {distilled.num_classes - rows} more classes"
+        draw.text((_MARGIN, size[1] - _MARGIN), note, fill=_FAINT, font=font, anchor="ls")
+    return sheet
+
+
+def sheet_png(distilled: Distilled) -> bytes:
+    """Return `contact_sheet` as PNG."""
+    return png_bytes(contact_sheet(distilled))
+
+
+def _tile_size(width: int, height: int, scale: int | None) -> tuple[int, int]:
+    longest = max(width, height)
+    if scale is not None or longest <= 2 * _TILE:
+        factor: float = scale if scale is not None else max(1, round(_TILE / longest))
+    else:
+        factor = 2 * _TILE / longest
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def _enlarge(pixels: NDArray[np.uint8], tile: tuple[int, int]) -> Image.Image:
+    picture = Image.fromarray(pixels).convert("RGB")
+    grows = tile[0] >= picture.width
+    return picture.resize(tile, Image.Resampling.NEAREST if grows else Image.Resampling.BOX)
+
+
+def _fit(draw: ImageDraw.ImageDraw, font: Any, text: str) -> str:  # noqa: ANN401 - two font classes, no base
+    """Cut text to the width of the label column."""
+    if draw.textlength(text, font=font) <= _LABEL - _GAP:
+        return text
+    while text and draw.textlength(text + "…", font=font) > _LABEL - _GAP:
+        text = text[:-1]
+    return text + "…"

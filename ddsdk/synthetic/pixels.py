@@ -1,0 +1,47 @@
+"""The plain parametrization: every pixel is a parameter."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from ddsdk.errors import require
+from ddsdk.synthetic.base import Parametrization
+
+__all__ = ["Pixels"]
+
+
+@final
+class Pixels(Parametrization):
+    """One image for each slot, stored as it is in the value space, unclamped.
+
+    Args:
+        images: (M, C, H, W), copied.
+
+    Raises:
+        ValueError: If `images` is not a finite 4-d tensor.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        require(images.ndim == 4, "images", "have shape (M, C, H, W)", tuple(images.shape))
+        require(bool(torch.isfinite(images).all()), "images", "be finite", "NaN or infinity")
+        self.images = nn.Parameter(images.detach().clone())
+
+    def encode(self, images: Tensor) -> None:
+        """Copy `images`, (M, C, H, W)."""
+        with torch.no_grad():
+            self.images.copy_(images)
+
+    def decode(self, slots: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Return the images at `slots`; nothing is random."""
+        return self.images[slots], slots
+
+    def project_(self) -> None:
+        """Leave the pixels alone: the value space has no bounds."""
+
+    def stored_floats(self) -> int:
+        """Return M*C*H*W."""
+        return self.images.numel()

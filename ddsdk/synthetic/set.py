@@ -1,0 +1,151 @@
+"""The synthetic set: a parametrization with labels, drawn from like real data."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from ddsdk.data.sources import Batch, choose
+from ddsdk.errors import require
+from ddsdk.rng import derive
+from ddsdk.synthetic.base import Parametrization
+from ddsdk.synthetic.labels import Labels
+
+__all__ = ["Leaves", "SyntheticSet"]
+
+
+@final
+class SyntheticSet(nn.Module):
+    """Stored images and labels; satisfies `Source`.
+
+    Args:
+        parametrization: Decodes M slots to images.
+        labels: M rows of K probabilities.
+        classes: (M,) int64, the class that each slot stands for when a method works class by class.
+        num_classes: K.
+
+    Raises:
+        ValueError: If `classes` leaves 0..K-1.
+    """
+
+    def __init__(
+        self, parametrization: Parametrization, labels: Labels, classes: Tensor, num_classes: int
+    ) -> None:
+        super().__init__()
+        require(bool(((classes >= 0) & (classes < num_classes)).all()), "classes", "lie in 0..K-1", classes)
+        self.parametrization = parametrization
+        self.labels = labels
+        self.register_buffer("classes", classes.clone())
+        self.classes: Tensor
+        self._num_classes = num_classes
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return self._num_classes
+
+    @property
+    def device(self) -> torch.device:
+        """The device that holds the set."""
+        return self.classes.device
+
+    def __len__(self) -> int:
+        """Return the number of slots."""
+        return len(self.classes)
+
+    def slots_of_class(self, c: int) -> Tensor:
+        """Return the slots of class `c`, (ipc,) int64."""
+        return torch.nonzero(self.classes == c).flatten()
+
+    def at(self, slots: Tensor, rng: torch.Generator) -> Batch:
+        """Decode `slots`, (B,) int64, with graph to everything that is stored."""
+        images, owners = self.parametrization.decode(slots.to(self.device), rng)
+        return Batch(images, self.labels.rows(owners))
+
+    def of_class(self, c: int, n: int, rng: torch.Generator) -> Batch:
+        """Draw at most `n` slots of class `c`."""
+        return self.at(choose(self.slots_of_class(c), n, rng), rng)
+
+    def mixed(self, n: int, rng: torch.Generator) -> Batch:
+        """Draw at most `n` slots of any class."""
+        return self.at(choose(torch.arange(len(self)), n, rng), rng)
+
+    def detached(self, rng: torch.Generator) -> Batch:
+        """Decode the whole set without a graph, to train a student on it."""
+        with torch.no_grad():
+            return Batch(*(t.detach() for t in self.at(torch.arange(len(self)), rng)))
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Bring the stored tensors back to their admissible range."""
+        self.parametrization.project_()
+
+    def is_finite(self) -> bool:
+        """Tell whether every stored number is finite."""
+        return all(bool(torch.isfinite(t).all()) for t in self.state_dict().values() if t.is_floating_point())
+
+
+@final
+class Leaves:
+    """A view of a synthetic set that hands out decoded images as leaves of the graph.
+
+    An objective differentiates to these leaves only. `pull_back` then decodes again, `chunk` slots at a time,
+    and pushes each chunk's gradient through the decoder: the memory that a decoder takes depends neither on the
+    objective nor on the size of the set.
+
+    Args:
+        syn: The set.
+        chunk: Slots that are decoded at once.
+    """
+
+    def __init__(self, syn: SyntheticSet, chunk: int = 256) -> None:
+        self._syn = syn
+        self._chunk = chunk
+        self._calls = 0
+        self._pending: list[tuple[Tensor, Tensor, torch.Generator]] = []
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return self._syn.num_classes
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the set."""
+        return self._syn.device
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """What a term is differentiated by: the pending image leaves and the learned labels."""
+        return [leaf for leaf, *_ in self._pending] + list(self._syn.labels.parameters())
+
+    def of_class(self, c: int, n: int, rng: torch.Generator) -> Batch:
+        """Draw at most `n` slots of class `c` as leaves."""
+        return self._leaves(choose(self._syn.slots_of_class(c), n, rng), rng)
+
+    def mixed(self, n: int, rng: torch.Generator) -> Batch:
+        """Draw at most `n` slots of any class as leaves."""
+        return self._leaves(choose(torch.arange(len(self._syn)), n, rng), rng)
+
+    def pull_back(self) -> None:
+        """Push the gradients of the pending leaves to the stored tensors, and forget the leaves."""
+        for leaf, slots, rng in self._pending:
+            if leaf.grad is not None:
+                # A generator derived again replays a stochastic decoder.
+                self._syn.parametrization.decode(slots, derive(rng))[0].backward(leaf.grad)
+        self._pending.clear()
+
+    def _leaves(self, slots: Tensor, rng: torch.Generator) -> Batch:
+        self._calls += 1
+        images, owners = [], []
+        for i, part in enumerate(slots.to(self.device).split(self._chunk)):
+            key = derive(rng, "decode", self._calls, i)
+            with torch.no_grad():
+                decoded, owner = self._syn.parametrization.decode(part, derive(key))
+            leaf = decoded.detach().requires_grad_()
+            self._pending.append((leaf, part, key))
+            images.append(leaf)
+            owners.append(owner)
+        return Batch(torch.cat(images), self._syn.labels.rows(torch.cat(owners)))

@@ -1,0 +1,19 @@
+import pytest
+import torch
+from torch.nn.functional import avg_pool2d
+
+from ddsdk.networks.pooling import AvgPool2
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 6), (1, 1, 2, 2), (2, 2, 5, 4), (2, 2, 4, 7)])
+def test_pooling_equals_the_library(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(AvgPool2()(x), avg_pool2d(x, 2))
+
+
+def test_first_and_second_derivatives():
+    x = torch.randn(
+        2, 2, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True
+    )
+    assert torch.autograd.gradcheck(AvgPool2(), (x,))
+    assert torch.autograd.gradgradcheck(lambda t: AvgPool2()(t).square(), (x,))
