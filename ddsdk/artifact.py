@@ -2,8 +2,8 @@
 
 A folder holds `set.safetensors`, `manifest.json`, `README.md` and `sheet.png`. The manifest is written last:
 a folder without one is not a set. When a set replaces another, its tensors first lie beside the old ones
-under a name made of the new id; the manifest then takes over in one step, and the tensor file gets its usual name. So
-every moment shows one whole set, the old or the new.
+under a name made of the new id; the manifest then takes over in one step, and the tensor file gets its usual
+name. So every moment shows one whole set, the old or the new.
 """
 
 from __future__ import annotations
@@ -243,7 +243,6 @@ def write_artifact(
             write_atomic(folder / _CARD, card.encode())
             write_atomic(folder / _SHEET, sheet)
             write_atomic(folder / _MANIFEST, encode_manifest(manifest))
-            _settle(folder, manifest)
         finally:
             _drop_orphans(folder)
     return manifest.id

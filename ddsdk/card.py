@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ddsdk.artifact import CARD_MARK
-from ddsdk.manifest import Manifest
+from ddsdk.manifest import NO_PRIVACY, Manifest
 from ddsdk.text import clean, escape_markdown, escape_yaml
 
 __all__ = ["card_markdown", "card_title", "fact_rows", "flatten"]
@@ -53,7 +53,7 @@ def fact_rows(manifest: Manifest) -> list[tuple[str, str]]:
     """Return the facts that a reader asks for first, as (what, text). Not escaped."""
     m, c, h, w = manifest.image_shape
     cost, low_high = manifest.storage, manifest.value_range
-    rows = [
+    return [
         ("images", f"{m} of {c} x {h} x {w} (channels, height, width)"),
         ("classes", str(len(manifest.class_names))),
         ("labels", f"{cost.labels}, {manifest.label_space}"),
@@ -63,7 +63,6 @@ def fact_rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("privacy", manifest.privacy),
         ("content id", manifest.id),
     ]
-    return rows
 
 
 def _yaml_head(manifest: Manifest, parquet: str | None) -> list[str]:
@@ -81,11 +80,12 @@ def _yaml_head(manifest: Manifest, parquet: str | None) -> list[str]:
 
 def _body(manifest: Manifest) -> list[str]:
     facts = [(what, escape_markdown(text, 400)) for what, text in fact_rows(manifest)]
+    open_set = manifest.privacy == NO_PRIVACY
     return [
         f"# {escape_markdown(card_title(manifest))}",
         "",
-        "A small synthetic set: networks trained on it should do on the real test data as if they had been trained",
-        "on the real training data. The pictures need not look like anything.",
+        "A small synthetic set: networks trained on it should do on the real test data as if they had been",
+        "trained on the real training data. The pictures need not look like anything.",
         "",
         "![Contact sheet](sheet.png)",
         "",
@@ -113,8 +113,8 @@ def _body(manifest: Manifest) -> list[str]:
         "",
         "## Privacy",
         "",
-        f"This set comes with: {escape_markdown(manifest.privacy, 1000)}.",
-        "",
+        f"Statement: {escape_markdown(manifest.privacy, 1000)}.",
+        *(["Images, labels and statistics of the set can reveal the real data."] if open_set else []),
     ]
 
 
@@ -164,9 +164,10 @@ def _values(manifest: Manifest) -> list[str]:
             f"- std: {std}",
         ],
         "zca": [
-            f"Pixels of the unit range [0, 1], normalised with mean {mean} and std {std}, then whitened (ZCA).",
-            "The tensors `zca_mean`, `zca_basis` (U) and `zca_eigenvalues` (S) lie in the file: the way back is",
-            "U (S + eps)^½ Uᵀ x + mean, with eps " + _numbers([manifest.preprocess.get("eps")]) + ".",
+            f"Pixels of the unit range [0, 1], normalised with mean {mean} and std {std}, then whitened.",
+            "The tensors `zca_mean`, `zca_basis` (U) and `zca_eigenvalues` (S) lie in the file: the way back",
+            "is U (S + eps)^½ Uᵀ x + zca_mean, with eps " + _numbers([manifest.preprocess.get("eps")]) + ",",
+            "then times std plus mean.",
         ],
     }
     return told.get(manifest.space, [f"In the space {escape_markdown(manifest.space)}."])

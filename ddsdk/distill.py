@@ -75,12 +75,12 @@ class Step(NamedTuple):
     """One finished step.
 
     Attributes:
-        index: Counts from 0.
+        number: Counts from 1.
         loss: Sum of the objective's terms, before the update.
         syn: The set after the update; the same object at every step.
     """
 
-    index: int
+    number: int
     loss: float
     syn: SyntheticSet
 
@@ -138,7 +138,7 @@ class Distillation(Generic[S], Iterator[Step]):
                 if self.plan.syn.is_finite():
                     self._good = before
                     self.index += 1
-                    return Step(self.index - 1, loss, self.plan.syn)
+                    return Step(self.index, loss, self.plan.syn)
                 # The gradient was at fault and not what came before: undo this step alone.
                 self._good = before
             self._back_off(loss)
@@ -162,7 +162,7 @@ class Distillation(Generic[S], Iterator[Step]):
         leaves, total = Leaves(syn), 0.0
         for term in self.plan.objective(student, self.real, leaves, derive(key, "objective")):
             # Only the leaves get a gradient: a student's own parameters would cost a pass that nobody reads.
-            term.backward(inputs=leaves.inputs)  # type: ignore[no-untyped-call]
+            torch.autograd.backward(term, inputs=leaves.inputs)
             leaves.pull_back()
             total += float(term.detach())
         return total

@@ -215,8 +215,8 @@ class Distilled:
     def concat(self, *others: Distilled) -> Distilled:
         """Return the union of this set and `others`, with this set's evaluation.
 
-        The privacy statement of a union is not that of its parts, so it falls back to none. A learned learning
-        rate stays if all sets agree on it.
+        The privacy statement of a union is not that of its parts, so it falls back to none. A learned
+        learning rate stays if all sets agree on it.
 
         Raises:
             ValueError: If shapes, class names, value space or label space differ.

@@ -1,7 +1,7 @@
 """Take a distilled set to other tools: parquet in the hub's layout, an image folder, or numpy arrays.
 
-PNG holds 8 bits within the unit range: parquet and the image folder round and clip the images, and training on them
-scores differently. Only `to_npz`, like the set's own folder, keeps the exact numbers.
+PNG holds 8 bits within the unit range: parquet and the image folder round and clip the images, and training
+on them scores differently. Only `to_npz`, like the set's own folder, keeps the exact numbers.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def _pictures(distilled: Distilled) -> list[bytes]:
 def to_parquet(distilled: Distilled, path: str | os.PathLike[str]) -> None:
     """Write one parquet file that the hub and `datasets` read as images, class labels and soft labels.
 
-    Columns: ``image`` (PNG, rounded to 8 bits and clipped to the unit range), ``label`` (the class of the image),
-    ``soft_label`` (K exact float32). Metadata of the set is in the schema under ``ddsdk``.
+    Columns: ``image`` (PNG, rounded to 8 bits and clipped to the unit range), ``label`` (the class of the
+    image), ``soft_label`` (K exact float32). Metadata of the set is in the schema under ``ddsdk``.
 
     Args:
         distilled: The set, with 1 or 3 channels.
@@ -87,8 +87,8 @@ def _metadata(distilled: Distilled) -> str:
 def to_image_folder(distilled: Distilled, folder: str | os.PathLike[str]) -> None:
     """Write PNG files in one subfolder for each class, as `torchvision.datasets.ImageFolder` reads them.
 
-    Images are rounded to 8 bits and clipped to the unit range, and soft labels are lost: an image stands under
-    its class. Subfolders begin with the class id, so that their order is the order of the classes.
+    Images are rounded to 8 bits and clipped to the unit range, and soft labels are lost: an image stands
+    under its class. Subfolders begin with the class id, so that their order is the order of the classes.
 
     Args:
         distilled: The set, with 1 or 3 channels.
@@ -112,9 +112,9 @@ def to_image_folder(distilled: Distilled, folder: str | os.PathLike[str]) -> Non
 def to_npz(distilled: Distilled, path: str | os.PathLike[str]) -> None:
     """Write the exact numbers as arrays that `numpy.load` opens without pickle.
 
-    Arrays: ``images`` (M, C, H, W) in the value space, ``labels`` (M, K), ``owner`` (M,), ``learned_lr`` where there
-    is one, the tensors of a whitening, and ``metadata``, a JSON text: ``json.loads(str(file["metadata"]))``. The
-    same set gives the same bytes.
+    Arrays: ``images`` (M, C, H, W) in the value space, ``labels`` (M, K), ``owner`` (M,), ``learned_lr``
+    where there is one, the tensors of a whitening, and ``metadata``, a JSON text:
+    ``json.loads(str(file["metadata"]))``. The same set gives the same bytes.
 
     Args:
         distilled: The set.

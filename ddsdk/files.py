@@ -194,6 +194,8 @@ def lock(folder: str | os.PathLike[str]) -> Iterator[None]:
         StorageError: If the lock file cannot be made.
     """
     folder = Path(folder).resolve()
+    if not folder.is_dir():
+        raise StorageError(f"cannot lock {str(folder)!r}: it is not a folder")
     guard = FileLock(folder / _LOCK, is_singleton=True)
     try:
         guard.acquire(blocking=False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -55,8 +56,8 @@ def contact_sheet(distilled: Distilled, *, per_class: int = 10, scale: int | Non
     Args:
         distilled: The set. Its images are shown in the unit range, clipped.
         per_class: Images of one row at most.
-        scale: Whole factor by which images are enlarged, without smoothing. By default small images grow to about
-            64 pixels, and images above 128 pixels shrink to that.
+        scale: Whole factor by which images are enlarged, without smoothing. By default small images grow to
+            about 64 pixels, and images above 128 pixels shrink to that.
 
     Returns:
         An RGB image. At most 100 classes are drawn; a last line says how many are left out.
@@ -68,28 +69,23 @@ def contact_sheet(distilled: Distilled, *, per_class: int = 10, scale: int | Non
     require(scale is None or scale >= 1, "scale", "be at least 1", scale)
     height, width = distilled.images.shape[2:]
     tile = _tile_size(width, height, scale)
-    owner = distilled.owner.cpu()
     rows = min(distilled.num_classes, _MAX_ROWS)
-    index = [torch.nonzero(owner == c).flatten()[:per_class] for c in range(rows)]
-    columns = max(1, *(len(i) for i in index)) if index else 1
-    pixels = to_pixels(distilled.unit_images()[torch.cat(index).to(distilled.images.device)])
-    step = max(tile[1], 18) + _GAP
-    tail = 24 if distilled.num_classes > rows else 0
-    size = (2 * _MARGIN + _LABEL + columns * (tile[0] + _GAP), 2 * _MARGIN + rows * step + tail)
-    sheet = Image.new("RGB", size, _PAPER)
+    index = [torch.nonzero(distilled.owner == c).flatten()[:per_class] for c in range(rows)]
+    names, label = _row_names(distilled.class_names[:rows])
+    columns, step = max(1, *map(len, index)), max(tile[1], 18) + _GAP
+    left_out = distilled.num_classes - rows
+    size = (label + columns * (tile[0] + _GAP), rows * step + (24 if left_out else 0))
+    sheet = Image.new("RGB", (size[0] + 2 * _MARGIN, size[1] + 2 * _MARGIN), _PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    position = 0
+    pictures = iter(to_pixels(distilled.unit_images()[torch.cat(index)]))
     for c in range(rows):
         top = _MARGIN + c * step
-        text = _fit(draw, font, f"{c}  {clean(distilled.class_names[c], 60)}")
-        draw.text((_MARGIN, top + (step - _GAP) // 2), text, fill=_INK, font=font, anchor="lm")
-        for column in range(len(index[c])):
-            picture = _enlarge(pixels[position], tile)
-            sheet.paste(picture, (_MARGIN + _LABEL + column * (tile[0] + _GAP), top))
-            position += 1
-    if tail:
-        note = f"and {distilled.num_classes - rows} more classes"
-        draw.text((_MARGIN, size[1] - _MARGIN), note, fill=_FAINT, font=font, anchor="ls")
+        draw.text((_MARGIN, top + (step - _GAP) // 2), names[c], fill=_INK, font=font, anchor="lm")
+        for column, picture in zip(range(len(index[c])), pictures, strict=False):
+            sheet.paste(_enlarge(picture, tile), (_MARGIN + label + column * (tile[0] + _GAP), top))
+    if left_out:
+        note = f"and {left_out} more classes"
+        draw.text((_MARGIN, sheet.height - _MARGIN), note, fill=_FAINT, font=font, anchor="ls")
     return sheet
 
 
@@ -113,10 +109,14 @@ def _enlarge(pixels: NDArray[np.uint8], tile: tuple[int, int]) -> Image.Image:
     return picture.resize(tile, Image.Resampling.NEAREST if grows else Image.Resampling.BOX)
 
 
-def _fit(draw: ImageDraw.ImageDraw, font: Any, text: str) -> str:  # noqa: ANN401 - two font classes, no base
-    """Cut text to the width of the label column."""
-    if draw.textlength(text, font=font) <= _LABEL - _GAP:
-        return text
-    while text and draw.textlength(text + "…", font=font) > _LABEL - _GAP:
-        text = text[:-1]
-    return text + "…"
+def _row_names(class_names: Sequence[str]) -> tuple[list[str], int]:
+    """Return numbered names cut to the widest label column, and the width of that column."""
+    font = ImageFont.load_default(14)
+    names = []
+    for c, name in enumerate(class_names):
+        text = whole = f"{c}  {clean(name, 60)}"
+        while font.getlength(text) > _LABEL:
+            whole = whole[:-1]
+            text = whole + "…"
+        names.append(text)
+    return names, round(max(font.getlength(name) for name in names)) + _MARGIN

@@ -33,7 +33,7 @@ _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164"
     "\ud800-\udfff\ufdd0-\ufdef\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\U000e0000-\U000e0fff]"
 )
-_MARKDOWN = re.compile(r"""[\\`*_{}\[\]()#+!|~$=^@:"'%]|\.(?!\d)|^-""")
+_MARKDOWN = re.compile(r"""[\\`*_{}\[\]#+!|~$=^@]|:(?=//)|\.(?!\d)|^-""")
 
 
 def clean(text: str, limit: int = NAME_LIMIT) -> str:
@@ -81,8 +81,9 @@ def escape_markdown(text: str, limit: int = 80) -> str:
 
 
 def escape_yaml(text: str, limit: int = 80) -> str:
-    """Return a double-quoted YAML scalar."""
-    return json.dumps(clean(text, limit), ensure_ascii=False)
+    """Return a double-quoted YAML scalar that also holds no HTML, for viewers that do not know the head."""
+    line = json.dumps(clean(text, limit), ensure_ascii=False)
+    return line.replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def file_stem(text: str, limit: int = 50) -> str:

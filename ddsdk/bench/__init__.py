@@ -1,0 +1,1 @@
+"""Measurements: speed, and the plain implementations that they are held against."""

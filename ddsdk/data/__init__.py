@@ -1,0 +1,1 @@
+"""Real data: loading, preprocessing, selection, and the source protocol."""

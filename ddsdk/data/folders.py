@@ -39,7 +39,7 @@ def read_folder(folder: Path, split: str, resize: tuple[int, int] | None = None)
         found = _pictures(where)
         if not found:
             raise ValueError(
-                f"class folder {str(where)!r} must hold pictures ({', '.join(sorted(_SUFFIXES))})"
+                f"class folder {str(where)!r} must hold pictures, such as .png or .jpg, got none"
             )
         files += found
         labels += [label] * len(found)
@@ -50,15 +50,12 @@ def read_folder(folder: Path, split: str, resize: tuple[int, int] | None = None)
 
 def _split_folder(folder: Path, split: str) -> Path:
     # A class may be called "train"; a split folder is one that holds folders itself.
+    every = [name for names in SPLIT_NAMES.values() for name in names]
+    present = [name for name in every if (folder / name).is_dir() and _subfolders(folder / name)]
     for name in SPLIT_NAMES[split]:
-        if (folder / name).is_dir() and _subfolders(folder / name):
+        if name in present:
             return folder / name
-    split_below = any(
-        (folder / name).is_dir() and _subfolders(folder / name)
-        for names in SPLIT_NAMES.values()
-        for name in names
-    )
-    if split == "train" and not split_below:
+    if split == "train" and not present:
         return folder
     wanted = " or ".join(f"{name}/" for name in SPLIT_NAMES[split])
     raise ValueError(f"folder {str(folder)!r} must hold {wanted} with class folders to have a {split} split")

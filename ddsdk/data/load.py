@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+import torch
+from torch import Tensor
+
 from ddsdk.data.arrays import Array, LabelledImages, read_arrays, read_dataset
 from ddsdk.data.folders import read_folder
 from ddsdk.data.named import NAMED, known_name, nearest_name, read_named
@@ -191,6 +194,18 @@ def _fit(train: Raw, name: str, zca: bool) -> Preprocess:
 
 
 def _real(raw: Raw, name: str, preprocess: Preprocess) -> RealData:
-    count = int(raw.labels.max()) + 1 if len(raw.labels) else 0
-    names = raw.class_names or tuple(map(str, range(count)))
+    channels = raw.images.shape[1]
+    require(preprocess.channels == channels, "preprocess", f"be for {channels} channels", preprocess.channels)
+    names = raw.class_names or _numbered(raw.labels)
     return RealData(raw.images, raw.labels, class_names=names, preprocess=preprocess, name=name)
+
+
+def _numbered(labels: Tensor) -> tuple[str, ...]:
+    present = torch.unique(labels)
+    present = present[present >= 0]
+    gaps = torch.nonzero(present != torch.arange(len(present)))
+    # Found here and not by counting up to the largest id, which may be any number.
+    if len(gaps):
+        rule = f"number the classes 0, 1, 2, … up to {int(present[-1])} without a gap"
+        raise ValueError(f"labels must {rule}, got no image of class {int(gaps[0])}")
+    return tuple(map(str, range(len(present))))

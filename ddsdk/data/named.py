@@ -65,8 +65,8 @@ def read_named(name: str, split: str, root: Path) -> Raw:
     options: dict[str, Any] = {argument: split if argument == "split" else split == "train"}
     try:
         return _from_torchvision(build(str(root), download=False, **options))
-    # torchvision says by this error that files are missing or damaged.
-    except RuntimeError:
+    # torchvision says by these errors that files are missing or damaged.
+    except (RuntimeError, FileNotFoundError):
         pass
     if (root / name).is_dir() and parquet_files(root / name):
         raw = read_parquet(root / name, split)

@@ -116,10 +116,8 @@ def _columns(schema: Any, image: str | None, label: str | None, file: Path) -> t
 
     def holds_bytes(kind: Any) -> bool:  # noqa: ANN401
         if pa.types.is_struct(kind):
-            return any(
-                kind.field(i).name == "bytes" and holds_bytes(kind.field(i).type)
-                for i in range(kind.num_fields)
-            )
+            at = kind.get_field_index("bytes")
+            return at >= 0 and holds_bytes(kind.field(at).type)
         return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
     images = [field.name for field in schema if holds_bytes(field.type)]

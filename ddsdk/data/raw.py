@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,10 +54,7 @@ def decode(source: Path | bytes | Image.Image, label: str, resize: tuple[int, in
         ValueError: If it is no readable picture, or one of more than 8 bits per channel.
     """
     try:
-        # A picture that the caller opened is the caller's to close.
-        with (
-            nullcontext(source) if isinstance(source, Image.Image) else Image.open(_stream(source)) as picture
-        ):
+        with _opened(source) as picture:
             mode = picture.mode
             shown = picture.convert("L" if mode in ("1", "L", "LA", "La") else "RGB")
     # Pillow reports broken files by all of these, depending on the format.
@@ -88,5 +85,8 @@ def stack(pictures: Sequence[Pixels], labels: Sequence[str]) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
 
-def _stream(source: Path | bytes) -> Path | io.BytesIO:
-    return io.BytesIO(source) if isinstance(source, bytes) else source
+def _opened(source: Path | bytes | Image.Image) -> AbstractContextManager[Image.Image]:
+    if isinstance(source, Image.Image):
+        # A picture that the caller opened is the caller's to close.
+        return nullcontext(source)
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)

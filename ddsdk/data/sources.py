@@ -170,11 +170,19 @@ class RealData:
 
     def to(self, device: torch.device | str) -> RealData:
         """Return the data on `device`."""
-        return self._like(self.images.to(device), self.labels.to(device))
+        return self._like(self.images.to(device), self.labels.to(device), self.preprocess.to(device))
 
-    def _like(self, images: Tensor, labels: Tensor) -> RealData:
+    def with_preprocess(self, preprocess: Preprocess) -> RealData:
+        """Return the same images in another value space, such as that of a set to be judged on them."""
+        return self._like(self.images, self.labels, preprocess.to(self.device))
+
+    def _like(self, images: Tensor, labels: Tensor, preprocess: Preprocess | None = None) -> RealData:
         return RealData(
-            images, labels, class_names=self.class_names, preprocess=self.preprocess, name=self.name
+            images,
+            labels,
+            class_names=self.class_names,
+            preprocess=self.preprocess if preprocess is None else preprocess,
+            name=self.name,
         )
 
     def _unit(self, index: Tensor | None) -> Tensor:

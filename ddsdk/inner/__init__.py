@@ -1,0 +1,1 @@
+"""What happens inside a student: ordinary training, in micro-batches."""

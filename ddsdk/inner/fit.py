@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from ddsdk.data.sources import Batch
 from ddsdk.inner.micro import micro_batch, pieces
 from ddsdk.rng import derive
 
-__all__ = ["accuracy", "epoch", "gradient_step"]
+__all__ = ["accuracy", "embeddings", "epoch", "gradient_step", "probabilities"]
 
 
 def gradient_step(network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
@@ -46,7 +46,7 @@ def epoch(batch: Batch, batch_size: int, augmentation: Augmentation, rng: torch.
         rng: The pass derives its order and its draws from it.
     """
     order = torch.randperm(len(batch.x), generator=derive(rng, "order")).to(batch.x.device)
-    for i, part in enumerate(order.split(batch_size)):
+    for i, part in enumerate(torch.split(order, batch_size)):
         draw = augmentation.per_image(len(part), derive(rng, "augmentation", i))
         yield Batch(draw(batch.x[part]), batch.y[part])
 
@@ -62,9 +62,28 @@ def accuracy(network: nn.Module, x: Tensor, labels: Tensor) -> float:
     """
     was_training = network.training
     network.eval()
-    hits = torch.zeros((), dtype=torch.int64, device=x.device)
-    # Where a device takes whole batches, a whole test set may still not fit.
-    for part in pieces(len(x), min(1024, micro_batch(network, x.device, len(x)))):
-        hits += (network(x[part]).argmax(1) == labels[part]).sum()
+    hits = (probabilities(network, x).argmax(1) == labels).sum()
     network.train(was_training)
     return int(hits) / len(x)
+
+
+@torch.no_grad()
+def embeddings(network: nn.Module, x: Tensor) -> Tensor:
+    """Return `network.embed(x)`, (N, F), taken in micro-batches.
+
+    Args:
+        network: Has `embed`: (B, C, H, W) -> (B, F).
+        x: (N, C, H, W).
+    """
+    return _in_pieces(network.embed, network, x)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def probabilities(network: nn.Module, x: Tensor) -> Tensor:
+    """Return the softmax of `network(x)`, (N, K), taken in micro-batches."""
+    return _in_pieces(network, network, x).softmax(1)
+
+
+def _in_pieces(function: Callable[[Tensor], Tensor], network: nn.Module, x: Tensor) -> Tensor:
+    size = min(1024, micro_batch(network, x.device, len(x)))
+    return torch.cat([function(x[part]) for part in pieces(len(x), size)])

@@ -23,7 +23,7 @@ class _Pool(Function):
         return (rows[..., 0::2] + rows[..., 1::2]).mul_(0.25)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]  # noqa: ANN401, ARG004
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ANN401, ARG004
         return _unpool(grad)
 
 
@@ -39,16 +39,18 @@ class _Unpool(Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]  # noqa: ANN401, ARG004
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ANN401, ARG004
         return _pool(grad)
 
 
 def _pool(x: Tensor) -> Tensor:
-    return _Pool.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    pooled: Tensor = _Pool.apply(x)
+    return pooled
 
 
 def _unpool(x: Tensor) -> Tensor:
-    return _Unpool.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    spread: Tensor = _Unpool.apply(x)
+    return spread
 
 
 @final

@@ -1,0 +1,1 @@
+"""Objectives: byproduct x distance."""

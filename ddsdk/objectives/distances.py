@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+import torch
 from torch import Tensor
 
 __all__ = ["Distance", "cosine", "filter_cosine", "squared"]
@@ -40,8 +41,9 @@ def filter_cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 def _row_cosines(x: Tensor, y: Tensor) -> Tensor:
     # vector_norm has a zero subgradient at zero, where sqrt(sum of squares) would give NaN.
     norms = x.norm(dim=1) * y.norm(dim=1)
-    return (1 - (x * y).sum(1) / (norms + 1e-6)).sum()
+    gap: Tensor = 1 - (x * y).sum(1) / (norms + 1e-6)
+    return gap.sum()
 
 
-def _total(terms: object) -> Tensor:
-    return sum(terms)  # type: ignore[call-overload,no-any-return]
+def _total(terms: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(terms)).sum()

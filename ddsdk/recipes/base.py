@@ -22,9 +22,7 @@ class Recipe(Protocol):
 
     ipc: int
 
-    def __call__(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Distilled:
+    def __call__(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Distilled:
         """Distil `real`."""
         ...
 
@@ -56,9 +54,7 @@ class IterativeRecipe(ABC):
         return dd.Distillation(plan, real, rng=dd.derive(rng, "steps"))
 
     @final
-    def __call__(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Distilled:
+    def __call__(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Distilled:
         """Run the whole loop and return the set.
 
         Args:
@@ -74,6 +70,6 @@ class IterativeRecipe(ABC):
         distillation = self.distillation(real, make_student=make_student, rng=rng)
         for _ in distillation:
             pass
-        return dd.assemble(
-            self, distillation.plan.syn, real, rng=rng, seconds=time.perf_counter() - began
-        )
+        seconds = time.perf_counter() - began
+        syn, evaluation = distillation.plan.syn, self.evaluation()
+        return dd.assemble(self, syn, real, evaluation=evaluation, rng=rng, seconds=seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import ddsdk as dd
@@ -24,10 +25,12 @@ _LOOPS = ((1, 1, 1), (10, 10, 50), (20, 20, 25), (30, 30, 20), (40, 40, 15), (50
 
 def published_loops(ipc: int) -> tuple[int, int]:
     """Return the paper's (image steps, student epochs) for `ipc`, interpolated where the paper has none."""
-    for (a, steps_a, epochs_a), (b, steps_b, epochs_b) in zip(_LOOPS, _LOOPS[1:], strict=False):
+    for (a, steps_a, epochs_a), (b, steps_b, epochs_b) in pairwise(_LOOPS):
         if ipc <= b:
             share = (ipc - a) / (b - a)
-            return round(steps_a + share * (steps_b - steps_a)), round(epochs_a + share * (epochs_b - epochs_a))
+            return round(steps_a + share * (steps_b - steps_a)), round(
+                epochs_a + share * (epochs_b - epochs_a)
+            )
     return _LOOPS[-1][1:]
 
 

@@ -1,0 +1,1 @@
+"""Supplies of students: fresh ones, and ones that train between the steps."""

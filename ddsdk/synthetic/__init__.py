@@ -1,0 +1,1 @@
+"""Synthetic sets: what they store, their labels, and where they start."""

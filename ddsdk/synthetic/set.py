@@ -92,8 +92,8 @@ class Leaves:
     """A view of a synthetic set that hands out decoded images as leaves of the graph.
 
     An objective differentiates to these leaves only. `pull_back` then decodes again, `chunk` slots at a time,
-    and pushes each chunk's gradient through the decoder: the memory that a decoder takes depends neither on the
-    objective nor on the size of the set.
+    and pushes each chunk's gradient through the decoder: the memory that a decoder takes depends neither on
+    the objective nor on the size of the set.
 
     Args:
         syn: The set.
@@ -134,13 +134,14 @@ class Leaves:
         for leaf, slots, rng in self._pending:
             if leaf.grad is not None:
                 # A generator derived again replays a stochastic decoder.
-                self._syn.parametrization.decode(slots, derive(rng))[0].backward(leaf.grad)
+                images, _ = self._syn.parametrization.decode(slots, derive(rng))
+                torch.autograd.backward(images, leaf.grad)
         self._pending.clear()
 
     def _leaves(self, slots: Tensor, rng: torch.Generator) -> Batch:
         self._calls += 1
         images, owners = [], []
-        for i, part in enumerate(slots.to(self.device).split(self._chunk)):
+        for i, part in enumerate(torch.split(slots.to(self.device), self._chunk)):
             key = derive(rng, "decode", self._calls, i)
             with torch.no_grad():
                 decoded, owner = self._syn.parametrization.decode(part, derive(key))

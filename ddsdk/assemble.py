@@ -1,0 +1,80 @@
+"""From a finished run to an artefact: the set, how to train on it, and where it comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+from ddsdk.data.sources import RealData
+from ddsdk.distilled import Distilled
+from ddsdk.evaluation import Evaluation
+from ddsdk.rng import derive
+from ddsdk.synthetic.set import SyntheticSet
+
+__all__ = ["assemble", "provenance"]
+
+
+def provenance(recipe: Any, real: RealData, *, rng: torch.Generator, seconds: float) -> dict[str, Any]:  # noqa: ANN401
+    """Describe where a set comes from, in plain values.
+
+    Args:
+        recipe: A recipe or baseline dataclass; all its parameters are kept.
+        real: What was distilled; its fingerprint is kept.
+        rng: The run's root generator; its seed is kept.
+        seconds: Wall-clock time of the run.
+    """
+    return {
+        "recipe": type(recipe).__name__,
+        "parameters": dataclasses.asdict(recipe),
+        "data": {"name": real.name, "fingerprint": real.fingerprint, "images": len(real)},
+        "seed": rng.initial_seed(),
+        "seconds": round(seconds, 3),
+        "versions": {
+            "ddsdk": version("ddsdk"),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "device": _device_name(real.device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def assemble(
+    recipe: Any,  # noqa: ANN401
+    syn: SyntheticSet,
+    real: RealData,
+    *,
+    evaluation: Evaluation,
+    rng: torch.Generator,
+    seconds: float,
+) -> Distilled:
+    """Export a synthetic set as an artefact.
+
+    Args:
+        recipe: What made it.
+        syn: The set.
+        real: What it was made from.
+        evaluation: How to train on it.
+        rng: The run's root generator. A stochastic decoder draws one sample from it.
+        seconds: Wall-clock time of the run.
+    """
+    images, labels = syn.detached(derive(rng, "export"))
+    return Distilled(
+        images.cpu(),
+        labels.float().cpu(),
+        class_names=real.class_names,
+        preprocess=real.preprocess.to("cpu"),
+        evaluation=evaluation.to_dict(),
+        stored_floats=syn.parametrization.stored_floats(),
+        provenance=provenance(recipe, real, rng=rng, seconds=seconds),
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

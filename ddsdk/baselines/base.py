@@ -1,0 +1,79 @@
+"""What the selection baselines share: choose real images class by class, in some feature space."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import ddsdk as dd
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from ddsdk.students.fresh import MakeStudent
+
+__all__ = ["Selection", "trained_student"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection(ABC):
+    """A coreset: real images with their hard labels.
+
+    Attributes:
+        ipc: Images per class.
+        augmentation: DSA operations that the set is to be trained with, joined by "_"; empty for none.
+    """
+
+    ipc: int = 10
+    augmentation: str = ""
+
+    @abstractmethod
+    def select(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> list[Tensor]:
+        """Return, for each class, the positions in `real` of `ipc` distinct images of it."""
+
+    def evaluation(self) -> dd.Evaluation:
+        """Return the published protocol."""
+        return dd.Evaluation.published(self.augmentation)
+
+    @final
+    def __call__(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Distilled:
+        """Select, and return the images as an artefact.
+
+        Args:
+            real: Where to select from.
+            make_student: For baselines that look at a network; the others never call it.
+            rng: Root of every random number.
+
+        Raises:
+            ValueError: If a class has fewer than `ipc` images.
+        """
+        import torch
+
+        began = time.perf_counter()
+        dd.check_ipc(real, self.ipc)
+        picks = self.select(real, make_student=make_student, rng=rng)
+        classes = dd.class_slots(real.num_classes, self.ipc)
+        syn = dd.SyntheticSet(
+            dd.Pixels(real.batch(torch.cat(picks)).x),
+            dd.hard_labels(classes, real.num_classes),
+            classes,
+            real.num_classes,
+        ).to(real.device)
+        seconds = time.perf_counter() - began
+        return dd.assemble(self, syn, real, evaluation=self.evaluation(), rng=rng, seconds=seconds)
+
+
+def trained_student(
+    real: dd.RealData, epochs: int, *, make_student: MakeStudent, rng: torch.Generator
+) -> nn.Module:
+    """Return a student after `epochs` passes over `real` with SGD (lr 0.01, momentum 0.9, batches of 256)."""
+    from torch.optim import SGD
+
+    student = dd.enrol(make_student, real, rng)
+    optimizer = SGD(student.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    steps = epochs * -(-len(real) // 256)
+    dd.OnReal(steps=steps)(student, optimizer, real, real, dd.derive(rng, "training"))
+    return student

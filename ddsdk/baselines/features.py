@@ -1,0 +1,85 @@
+"""Coresets by features: herding, k-center and k-means."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import ddsdk as dd
+from ddsdk.baselines.base import Selection, trained_student
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ddsdk.students.fresh import MakeStudent
+
+__all__ = ["Herding", "KCenter", "KMeans"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ByFeatures(Selection):
+    """Select by the pixels of the images, or by a student's embedding of them.
+
+    Attributes:
+        student_epochs: 0 looks at pixels in the value space; more trains a student for so many epochs on all
+            real images and looks at its embedding.
+    """
+
+    student_epochs: int = 0
+
+    @abstractmethod
+    def choose(self, features: Tensor, rng: torch.Generator) -> Tensor:
+        """Return `ipc` distinct positions in `features`, (N, F)."""
+
+    def select(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> list[Tensor]:
+        """Choose in the feature space, class by class."""
+        student = None
+        if self.student_epochs:
+            student = trained_student(real, self.student_epochs, make_student=make_student, rng=rng)
+        picks = []
+        for c in range(real.num_classes):
+            index = real.index_of_class(c)
+            x = real.batch(index).x
+            features = x.flatten(1) if student is None else dd.embeddings(student, x)
+            picks.append(index[self.choose(features, dd.derive(rng, c))])
+        return picks
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Herding(_ByFeatures):
+    """Greedy choice whose mean follows the class mean.
+
+    References:
+        Welling, "Herding dynamical weights to learn", ICML 2009.
+    """
+
+    def choose(self, features: Tensor, rng: torch.Generator) -> Tensor:  # noqa: ARG002
+        """Choose by herding."""
+        return dd.herding(features, self.ipc)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class KCenter(_ByFeatures):
+    """Greedy choice of the item farthest from the chosen ones.
+
+    References:
+        Sener and Savarese, "Active Learning for Convolutional Neural Networks", ICLR 2018.
+    """
+
+    def choose(self, features: Tensor, rng: torch.Generator) -> Tensor:  # noqa: ARG002
+        """Choose by k-center."""
+        return dd.k_center(features, self.ipc)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class KMeans(_ByFeatures):
+    """The real image nearest each of `ipc` k-means centres of the class."""
+
+    def choose(self, features: Tensor, rng: torch.Generator) -> Tensor:
+        """Choose by k-means."""
+        return dd.k_means_nearest(features, self.ipc, rng)

@@ -1,0 +1,88 @@
+"""Coresets by the score of each example early in training: GraNd and EL2N."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import ddsdk as dd
+from ddsdk.baselines.base import Selection, trained_student
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ddsdk.students.fresh import MakeStudent
+
+__all__ = ["EL2N", "GraNd"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ByScore(Selection):
+    """Keep the images of each class with the largest score, averaged over students.
+
+    Attributes:
+        students: Networks over which the score is averaged.
+        student_epochs: Epochs that each is trained on all real images before it scores them.
+    """
+
+    students: int = 3
+    student_epochs: int = 1
+
+    @abstractmethod
+    def score(self, error: Tensor, embedding: Tensor) -> Tensor:
+        """Return one score for each image.
+
+        Args:
+            error: (N, K) predicted probabilities minus labels.
+            embedding: (N, F).
+        """
+
+    def select(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> list[Tensor]:
+        """Average the scores and take the top of each class."""
+        totals: list[Tensor | float] = [0.0] * real.num_classes
+        for i in range(self.students):
+            key = dd.derive(rng, "student", i)
+            student = trained_student(real, self.student_epochs, make_student=make_student, rng=key)
+            for c in range(real.num_classes):
+                x, y = real.batch(real.index_of_class(c))
+                error = dd.probabilities(student, x) - y
+                totals[c] = totals[c] + self.score(error, dd.embeddings(student, x)).cpu()
+        return [
+            real.index_of_class(c)[total.topk(self.ipc).indices]  # type: ignore[union-attr]
+            for c, total in enumerate(totals)
+        ]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class EL2N(_ByScore):
+    """The norm of the prediction error, ||p(x) - y||.
+
+    References:
+        Paul, Ganguli and Dziugaite, "Deep Learning on a Data Diet", NeurIPS 2021, arXiv:2107.07075.
+    """
+
+    def score(self, error: Tensor, embedding: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the norms of the errors."""
+        return error.square().sum(1).sqrt()
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class GraNd(_ByScore):
+    """The norm of the loss gradient of the head's weight and bias.
+
+    That gradient is the outer product of the error and (embedding, 1), so its norm is a product of norms.
+
+    Differences from the published algorithm: the paper takes the gradient of all parameters at initialisation;
+    the last layer's, after `student_epochs`, is the usual stand-in that costs one forward pass.
+
+    References:
+        Paul, Ganguli and Dziugaite, "Deep Learning on a Data Diet", NeurIPS 2021, arXiv:2107.07075.
+    """
+
+    def score(self, error: Tensor, embedding: Tensor) -> Tensor:
+        """Return the norms of the head's gradients."""
+        return error.square().sum(1).sqrt() * (embedding.square().sum(1) + 1).sqrt()

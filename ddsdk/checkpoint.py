@@ -1,0 +1,96 @@
+"""Nested states as one safe file: tensors in safetensors, everything else as JSON in its metadata.
+
+No pickle: a checkpoint is data. Dictionaries with string or integer keys, lists, tuples, tensors, numbers, strings,
+booleans and None go in and come out as they were.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ddsdk.errors import ResumeError
+from ddsdk.files import write_atomic
+
+__all__ = ["pack", "read_checkpoint", "unpack", "write_checkpoint"]
+
+
+def pack(tree: Any) -> tuple[Any, dict[str, Tensor]]:  # noqa: ANN401
+    """Split a nested state into JSON values and the tensors that they refer to.
+
+    Raises:
+        TypeError: If the state holds anything else.
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def walk(node: Any) -> Any:  # noqa: ANN401
+        if isinstance(node, Tensor):
+            name = str(len(tensors))
+            # A copy of its own: safetensors refuses tensors that share memory.
+            tensors[name] = node.detach().cpu().contiguous().clone()
+            return {"tensor": name}
+        if isinstance(node, dict):
+            return {"dict": [[key, walk(value)] for key, value in node.items()]}
+        if isinstance(node, list | tuple):
+            return {type(node).__name__: [walk(item) for item in node]}
+        if node is None or isinstance(node, bool | int | float | str):
+            return {"value": node}
+        raise TypeError(f"state must hold tensors and plain values, got {type(node).__name__}")
+
+    return walk(tree), tensors
+
+
+def unpack(tree: Any, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401
+    """Return the nested state that `pack` split."""
+    ((kind, content),) = tree.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: unpack(value, tensors) for key, value in content}
+    if kind in ("list", "tuple"):
+        items = [unpack(item, tensors) for item in content]
+        return tuple(items) if kind == "tuple" else items
+    return content
+
+
+def write_checkpoint(path: Path, config: dict[str, Any], state: Any) -> None:  # noqa: ANN401
+    """Write `state` with the configuration that it belongs to, atomically.
+
+    Raises:
+        StorageError: If the file cannot be written; the old one then still stands.
+    """
+    tree, tensors = pack(state)
+    note = json.dumps({"format": 1, "config": config, "tree": tree})
+    write_atomic(path, save(tensors, metadata={"ddsdk": note}))
+
+
+def read_checkpoint(path: Path, config: dict[str, Any]) -> Any:  # noqa: ANN401
+    """Return the state in `path`.
+
+    Raises:
+        ResumeError: If there is none, it cannot be read, or it belongs to another configuration; the message
+            names the keys that differ.
+    """
+    if not path.is_file():
+        raise ResumeError(f"nothing to resume: {path} does not exist")
+    data = path.read_bytes()
+    try:
+        length = int.from_bytes(data[:8], "little")
+        note = msgspec.json.decode(json.loads(data[8 : 8 + length])["__metadata__"]["ddsdk"])
+        tensors = load(data)
+        found, tree = note["config"], note["tree"]
+    except Exception as error:
+        raise ResumeError(f"checkpoint {path} cannot be read: {error}") from error
+    differing = [
+        f"{key} (was {found.get(key)!r}, now {config.get(key)!r})"
+        for key in sorted({*found, *config})
+        if found.get(key) != config.get(key)
+    ]
+    if differing:
+        raise ResumeError(f"{path} belongs to another configuration; differing: {'; '.join(differing)}")
+    return unpack(tree, tensors)

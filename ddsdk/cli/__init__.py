@@ -1,0 +1,5 @@
+"""The command line: the same names, options and help as the Python dataclasses."""
+
+from ddsdk.cli.main import main
+
+__all__ = ["main"]

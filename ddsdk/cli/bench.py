@@ -1,0 +1,57 @@
+"""`ddsdk bench`: measure this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ddsdk.cli.console import out, table
+from ddsdk.cli.options import names
+
+__all__ = ["Bench"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Measure how fast the recipes run here, as shares of the machine's own matrix-product rate.
+
+    Attributes:
+        table: Which table.
+        recipes: Recipes to time, separated by commas; all that have an outer step if empty.
+        widths: Widths of the ConvNet, separated by commas.
+        real_batch: Real images of each class.
+        ipc: Images per class.
+        repeats: Timed steps of each kind; the median counts.
+        out: JSON file to write, if any.
+        device: cpu or cuda.
+    """
+
+    table: Literal["speed"] = "speed"
+    recipes: str = ""
+    widths: str = "32,64,128"
+    real_batch: int = 256
+    ipc: int = 10
+    repeats: int = 5
+    out: Path | None = None
+    device: str = "cpu"
+
+    def run(self) -> int:
+        """Measure and print."""
+        from ddsdk.bench.speed import speed_table
+        from ddsdk.files import readable_json, write_atomic
+
+        found = speed_table(
+            recipes=names(self.recipes),
+            widths=[int(w) for w in names(self.widths)],
+            real_batch=self.real_batch,
+            ipc=self.ipc,
+            repeats=self.repeats,
+            device=self.device,
+        )
+        for title, columns, rows in found.tables():
+            table(title, columns, rows)
+        if self.out is not None:
+            write_atomic(self.out, readable_json(found.to_dict()))
+            out(str(self.out))
+        return 0

@@ -1,0 +1,143 @@
+"""The light verbs: look at sets and at what there is, without training anything."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+import ddsdk as dd
+from ddsdk.artifact import read_artifact
+from ddsdk.baselines import BASELINES
+from ddsdk.card import fact_rows, flatten
+from ddsdk.cli.console import out, table
+from ddsdk.errors import require
+from ddsdk.files import write_atomic
+from ddsdk.recipes import RECIPES
+from ddsdk.text import escape_terminal
+
+__all__ = ["Export", "Inspect", "Recipes", "Report", "Show", "write_report"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect:
+    """Open a set with every check, and say what it is.
+
+    Attributes:
+        set: Folder of the artefact.
+    """
+
+    set: tyro.conf.Positional[Path]
+
+    def run(self) -> int:
+        """Print facts, evaluation and provenance."""
+        manifest = read_artifact(self.set).manifest
+        rows = [*fact_rows(manifest)]
+        rows += [(f"evaluation.{k}", v) for k, v in flatten(manifest.evaluation)]
+        rows += [(f"provenance.{k}", v) for k, v in flatten(manifest.provenance)]
+        safe = [(escape_terminal(k), escape_terminal(v, 200)) for k, v in rows]
+        table(escape_terminal(str(self.set), 200), ("what", "value"), safe)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """Write the contact sheet of a set as a PNG.
+
+    Attributes:
+        set: Folder of the artefact.
+        out: File to write; `sheet.png` in the set's folder if not given.
+        per_class: Images of each class at most.
+    """
+
+    set: tyro.conf.Positional[Path]
+    out: Path | None = None
+    per_class: int = 10
+
+    def run(self) -> int:
+        """Write the picture and say where it is."""
+        from ddsdk.sheet import png_bytes
+
+        path = self.set / "sheet.png" if self.out is None else self.out
+        sheet = dd.contact_sheet(dd.Distilled.load(self.set), per_class=self.per_class)
+        write_atomic(path, png_bytes(sheet))
+        out(str(path))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a set in a form that other programs read.
+
+    Attributes:
+        set: Folder of the artefact.
+        to: parquet: one file in the layout of data set hubs. images: a PNG for each image, in class folders.
+            npz: the exact numbers.
+        out: File, or folder for images.
+    """
+
+    set: tyro.conf.Positional[Path]
+    to: Literal["parquet", "images", "npz"]
+    out: Path
+
+    def run(self) -> int:
+        """Write it and say where it is."""
+        writers = {"parquet": dd.to_parquet, "images": dd.to_image_folder, "npz": dd.to_npz}
+        writers[self.to](dd.Distilled.load(self.set), self.out)
+        out(str(self.out))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write one self-contained HTML page about sets and their scores.
+
+    Attributes:
+        sets: Folders of artefacts.
+        html: File to write.
+        results: Folders of scores; those of the sets (`SET/results`) if not given.
+    """
+
+    sets: tyro.conf.Positional[tuple[Path, ...]]
+    html: Path
+    results: tuple[Path, ...] = ()
+
+    def run(self) -> int:
+        """Write the page and say where it is."""
+        require(len(self.sets) > 0, "sets", "name at least one artefact", self.sets)
+        write_report(self.sets, self.html, self.results or tuple(s / "results" for s in self.sets))
+        out(str(self.html))
+        return 0
+
+
+def write_report(sets: tuple[Path, ...], html: Path, results: tuple[Path, ...]) -> None:
+    """Write the page; a score counts for a set if it was computed on that very content."""
+    from ddsdk.report import html_report
+
+    opened = [(str(path), dd.Distilled.load(path)) for path in sets]
+    titles = {distilled.content_id: title for title, distilled in opened}
+    scores: dict[str, Any] = {}
+    for record in (r for folder in results for r in dd.read_scores(folder)):
+        score = dict(record["score"])
+        score["name"] = titles.get(record["conditions"]["set"], score["name"])
+        scores[str(record["conditions"])] = score
+    write_atomic(html, html_report(opened, list(scores.values())).encode())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipes:
+    """List the methods with what they do and their main defaults."""
+
+    def run(self) -> int:
+        """Print the table."""
+        rows = []
+        for kind, methods in (("recipe", RECIPES), ("baseline", BASELINES)):
+            for name, method in methods.items():
+                first = (method.__doc__ or "").strip().splitlines()[0]
+                changed = [f"{f.name}={f.default}" for f in dataclasses.fields(method) if f.default != ""]
+                rows.append((name, kind, first, ", ".join(changed)))
+        table("methods", ("name", "kind", "what it does", "defaults"), rows)
+        return 0

@@ -1,0 +1,66 @@
+"""Find the verb, build its options, run it, and turn errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ddsdk.cli.console import err
+from ddsdk.errors import DivergedError, MissingExtraError
+
+__all__ = ["main"]
+
+EXIT_BAD_INPUT = 2
+EXIT_DIVERGED = 3
+EXIT_INTERRUPTED = 75
+"""The code that batch systems read as "run me again"."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Arguments after the program's name; `sys.argv` if not given.
+
+    Returns:
+        0, or 2 for bad input, 3 for a run that diverged, 75 for a run that was stopped and can be resumed.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        verb = _parse(args)
+        return int(verb.run() or 0)
+    except (ValueError, TypeError, OSError, MissingExtraError, RuntimeError) as error:
+        if os.environ.get("DDSDK_TRACEBACK"):
+            raise
+        err(f"ddsdk: {error}")
+        return EXIT_DIVERGED if isinstance(error, DivergedError) else EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        err("ddsdk: stopped")
+        return EXIT_INTERRUPTED
+
+
+def _parse(args: list[str]) -> Any:  # noqa: ANN401
+    import tyro
+
+    from ddsdk.cli.bench import Bench
+    from ddsdk.cli.demo import Demo
+    from ddsdk.cli.distill import distill_verb
+    from ddsdk.cli.evaluate import Evaluate
+    from ddsdk.cli.look import Export, Inspect, Recipes, Report, Show
+
+    verbs: dict[str, Any] = {
+        "distill": distill_verb(args),
+        "evaluate": Evaluate,
+        "inspect": Inspect,
+        "show": Show,
+        "export": Export,
+        "report": Report,
+        "recipes": Recipes,
+        "bench": Bench,
+        "demo": Demo,
+    }
+    return tyro.extras.subcommand_cli_from_dict(
+        verbs, args=args, prog="ddsdk", description="Make, judge and use distilled data."
+    )

@@ -1,0 +1,112 @@
+"""A distillation that owns an output folder: locked, checkpointed, and resumed bit for bit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, final
+
+from ddsdk.checkpoint import read_checkpoint, write_checkpoint
+from ddsdk.distill import Distillation, Step
+from ddsdk.distilled import Distilled
+from ddsdk.errors import ResumeError
+from ddsdk.files import lock, sweep
+
+__all__ = ["CHECKPOINT", "Job"]
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@final
+class Job:
+    """Run a distillation in a folder of its own. Use it as a context manager.
+
+    Args:
+        folder: Made if it does not exist. Locked while the job runs.
+        config: Everything that the result depends on, as JSON values; a checkpoint made under another one is
+            refused.
+        resume: Go on from the checkpoint in the folder, if there is one.
+        every: Seconds between checkpoints.
+
+    Raises:
+        FolderBusyError: On entering, if another process writes to the folder.
+        ResumeError: On entering, if the folder holds a set or a checkpoint and `resume` is false. While
+            running, if the checkpoint belongs to another configuration.
+    """
+
+    def __init__(
+        self, folder: str | Path, config: Mapping[str, Any], *, resume: bool = False, every: float = 30.0
+    ) -> None:
+        self.folder = Path(folder)
+        self.seconds = 0.0
+        self._config = dict(config)
+        self._resume = resume
+        self._every = every
+        self._stack = ExitStack()
+        self._checkpoint = self.folder / CHECKPOINT
+
+    def __enter__(self) -> Job:
+        """Make and lock the folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            stack.enter_context(lock(self.folder))
+            sweep(self.folder, older_than=0)
+            if not self._resume and (self._checkpoint.exists() or self._holds_set):
+                raise ResumeError(
+                    f"{str(self.folder)!r} already holds a run; pass --resume to go on with it, or name another "
+                    "folder"
+                )
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Release the folder."""
+        self._stack.close()
+
+    @property
+    def _holds_set(self) -> bool:
+        return (self.folder / "manifest.json").exists()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the folder already holds the set that the run was for."""
+        return self._holds_set and not self._checkpoint.exists()
+
+    def steps(self, distillation: Distillation[Any]) -> Iterator[Step]:
+        """Give the steps that are left, with a checkpoint at the start, now and then, and however it ends.
+
+        Raises:
+            DivergedError: After a checkpoint of the last finite set.
+        """
+        if self._checkpoint.exists():
+            state = read_checkpoint(self._checkpoint, self._config)
+            distillation.load_state_dict(state["distillation"])
+            self.seconds = state["seconds"]
+        self._save(distillation)
+        saved = last = time.monotonic()
+        try:
+            for step in distillation:
+                now = time.monotonic()
+                self.seconds += now - last
+                if now - saved >= self._every:
+                    self._save(distillation)
+                    saved = now
+                last = now
+                yield step
+                # Time that the caller takes between two steps is not the recipe's.
+                last = time.monotonic()
+        finally:
+            # A step is whole or it has not been taken: the state is sound wherever the loop was left.
+            self._save(distillation)
+
+    def finish(self, distilled: Distilled) -> str:
+        """Save the set, then drop the checkpoint; return the content id."""
+        content_id = distilled.save(self.folder)
+        self._checkpoint.unlink(missing_ok=True)
+        return content_id
+
+    def _save(self, distillation: Distillation[Any]) -> None:
+        state = {"distillation": distillation.state_dict(), "seconds": self.seconds}
+        write_checkpoint(self._checkpoint, self._config, state)

@@ -1,0 +1,98 @@
+"""Judge a set: train fresh networks on it under a stated protocol and test them once, at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ddsdk.augment import Augmentation
+from ddsdk.data.sources import Batch, RealData
+from ddsdk.errors import require
+from ddsdk.evaluation import Evaluation, Score
+from ddsdk.inner.fit import accuracy, epoch, gradient_step
+from ddsdk.networks.catalog import network_factory
+from ddsdk.rng import derive
+
+__all__ = ["evaluate", "train"]
+
+
+def train(network: nn.Module, batch: Batch, evaluation: Evaluation, rng: torch.Generator) -> Iterator[int]:
+    """Train `network` in place on a set, giving control back after each epoch.
+
+    Args:
+        network: Maps (B, C, H, W) to logits (B, K).
+        batch: The whole set, in the value space.
+        evaluation: The protocol.
+        rng: Root of order and augmentation.
+
+    Yields:
+        The number of finished epochs.
+    """
+    augmentation = Augmentation(evaluation.augmentation)
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        lr=evaluation.lr,
+        momentum=evaluation.momentum,
+        weight_decay=evaluation.weight_decay,
+    )
+    network.train()
+    for i in range(evaluation.epochs):
+        if i == int(evaluation.epochs * evaluation.decay_at):
+            for group in optimizer.param_groups:
+                group["lr"] *= evaluation.decay
+        for part in epoch(batch, evaluation.batch_size, augmentation, derive(rng, "epoch", i)):
+            gradient_step(network, optimizer, part)
+        yield i + 1
+
+
+def evaluate(
+    batch: Batch | tuple[Tensor, Tensor],
+    test: RealData,
+    evaluation: Evaluation,
+    *,
+    rng: torch.Generator,
+    name: str = "set",
+) -> Score:
+    """Train fresh networks on a set and return their accuracy on `test`.
+
+    Args:
+        batch: Images (M, C, H, W) in the value space of `test`, and labels (M, K) as probabilities.
+        test: Held-out real data; read once for each network, after its last epoch.
+        evaluation: The protocol.
+        rng: Network i derives its initialisation and training from it.
+        name: For tables.
+
+    Returns:
+        The accuracies with what they mean.
+
+    Raises:
+        ValueError: If images or labels do not fit `test`.
+    """
+    x, y = batch
+    require(
+        tuple(x.shape[1:]) == test.image_shape, "images", f"have shape {test.image_shape}", tuple(x.shape[1:])
+    )
+    require(y.shape[1] == test.num_classes, "labels", f"have {test.num_classes} columns", y.shape[1])
+    make = network_factory(
+        evaluation.network, test.image_shape, test.num_classes, **evaluation.network_options
+    )
+    began, accuracies = time.perf_counter(), []
+    held_out = test.batch(torch.arange(len(test))).x
+    for i in range(evaluation.networks):
+        key = derive(rng, "network", i)
+        network = make(derive(key, "init")).to(x.device)
+        for _ in train(network, Batch(x, y), evaluation, derive(key, "train")):
+            pass
+        accuracies.append(accuracy(network, held_out, test.labels))
+    return Score(
+        name=name,
+        protocol=evaluation.protocol,
+        network=evaluation.network_label,
+        accuracies=tuple(accuracies),
+        images=len(x),
+        stored_floats=x.numel() + len(x),
+        seconds=time.perf_counter() - began,
+    )

@@ -1,0 +1,67 @@
+"""What a distillation will take, measured on its first steps."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ddsdk.checkpoint import pack
+from ddsdk.distill import Distillation
+
+__all__ = ["Estimate", "estimate", "peak_memory"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a run will take.
+
+    Attributes:
+        steps: Outer steps.
+        seconds: Steps times the time of the last trial step.
+        memory: Peak bytes: of the process on a CPU, of the allocator on a GPU.
+        disk: Bytes of a checkpoint and the finished set together.
+    """
+
+    steps: int
+    seconds: float
+    memory: int
+    disk: int
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes that this process has held so far, on `device`."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def estimate(make: Callable[[], Distillation[Any]]) -> Estimate:
+    """Take a few steps of a throwaway distillation.
+
+    Two steps: a student that trains between the steps has its first lesson in the second one.
+
+    Args:
+        make: Builds the distillation; called once.
+    """
+    trial = make()
+    steps, last = trial.plan.steps, 0.0
+    for _ in range(min(2, steps)):
+        began = time.perf_counter()
+        next(trial)
+        last = time.perf_counter() - began
+    _, tensors = pack(trial.state_dict())
+    stored = sum(t.nbytes for t in tensors.values())
+    decoded = sum(t.nbytes for t in trial.plan.syn.state_dict().values())
+    return Estimate(
+        steps=steps,
+        seconds=steps * last,
+        memory=peak_memory(trial.plan.syn.device),
+        disk=2 * stored + 2 * decoded,
+    )

@@ -1,0 +1,51 @@
+"""Tiny distilled sets for tests, and what to compare."""
+
+import torch
+
+from ddsdk.data.preprocess import Preprocess
+from ddsdk.distilled import Distilled
+
+FILES = ("README.md", "manifest.json", "set.safetensors", "sheet.png")
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "\x1b[31mred\x1b[0m\x07\x9b2J",
+    "../../etc/passwd",
+    "a|b`c*[x](http://e.org)\n# head",
+    "‮evil‬ ﻿---\n",
+    "x" * (1 << 20),
+    "",
+)
+
+
+def make_set(*, seed=0, classes=3, ipc=2, shape=(3, 4, 5), soft=False, zca=False, **options):
+    rng = torch.Generator().manual_seed(seed)
+    unit = torch.rand((classes * ipc, *shape), generator=rng)
+    preprocess = (
+        Preprocess.fit_zca(unit) if zca else Preprocess.normalise([0.5] * shape[0], [0.25] * shape[0])
+    )
+    labels = torch.eye(classes).repeat_interleave(ipc, 0)
+    if soft:
+        labels = (labels + torch.rand(labels.shape, generator=rng)).softmax(1)
+    settings = {
+        "class_names": tuple(f"class {i}" for i in range(classes)),
+        "preprocess": preprocess,
+        "evaluation": {"protocol": "quick", "network_options": {"width": 8}, "lr": 0.01},
+        "provenance": {"recipe": "DM", "data": {"name": "digits"}, "seed": 0, "seconds": 1.5},
+    } | options
+    return Distilled(preprocess(unit), labels, **settings)
+
+
+def visible(folder):
+    return sorted(p.name for p in folder.iterdir() if not p.name.startswith(".ddsdk.lock"))
+
+
+def same(a, b):
+    assert a.content_id == b.content_id
+    assert torch.equal(a.images, b.images)
+    assert torch.equal(a.labels, b.labels)
+    assert (a.classes is None) == (b.classes is None)
+    assert a.classes is None or torch.equal(a.classes, b.classes)
+    for name in ("class_names", "preprocess", "evaluation", "label_space", "learned_lr", "stored_floats"):
+        assert getattr(a, name) == getattr(b, name)
+    assert a.provenance == b.provenance
+    assert a.privacy == b.privacy

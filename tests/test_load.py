@@ -1,0 +1,366 @@
+"""Every way in for real data, and what is said to data that cannot be taken."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddsdk.data.load import load, load_pair
+from ddsdk.data.preprocess import Preprocess
+from ddsdk.errors import MissingExtraError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 6, 5, 3), dtype=np.uint8)
+LABELS = np.arange(12) % 3
+
+
+def encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind)
+    return stream.getvalue()
+
+
+def write_folder(home: Path, images=PIXELS, classes=("cat", "dog", "eel")) -> Path:
+    for i, pixels in enumerate(images):
+        where = home / classes[i % len(classes)]
+        where.mkdir(parents=True, exist_ok=True)
+        (where / f"{i:02d}.png").write_bytes(encoded(pixels))
+    return home
+
+
+def write_parquet(
+    path: Path, *, label="label", image="img", names=None, contents=None, labels=LABELS, more=None
+):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    contents = [encoded(p) for p in PIXELS] if contents is None else contents
+    columns = {image: [{"bytes": c, "path": None} for c in contents], label: list(labels), **(more or {})}
+    table = pa.table(columns)
+    if names is not None:
+        hub = {"info": {"features": {label: {"_type": "ClassLabel", "names": names}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(hub)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+    return path
+
+
+class Listed:
+    """A map-style dataset with nothing but its items."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, i):
+        return self.items[i]
+
+
+def expected() -> torch.Tensor:
+    return torch.from_numpy(PIXELS).permute(0, 3, 1, 2)
+
+
+# ---- folders and parquet
+
+
+def test_flat_folder(tmp_path):
+    data = load(write_folder(tmp_path / "zoo"))
+    assert data.class_names == ("cat", "dog", "eel") and data.class_sizes == (4, 4, 4) and data.name == "zoo"
+    order = [i for c in range(3) for i in range(c, 12, 3)]
+    assert torch.equal(data.images, expected()[order])
+    with pytest.raises(ValueError, match=r"must hold test/ or val/ with class folders to have a test split"):
+        load(tmp_path / "zoo", split="test")
+
+
+@pytest.mark.parametrize("held_out", ["test", "val"])
+def test_folder_with_splits(tmp_path, held_out):
+    write_folder(tmp_path / "train")
+    write_folder(tmp_path / held_out, PIXELS[:6])
+    train, test = load_pair(str(tmp_path))
+    assert (len(train), len(test)) == (12, 6) and test.preprocess == train.preprocess
+    assert train.preprocess == Preprocess.fit_normalise(train.images)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    assert load(write_folder(tmp_path, classes=("bus", "train"))).class_names == ("bus", "train")
+
+
+def test_kinds_of_pictures(tmp_path):
+    home = write_folder(tmp_path, PIXELS[..., 0])
+    assert load(home).image_shape == (1, 6, 5)
+    Image.fromarray(PIXELS[0]).convert("P").save(home / "cat" / "palette.png")
+    Image.fromarray(PIXELS[0]).convert("RGBA").save(home / "dog" / "alpha.png")
+    (home / "cat" / "notes.txt").write_text("passed over")
+    (home / "cat" / ".hidden.png").write_text("passed over")
+    data = load(home)
+    assert data.image_shape == (3, 6, 5) and len(data) == 14
+    assert torch.equal(data.images[0, 0], data.images[0, 2])
+
+
+def test_resize(tmp_path):
+    home = write_folder(tmp_path)
+    (home / "dog" / "large.png").write_bytes(encoded(np.full((9, 14, 3), 77, np.uint8)))
+    data = load(home, resize=(4, 8))
+    assert data.image_shape == (3, 4, 8)
+    assert (data.images[data.labels == 1][-1] == 77).all()
+
+
+def test_parquet_folder(tmp_path):
+    write_parquet(tmp_path / "data" / "train-00000-of-00002.parquet", names=["a", "b", "c"])
+    write_parquet(tmp_path / "data" / "train-00001-of-00002.parquet", names=["a", "b", "c"])
+    write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", names=["a", "b", "c"])
+    train, test = load_pair(tmp_path)
+    assert (len(train), len(test)) == (24, 12) and train.class_names == ("a", "b", "c")
+    assert torch.equal(train.images, expected().repeat(2, 1, 1, 1))
+    assert train.labels.tolist() == [*LABELS, *LABELS]
+
+
+def test_parquet_file_and_columns(tmp_path):
+    more = {"fine": [0] * 12, "thumb": [encoded(p[:2, :2]) for p in PIXELS]}
+    file = write_parquet(tmp_path / "one.parquet", image="image", label="labels", more=more)
+    assert load(file).image_shape == (3, 6, 5) and load(file).class_names == ("0", "1", "2")
+    assert load(file, image_column="thumb").image_shape == (3, 2, 2)
+    file = write_parquet(tmp_path / "two.parquet", image="photo", label="species")
+    assert load(file).class_sizes == (4, 4, 4)
+    train, test = load_pair(file, tmp_path / "two.parquet")
+    assert len(test) == len(train)
+
+
+def test_parquet_without_pyarrow(tmp_path, monkeypatch):
+    (tmp_path / "some.parquet").touch()
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtraError, match=re.escape("pip install 'ddsdk[parquet]'")):
+        load(tmp_path / "some.parquet")
+
+
+# ---- datasets and arrays
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        Image.fromarray,
+        lambda p: p,
+        lambda p: p.transpose(2, 0, 1),
+        lambda p: torch.tensor(p).permute(2, 0, 1),
+    ],
+    ids=["pil", "array HWC", "array CHW", "tensor CHW"],
+)
+def test_datasets(shown):
+    data = load(Listed([(shown(p), label) for p, label in zip(PIXELS, LABELS, strict=True)]))
+    assert torch.equal(data.images, expected()) and data.labels.tolist() == LABELS.tolist()
+
+
+def test_datasets_keep_their_class_names_and_grey_items():
+    items = Listed([(torch.rand(4, 4, generator=torch.Generator()), torch.tensor(i % 2)) for i in range(4)])
+    items.classes = ["yes", "no"]
+    data = load(items)
+    assert data.class_names == ("yes", "no") and data.image_shape == (1, 4, 4)
+
+
+def test_torch_datasets():
+    images = expected().float() / 255
+    train, test = load_pair(
+        torch.utils.data.TensorDataset(images, torch.from_numpy(LABELS)), (images[:6], LABELS[:6])
+    )
+    assert torch.equal(train.images, images) and len(test) == 6 and test.preprocess == train.preprocess
+
+
+@pytest.mark.parametrize(
+    ("images", "shape"),
+    [
+        (PIXELS, (3, 6, 5)),
+        (PIXELS.transpose(0, 3, 1, 2), (3, 6, 5)),
+        (PIXELS[..., :1], (1, 6, 5)),
+        (PIXELS[..., 0], (1, 6, 5)),
+        (PIXELS[..., 0] / 255, (1, 6, 5)),
+        (torch.tensor(PIXELS[..., 0]), (1, 6, 5)),
+        (expected(), (3, 6, 5)),
+        (expected().double() / 255, (3, 6, 5)),
+        (torch.rand(12, 3, 7, 3, generator=torch.Generator()), (3, 7, 3)),
+        (torch.rand(12, 2, 7, 7, generator=torch.Generator()), (2, 7, 7)),
+    ],
+)
+def test_pairs(images, shape):
+    data = load((images, LABELS.astype(np.int32)))
+    assert data.image_shape == shape and data.labels.dtype == torch.int64
+    assert data.images.dtype in (torch.uint8, torch.float32)
+
+
+def test_arrays_are_copied():
+    images = PIXELS.copy()
+    data = load((images, LABELS))
+    images[:] = 0
+    assert torch.equal(data.images, expected())
+
+
+# ---- refusals
+
+
+def altered(array, index, value):
+    out = array.copy()
+    out[index] = value
+    return out
+
+
+UNIT = PIXELS / 255
+BAD = {
+    "unknown name": ("fashon-mnist", {}, ValueError, "did you mean 'fashion-mnist'?"),
+    "unlike any name": (
+        "no/such/folder",
+        {},
+        ValueError,
+        "data must be a folder, a .parquet file, or one of",
+    ),
+    "split": ("digits", {"split": "valid"}, ValueError, "split must be 'train' or 'test', got 'valid'"),
+    "resize of a name": (
+        "digits",
+        {"resize": (4, 4)},
+        ValueError,
+        "resize must be left out unless data is a path",
+    ),
+    "resize": ("digits", {"resize": (4, 0)}, ValueError, "resize must be (height, width)"),
+    "column of a name": ("digits", {"label_column": "y"}, ValueError, "label_column must be left out"),
+    "kind": (7, {}, TypeError, "data must be a name, a path, a dataset or a pair (images, labels), got int"),
+    "triple": ((PIXELS, LABELS, 1), {}, TypeError, "got tuple"),
+    "test of a pair": ((PIXELS, LABELS), {"split": "test"}, ValueError, "load_pair(train, test)"),
+    "missing class": ((PIXELS, altered(LABELS, LABELS == 1, 3)), {}, ValueError, "no image of class 1"),
+    "far label": ((PIXELS, altered(LABELS, 0, 10**12)), {}, ValueError, "no image of class 3"),
+    "negative label": (
+        (PIXELS, altered(LABELS, 0, -1)),
+        {},
+        ValueError,
+        "labels must lie in 0..2, got (-1, 2)",
+    ),
+    "one class": ((PIXELS, LABELS * 0), {}, ValueError, "at least 2 classes"),
+    "float labels": ((PIXELS, LABELS * 1.0), {}, TypeError, "labels must be integers, got float64"),
+    "bool labels": ((PIXELS, torch.ones(12, dtype=torch.bool)), {}, TypeError, "labels must be integers"),
+    "label list": ((PIXELS, list(LABELS)), {}, TypeError, "labels must be a tensor or a numpy array"),
+    "label shape": (
+        (PIXELS, np.eye(12, dtype=int)),
+        {},
+        ValueError,
+        "labels must have shape (N,), got (12, 12)",
+    ),
+    "label count": ((PIXELS, LABELS[:9]), {}, ValueError, "labels must have one entry for each of the 12"),
+    "image list": (([1], LABELS), {}, TypeError, "images must be a tensor or a numpy array, got list"),
+    "image dtype": (
+        (PIXELS.astype(int), LABELS),
+        {},
+        TypeError,
+        "images must be uint8 or floating point, got int64",
+    ),
+    "tensor dtype": ((expected().int(), LABELS), {}, TypeError, "images must be uint8 or floating point"),
+    "no images": ((PIXELS[:0], LABELS[:0]), {}, ValueError, "images must have shape"),
+    "NaN": ((altered(UNIT, (4, 1, 1, 0), np.nan), LABELS), {}, ValueError, "NaN or infinity in image 4"),
+    "range": ((UNIT * 255, LABELS), {}, ValueError, "unit range [0, 1]"),
+    "constant": ((PIXELS * 0, LABELS), {}, ValueError, "images must vary in every channel"),
+    "ambiguous": ((UNIT[:, :3], LABELS), {}, ValueError, "exactly one of the second and the last axis"),
+    "no channels": (
+        (UNIT.repeat(2, 3), LABELS),
+        {},
+        ValueError,
+        "exactly one of the second and the last axis",
+    ),
+    "tensor NHWC": ((torch.tensor(UNIT), LABELS), {}, ValueError, "permute(0, 3, 1, 2) first"),
+    "two axes": ((UNIT[0, ..., 0], LABELS[:6]), {}, ValueError, "images must have shape (N, H, W)"),
+    "empty dataset": (Listed([]), {}, ValueError, "data must hold at least one item"),
+    "item": (Listed([(PIXELS[0], 0), PIXELS[1]]), {}, TypeError, "item 1 must be a pair (image, class id)"),
+    "label": (
+        Listed([(PIXELS[0], "cat")]),
+        {},
+        TypeError,
+        "label of item 0 must be an integer class id, got 'cat'",
+    ),
+    "image": (Listed([("cat.png", 0)]), {}, TypeError, "image of item 0 must be a PIL image, a tensor or"),
+    "sizes": (
+        Listed([(PIXELS[0], 0), (PIXELS[1, :4], 1)]),
+        {},
+        ValueError,
+        "image of item 1 must have the shape and dtype of item 0, (3, 6, 5) torch.uint8, got '(3, 4, 5)",
+    ),
+    "gap": (Listed([(PIXELS[0], 0), (PIXELS[1], 2)]), {}, ValueError, "no image of class 1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_data_is_refused(case):
+    data, options, error, message = BAD[case]
+    with pytest.raises(error) as raised:
+        load(data, **options)
+    assert message in str(raised.value)
+
+
+def test_bad_folders_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="must hold one subfolder for each class, got 0"):
+        load(tmp_path)
+    home = write_folder(tmp_path / "zoo")
+    (home / "fox").mkdir()
+    with pytest.raises(ValueError, match=r"class folder '.*fox' must hold pictures"):
+        load(home)
+    (home / "fox" / "torn.png").write_bytes(encoded(PIXELS[0])[:60])
+    with pytest.raises(ValueError, match=r"image file '.*torn\.png' must be a readable picture"):
+        load(home)
+    (home / "fox" / "torn.png").write_bytes(b"no picture at all")
+    with pytest.raises(ValueError, match=r"image file '.*torn\.png' must be a readable picture"):
+        load(home)
+    Image.fromarray(np.zeros((6, 5), np.uint16)).save(home / "fox" / "torn.png")
+    with pytest.raises(ValueError, match=r"torn\.png' must have at most 8 bits per channel"):
+        load(home)
+    (home / "fox" / "torn.png").write_bytes(encoded(PIXELS[0, :4]))
+    with pytest.raises(ValueError, match=r"one size, 6x5 as in .*00\.png.* resize=.*got 4x5 in .*torn\.png"):
+        load(home)
+
+
+def test_pairs_must_agree(tmp_path):
+    train = (PIXELS, LABELS)
+    with pytest.raises(ValueError, match=r"data must have a test split; pass load_pair\(train, test\)"):
+        load_pair(train)
+    with pytest.raises(ValueError, match=r"test images must have shape \(3, 6, 5\) as in train"):
+        load_pair(train, (PIXELS[:, :4], LABELS))
+    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.2, got \(0, 3\)"):
+        load_pair(train, (PIXELS, altered(LABELS, 0, 3)))
+    with pytest.raises(ValueError, match=r"no image of class 2"):
+        load_pair(train, (PIXELS, LABELS % 2))
+    write_folder(tmp_path / "train")
+    write_folder(tmp_path / "test", classes=("cat", "dog", "fox"))
+    with pytest.raises(ValueError, match=r"classes of test must be \['cat', 'dog', 'eel'\]"):
+        load_pair(tmp_path)
+
+
+def test_bad_parquet_is_refused(tmp_path):
+    def refused(message, **options):
+        with pytest.raises(ValueError) as raised:
+            load(tmp_path / "x.parquet", **options)
+        assert message in str(raised.value)
+
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 and then nothing")
+    refused("x.parquet' must be readable")
+    write_parquet(tmp_path / "x.parquet")
+    refused("image_column must be one of the fitting columns ['img']", image_column="label")
+    refused("label_column must be one of the fitting columns ['label']", label_column="fine")
+    refused("to have a test split", split="test")
+    write_parquet(tmp_path / "x.parquet", label="fine", more={"coarse": [0] * 12})
+    refused("label_column must be given for")
+    write_parquet(tmp_path / "x.parquet", labels=["a", "b", "c"] * 4)
+    refused("got 0 that fit: []")
+    write_parquet(tmp_path / "x.parquet", labels=[None, *LABELS[1:].tolist()])
+    refused("row 0 of")
+    write_parquet(tmp_path / "x.parquet", contents=[encoded(PIXELS[0]), b"torn"] * 6)
+    refused("x.parquet' must be a readable picture")
+    write_parquet(tmp_path / "x.parquet", contents=[encoded(PIXELS[0]), None] * 6)
+    refused("x.parquet' must have bytes in column 'img', got None")
+    write_parquet(tmp_path / "x.parquet", names=["a", "b", "c", "d"])
+    refused("no image of class 3 ('d')")
+    (tmp_path / "x.parquet").rename(tmp_path / "test.parquet")
+    with pytest.raises(ValueError, match=r"parquet files with 'train' in their names.*test\.parquet"):
+        load(tmp_path)
