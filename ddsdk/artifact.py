@@ -243,6 +243,7 @@ def write_artifact(
             write_atomic(folder / _CARD, card.encode())
             write_atomic(folder / _SHEET, sheet)
             write_atomic(folder / _MANIFEST, encode_manifest(manifest))
+            _settle(folder, manifest)
         finally:
             _drop_orphans(folder)
     return manifest.id

@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -35,9 +34,13 @@ def pack(tree: Any) -> tuple[Any, dict[str, Tensor]]:  # noqa: ANN401
             tensors[name] = node.detach().cpu().contiguous().clone()
             return {"tensor": name}
         if isinstance(node, dict):
+            for key in node:
+                if not isinstance(key, str | int):
+                    raise TypeError(f"keys of a state must be strings or integers, got {key!r}")
             return {"dict": [[key, walk(value)] for key, value in node.items()]}
         if isinstance(node, list | tuple):
-            return {type(node).__name__: [walk(item) for item in node]}
+            # Named tuples and sizes come back as tuples.
+            return {"list" if isinstance(node, list) else "tuple": [walk(item) for item in node]}
         if node is None or isinstance(node, bool | int | float | str):
             return {"value": node}
         raise TypeError(f"state must hold tensors and plain values, got {type(node).__name__}")
@@ -81,11 +84,13 @@ def read_checkpoint(path: Path, config: dict[str, Any]) -> Any:  # noqa: ANN401
     data = path.read_bytes()
     try:
         length = int.from_bytes(data[:8], "little")
-        note = msgspec.json.decode(json.loads(data[8 : 8 + length])["__metadata__"]["ddsdk"])
+        # Python's own reader: it takes back the NaN, infinities and long integers that its writer wrote.
+        note = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["ddsdk"])
         tensors = load(data)
         found, tree = note["config"], note["tree"]
     except Exception as error:
         raise ResumeError(f"checkpoint {path} cannot be read: {error}") from error
+    config = json.loads(json.dumps(config))  # a tuple was written as a list
     differing = [
         f"{key} (was {found.get(key)!r}, now {config.get(key)!r})"
         for key in sorted({*found, *config})

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ import torch
 from ddsdk.checkpoint import pack
 from ddsdk.distill import Distillation
 
-__all__ = ["Estimate", "estimate", "peak_memory"]
+__all__ = ["Estimate", "estimate", "peak_memory", "restart_peak_memory"]
+
+_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +41,23 @@ def peak_memory(device: torch.device) -> int:
     """Return the most bytes that this process has held so far, on `device`."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    if _STATUS.exists():
+        return _status("VmHWM")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def restart_peak_memory() -> int:
+    """Let `peak_memory` of the CPU count from now on; return the bytes that are resident now. Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _status(key: str) -> int:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) * 1024
+    raise KeyError(key)
 
 
 def estimate(make: Callable[[], Distillation[Any]]) -> Estimate:

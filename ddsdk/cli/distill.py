@@ -75,7 +75,7 @@ def distill_verb(args: Sequence[str]) -> type[Any]:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"recipe must be one of {', '.join(METHODS)}, got {chosen!r}{hint}")
     method = METHODS[chosen]
-    flat: Any = Annotated[method, tyro.conf.arg(name="")]  # type: ignore[valid-type]
+    flat: Any = Annotated[method, tyro.conf.arg(name="")]
     parameters = ("method", flat, dataclasses.field(default_factory=method))
     verb = make_dataclass("Distill", [parameters], bases=(DistillOptions,), frozen=True, kw_only=True)
     verb.__doc__ = DistillOptions.__doc__

@@ -12,6 +12,8 @@ import warnings
 import torch
 from torch import Tensor
 
+from ddsdk.errors import require
+
 __all__ = ["herding", "k_center", "k_means_nearest"]
 
 
@@ -20,11 +22,15 @@ def herding(features: Tensor, n: int) -> Tensor:
 
     Args:
         features: (N, F).
-        n: How many to choose, at most N.
+        n: How many to choose, 1..N.
 
     Returns:
         (n,) int64 distinct positions, in the order of choice.
+
+    Raises:
+        ValueError: If `n` is not in 1..N.
     """
+    _check(features, n)
     target, total = features.mean(0), torch.zeros_like(features[0])
     free = torch.ones(len(features), dtype=torch.bool, device=features.device)
     chosen = []
@@ -42,11 +48,15 @@ def k_center(features: Tensor, n: int) -> Tensor:
 
     Args:
         features: (N, F).
-        n: How many to choose, at most N.
+        n: How many to choose, 1..N.
 
     Returns:
         (n,) int64 distinct positions, in the order of choice.
+
+    Raises:
+        ValueError: If `n` is not in 1..N.
     """
+    _check(features, n)
     chosen = [int((features - features.mean(0)).square().sum(1).argmin())]
     distance = (features - features[chosen[0]]).square().sum(1)
     for _ in range(n - 1):
@@ -62,13 +72,17 @@ def k_means_nearest(features: Tensor, n: int, rng: torch.Generator) -> Tensor:
 
     Args:
         features: (N, F).
-        n: How many to choose, at most N.
+        n: How many to choose, 1..N.
         rng: Seeds the centres.
 
     Returns:
         (n,) int64 distinct positions. Where two centres share their nearest item, the later one takes its
         nearest free item.
+
+    Raises:
+        ValueError: If `n` is not in 1..N.
     """
+    _check(features, n)
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
@@ -83,3 +97,7 @@ def k_means_nearest(features: Tensor, n: int, rng: torch.Generator) -> Tensor:
         row[chosen] = torch.inf
         chosen.append(int(row.argmin()))
     return torch.tensor(chosen)
+
+
+def _check(features: Tensor, n: int) -> None:
+    require(1 <= n <= len(features), "n", f"lie in 1..{len(features)}", n)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from ddsdk.data.sources import Batch
@@ -52,16 +53,17 @@ def weight_gradients(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[
     Biases and normalisation parameters are left out, as in the paper's code: the distance works on filters.
 
     Args:
-        student: Maps (B, C, H, W) to logits (B, K).
+        student: Maps (B, C, H, W) to logits (B, K). Frozen parameters have gradients here too.
         batch: Images and label probabilities.
         graph: Whether to keep the graph to the images and labels (a second derivative will be taken).
 
     References:
         Zhao, Mopuri and Bilen, ICLR 2021, arXiv:2006.05929, eq. 9.
     """
-    weights = [p for p in student.parameters() if p.ndim > 1]
+    parameters = {name: p.detach().requires_grad_(p.ndim > 1) for name, p in student.named_parameters()}
+    weights = [p for p in parameters.values() if p.ndim > 1]
     with torch.enable_grad():
-        loss = cross_entropy(student(batch.x), batch.y)
+        loss = cross_entropy(functional_call(student, parameters, (batch.x,)), batch.y)
         return torch.autograd.grad(loss, weights, create_graph=graph)
 
 

@@ -20,10 +20,8 @@ def squared(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 
 def cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """Return 1 - the cosine of the two tuples, each taken as one long vector."""
-    pairs = list(zip(a, b, strict=True))
-    dot = _total((x * y).sum() for x, y in pairs)
-    norms = _total(x.square().sum() for x, _ in pairs) * _total(y.square().sum() for _, y in pairs)
-    return 1 - dot / (norms.sqrt() + 1e-6)
+    dot = _total((x * y).sum() for x, y in zip(a, b, strict=True))
+    return 1 - dot / (_norm(a) * _norm(b) + 1e-6)
 
 
 def filter_cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
@@ -39,10 +37,15 @@ def filter_cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 
 
 def _row_cosines(x: Tensor, y: Tensor) -> Tensor:
-    # vector_norm has a zero subgradient at zero, where sqrt(sum of squares) would give NaN.
+    # The norm has a zero subgradient at zero, where sqrt(sum of squares) would give NaN.
     norms = x.norm(dim=1) * y.norm(dim=1)
     gap: Tensor = 1 - (x * y).sum(1) / (norms + 1e-6)
     return gap.sum()
+
+
+def _norm(tensors: Iterable[Tensor]) -> Tensor:
+    # A norm of norms, not a root of a sum: its subgradient at zero is zero and not NaN.
+    return torch.stack([t.norm() for t in tensors]).norm()
 
 
 def _total(terms: Iterable[Tensor]) -> Tensor:

@@ -35,7 +35,8 @@ class FixedLabels(Labels):
 
     def __init__(self, probabilities: Tensor) -> None:
         super().__init__()
-        bad = (probabilities < 0).any(1) | ((probabilities.sum(1) - 1).abs() > 1e-4)
+        # Asked this way round, NaN is bad too.
+        bad = ~((probabilities >= 0).all(1) & ((probabilities.sum(1) - 1).abs() <= 1e-4))
         for row in torch.nonzero(bad).flatten().tolist()[:1]:
             require(False, f"labels row {row}", "be probabilities that sum to 1", probabilities[row].tolist())
         self.register_buffer("probabilities", probabilities.detach().clone())

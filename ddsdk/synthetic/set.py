@@ -104,7 +104,7 @@ class Leaves:
         self._syn = syn
         self._chunk = chunk
         self._calls = 0
-        self._pending: list[tuple[Tensor, Tensor, torch.Generator]] = []
+        self._drawn: list[tuple[Tensor, Tensor, torch.Generator]] = []
 
     @property
     def num_classes(self) -> int:
@@ -118,8 +118,8 @@ class Leaves:
 
     @property
     def inputs(self) -> list[Tensor]:
-        """What a term is differentiated by: the pending image leaves and the learned labels."""
-        return [leaf for leaf, *_ in self._pending] + list(self._syn.labels.parameters())
+        """What a term is differentiated by: the image leaves drawn so far and the learned labels."""
+        return [leaf for leaf, *_ in self._drawn] + list(self._syn.labels.parameters())
 
     def of_class(self, c: int, n: int, rng: torch.Generator) -> Batch:
         """Draw at most `n` slots of class `c` as leaves."""
@@ -130,13 +130,16 @@ class Leaves:
         return self._leaves(choose(torch.arange(len(self._syn)), n, rng), rng)
 
     def pull_back(self) -> None:
-        """Push the gradients of the pending leaves to the stored tensors, and forget the leaves."""
-        for leaf, slots, rng in self._pending:
+        """Push the gradients of the leaves to the stored tensors.
+
+        The leaves stay, with no gradient: a later term may look at the same draw.
+        """
+        for leaf, slots, rng in self._drawn:
             if leaf.grad is not None:
                 # A generator derived again replays a stochastic decoder.
                 images, _ = self._syn.parametrization.decode(slots, derive(rng))
                 torch.autograd.backward(images, leaf.grad)
-        self._pending.clear()
+                leaf.grad = None
 
     def _leaves(self, slots: Tensor, rng: torch.Generator) -> Batch:
         self._calls += 1
@@ -146,7 +149,7 @@ class Leaves:
             with torch.no_grad():
                 decoded, owner = self._syn.parametrization.decode(part, derive(key))
             leaf = decoded.detach().requires_grad_()
-            self._pending.append((leaf, part, key))
+            self._drawn.append((leaf, part, key))
             images.append(leaf)
             owners.append(owner)
         return Batch(torch.cat(images), self._syn.labels.rows(torch.cat(owners)))
