@@ -16,7 +16,7 @@ from torch import Tensor
 from ddsdk.errors import ResumeError
 from ddsdk.files import write_atomic
 
-__all__ = ["pack", "read_checkpoint", "unpack", "write_checkpoint"]
+__all__ = ["check_config", "pack", "read_checkpoint", "unpack", "write_checkpoint"]
 
 
 def pack(tree: Any) -> tuple[Any, dict[str, Tensor]]:  # noqa: ANN401
@@ -87,9 +87,15 @@ def read_checkpoint(path: Path, config: dict[str, Any]) -> Any:  # noqa: ANN401
         # Python's own reader: it takes back the NaN, infinities and long integers that its writer wrote.
         note = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["ddsdk"])
         tensors = load(data)
-        found, tree = note["config"], note["tree"]
+        found, state = dict(note["config"]), unpack(note["tree"], tensors)
     except Exception as error:
         raise ResumeError(f"checkpoint {path} cannot be read: {error}") from error
+    check_config(path, found, config)
+    return state
+
+
+def check_config(path: Path, found: dict[str, Any], config: dict[str, Any]) -> None:
+    """Raise ResumeError, naming the keys that differ, unless `path` was made under the same configuration."""
     config = json.loads(json.dumps(config))  # a tuple was written as a list
     differing = [
         f"{key} (was {found.get(key)!r}, now {config.get(key)!r})"
@@ -98,4 +104,3 @@ def read_checkpoint(path: Path, config: dict[str, Any]) -> Any:  # noqa: ANN401
     ]
     if differing:
         raise ResumeError(f"{path} belongs to another configuration; differing: {'; '.join(differing)}")
-    return unpack(tree, tensors)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, final
 
-from ddsdk.checkpoint import read_checkpoint, write_checkpoint
+from ddsdk.artifact import read_manifest_summary
+from ddsdk.checkpoint import check_config, read_checkpoint, write_checkpoint
 from ddsdk.distill import Distillation, Step
 from ddsdk.distilled import Distilled
 from ddsdk.errors import ResumeError
@@ -32,8 +34,8 @@ class Job:
 
     Raises:
         FolderBusyError: On entering, if another process writes to the folder.
-        ResumeError: On entering, if the folder holds a set or a checkpoint and `resume` is false. While
-            running, if the checkpoint belongs to another configuration.
+        ResumeError: On entering, if the folder holds a set or a checkpoint and `resume` is false, or a set made
+            under another configuration. While running, if the checkpoint belongs to another configuration.
     """
 
     def __init__(
@@ -58,6 +60,9 @@ class Job:
                     f"{str(self.folder)!r} already holds a run; pass --resume to go on with it, or name another "
                     "folder"
                 )
+            if self.finished:
+                made = read_manifest_summary(self.folder).provenance.get("configuration", {})
+                check_config(self.folder, made, self._config)
             self._stack = stack.pop_all()
         return self
 
@@ -102,8 +107,9 @@ class Job:
             self._save(distillation)
 
     def finish(self, distilled: Distilled) -> str:
-        """Save the set, then drop the checkpoint; return the content id."""
-        content_id = distilled.save(self.folder)
+        """Save the set with the job's configuration, then drop the checkpoint; return the content id."""
+        provenance = {**distilled.provenance, "configuration": self._config}
+        content_id = dataclasses.replace(distilled, provenance=provenance).save(self.folder)
         self._checkpoint.unlink(missing_ok=True)
         return content_id
 

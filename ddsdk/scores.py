@@ -50,6 +50,7 @@ def kept_score(
         "score": dataclasses.asdict(score),
         "data": test.name,
         "ipc": distilled.ipc,
+        "distil_seconds": distilled.provenance.get("seconds"),
         "conditions": conditions,
     }
     write_atomic(path, readable_json(record))

@@ -123,7 +123,9 @@ def conv_flops(network: nn.Module, shape: tuple[int, int, int]) -> tuple[int, in
     return sum(counts), counts[0]
 
 
-def _median_times(functions: Sequence[Callable[[], object]], repeats: int, device: torch.device) -> list[float]:
+def _median_times(
+    functions: Sequence[Callable[[], object]], repeats: int, device: torch.device
+) -> list[float]:
     """Time the functions in turn, `repeats` times after one warm-up round; return the medians in seconds."""
     times: list[list[float]] = [[] for _ in functions]
     for turn in range(repeats + 1):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -11,6 +13,7 @@ from rich.text import Text
 
 __all__ = ["err", "out", "progress", "table"]
 
+_LINE_SECONDS = 60.0
 _OUT = Console(highlight=False, soft_wrap=True)
 _ERR = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -35,9 +38,14 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     _OUT.print(grid)
 
 
-def progress() -> Progress:
-    """Return a live bar with a count, the time left and a note."""
-    return Progress(
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """Show a live bar with a count, the time left and a note; where there is no terminal, a line every minute.
+
+    Yields:
+        A function that takes how much is done, and the note.
+    """
+    bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -45,3 +53,15 @@ def progress() -> Progress:
         TextColumn("{task.fields[note]}"),
         console=_ERR,
     )
+    last = time.monotonic()
+
+    def update(done: int, note: str) -> None:
+        nonlocal last
+        bar.update(task, completed=done, note=note)
+        if not _ERR.is_terminal and time.monotonic() - last >= _LINE_SECONDS:
+            last = time.monotonic()
+            err(f"{description} {done}/{total} {note}")
+
+    with bar:
+        task = bar.add_task(description, total=total, note="")
+        yield update

@@ -17,6 +17,7 @@ __all__ = ["Demo"]
 
 # Digits must not be flipped, and at 8x8 pixels a cutout of half the side leaves nothing to read.
 _AUGMENTATION = "color_crop_scale_rotate"
+_FULL_EPOCHS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class Demo:
 
     out: Path = Path("out/digits-dm")
     ipc: int = 1
-    steps: int = 300
+    steps: int = 200
     seed: int = 0
 
     def run(self) -> int:
@@ -57,9 +58,11 @@ class Demo:
         baselines, results = ["random", "herding", "k-means"], self.out / "results"
         out("training fresh networks on the set, on the baselines, and on everything ...")
         scores = judge(distilled, train, test, evaluation, baselines, results=results, seed=self.seed)
-        whole = train.batch(torch.arange(len(train)))
-        long = dataclasses.replace(evaluation, epochs=20)
-        scores.append(dd.evaluate(whole, test, long, rng=dd.generator(self.seed), name="full training set"))
+        everything = train.batch(torch.arange(len(train)))
+        # As many epochs as the set gets would be 130 times its steps; accuracy is flat from here on.
+        fewer = dataclasses.replace(evaluation, protocol=f"quick, {_FULL_EPOCHS} epochs", epochs=_FULL_EPOCHS)
+        name = f"full training set, {_FULL_EPOCHS} epochs"
+        scores.append(dd.evaluate(everything, test, fewer, rng=dd.generator(self.seed), name=name))
         show_scores("digits", evaluation, scores)
         page = self.out / "report.html"
         write_report((self.out,), page, (results,))

@@ -134,17 +134,17 @@ def _iterate(
     announce(dd.estimate(make))
     distillation = make()
     diverged: DivergedError | None = None
-    with progress() as bar, _graceful() as stopped:
-        task = bar.add_task("distilling", total=distillation.plan.steps, note="")
+    with progress("distilling", distillation.plan.steps) as update, _graceful() as stopped:
         try:
             for step in job.steps(distillation):
-                bar.update(task, completed=step.number, note=f"loss {step.loss:.4g}")
+                update(step.number, f"loss {step.loss:.4g}")
                 if stopped:
                     break
         except DivergedError as error:
             diverged = error
     if stopped and distillation.index < distillation.plan.steps:
-        err(f"stopped after step {distillation.index}; go on with: ddsdk {' '.join(sys.argv[1:])} --resume")
+        again = " ".join(word for word in sys.argv[1:] if word != "--resume")
+        err(f"stopped after step {distillation.index}; go on with: ddsdk {again} --resume")
         return 75
     syn, evaluation = distillation.plan.syn, method.evaluation()
     finished = dd.assemble(method, syn, train, evaluation=evaluation, rng=rng, seconds=job.seconds)
@@ -157,9 +157,10 @@ def _iterate(
 
 def announce(estimate: dd.Estimate) -> None:
     """Say what a run will take."""
-    minutes = estimate.seconds / 60
+    slow = estimate.seconds >= 120
+    time = f"{estimate.seconds / 60:.0f} minutes" if slow else f"{estimate.seconds:.0f} seconds"
     out(
-        f"{estimate.steps} steps, about {minutes:.1f} minutes, peak memory {estimate.memory / 2**20:.0f} MiB, "
+        f"{estimate.steps} steps, about {time}, peak memory {estimate.memory / 2**20:.0f} MiB, "
         f"disk {estimate.disk / 2**20:.1f} MiB"
     )
 

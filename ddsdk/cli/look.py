@@ -93,23 +93,35 @@ class Export:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Write one self-contained HTML page about sets and their scores.
+    """Put sets and their scores on one self-contained HTML page, and into a table beside the published figures.
 
     Attributes:
         sets: Folders of artefacts.
-        html: File to write.
+        html: HTML file to write, if any.
+        markdown: Markdown file to write, if any: one row for each score, beside the published figure.
         results: Folders of scores; those of the sets (`SET/results`) if not given.
     """
 
     sets: tyro.conf.Positional[tuple[Path, ...]]
-    html: Path
+    html: Path | None = None
+    markdown: Path | None = None
     results: tuple[Path, ...] = ()
 
     def run(self) -> int:
-        """Write the page and say where it is."""
+        """Write the files and say where they are."""
         require(len(self.sets) > 0, "sets", "name at least one artefact", self.sets)
-        write_report(self.sets, self.html, self.results or tuple(s / "results" for s in self.sets))
-        out(str(self.html))
+        require(bool(self.html or self.markdown), "html", "be given, or markdown", None)
+        results = self.results or tuple(s / "results" for s in self.sets)
+        if self.html:
+            write_report(self.sets, self.html, results)
+            out(str(self.html))
+        if self.markdown:
+            from ddsdk.bench.tables import score_table
+
+            opened = [dd.Distilled.load(path) for path in self.sets]
+            records = [r for folder in results for r in dd.read_scores(folder)]
+            write_atomic(self.markdown, score_table(records, opened).encode())
+            out(str(self.markdown))
         return 0
 
 

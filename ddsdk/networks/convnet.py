@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
@@ -33,7 +34,7 @@ def convnet(
     image_shape: ImageShape,
     num_classes: int,
     *,
-    depth: int = 3,
+    depth: int | None = None,
     width: int = 128,
     norm: Norm = "instance",
     pooling: Literal["avg", "max", "none"] = "avg",
@@ -41,14 +42,15 @@ def convnet(
 ) -> Network:
     """Build a ConvNet: blocks of 3x3 convolution, norm, activation and 2x2 pooling, and a linear head.
 
-    The papers use depth 3 up to 32x32 pixels, 4 for 64x64 and 5 for 128x128. As in the field, grey 28x28
+    As in the field, grey 28x28
     images are padded to 32x32 by the first convolution, which gives 128*4*4 = 2048 features; every other size
     keeps padding 1 and is halved, rounding down, by each pooling.
 
     Args:
         image_shape: (C, H, W) of the images.
         num_classes: K >= 2.
-        depth: Number of blocks, >= 1.
+        depth: Number of blocks, >= 1. None derives the papers' choice from the smaller side: 3 at 28 or 32 pixels, 4
+            at 64, 5 at 128, so that the last map is about 4x4; never below 2.
         width: Channels of every block, >= 1.
         norm: See `ddsdk.networks.norms.norm_layer`.
         pooling: Kind of pooling; "none" keeps the resolution.
@@ -64,6 +66,7 @@ def convnet(
         Gidaris and Komodakis, CVPR 2018, arXiv 1804.09458; Zhao et al., ICLR 2021, arXiv 2006.05929.
     """
     check_request(image_shape, num_classes)
+    depth = max(2, round(math.log2(min(image_shape[1:]) / 4))) if depth is None else depth
     require(depth >= 1, "depth", "be at least 1", depth)
     require(width >= 1, "width", "be at least 1", width)
     require(pooling in POOLINGS, "pooling", f"be one of {', '.join(POOLINGS)}", pooling)

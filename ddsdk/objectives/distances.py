@@ -45,7 +45,8 @@ def _row_cosines(x: Tensor, y: Tensor) -> Tensor:
 
 def _norm(tensors: Iterable[Tensor]) -> Tensor:
     # A norm of norms, not a root of a sum: its subgradient at zero is zero and not NaN.
-    return torch.stack([t.norm() for t in tensors]).norm()
+    norm: Tensor = torch.stack([t.norm() for t in tensors]).norm()
+    return norm
 
 
 def _total(terms: Iterable[Tensor]) -> Tensor:

@@ -1,0 +1,81 @@
+"""Tables of scores beside the published figures, in markdown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from ddsdk.bench.published import published
+from ddsdk.distilled import Distilled
+from ddsdk.text import escape_markdown
+
+__all__ = ["score_table"]
+
+_COLUMNS = (
+    "data",
+    "ipc",
+    "trained on",
+    "accuracy, %",
+    "published, %",
+    "network",
+    "protocol",
+    "epochs",
+    "augmentation",
+    "floats",
+    "distilled in",
+)
+
+
+def score_table(records: Sequence[dict[str, Any]], sets: Sequence[Distilled]) -> str:
+    """Return a markdown table of the scores of some sets and of all the baselines.
+
+    Args:
+        records: What `ddsdk.read_scores` returned. A record of a distilled set counts only if the set is
+            among `sets`; a record of selected real images always does.
+        sets: The sets.
+    """
+    wanted = {s.content_id for s in sets}
+    methods = {str(s.provenance.get("recipe", "set")).lower() for s in sets}
+    rows = {}
+    for record in records:
+        name = record["score"]["name"]
+        if record["conditions"]["set"] in wanted or name not in methods:
+            rows[tuple(_cells(record))] = _order(record)
+    ordered = sorted(rows, key=lambda row: rows[row])
+    lines = [_line(_COLUMNS), _line(["---"] * len(_COLUMNS)), *map(_line, ordered)]
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _order(record: dict[str, Any]) -> tuple[Any, ...]:
+    evaluation = record["conditions"]["evaluation"]
+    return record["data"], record["ipc"], evaluation["augmentation"], statistics.fmean(_accuracies(record))
+
+
+def _accuracies(record: dict[str, Any]) -> list[float]:
+    return [100 * a for a in record["score"]["accuracies"]]
+
+
+def _cells(record: dict[str, Any]) -> list[str]:
+    score, evaluation = record["score"], record["conditions"]["evaluation"]
+    accuracies = _accuracies(record)
+    spread = f" ± {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
+    paper = published(record["data"], score["name"], record["ipc"])
+    cells = (
+        record["data"],
+        record["ipc"],
+        score["name"],
+        f"{statistics.fmean(accuracies):.1f}{spread} ({len(accuracies)} networks)",
+        "–" if paper is None else paper,
+        score["network"],
+        score["protocol"],
+        evaluation["epochs"],
+        evaluation["augmentation"].replace("_", " ") or "none",
+        score["stored_floats"],
+        f"{record['distil_seconds']:.0f} s",
+    )
+    return [escape_markdown(str(cell)) for cell in cells]

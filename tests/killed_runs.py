@@ -1,0 +1,135 @@
+"""Kill `ddsdk distill` again and again. Run as a program; prints what happened as JSON.
+
+One process imports everything once and forks for each attempt: a child that starts in milliseconds can be
+killed at moments that are spread over start, steps and the final save.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import ddsdk as dd
+from ddsdk.checkpoint import read_checkpoint
+from ddsdk.cli import main
+from ddsdk.job import CHECKPOINT
+
+KILLS = 20
+STEPS = 60
+ARGS = ["distill", "--data", "digits", "--recipe", "dm", "--ipc", "1", "--steps", str(STEPS)]
+ARGS += ["--real-batch", "16", "--width", "4", "--depth", "1", "--threads", "1", "--checkpoint-seconds", "0"]
+
+
+def spawn(out: Path, log: Path, *more: str) -> int:
+    """Run the command line in a fork; return the process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 99
+    try:
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        args = [*ARGS, "--out", str(out), *more]
+        sys.argv = ["ddsdk", *args]
+        code = main(args)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def reap(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def progress(out: Path) -> int:
+    """Open what the folder holds, with every check; return the step that it has reached."""
+    if (out / "manifest.json").exists():
+        dd.Distilled.load(out)
+    path = out / CHECKPOINT
+    if not path.exists():
+        return STEPS if (out / "manifest.json").exists() else 0
+    data = path.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    config = json.loads(header["__metadata__"]["ddsdk"])["config"]
+    return int(read_checkpoint(path, config)["distillation"]["index"])
+
+
+def wait_for_step(out: Path, step: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            if progress(out) >= step:
+                return
+        time.sleep(0.002)
+    raise TimeoutError(f"step {step} was not reached")
+
+
+def straight(folder: Path) -> tuple[str, float, float]:
+    """Run without a kill; return the content id, seconds before the first step, and seconds in all."""
+    out, began = folder / "straight", time.monotonic()
+    pid = spawn(out, folder / "straight.log")
+    while not (out / CHECKPOINT).exists() and os.waitpid(pid, os.WNOHANG) == (0, 0):
+        time.sleep(0.002)
+    started = time.monotonic() - began
+    code = reap(pid)
+    if code:
+        raise RuntimeError(f"exit code {code}: {(folder / 'straight.log').read_text()}")
+    return dd.Distilled.load(out).content_id, started, time.monotonic() - began
+
+
+def kill_often(folder: Path, start: float, whole: float) -> dict[str, object]:
+    """Kill and resume; start anew after a run that came through, until `KILLS` runs were killed."""
+    rng = random.Random("kill moments")
+    out, log = folder / "killed", folder / "killed.log"
+    kills: list[int] = []
+    codes: list[int] = []
+    finished: list[str] = []
+    while len(kills) < KILLS or not finished or out.exists():
+        done = progress(out) if out.exists() else 0
+        left = start + (whole - start) * (1 - done / STEPS) + 0.05
+        pid = spawn(out, log, "--resume")
+        if len(kills) < KILLS:
+            time.sleep(rng.uniform(0, left))
+            os.kill(pid, signal.SIGKILL)
+        code = reap(pid)
+        if code == -signal.SIGKILL:
+            kills.append(progress(out))
+            continue
+        codes.append(code)
+        finished.append(dd.Distilled.load(out).content_id)
+        shutil.rmtree(out)
+    return {"kills": kills, "codes": codes, "finished": finished}
+
+
+def terminate(folder: Path) -> dict[str, object]:
+    """Ask a run to stop, then let it finish."""
+    out, log = folder / "terminated", folder / "terminated.log"
+    pid = spawn(out, log)
+    wait_for_step(out, 5)
+    os.kill(pid, signal.SIGTERM)
+    code = reap(pid)
+    stopped = {"code": code, "step": progress(out), "log": log.read_text()}
+    refused = reap(spawn(out, log))
+    stopped |= {"without_resume": refused, "refusal": log.read_text()}
+    stopped["resumed"] = reap(spawn(out, log, "--resume"))
+    stopped["id"] = dd.Distilled.load(out).content_id
+    stopped["again"] = reap(spawn(out, log, "--resume"))
+    stopped["checkpoint"] = (out / CHECKPOINT).exists()
+    return stopped
+
+
+if __name__ == "__main__":
+    home = Path(sys.argv[1])
+    dd.load_pair("digits")  # so that the forks need not import what reads it
+    expected, first, seconds = straight(home)
+    killed = kill_often(home, first, seconds)
+    sys.stdout.write(json.dumps({"id": expected, "killed": killed, "terminated": terminate(home)}))

@@ -1,0 +1,54 @@
+"""A run that is killed at any moment, or asked to stop, gives the same set in the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import killed_runs
+import pytest
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    done = subprocess.run(
+        [sys.executable, killed_runs.__file__, str(tmp_path_factory.mktemp("kill"))],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parent,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_killed_run_ends_with_the_same_set(report):
+    killed = report["killed"]
+    assert len(killed["kills"]) == killed_runs.KILLS
+    assert set(killed["codes"]) == {0}
+    assert set(killed["finished"]) == {report["id"]}
+    # The moments were spread: before the first step, between steps, and late.
+    assert min(killed["kills"]) < 5
+    assert len(set(killed["kills"])) > 5
+    assert max(killed["kills"]) > killed_runs.STEPS // 2
+
+
+def test_a_terminated_run_says_how_to_go_on(report):
+    stopped = report["terminated"]
+    assert stopped["code"] == 75
+    assert 5 <= stopped["step"] < killed_runs.STEPS
+    assert f"stopped after step {stopped['step']}; go on with: ddsdk distill --data digits" in stopped["log"]
+    assert "--resume" in stopped["log"]
+
+
+def test_going_on_takes_the_option_resume(report):
+    stopped = report["terminated"]
+    assert stopped["without_resume"] == 2
+    assert "pass --resume" in stopped["refusal"]
+    assert stopped["resumed"] == 0
+    assert stopped["id"] == report["id"]
+    assert stopped["again"] == 0
+    assert not stopped["checkpoint"]

@@ -1,0 +1,154 @@
+"""Supplies of students: who is new, who has learned, and who goes on where it stopped."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+import ddsdk as dd
+from ddsdk.checkpoint import pack, unpack
+from ddsdk.inner.fit import accuracy
+from ddsdk.networks.norms import has_batch_norm, uses_batch_statistics
+from ddsdk.recipes.parts import pixel_set
+
+LESSONS = {
+    "synthetic": dd.OnSynthetic(epochs=2, batch_size=4, augmentation=dd.Augmentation("crop_flip")),
+    "real": dd.OnReal(steps=3, batch_size=8, augmentation=dd.Augmentation("color")),
+}
+
+
+def weights(student):
+    return torch.cat([t.detach().flatten().double() for t in student.state_dict().values()])
+
+
+def alternating(make_student, lesson="real", **options):
+    settings = {"period": 3, "lr": 0.05, "momentum": 0.9} | options
+    return dd.AlternatingStudents(make_student, LESSONS[lesson], **settings)
+
+
+def take(students, real, syn, steps):
+    return [weights(students.next(real, syn, dd.generator("step", i))).clone() for i in steps]
+
+
+@pytest.fixture
+def syn(tiny):
+    return pixel_set(tiny, 2, "real", dd.generator(0))
+
+
+def make_batch_norm(real):
+    return dd.network_factory("convnet", real.image_shape, real.num_classes, width=4, depth=1, norm="batch")
+
+
+def test_fresh_students_are_new_at_every_step_and_constant(tiny, syn, make_student):
+    students = dd.FreshStudents(make_student)
+    torch.manual_seed(0)
+    a, b = take(students, tiny, syn, (0, 1))
+    torch.manual_seed(1)
+    assert not torch.equal(a, b)
+    assert torch.equal(take(dd.FreshStudents(make_student), tiny, syn, (1,))[0], b)
+    student = students.next(tiny, syn, dd.generator(0))
+    assert not any(p.requires_grad for p in student.parameters())
+    assert students.state_dict() == {}
+    students.load_state_dict({})
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_a_network_serves_its_period_and_learns_between_steps(tiny, syn, make_student, lesson):
+    found = take(alternating(make_student, lesson), tiny, syn, range(7))
+    for one, two in pairwise(found):
+        assert not torch.equal(one, two)
+    for i in (0, 3, 6):
+        fresh = weights(dd.enrol(make_student, tiny, dd.generator("step", i)))
+        assert torch.equal(found[i], fresh)
+    moved = (found[1] - found[0]).norm()
+    assert float((found[3] - found[2]).norm()) > float(moved)
+
+
+def test_period_one_is_a_supply_of_fresh_networks(tiny, syn, make_student):
+    fresh = take(dd.FreshStudents(make_student), tiny, syn, range(3))
+    for a, b in zip(take(alternating(make_student, period=1), tiny, syn, range(3)), fresh, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_a_lesson_teaches(digits, make_digit_student, lesson):
+    train, test = digits
+    lessons = {
+        "synthetic": dd.OnSynthetic(epochs=30, batch_size=32),
+        "real": dd.OnReal(steps=40, batch_size=64),
+    }
+    students = dd.AlternatingStudents(make_digit_student, lessons[lesson], period=2, lr=0.05, momentum=0.9)
+    shown = pixel_set(train, 10, "real", dd.generator(0))
+    x, y = test.batch(torch.arange(len(test)))
+    found = []
+    for i in range(2):
+        student = students.next(train, shown, dd.generator("step", i))
+        with torch.no_grad():
+            found.append((float(cross_entropy(student(x), y)), accuracy(student, x, test.labels)))
+    (loss_before, _), (loss_after, after) = found
+    assert loss_after < 0.6 * loss_before
+    assert after > 0.5
+
+
+def test_a_lesson_on_the_set_leaves_the_set_without_gradients(tiny, syn, make_student):
+    before = syn.parametrization.images.detach().clone()
+    take(alternating(make_student, "synthetic"), tiny, syn, range(3))
+    assert syn.parametrization.images.grad is None
+    assert torch.equal(syn.parametrization.images, before)
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+@pytest.mark.parametrize("lesson", LESSONS)
+@pytest.mark.parametrize("stop", range(1, 6))
+def test_a_supply_goes_on_bit_for_bit(tiny, syn, lesson, norm, stop):
+    make = dd.network_factory("convnet", tiny.image_shape, 3, width=4, depth=1, norm=norm)
+    straight = take(alternating(make, lesson), tiny, syn, range(6))
+    first = alternating(make, lesson)
+    take(first, tiny, syn, range(stop))
+    state = unpack(*pack(copy.deepcopy(first.state_dict())))
+    second = alternating(make, lesson)
+    second.load_state_dict(state)
+    # A state that was only loaded, and not used yet, is given back as it was.
+    third = alternating(make, lesson)
+    third.load_state_dict(unpack(*pack(second.state_dict())))
+    for students in (second, third):
+        for i, found in zip(range(stop, 6), take(students, tiny, syn, range(stop, 6)), strict=True):
+            assert torch.equal(found, straight[i])
+
+
+def test_a_supply_can_go_back_to_its_start(tiny, syn, make_student):
+    students = alternating(make_student)
+    start = copy.deepcopy(students.state_dict())
+    straight = take(students, tiny, syn, range(4))
+    students.load_state_dict(start)
+    for a, b in zip(take(students, tiny, syn, range(4)), straight, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_batch_norm_is_measured_on_real_images_and_then_frozen(tiny, syn):
+    make = make_batch_norm(tiny)
+    student = dd.enrol(make, tiny, dd.generator("step", 0))
+    assert has_batch_norm(student)
+    assert not uses_batch_statistics(student)
+    rng = dd.generator("step", 0)
+    real = [tiny.of_class(c, 16, dd.derive(rng, "batch-norm", c)).x for c in range(3)]
+    conv, norm = student.body[0][0], student.body[0][1]
+    out = conv(torch.cat(real))
+    torch.testing.assert_close(norm.running_mean, out.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(norm.running_var, out.var((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    for lesson in LESSONS:
+        students = alternating(make, lesson)
+        statistics = []
+        for i in range(2):
+            served = students.next(tiny, syn, dd.generator("step", i))
+            statistics.append(served.body[0][1].running_mean.clone())
+        assert torch.equal(*statistics)
+
+
+def test_refusals(make_student):
+    with pytest.raises(ValueError, match="period must be at least 1, got 0"):
+        alternating(make_student, period=0)

@@ -1,0 +1,219 @@
+"""What a synthetic set stores, its labels, its starts, and gradients that reach what is stored."""
+
+from __future__ import annotations
+
+from typing import final
+
+import pytest
+import torch
+from torch import nn
+
+import ddsdk as dd
+from ddsdk.recipes.parts import pixel_set
+from ddsdk.synthetic.set import Leaves
+
+
+@final
+class Doubling(dd.Parametrization):
+    """Two images for each slot, a scaled and a noisy one: several owners, chance, and a decoder."""
+
+    def __init__(self, codes):
+        super().__init__()
+        self.codes = nn.Parameter(codes.clone())
+
+    def encode(self, images):
+        with torch.no_grad():
+            self.codes.copy_(images)
+
+    def decode(self, slots, rng):
+        codes = self.codes[slots]
+        noise = torch.randn(codes.shape, generator=rng, dtype=codes.dtype)
+        return torch.cat([codes.square(), codes * noise]), torch.cat([slots, slots])
+
+    def project_(self):
+        self.codes.clamp_(-1, 1)
+
+    def stored_floats(self):
+        return self.codes.numel()
+
+
+def images(m=6, shape=(3, 4, 5), dtype=torch.float64):
+    return torch.randn(m, *shape, generator=dd.generator("images"), dtype=dtype)
+
+
+def make_set(parametrization=None, labels=None, ipc=2):
+    classes = dd.class_slots(3, ipc)
+    labels = labels or dd.FixedLabels(torch.eye(3, dtype=torch.float64)[classes])
+    return dd.SyntheticSet(parametrization or dd.Pixels(images(3 * ipc)), labels, classes, 3)
+
+
+def test_pixels_store_what_they_are_given():
+    given = images()
+    pixels = dd.Pixels(given)
+    assert pixels.stored_floats() == 6 * 3 * 4 * 5
+    slots = torch.tensor([4, 0, 4])
+    decoded, owners = pixels.decode(slots, dd.generator(0))
+    assert torch.equal(decoded, given[slots])
+    assert torch.equal(owners, slots)
+    pixels.encode(given + 1)
+    given.zero_()
+    assert torch.equal(pixels.decode(torch.arange(6), dd.generator(0))[0], images() + 1)
+    before = pixels.images.detach().clone()
+    pixels.project_()
+    assert torch.equal(pixels.images, before)
+
+
+def test_pixels_refuse_what_is_no_image():
+    with pytest.raises(ValueError, match=r"images must have shape \(M, C, H, W\), got \(3, 4\)"):
+        dd.Pixels(torch.zeros(3, 4))
+    with pytest.raises(ValueError, match="images must be finite"):
+        dd.Pixels(torch.full((1, 1, 2, 2), torch.nan))
+
+
+def test_fixed_labels_keep_their_rows_and_learn_nothing():
+    rows = torch.tensor([[0.2, 0.8], [1.0, 0.0]])
+    labels = dd.FixedLabels(rows)
+    assert torch.equal(labels.rows(torch.tensor([1, 0, 1])), rows[[1, 0, 1]])
+    assert list(labels.parameters()) == []
+    assert torch.equal(dd.hard_labels(torch.tensor([2, 0]), 3).rows(torch.arange(2)), torch.eye(3)[[2, 0]])
+
+
+@pytest.mark.parametrize("row", [[0.5, 0.6], [-0.1, 1.1], [torch.nan, 1.0], [torch.inf, 0.0]])
+def test_labels_that_are_no_distribution_are_refused(row):
+    with pytest.raises(ValueError, match="labels row 1 must be probabilities that sum to 1"):
+        dd.FixedLabels(torch.tensor([[0.5, 0.5], row]))
+
+
+def test_learned_labels_are_distributions_with_a_gradient():
+    labels = dd.LearnedLabels(torch.tensor([[0.0, 0.0], [3.0, 1.0]]))
+    rows = labels.rows(torch.tensor([1, 0, 1]))
+    torch.testing.assert_close(rows.sum(1), torch.ones(3))
+    rows[:, 0].sum().backward()
+    assert (labels.logits.grad != 0).all()
+
+
+def test_a_set_draws_like_real_data():
+    syn = make_set()
+    x, y = syn.of_class(1, 99, dd.generator(0))
+    assert torch.equal(x, images()[2:4])
+    assert y.argmax(1).tolist() == [1, 1]
+    one = syn.of_class(1, 1, dd.generator(0))
+    assert torch.equal(one.x, syn.of_class(1, 1, dd.generator(0)).x)
+    assert one.x.shape[0] == 1
+    mixed = syn.mixed(4, dd.generator(1))
+    assert len({row.flatten()[0].item() for row in mixed.x}) == 4
+    whole = syn.detached(dd.generator(0))
+    assert not whole.x.requires_grad
+    assert torch.equal(whole.x, images())
+    assert (len(syn), syn.num_classes, syn.device.type) == (6, 3, "cpu")
+
+
+def test_a_set_refuses_classes_that_do_not_exist():
+    with pytest.raises(ValueError, match=r"classes must lie in 0\.\.K-1"):
+        dd.SyntheticSet(dd.Pixels(images()), dd.hard_labels(torch.zeros(6).long(), 3), torch.arange(6), 3)
+
+
+def test_a_set_knows_whether_it_is_finite_and_projects_what_it_stores():
+    syn = make_set(Doubling(3 * images()))
+    syn.project_()
+    assert float(syn.parametrization.codes.detach().abs().max()) == 1.0
+    assert syn.is_finite()
+    syn.parametrization.codes.data[0, 0, 0, 0] = torch.inf
+    assert not syn.is_finite()
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 256])
+@pytest.mark.parametrize("make", [dd.Pixels, Doubling])
+def test_pull_back_equals_a_direct_backward(make, chunk):
+    def loss(x, y):
+        return (x.sin() * y.sum(1)[:, None, None, None]).sum() + (y * y).sum() * x.mean()
+
+    learned = dd.LearnedLabels(torch.randn(6, 3, generator=dd.generator("l"), dtype=torch.float64))
+    syn = make_set(make(images()), learned)
+    leaves = Leaves(syn, chunk)
+    for c in (0, 2):
+        term = loss(*leaves.of_class(c, 2, dd.generator("draw", c)))
+        torch.autograd.backward(term, inputs=leaves.inputs)
+        leaves.pull_back()
+    found = {name: p.grad.clone() for name, p in syn.named_parameters()}
+
+    # The direct way: decode the same chunks with the same keys, and keep the whole graph.
+    syn.zero_grad()
+    total = torch.zeros((), dtype=torch.float64)
+    for call, c in enumerate((0, 2), start=1):
+        decoded, owners = [], []
+        for i, part in enumerate(torch.split(syn.slots_of_class(c), chunk)):
+            key = dd.derive(dd.generator("draw", c), "decode", call, i)
+            x, owner = syn.parametrization.decode(part, dd.derive(key))
+            decoded.append(x)
+            owners.append(owner)
+        total = total + loss(torch.cat(decoded), syn.labels.rows(torch.cat(owners)))
+    total.backward()
+    for name, p in syn.named_parameters():
+        torch.testing.assert_close(found[name], p.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_several_terms_may_look_at_one_draw():
+    syn = make_set(Doubling(images()))
+    leaves = Leaves(syn)
+    x, _ = leaves.mixed(99, dd.generator(0))
+    for term in (x.square().sum(), x.sum(), (3 * x).sum()):
+        torch.autograd.backward(term, inputs=leaves.inputs)
+        leaves.pull_back()
+    found = syn.parametrization.codes.grad.clone()
+
+    again = make_set(Doubling(images()))
+    leaves = Leaves(again)
+    x, _ = leaves.mixed(99, dd.generator(0))
+    torch.autograd.backward(x.square().sum() + 4 * x.sum(), inputs=leaves.inputs)
+    leaves.pull_back()
+    torch.testing.assert_close(found, again.parametrization.codes.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_leaves_keep_no_graph_of_the_decoder():
+    leaves = Leaves(make_set(Doubling(images())))
+    x, _ = leaves.mixed(99, dd.generator(0))
+    assert all(leaf.is_leaf and leaf.grad_fn is None for leaf in leaves.inputs)
+    assert x.requires_grad
+
+
+@pytest.mark.parametrize("start", dd.STARTS)
+@pytest.mark.parametrize("ipc", [1, 3, 5])
+def test_every_start_gives_a_set_class_by_class(tiny, start, ipc):
+    syn = pixel_set(tiny, ipc, start, dd.generator(0))
+    assert syn.parametrization.images.shape == (3 * ipc, *tiny.image_shape)
+    assert syn.classes.tolist() == [c for c in range(3) for _ in range(ipc)]
+    whole = syn.detached(dd.generator(0))
+    assert whole.y.argmax(1).tolist() == syn.classes.tolist()
+    assert torch.equal(whole.x, pixel_set(tiny, ipc, start, dd.generator(0)).detached(dd.generator(0)).x)
+    if start == "noise":
+        assert abs(float(whole.x.mean())) < 0.2
+        assert 0.8 < float(whole.x.std()) < 1.2
+        return
+    for c in range(3):
+        members = tiny.batch(tiny.index_of_class(c)).x
+        mine = whole.x[syn.classes == c]
+        found = [int((members == image).flatten(1).all(1).nonzero()) for image in mine]
+        assert len(set(found)) == ipc
+
+
+@pytest.mark.parametrize("start", ["noise", "real"])
+def test_random_starts_follow_their_generator(tiny, start):
+    one, two = (pixel_set(tiny, 3, start, dd.generator(s)).detached(dd.generator(0)).x for s in (0, 1))
+    assert not torch.equal(one, two)
+
+
+@pytest.mark.parametrize("start", dd.STARTS)
+def test_impossible_sizes_are_refused(tiny, start):
+    with pytest.raises(ValueError, match="ipc must be at least 1, got 0"):
+        pixel_set(tiny, 0, start, dd.generator(0))
+    if start != "noise":
+        with pytest.raises(ValueError, match=r"ipc must not exceed the 5 images of class 2 \('cat'\), got 6"):
+            pixel_set(tiny, 6, start, dd.generator(0))
+
+
+def test_an_unknown_start_is_refused_with_the_nearest_name(tiny):
+    with pytest.raises(
+        ValueError, match=r"start must be one of noise, .* got 'herdin'; did you mean 'herding'"
+    ):
+        pixel_set(tiny, 1, "herdin", dd.generator(0))
