@@ -63,7 +63,10 @@ for seed in range(int(sys.argv[5]) if len(sys.argv) > 5 else 3):
     network = convnet(labels.shape[1])
     train(network)
     with torch.no_grad():
-        hits = sum(int((network(x).argmax(1) == y).sum()) for x, y in zip(test.split(250), truth.split(250)))
+        hits = sum(
+            int((network(x).argmax(1) == y).sum())
+            for x, y in zip(test.split(250), truth.split(250), strict=True)
+        )
     found.append(100 * hits / len(test))
     print(f"network {seed}: {found[-1]:.2f} %", flush=True)
 print(f"mean {sum(found) / len(found):.2f} %")

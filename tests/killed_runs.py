@@ -21,7 +21,7 @@ from ddsdk.checkpoint import read_checkpoint
 from ddsdk.cli import main
 from ddsdk.job import CHECKPOINT
 
-KILLS = 20
+KILLS = {"start": 4, "steps": 8, "end": 8}
 STEPS = 60
 ARGS = ["distill", "--data", "digits", "--recipe", "dm", "--ipc", "1", "--steps", str(STEPS)]
 ARGS += ["--real-batch", "16", "--width", "4", "--depth", "1", "--threads", "1", "--checkpoint-seconds", "0"]
@@ -67,47 +67,75 @@ def wait_for_step(out: Path, step: int) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):
-            if progress(out) >= step:
+            if (out / CHECKPOINT).exists() and progress(out) >= step:
+                return
+            if (out / "manifest.json").exists():
                 return
         time.sleep(0.002)
     raise TimeoutError(f"step {step} was not reached")
 
 
 def straight(folder: Path) -> tuple[str, float, float]:
-    """Run without a kill; return the content id, seconds before the first step, and seconds in all."""
+    """Run without a kill; return the content id, seconds before the first step, and seconds of the final save."""
     out, began = folder / "straight", time.monotonic()
     pid = spawn(out, folder / "straight.log")
-    while not (out / CHECKPOINT).exists() and os.waitpid(pid, os.WNOHANG) == (0, 0):
-        time.sleep(0.002)
-    started = time.monotonic() - began
+    wait_for_step(out, 0)
+    start = time.monotonic() - began
+    wait_for_step(out, STEPS)
+    saving = time.monotonic()
     code = reap(pid)
     if code:
         raise RuntimeError(f"exit code {code}: {(folder / 'straight.log').read_text()}")
-    return dd.Distilled.load(out).content_id, started, time.monotonic() - began
+    return dd.Distilled.load(out).content_id, start, time.monotonic() - saving
 
 
-def kill_often(folder: Path, start: float, whole: float) -> dict[str, object]:
-    """Kill and resume; start anew after a run that came through, until `KILLS` runs were killed."""
-    rng = random.Random("kill moments")
-    out, log = folder / "killed", folder / "killed.log"
-    kills: list[int] = []
-    codes: list[int] = []
-    finished: list[str] = []
-    while len(kills) < KILLS or not finished or out.exists():
-        done = progress(out) if out.exists() else 0
-        left = start + (whole - start) * (1 - done / STEPS) + 0.05
-        pid = spawn(out, log, "--resume")
-        if len(kills) < KILLS:
-            time.sleep(rng.uniform(0, left))
-            os.kill(pid, signal.SIGKILL)
+class Killer:
+    """Kill one run after another in one folder, and note what was met."""
+
+    def __init__(self, folder: Path) -> None:
+        self.out, self.log = folder / "killed", folder / "killed.log"
+        self.rng = random.Random("kill moments")
+        self.kills: list[tuple[str, int]] = []
+        self.finished: list[str] = []
+
+    def attempt(self, phase: str, seconds: float, step: int | None = None) -> None:
+        """Resume, wait for a step if one is given, kill within `seconds`. A run that came through is put away."""
+        pid = spawn(self.out, self.log, "--resume")
+        if step is not None:
+            wait_for_step(self.out, step)
+        time.sleep(self.rng.uniform(0, seconds))
+        os.kill(pid, signal.SIGKILL)
         code = reap(pid)
         if code == -signal.SIGKILL:
-            kills.append(progress(out))
-            continue
-        codes.append(code)
-        finished.append(dd.Distilled.load(out).content_id)
-        shutil.rmtree(out)
-    return {"kills": kills, "codes": codes, "finished": finished}
+            self.kills.append((phase, progress(self.out) if self.out.exists() else 0))
+        else:
+            self.finish(code)
+
+    def finish(self, code: int) -> None:
+        """Note the set of a run that was not killed, and make room for another."""
+        self.finished.append(dd.Distilled.load(self.out).content_id if code == 0 else f"exit code {code}")
+        shutil.rmtree(self.out)
+
+
+def kill_often(folder: Path, start: float, save: float) -> dict[str, object]:
+    """Kill runs before their first step, between steps, and while they end."""
+    killer = Killer(folder)
+    for _ in range(KILLS["start"]):
+        killer.attempt("start", start)
+    for step in sorted(killer.rng.sample(range(2, STEPS - 10), KILLS["steps"])):
+        killer.attempt("steps", 0.03, step)
+    kept = folder / "kept"
+    while not kept.exists():
+        killer.attempt("end", 0.0, STEPS)
+        if killer.out.exists():
+            shutil.copytree(killer.out, kept)
+    while sum(phase == "end" for phase, _ in killer.kills) < KILLS["end"]:
+        if not killer.out.exists():
+            shutil.copytree(kept, killer.out)
+        killer.attempt("end", start + 2 * save)
+    if killer.out.exists():
+        killer.finish(reap(spawn(killer.out, killer.log, "--resume")))
+    return {"kills": killer.kills, "finished": killer.finished}
 
 
 def terminate(folder: Path) -> dict[str, object]:
@@ -130,6 +158,6 @@ def terminate(folder: Path) -> dict[str, object]:
 if __name__ == "__main__":
     home = Path(sys.argv[1])
     dd.load_pair("digits")  # so that the forks need not import what reads it
-    expected, first, seconds = straight(home)
-    killed = kill_often(home, first, seconds)
+    expected, start, save = straight(home)
+    killed = kill_often(home, start, save)
     sys.stdout.write(json.dumps({"id": expected, "killed": killed, "terminated": terminate(home)}))

@@ -27,13 +27,12 @@ def report(tmp_path_factory):
 
 def test_a_killed_run_ends_with_the_same_set(report):
     killed = report["killed"]
-    assert len(killed["kills"]) == killed_runs.KILLS
-    assert set(killed["codes"]) == {0}
+    phases = [phase for phase, _ in killed["kills"]]
+    assert {phase: phases.count(phase) for phase in killed_runs.KILLS} == killed_runs.KILLS
+    assert killed["finished"]
     assert set(killed["finished"]) == {report["id"]}
-    # The moments were spread: before the first step, between steps, and late.
-    assert min(killed["kills"]) < 5
-    assert len(set(killed["kills"])) > 5
-    assert max(killed["kills"]) > killed_runs.STEPS // 2
+    between = {step for phase, step in killed["kills"] if phase == "steps"}
+    assert len(between) > 3
 
 
 def test_a_terminated_run_says_how_to_go_on(report):

@@ -1,0 +1,88 @@
+"""Every example and every snippet of README and docs runs."""
+
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ddsdk.cli import main
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language):
+    """Return the code blocks of a language in the order of README, then docs."""
+    pattern = re.compile(rf"^```{language}\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    return [block for page in PAGES for block in pattern.findall(page.read_text())]
+
+
+def test_python_snippets_run_in_their_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    snippets = blocks("python")
+    assert len(snippets) >= 3
+    for snippet in snippets:
+        exec(compile(snippet, "snippet", "exec"), {})
+
+
+def test_shell_snippets_run_in_their_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line]
+    assert len(lines) >= 7
+    for line in lines:
+        program, *args = shlex.split(line)
+        assert program == "ddsdk"
+        assert main(args) == 0, line
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("name", ["distil_digits", "swap_one_part", "own_data"])
+def test_examples_run(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+    assert capsys.readouterr().out
+
+
+def _write_idx(path, array):
+    head = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    path.write_bytes(head + array.astype(np.uint8).tobytes())
+
+
+def test_the_script_without_ddsdk_reaches_the_accuracy_that_ddsdk_reports(tmp_path):
+    import ddsdk
+
+    train, test = ddsdk.load_pair("digits")
+    chosen = ddsdk.BASELINES["herding"](ipc=10)(train, make_student=None, rng=ddsdk.generator(0))
+    chosen.save(tmp_path / "set")
+    images = (test.images * 255).round().to(torch.uint8)[:, 0].numpy()
+    _write_idx(tmp_path / "images", images)
+    _write_idx(tmp_path / "labels", test.labels.numpy())
+    script = ROOT / "examples" / "train_without_ddsdk.py"
+    assert "import ddsdk" not in script.read_text()
+    command = [
+        sys.executable,
+        str(script),
+        *(str(tmp_path / n) for n in ("set", "images", "labels")),
+        "32",
+        "2",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    theirs = float(done.stdout.split()[-2])
+    protocol = ddsdk.Evaluation(network_options={"width": 32}, networks=2)
+    ours = ddsdk.evaluate((chosen.images, chosen.labels), test, protocol, rng=ddsdk.generator(0))
+    assert protocol.to_dict() == {**chosen.evaluation, "network_options": {"width": 32}, "networks": 2}
+    assert abs(theirs - 100 * ours.mean) < 3
