@@ -129,7 +129,7 @@ def test_torch_only_lines_of_the_card_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = (tmp_path / "README.md").read_text().split("```python")[2].split("```")[0]
     scope = {}
-    exec(code, scope)  # noqa: S102
+    exec(code, scope)
     assert (scope["unit"] - distilled.unit_images()).abs().max() < 1e-6
 
 
