@@ -64,13 +64,18 @@ def assemble(
         rng: The run's root generator. A stochastic decoder draws one sample from it.
         seconds: Wall-clock time of the run.
     """
-    images, labels = syn.detached(derive(rng, "export"))
+    with torch.no_grad():
+        images, owners = syn.parametrization.decode(
+            torch.arange(len(syn)).to(syn.device), derive(rng, "export")
+        )
+        labels = syn.labels.rows(owners)
     return Distilled(
         images.cpu(),
         labels.float().cpu(),
         class_names=real.class_names,
         preprocess=real.preprocess.to("cpu"),
         evaluation=evaluation.to_dict(),
+        classes=syn.classes[owners].cpu(),
         stored_floats=syn.parametrization.stored_floats(),
         provenance=provenance(recipe, real, rng=rng, seconds=seconds),
     )

@@ -40,7 +40,8 @@ def train(network: nn.Module, batch: Batch, evaluation: Evaluation, rng: torch.G
     )
     network.train()
     for i in range(evaluation.epochs):
-        if i == int(evaluation.epochs * evaluation.decay_at):
+        # The first epoch always has the full rate, also when it is the only one.
+        if i == max(1, int(evaluation.epochs * evaluation.decay_at)):
             for group in optimizer.param_groups:
                 group["lr"] *= evaluation.decay
         for part in epoch(batch, evaluation.batch_size, augmentation, derive(rng, "epoch", i)):
@@ -75,10 +76,12 @@ def evaluate(
     require(
         tuple(x.shape[1:]) == test.image_shape, "images", f"have shape {test.image_shape}", tuple(x.shape[1:])
     )
+    require(len(y) == len(x), "labels", f"have one row for each of the {len(x)} images", len(y))
     require(y.shape[1] == test.num_classes, "labels", f"have {test.num_classes} columns", y.shape[1])
     make = network_factory(
         evaluation.network, test.image_shape, test.num_classes, **evaluation.network_options
     )
+    hard = bool(((y == 0) | (y == 1)).all())
     began, accuracies = time.perf_counter(), []
     held_out = test.batch(torch.arange(len(test))).x
     for i in range(evaluation.networks):
@@ -93,6 +96,6 @@ def evaluate(
         network=evaluation.network_label,
         accuracies=tuple(accuracies),
         images=len(x),
-        stored_floats=x.numel() + len(x),
+        stored_floats=x.numel() + (len(y) if hard else y.numel()),
         seconds=time.perf_counter() - began,
     )

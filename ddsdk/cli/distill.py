@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -131,11 +132,11 @@ def _iterate(
     def make() -> dd.Distillation[Any]:
         return method.distillation(train, make_student=student, rng=rng)
 
-    announce(dd.estimate(make))
     distillation = make()
     diverged: DivergedError | None = None
-    with progress("distilling", distillation.plan.steps) as update, _graceful() as stopped:
+    with _graceful() as stopped, progress("distilling", distillation.plan.steps) as update:
         try:
+            announce(dd.estimate(make))
             for step in job.steps(distillation):
                 update(step.number, f"loss {step.loss:.4g}")
                 if stopped:
@@ -143,7 +144,7 @@ def _iterate(
         except DivergedError as error:
             diverged = error
     if stopped and distillation.index < distillation.plan.steps:
-        again = " ".join(word for word in sys.argv[1:] if word != "--resume")
+        again = shlex.join(word for word in sys.argv[1:] if word != "--resume")
         err(f"stopped after step {distillation.index}; go on with: ddsdk {again} --resume")
         return 75
     syn, evaluation = distillation.plan.syn, method.evaluation()
