@@ -5,6 +5,7 @@ Each loops over the classes, takes every batch at once, and keeps every graph un
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -12,10 +13,23 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ddsdk.data.sources import Batch
+from ddsdk.networks.pooling import AvgPool2
 
-__all__ = ["plain_dc_loss", "plain_dm_loss", "plain_gradient"]
+__all__ = ["plain_dc_loss", "plain_dm_loss", "plain_gradient", "plain_network"]
 
 ClassLoss = Callable[[nn.Module, Batch, Batch], Tensor]
+
+
+def plain_network(network: nn.Module) -> nn.Module:
+    """Return a copy made of PyTorch's own layers alone, whose parameters keep their graphs."""
+    copied = copy.deepcopy(network).requires_grad_(True)
+    for layer in list(copied.modules()):
+        for name, child in layer.named_children():
+            if isinstance(child, AvgPool2):
+                setattr(layer, name, nn.AvgPool2d(2))
+            elif isinstance(child, nn.ReLU):
+                setattr(layer, name, nn.ReLU())
+    return copied
 
 
 def plain_dm_loss(network: nn.Module, real: Batch, syn: Batch) -> Tensor:

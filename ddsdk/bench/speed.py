@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ddsdk.augment import NO_AUGMENTATION
-from ddsdk.bench.plain import ClassLoss, plain_dc_loss, plain_dm_loss, plain_gradient
+from ddsdk.bench.plain import ClassLoss, plain_dc_loss, plain_dm_loss, plain_gradient, plain_network
 from ddsdk.data.preprocess import Preprocess
 from ddsdk.data.sources import RealData
 from ddsdk.errors import require
@@ -154,6 +154,7 @@ def _step_row(kind: str, width: int, data: RealData, real_batch: int, ipc: int, 
     network = network_factory("convnet", _SHAPE, data.num_classes, width=width)(generator("student"))
     network = network.to(data.device)
     network.requires_grad_(kind == "dc")
+    ordinary = plain_network(network)
     syn = pixel_set(data, ipc, "real", generator("start"))
     match = ClassMatch(byproduct=byproduct, distance=distance, real_batch=real_batch)
     rng = generator("step")
@@ -170,7 +171,7 @@ def _step_row(kind: str, width: int, data: RealData, real_batch: int, ipc: int, 
         classes = range(data.num_classes)
         reals = [data.of_class(c, real_batch, derive(rng, c)) for c in classes]
         sets = [syn.of_class(c, ipc, rng) for c in classes]
-        plain_gradient(plain_loss, network, reals, sets)
+        plain_gradient(plain_loss, ordinary, reals, sets)
 
     def real_side() -> None:
         in_pieces(byproduct, network, batch)

@@ -9,7 +9,7 @@ import torch
 from torch.autograd import gradcheck
 
 import ddsdk as dd
-from ddsdk.bench.plain import plain_dc_loss, plain_dm_loss, plain_gradient
+from ddsdk.bench.plain import plain_dc_loss, plain_dm_loss, plain_gradient, plain_network
 from ddsdk.inner.micro import MICRO_BATCH
 from ddsdk.synthetic.set import Leaves
 
@@ -99,7 +99,7 @@ def test_loss_and_gradient_equal_the_plain_version(
         return plain(net, real_batch, dd.Batch(next(calls)(syn_batch.x), syn_batch.y))
 
     expected, by_class = plain_gradient(
-        under_augmentation, student, [r for r, *_ in pairs], [s for _, s, _ in pairs]
+        under_augmentation, plain_network(student), [r for r, *_ in pairs], [s for _, s, _ in pairs]
     )
     assert math.isclose(loss, expected, rel_tol=tolerance)
     found = torch.zeros_like(gradient)
