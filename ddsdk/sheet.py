@@ -53,6 +53,8 @@ def png_bytes(image: Image.Image) -> bytes:
 def contact_sheet(distilled: Distilled, *, per_class: int = 10, scale: int | None = None) -> Image.Image:
     """Draw one row of images for each class, with the name of the class before it.
 
+    Short rows stand in several blocks side by side.
+
     Args:
         distilled: The set. Its images are shown in the unit range, clipped.
         per_class: Images of one row at most.
@@ -74,15 +76,17 @@ def contact_sheet(distilled: Distilled, *, per_class: int = 10, scale: int | Non
     names, label = _row_names(distilled.class_names[:rows])
     columns, step = max(1, *map(len, index)), max(tile[1], 18) + _GAP
     left_out = distilled.num_classes - rows
-    size = (label + columns * (tile[0] + _GAP), rows * step + (24 if left_out else 0))
+    blocks = max(1, min(10 // (columns + 1), rows // 5))
+    high, wide = -(-rows // blocks), label + columns * (tile[0] + _GAP)
+    size = (blocks * wide + (blocks - 1) * _MARGIN, high * step + (24 if left_out else 0))
     sheet = Image.new("RGB", (size[0] + 2 * _MARGIN, size[1] + 2 * _MARGIN), _PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     pictures = iter(to_pixels(distilled.unit_images()[torch.cat(index)]))
     for c in range(rows):
-        top = _MARGIN + c * step
-        draw.text((_MARGIN, top + (step - _GAP) // 2), names[c], fill=_INK, font=font, anchor="lm")
+        left, top = _MARGIN + c // high * (wide + _MARGIN), _MARGIN + c % high * step
+        draw.text((left, top + (step - _GAP) // 2), names[c], fill=_INK, font=font, anchor="lm")
         for column, picture in zip(range(len(index[c])), pictures, strict=False):
-            sheet.paste(_enlarge(picture, tile), (_MARGIN + label + column * (tile[0] + _GAP), top))
+            sheet.paste(_enlarge(picture, tile), (left + label + column * (tile[0] + _GAP), top))
     if left_out:
         note = f"and {left_out} more classes"
         draw.text((_MARGIN, sheet.height - _MARGIN), note, fill=_FAINT, font=font, anchor="ls")

@@ -135,7 +135,7 @@ def write_report(sets: tuple[Path, ...], html: Path, results: tuple[Path, ...]) 
     for record in (r for folder in results for r in dd.read_scores(folder)):
         score = dict(record["score"])
         score["name"] = titles.get(record["conditions"]["set"], score["name"])
-        scores[str(record["conditions"])] = score
+        scores[str((score["name"], record["conditions"]))] = score
     write_atomic(html, html_report(opened, list(scores.values())).encode())
 
 
