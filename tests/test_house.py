@@ -16,8 +16,7 @@ import ddsdk as dd
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "ddsdk"
-EXTRA = ROOT / "integrations" / "ddsdk_integrations"
-FILES = sorted([*CORE.rglob("*.py"), *EXTRA.rglob("*.py")])
+FILES = sorted(CORE.rglob("*.py"))
 
 # A module may import from its own level and from those before it.
 LEVELS = (
@@ -38,7 +37,7 @@ FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "tool
 
 
 def module_name(path: Path) -> str:
-    base = CORE.parent if path.is_relative_to(CORE) else EXTRA.parent
+    base = CORE.parent
     parts = path.relative_to(base).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -153,15 +152,6 @@ def test_no_module_imports_itself_through_others():
 
     for name in names:
         walk(name, [])
-
-
-def test_an_integration_imports_public_names_and_no_other_integration():
-    for path in EXTRA.rglob("*.py"):
-        for other in imports(path) - set(public().values()):
-            assert not other.startswith("ddsdk.")
-            if other.startswith("ddsdk_integrations."):
-                mine = module_name(path).split(".")[1]
-                assert room(other) in {mine, "_require"}
 
 
 def resolved(node: ast.expr, aliases: dict[str, str]) -> str:
@@ -383,10 +373,9 @@ def test_everything_is_in_the_wheel(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         packed = set(archive.namelist())
-    for package in (CORE, EXTRA):
-        for path in package.rglob("*"):
-            if path.is_file() and path.suffix != ".pyc":
-                assert str(path.relative_to(package.parent)) in packed
+    for path in CORE.rglob("*"):
+        if path.is_file() and path.suffix != ".pyc":
+            assert str(path.relative_to(ROOT)) in packed
     assert "ddsdk/py.typed" in packed
     roots = {name.split("/")[0] for name in packed}
-    assert {r for r in roots if not r.endswith(".dist-info")} == {"ddsdk", "ddsdk_integrations"}
+    assert {r for r in roots if not r.endswith(".dist-info")} == {"ddsdk"}

@@ -16,20 +16,34 @@ from torch.nn.functional import avg_pool2d
 __all__ = ["AvgPool2"]
 
 
-class _Pool(Function):
+class _Linear(Function):
+    """A linear map that needs no memory: what forward, reverse and batched derivatives share."""
+
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401, ARG004
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ANN401
+        """Keep nothing."""
+
+
+class _Pool(_Linear):
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
         rows = x[:, :, 0::2] + x[:, :, 1::2]
-        return (rows[..., 0::2] + rows[..., 1::2]).mul_(0.25)
+        return (rows[..., 0::2] + rows[..., 1::2]) * 0.25
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ANN401, ARG004
         return _unpool(grad)
 
-
-class _Unpool(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401, ARG004
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # noqa: ANN401, ARG004
+        return _pool(tangent)
+
+
+class _Unpool(_Linear):
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
         quarter = x * 0.25
         batch, channels, height, width = x.shape
         out = x.new_empty(batch, channels, 2 * height, 2 * width)
@@ -41,6 +55,10 @@ class _Unpool(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ANN401, ARG004
         return _pool(grad)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # noqa: ANN401, ARG004
+        return _unpool(tangent)
 
 
 def _pool(x: Tensor) -> Tensor:

@@ -1,1 +1,0 @@
-"""Roads from distilled data to where it pays off; each integration needs an extra of its own."""
