@@ -193,3 +193,20 @@ def test_a_broken_set_is_refused_with_its_reason(made, tmp_path, capsys):
     (broken / "set.safetensors").write_bytes(data)
     assert main(["inspect", str(broken)]) == 2
     assert "[hash]" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_test_split_can_be_distilled(tmp_path):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for c, count in (("a", 3), ("b", 5), ("c", 2)):
+        (tmp_path / "images" / c).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 255, (12, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / c / f"{i}.png")
+    folder = tmp_path / "set"
+    args = ["distill", "--data", str(tmp_path / "images"), *TINY[2:], "--ipc", "2", "--out", str(folder)]
+    assert main(args) == 0
+    distilled = Distilled.load(folder)
+    assert distilled.class_names == ("a", "b", "c")
+    assert distilled.images.shape == (6, 3, 12, 20)

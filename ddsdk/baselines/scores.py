@@ -58,7 +58,7 @@ class _ByScore(Selection):
 @final
 @dataclass(frozen=True, kw_only=True)
 class EL2N(_ByScore):
-    """The norm of the prediction error, ||p(x) - y||.
+    """The images with the largest norm of the prediction error, ||p(x) - y||, early in training.
 
     References:
         Paul, Ganguli and Dziugaite, "Deep Learning on a Data Diet", NeurIPS 2021, arXiv:2107.07075.
@@ -72,7 +72,7 @@ class EL2N(_ByScore):
 @final
 @dataclass(frozen=True, kw_only=True)
 class GraNd(_ByScore):
-    """The norm of the loss gradient of the head's weight and bias.
+    """The images whose loss has the largest gradient by the head, early in training.
 
     That gradient is the outer product of the error and (embedding, 1), so its norm is a product of norms.
 

@@ -32,7 +32,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     """Print a table of plain text."""
     grid = Table(title=title, title_justify="left")
     for column in columns:
-        grid.add_column(column)
+        # Folding keeps every character: a content id with dots in it is of no use.
+        grid.add_column(column, overflow="fold")
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))
     _OUT.print(grid)

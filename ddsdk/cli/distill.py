@@ -55,8 +55,7 @@ class DistillOptions(DataOptions):
     def run(self) -> int:
         """Distil."""
         method = self.method  # type: ignore[attr-defined]
-        train, _ = self.pair()
-        return run_recipe(method, train, self)
+        return run_recipe(method, self.train(), self)
 
 
 def distill_verb(args: Sequence[str]) -> type[Any]:

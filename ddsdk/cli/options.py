@@ -36,21 +36,31 @@ class DataOptions:
     device: str = "cpu"
     threads: int | None = None
 
+    def train(self) -> dd.RealData:
+        """Load the train split onto the device."""
+        self._cap_threads()
+        return dd.load(self.data, **self._where()).to(self.device)
+
     def pair(self) -> tuple[dd.RealData, dd.RealData]:
         """Load the train and test splits onto the device."""
+        self._cap_threads()
+        train, test = dd.load_pair(self.data, **self._where())
+        return train.to(self.device), test.to(self.device)
+
+    def _cap_threads(self) -> None:
         import torch
 
         if self.threads is not None:
             require(self.threads >= 1, "threads", "be at least 1", self.threads)
             torch.set_num_threads(self.threads)
-        train, test = dd.load_pair(
-            self.data,
-            root=self.root,
-            zca=self.zca,
-            image_column=self.image_column,
-            label_column=self.label_column,
-        )
-        return train.to(self.device), test.to(self.device)
+
+    def _where(self) -> dict[str, Any]:
+        return {
+            "root": self.root,
+            "zca": self.zca,
+            "image_column": self.image_column,
+            "label_column": self.label_column,
+        }
 
 
 def names(text: str) -> list[str]:
