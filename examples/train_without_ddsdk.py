@@ -1,72 +1,116 @@
 """Train on a distilled set with nothing but torch and safetensors.
 
-usage: python train_without_ddsdk.py SET TEST_IMAGES TEST_LABELS [WIDTH [NETWORKS]]
+usage: python train_without_ddsdk.py SET TEST_IMAGES TEST_LABELS [NETWORKS [EPOCHS]]
 
-SET is the folder of a set of grey images whose evaluation has no augmentation (`ddsdk inspect SET` shows it);
-TEST_IMAGES and TEST_LABELS are uncompressed idx files, such as FashionMNIST's t10k-images-idx3-ubyte.
+SET is the folder of a set of grey images for a ConvNet, under the protocol that its manifest states. TEST_IMAGES and
+TEST_LABELS are uncompressed idx files, such as FashionMNIST's t10k-images-idx3-ubyte.
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor, nn
+from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
-folder, width = Path(sys.argv[1]), int(sys.argv[4]) if len(sys.argv) > 4 else 128
+folder = Path(sys.argv[1])
 manifest = json.loads((folder / "manifest.json").read_text())
 rules, space = manifest["evaluation"], manifest["preprocess"]
 tensors = load_file(folder / "set.safetensors")
 images, labels = tensors["images"], tensors["labels"]
+height, width = images.shape[2:]
+epochs = int(sys.argv[5]) if len(sys.argv) > 5 else rules["epochs"]
 
 
-def read_idx(path: str) -> torch.Tensor:
+def read_idx(path: str) -> Tensor:
     raw = bytearray(Path(path).read_bytes())
     shape = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(raw[3])]
     return torch.frombuffer(raw, dtype=torch.uint8, offset=4 + 4 * raw[3]).view(shape)
 
 
-def convnet(classes: int) -> nn.Sequential:
-    side = images.shape[2]
-    depth = 3 if side >= 28 else 2
+def convnet() -> nn.Sequential:
+    options = rules["network_options"]
+    channels = options.get("width", 128)
+    depth = options.get("depth") or max(2, round(math.log2(min(height, width) / 4)))
     layers: list[nn.Module] = []
     for i in range(depth):
-        padding = 3 if i == 0 and side == 28 else 1
-        conv = nn.Conv2d(1 if i == 0 else width, width, 3, padding=padding)
-        layers += [conv, nn.GroupNorm(width, width), nn.ReLU(), nn.AvgPool2d(2)]
+        padding = 3 if i == 0 and (height, width) == (28, 28) else 1
+        conv = nn.Conv2d(1 if i == 0 else channels, channels, 3, padding=padding)
+        layers += [conv, nn.GroupNorm(channels, channels), nn.ReLU(), nn.AvgPool2d(2)]
     features = nn.Sequential(*layers)(images[:1]).numel()
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, classes))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, labels.shape[1]))
+
+
+def warp(x: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    zero = torch.zeros_like(a)
+    theta = torch.stack([torch.stack([a, b, zero], 1), torch.stack([c, d, zero], 1)], 1)
+    return grid_sample(x, affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
+
+
+def window(start: Tensor, length: int, side: int) -> Tensor:
+    at = torch.arange(side)
+    return (at >= start[:, None]) & (at < start[:, None] + length)
+
+
+def augment(x: Tensor, op: str) -> Tensor:
+    n, zero = len(x), torch.zeros(len(x))
+    u, v, w = torch.rand(3, n)
+    shape = (n, 1, 1, 1)
+    if op == "color":
+        x = x + (u - 0.5).view(shape)  # saturation leaves grey images alone
+        mean = x.mean((1, 2, 3), keepdim=True)
+        return (x - mean) * (w + 0.5).view(shape) + mean
+    if op == "flip":
+        return torch.where((u < 0.5).view(shape), x.flip(3), x)
+    if op == "scale":
+        return warp(x, u * (1.2 - 1 / 1.2) + 1 / 1.2, zero, zero, v * (1.2 - 1 / 1.2) + 1 / 1.2)
+    if op == "rotate":
+        angle = (u - 0.5) * math.pi / 6
+        return warp(x, angle.cos(), -angle.sin(), angle.sin(), angle.cos())
+    if op == "crop":
+        down, right = int(height / 8 + 0.5), int(width / 8 + 0.5)
+        wide = nn.functional.pad(x, (right, right, down, down))
+        moved = []
+        for image, i, j in zip(wide, (u * (2 * down + 1)).long(), (v * (2 * right + 1)).long(), strict=True):
+            moved.append(image[:, i : i + height, j : j + width])
+        return torch.stack(moved)
+    assert op == "cutout"
+    tall, broad = int(height / 2 + 0.5), int(width / 2 + 0.5)
+    rows = window((u * (height + 1 - tall % 2)).long() - tall // 2, tall, height)
+    columns = window((v * (width + 1 - broad % 2)).long() - broad // 2, broad, width)
+    return x * ~(rows[:, None, :, None] & columns[:, None, None, :])
 
 
 def train(network: nn.Module) -> None:
+    names = [name for name in rules["augmentation"].split("_") if name]
     sgd = torch.optim.SGD(
         network.parameters(), lr=rules["lr"], momentum=rules["momentum"], weight_decay=rules["weight_decay"]
     )
-    for epoch in range(rules["epochs"]):
-        if epoch == int(rules["epochs"] * rules["decay_at"]):
+    for epoch in range(epochs):
+        if epoch == max(1, int(epochs * rules["decay_at"])):
             sgd.param_groups[0]["lr"] *= rules["decay"]
         for part in torch.randperm(len(images)).split(rules["batch_size"]):
+            x = images[part]
+            if names:
+                x = augment(x, names[int(torch.randint(len(names), ()))])
             sgd.zero_grad()
-            cross_entropy(network(images[part]), labels[part]).backward()
+            cross_entropy(network(x), labels[part]).backward()
             sgd.step()
 
 
-if rules["augmentation"]:
-    sys.exit("this script trains without augmentation; the set asks for " + rules["augmentation"])
 test = (read_idx(sys.argv[2]).float().unsqueeze(1) / 255 - space["mean"][0]) / space["std"][0]
 truth = read_idx(sys.argv[3]).long()
 found = []
-for seed in range(int(sys.argv[5]) if len(sys.argv) > 5 else 3):
+for seed in range(int(sys.argv[4]) if len(sys.argv) > 4 else 3):
     torch.manual_seed(seed)
-    network = convnet(labels.shape[1])
+    network = convnet()
     train(network)
     with torch.no_grad():
-        hits = sum(
-            int((network(x).argmax(1) == y).sum())
-            for x, y in zip(test.split(250), truth.split(250), strict=True)
-        )
+        batches = zip(test.split(250), truth.split(250), strict=True)
+        hits = sum(int((network(x).argmax(1) == y).sum()) for x, y in batches)
     found.append(100 * hits / len(test))
     print(f"network {seed}: {found[-1]:.2f} %", flush=True)
 print(f"mean {sum(found) / len(found):.2f} %")

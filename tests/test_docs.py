@@ -60,29 +60,29 @@ def _write_idx(path, array):
     path.write_bytes(head + array.astype(np.uint8).tobytes())
 
 
-def test_the_script_without_ddsdk_reaches_the_accuracy_that_ddsdk_reports(tmp_path):
+@pytest.mark.parametrize("augmentation", ["", "color_crop_cutout_scale_rotate"])
+def test_the_script_without_ddsdk_reaches_the_accuracy_that_ddsdk_reports(tmp_path, augmentation):
+    import dataclasses
+
     import ddsdk
 
     train, test = ddsdk.load_pair("digits")
+    protocol = ddsdk.Evaluation(
+        network_options={"width": 16}, networks=3, epochs=100, lr=0.05, augmentation=augmentation
+    )
     chosen = ddsdk.BASELINES["herding"](ipc=10)(train, make_student=None, rng=ddsdk.generator(0))
+    chosen = dataclasses.replace(chosen, evaluation=protocol.to_dict())
     chosen.save(tmp_path / "set")
     images = (test.images * 255).round().to(torch.uint8)[:, 0].numpy()
     _write_idx(tmp_path / "images", images)
     _write_idx(tmp_path / "labels", test.labels.numpy())
     script = ROOT / "examples" / "train_without_ddsdk.py"
     assert "import ddsdk" not in script.read_text()
-    command = [
-        sys.executable,
-        str(script),
-        *(str(tmp_path / n) for n in ("set", "images", "labels")),
-        "32",
-        "2",
-    ]
+    command = [sys.executable, str(script), *(str(tmp_path / n) for n in ("set", "images", "labels"))]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     theirs = float(done.stdout.split()[-2])
-    protocol = ddsdk.Evaluation(network_options={"width": 32}, networks=2)
     ours = ddsdk.evaluate((chosen.images, chosen.labels), test, protocol, rng=ddsdk.generator(0))
-    assert protocol.to_dict() == {**chosen.evaluation, "network_options": {"width": 32}, "networks": 2}
-    assert abs(theirs - 100 * ours.mean) < 3
+    assert 100 * ours.mean > 85
+    assert abs(theirs - 100 * ours.mean) < 4
