@@ -43,9 +43,11 @@ __all__ = [
     "Artifact",
     "Manifest",
     "build_manifest",
+    "current_manifest",
     "label_fault",
     "read_artifact",
     "read_manifest_summary",
+    "refuse_foreign",
     "write_artifact",
 ]
 
@@ -233,8 +235,8 @@ def write_artifact(
         raise StorageError(f"cannot make folder {str(folder)!r}: {error.strerror}") from error
     with lock(folder):
         sweep(folder, older_than=0)
-        old = _current(folder)
-        _refuse_foreign(folder, old)
+        old = current_manifest(folder)
+        refuse_foreign(folder, old)
         name = _SET if old is None else _pending(manifest)
         try:
             if old is not None:
@@ -263,7 +265,12 @@ def _serialise(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> bytes
     return b"".join([header, *(tensor_bytes(tensors[name]) for name in order)])
 
 
-def _current(folder: Path) -> Manifest | None:
+def current_manifest(folder: Path) -> Manifest | None:
+    """Return the manifest in `folder`, or None where there is none that can be read.
+
+    Raises:
+        ArtifactError: If it is of a later format, or no regular file.
+    """
     try:
         return read_manifest_summary(folder)
     except ArtifactError as error:
@@ -273,7 +280,7 @@ def _current(folder: Path) -> Manifest | None:
         return None
 
 
-def _refuse_foreign(folder: Path, old: Manifest | None) -> None:
+def refuse_foreign(folder: Path, old: Manifest | None) -> None:
     """Refuse to overwrite the README.md or manifest.json of something that is not ours."""
     card = folder / _CARD
     if old is not None or not (os.path.lexists(card) or os.path.lexists(folder / _MANIFEST)):

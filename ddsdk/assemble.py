@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -13,26 +14,41 @@ import torch
 from ddsdk.data.sources import RealData
 from ddsdk.distilled import Distilled
 from ddsdk.evaluation import Evaluation
+from ddsdk.networks.catalog import NetworkFactory
 from ddsdk.rng import derive
 from ddsdk.synthetic.set import SyntheticSet
 
 __all__ = ["assemble", "provenance"]
 
 
-def provenance(recipe: Any, real: RealData, *, rng: torch.Generator, seconds: float) -> dict[str, Any]:  # noqa: ANN401
+def provenance(
+    recipe: Any,  # noqa: ANN401
+    real: RealData,
+    *,
+    rng: torch.Generator,
+    seconds: float,
+    make_student: object = None,
+    run: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Describe where a set comes from, in plain values.
 
     Args:
-        recipe: A recipe or baseline dataclass; all its parameters are kept.
+        recipe: A recipe or baseline dataclass; all its parameters are kept. Its `name`, or that of its class, says
+            which method it is.
         real: What was distilled; its fingerprint is kept.
         rng: The run's root generator; its seed is kept.
         seconds: Wall-clock time of the run.
+        make_student: What built the students; the network and all its options are kept where it tells them.
+        run: What became of the run, see `ddsdk.Distillation.record`.
     """
     return {
-        "recipe": type(recipe).__name__,
+        "recipe": getattr(recipe, "name", type(recipe).__name__),
+        "class": type(recipe).__name__,
         "parameters": dataclasses.asdict(recipe),
         "data": {"name": real.name, "fingerprint": real.fingerprint, "images": len(real)},
-        "seed": rng.initial_seed(),
+        **({} if make_student is None else {"student": _student(make_student)}),
+        "rng_seed": rng.initial_seed(),
+        **(run or {}),
         "seconds": round(seconds, 3),
         "versions": {
             "ddsdk": version("ddsdk"),
@@ -53,6 +69,8 @@ def assemble(
     evaluation: Evaluation,
     rng: torch.Generator,
     seconds: float,
+    make_student: object = None,
+    run: Mapping[str, Any] | None = None,
 ) -> Distilled:
     """Export a synthetic set as an artefact.
 
@@ -63,6 +81,8 @@ def assemble(
         evaluation: How to train on it.
         rng: The run's root generator. A stochastic decoder draws one sample from it.
         seconds: Wall-clock time of the run.
+        make_student: What built the students.
+        run: What became of the run, see `ddsdk.Distillation.record`.
     """
     with torch.no_grad():
         images, owners = syn.parametrization.decode(
@@ -77,8 +97,14 @@ def assemble(
         evaluation=evaluation.to_dict(),
         classes=syn.classes[owners].cpu(),
         stored_floats=syn.parametrization.stored_floats(),
-        provenance=provenance(recipe, real, rng=rng, seconds=seconds),
+        provenance=provenance(recipe, real, rng=rng, seconds=seconds, make_student=make_student, run=run),
     )
+
+
+def _student(make_student: object) -> dict[str, Any]:
+    if isinstance(make_student, NetworkFactory):
+        return {"network": make_student.name, "options": dict(make_student.options)}
+    return {"network": getattr(make_student, "__qualname__", type(make_student).__name__)}
 
 
 def _device_name(device: torch.device) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ddsdk.data.sources import Source
-from ddsdk.errors import DivergedError, require
+from ddsdk.errors import DivergedError, require, require_rng
 from ddsdk.rng import derive
 from ddsdk.synthetic.set import Leaves, SyntheticSet
 
@@ -26,7 +26,7 @@ S_contra = TypeVar("S_contra", contravariant=True)
 class Students(Protocol[S_co]):
     """A supply of students: the main difference between papers."""
 
-    def next(self, real: Source, syn: Source, rng: torch.Generator) -> S_co:
+    def next(self, real: Source, syn: SyntheticSet, rng: torch.Generator) -> S_co:
         """Return the student of the next step."""
         ...
 
@@ -104,19 +104,24 @@ class Distillation(Generic[S], Iterator[Step]):
         shrink: By which factor.
 
     Raises:
+        TypeError: If `rng` is not a generator.
         DivergedError: From `next`, when values are not finite and no retries are left. The set is then the last
-            finite one.
+            finite one; the error carries it as `syn`.
+
+    A step that an exception breaks off, Ctrl-C included, is undone: the loop can go on afterwards.
     """
 
     def __init__(
         self, plan: Plan[S], real: Source, *, rng: torch.Generator, retries: int = 5, shrink: float = 0.5
     ) -> None:
+        require_rng(rng)
         require(retries >= 0, "retries", "be at least 0", retries)
         require(0 < shrink < 1, "shrink", "lie strictly between 0 and 1", shrink)
         self.plan = plan
         self.real = real
         self.index = 0
         self.shrunk = 0
+        self.diverged = False
         self._rng = derive(rng)
         self._retries = retries
         self._shrink = shrink
@@ -131,18 +136,25 @@ class Distillation(Generic[S], Iterator[Step]):
         """Take one step."""
         while self.index < self.plan.steps:
             before = self._snapshot()
-            loss = self._gradient()
-            if math.isfinite(loss):
-                self._optimizer.step()
-                self.plan.syn.project_()
-                if self.plan.syn.is_finite():
+            try:
+                loss = self._gradient()
+                if math.isfinite(loss):
+                    self._optimizer.step()
+                    self.plan.syn.project_()
+                    # Where this fails the gradient was at fault and not what came before: undo this step alone.
                     self._good = before
-                    self.index += 1
-                    return Step(self.index, loss, self.plan.syn)
-                # The gradient was at fault and not what came before: undo this step alone.
-                self._good = before
+                    if self.plan.syn.is_finite():
+                        self.index += 1
+                        return Step(self.index, loss, self.plan.syn)
+            except BaseException:
+                self._restore(before)
+                raise
             self._back_off(loss)
         raise StopIteration
+
+    def record(self) -> dict[str, int | bool]:
+        """Return what became of the run, for the provenance of its set."""
+        return {"steps_done": self.index, "rate_reductions": self.shrunk, "diverged": self.diverged}
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next step depends on, beside plan and data."""
@@ -172,9 +184,11 @@ class Distillation(Generic[S], Iterator[Step]):
         failed = self.index
         self._restore(self._good)
         if self.shrunk == self._retries:
+            self.diverged = True
             raise DivergedError(
                 f"step {failed} was not finite (loss {loss}) after {self.shrunk} reductions of the learning rate "
-                f"to {rates}; the set is that of step {self.index}. Lower image_lr."
+                f"to {rates}; the set is that of step {self.index}. Lower image_lr.",
+                self.plan.syn,
             )
         self.shrunk += 1
         for group, rate in zip(self._optimizer.param_groups, rates, strict=True):

@@ -119,6 +119,11 @@ class Distilled:
                 low >= 0 and high < self.num_classes, "classes", f"lie below {self.num_classes}", (low, high)
             )
 
+    def __repr__(self) -> str:
+        recipe = clean(str(self.provenance.get("recipe", "unknown")), 40)
+        shape = tuple(self.images.shape)
+        return f"Distilled(recipe={recipe!r}, images={shape}, classes={self.num_classes}, ipc={self.ipc})"
+
     def __len__(self) -> int:
         return len(self.images)
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ddsdk.synthetic.set import SyntheticSet
+
 __all__ = [
     "ArtifactError",
     "DivergedError",
@@ -10,6 +16,10 @@ __all__ = [
     "ResumeError",
     "StorageError",
     "require",
+    "require_count",
+    "require_momentum",
+    "require_rate",
+    "require_rng",
 ]
 
 
@@ -26,7 +36,15 @@ class ArtifactError(ValueError):
 
 
 class DivergedError(RuntimeError):
-    """Distillation met non-finite values again after every allowed step-size reduction."""
+    """Distillation met non-finite values again after every allowed step-size reduction.
+
+    Attributes:
+        syn: The last finite set, or None where the error comes without one.
+    """
+
+    def __init__(self, message: str, syn: SyntheticSet | None = None) -> None:
+        super().__init__(message)
+        self.syn = syn
 
 
 class FolderBusyError(RuntimeError):
@@ -52,3 +70,29 @@ def require(ok: bool, name: str, rule: str, value: object) -> None:
     """Raise ``ValueError("name must rule, got value")`` unless `ok`."""
     if not ok:
         raise ValueError(f"{name} must {rule}, got {value!r}")
+
+
+def require_count(name: str, value: object, least: int = 1) -> None:
+    """Raise ValueError unless `value` is an integer that is not below `least`."""
+    # True is an int to Python, and no count.
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name} must be an integer, got {value!r}")
+    require(value >= least, name, f"be at least {least}", value)
+
+
+def require_rate(name: str, value: object) -> None:
+    """Raise ValueError unless `value` is a positive finite number."""
+    ok = isinstance(value, int | float) and math.isfinite(value) and value > 0
+    require(ok, name, "be positive and finite", value)
+
+
+def require_momentum(name: str, value: object) -> None:
+    """Raise ValueError unless `value` is a number in 0 <= value < 1."""
+    require(isinstance(value, int | float) and 0 <= value < 1, name, "lie in 0 <= value < 1", value)
+
+
+def require_rng(rng: object) -> None:
+    """Raise TypeError unless `rng` is a generator; a plain seed is the usual mistake."""
+    # By its method and not by its type: recipes are read where torch is not imported.
+    if not hasattr(rng, "initial_seed"):
+        raise TypeError(f"rng must be a torch.Generator such as ddsdk.generator(0), got {rng!r}")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ddsdk.errors import require
+import msgspec
+
+from ddsdk.errors import ArtifactError, require
 
 __all__ = ["Evaluation", "Score"]
 
@@ -53,7 +56,10 @@ class Evaluation:
     def __post_init__(self) -> None:
         for name in ("networks", "epochs", "batch_size"):
             require(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
-        require(self.lr > 0, "lr", "be positive", self.lr)
+        require(0 < self.lr < math.inf, "lr", "be positive", self.lr)
+        for name in ("momentum", "weight_decay", "decay_at", "decay"):
+            value = getattr(self, name)
+            require(0 <= value < math.inf, name, "be finite and not negative", value)
 
     @classmethod
     def published(cls, augmentation: str = "") -> Evaluation:
@@ -72,6 +78,39 @@ class Evaluation:
             augmentation=augmentation,
         )
 
+    def changed(
+        self,
+        *,
+        network: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        epochs: int | None = None,
+        networks: int | None = None,
+    ) -> Evaluation:
+        """Return this protocol with changes, named after them, so that it cannot pass for the original.
+
+        Another number of networks changes the precision and not what is measured: it keeps the name.
+
+        Args:
+            network: Another network; its builder's defaults then hold instead of `network_options`.
+            options: Options of the builder, such as width, above those that hold.
+            epochs: Passes over the set.
+            networks: Fresh networks that are trained.
+        """
+        same = network in (None, self.network)
+        before = dict(self.network_options) if same else {}
+        differing = {k: v for k, v in (options or {}).items() if k not in before or before[k] != v}
+        words = [] if epochs in (None, self.epochs) else [f"{epochs} epochs"]
+        words += [] if same else [str(network)]
+        words += [f"{k} {v}" for k, v in differing.items()]
+        return dataclasses.replace(
+            self,
+            protocol=", ".join([self.protocol, *words]),
+            network=self.network if network is None else network,
+            network_options={**before, **differing},
+            networks=self.networks if networks is None else networks,
+            epochs=self.epochs if epochs is None else epochs,
+        )
+
     @property
     def network_label(self) -> str:
         """The network with its options, such as ``"convnet (width 128)"``."""
@@ -87,11 +126,15 @@ class Evaluation:
         """Return the evaluation that `to_dict` wrote.
 
         Raises:
-            ValueError: If a key is unknown or a value is out of range.
+            ArtifactError: ``"evaluation"``, if a key is unknown, or a value is of another type or out of range.
         """
-        unknown = set(values) - {f.name for f in dataclasses.fields(cls)}
-        require(not unknown, "evaluation", "have known keys only", sorted(unknown))
-        return cls(**values)
+        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
+        if unknown:
+            raise ArtifactError("evaluation", f"evaluation must have known keys only, got {unknown!r}")
+        try:
+            return msgspec.convert(dict(values), cls, strict=True)
+        except msgspec.ValidationError as error:
+            raise ArtifactError("evaluation", f"evaluation must be sound, got: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, final
 
-from ddsdk.artifact import read_manifest_summary
+from ddsdk.artifact import current_manifest, read_manifest_summary, refuse_foreign
 from ddsdk.checkpoint import check_config, read_checkpoint, write_checkpoint
 from ddsdk.distill import Distillation, Step
 from ddsdk.distilled import Distilled
-from ddsdk.errors import ResumeError
+from ddsdk.errors import ResumeError, StorageError
 from ddsdk.files import lock, sweep
 
 __all__ = ["CHECKPOINT", "Job"]
@@ -34,8 +34,10 @@ class Job:
 
     Raises:
         FolderBusyError: On entering, if another process writes to the folder.
-        ResumeError: On entering, if the folder holds a set or a checkpoint and `resume` is false, or a set made
-            under another configuration. While running, if the checkpoint belongs to another configuration.
+        ResumeError: On entering, if the folder holds a set or a checkpoint and `resume` is false, or one made under
+            another configuration.
+        StorageError: On entering, if the folder cannot be made, or holds a README.md or manifest.json of something
+            else.
     """
 
     def __init__(
@@ -48,13 +50,18 @@ class Job:
         self._every = every
         self._stack = ExitStack()
         self._checkpoint = self.folder / CHECKPOINT
+        self._taken: int | None = None
 
     def __enter__(self) -> Job:
-        """Make and lock the folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Make and lock the folder, and read what is to be resumed: a wrong folder is refused before any work."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot make folder {str(self.folder)!r}: {error.strerror}") from error
         with ExitStack() as stack:
             stack.enter_context(lock(self.folder))
             sweep(self.folder, older_than=0)
+            refuse_foreign(self.folder, current_manifest(self.folder))
             if not self._resume and (self._checkpoint.exists() or self._holds_set):
                 raise ResumeError(
                     f"{str(self.folder)!r} already holds a run; pass --resume to go on with it, or name another "
@@ -63,6 +70,9 @@ class Job:
             if self.finished:
                 made = read_manifest_summary(self.folder).provenance.get("configuration", {})
                 check_config(self.folder, made, self._config)
+            elif self._checkpoint.exists():
+                state = read_checkpoint(self._checkpoint, self._config)
+                self._taken = int(state["distillation"]["index"])
             self._stack = stack.pop_all()
         return self
 
@@ -78,6 +88,21 @@ class Job:
     def finished(self) -> bool:
         """Whether the folder already holds the set that the run was for."""
         return self._holds_set and not self._checkpoint.exists()
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the set in the folder is the last finite one of a run that diverged."""
+        return self._holds_set and read_manifest_summary(self.folder).provenance.get("diverged") is True
+
+    @property
+    def steps_taken(self) -> int:
+        """The steps that the checkpoint found on entering had behind it; 0 where there was none."""
+        return self._taken or 0
+
+    @property
+    def resumes(self) -> bool:
+        """Whether there was a checkpoint to go on from."""
+        return self._taken is not None
 
     def steps(self, distillation: Distillation[Any]) -> Iterator[Step]:
         """Give the steps that are left, with a checkpoint at the start, now and then, and however it ends.
@@ -103,7 +128,7 @@ class Job:
                 # Time that the caller takes between two steps is not the recipe's.
                 last = time.monotonic()
         finally:
-            # A step is whole or it has not been taken: the state is sound wherever the loop was left.
+            # A step is whole or it was undone: the state is sound wherever the loop was left.
             self._save(distillation)
 
     def finish(self, distilled: Distilled) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,26 @@ from ddsdk.errors import require
 from ddsdk.evaluation import Evaluation, Score
 from ddsdk.inner.fit import accuracy, epoch, gradient_step
 from ddsdk.networks.catalog import network_factory
+from ddsdk.networks.network import Network
 from ddsdk.rng import derive
 
-__all__ = ["evaluate", "train"]
+__all__ = ["Progress", "evaluate", "evaluating", "train"]
+
+
+class Progress(NamedTuple):
+    """How far an evaluation is.
+
+    Attributes:
+        done: Finished epochs, counted over all networks.
+        total: Epochs of all networks.
+        score: What came out; only the last one has it.
+        kept: Whether the score was read from a file and not computed.
+    """
+
+    done: int
+    total: int
+    score: Score | None = None
+    kept: bool = False
 
 
 def train(network: nn.Module, batch: Batch, evaluation: Evaluation, rng: torch.Generator) -> Iterator[int]:
@@ -72,6 +90,30 @@ def evaluate(
     Raises:
         ValueError: If images or labels do not fit `test`.
     """
+    for step in evaluating(batch, test, evaluation, rng=rng, name=name):
+        score = step.score
+    assert score is not None  # the last step of every evaluation has it
+    return score
+
+
+def evaluating(
+    batch: Batch | tuple[Tensor, Tensor],
+    test: RealData,
+    evaluation: Evaluation,
+    *,
+    rng: torch.Generator,
+    name: str = "set",
+) -> Iterator[Progress]:
+    """Do what `evaluate` does, giving control back after each epoch.
+
+    The arguments are those of `evaluate`; they are checked before this returns.
+
+    Yields:
+        How far it is. The last one holds the score.
+
+    Raises:
+        ValueError: If images or labels do not fit `test`.
+    """
     x, y = batch
     require(
         tuple(x.shape[1:]) == test.image_shape, "images", f"have shape {test.image_shape}", tuple(x.shape[1:])
@@ -81,16 +123,29 @@ def evaluate(
     make = network_factory(
         evaluation.network, test.image_shape, test.num_classes, **evaluation.network_options
     )
+    return _evaluating(Batch(x, y), test, evaluation, make, rng, name)
+
+
+def _evaluating(
+    batch: Batch,
+    test: RealData,
+    evaluation: Evaluation,
+    make: Callable[[torch.Generator], Network],
+    rng: torch.Generator,
+    name: str,
+) -> Iterator[Progress]:
+    x, y = batch
     hard = bool(((y == 0) | (y == 1)).all())
+    total = evaluation.networks * evaluation.epochs
     began, accuracies = time.perf_counter(), []
     held_out = test.batch(torch.arange(len(test))).x
     for i in range(evaluation.networks):
         key = derive(rng, "network", i)
         network = make(derive(key, "init")).to(x.device)
-        for _ in train(network, Batch(x, y), evaluation, derive(key, "train")):
-            pass
+        for epochs in train(network, batch, evaluation, derive(key, "train")):
+            yield Progress(i * evaluation.epochs + epochs, total)
         accuracies.append(accuracy(network, held_out, test.labels))
-    return Score(
+    score = Score(
         name=name,
         protocol=evaluation.protocol,
         network=evaluation.network_label,
@@ -99,3 +154,4 @@ def evaluate(
         stored_floats=x.numel() + (len(y) if hard else y.numel()),
         seconds=time.perf_counter() - began,
     )
+    yield Progress(total, total, score)

@@ -1,4 +1,4 @@
-"""Kill `ddsdk distill` again and again. Run as a program; prints what happened as JSON.
+"""Kill `ddsdk distill` again and again. Run as a program with a folder and a recipe; prints what happened as JSON.
 
 One process imports everything once and forks for each attempt: a child that starts in milliseconds can be
 killed at moments that are spread over start, steps and the final save.
@@ -19,11 +19,21 @@ from pathlib import Path
 import ddsdk as dd
 from ddsdk.checkpoint import read_checkpoint
 from ddsdk.cli import main
+from ddsdk.errors import ResumeError
 from ddsdk.job import CHECKPOINT
 
-KILLS = {"start": 4, "steps": 8, "end": 8}
 STEPS = 60
-ARGS = ["distill", "--data", "digits", "--recipe", "dm", "--ipc", "1", "--steps", str(STEPS)]
+# DM has no memory from one step to the next; the students of DC have one.
+RECIPES = {
+    "dm": ["--steps", str(STEPS)],
+    "dc": ["--students", str(STEPS // 10), "--steps-per-student", "10", "--student-epochs", "1"],
+}
+KILLS = {
+    "dm": {"start": 4, "steps": 8, "end": 8},
+    "dc": {"start": 1, "steps": 8, "end": 2},
+}
+RECIPE = sys.argv[2] if __name__ == "__main__" else "dm"
+ARGS = ["distill", "--data", "digits", "--recipe", RECIPE, *RECIPES[RECIPE], "--ipc", "1"]
 ARGS += ["--real-batch", "16", "--width", "4", "--depth", "1", "--threads", "1", "--checkpoint-seconds", "0"]
 
 
@@ -67,8 +77,13 @@ def wait_for_step(out: Path, step: int) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):
-            if (out / CHECKPOINT).exists() and progress(out) >= step:
-                return
+            try:
+                if (out / CHECKPOINT).exists() and progress(out) >= step:
+                    return
+            except ResumeError:
+                # Gone since we looked: the run has just ended.
+                if (out / CHECKPOINT).exists():
+                    raise
             if (out / "manifest.json").exists():
                 return
         time.sleep(0.002)
@@ -119,17 +134,19 @@ class Killer:
 
 def kill_often(folder: Path, start: float, save: float) -> dict[str, object]:
     """Kill runs before their first step, between steps, and while they end."""
-    killer = Killer(folder)
-    for _ in range(KILLS["start"]):
+    killer, wanted = Killer(folder), KILLS[RECIPE]
+    for _ in range(wanted["start"]):
         killer.attempt("start", start)
-    for step in sorted(killer.rng.sample(range(2, STEPS - 10), KILLS["steps"])):
+    # On a busy machine the kills at the start come late; the ones between steps need room.
+    shutil.rmtree(killer.out, ignore_errors=True)
+    for step in sorted(killer.rng.sample(range(2, STEPS - 10), wanted["steps"])):
         killer.attempt("steps", 0.03, step)
     kept = folder / "kept"
     while not kept.exists():
         killer.attempt("end", 0.0, STEPS)
         if killer.out.exists():
             shutil.copytree(killer.out, kept)
-    while sum(phase == "end" for phase, _ in killer.kills) < KILLS["end"]:
+    while sum(phase == "end" for phase, _ in killer.kills) < wanted["end"]:
         if not killer.out.exists():
             shutil.copytree(kept, killer.out)
         killer.attempt("end", start + 2 * save)

@@ -1,6 +1,7 @@
 """The command line, run in this process on scikit-learn's digits and on small arrays."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -47,13 +48,143 @@ def test_evaluate_prints_the_baselines_and_keeps_the_scores(made, capsys):
     args = ["evaluate", str(made), *FAST, "--networks", "convnet,mlp", "--repeats", "1", "--epochs", "2"]
     assert main([*args, "--width", "4"]) == 0
     said = capsys.readouterr().out
-    for word in ("dm", "random", "herding", "k-means", "convnet (width 4)", "mlp", "published, 2 epochs"):
+    for word in ("dm", "random", "herding", "k-means", "convnet (width 4)", "published, 2 epochs, width 4"):
         assert word in said
-    files = sorted((made / "results").glob("*.json"))
+    assert "protocol published, 2 epochs, mlp, width 4" in " ".join(said.split())
+    assert "kept" not in said
+    assert not (made / "results").exists()
+    files = sorted((made.parent / "set-results").glob("*.json"))
     assert len(files) == 8
     before = [f.stat().st_mtime_ns for f in files]
     assert main([*args, "--width", "4"]) == 0
+    assert capsys.readouterr().out.count("kept") == 8
     assert [f.stat().st_mtime_ns for f in files] == before
+    assert main([*args, "--width", "4", "--fresh"]) == 0
+    assert "kept" not in capsys.readouterr().out
+    after = [f.stat().st_mtime_ns for f in files]
+    assert all(a > b for a, b in zip(after, before, strict=True))
+
+
+ONCE = ["--repeats", "1", "--epochs", "1"]
+
+
+def test_evaluate_passes_options_to_the_networks_that_take_them(made, tmp_path, capsys):
+    args = ["evaluate", str(made), *FAST, *ONCE, "--baselines", "", "--results", str(tmp_path / "scores")]
+    assert main([*args, "--networks", "convnet,mlp", "--width", "4", "--depth", "1"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "digits, convnet (width 4, depth 1), protocol published, 1 epochs, width 4, depth 1" in said
+    assert "digits, mlp (width 4), protocol published, 1 epochs, mlp, width 4" in said
+    assert main([*args, "--networks", "mlp", "--depth", "1"]) == 2
+    assert "depth must be left out for mlp, got 1" in capsys.readouterr().err
+
+
+def test_distill_refuses_options_that_the_network_does_not_take(tmp_path, capsys):
+    args = [
+        "distill",
+        *FAST,
+        "--network",
+        "mlp",
+        "--depth",
+        "2",
+        "--ipc",
+        "1",
+        "--out",
+        str(tmp_path / "s"),
+    ]
+    assert main(args) == 2
+    assert "options of network 'mlp' must be among" in capsys.readouterr().err
+
+
+def save_set(folder, **changes):
+    """Save a set of two classes of grey 8x8 images that nobody distilled."""
+    from ddsdk.data.preprocess import Preprocess
+
+    values = {"class_names": ("a", "b"), "preprocess": Preprocess.unit(1), **changes}
+    Distilled(torch.zeros(2, 1, 8, 8), torch.eye(2), **values).save(folder)
+    return folder
+
+
+def image_folder(root, classes=("a", "b"), size=(8, 8)):
+    """Write a few grey pictures into a folder for each class."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for c in classes:
+        (root / c).mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(rng.integers(0, 255, size, dtype=np.uint8)).save(root / c / f"{i}.png")
+    return root
+
+
+def test_a_recipe_name_from_a_stranger_stays_in_the_results_folder(tmp_path):
+    folder = save_set(tmp_path / "set", provenance={"recipe": "../../../elsewhere/x"})
+    train, test = image_folder(tmp_path / "train"), image_folder(tmp_path / "test")
+    scores = tmp_path / "deep" / "scores"
+    args = ["evaluate", str(folder), "--data", str(train), "--test", str(test), *ONCE, "--width", "4"]
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert main([*args, "--baselines", "", "--results", str(scores)]) == 0
+    (made,) = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert made.parent == scores
+
+
+def test_data_without_a_test_split_is_judged_on_other_data(tmp_path, capsys):
+    folder = save_set(tmp_path / "set")
+    train, test = image_folder(tmp_path / "train"), image_folder(tmp_path / "test", size=(20, 12))
+    args = ["evaluate", str(folder), "--data", str(train), *ONCE, "--width", "4", "--baselines", "random"]
+    assert main(args) == 2
+    assert main([*args, "--test", str(test)]) == 2
+    assert main([*args, "--test", str(test), "--resize", "8", "8"]) == 0
+    assert "random" in capsys.readouterr().out
+
+
+def test_a_set_is_not_judged_on_other_classes(tmp_path, capsys):
+    folder = save_set(tmp_path / "set", class_names=("b", "a"))
+    data = str(image_folder(tmp_path / "train"))
+    args = ["evaluate", str(folder), "--data", data, "--test", data, *ONCE, "--width", "4"]
+    assert main(args) == 2
+    assert (
+        "class names of test must be those of the set, ['b', 'a'], got ['a', 'b']" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("wrong", [{"network": 5}, {"augmentation": 5}, {"epochs": "3"}, {"lr": True}])
+def test_a_manifest_with_a_senseless_evaluation_is_refused(tmp_path, capsys, wrong):
+    folder = save_set(tmp_path / "set", evaluation=wrong)
+    data = str(image_folder(tmp_path / "train"))
+    assert main(["evaluate", str(folder), "--data", data, "--test", data, *ONCE]) == 2
+    assert "evaluation must be sound" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "no", '{"score": {"name": "x"}}'])
+def test_a_results_file_that_is_no_score_is_refused(made, tmp_path, capsys, content):
+    (tmp_path / "x.json").write_text(content)
+    args = ["report", str(made), "--markdown", str(tmp_path / "table.md"), "--results", str(tmp_path)]
+    assert main(args) == 2
+    assert "must hold a score" in capsys.readouterr().err
+
+
+def test_report_takes_a_union_that_knows_no_time(made, tmp_path):
+    both = tmp_path / "both"
+    one = Distilled.load(made)
+    one.concat(one).save(both)
+    assert main(["evaluate", str(both), *FAST, *ONCE, "--width", "4", "--baselines", ""]) == 0
+    assert main(["report", str(both), "--markdown", str(tmp_path / "table.md")]) == 0
+    (row,) = [line for line in (tmp_path / "table.md").read_text().splitlines() if "| concat |" in line]
+    assert row.endswith("| – |")
+
+
+def test_only_listed_sets_and_baselines_stand_in_a_report(made, tmp_path):
+    other, results = tmp_path / "other", tmp_path / "scores"
+    assert main(["distill", *TINY, "--ipc", "2", "--out", str(other)]) == 0
+    for folder in (made, other):
+        args = ["evaluate", str(folder), *FAST, *ONCE, "--width", "4", "--baselines", "random"]
+        assert main([*args, "--results", str(results)]) == 0
+    table, page = tmp_path / "table.md", tmp_path / "page.html"
+    args = ["report", str(made), "--markdown", str(table), "--html", str(page), "--results", str(results)]
+    assert main(args) == 0
+    rows = [line.split(" | ")[1:3] for line in table.read_text().splitlines()[2:]]
+    assert sorted(rows) == [["1", "dm"], ["1", "random"], ["2", "random"]]
+    assert '<th scope="row">dm</th>' not in page.read_text()
 
 
 def test_report_puts_scores_beside_the_published_figures(made, tmp_path, capsys):
@@ -102,7 +233,11 @@ def test_demo_shows_everything(tmp_path, capsys):
     said = capsys.readouterr().out
     for word in ("dm", "random", "herding", "k-means", "full training set", "sheet.png", "report.html"):
         assert word in said
-    assert "ddsdk.Distilled.load(" in said
+    (line,) = [line for line in said.splitlines() if line.startswith("open it ")]
+    program, flag, code = shlex.split(line.removeprefix("open it"))
+    assert (program, flag) == ("python", "-c")
+    exec(code, {})
+    assert capsys.readouterr().out.startswith("Distilled(recipe=")
     assert (tmp_path / "demo" / "report.html").exists()
 
 
@@ -112,7 +247,7 @@ def test_bench_prints_the_speed_table(tmp_path, capsys):
     assert main(["bench", "--table", "speed", *small, "--out", str(out)]) == 0
     found = json.loads(out.read_text())
     assert {row["step"] for row in found["steps"]} == {"dm", "dc"}
-    assert found["memory"][0]["recipe"] == "dm"
+    assert found["recipes"][0]["recipe"] == "dm"
     assert "matching steps" in capsys.readouterr().out
 
 
@@ -125,6 +260,7 @@ BAD = {
     "unknown augmentation": (["distill", *TINY[:-1], "flipp"], "did you mean 'flip'?"),
     "unknown network": (["distill", *TINY, "--network", "convnets"], "did you mean 'convnet'?"),
     "no steps": (["distill", *TINY, "--steps", "0"], "steps must be at least 1, got 0"),
+    "unknown device": (["distill", *TINY, "--device", "foo"], "device must be cpu, or an"),
     "no threads": (["distill", *TINY, "--threads", "0"], "threads must be at least 1, got 0"),
 }
 
@@ -135,6 +271,32 @@ def test_bad_input_is_named(tmp_path, capsys, args, message):
     assert main([*args, "--out", str(folder)]) == 2
     assert message in capsys.readouterr().err
     assert not (folder / "manifest.json").exists()
+
+
+BAD_BENCH = {
+    "widths": (
+        ["--widths", "4,x"],
+        "widths must be whole numbers of at least 1, separated by commas, got 'x'",
+    ),
+    "no width": (["--widths", ","], "widths must hold at least one number"),
+    "real batch": (["--real-batch", "0"], "real_batch must be at least 1, got 0"),
+    "ipc": (["--ipc", "0"], "ipc must be at least 1, got 0"),
+    "repeats": (["--repeats", "0"], "repeats must be at least 1, got 0"),
+    "device": (["--device", "foo"], "device must be cpu, or an accelerator that torch finds here, got 'foo'"),
+}
+
+
+@pytest.mark.parametrize("args, message", BAD_BENCH.values(), ids=BAD_BENCH)
+def test_bad_bench_options_are_named(capsys, args, message):
+    assert main(["bench", *args]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_where_a_folder_should_be_is_named(made, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    where = str(tmp_path / "file" / "scores")
+    assert main(["evaluate", str(made), *FAST, *ONCE, "--width", "4", "--results", where]) == 2
+    assert "path must lie below folders" in capsys.readouterr().err
 
 
 def test_a_used_folder_is_refused_without_resume(made, capsys):
@@ -152,18 +314,11 @@ def test_resume_under_another_configuration_names_the_keys(made, tmp_path, capsy
 
 
 def test_evaluate_refuses_other_data(made, tmp_path, capsys):
-    rng = np.random.default_rng(0)
-    from PIL import Image
-
     for split in ("train", "test"):
-        for c in "ab":
-            (tmp_path / split / c).mkdir(parents=True)
-            for i in range(3):
-                pixels = rng.integers(0, 255, (9, 9), dtype=np.uint8)
-                Image.fromarray(pixels).save(tmp_path / split / c / f"{i}.png")
+        image_folder(tmp_path / split, map(str, range(10)), (9, 9))
     args = ["evaluate", str(made), "--data", str(tmp_path), "--repeats", "1", "--epochs", "1"]
     assert main(args) == 2
-    assert "must have" in capsys.readouterr().err
+    assert "images must have shape (1, 9, 9), got (1, 8, 8)" in capsys.readouterr().err
 
 
 def test_hostile_class_names_reach_neither_terminal_nor_page(tmp_path, capsys):

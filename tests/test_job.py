@@ -12,7 +12,7 @@ import torch
 
 import ddsdk as dd
 from ddsdk.checkpoint import read_checkpoint
-from ddsdk.errors import DivergedError, FolderBusyError, ResumeError
+from ddsdk.errors import DivergedError, FolderBusyError, ResumeError, StorageError
 from ddsdk.job import CHECKPOINT
 
 CONFIG = {"recipe": "dm", "steps": 5}
@@ -39,7 +39,12 @@ def finish(tiny):
     def ready(job, distillation):
         syn = distillation.plan.syn
         found = dd.assemble(
-            RECIPE, syn, tiny, evaluation=RECIPE.evaluation(), rng=dd.generator("run"), seconds=job.seconds
+            RECIPE,
+            syn,
+            tiny,
+            evaluation=RECIPE.evaluation(tiny),
+            rng=dd.generator("run"),
+            seconds=job.seconds,
         )
         return job.finish(found)
 
@@ -83,6 +88,57 @@ def test_a_run_resumes_after_any_step(tmp_path, start, finish, every, how):
         assert content_id == straight
 
 
+def test_a_job_knows_what_it_goes_on_from(tmp_path, start):
+    with dd.Job(tmp_path, CONFIG, resume=True) as job:
+        assert not job.resumes
+        assert job.steps_taken == 0
+        for step in job.steps(start()):
+            if step.number == 3:
+                break
+    with dd.Job(tmp_path, CONFIG, resume=True) as job:
+        assert job.resumes
+        assert job.steps_taken == 3
+        # What was done since counts, and not what was found on entering.
+        assert next(job.steps(start())).number == 4
+        assert next(job.steps(start())).number == 5
+
+
+@pytest.mark.parametrize("name", ["README.md", "manifest.json"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_of_something_else_is_refused_before_any_work(tmp_path, name, resume):
+    (tmp_path / name).write_text("notes")
+    with pytest.raises(StorageError, match="of something else"), dd.Job(tmp_path, CONFIG, resume=resume):
+        pass
+    assert sorted(p.name for p in tmp_path.iterdir() if p.suffix in (".md", ".json")) == [name]
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "in it"):
+        with pytest.raises(StorageError, match="cannot make folder"), dd.Job(folder, CONFIG):
+            pass
+
+
+def test_an_interrupt_within_a_step_leaves_a_sound_checkpoint(tmp_path, start, finish):
+    _, straight = run_through(tmp_path / "straight", start, finish)
+    run, folder = start(), tmp_path / "broken"
+    optimizer = run._optimizer
+    step, calls = optimizer.step, []
+
+    def interrupted():
+        step()
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    optimizer.step = interrupted
+    with dd.Job(folder, CONFIG) as job, pytest.raises(KeyboardInterrupt):
+        list(job.steps(run))
+    numbers, content_id = run_through(folder, start, finish, resume=True)
+    assert numbers == [3, 4, 5]
+    assert content_id == straight
+
+
 def test_resuming_with_nothing_to_resume_starts_at_the_beginning(tmp_path, start, finish):
     numbers, _ = run_through(tmp_path, start, finish, resume=True)
     assert numbers == [1, 2, 3, 4, 5]
@@ -114,11 +170,9 @@ def test_another_configuration_is_refused(tmp_path, start):
     with dd.Job(tmp_path, CONFIG) as job:
         next(job.steps(start()))
     before = (tmp_path / CHECKPOINT).read_bytes()
-    with (
-        dd.Job(tmp_path, CONFIG | {"steps": 6}, resume=True) as job,
-        pytest.raises(ResumeError, match=r"steps \(was 5, now 6\)"),
-    ):
-        next(job.steps(start()))
+    other = dd.Job(tmp_path, CONFIG | {"steps": 6}, resume=True)
+    with pytest.raises(ResumeError, match=r"steps \(was 5, now 6\)"), other:
+        pass
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 
 
@@ -162,3 +216,31 @@ def test_a_diverged_run_keeps_its_last_finite_set(tmp_path, tiny, make_student):
     again.load_state_dict(read_checkpoint(tmp_path / CHECKPOINT, CONFIG)["distillation"])
     assert again.plan.syn.is_finite()
     assert torch.equal(again.plan.syn.parametrization.images, run.plan.syn.parametrization.images)
+
+
+def test_the_set_of_a_diverged_run_says_so(tmp_path, tiny, make_student):
+    recipe = dd.DM(ipc=1, steps=9, real_batch=4, image_lr=1e30)
+    rng = dd.generator("run")
+    run = recipe.distillation(tiny, make_student=make_student, rng=rng)
+    with dd.Job(tmp_path, CONFIG) as job:
+        with pytest.raises(DivergedError) as error:
+            list(job.steps(run))
+        assert error.value.syn is run.plan.syn
+        job.finish(
+            dd.assemble(
+                recipe,
+                run.plan.syn,
+                tiny,
+                evaluation=recipe.evaluation(tiny),
+                rng=rng,
+                seconds=job.seconds,
+                run=run.record(),
+            )
+        )
+    about = dd.Distilled.load(tmp_path).provenance
+    assert about["diverged"] is True
+    assert about["rate_reductions"] == 5
+    assert about["steps_done"] == run.index
+    with dd.Job(tmp_path, CONFIG, resume=True) as job:
+        assert job.finished
+        assert job.diverged

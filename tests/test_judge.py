@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from torch.nn.functional import cross_entropy
 import ddsdk as dd
 from ddsdk import judge, scores
 from ddsdk.baselines import BASELINES
+from ddsdk.bench.tables import score_table
+from ddsdk.errors import ArtifactError
 from ddsdk.inner.micro import MICRO_BATCH
 
 QUICK = dd.Evaluation(
@@ -129,8 +132,21 @@ def test_evaluations_refuse_nonsense():
     for name in ("networks", "epochs", "batch_size"):
         with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
             dd.Evaluation(**{name: 0})
-    with pytest.raises(ValueError, match=r"lr must be positive, got 0\.0"):
-        dd.Evaluation(lr=0.0)
+    for lr in (0.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"lr must be positive, got {lr}"):
+            dd.Evaluation(lr=lr)
+    for values in (
+        {"network": 5},
+        {"augmentation": 5},
+        {"epochs": True},
+        {"network_options": []},
+        {"lr": "1"},
+    ):
+        with pytest.raises(ArtifactError, match="evaluation must be sound") as caught:
+            dd.Evaluation.from_dict(values)
+        assert caught.value.reason == "evaluation"
+    with pytest.raises(ArtifactError, match="momentum must be finite and not negative, got -1"):
+        dd.Evaluation.from_dict({"momentum": -1})
 
 
 def test_published_protocols_are_those_of_the_papers():
@@ -147,9 +163,9 @@ def test_a_kept_score_is_not_computed_again(digits, chosen, tmp_path, monkeypatc
 
     def counted(*args, **options):
         calls.append(options["name"])
-        return judge.evaluate(*args, **options)
+        return judge.evaluating(*args, **options)
 
-    monkeypatch.setattr(scores, "evaluate", counted)
+    monkeypatch.setattr(scores, "evaluating", counted)
     folder = tmp_path / "scores"
     one = dd.kept_score(folder, "random", chosen, test, short, 0)
     assert dd.kept_score(folder, "random", chosen, test, short, 0) == one
@@ -166,3 +182,90 @@ def test_a_kept_score_is_not_computed_again(digits, chosen, tmp_path, monkeypatc
     assert one.stored_floats == chosen.manifest.storage.floats
     assert any(tuple(r["score"]["accuracies"]) == one.accuracies for r in records)
     assert dd.read_scores(tmp_path / "none") == []
+    assert all(set(r["conditions"]["versions"]) == {"ddsdk", "torch"} for r in records)
+    dd.kept_score(folder, "random", chosen, test, short, 0, fresh=True)
+    assert len(calls) == 5
+
+
+def test_a_record_of_an_older_version_can_be_read(digits, chosen, tmp_path):
+    _, test = digits
+    dd.kept_score(tmp_path, "random", chosen, test, dataclasses.replace(QUICK, networks=1, epochs=1), 0)
+    (path,) = tmp_path.glob("*.json")
+    record = json.loads(path.read_text())
+    del record["conditions"]["versions"]
+    path.write_text(json.dumps(record))
+    (found,) = dd.read_scores(tmp_path)
+    assert found["conditions"].pop("versions") == {}
+    assert found == record
+
+
+@pytest.mark.parametrize("name", ["../x", "..", "/", "a/../../b", "\x1b", ""])
+def test_no_name_leads_out_of_the_folder(digits, chosen, tmp_path, name):
+    _, test = digits
+    folder = tmp_path / "deep" / "scores"
+    dd.kept_score(folder, name, chosen, test, dataclasses.replace(QUICK, networks=1, epochs=1), 0)
+    (path,) = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert path.parent == folder
+    (record,) = dd.read_scores(folder)
+    assert record["score"]["name"] == name
+
+
+def test_scores_of_other_classes_are_refused(digits, chosen, tmp_path):
+    _, test = digits
+    other = dataclasses.replace(chosen, class_names=tuple("abcdefghij"))
+    with pytest.raises(ValueError, match="class names of test must be those of the set"):
+        dd.kept_score(tmp_path, "random", other, test, QUICK, 0)
+
+
+def test_scores_lie_beside_the_set_and_not_in_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert scores.results_folder(Path("out/set")) == Path("out/set-results")
+    assert scores.results_folder(Path()) == tmp_path.with_name(f"{tmp_path.name}-results")
+
+
+def test_an_evaluation_tells_how_far_it_is(digits, batch):
+    _, test = digits
+    short = dataclasses.replace(QUICK, networks=2, epochs=3)
+    steps = list(judge.evaluating(batch, test, short, rng=dd.generator("judge")))
+    assert [step.done for step in steps] == [1, 2, 3, 4, 5, 6, 6]
+    assert {step.total for step in steps} == {6}
+    assert all(step.score is None for step in steps[:-1])
+    whole = dd.evaluate(batch, test, short, rng=dd.generator("judge"))
+    assert steps[-1].score.accuracies == whole.accuracies
+    with pytest.raises(ValueError, match="labels must have 10 columns, got 9"):
+        judge.evaluating((batch.x, batch.y[:, :9]), test, short, rng=dd.generator(0))
+
+
+def test_a_changed_protocol_says_what_changed():
+    paper = dd.Evaluation.published()
+    assert paper.changed() == paper
+    assert paper.changed(options={"width": 128}, network="convnet", epochs=300) == paper
+    assert paper.changed(networks=20) == dataclasses.replace(paper, networks=20)
+    narrow = paper.changed(options={"width": 32, "depth": 2}, epochs=10)
+    assert narrow.protocol == "published, 10 epochs, width 32, depth 2"
+    assert dict(narrow.network_options) == {"width": 32, "depth": 2}
+    other = paper.changed(network="lenet")
+    assert (other.protocol, other.network, dict(other.network_options)) == ("published, lenet", "lenet", {})
+
+
+def test_a_published_figure_stands_beside_the_published_protocol_only():
+    paper = dd.Evaluation.published()
+    score = {"name": "dc", "accuracies": [0.9], "network": "convnet", "protocol": "published"}
+    score |= {"images": 10, "stored_floats": 1, "seconds": 1.0}
+    shown = {}
+    narrow = dataclasses.replace(paper, network_options={"width": 32})
+    for key, evaluation in {
+        "paper": paper,
+        "repeats": paper.changed(networks=20),
+        "width": paper.changed(options={"width": 32}),
+        "depth": paper.changed(options={"depth": 2}),
+        "network": paper.changed(network="mlp"),
+        "epochs": paper.changed(epochs=10),
+        "unnamed": narrow,
+    }.items():
+        conditions = {"set": "x", "evaluation": evaluation.to_dict()}
+        named = {**score, "name": "random"}
+        record = {"score": named, "data": "mnist", "ipc": 1, "distil_seconds": None, "conditions": conditions}
+        shown[key] = "| 64.9 |" in score_table([record], [])
+    assert shown == dict.fromkeys(shown, False) | {"paper": True, "repeats": True}
+    assert score_table([{**record, "score": score}], []).count("\n") == 2

@@ -129,7 +129,8 @@ def test_convnet_options_cross(norm, pooling, activation):
 
 
 def test_convnet_takes_digits():
-    assert on_meta("convnet", (1, 8, 8), 10).head.in_features == 128
+    assert on_meta("convnet", (1, 8, 8), 10).head.in_features == 512
+    assert on_meta("convnet", (1, 8, 8), 10, depth=3).head.in_features == 128
 
 
 def test_convnet_matches_a_written_out_forward():

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import ddsdk as dd
+from ddsdk.errors import require_count, require_rng
 
 if TYPE_CHECKING:
     import torch
@@ -23,18 +24,26 @@ class Selection(ABC):
     """A coreset: real images with their hard labels.
 
     Attributes:
+        name: What the command line and tables call the method.
         ipc: Images per class.
         augmentation: DSA operations that the set is to be trained with, joined by "_"; empty for none.
     """
 
+    name: ClassVar[str]
     ipc: int = 10
     augmentation: str = ""
+
+    def __post_init__(self) -> None:
+        require_count("ipc", self.ipc)
+        for count, least in (("students", 1), ("student_epochs", 0)):
+            if hasattr(self, count):
+                require_count(count, getattr(self, count), least)
 
     @abstractmethod
     def select(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> list[Tensor]:
         """Return, for each class, the positions in `real` of `ipc` distinct images of it."""
 
-    def evaluation(self) -> dd.Evaluation:
+    def evaluation(self, real: dd.RealData) -> dd.Evaluation:  # noqa: ARG002
         """Return the published protocol."""
         return dd.Evaluation.published(self.augmentation)
 
@@ -52,6 +61,7 @@ class Selection(ABC):
         """
         import torch
 
+        require_rng(rng)
         began = time.perf_counter()
         dd.check_ipc(real, self.ipc)
         picks = self.select(real, make_student=make_student, rng=rng)
@@ -63,7 +73,15 @@ class Selection(ABC):
             real.num_classes,
         ).to(real.device)
         seconds = time.perf_counter() - began
-        return dd.assemble(self, syn, real, evaluation=self.evaluation(), rng=rng, seconds=seconds)
+        return dd.assemble(
+            self,
+            syn,
+            real,
+            evaluation=self.evaluation(real),
+            rng=rng,
+            seconds=seconds,
+            make_student=make_student,
+        )
 
 
 def trained_student(

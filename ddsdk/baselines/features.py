@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import ddsdk as dd
 from ddsdk.baselines.base import Selection, trained_student
@@ -52,9 +52,14 @@ class _ByFeatures(Selection):
 class Herding(_ByFeatures):
     """Greedy choice whose mean follows the class mean.
 
+    Differences from the published algorithm: features are pixels by default; the papers of the field herd the
+    embedding of a trained network, which `student_epochs` above 0 gives.
+
     References:
         Welling, "Herding dynamical weights to learn", ICML 2009.
     """
+
+    name: ClassVar[str] = "herding"
 
     def choose(self, features: Tensor, rng: torch.Generator) -> Tensor:  # noqa: ARG002
         """Choose by herding."""
@@ -66,9 +71,14 @@ class Herding(_ByFeatures):
 class KCenter(_ByFeatures):
     """Greedy choice of the item farthest from the chosen ones.
 
+    Differences from the published algorithm: features are pixels by default; the paper takes the embedding of a
+    trained network, which `student_epochs` above 0 gives.
+
     References:
         Sener and Savarese, "Active Learning for Convolutional Neural Networks", ICLR 2018.
     """
+
+    name: ClassVar[str] = "k-center"
 
     def choose(self, features: Tensor, rng: torch.Generator) -> Tensor:  # noqa: ARG002
         """Choose by k-center."""
@@ -79,6 +89,8 @@ class KCenter(_ByFeatures):
 @dataclass(frozen=True, kw_only=True)
 class KMeans(_ByFeatures):
     """The real image nearest each of `ipc` k-means centres of the class."""
+
+    name: ClassVar[str] = "k-means"
 
     def choose(self, features: Tensor, rng: torch.Generator) -> Tensor:
         """Choose by k-means."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import ddsdk as dd
 from ddsdk.baselines.base import Selection
@@ -21,6 +21,8 @@ __all__ = ["Random"]
 @dataclass(frozen=True, kw_only=True)
 class Random(Selection):
     """Random real images of each class: what every method must beat."""
+
+    name: ClassVar[str] = "random"
 
     def select(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import ddsdk as dd
 from ddsdk.baselines.base import Selection, trained_student
@@ -60,9 +60,14 @@ class _ByScore(Selection):
 class EL2N(_ByScore):
     """The images with the largest norm of the prediction error, ||p(x) - y||, early in training.
 
+    Differences from the published algorithm: scores are averaged over 3 networks after 1 epoch each; the paper
+    averages 10 networks, after 10 to 20 epochs.
+
     References:
         Paul, Ganguli and Dziugaite, "Deep Learning on a Data Diet", NeurIPS 2021, arXiv:2107.07075.
     """
+
+    name: ClassVar[str] = "el2n"
 
     def score(self, error: Tensor, embedding: Tensor) -> Tensor:  # noqa: ARG002
         """Return the norms of the errors."""
@@ -77,11 +82,14 @@ class GraNd(_ByScore):
     That gradient is the outer product of the error and (embedding, 1), so its norm is a product of norms.
 
     Differences from the published algorithm: the paper takes the gradient of all parameters at initialisation;
-    the last layer's, after `student_epochs`, is the usual stand-in that costs one forward pass.
+    the last layer's, after `student_epochs`, is the usual stand-in that costs one forward pass. Scores
+    are averaged over 3 networks after 1 epoch each, where the paper averages 10.
 
     References:
         Paul, Ganguli and Dziugaite, "Deep Learning on a Data Diet", NeurIPS 2021, arXiv:2107.07075.
     """
+
+    name: ClassVar[str] = "grand"
 
     def score(self, error: Tensor, embedding: Tensor) -> Tensor:
         """Return the norms of the head's gradients."""

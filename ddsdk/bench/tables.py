@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from ddsdk.baselines import BASELINES
 from ddsdk.bench.published import published
 from ddsdk.distilled import Distilled
+from ddsdk.evaluation import Evaluation
 from ddsdk.text import escape_markdown
 
 __all__ = ["score_table"]
@@ -32,15 +35,15 @@ def score_table(records: Sequence[dict[str, Any]], sets: Sequence[Distilled]) ->
 
     Args:
         records: What `ddsdk.read_scores` returned. A record of a distilled set counts only if the set is
-            among `sets`; a record of selected real images always does.
+            among `sets`; a record of a baseline always does.
         sets: The sets.
+
+    The published figure stands beside a score only if that was measured under the published protocol.
     """
     wanted = {s.content_id for s in sets}
-    methods = {str(s.provenance.get("recipe", "set")).lower() for s in sets}
     rows = {}
     for record in records:
-        name = record["score"]["name"]
-        if record["conditions"]["set"] in wanted or name not in methods:
+        if record["conditions"]["set"] in wanted or record["score"]["name"] in BASELINES:
             rows[tuple(_cells(record))] = _order(record)
     ordered = sorted(rows, key=lambda row: rows[row])
     lines = [_line(_COLUMNS), _line(["---"] * len(_COLUMNS)), *map(_line, ordered)]
@@ -56,6 +59,11 @@ def _order(record: dict[str, Any]) -> tuple[Any, ...]:
     return record["data"], record["ipc"], evaluation["augmentation"], statistics.fmean(_accuracies(record))
 
 
+def _is_published(evaluation: Evaluation) -> bool:
+    exact = Evaluation.published(evaluation.augmentation)
+    return dataclasses.replace(evaluation, networks=exact.networks) == exact
+
+
 def _accuracies(record: dict[str, Any]) -> list[float]:
     return [100 * a for a in record["score"]["accuracies"]]
 
@@ -64,7 +72,9 @@ def _cells(record: dict[str, Any]) -> list[str]:
     score, evaluation = record["score"], record["conditions"]["evaluation"]
     accuracies = _accuracies(record)
     spread = f" ± {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
-    paper = published(record["data"], score["name"], record["ipc"])
+    comparable = _is_published(Evaluation.from_dict(evaluation))
+    paper = published(record["data"], score["name"], record["ipc"]) if comparable else None
+    seconds = record.get("distil_seconds")
     cells = (
         record["data"],
         record["ipc"],
@@ -76,6 +86,6 @@ def _cells(record: dict[str, Any]) -> list[str]:
         evaluation["epochs"],
         evaluation["augmentation"].replace("_", " ") or "none",
         score["stored_floats"],
-        f"{record['distil_seconds']:.0f} s",
+        "–" if seconds is None else f"{seconds:.0f} s",
     )
     return [escape_markdown(str(cell)) for cell in cells]

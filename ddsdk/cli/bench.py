@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from ddsdk.cli.console import out, table
-from ddsdk.cli.options import names
+from ddsdk.cli.options import check_device, names, whole_numbers
+from ddsdk.errors import require
 
 __all__ = ["Bench"]
 
@@ -41,9 +42,12 @@ class Bench:
         from ddsdk.bench.speed import speed_table
         from ddsdk.files import readable_json, write_atomic
 
+        for name in ("real_batch", "ipc", "repeats"):
+            require(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
+        check_device(self.device)
         found = speed_table(
             recipes=names(self.recipes),
-            widths=[int(w) for w in names(self.widths)],
+            widths=whole_numbers("widths", self.widths),
             real_batch=self.real_batch,
             ipc=self.ipc,
             repeats=self.repeats,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["err", "out", "progress", "table"]
+__all__ = ["err", "open_line", "out", "progress", "table"]
 
 _LINE_SECONDS = 60.0
 _OUT = Console(highlight=False, soft_wrap=True)
@@ -26,6 +28,12 @@ def out(text: str = "") -> None:
 def err(text: str) -> None:
     """Print a line to standard error."""
     _ERR.print(Text(text))
+
+
+def open_line(folder: Path) -> str:
+    """Return a shell command that opens the set in `folder` and says what it is."""
+    program = f"import ddsdk; print(ddsdk.Distilled.load({str(folder)!r}))"
+    return f"python -c {shlex.quote(program)}"
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

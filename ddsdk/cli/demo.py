@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 import ddsdk as dd
-from ddsdk.cli.console import out
+from ddsdk.cli.console import open_line, out, progress
 from ddsdk.cli.distill import DistillOptions, run_recipe
-from ddsdk.cli.evaluate import judge, show_scores
+from ddsdk.cli.evaluate import follow, judge, show_scores
 from ddsdk.cli.look import write_report
 from ddsdk.evaluation import Evaluation
 
@@ -40,6 +39,9 @@ class Demo:
         """Distil, judge, and say where everything is."""
         import torch
 
+        from ddsdk.judge import evaluating
+        from ddsdk.scores import results_folder
+
         train, test = dd.load_pair("digits")
         options = DistillOptions(
             data="digits",
@@ -55,19 +57,21 @@ class Demo:
             return code
         distilled = dd.Distilled.load(self.out)
         evaluation = Evaluation.quick(_AUGMENTATION)
-        baselines, results = ["random", "herding", "k-means"], self.out / "results"
+        baselines, results = ["random", "herding", "k-means"], results_folder(self.out)
         out("training fresh networks on the set, on the baselines, and on everything ...")
-        scores = judge(distilled, train, test, evaluation, baselines, results=results, seed=self.seed)
+        rows = judge(distilled, train, test, evaluation, baselines, results=results, seed=self.seed)
         everything = train.batch(torch.arange(len(train)))
         # As many epochs as the set gets would be 130 times its steps; accuracy is flat from here on.
-        fewer = dataclasses.replace(evaluation, protocol=f"quick, {_FULL_EPOCHS} epochs", epochs=_FULL_EPOCHS)
+        fewer = evaluation.changed(epochs=_FULL_EPOCHS)
         name = f"full training set, {_FULL_EPOCHS} epochs"
-        scores.append(dd.evaluate(everything, test, fewer, rng=dd.generator(self.seed), name=name))
-        show_scores("digits", evaluation, scores)
+        steps = evaluating(everything, test, fewer, rng=dd.generator(self.seed), name=name)
+        with progress("judging", fewer.networks * fewer.epochs) as update:
+            rows.append(follow(steps, "full training set", update))
+        show_scores("digits", evaluation, rows)
         page = self.out / "report.html"
         write_report((self.out,), page, (results,))
         out(f"artefact       {self.out}")
         out(f"contact sheet  {self.out / 'sheet.png'}")
         out(f"HTML card      {page}")
-        out(f"open it        ddsdk.Distilled.load({str(self.out)!r})")
+        out(f"open it        {open_line(self.out)}")
         return 0

@@ -17,7 +17,7 @@ import tyro
 
 import ddsdk as dd
 from ddsdk.baselines import BASELINES
-from ddsdk.cli.console import err, out, progress
+from ddsdk.cli.console import err, open_line, out, progress
 from ddsdk.cli.options import DataOptions, make_student, network_options
 from ddsdk.errors import DivergedError
 from ddsdk.recipes import RECIPES
@@ -55,7 +55,7 @@ class DistillOptions(DataOptions):
     def run(self) -> int:
         """Distil."""
         method = self.method  # type: ignore[attr-defined]
-        return run_recipe(method, self.train(), self)
+        return run_recipe(method, self.train(), self, told_to_resume=self.resume)
 
 
 def distill_verb(args: Sequence[str]) -> type[Any]:
@@ -100,24 +100,47 @@ def configuration(method: Any, train: dd.RealData, options: DistillOptions) -> d
     }
 
 
-def run_recipe(method: Any, train: dd.RealData, options: DistillOptions) -> int:  # noqa: ANN401
-    """Run a recipe or baseline in its folder; return the exit code."""
+def run_recipe(
+    method: Any,  # noqa: ANN401
+    train: dd.RealData,
+    options: DistillOptions,
+    *,
+    told_to_resume: bool = False,
+) -> int:
+    """Run a recipe or baseline in its folder; return the exit code.
+
+    Args:
+        method: A value of `RECIPES` or `BASELINES`.
+        train: What to distil.
+        options: Folder, network, seed.
+        told_to_resume: Whether someone asked for it and should hear that there is nothing to resume.
+
+    Raises:
+        DivergedError: If the run diverges, or has done so before.
+    """
     rng = dd.generator(options.seed)
     student_options = network_options(options.network, options.width, options.depth)
     student = make_student(train, options.network, student_options)
     config = configuration(method, train, options)
     with dd.Job(options.out, config, resume=options.resume, every=options.checkpoint_seconds) as job:
         if job.finished:
+            if job.diverged:
+                raise DivergedError(
+                    f"the run in {options.out} diverged; the folder holds its last finite set. "
+                    "Lower --image-lr and name another folder"
+                )
             out(f"{options.out} is finished already")
             return 0
+        if told_to_resume and not job.resumes:
+            out(f"no checkpoint in {options.out}, starting at step 1")
         if not isinstance(method, IterativeRecipe):
             job.finish(method(train, make_student=student, rng=rng))
         else:
-            code = _iterate(job, method, train, student, rng)
+            code = _iterate(job, method, train, student, rng, resumed_by_itself=options.resume)
             if code:
                 return code
     out(f"saved {options.out}")
-    out(f"open it: python -c \"import ddsdk; print(ddsdk.Distilled.load('{options.out}'))\"")
+    out(f"open it: {open_line(options.out)}")
     return 0
 
 
@@ -127,6 +150,8 @@ def _iterate(
     train: dd.RealData,
     student: Any,  # noqa: ANN401
     rng: Any,  # noqa: ANN401
+    *,
+    resumed_by_itself: bool,
 ) -> int:
     def make() -> dd.Distillation[Any]:
         return method.distillation(train, make_student=student, rng=rng)
@@ -135,41 +160,66 @@ def _iterate(
     diverged: DivergedError | None = None
     with _graceful() as stopped, progress("distilling", distillation.plan.steps) as update:
         try:
-            announce(dd.estimate(make))
+            if job.steps_taken < distillation.plan.steps:
+                announce(dd.estimate(make), job.steps_taken)
             for step in job.steps(distillation):
-                update(step.number, f"loss {step.loss:.4g}")
+                update(step.number, _note(step, distillation.shrunk))
                 if stopped:
                     break
         except DivergedError as error:
             diverged = error
     if stopped and distillation.index < distillation.plan.steps:
-        again = shlex.join(word for word in sys.argv[1:] if word != "--resume")
-        err(f"stopped after step {distillation.index}; go on with: ddsdk {again} --resume")
+        # A command that resumes anyway needs no option for it, and may know none.
+        again = shlex.join([*sys.argv[1:], *([] if resumed_by_itself else ["--resume"])])
+        err(f"stopped after step {distillation.index}; go on with: ddsdk {again}")
         return 75
-    syn, evaluation = distillation.plan.syn, method.evaluation()
-    finished = dd.assemble(method, syn, train, evaluation=evaluation, rng=rng, seconds=job.seconds)
+    finished = dd.assemble(
+        method,
+        distillation.plan.syn,
+        train,
+        evaluation=method.evaluation(train),
+        rng=rng,
+        seconds=job.seconds,
+        make_student=student,
+        run=distillation.record(),
+    )
     job.finish(finished)
+    if distillation.shrunk:
+        err(f"the learning rate was reduced {distillation.shrunk}x because values were not finite")
     if diverged:
         err(f"the last finite set was saved in {job.folder}")
         raise diverged
     return 0
 
 
-def announce(estimate: dd.Estimate) -> None:
-    """Say what a run will take."""
-    slow = estimate.seconds >= 120
-    time = f"{estimate.seconds / 60:.0f} minutes" if slow else f"{estimate.seconds:.0f} seconds"
+def _note(step: dd.Step, reductions: int) -> str:
+    note = f"loss {step.loss:.4g}"
+    return f"{note}, learning rate reduced {reductions}x" if reductions else note
+
+
+def announce(estimate: dd.Estimate, taken: int = 0) -> None:
+    """Say what a run will take, or what is left of one that has `taken` steps behind it."""
+    left = estimate.steps - taken
+    seconds = estimate.seconds * left / estimate.steps
+    time = f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
+    steps = f"{left} of {estimate.steps} steps left" if taken else f"{estimate.steps} steps"
     out(
-        f"{estimate.steps} steps, about {time}, peak memory {estimate.memory / 2**20:.0f} MiB, "
+        f"{steps}, about {time}, peak memory {estimate.memory / 2**20:.0f} MiB, "
         f"disk {estimate.disk / 2**20:.1f} MiB"
     )
 
 
 @contextmanager
 def _graceful() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM so that the loop can end after a whole step."""
+    """Collect SIGINT and SIGTERM so that the loop can end after a whole step; the second one does not wait."""
     seen: list[int] = []
-    before = {s: signal.signal(s, lambda s, _: seen.append(s)) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, _: object) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield seen
     finally:

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import tyro
 
 import ddsdk as dd
 from ddsdk.baselines import BASELINES
-from ddsdk.cli.console import out, table
-from ddsdk.cli.options import DataOptions, make_student, names, network_options
+from ddsdk.cli.console import out, progress, table
+from ddsdk.cli.options import DataOptions, fitting_options, make_student, names, network_options
 from ddsdk.errors import require
 from ddsdk.evaluation import Evaluation, Score
+from ddsdk.recipes import RECIPES
+from ddsdk.text import escape_terminal
 
-__all__ = ["Evaluate", "judge", "show_scores"]
+if TYPE_CHECKING:
+    from ddsdk.judge import Progress
+
+__all__ = ["Evaluate", "Row", "follow", "judge", "show_scores"]
+
+
+class Row(NamedTuple):
+    """A score, and whether it was read from a file and not computed now."""
+
+    score: Score
+    kept: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,19 +37,22 @@ class Evaluate(DataOptions):
 
     Attributes:
         set: Folder of the artefact.
+        test: Test data, a folder or parquet file, where `data` has no test split of its own.
         networks: Networks to train, separated by commas. Empty takes the one of the protocol.
         protocol: stored: the one in the artefact. published: that of DC, DSA and DM. quick: for small machines,
-            not comparable with papers.
-        width: Width of the ConvNet; None takes the protocol's.
-        depth: Depth of the ConvNet; None takes the protocol's.
+            not comparable with papers. A changed one is named after its changes.
+        width: Width of the networks that have one; None takes the protocol's.
+        depth: Depth of the networks that have one; None takes the protocol's.
         repeats: Fresh networks of each kind; None takes the protocol's.
         epochs: Epochs; None takes the protocol's.
         baselines: Baselines of the same size, separated by commas.
-        results: Folder of the scores, so that none is computed twice; `SET/results` if not given.
+        results: Folder of the scores, so that none is computed twice; `SET-results`, beside the set, if not given.
+        fresh: Compute every score again.
         seed: Root of every random number.
     """
 
     set: tyro.conf.Positional[Path]
+    test: str | None = None
     networks: str = ""
     protocol: Literal["stored", "published", "quick"] = "stored"
     width: int | None = None
@@ -46,39 +61,51 @@ class Evaluate(DataOptions):
     epochs: int | None = None
     baselines: str = "random,herding,k-means"
     results: Path | None = None
+    fresh: bool = False
     seed: int = 0
 
     def run(self) -> int:
         """Evaluate and print."""
+        from ddsdk.scores import results_folder
+
         distilled = dd.Distilled.load(self.set)
-        train, test = (data.with_preprocess(distilled.preprocess) for data in self.pair())
+        train, test = (data.with_preprocess(distilled.preprocess) for data in self.pair(self.test))
         chosen = names(self.networks)
         for network in chosen:
             require(network in dd.NETWORKS, "networks", f"be among {', '.join(dd.NETWORKS)}", network)
-        protocol = self._protocol(Evaluation.from_dict(distilled.evaluation))
-        for network in chosen or [protocol.network]:
-            options = network_options(network, self.width, self.depth)
-            if network == protocol.network:
-                options = {**protocol.network_options, **options}
-            evaluation = dataclasses.replace(protocol, network=network, network_options=options)
-            results = self.set / "results" if self.results is None else self.results
-            scores = judge(
-                distilled, train, test, evaluation, names(self.baselines), results=results, seed=self.seed
+        evaluations = self._evaluations(Evaluation.from_dict(distilled.evaluation), chosen)
+        for evaluation in evaluations:
+            rows = judge(
+                distilled,
+                train,
+                test,
+                evaluation,
+                names(self.baselines),
+                results=results_folder(self.set) if self.results is None else self.results,
+                seed=self.seed,
+                fresh=self.fresh,
             )
-            show_scores(test.name, evaluation, scores)
+            show_scores(test.name, evaluation, rows)
+        sizes = distilled.owner.bincount(minlength=distilled.num_classes).tolist()
+        if len(set(sizes)) > 1:
+            low, high = min(sizes), max(sizes)
+            out(f"the set has {low} to {high} images per class, each baseline has {high}")
         return 0
 
-    def _protocol(self, stored: Evaluation) -> Evaluation:
+    def _evaluations(self, stored: Evaluation, chosen: list[str]) -> list[Evaluation]:
         base = {
             "stored": stored,
             "published": Evaluation.published(stored.augmentation),
             "quick": Evaluation.quick(stored.augmentation),
         }[self.protocol]
-        changes = {"networks": self.repeats, "epochs": self.epochs}
-        given: dict[str, Any] = {k: v for k, v in changes.items() if v is not None}
-        if self.epochs is not None and self.epochs != base.epochs:
-            given["protocol"] = f"{base.protocol}, {self.epochs} epochs"
-        return dataclasses.replace(base, **given)
+        networks = chosen or [base.network]
+        require(base.network in dd.NETWORKS, "network", f"be among {', '.join(dd.NETWORKS)}", base.network)
+        found = []
+        for network in networks:
+            options = fitting_options(network, networks, network_options(network, self.width, self.depth))
+            changes: dict[str, Any] = {"epochs": self.epochs, "networks": self.repeats}
+            found.append(base.changed(network=network, options=options, **changes))
+        return found
 
 
 def judge(
@@ -90,7 +117,8 @@ def judge(
     *,
     results: Path,
     seed: int,
-) -> list[Score]:
+    fresh: bool = False,
+) -> list[Row]:
     """Score a set and baselines of the same size under the same protocol.
 
     Args:
@@ -101,27 +129,63 @@ def judge(
         baselines: Keys of `ddsdk.BASELINES`.
         results: Folder of kept scores.
         seed: Root of every random number.
+        fresh: Compute again what was kept.
     """
+    from ddsdk.scores import scoring
+
     for name in baselines:
         require(name in BASELINES, "baselines", f"be among {', '.join(BASELINES)}", name)
-    own = str(distilled.provenance.get("recipe", "set")).lower()
-    scores = [dd.kept_score(results, own, distilled, test, evaluation, seed)]
     student = make_student(train, evaluation.network, dict(evaluation.network_options))
-    for name in baselines:
-        selection = BASELINES[name](ipc=distilled.ipc, augmentation=evaluation.augmentation)
-        chosen = selection(train, make_student=student, rng=dd.generator(seed, name))
-        scores.append(dd.kept_score(results, name, chosen, test, evaluation, seed))
-    return scores
+    each, rows = evaluation.networks * evaluation.epochs, []
+    with progress("judging", each * (1 + len(baselines))) as update:
+        own = _method_name(distilled)
+        steps = scoring(results, own, distilled, test, evaluation, seed, fresh=fresh)
+        rows.append(follow(steps, own, update))
+        for i, name in enumerate(baselines, 1):
+            selection = BASELINES[name](ipc=distilled.ipc, augmentation=evaluation.augmentation)
+            update(each * i, f"selecting {name}")
+            chosen = selection(train, make_student=student, rng=dd.generator(seed, name))
+            steps = scoring(results, name, chosen, test, evaluation, seed, fresh=fresh)
+            rows.append(follow(steps, name, update, each * i))
+    return rows
 
 
-def show_scores(data: str, evaluation: Evaluation, scores: list[Score]) -> None:
+def follow(steps: Iterator[Progress], name: str, update: Callable[[int, str], None], before: int = 0) -> Row:
+    """Go through an evaluation, show how far it is, and return what came out.
+
+    Args:
+        steps: From `ddsdk.judge.evaluating` or `ddsdk.scores.scoring`.
+        name: What is judged.
+        update: From `ddsdk.cli.console.progress`.
+        before: Epochs that are done already.
+    """
+    for step in steps:
+        update(before + step.done, escape_terminal(name, 40))
+    assert step.score is not None  # the last step of every evaluation has it
+    return Row(step.score, step.kept)
+
+
+def _method_name(distilled: dd.Distilled) -> str:
+    recipe = str(distilled.provenance.get("recipe", "set"))
+    classes = {method.__name__: name for name, method in {**RECIPES, **BASELINES}.items()}
+    return classes.get(recipe, recipe.lower())
+
+
+def show_scores(data: str, evaluation: Evaluation, rows: list[Row]) -> None:
     """Print scores as a table that says under which protocol they hold."""
     augmentation = evaluation.augmentation or "none"
-    rows = [
-        (s.name, str(s.images), f"{100 * s.mean:.2f} ± {100 * s.std:.2f}", f"{s.seconds:.0f}") for s in scores
+    cells = [
+        (
+            escape_terminal(s.name),
+            str(s.images),
+            f"{100 * s.mean:.2f} ± {100 * s.std:.2f}",
+            f"{s.seconds:.0f}{', kept' if kept else ''}",
+        )
+        for s, kept in rows
     ]
     columns = ("trained on", "images", "test accuracy, %", "seconds")
-    table(f"{data}, {evaluation.network_label}, protocol {evaluation.protocol}", columns, rows)
+    title = f"{data}, {evaluation.network_label}, protocol {evaluation.protocol}"
+    table(escape_terminal(title, 200), columns, cells)
     out(
         f"{evaluation.networks} networks, {evaluation.epochs} epochs, augmentation {augmentation}, "
         "last epoch; labels as stored"

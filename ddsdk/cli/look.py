@@ -99,7 +99,7 @@ class Report:
         sets: Folders of artefacts.
         html: HTML file to write, if any.
         markdown: Markdown file to write, if any: one row for each score, beside the published figure.
-        results: Folders of scores; those of the sets (`SET/results`) if not given.
+        results: Folders of scores; those beside the sets (`SET-results`) if not given.
     """
 
     sets: tyro.conf.Positional[tuple[Path, ...]]
@@ -109,9 +109,11 @@ class Report:
 
     def run(self) -> int:
         """Write the files and say where they are."""
+        from ddsdk.scores import results_folder
+
         require(len(self.sets) > 0, "sets", "name at least one artefact", self.sets)
         require(bool(self.html or self.markdown), "html", "be given, or markdown", None)
-        results = self.results or tuple(s / "results" for s in self.sets)
+        results = self.results or tuple(map(results_folder, self.sets))
         if self.html:
             write_report(self.sets, self.html, results)
             out(str(self.html))
@@ -126,7 +128,7 @@ class Report:
 
 
 def write_report(sets: tuple[Path, ...], html: Path, results: tuple[Path, ...]) -> None:
-    """Write the page; a score counts for a set if it was computed on that very content."""
+    """Write the page; a score counts for a set if it was computed on that very content, or for a baseline."""
     from ddsdk.report import html_report
 
     opened = [(str(path), dd.Distilled.load(path)) for path in sets]
@@ -134,7 +136,10 @@ def write_report(sets: tuple[Path, ...], html: Path, results: tuple[Path, ...]) 
     scores: dict[str, Any] = {}
     for record in (r for folder in results for r in dd.read_scores(folder)):
         score = dict(record["score"])
-        score["name"] = titles.get(record["conditions"]["set"], score["name"])
+        own = titles.get(record["conditions"]["set"])
+        if own is None and score["name"] not in BASELINES:
+            continue
+        score["name"] = own or score["name"]
         scores[str((score["name"], record["conditions"]))] = score
     write_atomic(html, html_report(opened, list(scores.values())).encode())
 

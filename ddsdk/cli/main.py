@@ -34,11 +34,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, MissingExtraError, RuntimeError) as error:
         if os.environ.get("DDSDK_TRACEBACK"):
             raise
-        err(f"ddsdk: {error}")
+        err(f"ddsdk: {_message(error)}")
         return EXIT_DIVERGED if isinstance(error, DivergedError) else EXIT_BAD_INPUT
     except KeyboardInterrupt:
         err("ddsdk: stopped")
         return EXIT_INTERRUPTED
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, NotADirectoryError | FileExistsError) and error.filename is not None:
+        return f"path must lie below folders, and name no file of another kind, got {str(error.filename)!r}"
+    return str(error)
 
 
 def _parse(args: list[str]) -> Any:  # noqa: ANN401

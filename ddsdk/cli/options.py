@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import ddsdk as dd
@@ -11,7 +13,15 @@ from ddsdk.errors import require
 if TYPE_CHECKING:
     from ddsdk.students.fresh import MakeStudent
 
-__all__ = ["DataOptions", "names", "network_options"]
+__all__ = [
+    "DataOptions",
+    "check_device",
+    "fitting_options",
+    "make_student",
+    "names",
+    "network_options",
+    "whole_numbers",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +34,7 @@ class DataOptions:
         zca: Whiten (ZCA) instead of normalising.
         image_column: Column of a parquet file that holds the images; found by its type if not given.
         label_column: Column of a parquet file that holds the labels.
+        resize: Height and width to resample pictures to, for folders and parquet.
         device: cpu, cuda, cuda:1 ... Everything runs where the data is.
         threads: CPU threads; None leaves it to torch. It is part of what makes a run repeatable.
     """
@@ -33,23 +44,25 @@ class DataOptions:
     zca: bool = False
     image_column: str | None = None
     label_column: str | None = None
+    resize: tuple[int, int] | None = None
     device: str = "cpu"
     threads: int | None = None
 
     def train(self) -> dd.RealData:
         """Load the train split onto the device."""
-        self._cap_threads()
+        self._prepare()
         return dd.load(self.data, **self._where()).to(self.device)
 
-    def pair(self) -> tuple[dd.RealData, dd.RealData]:
-        """Load the train and test splits onto the device."""
-        self._cap_threads()
-        train, test = dd.load_pair(self.data, **self._where())
-        return train.to(self.device), test.to(self.device)
+    def pair(self, test: str | None = None) -> tuple[dd.RealData, dd.RealData]:
+        """Load the train and test splits onto the device; `test` names the test data if `data` has none."""
+        self._prepare()
+        train, held_out = dd.load_pair(self.data, test, **self._where())
+        return train.to(self.device), held_out.to(self.device)
 
-    def _cap_threads(self) -> None:
+    def _prepare(self) -> None:
         import torch
 
+        check_device(self.device)
         if self.threads is not None:
             require(self.threads >= 1, "threads", "be at least 1", self.threads)
             torch.set_num_threads(self.threads)
@@ -60,6 +73,7 @@ class DataOptions:
             "zca": self.zca,
             "image_column": self.image_column,
             "label_column": self.label_column,
+            "resize": self.resize,
         }
 
 
@@ -68,10 +82,53 @@ def names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def network_options(network: str, width: int | None, depth: int | None) -> dict[str, Any]:
-    """Return the options of a builder that were given; only the ConvNet has a width and a depth."""
-    given = {k: v for k, v in (("width", width), ("depth", depth)) if v is not None}
-    return given if network == "convnet" else {}
+def whole_numbers(name: str, text: str) -> list[int]:
+    """Split a comma-separated list of numbers that are at least 1."""
+    found = names(text)
+    require(len(found) > 0, name, "hold at least one number", text)
+    for part in found:
+        ok = part.isdecimal() and int(part) >= 1
+        require(ok, name, "be whole numbers of at least 1, separated by commas", part)
+    return [int(part) for part in found]
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that torch does not know or does not find here.
+
+    Raises:
+        ValueError: If nothing can be stored on it.
+    """
+    import torch
+
+    try:
+        ok = torch.zeros(1, device=name).tolist() == [0.0]
+    # Backends that torch was built without answer with errors of several kinds.
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError):
+        ok = False
+    require(ok, "device", "be cpu, or an accelerator that torch finds here", name)
+
+
+def network_options(network: str, width: int | None, depth: int | None) -> dict[str, Any]:  # noqa: ARG001
+    """Return the options of a builder that were given; `make_student` refuses those that it does not take."""
+    return {k: v for k, v in (("width", width), ("depth", depth)) if v is not None}
+
+
+def fitting_options(network: str, networks: Sequence[str], given: dict[str, Any]) -> dict[str, Any]:
+    """Return those of the given options that a network takes.
+
+    Args:
+        network: The one that is built now.
+        networks: All that were asked for; an option that none of them takes is refused.
+        given: From `network_options`.
+
+    Raises:
+        ValueError: If no network takes an option.
+    """
+    takes = {name: set(signature(dd.NETWORKS[name]).parameters) for name in {network, *networks}}
+    for option in given:
+        known = any(option in taken for taken in takes.values())
+        require(known, option, f"be left out for {', '.join(sorted(takes))}", given[option])
+    return {option: value for option, value in given.items() if option in takes[network]}
 
 
 def make_student(real: dd.RealData, network: str, options: dict[str, Any]) -> MakeStudent:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import dataclass
+from typing import final
 
 import torch
 
 from ddsdk.networks.classic import alexnet, lenet, mlp, vgg11
-from ddsdk.networks.convnet import convnet
+from ddsdk.networks.convnet import convnet, derived_depth
 from ddsdk.networks.deep import densenet121, resnet10, resnet18, resnet152
 from ddsdk.networks.initialise import initialise
 from ddsdk.networks.network import Network
 from ddsdk.networks.shapes import ImageShape, check_request
 
-__all__ = ["NETWORKS", "network_factory"]
+__all__ = ["NETWORKS", "NetworkFactory", "network_factory"]
 
 Builder = Callable[..., Network]
 
@@ -33,9 +34,33 @@ NETWORKS: dict[str, Builder] = {
 }
 
 
+@final
+@dataclass(frozen=True)
+class NetworkFactory:
+    """What `network_factory` returns: builds a network from a generator, and says which.
+
+    Attributes:
+        name: A key of `NETWORKS`.
+        image_shape: (C, H, W).
+        num_classes: K.
+        options: Every option of the builder, defaults and derived values included.
+    """
+
+    name: str
+    image_shape: ImageShape
+    num_classes: int
+    options: Mapping[str, object]
+
+    def __call__(self, rng: torch.Generator) -> Network:
+        """Return a network whose weights come from `rng` alone."""
+        with torch.device("meta"):
+            network = NETWORKS[self.name](self.image_shape, self.num_classes, **self.options)
+        return initialise(network, rng)
+
+
 def network_factory(
     name: str, image_shape: ImageShape, num_classes: int, **options: object
-) -> Callable[[torch.Generator], Network]:
+) -> NetworkFactory:
     """Return ``make_student(rng)``, which builds the named network with weights drawn from `rng` alone.
 
     The network is built once here without memory, so that a wrong size or option is refused before a long
@@ -59,25 +84,16 @@ def network_factory(
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {name!r}{hint}")
     builder = NETWORKS[name]
-    known = list(inspect.signature(builder).parameters)[2:]
+    known = dict(list(inspect.signature(builder).parameters.items())[2:])
     for option in options:
         if option not in known:
-            raise TypeError(f"options of network {name!r} must be among {known}, got {option!r}")
+            raise TypeError(f"options of network {name!r} must be among {list(known)}, got {option!r}")
     check_request(image_shape, num_classes)
     channels, height, width = image_shape
     shape = (channels, height, width)
     with torch.device("meta"):
         builder(shape, num_classes, **options)
-    return partial(_make_student, builder, shape, num_classes, options)
-
-
-def _make_student(
-    builder: Builder,
-    image_shape: ImageShape,
-    num_classes: int,
-    options: Mapping[str, object],
-    rng: torch.Generator,
-) -> Network:
-    with torch.device("meta"):
-        network = builder(image_shape, num_classes, **options)
-    return initialise(network, rng)
+    given = {option: parameter.default for option, parameter in known.items()} | options
+    if given.get("depth", 1) is None:
+        given["depth"] = derived_depth(shape)
+    return NetworkFactory(name, shape, num_classes, given)

@@ -15,7 +15,7 @@ from ddsdk.networks.norms import Norm, norm_layer
 from ddsdk.networks.pooling import AvgPool2
 from ddsdk.networks.shapes import ImageShape, check_request, head_inputs
 
-__all__ = ["ACTIVATIONS", "POOLINGS", "convnet"]
+__all__ = ["ACTIVATIONS", "POOLINGS", "convnet", "derived_depth"]
 
 # In place: what a normalisation puts out is read by nothing else, and memory traffic is what costs here.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -28,6 +28,11 @@ POOLINGS: dict[str, Callable[[], nn.Module] | None] = {
     "max": partial(nn.MaxPool2d, 2),
     "none": None,
 }
+
+
+def derived_depth(image_shape: ImageShape) -> int:
+    """Return the papers' number of blocks for images of this size."""
+    return max(2, round(math.log2(min(image_shape[1:]) / 4)))
 
 
 def convnet(
@@ -66,7 +71,7 @@ def convnet(
         Gidaris and Komodakis, CVPR 2018, arXiv 1804.09458; Zhao et al., ICLR 2021, arXiv 2006.05929.
     """
     check_request(image_shape, num_classes)
-    depth = max(2, round(math.log2(min(image_shape[1:]) / 4))) if depth is None else depth
+    depth = derived_depth(image_shape) if depth is None else depth
     require(depth >= 1, "depth", "be at least 1", depth)
     require(width >= 1, "width", "be at least 1", width)
     require(pooling in POOLINGS, "pooling", f"be one of {', '.join(POOLINGS)}", pooling)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from ddsdk.augment import NO_AUGMENTATION, Augmentation
 from ddsdk.data.sources import Batch, Source
-from ddsdk.errors import require
+from ddsdk.errors import require_count
 from ddsdk.objectives.byproducts import MeanByproduct, in_pieces
 from ddsdk.objectives.distances import Distance
 from ddsdk.rng import derive
@@ -30,7 +31,7 @@ class ClassMatch:
         distance: How.
         real_batch: Real images of each class.
         augmentation: One siamese draw for each class, applied to both sides.
-        synthetic_batch: At most so many synthetic images of each class in one step.
+        synthetic_batch: At most so many synthetic images of each class in one step; None takes all of them.
 
     Cost: for each class one pass over `real_batch` images without a graph, and one with a graph over the
     synthetic ones.
@@ -40,20 +41,23 @@ class ClassMatch:
     distance: Distance
     real_batch: int = 256
     augmentation: Augmentation = NO_AUGMENTATION
-    synthetic_batch: int = 256
+    synthetic_batch: int | None = None
 
     def __post_init__(self) -> None:
-        require(self.real_batch >= 1, "real_batch", "be at least 1", self.real_batch)
-        require(self.synthetic_batch >= 1, "synthetic_batch", "be at least 1", self.synthetic_batch)
+        require_count("real_batch", self.real_batch)
+        if self.synthetic_batch is not None:
+            require_count("synthetic_batch", self.synthetic_batch)
 
     def __call__(
         self, student: nn.Module, real: Source, syn: Source, rng: torch.Generator
     ) -> Iterator[Tensor]:
         """Yield one distance for each class that has synthetic images."""
+        # A source gives at most as many as it is asked for.
+        shown = sys.maxsize if self.synthetic_batch is None else self.synthetic_batch
         for c in range(real.num_classes):
             key = derive(rng, "class", c)
             draw = self.augmentation.siamese(derive(key, "augmentation"))
-            x, y = syn.of_class(c, self.synthetic_batch, derive(key, "synthetic"))
+            x, y = syn.of_class(c, shown, derive(key, "synthetic"))
             if len(x) == 0:
                 continue
             value = self.byproduct(student, Batch(draw(x), y), graph=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import ddsdk as dd
+from ddsdk.errors import require_count, require_momentum, require_rate
 from ddsdk.recipes.base import IterativeRecipe
-from ddsdk.recipes.parts import pixel_set, sgd_on_images
+from ddsdk.recipes.parts import augmentation_for, pixel_set, sgd_on_images
 
 if TYPE_CHECKING:
     import torch
@@ -34,20 +35,32 @@ class DM(IterativeRecipe):
         image_momentum: Momentum of the images.
         real_batch: Real images of each class in one step.
         start: Where the images start: noise, real, k-means or herding.
-        augmentation: DSA operations joined by "_"; empty for none.
+        augmentation: DSA operations joined by "_"; empty for none. None takes the published ones that suit the data:
+            without flip for digits and characters.
 
-    Differences from the published algorithm: none.
+    Differences from the published algorithm: none for networks without BatchNorm. With it, the statistics are those
+    of 16 real images of each class and stay frozen; the paper's code embeds the images of all classes in one batch.
+    The evaluation keeps the momentum at the learning-rate decay, where the authors' code builds a new optimizer.
 
     References:
         Zhao and Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, arXiv:2110.04181.
     """
 
+    name: ClassVar[str] = "dm"
     steps: int = 20_000
     image_lr: float | None = None
     image_momentum: float = 0.5
     real_batch: int = 256
     start: str = "real"
-    augmentation: str = "color_crop_cutout_flip_scale_rotate"
+    augmentation: str | None = None
+
+    def check(self) -> None:
+        """Check counts and rates."""
+        for name in ("steps", "real_batch"):
+            require_count(name, getattr(self, name))
+        if self.image_lr is not None:
+            require_rate("image_lr", self.image_lr)
+        require_momentum("image_momentum", self.image_momentum)
 
     def plan(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
@@ -60,7 +73,7 @@ class DM(IterativeRecipe):
                 byproduct=dd.mean_embedding,
                 distance=dd.squared,
                 real_batch=self.real_batch,
-                augmentation=dd.Augmentation(self.augmentation),
+                augmentation=dd.Augmentation(augmentation_for(real, self.augmentation)),
             ),
             students=dd.FreshStudents(make_student),
             make_optimizer=partial(
@@ -71,6 +84,6 @@ class DM(IterativeRecipe):
             steps=self.steps,
         )
 
-    def evaluation(self) -> dd.Evaluation:
+    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
         """Return the published protocol, with the recipe's augmentation."""
-        return dd.Evaluation.published(self.augmentation)
+        return dd.Evaluation.published(augmentation_for(real, self.augmentation))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from ddsdk.recipes.gradient import GradientMatching
 
@@ -19,13 +19,15 @@ class DSA(GradientMatching):
     images; the students and the evaluation train with the same operations, drawn for each image. Images start
     as random real ones.
 
-    Differences from the published algorithm: none in the steps; loops are interpolated for an ipc that the
-    paper does not list.
+    Differences from the published algorithm: none in the steps. Loops are interpolated for an ipc that the paper
+    does not list. The evaluation keeps the momentum at the learning-rate decay, where the authors' code builds a
+    new optimizer.
 
     References:
         Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML 2021,
         arXiv:2102.08259.
     """
 
+    name: ClassVar[str] = "dsa"
     start: str = "real"
-    augmentation: str = "color_crop_cutout_flip_scale_rotate"
+    augmentation: str | None = None

@@ -8,8 +8,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import ddsdk as dd
+from ddsdk.errors import require_count, require_momentum, require_rate
 from ddsdk.recipes.base import IterativeRecipe
-from ddsdk.recipes.parts import pixel_set, sgd_on_images
+from ddsdk.recipes.parts import augmentation_for, pixel_set, sgd_on_images
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +48,8 @@ class GradientMatching(IterativeRecipe):
         student_lr: Learning rate of the networks (SGD without momentum).
         real_batch: Real images of each class in one step.
         start: Where the images start: noise, real, k-means or herding.
-        augmentation: DSA operations joined by "_"; empty for none.
+        augmentation: DSA operations joined by "_"; empty for none. None takes the published ones that suit the data:
+            without flip for digits and characters.
     """
 
     students: int = 1000
@@ -58,7 +60,19 @@ class GradientMatching(IterativeRecipe):
     student_lr: float = 0.01
     real_batch: int = 256
     start: str = "noise"
-    augmentation: str = ""
+    augmentation: str | None = ""
+
+    def check(self) -> None:
+        """Check counts and rates."""
+        for name in ("students", "real_batch"):
+            require_count(name, getattr(self, name))
+        if self.steps_per_student is not None:
+            require_count("steps_per_student", self.steps_per_student)
+        if self.student_epochs is not None:
+            require_count("student_epochs", self.student_epochs, least=0)
+        for name in ("image_lr", "student_lr"):
+            require_rate(name, getattr(self, name))
+        require_momentum("image_momentum", self.image_momentum)
 
     def plan(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
@@ -67,7 +81,7 @@ class GradientMatching(IterativeRecipe):
         steps, epochs = published_loops(self.ipc)
         steps = steps if self.steps_per_student is None else self.steps_per_student
         epochs = epochs if self.student_epochs is None else self.student_epochs
-        augmentation = dd.Augmentation(self.augmentation)
+        augmentation = dd.Augmentation(augmentation_for(real, self.augmentation))
         return dd.Plan(
             syn=pixel_set(real, self.ipc, self.start, rng),
             objective=dd.ClassMatch(
@@ -86,6 +100,6 @@ class GradientMatching(IterativeRecipe):
             steps=self.students * steps,
         )
 
-    def evaluation(self) -> dd.Evaluation:
+    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
         """Return the published protocol, with the recipe's augmentation."""
-        return dd.Evaluation.published(self.augmentation)
+        return dd.Evaluation.published(augmentation_for(real, self.augmentation))

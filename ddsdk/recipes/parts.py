@@ -1,4 +1,4 @@
-"""Two parts that recipes take at will: pixels with hard labels, and SGD on whatever is stored."""
+"""Parts that recipes take at will: pixels with hard labels, SGD on what is stored, the augmentation of a data set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,24 @@ import ddsdk as dd
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["pixel_set", "sgd_on_images"]
+__all__ = ["augmentation_for", "pixel_set", "sgd_on_images"]
+
+# A mirrored 3 is no 3, and a mirrored 2 looks like a 5.
+_UNFLIPPED = {"digits", "kmnist", "mnist", "svhn", "usps"}
+
+
+def augmentation_for(real: dd.RealData, given: str | None) -> str:
+    """Return `given`, or the published operations for `real` if it is None: all six, without flip for characters.
+
+    Args:
+        real: Its name decides: digits, KMNIST, MNIST, SVHN and USPS are characters.
+        given: DSA operations joined by "_"; empty for none.
+    """
+    if given is not None:
+        return given
+    name = real.name.lower().replace("-", "").replace("_", "")
+    kept = [op for op in dd.DSA_STRATEGY.split("_") if op != "flip" or name not in _UNFLIPPED]
+    return "_".join(kept)
 
 
 def pixel_set(real: dd.RealData, ipc: int, start: str, rng: torch.Generator) -> dd.SyntheticSet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -16,9 +16,18 @@ from ddsdk.inner.fit import epoch, gradient_step
 from ddsdk.rng import derive
 from ddsdk.students.fresh import MakeStudent, enrol
 
-__all__ = ["AlternatingStudents", "Lesson", "OnReal", "OnSynthetic"]
+__all__ = ["AlternatingStudents", "Lesson", "OnReal", "OnSynthetic", "WholeSource"]
 
-Lesson = Callable[[nn.Module, torch.optim.Optimizer, Source, Source, torch.Generator], None]
+
+class WholeSource(Source, Protocol):
+    """A source that is small enough to be taken whole, as a synthetic set is."""
+
+    def detached(self, rng: torch.Generator) -> Batch:
+        """Return everything, without a graph."""
+        ...
+
+
+Lesson = Callable[[nn.Module, torch.optim.Optimizer, Source, WholeSource, torch.Generator], None]
 """`(student, optimizer, real, syn, rng)`: trains the student in place."""
 
 
@@ -41,12 +50,11 @@ class OnSynthetic:
         student: nn.Module,
         optimizer: torch.optim.Optimizer,
         real: Source,  # noqa: ARG002
-        syn: Source,
+        syn: WholeSource,
         rng: torch.Generator,
     ) -> None:
         """Train `student` in place."""
-        # More than any set holds: the whole of it.
-        images = Batch(*(t.detach() for t in syn.mixed(2**62, derive(rng, "decode"))))
+        images = syn.detached(derive(rng, "decode"))
         for i in range(self.epochs):
             for batch in epoch(images, self.batch_size, self.augmentation, derive(rng, "epoch", i)):
                 gradient_step(student, optimizer, batch)
@@ -116,7 +124,7 @@ class AlternatingStudents:
         self._optimizer: torch.optim.Optimizer | None = None
         self._loaded: dict[str, Any] | None = None
 
-    def next(self, real: Source, syn: Source, rng: torch.Generator) -> nn.Module:
+    def next(self, real: Source, syn: WholeSource, rng: torch.Generator) -> nn.Module:
         """Return a new network, or the present one after its lesson."""
         if self._served % self._period == 0:
             self._start(real, rng)

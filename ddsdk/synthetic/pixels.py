@@ -27,11 +27,12 @@ class Pixels(Parametrization):
     def __init__(self, images: Tensor) -> None:
         super().__init__()
         require(images.ndim == 4, "images", "have shape (M, C, H, W)", tuple(images.shape))
-        require(bool(torch.isfinite(images).all()), "images", "be finite", "NaN or infinity")
-        self.images = nn.Parameter(images.detach().clone())
+        self.images = nn.Parameter(torch.empty_like(images, memory_format=torch.contiguous_format))
+        self.encode(images)
 
     def encode(self, images: Tensor) -> None:
         """Copy `images`, (M, C, H, W)."""
+        require(bool(torch.isfinite(images).all()), "images", "be finite", "NaN or infinity")
         with torch.no_grad():
             self.images.copy_(images)
 

@@ -12,6 +12,7 @@ import torch
 
 import ddsdk as dd
 from ddsdk.baselines import BASELINES
+from ddsdk.errors import DivergedError
 from ddsdk.recipes import RECIPES
 
 IPC = 2
@@ -44,6 +45,93 @@ def test_the_table_is_whole():
     assert set(TINY) == set(METHODS)
 
 
+def test_a_method_knows_its_name_on_the_command_line():
+    assert {kind.name: kind for kind in METHODS.values()} == METHODS
+
+
+def test_a_student_of_ones_own_is_named(tiny, make_student):
+    def own(rng):
+        return make_student(rng)
+
+    found = dd.DM(ipc=1, steps=1)(tiny, make_student=own, rng=dd.generator(0))
+    assert found.provenance["student"]["network"].endswith("own")
+
+
+NAN = float("nan")
+COUNTS = {
+    "ipc": (0, "must be at least 1, got 0"),
+    "steps": (0, "must be at least 1, got 0"),
+    "students": (0, "must be at least 1, got 0"),
+    "steps_per_student": (0, "must be at least 1, got 0"),
+    "student_epochs": (-1, "must be at least 0, got -1"),
+    "real_batch": (0, "must be at least 1, got 0"),
+}
+
+
+@pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_count_that_is_none_is_refused_by_its_name(kind, name):
+    if name not in {f.name for f in dataclasses.fields(kind)}:
+        return
+    small, rule = COUNTS[name]
+    with pytest.raises(ValueError, match=f"^{name} {rule}$"):
+        kind(**{name: small})
+    for value in (1.5, "3", True):
+        with pytest.raises(ValueError, match=f"^{name} must be an integer, got {value!r}$"):
+            kind(**{name: value})
+
+
+@pytest.mark.parametrize("kind", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("value", [NAN, -1.0, 0.0, float("inf"), "1"])
+def test_a_rate_that_is_none_is_refused_by_its_name(kind, value):
+    for name in {"image_lr", "student_lr"} & {f.name for f in dataclasses.fields(kind)}:
+        with pytest.raises(ValueError, match=f"^{name} must be positive and finite, got "):
+            kind(**{name: value})
+    with pytest.raises(ValueError, match=r"^image_momentum must lie in 0 <= value < 1, got 1$"):
+        kind(image_momentum=1)
+
+
+def test_a_seed_in_place_of_a_generator_is_refused(method, tiny, make_student):
+    with pytest.raises(TypeError, match=r"rng must be a torch.Generator such as ddsdk.generator\(0\), got 0"):
+        method(tiny, make_student=make_student, rng=0)
+
+
+@pytest.mark.parametrize("kind", [dd.DM, dd.DSA])
+def test_characters_are_not_flipped(kind, tiny, make_student):
+    for name in ("MNIST", "digits", "svhn", "usps", "k-mnist", "fashion-mnist", "cifar10"):
+        tiny.name = name
+        flipped = name in ("fashion-mnist", "cifar10")
+        recipe = kind(ipc=1)
+        plan = recipe.plan(tiny, make_student=make_student, rng=dd.generator(0))
+        strategies = [plan.objective.augmentation.strategy, recipe.evaluation(tiny).augmentation]
+        assert [("flip" in s.split("_")) for s in strategies] == [flipped, flipped]
+        assert strategies[0] == strategies[1]
+        assert kind(ipc=1, augmentation="flip").evaluation(tiny).augmentation == "flip"
+        assert not kind(ipc=1, augmentation="").evaluation(tiny).augmentation
+    assert not dd.DC(ipc=1).evaluation(tiny).augmentation
+
+
+def test_every_synthetic_image_moves_at_a_large_ipc(make_student):
+    images = torch.rand(600, 3, 8, 12, generator=dd.generator("many"))
+    real = dd.RealData(
+        images,
+        torch.arange(2).repeat_interleave(300),
+        class_names=("a", "b"),
+        preprocess=dd.Preprocess.unit(3),
+    )
+    make = dd.network_factory("convnet", real.image_shape, 2, width=2, depth=1)
+    run = dd.DM(ipc=300, steps=1, real_batch=4).distillation(real, make_student=make, rng=dd.generator(0))
+    before = run.plan.syn.parametrization.images.detach().clone()
+    next(run)
+    assert bool((run.plan.syn.parametrization.images != before).flatten(1).any(1).all())
+
+
+def test_a_run_that_diverges_hands_over_its_last_finite_set(recipe, tiny, make_student):
+    with pytest.raises(DivergedError) as error:
+        dataclasses.replace(recipe, image_lr=1e30)(tiny, make_student=make_student, rng=dd.generator(0))
+    assert error.value.syn.is_finite()
+
+
 def test_a_method_is_a_frozen_value_with_its_paper(method):
     assert method == dataclasses.replace(method)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -69,12 +157,23 @@ def test_a_set_comes_out_whole(method, tiny, make_student):
     assert found.preprocess == tiny.preprocess
     assert found.ipc == IPC
     assert found.stored_floats == found.images.numel()
-    assert dd.Evaluation.from_dict(found.evaluation) == method.evaluation()
+    assert dd.Evaluation.from_dict(found.evaluation) == method.evaluation(tiny)
     about = found.provenance
-    assert about["recipe"] == type(method).__name__
+    assert METHODS[about["recipe"]] is type(method)
+    assert about["class"] == type(method).__name__
+    assert about["student"]["network"] == "convnet"
+    assert about["student"]["options"] == {
+        "depth": 1,
+        "width": 4,
+        "norm": "instance",
+        "pooling": "avg",
+        "activation": "relu",
+    }
+    if about["recipe"] in RECIPES:
+        assert (about["steps_done"], about["rate_reductions"], about["diverged"]) == (2, 0, False)
     assert about["parameters"] == dataclasses.asdict(method)
     assert about["data"] == {"name": "tiny", "fingerprint": tiny.fingerprint, "images": 20}
-    assert about["seed"] == dd.generator("run").initial_seed()
+    assert about["rng_seed"] == dd.generator("run").initial_seed()
     assert about["device"] == "cpu"
     assert about["threads"] == 1
     assert about["seconds"] >= 0
@@ -143,7 +242,7 @@ def test_labels_can_be_swapped(recipe, tiny, make_student, kind):
     run = dd.Distillation(dataclasses.replace(plan, syn=syn), tiny, rng=dd.generator("run"))
     steps = list(run)
     found = dd.assemble(
-        recipe, syn, tiny, evaluation=recipe.evaluation(), rng=dd.generator("run"), seconds=0.0
+        recipe, syn, tiny, evaluation=recipe.evaluation(tiny), rng=dd.generator("run"), seconds=0.0
     )
     torch.testing.assert_close(found.labels.sum(1), torch.ones(len(hard)))
     uses_labels = plan.objective.byproduct is dd.weight_gradients

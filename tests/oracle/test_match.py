@@ -66,7 +66,7 @@ def replayed(objective, real, syn, rng):
         key = dd.derive(rng, "class", c)
         draw = objective.augmentation.siamese(dd.derive(key, "augmentation"))
         a = real.of_class(c, objective.real_batch, dd.derive(key, "real"))
-        b = syn.of_class(c, objective.synthetic_batch, dd.derive(key, "synthetic"))
+        b = syn.of_class(c, objective.synthetic_batch or 10**9, dd.derive(key, "synthetic"))
         pairs.append((dd.Batch(draw(a.x), a.y), b, draw))
     return pairs
 
