@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-__all__ = ["DSA_STRATEGY", "NO_AUGMENTATION", "OPS", "Augmentation", "Draw"]
+__all__ = ["DSA_STRATEGY", "NO_AUGMENTATION", "NO_DRAW", "OPS", "Augmentation", "Draw"]
 
 
 class Op(NamedTuple):
@@ -190,3 +190,4 @@ DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
 """All six operations, as published for natural images. Digits and house numbers must not be flipped."""
 
 NO_AUGMENTATION = Augmentation()
+NO_DRAW = Draw()

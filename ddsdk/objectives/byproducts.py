@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
+from ddsdk.augment import NO_DRAW, Draw
 from ddsdk.data.sources import Batch
 from ddsdk.inner.micro import micro_batch, pieces
 
@@ -67,8 +68,16 @@ def weight_gradients(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[
         return torch.autograd.grad(loss, weights, create_graph=graph)
 
 
-def in_pieces(byproduct: MeanByproduct, student: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
-    """Return `byproduct` of the whole batch without a graph, computed in micro-batches.
+def in_pieces(
+    byproduct: MeanByproduct, student: nn.Module, batch: Batch, draw: Draw = NO_DRAW
+) -> tuple[Tensor, ...]:
+    """Return `byproduct` of the whole augmented batch without a graph, computed in micro-batches.
+
+    Args:
+        byproduct: A mean over the batch.
+        student: The student.
+        batch: The whole batch, not augmented yet.
+        draw: Siamese augmentation, applied piece by piece.
 
     Cost: that of the byproduct; memory for one micro-batch.
     """
@@ -76,7 +85,7 @@ def in_pieces(byproduct: MeanByproduct, student: nn.Module, batch: Batch) -> tup
     total: tuple[Tensor, ...] = ()
     for part in pieces(n, micro_batch(student, batch.x.device, n)):
         share = (part.stop - part.start) / n
-        values = byproduct(student, Batch(batch.x[part], batch.y[part]), graph=False)
+        values = byproduct(student, Batch(draw(batch.x[part]), batch.y[part]), graph=False)
         scaled = tuple(v.detach() * share for v in values)
         total = tuple(t.add_(v) for t, v in zip(total, scaled, strict=True)) if total else scaled
     return total

@@ -62,5 +62,5 @@ class ClassMatch:
                 continue
             value = self.byproduct(student, Batch(draw(x), y), graph=True)
             x, y = real.of_class(c, self.real_batch, derive(key, "real"))
-            target = in_pieces(self.byproduct, student, Batch(draw(x), y))
+            target = in_pieces(self.byproduct, student, Batch(x, y), draw)
             yield self.distance(value, target)
