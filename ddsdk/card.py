@@ -177,7 +177,10 @@ def _evaluation(manifest: Manifest) -> list[str]:
     lines = ["Train a fresh network on all images and labels, under this protocol:", ""]
     lines = [*lines, *_json_table(manifest.evaluation, "No protocol is recorded.")]
     if "learned_lr" in manifest.tensors:
-        lines += ["", "The set comes with a learned learning rate: `learned_lr` in the file."]
+        lines += [
+            "",
+            "A learning rate was learned with the set: `learned_lr` in the file. Use it in place of `lr`.",
+        ]
     return lines
 
 

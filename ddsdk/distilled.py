@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
@@ -18,7 +17,7 @@ from torch.utils.data import TensorDataset
 from ddsdk.artifact import read_artifact, write_artifact
 from ddsdk.card import card_markdown
 from ddsdk.data.preprocess import Preprocess
-from ddsdk.errors import ArtifactError, require
+from ddsdk.errors import ArtifactError, require, require_rate
 from ddsdk.manifest import NO_PRIVACY, Manifest, build_manifest, label_fault
 from ddsdk.sheet import sheet_png
 from ddsdk.text import clean, clean_json
@@ -39,7 +38,8 @@ class Distilled:
         preprocess: From the unit range to the value space, and back.
         evaluation: The protocol of training on the set, JSON values.
         label_space: ``"probabilities"``: rows are non-negative and sum to 1.
-        learned_lr: Learning rate that was learned with the set, rounded to float32, or None.
+        learned_lr: Learning rate of networks that train on the set, learned with it, positive, rounded to
+            float32; or None.
         classes: (M,) int64, the class slot that each image was made for, or None.
         stored_floats: Floats from which the images are made, labels not counted; 0 stands for one per pixel.
         provenance: Recipe and parameters, data fingerprint, seeds, versions, device, threads, seconds, as
@@ -78,8 +78,9 @@ class Distilled:
         self._set("stored_floats", int(self.stored_floats) or self.images.numel())
         require(self.stored_floats > 0, "stored_floats", "be positive", self.stored_floats)
         if self.learned_lr is not None:
-            require(math.isfinite(self.learned_lr), "learned_lr", "be finite", self.learned_lr)
-            self._set("learned_lr", float(np.float32(self.learned_lr)))
+            rounded = float(np.float32(self.learned_lr))
+            require_rate("learned_lr", rounded)
+            self._set("learned_lr", rounded)
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)

@@ -94,12 +94,16 @@ def scoring(
 ) -> Iterator[Progress]:
     """Do what `kept_score` does, giving control back after each epoch.
 
+    A learning rate that was learned with the set is part of the set: it replaces that of `evaluation`.
+
     Yields:
         How far it is. The last one holds the score, and tells whether it was kept from before.
     """
     names = tuple(map(clean, test.class_names))
     rule = f"be those of the set, {list(distilled.class_names)}"
     require(names == distilled.class_names, "class names of test", rule, list(names))
+    if distilled.learned_lr is not None:
+        evaluation = dataclasses.replace(evaluation, lr=distilled.learned_lr)
     conditions: dict[str, Any] = {
         "set": distilled.content_id,
         "test": test.fingerprint,

@@ -21,6 +21,7 @@ manifest = json.loads((folder / "manifest.json").read_text())
 rules, space = manifest["evaluation"], manifest["preprocess"]
 tensors = load_file(folder / "set.safetensors")
 images, labels = tensors["images"], tensors["labels"]
+rate = float(tensors.get("learned_lr", rules["lr"]))
 height, width = images.shape[2:]
 epochs = int(sys.argv[5]) if len(sys.argv) > 5 else rules["epochs"]
 
@@ -87,7 +88,7 @@ def augment(x: Tensor, op: str) -> Tensor:
 def train(network: nn.Module) -> None:
     names = [name for name in rules["augmentation"].split("_") if name]
     sgd = torch.optim.SGD(
-        network.parameters(), lr=rules["lr"], momentum=rules["momentum"], weight_decay=rules["weight_decay"]
+        network.parameters(), lr=rate, momentum=rules["momentum"], weight_decay=rules["weight_decay"]
     )
     for epoch in range(epochs):
         if epoch == max(1, int(epochs * rules["decay_at"])):

@@ -187,6 +187,16 @@ def test_a_kept_score_is_not_computed_again(digits, chosen, tmp_path, monkeypatc
     assert len(calls) == 5
 
 
+def test_a_set_is_judged_under_its_learned_rate(digits, chosen, tmp_path):
+    _, test = digits
+    short = dataclasses.replace(QUICK, networks=1, epochs=2, lr=0.03)
+    learned = dataclasses.replace(chosen, learned_lr=0.125)
+    found = dd.kept_score(tmp_path, "learned", learned, test, short, 0)
+    by_hand = dd.kept_score(tmp_path, "by hand", chosen, test, dataclasses.replace(short, lr=0.125), 0)
+    assert found.accuracies == by_hand.accuracies
+    assert {r["conditions"]["evaluation"]["lr"] for r in dd.read_scores(tmp_path)} == {0.125}
+
+
 def test_a_record_of_an_older_version_can_be_read(digits, chosen, tmp_path):
     _, test = digits
     dd.kept_score(tmp_path, "random", chosen, test, dataclasses.replace(QUICK, networks=1, epochs=1), 0)

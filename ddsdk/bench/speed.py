@@ -33,7 +33,7 @@ from ddsdk.recipes.parts import pixel_set
 from ddsdk.rng import derive, generator
 from ddsdk.synthetic.set import Leaves
 
-__all__ = ["SpeedTable", "conv_flops", "speed_table"]
+__all__ = ["SpeedTable", "conv_flops", "speed_table", "step_memory"]
 
 _SHAPE = (1, 28, 28)
 # What each framework matches, and the plain version of its step.
@@ -217,21 +217,32 @@ def _memory(name: str, real_batch: int, ipc: int, width: int) -> Row:
         f"10 classes, {4 * real_batch} real": (10, 4 * real_batch),
     }
     return {
-        f"{case}, MiB": round(_in_child(name, classes, real, ipc, width) / 2**20)
+        f"{case}, MiB": round(step_memory(name, classes, real, ipc, width) / 2**20)
         for case, (classes, real) in cases.items()
     }
 
 
-def _in_child(name: str, classes: int, real_batch: int, ipc: int, width: int) -> int:
+def step_memory(name: str, classes: int, real_batch: int, ipc: int, width: int) -> int:
+    """Return how many bytes two outer steps of a recipe hold at their peak, measured in a process of their own.
+
+    Args:
+        name: A key of `ddsdk.RECIPES`.
+        classes: Number of classes of the data.
+        real_batch: Real images of each class in one step.
+        ipc: Images per class.
+        width: Width of the ConvNet that is the student.
+
+    Raises:
+        FileNotFoundError: On anything but Linux, which alone tells the peak of a process from a point on.
+    """
     context = multiprocessing.get_context("spawn")
     # A child would take every core, also where this process was told to leave some to others.
     threads = (torch.get_num_threads(),)
     with ProcessPoolExecutor(1, context, torch.set_num_threads, threads) as pool:
-        return pool.submit(_step_memory, name, classes, real_batch, ipc, width).result()
+        return pool.submit(_peak_above_start, name, classes, real_batch, ipc, width).result()
 
 
-def _step_memory(name: str, classes: int, real_batch: int, ipc: int, width: int) -> int:
-    """Return how many bytes two outer steps of a recipe hold at their peak, above what was resident before them."""
+def _peak_above_start(name: str, classes: int, real_batch: int, ipc: int, width: int) -> int:
     student = network_factory("convnet", _SHAPE, classes, width=width)
     make: Any = RECIPES[name]
     # Lessons of one epoch: their number costs time and no memory.
