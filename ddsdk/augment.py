@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-__all__ = ["DSA_STRATEGY", "NO_AUGMENTATION", "NO_DRAW", "OPS", "Augmentation", "Draw"]
+__all__ = ["DSA_STRATEGY", "NO_AUGMENTATION", "NO_DRAW", "OPS", "Augmentation", "Draw", "cutmix"]
 
 
 class Op(NamedTuple):
@@ -149,41 +149,71 @@ class Draw:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A strategy: each draw takes one of the named operations.
+    """A strategy: groups of operations, of each of which a draw takes one.
 
     Args:
-        strategy: Operation names joined by ``_``, such as ``"color_crop_cutout_flip_scale_rotate"``. Empty
-            for none.
+        strategy: Operation names joined by ``_`` are one group, and groups are joined by ``+``.
+            ``"color_crop_cutout_flip_scale_rotate"`` takes one of six operations (DSA);
+            ``"flip+color+crop_scale_rotate"`` takes three operations: flip, color and one of the last three (IDC).
+            Empty for none.
 
     Raises:
         ValueError: If a name is unknown.
     """
 
     strategy: str = ""
-    names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    groups: tuple[tuple[str, ...], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        names = tuple(self.strategy.split("_")) if self.strategy else ()
-        for name in names:
+        groups = tuple(tuple(g.split("_")) for g in self.strategy.split("+")) if self.strategy else ()
+        for name in (name for group in groups for name in group):
             if name not in OPS:
                 near = get_close_matches(name, OPS, n=1)
                 hint = f" (did you mean {near[0]!r}?)" if near else ""
                 raise ValueError(f"augmentation must name operations of {sorted(OPS)}, got {name!r}{hint}")
-        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "groups", groups)
 
     def siamese(self, rng: torch.Generator) -> Draw:
-        """Draw one operation with one set of numbers, shared by every image of every batch it is given."""
+        """Draw operations with one set of numbers, shared by every image of every batch the draw is given."""
         return self._draw(1, rng)
 
     def per_image(self, images: int, rng: torch.Generator) -> Draw:
-        """Draw one operation for a batch of `images`, with numbers of its own for each image."""
+        """Draw operations for a batch of `images`, with numbers of their own for each image."""
         return self._draw(images, rng)
 
     def _draw(self, rows: int, rng: torch.Generator) -> Draw:
-        if not self.names:
-            return Draw()
-        name = self.names[int(torch.randint(len(self.names), (), generator=rng))]
-        return Draw(((name, torch.rand(rows, OPS[name].numbers, generator=rng)),))
+        names = [group[int(torch.randint(len(group), (), generator=rng))] for group in self.groups]
+        return Draw(tuple((name, torch.rand(rows, OPS[name].numbers, generator=rng)) for name in names))
+
+
+def cutmix(x: Tensor, y: Tensor, probability: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Paste a box of another image of the batch into each image, and mix the labels by area.
+
+    One box for the batch, with a share of the area uniform in [0, 1) and a uniform centre, cut at the edges.
+
+    Args:
+        x: Images, (B, C, H, W).
+        y: Label probabilities, (B, K).
+        probability: How often a batch is mixed at all, 0..1.
+        rng: For the box and for who is pasted into whom.
+
+    References:
+        Yun et al., "CutMix", ICCV 2019, arXiv:1905.04899.
+    """
+    mixed, share, *centre = torch.rand(4, generator=rng).tolist()
+    order = torch.randperm(len(x), generator=rng).to(x.device)
+    if mixed >= probability:
+        return x, y
+    edges = []
+    for side, at in zip(x.shape[2:], centre, strict=True):
+        half = side * math.sqrt(share) / 2
+        middle = at * side
+        edges.append((max(0, round(middle - half)), min(side, round(middle + half))))
+    (top, bottom), (left, right) = edges
+    pasted = torch.zeros(x.shape[2:], dtype=torch.bool, device=x.device)
+    pasted[top:bottom, left:right] = True
+    area = float(pasted.float().mean())
+    return torch.where(pasted, x[order], x), (1 - area) * y + area * y[order]
 
 
 DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"

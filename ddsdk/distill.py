@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, final
 
 import torch
-from torch import Tensor
 
 from ddsdk.data.sources import Source
-from ddsdk.errors import DivergedError, require, require_rng
+from ddsdk.errors import DivergedError, require, require_rate, require_rng
+from ddsdk.objectives.base import Objective
 from ddsdk.rng import derive
 from ddsdk.synthetic.set import Leaves, SyntheticSet
 
-__all__ = ["Distillation", "Objective", "Plan", "Step", "Students"]
+__all__ = ["Distillation", "Plan", "Schedule", "Step", "Students"]
+
+_SKIPS = 100
+"""Steps in a row that may be left out before the run counts as diverged."""
 
 S = TypeVar("S")
 S_co = TypeVar("S_co", covariant=True)
-S_contra = TypeVar("S_contra", contravariant=True)
 
 
 class Students(Protocol[S_co]):
@@ -39,14 +41,15 @@ class Students(Protocol[S_co]):
         ...
 
 
-class Objective(Protocol[S_contra]):
-    """What is minimised: terms whose gradients add."""
+@dataclass(frozen=True)
+class Schedule(Generic[S]):
+    """An objective that changes in the course of a run.
 
-    def __call__(
-        self, student: S_contra, real: Source, syn: Source, rng: torch.Generator
-    ) -> Iterable[Tensor]:
-        """Yield scalars with graph to the images and labels of `syn`, one after another."""
-        ...
+    Attributes:
+        at: Step, counted from 0, to the objective of that step.
+    """
+
+    at: Callable[[int], Objective[S]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +62,32 @@ class Plan(Generic[S]):
         students: Who looks at the images.
         make_optimizer: Builds the optimizer of the set's parameters.
         steps: Outer steps.
+        average: Decay of an exponential moving average of everything the set stores; the average is then the
+            result. None for the set of the last step.
+        skip_above: A step whose loss exceeds this changes nothing and is counted.
+        clip_norm: The gradient of a step is scaled down to this norm.
     """
 
     syn: SyntheticSet
-    objective: Objective[S]
+    objective: Objective[S] | Schedule[S]
     students: Students[S]
     make_optimizer: Callable[[SyntheticSet], torch.optim.Optimizer]
     steps: int
+    average: float | None = None
+    skip_above: float | None = None
+    clip_norm: float | None = None
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, "steps", "be at least 1", self.steps)
+        if self.average is not None:
+            require(0 < self.average < 1, "average", "lie strictly between 0 and 1", self.average)
+        for name in ("skip_above", "clip_norm"):
+            if getattr(self, name) is not None:
+                require_rate(name, getattr(self, name))
+
+    def objective_at(self, step: int) -> Objective[S]:
+        """Return the objective of a step, counted from 0."""
+        return self.objective.at(step) if isinstance(self.objective, Schedule) else self.objective
 
 
 class Step(NamedTuple):
@@ -121,11 +140,14 @@ class Distillation(Generic[S], Iterator[Step]):
         self.real = real
         self.index = 0
         self.shrunk = 0
+        self.skipped = 0
         self.diverged = False
         self._rng = derive(rng)
         self._retries = retries
         self._shrink = shrink
         self._optimizer = plan.make_optimizer(plan.syn)
+        self._in_a_row = 0
+        self._average = None if plan.average is None else copy.deepcopy(plan.syn.state_dict())
         self._good = self._snapshot()
 
     def __iter__(self) -> Distillation[S]:
@@ -139,11 +161,11 @@ class Distillation(Generic[S], Iterator[Step]):
             try:
                 loss = self._gradient()
                 if math.isfinite(loss):
-                    self._optimizer.step()
-                    self.plan.syn.project_()
+                    self._update(loss)
                     # Where this fails the gradient was at fault and not what came before: undo this step alone.
                     self._good = before
                     if self.plan.syn.is_finite():
+                        self._follow()
                         self.index += 1
                         return Step(self.index, loss, self.plan.syn)
             except BaseException:
@@ -152,9 +174,23 @@ class Distillation(Generic[S], Iterator[Step]):
             self._back_off(loss)
         raise StopIteration
 
+    @property
+    def result(self) -> SyntheticSet:
+        """The set that the run is for: that of the last step, or a copy with the moving average."""
+        if self._average is None:
+            return self.plan.syn
+        averaged = copy.deepcopy(self.plan.syn)
+        averaged.load_state_dict(self._average)
+        return averaged
+
     def record(self) -> dict[str, int | bool]:
         """Return what became of the run, for the provenance of its set."""
-        return {"steps_done": self.index, "rate_reductions": self.shrunk, "diverged": self.diverged}
+        return {
+            "steps_done": self.index,
+            "steps_skipped": self.skipped,
+            "rate_reductions": self.shrunk,
+            "diverged": self.diverged,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next step depends on, beside plan and data."""
@@ -172,12 +208,40 @@ class Distillation(Generic[S], Iterator[Step]):
         student = self.plan.students.next(self.real, syn, derive(key, "students"))
         self._optimizer.zero_grad(set_to_none=True)
         leaves, total = Leaves(syn), 0.0
-        for term in self.plan.objective(student, self.real, leaves, derive(key, "objective")):
+        objective = self.plan.objective_at(self.index)
+        for term in objective(student, self.real, leaves, derive(key, "objective")):
             # Only the leaves get a gradient: a student's own parameters would cost a pass that nobody reads.
             torch.autograd.backward(term, inputs=leaves.inputs)
             leaves.pull_back()
             total += float(term.detach())
         return total
+
+    def _update(self, loss: float) -> None:
+        plan = self.plan
+        if plan.skip_above is not None and loss > plan.skip_above:
+            self.skipped += 1
+            self._in_a_row += 1
+            if self._in_a_row == _SKIPS:
+                self.diverged = True
+                raise DivergedError(
+                    f"the loss exceeded skip_above={plan.skip_above} in {_SKIPS} steps in a row, last {loss:.4g} in "
+                    f"step {self.index}. Raise skip_above, or lower image_lr.",
+                    plan.syn,
+                )
+            return
+        self._in_a_row = 0
+        if plan.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(plan.syn.parameters(), plan.clip_norm)
+        self._optimizer.step()
+        plan.syn.project_()
+
+    def _follow(self) -> None:
+        """Let the moving average take one step towards the set."""
+        if self._average is None or self.plan.average is None:
+            return
+        for name, value in self.plan.syn.state_dict().items():
+            if value.is_floating_point():
+                self._average[name].lerp_(value, 1 - self.plan.average)
 
     def _back_off(self, loss: float) -> None:
         rates = [group["lr"] for group in self._optimizer.param_groups]
@@ -203,6 +267,8 @@ class Distillation(Generic[S], Iterator[Step]):
                 "syn": dict(self.plan.syn.state_dict()),
                 "optimizer": self._optimizer.state_dict(),
                 "students": self.plan.students.state_dict(),
+                "skipped": (self.skipped, self._in_a_row),
+                "average": None if self._average is None else dict(self._average),
             }
         )
 
@@ -213,3 +279,5 @@ class Distillation(Generic[S], Iterator[Step]):
         self.plan.syn.load_state_dict(state["syn"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.plan.students.load_state_dict(state["students"])
+        self.skipped, self._in_a_row = state["skipped"]
+        self._average = state["average"]

@@ -35,9 +35,10 @@ class Evaluation:
         lr: Learning rate of SGD.
         momentum: Momentum of SGD.
         weight_decay: Weight decay of SGD.
-        decay_at: Fraction of the epochs after which `lr` is multiplied by `decay`.
+        decay_at: Fractions of the epochs after each of which `lr` is multiplied by `decay`.
         decay: See `decay_at`.
-        augmentation: DSA operations while training, joined by `_`; empty for none.
+        augmentation: Operations while training, see `ddsdk.Augmentation`; empty for none.
+        mix: Probability that a batch is mixed by CutMix.
     """
 
     protocol: str = "published"
@@ -49,17 +50,25 @@ class Evaluation:
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    decay_at: float = 0.5
+    decay_at: tuple[float, ...] = (0.5,)
     decay: float = 0.1
     augmentation: str = ""
+    mix: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("networks", "epochs", "batch_size"):
             require(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
         require(0 < self.lr < math.inf, "lr", "be positive", self.lr)
-        for name in ("momentum", "weight_decay", "decay_at", "decay"):
+        for name in ("momentum", "weight_decay", "decay"):
             value = getattr(self, name)
             require(0 <= value < math.inf, name, "be finite and not negative", value)
+        require(all(0 <= at <= 1 for at in self.decay_at), "decay_at", "hold fractions 0..1", self.decay_at)
+        require(0 <= self.mix <= 1, "mix", "lie in 0..1", self.mix)
+
+    def rate_in(self, epoch: int) -> float:
+        """Return the learning rate of an epoch, counted from 0; the first one always has the full rate."""
+        passed = sum(epoch >= max(1, int(self.epochs * at)) for at in self.decay_at)
+        return self.lr * self.decay**passed
 
     @classmethod
     def published(cls, augmentation: str = "") -> Evaluation:
@@ -131,8 +140,12 @@ class Evaluation:
         unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
             raise ArtifactError("evaluation", f"evaluation must have known keys only, got {unknown!r}")
+        values = dict(values)
+        # Sets made before there could be several decays hold one number.
+        if isinstance(values.get("decay_at"), float | int):
+            values["decay_at"] = [values["decay_at"]]
         try:
-            return msgspec.convert(dict(values), cls, strict=True)
+            return msgspec.convert(values, cls, strict=True)
         except msgspec.ValidationError as error:
             raise ArtifactError("evaluation", f"evaluation must be sound, got: {error}") from None
 

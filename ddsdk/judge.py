@@ -58,11 +58,10 @@ def train(network: nn.Module, batch: Batch, evaluation: Evaluation, rng: torch.G
     )
     network.train()
     for i in range(evaluation.epochs):
-        # The first epoch always has the full rate, also when it is the only one.
-        if i == max(1, int(evaluation.epochs * evaluation.decay_at)):
-            for group in optimizer.param_groups:
-                group["lr"] *= evaluation.decay
-        for part in epoch(batch, evaluation.batch_size, augmentation, derive(rng, "epoch", i)):
+        for group in optimizer.param_groups:
+            group["lr"] = evaluation.rate_in(i)
+        key = derive(rng, "epoch", i)
+        for part in epoch(batch, evaluation.batch_size, augmentation, key, mix=evaluation.mix):
             gradient_step(network, optimizer, part)
         yield i + 1
 

@@ -91,8 +91,8 @@ def train(network: nn.Module) -> None:
         network.parameters(), lr=rate, momentum=rules["momentum"], weight_decay=rules["weight_decay"]
     )
     for epoch in range(epochs):
-        if epoch == max(1, int(epochs * rules["decay_at"])):
-            sgd.param_groups[0]["lr"] *= rules["decay"]
+        passed = sum(epoch >= max(1, int(epochs * at)) for at in rules["decay_at"])
+        sgd.param_groups[0]["lr"] = rate * rules["decay"] ** passed
         for part in torch.randperm(len(images)).split(rules["batch_size"]):
             x = images[part]
             if names:

@@ -24,7 +24,7 @@ from ddsdk.data.sources import RealData
 from ddsdk.distill import Distillation
 from ddsdk.errors import require, require_count
 from ddsdk.networks.catalog import network_factory
-from ddsdk.objectives.byproducts import MeanByproduct, in_pieces, mean_embedding, weight_gradients
+from ddsdk.objectives.byproducts import Byproduct, in_pieces, mean_embedding, weight_gradients
 from ddsdk.objectives.distances import Distance, filter_cosine, squared
 from ddsdk.objectives.match import ClassMatch
 from ddsdk.preview import peak_memory, restart_peak_memory
@@ -37,7 +37,7 @@ __all__ = ["SpeedTable", "conv_flops", "speed_table", "step_memory"]
 
 _SHAPE = (1, 28, 28)
 # What each framework matches, and the plain version of its step.
-_STEPS: dict[str, tuple[MeanByproduct, Distance, ClassLoss]] = {
+_STEPS: dict[str, tuple[Byproduct, Distance, ClassLoss]] = {
     "dm": (mean_embedding, squared, plain_dm_loss),
     "dc": (weight_gradients, filter_cosine, plain_dc_loss),
 }

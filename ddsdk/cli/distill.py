@@ -175,7 +175,7 @@ def _iterate(
         return 75
     finished = dd.assemble(
         method,
-        distillation.plan.syn,
+        distillation.result,
         train,
         evaluation=method.evaluation(train),
         rng=rng,

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ddsdk.augment import Augmentation
+from ddsdk.augment import Augmentation, cutmix
 from ddsdk.data.sources import Batch
 from ddsdk.inner.micro import micro_batch, pieces
 from ddsdk.rng import derive
 
-__all__ = ["accuracy", "embeddings", "epoch", "gradient_step", "probabilities"]
+__all__ = ["accuracy", "batch_gradient", "embeddings", "epoch", "gradient_step", "probabilities"]
 
 
 def gradient_step(network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
@@ -26,17 +26,25 @@ def gradient_step(network: nn.Module, optimizer: torch.optim.Optimizer, batch: B
 
     Cost: one forward and backward over the batch; memory for one micro-batch.
     """
+    loss = batch_gradient(network, batch)
+    optimizer.step()
+    return loss
+
+
+def batch_gradient(network: nn.Module, batch: Batch) -> float:
+    """Leave the gradient of the mean cross-entropy of a batch in the parameters; return that loss."""
     n, total = len(batch.x), 0.0
-    optimizer.zero_grad(set_to_none=True)
+    network.zero_grad(set_to_none=True)
     for part in pieces(n, micro_batch(network, batch.x.device, n)):
         loss = cross_entropy(network(batch.x[part]), batch.y[part], reduction="sum") / n
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
-    optimizer.step()
     return total
 
 
-def epoch(batch: Batch, batch_size: int, augmentation: Augmentation, rng: torch.Generator) -> Iterator[Batch]:
+def epoch(
+    batch: Batch, batch_size: int, augmentation: Augmentation, rng: torch.Generator, *, mix: float = 0.0
+) -> Iterator[Batch]:
     """Give one pass over a set in random order, in augmented batches.
 
     Args:
@@ -44,11 +52,12 @@ def epoch(batch: Batch, batch_size: int, augmentation: Augmentation, rng: torch.
         batch_size: Images of one batch.
         augmentation: Drawn once a batch, with numbers of its own for each image.
         rng: The pass derives its order and its draws from it.
+        mix: Probability that a batch is mixed by CutMix after its augmentation.
     """
     order = torch.randperm(len(batch.x), generator=derive(rng, "order")).to(batch.x.device)
     for i, part in enumerate(torch.split(order, batch_size)):
         draw = augmentation.per_image(len(part), derive(rng, "augmentation", i))
-        yield Batch(draw(batch.x[part]), batch.y[part])
+        yield Batch(*cutmix(draw(batch.x[part]), batch.y[part], mix, derive(rng, "mix", i)))
 
 
 @torch.no_grad()

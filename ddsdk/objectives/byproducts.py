@@ -1,6 +1,7 @@
 """Byproducts: what a student makes of a batch, which two sources are compared by.
 
-Each function returns a mean over the batch, so that pieces of a batch add up with their sizes as weights.
+Most are means over the batch, so that pieces of a batch add up with their sizes as weights (`in_pieces`). Others have a
+row for each image, and pieces are stacked (`stacked`).
 """
 
 from __future__ import annotations
@@ -16,14 +17,24 @@ from ddsdk.augment import NO_DRAW, Draw
 from ddsdk.data.sources import Batch
 from ddsdk.inner.micro import micro_batch, pieces
 
-__all__ = ["MeanByproduct", "in_pieces", "mean_embedding", "weight_gradients"]
+__all__ = ["Byproduct", "Gather", "in_pieces", "mean_embedding", "stacked", "weight_gradients"]
 
 
-class MeanByproduct(Protocol):
-    """A function of a student and a batch whose value is a mean over the batch."""
+class Byproduct(Protocol):
+    """A function of a student and a batch."""
 
     def __call__(self, student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tensor, ...]:
         """Return the byproduct, differentiable with respect to the batch when `graph` is true."""
+        ...
+
+
+class Gather(Protocol):
+    """Computes the byproduct of a batch without a graph, in micro-batches: `in_pieces` or `stacked`."""
+
+    def __call__(
+        self, byproduct: Byproduct, student: nn.Module, batch: Batch, draw: Draw = ...
+    ) -> tuple[Tensor, ...]:
+        """Return the byproduct of the whole augmented batch."""
         ...
 
 
@@ -69,7 +80,7 @@ def weight_gradients(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[
 
 
 def in_pieces(
-    byproduct: MeanByproduct, student: nn.Module, batch: Batch, draw: Draw = NO_DRAW
+    byproduct: Byproduct, student: nn.Module, batch: Batch, draw: Draw = NO_DRAW
 ) -> tuple[Tensor, ...]:
     """Return `byproduct` of the whole augmented batch without a graph, computed in micro-batches.
 
@@ -89,3 +100,22 @@ def in_pieces(
         scaled = tuple(v.detach() * share for v in values)
         total = tuple(t.add_(v) for t, v in zip(total, scaled, strict=True)) if total else scaled
     return total
+
+
+def stacked(
+    byproduct: Byproduct, student: nn.Module, batch: Batch, draw: Draw = NO_DRAW
+) -> tuple[Tensor, ...]:
+    """Return `byproduct` of the whole augmented batch without a graph, its rows computed in micro-batches.
+
+    Args:
+        byproduct: Tensors with a row for each image.
+        student: The student.
+        batch: The whole batch, not augmented yet.
+        draw: Siamese augmentation, applied piece by piece.
+    """
+    n = len(batch.x)
+    found = [
+        byproduct(student, Batch(draw(batch.x[part]), batch.y[part]), graph=False)
+        for part in pieces(n, micro_batch(student, batch.x.device, n))
+    ]
+    return tuple(torch.cat(rows).detach() for rows in zip(*found, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,11 +12,19 @@ from torch import Tensor, nn
 from ddsdk.augment import NO_AUGMENTATION, Augmentation
 from ddsdk.data.sources import Batch, Source
 from ddsdk.errors import require_count
-from ddsdk.objectives.byproducts import MeanByproduct, in_pieces
+from ddsdk.objectives.byproducts import Byproduct, Gather, in_pieces
 from ddsdk.objectives.distances import Distance
 from ddsdk.rng import derive
 
-__all__ = ["ClassMatch"]
+__all__ = ["ClassMatch", "RealSampler", "random_images"]
+
+RealSampler = Callable[[nn.Module, Source, int, int, torch.Generator], Batch]
+"""`(student, real, c, n, rng) -> Batch`: which at most `n` real images of class `c` a step compares with."""
+
+
+def random_images(student: nn.Module, real: Source, c: int, n: int, rng: torch.Generator) -> Batch:  # noqa: ARG001
+    """Draw `n` real images of class `c` at random, whatever the student thinks of them."""
+    return real.of_class(c, n, rng)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +39,23 @@ class ClassMatch:
         distance: How.
         real_batch: Real images of each class.
         augmentation: One siamese draw for each class, applied to both sides.
-        synthetic_batch: At most so many synthetic images of each class in one step; None takes all of them.
+        synthetic_batch: At most so many slots of each class in one step; None takes all of them.
+        gather: How the byproducts of micro-batches of real images become that of the batch.
+        sample: Which real images a step looks at.
+        classes: The classes of one step; None takes all of them. A step for each class is a `Schedule` of these.
 
     Cost: for each class one pass over `real_batch` images without a graph, and one with a graph over the
     synthetic ones.
     """
 
-    byproduct: MeanByproduct
+    byproduct: Byproduct
     distance: Distance
     real_batch: int = 256
     augmentation: Augmentation = NO_AUGMENTATION
     synthetic_batch: int | None = None
+    gather: Gather = in_pieces
+    sample: RealSampler = random_images
+    classes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         require_count("real_batch", self.real_batch)
@@ -54,13 +68,13 @@ class ClassMatch:
         """Yield one distance for each class that has synthetic images."""
         # A source gives at most as many as it is asked for.
         shown = sys.maxsize if self.synthetic_batch is None else self.synthetic_batch
-        for c in range(real.num_classes):
+        for c in range(real.num_classes) if self.classes is None else self.classes:
             key = derive(rng, "class", c)
             draw = self.augmentation.siamese(derive(key, "augmentation"))
             x, y = syn.of_class(c, shown, derive(key, "synthetic"))
             if len(x) == 0:
                 continue
             value = self.byproduct(student, Batch(draw(x), y), graph=True)
-            x, y = real.of_class(c, self.real_batch, derive(key, "real"))
-            target = in_pieces(self.byproduct, student, Batch(x, y), draw)
+            shown_real = self.sample(student, real, c, self.real_batch, derive(key, "real"))
+            target = self.gather(self.byproduct, student, shown_real, draw)
             yield self.distance(value, target)

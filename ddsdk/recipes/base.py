@@ -85,7 +85,7 @@ class IterativeRecipe(ABC):
         seconds = time.perf_counter() - began
         return dd.assemble(
             self,
-            distillation.plan.syn,
+            distillation.result,
             real,
             evaluation=self.evaluation(real),
             rng=rng,

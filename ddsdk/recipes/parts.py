@@ -9,8 +9,20 @@ import ddsdk as dd
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
-__all__ = ["augmentation_for", "pixel_set", "sgd_on_images"]
+    from ddsdk.synthetic.base import Bounds
+
+__all__ = [
+    "augmentation_for",
+    "hard_set",
+    "multiformation_set",
+    "pixel_set",
+    "sgd_on_images",
+    "start_images",
+    "unit_bounds",
+    "unit_rate",
+]
 
 # A mirrored 3 is no 3, and a mirrored 2 looks like a 5.
 _UNFLIPPED = {"digits", "kmnist", "mnist", "svhn", "usps"}
@@ -30,7 +42,9 @@ def augmentation_for(real: dd.RealData, given: str | None) -> str:
     return "_".join(kept)
 
 
-def pixel_set(real: dd.RealData, ipc: int, start: str, rng: torch.Generator) -> dd.SyntheticSet:
+def pixel_set(
+    real: dd.RealData, ipc: int, start: str, rng: torch.Generator, *, bounded: bool = False
+) -> dd.SyntheticSet:
     """Return a set of plain pixels with fixed one-hot labels, `ipc` for each class.
 
     Args:
@@ -38,6 +52,47 @@ def pixel_set(real: dd.RealData, ipc: int, start: str, rng: torch.Generator) -> 
         ipc: Images per class.
         start: A key of `ddsdk.STARTS`.
         rng: For the start.
+        bounded: Whether pixels are clamped to where the unit range lies.
+
+    Raises:
+        ValueError: If `start` is unknown, or a class of `real` has too few images for it.
+    """
+    images = start_images(real, ipc, start, rng)
+    return hard_set(real, ipc, dd.Pixels(images, unit_bounds(real) if bounded else None))
+
+
+def multiformation_set(
+    real: dd.RealData, ipc: int, factor: int, start: str, rng: torch.Generator
+) -> dd.SyntheticSet:
+    """Return `ipc` canvases for each class, each of factor x factor tiles, clamped to where the unit range lies.
+
+    Every tile starts as a real image of its own; a class with fewer than ipc factor^2 images gives some of them
+    several times.
+
+    Args:
+        real: Gives classes, image shape and device.
+        ipc: Canvases per class.
+        factor: Tiles along each side.
+        start: A key of `ddsdk.STARTS`.
+        rng: For the start.
+
+    Raises:
+        ValueError: If `start` is unknown, or a class of `real` has fewer than `ipc` images.
+    """
+    from torch import arange
+
+    wanted = ipc * factor * factor
+    given = wanted if start == "noise" else max(ipc, min(wanted, *real.class_sizes))
+    images = start_images(real, given, start, rng).unflatten(0, (real.num_classes, given))
+    cycled = images[:, arange(wanted) % given].flatten(0, 1)
+    canvases = cycled[:: factor * factor]
+    parametrization = dd.MultiFormation(canvases, factor, unit_bounds(real))
+    parametrization.encode(cycled)
+    return hard_set(real, ipc, parametrization)
+
+
+def start_images(real: dd.RealData, ipc: int, start: str, rng: torch.Generator) -> Tensor:
+    """Return `ipc` images of each class, (K*ipc, C, H, W), class by class, from the start called `start`.
 
     Raises:
         ValueError: If `start` is unknown, or a class of `real` has too few images for it.
@@ -46,10 +101,38 @@ def pixel_set(real: dd.RealData, ipc: int, start: str, rng: torch.Generator) -> 
         near = get_close_matches(start, dd.STARTS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"start must be one of {', '.join(dd.STARTS)}, got {start!r}{hint}")
-    images = dd.STARTS[start](real, ipc, dd.derive(rng, "start"))
+    return dd.STARTS[start](real, ipc, dd.derive(rng, "start"))
+
+
+def hard_set(
+    real: dd.RealData, ipc: int, parametrization: dd.Parametrization, rate: dd.LearnedRate | None = None
+) -> dd.SyntheticSet:
+    """Return a set whose slots are `ipc` for each class, class by class, with fixed one-hot labels."""
     classes = dd.class_slots(real.num_classes, ipc)
     labels = dd.hard_labels(classes, real.num_classes)
-    return dd.SyntheticSet(dd.Pixels(images), labels, classes, real.num_classes).to(real.device)
+    return dd.SyntheticSet(parametrization, labels, classes, real.num_classes, rate).to(real.device)
+
+
+def unit_bounds(real: dd.RealData) -> Bounds | None:
+    """Return where 0 and 1 of the unit range lie in the value space of `real`; None where whitening mixes pixels."""
+    if real.preprocess.space == "zca":
+        return None
+    from torch import ones, zeros
+
+    shape = (real.preprocess.channels, 1, 1)
+    return real.preprocess(zeros(shape)), real.preprocess(ones(shape))
+
+
+def unit_rate(real: dd.RealData, lr: float) -> float:
+    """Return the learning rate that moves images of the value space as `lr` moves images of the unit range.
+
+    Papers that store images in [0, 1] and normalise them inside the augmentation give rates for that range. With
+    x = (u - mean)/std a step on x is 1/std^2 times as long as one on u. Left as it is under whitening.
+    """
+    if real.preprocess.space == "zca":
+        return lr
+    std = real.preprocess.std
+    return lr / (sum(std) / len(std)) ** 2
 
 
 def sgd_on_images(syn: dd.SyntheticSet, *, lr: float, momentum: float) -> torch.optim.Optimizer:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ddsdk.augment import NO_AUGMENTATION, Augmentation
+from ddsdk.augment import NO_AUGMENTATION, Augmentation, cutmix
 from ddsdk.data.sources import Batch, Source
 from ddsdk.errors import require
 from ddsdk.inner.fit import epoch, gradient_step
@@ -68,11 +68,13 @@ class OnReal:
         steps: Optimizer steps.
         batch_size: Images of one step.
         augmentation: With numbers of its own for each image.
+        mix: Probability that a batch is mixed by CutMix.
     """
 
     steps: int
     batch_size: int = 256
     augmentation: Augmentation = NO_AUGMENTATION
+    mix: float = 0.0
 
     def __call__(
         self,
@@ -86,22 +88,24 @@ class OnReal:
         for i in range(self.steps):
             x, y = real.mixed(self.batch_size, derive(rng, "real", i))
             draw = self.augmentation.per_image(len(x), derive(rng, "augmentation", i))
-            gradient_step(student, optimizer, Batch(draw(x), y))
+            mixed = cutmix(draw(x), y, self.mix, derive(rng, "mix", i))
+            gradient_step(student, optimizer, Batch(*mixed))
 
 
 class AlternatingStudents:
-    """A network that has a lesson after every step, and makes room for a new one after `period` steps.
+    """A network that has a lesson after every step, or every few, and makes room for a new one after `period` steps.
 
     Args:
         make_student: Builds a network from a generator.
         lesson: What the network learns between two steps.
         period: Steps for which one network serves.
+        every: Steps between two lessons.
         lr: Learning rate of the network (SGD).
         momentum: Momentum of the network.
         weight_decay: Weight decay of the network.
 
     Raises:
-        ValueError: If `period` is below 1.
+        ValueError: If `period` or `every` is below 1.
     """
 
     def __init__(
@@ -110,14 +114,17 @@ class AlternatingStudents:
         lesson: Lesson,
         *,
         period: int,
+        every: int = 1,
         lr: float = 0.01,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
     ) -> None:
         require(period >= 1, "period", "be at least 1", period)
+        require(every >= 1, "every", "be at least 1", every)
         self._make_student = make_student
         self._lesson = lesson
         self._period = period
+        self._every = every
         self._sgd: dict[str, Any] = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         self._served = 0
         self._student: nn.Module | None = None
@@ -133,7 +140,8 @@ class AlternatingStudents:
         student, optimizer = self._student, self._optimizer
         assert student is not None
         assert optimizer is not None
-        if self._served % self._period:
+        age = self._served % self._period
+        if age and age % self._every == 0:
             self._lesson(student, optimizer, real, syn, derive(rng, "lesson"))
         self._served += 1
         return student

@@ -7,7 +7,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Parametrization"]
+__all__ = ["Bounds", "Parametrization"]
+
+Bounds = tuple[Tensor, Tensor]
+"""Lowest and highest value of each channel, (C, 1, 1) each: where a unit range lies in the value space."""
 
 
 class Parametrization(nn.Module, ABC):
@@ -19,7 +22,11 @@ class Parametrization(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, images: Tensor) -> None:
-        """Set the stored tensors so that the slots decode to `images`, (M, C, H, W), as nearly as they can."""
+        """Set the stored tensors so that `decode` of all slots gives `images` as nearly as it can.
+
+        Args:
+            images: (M', C, H, W), as many as all slots decode to and in that order.
+        """
 
     @abstractmethod
     def decode(self, slots: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -8,24 +8,26 @@ import torch
 from torch import Tensor, nn
 
 from ddsdk.errors import require
-from ddsdk.synthetic.base import Parametrization
+from ddsdk.synthetic.base import Bounds, Parametrization
 
 __all__ = ["Pixels"]
 
 
 @final
 class Pixels(Parametrization):
-    """One image for each slot, stored as it is in the value space, unclamped.
+    """One image for each slot, stored as it is in the value space.
 
     Args:
         images: (M, C, H, W), copied.
+        bounds: Pixels are clamped to these after each step; None leaves them free.
 
     Raises:
         ValueError: If `images` is not a finite 4-d tensor.
     """
 
-    def __init__(self, images: Tensor) -> None:
+    def __init__(self, images: Tensor, bounds: Bounds | None = None) -> None:
         super().__init__()
+        self._bounds = bounds
         require(images.ndim == 4, "images", "have shape (M, C, H, W)", tuple(images.shape))
         self.images = nn.Parameter(torch.empty_like(images, memory_format=torch.contiguous_format))
         self.encode(images)
@@ -41,7 +43,9 @@ class Pixels(Parametrization):
         return self.images[slots], slots
 
     def project_(self) -> None:
-        """Leave the pixels alone: the value space has no bounds."""
+        """Clamp the pixels to their bounds, if there are any."""
+        if self._bounds is not None:
+            self.images.clamp_(*(b.to(self.images.device) for b in self._bounds))
 
     def stored_floats(self) -> int:
         """Return M*C*H*W."""

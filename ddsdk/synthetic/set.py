@@ -12,6 +12,7 @@ from ddsdk.errors import require
 from ddsdk.rng import derive
 from ddsdk.synthetic.base import Parametrization
 from ddsdk.synthetic.labels import Labels
+from ddsdk.synthetic.rate import LearnedRate
 
 __all__ = ["Leaves", "SyntheticSet"]
 
@@ -25,18 +26,25 @@ class SyntheticSet(nn.Module):
         labels: M rows of K probabilities.
         classes: (M,) int64, the class that each slot stands for when a method works class by class.
         num_classes: K.
+        rate: The learning rate of networks that train on the set, where it is learned with it.
 
     Raises:
         ValueError: If `classes` leaves 0..K-1.
     """
 
     def __init__(
-        self, parametrization: Parametrization, labels: Labels, classes: Tensor, num_classes: int
+        self,
+        parametrization: Parametrization,
+        labels: Labels,
+        classes: Tensor,
+        num_classes: int,
+        rate: LearnedRate | None = None,
     ) -> None:
         super().__init__()
         require(bool(((classes >= 0) & (classes < num_classes)).all()), "classes", "lie in 0..K-1", classes)
         self.parametrization = parametrization
         self.labels = labels
+        self.rate = rate
         self.register_buffer("classes", classes.clone())
         self.classes: Tensor
         self._num_classes = num_classes
@@ -81,6 +89,8 @@ class SyntheticSet(nn.Module):
     def project_(self) -> None:
         """Bring the stored tensors back to their admissible range."""
         self.parametrization.project_()
+        if self.rate is not None:
+            self.rate.project_()
 
     def is_finite(self) -> bool:
         """Tell whether every stored number is finite."""
@@ -118,8 +128,24 @@ class Leaves:
 
     @property
     def inputs(self) -> list[Tensor]:
-        """What a term is differentiated by: the image leaves drawn so far and the learned labels."""
-        return [leaf for leaf, *_ in self._drawn] + list(self._syn.labels.parameters())
+        """What a term is differentiated by: the image leaves drawn so far, learned labels and a learned rate."""
+        learned = [
+            *self._syn.labels.parameters(),
+            *([] if self._syn.rate is None else [self._syn.rate.value]),
+        ]
+        return [leaf for leaf, *_ in self._drawn] + learned
+
+    @property
+    def rate(self) -> Tensor:
+        """The learned learning rate of students, a scalar with graph to its parameter.
+
+        Raises:
+            ValueError: If the set has none.
+        """
+        if self._syn.rate is None:
+            raise ValueError("rate must be learned with the set for this objective, got a set without one")
+        rate: Tensor = self._syn.rate()
+        return rate
 
     def of_class(self, c: int, n: int, rng: torch.Generator) -> Batch:
         """Draw at most `n` slots of class `c` as leaves."""
@@ -128,6 +154,10 @@ class Leaves:
     def mixed(self, n: int, rng: torch.Generator) -> Batch:
         """Draw at most `n` slots of any class as leaves."""
         return self._leaves(choose(torch.arange(len(self._syn)), n, rng), rng)
+
+    def whole(self, rng: torch.Generator) -> Batch:
+        """Decode all slots as leaves."""
+        return self._leaves(torch.arange(len(self._syn)), rng)
 
     def pull_back(self) -> None:
         """Push the gradients of the leaves to the stored tensors.

@@ -1,0 +1,309 @@
+"""Networks that are trained on the real data once and kept: experts, pools and teachers.
+
+One file for each run holds a row of weights for each snapshot, as plain tensors (safetensors). Its name is a hash of
+everything that the run depends on: data, value space, architecture, training and seed. A file that is damaged is set
+aside and that run alone is made again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ddsdk.augment import Augmentation, cutmix
+from ddsdk.data.sources import Batch, RealData
+from ddsdk.errors import DivergedError, require, require_count, require_momentum, require_rate
+from ddsdk.files import canonical_json, strict_json, write_atomic
+from ddsdk.inner.fit import gradient_step
+from ddsdk.inner.flat import FlatNetwork, weight_vector
+from ddsdk.inner.sharpness import sharpness_aware_step
+from ddsdk.rng import derive, generator
+from ddsdk.students.fresh import MakeStudent, enrol
+
+__all__ = ["RunProgress", "TrainedRuns", "Training", "cache_folder"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How the runs are trained: SGD with a constant rate, as trajectories that can be followed need it.
+
+    Attributes:
+        epochs: Passes over the real data.
+        lr: Learning rate.
+        momentum: Momentum.
+        weight_decay: Weight decay.
+        batch_size: Images of one step.
+        augmentation: With numbers of its own for each image, see `ddsdk.Augmentation`.
+        mix: Probability that a batch is mixed by CutMix.
+        per_epoch: Snapshots in each epoch, evenly spaced; the first weights are always kept too.
+        thin: Keep every so many snapshots only.
+        half: Store weights as float16.
+        sharpness: Radius of sharpness-aware steps; 0 for plain ones.
+        surrogate: Weight of their surrogate-gap term.
+        images: Real images of each class that the runs see; None for all. Fewer make shorter epochs.
+    """
+
+    epochs: int
+    lr: float = 0.01
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    batch_size: int = 256
+    augmentation: str = ""
+    mix: float = 0.0
+    per_epoch: int = 1
+    thin: int = 1
+    half: bool = False
+    sharpness: float = 0.0
+    surrogate: float = 0.3
+    images: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "per_epoch", "thin"):
+            require_count(name, getattr(self, name))
+        if self.images is not None:
+            require_count("images", self.images)
+        require_rate("lr", self.lr)
+        require_momentum("momentum", self.momentum)
+        for name in ("weight_decay", "mix", "sharpness", "surrogate"):
+            require(getattr(self, name) >= 0, name, "not be negative", getattr(self, name))
+        Augmentation(self.augmentation)
+
+    @property
+    def snapshots(self) -> int:
+        """Rows of a file: the first weights and those that thinning leaves."""
+        return 1 + self.epochs * self.per_epoch // self.thin
+
+
+class RunProgress(NamedTuple):
+    """How far the making of runs is.
+
+    Attributes:
+        done: Finished epochs of the runs that were missing.
+        total: Epochs of all runs that were missing.
+    """
+
+    done: int
+    total: int
+
+
+def cache_folder() -> Path:
+    """Return where trained runs are kept: ``$DDSDK_CACHE``, or ``ddsdk`` in the user's cache folder."""
+    own = os.environ.get("DDSDK_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddsdk"
+
+
+@final
+class TrainedRuns:
+    """Runs of one training on one data set, made at first use.
+
+    Args:
+        real: What the networks train on.
+        make_student: Builds a network from a generator.
+        training: How.
+        count: Number of runs.
+        seed: Run i derives its initialisation, order and augmentation from (seed, i).
+        folder: Where the files are; `cache_folder()` if not given. Made if it does not exist.
+
+    Raises:
+        ValueError: If `count` is below 1.
+    """
+
+    def __init__(
+        self,
+        real: RealData,
+        make_student: MakeStudent,
+        training: Training,
+        *,
+        count: int,
+        seed: int,
+        folder: Path | None = None,
+    ) -> None:
+        require_count("count", count)
+        self.training = training
+        self.folder = cache_folder() if folder is None else folder
+        self._real = real
+        self._make_student = make_student
+        self._network = enrol(make_student, real, generator("template"))
+        self._flat = FlatNetwork(self._network)
+        self._keys = [self._key(seed, i) for i in range(count)]
+        self._seed = seed
+        self._sound: set[int] = set()
+
+    def __len__(self) -> int:
+        """Return the number of runs."""
+        return len(self._keys)
+
+    @property
+    def flat(self) -> FlatNetwork:
+        """The architecture of the runs, as a function of weights and images."""
+        return self._flat
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the files of all runs take, headers not counted."""
+        return len(self) * self.training.snapshots * self._flat.size * (2 if self.training.half else 4)
+
+    @property
+    def missing(self) -> list[int]:
+        """Runs that are not there yet. A damaged file is renamed to ``.bad`` and counts as missing."""
+        return [i for i in range(len(self)) if not self._is_sound(i)]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that it took to make the runs, whenever that was. Makes none."""
+        return sum(float(self._note(i)["seconds"]) for i in range(len(self)) if self._is_sound(i))
+
+    def make(self) -> Iterator[RunProgress]:
+        """Make the missing runs, giving control back after each epoch.
+
+        Raises:
+            DivergedError: If the weights of a run are not finite.
+            StorageError: If a file cannot be written.
+        """
+        missing = self.missing
+        total = len(missing) * self.training.epochs
+        for n, i in enumerate(missing):
+            for epoch in self._make(i):
+                yield RunProgress(n * self.training.epochs + epoch, total)
+
+    def weights(self, run: int, snapshot: int) -> Tensor:
+        """Return one snapshot, (P,) float32 on the device of the data; the run is made if it is missing.
+
+        Args:
+            run: 0..len-1.
+            snapshot: 0 for the initialisation, -1 for the last one.
+
+        Raises:
+            ValueError: If there is no such snapshot.
+        """
+        rows = self.training.snapshots
+        require(-rows <= snapshot < rows, "snapshot", f"lie in {-rows}..{rows - 1}", snapshot)
+        if not self._is_sound(run):
+            for _ in self._make(run):
+                pass
+        with safe_open(self._path(run), "pt") as file:
+            row: Tensor = file.get_slice("weights")[snapshot % rows]
+        return row.float().to(self._real.device)
+
+    def network(self, run: int, snapshot: int = -1) -> nn.Module:
+        """Return a new network with the weights of a snapshot, see `weights`."""
+        network = enrol(self._make_student, self._real, generator("template"))
+        return FlatNetwork(network).load_(self.weights(run, snapshot))
+
+    def _key(self, seed: int, run: int) -> str:
+        space, tensors = self._real.preprocess.to_state()
+        first = weight_vector(self._make_student(generator("identity")))
+        parts = {
+            "format": 1,
+            "data": self._real.fingerprint,
+            "space": space,
+            "whitening": [_digest(tensors[name]) for name in sorted(tensors)],
+            "architecture": str(self._network),
+            "initialisation": _digest(first),
+            "training": dataclasses.asdict(self.training),
+            "seed": [seed, run],
+        }
+        return hashlib.sha256(canonical_json(parts)).hexdigest()[:32]
+
+    def _path(self, run: int) -> Path:
+        return self.folder / f"run-{self._keys[run]}.safetensors"
+
+    def _is_sound(self, run: int) -> bool:
+        if run in self._sound:
+            return True
+        path = self._path(run)
+        if not path.is_file():
+            return False
+        try:
+            with safe_open(path, "pt") as file:
+                note, weights = strict_json(file.metadata()["ddsdk"].encode()), file.get_tensor("weights")
+            whole = tuple(weights.shape) == (self.training.snapshots, self._flat.size)
+            sound = whole and note["sha256"] == _digest(weights) and float(note["seconds"]) >= 0
+        except (SafetensorError, ValueError, KeyError, TypeError, OSError):
+            sound = False
+        if sound:
+            self._sound.add(run)
+        else:
+            path.replace(path.with_suffix(".bad"))
+        return sound
+
+    def _note(self, run: int) -> dict[str, Any]:
+        with safe_open(self._path(run), "pt") as file:
+            note: dict[str, Any] = strict_json(file.metadata()["ddsdk"].encode())
+        return note
+
+    def _make(self, run: int) -> Iterator[int]:
+        began = time.perf_counter()
+        training, key = self.training, generator(self._seed, "run", run)
+        network = enrol(self._make_student, self._real, key)
+        network.train()
+        optimizer = torch.optim.SGD(
+            network.parameters(),
+            lr=training.lr,
+            momentum=training.momentum,
+            weight_decay=training.weight_decay,
+        )
+        data = self._pool(key)
+        rows, taken = [weight_vector(network).cpu()], 0
+        for e in range(training.epochs):
+            order = data[torch.randperm(len(data), generator=derive(key, "order", e))]
+            for p, part in enumerate(torch.tensor_split(order, training.per_epoch)):
+                self._pass(network, optimizer, part, derive(key, "epoch", e, p))
+                taken += 1
+                if taken % training.thin == 0:
+                    rows.append(weight_vector(network).cpu())
+            yield e + 1
+        weights = torch.stack(rows)
+        if not bool(torch.isfinite(weights).all()):
+            raise DivergedError(
+                f"the weights of trained run {run} are not finite; lower its lr of {training.lr}"
+            )
+        weights = weights.half() if training.half else weights
+        note = {"sha256": _digest(weights), "seconds": round(time.perf_counter() - began, 3)}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self._path(run), save({"weights": weights}, {"ddsdk": canonical_json(note).decode()}))
+        self._sound.add(run)
+
+    def _pool(self, key: torch.Generator) -> Tensor:
+        if self.training.images is None:
+            return torch.arange(len(self._real))
+        picks = []
+        for c in range(self._real.num_classes):
+            index = self._real.index_of_class(c)
+            picks.append(
+                index[torch.randperm(len(index), generator=derive(key, "pool", c))][: self.training.images]
+            )
+        return torch.cat(picks)
+
+    def _pass(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, order: Tensor, key: torch.Generator
+    ) -> None:
+        training, augmentation = self.training, Augmentation(self.training.augmentation)
+        for i, part in enumerate(torch.split(order, training.batch_size)):
+            x, y = self._real.batch(part)
+            draw = augmentation.per_image(len(x), derive(key, "augmentation", i))
+            batch = Batch(*cutmix(draw(x), y, training.mix, derive(key, "mix", i)))
+            if training.sharpness:
+                sharpness_aware_step(
+                    network, optimizer, batch, rho=training.sharpness, alpha=training.surrogate
+                )
+            else:
+                gradient_step(network, optimizer, batch)
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().cpu().numpy().tobytes()).hexdigest()

@@ -1,0 +1,145 @@
+"""Differentiable training: the constant-memory gradient against the plain one, and optimizers against torch's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+import ddsdk as dd
+from ddsdk.inner.flat import FlatNetwork, weight_vector
+from ddsdk.inner.optimizers import InnerAdam, InnerSGD
+from ddsdk.inner.unroll import constant_memory, full_graph, truncated
+
+STEPS = 5
+OPTIMIZERS = {"sgd": InnerSGD(), "momentum": InnerSGD(momentum=0.9), "adam": InnerAdam()}
+RATES = {"shared": torch.tensor(0.05), "per step": torch.linspace(0.02, 0.08, STEPS)}
+
+
+@pytest.fixture
+def problem():
+    """A student, six images with soft labels, and a loss that takes another batch and augmentation at each step."""
+    rng = dd.generator("unroll")
+    make = dd.network_factory("convnet", (2, 8, 8), 3, width=3, depth=2, norm="none", activation="sigmoid")
+    network = make(dd.generator("student")).double()
+    flat = FlatNetwork(network)
+    images = torch.randn(6, 2, 8, 8, generator=rng, dtype=torch.float64, requires_grad=True)
+    logits = torch.randn(6, 3, generator=rng, dtype=torch.float64, requires_grad=True)
+    augmentation = dd.Augmentation("color_crop_scale")
+
+    def loss(k, weights, inputs):
+        x, y = inputs
+        part = torch.randperm(6, generator=dd.generator("order", k))[:4]
+        draw = augmentation.per_image(4, dd.generator("draw", k))
+        return cross_entropy(flat(weights, draw(x[part])), y[part].softmax(1))
+
+    start = weight_vector(network).requires_grad_()
+    return loss, start, (images, logits)
+
+
+def gradients(unroll, problem, optimizer, rate, target):
+    loss, start, inputs = problem
+    rate = rate.double().clone().requires_grad_()
+    end = unroll(loss, start, inputs, rate, steps=STEPS, optimizer=optimizer)
+    far = (end - target).square().sum()
+    return end.detach(), torch.autograd.grad(far, [start, rate, *inputs])
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("rate", RATES.values(), ids=RATES)
+def test_the_constant_memory_gradient_is_that_of_the_full_graph(problem, optimizer, rate):
+    target = torch.randn(problem[1].shape, generator=dd.generator("target"), dtype=torch.float64)
+    end, exact = gradients(full_graph, problem, optimizer, rate, target)
+    same, replayed = gradients(constant_memory, problem, optimizer, rate, target)
+    torch.testing.assert_close(same, end, rtol=1e-12, atol=1e-12)
+    for a, b in zip(exact, replayed, strict=True):
+        assert float(a.abs().max()) > 0
+        torch.testing.assert_close(b, a, rtol=1e-8, atol=1e-8 * float(a.abs().max()))
+
+
+def test_the_gradient_is_that_of_finite_differences(problem):
+    loss, start, (images, logits) = problem
+    direction = torch.randn(images.shape, generator=dd.generator("direction"), dtype=torch.float64)
+
+    def far(shift, rate):
+        moved = (images + shift * direction, logits)
+        end = constant_memory(loss, start, moved, rate, steps=STEPS, optimizer=InnerAdam())
+        return end.square().sum()
+
+    shift = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    rate = torch.tensor(0.05, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(far, (shift, rate), eps=1e-6, rtol=1e-5, atol=1e-6)
+
+
+def test_the_truncated_gradient_takes_weights_for_constants(problem):
+    """Each step's part is -rate d<gradient, adjoint>/dx with the adjoint of the end; printed: how far that is off."""
+    loss, start, inputs = problem
+    rate = torch.tensor(0.5, dtype=torch.float64)
+    target = torch.zeros_like(start)
+    end, short = gradients(truncated, problem, InnerSGD(), rate, target)
+    _, exact = gradients(constant_memory, problem, InnerSGD(), rate, target)
+    by_hand, weights = torch.zeros_like(inputs[0]), start.detach()
+    for k in range(STEPS):
+        weights = weights.detach().requires_grad_()
+        (step,) = torch.autograd.grad(loss(k, weights, inputs), weights, create_graph=True)
+        (part,) = torch.autograd.grad((step * 2 * (end - target)).sum(), inputs[0])
+        by_hand -= rate * part
+        weights = weights - rate * step
+    torch.testing.assert_close(short[2], by_hand)
+    near = torch.cosine_similarity(short[2].flatten(), exact[2].flatten(), dim=0)
+    print(f"cosine of the truncated with the exact gradient, {STEPS} steps: {float(near):.4f}")  # noqa: T201
+    assert 0.5 < near < 1 - 1e-6
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_steps_are_those_of_torch(problem, name):
+    loss, start, inputs = problem
+    weights = start.detach().clone().requires_grad_()
+    theirs = {
+        "sgd": torch.optim.SGD([weights], lr=0.05),
+        "momentum": torch.optim.SGD([weights], lr=0.05, momentum=0.9),
+        "adam": torch.optim.Adam([weights], lr=0.05, eps=1e-14),
+    }[name]
+    mine = InnerAdam(eps=1e-14) if name == "adam" else OPTIMIZERS[name]
+    for k in range(STEPS):
+        theirs.zero_grad()
+        loss(k, weights, inputs).backward()
+        theirs.step()
+    rate = torch.tensor(0.05, dtype=torch.float64)
+    ours = constant_memory(loss, start, inputs, rate, steps=STEPS, optimizer=mine)
+    torch.testing.assert_close(ours.detach(), weights.detach(), rtol=1e-6, atol=1e-6)
+
+
+def test_a_weight_without_gradient_has_a_finite_derivative_under_adam():
+    images = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    start = torch.ones(2, dtype=torch.float64)
+
+    def loss(k, weights, inputs):
+        return (weights[0] * inputs[0]).sum() + 0 * weights[1]
+
+    end = constant_memory(loss, start, (images,), torch.tensor(0.1), steps=3, optimizer=InnerAdam())
+    (found,) = torch.autograd.grad(end.sum(), images)
+    assert torch.isfinite(found).all()
+
+
+def test_a_flat_network_is_the_network(make_student):
+    network = make_student(dd.generator(1))
+    flat = FlatNetwork(make_student(dd.generator(2)))
+    x = torch.randn(4, 3, 8, 12, generator=dd.generator("x"))
+    weights = weight_vector(network)
+    assert flat.size == len(weights)
+    assert torch.equal(flat(weights, x), network(x))
+    assert torch.equal(flat.load_(weights)(x), network(x))
+
+
+@pytest.mark.parametrize("unroll", [full_graph, constant_memory, truncated])
+def test_impossible_runs_are_refused(problem, unroll):
+    loss, start, inputs = problem
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        unroll(loss, start, inputs, torch.tensor(0.1), steps=0, optimizer=InnerSGD())
+    with pytest.raises(ValueError, match=r"rate must have shape \(\) or \(5,\), got \(2,\)"):
+        unroll(loss, start, inputs, torch.zeros(2), steps=5, optimizer=InnerSGD())
+    with pytest.raises(ValueError, match="momentum must lie in"):
+        InnerSGD(momentum=1.0)
+    with pytest.raises(ValueError, match="betas must"):
+        InnerAdam(betas=(0.9, 1.0))
