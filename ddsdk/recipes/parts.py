@@ -83,7 +83,7 @@ def multiformation_set(
 
     wanted = ipc * factor * factor
     given = wanted if start == "noise" else max(ipc, min(wanted, *real.class_sizes))
-    images = start_images(real, given, start, rng).unflatten(0, (real.num_classes, given))
+    images = start_images(real, given, start, rng).view(real.num_classes, given, *real.image_shape)
     cycled = images[:, arange(wanted) % given].flatten(0, 1)
     canvases = cycled[:: factor * factor]
     parametrization = dd.MultiFormation(canvases, factor, unit_bounds(real))
