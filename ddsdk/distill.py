@@ -66,6 +66,8 @@ class Plan(Generic[S]):
             result. None for the set of the last step.
         skip_above: A step whose loss exceeds this changes nothing and is counted.
         clip_norm: The gradient of a step is scaled down to this norm.
+        rate_at: Step, counted from 0, to the factor on the optimizer's learning rates in that step. None for 1.
+        finish: Makes the result of the set at the end, such as by giving it soft labels; `(syn, rng) -> syn`.
     """
 
     syn: SyntheticSet
@@ -76,6 +78,8 @@ class Plan(Generic[S]):
     average: float | None = None
     skip_above: float | None = None
     clip_norm: float | None = None
+    rate_at: Callable[[int], float] | None = None
+    finish: Callable[[SyntheticSet, torch.Generator], SyntheticSet] | None = None
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, "steps", "be at least 1", self.steps)
@@ -176,12 +180,12 @@ class Distillation(Generic[S], Iterator[Step]):
 
     @property
     def result(self) -> SyntheticSet:
-        """The set that the run is for: that of the last step, or a copy with the moving average."""
-        if self._average is None:
-            return self.plan.syn
-        averaged = copy.deepcopy(self.plan.syn)
-        averaged.load_state_dict(self._average)
-        return averaged
+        """The set that the run is for: that of the last step or a copy with the moving average, finished."""
+        syn = self.plan.syn
+        if self._average is not None:
+            syn = copy.deepcopy(syn)
+            syn.load_state_dict(self._average)
+        return syn if self.plan.finish is None else self.plan.finish(syn, derive(self._rng, "finish"))
 
     def record(self) -> dict[str, int | bool]:
         """Return what became of the run, for the provenance of its set."""
@@ -225,19 +229,29 @@ class Distillation(Generic[S], Iterator[Step]):
                 self.diverged = True
                 raise DivergedError(
                     f"the loss exceeded skip_above={plan.skip_above} in {_SKIPS} steps in a row, last {loss:.4g} in "
-                    f"step {self.index}. Raise skip_above, or lower image_lr.",
+                    f"step {self.index + 1}. Raise skip_above, or lower image_lr.",
                     plan.syn,
                 )
             return
         self._in_a_row = 0
         if plan.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(plan.syn.parameters(), plan.clip_norm)
-        self._optimizer.step()
+        self._take_step(1.0 if plan.rate_at is None else plan.rate_at(self.index))
         plan.syn.project_()
 
+    def _take_step(self, factor: float) -> None:
+        groups = self._optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        # What the optimizer remembers are the full rates: a step does not depend on those before it.
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate * factor
+        self._optimizer.step()
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
+
     def _follow(self) -> None:
-        """Let the moving average take one step towards the set."""
-        if self._average is None or self.plan.average is None:
+        """Let the moving average take one step towards the set; it stays where the step was left out."""
+        if self._average is None or self.plan.average is None or self._in_a_row:
             return
         for name, value in self.plan.syn.state_dict().items():
             if value.is_floating_point():

@@ -85,20 +85,37 @@ def augment(x: Tensor, op: str) -> Tensor:
     return x * ~(rows[:, None, :, None] & columns[:, None, None, :])
 
 
+def cutmix(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    share, *centre = torch.rand(3).tolist()
+    inside, order = torch.ones(height, width), torch.randperm(len(x))
+    for axis, side in enumerate((height, width)):
+        half, middle = side * math.sqrt(share) / 2, centre[axis] * side
+        low, high = max(0, round(middle - half)), min(side, round(middle + half))
+        inside = inside * window(torch.tensor([low]), high - low, side).view(
+            (-1, 1) if axis == 0 else (1, -1)
+        )
+    area = inside.mean()
+    return torch.where(inside > 0, x[order], x), (1 - area) * y + area * y[order]
+
+
 def train(network: nn.Module) -> None:
-    names = [name for name in rules["augmentation"].split("_") if name]
+    # One operation of each group: "flip+crop_scale" flips half of the images, and then crops or scales all of them.
+    groups = [group.split("_") for group in rules["augmentation"].split("+") if group]
+    decays = rules["decay_at"] if isinstance(rules["decay_at"], list) else [rules["decay_at"]]
     sgd = torch.optim.SGD(
         network.parameters(), lr=rate, momentum=rules["momentum"], weight_decay=rules["weight_decay"]
     )
     for epoch in range(epochs):
-        passed = sum(epoch >= max(1, int(epochs * at)) for at in rules["decay_at"])
+        passed = sum(epoch >= max(1, int(epochs * at)) for at in decays)
         sgd.param_groups[0]["lr"] = rate * rules["decay"] ** passed
         for part in torch.randperm(len(images)).split(rules["batch_size"]):
-            x = images[part]
-            if names:
+            x, y = images[part], labels[part]
+            for names in groups:
                 x = augment(x, names[int(torch.randint(len(names), ()))])
+            if torch.rand(()) < rules.get("mix", 0):
+                x, y = cutmix(x, y)
             sgd.zero_grad()
-            cross_entropy(network(x), labels[part]).backward()
+            cross_entropy(network(x), y).backward()
             sgd.step()
 
 

@@ -15,6 +15,15 @@ SIZES = (9, 6, 5)
 SHAPE = (3, 8, 12)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def trained_runs_folder(tmp_path_factory):
+    """Networks that tests train are shared between tests, and never kept with those of the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("trained-runs")
+        patch.setenv("DDSDK_CACHE", str(folder))
+        yield folder
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """The order of sums depends on the number of threads."""

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ddsdk.augment import DSA_STRATEGY, OPS, Augmentation, Draw
+from ddsdk.augment import DSA_STRATEGY, OPS, Augmentation, Draw, cutmix
 from ddsdk.rng import generator
 
 SHAPE = (3, 5, 7)
@@ -207,3 +207,136 @@ def test_an_unknown_operation_is_refused_with_the_nearest_name():
         Augmentation("color_rotat")
     with pytest.raises(ValueError, match="augmentation must name operations of"):
         Augmentation("zzz")
+
+
+def test_a_strategy_takes_one_operation_of_each_group_in_their_order():
+    augmentation = Augmentation("flip+color+crop_scale_rotate")
+    assert augmentation.groups == (("flip",), ("color",), ("crop", "scale", "rotate"))
+    drawn = set()
+    for i in range(60):
+        for draw in (augmentation.siamese(generator("group", i)), augmentation.per_image(4, generator(i))):
+            first, second, third = (name for name, _ in draw.steps)
+            assert (first, second) == ("flip", "color")
+            drawn.add(third)
+    assert drawn == {"crop", "scale", "rotate"}
+
+
+def test_a_draw_of_groups_is_one_operation_after_another():
+    x = images(dtype=torch.float32)
+    draw = Augmentation("color+crop+cutout").per_image(len(x), generator(6))
+    slow = x
+    for step in draw.steps:
+        slow = Draw((step,))(slow)
+    assert torch.equal(draw(x), slow)
+    assert all(len(u) == len(x) for _, u in draw.steps)
+    torch.testing.assert_close(draw.rows(2, 5)(x[2:5]), draw(x)[2:5], rtol=0, atol=1e-6)
+    assert all(len(u) == 1 for _, u in Augmentation("color+crop").siamese(generator(7)).steps)
+
+
+def test_groups_of_one_operation_are_drawn_with_numbers_of_their_own():
+    twice = Augmentation("crop+crop").siamese(generator(8)).steps
+    assert not torch.equal(twice[0][1], twice[1][1])
+
+
+@pytest.mark.parametrize(
+    "strategy", ["+", "flip+", "+flip", "flip++color", "_", "flip_", "flip + color", " "]
+)
+def test_a_strategy_with_a_hole_is_refused(strategy):
+    with pytest.raises(ValueError, match="augmentation must name operations of"):
+        Augmentation(strategy)
+
+
+def test_an_unknown_operation_of_a_later_group_is_refused_with_the_nearest_name():
+    with pytest.raises(ValueError, match=r"'rotat' \(did you mean 'rotate'\?\)"):
+        Augmentation("flip+color_rotat")
+
+
+def labelled(n=5, shape=(2, 6, 9)):
+    x = images(n, shape)
+    y = torch.rand(n, 4, generator=generator("labels"), dtype=torch.float64)
+    return x, y / y.sum(1, keepdim=True)
+
+
+def slow_cutmix(x, y, rng):
+    """One pixel at a time, from the numbers that are drawn in this order: whether, how much, where, with whom."""
+    _, share, *centre = torch.rand(4, generator=rng).tolist()
+    order = torch.randperm(len(x), generator=rng).tolist()
+    height, width = x.shape[2:]
+    sides = [side * math.sqrt(share) for side in (height, width)]
+    low = [max(0, round(at * s - cut / 2)) for at, s, cut in zip(centre, (height, width), sides, strict=True)]
+    high = [
+        min(s, round(at * s + cut / 2)) for at, s, cut in zip(centre, (height, width), sides, strict=True)
+    ]
+    out, labels = x.clone(), y.clone()
+    for i, other in enumerate(order):
+        taken = 0
+        for row in range(low[0], high[0]):
+            for column in range(low[1], high[1]):
+                out[i, :, row, column] = x[other, :, row, column]
+                taken += 1
+        share = taken / (height * width)
+        labels[i] = (1 - share) * y[i] + share * y[other]
+    return out, labels
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_cutmix_equals_its_slow_twin(seed):
+    x, y = labelled()
+    mixed, labels = cutmix(x, y, 1.0, generator("cutmix", seed))
+    slow, slow_labels = slow_cutmix(x, y, generator("cutmix", seed))
+    assert torch.equal(mixed, slow)
+    # The area is kept in single precision.
+    torch.testing.assert_close(labels, slow_labels, rtol=0, atol=1e-6)
+    torch.testing.assert_close(labels.sum(1), torch.ones(len(y), dtype=y.dtype), rtol=0, atol=1e-6)
+
+
+def test_cutmix_labels_tell_the_area_that_is_pasted():
+    """Images that are their own label: the mean pixel is the label."""
+    y = torch.eye(4, dtype=torch.float64)
+    x = y[:, :, None, None].expand(4, 4, 8, 12)
+    areas = []
+    for seed in range(200):
+        mixed, labels = cutmix(x, y, 1.0, generator("area", seed))
+        torch.testing.assert_close(mixed.mean((2, 3)), labels, rtol=0, atol=1e-6)
+        areas.append(1 - float(labels.amax(1).min()))
+    # The share is uniform in [0, 1) before the edge cuts the box.
+    assert min(areas) < 0.02
+    assert 0.15 < sum(areas) / len(areas) < 0.4
+
+
+def test_cutmix_mixes_as_often_as_it_is_told():
+    x, y = labelled()
+    for probability, least, most in ((0.0, 0, 0), (0.5, 160, 240), (1.0, 390, 400)):
+        mixed = 0
+        for seed in range(400):
+            moved, labels = cutmix(x, y, probability, generator("often", seed))
+            mixed += moved is not x
+            assert (labels is y) == (moved is x)
+        assert least <= mixed <= most
+
+
+def test_cutmix_replays_bit_for_bit_and_leaves_its_input_alone():
+    x, y = labelled()
+    kept, state = x.clone(), torch.get_rng_state()
+    one, two = (cutmix(x, y, 1.0, generator("again")) for _ in range(2))
+    assert torch.equal(one[0], two[0])
+    assert torch.equal(one[1], two[1])
+    assert torch.equal(x, kept)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_cutmix_is_differentiable():
+    x, y = labelled(3, (2, 3, 4))
+    x.requires_grad_()
+    y.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda a, b: cutmix(a, b, 1.0, generator("gradient", 2)), (x, y.float().double()), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_cutmix_takes_a_batch_of_one_or_none(n):
+    x, y = labelled(5)
+    mixed, labels = cutmix(x[:n], y[:n], 1.0, generator(0))
+    assert torch.equal(mixed, x[:n])
+    torch.testing.assert_close(labels, y[:n])

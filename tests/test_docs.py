@@ -60,15 +60,17 @@ def _write_idx(path, array):
     path.write_bytes(head + array.astype(np.uint8).tobytes())
 
 
-@pytest.mark.parametrize("augmentation", ["", "color_crop_cutout_scale_rotate"])
-def test_the_script_without_ddsdk_reaches_the_accuracy_that_ddsdk_reports(tmp_path, augmentation):
+@pytest.mark.parametrize(
+    ("augmentation", "mix"), [("", 0.0), ("color_crop_cutout_scale_rotate", 0.0), ("color+crop_rotate", 0.5)]
+)
+def test_the_script_without_ddsdk_reaches_the_accuracy_that_ddsdk_reports(tmp_path, augmentation, mix):
     import dataclasses
 
     import ddsdk
 
     train, test = ddsdk.load_pair("digits")
     protocol = ddsdk.Evaluation(
-        network_options={"width": 16}, networks=3, epochs=100, lr=0.05, augmentation=augmentation
+        network_options={"width": 16}, networks=3, epochs=100, lr=0.05, augmentation=augmentation, mix=mix
     )
     chosen = ddsdk.BASELINES["herding"](ipc=10)(train, make_student=None, rng=ddsdk.generator(0))
     chosen = dataclasses.replace(chosen, evaluation=protocol.to_dict())

@@ -355,7 +355,7 @@ assert not heavy, heavy
         "from ddsdk.cli import main\nassert main(['recipes']) == 0",
         "from ddsdk.cli import main\n"
         "try:\n    main(['distill', '--recipe', 'dc', '--help'])\nexcept SystemExit:\n    pass",
-        "from ddsdk.cli import main\nassert main(['distill', '--recipe', 'dcc']) == 2",
+        "from ddsdk.cli import main\nassert main(['distill', '--recipe', 'dccc']) == 2",
     ],
     ids=["import", "recipes", "help", "refusal"],
 )

@@ -12,9 +12,11 @@ from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
 from ddsdk import judge, scores
+from ddsdk.augment import cutmix
 from ddsdk.baselines import BASELINES
 from ddsdk.bench.tables import score_table
 from ddsdk.errors import ArtifactError
+from ddsdk.inner.fit import accuracy
 from ddsdk.inner.micro import MICRO_BATCH
 
 QUICK = dd.Evaluation(
@@ -80,6 +82,76 @@ def test_train_equals_a_slow_loop(digits, make_digit_student, batch, monkeypatch
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
+def test_the_rate_falls_at_each_of_its_decays():
+    evaluation = dataclasses.replace(QUICK, epochs=10, lr=0.5, decay_at=(0.3, 0.55, 0.9), decay=0.1)
+    rate, slow = 0.5, []
+    for i in range(10):
+        if i in (3, 5, 9):
+            rate *= 0.1
+        slow.append(rate)
+    assert [evaluation.rate_in(i) for i in range(10)] == pytest.approx(slow)
+    constant = dataclasses.replace(evaluation, decay_at=())
+    assert {constant.rate_in(i) for i in range(10)} == {0.5}
+    # The first epoch has the full rate, and a decay after the last epoch none to fall on.
+    ends = dataclasses.replace(evaluation, decay_at=(0.0, 1.0))
+    assert [ends.rate_in(i) for i in range(3)] == pytest.approx([0.5, 0.05, 0.05])
+    assert ends.rate_in(9) == pytest.approx(0.05)
+    twice = dataclasses.replace(evaluation, decay_at=(0.5, 0.5))
+    assert twice.rate_in(5) == pytest.approx(0.005)
+
+
+def test_several_decays_reach_the_training(make_digit_student, batch):
+    evaluation = dataclasses.replace(QUICK, epochs=4, batch_size=1000, decay_at=(0.25, 0.5), decay=0.5)
+    network = make_digit_student(dd.generator("init"))
+    list(judge.train(network, batch, evaluation, dd.generator("train")))
+    slow = make_digit_student(dd.generator("init"))
+    velocity = [torch.zeros_like(p) for p in slow.parameters()]
+    for rate in (0.05, 0.025, 0.0125, 0.0125):
+        grads = torch.autograd.grad(cross_entropy(slow(batch.x), batch.y), list(slow.parameters()))
+        with torch.no_grad():
+            for p, g, v in zip(slow.parameters(), grads, velocity, strict=True):
+                v.mul_(0.9).add_(g + 5e-4 * p)
+                p.sub_(rate * v)
+    for a, b in zip(network.parameters(), slow.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def test_an_epoch_mixes_after_it_augments(batch):
+    from ddsdk.inner.fit import epoch
+
+    augmentation, rng = dd.Augmentation("crop+scale"), dd.generator("epoch")
+    order = torch.randperm(100, generator=dd.derive(rng, "order"))
+    parts = list(epoch(batch, 32, augmentation, rng, mix=1.0))
+    for i, (part, at) in enumerate(zip(parts, torch.split(order, 32), strict=True)):
+        draw = augmentation.per_image(len(at), dd.derive(rng, "augmentation", i))
+        x, y = cutmix(draw(batch.x[at]), batch.y[at], 1.0, dd.derive(rng, "mix", i))
+        assert torch.equal(part.x, x)
+        assert torch.equal(part.y, y)
+    assert sum(float(part.y.amax(1).min()) < 1 for part in parts) >= 3
+
+
+def test_mixing_is_part_of_a_protocol(digits, batch):
+    _, test = digits
+    short = dataclasses.replace(QUICK, networks=1, epochs=3)
+    plain, one, two = (
+        dd.evaluate(batch, test, dataclasses.replace(short, mix=m), rng=dd.generator("judge"))
+        for m in (0.0, 0.5, 0.5)
+    )
+    assert one.accuracies == two.accuracies != plain.accuracies
+
+
+def test_accuracy_leaves_every_layer_in_its_mode(digits):
+    train, test = digits
+    make = dd.network_factory("convnet", train.image_shape, 10, width=4, depth=2, norm="batch")
+    network = dd.enrol(make, train, dd.generator(0))
+    modes = [layer.training for layer in network.modules()]
+    assert True in modes
+    assert False in modes
+    x, _ = test.batch(torch.arange(32))
+    accuracy(network, x, test.labels[:32])
+    assert [layer.training for layer in network.modules()] == modes
+
+
 def test_an_epoch_shows_every_image_once(batch):
     from ddsdk.inner.fit import epoch
 
@@ -119,11 +191,33 @@ def test_sets_that_do_not_fit_are_refused(digits, batch):
 
 
 @pytest.mark.parametrize(
-    "evaluation", [QUICK, dd.Evaluation(), dd.Evaluation.published("crop"), dd.Evaluation.quick()]
+    "evaluation",
+    [
+        QUICK,
+        dd.Evaluation(),
+        dd.Evaluation.published("crop"),
+        dd.Evaluation.quick(),
+        dd.Evaluation(decay_at=(), mix=0.5),
+        dd.Evaluation(decay_at=(0.5, 0.75, 1.0), augmentation="flip+crop_color"),
+    ],
 )
 def test_an_evaluation_survives_json(evaluation):
     values = json.loads(json.dumps(evaluation.to_dict()))
     assert dd.Evaluation.from_dict(values) == evaluation
+
+
+def test_a_protocol_with_one_decay_as_a_number_can_be_read():
+    """Sets that were written before there could be several."""
+    values = dd.Evaluation().to_dict()
+    for given in (0.5, 0.25, 1, 0):
+        found = dd.Evaluation.from_dict(values | {"decay_at": given})
+        assert found == dd.Evaluation(decay_at=(given,))
+        assert json.loads(json.dumps(found.to_dict()))["decay_at"] == [given]
+    del values["mix"]
+    assert dd.Evaluation.from_dict(values) == dd.Evaluation()
+    for given in (True, "0.5", None, [0.5, "1"], [True], 1.5, [-0.1], [float("nan")]):
+        with pytest.raises(ArtifactError, match="evaluation must be sound"):
+            dd.Evaluation.from_dict(values | {"decay_at": given})
 
 
 def test_evaluations_refuse_nonsense():
@@ -135,6 +229,12 @@ def test_evaluations_refuse_nonsense():
     for lr in (0.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match=f"lr must be positive, got {lr}"):
             dd.Evaluation(lr=lr)
+    for mix in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match=rf"mix must lie in 0\.\.1, got {mix}"):
+            dd.Evaluation(mix=mix)
+    for decays in ((-0.1,), (0.5, 1.5), (float("nan"),)):
+        with pytest.raises(ValueError, match=r"decay_at must hold fractions 0\.\.1, got "):
+            dd.Evaluation(decay_at=decays)
     for values in (
         {"network": 5},
         {"augmentation": 5},

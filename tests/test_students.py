@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
+from ddsdk.augment import cutmix
 from ddsdk.checkpoint import pack, unpack
 from ddsdk.inner.fit import accuracy
 from ddsdk.networks.norms import has_batch_norm, uses_batch_statistics
@@ -149,6 +150,53 @@ def test_batch_norm_is_measured_on_real_images_and_then_frozen(tiny, syn):
         assert torch.equal(*statistics)
 
 
+@pytest.mark.parametrize(
+    ("every", "lessons"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4]), (3, [3]), (6, []), (9, [])]
+)
+def test_lessons_come_every_few_steps_of_a_network(tiny, syn, make_student, every, lessons):
+    found = take(alternating(make_student, period=6, every=every), tiny, syn, range(12))
+    changed = [i for i in range(1, 12) if not torch.equal(found[i], found[i - 1])]
+    assert changed == [*lessons, 6, *(6 + i for i in lessons)]
+
+
+@pytest.mark.parametrize("stop", range(1, 8))
+def test_a_supply_with_rare_lessons_goes_on_bit_for_bit(tiny, syn, make_student, stop):
+    options = {"period": 5, "every": 2}
+    straight = take(alternating(make_student, **options), tiny, syn, range(8))
+    first = alternating(make_student, **options)
+    take(first, tiny, syn, range(stop))
+    second = alternating(make_student, **options)
+    second.load_state_dict(unpack(*pack(first.state_dict())))
+    for i, found in zip(range(stop, 8), take(second, tiny, syn, range(stop, 8)), strict=True):
+        assert torch.equal(found, straight[i])
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.5, 1.0])
+def test_a_lesson_on_real_images_mixes_them(tiny, syn, make_student, mix):
+    """Each step of a lesson is that of a loop over the same draws."""
+    augmentation = dd.Augmentation("flip+crop")
+    lesson = dd.OnReal(steps=6, batch_size=8, augmentation=augmentation, mix=mix)
+    student, slow = (make_student(dd.generator(0)) for _ in range(2))
+    rng = dd.generator("lesson")
+    lesson(student, torch.optim.SGD(student.parameters(), lr=0.1), tiny, syn, rng)
+    sgd, mixed = torch.optim.SGD(slow.parameters(), lr=0.1), 0
+    for i in range(6):
+        x, y = tiny.mixed(8, dd.derive(rng, "real", i))
+        x = augmentation.per_image(8, dd.derive(rng, "augmentation", i))(x)
+        x, soft = cutmix(x, y, mix, dd.derive(rng, "mix", i))
+        mixed += soft is not y
+        sgd.zero_grad()
+        cross_entropy(slow(x), soft).backward()
+        sgd.step()
+    torch.testing.assert_close(weights(student), weights(slow), rtol=0, atol=1e-6)
+    assert (mixed == 0, mixed == 6) == (mix == 0.0, mix == 1.0)
+
+
 def test_refusals(make_student):
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+        alternating(make_student, every=0)
+    for mix in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=rf"mix must lie in 0\.\.1, got {mix}"):
+            dd.OnReal(steps=1, mix=mix)
     with pytest.raises(ValueError, match="period must be at least 1, got 0"):
         alternating(make_student, period=0)

@@ -217,3 +217,97 @@ def test_an_unknown_start_is_refused_with_the_nearest_name(tiny):
         ValueError, match=r"start must be one of noise, .* got 'herdin'; did you mean 'herding'"
     ):
         pixel_set(tiny, 1, "herdin", dd.generator(0))
+
+
+def test_bounded_pixels_are_clamped_and_free_ones_are_not():
+    given = 3 * images(dtype=torch.float32)
+    low, high = torch.tensor([-1.0, 0.0, -2.0]).view(3, 1, 1), torch.tensor([1.0, 0.5, 2.0]).view(3, 1, 1)
+    syn = make_set(dd.Pixels(given, (low, high)))
+    syn.project_()
+    assert torch.equal(syn.parametrization.images, torch.minimum(torch.maximum(given, low), high))
+    assert {name for name, _ in dd.Pixels(given, (low, high)).named_parameters()} == {"images"}
+    assert list(dd.Pixels(given, (low, high)).state_dict()) == ["images"]
+
+
+def test_a_learned_rate_moves_between_its_bounds():
+    rate = dd.LearnedRate(0.01, low=0.001, high=0.5)
+    assert float(rate().detach()) == pytest.approx(0.01)
+    rate().backward()
+    assert float(rate.value.grad) == 1
+    for value, wanted in ((-3.0, 0.001), (7.0, 0.5), (0.2, 0.2)):
+        rate.value.data.fill_(value)
+        rate.project_()
+        assert float(rate.value.detach()) == pytest.approx(wanted)
+    rate.value.data.fill_(torch.nan)
+    rate.project_()
+    assert bool(rate.value.isnan())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (((0.0,), {}), "start must be positive and finite, got 0.0"),
+        (((float("nan"),), {}), "start must be positive and finite, got nan"),
+        (((0.1,), {"low": 0.0}), "low must be positive and finite, got 0.0"),
+        (((0.1,), {"high": float("inf")}), "high must be positive and finite, got inf"),
+        (((0.1,), {"low": 0.2}), "start must lie in 0.2 <= start <= 1.0, got 0.1"),
+        (((2.0,), {}), "start must lie in 0.0001 <= start <= 1.0, got 2.0"),
+    ],
+)
+def test_a_rate_out_of_its_bounds_is_refused(arguments, message):
+    given, options = arguments
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        dd.LearnedRate(*given, **options)
+
+
+def with_rate(start=0.1):
+    plain = make_set()
+    return dd.SyntheticSet(plain.parametrization, plain.labels, plain.classes, 3, dd.LearnedRate(start))
+
+
+def test_a_set_stores_projects_and_checks_its_rate():
+    syn = with_rate()
+    assert set(syn.state_dict()) == {
+        "classes",
+        "parametrization.images",
+        "labels.probabilities",
+        "rate.value",
+    }
+    assert {name for name, _ in syn.named_parameters()} == {"parametrization.images", "rate.value"}
+    syn.rate.value.data.fill_(-1.0)
+    syn.project_()
+    assert float(syn.rate.value.detach()) == pytest.approx(1e-4)
+    assert syn.is_finite()
+    syn.rate.value.data.fill_(torch.inf)
+    assert not syn.is_finite()
+
+
+def test_an_objective_can_differentiate_by_the_rate():
+    syn = with_rate()
+    leaves = Leaves(syn)
+    x, _ = leaves.mixed(99, dd.generator(0))
+    term = (x * leaves.rate.square()).sum()
+    assert sum(leaf is syn.rate.value for leaf in leaves.inputs) == 1
+    torch.autograd.backward(term, inputs=leaves.inputs)
+    leaves.pull_back()
+    assert float(syn.rate.value.grad) == pytest.approx(2 * 0.1 * float(images().sum()), rel=1e-5)
+    torch.testing.assert_close(syn.parametrization.images.grad, torch.full_like(images(), 0.01))
+
+
+def test_a_rate_that_is_not_learned_is_refused():
+    with pytest.raises(
+        ValueError, match="rate must be learned with the set for this objective, got a set without"
+    ):
+        _ = Leaves(make_set()).rate
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 256])
+def test_the_whole_set_comes_slot_by_slot(chunk):
+    syn = make_set(Doubling(images()))
+    leaves = Leaves(syn, chunk)
+    x, y = leaves.whole(dd.generator(0))
+    assert (len(x), len(y), len(leaves.inputs)) == (12, 12, -(-6 // chunk))
+    squares = syn.parametrization.codes.detach().square()
+    places = [(squares == image).flatten(1).all(1).nonzero() for image in x]
+    assert [int(place) for place in places if len(place)] == list(range(6))
+    assert Leaves(make_set()).whole(dd.generator(0)).y.argmax(1).tolist() == [0, 0, 1, 1, 2, 2]

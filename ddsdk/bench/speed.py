@@ -76,7 +76,7 @@ def speed_table(
     as many threads as this one: at 10 classes, at 100 classes, and at 10 with four times the real batch.
 
     Args:
-        recipes: Keys of `RECIPES`; all if empty.
+        recipes: Keys of `RECIPES`; if empty, all whose steps look at real images and need no trained networks.
         widths: Widths of a ConvNet-3.
         real_batch: Real images of each class.
         ipc: Images per class.
@@ -86,9 +86,10 @@ def speed_table(
     Raises:
         ValueError: If a recipe is unknown or a number is below 1.
     """
-    chosen = list(recipes) or list(RECIPES)
+    timed = [name for name, kind in RECIPES.items() if _has_a_step_of_its_own(kind)]
+    chosen = list(recipes) or timed
     for name in chosen:
-        require(name in RECIPES, "recipes", f"be among {', '.join(RECIPES)}", name)
+        require(name in timed, "recipes", f"be among {', '.join(timed)}", name)
     for count, value in (("real_batch", real_batch), ("ipc", ipc), ("repeats", repeats)):
         require_count(count, value)
     require(bool(widths), "widths", "name at least one width", list(widths))
@@ -106,6 +107,10 @@ def speed_table(
         steps=[_step_row(kind, w, data, real_batch, ipc, repeats) for kind in _STEPS for w in widths],
         recipes=[_recipe_row(name, w, data, real_batch, ipc, repeats) for name in chosen for w in widths],
     )
+
+
+def _has_a_step_of_its_own(kind: type[Any]) -> bool:
+    return "real_batch" in kind.__dataclass_fields__ and not hasattr(kind, "runs")
 
 
 def conv_flops(network: nn.Module, shape: tuple[int, int, int]) -> tuple[int, int]:

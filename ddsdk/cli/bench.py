@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ddsdk.cli.console import out, table
 from ddsdk.cli.options import check_device, names, whole_numbers
 from ddsdk.errors import require
+
+if TYPE_CHECKING:
+    from ddsdk.bench.speed import SpeedTable
+    from ddsdk.bench.unroll import UnrollTable
 
 __all__ = ["Bench"]
 
@@ -18,9 +22,10 @@ class Bench:
     """Measure how fast the recipes run here, as shares of the machine's own matrix-product rate.
 
     Attributes:
-        table: Which table.
+        table: Which table: speed, or unroll for the memory of one step of trajectory matching.
         recipes: Recipes to time, separated by commas; all that have an outer step if empty.
-        widths: Widths of the ConvNet, separated by commas.
+        widths: Widths of the ConvNet, separated by commas. Empty takes 32, 64 and 128, and 32 for unroll.
+        student_steps: Steps of the student, separated by commas (unroll).
         real_batch: Real images of each class.
         ipc: Images per class.
         repeats: Timed steps of each kind; the median counts.
@@ -28,9 +33,10 @@ class Bench:
         device: cpu or cuda.
     """
 
-    table: Literal["speed"] = "speed"
+    table: Literal["speed", "unroll"] = "speed"
     recipes: str = ""
-    widths: str = "32,64,128"
+    widths: str = ""
+    student_steps: str = "5,20,80"
     real_batch: int = 256
     ipc: int = 10
     repeats: int = 5
@@ -39,23 +45,38 @@ class Bench:
 
     def run(self) -> int:
         """Measure and print."""
-        from ddsdk.bench.speed import speed_table
         from ddsdk.files import readable_json, write_atomic
 
         for name in ("real_batch", "ipc", "repeats"):
             require(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
         check_device(self.device)
-        found = speed_table(
-            recipes=names(self.recipes),
-            widths=whole_numbers("widths", self.widths),
-            real_batch=self.real_batch,
-            ipc=self.ipc,
-            repeats=self.repeats,
-            device=self.device,
-        )
+        found = self._speed() if self.table == "speed" else self._unroll()
         for title, columns, rows in found.tables():
             table(title, columns, rows)
         if self.out is not None:
             write_atomic(self.out, readable_json(found.to_dict()))
             out(str(self.out))
         return 0
+
+    def _speed(self) -> SpeedTable:
+        from ddsdk.bench.speed import speed_table
+
+        return speed_table(
+            recipes=names(self.recipes),
+            widths=whole_numbers("widths", self.widths or "32,64,128"),
+            real_batch=self.real_batch,
+            ipc=self.ipc,
+            repeats=self.repeats,
+            device=self.device,
+        )
+
+    def _unroll(self) -> UnrollTable:
+        from ddsdk.bench.unroll import unroll_table
+
+        return unroll_table(
+            student_steps=whole_numbers("student_steps", self.student_steps),
+            widths=whole_numbers("widths", self.widths or "32"),
+            ipc=self.ipc,
+            repeats=self.repeats,
+            device=self.device,
+        )

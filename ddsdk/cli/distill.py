@@ -21,7 +21,7 @@ from ddsdk.cli.console import err, open_line, out, progress
 from ddsdk.cli.options import DataOptions, make_student, network_options
 from ddsdk.errors import DivergedError
 from ddsdk.recipes import RECIPES
-from ddsdk.recipes.base import IterativeRecipe
+from ddsdk.recipes.base import IterativeRecipe, runs_record, trained_runs
 
 __all__ = ["DistillOptions", "distill_verb", "run_recipe"]
 
@@ -133,10 +133,14 @@ def run_recipe(
             return 0
         if told_to_resume and not job.resumes:
             out(f"no checkpoint in {options.out}, starting at step 1")
+        runs = trained_runs(method, train, make_student=student, rng=rng)
+        if runs is not None and not _train(runs):
+            err(f"stopped with {len(runs.missing)} networks to train; {_go_on(options)}")
+            return 75
         if not isinstance(method, IterativeRecipe):
             job.finish(method(train, make_student=student, rng=rng))
         else:
-            code = _iterate(job, method, train, student, rng, resumed_by_itself=options.resume)
+            code = _iterate(job, method, train, student, rng, options, runs)
             if code:
                 return code
     out(f"saved {options.out}")
@@ -150,8 +154,8 @@ def _iterate(
     train: dd.RealData,
     student: Any,  # noqa: ANN401
     rng: Any,  # noqa: ANN401
-    *,
-    resumed_by_itself: bool,
+    options: DistillOptions,
+    runs: dd.TrainedRuns | None,
 ) -> int:
     def make() -> dd.Distillation[Any]:
         return method.distillation(train, make_student=student, rng=rng)
@@ -169,9 +173,7 @@ def _iterate(
         except DivergedError as error:
             diverged = error
     if stopped and distillation.index < distillation.plan.steps:
-        # A command that resumes anyway needs no option for it, and may know none.
-        again = shlex.join([*sys.argv[1:], *([] if resumed_by_itself else ["--resume"])])
-        err(f"stopped after step {distillation.index}; go on with: ddsdk {again}")
+        err(f"stopped after step {distillation.index}; {_go_on(options)}")
         return 75
     finished = dd.assemble(
         method,
@@ -179,9 +181,9 @@ def _iterate(
         train,
         evaluation=method.evaluation(train),
         rng=rng,
-        seconds=job.seconds,
+        seconds=job.seconds + (0.0 if runs is None else runs.seconds),
         make_student=student,
-        run=distillation.record(),
+        run={**distillation.record(), **runs_record(runs)},
     )
     job.finish(finished)
     if distillation.shrunk:
@@ -190,6 +192,36 @@ def _iterate(
         err(f"the last finite set was saved in {job.folder}")
         raise diverged
     return 0
+
+
+def _go_on(options: DistillOptions) -> str:
+    # A command that resumes anyway needs no option for it, and may know none.
+    again = shlex.join([*sys.argv[1:], *([] if options.resume else ["--resume"])])
+    return f"go on with: ddsdk {again}"
+
+
+def _train(runs: dd.TrainedRuns) -> bool:
+    """Train the networks that a recipe needs and that are not in the cache yet; tell whether all are there now."""
+    missing = len(runs.missing)
+    if not missing:
+        return True
+    announce_runs(runs, missing)
+    epochs = runs.training.epochs
+    with _graceful() as stopped, progress("training networks", missing * epochs) as update:
+        for done, _ in runs.make():
+            update(done, f"network {-(-done // epochs)} of {missing}")
+            if stopped:
+                return False
+    return True
+
+
+def announce_runs(runs: dd.TrainedRuns, missing: int) -> None:
+    """Say how many networks must be trained before the first step, and what they take of which folder."""
+    size = runs.nbytes * missing / len(runs) / 2**20
+    out(
+        f"{missing} of {len(runs)} networks are not trained yet: {runs.training.epochs} epochs each, "
+        f"{size:.1f} MiB in {runs.folder}. Each is kept, and later runs find it there"
+    )
 
 
 def _note(step: dd.Step, reductions: int) -> str:

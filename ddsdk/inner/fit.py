@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from ddsdk.augment import Augmentation, cutmix
 from ddsdk.data.sources import Batch
+from ddsdk.errors import require_rate
 from ddsdk.inner.micro import micro_batch, pieces
 from ddsdk.rng import derive
 
@@ -65,14 +66,16 @@ def accuracy(network: nn.Module, x: Tensor, labels: Tensor) -> float:
     """Return the fraction of images whose largest logit is their label.
 
     Args:
-        network: Maps (B, C, H, W) to logits (B, K). Evaluated in eval mode and put back.
+        network: Maps (B, C, H, W) to logits (B, K). Evaluated in eval mode and put back, layer by layer.
         x: (N, C, H, W).
         labels: (N,) int64.
     """
-    was_training = network.training
+    # network.train() would thaw batch norm layers whose statistics were measured and fixed.
+    modes = [(layer, layer.training) for layer in network.modules()]
     network.eval()
     hits = (probabilities(network, x).argmax(1) == labels).sum()
-    network.train(was_training)
+    for layer, training in modes:
+        layer.training = training
     return int(hits) / len(x)
 
 
@@ -88,9 +91,10 @@ def embeddings(network: nn.Module, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def probabilities(network: nn.Module, x: Tensor) -> Tensor:
-    """Return the softmax of `network(x)`, (N, K), taken in micro-batches."""
-    return _in_pieces(network, network, x).softmax(1)
+def probabilities(network: nn.Module, x: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return the softmax of `network(x) / temperature`, (N, K), taken in micro-batches."""
+    require_rate("temperature", temperature)
+    return (_in_pieces(network, network, x) / temperature).softmax(1)
 
 
 def _in_pieces(function: Callable[[Tensor], Tensor], network: nn.Module, x: Tensor) -> Tensor:

@@ -15,9 +15,19 @@ from torch.nn.functional import cross_entropy
 
 from ddsdk.augment import NO_DRAW, Draw
 from ddsdk.data.sources import Batch
+from ddsdk.errors import require
 from ddsdk.inner.micro import micro_batch, pieces
+from ddsdk.objectives.base import require_network
 
-__all__ = ["Byproduct", "Gather", "in_pieces", "mean_embedding", "stacked", "weight_gradients"]
+__all__ = [
+    "Byproduct",
+    "Gather",
+    "body_gradients",
+    "in_pieces",
+    "mean_embedding",
+    "stacked",
+    "weight_gradients",
+]
 
 
 class Byproduct(Protocol):
@@ -72,8 +82,36 @@ def weight_gradients(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[
     References:
         Zhao, Mopuri and Bilen, ICLR 2021, arXiv:2006.05929, eq. 9.
     """
-    parameters = {name: p.detach().requires_grad_(p.ndim > 1) for name, p in student.named_parameters()}
-    weights = [p for p in parameters.values() if p.ndim > 1]
+    return _gradients(student, batch, _weight_names(student), graph=graph)
+
+
+def body_gradients(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tensor, ...]:
+    """Return `weight_gradients` without those of the last weight, the linear head.
+
+    Args:
+        student: Maps (B, C, H, W) to logits (B, K); its head is its last parameter that is not a vector.
+        batch: Images and label probabilities.
+        graph: Whether to keep the graph to the images and labels.
+
+    Raises:
+        ValueError: If the student has no weight beside its head.
+
+    References:
+        Kim et al., ICML 2022, arXiv:2205.14959: the head is left out of the matching.
+    """
+    body = _weight_names(student)[:-1]
+    require(len(body) > 0, "student", "have a weight beside its linear head", type(student).__name__)
+    return _gradients(student, batch, body, graph=graph)
+
+
+def _weight_names(student: nn.Module) -> list[str]:
+    require_network(student)
+    return [name for name, p in student.named_parameters() if p.ndim > 1]
+
+
+def _gradients(student: nn.Module, batch: Batch, names: list[str], *, graph: bool) -> tuple[Tensor, ...]:
+    parameters = {name: p.detach() for name, p in student.named_parameters()}
+    weights = [parameters[name].requires_grad_() for name in names]
     with torch.enable_grad():
         loss = cross_entropy(functional_call(student, parameters, (batch.x,)), batch.y)
         return torch.autograd.grad(loss, weights, create_graph=graph)
@@ -92,6 +130,7 @@ def in_pieces(
 
     Cost: that of the byproduct; memory for one micro-batch.
     """
+    require_network(student)
     n = len(batch.x)
     total: tuple[Tensor, ...] = ()
     for part in pieces(n, micro_batch(student, batch.x.device, n)):
@@ -113,6 +152,7 @@ def stacked(
         batch: The whole batch, not augmented yet.
         draw: Siamese augmentation, applied piece by piece.
     """
+    require_network(student)
     n = len(batch.x)
     found = [
         byproduct(student, Batch(draw(batch.x[part]), batch.y[part]), graph=False)

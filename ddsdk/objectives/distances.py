@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor
 
-__all__ = ["Distance", "cosine", "filter_cosine", "squared"]
+from ddsdk.errors import require
+
+__all__ = ["Distance", "FilterGap", "absolute", "cosine", "filter_cosine", "squared"]
 
 Distance = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 """`(synthetic, real) -> scalar`, differentiable with respect to both."""
@@ -16,6 +20,11 @@ Distance = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 def squared(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """Return the sum of squared differences."""
     return _total((x - y).square().sum() for x, y in zip(a, b, strict=True))
+
+
+def absolute(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Return the sum of absolute differences."""
+    return _total((x - y).abs().sum() for x, y in zip(a, b, strict=True))
 
 
 def cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
@@ -34,6 +43,34 @@ def filter_cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
         code, so a filter without gradient counts 1 and not NaN.
     """
     return _total(_row_cosines(x.flatten(1), y.flatten(1)) for x, y in zip(a, b, strict=True))
+
+
+@final
+@dataclass(frozen=True)
+class FilterGap:
+    """The angle between filters and how far they are apart: `filter_cosine` + weight * sum of ||a_i - b_i||.
+
+    A cosine alone does not see that the two sides pull with different force.
+
+    Attributes:
+        weight: Of the Euclidean distances; 0 leaves `filter_cosine`.
+
+    Raises:
+        ValueError: If `weight` is negative.
+
+    References:
+        Jiang et al., "Delving into Effective Gradient Matching for Dataset Condensation", arXiv:2208.00311.
+    """
+
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.weight >= 0, "weight", "not be negative", self.weight)
+
+    def __call__(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+        """Return the distance of two tuples of tensors."""
+        gaps = _total((x - y).flatten(1).norm(dim=1).sum() for x, y in zip(a, b, strict=True))
+        return filter_cosine(a, b) + self.weight * gaps
 
 
 def _row_cosines(x: Tensor, y: Tensor) -> Tensor:

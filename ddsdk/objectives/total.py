@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from ddsdk.augment import NO_AUGMENTATION, Augmentation
 from ddsdk.data.sources import Source
 from ddsdk.errors import require_count
-from ddsdk.objectives.base import Objective
+from ddsdk.objectives.base import Objective, require_network
 from ddsdk.rng import derive
 
 __all__ = ["CrossEntropy", "Total"]
@@ -69,6 +69,7 @@ class CrossEntropy:
         """Yield one loss for each class that has synthetic images."""
         shown = sys.maxsize if self.batch is None else self.batch
         network = student if self.teacher is None else self.teacher
+        require_network(network)
         for c in range(syn.num_classes):
             key = derive(rng, "class", c)
             x, y = syn.of_class(c, shown, derive(key, "synthetic"))

@@ -2,12 +2,84 @@
 
 from __future__ import annotations
 
-from ddsdk.recipes.base import IterativeRecipe, Recipe
+from ddsdk.recipes.acc_dd import AccDD
+from ddsdk.recipes.base import IterativeRecipe, NeedsRuns, Recipe
+from ddsdk.recipes.cafe import CAFE
+from ddsdk.recipes.datadam import DataDAM
+from ddsdk.recipes.datm import DATM
 from ddsdk.recipes.dc import DC
+from ddsdk.recipes.dcc import DCC
 from ddsdk.recipes.dm import DM
+from ddsdk.recipes.dream import DREAM
 from ddsdk.recipes.dsa import DSA
+from ddsdk.recipes.ftd import FTD
+from ddsdk.recipes.glad import GLaD
+from ddsdk.recipes.haba import HaBa
+from ddsdk.recipes.idc import IDC
+from ddsdk.recipes.idm import IDM
+from ddsdk.recipes.it_gan import ITGAN
+from ddsdk.recipes.jiang import Jiang
+from ddsdk.recipes.kfs import KFS
+from ddsdk.recipes.m3d import M3D
+from ddsdk.recipes.mtt import MTT
+from ddsdk.recipes.ncfm import NCFM
+from ddsdk.recipes.rded import RDED
+from ddsdk.recipes.sre2l import SRe2L
+from ddsdk.recipes.tesla import TESLA
 
-__all__ = ["DC", "DM", "DSA", "RECIPES", "IterativeRecipe", "Recipe"]
+__all__ = [
+    "CAFE",
+    "DATM",
+    "DC",
+    "DCC",
+    "DM",
+    "DREAM",
+    "DSA",
+    "FTD",
+    "IDC",
+    "IDM",
+    "ITGAN",
+    "KFS",
+    "M3D",
+    "MTT",
+    "NCFM",
+    "RDED",
+    "RECIPES",
+    "TESLA",
+    "AccDD",
+    "DataDAM",
+    "GLaD",
+    "HaBa",
+    "IterativeRecipe",
+    "Jiang",
+    "NeedsRuns",
+    "Recipe",
+    "SRe2L",
+]
 
-RECIPES: dict[str, type[IterativeRecipe]] = {"dc": DC, "dsa": DSA, "dm": DM}
+RECIPES: dict[str, type[IterativeRecipe] | type[RDED]] = {
+    "dc": DC,
+    "dsa": DSA,
+    "dcc": DCC,
+    "jiang": Jiang,
+    "idc": IDC,
+    "dream": DREAM,
+    "acc-dd": AccDD,
+    "dm": DM,
+    "cafe": CAFE,
+    "idm": IDM,
+    "datadam": DataDAM,
+    "m3d": M3D,
+    "ncfm": NCFM,
+    "sre2l": SRe2L,
+    "rded": RDED,
+    "mtt": MTT,
+    "ftd": FTD,
+    "tesla": TESLA,
+    "datm": DATM,
+    "haba": HaBa,
+    "kfs": KFS,
+    "it-gan": ITGAN,
+    "glad": GLaD,
+}
 """Name on the command line (the paper's, in lower case) to recipe."""

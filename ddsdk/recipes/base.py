@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, final
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, final, runtime_checkable
 
 import ddsdk as dd
 from ddsdk.errors import require_count, require_rng
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ddsdk.students.fresh import MakeStudent
 
-__all__ = ["IterativeRecipe", "Recipe"]
+__all__ = ["IterativeRecipe", "NeedsRuns", "Recipe", "runs_record", "trained_runs"]
 
 
 class Recipe(Protocol):
@@ -26,6 +26,36 @@ class Recipe(Protocol):
     def __call__(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Distilled:
         """Distil `real`."""
         ...
+
+
+@runtime_checkable
+class NeedsRuns(Protocol):
+    """A recipe that needs networks that were trained on the real data: experts, pools or teachers."""
+
+    def runs(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.TrainedRuns:
+        """Return these networks; none is trained before it is needed.
+
+        Args:
+            real: What they train on.
+            make_student: Builds a network.
+            rng: ``derive(root, "plan")``, which `plan` gets; the seed of the networks derives from it.
+        """
+        ...
+
+
+def trained_runs(
+    recipe: object, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
+) -> dd.TrainedRuns | None:
+    """Return the trained networks that a recipe will use under the root generator `rng`; None if it uses none."""
+    require_rng(rng)
+    if not isinstance(recipe, NeedsRuns):
+        return None
+    return recipe.runs(real, make_student=make_student, rng=dd.derive(rng, "plan"))
+
+
+def runs_record(runs: dd.TrainedRuns | None) -> dict[str, dict[str, float]]:
+    """Return what the trained networks of a set were and took, for its provenance."""
+    return {} if runs is None else {"runs": {"count": len(runs), "seconds": round(runs.seconds, 3)}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +108,15 @@ class IterativeRecipe(ABC):
             ValueError: If a parameter does not fit the data.
             DivergedError: If the loss stays non-finite; the last finite set is the error's `syn`.
         """
+        runs = trained_runs(self, real, make_student=make_student, rng=rng)
+        for _ in [] if runs is None else runs.make():
+            pass
         began = time.perf_counter()
         distillation = self.distillation(real, make_student=make_student, rng=rng)
         for _ in distillation:
             pass
-        seconds = time.perf_counter() - began
+        # Networks that an earlier run has left in the cache count as if they had been trained now.
+        seconds = time.perf_counter() - began + (0.0 if runs is None else runs.seconds)
         return dd.assemble(
             self,
             distillation.result,
@@ -91,5 +125,5 @@ class IterativeRecipe(ABC):
             rng=rng,
             seconds=seconds,
             make_student=make_student,
-            run=distillation.record(),
+            run={**distillation.record(), **runs_record(runs)},
         )

@@ -28,3 +28,5 @@ class DC(GradientMatching):
     """
 
     name: ClassVar[str] = "dc"
+    start: str = "noise"
+    augmentation: str | None = ""

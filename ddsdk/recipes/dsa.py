@@ -29,5 +29,3 @@ class DSA(GradientMatching):
     """
 
     name: ClassVar[str] = "dsa"
-    start: str = "real"
-    augmentation: str | None = None

@@ -1,11 +1,11 @@
-"""The frame that DC and DSA share: class-wise gradient matching with students trained on the set."""
+"""The frames of gradient matching with students trained on the set: DC and DSA, and those that go on from them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import ddsdk as dd
 from ddsdk.errors import require_count, require_momentum, require_rate
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from ddsdk.objectives.base import Objective
+    from ddsdk.students.alternating import Lesson
     from ddsdk.students.fresh import MakeStudent
 
-__all__ = ["GradientMatching", "published_loops"]
+__all__ = ["AlongStudents", "GradientMatching", "published_loops"]
 
 # (ipc, image steps of one student, epochs of the student between two of them), as published.
 _LOOPS = ((1, 1, 1), (10, 10, 50), (20, 20, 25), (30, 30, 20), (40, 40, 15), (50, 50, 10))
@@ -36,8 +38,8 @@ def published_loops(ipc: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientMatching(IterativeRecipe):
-    """Class-wise gradient matching along the training of a student on the synthetic set.
+class AlongStudents(IterativeRecipe):
+    """Gradient matching along the training of a student on the synthetic set.
 
     Attributes:
         students: Networks that are drawn, one after another.
@@ -59,11 +61,12 @@ class GradientMatching(IterativeRecipe):
     image_momentum: float = 0.5
     student_lr: float = 0.01
     real_batch: int = 256
-    start: str = "noise"
-    augmentation: str | None = ""
+    start: str = "real"
+    augmentation: str | None = None
 
-    def check(self) -> None:
-        """Check counts and rates."""
+    @final
+    def check_fields(self) -> None:
+        """Check the counts and rates that all of these recipes have."""
         for name in ("students", "real_batch"):
             require_count(name, getattr(self, name))
         if self.steps_per_student is not None:
@@ -74,32 +77,60 @@ class GradientMatching(IterativeRecipe):
             require_rate(name, getattr(self, name))
         require_momentum("image_momentum", self.image_momentum)
 
-    def plan(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
-        """Return filter-cosine matching of class gradients under students trained on the set."""
+    @final
+    def loops(self) -> tuple[int, int]:
+        """Return the image steps of a network, and its epochs between two of them."""
         steps, epochs = published_loops(self.ipc)
-        steps = steps if self.steps_per_student is None else self.steps_per_student
-        epochs = epochs if self.student_epochs is None else self.student_epochs
-        augmentation = dd.Augmentation(augmentation_for(real, self.augmentation))
+        return (
+            steps if self.steps_per_student is None else self.steps_per_student,
+            epochs if self.student_epochs is None else self.student_epochs,
+        )
+
+    @final
+    def along(
+        self,
+        real: dd.RealData,
+        objective: Objective[nn.Module] | dd.Schedule[nn.Module],
+        lesson: Lesson,
+        *,
+        make_student: MakeStudent,
+        rng: torch.Generator,
+    ) -> dd.Plan[nn.Module]:
+        """Return a plan of pixels that step by `objective` under students that have `lesson` in between."""
+        steps, _ = self.loops()
         return dd.Plan(
             syn=pixel_set(real, self.ipc, self.start, rng),
-            objective=dd.ClassMatch(
-                byproduct=dd.weight_gradients,
-                distance=dd.filter_cosine,
-                real_batch=self.real_batch,
-                augmentation=augmentation,
-            ),
-            students=dd.AlternatingStudents(
-                make_student,
-                dd.OnSynthetic(epochs=epochs, augmentation=augmentation),
-                period=steps,
-                lr=self.student_lr,
-            ),
+            objective=objective,
+            students=dd.AlternatingStudents(make_student, lesson, period=steps, lr=self.student_lr),
             make_optimizer=partial(sgd_on_images, lr=self.image_lr, momentum=self.image_momentum),
             steps=self.students * steps,
         )
 
+    @final
     def evaluation(self, real: dd.RealData) -> dd.Evaluation:
         """Return the published protocol, with the recipe's augmentation."""
         return dd.Evaluation.published(augmentation_for(real, self.augmentation))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientMatching(AlongStudents):
+    """Class-wise gradient matching along the training of a student on the synthetic set."""
+
+    def check(self) -> None:
+        """Check counts and rates."""
+        self.check_fields()
+
+    def plan(
+        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> dd.Plan[nn.Module]:
+        """Return filter-cosine matching of class gradients under students trained on the set."""
+        augmentation = dd.Augmentation(augmentation_for(real, self.augmentation))
+        match = dd.ClassMatch(
+            byproduct=dd.weight_gradients,
+            distance=dd.filter_cosine,
+            real_batch=self.real_batch,
+            augmentation=augmentation,
+        )
+        _, epochs = self.loops()
+        lesson = dd.OnSynthetic(epochs=epochs, augmentation=augmentation)
+        return self.along(real, match, lesson, make_student=make_student, rng=rng)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "augmentation_for",
+    "cycled_images",
     "hard_set",
     "multiformation_set",
     "pixel_set",
@@ -79,16 +80,24 @@ def multiformation_set(
     Raises:
         ValueError: If `start` is unknown, or a class of `real` has fewer than `ipc` images.
     """
-    from torch import arange
-
-    wanted = ipc * factor * factor
-    given = wanted if start == "noise" else max(ipc, min(wanted, *real.class_sizes))
-    images = start_images(real, given, start, rng).view(real.num_classes, given, *real.image_shape)
-    cycled = images[:, arange(wanted) % given].flatten(0, 1)
+    cycled = cycled_images(real, ipc, ipc * factor * factor, start, rng)
     canvases = cycled[:: factor * factor]
     parametrization = dd.MultiFormation(canvases, factor, unit_bounds(real))
     parametrization.encode(cycled)
     return hard_set(real, ipc, parametrization)
+
+
+def cycled_images(real: dd.RealData, ipc: int, wanted: int, start: str, rng: torch.Generator) -> Tensor:
+    """Return `wanted` images of each class, (K*wanted, C, H, W), class by class; a small class gives some twice.
+
+    Raises:
+        ValueError: If `start` is unknown, or a class of `real` has fewer than `ipc` images.
+    """
+    from torch import arange
+
+    given = wanted if start == "noise" else max(ipc, min(wanted, *real.class_sizes))
+    images = start_images(real, given, start, rng).view(real.num_classes, given, *real.image_shape)
+    return images[:, arange(wanted) % given].flatten(0, 1)
 
 
 def start_images(real: dd.RealData, ipc: int, start: str, rng: torch.Generator) -> Tensor:

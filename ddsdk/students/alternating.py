@@ -76,6 +76,9 @@ class OnReal:
     augmentation: Augmentation = NO_AUGMENTATION
     mix: float = 0.0
 
+    def __post_init__(self) -> None:
+        require(0 <= self.mix <= 1, "mix", "lie in 0..1", self.mix)
+
     def __call__(
         self,
         student: nn.Module,

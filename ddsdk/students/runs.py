@@ -7,8 +7,10 @@ aside and that run alone is made again.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -23,13 +25,13 @@ from torch import Tensor, nn
 
 from ddsdk.augment import Augmentation, cutmix
 from ddsdk.data.sources import Batch, RealData
-from ddsdk.errors import DivergedError, require, require_count, require_momentum, require_rate
-from ddsdk.files import canonical_json, strict_json, write_atomic
+from ddsdk.errors import DivergedError, StorageError, require, require_count, require_momentum, require_rate
+from ddsdk.files import canonical_json, strict_json, sweep, write_atomic
 from ddsdk.inner.fit import gradient_step
 from ddsdk.inner.flat import FlatNetwork, weight_vector
 from ddsdk.inner.sharpness import sharpness_aware_step
 from ddsdk.rng import derive, generator
-from ddsdk.students.fresh import MakeStudent, enrol
+from ddsdk.students.fresh import MakeStudent, calibrate, enrol
 
 __all__ = ["RunProgress", "TrainedRuns", "Training", "cache_folder"]
 
@@ -76,8 +78,12 @@ class Training:
             require_count("images", self.images)
         require_rate("lr", self.lr)
         require_momentum("momentum", self.momentum)
-        for name in ("weight_decay", "mix", "sharpness", "surrogate"):
-            require(getattr(self, name) >= 0, name, "not be negative", getattr(self, name))
+        for name in ("weight_decay", "sharpness", "surrogate"):
+            value = getattr(self, name)
+            require(0 <= value < math.inf, name, "be finite and not negative", value)
+        require(0 <= self.mix <= 1, "mix", "lie in 0..1", self.mix)
+        taken = self.epochs * self.per_epoch
+        require(self.thin <= taken, "thin", f"not exceed the {taken} snapshots of a run", self.thin)
         Augmentation(self.augmentation)
 
     @property
@@ -118,8 +124,11 @@ class TrainedRuns:
         seed: Run i derives its initialisation, order and augmentation from (seed, i).
         folder: Where the files are; `cache_folder()` if not given. Made if it does not exist.
 
+    BatchNorm layers train with the statistics of their batch, in the runs and in `flat`; `network` measures them on
+    real images. Snapshots hold weights alone.
+
     Raises:
-        ValueError: If `count` is below 1.
+        ValueError: If `count` is below 1, or a run sees fewer images than it takes snapshots in an epoch.
     """
 
     def __init__(
@@ -138,8 +147,12 @@ class TrainedRuns:
         self._real = real
         self._make_student = make_student
         self._network = enrol(make_student, real, generator("template"))
-        self._flat = FlatNetwork(self._network)
-        self._keys = [self._key(seed, i) for i in range(count)]
+        self._flat = FlatNetwork(self._network.train())
+        shown = len(self._pool(generator("template")))
+        rule = f"not exceed the {shown} images of a run"
+        require(training.per_epoch <= shown, "per_epoch", rule, training.per_epoch)
+        identity = self._identity()
+        self._keys = [_hash({**identity, "seed": [seed, i]}) for i in range(count)]
         self._seed = seed
         self._sound: set[int] = set()
 
@@ -172,7 +185,7 @@ class TrainedRuns:
 
         Raises:
             DivergedError: If the weights of a run are not finite.
-            StorageError: If a file cannot be written.
+            StorageError: If a file cannot be written; where the folder cannot be made, before any training.
         """
         missing = self.missing
         total = len(missing) * self.training.epochs
@@ -188,8 +201,10 @@ class TrainedRuns:
             snapshot: 0 for the initialisation, -1 for the last one.
 
         Raises:
-            ValueError: If there is no such snapshot.
+            ValueError: If there is no such run or snapshot.
         """
+        # Counting runs from the end would train another run under the key of the last one.
+        require(0 <= run < len(self), "run", f"lie in 0..{len(self) - 1}", run)
         rows = self.training.snapshots
         require(-rows <= snapshot < rows, "snapshot", f"lie in {-rows}..{rows - 1}", snapshot)
         if not self._is_sound(run):
@@ -197,17 +212,25 @@ class TrainedRuns:
                 pass
         with safe_open(self._path(run), "pt") as file:
             row: Tensor = file.get_slice("weights")[snapshot % rows]
-        return row.float().to(self._real.device)
+        # A copy: the row itself is a map of the file, and dies with it.
+        return row.to(self._real.device, torch.float32, copy=True)
 
     def network(self, run: int, snapshot: int = -1) -> nn.Module:
-        """Return a new network with the weights of a snapshot, see `weights`."""
-        network = enrol(self._make_student, self._real, generator("template"))
-        return FlatNetwork(network).load_(self.weights(run, snapshot))
+        """Return a new network with the weights of a snapshot, see `weights`.
 
-    def _key(self, seed: int, run: int) -> str:
+        BatchNorm layers get the statistics of some 512 real images, as many of each class, under these weights.
+        """
+        key = generator("template")
+        network = enrol(self._make_student, self._real, key)
+        FlatNetwork(network).load_(self.weights(run, snapshot))
+        # Statistics are not stored, and those of the first weights say nothing about these.
+        return calibrate(network, self._real, key, max(16, -(-512 // self._real.num_classes)))
+
+    def _identity(self) -> dict[str, Any]:
+        """Return what every run depends on; with the seed it is the name of a file."""
         space, tensors = self._real.preprocess.to_state()
         first = weight_vector(self._make_student(generator("identity")))
-        parts = {
+        return {
             "format": 1,
             "data": self._real.fingerprint,
             "space": space,
@@ -215,19 +238,17 @@ class TrainedRuns:
             "architecture": str(self._network),
             "initialisation": _digest(first),
             "training": dataclasses.asdict(self.training),
-            "seed": [seed, run],
         }
-        return hashlib.sha256(canonical_json(parts)).hexdigest()[:32]
 
     def _path(self, run: int) -> Path:
         return self.folder / f"run-{self._keys[run]}.safetensors"
 
     def _is_sound(self, run: int) -> bool:
-        if run in self._sound:
-            return True
         path = self._path(run)
         if not path.is_file():
             return False
+        if run in self._sound:
+            return True
         try:
             with safe_open(path, "pt") as file:
                 note, weights = strict_json(file.metadata()["ddsdk"].encode()), file.get_tensor("weights")
@@ -238,7 +259,8 @@ class TrainedRuns:
         if sound:
             self._sound.add(run)
         else:
-            path.replace(path.with_suffix(".bad"))
+            with _writing(self.folder):
+                path.replace(path.with_suffix(".bad"))
         return sound
 
     def _note(self, run: int) -> dict[str, Any]:
@@ -247,8 +269,29 @@ class TrainedRuns:
         return note
 
     def _make(self, run: int) -> Iterator[int]:
-        began = time.perf_counter()
-        training, key = self.training, generator(self._seed, "run", run)
+        with _writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            sweep(self.folder)
+        began, rows = time.perf_counter(), []
+        for epoch, found in self._train(generator(self._seed, "run", run)):
+            rows += found
+            # The last one is told once the file is there: whoever stops then has lost nothing.
+            if 0 < epoch < self.training.epochs:
+                yield epoch
+        weights = torch.stack(rows).to(torch.float16 if self.training.half else torch.float32)
+        # Asked after rounding: what float16 cannot hold is infinite there.
+        if not bool(torch.isfinite(weights).all()):
+            raise DivergedError(
+                f"the weights of trained run {run} are not finite; lower its lr of {self.training.lr}"
+            )
+        note = {"sha256": _digest(weights), "seconds": round(time.perf_counter() - began, 3)}
+        write_atomic(self._path(run), save({"weights": weights}, {"ddsdk": canonical_json(note).decode()}))
+        self._sound.add(run)
+        yield self.training.epochs
+
+    def _train(self, key: torch.Generator) -> Iterator[tuple[int, list[Tensor]]]:
+        """Train one network; yield finished epochs with the snapshots that each of them adds."""
+        training = self.training
         network = enrol(self._make_student, self._real, key)
         network.train()
         optimizer = torch.optim.SGD(
@@ -257,26 +300,16 @@ class TrainedRuns:
             momentum=training.momentum,
             weight_decay=training.weight_decay,
         )
-        data = self._pool(key)
-        rows, taken = [weight_vector(network).cpu()], 0
+        data, taken = self._pool(key), 0
+        yield 0, [weight_vector(network).cpu()]
         for e in range(training.epochs):
-            order = data[torch.randperm(len(data), generator=derive(key, "order", e))]
+            order, rows = data[torch.randperm(len(data), generator=derive(key, "order", e))], []
             for p, part in enumerate(torch.tensor_split(order, training.per_epoch)):
                 self._pass(network, optimizer, part, derive(key, "epoch", e, p))
                 taken += 1
                 if taken % training.thin == 0:
                     rows.append(weight_vector(network).cpu())
-            yield e + 1
-        weights = torch.stack(rows)
-        if not bool(torch.isfinite(weights).all()):
-            raise DivergedError(
-                f"the weights of trained run {run} are not finite; lower its lr of {training.lr}"
-            )
-        weights = weights.half() if training.half else weights
-        note = {"sha256": _digest(weights), "seconds": round(time.perf_counter() - began, 3)}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self._path(run), save({"weights": weights}, {"ddsdk": canonical_json(note).decode()}))
-        self._sound.add(run)
+            yield e + 1, rows
 
     def _pool(self, key: torch.Generator) -> Tensor:
         if self.training.images is None:
@@ -303,6 +336,20 @@ class TrainedRuns:
                 )
             else:
                 gradient_step(network, optimizer, batch)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot keep trained runs in {str(folder)!r}: {error.strerror or error}"
+        ) from error
+
+
+def _hash(parts: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(parts)).hexdigest()[:32]
 
 
 def _digest(tensor: Tensor) -> str:

@@ -28,7 +28,7 @@ class MultiFormation(Parametrization):
         bounds: Pixels are clamped to these after each step; None leaves them free.
 
     Raises:
-        ValueError: If `canvases` is not a finite 4-d tensor, or smaller than `factor`.
+        ValueError: If `canvases` is not a finite 4-d tensor, or a tile would hold nothing but padding.
 
     References:
         Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022, arXiv:2205.14959.
@@ -39,7 +39,9 @@ class MultiFormation(Parametrization):
         require(canvases.ndim == 4, "canvases", "have shape (M, C, H, W)", tuple(canvases.shape))
         require(bool(torch.isfinite(canvases).all()), "canvases", "be finite", "NaN or infinity")
         require_count("factor", factor)
-        require(min(canvases.shape[2:]) >= factor, "factor", "not exceed the sides of a canvas", factor)
+        for side in canvases.shape[2:]:
+            rule = f"leave pixels to each tile along a side of {side}"
+            require((factor - 1) * math.ceil(side / factor) < side, "factor", rule, factor)
         self.canvases = nn.Parameter(canvases.detach().clone(memory_format=torch.contiguous_format))
         self._factor = factor
         self._bounds = bounds

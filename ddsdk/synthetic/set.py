@@ -155,6 +155,14 @@ class Leaves:
         """Draw at most `n` slots of any class as leaves."""
         return self._leaves(choose(torch.arange(len(self._syn)), n, rng), rng)
 
+    def slots_of_class(self, c: int) -> Tensor:
+        """Return the slots of class `c`, (ipc,) int64."""
+        return self._syn.slots_of_class(c)
+
+    def at(self, slots: Tensor, rng: torch.Generator) -> Batch:
+        """Decode `slots`, (B,) int64, as leaves."""
+        return self._leaves(slots, rng)
+
     def whole(self, rng: torch.Generator) -> Batch:
         """Decode all slots as leaves."""
         return self._leaves(torch.arange(len(self._syn)), rng)

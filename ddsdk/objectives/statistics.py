@@ -1,0 +1,154 @@
+"""Statistics matching: images that a trained network knows, with the BatchNorm statistics of real data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, final, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ddsdk.augment import NO_AUGMENTATION, Augmentation
+from ddsdk.data.sources import Batch, Source
+from ddsdk.errors import require, require_count
+from ddsdk.rng import derive
+
+__all__ = ["SlotSource", "StatisticsMatch", "StatisticsTeacher", "batch_moments"]
+
+
+@runtime_checkable
+class SlotSource(Source, Protocol):
+    """A source whose items keep their places, as those of a synthetic set do."""
+
+    def slots_of_class(self, c: int) -> Tensor:
+        """Return the slots of class `c`, (n,) int64."""
+        ...
+
+    def at(self, slots: Tensor, rng: torch.Generator) -> Batch:
+        """Return the items at `slots`."""
+        ...
+
+
+def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and unbiased variance of each channel, (C,) each, over batch and places.
+
+    Args:
+        x: (B, C, ...).
+    """
+    places = [d for d in range(x.ndim) if d != 1]
+    # One value has no variance: 0 and not NaN.
+    return x.mean(places), x.var(places, correction=min(1, x.numel() // x.shape[1] - 1))
+
+
+@final
+class StatisticsTeacher:
+    """A trained network that also tells how far a batch is from the data it was trained on.
+
+    Args:
+        network: Has BatchNorm layers with running statistics. It is put into eval mode and frozen.
+
+    Raises:
+        ValueError: If it has no such layer.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._layers = [
+            layer
+            for layer in network.modules()
+            if isinstance(layer, _BatchNorm) and layer.running_mean is not None
+        ]
+        found = type(network).__name__
+        require(bool(self._layers), "teacher", "have BatchNorm layers with running statistics", found)
+        self.network = network.eval().requires_grad_(False)
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits, (B, K), and the gap of each layer, (L,), in the order of `network.modules()`.
+
+        The gap of a layer is ||mean(z) - m||_2 + ||var(z) - v||_2, z being what comes into it from the whole batch
+        and m, v its running mean and variance.
+
+        Args:
+            x: Images, (B, C, H, W).
+        """
+        gaps: dict[int, Tensor] = {}
+        hooks = [layer.register_forward_pre_hook(_gap_into(gaps, i)) for i, layer in enumerate(self._layers)]
+        try:
+            logits = self.network(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return logits, torch.stack([gaps[i] for i in sorted(gaps)])
+
+
+def _gap_into(gaps: dict[int, Tensor], i: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def note(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        assert isinstance(layer, _BatchNorm)
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        mean, var = batch_moments(inputs[0])
+        gaps[i] = (mean - layer.running_mean).norm() + (var - layer.running_var).norm()
+
+    return note
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsMatch:
+    """Cross-entropy of synthetic images under a teacher, plus the gaps of its BatchNorm statistics.
+
+    For each batch: CE(f(A(x)), y) + weight (first g_1 + g_2 + ... + g_L), with the gaps g of `StatisticsTeacher`. A
+    batch has one image of each class. Real data is not looked at.
+
+    Attributes:
+        weight: Of the statistics.
+        first: Of the first layer's gap among them.
+        batch: At most so many images in one batch; classes that are more are cut into even parts.
+        augmentation: One draw for each batch, shared by its images.
+
+    Cost: one forward and backward over the set; memory for one batch.
+
+    References:
+        Yin, Xing and Shen, NeurIPS 2023, arXiv:2306.13092, eq. 6-8.
+    """
+
+    weight: float = 0.01
+    first: float = 10.0
+    batch: int = 100
+    augmentation: Augmentation = NO_AUGMENTATION
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "first"):
+            require(
+                0 <= getattr(self, name) < math.inf, name, "be finite and not negative", getattr(self, name)
+            )
+        require_count("batch", self.batch, least=2)
+
+    def __call__(
+        self,
+        student: StatisticsTeacher,
+        real: Source,  # noqa: ARG002
+        syn: Source,
+        rng: torch.Generator,
+    ) -> Iterator[Tensor]:
+        """Yield one loss for each batch.
+
+        Raises:
+            TypeError: If `syn` does not tell its slots.
+        """
+        if not isinstance(syn, SlotSource):
+            raise TypeError(f"syn must have slots_of_class and at, got {type(syn).__name__}")
+        for i, slots in enumerate(self._batches(syn)):
+            key = derive(rng, "batch", i)
+            x, y = syn.at(slots, derive(key, "synthetic"))
+            logits, gaps = student(self.augmentation.siamese(derive(key, "augmentation"))(x))
+            yield cross_entropy(logits, y) + self.weight * (self.first * gaps[0] + gaps[1:].sum())
+
+    def _batches(self, syn: SlotSource) -> Iterator[Tensor]:
+        """Give the slots of each batch: the first image of each class, the second of each ..."""
+        members = [syn.slots_of_class(c).tolist() for c in range(syn.num_classes)]
+        for i in range(max(map(len, members))):
+            row = torch.tensor([slots[i] for slots in members if i < len(slots)])
+            yield from torch.tensor_split(row, -(-len(row) // self.batch))

@@ -1,0 +1,79 @@
+"""Acc-DD: IDC under a few early networks that are varied instead of trained anew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, final
+
+import ddsdk as dd
+from ddsdk.errors import require, require_count
+from ddsdk.recipes.sweeping import Sweeping, without
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ddsdk.students.fresh import MakeStudent
+
+__all__ = ["AccDD"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class AccDD(Sweeping):
+    """Model augmentation: IDC whose networks are a few early trained ones, each time moved a little at random.
+
+    theta <- theta + alpha d, with d a random direction whose filters are as long as those of theta, and alpha
+    uniform in [low, high]. Early networks have strong gradients, and their neighbours replace a new training for
+    each network, so far fewer networks do.
+
+    Attributes:
+        pool: Networks that are trained on the real data at the start, and kept in the cache.
+        pool_epochs: Their epochs.
+        low: Smallest length of the random step, relative to that of each filter.
+        high: Largest one.
+
+    Differences from the published algorithm: those of `ddsdk.IDC`. The number of networks that serve, a fifth of
+    IDC's, was chosen here; the paper reports results at 5 to 20 times fewer steps than IDC. The rate for l1 is that
+    of IDC. A network that was drawn goes on with IDC's lessons while it serves.
+
+    References:
+        Zhang et al., "Accelerating Dataset Distillation via Model Augmentation", CVPR 2023, arXiv:2212.06152.
+    """
+
+    name: ClassVar[str] = "acc-dd"
+    published_students: ClassVar[int] = 400
+    rates: ClassVar[dict[str, float]] = {"l1": 1e-4, "mse": 1e-2}
+    pool: int = 5
+    pool_epochs: int = 2
+    low: float = 0.01
+    high: float = 0.09
+
+    def check(self) -> None:
+        """Check counts, rates, the metric and the perturbation."""
+        self.check_fields()
+        require_count("pool", self.pool)
+        require_count("pool_epochs", self.pool_epochs)
+        require(0 <= self.low <= self.high, "low and high", "satisfy 0 <= low <= high", (self.low, self.high))
+
+    def runs(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.TrainedRuns:
+        """Return the pool of early networks; those that are missing are made at first use."""
+        training = dd.Training(
+            epochs=self.pool_epochs,
+            lr=self.student_lr,
+            momentum=0.9,
+            weight_decay=5e-4,
+            batch_size=64,
+            augmentation=without("cutout", self.augmentation),
+            mix=self.mix,
+        )
+        seed = dd.derive(rng, "pool").initial_seed()
+        return dd.TrainedRuns(real, make_student, training, count=self.pool, seed=seed)
+
+    def plan(
+        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> dd.Plan[nn.Module]:
+        """Return matching of random real images under neighbours of the pool."""
+        runs = self.runs(real, make_student=make_student, rng=rng)
+        near = dd.Perturbed(runs=runs, low=self.low, high=self.high)
+        return self.sweeps(real, make_student=near, rng=rng)

@@ -1,0 +1,116 @@
+"""DATM: difficulty-aligned trajectory matching."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, final
+
+import ddsdk as dd
+from ddsdk.errors import require, require_count, require_rate
+from ddsdk.recipes.trajectory import Points, TrajectoryMatching, scaled_average
+
+if TYPE_CHECKING:
+    import torch
+
+    from ddsdk.students.fresh import MakeStudent
+
+__all__ = ["DATM"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DATM(TrajectoryMatching):
+    """Difficulty-aligned trajectory matching: follow early epochs for small sets and late ones for large sets.
+
+    Early epochs teach what is easy, and a small set has room for no more; a large set gains nothing from them. So the
+    epoch at which a student starts comes from a window that depends on the number of images, and its upper end grows
+    in the course of the run. Labels are learned with the images: the set starts as real images that an expert knows,
+    with the mean logits of the experts that know each. Otherwise FTD.
+
+    Attributes:
+        min_start: A student starts at this epoch of an expert or later. None takes the published one.
+        early_max_start: `max_start` at the first step; it grows linearly until the last one. None takes the published
+            one.
+        label_lr: Learning rate of the label logits (SGD with momentum 0.9).
+        skip_above: A step whose distance exceeds this changes nothing. None takes the published 1, and 1.1 at 1 image
+            per class.
+        average: Decay of the moving average that is the result. None takes the published one, to the power that
+            leaves as much of the start in a run of `steps` as in one of 10000.
+
+    Differences from the published algorithm: those of FTD. A class of which the expert knows fewer than `ipc` images
+    is filled up with random ones; an image that no expert knows starts with 0.9 on its class.
+
+    References:
+        Guo, Wang, Cazenavette, Li, Zhang and You, "Towards Lossless Dataset Distillation via Difficulty-Aligned
+        Trajectory Matching", ICLR 2024, arXiv:2310.05773.
+    """
+
+    name: ClassVar[str] = "datm"
+    # CIFAR-10 at 1, 10, 50, 500 and 1000 images per class.
+    values: ClassVar[Mapping[str, Points]] = {
+        "student_steps": {10: 80, 500: 80, 5000: 40, 10_000: 100},
+        "min_start": {500: 0, 5000: 40},
+        "early_max_start": {10: 4, 100: 10, 500: 20, 5000: 60},
+        "max_start": {10: 4, 100: 20, 500: 40, 5000: 60},
+        "image_lr": {10: 100, 100: 100, 500: 1000, 5000: 50},
+        "rate_lr": {10: 1e-7, 100: 1e-5},
+        "student_lr": {10: 0.01},
+        "label_lr": {10: 5, 100: 2, 500: 2, 5000: 10},
+        "average": {10: 0.995, 100: 0.9995, 500: 0.995},
+    }
+    steps: int = 10_000
+    expert_epochs: int = 100
+    sharpness: float = 0.01
+    min_start: int | None = None
+    early_max_start: int | None = None
+    label_lr: float | None = None
+    skip_above: float | None = None
+    average: float | None = None
+
+    def check(self) -> None:
+        """Check counts, rates, the window and the average."""
+        self.check_matching()
+        if self.min_start is not None:
+            require_count("min_start", self.min_start, least=0)
+        if self.early_max_start is not None:
+            require_count("early_max_start", self.early_max_start)
+        for name in ("label_lr", "skip_above"):
+            if getattr(self, name) is not None:
+                require_rate(name, getattr(self, name))
+        if self.average is not None:
+            require(0 < self.average < 1, "average", "lie strictly between 0 and 1", self.average)
+
+    def plan(
+        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> dd.Plan[dd.ExpertSpan]:
+        """Return FTD's plan with a window of epochs, learned labels and a bound on the distance."""
+        runs = self.runs(real, make_student=make_student, rng=rng)
+        syn = self._known_set(real, runs, rng)
+        plan = self.matching(real, syn, self._window(real, runs), label_lr=self.value("label_lr", real))
+        decay = self.value("average", real)
+        average = scaled_average(decay, self.steps, 10_000) if self.average is None else decay
+        derived = 1.1 if self.ipc == 1 else 1.0
+        return dataclasses.replace(
+            plan, average=average, skip_above=derived if self.skip_above is None else self.skip_above
+        )
+
+    def _window(self, real: dd.RealData, runs: dd.TrainedRuns) -> dd.ExpertStudents:
+        """Return the supply; derived bounds give way to given ones."""
+        last = self.start_bound(real)
+        early = min(round(self.value("early_max_start", real)), last)
+        first = round(self.value("min_start", real))
+        first = min(first, early - 1) if self.min_start is None else first
+        growth = dd.Growth(max(early, first + 1), self.steps)
+        return dd.ExpertStudents(runs, span=self.expert_span, first=first, last=last, growth=growth)
+
+    def _known_set(self, real: dd.RealData, runs: dd.TrainedRuns, rng: torch.Generator) -> dd.SyntheticSet:
+        """Return real images that the first expert knows, with soft labels and a rate that are learned."""
+        dd.check_ipc(real, self.ipc)
+        known = dd.known_images(runs.network(0), real, self.ipc, dd.derive(rng, "start"))
+        batch = real.batch(known)
+        labels = dd.LearnedLabels(dd.expert_logits(runs, batch))
+        classes = dd.class_slots(real.num_classes, self.ipc)
+        rate = self.learned_rate(real)
+        return dd.SyntheticSet(dd.Pixels(batch.x), labels, classes, real.num_classes, rate).to(real.device)

@@ -1,0 +1,82 @@
+"""DCC: gradient matching of all classes at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, final
+
+import ddsdk as dd
+from ddsdk.errors import require_count
+from ddsdk.recipes.gradient import AlongStudents
+from ddsdk.recipes.parts import augmentation_for
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ddsdk.students.fresh import MakeStudent
+
+__all__ = ["DCC"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DCC(AlongStudents):
+    """Dataset condensation with contrastive signals: match the gradient of all classes at once.
+
+    min_S sum_t D(grad L(S; theta_t), 1/K sum_c grad L(T_c; theta_t)), D as in DC: what tells classes apart weighs in,
+    where a sum of class-wise distances is also small for what they share. While a network is early, both in the run
+    and in its own training, matching stays class-wise, which is steadier.
+
+    With the default augmentation this is the paper's DSAC; `augmentation=""` is its DCC.
+
+    Attributes:
+        warm_up: Networks at the start whose first steps match class by class; None takes the paper's quarter of
+            `students`.
+        warm_up_steps: How many of their steps. Where a network serves fewer, all of them are.
+
+    Differences from the published algorithm: the loops go on for any ipc; the authors' code stops with an error
+    where a network serves fewer steps than the warm-up, as at ipc 1. Their CIFAR-100 images are normalised by the
+    constants of CIFAR-10, here by their own. Loops are interpolated for an ipc that DC's paper does not list.
+
+    References:
+        Lee et al., "Dataset Condensation with Contrastive Signals", ICML 2022, arXiv:2202.02916.
+    """
+
+    name: ClassVar[str] = "dcc"
+    warm_up: int | None = None
+    warm_up_steps: int = 10
+
+    def check(self) -> None:
+        """Check counts and rates."""
+        self.check_fields()
+        if self.warm_up is not None:
+            require_count("warm_up", self.warm_up, least=0)
+        require_count("warm_up_steps", self.warm_up_steps, least=0)
+
+    def plan(
+        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> dd.Plan[nn.Module]:
+        """Return class-wise and then collective matching under students trained on the set."""
+        augmentation = dd.Augmentation(augmentation_for(real, self.augmentation))
+        single = dd.ClassMatch(
+            byproduct=dd.weight_gradients,
+            distance=dd.filter_cosine,
+            real_batch=self.real_batch,
+            augmentation=augmentation,
+        )
+        joint = dd.CollectiveMatch(
+            byproduct=dd.weight_gradients,
+            distance=dd.filter_cosine,
+            real_batch=self.real_batch,
+            augmentation=augmentation,
+        )
+        period, epochs = self.loops()
+        early = self.students // 4 if self.warm_up is None else self.warm_up
+
+        def at(step: int) -> dd.Objective[nn.Module]:
+            warming = step // period < early and step % period < self.warm_up_steps
+            return single if warming else joint
+
+        lesson = dd.OnSynthetic(epochs=epochs, augmentation=augmentation)
+        return self.along(real, dd.Schedule(at), lesson, make_student=make_student, rng=rng)

@@ -1,0 +1,61 @@
+"""The frame that the distribution-matching family shares: its common fields, their checks and the evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import ddsdk as dd
+from ddsdk.errors import require, require_count, require_momentum, require_rate
+from ddsdk.recipes.base import IterativeRecipe
+from ddsdk.recipes.parts import augmentation_for
+
+__all__ = ["DistributionMatching"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistributionMatching(IterativeRecipe):
+    """Matching of features, or of what they are distributed like.
+
+    Attributes:
+        steps: Image steps.
+        image_lr: Learning rate of the images.
+        start: Where the images start: noise, real, k-means or herding.
+        augmentation: DSA operations joined by "_"; empty for none. None takes the published ones that suit the data:
+            without flip for digits and characters.
+    """
+
+    steps: int = 20_000
+    image_lr: float | None = None
+    start: str = "real"
+    augmentation: str | None = None
+
+    @final
+    def check_fields(
+        self, *, counts: str = "", rates: str = "", momenta: str = "", weights: str = ""
+    ) -> None:
+        """Check the common fields, and more by their names, separated by spaces; None counts as derived."""
+        checks = (
+            (require_count, f"steps real_batch {counts}"),
+            (require_rate, f"image_lr {rates}"),
+            (require_momentum, momenta),
+            (_require_weight, weights),
+        )
+        for check, names in checks:
+            for name in names.split():
+                if getattr(self, name) is not None:
+                    check(name, getattr(self, name))
+
+    @final
+    def siamese(self, real: dd.RealData) -> dd.Augmentation:
+        """Return the augmentation of both sides."""
+        return dd.Augmentation(augmentation_for(real, self.augmentation))
+
+    @final
+    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+        """Return the published protocol of the field, with the recipe's augmentation."""
+        return dd.Evaluation.published(augmentation_for(real, self.augmentation))
+
+
+def _require_weight(name: str, value: float) -> None:
+    require(0 <= value < float("inf"), name, "be finite and not negative", value)

@@ -1,0 +1,78 @@
+"""IT-GAN: informative latents of real images under a frozen conditional generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, final
+
+import ddsdk as dd
+from ddsdk.errors import require
+from ddsdk.recipes.latents import LatentMatching, adam_on_images
+from ddsdk.recipes.parts import hard_set, start_images
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ddsdk.students.fresh import MakeStudent
+
+__all__ = ["ITGAN"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ITGAN(LatentMatching):
+    """Informative training samples: latents of real images move to match features, and stay near their images.
+
+    min_z sum_c ||mean psi_theta(A(G(z_c, c))) - mean psi_theta(A(T_c))||^2 + inversion mean_i ||G(z_i, c_i) - x_i||^2
+    with a frozen generator G, fresh networks theta, one siamese augmentation A for each class, and the real images
+    x_i that the latents z_i were found for.
+
+    Attributes:
+        inversion: Weight of the distance from the images that the latents were found for.
+
+    Differences from the published algorithm: a small autoencoder, trained on the same data without an adversary, is in
+    place of BigGAN with latents of length 128; ipc latents of each class in place of one for every training image (take
+    ipc as large as the classes for that); the inversion is kept in pixels, and not in features too. The weight and the
+    number of steps are chosen here: the training code is not public. The generator is trained anew in each call, in
+    minutes, and not kept in a file; it counts as stored.
+
+    References:
+        Zhao and Bilen, "Synthesizing Informative Training Samples with GAN", NeurIPS 2022 workshop, arXiv:2204.07513.
+    """
+
+    name: ClassVar[str] = "it-gan"
+    steps: int = 5000
+    image_lr: float = 0.001
+    generator_dim: int = 128
+    inversion: float = 0.001
+
+    def check(self) -> None:
+        """Check counts, rates and the weight."""
+        self.check_shared()
+        require(self.inversion >= 0, "inversion", "not be negative", self.inversion)
+
+    def plan(
+        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> dd.Plan[nn.Module]:
+        """Return matching of mean embeddings, and the inversion, over latents of chosen images."""
+        objective = self.matching(real)
+        images = start_images(real, self.ipc, self.start, rng)
+        classes = dd.class_slots(real.num_classes, self.ipc).to(real.device)
+        both = self.trained(real, rng)
+        latent = dd.Latent(
+            both.generator,
+            both.latents(images),
+            classes,
+            fit=self.inversion_steps,
+            fit_lr=self.inversion_lr,
+        )
+        latent.encode(images)
+        return dd.Plan(
+            syn=hard_set(real, self.ipc, latent),
+            objective=dd.Total(((1.0, objective), (self.inversion, dd.Inversion(images)))),
+            students=dd.FreshStudents(make_student),
+            make_optimizer=partial(adam_on_images, lr=self.image_lr),
+            steps=self.steps,
+        )

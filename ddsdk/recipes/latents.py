@@ -1,0 +1,87 @@
+"""The frame that IT-GAN and GLaD share: latents of real images under a small generator, and feature matching."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import ddsdk as dd
+from ddsdk.errors import require_count, require_rate
+from ddsdk.recipes.base import IterativeRecipe
+from ddsdk.recipes.parts import augmentation_for
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["LatentMatching", "adam_on_images"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentMatching(IterativeRecipe):
+    """Latents under a frozen generator that is trained on the real data first.
+
+    Attributes:
+        steps: Latent steps.
+        image_lr: Learning rate of the latents (Adam).
+        real_batch: Real images of each class in one step.
+        start: Which images the latents stand for at first: noise, real, k-means or herding.
+        augmentation: DSA operations joined by "_"; empty for none. None takes the published ones that suit the data:
+            without flip for digits and characters.
+        generator_dim: Length of the generator's latent vectors.
+        generator_width: Channels of the generator's inner maps.
+        generator_steps: Steps of the generator's training.
+        inversion_steps: Adam steps that bring the latents to their images.
+        inversion_lr: Learning rate of these steps.
+    """
+
+    steps: int = 1000
+    image_lr: float = 0.01
+    real_batch: int = 256
+    start: str = "real"
+    augmentation: str | None = None
+    generator_dim: int = 64
+    generator_width: int = 16
+    generator_steps: int = 2000
+    inversion_steps: int = 200
+    inversion_lr: float = 0.1
+
+    @final
+    def check_shared(self) -> None:
+        """Check the counts and rates that all have."""
+        for name in ("steps", "real_batch", "generator_dim", "generator_width", "generator_steps"):
+            require_count(name, getattr(self, name))
+        require_count("inversion_steps", self.inversion_steps, least=0)
+        for name in ("image_lr", "inversion_lr"):
+            require_rate(name, getattr(self, name))
+
+    @final
+    def trained(self, real: dd.RealData, rng: torch.Generator) -> dd.Autoencoder:
+        """Return the generator, trained, with its encoder."""
+        return dd.train_generator(
+            real,
+            dim=self.generator_dim,
+            width=self.generator_width,
+            steps=self.generator_steps,
+            rng=dd.derive(rng, "generator"),
+        )
+
+    @final
+    def matching(self, real: dd.RealData) -> dd.ClassMatch:
+        """Return DM's objective."""
+        return dd.ClassMatch(
+            byproduct=dd.mean_embedding,
+            distance=dd.squared,
+            real_batch=self.real_batch,
+            augmentation=dd.Augmentation(augmentation_for(real, self.augmentation)),
+        )
+
+    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+        """Return the published protocol, with the recipe's augmentation."""
+        return dd.Evaluation.published(augmentation_for(real, self.augmentation))
+
+
+def adam_on_images(syn: dd.SyntheticSet, *, lr: float) -> torch.optim.Optimizer:
+    """Return Adam over everything that `syn` learns."""
+    from torch.optim import Adam
+
+    return Adam([p for p in syn.parameters() if p.requires_grad], lr=lr)

@@ -1,0 +1,159 @@
+"""The frame that IDC, DREAM and Acc-DD share: canvases that step class by class under students trained on real data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, final
+
+import ddsdk as dd
+from ddsdk.errors import require, require_count, require_momentum, require_rate
+from ddsdk.recipes.base import IterativeRecipe
+from ddsdk.recipes.parts import multiformation_set, sgd_on_images, unit_rate
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ddsdk.objectives.match import RealSampler
+    from ddsdk.students.fresh import MakeStudent
+
+__all__ = ["Sweeping", "without"]
+
+_GREY, _COLOUR = 500, 2000
+"""Real images on which a network trains between two sweeps, as published for 28x28 and 32x32 data."""
+
+_METRICS = ("l1", "mse")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweeping(IterativeRecipe):
+    """Gradient matching of multi-formation canvases, one class at a step, under students trained on real data.
+
+    A network serves for some sweeps over the classes and has a lesson on real images after each of them.
+
+    Attributes:
+        steps: Image steps, one class each; None takes the recipe's own number of networks.
+        steps_per_student: Sweeps over the classes for which a network serves.
+        student_steps: SGD steps of a network on real images between two sweeps; None takes the published 500 images
+            of grey data and 2000 of colour.
+        student_lr: Learning rate of the networks (SGD with momentum 0.9 and weight decay 5e-4).
+        image_lr: Learning rate of the images (SGD), for images in the unit range. None takes the one that suits
+            the metric, times ipc/10.
+        image_momentum: Momentum of the images.
+        real_batch: Real images of the class in one step, and of a step of the networks.
+        synthetic_images: At most so many decoded images of the class in one step.
+        factor: Tiles along each side of a stored image; None takes 2, or less for tiny images.
+        metric: Distance of gradients: l1 (sum of absolute differences) or mse (of squares). None takes l1 for grey
+            images and mse for colour.
+        mix: Probability of CutMix where networks train.
+        start: Where the tiles start: noise, real, k-means or herding.
+        augmentation: Operations for matching, see `ddsdk.Augmentation`; empty for none. Where networks train,
+            cutout is left out of them.
+    """
+
+    published_students: ClassVar[int] = 2000
+    rates: ClassVar[dict[str, float]] = {"l1": 1e-4, "mse": 5e-3}
+    steps: int | None = None
+    steps_per_student: int = 100
+    student_steps: int | None = None
+    student_lr: float = 0.01
+    image_lr: float | None = None
+    image_momentum: float = 0.5
+    real_batch: int = 64
+    synthetic_images: int = 128
+    factor: int | None = None
+    metric: str | None = None
+    mix: float = 0.5
+    start: str = "real"
+    augmentation: str = "color+crop+cutout"
+
+    @final
+    def check_fields(self) -> None:
+        """Check the counts and rates that all of these recipes have."""
+        for name in ("steps", "factor"):
+            if getattr(self, name) is not None:
+                require_count(name, getattr(self, name))
+        if self.student_steps is not None:
+            require_count("student_steps", self.student_steps, least=0)
+        for name in ("steps_per_student", "real_batch", "synthetic_images"):
+            require_count(name, getattr(self, name))
+        require_rate("student_lr", self.student_lr)
+        if self.image_lr is not None:
+            require_rate("image_lr", self.image_lr)
+        require_momentum("image_momentum", self.image_momentum)
+        require(self.metric in (None, *_METRICS), "metric", f"be one of {', '.join(_METRICS)}", self.metric)
+        require(0 <= self.mix <= 1, "mix", "lie in 0..1", self.mix)
+
+    @final
+    def sweeps(
+        self,
+        real: dd.RealData,
+        *,
+        make_student: MakeStudent,
+        rng: torch.Generator,
+        sample: RealSampler | None = None,
+    ) -> dd.Plan[nn.Module]:
+        """Return the plan of IDC, with `sample` in place of random real images if it is given."""
+        classes = real.num_classes
+        metric = self.metric or ("l1" if real.image_shape[0] == 1 else "mse")
+        rate = self.rates[metric] * self.ipc / 10 if self.image_lr is None else self.image_lr
+        factor = min(2, *real.image_shape[1:]) if self.factor is None else self.factor
+        matches = [
+            dd.ClassMatch(
+                byproduct=dd.body_gradients,
+                distance=dd.absolute if metric == "l1" else dd.squared,
+                real_batch=self.real_batch,
+                synthetic_batch=max(1, self.synthetic_images // factor**2),
+                augmentation=dd.Augmentation(self.augmentation),
+                sample=dd.random_images if sample is None else sample,
+                classes=(c,),
+            )
+            for c in range(classes)
+        ]
+        return dd.Plan(
+            syn=multiformation_set(real, self.ipc, factor, self.start, rng),
+            objective=dd.Schedule(lambda step: matches[step % classes]),
+            students=dd.AlternatingStudents(
+                make_student,
+                self._lesson(real),
+                period=self.steps_per_student * classes,
+                every=classes,
+                lr=self.student_lr,
+                momentum=0.9,
+                weight_decay=5e-4,
+            ),
+            make_optimizer=partial(sgd_on_images, lr=unit_rate(real, rate), momentum=self.image_momentum),
+            steps=self.steps or self.published_students * self.steps_per_student * classes,
+        )
+
+    @final
+    def _lesson(self, real: dd.RealData) -> dd.OnReal:
+        images = min(len(real), _GREY if real.image_shape[0] == 1 else _COLOUR)
+        return dd.OnReal(
+            steps=math.ceil(images / self.real_batch) if self.student_steps is None else self.student_steps,
+            batch_size=self.real_batch,
+            augmentation=dd.Augmentation(without("cutout", self.augmentation)),
+            mix=self.mix,
+        )
+
+    @final
+    def evaluation(self, real: dd.RealData) -> dd.Evaluation:  # noqa: ARG002
+        """Return IDC's protocol: small batches, two decays, CutMix, and the augmentation without cutout."""
+        return dd.Evaluation(
+            protocol="idc",
+            network_options={"width": 128},
+            epochs=1000,
+            batch_size=64,
+            decay_at=(2 / 3, 5 / 6),
+            decay=0.2,
+            augmentation=without("cutout", self.augmentation),
+            mix=self.mix,
+        )
+
+
+def without(operation: str, strategy: str) -> str:
+    """Return the augmentation `strategy` with `operation` taken out of its groups."""
+    groups = ([name for name in group.split("_") if name != operation] for group in strategy.split("+"))
+    return "+".join("_".join(group) for group in groups if group)

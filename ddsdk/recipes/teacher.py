@@ -1,0 +1,70 @@
+"""What the decoupled methods share: one teacher, trained on the real data, and the labels that it stores."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import ddsdk as dd
+from ddsdk.errors import require_count, require_rate
+from ddsdk.recipes.parts import augmentation_for
+
+if TYPE_CHECKING:
+    import torch
+
+    from ddsdk.students.fresh import MakeStudent
+
+__all__ = ["check_teacher", "labelled_evaluation", "teacher_runs"]
+
+
+def check_teacher(epochs: int, lr: float, images: int | None, temperature: float | None) -> None:
+    """Check the settings of a teacher by the names that the recipes give them."""
+    require_count("teacher_epochs", epochs)
+    require_rate("teacher_lr", lr)
+    if images is not None:
+        require_count("teacher_images", images)
+    if temperature is not None:
+        require_rate("temperature", temperature)
+
+
+def teacher_runs(
+    real: dd.RealData,
+    make_student: MakeStudent,
+    rng: torch.Generator,
+    *,
+    epochs: int,
+    lr: float,
+    images: int | None,
+) -> dd.TrainedRuns:
+    """Return the one run whose last network is the teacher.
+
+    SGD with momentum 0.9, weight decay 5e-4, shifts, and flips where the data allows them.
+
+    Args:
+        real: What the teacher learns.
+        make_student: Builds the teacher from a generator.
+        rng: Its seed is derived from this.
+        epochs: Passes over the data.
+        lr: Constant learning rate.
+        images: Real images of each class that it sees; None for all.
+    """
+    flips = "flip" in augmentation_for(real, None).split("_")
+    training = dd.Training(
+        epochs=epochs,
+        lr=lr,
+        momentum=0.9,
+        weight_decay=5e-4,
+        augmentation="crop+flip" if flips else "crop",
+        # The first and the last weights: nobody looks at those between.
+        thin=epochs,
+        images=images,
+    )
+    seed = dd.derive(rng, "teacher").initial_seed()
+    return dd.TrainedRuns(real, make_student, training, count=1, seed=seed)
+
+
+def labelled_evaluation(evaluation: dd.Evaluation, temperature: float | None) -> dd.Evaluation:
+    """Return a protocol under a name that tells stored teacher labels apart; None keeps hard labels and the name."""
+    if temperature is None:
+        return evaluation
+    return dataclasses.replace(evaluation, protocol=f"{evaluation.protocol}, stored teacher labels")

@@ -1,0 +1,249 @@
+"""The frame that MTT, FTD, TESLA and DATM share: follow experts that were trained on the real data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar, final
+
+import ddsdk as dd
+from ddsdk.errors import require, require_count, require_momentum, require_rate
+from ddsdk.recipes.base import IterativeRecipe
+from ddsdk.recipes.parts import augmentation_for, hard_set, start_images
+
+if TYPE_CHECKING:
+    import torch
+
+    from ddsdk.inner.unroll import Unroll
+    from ddsdk.students.fresh import MakeStudent
+
+__all__ = ["MTT_VALUES", "Points", "TrajectoryMatching", "between", "scaled_average"]
+
+Points = Mapping[int, float]
+"""Number of synthetic images to a value that was published for it."""
+
+# CIFAR-10 at 1, 10 and 50 images per class. CIFAR-100 at 1 image per class has max_start and rate_lr of its 100 images.
+MTT_VALUES: dict[str, Points] = {
+    "student_steps": {10: 50, 100: 30, 500: 30},
+    "max_start": {10: 2, 100: 20, 500: 40},
+    "image_lr": {10: 100, 100: 100, 500: 1000},
+    "rate_lr": {10: 1e-7, 100: 1e-5, 500: 1e-5},
+    "student_lr": {10: 0.01, 100: 0.001, 500: 0.01},
+}
+_LARGEST_BATCH = 1000
+_PIXELS = 32 * 32
+
+
+def between(points: Points, images: int) -> float:
+    """Return the value at `images`, linear over the logarithm of the number of images, and flat beyond the ends.
+
+    Values that span more than a factor of 5 are interpolated by their logarithms.
+    """
+    known = sorted(points.items())
+    images = min(max(images, known[0][0]), known[-1][0])
+    if images in points:
+        return float(points[images])
+    for (a, low), (b, high) in pairwise(known):
+        if images <= b:
+            share = math.log(images / a) / math.log(b / a)
+            if low > 0 and high > 0 and not 1 / 5 <= low / high <= 5:
+                return math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+            return low + share * (high - low)
+    raise AssertionError("images lie between the ends")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrajectoryMatching(IterativeRecipe):
+    """Students that train on the set follow experts that trained on the real data.
+
+    The first run on some data trains the experts, which takes most of the time and of the disk: each is a file in
+    the user's cache, and later runs and other recipes find it there. None in place of a number takes the published
+    one for CIFAR-10, interpolated over the number of synthetic images.
+
+    Attributes:
+        steps: Image steps.
+        student_steps: Steps of a student on the set, N.
+        expert_span: Epochs of an expert that a student has to make up for in these steps, M.
+        max_start: A student starts at an epoch of an expert below this one.
+        batch_size: Images of one step of a student; None takes all up to 1000. Memory grows with it.
+        experts: Networks that are trained on the real data.
+        expert_epochs: Epochs of their training, with a snapshot after each.
+        expert_images: Real images of each class that an expert sees; None for all. Fewer make shorter epochs.
+        expert_lr: Learning rate of the experts (SGD without momentum).
+        sharpness: Radius of the experts' sharpness-aware steps; 0 for plain ones.
+        surrogate: Weight of their surrogate-gap term.
+        image_lr: Learning rate of the images (SGD); None scales the published one by the number of pixels.
+        image_momentum: Momentum of images and learned rate.
+        student_lr: Learning rate of the students at the start; it is learned with the images.
+        rate_lr: Learning rate of that learning rate.
+        augmentation: DSA operations joined by "_", for experts, students and evaluation; empty for none. None takes
+            the published ones that suit the data: without flip for digits and characters.
+    """
+
+    values: ClassVar[Mapping[str, Points]]
+    """Published values, by field."""
+
+    steps: int = 5000
+    student_steps: int | None = None
+    expert_span: int = 2
+    max_start: int | None = None
+    batch_size: int | None = None
+    experts: int = 100
+    expert_epochs: int = 50
+    expert_images: int | None = None
+    expert_lr: float = 0.01
+    sharpness: float = 0.0
+    surrogate: float = 0.3
+    image_lr: float | None = None
+    image_momentum: float = 0.5
+    student_lr: float | None = None
+    rate_lr: float | None = None
+    augmentation: str | None = None
+
+    @final
+    def check_matching(self) -> None:
+        """Check counts, rates and that a stretch fits into a trajectory: what `check` of all four begins with."""
+        for name in ("steps", "expert_span", "experts", "expert_epochs"):
+            require_count(name, getattr(self, name))
+        for name in ("student_steps", "max_start", "batch_size", "expert_images"):
+            if getattr(self, name) is not None:
+                require_count(name, getattr(self, name))
+        require_rate("expert_lr", self.expert_lr)
+        for name in ("image_lr", "student_lr", "rate_lr"):
+            if getattr(self, name) is not None:
+                require_rate(name, getattr(self, name))
+        require_momentum("image_momentum", self.image_momentum)
+        for name in ("sharpness", "surrogate"):
+            require(getattr(self, name) >= 0, name, "not be negative", getattr(self, name))
+        longest = self.expert_epochs
+        require(
+            self.expert_span <= longest,
+            "expert_span",
+            f"not exceed {longest} expert_epochs",
+            self.expert_span,
+        )
+        if self.max_start is not None:
+            latest = self._latest
+            require(
+                self.max_start <= latest, "max_start", f"be at most {latest}, to end in time", self.max_start
+            )
+
+    @property
+    def _latest(self) -> int:
+        """The first epoch at which no stretch may start."""
+        return self.expert_epochs - self.expert_span + 1
+
+    @final
+    def value(self, name: str, real: dd.RealData) -> float:
+        """Return the field `name`, or the published value for so many images if it is None."""
+        given = getattr(self, name)
+        return between(self.values[name], self.ipc * real.num_classes) if given is None else float(given)
+
+    @final
+    def start_bound(self, real: dd.RealData) -> int:
+        """Return the epoch below which students start: the published one, or what the experts have."""
+        return min(round(self.value("max_start", real)), self._latest)
+
+    @final
+    def runs(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.TrainedRuns:
+        """Return the experts; none is trained before it is needed.
+
+        Args:
+            real: What they train on.
+            make_student: Builds a network.
+            rng: That of `plan`.
+        """
+        training = dd.Training(
+            epochs=self.expert_epochs,
+            lr=self.expert_lr,
+            augmentation=augmentation_for(real, self.augmentation),
+            sharpness=self.sharpness,
+            surrogate=self.surrogate,
+            images=self.expert_images,
+        )
+        seed = dd.derive(rng, "runs").initial_seed()
+        return dd.TrainedRuns(real, make_student, training, count=self.experts, seed=seed)
+
+    @final
+    def matching(
+        self,
+        real: dd.RealData,
+        syn: dd.SyntheticSet,
+        students: dd.ExpertStudents,
+        *,
+        unroll: Unroll | None = None,
+        label_lr: float = 2.0,
+    ) -> dd.Plan[dd.ExpertSpan]:
+        """Return the plan that all four start from.
+
+        Args:
+            real: The real data.
+            syn: The set, with a learned rate.
+            students: Which stretches are followed.
+            unroll: How the gradient passes through a student; None for the exact one.
+            label_lr: Learning rate of the labels, where they are learned.
+        """
+        pixels = math.prod(real.image_shape[1:])
+        derived = self.value("image_lr", real) * pixels / _PIXELS
+        return dd.Plan(
+            syn=syn,
+            objective=dd.MatchTrajectory(
+                steps=round(self.value("student_steps", real)),
+                batch_size=_LARGEST_BATCH if self.batch_size is None else self.batch_size,
+                augmentation=dd.Augmentation(augmentation_for(real, self.augmentation)),
+                unroll=dd.constant_memory if unroll is None else unroll,
+            ),
+            students=students,
+            make_optimizer=partial(
+                sgd_by_kind,
+                image_lr=derived if self.image_lr is None else self.image_lr,
+                rate_lr=self.value("rate_lr", real),
+                label_lr=label_lr,
+                momentum=self.image_momentum,
+            ),
+            steps=self.steps,
+        )
+
+    @final
+    def pixels(self, real: dd.RealData, start: str, rng: torch.Generator) -> dd.SyntheticSet:
+        """Return plain pixels with hard labels and a learned rate; `start` is a key of `ddsdk.STARTS`."""
+        images = start_images(real, self.ipc, start, rng)
+        return hard_set(real, self.ipc, dd.Pixels(images), self.learned_rate(real))
+
+    @final
+    def learned_rate(self, real: dd.RealData) -> dd.LearnedRate:
+        """Return the learned rate of students at its start."""
+        start = self.value("student_lr", real)
+        return dd.LearnedRate(start, low=min(1e-4, start), high=max(1.0, start))
+
+    @final
+    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+        """Return the published protocol, with the recipe's augmentation. The learned rate travels with the set."""
+        return dd.Evaluation.published(augmentation_for(real, self.augmentation))
+
+
+def sgd_by_kind(
+    syn: dd.SyntheticSet, *, image_lr: float, rate_lr: float, label_lr: float, momentum: float
+) -> torch.optim.Optimizer:
+    """Return SGD with a learning rate for each of images, labels and learned rate; labels have a momentum of 0.9."""
+    from torch.optim import SGD
+
+    kinds = (
+        (syn.parametrization, image_lr, momentum),
+        (syn.labels, label_lr, 0.9),
+        (syn.rate, rate_lr, momentum),
+    )
+    groups = [
+        {"params": list(module.parameters()), "lr": lr, "momentum": m}
+        for module, lr, m in kinds
+        if module is not None
+    ]
+    return SGD([group for group in groups if group["params"]])
+
+
+def scaled_average(decay: float, steps: int, published_steps: int) -> float:
+    """Return the decay that leaves as much of the start in the average after `steps` as the paper's run did."""
+    return float(decay ** (published_steps / steps))

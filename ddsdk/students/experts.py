@@ -1,0 +1,162 @@
+"""Stretches of the trajectories of networks that trained on the real data, and what these networks know."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from ddsdk.data.sources import Batch, RealData, Source
+from ddsdk.errors import require, require_count
+from ddsdk.inner.fit import probabilities
+from ddsdk.inner.flat import FlatNetwork
+from ddsdk.rng import derive
+from ddsdk.students.runs import TrainedRuns
+
+__all__ = ["ExpertSpan", "ExpertStudents", "Growth", "expert_logits", "known_images"]
+
+_CHUNK = 256
+_UNKNOWN = 0.9
+"""The probability of the true class where no expert is right."""
+
+
+class ExpertSpan(NamedTuple):
+    """A stretch of an expert's trajectory.
+
+    Attributes:
+        network: The architecture, as a function of weights and images.
+        start: Weights at its start, (P,).
+        target: Weights at its end, (P,).
+    """
+
+    network: FlatNetwork
+    start: Tensor
+    target: Tensor
+
+
+class Growth(NamedTuple):
+    """An upper bound that grows linearly, from easy to hard parts of the trajectories.
+
+    Attributes:
+        start: The bound at the first step.
+        steps: Steps until it has reached its end.
+    """
+
+    start: int
+    steps: int
+
+
+@final
+class ExpertStudents:
+    """A random stretch of a random expert's trajectory for every step.
+
+    Args:
+        runs: The experts. One that is missing is made when it is drawn.
+        span: Snapshots from the start of a stretch to its end.
+        first: No stretch starts before this snapshot.
+        last: All start before this one.
+        growth: `last` is reached slowly; None has it from the first step on.
+
+    Raises:
+        ValueError: If the window of starts is empty, or a stretch would leave the trajectory.
+    """
+
+    def __init__(
+        self, runs: TrainedRuns, *, span: int, last: int, first: int = 0, growth: Growth | None = None
+    ) -> None:
+        require_count("span", span)
+        require_count("first", first, least=0)
+        end = runs.training.snapshots - span
+        require(first < last <= end, "last", f"lie in {first + 1}..{end}, so that all stretches end", last)
+        if growth is not None:
+            lowest, steps = growth
+            require(first < lowest <= last, "growth start", f"lie in {first + 1}..{last}", lowest)
+            require_count("growth steps", steps)
+        self._runs = runs
+        self._span = span
+        self._first, self._last = first, last
+        self._growth = growth
+        self._taken = 0
+
+    @property
+    def bound(self) -> int:
+        """The snapshot before which the next stretch starts."""
+        if self._growth is None:
+            return self._last
+        lowest, steps = self._growth
+        return lowest + (self._last - lowest) * min(self._taken, steps) // steps
+
+    def next(self, real: Source, syn: Source, rng: torch.Generator) -> ExpertSpan:  # noqa: ARG002
+        """Return a stretch; run and start are uniform."""
+        run = int(torch.randint(len(self._runs), (), generator=derive(rng, "run")))
+        start = int(torch.randint(self._first, self.bound, (), generator=derive(rng, "start")))
+        self._taken += 1
+        ends = (self._runs.weights(run, at) for at in (start, start + self._span))
+        return ExpertSpan(self._runs.flat, *ends)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many stretches were drawn."""
+        return {"taken": self._taken}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self._taken = state["taken"]
+
+
+def known_images(network: nn.Module, real: RealData, ipc: int, rng: torch.Generator) -> Tensor:
+    """Return the positions of random real images that a network classifies right, class by class.
+
+    Args:
+        network: A trained one.
+        real: Has at least `ipc` images of each class.
+        ipc: Images of each class. Where the network knows fewer, the others are random too.
+        rng: For the choice.
+
+    Returns:
+        (K*ipc,) int64.
+    """
+    picks = []
+    for c in range(real.num_classes):
+        index = real.index_of_class(c)
+        order = index[torch.randperm(len(index), generator=derive(rng, c))]
+        picks.append(_right_first(network, real, order, c, ipc)[:ipc])
+    return torch.cat(picks)
+
+
+def _right_first(network: nn.Module, real: RealData, order: Tensor, c: int, enough: int) -> Tensor:
+    """Return `order` with the images that the network takes for class `c` first, looking at as few as it takes."""
+    right, wrong = order[:0], order[:0]
+    for part in torch.split(order, max(_CHUNK, enough)):
+        hit = (probabilities(network, real.batch(part).x).argmax(1) == c).cpu()
+        right, wrong = torch.cat([right, part[hit]]), torch.cat([wrong, part[~hit]])
+        if len(right) >= enough:
+            break
+    return torch.cat([right, wrong])
+
+
+def expert_logits(runs: TrainedRuns, batch: Batch) -> Tensor:
+    """Return the mean logits of those experts that are right on an image: their softmax is a soft label.
+
+    Each expert's logits count up to a constant for each image, which no softmax sees. Where no expert is right the
+    label is 0.9 on the class of the image and even on the others.
+
+    Args:
+        runs: The experts; the last snapshot of each.
+        batch: Real images with hard labels.
+
+    Returns:
+        (M, K).
+
+    Cost: a pass over the images for each expert.
+    """
+    classes, k = batch.y.argmax(1), batch.y.shape[1]
+    total, count = torch.zeros_like(batch.y), torch.zeros_like(batch.y[:, :1])
+    for run in range(len(runs)):
+        shares = probabilities(runs.network(run), batch.x)
+        right = (shares.argmax(1) == classes)[:, None]
+        total += shares.clamp_min(torch.finfo(shares.dtype).tiny).log() * right
+        count += right
+    unknown = batch.y * math.log(_UNKNOWN / (1 - _UNKNOWN) * (k - 1))
+    return torch.where(count > 0, total / count.clamp_min(1), unknown)

@@ -1,0 +1,54 @@
+"""A short fit of what a parametrization stores to the images that it should decode to."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ddsdk.errors import require, require_count, require_rate
+from ddsdk.rng import generator
+from ddsdk.synthetic.base import Parametrization
+
+__all__ = ["check_images", "fit_"]
+
+
+def fit_(
+    parametrization: Parametrization, images: Tensor, *, slots: int, steps: int, lr: float, chunk: int = 64
+) -> None:
+    """Bring what `parametrization` decodes to near `images`, in place: Adam on the mean squared difference.
+
+    Everything that is stored and learned takes part. Each step looks at all slots, some at a time; nothing depends
+    on chance but the draws of a stochastic decoder, which are the same in every fit.
+
+    Args:
+        parametrization: What is fitted.
+        images: What all slots should decode to, in that order.
+        slots: Number of slots.
+        steps: Adam steps; 0 leaves everything as it is.
+        lr: Learning rate of Adam.
+        chunk: Slots that are decoded at once.
+
+    Cost: `steps` passes forward and backward through the decoder of the whole set; memory for one chunk.
+    """
+    require_count("steps", steps, least=0)
+    require_rate("lr", lr)
+    if steps == 0:
+        return
+    learned = [p for p in parametrization.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(learned, lr=lr)
+    wanted = images.to(learned[0]).view(slots, -1, *images.shape[1:])
+    with torch.enable_grad():
+        for step in range(steps):
+            optimizer.zero_grad(set_to_none=True)
+            for i, part in enumerate(torch.split(torch.arange(slots, device=wanted.device), chunk)):
+                decoded, _ = parametrization.decode(part, generator("fit", step, i))
+                gap = decoded - wanted[part].flatten(0, 1)
+                torch.autograd.backward(gap.square().sum() / images.numel(), inputs=learned)
+            optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def check_images(images: Tensor, wanted: tuple[int, ...]) -> None:
+    """Raise ValueError unless `images` are finite and have the shape `wanted`."""
+    require(tuple(images.shape) == wanted, "images", f"have shape {wanted}", tuple(images.shape))
+    require(bool(torch.isfinite(images).all()), "images", "be finite", "NaN or infinity")

@@ -1,0 +1,133 @@
+"""Hallucination: bases times hallucinators, each pair of which gives an image."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, conv_transpose2d
+
+from ddsdk.errors import require, require_count
+from ddsdk.rng import derive
+from ddsdk.synthetic.base import Parametrization
+from ddsdk.synthetic.fitting import check_images, fit_
+
+__all__ = ["Hallucination", "hallucinator_floats"]
+
+_SPREAD = 0.05
+"""How far from the identity hallucinators start. Without a spread all would have the same gradient for ever."""
+
+
+def hallucinator_floats(image_shape: tuple[int, int, int], basis_channels: int) -> int:
+    """Return the floats of one hallucinator: two 3x3 kernels with biases, and two maps that are 2 pixels smaller.
+
+    CIFAR with colour bases: 84 + 84 + 2 * 3 * 30 * 30 = 5568.
+    """
+    c, height, width = image_shape
+    return (9 * basis_channels + 1) * c + (9 * c + 1) * c + 2 * c * (height - 2) * (width - 2)
+
+
+@final
+class Hallucination(Parametrization):
+    """A basis for each slot, and hallucinators that all slots share: M x H images from M bases.
+
+    image[m, h] = deconv_h(scale_h * conv_h(basis_m) + shift_h): a 3x3 convolution without padding, an elementwise
+    scale and shift, and a 3x3 transposed convolution back to the size of an image. Hallucinators start near the
+    identity, which keeps all but the outermost pixels.
+
+    Args:
+        bases: (M, C, H, W), or (M, 1, H, W) for bases without colour, copied.
+        hallucinators: Number of hallucinators, H in the formula.
+        channels: Channels C of an image; None takes those of the bases.
+        sampled: Decode each slot under one hallucinator alone, which `rng` draws anew for each call, in place of
+            all of them. Set it to false before an export that should have every pair.
+        fit: Steps of the fit in `encode`, which follows the start from the images; see `fit_`.
+        rng: For the hallucinators.
+
+    Raises:
+        ValueError: If `bases` is not a finite 4-d tensor of images of at least 3 x 3 pixels, or its channels are
+            neither 1 nor C.
+
+    References:
+        Liu et al., "Dataset Distillation via Factorization", NeurIPS 2022, arXiv:2210.16774.
+    """
+
+    def __init__(
+        self,
+        bases: Tensor,
+        hallucinators: int = 5,
+        *,
+        channels: int | None = None,
+        sampled: bool = False,
+        fit: int = 0,
+        rng: torch.Generator,
+    ) -> None:
+        super().__init__()
+        require(bases.ndim == 4, "bases", "have shape (M, C, H, W)", tuple(bases.shape))
+        require(min(bases.shape[2:]) >= 3, "bases", "be at least 3 pixels high and wide", tuple(bases.shape))
+        require(bool(torch.isfinite(bases).all()), "bases", "be finite", "NaN or infinity")
+        require_count("hallucinators", hallucinators)
+        c = bases.shape[1] if channels is None else channels
+        require(bases.shape[1] in (1, c), "bases", f"have 1 or {c} channels", bases.shape[1])
+        self.sampled = sampled
+        self._fit = fit
+        self.bases = nn.Parameter(bases.detach().clone(memory_format=torch.contiguous_format))
+        small = (c, bases.shape[2] - 2, bases.shape[3] - 2)
+        starts = {
+            "inward": _centred(c, bases.shape[1]),
+            "inward_bias": torch.zeros(c),
+            "scale": torch.ones(small),
+            "shift": torch.zeros(small),
+            "outward": _centred(c, c),
+            "outward_bias": torch.zeros(c),
+        }
+        for name, start in starts.items():
+            noise = torch.randn(hallucinators, *start.shape, generator=derive(rng, name))
+            self.register_parameter(name, nn.Parameter((start + _SPREAD * noise).to(bases)))
+        self.inward: Tensor
+        self.inward_bias: Tensor
+        self.scale: Tensor
+        self.shift: Tensor
+        self.outward: Tensor
+        self.outward_bias: Tensor
+
+    def encode(self, images: Tensor) -> None:
+        """Start each basis as the mean of its images, (M*H, C, H, W) or (M, C, H, W) if sampled, and fit."""
+        m, basis_channels, height, width = self.bases.shape
+        c, views = self.scale.shape[1], 1 if self.sampled else len(self.scale)
+        check_images(images, (m * views, c, height, width))
+        mean = images.view(m, views, c, height, width).mean(1)
+        with torch.no_grad():
+            self.bases.copy_(mean if basis_channels == c else mean.mean(1, keepdim=True))
+        fit_(self, images, slots=m, steps=self._fit, lr=0.01)
+
+    def decode(self, slots: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return the images of each of `slots` under all hallucinators, or under one of them if sampled."""
+        count = len(self.scale)
+        first = int(torch.randint(count, (), generator=rng)) if self.sampled else 0
+        chosen = slice(first, first + 1) if self.sampled else slice(None)
+        inward, scale = self.inward[chosen], self.scale[chosen]
+        h, c = scale.shape[:2]
+        # All hallucinators at once: as groups of channels.
+        bases = self.bases[slots]
+        maps = conv2d(bases, inward.flatten(0, 1), self.inward_bias[chosen].flatten())
+        moved = maps * scale.flatten(0, 1) + self.shift[chosen].flatten(0, 1)
+        images = conv_transpose2d(
+            moved, self.outward[chosen].flatten(0, 1), self.outward_bias[chosen].flatten(), groups=h
+        )
+        return images.view(len(slots) * h, c, *images.shape[2:]), slots.repeat_interleave(h)
+
+    def project_(self) -> None:
+        """Leave everything as it is: all values are admissible."""
+
+    def stored_floats(self) -> int:
+        """Return the floats of all bases and hallucinators."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def _centred(c_out: int, c_in: int) -> Tensor:
+    """Return a kernel, (c_out, c_in, 3, 3), that copies channels; one channel is copied to all."""
+    kernel = torch.zeros(c_out, c_in, 3, 3)
+    kernel[:, :, 1, 1] = torch.eye(c_out) if c_in == c_out else 1.0
+    return kernel
