@@ -68,6 +68,7 @@ class Plan(Generic[S]):
         clip_norm: The gradient of a step is scaled down to this norm.
         rate_at: Step, counted from 0, to the factor on the optimizer's learning rates in that step. None for 1.
         finish: Makes the result of the set at the end, such as by giving it soft labels; `(syn, rng) -> syn`.
+        trial: Steps after which it shows how long one takes: as far as the first lesson of students that have some.
     """
 
     syn: SyntheticSet
@@ -80,9 +81,11 @@ class Plan(Generic[S]):
     clip_norm: float | None = None
     rate_at: Callable[[int], float] | None = None
     finish: Callable[[SyntheticSet, torch.Generator], SyntheticSet] | None = None
+    trial: int = 2
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, "steps", "be at least 1", self.steps)
+        require(self.trial >= 1, "trial", "be at least 1", self.trial)
         if self.average is not None:
             require(0 < self.average < 1, "average", "lie strictly between 0 and 1", self.average)
         for name in ("skip_above", "clip_norm"):
@@ -264,7 +267,7 @@ class Distillation(Generic[S], Iterator[Step]):
         if self.shrunk == self._retries:
             self.diverged = True
             raise DivergedError(
-                f"step {failed} was not finite (loss {loss}) after {self.shrunk} reductions of the learning rate "
+                f"step {failed + 1} was not finite (loss {loss}) after {self.shrunk} reductions of the learning rate "
                 f"to {rates}; the set is that of step {self.index}. Lower image_lr.",
                 self.plan.syn,
             )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ class Estimate:
 
     Attributes:
         steps: Outer steps.
-        seconds: Steps times the time of the last trial step.
+        seconds: Steps times the mean time of a trial step, the first one left out.
         memory: Peak bytes: of the process on a CPU, of the allocator on a GPU.
         disk: Bytes of a checkpoint and the finished set together.
     """
@@ -63,25 +64,25 @@ def _status(key: str) -> int:
 
 
 def estimate(make: Callable[[], Distillation[Any]]) -> Estimate:
-    """Take a few steps of a throwaway distillation.
+    """Take the first steps of a throwaway distillation, as many as its plan says.
 
-    Two steps: a student that trains between the steps has its first lesson in the second one.
+    The first one is not timed where there are others: it pays for what is made once.
 
     Args:
         make: Builds the distillation; called once.
     """
     trial = make()
-    steps, last = trial.plan.steps, 0.0
-    for _ in range(min(2, steps)):
+    steps, times = trial.plan.steps, []
+    for _ in range(min(trial.plan.trial, steps)):
         began = time.perf_counter()
         next(trial)
-        last = time.perf_counter() - began
+        times.append(time.perf_counter() - began)
     _, tensors = pack(trial.state_dict())
     stored = sum(t.nbytes for t in tensors.values())
     decoded = sum(t.nbytes for t in trial.plan.syn.state_dict().values())
     return Estimate(
         steps=steps,
-        seconds=steps * last,
+        seconds=steps * fmean(times[1:] or times),
         memory=peak_memory(trial.plan.syn.device),
         disk=2 * stored + 2 * decoded,
     )

@@ -18,7 +18,7 @@ import tyro
 import ddsdk as dd
 from ddsdk.baselines import BASELINES
 from ddsdk.cli.console import err, open_line, out, progress
-from ddsdk.cli.options import DataOptions, make_student, network_options
+from ddsdk.cli.options import DataOptions, NetworkOptions, make_student
 from ddsdk.errors import DivergedError
 from ddsdk.recipes import RECIPES
 from ddsdk.recipes.base import IterativeRecipe, runs_record, trained_runs
@@ -29,7 +29,7 @@ METHODS: dict[str, Any] = {**RECIPES, **BASELINES}
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillOptions(DataOptions):
+class DistillOptions(NetworkOptions, DataOptions):
     """Distil a data set and save the result as an artefact.
 
     Attributes:
@@ -38,8 +38,6 @@ class DistillOptions(DataOptions):
         resume: Go on with the run in `out` from its last checkpoint, bit for bit.
         seed: Root of every random number.
         network: Network of the students.
-        width: Width of a ConvNet student.
-        depth: Depth of a ConvNet student.
         checkpoint_seconds: Seconds between checkpoints.
     """
 
@@ -48,8 +46,6 @@ class DistillOptions(DataOptions):
     resume: bool = False
     seed: int = 0
     network: str = "convnet"
-    width: int | None = None
-    depth: int | None = None
     checkpoint_seconds: float = 30.0
 
     def run(self) -> int:
@@ -90,7 +86,7 @@ def configuration(method: Any, train: dd.RealData, options: DistillOptions) -> d
         "recipe": options.recipe,
         **dataclasses.asdict(method),
         "network": options.network,
-        **network_options(options.network, options.width, options.depth),
+        **options.network_options(),
         "seed": options.seed,
         "data": train.fingerprint,
         "zca": options.zca,
@@ -119,8 +115,7 @@ def run_recipe(
         DivergedError: If the run diverges, or has done so before.
     """
     rng = dd.generator(options.seed)
-    student_options = network_options(options.network, options.width, options.depth)
-    student = make_student(train, options.network, student_options)
+    student = make_student(train, options.network, options.network_options())
     config = configuration(method, train, options)
     with dd.Job(options.out, config, resume=options.resume, every=options.checkpoint_seconds) as job:
         if job.finished:

@@ -12,7 +12,7 @@ import tyro
 import ddsdk as dd
 from ddsdk.baselines import BASELINES
 from ddsdk.cli.console import out, progress, table
-from ddsdk.cli.options import DataOptions, fitting_options, make_student, names, network_options
+from ddsdk.cli.options import DataOptions, NetworkOptions, fitting_options, make_student, names
 from ddsdk.errors import require
 from ddsdk.evaluation import Evaluation, Score
 from ddsdk.recipes import RECIPES
@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(DataOptions):
+class Evaluate(NetworkOptions, DataOptions):
     """Train fresh networks on a set, test them once, and print the baselines under the same protocol.
 
     Attributes:
@@ -41,8 +41,6 @@ class Evaluate(DataOptions):
         networks: Networks to train, separated by commas. Empty takes the one of the protocol.
         protocol: stored: the one in the artefact. published: that of DC, DSA and DM. quick: for small machines,
             not comparable with papers. A changed one is named after its changes.
-        width: Width of the networks that have one; None takes the protocol's.
-        depth: Depth of the networks that have one; None takes the protocol's.
         repeats: Fresh networks of each kind; None takes the protocol's.
         epochs: Epochs; None takes the protocol's.
         baselines: Baselines of the same size, separated by commas.
@@ -55,8 +53,6 @@ class Evaluate(DataOptions):
     test: str | None = None
     networks: str = ""
     protocol: Literal["stored", "published", "quick"] = "stored"
-    width: int | None = None
-    depth: int | None = None
     repeats: int | None = None
     epochs: int | None = None
     baselines: str = "random,herding,k-means"
@@ -102,7 +98,7 @@ class Evaluate(DataOptions):
         require(base.network in dd.NETWORKS, "network", f"be among {', '.join(dd.NETWORKS)}", base.network)
         found = []
         for network in networks:
-            options = fitting_options(network, networks, network_options(network, self.width, self.depth))
+            options = fitting_options(network, networks, self.network_options())
             changes: dict[str, Any] = {"epochs": self.epochs, "networks": self.repeats}
             found.append(base.changed(network=network, options=options, **changes))
         return found

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DataOptions",
+    "NetworkOptions",
     "check_device",
     "fitting_options",
     "make_student",
     "names",
-    "network_options",
     "whole_numbers",
 ]
 
@@ -108,9 +108,24 @@ def check_device(name: str) -> None:
     require(ok, "device", "be cpu, or an accelerator that torch finds here", name)
 
 
-def network_options(network: str, width: int | None, depth: int | None) -> dict[str, Any]:  # noqa: ARG001
-    """Return the options of a builder that were given; `make_student` refuses those that it does not take."""
-    return {k: v for k, v in (("width", width), ("depth", depth)) if v is not None}
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """Options of the networks.
+
+    Attributes:
+        width: Width of the networks that have one; None takes the usual one.
+        depth: Depth of the networks that have one; None takes the usual one.
+        norm: Normalisation of the networks that let it be chosen: instance, batch, layer, group or none.
+    """
+
+    width: int | None = None
+    depth: int | None = None
+    norm: str | None = None
+
+    def network_options(self) -> dict[str, Any]:
+        """Return the options of a builder that were given; `make_student` refuses those that it does not take."""
+        given = {"width": self.width, "depth": self.depth, "norm": self.norm}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def fitting_options(network: str, networks: Sequence[str], given: dict[str, Any]) -> dict[str, Any]:
@@ -119,7 +134,7 @@ def fitting_options(network: str, networks: Sequence[str], given: dict[str, Any]
     Args:
         network: The one that is built now.
         networks: All that were asked for; an option that none of them takes is refused.
-        given: From `network_options`.
+        given: From `NetworkOptions.network_options`.
 
     Raises:
         ValueError: If no network takes an option.

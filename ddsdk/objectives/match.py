@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ddsdk.augment import NO_AUGMENTATION, Augmentation
 from ddsdk.data.sources import Batch, Source
-from ddsdk.errors import require_count
+from ddsdk.errors import require, require_count
 from ddsdk.objectives.byproducts import Byproduct, Gather, in_pieces
 from ddsdk.objectives.distances import Distance
 from ddsdk.rng import derive
@@ -68,7 +68,7 @@ class ClassMatch:
         """Yield one distance for each class that has synthetic images."""
         # A source gives at most as many as it is asked for.
         shown = sys.maxsize if self.synthetic_batch is None else self.synthetic_batch
-        for c in range(real.num_classes) if self.classes is None else self.classes:
+        for c in self._shown(real.num_classes):
             key = derive(rng, "class", c)
             draw = self.augmentation.siamese(derive(key, "augmentation"))
             x, y = syn.of_class(c, shown, derive(key, "synthetic"))
@@ -78,3 +78,10 @@ class ClassMatch:
             shown_real = self.sample(student, real, c, self.real_batch, derive(key, "real"))
             target = self.gather(self.byproduct, student, shown_real, draw)
             yield self.distance(value, target)
+
+    def _shown(self, num_classes: int) -> Sequence[int]:
+        if self.classes is None:
+            return range(num_classes)
+        rule = f"lie in 0..{num_classes - 1}"
+        require(all(0 <= c < num_classes for c in self.classes), "classes", rule, self.classes)
+        return self.classes

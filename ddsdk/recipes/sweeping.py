@@ -126,6 +126,7 @@ class Sweeping(IterativeRecipe):
             ),
             make_optimizer=partial(sgd_on_images, lr=unit_rate(real, rate), momentum=self.image_momentum),
             steps=self.steps or self.published_students * self.steps_per_student * classes,
+            trial=classes + 1,
         )
 
     @final
