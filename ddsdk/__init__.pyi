@@ -101,6 +101,7 @@ from .rng import generator as generator
 from .scores import kept_score as kept_score
 from .scores import read_scores as read_scores
 from .sheet import contact_sheet as contact_sheet
+from .sheet import side_by_side as side_by_side
 from .students.alternating import AlternatingStudents as AlternatingStudents
 from .students.alternating import OnReal as OnReal
 from .students.alternating import OnSynthetic as OnSynthetic

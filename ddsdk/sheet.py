@@ -18,7 +18,7 @@ from ddsdk.text import clean
 if TYPE_CHECKING:
     from ddsdk.distilled import Distilled
 
-__all__ = ["contact_sheet", "png_bytes", "sheet_png", "to_pixels"]
+__all__ = ["contact_sheet", "png_bytes", "sheet_png", "side_by_side", "to_pixels"]
 
 _TILE = 64
 _GAP, _MARGIN, _LABEL = 4, 12, 190
@@ -93,6 +93,43 @@ def contact_sheet(distilled: Distilled, *, per_class: int = 10, scale: int | Non
     return sheet
 
 
+def side_by_side(sets: Sequence[tuple[str, Distilled]], *, per_class: int = 1) -> Image.Image:
+    """Draw one row of images for each set, class by class, with the name of the set before it.
+
+    Args:
+        sets: Names and sets, of images of one size.
+        per_class: Images of each class at most.
+
+    Returns:
+        An RGB image with at most 100 sets, and 100 images of each.
+
+    Raises:
+        ValueError: If there is no set, or `per_class` is below 1.
+    """
+    require(len(sets) > 0, "sets", "hold at least one set", sets)
+    require(per_class >= 1, "per_class", "be at least 1", per_class)
+    shown = sets[:_MAX_ROWS]
+    height, width = shown[0][1].images.shape[2:]
+    tile = _tile_size(width, height, None)
+    names, label = _row_names([name for name, _ in shown], numbered=False)
+    pictures = [_first_of_each(distilled, per_class)[:_MAX_ROWS] for _, distilled in shown]
+    columns, step = max(map(len, pictures)), max(tile[1], 18) + _GAP
+    size = (label + columns * (tile[0] + _GAP) + 2 * _MARGIN, len(shown) * step + 2 * _MARGIN)
+    sheet = Image.new("RGB", size, _PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for r, row in enumerate(pictures):
+        top = _MARGIN + r * step
+        draw.text((_MARGIN, top + (step - _GAP) // 2), names[r], fill=_INK, font=font, anchor="lm")
+        for column, picture in enumerate(row):
+            sheet.paste(_enlarge(picture, tile), (_MARGIN + label + column * (tile[0] + _GAP), top))
+    return sheet
+
+
+def _first_of_each(distilled: Distilled, per_class: int) -> NDArray[np.uint8]:
+    index = [torch.nonzero(distilled.owner == c).flatten()[:per_class] for c in range(distilled.num_classes)]
+    return to_pixels(distilled.unit_images()[torch.cat(index)])
+
+
 def sheet_png(distilled: Distilled) -> bytes:
     """Return `contact_sheet` as PNG."""
     return png_bytes(contact_sheet(distilled))
@@ -113,12 +150,12 @@ def _enlarge(pixels: NDArray[np.uint8], tile: tuple[int, int]) -> Image.Image:
     return picture.resize(tile, Image.Resampling.NEAREST if grows else Image.Resampling.BOX)
 
 
-def _row_names(class_names: Sequence[str]) -> tuple[list[str], int]:
-    """Return numbered names cut to the widest label column, and the width of that column."""
+def _row_names(class_names: Sequence[str], *, numbered: bool = True) -> tuple[list[str], int]:
+    """Return names, with their numbers, cut to the widest label column, and the width of that column."""
     font = ImageFont.load_default(14)
     names = []
     for c, name in enumerate(class_names):
-        text = whole = f"{c}  {clean(name, 60)}"
+        text = whole = f"{c}  {clean(name, 60)}" if numbered else clean(name, 60)
         while font.getlength(text) > _LABEL:
             whole = whole[:-1]
             text = whole + "…"

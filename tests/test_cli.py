@@ -210,6 +210,12 @@ def test_inspect_and_show(made, tmp_path, capsys):
     picture = tmp_path / "sheet.png"
     assert main(["show", str(made), "--out", str(picture)]) == 0
     assert picture.read_bytes()[:4] == b"\x89PNG"
+    alone = picture.read_bytes()
+    assert main(["show", str(made), str(made), "--out", str(picture)]) == 0
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    assert picture.read_bytes() != alone
+    assert main(["show", str(made), str(made)]) == 2
+    assert "out must be given for several sets" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", ["npz", "parquet", "images"])

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ddsdk.errors import MissingExtraError, StorageError
 from ddsdk.export import to_image_folder, to_npz, to_parquet
-from ddsdk.sheet import contact_sheet, to_pixels
+from ddsdk.sheet import contact_sheet, side_by_side, to_pixels
 
 
 def pixels(distilled, i):
@@ -142,3 +142,27 @@ def test_contact_sheet_of_many_and_hostile_classes():
 def test_contact_sheet_refuses(options):
     with pytest.raises(ValueError, match="at least 1"):
         contact_sheet(make_set(), **options)
+
+
+def test_sets_side_by_side():
+    """Row r, column c is the first image of class c in set r, enlarged."""
+    sets = [
+        ("one", make_set(classes=2, ipc=3, shape=(3, 32, 32))),
+        ("two", make_set(seed=1, classes=2, ipc=3, shape=(3, 32, 32))),
+    ]
+    sheet = np.asarray(side_by_side(sets))
+    assert sheet.shape[0] == 2 * 12 + 2 * 68
+    for r, (_, distilled) in enumerate(sets):
+        for c in range(2):
+            left = sheet.shape[1] - 12 - (2 - c) * 68
+            tile = sheet[12 + r * 68 : 76 + r * 68, left : left + 64]
+            first = int((distilled.owner == c).nonzero()[0])
+            assert np.array_equal(tile, pixels(distilled, first).repeat(2, 0).repeat(2, 1))
+    assert np.asarray(side_by_side(sets, per_class=3)).shape[1] == sheet.shape[1] + 4 * 68
+
+
+def test_side_by_side_refuses():
+    with pytest.raises(ValueError, match="sets must hold at least one set"):
+        side_by_side([])
+    with pytest.raises(ValueError, match="per_class must be at least 1, got 0"):
+        side_by_side([("a", make_set())], per_class=0)

@@ -45,24 +45,30 @@ class Inspect:
 
 @dataclass(frozen=True, kw_only=True)
 class Show:
-    """Write the contact sheet of a set as a PNG.
+    """Write the contact sheet of a set as a PNG, or several sets side by side.
 
     Attributes:
-        set: Folder of the artefact.
-        out: File to write; `sheet.png` in the set's folder if not given.
-        per_class: Images of each class at most.
+        sets: Folder of the artefact; of several, each has a row.
+        out: File to write; for one set, `sheet.png` in its folder if not given.
+        per_class: Images of each class at most. None takes 10, or 1 for several sets.
     """
 
-    set: tyro.conf.Positional[Path]
+    sets: tyro.conf.Positional[tuple[Path, ...]]
     out: Path | None = None
-    per_class: int = 10
+    per_class: int | None = None
 
     def run(self) -> int:
         """Write the picture and say where it is."""
-        from ddsdk.sheet import png_bytes
+        from ddsdk.sheet import contact_sheet, png_bytes, side_by_side
 
-        path = self.set / "sheet.png" if self.out is None else self.out
-        sheet = dd.contact_sheet(dd.Distilled.load(self.set), per_class=self.per_class)
+        require(len(self.sets) > 0, "sets", "name at least one artefact", self.sets)
+        require(len(self.sets) == 1 or self.out is not None, "out", "be given for several sets", None)
+        path = self.sets[0] / "sheet.png" if self.out is None else self.out
+        opened = [(set_.name, dd.Distilled.load(set_)) for set_ in self.sets]
+        if len(opened) == 1:
+            sheet = contact_sheet(opened[0][1], per_class=10 if self.per_class is None else self.per_class)
+        else:
+            sheet = side_by_side(opened, per_class=1 if self.per_class is None else self.per_class)
         write_atomic(path, png_bytes(sheet))
         out(str(path))
         return 0
