@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
@@ -142,6 +143,16 @@ class Distilled:
     def ipc(self) -> int:
         """Images of the class that has most."""
         return int(torch.bincount(self.owner).max())
+
+    @property
+    def stored_ipc(self) -> int:
+        """Images per class that take as many floats as the set stores, rounded up: what to compare the set with.
+
+        That is `ipc` where each pixel is stored, and less than `ipc` where images are decoded from fewer numbers.
+        """
+        if self.stored_floats == self.images.numel():
+            return self.ipc
+        return math.ceil(self.stored_floats / (self.num_classes * self.images[0].numel()))
 
     @property
     def content_id(self) -> str:

@@ -130,7 +130,7 @@ def scoring(
         record = {
             "score": dataclasses.asdict(score),
             "data": test.name,
-            "ipc": distilled.ipc,
+            "ipc": distilled.stored_ipc,
             "distil_seconds": seconds if isinstance(seconds, int | float) else None,
             "conditions": conditions,
         }

@@ -9,6 +9,7 @@ import torch
 
 from ddsdk.cli import main
 from ddsdk.distilled import Distilled
+from ddsdk.scores import read_scores
 
 FAST = ["--data", "digits", "--threads", "1"]
 TINY = [*FAST, "--width", "4", "--steps", "2", "--real-batch", "4", "--augmentation", ""]
@@ -195,6 +196,17 @@ def test_report_puts_scores_beside_the_published_figures(made, tmp_path, capsys)
     lines = markdown.read_text().splitlines()
     assert "published" in lines[0]
     assert any("| dm |" in line for line in lines)
+
+
+def test_baselines_store_as_much_as_a_set_that_decodes_to_more(tmp_path, capsys):
+    path = tmp_path / "idm"
+    tiny = "--steps 1 --real-batch 4 --queue 1 --student-steps 1 --student-batch 8 --width 4 --ipc 2"
+    assert main(["distill", *FAST, "--recipe", "idm", *tiny.split(), "--out", str(path)]) == 0
+    judged = "--repeats 1 --epochs 1 --baselines random --protocol quick --width 4"
+    assert main(["evaluate", str(path), *FAST, *judged.split(), "--results", str(tmp_path / "scores")]) == 0
+    assert "the set has 8 images per class, each baseline has 2" in capsys.readouterr().out
+    images = {r["score"]["name"]: (r["ipc"], r["score"]["images"]) for r in read_scores(tmp_path / "scores")}
+    assert images == {"idm": (2, 80), "random": (2, 20)}
 
 
 def test_report_needs_somewhere_to_write(made, capsys):

@@ -91,3 +91,11 @@ def test_concat_keeps_parents():
 def test_concat_refuses_other_kinds(other, name):
     with pytest.raises(ValueError, match=name):
         make_set().concat(other)
+
+
+def test_a_set_is_as_large_as_what_it_stores():
+    """3 classes, 4 images of 60 pixels each: 720 floats as plain pixels."""
+    assert make_set(ipc=4).stored_ipc == 4
+    for floats, same in ((180, 1), (181, 2), (360, 2), (1, 1), (1000, 6)):
+        decoded = make_set(ipc=4, stored_floats=floats)
+        assert (decoded.ipc, decoded.stored_ipc) == (4, same)

@@ -21,7 +21,7 @@ from ddsdk.text import escape_terminal
 if TYPE_CHECKING:
     from ddsdk.judge import Progress
 
-__all__ = ["Evaluate", "Row", "follow", "judge", "show_scores"]
+__all__ = ["Evaluate", "Row", "baseline_size", "follow", "judge", "show_scores"]
 
 
 class Row(NamedTuple):
@@ -83,9 +83,10 @@ class Evaluate(NetworkOptions, DataOptions):
             )
             show_scores(test.name, evaluation, rows)
         sizes = distilled.owner.bincount(minlength=distilled.num_classes).tolist()
-        if len(set(sizes)) > 1:
-            low, high = min(sizes), max(sizes)
-            out(f"the set has {low} to {high} images per class, each baseline has {high}")
+        low, high, size = min(sizes), max(sizes), baseline_size(distilled, train)
+        if low != size or high != size:
+            count = f"{low} to {high}" if low < high else f"{high}"
+            out(f"the set has {count} images per class, each baseline has {size}")
         return 0
 
     def _evaluations(self, stored: Evaluation, chosen: list[str]) -> list[Evaluation]:
@@ -115,7 +116,7 @@ def judge(
     seed: int,
     fresh: bool = False,
 ) -> list[Row]:
-    """Score a set and baselines of the same size under the same protocol.
+    """Score a set, and baselines that store as many floats, under the same protocol.
 
     Args:
         distilled: The set.
@@ -138,12 +139,18 @@ def judge(
         steps = scoring(results, own, distilled, test, evaluation, seed, fresh=fresh)
         rows.append(follow(steps, own, update))
         for i, name in enumerate(baselines, 1):
-            selection = BASELINES[name](ipc=distilled.ipc, augmentation=evaluation.augmentation)
+            size = baseline_size(distilled, train)
+            selection = BASELINES[name](ipc=size, augmentation=evaluation.augmentation)
             update(each * i, f"selecting {name}")
             chosen = selection(train, make_student=student, rng=dd.generator(seed, name))
             steps = scoring(results, name, chosen, test, evaluation, seed, fresh=fresh)
             rows.append(follow(steps, name, update, each * i))
     return rows
+
+
+def baseline_size(distilled: dd.Distilled, train: dd.RealData) -> int:
+    """Return the images per class of a baseline that stores as many floats as the set, or as there are."""
+    return min(distilled.stored_ipc, *train.class_sizes)
 
 
 def follow(steps: Iterator[Progress], name: str, update: Callable[[int, str], None], before: int = 0) -> Row:
