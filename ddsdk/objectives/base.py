@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ddsdk.data.sources import Source
 
-__all__ = ["Objective", "require_network"]
+__all__ = ["Objective", "embedding", "require_network"]
 
 S_contra = TypeVar("S_contra", contravariant=True)
 
@@ -29,3 +29,15 @@ def require_network(student: object) -> None:
     """Raise TypeError unless `student` is a network; a stretch of a trajectory is the usual mistake."""
     if not isinstance(student, nn.Module):
         raise TypeError(f"student must be a network, got {type(student).__name__}")
+
+
+def embedding(student: object) -> Callable[[Tensor], Tensor]:
+    """Return the student's `embed`, from images (B, C, H, W) to features (B, F).
+
+    Raises:
+        TypeError: If it has none.
+    """
+    embed: Callable[[Tensor], Tensor] | None = getattr(student, "embed", None)
+    if embed is None:
+        raise TypeError(f"student must have a method embed(x) -> (B, F), got {type(student).__name__}")
+    return embed

@@ -17,7 +17,7 @@ from ddsdk.augment import NO_DRAW, Draw
 from ddsdk.data.sources import Batch
 from ddsdk.errors import require
 from ddsdk.inner.micro import micro_batch, pieces
-from ddsdk.objectives.base import require_network
+from ddsdk.objectives.base import embedding, require_network
 
 __all__ = [
     "Byproduct",
@@ -62,9 +62,7 @@ def mean_embedding(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Te
     References:
         Zhao and Bilen, WACV 2023, arXiv:2110.04181, eq. 5.
     """
-    embed = getattr(student, "embed", None)
-    if embed is None:
-        raise TypeError(f"student must have a method embed(x) -> (B, F), got {type(student).__name__}")
+    embed = embedding(student)
     with torch.set_grad_enabled(graph):
         return (embed(batch.x).mean(0),)
 

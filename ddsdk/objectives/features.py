@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 from ddsdk.data.sources import Batch
 from ddsdk.errors import require, require_rate
 from ddsdk.networks.pooling import AvgPool2
+from ddsdk.objectives.base import embedding
 
 __all__ = ["AttentionMaps", "CharacteristicFunction", "all_features", "layer_means"]
 
@@ -94,9 +95,7 @@ def all_features(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tens
     Raises:
         TypeError: If the student has no `embed` method.
     """
-    embed = getattr(student, "embed", None)
-    if embed is None:
-        raise TypeError(f"student must have a method embed(x) -> (B, F), got {type(student).__name__}")
+    embed = embedding(student)
     with torch.set_grad_enabled(graph):
         return (embed(batch.x),)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ddsdk.data.sources import Batch, Source
 from ddsdk.errors import require_count
 from ddsdk.inner.fit import embeddings
+from ddsdk.objectives.base import embedding
 from ddsdk.rng import derive
 
 __all__ = ["Representative", "cluster_members"]
@@ -47,8 +48,7 @@ class Representative:
 
     def __call__(self, student: nn.Module, real: Source, c: int, n: int, rng: torch.Generator) -> Batch:
         """Return at most `n` images of class `c`."""
-        if not hasattr(student, "embed"):
-            raise TypeError(f"student must have a method embed(x) -> (B, F), got {type(student).__name__}")
+        embedding(student)
         drawn = real.of_class(c, max(n, self.candidates), derive(rng, "candidates"))
         if len(drawn.x) <= n:
             return drawn

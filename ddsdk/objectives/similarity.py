@@ -13,6 +13,7 @@ from torch.nn.functional import cosine_similarity
 
 from ddsdk.data.sources import Source
 from ddsdk.errors import require, require_count
+from ddsdk.objectives.base import embedding
 from ddsdk.rng import derive
 
 __all__ = ["ViewSimilarity"]
@@ -54,9 +55,7 @@ class ViewSimilarity:
             TypeError: If the student has no `embed` method.
             ValueError: If a slot does not decode to `views` images.
         """
-        embed = getattr(student, "embed", None)
-        if embed is None:
-            raise TypeError(f"student must have a method embed(x) -> (B, F), got {type(student).__name__}")
+        embed = embedding(student)
         shown = sys.maxsize if self.batch is None else self.batch
         for c in range(syn.num_classes):
             key = derive(rng, "class", c)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar, final
 import ddsdk as dd
 from ddsdk.errors import require_count
 from ddsdk.recipes.gradient import AlongStudents
-from ddsdk.recipes.parts import augmentation_for
 
 if TYPE_CHECKING:
     import torch
@@ -58,19 +57,7 @@ class DCC(AlongStudents):
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[nn.Module]:
         """Return class-wise and then collective matching under students trained on the set."""
-        augmentation = dd.Augmentation(augmentation_for(real, self.augmentation))
-        single = dd.ClassMatch(
-            byproduct=dd.weight_gradients,
-            distance=dd.filter_cosine,
-            real_batch=self.real_batch,
-            augmentation=augmentation,
-        )
-        joint = dd.CollectiveMatch(
-            byproduct=dd.weight_gradients,
-            distance=dd.filter_cosine,
-            real_batch=self.real_batch,
-            augmentation=augmentation,
-        )
+        single, joint = self.levels(real, dd.filter_cosine)
         period, epochs = self.loops()
         early = self.students // 4 if self.warm_up is None else self.warm_up
 
@@ -78,5 +65,5 @@ class DCC(AlongStudents):
             warming = step // period < early and step % period < self.warm_up_steps
             return single if warming else joint
 
-        lesson = dd.OnSynthetic(epochs=epochs, augmentation=augmentation)
+        lesson = dd.OnSynthetic(epochs=epochs, augmentation=self.siamese(real))
         return self.along(real, dd.Schedule(at), lesson, make_student=make_student, rng=rng)

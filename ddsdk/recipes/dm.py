@@ -7,9 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
 import ddsdk as dd
-from ddsdk.errors import require_count, require_momentum, require_rate
-from ddsdk.recipes.base import IterativeRecipe
-from ddsdk.recipes.parts import augmentation_for, pixel_set, sgd_on_images
+from ddsdk.recipes.distribution import DistributionMatching
+from ddsdk.recipes.parts import pixel_set, sgd_on_images
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +21,7 @@ __all__ = ["DM"]
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class DM(IterativeRecipe):
+class DM(DistributionMatching):
     """Distribution matching: match the class means of the embeddings of random networks.
 
     min_S E_theta sum_c ||mean psi_theta(A(S_c)) - mean psi_theta(A(T_c))||^2 with one siamese augmentation A
@@ -47,20 +46,12 @@ class DM(IterativeRecipe):
     """
 
     name: ClassVar[str] = "dm"
-    steps: int = 20_000
-    image_lr: float | None = None
     image_momentum: float = 0.5
     real_batch: int = 256
-    start: str = "real"
-    augmentation: str | None = None
 
     def check(self) -> None:
         """Check counts and rates."""
-        for name in ("steps", "real_batch"):
-            require_count(name, getattr(self, name))
-        if self.image_lr is not None:
-            require_rate("image_lr", self.image_lr)
-        require_momentum("image_momentum", self.image_momentum)
+        self.check_fields(momenta="image_momentum")
 
     def plan(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
@@ -73,7 +64,7 @@ class DM(IterativeRecipe):
                 byproduct=dd.mean_embedding,
                 distance=dd.squared,
                 real_batch=self.real_batch,
-                augmentation=dd.Augmentation(augmentation_for(real, self.augmentation)),
+                augmentation=self.siamese(real),
             ),
             students=dd.FreshStudents(make_student),
             make_optimizer=partial(
@@ -83,7 +74,3 @@ class DM(IterativeRecipe):
             ),
             steps=self.steps,
         )
-
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
-        """Return the published protocol, with the recipe's augmentation."""
-        return dd.Evaluation.published(augmentation_for(real, self.augmentation))

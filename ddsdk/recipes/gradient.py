@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import ddsdk as dd
 from ddsdk.errors import require_count, require_momentum, require_rate
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ddsdk.objectives.base import Objective
+    from ddsdk.objectives.distances import Distance
     from ddsdk.students.alternating import Lesson
     from ddsdk.students.fresh import MakeStudent
 
@@ -87,6 +88,22 @@ class AlongStudents(IterativeRecipe):
         )
 
     @final
+    def levels(self, real: dd.RealData, distance: Distance) -> tuple[dd.ClassMatch, dd.CollectiveMatch]:
+        """Return matching of weight gradients class by class, and of all classes at once."""
+        parts: dict[str, Any] = {
+            "byproduct": dd.weight_gradients,
+            "distance": distance,
+            "real_batch": self.real_batch,
+            "augmentation": self.siamese(real),
+        }
+        return dd.ClassMatch(**parts), dd.CollectiveMatch(**parts)
+
+    @final
+    def siamese(self, real: dd.RealData) -> dd.Augmentation:
+        """Return the augmentation of both sides and of the students."""
+        return dd.Augmentation(augmentation_for(real, self.augmentation))
+
+    @final
     def along(
         self,
         real: dd.RealData,
@@ -124,13 +141,7 @@ class GradientMatching(AlongStudents):
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[nn.Module]:
         """Return filter-cosine matching of class gradients under students trained on the set."""
-        augmentation = dd.Augmentation(augmentation_for(real, self.augmentation))
-        match = dd.ClassMatch(
-            byproduct=dd.weight_gradients,
-            distance=dd.filter_cosine,
-            real_batch=self.real_batch,
-            augmentation=augmentation,
-        )
+        match, _ = self.levels(real, dd.filter_cosine)
         _, epochs = self.loops()
-        lesson = dd.OnSynthetic(epochs=epochs, augmentation=augmentation)
+        lesson = dd.OnSynthetic(epochs=epochs, augmentation=self.siamese(real))
         return self.along(real, match, lesson, make_student=make_student, rng=rng)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 import ddsdk as dd
 from ddsdk.errors import require
-from ddsdk.recipes.latents import LatentMatching, adam_on_images
-from ddsdk.recipes.parts import hard_set, start_images
+from ddsdk.recipes.latents import LatentMatching
+from ddsdk.recipes.parts import adam_on_images, hard_set, start_images
 
 if TYPE_CHECKING:
     import torch

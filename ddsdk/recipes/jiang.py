@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar, final
 import ddsdk as dd
 from ddsdk.errors import require, require_count
 from ddsdk.recipes.gradient import AlongStudents
-from ddsdk.recipes.parts import augmentation_for
 
 if TYPE_CHECKING:
     import torch
@@ -60,21 +59,8 @@ class Jiang(AlongStudents):
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[nn.Module]:
         """Return matching on both levels under students that stop before they overfit."""
-        augmentation = dd.Augmentation(augmentation_for(real, self.augmentation))
-        distance = dd.FilterGap(self.magnitude)
-        single = dd.ClassMatch(
-            byproduct=dd.weight_gradients,
-            distance=distance,
-            real_batch=self.real_batch,
-            augmentation=augmentation,
-        )
-        joint = dd.CollectiveMatch(
-            byproduct=dd.weight_gradients,
-            distance=distance,
-            real_batch=self.real_batch,
-            augmentation=augmentation,
-        )
+        single, joint = self.levels(real, dd.FilterGap(self.magnitude))
         both: dd.Total[nn.Module] = dd.Total(((1.0, single), (self.collective, joint)))
         _, epochs = self.loops()
-        lesson = dd.UntilOverfit(epochs=epochs, augmentation=augmentation, patience=self.patience)
+        lesson = dd.UntilOverfit(epochs=epochs, augmentation=self.siamese(real), patience=self.patience)
         return self.along(real, both, lesson, make_student=make_student, rng=rng)

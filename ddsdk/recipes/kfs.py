@@ -8,10 +8,9 @@ from math import prod
 from typing import TYPE_CHECKING, ClassVar, final
 
 import ddsdk as dd
-from ddsdk.errors import require_count, require_rate
-from ddsdk.recipes.base import IterativeRecipe
-from ddsdk.recipes.latents import adam_on_images
-from ddsdk.recipes.parts import augmentation_for, cycled_images, hard_set
+from ddsdk.errors import require_count
+from ddsdk.recipes.distribution import DistributionMatching
+from ddsdk.recipes.parts import adam_on_images, cycled_images, hard_set
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +23,7 @@ __all__ = ["KFS"]
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class KFS(IterativeRecipe):
+class KFS(DistributionMatching):
     """Knowledge factorisation and sharing: every code of a class under every one of a few tiny shared decoders.
 
     min sum_c ||mean psi_theta(A({G_d(z): z in Z_c, d = 1..D})) - mean psi_theta(A(T_c))||^2 over codes and decoders,
@@ -52,21 +51,16 @@ class KFS(IterativeRecipe):
     """
 
     name: ClassVar[str] = "kfs"
-    steps: int = 20_000
     image_lr: float = 0.003
     real_batch: int = 256
-    start: str = "real"
-    augmentation: str | None = None
     decoders: int = 4
     codes_batch: int = 32
     fit_steps: int = 300
 
     def check(self) -> None:
         """Check counts and rates."""
-        for name in ("steps", "real_batch", "decoders", "codes_batch"):
-            require_count(name, getattr(self, name))
+        self.check_fields(counts="decoders codes_batch")
         require_count("fit_steps", self.fit_steps, least=0)
-        require_rate("image_lr", self.image_lr)
 
     def codes_per_class(self, real: dd.RealData) -> int:
         """Return how many codes of each class the budget leaves beside the decoders."""
@@ -98,7 +92,7 @@ class KFS(IterativeRecipe):
             byproduct=dd.mean_embedding,
             distance=dd.squared,
             real_batch=self.real_batch,
-            augmentation=dd.Augmentation(augmentation_for(real, self.augmentation)),
+            augmentation=self.siamese(real),
             synthetic_batch=self.codes_batch,
         )
         return dd.Plan(
@@ -108,7 +102,3 @@ class KFS(IterativeRecipe):
             make_optimizer=partial(adam_on_images, lr=self.image_lr),
             steps=self.steps,
         )
-
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
-        """Return the published protocol, with the recipe's augmentation."""
-        return dd.Evaluation.published(augmentation_for(real, self.augmentation))

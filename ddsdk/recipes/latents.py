@@ -6,18 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import ddsdk as dd
-from ddsdk.errors import require_count, require_rate
-from ddsdk.recipes.base import IterativeRecipe
-from ddsdk.recipes.parts import augmentation_for
+from ddsdk.errors import require_count
+from ddsdk.recipes.distribution import DistributionMatching
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LatentMatching", "adam_on_images"]
+__all__ = ["LatentMatching"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentMatching(IterativeRecipe):
+class LatentMatching(DistributionMatching):
     """Latents under a frozen generator that is trained on the real data first.
 
     Attributes:
@@ -37,8 +36,6 @@ class LatentMatching(IterativeRecipe):
     steps: int = 1000
     image_lr: float = 0.01
     real_batch: int = 256
-    start: str = "real"
-    augmentation: str | None = None
     generator_dim: int = 64
     generator_width: int = 16
     generator_steps: int = 2000
@@ -48,11 +45,8 @@ class LatentMatching(IterativeRecipe):
     @final
     def check_shared(self) -> None:
         """Check the counts and rates that all have."""
-        for name in ("steps", "real_batch", "generator_dim", "generator_width", "generator_steps"):
-            require_count(name, getattr(self, name))
+        self.check_fields(counts="generator_dim generator_width generator_steps", rates="inversion_lr")
         require_count("inversion_steps", self.inversion_steps, least=0)
-        for name in ("image_lr", "inversion_lr"):
-            require_rate(name, getattr(self, name))
 
     @final
     def trained(self, real: dd.RealData, rng: torch.Generator) -> dd.Autoencoder:
@@ -72,16 +66,5 @@ class LatentMatching(IterativeRecipe):
             byproduct=dd.mean_embedding,
             distance=dd.squared,
             real_batch=self.real_batch,
-            augmentation=dd.Augmentation(augmentation_for(real, self.augmentation)),
+            augmentation=self.siamese(real),
         )
-
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
-        """Return the published protocol, with the recipe's augmentation."""
-        return dd.Evaluation.published(augmentation_for(real, self.augmentation))
-
-
-def adam_on_images(syn: dd.SyntheticSet, *, lr: float) -> torch.optim.Optimizer:
-    """Return Adam over everything that `syn` learns."""
-    from torch.optim import Adam
-
-    return Adam([p for p in syn.parameters() if p.requires_grad], lr=lr)

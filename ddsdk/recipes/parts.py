@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ddsdk.synthetic.base import Bounds
 
 __all__ = [
+    "adam_on_images",
     "augmentation_for",
     "cycled_images",
     "hard_set",
@@ -149,3 +150,10 @@ def sgd_on_images(syn: dd.SyntheticSet, *, lr: float, momentum: float) -> torch.
     from torch.optim import SGD
 
     return SGD(syn.parameters(), lr=lr, momentum=momentum)
+
+
+def adam_on_images(syn: dd.SyntheticSet, *, lr: float) -> torch.optim.Optimizer:
+    """Return Adam over everything that `syn` learns."""
+    from torch.optim import Adam
+
+    return Adam([p for p in syn.parameters() if p.requires_grad], lr=lr)

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from ddsdk.errors import require
-from ddsdk.inner.flat import FlatNetwork
 from ddsdk.rng import derive
 from ddsdk.students.runs import TrainedRuns
 
@@ -52,9 +51,8 @@ class Interpolated:
         """Return a new network."""
         run = _pick(self.runs, rng)
         share = _uniform(self.range, derive(rng, "share"))
-        network = self.runs.network(run)
         first, last = self.runs.weights(run, 0), self.runs.weights(run, -1)
-        return FlatNetwork(network).load_((1 - share) * first + share * last)
+        return self.runs.made_of((1 - share) * first + share * last)
 
 
 @final

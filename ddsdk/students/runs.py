@@ -216,13 +216,17 @@ class TrainedRuns:
         return row.to(self._real.device, torch.float32, copy=True)
 
     def network(self, run: int, snapshot: int = -1) -> nn.Module:
-        """Return a new network with the weights of a snapshot, see `weights`.
+        """Return a new network with the weights of a snapshot, see `weights` and `made_of`."""
+        return self.made_of(self.weights(run, snapshot))
+
+    def made_of(self, weights: Tensor) -> nn.Module:
+        """Return a new network of the runs' architecture with the given weights, (P,).
 
         BatchNorm layers get the statistics of some 512 real images, as many of each class, under these weights.
         """
         key = generator("template")
         network = enrol(self._make_student, self._real, key)
-        FlatNetwork(network).load_(self.weights(run, snapshot))
+        FlatNetwork(network).load_(weights)
         # Statistics are not stored, and those of the first weights say nothing about these.
         return calibrate(network, self._real, key, max(16, -(-512 // self._real.num_classes)))
 
