@@ -54,6 +54,9 @@ from .objectives.features import AttentionMaps as AttentionMaps
 from .objectives.features import CharacteristicFunction as CharacteristicFunction
 from .objectives.features import all_features as all_features
 from .objectives.features import layer_means as layer_means
+from .objectives.frequencies import CharacteristicMatch as CharacteristicMatch
+from .objectives.frequencies import FrequencyLesson as FrequencyLesson
+from .objectives.frequencies import FrequencySampler as FrequencySampler
 from .objectives.inversion import Inversion as Inversion
 from .objectives.joint import CollectiveMatch as CollectiveMatch
 from .objectives.match import ClassMatch as ClassMatch
@@ -105,6 +108,7 @@ from .sheet import side_by_side as side_by_side
 from .students.alternating import AlternatingStudents as AlternatingStudents
 from .students.alternating import OnReal as OnReal
 from .students.alternating import OnSynthetic as OnSynthetic
+from .students.contrast import ViewLesson as ViewLesson
 from .students.experts import ExpertSpan as ExpertSpan
 from .students.experts import ExpertStudents as ExpertStudents
 from .students.experts import Growth as Growth
@@ -148,3 +152,4 @@ from .synthetic.set import SyntheticSet as SyntheticSet
 from .synthetic.start import STARTS as STARTS
 from .synthetic.start import check_ipc as check_ipc
 from .synthetic.start import class_slots as class_slots
+from .validation import Validation as Validation

@@ -68,6 +68,10 @@ class Plan(Generic[S]):
         clip_norm: The gradient of a step is scaled down to this norm.
         rate_at: Step, counted from 0, to the factor on the optimizer's learning rates in that step. None for 1.
         finish: Makes the result of the set at the end, such as by giving it soft labels; `(syn, rng) -> syn`.
+        validate: How good a set is, such as the accuracy of a network trained on it. The best of those that were
+            asked about is then the result. None for the set of the last step.
+        validate_every: Steps between two of these questions; the last step is always asked about.
+        knobs: What to turn where the run diverges, for its error message.
         trial: Steps after which it shows how long one takes: as far as the first lesson of students that have some.
     """
 
@@ -81,11 +85,14 @@ class Plan(Generic[S]):
     clip_norm: float | None = None
     rate_at: Callable[[int], float] | None = None
     finish: Callable[[SyntheticSet, torch.Generator], SyntheticSet] | None = None
+    validate: Callable[[SyntheticSet], float] | None = None
+    validate_every: int = 100
+    knobs: str = "image_lr"
     trial: int = 2
 
     def __post_init__(self) -> None:
-        require(self.steps >= 1, "steps", "be at least 1", self.steps)
-        require(self.trial >= 1, "trial", "be at least 1", self.trial)
+        for name in ("steps", "trial", "validate_every"):
+            require(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
         if self.average is not None:
             require(0 < self.average < 1, "average", "lie strictly between 0 and 1", self.average)
         for name in ("skip_above", "clip_norm"):
@@ -155,6 +162,8 @@ class Distillation(Generic[S], Iterator[Step]):
         self._optimizer = plan.make_optimizer(plan.syn)
         self._in_a_row = 0
         self._average = None if plan.average is None else copy.deepcopy(plan.syn.state_dict())
+        self._best: dict[str, Any] | None = None
+        self._validations: tuple[tuple[int, float], ...] = ()
         self._good = self._snapshot()
 
     def __iter__(self) -> Distillation[S]:
@@ -174,6 +183,7 @@ class Distillation(Generic[S], Iterator[Step]):
                     if self.plan.syn.is_finite():
                         self._follow()
                         self.index += 1
+                        self._validate()
                         return Step(self.index, loss, self.plan.syn)
             except BaseException:
                 self._restore(before)
@@ -183,20 +193,29 @@ class Distillation(Generic[S], Iterator[Step]):
 
     @property
     def result(self) -> SyntheticSet:
-        """The set that the run is for: that of the last step or a copy with the moving average, finished."""
-        syn = self.plan.syn
-        if self._average is not None:
-            syn = copy.deepcopy(syn)
-            syn.load_state_dict(self._average)
-        return syn if self.plan.finish is None else self.plan.finish(syn, derive(self._rng, "finish"))
+        """The set that the run is for, finished: the best one of a plan that validates, or that of the last step.
 
-    def record(self) -> dict[str, int | bool]:
+        Where the plan keeps a moving average, it is a copy with that in its place.
+        """
+        return self._result(self._average if self._best is None else self._best["syn"])
+
+    @property
+    def validations(self) -> tuple[tuple[int, float], ...]:
+        """(step, value) of every question to the plan's `validate`."""
+        return self._validations
+
+    def record(self) -> dict[str, float]:
         """Return what became of the run, for the provenance of its set."""
         return {
             "steps_done": self.index,
             "steps_skipped": self.skipped,
             "rate_reductions": self.shrunk,
             "diverged": self.diverged,
+            **(
+                {}
+                if self._best is None
+                else {"best_step": self._best["step"], "best_value": self._best["value"]}
+            ),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -208,6 +227,24 @@ class Distillation(Generic[S], Iterator[Step]):
         self._restore(state)
         self.shrunk = state["shrunk"]
         self._good = copy.deepcopy(state["good"])
+
+    def _result(self, state: dict[str, Any] | None) -> SyntheticSet:
+        """Return the finished set with what `state` stores; None for what the plan's own set stores now."""
+        syn = self.plan.syn
+        if state is not None:
+            syn = copy.deepcopy(syn)
+            syn.load_state_dict(state)
+        return syn if self.plan.finish is None else self.plan.finish(syn, derive(self._rng, "finish"))
+
+    def _validate(self) -> None:
+        plan = self.plan
+        if plan.validate is None or (self.index % plan.validate_every and self.index < plan.steps):
+            return
+        value = float(plan.validate(self._result(self._average)))
+        self._validations += ((self.index, value),)
+        if self._best is None or value > self._best["value"]:
+            state = plan.syn.state_dict() if self._average is None else self._average
+            self._best = {"step": self.index, "value": value, "syn": copy.deepcopy(dict(state))}
 
     def _gradient(self) -> float:
         """Leave the gradient of this step in the parameters; return the loss."""
@@ -232,7 +269,7 @@ class Distillation(Generic[S], Iterator[Step]):
                 self.diverged = True
                 raise DivergedError(
                     f"the loss exceeded skip_above={plan.skip_above} in {_SKIPS} steps in a row, last {loss:.4g} in "
-                    f"step {self.index + 1}. Raise skip_above, or lower image_lr.",
+                    f"step {self.index + 1}. Raise skip_above, or lower {plan.knobs}.",
                     plan.syn,
                 )
             return
@@ -268,7 +305,7 @@ class Distillation(Generic[S], Iterator[Step]):
             self.diverged = True
             raise DivergedError(
                 f"step {failed + 1} was not finite (loss {loss}) after {self.shrunk} reductions of the learning rate "
-                f"to {rates}; the set is that of step {self.index}. Lower image_lr.",
+                f"to {rates}; the set is that of step {self.index}. Lower {self.plan.knobs}, or set clip_norm.",
                 self.plan.syn,
             )
         self.shrunk += 1
@@ -286,6 +323,8 @@ class Distillation(Generic[S], Iterator[Step]):
                 "students": self.plan.students.state_dict(),
                 "skipped": (self.skipped, self._in_a_row),
                 "average": None if self._average is None else dict(self._average),
+                "best": self._best,
+                "validations": self._validations,
             }
         )
 
@@ -298,3 +337,5 @@ class Distillation(Generic[S], Iterator[Step]):
         self.plan.students.load_state_dict(state["students"])
         self.skipped, self._in_a_row = state["skipped"]
         self._average = state["average"]
+        self._best = state["best"]
+        self._validations = state["validations"]

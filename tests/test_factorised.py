@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.optim import SGD
 
 import ddsdk as dd
 from ddsdk.errors import DivergedError
@@ -180,9 +182,8 @@ def test_rival_and_set_pull_in_opposite_directions(tiny, make_student):
     start = images(tiny, 6)
     syn = hard_set(tiny, 2, dd.Hallucination(start, 2, rng=dd.generator(0)))
     objective = dd.ViewSimilarity(views=2)
-    supply = dd.WithRival(
-        dd.FreshStudents(make_student), make_student, views=2, lr=0.05, similarity=10.0, contrast=0.0
-    )
+    lesson = dd.ViewLesson(views=2, similarity=10.0, contrast=0.0)
+    supply = dd.WithRival(dd.FreshStudents(make_student), make_student, lesson, partial(SGD, lr=0.05))
 
     def alike(network):
         return sum(float(t.detach()) for t in objective(network, tiny, syn, dd.generator("alike")))
@@ -204,7 +205,8 @@ def test_a_rival_is_kept_from_step_to_step_and_over_a_resume(tiny, make_student)
     syn = hard_set(tiny, 2, dd.Hallucination(images(tiny, 6), 2, rng=dd.generator(0)))
 
     def supply():
-        return dd.WithRival(dd.FreshStudents(make_student), make_student, views=2)
+        learning = partial(SGD, lr=1e-3, momentum=0.5)
+        return dd.WithRival(dd.FreshStudents(make_student), make_student, dd.ViewLesson(views=2), learning)
 
     def step(students, i):
         return students.next(tiny, syn, dd.derive(dd.generator("step"), i))
@@ -214,17 +216,23 @@ def test_a_rival_is_kept_from_step_to_step_and_over_a_resume(tiny, make_student)
     assert type(first) is type(rival)
     assert step(straight, 1).rival is rival
     broken, second = supply(), supply()
-    assert second.state_dict() == {"students": {}, "rival": {}}
+    assert second.state_dict() == {"students": {}, "rival": {}, "optimizer": {}}
     step(broken, 0)
     state = copy.deepcopy(broken.state_dict())
     second.load_state_dict(state)
-    assert second.state_dict()["rival"].keys() == state["rival"].keys()
+    for part in ("rival", "optimizer"):
+        assert second.state_dict()[part].keys() == state[part].keys()
     found = step(second, 1).rival.state_dict()
     assert all(torch.equal(value, found[name]) for name, value in rival.state_dict().items())
     with pytest.raises(ValueError, match="views must be at least 2, got 1"):
-        dd.WithRival(dd.FreshStudents(make_student), make_student, views=1)
-    plain = dd.WithRival(dd.FreshStudents(make_student), lambda rng: nn.Flatten(), views=2)
-    with pytest.raises(TypeError, match="rival must be a Network with embed and head, got Flatten"):
+        dd.ViewLesson(views=1)
+    plain = dd.WithRival(
+        dd.FreshStudents(make_student),
+        lambda rng: nn.Linear(1, 1),
+        dd.ViewLesson(views=2),
+        partial(SGD, lr=0.1),
+    )
+    with pytest.raises(TypeError, match="rival must be a Network with embed and head, got Linear"):
         step(plain, 0)
 
 

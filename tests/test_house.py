@@ -27,6 +27,7 @@ LEVELS = (
     {
         *("distill", "evaluation", "judge", "distilled", "artifact", "manifest", "safetensor_header"),
         *("card", "sheet", "report", "export", "checkpoint", "job", "assemble", "scores", "preview"),
+        "validation",
     },
     {"recipes", "baselines"},
     {"bench", "cli"},

@@ -133,8 +133,8 @@ def test_an_undone_step_leaves_no_trace_in_the_average(make_run):
 def test_a_recipe_hands_over_its_average(tiny, make_student):
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Averaged(dd.DM):
-        def plan(self, real, *, make_student, rng):
-            plan = super().plan(real, make_student=make_student, rng=rng)
+        def parts(self, real, *, make_student, rng):
+            plan = super().parts(real, make_student=make_student, rng=rng)
             return dataclasses.replace(plan, average=0.5)
 
     recipe = Averaged(ipc=1, steps=2, real_batch=4)

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from lasting_students import weights
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
@@ -20,10 +21,6 @@ LESSONS = {
     "synthetic": dd.OnSynthetic(epochs=2, batch_size=4, augmentation=dd.Augmentation("crop_flip")),
     "real": dd.OnReal(steps=3, batch_size=8, augmentation=dd.Augmentation("color")),
 }
-
-
-def weights(student):
-    return torch.cat([t.detach().flatten().double() for t in student.state_dict().values()])
 
 
 def alternating(make_student, lesson="real", **options):

@@ -12,7 +12,7 @@ from tiny_recipes import RECIPE_SETTINGS
 
 import ddsdk as dd
 from ddsdk.recipes.base import NeedsRuns, trained_runs
-from ddsdk.recipes.trajectory import MTT_VALUES, between, scaled_average, sgd_by_kind
+from ddsdk.recipes.trajectory import MTT_VALUES, between, sgd_by_kind
 
 NAMES = ("mtt", "ftd", "tesla", "datm")
 TRAINING = dd.Training(epochs=4, batch_size=8)
@@ -168,10 +168,12 @@ def test_learned_labels_have_a_rate_of_their_own(tiny, make_student):
     assert [g["lr"] for g in groups] == [1, 3]
 
 
-def test_an_average_keeps_as_much_of_its_start_in_a_short_run():
-    assert scaled_average(0.999, 5000, 5000) == 0.999
-    assert scaled_average(0.999, 50, 5000) ** 50 == pytest.approx(0.999**5000)
-    assert 0 < scaled_average(0.995, 1, 10_000) < 1
+def test_an_average_keeps_as_much_of_its_start_in_a_short_run(tiny):
+    # Published for 10 images: three classes with 3 each are clamped to it.
+    full = dd.FTD(ipc=3, steps=5000).derived_average(tiny, 5000)
+    assert full == 0.9999
+    assert dd.FTD(ipc=3, steps=50).derived_average(tiny, 5000) ** 50 == pytest.approx(full**5000)
+    assert 0 < dd.DATM(ipc=3, steps=1).derived_average(tiny, 10_000) < 1
 
 
 def test_the_four_are_the_frame_with_other_parts(tiny, make_student):

@@ -26,6 +26,7 @@ from ddsdk.recipes.base import IterativeRecipe, runs_record, trained_runs
 __all__ = ["DistillOptions", "distill_verb", "run_recipe"]
 
 METHODS: dict[str, Any] = {**RECIPES, **BASELINES}
+_VALIDATION = ("validation", "validate_every", "validation_epochs", "validation_width")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,11 @@ class DistillOptions(NetworkOptions, DataOptions):
         seed: Root of every random number.
         network: Network of the students.
         checkpoint_seconds: Seconds between checkpoints.
+        validation: Part of the training images, such as 0.1, that is held out and chooses the best of the run's sets.
+            With 0 the set of the last step is the result.
+        validate_every: Steps between two looks at the held-out images.
+        validation_epochs: Epochs of the network of such a look, where the recipe's protocol has more.
+        validation_width: Its channels.
     """
 
     out: Path
@@ -47,11 +53,28 @@ class DistillOptions(NetworkOptions, DataOptions):
     seed: int = 0
     network: str = "convnet"
     checkpoint_seconds: float = 30.0
+    validation: float = 0.0
+    validate_every: int = 100
+    validation_epochs: int = 300
+    validation_width: int = 64
 
     def run(self) -> int:
         """Distil."""
         method = self.method  # type: ignore[attr-defined]
         return run_recipe(method, self.train(), self, told_to_resume=self.resume)
+
+    def held_out(self, train: dd.RealData) -> tuple[dd.RealData, dd.Validation | None]:
+        """Return what is to be distilled, and what is to be looked at where images are held out."""
+        if not self.validation:
+            return train, None
+        # One split for all seeds: figures of several runs are of the same images.
+        rest, held = train.split(self.validation, dd.generator("validation"))
+        return rest, dd.Validation(
+            held=held,
+            every=self.validate_every,
+            epochs=self.validation_epochs,
+            width=self.validation_width,
+        )
 
 
 def distill_verb(args: Sequence[str]) -> type[Any]:
@@ -89,6 +112,7 @@ def configuration(method: Any, train: dd.RealData, options: DistillOptions) -> d
         **options.network_options(),
         "seed": options.seed,
         "data": train.fingerprint,
+        **({} if not options.validation else {name: getattr(options, name) for name in _VALIDATION}),
         "zca": options.zca,
         "device": train.device.type,
         "threads": torch.get_num_threads(),
@@ -115,6 +139,9 @@ def run_recipe(
         DivergedError: If the run diverges, or has done so before.
     """
     rng = dd.generator(options.seed)
+    if options.validation and not isinstance(method, IterativeRecipe):
+        raise ValueError(f"validation must be 0 for {options.recipe}, which has no steps to choose from")
+    train, validation = options.held_out(train)
     student = make_student(train, options.network, options.network_options())
     config = configuration(method, train, options)
     with dd.Job(options.out, config, resume=options.resume, every=options.checkpoint_seconds) as job:
@@ -135,7 +162,7 @@ def run_recipe(
         if not isinstance(method, IterativeRecipe):
             job.finish(method(train, make_student=student, rng=rng))
         else:
-            code = _iterate(job, method, train, student, rng, options, runs)
+            code = _iterate(job, method, train, student, rng, options, runs, validation)
             if code:
                 return code
     out(f"saved {options.out}")
@@ -151,11 +178,12 @@ def _iterate(
     rng: Any,  # noqa: ANN401
     options: DistillOptions,
     runs: dd.TrainedRuns | None,
+    validation: dd.Validation | None,
 ) -> int:
     def make() -> dd.Distillation[Any]:
         return method.distillation(train, make_student=student, rng=rng)
 
-    distillation = make()
+    distillation = method.distillation(train, make_student=student, rng=rng, validation=validation)
     diverged: DivergedError | None = None
     with _graceful() as stopped, progress("distilling", distillation.plan.steps) as update:
         try:
@@ -163,6 +191,8 @@ def _iterate(
                 announce(dd.estimate(make), job.steps_taken)
             for step in job.steps(distillation):
                 update(step.number, _note(step, distillation.shrunk))
+                if distillation.validations and distillation.validations[-1][0] == step.number:
+                    out(_look(distillation))
                 if stopped:
                     break
         except DivergedError as error:
@@ -217,6 +247,12 @@ def announce_runs(runs: dd.TrainedRuns, missing: int) -> None:
         f"{missing} of {len(runs)} networks are not trained yet: {runs.training.epochs} epochs each, "
         f"{size:.1f} MiB in {runs.folder}. Each is kept, and later runs find it there"
     )
+
+
+def _look(distillation: dd.Distillation[Any]) -> str:
+    """Say what the last look at the held-out images found."""
+    (step, accuracy), best = distillation.validations[-1], max(v for _, v in distillation.validations)
+    return f"step {step}: {accuracy:.2%} of the held-out images, best so far {best:.2%}"
 
 
 def _note(step: dd.Step, reductions: int) -> str:

@@ -20,7 +20,7 @@ from ddsdk.errors import require, require_rate
 from ddsdk.networks.pooling import AvgPool2
 from ddsdk.objectives.base import embedding
 
-__all__ = ["AttentionMaps", "CharacteristicFunction", "all_features", "layer_means"]
+__all__ = ["AttentionMaps", "CharacteristicFunction", "all_features", "characteristic", "layer_means"]
 
 _ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Sigmoid)
 _POOLINGS = (AvgPool2, nn.MaxPool2d, nn.AvgPool2d)
@@ -124,8 +124,13 @@ class CharacteristicFunction:
         """Return the means of cos(t.f) and of sin(t.f), (T,) each."""
         (features,) = all_features(student, batch, graph=graph)
         with torch.set_grad_enabled(graph):
-            angles = normalize(features, dim=1) @ self.frequencies
-            return angles.cos().mean(0), angles.sin().mean(0)
+            return characteristic(features, self.frequencies)
+
+
+def characteristic(features: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    """Return E cos(t.f) and E sin(t.f), (T,) each, of features (B, F) at length one and frequencies (F, T)."""
+    angles = normalize(features, dim=1) @ frequencies
+    return angles.cos().mean(0), angles.sin().mean(0)
 
 
 def _stages(student: nn.Module) -> nn.Sequential:

@@ -70,7 +70,7 @@ class AccDD(Sweeping):
         seed = dd.derive(rng, "pool").initial_seed()
         return dd.TrainedRuns(real, make_student, training, count=self.pool, seed=seed)
 
-    def plan(
+    def parts(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[nn.Module]:
         """Return matching of random real images under neighbours of the pool."""

@@ -81,7 +81,7 @@ class CAFE(DistributionMatching):
         )
         require_count("student_epochs", self.student_epochs, least=0)
 
-    def plan(
+    def parts(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[nn.Module]:
         """Return layer-wise matching with discrimination, under students that follow their accuracy."""

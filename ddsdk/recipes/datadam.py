@@ -62,7 +62,7 @@ class DataDAM(DistributionMatching):
         """Check counts and rates."""
         self.check_fields(rates="power scale", momenta="image_momentum", weights="output_weight")
 
-    def plan(
+    def parts(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[nn.Module]:
         """Return squared matching of attention maps and outputs under fresh networks."""

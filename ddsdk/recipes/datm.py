@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count, require_rate
-from ddsdk.recipes.trajectory import Points, TrajectoryMatching, scaled_average
+from ddsdk.errors import require_count, require_rate
+from ddsdk.recipes.trajectory import Points, TrajectoryMatching
 
 if TYPE_CHECKING:
     import torch
@@ -34,10 +34,9 @@ class DATM(TrajectoryMatching):
         early_max_start: `max_start` at the first step; it grows linearly until the last one. None takes the published
             one.
         label_lr: Learning rate of the label logits (SGD with momentum 0.9).
-        skip_above: A step whose distance exceeds this changes nothing. None takes the published 1, and 1.1 at 1 image
-            per class.
-        average: Decay of the moving average that is the result. None takes the published one, to the power that
-            leaves as much of the start in a run of `steps` as in one of 10000.
+        skip_above: None takes the published 1, and 1.1 at 1 image per class.
+        average: None takes the published one, to the power that leaves as much of the start in a run of `steps` as in
+            one of 10000.
 
     Differences from the published algorithm: those of FTD. A class of which the expert knows fewer than `ipc` images
     is filled up with random ones; an image that no expert knows starts with 0.9 on its class.
@@ -66,35 +65,26 @@ class DATM(TrajectoryMatching):
     min_start: int | None = None
     early_max_start: int | None = None
     label_lr: float | None = None
-    skip_above: float | None = None
-    average: float | None = None
 
     def check(self) -> None:
-        """Check counts, rates, the window and the average."""
+        """Check counts, rates and the window."""
         self.check_matching()
         if self.min_start is not None:
             require_count("min_start", self.min_start, least=0)
         if self.early_max_start is not None:
             require_count("early_max_start", self.early_max_start)
-        for name in ("label_lr", "skip_above"):
-            if getattr(self, name) is not None:
-                require_rate(name, getattr(self, name))
-        if self.average is not None:
-            require(0 < self.average < 1, "average", "lie strictly between 0 and 1", self.average)
+        if self.label_lr is not None:
+            require_rate("label_lr", self.label_lr)
 
-    def plan(
+    def parts(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[dd.ExpertSpan]:
         """Return FTD's plan with a window of epochs, learned labels and a bound on the distance."""
         runs = self.runs(real, make_student=make_student, rng=rng)
         syn = self._known_set(real, runs, rng)
         plan = self.matching(real, syn, self._window(real, runs), label_lr=self.value("label_lr", real))
-        decay = self.value("average", real)
-        average = scaled_average(decay, self.steps, 10_000) if self.average is None else decay
-        derived = 1.1 if self.ipc == 1 else 1.0
-        return dataclasses.replace(
-            plan, average=average, skip_above=derived if self.skip_above is None else self.skip_above
-        )
+        average = self.derived_average(real, 10_000)
+        return dataclasses.replace(plan, average=average, skip_above=1.1 if self.ipc == 1 else 1.0)
 
     def _window(self, real: dd.RealData, runs: dd.TrainedRuns) -> dd.ExpertStudents:
         """Return the supply; derived bounds give way to given ones."""

@@ -34,7 +34,8 @@ class DCC(AlongStudents):
             `students`.
         warm_up_steps: How many of their steps. Where a network serves fewer, all of them are.
 
-    Differences from the published algorithm: the loops go on for any ipc; the authors' code stops with an error
+    Differences from the published algorithm: the warm-up is read as both early in the run and early in a network's
+    own training. The loops go on for any ipc; the authors' code stops with an error
     where a network serves fewer steps than the warm-up, as at ipc 1. Their CIFAR-100 images are normalised by the
     constants of CIFAR-10, here by their own. Loops are interpolated for an ipc that DC's paper does not list.
 
@@ -53,7 +54,7 @@ class DCC(AlongStudents):
             require_count("warm_up", self.warm_up, least=0)
         require_count("warm_up_steps", self.warm_up_steps, least=0)
 
-    def plan(
+    def parts(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[nn.Module]:
         """Return class-wise and then collective matching under students trained on the set."""

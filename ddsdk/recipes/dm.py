@@ -53,7 +53,7 @@ class DM(DistributionMatching):
         """Check counts and rates."""
         self.check_fields(momenta="image_momentum")
 
-    def plan(
+    def parts(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[nn.Module]:
         """Return squared matching of mean embeddings under fresh networks."""

@@ -47,7 +47,7 @@ class DREAM(Sweeping):
         self.check_fields()
         require_count("candidates", self.candidates)
 
-    def plan(
+    def parts(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[nn.Module]:
         """Return matching of representative real images under fresh networks that train on real data."""

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
 import ddsdk as dd
-from ddsdk.errors import require
-from ddsdk.recipes.trajectory import MTT_VALUES, Points, TrajectoryMatching, scaled_average
+from ddsdk.recipes.trajectory import MTT_VALUES, Points, TrajectoryMatching
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +27,8 @@ class FTD(TrajectoryMatching):
     lead along flat regions; and the result is the exponential moving average of the images.
 
     Attributes:
-        average: Decay of that average. None takes the published one, to the power that leaves as much of the start in
-            a run of `steps` as in one of 5000.
+        average: None takes the published one, to the power that leaves as much of the start in a run of `steps` as in
+            one of 5000.
         start: Where the images start: noise, real, k-means or herding.
 
     Differences from the published algorithm: those of MTT. The paper weighs the surrogate gap by 0.3 or 1 depending on
@@ -43,22 +42,17 @@ class FTD(TrajectoryMatching):
     name: ClassVar[str] = "ftd"
     values: ClassVar[Mapping[str, Points]] = {**MTT_VALUES, "average": {10: 0.9999, 100: 0.9995, 500: 0.999}}
     sharpness: float = 0.01
-    average: float | None = None
     start: str = "real"
 
     def check(self) -> None:
-        """Check counts, rates and the average."""
+        """Check counts and rates."""
         self.check_matching()
-        if self.average is not None:
-            require(0 < self.average < 1, "average", "lie strictly between 0 and 1", self.average)
 
-    def plan(
+    def parts(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[dd.ExpertSpan]:
         """Return MTT's plan with flat experts and an average."""
         runs = self.runs(real, make_student=make_student, rng=rng)
         students = dd.ExpertStudents(runs, span=self.expert_span, last=self.start_bound(real))
         plan = self.matching(real, self.pixels(real, self.start, rng), students)
-        decay = self.value("average", real)
-        average = scaled_average(decay, self.steps, 5000) if self.average is None else decay
-        return dataclasses.replace(plan, average=average)
+        return dataclasses.replace(plan, average=self.derived_average(real, 5000))

@@ -51,7 +51,7 @@ class GLaD(LatentMatching):
         require_count("layer", self.layer)
         require(self.layer in (1, 2), "layer", "be 1 or 2", self.layer)
 
-    def plan(
+    def parts(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[nn.Module]:
         """Return matching of mean embeddings over inner maps of the generator."""

@@ -137,7 +137,7 @@ class GradientMatching(AlongStudents):
         """Check counts and rates."""
         self.check_fields()
 
-    def plan(
+    def parts(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[nn.Module]:
         """Return filter-cosine matching of class gradients under students trained on the set."""

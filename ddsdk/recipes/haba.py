@@ -91,10 +91,12 @@ class HaBa(TrajectoryMatching):
         rate = dd.LearnedRate(start, low=min(1e-3, start), high=max(1.0, start))
         return hard_set(real, each, parametrization, rate)
 
-    def plan(
+    def parts(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[dd.Rivalled[dd.ExpertSpan]]:
         """Return MTT's plan over bases and hallucinators, with the similarity under a rival."""
+        from torch.optim import SGD
+
         runs = self.runs(real, make_student=make_student, rng=rng)
         experts = dd.ExpertStudents(runs, span=self.expert_span, last=self.start_bound(real))
         mtt = self.matching(real, self.bases(real, rng), experts)
@@ -107,9 +109,15 @@ class HaBa(TrajectoryMatching):
         return dd.Plan(
             syn=mtt.syn,
             objective=dd.Total(parts),
-            students=dd.WithRival(experts, make_student, views=self.hallucinators, lr=self.rival_lr),
+            students=dd.WithRival(
+                experts,
+                make_student,
+                dd.ViewLesson(views=self.hallucinators),
+                lambda weights: SGD(weights, lr=self.rival_lr),
+            ),
             make_optimizer=partial(self._optimizer, mtt.make_optimizer),
             steps=mtt.steps,
+            knobs=mtt.knobs,
         )
 
     def _optimizer(

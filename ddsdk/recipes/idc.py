@@ -29,7 +29,8 @@ class IDC(Sweeping):
     Differences from the published algorithm: images are clamped to the unit range after every step and not once for
     each network. The authors' code leaves out cutout and CutMix for MNIST at factor 2: `augmentation="color+crop"`,
     `mix=0`. The one rate of the images serves all channels, with the mean of their scales. Under ZCA whitening
-    nothing is clamped and the rate is used as it is.
+    nothing is clamped and the rate is used as it is. That a lesson takes batches of `real_batch` and leaves cutout out
+    is this library's reading.
 
     References:
         Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022, arXiv:2205.14959.
@@ -41,7 +42,7 @@ class IDC(Sweeping):
         """Check counts, rates and the metric."""
         self.check_fields()
 
-    def plan(
+    def parts(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[nn.Module]:
         """Return matching of random real images under fresh networks that train on real data."""

@@ -47,7 +47,8 @@ class IDM(DistributionMatching):
 
     Differences from the published algorithm: the images take one step for all classes together, where the paper's
     code takes one after each class with the same momentum. Accuracies are those after the last lesson on fresh real
-    images, and not running averages. Momentum is not kept between two lessons of a network. Pixels stay where the unit
+    images, and not running averages. Where `class_weight` is None, its growth with the number of features is a choice
+    of this library. Momentum is not kept between two lessons of a network. Pixels stay where the unit
     range lies.
 
     References:
@@ -75,7 +76,7 @@ class IDM(DistributionMatching):
             weights="class_weight",
         )
 
-    def plan(
+    def parts(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[dd.Rated]:
         """Return mean matching with a classification loss under a queue of networks."""

@@ -53,7 +53,7 @@ class ITGAN(LatentMatching):
         self.check_shared()
         require(self.inversion >= 0, "inversion", "not be negative", self.inversion)
 
-    def plan(
+    def parts(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[nn.Module]:
         """Return matching of mean embeddings, and the inversion, over latents of chosen images."""

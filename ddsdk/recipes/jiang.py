@@ -55,7 +55,7 @@ class Jiang(AlongStudents):
             value = getattr(self, name)
             require(0 <= value < math.inf, name, "be finite and not negative", value)
 
-    def plan(
+    def parts(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[nn.Module]:
         """Return matching on both levels under students that stop before they overfit."""

@@ -84,7 +84,7 @@ class KFS(DistributionMatching):
         found.encode(images.repeat_interleave(self.decoders, 0))
         return found
 
-    def plan(
+    def parts(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[nn.Module]:
         """Return squared matching of mean embeddings over codes and decoders."""

@@ -56,7 +56,7 @@ class M3D(DistributionMatching):
         """Check counts and rates."""
         self.check_fields(counts="steps_per_student factor", momenta="image_momentum")
 
-    def plan(
+    def parts(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[nn.Module]:
         """Return kernel matching of all embeddings under networks that serve for a few steps."""

@@ -47,7 +47,7 @@ class MTT(TrajectoryMatching):
         """Check counts and rates."""
         self.check_matching()
 
-    def plan(
+    def parts(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[dd.ExpertSpan]:
         """Return trajectory matching with the exact gradient."""

@@ -47,9 +47,9 @@ class RDED:
 
     Differences from the published algorithm: labels are stored, one row for each image, where the paper's teacher
     labels every augmented batch while a network trains; a live teacher is not offered. Networks train under the
-    protocol of DC, DSA and DM on these rows; the paper's has a KL divergence at temperature 20, CutMix and AdamW. The
-    teacher is the student's network, trained here at a constant rate. `smallest` is this library's choice. A class
-    with too few images gives several crops of each.
+    protocol of DC, DSA and DM on these rows; the paper's has a KL divergence at temperature 20, CutMix and AdamW.
+    The teacher is the student's network, trained here at a constant rate. `smallest` and `teacher_epochs` are this
+    library's choices. A class with too few images gives several crops of each.
 
     References:
         Sun, Shi, Yu and Lin, "On the Diversity and Realism of Distilled Dataset: An Efficient Dataset Distillation

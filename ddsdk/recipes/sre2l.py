@@ -90,7 +90,7 @@ class SRe2L(IterativeRecipe):
             images=self.teacher_images,
         )
 
-    def plan(
+    def parts(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[dd.StatisticsTeacher]:
         """Return statistics matching under one fixed teacher, which labels the result."""

@@ -53,7 +53,7 @@ class TESLA(TrajectoryMatching):
         """Check counts and rates."""
         self.check_matching()
 
-    def plan(
+    def parts(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[dd.ExpertSpan]:
         """Return MTT's plan with the truncated gradient."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ddsdk.inner.unroll import Unroll
     from ddsdk.students.fresh import MakeStudent
 
-__all__ = ["MTT_VALUES", "Points", "TrajectoryMatching", "between", "scaled_average"]
+__all__ = ["MTT_VALUES", "Points", "TrajectoryMatching", "between"]
 
 Points = Mapping[int, float]
 """Number of synthetic images to a value that was published for it."""
@@ -148,6 +148,12 @@ class TrajectoryMatching(IterativeRecipe):
         return min(round(self.value("max_start", real)), self._latest)
 
     @final
+    def derived_average(self, real: dd.RealData, published_steps: int) -> float:
+        """Return the decay that leaves as much of the start in the average after `steps` as the paper's run did."""
+        published = between(self.values["average"], self.ipc * real.num_classes)
+        return float(published ** (published_steps / self.steps))
+
+    @final
     def runs(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.TrainedRuns:
         """Return the experts; none is trained before it is needed.
 
@@ -205,6 +211,7 @@ class TrajectoryMatching(IterativeRecipe):
                 momentum=self.image_momentum,
             ),
             steps=self.steps,
+            knobs="image_lr, rate_lr or student_lr",
         )
 
     @final
@@ -242,8 +249,3 @@ def sgd_by_kind(
         if module is not None
     ]
     return SGD([group for group in groups if group["params"]])
-
-
-def scaled_average(decay: float, steps: int, published_steps: int) -> float:
-    """Return the decay that leaves as much of the start in the average after `steps` as the paper's run did."""
-    return float(decay ** (published_steps / steps))

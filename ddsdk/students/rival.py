@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, final
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, cross_entropy, normalize
+from torch import nn
 
-from ddsdk.data.sources import Batch, Source
-from ddsdk.errors import require_count, require_rate
-from ddsdk.networks.network import Network
+from ddsdk.data.sources import Source
 from ddsdk.rng import derive
 from ddsdk.students.alternating import WholeSource
 from ddsdk.students.fresh import MakeStudent, enrol
 
-__all__ = ["Rivalled", "WithRival", "supervised_contrast"]
+__all__ = ["RivalLesson", "Rivalled", "WithRival"]
 
 S = TypeVar("S")
 S_co = TypeVar("S_co", covariant=True)
+S_contra = TypeVar("S_contra", contravariant=True)
 
 
 class Supply(Protocol[S_co]):
@@ -37,6 +36,16 @@ class Supply(Protocol[S_co]):
         ...
 
 
+class RivalLesson(Protocol[S_contra]):
+    """What a rival learns from before a step."""
+
+    def __call__(
+        self, rival: nn.Module, student: S_contra, real: Source, syn: WholeSource, rng: torch.Generator
+    ) -> torch.Tensor:
+        """Return the loss of the rival, which goes down in its eyes as the set gets worse."""
+        ...
+
+
 class Rivalled(NamedTuple, Generic[S]):
     """A student with the rival of its step; `ddsdk.Through` leads an objective to one of them.
 
@@ -51,20 +60,13 @@ class Rivalled(NamedTuple, Generic[S]):
 
 @final
 class WithRival(Generic[S]):
-    """Any supply of students, and one network that learns to see what the images of a slot have in common.
-
-    Before each step the network takes one SGD step on images of the set: its loss is the cross-entropy, plus
-    `similarity` (1 - the cosine of two images of the same slot), plus `contrast` times the supervised contrastive loss.
-    An objective such as `ddsdk.ViewSimilarity` then drives these images apart in its eyes.
+    """Any supply of students, and one network that takes one step against the set before each step of the set.
 
     Args:
         students: The other supply.
-        make_student: Builds the network.
-        views: Images of each slot; at least 2.
-        lr: Learning rate of the network (SGD).
-        batch: Slots of one step.
-        similarity: Weight of the second term.
-        contrast: Weight of the third term.
+        make_rival: Builds the network.
+        lesson: Its loss; None for a network that does not learn.
+        make_optimizer: Builds the optimizer of the network's parameters.
 
     References:
         Liu et al., "Dataset Distillation via Factorization", NeurIPS 2022, arXiv:2210.16774.
@@ -73,88 +75,50 @@ class WithRival(Generic[S]):
     def __init__(
         self,
         students: Supply[S],
-        make_student: MakeStudent,
-        *,
-        views: int,
-        lr: float = 1e-3,
-        batch: int = 64,
-        similarity: float = 0.1,
-        contrast: float = 0.1,
+        make_rival: MakeStudent,
+        lesson: RivalLesson[S] | None,
+        make_optimizer: Callable[[Any], torch.optim.Optimizer],
     ) -> None:
-        require_count("views", views, least=2)
-        require_count("batch", batch)
-        require_rate("lr", lr)
         self._students = students
-        self._make_student = make_student
-        self._views = views
-        self._lr = lr
-        self._batch = batch
-        self._similarity = similarity
-        self._contrast = contrast
+        self._make_rival = make_rival
+        self._lesson = lesson
+        self._make_optimizer = make_optimizer
         self._rival: nn.Module | None = None
-        self._loaded: dict[str, Any] = {}
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._loaded: dict[str, Any] = {"rival": {}, "optimizer": {}}
 
     def next(self, real: Source, syn: WholeSource, rng: torch.Generator) -> Rivalled[S]:
         """Return a student of the other supply, and the network after its step."""
         student = self._students.next(real, syn, derive(rng, "student"))
-        if self._rival is None:
-            self._rival = enrol(self._make_student, real, derive(rng, "rival"))
-            if self._loaded:
-                self._rival.load_state_dict(self._loaded)
-        self._learn(self._rival, syn.detached(derive(rng, "decode")), derive(rng, "lesson"))
-        return Rivalled(student, self._rival)
+        rival = self._rival or self._enrolled(real, derive(rng, "rival"))
+        if self._lesson is not None and self._optimizer is not None:
+            self._optimizer.zero_grad(set_to_none=True)
+            loss = self._lesson(rival, student, real, syn, derive(rng, "lesson"))
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+        return Rivalled(student, rival)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the other supply and the network."""
+        """Return the state of the other supply, the network and its optimizer."""
         # A state that was loaded and not yet used is still what there is.
-        rival = self._loaded if self._rival is None else self._rival.state_dict()
-        return {"students": self._students.state_dict(), "rival": dict(rival)}
+        own = self._loaded
+        if self._rival is not None:
+            optimizer = {} if self._optimizer is None else self._optimizer.state_dict()
+            own = {"rival": dict(self._rival.state_dict()), "optimizer": optimizer}
+        return {"students": self._students.state_dict(), **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave; the network is rebuilt at the next step."""
         self._students.load_state_dict(state["students"])
         self._rival = None
-        self._loaded = state["rival"]
+        self._loaded = {name: state[name] for name in ("rival", "optimizer")}
 
-    def _learn(self, rival: nn.Module, whole: Batch, rng: torch.Generator) -> None:
-        slots = len(whole.x) // self._views
-        chosen = torch.randperm(slots, generator=derive(rng, "slots"))[: self._batch]
-        pair = torch.randperm(self._views, generator=derive(rng, "views"))[:2]
-        where = (chosen[None] * self._views + pair[:, None]).flatten().to(whole.x.device)
-        rival.zero_grad(set_to_none=True)
-        self._loss(rival, Batch(whole.x[where], whole.y[where])).backward()  # type: ignore[no-untyped-call]
-        torch.optim.SGD(rival.parameters(), lr=self._lr).step()
-
-    def _loss(self, rival: nn.Module, batch: Batch) -> Tensor:
-        """Return the loss on the first views of some slots, followed by their second views."""
-        if not isinstance(rival, Network):
-            raise TypeError(f"rival must be a Network with embed and head, got {type(rival).__name__}")
-        features = rival.embed(batch.x)
-        first, second = features.chunk(2)
-        near = 1 - cosine_similarity(first, second).mean()
-        apart = supervised_contrast(features, batch.y.argmax(1))
-        return cross_entropy(rival.head(features), batch.y) + self._similarity * near + self._contrast * apart
-
-
-def supervised_contrast(features: Tensor, classes: Tensor, temperature: float = 0.1) -> Tensor:
-    """Return the supervised contrastive loss: images of a class must be more alike than others.
-
-    -mean_i mean_{p in P(i)} log(exp(z_i z_p / t) / sum_{a != i} exp(z_i z_a / t)), with z the normalised features and
-    P(i) the other images of the class of i; images that are alone in their class do not count.
-
-    Args:
-        features: (B, F).
-        classes: (B,) int64.
-        temperature: t, > 0.
-
-    References:
-        Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, arXiv:2004.11362, eq. 2.
-    """
-    z = normalize(features)
-    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    logits = (z @ z.T / temperature).masked_fill(itself, float("-inf"))
-    shares = logits.log_softmax(1).masked_fill(itself, 0)
-    friends = (classes[:, None] == classes[None]) & ~itself
-    counts = friends.sum(1)
-    each = -(shares * friends).sum(1) / counts.clamp_min(1)
-    return each.sum() / (counts > 0).sum().clamp_min(1)
+    def _enrolled(self, real: Source, rng: torch.Generator) -> nn.Module:
+        self._rival = rival = enrol(self._make_rival, real, rng)
+        if self._loaded["rival"]:
+            rival.load_state_dict(self._loaded["rival"])
+        if self._lesson is not None:
+            self._optimizer = self._make_optimizer(rival.parameters())
+            if self._loaded["optimizer"]:
+                self._optimizer.load_state_dict(self._loaded["optimizer"])
+        return rival

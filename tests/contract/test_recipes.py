@@ -10,6 +10,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from every_method import IPC, ITERATIVE, METHODS, TINY, fields
 from stored_sets import bounded, one_image_a_slot, stored
 from tiny_recipes import BASELINE_SETTINGS, RECIPE_SETTINGS
 
@@ -19,15 +20,6 @@ from ddsdk.errors import DivergedError
 from ddsdk.recipes import RECIPES, IterativeRecipe
 from ddsdk.recipes.base import trained_runs
 from ddsdk.synthetic.set import Leaves
-
-IPC = 2
-TINY = {**RECIPE_SETTINGS, **BASELINE_SETTINGS}
-METHODS = {**RECIPES, **BASELINES}
-ITERATIVE = sorted(key for key, kind in RECIPES.items() if issubclass(kind, IterativeRecipe))
-
-
-def fields(method):
-    return {f.name: f for f in dataclasses.fields(method)}
 
 
 def plan_of(recipe, real, make_student):
@@ -52,16 +44,6 @@ def pieces_of(value):
             yield from pieces_of(part)
 
 
-@pytest.fixture(params=TINY)
-def method(request):
-    return METHODS[request.param](ipc=IPC, **TINY[request.param])
-
-
-@pytest.fixture(params=ITERATIVE)
-def recipe(request):
-    return RECIPES[request.param](ipc=IPC, **TINY[request.param])
-
-
 def test_the_table_is_whole():
     assert set(RECIPE_SETTINGS) == set(RECIPES)
     assert set(BASELINE_SETTINGS) == set(BASELINES)
@@ -81,61 +63,6 @@ def test_a_student_of_ones_own_is_named(tiny, make_student):
 
     found = dd.DM(ipc=1, steps=1)(tiny, make_student=own, rng=dd.generator(0))
     assert found.provenance["student"]["network"].endswith("own")
-
-
-NAN = float("nan")
-COUNTS = {
-    "ipc": (0, "must be at least 1, got 0"),
-    "steps": (0, "must be at least 1, got 0"),
-    "students": (0, "must be at least 1, got 0"),
-    "steps_per_student": (0, "must be at least 1, got 0"),
-    "student_epochs": (-1, "must be at least 0, got -1"),
-    "real_batch": (0, "must be at least 1, got 0"),
-}
-
-
-@pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)
-@pytest.mark.parametrize("name", COUNTS)
-def test_a_count_that_is_none_is_refused_by_its_name(kind, name):
-    if name not in fields(kind):
-        return
-    small, rule = COUNTS[name]
-    with pytest.raises(ValueError, match=f"^{name} {rule}$"):
-        kind(**{name: small})
-    for value in (1.5, "3", True):
-        with pytest.raises(ValueError, match=f"^{name} must be an integer, got {value!r}$"):
-            kind(**{name: value})
-
-
-@pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)
-def test_every_whole_number_is_refused_where_it_is_none_or_negative(kind):
-    for name, field in fields(kind).items():
-        if field.type in ("int", "int | None"):
-            for value in (1.5, "3", True):
-                with pytest.raises(ValueError, match=f"^{name} must be an integer, got {value!r}$"):
-                    kind(**{name: value})
-            with pytest.raises(ValueError, match=f"^{name} must .*, got -1$"):
-                kind(**{name: -1})
-
-
-@pytest.mark.parametrize("kind", RECIPES.values(), ids=RECIPES)
-@pytest.mark.parametrize("value", [NAN, -1.0, 0.0, float("inf"), "1"])
-def test_a_rate_that_is_none_is_refused_by_its_name(kind, value):
-    for name in fields(kind):
-        if name.endswith("_lr"):
-            with pytest.raises(ValueError, match=f"^{name} must be positive and finite, got "):
-                kind(**{name: value})
-        if name.endswith("_momentum") and value != 0:
-            with pytest.raises(ValueError, match=f"^{name} must lie in 0 <= value < 1, got "):
-                kind(**{name: value})
-    for name in (name for name in fields(kind) if name.endswith("_momentum")):
-        with pytest.raises(ValueError, match=f"^{name} must lie in 0 <= value < 1, got 1$"):
-            kind(**{name: 1})
-
-
-def test_a_seed_in_place_of_a_generator_is_refused(method, tiny, make_student):
-    with pytest.raises(TypeError, match=r"rng must be a torch.Generator such as ddsdk.generator\(0\), got 0"):
-        method(tiny, make_student=make_student, rng=0)
 
 
 @pytest.mark.parametrize("kind", [dd.DM, dd.DSA])
@@ -338,42 +265,6 @@ def test_a_baseline_takes_distinct_real_images_of_the_right_class(name, tiny, ma
         mine = found.images[found.owner == c]
         places = [int((members == image).flatten(1).all(1).nonzero()) for image in mine]
         assert len(set(places)) == 5
-
-
-def test_impossible_sizes_are_refused(method, tiny, make_student):
-    with pytest.raises(ValueError, match="ipc must be at least 1, got 0"):
-        dataclasses.replace(method, ipc=0)
-    many = dataclasses.replace(method, ipc=6)
-    start = getattr(method, "start", None)
-    if start == "noise":
-        return
-    if start is None and isinstance(method, IterativeRecipe):
-        # A method that needs no real image for each of its own may go on; it then gives what it was asked for.
-        try:
-            found = many(tiny, make_student=make_student, rng=dd.generator(0))
-        except ValueError as error:
-            assert "got 6" in str(error)
-        else:
-            assert found.ipc >= 6
-        return
-    with pytest.raises(ValueError, match=r"5 images of class 2 \('cat'\), got 6"):
-        many(tiny, make_student=make_student, rng=dd.generator(0))
-
-
-def test_an_unknown_augmentation_is_refused_before_the_run(recipe, tiny, make_student):
-    if "augmentation" not in fields(recipe):
-        return
-    with pytest.raises(ValueError, match="did you mean 'flip'"):
-        wrong = dataclasses.replace(recipe, augmentation="flop")
-        wrong.plan(tiny, make_student=make_student, rng=dd.generator(0))
-
-
-def test_an_unknown_start_is_refused_before_the_run(recipe, tiny, make_student):
-    if "start" not in fields(recipe):
-        return
-    with pytest.raises(ValueError, match=r"^start must be one of .*did you mean 'noise'"):
-        wrong = dataclasses.replace(recipe, start="nose")
-        wrong.plan(tiny, make_student=make_student, rng=dd.generator(0))
 
 
 @pytest.mark.parametrize("kind", ["soft", "learned"])

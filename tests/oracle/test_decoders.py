@@ -12,7 +12,7 @@ from torch.autograd import gradcheck
 from torch.func import functional_call
 
 import ddsdk as dd
-from ddsdk.students.rival import supervised_contrast
+from ddsdk.students.contrast import supervised_contrast
 from ddsdk.synthetic.frequency import cosine_rows
 
 

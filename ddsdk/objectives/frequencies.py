@@ -1,0 +1,163 @@
+"""Characteristic functions at frequencies that a network draws: at random, or where they tell the most apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, final
+
+import torch
+from torch import Tensor, nn
+
+from ddsdk.augment import NO_AUGMENTATION, Augmentation
+from ddsdk.data.sources import Source
+from ddsdk.errors import require_count
+from ddsdk.objectives.base import embedding
+from ddsdk.objectives.features import CharacteristicFunction, characteristic
+from ddsdk.objectives.match import ClassMatch
+from ddsdk.objectives.moments import CharacteristicDistance
+from ddsdk.rng import derive
+
+__all__ = ["CharacteristicMatch", "FrequencyLesson", "FrequencySampler"]
+
+
+class HasSampler(Protocol):
+    """A student with a `FrequencySampler` beside it, such as `ddsdk.Rivalled`."""
+
+    @property
+    def student(self) -> nn.Module:
+        """The network whose embeddings are compared."""
+        ...
+
+    @property
+    def rival(self) -> nn.Module:
+        """The sampler."""
+        ...
+
+
+@final
+class FrequencySampler(nn.Module):
+    """Draw frequencies t = z + g(z) of normal numbers z, with g a perceptron of three layers that starts at zero.
+
+    Args:
+        features: Length F of a frequency.
+        hidden: Units of the two inner layers; 0 for no perceptron: plain normal frequencies.
+        rng: For the initial weights.
+    """
+
+    def __init__(self, features: int, hidden: int, *, rng: torch.Generator) -> None:
+        super().__init__()
+        require_count("features", features)
+        require_count("hidden", hidden, least=0)
+        self.features = features
+        self.shift: nn.Sequential | None = None
+        if hidden:
+            layers = [nn.Linear(features, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, features)]
+            for layer in layers[:2]:
+                nn.init.kaiming_normal_(layer.weight, generator=rng)
+                nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layers[2].weight)
+            nn.init.zeros_(layers[2].bias)
+            self.shift = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Return frequencies (T, F) for normal numbers (T, F)."""
+        return noise if self.shift is None else noise + self.shift(noise)
+
+    def draw(self, count: int, device: torch.device, rng: torch.Generator) -> Tensor:
+        """Return frequencies (F, count), with graph to the weights where gradients are on."""
+        frequencies: Tensor = self(torch.randn(count, self.features, generator=rng).to(device)).T
+        return frequencies
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class CharacteristicMatch:
+    """For each class, the distance of characteristic functions at frequencies that the rival of the step draws.
+
+    Attributes:
+        count: Frequencies of one step, the same for all classes.
+        distance: Of two characteristic functions.
+        real_batch: Real images of each class.
+        augmentation: One siamese draw for each class.
+
+    References:
+        Wang et al., "Dataset Distillation with Neural Characteristic Function: A Minmax Perspective", CVPR 2025,
+        arXiv:2502.20653.
+    """
+
+    count: int
+    distance: CharacteristicDistance
+    real_batch: int = 256
+    augmentation: Augmentation = NO_AUGMENTATION
+
+    def __post_init__(self) -> None:
+        require_count("count", self.count)
+        require_count("real_batch", self.real_batch)
+
+    def __call__(
+        self, student: HasSampler, real: Source, syn: Source, rng: torch.Generator
+    ) -> Iterator[Tensor]:
+        """Yield one distance for each class that has synthetic images."""
+        with torch.no_grad():
+            drawn = _sampler(student.rival).draw(self.count, real.device, derive(rng, "frequencies"))
+        match = ClassMatch(
+            byproduct=CharacteristicFunction(drawn),
+            distance=self.distance,
+            real_batch=self.real_batch,
+            augmentation=self.augmentation,
+        )
+        yield from match(student.student, real, syn, derive(rng, "match"))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class FrequencyLesson:
+    """Teach a `FrequencySampler` where real and synthetic features differ most: it climbs their distance.
+
+    Attributes:
+        count: Frequencies of one step.
+        distance: Of two characteristic functions.
+        images: Real images of each class that it looks at.
+        augmentation: One siamese draw for each class.
+    """
+
+    count: int
+    distance: CharacteristicDistance
+    images: int = 64
+    augmentation: Augmentation = NO_AUGMENTATION
+
+    def __post_init__(self) -> None:
+        require_count("count", self.count)
+        require_count("images", self.images)
+
+    def __call__(
+        self,
+        rival: nn.Module,
+        student: nn.Module,
+        real: Source,
+        syn: Source,
+        rng: torch.Generator,
+    ) -> Tensor:
+        """Return minus the sum of the distances of all classes, with graph to the rival alone."""
+        drawn = _sampler(rival).draw(self.count, real.device, derive(rng, "frequencies"))
+        embed, total = embedding(student), drawn.new_zeros(())
+        for c in range(real.num_classes):
+            key = derive(rng, "class", c)
+            draw = self.augmentation.siamese(derive(key, "augmentation"))
+            sides = (
+                real.of_class(c, self.images, derive(key, "real")),
+                syn.of_class(c, self.images, derive(key, "synthetic")),
+            )
+            with torch.no_grad():
+                features = [embed(draw(x)) for x, _ in sides if len(x)]
+            if len(features) == len(sides):
+                first, second = (characteristic(f, drawn) for f in features)
+                total = total - self.distance(first, second)
+        return total
+
+
+def _sampler(rival: nn.Module) -> FrequencySampler:
+    if not isinstance(rival, FrequencySampler):
+        raise TypeError(f"rival must be a FrequencySampler, got {type(rival).__name__}")
+    return rival
