@@ -191,10 +191,14 @@ def test_a_factor_above_the_sides_is_refused(tiny, make_student):
         plan_of(dd.IDC(ipc=1, factor=9), tiny, make_student)
 
 
-def test_networks_train_without_cutout(tiny, make_student):
+def test_networks_train_without_cutout(tiny, make_student, digits):
     recipe = dd.IDC(ipc=1, augmentation="flip+cutout+crop_cutout_scale")
     protocol = recipe.evaluation(tiny)
-    assert protocol.augmentation == "flip+crop_scale"
+    assert plan_of(recipe, tiny, make_student).students._lesson.augmentation.strategy == "flip+crop_scale"
+    # The set is judged under the paper's own operations, whatever the matching takes.
+    assert protocol.augmentation == "color+flip+crop_scale_rotate"
+    assert dd.IDC(ipc=1, augmentation="").evaluation(tiny).augmentation == ""
+    assert dd.IDC(ipc=1).evaluation(digits[0]).augmentation == "color+crop_scale_rotate"
     assert (protocol.protocol, protocol.epochs, protocol.batch_size, protocol.mix) == ("idc", 1000, 64, 0.5)
     rates = [protocol.rate_in(e) for e in (0, 665, 667, 834)]
     assert rates == pytest.approx([0.01, 0.01, 0.002, 0.0004])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 import ddsdk as dd
 from ddsdk.errors import require, require_count, require_momentum, require_rate
 from ddsdk.recipes.base import IterativeRecipe
-from ddsdk.recipes.parts import multiformation_set, sgd_on_images, unit_rate
+from ddsdk.recipes.parts import augmentation_for, multiformation_set, sgd_on_images, unit_rate
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +49,8 @@ class Sweeping(IterativeRecipe):
             images and mse for colour.
         mix: Probability of CutMix where networks train.
         start: Where the tiles start: noise, real, k-means or herding.
-        augmentation: Operations for matching, see `ddsdk.Augmentation`; empty for none. Where networks train,
-            cutout is left out of them.
+        augmentation: Operations for matching, see `ddsdk.Augmentation`; empty for none, in the evaluation too. Where
+            networks train on real data, cutout is left out of them.
     """
 
     published_students: ClassVar[int] = 2000
@@ -140,8 +140,14 @@ class Sweeping(IterativeRecipe):
         )
 
     @final
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:  # noqa: ARG002
-        """Return IDC's protocol: small batches, two decays, CutMix, and the augmentation without cutout."""
+    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+        """Return IDC's protocol: small batches, two decays, CutMix, and DSA without cutout.
+
+        Colour and flip are always applied, and one of crop, scale and rotate; characters are not flipped.
+        """
+        drawn = ("crop", "scale", "rotate")
+        known = [op for op in augmentation_for(real, None).split("_") if op != "cutout"]
+        always = [op for op in known if op not in drawn]
         return dd.Evaluation(
             protocol="idc",
             network_options={"width": 128},
@@ -149,7 +155,7 @@ class Sweeping(IterativeRecipe):
             batch_size=64,
             decay_at=(2 / 3, 5 / 6),
             decay=0.2,
-            augmentation=without("cutout", self.augmentation),
+            augmentation="+".join([*always, "_".join(drawn)]) if self.augmentation else "",
             mix=self.mix,
         )
 
