@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddsdk.errors import ArtifactError, StorageError
+from ddsdk.faults import label_fault, pace_fault
 from ddsdk.files import canonical_json, lock, strict_json, sweep, write_atomic
 from ddsdk.manifest import (
     FORMAT,
@@ -30,7 +31,6 @@ from ddsdk.manifest import (
     build_manifest,
     decode_manifest,
     encode_manifest,
-    label_fault,
     tensor_bytes,
 )
 from ddsdk.safetensor_header import build_header, header_length, parse_header
@@ -44,7 +44,6 @@ __all__ = [
     "Manifest",
     "build_manifest",
     "current_manifest",
-    "label_fault",
     "read_artifact",
     "read_manifest_summary",
     "refuse_foreign",
@@ -97,7 +96,8 @@ def read_artifact(folder: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES)
     Raises:
         ArtifactError: With a ``reason``: ``"missing"``, ``"type"``, ``"size"``, ``"manifest"``, ``"format"``,
             ``"schema"``, ``"text"``, ``"seal"``, ``"truncated"``, ``"header"``, ``"dtype"``, ``"mixed"``,
-            ``"hash"``, ``"finite"``, ``"range"``, ``"labels"`` or ``"classes"``.
+            ``"hash"``, ``"finite"``, ``"range"``, ``"labels"``, ``"rate"`` or
+            ``"classes"``.
     """
     manifest = read_manifest_summary(folder)
     for _ in range(_ATTEMPTS):
@@ -195,6 +195,9 @@ def _check_tensors(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> N
     fault = label_fault(tensors["labels"], manifest.label_space)
     if fault:
         raise ArtifactError("labels", fault)
+    fault = pace_fault(tensors.get("learned_lr"), tensors.get("learned_momentum"))
+    if fault:
+        raise ArtifactError("rate", fault)
     classes = tensors.get("classes")
     if classes is not None and not ((classes >= 0) & (classes < len(manifest.class_names))).all():
         raise ArtifactError("classes", f"classes must lie in 0..{len(manifest.class_names) - 1}")

@@ -96,7 +96,9 @@ def assemble(
         preprocess=real.preprocess.to("cpu"),
         evaluation=evaluation.to_dict(),
         classes=syn.classes[owners].cpu(),
-        learned_lr=None if syn.rate is None else float(syn.rate.value.detach()),
+        label_space=syn.labels.space,
+        learned_lr=None if syn.rate is None else syn.rate.rates,
+        learned_momentum=None if syn.rate is None else syn.rate.momenta,
         stored_floats=syn.parametrization.stored_floats(),
         provenance=provenance(recipe, real, rng=rng, seconds=seconds, make_student=make_student, run=run),
     )

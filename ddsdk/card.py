@@ -12,6 +12,7 @@ from ddsdk.text import clean, escape_markdown, escape_yaml
 __all__ = ["card_markdown", "card_title", "fact_rows", "flatten"]
 
 _ROWS, _NAMES = 60, 30
+_OF_KERNELS = ("protocol", "learner", "network", "network_options", "labels")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -81,11 +82,12 @@ def _yaml_head(manifest: Manifest, parquet: str | None) -> list[str]:
 def _body(manifest: Manifest) -> list[str]:
     facts = [(what, escape_markdown(text, 400)) for what, text in fact_rows(manifest)]
     open_set = manifest.privacy == NO_PRIVACY
+    learner = "kernel ridge regression" if _for_kernel(manifest) else "networks trained"
     return [
         f"# {escape_markdown(card_title(manifest))}",
         "",
-        "A small synthetic set: networks trained on it should do on the real test data as if they had been",
-        "trained on the real training data. The pictures need not look like anything.",
+        f"A small synthetic set: {learner} on it should do on the real test data as if it had been the real",
+        "training data. The pictures need not look like anything.",
         "",
         "![Contact sheet](sheet.png)",
         "",
@@ -99,7 +101,7 @@ def _body(manifest: Manifest) -> list[str]:
         "",
         *_values(manifest),
         "",
-        "## How to train on it",
+        "## How to use it" if _for_kernel(manifest) else "## How to train on it",
         "",
         *_evaluation(manifest),
         "",
@@ -173,14 +175,56 @@ def _values(manifest: Manifest) -> list[str]:
     return told.get(manifest.space, [f"In the space {escape_markdown(manifest.space)}."])
 
 
+def _for_kernel(manifest: Manifest) -> bool:
+    return manifest.evaluation.get("learner") == "kernel"
+
+
 def _evaluation(manifest: Manifest) -> list[str]:
-    lines = ["Train a fresh network on all images and labels, under this protocol:", ""]
-    lines = [*lines, *_json_table(manifest.evaluation, "No protocol is recorded.")]
-    if "learned_lr" in manifest.tensors:
-        lines += [
+    unset = "No protocol is recorded."
+    if _for_kernel(manifest):
+        # Epochs and rates of a network's training say nothing here, and read as if they did.
+        read = {k: v for k, v in manifest.evaluation.items() if k in _OF_KERNELS}
+        return [
+            "This set does not train networks: it is made for a kernel machine, and networks that train on it may do",
+            "worse than on as many real images. Kernel ridge regression on its images and labels gives the classes of",
+            "new images: the kernel `network` with `network_options`; `ddsdk evaluate` does that. Nothing is trained.",
             "",
-            "A learning rate was learned with the set: `learned_lr` in the file. Use it in place of `lr`.",
+            *_json_table(read, unset),
         ]
+    protocol = _json_table(manifest.evaluation, unset)
+    lines = ["Train a fresh network on all images and labels, under this protocol:", "", *protocol]
+    return [*lines, *_scores(manifest), *_pace(manifest)]
+
+
+def _scores(manifest: Manifest) -> list[str]:
+    if manifest.label_space == "probabilities":
+        return []
+    return [
+        "",
+        "The labels are scores, any real numbers and no probabilities. They belong to the loss of the protocol: `mse`",
+        "is half the sum of (output − label)² over the classes, the cross-entropy −Σ label log softmax(output), both",
+        'as the mean over a batch. `Distilled.as_dataset(labels="probabilities")` gives the nearest distributions;',
+        "what that costs, `ddsdk evaluate --labels stored,probabilities,hard` measures.",
+    ]
+
+
+def _pace(manifest: Manifest) -> list[str]:
+    lines = []
+    for name, entry, replaced in (
+        ("learning rate", "learned_lr", "lr"),
+        ("momentum", "learned_momentum", "momentum"),
+    ):
+        if entry not in manifest.tensors:
+            continue
+        shape = manifest.tensors[entry].shape
+        if shape:
+            told = f"For each of {shape[0]} steps a {name} was learned with the set: `{entry}` in the file. Take the"
+            lines += ["", told, "images in their stored order, pass after pass, in batches of `batch_size`."]
+        else:
+            told = (
+                f"A {name} was learned with the set: `{entry}` in the file. Use it in place of `{replaced}`."
+            )
+            lines += ["", told]
     return lines
 
 

@@ -18,6 +18,9 @@ from ddsdk.synthetic.set import Leaves, SyntheticSet
 
 __all__ = ["Distillation", "Plan", "Schedule", "Step", "Students"]
 
+_USUAL = 0.9
+"""Decay of the moving average of gradient norms."""
+
 _SKIPS = 100
 """Steps in a row that may be left out before the run counts as diverged."""
 
@@ -66,6 +69,8 @@ class Plan(Generic[S]):
             result. None for the set of the last step.
         skip_above: A step whose loss exceeds this changes nothing and is counted.
         clip_norm: The gradient of a step is scaled down to this norm.
+        clip_ratio: The gradient of a step is scaled down to this many times the usual norm, at least 1: an
+            exponential moving average, with decay 0.9, of the norms so far, each as it was cut. None for no such bound.
         rate_at: Step, counted from 0, to the factor on the optimizer's learning rates in that step. None for 1.
         finish: Makes the result of the set at the end, such as by giving it soft labels; `(syn, rng) -> syn`.
         validate: How good a set is, such as the accuracy of a network trained on it. The best of those that were
@@ -83,6 +88,7 @@ class Plan(Generic[S]):
     average: float | None = None
     skip_above: float | None = None
     clip_norm: float | None = None
+    clip_ratio: float | None = None
     rate_at: Callable[[int], float] | None = None
     finish: Callable[[SyntheticSet, torch.Generator], SyntheticSet] | None = None
     validate: Callable[[SyntheticSet], float] | None = None
@@ -98,6 +104,10 @@ class Plan(Generic[S]):
         for name in ("skip_above", "clip_norm"):
             if getattr(self, name) is not None:
                 require_rate(name, getattr(self, name))
+        if self.clip_ratio is not None:
+            require(
+                1 <= self.clip_ratio < math.inf, "clip_ratio", "be at least 1 and finite", self.clip_ratio
+            )
 
     def objective_at(self, step: int) -> Objective[S]:
         """Return the objective of a step, counted from 0."""
@@ -161,6 +171,7 @@ class Distillation(Generic[S], Iterator[Step]):
         self._shrink = shrink
         self._optimizer = plan.make_optimizer(plan.syn)
         self._in_a_row = 0
+        self._usual_norm: float | None = None
         self._average = None if plan.average is None else copy.deepcopy(plan.syn.state_dict())
         self._best: dict[str, Any] | None = None
         self._validations: tuple[tuple[int, float], ...] = ()
@@ -274,10 +285,26 @@ class Distillation(Generic[S], Iterator[Step]):
                 )
             return
         self._in_a_row = 0
-        if plan.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(plan.syn.parameters(), plan.clip_norm)
+        self._clip()
         self._take_step(1.0 if plan.rate_at is None else plan.rate_at(self.index))
         plan.syn.project_()
+
+    def _clip(self) -> None:
+        plan, parameters = self.plan, list(self.plan.syn.parameters())
+        if plan.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, plan.clip_norm)
+        if plan.clip_ratio is None:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        # A first gradient of zero says nothing about what is usual.
+        usual = self._usual_norm or norm
+        bound = plan.clip_ratio * usual
+        if norm > bound:
+            for gradient in gradients:
+                gradient.mul_(bound / norm)
+        # One gradient of a thousand times the usual norm must not let the next ones pass.
+        self._usual_norm = _USUAL * usual + (1 - _USUAL) * min(norm, bound)
 
     def _take_step(self, factor: float) -> None:
         groups = self._optimizer.param_groups
@@ -322,6 +349,7 @@ class Distillation(Generic[S], Iterator[Step]):
                 "optimizer": self._optimizer.state_dict(),
                 "students": self.plan.students.state_dict(),
                 "skipped": (self.skipped, self._in_a_row),
+                "usual_norm": self._usual_norm,
                 "average": None if self._average is None else dict(self._average),
                 "best": self._best,
                 "validations": self._validations,
@@ -336,6 +364,8 @@ class Distillation(Generic[S], Iterator[Step]):
         self._optimizer.load_state_dict(state["optimizer"])
         self.plan.students.load_state_dict(state["students"])
         self.skipped, self._in_a_row = state["skipped"]
+        # Runs that were kept before there was one have none.
+        self._usual_norm = state.get("usual_norm")
         self._average = state["average"]
         self._best = state["best"]
         self._validations = state["validations"]

@@ -18,9 +18,11 @@ from torch.utils.data import TensorDataset
 from ddsdk.artifact import read_artifact, write_artifact
 from ddsdk.card import card_markdown
 from ddsdk.data.preprocess import Preprocess
-from ddsdk.errors import ArtifactError, require, require_rate
-from ddsdk.manifest import NO_PRIVACY, Manifest, build_manifest, label_fault
+from ddsdk.errors import ArtifactError, require
+from ddsdk.faults import label_fault, pace_fault
+from ddsdk.manifest import NO_PRIVACY, Manifest, build_manifest
 from ddsdk.sheet import sheet_png
+from ddsdk.synthetic.labels import LabelReading, read_labels
 from ddsdk.text import clean, clean_json
 
 __all__ = ["Distilled"]
@@ -38,9 +40,11 @@ class Distilled:
         class_names: K names. Control characters are stripped and names are cut at 200 characters.
         preprocess: From the unit range to the value space, and back.
         evaluation: The protocol of training on the set, JSON values.
-        label_space: ``"probabilities"``: rows are non-negative and sum to 1.
+        label_space: ``"probabilities"``: rows are non-negative and sum to 1; or ``"scores"``: any finite numbers, for
+            the loss that the evaluation names.
         learned_lr: Learning rate of networks that train on the set, learned with it, positive, rounded to
-            float32; or None.
+            float32; or one for each of their steps, in the stored order; or None.
+        learned_momentum: The same of momentum, in 0 <= value < 1.
         classes: (M,) int64, the class slot that each image was made for, or None.
         stored_floats: Floats from which the images are made, labels not counted; 0 stands for one per pixel.
         provenance: Recipe and parameters, data fingerprint, seeds, versions, device, threads, seconds, as
@@ -59,7 +63,8 @@ class Distilled:
     preprocess: Preprocess
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     label_space: str = "probabilities"
-    learned_lr: float | None = None
+    learned_lr: float | tuple[float, ...] | None = None
+    learned_momentum: float | tuple[float, ...] | None = None
     classes: Tensor | None = None
     stored_floats: int = 0
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -78,10 +83,7 @@ class Distilled:
         self._set("privacy", clean(self.privacy, 1000))
         self._set("stored_floats", int(self.stored_floats) or self.images.numel())
         require(self.stored_floats > 0, "stored_floats", "be positive", self.stored_floats)
-        if self.learned_lr is not None:
-            rounded = float(np.float32(self.learned_lr))
-            require_rate("learned_lr", rounded)
-            self._set("learned_lr", rounded)
+        self._check_pace()
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -120,6 +122,21 @@ class Distilled:
             require(
                 low >= 0 and high < self.num_classes, "classes", f"lie below {self.num_classes}", (low, high)
             )
+
+    def _check_pace(self) -> None:
+        rounded = {}
+        for name in ("learned_lr", "learned_momentum"):
+            given = getattr(self, name)
+            if given is None:
+                continue
+            with np.errstate(over="ignore"):
+                values = np.asarray(given, dtype=np.float32)
+            require(values.ndim < 2 and values.size > 0, name, "be a number or one for each step", given)
+            rounded[name] = values
+            self._set(name, tuple(values.tolist()) if values.ndim else float(values))
+        fault = pace_fault(rounded.get("learned_lr"), rounded.get("learned_momentum"))
+        if fault:
+            raise ValueError(fault)
 
     def __repr__(self) -> str:
         recipe = clean(str(self.provenance.get("recipe", "unknown")), 40)
@@ -175,8 +192,9 @@ class Distilled:
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         tensors = {"images": self.images, "labels": self.labels, **self.preprocess.to_state()[1]}
-        if self.learned_lr is not None:
-            tensors["learned_lr"] = torch.tensor(self.learned_lr, dtype=torch.float32)
+        for name in ("learned_lr", "learned_momentum"):
+            if getattr(self, name) is not None:
+                tensors[name] = torch.tensor(getattr(self, name), dtype=torch.float32)
         if self.classes is not None:
             tensors["classes"] = self.classes
         return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
@@ -185,9 +203,19 @@ class Distilled:
         """Return the images in the unit range, clamped to [0, 1], as one would look at them."""
         return self.preprocess.inverse(self.images).clamp(0, 1)
 
-    def as_dataset(self) -> TensorDataset:
-        """Return (image, label row) pairs for an ordinary data loader."""
-        return TensorDataset(self.images, self.labels)
+    def as_dataset(self, labels: LabelReading = "stored") -> TensorDataset:
+        """Return (image, label row) pairs for an ordinary data loader.
+
+        Scores are for the loss that the evaluation names. Another loss wants probabilities, and what that costs
+        depends on the set: ``ddsdk evaluate SET --data DATA --labels stored,probabilities,hard`` measures it.
+
+        Args:
+            labels: ``"stored"``: rows as they are. ``"probabilities"``: the nearest distribution of each row, see
+                `ddsdk.nearest_distributions`; rows of the space ``"probabilities"`` stay as they are. ``"hard"``:
+                one-hot rows of the largest class.
+        """
+        same = labels == "probabilities" == self.label_space
+        return TensorDataset(self.images, self.labels if same else read_labels(self.labels, labels))
 
     def save(self, folder: str | os.PathLike[str]) -> str:
         """Write the set into `folder`, new or holding an older set; see `ddsdk.artifact.write_artifact`.
@@ -219,7 +247,8 @@ class Distilled:
                 preprocess=Preprocess.from_state(manifest.preprocess, tensors),
                 evaluation=manifest.evaluation,
                 label_space=manifest.label_space,
-                learned_lr=tensors["learned_lr"].item() if "learned_lr" in tensors else None,
+                learned_lr=_numbers(tensors.get("learned_lr")),
+                learned_momentum=_numbers(tensors.get("learned_momentum")),
                 classes=tensors.get("classes"),
                 stored_floats=manifest.storage.image_floats,
                 provenance=manifest.provenance,
@@ -233,7 +262,7 @@ class Distilled:
         """Return the union of this set and `others`, with this set's evaluation.
 
         The privacy statement of a union is not that of its parts, so it falls back to none. A learned
-        learning rate stays if all sets agree on it.
+        learning rate or momentum stays if all sets agree on it, and if it is one for all steps: a union takes others.
 
         Raises:
             ValueError: If shapes, class names, value space or label space differ.
@@ -255,8 +284,20 @@ class Distilled:
             preprocess=self.preprocess,
             evaluation=self.evaluation,
             label_space=self.label_space,
-            learned_lr=self.learned_lr if len({s.learned_lr for s in sets}) == 1 else None,
+            learned_lr=_agreed([s.learned_lr for s in sets]),
+            learned_momentum=_agreed([s.learned_momentum for s in sets]),
             classes=torch.cat(slots) if len(slots) == len(sets) else None,
             stored_floats=sum(s.stored_floats for s in sets),
             provenance={"recipe": "concat", "parents": [s.content_id for s in sets]},
         )
+
+
+def _numbers(tensor: Tensor | None) -> float | tuple[float, ...] | None:
+    if tensor is None:
+        return None
+    return tuple(tensor.tolist()) if tensor.ndim else float(tensor)
+
+
+def _agreed(values: list[float | tuple[float, ...] | None]) -> float | None:
+    first = values[0]
+    return None if isinstance(first, tuple) or any(v != first for v in values) else first

@@ -39,7 +39,7 @@ def to_parquet(distilled: Distilled, path: str | os.PathLike[str]) -> None:
     """Write one parquet file that the hub and `datasets` read as images, class labels and soft labels.
 
     Columns: ``image`` (PNG, rounded to 8 bits and clipped to the unit range), ``label`` (the class of the
-    image), ``soft_label`` (K exact float32). Metadata of the set is in the schema under ``ddsdk``.
+    image), ``soft_label`` (K exact float32, scores too). Metadata of the set is in the schema under ``ddsdk``.
 
     Args:
         distilled: The set, with 1 or 3 channels.
@@ -113,7 +113,7 @@ def to_npz(distilled: Distilled, path: str | os.PathLike[str]) -> None:
     """Write the exact numbers as arrays that `numpy.load` opens without pickle.
 
     Arrays: ``images`` (M, C, H, W) in the value space, ``labels`` (M, K), ``owner`` (M,), ``learned_lr``
-    where there is one, the tensors of a whitening, and ``metadata``, a JSON text:
+    and ``learned_momentum`` where there are such, the tensors of a whitening, and ``metadata``, a JSON text:
     ``json.loads(str(file["metadata"]))``. The same set gives the same bytes.
 
     Args:
@@ -129,8 +129,9 @@ def to_npz(distilled: Distilled, path: str | os.PathLike[str]) -> None:
         "owner": distilled.owner.cpu().numpy(),
         "metadata": np.array(_metadata(distilled)),
     }
-    if distilled.learned_lr is not None:
-        arrays["learned_lr"] = np.array(distilled.learned_lr, dtype=np.float32)
+    for name in ("learned_lr", "learned_momentum"):
+        if getattr(distilled, name) is not None:
+            arrays[name] = np.array(getattr(distilled, name), dtype=np.float32)
     for name, tensor in distilled.preprocess.to_state()[1].items():
         arrays[name] = tensor.cpu().numpy()
     buffer = io.BytesIO()

@@ -1,4 +1,7 @@
-"""Judge a set: train fresh networks on it under a stated protocol and test them once, at the end."""
+"""Judge a set: train fresh networks on it under a stated protocol and test them once, at the end.
+
+A set for a kernel machine trains none: kernel ridge regression on it is tested instead.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,18 @@ from torch import Tensor, nn
 from ddsdk.augment import Augmentation
 from ddsdk.data.sources import Batch, RealData
 from ddsdk.errors import require
-from ddsdk.evaluation import Evaluation, Score
+from ddsdk.evaluation import Evaluation, Pace, Score
 from ddsdk.inner.fit import accuracy, epoch, gradient_step
+from ddsdk.inner.kernels import KernelMachine, kernel_machine
+from ddsdk.inner.losses import LOSSES
 from ddsdk.networks.catalog import network_factory
 from ddsdk.networks.network import Network
 from ddsdk.rng import derive
+from ddsdk.synthetic.labels import read_labels
 
 __all__ = ["Progress", "evaluate", "evaluating", "train"]
+
+_LEAST_MOMENTUM = 1e-30
 
 
 class Progress(NamedTuple):
@@ -37,7 +45,13 @@ class Progress(NamedTuple):
     kept: bool = False
 
 
-def train(network: nn.Module, batch: Batch, evaluation: Evaluation, rng: torch.Generator) -> Iterator[int]:
+def train(
+    network: nn.Module,
+    batch: Batch,
+    evaluation: Evaluation,
+    rng: torch.Generator,
+    pace: Pace = Pace(),  # noqa: B008 - a tuple, which nobody can change
+) -> Iterator[int]:
     """Train `network` in place on a set, giving control back after each epoch.
 
     Args:
@@ -45,25 +59,44 @@ def train(network: nn.Module, batch: Batch, evaluation: Evaluation, rng: torch.G
         batch: The whole set, in the value space.
         evaluation: The protocol.
         rng: Root of order and augmentation.
+        pace: Rate and momentum of each step, where they were learned with the set.
 
     Yields:
         The number of finished epochs.
+
+    Raises:
+        ValueError: On the first epoch, if the pace does not fit the protocol.
     """
+    pace.check(evaluation, len(batch.x))
     augmentation = Augmentation(evaluation.augmentation)
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        lr=evaluation.lr,
-        momentum=evaluation.momentum,
-        weight_decay=evaluation.weight_decay,
-    )
+    optimizer, loss = _optimizer(network, evaluation), LOSSES[evaluation.loss]
+    per_epoch, shuffled = evaluation.steps_in_epoch(len(batch.x)), evaluation.order == "shuffled"
     network.train()
     for i in range(evaluation.epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = evaluation.rate_in(i)
         key = derive(rng, "epoch", i)
-        for part in epoch(batch, evaluation.batch_size, augmentation, key, mix=evaluation.mix):
-            gradient_step(network, optimizer, part)
+        parts = epoch(batch, evaluation.batch_size, augmentation, key, mix=evaluation.mix, shuffled=shuffled)
+        for step, part in enumerate(parts, i * per_epoch):
+            _set_pace(optimizer, evaluation, pace, step, per_epoch)
+            gradient_step(network, optimizer, part, loss)
         yield i + 1
+
+
+def _optimizer(network: nn.Module, evaluation: Evaluation) -> torch.optim.Optimizer:
+    lr, decay = evaluation.lr, evaluation.weight_decay
+    if evaluation.optimizer == "adam":
+        betas = (evaluation.momentum, 0.999)
+        return torch.optim.Adam(network.parameters(), lr=lr, betas=betas, weight_decay=decay)
+    return torch.optim.SGD(network.parameters(), lr=lr, momentum=evaluation.momentum, weight_decay=decay)
+
+
+def _set_pace(
+    optimizer: torch.optim.Optimizer, evaluation: Evaluation, pace: Pace, step: int, per_epoch: int
+) -> None:
+    (group,) = optimizer.param_groups
+    group["lr"] = pace.rates[step] if pace.rates else evaluation.rate_at(step, per_epoch)
+    if pace.momenta:
+        # With a momentum of exactly 0, torch would leave the step out of its buffer.
+        group["momentum"] = max(pace.momenta[step], _LEAST_MOMENTUM)
 
 
 def evaluate(
@@ -73,23 +106,25 @@ def evaluate(
     *,
     rng: torch.Generator,
     name: str = "set",
+    pace: Pace = Pace(),  # noqa: B008
 ) -> Score:
     """Train fresh networks on a set and return their accuracy on `test`.
 
     Args:
-        batch: Images (M, C, H, W) in the value space of `test`, and labels (M, K) as probabilities.
+        batch: Images (M, C, H, W) in the value space of `test`, and label rows (M, K), probabilities or scores.
         test: Held-out real data; read once for each network, after its last epoch.
         evaluation: The protocol.
         rng: Network i derives its initialisation and training from it.
         name: For tables.
+        pace: Rate and momentum of each step, where they were learned with the set.
 
     Returns:
-        The accuracies with what they mean.
+        The accuracies with what they mean; one accuracy for a kernel, which has no chance in it.
 
     Raises:
-        ValueError: If images or labels do not fit `test`.
+        ValueError: If images or labels do not fit `test`, or the pace does not fit the protocol.
     """
-    for step in evaluating(batch, test, evaluation, rng=rng, name=name):
+    for step in evaluating(batch, test, evaluation, rng=rng, name=name, pace=pace):
         score = step.score
     assert score is not None  # the last step of every evaluation has it
     return score
@@ -102,6 +137,7 @@ def evaluating(
     *,
     rng: torch.Generator,
     name: str = "set",
+    pace: Pace = Pace(),  # noqa: B008
 ) -> Iterator[Progress]:
     """Do what `evaluate` does, giving control back after each epoch.
 
@@ -111,7 +147,7 @@ def evaluating(
         How far it is. The last one holds the score.
 
     Raises:
-        ValueError: If images or labels do not fit `test`.
+        ValueError: As `evaluate`.
     """
     x, y = batch
     require(
@@ -119,38 +155,69 @@ def evaluating(
     )
     require(len(y) == len(x), "labels", f"have one row for each of the {len(x)} images", len(y))
     require(y.shape[1] == test.num_classes, "labels", f"have {test.num_classes} columns", y.shape[1])
-    make = network_factory(
-        evaluation.network, test.image_shape, test.num_classes, **evaluation.network_options
-    )
-    return _evaluating(Batch(x, y), test, evaluation, make, rng, name)
+    pace.check(evaluation, len(x))
+    options = evaluation.network_options
+    if evaluation.learner == "kernel":
+        machine = kernel_machine(evaluation.network, **options)
+        return _by_kernel(Batch(x, y), test, evaluation, machine, name)
+    make = network_factory(evaluation.network, test.image_shape, test.num_classes, **options)
+    return _by_networks(Batch(x, y), test, evaluation, make, rng, name, pace)
 
 
-def _evaluating(
+def _by_networks(
     batch: Batch,
     test: RealData,
     evaluation: Evaluation,
     make: Callable[[torch.Generator], Network],
     rng: torch.Generator,
     name: str,
+    pace: Pace,
 ) -> Iterator[Progress]:
-    x, y = batch
-    hard = bool(((y == 0) | (y == 1)).all())
-    total = evaluation.networks * evaluation.epochs
     began, accuracies = time.perf_counter(), []
     held_out = test.batch(torch.arange(len(test))).x
+    shown = Batch(batch.x, read_labels(batch.y, evaluation.labels))
     for i in range(evaluation.networks):
         key = derive(rng, "network", i)
-        network = make(derive(key, "init")).to(x.device)
-        for epochs in train(network, batch, evaluation, derive(key, "train")):
-            yield Progress(i * evaluation.epochs + epochs, total)
+        network = make(derive(key, "init")).to(batch.x.device)
+        for epochs in train(network, shown, evaluation, derive(key, "train"), pace):
+            yield Progress(i * evaluation.epochs + epochs, evaluation.rounds)
         accuracies.append(accuracy(network, held_out, test.labels))
-    score = Score(
+    seconds = time.perf_counter() - began
+    score = _score(batch, evaluation, accuracies, seconds, name)
+    yield Progress(evaluation.rounds, evaluation.rounds, score)
+
+
+def _by_kernel(
+    batch: Batch, test: RealData, evaluation: Evaluation, machine: KernelMachine, name: str
+) -> Iterator[Progress]:
+    began = time.perf_counter()
+    held_out = test.batch(torch.arange(len(test))).x
+    with torch.no_grad():
+        found = machine.predict(batch.x, read_labels(batch.y, evaluation.labels), held_out).argmax(1)
+    accuracies = [int((found == test.labels).sum()) / len(test)]
+    score = _score(batch, evaluation, accuracies, time.perf_counter() - began, name)
+    yield Progress(evaluation.rounds, evaluation.rounds, score)
+
+
+def _score(batch: Batch, evaluation: Evaluation, accuracies: list[float], seconds: float, name: str) -> Score:
+    x, y = batch
+    kind = _kind(y)
+    same = evaluation.labels == "stored" or kind == "hard"
+    return Score(
         name=name,
         protocol=evaluation.protocol,
         network=evaluation.network_label,
         accuracies=tuple(accuracies),
         images=len(x),
-        stored_floats=x.numel() + (len(y) if hard else y.numel()),
-        seconds=time.perf_counter() - began,
+        stored_floats=x.numel() + (len(y) if kind == "hard" else y.numel()),
+        seconds=seconds,
+        labels=kind if same else f"{kind} as {evaluation.labels}",
+        loss=evaluation.loss if evaluation.learner == "network" else "ridge",
     )
-    yield Progress(total, total, score)
+
+
+def _kind(rows: Tensor) -> str:
+    sums = ((rows.double().sum(1) - 1).abs() <= 1e-4).all()
+    if not bool(sums & (rows >= 0).all()):
+        return "scores"
+    return "hard" if bool(((rows == 0) | (rows == 1)).all()) else "soft"

@@ -30,22 +30,24 @@ __all__ = [
     "build_manifest",
     "decode_manifest",
     "encode_manifest",
-    "label_fault",
     "tensor_bytes",
 ]
 
-FORMAT = 1
+FORMAT = 2
+"""The latest layout. A set has the least number whose readers understand it: 1, or 2 for what came with it."""
+
 NO_PRIVACY = "no formal privacy guarantee"
 _NUMPY = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
-# Rank of every tensor that a set may hold; the first two are required.
-_SCHEMA: Mapping[str, tuple[str, int]] = {
-    "images": ("F32", 4),
-    "labels": ("F32", 2),
-    "learned_lr": ("F32", 0),
-    "classes": ("I64", 1),
-    "zca_mean": ("F32", 1),
-    "zca_basis": ("F32", 2),
-    "zca_eigenvalues": ("F32", 1),
+# Ranks of every tensor that a set may hold; the first two are required.
+_SCHEMA: Mapping[str, tuple[str, tuple[int, ...]]] = {
+    "images": ("F32", (4,)),
+    "labels": ("F32", (2,)),
+    "learned_lr": ("F32", (0, 1)),
+    "learned_momentum": ("F32", (0, 1)),
+    "classes": ("I64", (1,)),
+    "zca_mean": ("F32", (1,)),
+    "zca_basis": ("F32", (2,)),
+    "zca_eigenvalues": ("F32", (1,)),
 }
 
 
@@ -73,11 +75,11 @@ class Storage(_Record, frozen=True, kw_only=True):
     Attributes:
         image_floats: Floats from which the images are made; fewer than pixels where codes are stored.
         label_floats: M K for soft labels; M where every label is one class id.
-        other_floats: A learned learning rate counts as one.
+        other_floats: Learned learning rates and momenta.
         floats: The sum of the three.
         bytes: Four times `floats`.
         tensor_bytes: Bytes of the decoded tensors in the file, preprocessing included.
-        labels: Whether the labels are class ids or distributions.
+        labels: Whether the labels are class ids, or rows of K numbers.
     """
 
     image_floats: int
@@ -93,7 +95,7 @@ class Manifest(_Record, frozen=True, kw_only=True):
     """Everything about a distilled set but the numbers themselves.
 
     Attributes:
-        format: Version of this layout.
+        format: Version of this layout: 2 for scores, and for rates or momenta of single steps; 1 for all else.
         kind: Tells this manifest from those of other programs.
         id: Content id, 64 hex digits.
         seal: SHA-256 of the canonical manifest without this entry, 64 hex digits.
@@ -115,7 +117,7 @@ class Manifest(_Record, frozen=True, kw_only=True):
     tensors: dict[str, TensorEntry]
     value_range: tuple[float, float]
     preprocess: dict[str, Any]
-    label_space: Literal["probabilities"]
+    label_space: Literal["probabilities", "scores"]
     class_names: tuple[str, ...]
     evaluation: dict[str, Any]
     storage: Storage
@@ -156,7 +158,7 @@ def build_manifest(
         tensors: Arrays by name: images (M, C, H, W) and labels (M, K) float32, and optional ones.
         class_names: K names.
         preprocess: State of the preprocessing, with its ``"space"``.
-        label_space: ``"probabilities"``.
+        label_space: ``"probabilities"`` or ``"scores"``.
         evaluation: How to train on the set, JSON values.
         image_floats: Floats from which the images are made.
         provenance: Where the set comes from, JSON values.
@@ -169,7 +171,7 @@ def build_manifest(
     entries = {name: _entry(array) for name, array in sorted(tensors.items())}
     images = tensors["images"]
     body: dict[str, Any] = {
-        "format": FORMAT,
+        "format": _format(label_space, {name: array.ndim for name, array in tensors.items()}),
         "kind": "ddsdk.distilled",
         "tensors": entries,
         "value_range": [float(images.min()), float(images.max())],
@@ -186,6 +188,11 @@ def build_manifest(
     return decode_manifest(canonical_json(body))
 
 
+def _format(label_space: str, ranks: Mapping[str, int]) -> int:
+    later = label_space != "probabilities" or "learned_momentum" in ranks or ranks.get("learned_lr", 0) > 0
+    return 2 if later else 1
+
+
 def _entry(array: NDArray[Any]) -> dict[str, Any]:
     names = {dtype: name for name, dtype in _NUMPY.items()}
     dtype = names.get(array.dtype.newbyteorder("<"), str(array.dtype))
@@ -197,7 +204,7 @@ def _storage(tensors: Mapping[str, NDArray[Any]], image_floats: int) -> dict[str
     labels = tensors["labels"]
     hard = bool(((labels == 0) | (labels == 1)).all() and (labels.sum(axis=-1) == 1).all())
     label_floats = len(labels) if hard else labels.size
-    other = int("learned_lr" in tensors)
+    other = sum(array.size for name, array in tensors.items() if name.startswith("learned_"))
     floats = image_floats + label_floats + other
     return {
         "image_floats": image_floats,
@@ -265,9 +272,10 @@ def _check_table(manifest: Manifest) -> None:
         {"images", "labels"} <= set(table) <= set(_SCHEMA), f"unexpected tensor names {sorted(table)[:8]!r}"
     )
     for name, entry in table.items():
-        dtype, rank = _SCHEMA[name]
+        dtype, ranks = _SCHEMA[name]
         _expect(entry.dtype == dtype, f"{name} must have dtype {dtype}, got {entry.dtype}")
-        _expect(len(entry.shape) == rank, f"{name} must have {rank} axes, got shape {entry.shape}")
+        wanted = " or ".join(map(str, ranks))
+        _expect(len(entry.shape) in ranks, f"{name} must have {wanted} axes, got shape {entry.shape}")
         _expect(all(d >= 1 for d in entry.shape), f"{name} must not be empty, got shape {entry.shape}")
         _expect(re.fullmatch("[0-9a-f]{64}", entry.sha256) is not None, f"{name} has no SHA-256")
     images, classes = table["images"].shape, len(manifest.class_names)
@@ -278,29 +286,12 @@ def _check_table(manifest: Manifest) -> None:
     _expect(manifest.storage.image_floats >= 1, "image_floats must be positive")
     zca = {name: entry.shape for name, entry in table.items() if name.startswith("zca_")}
     d = images[1] * images[2] * images[3]
-    wanted = {"zca_mean": (d,), "zca_basis": (d, d), "zca_eigenvalues": (d,)}
-    _expect(zca == (wanted if manifest.space == "zca" else {}), f"zca tensors must fit the images, got {zca}")
+    whole = {"zca_mean": (d,), "zca_basis": (d, d), "zca_eigenvalues": (d,)}
+    _expect(zca == (whole if manifest.space == "zca" else {}), f"zca tensors must fit the images, got {zca}")
+    least = _format(manifest.label_space, {name: len(entry.shape) for name, entry in table.items()})
+    _expect(manifest.format == least, f"format must be {least} for what the set holds, got {manifest.format}")
 
 
 def _expect(ok: bool, message: str) -> None:
     if not ok:
         raise ArtifactError("schema", message)
-
-
-def label_fault(labels: NDArray[Any], label_space: str) -> str | None:
-    """Return what is wrong with labels (M, K), naming the first bad row, or None.
-
-    In the space ``"probabilities"`` every entry is non-negative and every row sums to 1 within 1e-4.
-    """
-    if label_space != "probabilities":
-        return f"label_space must be 'probabilities', got {label_space!r}"
-    negative = np.flatnonzero((labels < 0).any(axis=1))
-    if len(negative):
-        row = int(negative[0])
-        return f"labels must be non-negative, got {float(labels[row].min()):.6g} in row {row}"
-    totals = labels.sum(axis=1, dtype=np.float64)
-    wrong = np.flatnonzero(~(np.abs(totals - 1) <= 1e-4))
-    if len(wrong):
-        row = int(wrong[0])
-        return f"label rows must sum to 1 within 1e-4, got {totals[row]:.6g} in row {row}"
-    return None

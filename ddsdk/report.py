@@ -6,7 +6,7 @@ import base64
 import statistics
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
@@ -30,6 +30,8 @@ class Result(TypedDict):
         images: Training images.
         stored_floats: Floats stored for them.
         seconds: Wall-clock time of all repeats.
+        labels: What kind of labels was trained on, see `ddsdk.Score`; may be left out.
+        loss: With which loss; may be left out.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Result(TypedDict):
     images: int
     stored_floats: int
     seconds: float
+    labels: NotRequired[str]
+    loss: NotRequired[str]
 
 
 def html_report(
@@ -98,6 +102,7 @@ def _row(result: Result, *, own: bool) -> dict[str, Any]:
         "floats": f"{result['stored_floats']:,}",
         "network": clean(result["network"], 80),
         "protocol": clean(result["protocol"], 80),
+        "labels": clean(", ".join(filter(None, (result.get("labels"), result.get("loss")))), 80),
         "seconds": f"{result['seconds']:,.1f}",
     }
 

@@ -94,7 +94,8 @@ def scoring(
 ) -> Iterator[Progress]:
     """Do what `kept_score` does, giving control back after each epoch.
 
-    A learning rate that was learned with the set is part of the set: it replaces that of `evaluation`.
+    A learning rate that was learned with the set is part of the set: it replaces that of `evaluation`, and so does a
+    momentum. One for each step holds where the images come in their stored order.
 
     Yields:
         How far it is. The last one holds the score, and tells whether it was kept from before.
@@ -102,8 +103,10 @@ def scoring(
     names = tuple(map(clean, test.class_names))
     rule = f"be those of the set, {list(distilled.class_names)}"
     require(names == distilled.class_names, "class names of test", rule, list(names))
-    if distilled.learned_lr is not None:
-        evaluation = dataclasses.replace(evaluation, lr=distilled.learned_lr)
+    evaluation, pace = evaluation.with_learned(distilled.learned_lr, distilled.learned_momentum)
+    if distilled.manifest.storage.labels == "hard":
+        # Every reading of one-hot rows is the same, and so is its score.
+        evaluation = dataclasses.replace(evaluation, labels="stored")
     conditions: dict[str, Any] = {
         "set": distilled.content_id,
         "test": test.fingerprint,
@@ -115,13 +118,13 @@ def scoring(
     key = hashlib.sha256(canonical_json(conditions)).hexdigest()[:16]
     # The name may come from a stranger's provenance.
     path = folder / f"{file_stem(name) or 'set'}-{key}.json"
-    total = evaluation.networks * evaluation.epochs
     if path.is_file() and not fresh:
-        yield Progress(total, total, _read(path).score, kept=True)
+        yield Progress(evaluation.rounds, evaluation.rounds, _read(path).score, kept=True)
         return
     folder.mkdir(parents=True, exist_ok=True)
     images, labels = distilled.images.to(test.device), distilled.labels.to(test.device)
-    for step in evaluating((images, labels), test, evaluation, rng=generator(seed), name=name):
+    rng = generator(seed)
+    for step in evaluating((images, labels), test, evaluation, rng=rng, name=name, pace=pace):
         if step.score is None:
             yield step
             continue

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import final
 
 import torch
@@ -13,6 +13,7 @@ from ddsdk.data.sources import RealData
 from ddsdk.errors import require_count
 from ddsdk.evaluation import Evaluation
 from ddsdk.judge import evaluate
+from ddsdk.networks.catalog import NETWORKS
 from ddsdk.rng import derive
 from ddsdk.synthetic.set import SyntheticSet
 
@@ -31,7 +32,7 @@ class Validation:
         held: Held-out training images, see `ddsdk.RealData.split`. They must not be part of what is distilled.
         every: Steps between two looks.
         epochs: Passes of a network over the set, unless the protocol has fewer.
-        width: Channels of the network.
+        width: Channels of the network, where it has a width.
         networks: Networks that are trained for each look, the same fresh ones for all.
     """
 
@@ -52,18 +53,22 @@ class Validation:
             evaluation: The recipe's protocol.
             rng: Each look takes the same initial weights and order from it, so that looks differ by the set alone.
         """
-        short = evaluation.changed(
-            options={"width": self.width},
-            epochs=min(self.epochs, evaluation.epochs),
-            networks=self.networks,
-        )
+        short = self._short(evaluation)
 
         def accuracy(syn: SyntheticSet) -> float:
             with torch.no_grad():
                 batch = syn.at(torch.arange(len(syn)), derive(rng, "view"))
-            rated = (
-                short if syn.rate is None else dataclasses.replace(short, lr=float(syn.rate.value.detach()))
-            )
-            return evaluate(batch, self.held, rated, rng=rng).mean
+            learned = (None, None) if syn.rate is None else (syn.rate.rates, syn.rate.momenta)
+            rated, pace = short.with_learned(*learned)
+            return evaluate(batch, self.held, rated, rng=rng, pace=pace).mean
 
         return accuracy
+
+    def _short(self, evaluation: Evaluation) -> Evaluation:
+        if evaluation.learner == "kernel":
+            return evaluation
+        wide = "width" in signature(NETWORKS[evaluation.network]).parameters
+        # In the stored order each step may have a rate of its own: there are as many steps as rates.
+        epochs = evaluation.epochs if evaluation.order == "stored" else min(self.epochs, evaluation.epochs)
+        options = {"width": self.width} if wide else {}
+        return evaluation.changed(options=options, epochs=epochs, networks=self.networks)

@@ -2,8 +2,9 @@
 
 usage: python train_without_ddsdk.py SET TEST_IMAGES TEST_LABELS [NETWORKS [EPOCHS]]
 
-SET is the folder of a set of grey images for a ConvNet, under the protocol that its manifest states. TEST_IMAGES and
-TEST_LABELS are uncompressed idx files, such as FashionMNIST's t10k-images-idx3-ubyte.
+SET is the folder of a set of grey images for a ConvNet, under the protocol that its manifest states, which must be SGD
+with cross-entropy. TEST_IMAGES and TEST_LABELS are uncompressed idx files, such as FashionMNIST's
+t10k-images-idx3-ubyte.
 """
 
 import json
@@ -19,6 +20,8 @@ from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 folder = Path(sys.argv[1])
 manifest = json.loads((folder / "manifest.json").read_text())
 rules, space = manifest["evaluation"], manifest["preprocess"]
+if unknown := rules.keys() & {"loss", "optimizer", "schedule", "warm_up", "order", "learner", "labels"}:
+    sys.exit(f"this script trains with SGD and cross-entropy only, the set wants {sorted(unknown)}")
 tensors = load_file(folder / "set.safetensors")
 images, labels = tensors["images"], tensors["labels"]
 rate = float(tensors.get("learned_lr", rules["lr"]))

@@ -69,6 +69,100 @@ def test_evaluate_prints_the_baselines_and_keeps_the_scores(made, capsys):
 ONCE = ["--repeats", "1", "--epochs", "1"]
 
 
+def said_once(capsys):
+    return " ".join(capsys.readouterr().out.split())
+
+
+def scored_digits(folder, **changes):
+    """Save real digits with centred labels as a set of its own."""
+    import dataclasses
+
+    import ddsdk as dd
+
+    train, _ = dd.load_pair("digits")
+    chosen = dd.BASELINES["random"](ipc=2)(train, make_student=None, rng=dd.generator(0))
+    rows = dd.centred_labels(chosen.owner, 10)
+    own = dataclasses.replace(chosen, labels=rows, label_space="scores", provenance={"recipe": "own"})
+    dataclasses.replace(own, **changes).save(folder)
+    return folder
+
+
+def test_evaluate_shows_the_own_and_the_published_protocol_side_by_side(tmp_path, capsys):
+    regression = {"protocol": "regression", "loss": "mse", "optimizer": "adam", "lr": 0.001}
+    folder = scored_digits(tmp_path / "set", evaluation=regression)
+    args = ["evaluate", str(folder), *FAST, *ONCE, "--width", "4", "--baselines", "random"]
+    assert main([*args, "--protocol", "both"]) == 0
+    said = said_once(capsys)
+    assert "1 networks, 1 epochs, loss mse" in said
+    assert "1 networks, 1 epochs, loss cross-entropy" in said
+    assert "digits, test accuracy, %" in said
+    found = {
+        (r["score"]["name"], r["score"]["labels"], r["score"]["loss"], r["score"]["protocol"].split(",")[0])
+        for r in read_scores(tmp_path / "set-results")
+    }
+    assert found == {
+        ("own", "scores", "mse", "regression"),
+        ("random", "scores", "mse", "regression"),
+        ("own", "scores as hard", "cross-entropy", "published"),
+        ("random", "hard", "cross-entropy", "published"),
+    }
+    assert main(["report", str(folder), "--markdown", str(tmp_path / "table.md")]) == 0
+    assert "| scores as hard, cross-entropy |" in (tmp_path / "table.md").read_text().replace("\\", "")
+
+
+def test_evaluate_measures_what_other_labels_cost(tmp_path, capsys):
+    folder = scored_digits(tmp_path / "set", evaluation={"protocol": "own", "loss": "mse"})
+    args = ["evaluate", str(folder), *FAST, *ONCE, "--width", "4", "--baselines", ""]
+    assert main([*args, "--labels", "stored,probabilities,hard"]) == 0
+    kinds = {r["score"]["labels"]: r["score"]["accuracies"] for r in read_scores(tmp_path / "set-results")}
+    assert set(kinds) == {"scores", "scores as probabilities", "scores as hard"}
+    assert kinds["scores as probabilities"] == kinds["scores as hard"]
+    capsys.readouterr()
+    assert main([*args, "--labels", "soft"]) == 2
+    assert "labels must be one of ['stored', 'probabilities', 'hard'], got 'soft'" in capsys.readouterr().err
+
+
+def test_evaluate_judges_a_kernel_set_as_a_kernel_machine(tmp_path, capsys):
+    protocol = {"protocol": "kernel", "learner": "kernel", "network": "fc-ntk"}
+    folder = scored_digits(tmp_path / "set", evaluation=protocol)
+    args = ["evaluate", str(folder), *FAST, "--baselines", "random,herding"]
+    assert main([*args, "--depth", "2"]) == 0
+    said = said_once(capsys)
+    assert "digits, fc-ntk kernel (depth 2), protocol kernel, depth 2" in said
+    assert "kernel ridge regression; no network is trained" in said
+    records = read_scores(tmp_path / "set-results")
+    assert {(r["score"]["name"], r["score"]["labels"]) for r in records} == {
+        ("own", "scores"),
+        ("random", "scores"),
+        ("herding", "scores"),
+    }
+    assert main([*args, "--width", "4"]) == 2
+    assert "options of kernel 'fc-ntk' must be among" in capsys.readouterr().err
+    assert main([*args, *ONCE, "--networks", "mlp", "--width", "4"]) == 0
+    assert "digits, mlp (width 4), protocol kernel, 1 epochs, mlp, width 4" in said_once(capsys)
+    assert main(["report", str(folder), "--markdown", str(tmp_path / "table.md")]) == 0
+    rows = (tmp_path / "table.md").read_text().splitlines()
+    assert sum("scores, ridge | – | – |" in row for row in rows) == 3
+
+
+def test_baselines_of_a_set_in_stored_order_are_shuffled(tmp_path):
+    protocol = {"protocol": "dd", "order": "stored", "batch_size": 10, "epochs": 2}
+    folder = scored_digits(tmp_path / "set", evaluation=protocol, learned_lr=(0.01, 0.02, 0.03, 0.04))
+    args = ["evaluate", str(folder), *FAST, "--repeats", "1", "--width", "4", "--baselines", "random"]
+    assert main(args) == 0
+    found = {r["score"]["name"]: r for r in read_scores(tmp_path / "set-results")}
+    assert found["own"]["conditions"]["evaluation"]["order"] == "stored"
+    assert found["random"]["score"]["protocol"] == "dd, width 4, shuffled order"
+    assert "order" not in found["random"]["conditions"]["evaluation"]
+
+
+def test_hostile_protocol_names_are_no_markup(tmp_path, capsys):
+    folder = scored_digits(tmp_path / "set", evaluation={"protocol": "[/red]\x1b[31m", "loss": "mse"})
+    args = ["evaluate", str(folder), *FAST, *ONCE, "--width", "4", "--baselines", "", "--protocol", "both"]
+    assert main(args) == 0
+    assert "[/red]" in capsys.readouterr().out
+
+
 def test_evaluate_passes_options_to_the_networks_that_take_them(made, tmp_path, capsys):
     args = ["evaluate", str(made), *FAST, *ONCE, "--baselines", "", "--results", str(tmp_path / "scores")]
     assert main([*args, "--networks", "convnet,mlp", "--width", "4", "--depth", "1"]) == 0
@@ -222,6 +316,7 @@ def test_inspect_and_show(made, tmp_path, capsys):
     picture = tmp_path / "sheet.png"
     assert main(["show", str(made), "--out", str(picture)]) == 0
     assert picture.read_bytes()[:4] == b"\x89PNG"
+    assert "set: hard labels, label space probabilities" in capsys.readouterr().out
     alone = picture.read_bytes()
     assert main(["show", str(made), str(made), "--out", str(picture)]) == 0
     assert picture.read_bytes()[:4] == b"\x89PNG"

@@ -258,6 +258,70 @@ def test_a_gradient_is_clipped_to_its_norm_over_everything_stored(make_run):
         )
 
 
+def steep(*scales):
+    """The objective above, steeper in each step by its scale."""
+
+    def at(step):
+        def objective(student, real, syn, rng):
+            for term in everything(student, real, syn, rng):
+                yield scales[step] * term
+
+        return objective
+
+    return dd.Schedule(at)
+
+
+def steepness(run):
+    """The length of the gradient of the last step, as the optimizer found it."""
+    return math.sqrt(sum(float(p.grad.double().square().sum()) for p in run.plan.syn.parameters()))
+
+
+def test_a_gradient_is_clipped_to_what_is_usual(make_run):
+    scales = (1.0, 1.2, 50.0, 1.0, 1000.0, 1.0)
+    run = make_run(clip_ratio=2.0, objective=steep(*scales))
+    free = make_run()
+    usual, cut = None, []
+    for scale in scales:
+        # The same step without a bound, from the same state, tells the length of the gradient.
+        free.load_state_dict(run.state_dict())
+        next(free)
+        next(run)
+        norm = scale * steepness(free)
+        usual = norm if usual is None else usual
+        wanted = min(norm, 2 * usual)
+        cut.append(norm > wanted)
+        assert steepness(run) == pytest.approx(wanted, rel=1e-5)
+        usual = 0.9 * usual + 0.1 * wanted
+        assert run.state_dict()["usual_norm"] == pytest.approx(usual, rel=1e-5)
+    assert cut[2]
+    assert cut[4]
+    assert not all(cut)
+
+
+def test_a_resumed_run_knows_what_is_usual(make_run):
+    scales = (1.0, 1.2, 50.0, 1.0, 1000.0, 1.0)
+    options = {"clip_ratio": 1.5, "objective": steep(*scales)}
+    straight = finished(make_run(**options))
+    first = make_run(**options)
+    for _ in range(4):
+        next(first)
+    state = first.state_dict()
+    second = make_run(**options)
+    second.load_state_dict(unpack(*pack(state)))
+    assert equal(stored(finished(second).plan.syn), stored(straight.plan.syn))
+    forgetful = make_run(**options)
+    forgetful.load_state_dict({**state, "usual_norm": None})
+    assert not equal(stored(finished(forgetful).plan.syn), stored(straight.plan.syn))
+
+
+def test_a_gradient_of_zero_is_not_usual(make_run):
+    run = make_run(clip_ratio=2.0, objective=steep(0.0, 1.0, 1.0, 1.0, 1.0, 1.0))
+    next(run)
+    before = stored(run.plan.syn)
+    next(run)
+    assert gap(before, stored(run.plan.syn)) > 0
+
+
 def test_the_objective_of_each_step_is_the_scheduled_one(make_run):
     asked = []
 
@@ -313,6 +377,10 @@ def test_a_step_for_each_class_moves_that_class_alone(make_run):
             ({name: v}, f"{name} must be positive and finite, got {v}")
             for name in ("skip_above", "clip_norm")
             for v in (0, -1.0, math.nan, math.inf)
+        ],
+        *[
+            ({"clip_ratio": v}, f"clip_ratio must be at least 1 and finite, got {v}")
+            for v in (0.5, math.nan, math.inf)
         ],
     ],
 )

@@ -64,6 +64,32 @@ RECIPE_SETTINGS: dict[str, dict[str, Any]] = {
     "ftd": {"steps": 2, "student_steps": 2, "experts": 2, "expert_epochs": 3},
     "tesla": {"steps": 2, "student_steps": 2, "experts": 2, "expert_epochs": 3},
     "datm": {"steps": 2, "student_steps": 2, "experts": 2, "expert_epochs": 3, "skip_above": 100.0},
+    "rfad": {"steps": 2, "real_batch": 4},
+    "frepo": {"steps": 2, "real_batch": 4, "pool": 2, "student_steps": 2, "student_batch": 4},
+    "rcig": {
+        "steps": 2,
+        "real_batch": 4,
+        "pool": 2,
+        "student_steps": 2,
+        "student_batch": 4,
+        "solve_steps": 2,
+        "implicit_steps": 2,
+    },
+    "kip": {"steps": 2, "real_batch": 4},
+    "krr": {},
+    "dd": {"steps": 2, "real_batch": 4, "passes": 2},
+    "sldd": {"steps": 2, "real_batch": 4, "passes": 2},
+    "rtp": {
+        "steps": 2,
+        "real_batch": 4,
+        "student_steps": 2,
+        "student_batch": 2,
+        "bases": 4,
+        "most": 3,
+    },
+    "rat-bptt": {"steps": 2, "real_batch": 4, "student_steps": 3, "window": 2},
+    "ld": {"steps": 2, "real_batch": 4, "student_batch": 3, "check_batch": 4},
+    "gtn": {"steps": 2, "real_batch": 4, "generator_dim": 4, "generator_width": 2},
 }
 
 BASELINE_SETTINGS: dict[str, dict[str, Any]] = {

@@ -23,6 +23,7 @@ _COLUMNS = (
     "published, %",
     "network",
     "protocol",
+    "labels, loss",
     "epochs",
     "augmentation",
     "floats",
@@ -61,7 +62,8 @@ def _order(record: dict[str, Any]) -> tuple[Any, ...]:
 
 def _is_published(evaluation: Evaluation) -> bool:
     exact = Evaluation.published(evaluation.augmentation)
-    return dataclasses.replace(evaluation, networks=exact.networks) == exact
+    # The labels of a set are the method's own affair, as long as an ordinary network trains on them.
+    return dataclasses.replace(evaluation, networks=exact.networks, labels=exact.labels) == exact
 
 
 def _accuracies(record: dict[str, Any]) -> list[float]:
@@ -74,17 +76,19 @@ def _cells(record: dict[str, Any]) -> list[str]:
     spread = f" ± {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
     comparable = _is_published(Evaluation.from_dict(evaluation))
     paper = published(record["data"], score["name"], record["ipc"]) if comparable else None
+    trained = evaluation.get("learner", "network") == "network"
     seconds = record.get("distil_seconds")
     cells = (
         record["data"],
         record["ipc"],
         score["name"],
-        f"{statistics.fmean(accuracies):.1f}{spread} ({len(accuracies)} networks)",
+        f"{statistics.fmean(accuracies):.1f}{spread}" + (f" ({len(accuracies)} networks)" if trained else ""),
         "–" if paper is None else paper,
         score["network"],
         score["protocol"],
-        evaluation["epochs"],
-        evaluation["augmentation"].replace("_", " ") or "none",
+        ", ".join(filter(None, (score.get("labels"), score.get("loss")))) or "–",
+        evaluation["epochs"] if trained else "–",
+        (evaluation["augmentation"].replace("_", " ") or "none") if trained else "–",
         score["stored_floats"],
         "–" if seconds is None else f"{seconds:.0f} s",
     )

@@ -38,10 +38,10 @@ def open_line(folder: Path) -> str:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table of plain text."""
-    grid = Table(title=title, title_justify="left")
+    grid = Table(title=Text(title, style="table.title"), title_justify="left")
     for column in columns:
         # Folding keeps every character: a content id with dots in it is of no use.
-        grid.add_column(column, overflow="fold")
+        grid.add_column(Text(column), overflow="fold")
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))
     _OUT.print(grid)

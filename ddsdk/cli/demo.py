@@ -65,7 +65,7 @@ class Demo:
         fewer = evaluation.changed(epochs=_FULL_EPOCHS)
         name = f"full training set, {_FULL_EPOCHS} epochs"
         steps = evaluating(everything, test, fewer, rng=dd.generator(self.seed), name=name)
-        with progress("judging", fewer.networks * fewer.epochs) as update:
+        with progress("judging", fewer.rounds) as update:
             rows.append(follow(steps, "full training set", update))
         show_scores("digits", evaluation, rows)
         page = self.out / "report.html"

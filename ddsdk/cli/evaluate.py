@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -39,8 +39,11 @@ class Evaluate(NetworkOptions, DataOptions):
         set: Folder of the artefact.
         test: Test data, a folder or parquet file, where `data` has no test split of its own.
         networks: Networks to train, separated by commas. Empty takes the one of the protocol.
-        protocol: stored: the one in the artefact. published: that of DC, DSA and DM. quick: for small machines,
-            not comparable with papers. A changed one is named after its changes.
+        protocol: stored: the one in the artefact, with labels and loss of the method. published: that of DC, DSA and
+            DM, an ordinary network trained by cross-entropy on hard labels. both: these two, side by side. quick: as
+            published but for small machines, not comparable with papers. A changed one is named after its changes.
+        labels: Instead of the protocol's, one or more of stored, probabilities (of each row the nearest) and hard (its
+            largest class), separated by commas: what it costs to leave the method's own labels.
         repeats: Fresh networks of each kind; None takes the protocol's.
         epochs: Epochs; None takes the protocol's.
         baselines: Baselines of the same size, separated by commas.
@@ -52,7 +55,8 @@ class Evaluate(NetworkOptions, DataOptions):
     set: tyro.conf.Positional[Path]
     test: str | None = None
     networks: str = ""
-    protocol: Literal["stored", "published", "quick"] = "stored"
+    protocol: Literal["stored", "published", "both", "quick"] = "stored"
+    labels: str = ""
     repeats: int | None = None
     epochs: int | None = None
     baselines: str = "random,herding,k-means"
@@ -69,7 +73,8 @@ class Evaluate(NetworkOptions, DataOptions):
         chosen = names(self.networks)
         for network in chosen:
             require(network in dd.NETWORKS, "networks", f"be among {', '.join(dd.NETWORKS)}", network)
-        evaluations = self._evaluations(Evaluation.from_dict(distilled.evaluation), chosen)
+        evaluations = self._evaluations(distilled, chosen)
+        judged = []
         for evaluation in evaluations:
             rows = judge(
                 distilled,
@@ -82,6 +87,9 @@ class Evaluate(NetworkOptions, DataOptions):
                 fresh=self.fresh,
             )
             show_scores(test.name, evaluation, rows)
+            judged.append(rows)
+        if self.protocol == "both" or self.labels:
+            show_side_by_side(test.name, judged)
         sizes = distilled.owner.bincount(minlength=distilled.num_classes).tolist()
         low, high, size = min(sizes), max(sizes), baseline_size(distilled, train)
         if low != size or high != size:
@@ -89,20 +97,35 @@ class Evaluate(NetworkOptions, DataOptions):
             out(f"the set has {count} images per class, each baseline has {size}")
         return 0
 
-    def _evaluations(self, stored: Evaluation, chosen: list[str]) -> list[Evaluation]:
-        base = {
-            "stored": stored,
-            "published": Evaluation.published(stored.augmentation),
-            "quick": Evaluation.quick(stored.augmentation),
+    def _evaluations(self, distilled: dd.Distilled, chosen: list[str]) -> list[Evaluation]:
+        stored = Evaluation.from_dict(distilled.evaluation)
+        hard = distilled.manifest.storage.labels == "hard"
+        # What an ordinary user does with a set: its images, and a class for each.
+        ordinary: dict[str, Any] = {} if hard else {"labels": "hard"}
+        published = replace(Evaluation.published(stored.augmentation), **ordinary)
+        bases = {
+            "stored": [stored],
+            "published": [published],
+            "both": [stored, published],
+            "quick": [replace(Evaluation.quick(stored.augmentation), **ordinary)],
         }[self.protocol]
-        networks = chosen or [base.network]
-        require(base.network in dd.NETWORKS, "network", f"be among {', '.join(dd.NETWORKS)}", base.network)
+        readings = names(self.labels)
+        changes: dict[str, Any] = {"epochs": self.epochs, "networks": self.repeats}
         found = []
-        for network in networks:
-            options = fitting_options(network, networks, self.network_options())
-            changes: dict[str, Any] = {"epochs": self.epochs, "networks": self.repeats}
-            found.append(base.changed(network=network, options=options, **changes))
-        return found
+        for base in bases:
+            for network in chosen or [base.network]:
+                changed = base.changed(
+                    network=network, options=self._options(base, network, chosen), **changes
+                )
+                found += [_reading(changed, reading) for reading in readings] or [changed]
+        return [e for i, e in enumerate(found) if e not in found[:i]]
+
+    def _options(self, base: Evaluation, network: str, chosen: list[str]) -> dict[str, Any]:
+        given = self.network_options()
+        if network == base.network and base.learner == "kernel":
+            return given
+        require(network in dd.NETWORKS, "network", f"be among {', '.join(dd.NETWORKS)}", network)
+        return fitting_options(network, chosen or [network], given)
 
 
 def judge(
@@ -132,8 +155,11 @@ def judge(
 
     for name in baselines:
         require(name in BASELINES, "baselines", f"be among {', '.join(BASELINES)}", name)
-    student = make_student(train, evaluation.network, dict(evaluation.network_options))
-    each, rows = evaluation.networks * evaluation.epochs, []
+    kernel = evaluation.learner == "kernel"
+    # Where a kernel is judged, herding still needs a network to look through.
+    network = ("convnet", {}) if kernel else (evaluation.network, dict(evaluation.network_options))
+    student = make_student(train, *network)
+    each, rows = evaluation.rounds, []
     with progress("judging", each * (1 + len(baselines))) as update:
         own = _method_name(distilled)
         steps = scoring(results, own, distilled, test, evaluation, seed, fresh=fresh)
@@ -143,9 +169,25 @@ def judge(
             selection = BASELINES[name](ipc=size, augmentation=evaluation.augmentation)
             update(each * i, f"selecting {name}")
             chosen = selection(train, make_student=student, rng=dd.generator(seed, name))
-            steps = scoring(results, name, chosen, test, evaluation, seed, fresh=fresh)
+            chosen = _alike(chosen, distilled, evaluation)
+            # The order of a set is a part of what was learned; that of real images tells their classes.
+            shuffled = evaluation.changed(order="shuffled")
+            steps = scoring(results, name, chosen, test, shuffled, seed, fresh=fresh)
             rows.append(follow(steps, name, update, each * i))
     return rows
+
+
+def _reading(evaluation: Evaluation, labels: Any) -> Evaluation:  # noqa: ANN401 - checked there
+    return evaluation.changed(labels=labels)
+
+
+def _alike(chosen: dd.Distilled, distilled: dd.Distilled, evaluation: Evaluation) -> dd.Distilled:
+    """Return a baseline with centred labels where the set has scores and is judged by regression on them."""
+    regression = evaluation.loss == "mse" or evaluation.learner == "kernel"
+    if distilled.label_space == "probabilities" or evaluation.labels != "stored" or not regression:
+        return chosen
+    rows = dd.centred_labels(chosen.owner, chosen.num_classes)
+    return replace(chosen, labels=rows, label_space="scores")
 
 
 def baseline_size(distilled: dd.Distilled, train: dd.RealData) -> int:
@@ -176,20 +218,46 @@ def _method_name(distilled: dd.Distilled) -> str:
 
 def show_scores(data: str, evaluation: Evaluation, rows: list[Row]) -> None:
     """Print scores as a table that says under which protocol they hold."""
-    augmentation = evaluation.augmentation or "none"
     cells = [
         (
             escape_terminal(s.name),
             str(s.images),
-            f"{100 * s.mean:.2f} ± {100 * s.std:.2f}",
+            s.labels or "as stored",
+            _accuracy(s),
             f"{s.seconds:.0f}{', kept' if kept else ''}",
         )
         for s, kept in rows
     ]
-    columns = ("trained on", "images", "test accuracy, %", "seconds")
+    columns = ("trained on", "images", "labels", "test accuracy, %", "seconds")
     title = f"{data}, {evaluation.network_label}, protocol {evaluation.protocol}"
     table(escape_terminal(title, 200), columns, cells)
+    if evaluation.learner == "kernel":
+        out("kernel ridge regression; no network is trained")
+        return
+    augmentation = evaluation.augmentation or "none"
+    networks, epochs = evaluation.networks, evaluation.epochs
     out(
-        f"{evaluation.networks} networks, {evaluation.epochs} epochs, augmentation {augmentation}, "
-        "last epoch; labels as stored"
+        f"{networks} networks, {epochs} epochs, loss {evaluation.loss}, augmentation {augmentation}, last epoch"
     )
+
+
+def show_side_by_side(data: str, judged: list[list[Row]]) -> None:
+    """Print one column for each protocol that sets and baselines were judged under."""
+    columns = ["trained on"]
+    for rows in judged:
+        own = rows[0].score
+        columns.append(
+            escape_terminal(
+                f"{own.protocol}: {own.network}, {own.labels or 'stored'} labels, {own.loss}", 120
+            )
+        )
+    cells = [
+        (escape_terminal(same[0].score.name), *(_accuracy(row.score) for row in same))
+        for same in zip(*judged, strict=True)
+    ]
+    table(escape_terminal(f"{data}, test accuracy, %", 200), tuple(columns), cells)
+
+
+def _accuracy(score: Score) -> str:
+    one = len(score.accuracies) == 1 and score.loss == "ridge"
+    return f"{100 * score.mean:.2f}" + ("" if one else f" ± {100 * score.std:.2f}")

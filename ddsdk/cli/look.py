@@ -71,6 +71,9 @@ class Show:
             sheet = side_by_side(opened, per_class=1 if self.per_class is None else self.per_class)
         write_atomic(path, png_bytes(sheet))
         out(str(path))
+        for name, distilled in opened:
+            kind, space = distilled.manifest.storage.labels, distilled.label_space
+            out(f"{escape_terminal(name)}: {kind} labels, label space {space}")
         return 0
 
 

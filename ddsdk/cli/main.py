@@ -51,6 +51,7 @@ def _parse(args: list[str]) -> Any:  # noqa: ANN401
     import tyro
 
     from ddsdk.cli.bench import Bench
+    from ddsdk.cli.curve import Curve
     from ddsdk.cli.demo import Demo
     from ddsdk.cli.distill import distill_verb
     from ddsdk.cli.evaluate import Evaluate
@@ -65,6 +66,7 @@ def _parse(args: list[str]) -> Any:  # noqa: ANN401
         "report": Report,
         "recipes": Recipes,
         "bench": Bench,
+        "curve": Curve,
         "demo": Demo,
     }
     return tyro.extras.subcommand_cli_from_dict(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddsdk.data.arrays import Array, LabelledImages, read_arrays, read_dataset
 from ddsdk.data.folders import read_folder
-from ddsdk.data.named import NAMED, known_name, nearest_name, read_named
+from ddsdk.data.named import NAMED, TEXTS, known_name, nearest_name, read_named
 from ddsdk.data.parquet import parquet_files, read_parquet
 from ddsdk.data.preprocess import KNOWN_NORMALISATION, Preprocess
 from ddsdk.data.raw import Raw, check_resize
@@ -35,6 +35,7 @@ def load(
     resize: tuple[int, int] | None = None,
     zca: bool = False,
     preprocess: Preprocess | None = None,
+    pictures: bool = True,
 ) -> RealData:
     """Load one split as real data on the CPU.
 
@@ -43,7 +44,8 @@ def load(
 
     Args:
         data: One of
-            a name: "digits" (scikit-learn, 8x8 grey, a fixed stratified quarter held out as test), or
+            a name: "digits" (scikit-learn, 8x8 grey, a fixed stratified quarter held out as test), "python-docs"
+            (text: docstrings of the standard library, each a matrix of 32 word vectors), or
             "mnist", "fashion-mnist", "kmnist", "usps", "cifar10", "cifar100", "svhn", "stl10";
             a folder with one subfolder of pictures for each class, maybe below train/ and test/;
             a parquet file, or a folder of them with the split in their names;
@@ -56,6 +58,7 @@ def load(
         resize: Picture files and parquet only: (H, W) to resample to. All must have one size if None.
         zca: Whiten with a ZCA fitted on the train images, instead of normalising.
         preprocess: Use this one instead of any of the above.
+        pictures: False for text and whatever else is no picture, see `RealData`; "python-docs" is none anyway.
 
     Returns:
         Images as stored, uint8 or float32 in the unit range, with labels, class names and preprocessing.
@@ -67,13 +70,13 @@ def load(
         MissingExtraError: If parquet is asked for and pyarrow is not installed.
     """
     require(split in ("train", "test"), "split", "be 'train' or 'test'", split)
-    found = _find(data, root, image_column, label_column, resize)
+    found = _find(data, root, image_column, label_column, resize, pictures)
     ready = preprocess or _published(found, zca)
     raw = found.read(split)
     if ready is not None:
-        return _real(raw, found.name, ready)
+        return _real(raw, found, ready)
     train = raw if split == "train" else found.read("train")
-    return _real(raw, found.name, _fit(train, found.name, zca))
+    return _real(raw, found, _fit(train, found, zca))
 
 
 def load_pair(
@@ -86,6 +89,7 @@ def load_pair(
     resize: tuple[int, int] | None = None,
     zca: bool = False,
     preprocess: Preprocess | None = None,
+    pictures: bool = True,
 ) -> tuple[RealData, RealData]:
     """Load train and test data with the classes and the preprocessing of the train split.
 
@@ -99,6 +103,7 @@ def load_pair(
         resize: Picture files and parquet only.
         zca: Whiten instead of normalising.
         preprocess: Use this one.
+        pictures: False for what is no picture.
 
     Returns:
         (train, test).
@@ -107,20 +112,20 @@ def load_pair(
         TypeError, ValueError, FileNotFoundError, MissingExtraError: As `load`; and ``ValueError`` if there is
             no test split, or the two differ in classes or image shape.
     """
-    found = _find(data, root, image_column, label_column, resize)
+    found = _find(data, root, image_column, label_column, resize, pictures)
     if test is None:
         held_out = found.read("test")
     else:
-        other = _find(test, root, image_column, label_column, resize)
+        other = _find(test, root, image_column, label_column, resize, pictures)
         held_out = other.read("test" if other.known else "train")
     raw = found.read("train")
-    ready = preprocess or _published(found, zca) or _fit(raw, found.name, zca)
-    train = _real(raw, found.name, ready)
+    ready = preprocess or _published(found, zca) or _fit(raw, found, zca)
+    train = _real(raw, found, ready)
     names = held_out.class_names or train.class_names
     require(names == train.class_names, "classes of test", f"be {list(train.class_names)}", list(names))
     shape = tuple(held_out.images.shape[1:])
     require(shape == train.image_shape, "test images", f"have shape {train.image_shape} as in train", shape)
-    return train, _real(Raw(held_out.images, held_out.labels, names), found.name, ready)
+    return train, _real(Raw(held_out.images, held_out.labels, names), found, ready)
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,7 @@ class _Found:
     name: str
     read: Callable[[str], Raw]
     known: bool = False
+    pictures: bool = True
 
 
 def _find(
@@ -136,6 +142,7 @@ def _find(
     image_column: str | None,
     label_column: str | None,
     resize: tuple[int, int] | None,
+    pictures: bool,
 ) -> _Found:
     check_resize(resize)
     path = _path(data)
@@ -145,14 +152,17 @@ def _find(
     require(resize is None or path is not None, "resize", "be left out unless data is a path", resize)
     if path is not None and in_parquet:
         options = {"image_column": image_column, "label_column": label_column}
-        return _Found(path.stem, lambda split: read_parquet(path, split, **options, resize=resize))
+        return _Found(
+            path.stem, lambda split: read_parquet(path, split, **options, resize=resize), pictures=pictures
+        )
     if path is not None:
-        return _Found(path.name, lambda split: read_folder(path, split, resize))
+        return _Found(path.name, lambda split: read_folder(path, split, resize), pictures=pictures)
     if isinstance(data, str):
         name = known_name(data) or data
         home = Path.home() / ".cache" / "ddsdk" if root is None else Path(root)
-        return _Found(name, lambda split: read_named(name, split, home), known=True)
-    return _Found("data", lambda split: _in_memory(data, split))
+        shown = pictures and name not in TEXTS
+        return _Found(name, lambda split: read_named(name, split, home), known=True, pictures=shown)
+    return _Found("data", lambda split: _in_memory(data, split), pictures=pictures)
 
 
 def _path(data: Loadable) -> Path | None:
@@ -187,17 +197,24 @@ def _published(found: _Found, zca: bool) -> Preprocess | None:
     return Preprocess.normalise(*KNOWN_NORMALISATION[found.name])
 
 
-def _fit(train: Raw, name: str, zca: bool) -> Preprocess:
+def _fit(train: Raw, found: _Found, zca: bool) -> Preprocess:
     # Checked before it is fitted: a NaN should be reported as the NaN that it is.
-    images = _real(train, name, Preprocess.unit(train.images.shape[1])).images
+    images = _real(train, found, Preprocess.unit(train.images.shape[1])).images
     return Preprocess.fit_zca(images) if zca else Preprocess.fit_normalise(images)
 
 
-def _real(raw: Raw, name: str, preprocess: Preprocess) -> RealData:
+def _real(raw: Raw, found: _Found, preprocess: Preprocess) -> RealData:
     channels = raw.images.shape[1]
     require(preprocess.channels == channels, "preprocess", f"be for {channels} channels", preprocess.channels)
     names = raw.class_names or _numbered(raw.labels)
-    return RealData(raw.images, raw.labels, class_names=names, preprocess=preprocess, name=name)
+    return RealData(
+        raw.images,
+        raw.labels,
+        class_names=names,
+        preprocess=preprocess,
+        name=found.name,
+        pictures=found.pictures,
+    )
 
 
 def _numbered(labels: Tensor) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Data sets by name: scikit-learn's digits, and those that torchvision knows."""
+"""Data sets by name: scikit-learn's digits, docstrings of Python, and those that torchvision knows."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from ddsdk.data.parquet import parquet_files, read_parquet
+from ddsdk.data.python_docs import read_python_docs
 from ddsdk.data.raw import Raw
 from ddsdk.rng import generator
 
-__all__ = ["NAMED", "known_name", "nearest_name", "read_named"]
+__all__ = ["NAMED", "TEXTS", "known_name", "nearest_name", "read_named"]
 
 # Class in torchvision.datasets, and whether its split is train=True/False or split="train"/"test".
 _TORCHVISION: dict[str, tuple[str, str]] = {
@@ -26,7 +27,10 @@ _TORCHVISION: dict[str, tuple[str, str]] = {
     "svhn": ("SVHN", "split"),
     "stl10": ("STL10", "split"),
 }
-NAMED: tuple[str, ...] = ("digits", *_TORCHVISION)
+NAMED: tuple[str, ...] = ("digits", "python-docs", *_TORCHVISION)
+TEXTS: tuple[str, ...] = ("python-docs",)
+"""Those whose images are no pictures but sentences of word vectors."""
+
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _TEST_FRACTION = 0.25
 
@@ -58,6 +62,8 @@ def read_named(name: str, split: str, root: Path) -> Raw:
     """
     if name == "digits":
         return _digits(split)
+    if name == "python-docs":
+        return read_python_docs(split)
     from torchvision import datasets
 
     kind, argument = _TORCHVISION[name]

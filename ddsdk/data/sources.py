@@ -70,6 +70,8 @@ class RealData:
         class_names: K names.
         preprocess: From the unit range to the value space in which students see images.
         name: What to call the data in reports.
+        pictures: False for matrices that are no pictures, such as sentences of word vectors: recipes then neither
+            mirror nor rotate them, nor augment them in any other way that they are not told to.
 
     Raises:
         TypeError: If `images` or `labels` has the wrong dtype.
@@ -84,10 +86,12 @@ class RealData:
         class_names: Sequence[str],
         preprocess: Preprocess,
         name: str = "data",
+        pictures: bool = True,
     ) -> None:
         _validate_images(images)
         _validate_labels(labels, len(images), class_names)
         self.name = name
+        self.pictures = pictures
         self.class_names = tuple(str(c) for c in class_names)
         self.preprocess = preprocess
         self.labels = labels
@@ -183,6 +187,7 @@ class RealData:
             class_names=self.class_names,
             preprocess=self.preprocess if preprocess is None else preprocess,
             name=self.name,
+            pictures=self.pictures,
         )
 
     def _unit(self, index: Tensor | None) -> Tensor:

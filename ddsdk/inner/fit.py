@@ -6,47 +6,56 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from ddsdk.augment import Augmentation, cutmix
 from ddsdk.data.sources import Batch
 from ddsdk.errors import require_rate
+from ddsdk.inner.losses import Loss, soft_cross_entropy
 from ddsdk.inner.micro import micro_batch, pieces
 from ddsdk.rng import derive
 
 __all__ = ["accuracy", "batch_gradient", "embeddings", "epoch", "gradient_step", "probabilities"]
 
 
-def gradient_step(network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
-    """Take one optimizer step on the mean cross-entropy of a batch; return that loss.
+def gradient_step(
+    network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, loss: Loss = soft_cross_entropy
+) -> float:
+    """Take one optimizer step on the mean loss of a batch; return that loss.
 
     Args:
         network: Maps (B, C, H, W) to logits (B, K).
         optimizer: Over the network's parameters.
-        batch: Images and label probabilities.
+        batch: Images and label rows.
+        loss: Summed over a batch, see `LOSSES`.
 
     Cost: one forward and backward over the batch; memory for one micro-batch.
     """
-    loss = batch_gradient(network, batch)
+    value = batch_gradient(network, batch, loss)
     optimizer.step()
-    return loss
+    return value
 
 
-def batch_gradient(network: nn.Module, batch: Batch) -> float:
-    """Leave the gradient of the mean cross-entropy of a batch in the parameters; return that loss."""
+def batch_gradient(network: nn.Module, batch: Batch, loss: Loss = soft_cross_entropy) -> float:
+    """Leave the gradient of the mean loss of a batch in the parameters; return that loss."""
     n, total = len(batch.x), 0.0
     network.zero_grad(set_to_none=True)
     for part in pieces(n, micro_batch(network, batch.x.device, n)):
-        loss = cross_entropy(network(batch.x[part]), batch.y[part], reduction="sum") / n
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
+        share = loss(network(batch.x[part]), batch.y[part]) / n
+        share.backward()  # type: ignore[no-untyped-call]
+        total += float(share.detach())
     return total
 
 
 def epoch(
-    batch: Batch, batch_size: int, augmentation: Augmentation, rng: torch.Generator, *, mix: float = 0.0
+    batch: Batch,
+    batch_size: int,
+    augmentation: Augmentation,
+    rng: torch.Generator,
+    *,
+    mix: float = 0.0,
+    shuffled: bool = True,
 ) -> Iterator[Batch]:
-    """Give one pass over a set in random order, in augmented batches.
+    """Give one pass over a set in augmented batches.
 
     Args:
         batch: The whole set.
@@ -54,8 +63,14 @@ def epoch(
         augmentation: Drawn once a batch, with numbers of its own for each image.
         rng: The pass derives its order and its draws from it.
         mix: Probability that a batch is mixed by CutMix after its augmentation.
+        shuffled: Whether the order is random; otherwise it is that of the set.
     """
-    order = torch.randperm(len(batch.x), generator=derive(rng, "order")).to(batch.x.device)
+    n, device = len(batch.x), batch.x.device
+    order = (
+        torch.randperm(n, generator=derive(rng, "order")).to(device)
+        if shuffled
+        else torch.arange(n, device=device)
+    )
     for i, part in enumerate(torch.split(order, batch_size)):
         draw = augmentation.per_image(len(part), derive(rng, "augmentation", i))
         yield Batch(*cutmix(draw(batch.x[part]), batch.y[part], mix, derive(rng, "mix", i)))

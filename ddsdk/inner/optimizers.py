@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddsdk.errors import require, require_momentum, require_rate
 
-__all__ = ["InnerAdam", "InnerOptimizer", "InnerSGD", "State"]
+__all__ = ["InnerAdam", "InnerOptimizer", "InnerSGD", "PacedSGD", "State"]
 
 State = tuple[Tensor, ...]
 """The weights, (P,), and whatever else an optimizer remembers."""
@@ -28,7 +28,10 @@ class InnerOptimizer(Protocol):
         ...
 
     def step(self, state: State, gradient: Tensor, rate: Tensor) -> State:
-        """Return the state after a step along `gradient`, (P,), with learning rate `rate`, a scalar tensor."""
+        """Return the state after a step along `gradient`, (P,), with learning rate `rate`, a scalar tensor.
+
+        `PacedSGD` takes a pair of rate and momentum, (2,).
+        """
         ...
 
 
@@ -56,6 +59,22 @@ class InnerSGD:
             return (state[0] - rate * gradient,)
         buffer = self.momentum * state[1] + gradient
         return state[0] - rate * buffer, buffer
+
+
+@final
+@dataclass(frozen=True)
+class PacedSGD:
+    """`InnerSGD` with a momentum that comes with each step, beside its learning rate: both may be learned."""
+
+    def start(self, weights: Tensor) -> State:
+        """Return (weights, zero buffer)."""
+        return weights, torch.zeros_like(weights)
+
+    def step(self, state: State, gradient: Tensor, rate: Tensor) -> State:
+        """Return the next state; `rate` holds learning rate and momentum, (2,)."""
+        require(tuple(rate.shape) == (2,), "rate", "be a pair of rate and momentum", tuple(rate.shape))
+        buffer = rate[1] * state[1] + gradient
+        return state[0] - rate[0] * buffer, buffer
 
 
 @final

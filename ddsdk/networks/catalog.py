@@ -16,6 +16,7 @@ from ddsdk.networks.deep import densenet121, resnet10, resnet18, resnet152
 from ddsdk.networks.initialise import initialise
 from ddsdk.networks.network import Network
 from ddsdk.networks.shapes import ImageShape, check_request
+from ddsdk.networks.textcnn import textcnn
 
 __all__ = ["NETWORKS", "NetworkFactory", "network_factory"]
 
@@ -31,6 +32,7 @@ NETWORKS: dict[str, Builder] = {
     "resnet18": resnet18,
     "resnet152": resnet152,
     "densenet121": densenet121,
+    "textcnn": textcnn,
 }
 
 

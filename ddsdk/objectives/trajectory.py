@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, final, runtime_checkable
+from typing import Protocol, final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from ddsdk.augment import NO_AUGMENTATION, Augmentation
-from ddsdk.data.sources import Batch, Source
+from ddsdk.data.sources import Source
 from ddsdk.errors import require_count
 from ddsdk.inner.optimizers import InnerOptimizer, InnerSGD
-from ddsdk.inner.unroll import StepLoss, Unroll, constant_memory
-from ddsdk.rng import derive
+from ddsdk.inner.unroll import Unroll, constant_memory
+from ddsdk.objectives.training import Rated, SetTraining, Whole
 
-__all__ = ["MatchTrajectory", "Span", "WholeSet"]
+__all__ = ["MatchTrajectory", "Span"]
 
 _SGD = InnerSGD()
 
@@ -38,20 +37,6 @@ class Span(Protocol):
     @property
     def target(self) -> Tensor:
         """The weights where it should end, (P,)."""
-        ...
-
-
-@runtime_checkable
-class WholeSet(Protocol):
-    """A synthetic set that can be trained on as a whole, with a learning rate of its own."""
-
-    @property
-    def rate(self) -> Tensor:
-        """The learning rate, a scalar with graph."""
-        ...
-
-    def whole(self, rng: torch.Generator) -> Batch:
-        """Return everything, with graph."""
         ...
 
 
@@ -107,33 +92,11 @@ class MatchTrajectory:
             raise TypeError(
                 f"student must be a stretch of an expert's trajectory, got {type(student).__name__}"
             )
-        if not isinstance(syn, WholeSet):
+        if not (isinstance(syn, Whole) and isinstance(syn, Rated)):
             raise TypeError(f"syn must be a whole set with a rate, got {type(syn).__name__}")
-        images, labels = syn.whole(derive(rng, "decode"))
-        end = self.unroll(
-            self._loss(student.network, rng),
-            student.start,
-            (images, labels),
-            syn.rate,
-            steps=self.steps,
-            optimizer=self.optimizer,
+        training = SetTraining(batch_size=self.batch_size, augmentation=self.augmentation)
+        loss, inputs = training.on(student.network, syn, rng)
+        *_, end = self.unroll(
+            loss, student.start, inputs, syn.rate, steps=self.steps, optimizer=self.optimizer
         )
         yield (end - student.target).square().sum() / (student.start - student.target).square().sum()
-
-    def _loss(self, network: Callable[[Tensor, Tensor], Tensor], rng: torch.Generator) -> StepLoss:
-        """Return what step k descends; all of its chance comes from `rng` and k, so that it can be taken again."""
-
-        def loss(k: int, weights: Tensor, inputs: Sequence[Tensor]) -> Tensor:
-            images, labels = inputs
-            part = self._part(k, len(images), rng).to(images.device)
-            draw = self.augmentation.per_image(len(part), derive(rng, "augmentation", k))
-            return cross_entropy(network(weights, draw(images[part])), labels[part])
-
-        return loss
-
-    def _part(self, k: int, images: int, rng: torch.Generator) -> Tensor:
-        """Return which of the images step k sees."""
-        size = images if self.batch_size is None else min(self.batch_size, images)
-        epoch, i = divmod(k, -(-images // size))
-        order = torch.randperm(images, generator=derive(rng, "order", epoch))
-        return order[i * size : (i + 1) * size]

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import final
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count, require_momentum, require_rate
 from ddsdk.recipes.base import IterativeRecipe
-from ddsdk.recipes.parts import augmentation_for
+from ddsdk.recipes.parts import augmentation_for, check_numbers
 
 __all__ = ["DistributionMatching"]
 
@@ -35,16 +34,13 @@ class DistributionMatching(IterativeRecipe):
         self, *, counts: str = "", rates: str = "", momenta: str = "", weights: str = ""
     ) -> None:
         """Check the common fields, and more by their names, separated by spaces; None counts as derived."""
-        checks = (
-            (require_count, f"steps real_batch {counts}"),
-            (require_rate, f"image_lr {rates}"),
-            (require_momentum, momenta),
-            (_require_weight, weights),
+        check_numbers(
+            self,
+            counts=f"steps real_batch {counts}",
+            rates=f"image_lr {rates}",
+            momenta=momenta,
+            weights=weights,
         )
-        for check, names in checks:
-            for name in names.split():
-                if getattr(self, name) is not None:
-                    check(name, getattr(self, name))
 
     @final
     def siamese(self, real: dd.RealData) -> dd.Augmentation:
@@ -55,7 +51,3 @@ class DistributionMatching(IterativeRecipe):
     def evaluation(self, real: dd.RealData) -> dd.Evaluation:
         """Return the published protocol of the field, with the recipe's augmentation."""
         return dd.Evaluation.published(augmentation_for(real, self.augmentation))
-
-
-def _require_weight(name: str, value: float) -> None:
-    require(0 <= value < float("inf"), name, "be finite and not negative", value)

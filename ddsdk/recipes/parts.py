@@ -1,11 +1,12 @@
-"""Parts that recipes take at will: pixels with hard labels, SGD on what is stored, the augmentation of a data set."""
+"""Parts that recipes take at will: pixels with hard labels, optimizers of what is stored, checks of their numbers."""
 
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ddsdk as dd
+from ddsdk.errors import require, require_count, require_momentum, require_rate
 
 if TYPE_CHECKING:
     import torch
@@ -14,8 +15,11 @@ if TYPE_CHECKING:
     from ddsdk.synthetic.base import Bounds
 
 __all__ = [
+    "adam_by_kind",
     "adam_on_images",
     "augmentation_for",
+    "check_numbers",
+    "classic_network",
     "cycled_images",
     "hard_set",
     "multiformation_set",
@@ -34,11 +38,14 @@ def augmentation_for(real: dd.RealData, given: str | None) -> str:
     """Return `given`, or the published operations for `real` if it is None: all six, without flip for characters.
 
     Args:
-        real: Its name decides: digits, KMNIST, MNIST, SVHN and USPS are characters.
+        real: Its name decides: digits, KMNIST, MNIST, SVHN and USPS are characters. For what is no picture, such as
+            text, there are no operations at all.
         given: DSA operations joined by "_"; empty for none.
     """
     if given is not None:
         return given
+    if not real.pictures:
+        return ""
     name = real.name.lower().replace("-", "").replace("_", "")
     kept = [op for op in dd.DSA_STRATEGY.split("_") if op != "flip" or name not in _UNFLIPPED]
     return "_".join(kept)
@@ -152,8 +159,59 @@ def sgd_on_images(syn: dd.SyntheticSet, *, lr: float, momentum: float) -> torch.
     return SGD(syn.parameters(), lr=lr, momentum=momentum)
 
 
-def adam_on_images(syn: dd.SyntheticSet, *, lr: float) -> torch.optim.Optimizer:
+def adam_on_images(
+    syn: dd.SyntheticSet, *, lr: float, betas: tuple[float, float] = (0.9, 0.999)
+) -> torch.optim.Optimizer:
     """Return Adam over everything that `syn` learns."""
     from torch.optim import Adam
 
-    return Adam([p for p in syn.parameters() if p.requires_grad], lr=lr)
+    return Adam([p for p in syn.parameters() if p.requires_grad], lr=lr, betas=betas)
+
+
+def adam_by_kind(
+    syn: dd.SyntheticSet, *, image_lr: float, label_lr: float, scale_lr: float
+) -> torch.optim.Optimizer:
+    """Return Adam over what `syn` learns, with a learning rate for each of images, labels and scale."""
+    from torch.optim import Adam
+
+    kinds = ((syn.parametrization, image_lr), (syn.labels, label_lr), (syn.scale, scale_lr))
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in module.parameters() if p.requires_grad], "lr": lr}
+        for module, lr in kinds
+        if module is not None
+    ]
+    return Adam([group for group in groups if group["params"]])
+
+
+def check_numbers(
+    recipe: object, *, counts: str = "", rates: str = "", momenta: str = "", weights: str = ""
+) -> None:
+    """Check fields of a recipe by their names, separated by spaces; None counts as derived.
+
+    Args:
+        recipe: Has the fields.
+        counts: Integers from 1.
+        rates: Positive and finite.
+        momenta: In 0 <= value < 1.
+        weights: Finite and not negative.
+    """
+    checks = (
+        (require_count, counts),
+        (require_rate, rates),
+        (require_momentum, momenta),
+        (_require_weight, weights),
+    )
+    for check, names in checks:
+        for name in names.split():
+            if getattr(recipe, name) is not None:
+                check(name, getattr(recipe, name))
+
+
+def _require_weight(name: str, value: float) -> None:
+    require(0 <= value < float("inf"), name, "be finite and not negative", value)
+
+
+def classic_network(real: dd.RealData) -> str:
+    """Return what DD and its kin are judged on: LeNet for grey images of 12 pixels and more, AlexNet for others."""
+    c, *sides = real.image_shape
+    return "lenet" if c == 1 and min(sides) >= 12 else "alexnet"

@@ -1,43 +1,101 @@
-"""A learning rate of students that is learned with the set."""
+"""A learning rate of students that is learned with the set: one, or one for each of their steps."""
 
 from __future__ import annotations
 
-from typing import final
+from typing import Literal, final, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ddsdk.errors import require, require_rate
+from ddsdk.errors import require, require_count, require_momentum, require_rate
 
-__all__ = ["LearnedRate"]
+__all__ = ["LearnedRate", "RateScale"]
+
+RateScale = Literal["plain", "log", "softplus"]
+"""What is trained: the rate r itself, log r, or the number whose softplus log(1 + exp(.)) is r."""
+
+_HIGHEST_MOMENTUM = 0.99
 
 
 @final
 class LearnedRate(nn.Module):
-    """A positive number that is trained with the images.
+    """A positive number that is trained with the images, or one for each step of a student.
+
+    An optimizer that takes steps of one length, such as Adam, moves a plain rate by as much whatever its size, and the
+    logarithm of a rate by as large a share of it; softplus does the one for large and the other for small rates.
 
     Args:
         start: Where it starts.
-        low: Never below. HaBa's code has 0.001; without a bound the rate turns negative and the run explodes.
+        low: Never below. HaBa's code has 0.001; without a bound a plain rate turns negative and the run explodes.
         high: Never above.
+        steps: How many rates there are, one for each step; None for one that all steps share.
+        momentum: Learn a momentum too, for each step, which starts here; it stays in 0..0.99.
+        scale: What is trained.
 
     Raises:
-        ValueError: Unless 0 < low <= start <= high.
+        ValueError: Unless 0 < low <= start <= high, or if there is a momentum without `steps`.
     """
 
-    def __init__(self, start: float, *, low: float = 1e-4, high: float = 1.0) -> None:
+    def __init__(
+        self,
+        start: float,
+        *,
+        low: float = 1e-4,
+        high: float = 1.0,
+        steps: int | None = None,
+        momentum: float | None = None,
+        scale: RateScale = "plain",
+    ) -> None:
         super().__init__()
         for name, value in (("start", start), ("low", low), ("high", high)):
             require_rate(name, value)
         require(low <= start <= high, "start", f"lie in {low} <= start <= {high}", start)
-        self.value = nn.Parameter(torch.tensor(float(start)))
-        self._low, self._high = low, high
+        require(scale in get_args(RateScale), "scale", f"be one of {list(get_args(RateScale))}", scale)
+        if steps is not None:
+            require_count("steps", steps)
+        if momentum is not None:
+            require_momentum("momentum", momentum)
+            require(steps is not None, "steps", "be a number where momentum is learned", steps)
+        shape = () if steps is None else (steps,)
+        self._scale = scale
+        self._low, self._high = (self._stored(v) for v in (low, high))
+        self.value = nn.Parameter(torch.full(shape, self._stored(start)))
+        self.momentum = None if momentum is None else nn.Parameter(torch.full(shape, float(momentum)))
 
     def forward(self) -> Tensor:
-        """Return the rate, a scalar with graph to the parameter."""
-        return self.value
+        """Return with graph what `Unroll` takes: the rate, (), or rates, (steps,), or pairs with a momentum."""
+        rate = self._read(self.value)
+        return rate if self.momentum is None else torch.stack([rate, self.momentum], 1)
+
+    @property
+    def rates(self) -> float | tuple[float, ...]:
+        """The rate, or that of each step."""
+        return _numbers(self._read(self.value))
+
+    @property
+    def momenta(self) -> float | tuple[float, ...] | None:
+        """The momentum of each step, or None where it is not learned."""
+        return None if self.momentum is None else _numbers(self.momentum)
 
     @torch.no_grad()
     def project_(self) -> None:
-        """Bring the rate back between its bounds."""
+        """Bring rates and momenta back between their bounds."""
         self.value.clamp_(self._low, self._high)
+        if self.momentum is not None:
+            self.momentum.clamp_(0, _HIGHEST_MOMENTUM)
+
+    def _read(self, stored: Tensor) -> Tensor:
+        if self._scale == "plain":
+            return stored
+        return stored.exp() if self._scale == "log" else nn.functional.softplus(stored)
+
+    def _stored(self, rate: float) -> float:
+        if self._scale == "plain":
+            return float(rate)
+        exact = torch.tensor(rate, dtype=torch.float64)
+        return float(exact.log() if self._scale == "log" else exact.expm1().log())
+
+
+def _numbers(values: Tensor) -> float | tuple[float, ...]:
+    found = values.detach()
+    return tuple(found.tolist()) if found.ndim else float(found)

@@ -13,6 +13,7 @@ from ddsdk.rng import derive
 from ddsdk.synthetic.base import Parametrization
 from ddsdk.synthetic.labels import Labels
 from ddsdk.synthetic.rate import LearnedRate
+from ddsdk.synthetic.scale import LearnedScale
 
 __all__ = ["Leaves", "SyntheticSet"]
 
@@ -23,10 +24,11 @@ class SyntheticSet(nn.Module):
 
     Args:
         parametrization: Decodes M slots to images.
-        labels: M rows of K probabilities.
+        labels: M rows of K probabilities or scores.
         classes: (M,) int64, the class that each slot stands for when a method works class by class.
         num_classes: K.
         rate: The learning rate of networks that train on the set, where it is learned with it.
+        scale: What scores are multiplied by before a softmax, where it is learned with the set.
 
     Raises:
         ValueError: If `classes` leaves 0..K-1.
@@ -39,12 +41,14 @@ class SyntheticSet(nn.Module):
         classes: Tensor,
         num_classes: int,
         rate: LearnedRate | None = None,
+        scale: LearnedScale | None = None,
     ) -> None:
         super().__init__()
         require(bool(((classes >= 0) & (classes < num_classes)).all()), "classes", "lie in 0..K-1", classes)
         self.parametrization = parametrization
         self.labels = labels
         self.rate = rate
+        self.scale = scale
         self.register_buffer("classes", classes.clone())
         self.classes: Tensor
         self._num_classes = num_classes
@@ -89,8 +93,10 @@ class SyntheticSet(nn.Module):
     def project_(self) -> None:
         """Bring the stored tensors back to their admissible range."""
         self.parametrization.project_()
-        if self.rate is not None:
-            self.rate.project_()
+        self.labels.project_()
+        for learned in (self.rate, self.scale):
+            if learned is not None:
+                learned.project_()
 
     def is_finite(self) -> bool:
         """Tell whether every stored number is finite."""
@@ -114,6 +120,7 @@ class Leaves:
         self._syn = syn
         self._chunk = chunk
         self._calls = 0
+        self._moves = any(p.requires_grad for p in syn.parametrization.parameters())
         self._drawn: list[tuple[Tensor, Tensor, torch.Generator]] = []
 
     @property
@@ -128,16 +135,20 @@ class Leaves:
 
     @property
     def inputs(self) -> list[Tensor]:
-        """What a term is differentiated by: the image leaves drawn so far, learned labels and a learned rate."""
+        """What a term is differentiated by: the image leaves drawn so far, learned labels and learned rates.
+
+        Images of a parametrization that learns nothing are constants.
+        """
         learned = [
             *self._syn.labels.parameters(),
-            *([] if self._syn.rate is None else [self._syn.rate.value]),
+            *([] if self._syn.rate is None else self._syn.rate.parameters()),
+            *([] if self._syn.scale is None else self._syn.scale.parameters()),
         ]
-        return [leaf for leaf, *_ in self._drawn] + learned
+        return [leaf for leaf, *_ in self._drawn if leaf.requires_grad] + learned
 
     @property
     def rate(self) -> Tensor:
-        """The learned learning rate of students, a scalar with graph to its parameter.
+        """The learned learning rate of students, with graph to its parameters; see `LearnedRate`.
 
         Raises:
             ValueError: If the set has none.
@@ -146,6 +157,18 @@ class Leaves:
             raise ValueError("rate must be learned with the set for this objective, got a set without one")
         rate: Tensor = self._syn.rate()
         return rate
+
+    @property
+    def scale(self) -> Tensor:
+        """The learned factor on scores before a softmax, a scalar with graph to its parameter.
+
+        Raises:
+            ValueError: If the set has none.
+        """
+        if self._syn.scale is None:
+            raise ValueError("scale must be learned with the set for this objective, got a set without one")
+        scale: Tensor = self._syn.scale()
+        return scale
 
     def of_class(self, c: int, n: int, rng: torch.Generator) -> Batch:
         """Draw at most `n` slots of class `c` as leaves."""
@@ -186,7 +209,7 @@ class Leaves:
             key = derive(rng, "decode", self._calls, i)
             with torch.no_grad():
                 decoded, owner = self._syn.parametrization.decode(part, derive(key))
-            leaf = decoded.detach().requires_grad_()
+            leaf = decoded.detach().requires_grad_(self._moves)
             self._drawn.append((leaf, part, key))
             images.append(leaf)
             owners.append(owner)

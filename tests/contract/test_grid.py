@@ -53,6 +53,12 @@ def latent(real, learned):
     return found
 
 
+def addressed_bases(real):
+    found = dd.AddressedBases(3 * IPC, real.image_shape, bases=4, factor=2, rng=dd.generator("b"))
+    found.encode(start(real))
+    return found
+
+
 PARAMETRIZATIONS = {
     "pixels": lambda real: dd.Pixels(start(real)),
     "multi-formation": lambda real: dd.MultiFormation(start(real), 2),
@@ -62,6 +68,7 @@ PARAMETRIZATIONS = {
     "latent": partial(latent, learned=False),
     "latent, learned": partial(latent, learned=True),
     "frequency": lambda real: dd.Frequency(start(real), 0.5),
+    "addressed bases": addressed_bases,
 }
 
 DM = dd.ClassMatch(byproduct=dd.mean_embedding, distance=dd.squared, real_batch=4)
@@ -72,6 +79,10 @@ OF_NETWORKS = {
     "class match, gradients": DC,
     "collective match": dd.CollectiveMatch(byproduct=dd.weight_gradients, distance=dd.cosine, real_batch=4),
     "cross-entropy": dd.CrossEntropy(),
+    "train and test": dd.TrainAndTest(
+        steps=3, window=2, lr=0.05, real_batch=4, training=dd.SetTraining(batch_size=4)
+    ),
+    "ridge regression": dd.FitAndTest(compare=dd.ByFeatures(), ridge=dd.Ridge(), real_batch=4),
     "total": dd.Total(((1.0, AUGMENTED), (0.5, dd.CrossEntropy(batch=1)))),
 }
 OF_SPANS = {"trajectory": dd.MatchTrajectory(steps=2, batch_size=4)}
@@ -95,6 +106,7 @@ NETWORKS = {
     "fresh": lambda real, make: dd.FreshStudents(make),
     "on synthetic": alternating(dd.OnSynthetic(epochs=1, batch_size=4)),
     "on real": alternating(dd.OnReal(steps=1, batch_size=4)),
+    "pool on synthetic": lambda real, make: dd.TrainedPool(make, pool=2, longest=2, batch_size=4),
     "pool": lambda real, make: dd.FreshStudents(dd.Interpolated(runs=runs(real, make))),
 }
 SPANS = {"experts": experts}

@@ -117,6 +117,8 @@ def test_a_run_that_diverges_hands_over_its_last_finite_set(recipe, tiny, make_s
     plan = plan_of(wild, tiny, make_student)
     # Nothing diverges in a set that is clamped, whose steps are left out or that moves class by class.
     safe = bounded(plan.syn) or plan.skip_above is not None or isinstance(plan.objective, dd.Schedule)
+    # Nor where ridge regression in float64 divides by the scale of the images.
+    safe = safe or isinstance(plan.objective, dd.FitAndTest | dd.ImplicitRegression)
     try:
         found = wild(tiny, make_student=make_student, rng=dd.generator("run"))
     except DivergedError as error:
@@ -133,6 +135,13 @@ def test_a_method_is_a_frozen_value_with_its_paper(method):
     assert len(type(method).__doc__.strip().splitlines()[0]) > 10
     with pytest.raises(TypeError):
         type(method)(3)
+
+
+def owners_in_order(found):
+    """Class by class, or batch by batch with one image of each class where the order is part of the set."""
+    each = len(found.images) // 3
+    stored_order = found.evaluation.get("order") == "stored"
+    return [0, 1, 2] * each if stored_order else [0] * each + [1] * each + [2] * each
 
 
 def check_plain_pixels(found):
@@ -158,14 +167,15 @@ def check_what_the_plan_promised(recipe, real, make_student, found):
     assert torch.equal(found.labels, rows)
     if bool(((rows == 0) | (rows == 1)).all()):
         assert torch.equal(rows, torch.eye(3)[found.owner])
-    torch.testing.assert_close(rows.sum(1), torch.ones(len(rows)))
+    assert found.label_space == syn.labels.space
+    if found.label_space == "probabilities":
+        torch.testing.assert_close(rows.sum(1), torch.ones(len(rows)))
     assert found.stored_floats == sum(
         t.numel() for t in stored(syn.parametrization).values() if t.is_floating_point()
     )
     if one_image_a_slot(syn):
         assert found.stored_floats == found.images.numel()
-    rate = None if syn.rate is None else float(np.float32(syn.rate.value.item()))
-    assert found.learned_lr == rate
+    assert found.learned_lr == (None if syn.rate is None else pytest.approx(syn.rate.rates, rel=1e-6))
 
 
 def test_a_set_comes_out_whole(method, tiny, make_student):
@@ -180,7 +190,7 @@ def test_a_set_comes_out_whole(method, tiny, make_student):
     assert found.images.dtype == torch.float32
     assert torch.isfinite(found.images).all()
     each = len(found.images) // 3
-    assert found.owner.tolist() == [0] * each + [1] * each + [2] * each
+    assert found.owner.tolist() == owners_in_order(found)
     assert each >= IPC
     assert found.ipc == each
     assert found.class_names == tiny.class_names
@@ -251,8 +261,7 @@ def test_a_set_survives_the_disk(method, tiny, make_student, tmp_path):
 def test_one_image_of_each_class_is_enough(method, tiny, make_student):
     one = dataclasses.replace(method, ipc=1)
     found = one(tiny, make_student=make_student, rng=dd.generator("run"))
-    each = len(found.images) // 3
-    assert found.owner.tolist() == [0] * each + [1] * each + [2] * each
+    assert found.owner.tolist() == owners_in_order(found)
     assert torch.isfinite(found.images).all()
 
 
@@ -273,12 +282,17 @@ def test_labels_can_be_swapped(recipe, tiny, make_student, kind):
     plan = recipe.plan(tiny, make_student=make_student, rng=dd.generator("plan"))
     slots = torch.arange(len(plan.syn))
     rows = plan.syn.labels.rows(slots).detach()
-    labels = {"soft": dd.FixedLabels(0.7 * rows + 0.1), "learned": dd.LearnedLabels(2 * rows)}[kind]
+    space = plan.syn.labels.space
+    soft = dd.FixedLabels(0.7 * rows + 0.1, space=space)
+    labels = {"soft": soft, "learned": dd.LearnedLabels(2 * rows)}[kind]
 
     def with_labels(labels):
-        return dd.SyntheticSet(plan.syn.parametrization, labels, plan.syn.classes, 3, plan.syn.rate)
+        learned = (plan.syn.rate, plan.syn.scale)
+        return dd.SyntheticSet(plan.syn.parametrization, labels, plan.syn.classes, 3, *learned)
 
-    syn, other = with_labels(labels), with_labels(dd.FixedLabels(rows.roll(1, 1)))
+    syn, other = with_labels(labels), with_labels(dd.FixedLabels(rows.roll(1, 1), space=space))
+    if not any(p.requires_grad for p in syn.parameters()):
+        return  # real images with fixed labels learn nothing
     before = labels.rows(slots).detach().clone()
     depends = []
 
@@ -301,7 +315,8 @@ def test_labels_can_be_swapped(recipe, tiny, make_student, kind):
     found = dd.assemble(
         recipe, run.result, tiny, evaluation=recipe.evaluation(tiny), rng=dd.generator("run"), seconds=0.0
     )
-    torch.testing.assert_close(found.labels.sum(1), torch.ones(len(found.labels)))
+    if found.label_space == "probabilities":
+        torch.testing.assert_close(found.labels.sum(1), torch.ones(len(found.labels)))
 
 
 def test_the_rows_of_the_table_that_read_labels(tiny, make_student):

@@ -8,8 +8,8 @@ from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
 from ddsdk.inner.flat import FlatNetwork, weight_vector
-from ddsdk.inner.optimizers import InnerAdam, InnerSGD
-from ddsdk.inner.unroll import constant_memory, full_graph, truncated
+from ddsdk.inner.optimizers import InnerAdam, InnerSGD, PacedSGD
+from ddsdk.inner.unroll import checkpointed, constant_memory, full_graph, truncated
 
 STEPS = 5
 OPTIMIZERS = {"sgd": InnerSGD(), "momentum": InnerSGD(momentum=0.9), "adam": InnerAdam()}
@@ -40,7 +40,7 @@ def problem():
 def gradients(unroll, problem, optimizer, rate, target):
     loss, start, inputs = problem
     rate = rate.double().clone().requires_grad_()
-    end = unroll(loss, start, inputs, rate, steps=STEPS, optimizer=optimizer)
+    *_, end = unroll(loss, start, inputs, rate, steps=STEPS, optimizer=optimizer)
     far = (end - target).square().sum()
     return end.detach(), torch.autograd.grad(far, [start, rate, *inputs])
 
@@ -57,13 +57,108 @@ def test_the_constant_memory_gradient_is_that_of_the_full_graph(problem, optimiz
         torch.testing.assert_close(b, a, rtol=1e-8, atol=1e-8 * float(a.abs().max()))
 
 
+def path_gradients(unroll, problem, optimizer, rate, **options):
+    """Differentiate a sum over all rows of the path, each with another adjoint and one with none."""
+    loss, start, inputs = problem
+    rate = rate.double().clone().requires_grad_()
+    path = unroll(loss, start, inputs, rate, steps=STEPS, optimizer=optimizer, **options)
+    assert len(path) == STEPS
+    rng = dd.generator("adjoints")
+    weights = [torch.randn(w.shape, generator=rng, dtype=w.dtype) for w in path]
+    total = sum((w * a).sum() * a.mean() + w.square().sum() for w, a in zip(path, weights, strict=True))
+    return torch.stack([w.detach() for w in path]), torch.autograd.grad(
+        total - path[1].square().sum() - (path[1] * weights[1]).sum() * weights[1].mean(),
+        [start, rate, *inputs],
+        allow_unused=True,
+    )
+
+
+def same(found, wanted):
+    for a, b in zip(wanted, found, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            assert float(a.abs().max()) > 0
+            torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-10 * float(a.abs().max()))
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, STEPS, 9])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_every_row_of_the_path_has_a_gradient(problem, optimizer, every):
+    unroll = constant_memory if every == 1 else checkpointed(every)
+    path, exact = path_gradients(full_graph, problem, optimizer, RATES["per step"])
+    again, found = path_gradients(unroll, problem, optimizer, RATES["per step"])
+    torch.testing.assert_close(again, path, rtol=1e-13, atol=1e-13)
+    same(found, exact)
+
+
+@pytest.mark.parametrize("unroll", [full_graph, constant_memory, checkpointed(2)])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_window_starts_where_its_burn_in_ended(problem, optimizer, unroll):
+    """A run of 8 steps of which 5 are tracked, against one whose first 3 steps are taken by hand."""
+    rate = torch.linspace(0.02, 0.08, STEPS + 3)
+    path, found = path_gradients(unroll, problem, optimizer, rate, burn_in=3)
+    loss, start, inputs = problem
+    state = optimizer.start(start.detach())
+    for k in range(3):
+        weights = state[0].detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(k, weights, inputs), weights)
+        state = tuple(t.detach() for t in optimizer.step(state, gradient, rate[k].double()))
+
+    class Continued:
+        def start(self, weights):
+            return (weights, *state[1:])
+
+        def step(self, *args):
+            return optimizer.step(*args)
+
+    def later(k, weights, inputs):
+        return loss(k + 3, weights, inputs)
+
+    by_hand = (later, state[0].requires_grad_(), inputs)
+    again, (_, of_rate, *others) = path_gradients(full_graph, by_hand, Continued(), rate[3:])
+    torch.testing.assert_close(again, path, rtol=1e-13, atol=1e-13)
+    assert found[0] is None
+    assert not found[1][:3].any()
+    same((found[1][3:], *found[2:]), (of_rate, *others))
+
+
+def test_a_learned_momentum_of_one_size_is_a_fixed_one(problem):
+    pairs = torch.stack([RATES["per step"], torch.full((STEPS,), 0.9)], 1)
+    path, exact = path_gradients(full_graph, problem, InnerSGD(momentum=0.9), RATES["per step"])
+    for unroll in (full_graph, constant_memory):
+        again, found = path_gradients(unroll, problem, PacedSGD(), pairs)
+        torch.testing.assert_close(again, path, rtol=1e-7, atol=1e-7)
+        torch.testing.assert_close(found[1][:, 0], exact[1], rtol=1e-5, atol=1e-7)
+    loss, start, inputs = problem
+
+    def far(pairs):
+        return (
+            constant_memory(loss, start, inputs, pairs, steps=STEPS, optimizer=PacedSGD())[-1].square().sum()
+        )
+
+    assert torch.autograd.gradcheck(far, pairs.double().requires_grad_(), eps=1e-6, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="rate must be a pair of rate and momentum"):
+        full_graph(loss, start, inputs, RATES["per step"], steps=STEPS, optimizer=PacedSGD())
+
+
+def test_what_needs_no_gradient_gets_none(problem):
+    """Frozen images, as of a method that learns labels alone, are constants: nobody pays for their gradient."""
+    loss, start, (images, logits) = problem
+    frozen = (images.detach(), logits)
+    found = []
+    for unroll in (full_graph, constant_memory):
+        *_, end = unroll(loss, start, frozen, torch.tensor(0.05), steps=STEPS, optimizer=InnerSGD())
+        found.append(torch.autograd.grad(end.square().sum(), logits))
+    same(found[1], found[0])
+
+
 def test_the_gradient_is_that_of_finite_differences(problem):
     loss, start, (images, logits) = problem
     direction = torch.randn(images.shape, generator=dd.generator("direction"), dtype=torch.float64)
 
     def far(shift, rate):
         moved = (images + shift * direction, logits)
-        end = constant_memory(loss, start, moved, rate, steps=STEPS, optimizer=InnerAdam())
+        *_, end = constant_memory(loss, start, moved, rate, steps=STEPS, optimizer=InnerAdam())
         return end.square().sum()
 
     shift = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -106,7 +201,7 @@ def test_the_steps_are_those_of_torch(problem, name):
         loss(k, weights, inputs).backward()
         theirs.step()
     rate = torch.tensor(0.05, dtype=torch.float64)
-    ours = constant_memory(loss, start, inputs, rate, steps=STEPS, optimizer=mine)
+    *_, ours = constant_memory(loss, start, inputs, rate, steps=STEPS, optimizer=mine)
     torch.testing.assert_close(ours.detach(), weights.detach(), rtol=1e-6, atol=1e-6)
 
 
@@ -117,7 +212,7 @@ def test_a_weight_without_gradient_has_a_finite_derivative_under_adam():
     def loss(k, weights, inputs):
         return (weights[0] * inputs[0]).sum() + 0 * weights[1]
 
-    end = constant_memory(loss, start, (images,), torch.tensor(0.1), steps=3, optimizer=InnerAdam())
+    *_, end = constant_memory(loss, start, (images,), torch.tensor(0.1), steps=3, optimizer=InnerAdam())
     (found,) = torch.autograd.grad(end.sum(), images)
     assert torch.isfinite(found).all()
 
@@ -132,13 +227,17 @@ def test_a_flat_network_is_the_network(make_student):
     assert torch.equal(flat.load_(weights)(x), network(x))
 
 
-@pytest.mark.parametrize("unroll", [full_graph, constant_memory, truncated])
+@pytest.mark.parametrize("unroll", [full_graph, constant_memory, truncated, checkpointed(2)])
 def test_impossible_runs_are_refused(problem, unroll):
     loss, start, inputs = problem
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         unroll(loss, start, inputs, torch.tensor(0.1), steps=0, optimizer=InnerSGD())
-    with pytest.raises(ValueError, match=r"rate must have shape \(\) or \(5,\), got \(2,\)"):
+    with pytest.raises(ValueError, match=r"rate must have shape \(\), \(5,\) or \(5, 2\), got \(2,\)"):
         unroll(loss, start, inputs, torch.zeros(2), steps=5, optimizer=InnerSGD())
+    with pytest.raises(ValueError, match="burn_in must be at least 0, got -1"):
+        unroll(loss, start, inputs, torch.tensor(0.1), steps=1, optimizer=InnerSGD(), burn_in=-1)
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+        checkpointed(0)
     with pytest.raises(ValueError, match="momentum must lie in"):
         InnerSGD(momentum=1.0)
     with pytest.raises(ValueError, match="betas must"):

@@ -1,0 +1,192 @@
+"""`ddsdk curve`: accuracy against CPU seconds of distillation, a line for each method."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+
+import msgspec
+import tyro
+
+import ddsdk as dd
+from ddsdk.cli.console import err, out
+from ddsdk.cli.distill import METHODS
+from ddsdk.cli.options import DataOptions, NetworkOptions, names
+from ddsdk.errors import require, require_count
+
+if TYPE_CHECKING:
+    from ddsdk.bench.curve import CurvePoint, CurveTask, RecipeCurve
+
+__all__ = ["Curve", "chosen_methods"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve(NetworkOptions, DataOptions):
+    """Plot what methods reach against the CPU seconds that they distil, on held-out training images.
+
+    Each method is paused at some marks, and what it has so far is judged: under the published protocol with a class for
+    each image, and under its own protocol where that is another one. Preparation, such as experts, counts; judging does
+    not. Methods that are finished are not run again by the same command.
+
+    Attributes:
+        out: Folder of the plot (curves.png, curves.svg), the table (curves.md), the figures (curves.json), and of a
+            folder for each method with the set of every point.
+        recipes: Methods, separated by commas; those with settings for a small machine if empty.
+        ipc: Images per class.
+        seconds: CPU seconds of distillation at which a method is paused, rising, separated by commas.
+        set: A parameter of a method, such as `dm.image_lr=0.5`, above the settings for a small machine. Repeat it for
+            others.
+        paper: Leave out the settings for a small machine: what is not set stays as the paper has it.
+        network: Network of the students; empty for the one that the protocol of each method names, with its options.
+            --width, --depth and --norm go above these.
+        held_out: Part of the training images that judges, and is not distilled.
+        judge_networks: Fresh networks for each judgement.
+        judge_epochs: Epochs under the published protocol where that has more; None for all of them. A method's own
+            protocol keeps its epochs.
+        judge_width: Width of the judging network; None for the protocol's.
+        plot: Draw the plot, which needs the extra `bench`.
+        seed: Root of every random number.
+    """
+
+    out: Path
+    recipes: str = ""
+    ipc: int = 1
+    seconds: str = "30,60,120,240"
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    paper: bool = False
+    network: str = ""
+    held_out: float = 0.1
+    judge_networks: int = 1
+    judge_epochs: int | None = 300
+    judge_width: int | None = 64
+    plot: bool = True
+    seed: int = 0
+
+    def run(self) -> int:
+        """Measure what is missing, and write table and plot after each method."""
+        from ddsdk.bench.curve import CurveTask
+        from ddsdk.bench.curve_view import need_plotting
+
+        require_count("ipc", self.ipc)
+        known = not self.network or self.network in dd.NETWORKS
+        require(known, "network", f"be among {', '.join(dd.NETWORKS)}", self.network)
+        marks = _positive("seconds", self.seconds)
+        methods = chosen_methods(names(self.recipes), self.ipc, self.set, paper=self.paper)
+        if self.plot:
+            need_plotting()
+        shared = ("network", "held_out", "seed", "judge_networks", "judge_epochs", "judge_width")
+        task = CurveTask(
+            train=self.train(),
+            seconds=tuple(marks),
+            network_options=self.network_options(),
+            **{name: getattr(self, name) for name in shared},
+        )
+        curves: list[RecipeCurve] = []
+        for name, method in methods.items():
+            curves.append(self._measure(name, method, task))
+            self._write(curves)
+        for suffix in ("json", "md", *(("png", "svg") if self.plot else ())):
+            if (self.out / f"curves.{suffix}").exists():
+                out(str(self.out / f"curves.{suffix}"))
+        return 0
+
+    def _measure(self, name: str, method: Any, task: CurveTask) -> RecipeCurve:  # noqa: ANN401
+        from ddsdk.bench.curve_run import measuring
+
+        for progress in measuring(self.out, name, method, task):
+            if progress.point is not None:
+                out(f"{name}: {_told(progress.point)}")
+            curve = progress.curve
+        assert curve is not None  # the last progress of every method has it
+        if progress.kept:
+            out(f"{name}: measured before")
+        if curve.note:
+            err(f"{name}: {curve.note}")
+        return curve
+
+    def _write(self, curves: Sequence[RecipeCurve]) -> None:
+        from ddsdk.bench.curve_view import curve_picture, curve_table
+        from ddsdk.files import readable_json, write_atomic
+
+        values = {"curves": [dataclasses.asdict(curve) for curve in curves]}
+        write_atomic(self.out / "curves.json", readable_json(values))
+        write_atomic(self.out / "curves.md", curve_table(curves).encode())
+        if self.plot and any(curve.points for curve in curves):
+            for form in ("png", "svg"):
+                write_atomic(self.out / f"curves.{form}", curve_picture(curves, form))
+
+
+def chosen_methods(
+    chosen: Sequence[str], ipc: int, changes: Sequence[str], *, paper: bool = False
+) -> dict[str, Any]:
+    """Return the methods of a plot, with their settings.
+
+    Args:
+        chosen: Names of recipes and baselines; those of the table of presets if empty.
+        ipc: Images per class.
+        changes: Such as ``"dm.image_lr=0.5"``.
+        paper: Leave out the presets.
+
+    Raises:
+        ValueError: If a name, a parameter or a value is refused.
+    """
+    from ddsdk.bench.presets import SMALL, small
+
+    wanted = list(dict.fromkeys(chosen or SMALL))
+    for name in wanted:
+        require(name in METHODS, "recipes", f"be among {', '.join(METHODS)}", name)
+    given: dict[str, dict[str, Any]] = {name: {} for name in wanted}
+    for change in changes:
+        name, field, text = _parts(change)
+        require(name in given, "set", f"name one of the methods of the plot, {', '.join(wanted)}", change)
+        given[name][field] = _value(METHODS[name], field, text, change)
+    return {
+        name: METHODS[name](**{"ipc": ipc, **({} if paper else small(name, ipc)), **given[name]})
+        for name in wanted
+    }
+
+
+def _parts(change: str) -> tuple[str, str, str]:
+    place, equals, text = change.partition("=")
+    name, dot, field = place.strip().partition(".")
+    require(bool(equals and dot and field), "set", "be like dm.image_lr=0.5", change)
+    return name, field.replace("-", "_"), text.strip()
+
+
+def _value(method: type[Any], field: str, text: str, change: str) -> Any:  # noqa: ANN401
+    known = [f.name for f in dataclasses.fields(method)]
+    near = get_close_matches(field, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near and field not in known else ""
+    rule = f"name a parameter of it, {', '.join(known)}"
+    if field not in known:
+        raise ValueError(f"set must {rule}, got {change!r}{hint}")
+    kind = get_type_hints(method)[field]
+    if text.lower() == "none" and NoneType in get_args(kind):
+        return None
+    try:
+        return msgspec.convert(text, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"set must fit the parameter, got {change!r}: {error}") from None
+
+
+def _positive(name: str, text: str) -> list[float]:
+    found = []
+    for part in names(text):
+        try:
+            found.append(float(part))
+        except ValueError:
+            found.append(math.nan)
+        require(0 < found[-1] < math.inf, name, "be positive numbers, separated by commas", part)
+    return found
+
+
+def _told(point: CurvePoint) -> str:
+    parts: Mapping[str, Any] = {"published": point.published, "own protocol": point.own}
+    scores = ", ".join(f"{100 * s.mean:.1f} ({name})" for name, s in parts.items() if s is not None)
+    return f"{point.seconds:.1f} s, step {point.step}: {scores}"

@@ -1,0 +1,26 @@
+"""What a network is trained with, by the name that an artefact gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+__all__ = ["LOSSES", "Loss", "half_squares", "soft_cross_entropy"]
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""From outputs (B, K) and label rows (B, K) to the sum over the batch, so that parts of a batch add up."""
+
+
+def soft_cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return -sum of y log_softmax(f) over batch and classes; the rows y may be any real numbers."""
+    return cross_entropy(outputs, labels, reduction="sum")
+
+
+def half_squares(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return 1/2 the sum of (f - y)^2 over batch and classes: regression on the label rows."""
+    return 0.5 * (outputs - labels).square().sum()
+
+
+LOSSES: Mapping[str, Loss] = {"cross-entropy": soft_cross_entropy, "mse": half_squares}

@@ -1,0 +1,186 @@
+"""Ridge regression on the synthetic set must predict the labels of real images.
+
+No network is trained within a step: the student is a kernel, or networks whose features make one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar, final, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ddsdk.data.sources import Batch, Source
+from ddsdk.errors import require, require_count, require_rate
+from ddsdk.inner.fit import embeddings
+from ddsdk.inner.kernels import Kernel
+from ddsdk.inner.micro import micro_batch, pieces
+from ddsdk.inner.ridge import Ridge, solve
+from ddsdk.objectives.base import embedding
+from ddsdk.objectives.training import Whole
+from ddsdk.rng import derive
+
+__all__ = ["ByFeatures", "Compare", "Compared", "FitAndTest", "by_kernel", "label_lead", "targets"]
+
+S = TypeVar("S")
+S_contra = TypeVar("S_contra", contravariant=True)
+_LOSS = Literal["mse", "cross-entropy"]
+
+
+class Compared(NamedTuple):
+    """Kernel values in float64, with graph to the images of the set alone.
+
+    Attributes:
+        gram: Among the images of the set, (n, n).
+        cross: Between real images and those, (m, n).
+    """
+
+    gram: Tensor
+    cross: Tensor
+
+
+class Compare(Protocol[S_contra]):
+    """How a student compares images."""
+
+    def __call__(self, student: S_contra, images: Tensor, new: Tensor) -> Compared:
+        """Return the kernel values of `images`, (n, C, H, W), and of `new` real ones, (m, C, H, W)."""
+        ...
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ByFeatures:
+    """Compare by the features f(x) of networks: the mean over networks of slope <f(x), f(z)> / F + bias.
+
+    Features are made in the precision of the networks, products in float64; those of real images have no graph.
+
+    Attributes:
+        slope: Positive. 2 in RFAD; without meaning where the bias is 0 and the ridge is a share of the trace.
+        bias: Length of a constant feature, squared; 0.01 in RFAD.
+
+    Cost: one forward pass over the real images in micro-batches, and one forward and backward over the set, for each
+    network.
+    """
+
+    slope: float = 1.0
+    bias: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_rate("slope", self.slope)
+        require(0 <= self.bias < math.inf, "bias", "be finite and not negative", self.bias)
+
+    def __call__(self, student: nn.Module | Sequence[nn.Module], images: Tensor, new: Tensor) -> Compared:
+        """Return the kernel values under a network, or under several.
+
+        Raises:
+            TypeError: If a student has no `embed`.
+        """
+        networks = student if isinstance(student, list | tuple) else (student,)
+        one = [self._under(network, images, new) for network in networks]
+        gram, cross = (torch.stack(parts).mean(0) + self.bias for parts in zip(*one, strict=True))
+        return Compared(gram, cross)
+
+    def _under(self, network: nn.Module, images: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+        embed = embedding(network)
+        size = micro_batch(network, images.device, len(images))
+        mine = torch.cat([embed(images[part]) for part in pieces(len(images), size)]).double()
+        theirs = embeddings(network, new).double()
+        share = self.slope / mine.shape[1]
+        return share * (mine @ mine.T), share * (theirs @ mine.T)
+
+
+def by_kernel(student: Kernel, images: Tensor, new: Tensor) -> Compared:
+    """Compare by a kernel in closed form, see `KERNELS`: the student is the kernel.
+
+    Raises:
+        TypeError: If the student is a network, or cannot be called.
+    """
+    if isinstance(student, nn.Module) or not callable(student):
+        raise TypeError(f"student must be a kernel, got {type(student).__name__}")
+    return Compared(student(images, images), student(new, images))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class FitAndTest(Generic[S]):
+    """Fit ridge regression to the labels of the whole set; its predictions for real images have the loss.
+
+    With the set (X, Y), a real batch (T, y) and the kernel k of the student, predictions are
+    f = k(T, X) (k(X, X) + r I)^-1 Y. The loss is half the mean of ||f - s (y - 1/K)||^2 over the batch, or the
+    cross-entropy of softmax(scale f), whose scale is learned with the set; less the mean over Y of
+    min(largest - second largest entry, margin). It is differentiable with respect to images, labels and scale.
+
+    FRePo is this with one network of a pool, RFAD with several fresh ones, KIP with a kernel.
+
+    Attributes:
+        compare: From the student to k.
+        ridge: Gives r. The system is solved in float64.
+        real_batch: Real images of a step.
+        loss: "mse", for sets whose labels are centred, or "cross-entropy".
+        balanced: Whether the real images are as many of each class, rounded up.
+        label_scale: s; labels of the set want the same.
+        margin: Labels keep the class of an image ahead by as much; 0 leaves them alone.
+        mirrored: Whether the regression sees the mirror image of each image too, with the same label.
+
+    References:
+        Nguyen, Chen and Lee, ICLR 2021, arXiv:2011.00050; Zhou, Nezhadarya and Ba, NeurIPS 2022, arXiv:2206.00719;
+        Loo, Hasani, Amini and Rus, NeurIPS 2022, arXiv:2210.12067.
+    """
+
+    compare: Compare[S]
+    ridge: Ridge
+    real_batch: int
+    loss: _LOSS = "mse"
+    balanced: bool = False
+    label_scale: float = 1.0
+    margin: float = 0.0
+    mirrored: bool = False
+
+    def __post_init__(self) -> None:
+        require_count("real_batch", self.real_batch)
+        require(self.loss in get_args(_LOSS), "loss", f"be one of {list(get_args(_LOSS))}", self.loss)
+        require_rate("label_scale", self.label_scale)
+        require(0 <= self.margin < math.inf, "margin", "be finite and not negative", self.margin)
+
+    def __call__(self, student: S, real: Source, syn: Source, rng: torch.Generator) -> Iterator[Tensor]:
+        """Yield the one loss.
+
+        Raises:
+            TypeError: If `compare` cannot use the student, or `syn` cannot be taken whole.
+            ValueError: If `syn` has no learned scale and the loss is the cross-entropy.
+        """
+        if not isinstance(syn, Whole):
+            raise TypeError(f"syn must be a set that can be taken whole, got {type(syn).__name__}")
+        images, labels = syn.whole(derive(rng, "decode"))
+        new, truth = self._batch(real, derive(rng, "real"))
+        seen = (images, images.flip(3)) if self.mirrored else (images,)
+        gram, cross = self.compare(student, torch.cat(seen), new)
+        found = cross @ solve(gram, labels.repeat(len(seen), 1), self.ridge).values
+        if self.loss == "mse":
+            loss = 0.5 * (found - targets(truth, self.label_scale)).square().sum(1).mean()
+        else:
+            loss = cross_entropy(syn.scale * found, truth.double())  # type: ignore[attr-defined]
+        yield loss - label_lead(labels, self.margin) if self.margin else loss
+
+    def _batch(self, real: Source, rng: torch.Generator) -> Batch:
+        if not self.balanced:
+            return real.mixed(self.real_batch, rng)
+        each = -(-self.real_batch // real.num_classes)
+        parts = [real.of_class(c, each, derive(rng, c)) for c in range(real.num_classes)]
+        return Batch(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]))
+
+
+def label_lead(labels: Tensor, margin: float) -> Tensor:
+    """Return the mean over label rows of min(largest - second largest entry, margin)."""
+    first, second = labels.topk(2, dim=1).values.T
+    lead: Tensor = (first - second).clamp_max(margin).mean()
+    return lead
+
+
+def targets(labels: Tensor, scale: float = 1.0) -> Tensor:
+    """Return what a regression predicts: scale (y - 1/K) of label rows y, (B, K), in float64."""
+    return scale * (labels.double() - 1 / labels.shape[1])

@@ -1,0 +1,256 @@
+"""Train and test: a student that trains on the synthetic set must do well on real data."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, final, get_args, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from ddsdk.augment import NO_AUGMENTATION, Augmentation
+from ddsdk.data.sources import Batch, Source
+from ddsdk.errors import require, require_count, require_rate
+from ddsdk.inner.flat import FlatNetwork, weight_vector
+from ddsdk.inner.losses import Loss, soft_cross_entropy
+from ddsdk.inner.micro import micro_batch, pieces
+from ddsdk.inner.optimizers import InnerOptimizer, InnerSGD
+from ddsdk.inner.unroll import StepLoss, Unroll, constant_memory
+from ddsdk.objectives.base import require_network
+from ddsdk.rng import derive
+
+__all__ = ["Order", "Rated", "SetTraining", "TrainAndTest", "Whole"]
+
+Order = Literal["shuffled", "stored", "stratified"]
+"""How a set is cut into the batches of a student's steps."""
+
+_SGD = InnerSGD()
+
+
+@runtime_checkable
+class Whole(Protocol):
+    """A synthetic set that can be taken as a whole."""
+
+    def whole(self, rng: torch.Generator) -> Batch:
+        """Return everything in stored order, with graph."""
+        ...
+
+
+@runtime_checkable
+class Rated(Protocol):
+    """A synthetic set with a learning rate of its own."""
+
+    @property
+    def rate(self) -> Tensor:
+        """The learning rate with graph: a scalar, or as `Unroll` takes it for each step."""
+        ...
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class SetTraining:
+    """How a student trains on a synthetic set: which images each of its steps sees, and what the step descends.
+
+    Attributes:
+        batch_size: Images of one step, of each class where the order is stratified; None takes all.
+        order: ``"shuffled"``: a permutation of the set is cut into batches, the last one being what is left; then comes
+            the next permutation. ``"stored"``: every pass goes through the set as it lies. ``"stratified"``: each step
+            draws as many images of each class, without replacement.
+        augmentation: Drawn for each step, with numbers of its own for each image.
+        loss: Summed over a batch; a step descends its mean.
+    """
+
+    batch_size: int | None = None
+    order: Order = "shuffled"
+    augmentation: Augmentation = NO_AUGMENTATION
+    loss: Loss = soft_cross_entropy
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None:
+            require_count("batch_size", self.batch_size)
+        require(self.order in get_args(Order), "order", f"be one of {list(get_args(Order))}", self.order)
+
+    def on(
+        self, network: Callable[[Tensor, Tensor], Tensor], syn: Source, rng: torch.Generator
+    ) -> tuple[StepLoss, Batch]:
+        """Return what step k descends, and the images and labels that it depends on.
+
+        All chance comes from `rng` and k, so that a step can be taken again.
+
+        Args:
+            network: Weights, (P,), and images, (B, C, H, W), to outputs, (B, K).
+            syn: The set.
+            rng: For decoders, order and augmentation.
+
+        Raises:
+            TypeError: If `syn` cannot be taken whole.
+        """
+        batch, sizes = self._taken(syn, derive(rng, "decode"))
+
+        def loss(k: int, weights: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+            images, labels = inputs
+            part = self.part(k, sizes, rng).to(images.device)
+            draw = self.augmentation.per_image(len(part), derive(rng, "augmentation", k))
+            return self.loss(network(weights, draw(images[part])), labels[part]) / len(part)
+
+        return loss, batch
+
+    def part(self, k: int, sizes: Sequence[int], rng: torch.Generator) -> Tensor:
+        """Return which images step k sees, (B,) int64.
+
+        Args:
+            k: From 0.
+            sizes: Images of each class, which lie one after another, where the order is stratified; of all otherwise.
+            rng: For the order.
+        """
+        if self.order == "stratified":
+            parts, first = [], 0
+            for c, size in enumerate(sizes):
+                drawn = torch.randperm(size, generator=derive(rng, "order", k, c))[: self.batch_size]
+                parts.append(first + drawn)
+                first += size
+            return torch.cat(parts)
+        images = sum(sizes)
+        size = images if self.batch_size is None else min(self.batch_size, images)
+        epoch, i = divmod(k, -(-images // size))
+        stored = self.order == "stored"
+        order = (
+            torch.arange(images) if stored else torch.randperm(images, generator=derive(rng, "order", epoch))
+        )
+        return order[i * size : (i + 1) * size]
+
+    def _taken(self, syn: Source, rng: torch.Generator) -> tuple[Batch, Sequence[int]]:
+        """Return the whole set with graph, and the sizes that `part` wants."""
+        if self.order == "stratified":
+            drawn = [syn.of_class(c, sys.maxsize, derive(rng, c)) for c in range(syn.num_classes)]
+            x, y = zip(*drawn, strict=True)
+            return Batch(torch.cat(x), torch.cat(y)), [len(part) for part in x]
+        if not isinstance(syn, Whole):
+            raise TypeError(f"syn must be a set that can be taken whole, got {type(syn).__name__}")
+        batch = syn.whole(rng)
+        return batch, [len(batch.x)]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class TrainAndTest:
+    """The loss on real images of a student after it has trained on the synthetic set: back-propagation through time.
+
+    L(w_N; T) with w_{k+1} = step(w_k, grad l(w_k; S_k), rate_k) from the weights w_0 of the student. It is
+    differentiable with respect to images, labels and rates of the set, through the last `window` of the N steps; those
+    before it are the burn-in, which has no gradient.
+
+    Attributes:
+        steps: Steps of the student, N.
+        window: Steps with a gradient; None for all.
+        drawn: Whether the number of steps is drawn anew each time, uniform in window..steps: the window then lies
+            anywhere in the training. A learned rate for each step keeps those of the first ones.
+        training: How the student trains on the set.
+        optimizer: How it steps.
+        lr: Its learning rate; None takes that of the set.
+        unroll: How the gradient passes through the training. `full_graph` is faster for a short window.
+        real_batch: Real images of one test, of each class if `per_class`.
+        per_class: Whether every class has as many of them.
+        augmentation: Of these real images, with numbers of its own for each.
+        loss: Of the test, summed over a batch; its mean counts.
+        every_step: Whether the student is tested after each step of the window, each time on other real images; the
+            mean over the steps counts.
+
+    Cost: with `constant_memory`, two gradients of the student's loss and one second derivative for each step of the
+    window; memory for the graph of one step, one micro-batch of real images and N weight vectors.
+
+    References:
+        Wang et al., "Dataset Distillation", 2018, arXiv:1811.10959.
+        Such et al., "Generative Teaching Networks", ICML 2020, arXiv:1912.07768 (a test after every step).
+        Feng et al., "Embarrassingly Simple Dataset Distillation", ICLR 2024, arXiv:2311.07025 (the random window).
+    """
+
+    steps: int
+    window: int | None = None
+    drawn: bool = False
+    training: SetTraining = SetTraining()
+    optimizer: InnerOptimizer = _SGD
+    lr: float | None = None
+    unroll: Unroll = constant_memory
+    real_batch: int = 256
+    per_class: bool = False
+    augmentation: Augmentation = NO_AUGMENTATION
+    loss: Loss = soft_cross_entropy
+    every_step: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "real_batch"):
+            require_count(name, getattr(self, name))
+        if self.window is not None:
+            require_count("window", self.window)
+            require(self.window <= self.steps, "window", f"be at most {self.steps} steps", self.window)
+        if self.lr is not None:
+            require_rate("lr", self.lr)
+
+    def __call__(
+        self, student: nn.Module, real: Source, syn: Source, rng: torch.Generator
+    ) -> Iterator[Tensor]:
+        """Yield the one loss.
+
+        Raises:
+            TypeError: If `student` is no network, or `syn` cannot be taken whole.
+            ValueError: If there is no learning rate, or not one for each step.
+        """
+        require_network(student)
+        network, start = FlatNetwork(student), weight_vector(student)
+        window = self.steps if self.window is None else self.window
+        steps = self._steps(window, derive(rng, "end"))
+        loss, inputs = self.training.on(network, syn, rng)
+        rate = self._rate(syn, start)
+        path = self.unroll(
+            loss,
+            start,
+            inputs,
+            rate[:steps] if rate.ndim else rate,
+            steps=window,
+            optimizer=self.optimizer,
+            burn_in=steps - window,
+        )
+        tested = path if self.every_step else path[-1:]
+        size = micro_batch(student, start.device, sys.maxsize)
+        losses = [self._test(network, w, real, size, derive(rng, "test", i)) for i, w in enumerate(tested)]
+        yield torch.stack(losses).mean()
+
+    def _steps(self, window: int, rng: torch.Generator) -> int:
+        return int(torch.randint(window, self.steps + 1, (), generator=rng)) if self.drawn else self.steps
+
+    def _rate(self, syn: Source, start: Tensor) -> Tensor:
+        if self.lr is not None:
+            return start.new_tensor(self.lr)
+        if not isinstance(syn, Rated):
+            raise TypeError(f"syn must be a set with a rate where lr is None, got {type(syn).__name__}")
+        found = syn.rate
+        fits = not found.ndim or len(found) == self.steps
+        require(fits, "rate", f"hold one number for each of {self.steps} steps", tuple(found.shape))
+        return found
+
+    def _test(
+        self, network: FlatNetwork, weights: Tensor, real: Source, size: int, rng: torch.Generator
+    ) -> Tensor:
+        """Return the mean loss on real images, with graph to `weights`; one micro-batch has a graph at a time."""
+        x, y = self._real(real, derive(rng, "real"))
+        draw = self.augmentation.per_image(len(x), derive(rng, "augmentation"))
+        fixed = weights.detach().requires_grad_()
+        value, gradient = fixed.new_zeros(()), torch.zeros_like(fixed)
+        for part in pieces(len(x), size):
+            seen = draw.rows(part.start, part.stop)(x[part])
+            with torch.enable_grad():
+                share = self.loss(network(fixed, seen), y[part]) / len(x)
+            gradient += torch.autograd.grad(share, fixed)[0]
+            value += share.detach()
+        # As large as the loss and as steep: the difference is exactly zero.
+        return value + ((weights - fixed.detach()) * gradient).sum()
+
+    def _real(self, real: Source, rng: torch.Generator) -> Batch:
+        if not self.per_class:
+            return real.mixed(self.real_batch, rng)
+        drawn = [real.of_class(c, self.real_batch, derive(rng, c)) for c in range(real.num_classes)]
+        x, y = zip(*drawn, strict=True)
+        return Batch(torch.cat(x), torch.cat(y))

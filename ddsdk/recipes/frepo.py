@@ -1,0 +1,110 @@
+"""FRePo: regression on the features of a pool of students."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, final
+
+import ddsdk as dd
+from ddsdk.errors import require_count
+from ddsdk.recipes.parts import augmentation_for
+from ddsdk.recipes.regression import LabelRegression, regression_protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ddsdk.students.fresh import MakeStudent
+
+__all__ = ["FRePo"]
+
+_MIRRORED = 500
+"""Above so many images the code of the paper leaves the mirror images out."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class FRePo(LabelRegression):
+    """Feature regression with pooling: ridge regression on features of students of all ages.
+
+    min over S and Y of ||f(T) f(S)' (f(S) f(S)' + r I)^-1 Y - y||^2 / 2 - mean min(y_1 - y_2, 1/K) on a real batch
+    (T, y), where y_1 and y_2 are the largest entries of a row of Y, and r = ridge tr(f(S) f(S)') / n. The student f is
+    one of a pool; each pick is followed by a step of training on (S, Y).
+
+    Attributes:
+        steps: Image steps; the paper has 500 000.
+        pool: Networks; the paper has 10.
+        student_steps: Steps of training after which a network of the pool is replaced; the paper has 100. With 0 none
+            trains, and a pool of one is a fresh network in each step.
+        student_lr: Learning rate of the networks (Adam); the paper has 3e-4.
+        student_batch: Images of one of their steps.
+        real_batch: Real images of one step; the paper has 1024.
+        image_lr: Learning rate of the images (Adam); the paper has 3e-4 (LAMB).
+        label_lr: Learning rate of the labels.
+        learn_labels: Whether labels are trained with the images.
+        mirror: Whether the regression sees the mirror images too. None takes the paper's: for colour images that may
+            be mirrored, at most 500 of them.
+        ridge: Added to the diagonal of the Gram matrix, in units of its mean.
+        start: Where the images start: noise, real, k-means or herding.
+
+    The defaults are for a CPU and some minutes, with narrow students. The learning rates fall along half a cosine with
+    `anneal`, as in the paper.
+
+    Differences from the published algorithm: Adam for LAMB, and the smaller pool and numbers above with higher rates.
+    The networks are the student's without normalisation where the catalogue has that; the paper's double their width
+    from block to block and have BatchNorm while a set is made. Networks that count as old at the start are fresh.
+
+    References:
+        Zhou, Nezhadarya and Ba, "Dataset Distillation using Neural Feature Regression", NeurIPS 2022, arXiv:2206.00719.
+    """
+
+    name: ClassVar[str] = "frepo"
+    steps: int = 2000
+    pool: int = 4
+    student_steps: int = 30
+    student_lr: float = 1e-3
+    student_batch: int = 500
+    mirror: bool | None = None
+
+    def check(self) -> None:
+        """Check counts and rates."""
+        self.check_fields(counts="pool student_batch", rates="student_lr")
+        require_count("student_steps", self.student_steps, least=0)
+
+    def parts(
+        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> dd.Plan[nn.Module]:
+        """Return regression on the features of a pool that trains on the set."""
+        scale = math.sqrt(10 / real.num_classes)
+        return dd.Plan(
+            syn=self.scored_set(real, rng, label_scale=scale),
+            objective=dd.FitAndTest(
+                compare=dd.ByFeatures(),
+                ridge=self.share,
+                real_batch=self.real_batch,
+                label_scale=scale,
+                margin=1 / real.num_classes,
+                mirrored=self._mirrors(real),
+            ),
+            students=dd.TrainedPool(
+                dd.plain_student(make_student),
+                pool=self.pool,
+                longest=self.student_steps,
+                lr=self.student_lr,
+                batch_size=self.student_batch,
+            ),
+            make_optimizer=self.adam(),
+            steps=self.steps,
+            knobs="image_lr, label_lr or student_lr",
+        )
+
+    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+        """Return the paper's protocol."""
+        return regression_protocol(real, self.ipc * real.num_classes)
+
+    def _mirrors(self, real: dd.RealData) -> bool:
+        if self.mirror is not None:
+            return self.mirror
+        few = self.ipc * real.num_classes <= _MIRRORED
+        return few and real.image_shape[0] == 3 and "flip" in augmentation_for(real, None).split("_")

@@ -1,0 +1,157 @@
+"""GTN: generative teaching networks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, final
+
+import ddsdk as dd
+from ddsdk.recipes.base import IterativeRecipe
+from ddsdk.recipes.parts import adam_on_images, check_numbers
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ddsdk.students.fresh import MakeStudent
+
+__all__ = ["GTN"]
+
+_STEPS, _BATCH = 64, 128
+"""The paper's steps of a student, and images of each."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class GTN(IterativeRecipe):
+    """Generative teaching network: a generator and a curriculum of latents from which a student learns in one pass.
+
+    min_{G, Z, rates, momenta} E_w0 1/N sum_k l(w_k; T_k) where step k = 1..N of a student trains on what the generator
+    G makes of the latents Z_k and their classes, by SGD with a rate and a momentum of its own. After each step the
+    student is tested on a real batch T_k, and the gradient passes through all steps.
+
+    Attributes:
+        ipc: Generated images per class, over all steps. The paper's 64 steps of 128 images are 819.
+        steps: Steps of the generator.
+        per_class: Images of each class in one step of a student. None makes 64 steps of them, as the paper has, of as
+            many images as there are, at most about 128; with fewer than 64 images per class each step has one.
+        image_lr: Learning rate of generator, latents and learned rates (Adam); it falls to a tenth along half a cosine.
+        student_lr: Where the learned rate of each step starts.
+        student_momentum: Where the learned momentum of each step starts.
+        real_batch: Real images of one test.
+        generator_dim: Length of a latent.
+        generator_width: Channels of the generator's inner maps.
+        checkpoint_every: Steps between two states of a student that are kept; those between are taken again.
+
+    The set is what the generator makes in the end; the generator counts as stored. Order, rates and momenta make the
+    protocol.
+
+    The defaults are the paper's, for a GPU. On a CPU: narrow students, ipc 20 with `per_class` 2 (10 steps), and
+    `generator_width` 16.
+
+    Differences from the published algorithm: the generator has one linear layer and no batch normalisation, weight
+    normalisation or tanh. Students are those that are asked for, without weight normalisation and mean-only batch
+    normalisation, and of one architecture. Fields are for one process: the paper multiplies `image_lr` by the number of
+    workers. Learned rates stay in 1e-4..1; momenta are learned as they are and not as logarithms, in 0..0.99.
+
+    References:
+        Such, Rawal, Lehman, Stanley and Clune, "Generative Teaching Networks: Accelerating Neural Architecture Search
+        by Learning to Generate Synthetic Training Data", ICML 2020, arXiv:1912.07768.
+    """
+
+    name: ClassVar[str] = "gtn"
+    ipc: int = 832
+    steps: int = 2000
+    per_class: int | None = None
+    image_lr: float = 0.02
+    student_lr: float = 0.02
+    student_momentum: float = 0.5
+    real_batch: int = 128
+    generator_dim: int = 128
+    generator_width: int = 64
+    checkpoint_every: int = 1
+
+    def check(self) -> None:
+        """Check counts and rates."""
+        check_numbers(
+            self,
+            counts="steps per_class real_batch generator_dim generator_width checkpoint_every",
+            rates="image_lr student_lr",
+            momenta="student_momentum",
+        )
+
+    def parts(
+        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> dd.Plan[nn.Module]:
+        """Return back-propagation through a student's whole curriculum, with a test after each step."""
+        batch = self._per_class(real) * real.num_classes
+        lessons = math.ceil(self.ipc * real.num_classes / batch)
+        return dd.Plan(
+            syn=self._curriculum(real, lessons, rng),
+            objective=dd.TrainAndTest(
+                steps=lessons,
+                training=dd.SetTraining(batch_size=batch, order="stored"),
+                optimizer=dd.PacedSGD(),
+                unroll=dd.checkpointed(self.checkpoint_every),
+                real_batch=self.real_batch,
+                every_step=True,
+            ),
+            students=dd.FreshStudents(make_student),
+            make_optimizer=partial(adam_on_images, lr=self.image_lr),
+            steps=self.steps,
+            rate_at=self._falling,
+            knobs="image_lr or student_lr",
+        )
+
+    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+        """Return the paper's: one pass through the curriculum, at the learned rates and momenta."""
+        return dd.Evaluation(
+            protocol="gtn",
+            network_options={"width": 128},
+            epochs=1,
+            batch_size=self._per_class(real) * real.num_classes,
+            lr=self.student_lr,
+            momentum=self.student_momentum,
+            weight_decay=0.0,
+            decay_at=(),
+            order="stored",
+        )
+
+    def _per_class(self, real: dd.RealData) -> int:
+        if self.per_class is not None:
+            return self.per_class
+        return max(1, min(round(self.ipc / _STEPS), round(_BATCH / real.num_classes)))
+
+    def _curriculum(self, real: dd.RealData, steps: int, rng: torch.Generator) -> dd.SyntheticSet:
+        """Return random latents under a random generator, an image of each class after another."""
+        from torch import arange, device, randn
+
+        k = real.num_classes
+        classes = arange(self.ipc * k) % k
+        with device("meta"):
+            generator = dd.ConditionalGenerator(
+                real.image_shape, k, dim=self.generator_dim, width=self.generator_width
+            )
+        generator = dd.initialise(generator, dd.derive(rng, "generator"))
+        latents = randn(len(classes), self.generator_dim, generator=dd.derive(rng, "latents"))
+        rate = dd.LearnedRate(
+            self.student_lr,
+            low=min(1e-4, self.student_lr),
+            high=max(1.0, self.student_lr),
+            steps=steps,
+            momentum=self.student_momentum,
+            scale="log",
+        )
+        syn = dd.SyntheticSet(
+            dd.Latent(generator, latents, classes, learned=True),
+            dd.hard_labels(classes, k),
+            classes,
+            k,
+            rate,
+        )
+        return syn.to(real.device)
+
+    def _falling(self, step: int) -> float:
+        return 0.1 + 0.45 * (1 + math.cos(math.pi * step / self.steps))

@@ -1,0 +1,219 @@
+"""LD: label distillation."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, final
+
+import ddsdk as dd
+from ddsdk.errors import require, require_rng
+from ddsdk.recipes.base import IterativeRecipe
+from ddsdk.recipes.parts import adam_by_kind, check_numbers, classic_network, start_images
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from ddsdk.objectives.base import Objective
+    from ddsdk.students.fresh import MakeStudent
+
+__all__ = ["LD"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class LD(IterativeRecipe):
+    """Label distillation: real images that stay as they are, and soft labels that are learned for them.
+
+    min_Y l(w - inner_lr grad l(w; X, Y); T) over rows Y on the simplex, with a student w that goes on learning (X, Y)
+    by Adam between two steps and starts anew when its accuracy stops rising: one unrolled step, second order. With
+    `ridge`, the second variant: min_Y CE(softmax(s P), y) on a real batch (T, y), where P is ridge regression on the
+    student's features from (X, Y) to T; features are constants, so that it is of first order.
+
+    Attributes:
+        steps: Label steps; the paper's 400 epochs of 50 000 images are 19 600.
+        label_lr: Learning rate of the labels (Adam).
+        scale_lr: Learning rate of the logarithm of s, in the ridge variant.
+        inner_lr: Learning rate of the unrolled step (SGD).
+        student_lr: Learning rate of the student that goes on learning (Adam), and of networks at the evaluation.
+        student_batch: Images of the set in one step of a student. None takes the paper's: half of them, at least 10.
+        student_steps: Steps for which a student serves at most, and steps of networks at the evaluation.
+        window: Checks of the student's accuracy that are averaged. None takes the paper's: 50 up to 100 images, 100 for
+            more classes than that, 200 otherwise.
+        check_batch: Real images of one check.
+        real_batch: Real images of one step.
+        ridge: The number r of ridge regression in the second variant; the paper has 1. None takes the first.
+        start: Which real images: real (random), k-means or herding. The paper's are random.
+
+    A step is a few passes over the real batch: the defaults run on a CPU with a LeNet, best with `real_batch` 256.
+
+    The accuracy is capped by the images. `across` learns labels for images of another data set.
+
+    Differences from the published algorithm: the student's lesson between two steps is on a batch of its own; its
+    accuracy is measured by itself on real images of its own, and not by the student after the unrolled step. Networks
+    at the evaluation take `student_steps` steps, where the paper counts those of the last three students. The ridge
+    variant fits the whole set in each step, and has no head that averages the solutions.
+
+    References:
+        Bohdal, Yang and Hospedales, "Flexible Dataset Distillation: Learn Labels Instead of Images", NeurIPS 2020
+        workshop, arXiv:2006.08572.
+    """
+
+    name: ClassVar[str] = "ld"
+    steps: int = 20_000
+    label_lr: float = 1e-3
+    scale_lr: float = 0.01
+    inner_lr: float = 0.01
+    student_lr: float = 1e-3
+    student_batch: int | None = None
+    student_steps: int = 1000
+    window: int | None = None
+    check_batch: int = 256
+    real_batch: int = 1024
+    ridge: float | None = None
+    start: str = "k-means"
+
+    def check(self) -> None:
+        """Check counts and rates, and that images are real."""
+        check_numbers(
+            self,
+            counts="steps student_batch student_steps window check_batch real_batch",
+            rates="label_lr scale_lr inner_lr student_lr",
+            weights="ridge",
+        )
+        require(self.start != "noise", "start", "choose real images", self.start)
+
+    def parts(
+        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> dd.Plan[nn.Module]:
+        """Return labels of chosen images under a student that goes on learning."""
+        images = self.ipc * real.num_classes
+        return dd.Plan(
+            syn=self._labelled(real, start_images(real, self.ipc, self.start, rng)),
+            objective=self._objective(images, make_student, real),
+            students=dd.OnlineStudents(
+                make_student,
+                dd.OnBatch(batch_size=self._batch(images)),
+                dd.accuracy_on(self.check_batch),
+                window=self._window(real) if self.window is None else self.window,
+                longest=self.student_steps,
+                lr=self.student_lr,
+            ),
+            # Whoever swaps the images for learned ones wants them to move.
+            make_optimizer=partial(
+                adam_by_kind, image_lr=self.label_lr, label_lr=self.label_lr, scale_lr=self.scale_lr
+            ),
+            steps=self.steps,
+            knobs="label_lr",
+        )
+
+    def across(
+        self, base: dd.RealData, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> dd.Distilled:
+        """Learn labels of images of one data set that teach another one.
+
+        Args:
+            base: Gives ipc K random images, which have the labels of `real`; its own labels are not looked at.
+            real: What networks should know, with K classes.
+            make_student: Builds a network from a generator.
+            rng: Root of every random number.
+
+        Raises:
+            ValueError: If the images have another shape, or there are too few.
+            DivergedError: If the loss stays non-finite.
+        """
+        from torch import arange
+
+        require_rng(rng)
+        wanted = self.ipc * real.num_classes
+        require(
+            base.image_shape == real.image_shape, "base", f"have shape {real.image_shape}", base.image_shape
+        )
+        require(len(base) >= wanted, "base", f"hold at least {wanted} images", len(base))
+        began = time.perf_counter()
+        chosen = dd.choose(arange(len(base)), wanted, dd.derive(rng, "base"))
+        # Seen as students see real images: in their value space.
+        images = base.with_preprocess(real.preprocess).batch(chosen).x.to(real.device)
+        plan = self.plan(real, make_student=make_student, rng=dd.derive(rng, "plan"))
+        plan = dataclasses.replace(plan, syn=self._labelled(real, images), finish=_by_label)
+        run = dd.Distillation(plan, real, rng=dd.derive(rng, "steps"))
+        for _ in run:
+            pass
+        about = {"name": base.name, "fingerprint": base.fingerprint, "images": len(base)}
+        return dd.assemble(
+            self,
+            run.result,
+            real,
+            evaluation=self.evaluation(real),
+            rng=rng,
+            seconds=time.perf_counter() - began,
+            make_student=make_student,
+            run={**run.record(), "base": about},
+        )
+
+    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+        """Return the paper's: a fresh LeNet, or AlexNet for colour, trained by Adam for as many steps as a student."""
+        images = self.ipc * real.num_classes
+        batch = self._batch(images)
+        return dd.Evaluation(
+            protocol="ld",
+            network=classic_network(real),
+            epochs=math.ceil(self.student_steps / math.ceil(images / batch)),
+            batch_size=batch,
+            lr=self.student_lr,
+            weight_decay=0.0,
+            decay_at=(),
+            optimizer="adam",
+        )
+
+    def _batch(self, images: int) -> int:
+        return max(10, images // 2) if self.student_batch is None else self.student_batch
+
+    def _window(self, real: dd.RealData) -> int:
+        if self.ipc * real.num_classes <= 100:
+            return 50
+        return 100 if real.num_classes >= 49 else 200
+
+    def _labelled(self, real: dd.RealData, images: Tensor) -> dd.SyntheticSet:
+        """Return fixed images with labels that know nothing yet."""
+        from torch import full
+
+        k = real.num_classes
+        pixels = dd.Pixels(images).requires_grad_(False)
+        labels = dd.SimplexLabels(full((len(images), k), 1 / k))
+        scale = None if self.ridge is None else dd.LearnedScale()
+        return dd.SyntheticSet(pixels, labels, dd.class_slots(k, self.ipc), k, scale=scale).to(real.device)
+
+    def _objective(self, images: int, make_student: MakeStudent, real: dd.RealData) -> Objective[nn.Module]:
+        if self.ridge is None:
+            return dd.TrainAndTest(
+                steps=1,
+                training=dd.SetTraining(batch_size=self._batch(images)),
+                lr=self.inner_lr,
+                unroll=dd.full_graph,
+                real_batch=self.real_batch,
+            )
+        from torch import zeros
+
+        network = make_student(dd.generator("template")).to(real.device)
+        # Of one image alone, BatchNorm has no statistics.
+        features = dd.embeddings(network, zeros(2, *real.image_shape, device=real.device)).shape[1]
+        return dd.FitAndTest(
+            # The plain inner product, with one more feature that is always 1.
+            compare=dd.ByFeatures(slope=float(features), bias=1.0),
+            ridge=dd.Ridge(rule="absolute", strength=self.ridge),
+            real_batch=self.real_batch,
+            loss="cross-entropy",
+        )
+
+
+def _by_label(syn: dd.SyntheticSet, rng: torch.Generator) -> dd.SyntheticSet:  # noqa: ARG001
+    """Return the set with each image in the class of its largest label."""
+    from torch import arange
+
+    classes = syn.labels.rows(arange(len(syn)).to(syn.device)).argmax(1)
+    return dd.SyntheticSet(syn.parametrization, syn.labels, classes, syn.num_classes, syn.rate, syn.scale)

@@ -1,0 +1,145 @@
+"""RTP: remember the past, addressable memories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, final
+
+import ddsdk as dd
+from ddsdk.recipes.parts import cycled_images, hard_set, sgd_on_images
+from ddsdk.recipes.unrolled import UnrolledTraining, flip_or_rotate, unroll_for
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ddsdk.students.fresh import MakeStudent
+
+__all__ = ["RTP"]
+
+_CLIP_NORM = 2.0
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class RTP(UnrolledTraining):
+    """Remember the past: images are mixed from bases that all classes share, and learned through a long training.
+
+    image_cj = up(sum_b a_cjb basis_b) with the label c of its address: min over bases and addresses of E l(w_N; T) with
+    w_N the weights after N steps of SGD with momentum on stratified batches, and a gradient through all of them at the
+    memory of one step. ipc counts the floats of so many images of each class: the bases are paid first, and what is
+    left pays for addresses, so there are many more images than ipc. Compare by stored floats.
+
+    Attributes:
+        steps: Image steps.
+        bases: Bases.
+        factor: How many times shorter their sides are than those of an image.
+        most: At most so many images of each class; None takes as many as the budget pays.
+        student_steps: Steps of a student, N.
+        student_batch: Synthetic images of each class in one of them.
+        student_lr: Learning rate of the students.
+        student_momentum: Momentum of the students.
+        image_lr: Learning rate of bases and addresses (SGD).
+        image_momentum: Momentum of bases and addresses.
+        real_batch: Real images of each class on which a student is tested.
+        start: ``"noise"`` draws bases and addresses at random. From real, k-means or herding both start as the leading
+            singular vectors of such images.
+        augmentation: DSA operations joined by "_", for both sides and evaluation; empty for none. None takes flip or
+            rotation, without flip for digits and characters.
+
+    The defaults are the paper's, for a GPU: 150 steps of a student for each image step. On a CPU: narrow students
+    (width 16 or 32), `student_steps` 15 to 25, `bases` 8, `most` 30, `student_batch` 5, `real_batch` 25 and fewer
+    `steps`. All images are decoded at once in each step, which `most` bounds where ipc is large.
+
+    Differences from the published algorithm: real and synthetic images are augmented by draws of their own. The
+    regulariser of the addresses, which has no gradient in the paper's code, is left out.
+
+    References:
+        Deng and Russakovsky, "Remember the Past: Distilling Datasets into Addressable Memories for Neural Networks",
+        NeurIPS 2022, arXiv:2206.02916.
+    """
+
+    name: ClassVar[str] = "rtp"
+    steps: int = 50_000
+    image_lr: float = 0.1
+    image_momentum: float = 0.5
+    student_lr: float = 0.01
+    student_momentum: float = 0.9
+    real_batch: int = 64
+    start: str = "noise"
+    bases: int = 16
+    factor: int = 2
+    most: int | None = None
+    student_steps: int = 150
+    student_batch: int = 32
+    augmentation: str | None = None
+
+    def check(self) -> None:
+        """Check counts and rates."""
+        self.check_fields(
+            counts="bases factor most student_steps student_batch", momenta="image_momentum student_momentum"
+        )
+
+    def images(self, real: dd.RealData) -> int:
+        """Return the images of each class: as many as the budget pays, or `most`.
+
+        Raises:
+            ValueError: If the bases leave nothing for an address of each class.
+        """
+        paid = dd.address_count(
+            self.ipc, real.num_classes, real.image_shape, bases=self.bases, factor=self.factor
+        )
+        return paid if self.most is None else min(self.most, paid)
+
+    def memory(self, real: dd.RealData, rng: torch.Generator) -> dd.SyntheticSet:
+        """Return bases and addresses at their start, with hard labels."""
+        each = self.images(real)
+        parametrization = dd.AddressedBases(
+            each * real.num_classes,
+            real.image_shape,
+            bases=self.bases,
+            factor=self.factor,
+            rng=dd.derive(rng, "memory"),
+        )
+        if self.start != "noise":
+            parametrization.encode(cycled_images(real, 1, each, self.start, rng))
+        return hard_set(real, each, parametrization)
+
+    def parts(
+        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> dd.Plan[nn.Module]:
+        """Return train and test over bases and addresses, under fresh students."""
+        augmentation = dd.Augmentation(flip_or_rotate(real, self.augmentation))
+        return dd.Plan(
+            syn=self.memory(real, rng),
+            objective=dd.TrainAndTest(
+                steps=self.student_steps,
+                training=dd.SetTraining(
+                    batch_size=self.student_batch, order="stratified", augmentation=augmentation
+                ),
+                optimizer=dd.InnerSGD(momentum=self.student_momentum),
+                lr=self.student_lr,
+                unroll=unroll_for(self.student_steps),
+                real_batch=self.real_batch,
+                per_class=True,
+                augmentation=augmentation,
+            ),
+            students=dd.FreshStudents(make_student),
+            make_optimizer=partial(sgd_on_images, lr=self.image_lr, momentum=self.image_momentum),
+            steps=self.steps,
+            clip_norm=_CLIP_NORM,
+            knobs="image_lr or student_lr",
+        )
+
+    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+        """Return 300 passes of the students' own SGD, without a schedule, over a ConvNet-3 of width 128."""
+        return dd.Evaluation(
+            network_options={"width": 128},
+            batch_size=64 * real.num_classes,
+            lr=self.student_lr,
+            momentum=self.student_momentum,
+            weight_decay=0.0,
+            decay_at=(),
+            augmentation=flip_or_rotate(real, self.augmentation),
+        )

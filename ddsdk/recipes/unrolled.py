@@ -1,0 +1,158 @@
+"""The frame of back-propagation through time, and of its oldest form: batches in a fixed order, each with its rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, final
+
+import ddsdk as dd
+from ddsdk.recipes.base import IterativeRecipe
+from ddsdk.recipes.parts import adam_on_images, augmentation_for, check_numbers, classic_network, start_images
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ddsdk.inner.unroll import Unroll
+    from ddsdk.students.fresh import MakeStudent
+
+__all__ = ["OrderedBatches", "UnrolledTraining", "flip_or_rotate", "unroll_for"]
+
+_LONG = 30
+"""Steps from which on rebuilding graphs is worth their memory; up to there it costs 1.4 times as long."""
+
+_DROPS = 10
+"""How often the rate of DD's optimizer is halved in a run."""
+
+
+def unroll_for(steps: int) -> Unroll:
+    """Return the exact way to pass through so many steps that suits them: the full graph, or constant memory."""
+    return dd.full_graph if steps <= _LONG else dd.constant_memory
+
+
+def flip_or_rotate(real: dd.RealData, given: str | None) -> str:
+    """Return `given`, or if it is None one of flip and rotation, which suit the data; see `augmentation_for`."""
+    if given is not None:
+        return given
+    suits = augmentation_for(real, None).split("_")
+    return "_".join(op for op in ("flip", "rotate") if op in suits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnrolledTraining(IterativeRecipe):
+    """Fresh students train on the set, and the gradient of their loss on real images passes through that training.
+
+    Attributes:
+        steps: Image steps.
+        image_lr: Learning rate of everything that the set stores.
+        student_lr: Learning rate of the students.
+        real_batch: Real images on which a student is tested.
+        start: Where the images start: noise, real, k-means or herding.
+    """
+
+    steps: int = 20_000
+    image_lr: float = 1e-3
+    student_lr: float | None = 1e-3
+    real_batch: int = 1024
+    start: str = "real"
+
+    @final
+    def check_fields(self, *, counts: str = "", rates: str = "", momenta: str = "") -> None:
+        """Check the common fields, and more by their names, separated by spaces; None counts as derived."""
+        check_numbers(
+            self, counts=f"steps real_batch {counts}", rates=f"image_lr student_lr {rates}", momenta=momenta
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderedBatches(UnrolledTraining):
+    """A student sees batches in the order in which they are stored, several times, each time with a rate of its own.
+
+    A batch holds one image of each class. The images mean little without their order and the rates, which are stored
+    with them and make the protocol.
+
+    Attributes:
+        steps: Image steps.
+        passes: How often a student goes through all batches.
+        image_lr: Learning rate of everything that is learned (Adam); halved ten times over the run.
+        student_lr: Where the learned rate of each step starts. None takes `grey_lr` for grey images, 0.001 for others.
+        real_batch: Real images on which a student is tested.
+        start: Where the images start: noise, real, k-means or herding.
+    """
+
+    grey_lr: ClassVar[float]
+    """Where learned rates start on grey images."""
+
+    image_lr: float = 0.01
+    student_lr: float | None = None
+    start: str = "noise"
+    passes: int = 3
+
+    @final
+    def ordered(
+        self,
+        real: dd.RealData,
+        *,
+        make_student: MakeStudent,
+        rng: torch.Generator,
+        images: int,
+        learned: bool,
+    ) -> dd.Plan[nn.Module]:
+        """Return the plan of so many images; labels are free numbers if `learned`, one-hot and fixed otherwise."""
+        from torch import arange
+
+        k = real.num_classes
+        batches = -(-images // k)
+        # Class by class, as a start has them, to batch by batch.
+        started = start_images(real, batches, self.start, rng).view(k, batches, *real.image_shape)
+        classes = arange(images) % k
+        hard = dd.hard_labels(classes, k)
+        syn = dd.SyntheticSet(
+            dd.Pixels(started.transpose(0, 1).flatten(0, 1)[:images]),
+            dd.FreeLabels(hard.rows(arange(images))) if learned else hard,
+            classes,
+            k,
+            self._rates(real, batches * self.passes),
+        )
+        return dd.Plan(
+            syn=syn.to(real.device),
+            objective=dd.TrainAndTest(
+                steps=batches * self.passes,
+                training=dd.SetTraining(batch_size=k, order="stored"),
+                unroll=unroll_for(batches * self.passes),
+                real_batch=self.real_batch,
+            ),
+            students=dd.FreshStudents(make_student),
+            make_optimizer=partial(adam_on_images, lr=self.image_lr, betas=(0.5, 0.999)),
+            steps=self.steps,
+            rate_at=self._halved,
+            knobs="image_lr or student_lr",
+        )
+
+    @final
+    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+        """Return the paper's: the same batches in the same order at the learned rates, and nothing else."""
+        return dd.Evaluation(
+            network=classic_network(real),
+            epochs=self.passes,
+            batch_size=real.num_classes,
+            lr=self._first_rate(real),
+            momentum=0.0,
+            weight_decay=0.0,
+            decay_at=(),
+            order="stored",
+        )
+
+    def _rates(self, real: dd.RealData, steps: int) -> dd.LearnedRate:
+        start = self._first_rate(real)
+        return dd.LearnedRate(
+            start, low=min(1e-5, start), high=max(10.0, start), steps=steps, scale="softplus"
+        )
+
+    def _first_rate(self, real: dd.RealData) -> float:
+        derived = self.grey_lr if real.image_shape[0] == 1 else 0.001
+        return derived if self.student_lr is None else self.student_lr
+
+    def _halved(self, step: int) -> float:
+        return float(0.5 ** (step * _DROPS // self.steps))

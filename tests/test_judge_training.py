@@ -1,0 +1,339 @@
+"""How the judge trains: schedules, optimizers, losses, stored order with a pace of its own, and kernels."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+
+import pytest
+import torch
+
+import ddsdk as dd
+from ddsdk import judge
+from ddsdk.errors import ArtifactError
+
+SHORT = dd.Evaluation(
+    protocol="test", network_options={"width": 4, "depth": 2}, networks=1, epochs=3, batch_size=40, lr=0.05
+)
+
+
+@pytest.fixture(scope="module")
+def batch(digits):
+    train, _ = digits
+    index = torch.cat([train.index_of_class(c)[:10] for c in range(10)])
+    return train.batch(index)
+
+
+def scores_of(batch):
+    return dd.Batch(batch.x, dd.centred_labels(batch.y.argmax(1), 10))
+
+
+def trained(make, batch, evaluation, pace=None):
+    """Return the weights that the judge reaches, in float64, and the fresh ones."""
+    network, fresh = (make(dd.generator("init")).double() for _ in range(2))
+    both = dd.Batch(batch.x.double(), batch.y.double())
+    list(judge.train(network, both, evaluation, dd.generator("train"), pace or dd.Pace()))
+    return list(network.parameters()), fresh, both
+
+
+def slow_loss(evaluation, outputs, labels):
+    if evaluation.loss == "mse":
+        return ((outputs - labels) ** 2).sum() / 2 / len(labels)
+    return -(labels * outputs.log_softmax(1)).sum() / len(labels)
+
+
+def slow_parts(batch, evaluation):
+    """Give the batches in the stored order, pass after pass."""
+    for _ in range(evaluation.epochs):
+        for at in range(0, len(batch.x), evaluation.batch_size):
+            part = slice(at, at + evaluation.batch_size)
+            yield batch.x[part], batch.y[part]
+
+
+def slow_sgd(network, batch, evaluation, rates, momenta):
+    params = list(network.parameters())
+    velocity = [torch.zeros_like(p) for p in params]
+    for (x, y), rate, momentum in zip(slow_parts(batch, evaluation), rates, momenta, strict=True):
+        grads = torch.autograd.grad(slow_loss(evaluation, network(x), y), params)
+        with torch.no_grad():
+            for p, g, v in zip(params, grads, velocity, strict=True):
+                v.mul_(momentum).add_(g + evaluation.weight_decay * p)
+                p.sub_(rate * v)
+    return params
+
+
+def slow_adam(network, batch, evaluation, rates):
+    params = list(network.parameters())
+    first, second = ([torch.zeros_like(p) for p in params] for _ in range(2))
+    for t, ((x, y), rate) in enumerate(zip(slow_parts(batch, evaluation), rates, strict=True), 1):
+        grads = torch.autograd.grad(slow_loss(evaluation, network(x), y), params)
+        with torch.no_grad():
+            for p, g, m, v in zip(params, grads, first, second, strict=True):
+                g = g + evaluation.weight_decay * p
+                m.mul_(evaluation.momentum).add_((1 - evaluation.momentum) * g)
+                v.mul_(0.999).add_(0.001 * g * g)
+                unbiased = (v / (1 - 0.999**t)).sqrt() + 1e-8
+                p.sub_(rate * m / (1 - evaluation.momentum**t) / unbiased)
+    return params
+
+
+def close(a, b):
+    for one, two in zip(a, b, strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "mse"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_stored_order_equals_a_slow_loop(make_digit_student, batch, loss, optimizer):
+    """100 images in batches of 40 are 3 steps a pass, the last one of 20 images."""
+    evaluation = dataclasses.replace(
+        SHORT, loss=loss, optimizer=optimizer, order="stored", schedule="cosine", warm_up=0.3, lr=0.01
+    )
+    given = scores_of(batch)
+    found, network, exact = trained(make_digit_student, given, evaluation)
+    rates = [evaluation.rate_at(k, 3) for k in range(9)]
+    slow = (
+        slow_sgd(network, exact, evaluation, rates, [0.9] * 9)
+        if optimizer == "sgd"
+        else slow_adam(network, exact, evaluation, rates)
+    )
+    close(found, slow)
+
+
+def test_each_step_has_its_learned_rate_and_momentum(make_digit_student, batch):
+    evaluation = dataclasses.replace(SHORT, order="stored")
+    rates = tuple(0.01 * (k + 1) for k in range(9))
+    # Without momentum for a step, what was gathered before is gone, and the step itself is remembered.
+    momenta = (0.0, 0.5, 0.9, 0.0, 0.3, 0.0, 0.0, 0.8, 0.9)
+    found, network, exact = trained(make_digit_student, batch, evaluation, dd.Pace(rates, momenta))
+    close(found, slow_sgd(network, exact, evaluation, rates, momenta))
+    found, network, exact = trained(make_digit_student, batch, evaluation, dd.Pace(rates))
+    close(found, slow_sgd(network, exact, evaluation, rates, [0.9] * 9))
+
+
+def test_a_cosine_after_a_warm_up():
+    evaluation = dataclasses.replace(SHORT, epochs=5, schedule="cosine", warm_up=0.2, decay=0.1, lr=2.0)
+    rates = [evaluation.rate_at(k, 4) for k in range(20)]
+    assert rates[:4] == pytest.approx([0.5, 1.0, 1.5, 2.0])
+    slow = [2.0 * (0.1 + 0.9 * (1 + math.cos(math.pi * k / 16)) / 2) for k in range(16)]
+    assert rates[4:] == pytest.approx(slow)
+    assert all(a > b for a, b in itertools.pairwise(rates[4:]))
+    steps = dataclasses.replace(evaluation, schedule="steps", decay_at=(0.6,))
+    rates = [steps.rate_at(k, 4) for k in range(20)]
+    assert rates == pytest.approx([0.5, 1.0, 1.5, *[2.0] * 9, *[0.2] * 8])
+    plain = dataclasses.replace(evaluation, warm_up=0.0)
+    assert plain.rate_at(0, 4) == 2.0
+    assert dataclasses.replace(plain, epochs=1).rate_at(0, 1) == 2.0
+
+
+def test_labels_are_read_as_the_protocol_says(digits, batch):
+    _, test = digits
+    given = scores_of(batch)
+
+    def score(labels, rows=given):
+        evaluation = dataclasses.replace(SHORT, labels=labels)
+        return dd.evaluate(rows, test, evaluation, rng=dd.generator("judge"))
+
+    plain = dd.evaluate(batch, test, SHORT, rng=dd.generator("judge"))
+    hard, near, stored = score("hard"), score("probabilities"), score("stored")
+    # Centred one-hot rows give the one-hot rows back.
+    assert hard.accuracies == near.accuracies == plain.accuracies
+    assert (hard.labels, near.labels, stored.labels) == (
+        "scores as hard",
+        "scores as probabilities",
+        "scores",
+    )
+    assert (plain.labels, plain.loss) == ("hard", "cross-entropy")
+    assert score("hard", batch).labels == "hard"
+    soft = dd.Batch(batch.x, 0.5 * batch.y + 0.05)
+    assert (score("stored", soft).labels, score("hard", soft).labels) == ("soft", "soft as hard")
+    assert score("hard", soft).accuracies == plain.accuracies
+    assert hard.stored_floats == 100 * 64 + 1000
+
+
+def test_regression_on_scores_learns(digits, batch):
+    _, test = digits
+    evaluation = dataclasses.replace(
+        SHORT,
+        network_options={"width": 8, "depth": 2, "norm": "none"},
+        epochs=40,
+        loss="mse",
+        optimizer="adam",
+        schedule="cosine",
+        lr=3e-3,
+    )
+    score = dd.evaluate(scores_of(batch), test, evaluation, rng=dd.generator("judge"))
+    assert score.mean > 0.6
+    assert (score.labels, score.loss) == ("scores", "mse")
+
+
+KERNEL = dd.Evaluation(
+    protocol="kernel", network="fc-ntk", network_options={"depth": 2, "ridge": 1e-3}, learner="kernel"
+)
+
+
+def test_a_kernel_is_judged_without_training(digits, batch):
+    _, test = digits
+    given = scores_of(batch)
+    steps = list(judge.evaluating(given, test, KERNEL, rng=dd.generator(0)))
+    assert [(step.done, step.total) for step in steps] == [(1, 1)]
+    score = steps[-1].score
+    gram = dd.fc_ntk(given.x, given.x, 2)
+    ridge = 1e-3 * gram.trace() / 100 * torch.eye(100)
+    held = test.batch(torch.arange(len(test)))
+    cross = dd.fc_ntk(held.x, given.x, 2)
+    found = (cross @ torch.linalg.inv(gram + ridge) @ given.y.double()).argmax(1)
+    assert score.accuracies == (int((found == test.labels).sum()) / len(test),)
+    assert score.mean > 0.7
+    assert (score.network, score.loss, score.labels) == (
+        "fc-ntk kernel (depth 2, ridge 0.001)",
+        "ridge",
+        "scores",
+    )
+    # Chance has no part in it.
+    assert dd.evaluate(given, test, KERNEL, rng=dd.generator(1)).accuracies == score.accuracies
+    # A network that is asked for is trained.
+    network = KERNEL.changed(network="convnet", options={"width": 4}, epochs=1, networks=1)
+    assert dd.evaluate(given, test, network, rng=dd.generator(1)).network == "convnet (width 4)"
+
+
+def test_a_set_with_a_pace_is_judged_in_its_order(digits, batch, tmp_path):
+    train, test = digits
+    protocol = dataclasses.replace(SHORT, order="stored", batch_size=50, epochs=2)
+    rates = (0.01, 0.02, 0.03, 0.04)
+    distilled = dd.Distilled(
+        batch.x,
+        batch.y,
+        class_names=train.class_names,
+        preprocess=train.preprocess,
+        evaluation=protocol.to_dict(),
+        learned_lr=rates,
+        learned_momentum=(0.5,) * 4,
+    )
+    kept = dd.kept_score(tmp_path, "dd", distilled, test, protocol, 0)
+    pace = dd.Pace(distilled.learned_lr, distilled.learned_momentum)
+    rng = dd.generator(0)
+    assert kept.accuracies == dd.evaluate(batch, test, protocol, rng=rng, pace=pace).accuracies
+    assert kept == dd.kept_score(tmp_path, "dd", distilled, test, protocol, 0)
+    # A protocol that shuffles the set has a rate of its own.
+    shuffled = dataclasses.replace(protocol, order="shuffled")
+    other = dd.kept_score(tmp_path, "dd", distilled, test, shuffled, 0)
+    assert other.accuracies == dd.evaluate(batch, test, shuffled, rng=dd.generator(0)).accuracies
+    with pytest.raises(ValueError, match="learned_lr must hold one number for each of the 6 steps"):
+        dd.kept_score(tmp_path, "dd", distilled, test, protocol.changed(epochs=3), 0)
+
+
+def test_every_reading_of_hard_labels_is_one_score(digits, batch, tmp_path):
+    train, test = digits
+    names = {"class_names": train.class_names, "preprocess": train.preprocess}
+    for rows, count in ((batch.y, 1), (scores_of(batch).y, 3)):
+        space = "probabilities" if count == 1 else "scores"
+        distilled = dd.Distilled(batch.x, rows, label_space=space, **names)
+        folder = tmp_path / space
+        for labels in ("stored", "probabilities", "hard"):
+            dd.kept_score(
+                folder, "x", distilled, test, dataclasses.replace(SHORT, labels=labels, epochs=1), 0
+            )
+        assert len(dd.read_scores(folder)) == count
+
+
+@pytest.mark.parametrize(
+    ("pace", "changes", "text"),
+    [
+        (dd.Pace((0.1,) * 8), {"order": "stored"}, "one number for each of the 9 steps of 3 epochs, got 8"),
+        (dd.Pace((0.1,) * 9), {}, "order must be 'stored' where each step has a rate of its own"),
+        (dd.Pace((), (0.1,)), {"order": "stored"}, "learned_momentum must hold one number"),
+        (dd.Pace((), (0.1,) * 9), {"order": "stored", "optimizer": "adam"}, "optimizer must be 'sgd'"),
+    ],
+)
+def test_a_pace_that_does_not_fit_is_refused(digits, batch, pace, changes, text):
+    _, test = digits
+    with pytest.raises(ValueError, match=text):
+        dd.evaluate(batch, test, dataclasses.replace(SHORT, **changes), rng=dd.generator(0), pace=pace)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "text"),
+    [
+        ({"network": "ntk"}, ValueError, "did you mean 'fc-ntk'"),
+        ({"network_options": {"width": 3}}, TypeError, "options of kernel 'fc-ntk' must be among"),
+        ({"network_options": {"ridge": -1.0}}, ValueError, "strength must be finite and not negative"),
+        ({"network_options": {"rule": "trance"}}, ValueError, "rule must be one of"),
+    ],
+)
+def test_kernels_refuse_nonsense(digits, batch, changes, kind, text):
+    _, test = digits
+    with pytest.raises(kind, match=text):
+        dd.evaluate(batch, test, dataclasses.replace(KERNEL, **changes), rng=dd.generator(0))
+
+
+BAD = [
+    {"loss": "l1"},
+    {"optimizer": "adamw"},
+    {"schedule": "linear"},
+    {"order": "random"},
+    {"learner": "forest"},
+    {"labels": "soft"},
+    {"warm_up": 1.0},
+    {"warm_up": -0.1},
+    {"warm_up": float("nan")},
+    {"optimizer": "adam", "momentum": 1.0},
+]
+
+
+@pytest.mark.parametrize("values", BAD)
+def test_evaluations_refuse_nonsense(values):
+    with pytest.raises(ValueError, match=f"{list(values)[-1]} must"):
+        dd.Evaluation(**values)
+    with pytest.raises(ArtifactError, match="evaluation must be sound"):
+        dd.Evaluation.from_dict(values)
+
+
+def test_later_entries_stand_in_a_manifest_only_where_they_differ():
+    old = {"protocol", "network", "network_options", "networks", "epochs", "batch_size", "lr", "momentum"}
+    old |= {"weight_decay", "decay_at", "decay", "augmentation", "mix"}
+    assert set(dd.Evaluation().to_dict()) == old
+    changes = {
+        "loss": "mse",
+        "optimizer": "adam",
+        "schedule": "cosine",
+        "warm_up": 0.1,
+        "order": "stored",
+        "learner": "kernel",
+        "labels": "hard",
+    }
+    all_new = dd.Evaluation(**changes)
+    assert set(all_new.to_dict()) == old | set(changes)
+    assert dd.Evaluation.from_dict(json.loads(json.dumps(all_new.to_dict()))) == all_new
+
+
+def test_a_change_of_order_or_labels_is_named():
+    stored = dd.Evaluation(protocol="own", order="stored")
+    assert stored.changed(order="stored", labels="stored") == stored
+    changed = stored.changed(order="shuffled", labels="hard")
+    assert changed.protocol == "own, shuffled order, labels hard"
+    assert (changed.order, changed.labels) == ("shuffled", "hard")
+
+
+def held_out_accuracy(digits, syn, protocol):
+    _, test = digits
+    looks = dd.Validation(held=test, epochs=1, width=4)
+    return looks.under(protocol, rng=dd.generator("look"))(syn)
+
+
+def test_validation_looks_under_every_kind_of_protocol(digits, batch):
+    _, test = digits
+    classes = batch.y.argmax(1)
+    rate = dd.LearnedRate(0.05, steps=4, momentum=0.5)
+    syn = dd.SyntheticSet(dd.Pixels(batch.x), dd.FixedLabels(batch.y), classes, 10, rate)
+    stored = dataclasses.replace(SHORT, order="stored", batch_size=50, epochs=2)
+    # As many epochs as there are rates, although a look takes fewer elsewhere.
+    narrow = stored.changed(options={"width": 4}, networks=1)
+    pace = dd.Pace(rate.rates, rate.momenta)
+    by_hand = dd.evaluate(batch, test, narrow, rng=dd.generator("look"), pace=pace)
+    assert held_out_accuracy(digits, syn, stored) == by_hand.mean
+    plain = dd.SyntheticSet(syn.parametrization, syn.labels, classes, 10)
+    by_kernel = dd.evaluate(batch, test, KERNEL, rng=dd.generator("look"))
+    assert held_out_accuracy(digits, plain, KERNEL) == by_kernel.mean
