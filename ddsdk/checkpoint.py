@@ -16,7 +16,7 @@ from torch import Tensor
 from ddsdk.errors import ResumeError
 from ddsdk.files import write_atomic
 
-__all__ = ["check_config", "pack", "read_checkpoint", "unpack", "write_checkpoint"]
+__all__ = ["check_config", "pack", "read_checkpoint", "read_config", "unpack", "write_checkpoint"]
 
 
 def pack(tree: Any) -> tuple[Any, dict[str, Tensor]]:  # noqa: ANN401
@@ -79,6 +79,21 @@ def read_checkpoint(path: Path, config: dict[str, Any]) -> Any:  # noqa: ANN401
         ResumeError: If there is none, it cannot be read, or it belongs to another configuration; the message
             names the keys that differ.
     """
+    found, state = _read(path)
+    check_config(path, found, config)
+    return state
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the configuration that a checkpoint was made under.
+
+    Raises:
+        ResumeError: If there is none, or it cannot be read.
+    """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Any]:
     if not path.is_file():
         raise ResumeError(f"nothing to resume: {path} does not exist")
     data = path.read_bytes()
@@ -87,11 +102,9 @@ def read_checkpoint(path: Path, config: dict[str, Any]) -> Any:  # noqa: ANN401
         # Python's own reader: it takes back the NaN, infinities and long integers that its writer wrote.
         note = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["ddsdk"])
         tensors = load(data)
-        found, state = dict(note["config"]), unpack(note["tree"], tensors)
+        return dict(note["config"]), unpack(note["tree"], tensors)
     except Exception as error:
         raise ResumeError(f"checkpoint {path} cannot be read: {error}") from error
-    check_config(path, found, config)
-    return state
 
 
 def check_config(path: Path, found: dict[str, Any], config: dict[str, Any]) -> None:

@@ -10,15 +10,27 @@ from pathlib import Path
 from typing import Any, final
 
 from ddsdk.artifact import current_manifest, read_manifest_summary, refuse_foreign
-from ddsdk.checkpoint import check_config, read_checkpoint, write_checkpoint
+from ddsdk.checkpoint import check_config, read_checkpoint, read_config, write_checkpoint
 from ddsdk.distill import Distillation, Step
 from ddsdk.distilled import Distilled
-from ddsdk.errors import ResumeError, StorageError
+from ddsdk.errors import ResumeError, StorageError, require
 from ddsdk.files import lock, sweep
 
-__all__ = ["CHECKPOINT", "Job"]
+__all__ = ["CHECKPOINT", "Job", "found_config"]
 
 CHECKPOINT = "checkpoint.safetensors"
+
+
+def found_config(folder: Path) -> dict[str, Any] | None:
+    """Return the configuration of the run in a folder, finished or not; None if there is none.
+
+    Raises:
+        ResumeError: If its checkpoint cannot be read.
+    """
+    if (folder / CHECKPOINT).exists():
+        return read_config(folder / CHECKPOINT)
+    made = current_manifest(folder)
+    return None if made is None else dict(made.provenance.get("configuration", {}))
 
 
 @final
@@ -103,6 +115,16 @@ class Job:
     def resumes(self) -> bool:
         """Whether there was a checkpoint to go on from."""
         return self._taken is not None
+
+    def settle(self, config: Mapping[str, Any]) -> None:
+        """Take another configuration in place of the first, for what the start of a run itself decides.
+
+        Raises:
+            ValueError: If there is a checkpoint or a set already, which belongs to the first.
+        """
+        started = self.resumes or self._holds_set
+        require(not started, "config", "stay that of the run in the folder", str(self.folder))
+        self._config = dict(config)
 
     def steps(self, distillation: Distillation[Any]) -> Iterator[Step]:
         """Give the steps that are left, with a checkpoint at the start, now and then, and however it ends.

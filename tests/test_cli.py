@@ -12,7 +12,7 @@ from ddsdk.distilled import Distilled
 from ddsdk.scores import read_scores
 
 FAST = ["--data", "digits", "--threads", "1"]
-TINY = [*FAST, "--width", "4", "--steps", "2", "--real-batch", "4", "--augmentation", ""]
+TINY = [*FAST, "--recipe", "dm", "--width", "4", "--steps", "2", "--real-batch", "4", "--augmentation", ""]
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +177,8 @@ def test_distill_refuses_options_that_the_network_does_not_take(tmp_path, capsys
     args = [
         "distill",
         *FAST,
+        "--recipe",
+        "dm",
         "--network",
         "mlp",
         "--depth",

@@ -13,7 +13,7 @@ from ddsdk.cli import main
 from ddsdk.cli.distill import DistillOptions, announce, run_recipe
 
 ARGS = ["distill", "--data", "digits", "--threads", "1", "--width", "4", "--depth", "1", "--ipc", "1"]
-ARGS += ["--steps", "3", "--real-batch", "4"]
+ARGS += ["--recipe", "dm", "--steps", "3", "--real-batch", "4"]
 
 
 def test_a_diverged_run_is_told_again(tmp_path, capsys):

@@ -356,9 +356,11 @@ assert not heavy, heavy
         "from ddsdk.cli import main\nassert main(['recipes']) == 0",
         "from ddsdk.cli import main\n"
         "try:\n    main(['distill', '--recipe', 'dc', '--help'])\nexcept SystemExit:\n    pass",
+        "from ddsdk.cli import main\ntry:\n    main(['distill', '--help'])\nexcept SystemExit:\n    pass",
+        "from ddsdk.cli import main\nassert main(['winners']) == 0",
         "from ddsdk.cli import main\nassert main(['distill', '--recipe', 'dccc']) == 2",
     ],
-    ids=["import", "recipes", "help", "refusal"],
+    ids=["import", "recipes", "help", "help without a recipe", "winners", "refusal"],
 )
 def test_torch_is_not_imported_before_it_is_needed(code):
     done = subprocess.run(

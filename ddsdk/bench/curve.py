@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import torch
@@ -22,7 +22,9 @@ from ddsdk.networks.catalog import NETWORKS
 from ddsdk.rng import generator
 from ddsdk.text import clean
 
-__all__ = ["CurvePoint", "CurveTask", "RecipeCurve", "read_curve"]
+__all__ = ["CurvePoint", "CurveTask", "RecipeCurve", "read_curve", "read_curves", "students_of"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,13 +141,7 @@ class CurveTask:
 
     def students(self, method: Any) -> tuple[str, dict[str, Any]]:  # noqa: ANN401
         """Return the network of a method's students, and the options of its builder."""
-        if self.network:
-            return self.network, dict(self.network_options)
-        own: Evaluation = method.evaluation(self.train)
-        named = own.learner == "network"
-        name, options = (own.network, own.network_options) if named else ("convnet", {})
-        known = _options_of(name)
-        return name, {**options, **{k: v for k, v in self.network_options.items() if k in known}}
+        return students_of(method, self.train, self.network, self.network_options)
 
     def conditions(self, name: str, method: Any) -> dict[str, Any]:  # noqa: ANN401
         """Return everything that the points of a method depend on, as JSON values."""
@@ -164,6 +160,29 @@ class CurveTask:
         }
 
 
+def students_of(
+    method: Any,  # noqa: ANN401
+    train: RealData,
+    network: str,
+    options: Mapping[str, Any],
+) -> tuple[str, dict[str, Any]]:
+    """Return the network of a method's students, and the options of its builder.
+
+    Args:
+        method: A recipe or baseline.
+        train: What it distils.
+        network: Empty for the network that the method's protocol names, with its options; a ConvNet for a kernel's.
+        options: Above those; of a network that was not named, those that it does not take are left out.
+    """
+    if network:
+        return network, dict(options)
+    own: Evaluation = method.evaluation(train)
+    named = own.learner == "network"
+    name, usual = (own.network, own.network_options) if named else ("convnet", {})
+    known = _options_of(name)
+    return name, {**usual, **{k: v for k, v in options.items() if k in known}}
+
+
 def _options_of(network: str) -> set[str]:
     return set(signature(NETWORKS[network]).parameters)
 
@@ -174,7 +193,25 @@ def read_curve(path: Path) -> RecipeCurve:
     Raises:
         ArtifactError: ``"curve"``, if the file holds none.
     """
+    return _read(path, RecipeCurve, "a curve")
+
+
+def read_curves(path: Path) -> tuple[RecipeCurve, ...]:
+    """Return the curves of a plot, from the curves.json beside it.
+
+    Raises:
+        ArtifactError: ``"curve"``, if the file holds none.
+    """
+    return _read(path, _Plot, "curves").curves
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plot:
+    curves: tuple[RecipeCurve, ...]
+
+
+def _read(path: Path, kind: type[T], what: str) -> T:
     try:
-        return msgspec.convert(strict_json(path.read_bytes()), RecipeCurve, strict=True)
+        return msgspec.convert(strict_json(path.read_bytes()), kind, strict=True)
     except (ValueError, msgspec.ValidationError) as error:
-        raise ArtifactError("curve", f"{str(path)!r} must hold a curve, got: {clean(str(error))}") from None
+        raise ArtifactError("curve", f"{str(path)!r} must hold {what}, got: {clean(str(error))}") from None

@@ -6,17 +6,19 @@ import dataclasses
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, make_dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
 import ddsdk as dd
 from ddsdk.baselines import BASELINES
+from ddsdk.cli.budget import as_begun, fitted
+from ddsdk.cli.chosen import Chosen, chosen_method
 from ddsdk.cli.console import err, open_line, out, progress
 from ddsdk.cli.options import DataOptions, NetworkOptions, make_student
 from ddsdk.errors import DivergedError
@@ -33,12 +35,22 @@ _VALIDATION = ("validation", "validate_every", "validation_epochs", "validation_
 class DistillOptions(NetworkOptions, DataOptions):
     """Distil a data set and save the result as an artefact.
 
+    Without --recipe, the method is the one that measured best for the kind of labels and the budget, with the settings
+    that it was measured with; `ddsdk winners` lists them.
+
     Attributes:
         out: Folder of the artefact. It holds the checkpoint while the run lasts.
         recipe: Method; `ddsdk recipes` lists them. Its parameters are further options.
+        label_kind: Without --recipe, what networks will train on: hard for a class for each image and cross-entropy, as
+            usual; soft for whatever labels and protocol the method itself has.
+        budget: Time that the run may take here, such as 60s, 10m or 1.5h: as many steps are taken as fit, of those
+            that the method has. Without --recipe 5m if not given; then --steps keeps its own number.
+        measured: Without --recipe, file of measured curves to choose from, see `ddsdk winners`; what ships with the
+            package if not given.
         resume: Go on with the run in `out` from its last checkpoint, bit for bit.
         seed: Root of every random number.
-        network: Network of the students.
+        network: Network of the students; empty for the one that the method's protocol names, with its options.
+            --width, --depth and --norm go above these.
         checkpoint_seconds: Seconds between checkpoints.
         validation: Part of the training images, such as 0.1, that is held out and chooses the best of the run's sets.
             With 0 the set of the last step is the result.
@@ -48,7 +60,12 @@ class DistillOptions(NetworkOptions, DataOptions):
     """
 
     out: Path
+    chosen: ClassVar[Chosen | None] = None
+
     recipe: str = "dm"
+    label_kind: Literal["hard", "soft"] = "hard"
+    budget: str | None = None
+    measured: Path | None = None
     resume: bool = False
     seed: int = 0
     network: str = "convnet"
@@ -61,7 +78,15 @@ class DistillOptions(NetworkOptions, DataOptions):
     def run(self) -> int:
         """Distil."""
         method = self.method  # type: ignore[attr-defined]
+        if self.chosen is not None and self.chosen.choice is not None:
+            out(self.chosen.choice.told())
         return run_recipe(method, self.train(), self, told_to_resume=self.resume)
+
+    def students(self, method: Any, train: dd.RealData) -> tuple[str, dict[str, Any]]:  # noqa: ANN401
+        """Return the network of the students, and the options of its builder."""
+        from ddsdk.bench.curve import students_of
+
+        return students_of(method, train, self.network, self.network_options())
 
     def held_out(self, train: dd.RealData) -> tuple[dd.RealData, dd.Validation | None]:
         """Return what is to be distilled, and what is to be looked at where images are held out."""
@@ -78,25 +103,24 @@ class DistillOptions(NetworkOptions, DataOptions):
 
 
 def distill_verb(args: Sequence[str]) -> type[Any]:
-    """Return the options of `ddsdk distill` with those of the recipe that `args` name.
+    """Return the options of `ddsdk distill` with those of the recipe that `args` name, or of the one chosen for them.
 
     Raises:
-        ValueError: If the recipe is unknown; the message gives the nearest name.
+        ValueError: If a name or value is refused; for an unknown recipe the message gives the nearest one.
     """
-    chosen = "dm"
-    for word, value in zip(args, [*args[1:], ""], strict=True):
-        if word == "--recipe":
-            chosen = value
-        elif word.startswith("--recipe="):
-            chosen = word.partition("=")[2]
-    if chosen not in METHODS:
-        near = get_close_matches(chosen.lower(), METHODS, n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"recipe must be one of {', '.join(METHODS)}, got {chosen!r}{hint}")
-    method = METHODS[chosen]
-    flat: Any = Annotated[method, tyro.conf.arg(name="")]
-    parameters = ("method", flat, dataclasses.field(default_factory=method))
-    verb = make_dataclass("Distill", [parameters], bases=(DistillOptions,), frozen=True, kw_only=True)
+    # The options of the other verbs are read without a look at what was measured.
+    words = args if args[:1] == ["distill"] else ["--recipe", "dm"]
+    chosen = chosen_method(words, METHODS)
+    flat: Any = Annotated[type(chosen.method), tyro.conf.arg(name="")]
+    defaults = {"recipe": chosen.recipe, "network": chosen.network, **chosen.network_options}
+    kinds = {f.name: f.type for f in dataclasses.fields(DistillOptions)}
+    fields: list[Any] = [
+        ("method", flat, dataclasses.field(default_factory=lambda: chosen.method)),
+        *((name, kinds[name], dataclasses.field(default=value)) for name, value in defaults.items()),
+    ]
+    verb = make_dataclass(
+        "Distill", fields, bases=(DistillOptions,), frozen=True, kw_only=True, namespace={"chosen": chosen}
+    )
     verb.__doc__ = DistillOptions.__doc__
     return verb
 
@@ -105,11 +129,14 @@ def configuration(method: Any, train: dd.RealData, options: DistillOptions) -> d
     """Return everything that the result depends on."""
     import torch
 
+    network, network_options = options.students(method, train)
+    budget = _budget(method, options)
     return {
         "recipe": options.recipe,
         **dataclasses.asdict(method),
-        "network": options.network,
-        **options.network_options(),
+        "network": network,
+        **network_options,
+        **({} if budget is None else {"budget": budget}),
         "seed": options.seed,
         "data": train.fingerprint,
         **({} if not options.validation else {name: getattr(options, name) for name in _VALIDATION}),
@@ -138,11 +165,15 @@ def run_recipe(
     Raises:
         DivergedError: If the run diverges, or has done so before.
     """
+    began = time.perf_counter()
     rng = dd.generator(options.seed)
     if options.validation and not isinstance(method, IterativeRecipe):
         raise ValueError(f"validation must be 0 for {options.recipe}, which has no steps to choose from")
     train, validation = options.held_out(train)
-    student = make_student(train, options.network, options.network_options())
+    student = make_student(train, *options.students(method, train))
+    budget, estimate = _budget(method, options), None
+    if budget is not None and options.resume:
+        method = as_begun(method, options.out)
     config = configuration(method, train, options)
     with dd.Job(options.out, config, resume=options.resume, every=options.checkpoint_seconds) as job:
         if job.finished:
@@ -162,12 +193,23 @@ def run_recipe(
         if not isinstance(method, IterativeRecipe):
             job.finish(method(train, make_student=student, rng=rng))
         else:
-            code = _iterate(job, method, train, student, rng, options, runs, validation)
+            if budget is not None and not job.resumes:
+                method, estimate = fitted(
+                    method, train, make_student=student, rng=rng, budget=budget, began=began
+                )
+                job.settle(configuration(method, train, options))
+            code = _iterate(job, method, train, student, rng, options, runs, validation, estimate)
             if code:
                 return code
     out(f"saved {options.out}")
     out(f"open it: {open_line(options.out)}")
     return 0
+
+
+def _budget(method: Any, options: DistillOptions) -> float | None:  # noqa: ANN401
+    """Return the seconds that the steps are to fit; None where they are not to."""
+    stepped = isinstance(method, IterativeRecipe)
+    return options.chosen.budget if stepped and options.chosen is not None else None
 
 
 def _iterate(
@@ -179,6 +221,7 @@ def _iterate(
     options: DistillOptions,
     runs: dd.TrainedRuns | None,
     validation: dd.Validation | None,
+    estimate: dd.Estimate | None,
 ) -> int:
     def make() -> dd.Distillation[Any]:
         return method.distillation(train, make_student=student, rng=rng)
@@ -188,7 +231,7 @@ def _iterate(
     with _graceful() as stopped, progress("distilling", distillation.plan.steps) as update:
         try:
             if job.steps_taken < distillation.plan.steps:
-                announce(dd.estimate(make), job.steps_taken)
+                announce(dd.estimate(make) if estimate is None else estimate, job.steps_taken)
             for step in job.steps(distillation):
                 update(step.number, _note(step, distillation.shrunk))
                 if distillation.validations and distillation.validations[-1][0] == step.number:

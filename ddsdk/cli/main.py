@@ -56,6 +56,7 @@ def _parse(args: list[str]) -> Any:  # noqa: ANN401
     from ddsdk.cli.distill import distill_verb
     from ddsdk.cli.evaluate import Evaluate
     from ddsdk.cli.look import Export, Inspect, Recipes, Report, Show
+    from ddsdk.cli.winners import Winners
 
     verbs: dict[str, Any] = {
         "distill": distill_verb(args),
@@ -67,6 +68,7 @@ def _parse(args: list[str]) -> Any:  # noqa: ANN401
         "recipes": Recipes,
         "bench": Bench,
         "curve": Curve,
+        "winners": Winners,
         "demo": Demo,
     }
     return tyro.extras.subcommand_cli_from_dict(
