@@ -11,17 +11,19 @@ _EXPERTS = {"experts": 4, "expert_epochs": 4, "expert_images": 2000, "student_st
 _TEACHER = {"teacher_epochs": 4, "teacher_images": 1000}
 _CLASSES = {"real_batch": 64, "image_lr": 1.0}
 _STUDENTS = {"student_epochs": 5, "student_lr": 0.1}
+_ALIGNED = {"real_batch": 64, "start": "real", "image_lr": 0.5, "early_weight": 0.0, "discrimination": 0.1}
+_UNROLLED = {"start": "k-means", "augmentation": "", "real_batch": 500, "image_lr": 5e-3}
 
 SMALL: Mapping[str, Mapping[int, Mapping[str, Any]]] = {
     "dc": {1: _CLASSES, 2: {**_CLASSES, **_STUDENTS, "start": "real"}},
     "dsa": {1: {**_CLASSES, "image_lr": 0.2}, 2: {**_CLASSES, **_STUDENTS}},
     "dcc": {1: _CLASSES},
     "jiang": {1: _CLASSES},
-    "idc": {1: {"image_lr": 1e-3}},
-    "dream": {1: {"image_lr": 1e-3}},
+    "idc": {1: {"image_lr": 2e-3}},
+    "dream": {1: {"image_lr": 2e-3}},
     "acc-dd": {1: {"image_lr": 1e-3, "pool": 2}},
     "dm": {1: {"real_batch": 64}},
-    "cafe": {1: {"real_batch": 64, "start": "real", "image_lr": 0.02}},
+    "cafe": {1: {**_ALIGNED, "student_lr": 0.02, "student_epochs": 2, "steps_per_student": 10}},
     "idm": {1: {"real_batch": 128, "queue": 10, "student_batch": 128, "student_steps": 2}},
     "datadam": {1: {"real_batch": 64}},
     "m3d": {1: {"real_batch": 64}},
@@ -40,10 +42,10 @@ SMALL: Mapping[str, Mapping[int, Mapping[str, Any]]] = {
     "ld": {1: {"real_batch": 256}},
     "sldd": {1: {"real_batch": 256}},
     "rtp": {1: {"student_steps": 50}},
-    "rat-bptt": {1: {"real_batch": 256, "student_steps": 60, "window": 20}},
+    "rat-bptt": {1: {**_UNROLLED, "student_steps": 40, "window": 10}},
     "kip": {1: {"real_batch": 1000}},
-    "rfad": {1: {}},
-    "frepo": {1: {}},
+    "rfad": {1: {"steps": 2200, "anneal": True}},
+    "frepo": {1: {"steps": 4000, "anneal": True}},
     "rcig": {1: {}},
     "krr": {1: {}},
     "random": {1: {}},
@@ -51,9 +53,9 @@ SMALL: Mapping[str, Mapping[int, Mapping[str, Any]]] = {
 }
 """Method to settings from so many images per class on; what is not named stays as the paper has it.
 
-The values of dc, dsa, dm, idc, idm, cafe and mtt are those that docs/results.md measured on FashionMNIST. The others
-cut what a paper spends on pools, teachers, real batches and unrolled steps, and take the rates of their next relative
-or those of their paper. gtn is left out: it makes a curriculum of many images, whatever ipc is.
+The values of dc, dsa, dm, idc, idm, cafe, mtt, rat-bptt, rfad and frepo come from what docs/results.md measured on
+FashionMNIST. The others cut what a paper spends on pools, teachers, real batches and unrolled steps, and take the rates of
+their next relative or those of their paper. gtn is left out: it makes a curriculum of many images, whatever ipc is.
 """
 
 FAMILIES: Mapping[str, frozenset[str]] = {
