@@ -54,8 +54,8 @@ SMALL: Mapping[str, Mapping[int, Mapping[str, Any]]] = {
 """Method to settings from so many images per class on; what is not named stays as the paper has it.
 
 The values of dc, dsa, dm, idc, idm, cafe, mtt, rat-bptt, rfad and frepo come from what docs/results.md measured on
-FashionMNIST. The others cut what a paper spends on pools, teachers, real batches and unrolled steps, and take the rates of
-their next relative or those of their paper. gtn is left out: it makes a curriculum of many images, whatever ipc is.
+FashionMNIST. The others cut what a paper spends on pools, teachers, real batches and unrolled steps, and take the rates
+of their next relative or those of their paper. gtn is left out: it makes a curriculum of many images, whatever ipc is.
 """
 
 FAMILIES: Mapping[str, frozenset[str]] = {
