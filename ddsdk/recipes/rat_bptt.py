@@ -113,6 +113,7 @@ class RaTBPTT(UnrolledTraining):
         images = self.ipc * real.num_classes
         batch = min(images, self.student_batch * real.num_classes)
         return dd.Evaluation(
+            protocol="rat-bptt",
             network_options={"width": 128},
             epochs=-(-_ITERATIONS // -(-images // batch)),
             batch_size=batch,

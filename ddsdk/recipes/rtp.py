@@ -135,6 +135,7 @@ class RTP(UnrolledTraining):
     def evaluation(self, real: dd.RealData) -> dd.Evaluation:
         """Return 300 passes of the students' own SGD, without a schedule, over a ConvNet-3 of width 128."""
         return dd.Evaluation(
+            protocol="rtp",
             network_options={"width": 128},
             batch_size=64 * real.num_classes,
             lr=self.student_lr,

@@ -134,6 +134,7 @@ class OrderedBatches(UnrolledTraining):
     def evaluation(self, real: dd.RealData) -> dd.Evaluation:
         """Return the paper's: the same batches in the same order at the learned rates, and nothing else."""
         return dd.Evaluation(
+            protocol="stored order",
             network=classic_network(real),
             epochs=self.passes,
             batch_size=real.num_classes,
