@@ -404,5 +404,5 @@ def test_settings_have_the_types_of_their_parameters():
 def test_every_parameter_of_every_method_can_be_set(name):
     for field in dataclasses.fields(METHODS[name]):
         if isinstance(field.default, int | float | str | bool):
-            changed = chosen_methods([name], 1, [f"{name}.{field.name}={field.default}"])[name]
+            changed = chosen_methods([name], 1, [f"{name}.{field.name}={field.default}"], paper=True)[name]
             assert getattr(changed, field.name) == field.default
