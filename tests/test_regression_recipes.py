@@ -273,3 +273,17 @@ def test_the_protocol_follows_the_number_of_images(tiny):
         dd.KIP(kernel_depth=2).evaluation(tiny).network_label
         == "fc-ntk kernel (depth 2, rule trace, ridge 1e-06)"
     )
+
+
+def test_frepo_takes_the_cross_entropy_where_it_is_asked_to(tiny, make_student):
+    recipe = dd.FRePo(ipc=2, steps=3, real_batch=8, loss="cross-entropy", augmentation="", scale_lr=0.1)
+    plan = recipe.plan(tiny, make_student=make_student, rng=dd.generator(0))
+    assert (plan.objective.loss, recipe.evaluation(tiny).augmentation) == ("cross-entropy", "")
+    before = float(plan.syn.scale().detach())
+    assert before == pytest.approx(10.0)
+    for step in dd.Distillation(plan, tiny, rng=dd.generator("run")):
+        assert step.loss > -1
+    assert float(plan.syn.scale().detach()) != before
+    assert dd.FRePo(ipc=2).plan(tiny, make_student=make_student, rng=dd.generator(0)).syn.scale is None
+    with pytest.raises(ValueError, match=r"loss must be one of \['mse', 'cross-entropy'\], got 'l1'"):
+        dd.FRePo(loss="l1")

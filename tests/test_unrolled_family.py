@@ -115,6 +115,27 @@ def test_rtp_fills_its_budget(tiny, make_student):
         dd.RTP(ipc=1, bases=60).plan(tiny, make_student=make_student, rng=dd.generator(0))
 
 
+def test_rtp_takes_a_drawn_window_and_adam_where_it_is_asked_to(tiny, make_student):
+    whole = plan_of(dd.RTP(ipc=2, bases=3), tiny, make_student)
+    assert (whole.objective.window, whole.objective.drawn, whole.objective.unroll) == (
+        None,
+        False,
+        dd.constant_memory,
+    )
+    assert isinstance(whole.make_optimizer(whole.syn), torch.optim.SGD)
+    recipe = dd.RTP(ipc=2, bases=3, window=10, optimizer="adam", image_lr=0.02)
+    plan = plan_of(recipe, tiny, make_student)
+    assert (plan.objective.steps, plan.objective.window, plan.objective.drawn) == (150, 10, True)
+    assert plan.objective.unroll is dd.full_graph
+    adam = plan.make_optimizer(plan.syn)
+    assert isinstance(adam, torch.optim.Adam)
+    assert adam.param_groups[0]["lr"] == 0.02
+    with pytest.raises(ValueError, match=r"window must be at most 5 student_steps, got 6"):
+        dd.RTP(student_steps=5, window=6)
+    with pytest.raises(ValueError, match=r"optimizer must be one of \['sgd', 'adam'\], got 'lion'"):
+        dd.RTP(optimizer="lion")
+
+
 def test_rtp_starts_from_images_where_it_is_asked_to(tiny, make_student):
     recipe = dd.RTP(ipc=2, bases=3, factor=1, most=1, start="real")
     rng = dd.generator("plan")

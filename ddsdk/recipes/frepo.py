@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, Literal, final, get_args
 
 import ddsdk as dd
-from ddsdk.errors import require_count
+from ddsdk.errors import require, require_count
 from ddsdk.recipes.parts import augmentation_for
 from ddsdk.recipes.regression import LabelRegression, regression_protocol
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FRePo"]
 
+_LOSS = Literal["mse", "cross-entropy"]
 _MIRRORED = 500
 """Above so many images the code of the paper leaves the mirror images out."""
 
@@ -45,8 +46,13 @@ class FRePo(LabelRegression):
         learn_labels: Whether labels are trained with the images.
         mirror: Whether the regression sees the mirror images too. None takes the paper's: for colour images that may
             be mirrored, at most 500 of them.
+        loss: ``"mse"``, as above and in the paper, or ``"cross-entropy"`` of the predictions times a learned scale, as
+            RFAD has it, which pays at one image per class.
+        scale_lr: Learning rate of the logarithm of that scale.
         ridge: Added to the diagonal of the Gram matrix, in units of its mean.
         start: Where the images start: noise, real, k-means or herding.
+        augmentation: DSA operations of the evaluation, joined by "_"; empty for none. None takes those that suit the
+            data.
 
     The defaults are for a CPU and some minutes, with narrow students. The learning rates fall along half a cosine with
     `anneal`, as in the paper.
@@ -65,25 +71,32 @@ class FRePo(LabelRegression):
     student_steps: int = 30
     student_lr: float = 1e-3
     student_batch: int = 500
+    loss: _LOSS = "mse"
+    scale_lr: float = 0.01
     mirror: bool | None = None
+    augmentation: str | None = None
 
     def check(self) -> None:
         """Check counts and rates."""
-        self.check_fields(counts="pool student_batch", rates="student_lr")
+        self.check_fields(counts="pool student_batch", rates="student_lr scale_lr")
+        known = list(get_args(_LOSS))
+        require(self.loss in known, "loss", f"be one of {known}", self.loss)
         require_count("student_steps", self.student_steps, least=0)
 
     def parts(
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[nn.Module]:
         """Return regression on the features of a pool that trains on the set."""
-        scale = math.sqrt(10 / real.num_classes)
+        height = math.sqrt(10 / real.num_classes)
+        scale = None if self.loss == "mse" else dd.LearnedScale(10.0)
         return dd.Plan(
-            syn=self.scored_set(real, rng, label_scale=scale),
+            syn=self.scored_set(real, rng, label_scale=height, scale=scale),
             objective=dd.FitAndTest(
                 compare=dd.ByFeatures(),
                 ridge=self.share,
                 real_batch=self.real_batch,
-                label_scale=scale,
+                loss=self.loss,
+                label_scale=height,
                 margin=1 / real.num_classes,
                 mirrored=self._mirrors(real),
             ),
@@ -94,14 +107,14 @@ class FRePo(LabelRegression):
                 lr=self.student_lr,
                 batch_size=self.student_batch,
             ),
-            make_optimizer=self.adam(),
+            make_optimizer=self.adam(self.scale_lr),
             steps=self.steps,
             knobs="image_lr, label_lr or student_lr",
         )
 
     def evaluation(self, real: dd.RealData) -> dd.Evaluation:
         """Return the paper's protocol."""
-        return regression_protocol(real, self.ipc * real.num_classes)
+        return regression_protocol(real, self.ipc * real.num_classes, augmentation=self.augmentation)
 
     def _mirrors(self, real: dd.RealData) -> bool:
         if self.mirror is not None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, Literal, final, get_args
 
 import ddsdk as dd
-from ddsdk.recipes.parts import cycled_images, hard_set, sgd_on_images
+from ddsdk.errors import require
+from ddsdk.recipes.parts import adam_on_images, cycled_images, hard_set, sgd_on_images
 from ddsdk.recipes.unrolled import UnrolledTraining, flip_or_rotate, unroll_for
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["RTP"]
 
 _CLIP_NORM = 2.0
+_OPTIMIZER = Literal["sgd", "adam"]
 
 
 @final
@@ -37,11 +39,16 @@ class RTP(UnrolledTraining):
         factor: How many times shorter their sides are than those of an image.
         most: At most so many images of each class; None takes as many as the budget pays.
         student_steps: Steps of a student, N.
+        window: None passes the gradient through all of them, as in the paper. Otherwise N is drawn for each image step,
+            uniform in window..student_steps, and the gradient passes through the last `window` steps alone, as RaT-BPTT
+            has it: many more image steps fit into the same time.
         student_batch: Synthetic images of each class in one of them.
         student_lr: Learning rate of the students.
         student_momentum: Momentum of the students.
-        image_lr: Learning rate of bases and addresses (SGD).
-        image_momentum: Momentum of bases and addresses.
+        image_lr: Learning rate of bases and addresses.
+        image_momentum: Their momentum, of SGD.
+        optimizer: What moves them: ``"sgd"``, as in the paper, or ``"adam"``, with an `image_lr` near 0.01, which pays
+            where there are few image steps.
         real_batch: Real images of each class on which a student is tested.
         start: ``"noise"`` draws bases and addresses at random. From real, k-means or herding both start as the leading
             singular vectors of such images.
@@ -49,8 +56,8 @@ class RTP(UnrolledTraining):
             rotation, without flip for digits and characters.
 
     The defaults are the paper's, for a GPU: 150 steps of a student for each image step. On a CPU: narrow students
-    (width 16 or 32), `student_steps` 15 to 25, `bases` 8, `most` 30, `student_batch` 5, `real_batch` 25 and fewer
-    `steps`. All images are decoded at once in each step, which `most` bounds where ipc is large.
+    (width 16), `student_steps` 60 with a `window` of 10, Adam, a start from k-means, `student_batch` 5 and `real_batch`
+    26. All images are decoded at once in each step, which `most` bounds where ipc is large.
 
     Differences from the published algorithm: real and synthetic images are augmented by draws of their own. The
     regulariser of the addresses, which has no gradient in the paper's code, is left out.
@@ -64,6 +71,7 @@ class RTP(UnrolledTraining):
     steps: int = 50_000
     image_lr: float = 0.1
     image_momentum: float = 0.5
+    optimizer: _OPTIMIZER = "sgd"
     student_lr: float = 0.01
     student_momentum: float = 0.9
     real_batch: int = 64
@@ -72,14 +80,21 @@ class RTP(UnrolledTraining):
     factor: int = 2
     most: int | None = None
     student_steps: int = 150
+    window: int | None = None
     student_batch: int = 32
     augmentation: str | None = None
 
     def check(self) -> None:
         """Check counts and rates."""
         self.check_fields(
-            counts="bases factor most student_steps student_batch", momenta="image_momentum student_momentum"
+            counts="bases factor most student_steps window student_batch",
+            momenta="image_momentum student_momentum",
         )
+        longest = self.student_steps
+        fits = self.window is None or self.window <= longest
+        require(fits, "window", f"be at most {longest} student_steps", self.window)
+        known = list(get_args(_OPTIMIZER))
+        require(self.optimizer in known, "optimizer", f"be one of {known}", self.optimizer)
 
     def images(self, real: dd.RealData) -> int:
         """Return the images of each class: as many as the budget pays, or `most`.
@@ -111,22 +126,29 @@ class RTP(UnrolledTraining):
     ) -> dd.Plan[nn.Module]:
         """Return train and test over bases and addresses, under fresh students."""
         augmentation = dd.Augmentation(flip_or_rotate(real, self.augmentation))
+        move = (
+            partial(sgd_on_images, lr=self.image_lr, momentum=self.image_momentum)
+            if self.optimizer == "sgd"
+            else partial(adam_on_images, lr=self.image_lr)
+        )
         return dd.Plan(
             syn=self.memory(real, rng),
             objective=dd.TrainAndTest(
                 steps=self.student_steps,
+                window=self.window,
+                drawn=self.window is not None,
                 training=dd.SetTraining(
                     batch_size=self.student_batch, order="stratified", augmentation=augmentation
                 ),
                 optimizer=dd.InnerSGD(momentum=self.student_momentum),
                 lr=self.student_lr,
-                unroll=unroll_for(self.student_steps),
+                unroll=unroll_for(self.window or self.student_steps),
                 real_batch=self.real_batch,
                 per_class=True,
                 augmentation=augmentation,
             ),
             students=dd.FreshStudents(make_student),
-            make_optimizer=partial(sgd_on_images, lr=self.image_lr, momentum=self.image_momentum),
+            make_optimizer=move,
             steps=self.steps,
             clip_norm=_CLIP_NORM,
             knobs="image_lr or student_lr",
