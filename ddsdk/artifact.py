@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from io import BufferedReader
+from io import BufferedIOBase, BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,9 +45,11 @@ __all__ = [
     "Manifest",
     "build_manifest",
     "current_manifest",
+    "pack_artifact",
     "read_artifact",
     "read_manifest_summary",
     "refuse_foreign",
+    "unpack_artifact",
     "write_artifact",
 ]
 
@@ -147,7 +150,7 @@ def _read_tensors(folder: Path, manifest: Manifest, max_bytes: int) -> dict[str,
     return tensors
 
 
-def _load(handle: BufferedReader, size: int, manifest: Manifest) -> dict[str, NDArray[Any]]:
+def _load(handle: BufferedIOBase, size: int, manifest: Manifest) -> dict[str, NDArray[Any]]:
     length = header_length(handle.read(8), size)
     header = parse_header(handle.read(length), size - 8 - length)
     found = {name: (spec.dtype, spec.shape) for name, spec in header.tensors.items()}
@@ -266,6 +269,41 @@ def _serialise(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> bytes
     header = build_header(table, _metadata(manifest))
     order = parse_header(header[8:], sum(a.nbytes for a in tensors.values())).tensors
     return b"".join([header, *(tensor_bytes(tensors[name]) for name in order)])
+
+
+def pack_artifact(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return a set as one string of bytes: the length of the manifest, the manifest, and the tensor file.
+
+    The length takes 8 bytes, little-endian. Equal sets with equal provenance give equal bytes.
+
+    Raises:
+        ArtifactError: If what would be written could not be opened.
+    """
+    blob, head = _serialise(manifest, tensors), encode_manifest(manifest)
+    return len(head).to_bytes(8, "little") + head + blob
+
+
+def unpack_artifact(data: bytes, *, max_bytes: int = MAX_BYTES) -> Artifact:
+    """Return the set in what `pack_artifact` gave, after the checks of `read_artifact`.
+
+    Args:
+        data: The bytes.
+        max_bytes: Largest tensor file to accept.
+
+    Raises:
+        ArtifactError: As `read_artifact`.
+    """
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or not 0 < length <= min(_MANIFEST_CAP, len(data) - 8):
+        raise ArtifactError(
+            "size", f"a packed set must tell the length of its manifest, got {len(data)} bytes"
+        )
+    manifest, blob = decode_manifest(data[8 : 8 + length]), memoryview(data)[8 + length :]
+    if len(blob) > max_bytes:
+        raise ArtifactError("size", f"tensor file has {len(blob)} bytes, cap is {max_bytes}")
+    tensors = _load(io.BytesIO(blob), len(blob), manifest)
+    _check_tensors(manifest, tensors)
+    return Artifact(manifest, tensors)
 
 
 def current_manifest(folder: Path) -> Manifest | None:

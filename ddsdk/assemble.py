@@ -18,7 +18,7 @@ from ddsdk.networks.catalog import NetworkFactory
 from ddsdk.rng import derive
 from ddsdk.synthetic.set import SyntheticSet
 
-__all__ = ["assemble", "provenance"]
+__all__ = ["assemble", "device_name", "provenance"]
 
 
 def provenance(
@@ -56,7 +56,7 @@ def provenance(
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
-        "device": _device_name(real.device),
+        "device": device_name(real.device),
         "threads": torch.get_num_threads(),
     }
 
@@ -110,5 +110,7 @@ def _student(make_student: object) -> dict[str, Any]:
     return {"network": getattr(make_student, "__qualname__", type(make_student).__name__)}
 
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+def device_name(device: torch.device | str) -> str:
+    """Return what a device is called: the model of a GPU, or its type."""
+    where = torch.device(device)
+    return torch.cuda.get_device_name(where) if where.type == "cuda" else where.type

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from ddsdk.artifact import read_artifact, write_artifact
+from ddsdk.artifact import pack_artifact, read_artifact, unpack_artifact, write_artifact
 from ddsdk.card import card_markdown
 from ddsdk.data.preprocess import Preprocess
 from ddsdk.errors import ArtifactError, require
@@ -237,7 +237,23 @@ class Distilled:
         Raises:
             ArtifactError: If the folder is not a sound set; its ``reason`` is a short code.
         """
-        manifest, arrays = read_artifact(folder)
+        return cls._of(*read_artifact(folder))
+
+    def to_bytes(self) -> bytes:
+        """Return the set as one string of bytes, without card and contact sheet."""
+        return pack_artifact(self.manifest, self._arrays())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Distilled:
+        """Return the set in what `to_bytes` gave, after every check of a saved set.
+
+        Raises:
+            ArtifactError: If it is no sound set; its ``reason`` is a short code.
+        """
+        return cls._of(*unpack_artifact(data))
+
+    @classmethod
+    def _of(cls, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> Distilled:
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         try:
             found = cls(

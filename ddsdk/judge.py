@@ -6,7 +6,7 @@ A set for a kernel machine trains none: kernel ridge regression on it is tested 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
 import torch
@@ -14,17 +14,16 @@ from torch import Tensor, nn
 
 from ddsdk.augment import Augmentation
 from ddsdk.data.sources import Batch, RealData
-from ddsdk.errors import require
+from ddsdk.errors import require, require_count
 from ddsdk.evaluation import Evaluation, Pace, Score
 from ddsdk.inner.fit import accuracy, epoch, gradient_step
-from ddsdk.inner.kernels import KernelMachine, kernel_machine
+from ddsdk.inner.kernels import kernel_machine
 from ddsdk.inner.losses import LOSSES
-from ddsdk.networks.catalog import network_factory
-from ddsdk.networks.network import Network
+from ddsdk.networks.catalog import NetworkFactory, network_factory
 from ddsdk.rng import derive
 from ddsdk.synthetic.labels import read_labels
 
-__all__ = ["Progress", "evaluate", "evaluating", "train"]
+__all__ = ["Progress", "evaluate", "evaluating", "network_accuracy", "train"]
 
 _LEAST_MOMENTUM = 1e-30
 
@@ -149,6 +148,49 @@ def evaluating(
     Raises:
         ValueError: As `evaluate`.
     """
+    checked = _checked(batch, test, evaluation, pace)
+    if evaluation.learner == "kernel":
+        return _by_kernel(checked, test, evaluation, name)
+    return _by_networks(checked, test, evaluation, rng, name, pace)
+
+
+def network_accuracy(
+    batch: Batch | tuple[Tensor, Tensor],
+    test: RealData,
+    evaluation: Evaluation,
+    index: int,
+    *,
+    rng: torch.Generator,
+    pace: Pace = Pace(),  # noqa: B008
+) -> float:
+    """Return the accuracy of one of the networks that `evaluate` trains, the same to the last bit.
+
+    Args:
+        batch: As for `evaluate`, as are the other arguments.
+        test: Held-out real data.
+        evaluation: The protocol; `networks` does not count.
+        index: Which network, from 0. A kernel knows one only.
+        rng: The root that `evaluate` gets.
+        pace: Rate and momentum of each step.
+
+    Raises:
+        ValueError: As `evaluate`, or if `index` is negative.
+    """
+    require_count("index", index, least=0)
+    checked = _checked(batch, test, evaluation, pace)
+    if evaluation.learner == "kernel":
+        return _kernel_accuracy(checked, test, evaluation)
+    training = _one_network(checked, test, evaluation, index, rng, pace)
+    while True:
+        try:
+            next(training)
+        except StopIteration as end:
+            return float(end.value)
+
+
+def _checked(
+    batch: Batch | tuple[Tensor, Tensor], test: RealData, evaluation: Evaluation, pace: Pace
+) -> Batch:
     x, y = batch
     require(
         tuple(x.shape[1:]) == test.image_shape, "images", f"have shape {test.image_shape}", tuple(x.shape[1:])
@@ -156,47 +198,59 @@ def evaluating(
     require(len(y) == len(x), "labels", f"have one row for each of the {len(x)} images", len(y))
     require(y.shape[1] == test.num_classes, "labels", f"have {test.num_classes} columns", y.shape[1])
     pace.check(evaluation, len(x))
-    options = evaluation.network_options
     if evaluation.learner == "kernel":
-        machine = kernel_machine(evaluation.network, **options)
-        return _by_kernel(Batch(x, y), test, evaluation, machine, name)
-    make = network_factory(evaluation.network, test.image_shape, test.num_classes, **options)
-    return _by_networks(Batch(x, y), test, evaluation, make, rng, name, pace)
+        kernel_machine(evaluation.network, **evaluation.network_options)
+    else:
+        _factory(test, evaluation)
+    return Batch(x, y)
+
+
+def _factory(test: RealData, evaluation: Evaluation) -> NetworkFactory:
+    options = evaluation.network_options
+    return network_factory(evaluation.network, test.image_shape, test.num_classes, **options)
+
+
+def _one_network(
+    batch: Batch, test: RealData, evaluation: Evaluation, index: int, rng: torch.Generator, pace: Pace
+) -> Generator[int, None, float]:
+    """Train one network; yield finished epochs and return its accuracy."""
+    shown = Batch(batch.x, read_labels(batch.y, evaluation.labels))
+    key = derive(rng, "network", index)
+    network = _factory(test, evaluation)(derive(key, "init")).to(batch.x.device)
+    yield from train(network, shown, evaluation, derive(key, "train"), pace)
+    return accuracy(network, test.batch(torch.arange(len(test))).x, test.labels)
 
 
 def _by_networks(
-    batch: Batch,
-    test: RealData,
-    evaluation: Evaluation,
-    make: Callable[[torch.Generator], Network],
-    rng: torch.Generator,
-    name: str,
-    pace: Pace,
+    batch: Batch, test: RealData, evaluation: Evaluation, rng: torch.Generator, name: str, pace: Pace
 ) -> Iterator[Progress]:
     began, accuracies = time.perf_counter(), []
-    held_out = test.batch(torch.arange(len(test))).x
-    shown = Batch(batch.x, read_labels(batch.y, evaluation.labels))
     for i in range(evaluation.networks):
-        key = derive(rng, "network", i)
-        network = make(derive(key, "init")).to(batch.x.device)
-        for epochs in train(network, shown, evaluation, derive(key, "train"), pace):
-            yield Progress(i * evaluation.epochs + epochs, evaluation.rounds)
-        accuracies.append(accuracy(network, held_out, test.labels))
+        training = _one_network(batch, test, evaluation, i, rng, pace)
+        while True:
+            try:
+                yield Progress(i * evaluation.epochs + next(training), evaluation.rounds)
+            except StopIteration as end:
+                accuracies.append(float(end.value))
+                break
     seconds = time.perf_counter() - began
     score = _score(batch, evaluation, accuracies, seconds, name)
     yield Progress(evaluation.rounds, evaluation.rounds, score)
 
 
-def _by_kernel(
-    batch: Batch, test: RealData, evaluation: Evaluation, machine: KernelMachine, name: str
-) -> Iterator[Progress]:
+def _by_kernel(batch: Batch, test: RealData, evaluation: Evaluation, name: str) -> Iterator[Progress]:
     began = time.perf_counter()
+    found = _kernel_accuracy(batch, test, evaluation)
+    score = _score(batch, evaluation, [found], time.perf_counter() - began, name)
+    yield Progress(evaluation.rounds, evaluation.rounds, score)
+
+
+def _kernel_accuracy(batch: Batch, test: RealData, evaluation: Evaluation) -> float:
+    machine = kernel_machine(evaluation.network, **evaluation.network_options)
     held_out = test.batch(torch.arange(len(test))).x
     with torch.no_grad():
         found = machine.predict(batch.x, read_labels(batch.y, evaluation.labels), held_out).argmax(1)
-    accuracies = [int((found == test.labels).sum()) / len(test)]
-    score = _score(batch, evaluation, accuracies, time.perf_counter() - began, name)
-    yield Progress(evaluation.rounds, evaluation.rounds, score)
+    return int((found == test.labels).sum()) / len(test)
 
 
 def _score(batch: Batch, evaluation: Evaluation, accuracies: list[float], seconds: float, name: str) -> Score:

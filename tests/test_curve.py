@@ -16,10 +16,9 @@ from ddsdk.bench import curve_run
 from ddsdk.bench.curve import CurvePoint, CurveTask, RecipeCurve, read_curve
 from ddsdk.bench.curve_run import measuring
 from ddsdk.bench.curve_view import curve_picture, curve_table, spread_out
+from ddsdk.bench.methods import METHODS, chosen_methods
 from ddsdk.bench.presets import FAMILIES, SMALL, family, small
 from ddsdk.cli import main
-from ddsdk.cli.curve import chosen_methods
-from ddsdk.cli.distill import METHODS
 from ddsdk.errors import ArtifactError, DivergedError
 from ddsdk.evaluation import Evaluation, Score
 from ddsdk.recipes.base import trained_runs

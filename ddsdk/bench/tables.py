@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from ddsdk.baselines import BASELINES
-from ddsdk.bench.published import published
+from ddsdk.bench.published import Under, published
 from ddsdk.distilled import Distilled
 from ddsdk.evaluation import Evaluation
 from ddsdk.text import escape_markdown
 
-__all__ = ["score_table"]
+__all__ = ["figure_kind", "score_table"]
 
 _COLUMNS = (
     "data",
@@ -60,10 +60,20 @@ def _order(record: dict[str, Any]) -> tuple[Any, ...]:
     return record["data"], record["ipc"], evaluation["augmentation"], statistics.fmean(_accuracies(record))
 
 
-def _is_published(evaluation: Evaluation) -> bool:
+def figure_kind(evaluation: Evaluation, own: Evaluation | None = None) -> Under | None:
+    """Return which published figures are comparable with what a protocol gives; None for none.
+
+    Args:
+        evaluation: The protocol. How many networks it trains does not count, and neither do its labels, which are the
+            method's own affair as long as an ordinary network trains on them.
+        own: That of the method.
+    """
     exact = Evaluation.published(evaluation.augmentation)
-    # The labels of a set are the method's own affair, as long as an ordinary network trains on them.
-    return dataclasses.replace(evaluation, networks=exact.networks, labels=exact.labels) == exact
+    if dataclasses.replace(evaluation, networks=exact.networks, labels=exact.labels) == exact:
+        return "augmented" if evaluation.augmentation else "plain"
+    if own is not None and dataclasses.replace(evaluation, networks=own.networks) == own:
+        return "own"
+    return None
 
 
 def _accuracies(record: dict[str, Any]) -> list[float]:
@@ -74,8 +84,8 @@ def _cells(record: dict[str, Any]) -> list[str]:
     score, evaluation = record["score"], record["conditions"]["evaluation"]
     accuracies = _accuracies(record)
     spread = f" ± {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
-    comparable = _is_published(Evaluation.from_dict(evaluation))
-    paper = published(record["data"], score["name"], record["ipc"]) if comparable else None
+    kind = figure_kind(Evaluation.from_dict(evaluation))
+    paper = None if kind is None else published(record["data"], score["name"], record["ipc"], kind)
     trained = evaluation.get("learner", "network") == "network"
     seconds = record.get("distil_seconds")
     cells = (

@@ -1,10 +1,11 @@
-"""`ddsdk bench`: measure this machine."""
+"""`ddsdk bench`: measure this machine, or make a table of the survey."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ddsdk.cli.console import out, table
 from ddsdk.cli.options import check_device, names, whole_numbers
@@ -14,7 +15,15 @@ if TYPE_CHECKING:
     from ddsdk.bench.speed import SpeedTable
     from ddsdk.bench.unroll import UnrollTable
 
-__all__ = ["Bench"]
+__all__ = ["Bench", "bench_verb"]
+
+
+def bench_verb(args: Sequence[str]) -> type[Any]:
+    """Return the options of `ddsdk bench` for the table that `args` name: those of a machine's, or of the survey's."""
+    from ddsdk.cli.tables import TABLES, TableBench
+
+    words = [word.partition("=")[2] or word for word in args] if args[:1] == ["bench"] else []
+    return TableBench if any(word in TABLES for word in words) else Bench
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +31,9 @@ class Bench:
     """Measure how fast the recipes run here, as shares of the machine's own matrix-product rate.
 
     Attributes:
-        table: Which table: speed, or unroll for the memory of one step of trajectory matching.
+        table: Which table: speed, or unroll for the memory of one step of trajectory matching. The tables of the survey
+            have options of their own: `ddsdk bench --table survey-1 --help`; others are cross-architecture,
+            robustness-to-recipe and fair-scores.
         recipes: Recipes to time, separated by commas; all that have an outer step if empty.
         widths: Widths of the ConvNet, separated by commas. Empty takes 32, 64 and 128, and 32 for unroll.
         student_steps: Steps of the student, separated by commas (unroll).

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import msgspec
 
+from ddsdk.bench.methods import count_of
 from ddsdk.errors import ArtifactError, require
 from ddsdk.recipes.base import IterativeRecipe
 
 if TYPE_CHECKING:
     from ddsdk.bench.choice import Choice
 
-__all__ = ["Chosen", "chosen_method", "count_of", "duration"]
+__all__ = ["Chosen", "chosen_method", "duration"]
 
 _BUDGET, _IPC = "5m", 10
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -43,12 +44,6 @@ class Chosen:
     network_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     budget: float | None = None
     choice: Choice | None = None
-
-
-def count_of(method: Any) -> str:  # noqa: ANN401
-    """Return the parameter that says how long an iterative recipe runs: its steps, or students of so many steps."""
-    known = {f.name for f in dataclasses.fields(method)}
-    return "steps" if "steps" in known else "students"
 
 
 def _option(words: Sequence[str], name: str) -> str | None:

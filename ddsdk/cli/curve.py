@@ -6,24 +6,21 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import tyro
 
 import ddsdk as dd
+from ddsdk.bench.methods import chosen_methods
 from ddsdk.cli.console import err, out
-from ddsdk.cli.distill import METHODS
 from ddsdk.cli.options import DataOptions, NetworkOptions, names
 from ddsdk.errors import require, require_count
 
 if TYPE_CHECKING:
     from ddsdk.bench.curve import CurvePoint, CurveTask, RecipeCurve
 
-__all__ = ["Curve", "chosen_methods"]
+__all__ = ["Curve"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,59 +117,6 @@ class Curve(NetworkOptions, DataOptions):
         if self.plot and any(curve.points for curve in curves):
             for form in ("png", "svg"):
                 write_atomic(self.out / f"curves.{form}", curve_picture(curves, form))
-
-
-def chosen_methods(
-    chosen: Sequence[str], ipc: int, changes: Sequence[str], *, paper: bool = False
-) -> dict[str, Any]:
-    """Return the methods of a plot, with their settings.
-
-    Args:
-        chosen: Names of recipes and baselines; those of the table of presets if empty.
-        ipc: Images per class.
-        changes: Such as ``"dm.image_lr=0.5"``.
-        paper: Leave out the presets.
-
-    Raises:
-        ValueError: If a name, a parameter or a value is refused.
-    """
-    from ddsdk.bench.presets import SMALL, small
-
-    wanted = list(dict.fromkeys(chosen or SMALL))
-    for name in wanted:
-        require(name in METHODS, "recipes", f"be among {', '.join(METHODS)}", name)
-    given: dict[str, dict[str, Any]] = {name: {} for name in wanted}
-    for change in changes:
-        name, field, text = _parts(change)
-        require(name in given, "set", f"name one of the methods of the plot, {', '.join(wanted)}", change)
-        given[name][field] = _value(METHODS[name], field, text, change)
-    return {
-        name: METHODS[name](**{"ipc": ipc, **({} if paper else small(name, ipc)), **given[name]})
-        for name in wanted
-    }
-
-
-def _parts(change: str) -> tuple[str, str, str]:
-    place, equals, text = change.partition("=")
-    name, dot, field = place.strip().partition(".")
-    require(bool(equals and dot and field), "set", "be like dm.image_lr=0.5", change)
-    return name, field.replace("-", "_"), text.strip()
-
-
-def _value(method: type[Any], field: str, text: str, change: str) -> Any:  # noqa: ANN401
-    known = [f.name for f in dataclasses.fields(method)]
-    near = get_close_matches(field, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near and field not in known else ""
-    rule = f"name a parameter of it, {', '.join(known)}"
-    if field not in known:
-        raise ValueError(f"set must {rule}, got {change!r}{hint}")
-    kind = get_type_hints(method)[field]
-    if text.lower() == "none" and NoneType in get_args(kind):
-        return None
-    try:
-        return msgspec.convert(text, kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"set must fit the parameter, got {change!r}: {error}") from None
 
 
 def _positive(name: str, text: str) -> list[float]:

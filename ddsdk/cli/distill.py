@@ -16,18 +16,17 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 
 import ddsdk as dd
-from ddsdk.baselines import BASELINES
-from ddsdk.cli.budget import as_begun, fitted
+from ddsdk.bench.length import fitted
+from ddsdk.bench.methods import METHODS
+from ddsdk.cli.budget import as_begun, tell
 from ddsdk.cli.chosen import Chosen, chosen_method
 from ddsdk.cli.console import err, open_line, out, progress
 from ddsdk.cli.options import DataOptions, NetworkOptions, make_student
 from ddsdk.errors import DivergedError
-from ddsdk.recipes import RECIPES
 from ddsdk.recipes.base import IterativeRecipe, runs_record, trained_runs
 
 __all__ = ["DistillOptions", "distill_verb", "run_recipe"]
 
-METHODS: dict[str, Any] = {**RECIPES, **BASELINES}
 _VALIDATION = ("validation", "validate_every", "validation_epochs", "validation_width")
 
 
@@ -194,9 +193,9 @@ def run_recipe(
             job.finish(method(train, make_student=student, rng=rng))
         else:
             if budget is not None and not job.resumes:
-                method, estimate = fitted(
-                    method, train, make_student=student, rng=rng, budget=budget, began=began
-                )
+                fit = fitted(method, train, make_student=student, rng=rng, budget=budget, began=began)
+                tell(fit, budget)
+                method, estimate = fit.method, fit.estimate
                 job.settle(configuration(method, train, options))
             code = _iterate(job, method, train, student, rng, options, runs, validation, estimate)
             if code:

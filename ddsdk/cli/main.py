@@ -50,12 +50,13 @@ def _message(error: Exception) -> str:
 def _parse(args: list[str]) -> Any:  # noqa: ANN401
     import tyro
 
-    from ddsdk.cli.bench import Bench
+    from ddsdk.cli.bench import bench_verb
     from ddsdk.cli.curve import Curve
     from ddsdk.cli.demo import Demo
     from ddsdk.cli.distill import distill_verb
     from ddsdk.cli.evaluate import Evaluate
     from ddsdk.cli.look import Export, Inspect, Recipes, Report, Show
+    from ddsdk.cli.tables import Worker
     from ddsdk.cli.winners import Winners
 
     verbs: dict[str, Any] = {
@@ -66,9 +67,10 @@ def _parse(args: list[str]) -> Any:  # noqa: ANN401
         "export": Export,
         "report": Report,
         "recipes": Recipes,
-        "bench": Bench,
+        "bench": bench_verb(args),
         "curve": Curve,
         "winners": Winners,
+        "worker": Worker,
         "demo": Demo,
     }
     return tyro.extras.subcommand_cli_from_dict(

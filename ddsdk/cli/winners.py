@@ -46,7 +46,7 @@ class Winners:
 
 def _measured(paths: Sequence[Path]) -> tuple[Board, ...]:
     from ddsdk.bench.curve import read_curves
-    from ddsdk.cli.distill import METHODS
+    from ddsdk.bench.methods import METHODS
 
     return boards_of([curve for path in paths for curve in read_curves(path)], METHODS)
 

@@ -1,0 +1,263 @@
+"""`ddsdk bench --table survey-1` and its like: the survey's tables, cut into units; `ddsdk worker` works on them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+import ddsdk as dd
+from ddsdk.bench.methods import chosen_methods
+from ddsdk.cli.chosen import duration
+from ddsdk.cli.console import err, out, progress
+from ddsdk.cli.options import DataOptions, NetworkOptions, check_device, names, whole_numbers
+from ddsdk.errors import require, require_count
+from ddsdk.recipes.base import IterativeRecipe
+from ddsdk.text import escape_terminal
+
+if TYPE_CHECKING:
+    from ddsdk.bench.kinds import Entry
+    from ddsdk.bench.table_run import TableRun
+    from ddsdk.work.executors import Executor
+
+__all__ = ["TABLES", "TableBench", "Worker"]
+
+TABLES = ("survey-1", "cross-architecture", "robustness-to-recipe", "fair-scores")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableBench(NetworkOptions, DataOptions):
+    """Distil with several methods, judge the sets beside real images of equal size, and print the published figures.
+
+    The table is cut into units: every set and every network that judges one. Each is computed once and kept in
+    OUT/store, so a table that was stopped goes on where it was, and its parts can be shared out.
+
+    Attributes:
+        table: survey-1: each method under the published protocol with a class for each image, and under its own.
+            cross-architecture: the first of these on other networks. robustness-to-recipe: the same set under several
+            augmentations and two optimizers. fair-scores: hard-label recovery, improvement over random images, LRS and
+            ARS, as fractions.
+        out: Folder of table.md, table.json, table.html, the sets, and the store.
+        recipes: Methods, separated by commas.
+        ipc: Images per class, separated by commas.
+        set: A parameter of a method, such as `dm.image_lr=0.5`, above the settings for a small machine. Repeat it for
+            others.
+        paper: Leave out the settings for a small machine, and the annealing of learning rates.
+        budget: Time of a set on this machine, such as 60s, 10m or 1.5h, networks that it needs included: as many steps
+            are taken as fit, of those that the method has.
+        sets: Distilled sets of each method, each with a seed of its own.
+        repeats: Networks that judge each set.
+        judge_epochs: Epochs of them, where the published protocol has more; a method's own protocol keeps its own.
+        judge_width: Their width; None for the protocol's.
+        baselines: Real images to judge beside each set, separated by commas.
+        networks: Networks of the table cross-architecture, separated by commas; those of the survey if empty.
+        whole_epochs: Epochs of networks on all of the training data, which fair-scores wants; 0 for none.
+        network: Network of the students; empty for the one that the method's protocol names, with its options.
+        workers: Processes that share the work; with ray, CPUs of this machine. 0 does all of it in this process.
+        engine: local: here. ray: tasks of a Ray cluster. shared: nobody here, but whoever runs `ddsdk worker` on
+            OUT/store.
+        ray_address: Of a running Ray cluster; one is started here if not given.
+        seed: Root of every random number.
+    """
+
+    table: Literal["survey-1", "cross-architecture", "robustness-to-recipe", "fair-scores"]
+    out: Path
+    recipes: str
+    ipc: str = "1"
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    paper: bool = False
+    budget: str | None = None
+    sets: int = 1
+    repeats: int = 3
+    judge_epochs: int | None = None
+    judge_width: int | None = None
+    baselines: str = "random,k-means"
+    networks: str = ""
+    whole_epochs: int = 0
+    network: str = ""
+    workers: int = 0
+    engine: Literal["local", "ray", "shared"] = "local"
+    ray_address: str | None = None
+    seed: int = 0
+
+    def run(self) -> int:
+        """Compute what is missing, and write the table."""
+        from ddsdk.baselines import BASELINES
+        from ddsdk.bench.kinds import Place, Task
+        from ddsdk.bench.table_run import TableRun
+
+        for name in ("sets", "repeats"):
+            require_count(name, getattr(self, name))
+        for name in ("workers", "whole_epochs"):
+            require_count(name, getattr(self, name), least=0)
+        rivals = names(self.baselines)
+        for rival in rivals:
+            require(rival in BASELINES, "baselines", f"be among {', '.join(BASELINES)}", rival)
+        judging, executor = self._judging(), self._executor()
+        budget = None if self.budget is None else duration(self.budget)
+        train, _ = self.pair()
+        entries = self._entries(train)
+        task = Task(
+            data={"data": self.data, **{k: v for k, v in self._where().items() if k != "root"}},
+            fingerprint=train.fingerprint,
+            seed=self.seed,
+            threads=self.threads or 1,
+        )
+        table = TableRun(
+            self.table,
+            entries,
+            task,
+            train,
+            self.out,
+            place=Place(self.root, self.device),
+            sets=self.sets,
+            judging=judging,
+            budget=budget,
+            baselines=rivals,
+            whole=self.whole_epochs,
+        )
+        try:
+            self._work(table, executor)
+        finally:
+            self._write(table)
+        return 0
+
+    def _judging(self) -> Any:  # noqa: ANN401
+        from ddsdk.bench.columns import TRANSFER_NETWORKS, Judging
+
+        for name in ("judge_epochs", "judge_width"):
+            if getattr(self, name) is not None:
+                require_count(name, getattr(self, name))
+        transfer = tuple(names(self.networks)) or TRANSFER_NETWORKS
+        for name in transfer:
+            require(name in dd.NETWORKS, "networks", f"be among {', '.join(dd.NETWORKS)}", name)
+        return Judging(
+            networks=self.repeats, epochs=self.judge_epochs, width=self.judge_width, transfer=transfer
+        )
+
+    def _executor(self) -> Executor:
+        from ddsdk.work.executors import InProcess, Processes, RayTasks, Shared
+
+        if self.engine == "ray":
+            return RayTasks(self.ray_address, self.workers or None)
+        if self.engine == "shared":
+            return Shared()
+        return Processes(self.workers) if self.workers else InProcess()
+
+    def _entries(self, train: dd.RealData) -> list[Entry]:
+        from ddsdk.bench.curve import students_of
+        from ddsdk.bench.kinds import Entry
+
+        known = not self.network or self.network in dd.NETWORKS
+        require(known, "network", f"be among {', '.join(dd.NETWORKS)}", self.network)
+        chosen, found = names(self.recipes), []
+        require(len(chosen) > 0, "recipes", "name at least one method", self.recipes)
+        for ipc in whole_numbers("ipc", self.ipc):
+            for name, method in chosen_methods(chosen, ipc, self.set, paper=self.paper).items():
+                set_by_hand = any(change.startswith(f"{name}.anneal=") for change in self.set)
+                if isinstance(method, IterativeRecipe) and not (self.paper or set_by_hand):
+                    method = dataclasses.replace(method, anneal=True)
+                student = students_of(method, train, self.network, self.network_options())
+                found.append(Entry(name, method, *student))
+        return found
+
+    def _work(self, table: TableRun, executor: Executor) -> None:
+        waves = table.run(executor)
+        wave = next(waves, None)
+        while wave is not None:
+            name, total = wave.name, wave.total
+            with progress(name, total) as update:
+                while wave is not None and wave.name == name:
+                    if wave.last is not None:
+                        update(wave.done, f"{wave.last.unit.kind} {wave.last.unit.id[:8]}")
+                        if wave.last.failure is not None:
+                            told = f"{wave.last.failure.error}: {wave.last.failure.message}"
+                            err(
+                                escape_terminal(
+                                    f"{wave.last.unit.kind} {wave.last.unit.id[:8]} failed: {told}", 400
+                                )
+                            )
+                    wave = next(waves, None)
+
+    def _write(self, table: TableRun) -> None:
+        from ddsdk.bench.table_view import table_html, table_markdown, table_values
+        from ddsdk.files import readable_json, write_atomic
+
+        rows, whole, sets = table.rows(), table.on_all(), table.sets()
+        machine = _machine(self)
+        text = table_markdown(self.table, rows, whole)
+        write_atomic(self.out / "table.json", readable_json(table_values(self.table, rows, machine, whole)))
+        write_atomic(self.out / "table.md", text.encode())
+        page = table_html(f"{self.table}, {self.data}", self.table, rows, sets, machine, whole)
+        write_atomic(self.out / "table.html", page.encode())
+        for name, distilled in sets.items():
+            folder = self.out / "sets" / name
+            if (
+                not (folder / "manifest.json").is_file()
+                or dd.Distilled.load(folder).content_id != distilled.content_id
+            ):
+                distilled.save(folder)
+        out(text)
+        for suffix in ("md", "json", "html"):
+            out(str(self.out / f"table.{suffix}"))
+
+
+def _machine(options: DataOptions) -> Mapping[str, Any]:
+    """Return what a reader of figures wants to know about where they come from."""
+    import platform
+
+    from ddsdk.assemble import device_name
+    from ddsdk.bench.kinds import here
+
+    return {
+        **here(),
+        "python": platform.python_version(),
+        "device": device_name(options.device),
+        "threads of a unit": options.threads or 1,
+        "processors": os.cpu_count() or 1,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """Work on the units of a store, beside any number of others, until nothing is left to do.
+
+    Start one in each terminal, Slurm job or pod that sees the folder. A unit is leased for as long as its worker lives;
+    one that was killed costs what it was at.
+
+    Attributes:
+        store: OUT/store of a table.
+        root: Where named data sets lie on this machine.
+        device: cpu, cuda, cuda:1 ...
+        wait: Stay when nothing is left, for what will be asked for later.
+    """
+
+    store: Path
+    root: str | None = None
+    device: str = "cpu"
+    wait: bool = False
+
+    def run(self) -> int:
+        """Work."""
+        import time
+
+        from ddsdk.bench.kinds import Place, compute_in, here
+        from ddsdk.work.store import Store
+        from ddsdk.work.worker import work
+
+        check_device(self.device)
+        require(self.store.is_dir(), "store", "be the folder of a store", str(self.store))
+        store = Store(self.store)
+        compute = compute_in(Place(self.root, self.device))
+        while True:
+            for done in work(store, compute, wants=lambda unit: unit.config.get("versions") == here()):
+                told = "failed: " + done.failure.message if done.failure else "done"
+                out(escape_terminal(f"{done.unit.kind} {done.unit.id[:8]} {told}", 400))
+            if not self.wait:
+                return 0
+            time.sleep(2.0)
