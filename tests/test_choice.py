@@ -14,10 +14,10 @@ import pytest
 import ddsdk as dd
 from ddsdk.bench.choice import choose, standings
 from ddsdk.bench.curve import CurvePoint, RecipeCurve
+from ddsdk.bench.length import shortened
 from ddsdk.bench.measured import MEASURED, Board, Entry, Figure, boards_of, read_boards
 from ddsdk.bench.methods import METHODS
 from ddsdk.cli import main
-from ddsdk.bench.length import shortened
 from ddsdk.cli.chosen import chosen_method, duration
 from ddsdk.errors import ArtifactError
 from ddsdk.evaluation import Score

@@ -360,7 +360,7 @@ BAD = {
     "mark": (["--seconds", "30,x"], "seconds must be positive numbers, separated by commas, got 'x'"),
     "ipc": (["--ipc", "0"], "ipc must be at least 1, got 0"),
     "set": (["--set", "dm.image_lr"], "set must be like dm.image_lr=0.5, got 'dm.image_lr'"),
-    "set another": (["--set", "dc.image_lr=1"], "set must name one of the methods of the plot, dm"),
+    "set another": (["--set", "dc.image_lr=1"], "set must name one of the methods, dm"),
     "set unknown": (["--set", "dm.imagelr=1"], "did you mean 'image_lr'?"),
     "set text": (["--set", "dm.image_lr=fast"], "set must fit the parameter, got 'dm.image_lr=fast'"),
     "set zero": (["--set", "dm.steps=0"], "steps must be at least 1, got 0"),

@@ -11,11 +11,20 @@ from ddsdk.distilled import Distilled
 from ddsdk.evaluation import Evaluation
 from ddsdk.networks.catalog import NETWORKS
 
-__all__ = ["COLUMNS", "TRANSFER_NETWORKS", "Column", "Judging", "own_protocol"]
+__all__ = [
+    "COLUMNS",
+    "NO_AUGMENTATION",
+    "TRANSFER_NETWORKS",
+    "Column",
+    "Judging",
+    "own_protocol",
+    "wants_centred",
+]
 
 TRANSFER_NETWORKS = ("convnet", "mlp", "alexnet", "vgg11", "resnet10", "resnet18", "resnet152", "densenet121")
 """The networks of the survey's tables 3 and 4."""
 
+NO_AUGMENTATION = "own, no augmentation"
 _DSA = "color_crop_cutout_flip_scale_rotate"
 _AUGMENTATIONS = {"none": "", "crop": "crop", "cutout": "cutout", "DSA": _DSA}
 _ADAM: dict[str, Any] = {
@@ -57,7 +66,12 @@ class Judging:
     transfer: tuple[str, ...] = TRANSFER_NETWORKS
 
     def of(self, evaluation: Evaluation, *, own: bool = False) -> Evaluation:
-        """Return a protocol within this cost."""
+        """Return a protocol within this cost.
+
+        Args:
+            evaluation: The protocol.
+            own: Whether it is a method's own.
+        """
         if evaluation.learner == "kernel":
             return evaluation
         wide = self.width is not None and "width" in signature(NETWORKS[evaluation.network]).parameters
@@ -72,6 +86,12 @@ def own_protocol(distilled: Distilled) -> Evaluation:
     return Evaluation.from_dict(distilled.evaluation)
 
 
+def wants_centred(distilled: Distilled, evaluation: Evaluation) -> bool:
+    """Tell whether real images need centred label rows, to be comparable with a set's scores under a protocol."""
+    regression = evaluation.loss == "mse" or evaluation.learner == "kernel"
+    return distilled.label_space == "scores" and evaluation.labels == "stored" and regression
+
+
 def _ordinary(distilled: Distilled, augmentation: str) -> Evaluation:
     """Return what an ordinary user does with a set: its images and a class for each, under the papers' protocol."""
     hard = distilled.manifest.storage.labels == "hard"
@@ -79,15 +99,18 @@ def _ordinary(distilled: Distilled, augmentation: str) -> Evaluation:
     return exact if hard else dataclasses.replace(exact, labels="hard")
 
 
+def _is_own(own: Evaluation) -> bool:
+    """Tell whether a protocol is more than the papers' common one."""
+    exact = Evaluation.published(own.augmentation)
+    return dataclasses.replace(own, networks=exact.networks) != exact
+
+
 def _survey(distilled: Distilled, judging: Judging) -> list[Column]:
     own = own_protocol(distilled)
     hard = _ordinary(distilled, own.augmentation)
     found = [Column("hard labels", judging.of(hard))]
-    if (
-        dataclasses.replace(own, networks=hard.networks, labels=hard.labels) != hard
-        or hard.labels != own.labels
-    ):
-        found.append(Column("own", judging.of(own, own=True)))
+    if _is_own(own) or hard.labels != own.labels:
+        found.append(Column("own", judging.of(own, own=_is_own(own))))
     return found
 
 
@@ -114,10 +137,10 @@ def _fair(distilled: Distilled, judging: Judging) -> list[Column]:
     plain = dataclasses.replace(own, protocol=f"{own.protocol}, no augmentation", augmentation="")
     found = [
         Column("hard labels", judging.of(_ordinary(distilled, own.augmentation))),
-        Column("own", judging.of(own, own=True)),
+        Column("own", judging.of(own, own=_is_own(own))),
     ]
     return (
-        [*found, Column("own, no augmentation", judging.of(plain, own=True))] if own.augmentation else found
+        [*found, Column(NO_AUGMENTATION, judging.of(plain, own=_is_own(own)))] if own.augmentation else found
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, final
 
 from ddsdk.baselines import BASELINES
-from ddsdk.bench.columns import COLUMNS, Column, Judging, own_protocol
+from ddsdk.bench.columns import COLUMNS, Column, Judging, own_protocol, wants_centred
 from ddsdk.bench.kinds import Entry, Place, Task, accuracy_of, compute_in, set_of
 from ddsdk.bench.published import PUBLISHED, published, transferred
 from ddsdk.bench.table import Cell, Measured, TableRow
@@ -157,7 +157,7 @@ class TableRun:
         shuffled = evaluation.changed(order="shuffled")
         entry = Entry(name, method, "convnet", {})
         choice = self._task.distil(entry, int(of.key[0]))
-        judges = self._trained(shuffled, choice, centred=_centred(distilled, evaluation))
+        judges = self._trained(shuffled, choice, centred=wants_centred(distilled, evaluation))
         return [choice, *judges]
 
     def _on_all(self) -> list[Unit]:
@@ -248,12 +248,6 @@ class TableRun:
         took = [self.store.timing(of) for of in (unit.id, *unit.needs)]
         known = [timing.seconds for timing in took if timing is not None]
         return round(sum(known), 1) if len(known) == len(took) else None
-
-
-def _centred(distilled: Distilled, evaluation: Evaluation) -> bool:
-    """Tell whether class labels must be centred rows, to be comparable with the scores of a set."""
-    regression = evaluation.loss == "mse" or evaluation.learner == "kernel"
-    return distilled.label_space == "scores" and evaluation.labels == "stored" and regression
 
 
 def _label_kind(distilled: Distilled) -> str:

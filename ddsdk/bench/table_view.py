@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from ddsdk.bench.columns import NO_AUGMENTATION
 from ddsdk.bench.fair import (
     augmentation_robust_score,
     hard_label_recovery,
@@ -57,7 +58,7 @@ def fair_scores(row: TableRow, whole: Measured | None, rival: str = "random") ->
     """
     cells = {cell.column: cell for cell in row.cells}
     hard, own = cells.get("hard labels"), cells.get("own")
-    bare = cells.get("own, no augmentation", own)
+    bare = cells.get(NO_AUGMENTATION, own)
     recovery = None
     if whole is not None and hard is not None and hard.own is not None:
         recovery = hard_label_recovery(whole.mean, hard.own.mean)

@@ -183,8 +183,9 @@ def _reading(evaluation: Evaluation, labels: Any) -> Evaluation:  # noqa: ANN401
 
 def _alike(chosen: dd.Distilled, distilled: dd.Distilled, evaluation: Evaluation) -> dd.Distilled:
     """Return a baseline with centred labels where the set has scores and is judged by regression on them."""
-    regression = evaluation.loss == "mse" or evaluation.learner == "kernel"
-    if distilled.label_space == "probabilities" or evaluation.labels != "stored" or not regression:
+    from ddsdk.bench.columns import wants_centred
+
+    if not wants_centred(distilled, evaluation):
         return chosen
     rows = dd.centred_labels(chosen.owner, chosen.num_classes)
     return replace(chosen, labels=rows, label_space="scores")

@@ -197,10 +197,12 @@ class RayTasks:
     def _ray(self) -> Any:  # noqa: ANN401
         local = self.address is None and not os.environ.get("RAY_ADDRESS")
         if local:
-            # Read when Ray is imported: whoever can reach an open cluster can run code on it.
+            # Read when Ray is imported: whoever can reach an open cluster can run code on it. Without the last one Ray
+            # takes the loopback address for a mistake, and replaces it.
             os.environ.setdefault("RAY_AUTH_MODE", "token")
             if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
                 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         try:
             ray: Any = importlib.import_module("ray")
         except ImportError:
