@@ -207,6 +207,30 @@ def test_initialise_has_pytorchs_bounds_and_resets():
     assert module[1].num_batches_tracked == 0
 
 
+def test_initialise_draws_as_xavier_has_it_where_it_is_asked_to():
+    module = nn.Sequential(nn.Conv2d(8, 32, 5), nn.Flatten(), nn.Linear(400, 300), nn.GroupNorm(1, 4))
+    initialise(module, generator(0), "xavier-normal")
+    conv, _, linear, _ = module
+    for layer, fans in ((conv, (8 + 32) * 25), (linear, 400 + 300)):
+        assert float(layer.weight.detach().std()) == pytest.approx((2 / fans) ** 0.5, rel=0.05)
+        assert abs(float(layer.weight.detach().mean())) < 0.01
+        assert torch.equal(layer.bias, torch.zeros_like(layer.bias))
+    make = network_factory("lenet", (1, 28, 28), 10, init="xavier-normal")
+    assert make.options["init"] == "xavier-normal"
+    first, second = make(generator(1)), make(generator(1))
+    assert same_bits(first, second)
+    assert torch.equal(first.head.bias, torch.zeros(10))
+    assert "init" not in network_factory("lenet", (1, 28, 28), 10).options
+    for refused in (
+        lambda: network_factory("lenet", (1, 28, 28), 10, init="zeros"),
+        lambda: initialise(module, generator(0), "zeros"),
+    ):
+        with pytest.raises(
+            ValueError, match=r"init must be one of \['pytorch', 'xavier-normal'\], got 'zeros'"
+        ):
+            refused()
+
+
 def test_initialise_fills_meta_and_existing_modules_alike():
     with torch.device("meta"):
         meta = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))

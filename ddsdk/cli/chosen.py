@@ -40,7 +40,7 @@ class Chosen:
 
     recipe: str
     method: Any
-    network: str = "convnet"
+    network: str = ""
     network_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     budget: float | None = None
     choice: Choice | None = None

@@ -67,7 +67,7 @@ class DistillOptions(NetworkOptions, DataOptions):
     measured: Path | None = None
     resume: bool = False
     seed: int = 0
-    network: str = "convnet"
+    network: str = ""
     checkpoint_seconds: float = 30.0
     validation: float = 0.0
     validate_every: int = 100

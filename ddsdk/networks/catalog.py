@@ -6,14 +6,15 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import final, get_args
 
 import torch
 
+from ddsdk.errors import require
 from ddsdk.networks.classic import alexnet, lenet, mlp, vgg11
 from ddsdk.networks.convnet import convnet, derived_depth
 from ddsdk.networks.deep import densenet121, resnet10, resnet18, resnet152
-from ddsdk.networks.initialise import initialise
+from ddsdk.networks.initialise import Init, initialise
 from ddsdk.networks.network import Network
 from ddsdk.networks.shapes import ImageShape, check_request
 from ddsdk.networks.textcnn import textcnn
@@ -45,7 +46,7 @@ class NetworkFactory:
         name: A key of `NETWORKS`.
         image_shape: (C, H, W).
         num_classes: K.
-        options: Every option of the builder, defaults and derived values included.
+        options: Every option of the builder, defaults and derived values included; and ``"init"`` where it was given.
     """
 
     name: str
@@ -56,8 +57,8 @@ class NetworkFactory:
     def __call__(self, rng: torch.Generator) -> Network:
         """Return a network whose weights come from `rng` alone."""
         with torch.device("meta"):
-            network = NETWORKS[self.name](self.image_shape, self.num_classes, **self.options)
-        return initialise(network, rng)
+            network = NETWORKS[self.name](self.image_shape, self.num_classes, **_of_builder(self.options))
+        return initialise(network, rng, **{k: v for k, v in self.options.items() if k == "init"})  # type: ignore[arg-type]
 
 
 def network_factory(
@@ -72,7 +73,8 @@ def network_factory(
         name: A key of `NETWORKS`.
         image_shape: (C, H, W) of the images.
         num_classes: K >= 2.
-        **options: Keyword options of that builder, such as ``depth`` and ``width`` of the ConvNet.
+        **options: Keyword options of that builder, such as ``depth`` and ``width`` of the ConvNet; and ``init``, where
+            the weights start, see `ddsdk.initialise`.
 
     Returns:
         A picklable callable; equal generators give equal weights, bit for bit, on the CPU.
@@ -88,14 +90,20 @@ def network_factory(
     builder = NETWORKS[name]
     known = dict(list(inspect.signature(builder).parameters.items())[2:])
     for option in options:
-        if option not in known:
+        if option not in (*known, "init"):
             raise TypeError(f"options of network {name!r} must be among {list(known)}, got {option!r}")
+    init = options.get("init", "pytorch")
+    require(init in get_args(Init), "init", f"be one of {list(get_args(Init))}", init)
     check_request(image_shape, num_classes)
     channels, height, width = image_shape
     shape = (channels, height, width)
     with torch.device("meta"):
-        builder(shape, num_classes, **options)
+        builder(shape, num_classes, **_of_builder(options))
     given = {option: parameter.default for option, parameter in known.items()} | options
     if given.get("depth", 1) is None:
         given["depth"] = derived_depth(shape)
     return NetworkFactory(name, shape, num_classes, given)
+
+
+def _of_builder(options: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in options.items() if name != "init"}

@@ -136,6 +136,7 @@ class OrderedBatches(UnrolledTraining):
         return dd.Evaluation(
             protocol="stored order",
             network=classic_network(real),
+            network_options={"init": "xavier-normal"},
             epochs=self.passes,
             batch_size=real.num_classes,
             lr=self._first_rate(real),
