@@ -22,6 +22,8 @@ from .distill import Schedule as Schedule
 from .distill import Step as Step
 from .distill import Students as Students
 from .distilled import Distilled as Distilled
+from .distributed import ProcessSum as ProcessSum
+from .distributed import shared_plan as shared_plan
 from .evaluation import Evaluation as Evaluation
 from .evaluation import Pace as Pace
 from .evaluation import Score as Score

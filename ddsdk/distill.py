@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, final
 
 import torch
+from torch import Tensor
 
 from ddsdk.data.sources import Source
 from ddsdk.errors import DivergedError, require, require_rate, require_rng
@@ -145,6 +146,8 @@ class Distillation(Generic[S], Iterator[Step]):
         rng: The root of every random number; it is not advanced.
         retries: How often the step size may shrink.
         shrink: By which factor.
+        reduce: Called after the terms of a step with the parameters, whose gradients it may change, and the loss;
+            returns the loss that counts. `ddsdk.ProcessSum` sums both over processes.
 
     Raises:
         TypeError: If `rng` is not a generator.
@@ -155,7 +158,14 @@ class Distillation(Generic[S], Iterator[Step]):
     """
 
     def __init__(
-        self, plan: Plan[S], real: Source, *, rng: torch.Generator, retries: int = 5, shrink: float = 0.5
+        self,
+        plan: Plan[S],
+        real: Source,
+        *,
+        rng: torch.Generator,
+        retries: int = 5,
+        shrink: float = 0.5,
+        reduce: Callable[[Sequence[Tensor], float], float] | None = None,
     ) -> None:
         require_rng(rng)
         require(retries >= 0, "retries", "be at least 0", retries)
@@ -167,6 +177,7 @@ class Distillation(Generic[S], Iterator[Step]):
         self.skipped = 0
         self.diverged = False
         self._rng = derive(rng)
+        self._reduce = reduce
         self._retries = retries
         self._shrink = shrink
         self._optimizer = plan.make_optimizer(plan.syn)
@@ -269,7 +280,9 @@ class Distillation(Generic[S], Iterator[Step]):
             torch.autograd.backward(term, inputs=leaves.inputs)
             leaves.pull_back()
             total += float(term.detach())
-        return total
+        if self._reduce is None:
+            return total
+        return self._reduce([p for p in syn.parameters() if p.requires_grad], total)
 
     def _update(self, loss: float) -> None:
         plan = self.plan

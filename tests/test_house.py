@@ -27,7 +27,7 @@ LEVELS = (
     {
         *("distill", "evaluation", "judge", "distilled", "artifact", "manifest", "safetensor_header"),
         *("card", "sheet", "report", "export", "checkpoint", "job", "assemble", "scores", "preview"),
-        *("validation", "faults"),
+        *("validation", "faults", "distributed"),
     },
     {"recipes", "baselines"},
     {"bench", "cli"},
