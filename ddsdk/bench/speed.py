@@ -33,9 +33,9 @@ from ddsdk.recipes.parts import pixel_set
 from ddsdk.rng import derive, generator
 from ddsdk.synthetic.set import Leaves
 
-__all__ = ["SpeedTable", "conv_flops", "speed_table", "step_memory"]
+__all__ = ["SHAPE", "SpeedTable", "conv_flops", "machine_of", "random_pixels", "speed_table", "step_memory"]
 
-_SHAPE = (1, 28, 28)
+SHAPE = (1, 28, 28)
 # What each framework matches, and the plain version of its step.
 _STEPS: dict[str, tuple[Byproduct, Distance, ClassLoss]] = {
     "dm": (mean_embedding, squared, plain_dm_loss),
@@ -95,18 +95,18 @@ def speed_table(
     require(bool(widths), "widths", "name at least one width", list(widths))
     for width in widths:
         require_count("widths", width)
-    machine = {
-        "torch": torch.__version__,
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "repeats": repeats,
-    }
-    data = _data(10, max(real_batch, ipc)).to(device)
+    data = random_pixels(10, max(real_batch, ipc)).to(device)
     return SpeedTable(
-        machine=machine,
+        machine=machine_of(device, repeats),
         steps=[_step_row(kind, w, data, real_batch, ipc, repeats) for kind in _STEPS for w in widths],
         recipes=[_recipe_row(name, w, data, real_batch, ipc, repeats) for name in chosen for w in widths],
     )
+
+
+def machine_of(device: str, repeats: int) -> Row:
+    """Return what a reader of times wants to know about the machine."""
+    threads = torch.get_num_threads()
+    return {"torch": torch.__version__, "device": device, "threads": threads, "repeats": repeats}
 
 
 def _has_a_step_of_its_own(kind: type[Any]) -> bool:
@@ -149,9 +149,10 @@ def _median_times(
     return [statistics.median(t) for t in times]
 
 
-def _data(num_classes: int, per_class: int) -> RealData:
+def random_pixels(num_classes: int, per_class: int) -> RealData:
+    """Return random images of FashionMNIST's shape, as many of each class."""
     images = torch.randint(
-        0, 256, (num_classes * per_class, *_SHAPE), generator=generator("speed"), dtype=torch.uint8
+        0, 256, (num_classes * per_class, *SHAPE), generator=generator("speed"), dtype=torch.uint8
     )
     labels = torch.arange(num_classes).repeat_interleave(per_class)
     names = [str(c) for c in range(num_classes)]
@@ -161,7 +162,7 @@ def _data(num_classes: int, per_class: int) -> RealData:
 
 def _step_row(kind: str, width: int, data: RealData, real_batch: int, ipc: int, repeats: int) -> Row:
     byproduct, distance, plain_loss = _STEPS[kind]
-    network = network_factory("convnet", _SHAPE, data.num_classes, width=width)(generator("student"))
+    network = network_factory("convnet", SHAPE, data.num_classes, width=width)(generator("student"))
     network = network.to(data.device)
     network.requires_grad_(kind == "dc")
     ordinary = plain_network(network)
@@ -189,7 +190,7 @@ def _step_row(kind: str, width: int, data: RealData, real_batch: int, ipc: int, 
     product, real, ours, theirs = _median_times(
         (lambda: matrix @ matrix, real_side, fast, plain), repeats, data.device
     )
-    forward, first = conv_flops(network, _SHAPE)
+    forward, first = conv_flops(network, SHAPE)
     # Backward: once for the weights and once for the inputs, which the first layer does not need.
     flops = len(batch.x) * (forward if kind == "dm" else 3 * forward - first)
     peak = 2 * 2048**3 / product
@@ -208,7 +209,7 @@ def _step_row(kind: str, width: int, data: RealData, real_batch: int, ipc: int, 
 def _recipe_row(name: str, width: int, data: RealData, real_batch: int, ipc: int, repeats: int) -> Row:
     make: Any = RECIPES[name]
     recipe = make(ipc=ipc, real_batch=real_batch)
-    student = network_factory("convnet", _SHAPE, data.num_classes, width=width)
+    student = network_factory("convnet", SHAPE, data.num_classes, width=width)
     distillation = recipe.distillation(data, make_student=student, rng=generator("recipe"))
     (seconds,) = _median_times((lambda: next(distillation),), repeats, data.device)
     row = {"recipe": name, "width": width, "outer steps/s": f"{1 / seconds:.3f}", "s": round(seconds, 3)}
@@ -248,13 +249,13 @@ def step_memory(name: str, classes: int, real_batch: int, ipc: int, width: int) 
 
 
 def _peak_above_start(name: str, classes: int, real_batch: int, ipc: int, width: int) -> int:
-    student = network_factory("convnet", _SHAPE, classes, width=width)
+    student = network_factory("convnet", SHAPE, classes, width=width)
     make: Any = RECIPES[name]
     # Lessons of one epoch: their number costs time and no memory.
     short = {"student_epochs": 1} if "student_epochs" in make.__dataclass_fields__ else {}
 
     def start(images: int, real: int) -> Distillation[Any]:
-        data = _data(classes, max(images, real))
+        data = random_pixels(classes, max(images, real))
         recipe = make(ipc=images, real_batch=real, **short)
         distillation: Distillation[Any] = recipe.distillation(
             data, make_student=student, rng=generator("memory")

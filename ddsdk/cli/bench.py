@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +12,7 @@ from ddsdk.cli.options import check_device, names, whole_numbers
 from ddsdk.errors import require
 
 if TYPE_CHECKING:
+    from ddsdk.bench.profile import ProfileTable
     from ddsdk.bench.speed import SpeedTable
     from ddsdk.bench.unroll import UnrollTable
 
@@ -31,11 +32,11 @@ class Bench:
     """Measure how fast the recipes run here, as shares of the machine's own matrix-product rate.
 
     Attributes:
-        table: Which table: speed, or unroll for the memory of one step of trajectory matching. The tables of the survey
-            have options of their own: `ddsdk bench --table survey-1 --help`; others are cross-architecture,
-            robustness-to-recipe and fair-scores.
+        table: Which table: speed, unroll for the memory of one step of trajectory matching, or profile for where the
+            time of a step goes. The tables of the survey have options of their own: `ddsdk bench --table survey-1
+            --help`; others are cross-architecture, robustness-to-recipe and fair-scores.
         recipes: Recipes to time, separated by commas; all that have an outer step if empty.
-        widths: Widths of the ConvNet, separated by commas. Empty takes 32, 64 and 128, and 32 for unroll.
+        widths: Widths of the ConvNet, separated by commas. Empty takes 32, 64 and 128, and 32 for unroll and profile.
         student_steps: Steps of the student, separated by commas (unroll).
         real_batch: Real images of each class.
         ipc: Images per class.
@@ -44,7 +45,7 @@ class Bench:
         device: cpu or cuda.
     """
 
-    table: Literal["speed", "unroll"] = "speed"
+    table: Literal["speed", "unroll", "profile"] = "speed"
     recipes: str = ""
     widths: str = ""
     student_steps: str = "5,20,80"
@@ -61,7 +62,12 @@ class Bench:
         for name in ("real_batch", "ipc", "repeats"):
             require(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
         check_device(self.device)
-        found = self._speed() if self.table == "speed" else self._unroll()
+        measured: dict[str, Callable[[], SpeedTable | UnrollTable | ProfileTable]] = {
+            "speed": self._speed,
+            "unroll": self._unroll,
+            "profile": self._profile,
+        }
+        found = measured[self.table]()
         for title, columns, rows in found.tables():
             table(title, columns, rows)
         if self.out is not None:
@@ -87,6 +93,19 @@ class Bench:
         return unroll_table(
             student_steps=whole_numbers("student_steps", self.student_steps),
             widths=whole_numbers("widths", self.widths or "32"),
+            ipc=self.ipc,
+            repeats=self.repeats,
+            device=self.device,
+        )
+
+    def _profile(self) -> ProfileTable:
+        from ddsdk.bench.profile import profile_table
+
+        widths = whole_numbers("widths", self.widths or "32")
+        require(len(widths) == 1, "widths", "be one width for the table profile", self.widths)
+        return profile_table(
+            recipes=names(self.recipes),
+            width=widths[0],
             ipc=self.ipc,
             repeats=self.repeats,
             device=self.device,

@@ -80,8 +80,15 @@ class AttentionMaps:
             return (*(self._mean_map(a) for a in maps), logits.mean(0))
 
     def _mean_map(self, activation: Tensor) -> Tensor:
-        attention = activation.abs().pow(self.power).sum(1).flatten(1)
+        attention = _power(activation, self.power).sum(1).flatten(1)
         return normalize(attention, dim=1).mean(0)
+
+
+def _power(values: Tensor, power: float) -> Tensor:
+    """Return |values| to a power; the usual ones by products, which a CPU does some ten times as fast as `pow`."""
+    if power == 2.0:
+        return values.square()
+    return values.square().square() if power == 4.0 else values.abs().pow(power)
 
 
 def all_features(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tensor, ...]:
