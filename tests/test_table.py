@@ -149,15 +149,28 @@ def test_networks_that_a_method_needs_are_units_too(tmp_path, monkeypatch):
 def test_a_budget_is_planned_once(tmp_path, capsys):
     base = ("--set", "dm.steps=100000", "--budget", "3s", "--repeats", "1", "--baselines", "")
     assert bench(tmp_path, *base) == 0
-    plan = (tmp_path / "plan.json").read_text()
+    plan = (tmp_path / "store" / "plan.json").read_text()
     (row,) = read_rows(tmp_path / "table.json")
     assert 1 <= row.parameters["steps"] < 100_000
     assert row.seconds[0] < 30
     assert bench(tmp_path, *base) == 0
-    assert (tmp_path / "plan.json").read_text() == plan
-    (tmp_path / "plan.json").write_text('{"plans": 3}')
+    assert (tmp_path / "store" / "plan.json").read_text() == plan
+    (tmp_path / "store" / "plan.json").write_text('{"plans": 3}')
     assert bench(tmp_path, *base) == 2
     assert "must hold a plan" in capsys.readouterr().err
+
+
+def test_tables_share_their_sets_in_one_store(survey, tmp_path):
+    results = survey / "store" / "results"
+    before = {path.name for path in results.iterdir()}
+    words = ("--store", str(survey / "store"), "--networks", "mlp,convnet", "--baselines", "")
+    assert bench(tmp_path / "out", *words, table="cross-architecture") == 0
+    new = {path.name for path in results.iterdir()} - before
+    # Two networks of each kind; those of the ConvNet were judged before.
+    assert len(new) == 2
+    (row,) = read_rows(tmp_path / "out" / "table.json")
+    assert [cell.column for cell in row.cells] == ["mlp", "convnet"]
+    assert not (tmp_path / "out" / "store").exists()
 
 
 def test_a_method_that_fails_costs_its_row(tmp_path, capsys):

@@ -54,7 +54,7 @@ class TableRun:
         entries: Methods with their settings, ipc among them.
         task: What the units share.
         train: The training data.
-        folder: Of the table; the store and the plan lie there.
+        store: Folder of the units; what a budget buys is noted there too.
         place: Where the data lies for this process.
         sets: Distilled sets of each method.
         judging: What a judgement may cost.
@@ -69,7 +69,7 @@ class TableRun:
         entries: Sequence[Entry],
         task: Task,
         train: RealData,
-        folder: Path,
+        store: Path,
         *,
         place: Place,
         sets: int = 1,
@@ -79,10 +79,10 @@ class TableRun:
         whole: int = 0,
     ) -> None:
         self.table, self.whole = table, whole or None
-        self.store = Store(folder / "store")
+        self.store = Store(store)
         self._entries, self._task, self._train, self._place = list(entries), task, train, place
         self._sets, self._judging = sets, judging or Judging()
-        self._lengths = Lengths(folder / "plan.json", budget)
+        self._lengths = Lengths(store / "plan.json", budget)
         self._baselines = list(baselines)
         self._made: dict[int, list[Unit]] = {}
         self._needed: dict[str, list[Unit]] = {}

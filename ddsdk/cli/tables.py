@@ -34,15 +34,16 @@ TABLES = ("survey-1", "cross-architecture", "robustness-to-recipe", "fair-scores
 class TableBench(NetworkOptions, DataOptions):
     """Distil with several methods, judge the sets beside real images of equal size, and print the published figures.
 
-    The table is cut into units: every set and every network that judges one. Each is computed once and kept in
-    OUT/store, so a table that was stopped goes on where it was, and its parts can be shared out.
+    The table is cut into units: every set and every network that judges one. Each is computed once and kept in the
+    store, so a table that was stopped goes on where it was, and its parts can be shared out.
 
     Attributes:
         table: survey-1: each method under the published protocol with a class for each image, and under its own.
             cross-architecture: the first of these on other networks. robustness-to-recipe: the same set under several
             augmentations and two optimizers. fair-scores: hard-label recovery, improvement over random images, LRS and
             ARS, as fractions.
-        out: Folder of table.md, table.json, table.html, the sets, and the store.
+        out: Folder of table.md, table.json, table.html and the sets.
+        store: Folder of the units; OUT/store if not given. Tables that share one share their sets.
         recipes: Methods, separated by commas.
         ipc: Images per class, separated by commas.
         set: A parameter of a method, such as `dm.image_lr=0.5`, above the settings for a small machine. Repeat it for
@@ -60,7 +61,7 @@ class TableBench(NetworkOptions, DataOptions):
         network: Network of the students; empty for the one that the method's protocol names, with its options.
         workers: Processes that share the work; with ray, CPUs of this machine. 0 does all of it in this process.
         engine: local: here. ray: tasks of a Ray cluster. shared: nobody here, but whoever runs `ddsdk worker` on
-            OUT/store.
+            the store.
         ray_address: Of a running Ray cluster; one is started here if not given.
         seed: Root of every random number.
     """
@@ -68,6 +69,7 @@ class TableBench(NetworkOptions, DataOptions):
     table: Literal["survey-1", "cross-architecture", "robustness-to-recipe", "fair-scores"]
     out: Path
     recipes: str
+    store: Path | None = None
     ipc: str = "1"
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     paper: bool = False
@@ -113,7 +115,7 @@ class TableBench(NetworkOptions, DataOptions):
             entries,
             task,
             train,
-            self.out,
+            self.out / "store" if self.store is None else self.store,
             place=Place(self.root, self.device),
             sets=self.sets,
             judging=judging,
@@ -190,6 +192,7 @@ class TableBench(NetworkOptions, DataOptions):
 
         rows, whole, sets = table.rows(), table.on_all(), table.sets()
         machine = _machine(self)
+        self.out.mkdir(parents=True, exist_ok=True)
         text = table_markdown(self.table, rows, whole)
         write_atomic(self.out / "table.json", readable_json(table_values(self.table, rows, machine, whole)))
         write_atomic(self.out / "table.md", text.encode())
@@ -231,7 +234,7 @@ class Worker:
     one that was killed costs what it was at.
 
     Attributes:
-        store: OUT/store of a table.
+        store: Folder of the units of a table, OUT/store if it was not named.
         root: Where named data sets lie on this machine.
         device: cpu, cuda, cuda:1 ...
         wait: Stay when nothing is left, for what will be asked for later.
