@@ -87,6 +87,8 @@ class FRePo(LabelRegression):
         self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[nn.Module]:
         """Return regression on the features of a pool that trains on the set."""
+        # Refused before the run, and not when its set is judged.
+        dd.Augmentation(augmentation_for(real, self.augmentation))
         height = math.sqrt(10 / real.num_classes)
         scale = None if self.loss == "mse" else dd.LearnedScale(10.0)
         return dd.Plan(
