@@ -14,6 +14,29 @@ _STUDENTS = {"student_epochs": 5, "student_lr": 0.1}
 _ALIGNED = {"real_batch": 64, "start": "real", "image_lr": 0.5, "early_weight": 0.0, "discrimination": 0.1}
 _UNROLLED = {"start": "k-means", "augmentation": "", "real_batch": 500, "image_lr": 5e-3}
 
+_ADDRESSED: dict[str, Any] = {
+    "bases": 24,
+    "most": 13,
+    "start": "k-means",
+    "optimizer": "adam",
+    "image_lr": 0.02,
+    "augmentation": "",
+    "student_steps": 60,
+    "window": 10,
+    "student_batch": 5,
+    "student_lr": 0.02,
+    "real_batch": 26,
+}
+_POOLED: dict[str, Any] = {
+    "pool": 8,
+    "student_steps": 60,
+    "real_batch": 400,
+    "start": "k-means",
+    "image_lr": 5e-3,
+    "label_lr": 5e-3,
+    "loss": "cross-entropy",
+    "augmentation": "",
+}
 SMALL: Mapping[str, Mapping[int, Mapping[str, Any]]] = {
     "dc": {1: _CLASSES, 2: {**_CLASSES, **_STUDENTS, "start": "real"}},
     "dsa": {1: {**_CLASSES, "image_lr": 0.2}, 2: {**_CLASSES, **_STUDENTS}},
@@ -38,14 +61,14 @@ SMALL: Mapping[str, Mapping[int, Mapping[str, Any]]] = {
     "kfs": {1: {"real_batch": 64}},
     "it-gan": {1: {"real_batch": 64, "generator_steps": 500}},
     "glad": {1: {"real_batch": 64, "generator_steps": 500}},
-    "dd": {1: {"real_batch": 256}},
+    "dd": {1: {"real_batch": 256, "start": "real"}},
     "ld": {1: {"real_batch": 256}},
-    "sldd": {1: {"real_batch": 256}},
-    "rtp": {1: {"student_steps": 50}},
+    "sldd": {1: {"real_batch": 256, "start": "real"}},
+    "rtp": {1: _ADDRESSED},
     "rat-bptt": {1: {**_UNROLLED, "student_steps": 40, "window": 10}},
     "kip": {1: {"real_batch": 1000}},
     "rfad": {1: {"steps": 2200, "anneal": True}},
-    "frepo": {1: {"steps": 4000, "anneal": True}},
+    "frepo": {1: {**_POOLED, "steps": 2500, "anneal": True}},
     "rcig": {1: {}},
     "krr": {1: {}},
     "random": {1: {}},
@@ -53,7 +76,7 @@ SMALL: Mapping[str, Mapping[int, Mapping[str, Any]]] = {
 }
 """Method to settings from so many images per class on; what is not named stays as the paper has it.
 
-The values of dc, dsa, dm, idc, idm, cafe, mtt, rat-bptt, rfad and frepo come from what docs/results.md measured on
+The values of dc, dsa, dm, idc, idm, cafe, mtt, rtp, rat-bptt, rfad and frepo come from what docs/results.md measured on
 FashionMNIST. The others cut what a paper spends on pools, teachers, real batches and unrolled steps, and take the rates
 of their next relative or those of their paper. gtn is left out: it makes a curriculum of many images, whatever ipc is.
 """
