@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -153,8 +154,10 @@ class TableRun:
         """Return what judges the real images that take as many floats as a set, under its protocol."""
         ipc = min(distilled.stored_ipc, *self._train.class_sizes)
         method = BASELINES[name](ipc=ipc, augmentation=evaluation.augmentation)
-        # The order of a set is a part of what was learned; that of real images tells their classes.
-        shuffled = evaluation.changed(order="shuffled")
+        # The order of a set is a part of what was learned; that of real images tells their classes. A class for each
+        # image is what they store: several methods share what is trained on that.
+        labels = evaluation.labels if evaluation.labels == "probabilities" else "stored"
+        shuffled = dataclasses.replace(evaluation, order="shuffled", labels=labels)
         entry = Entry(name, method, "convnet", {})
         choice = self._task.distil(entry, int(of.key[0]))
         judges = self._trained(shuffled, choice, centred=wants_centred(distilled, evaluation))
