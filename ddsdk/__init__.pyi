@@ -27,6 +27,7 @@ from .distributed import shared_plan as shared_plan
 from .evaluation import Evaluation as Evaluation
 from .evaluation import Pace as Pace
 from .evaluation import Score as Score
+from .export import ranking_arguments as ranking_arguments
 from .export import to_image_folder as to_image_folder
 from .export import to_npz as to_npz
 from .export import to_parquet as to_parquet

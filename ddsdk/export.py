@@ -26,7 +26,7 @@ from ddsdk.text import file_stem, unique_names
 if TYPE_CHECKING:
     from ddsdk.distilled import Distilled
 
-__all__ = ["to_image_folder", "to_npz", "to_parquet"]
+__all__ = ["ranking_arguments", "to_image_folder", "to_npz", "to_parquet"]
 
 
 def _pictures(distilled: Distilled) -> list[bytes]:
@@ -141,3 +141,29 @@ def to_npz(distilled: Distilled, path: str | os.PathLike[str]) -> None:
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, array, allow_pickle=False)
     write_atomic(Path(path), buffer.getvalue())
+
+
+def ranking_arguments(distilled: Distilled) -> dict[str, Any]:
+    """Return the arguments of `compute_metrics` in DD-Ranking (`ddranking` 0.2), which takes tensors from memory.
+
+    ``image_tensor`` in the value space, class by class; ``soft_labels`` where the labels are no classes; ``syn_lr``, the
+    learned rate. Class labels are left out: the package fails on those that it is given, and assumes this order.
+
+    Args:
+        distilled: The set, normalised as that package normalises its data.
+
+    Raises:
+        ValueError: If the set is whitened, whose ZCA is not that of the package; if a rate belongs to each step; or if
+            classes of hard labels have different numbers of images.
+    """
+    space = distilled.manifest.space
+    require(space == "normalised", "space", "be 'normalised'", space)
+    rate = distilled.learned_lr
+    require(not isinstance(rate, tuple), "learned_lr", "be one number", rate)
+    order = distilled.owner.argsort(stable=True)
+    found: dict[str, Any] = {"image_tensor": distilled.images[order], "syn_lr": rate}
+    if distilled.manifest.storage.labels != "hard":
+        return {**found, "soft_labels": distilled.labels[order]}
+    sizes = distilled.owner.bincount(minlength=distilled.num_classes).tolist()
+    require(len(set(sizes)) == 1, "classes", "have as many images each", sizes)
+    return found

@@ -1,5 +1,6 @@
 """Parquet, image folder and numpy exports, read back by other tools."""
 
+import dataclasses
 import io
 import json
 import sys
@@ -11,7 +12,7 @@ from artefact_sets import HOSTILE, make_set
 from PIL import Image
 
 from ddsdk.errors import MissingExtraError, StorageError
-from ddsdk.export import to_image_folder, to_npz, to_parquet
+from ddsdk.export import ranking_arguments, to_image_folder, to_npz, to_parquet
 from ddsdk.sheet import contact_sheet, side_by_side, to_pixels
 
 
@@ -166,3 +167,37 @@ def test_side_by_side_refuses():
         side_by_side([])
     with pytest.raises(ValueError, match="per_class must be at least 1, got 0"):
         side_by_side([("a", make_set())], per_class=0)
+
+
+def test_arguments_of_dd_ranking():
+    hard = make_set(learned_lr=0.5)
+    shuffled = torch.tensor([4, 0, 2, 5, 1, 3])
+    mixed = dataclasses.replace(hard, images=hard.images[shuffled], labels=hard.labels[shuffled])
+    found = ranking_arguments(mixed)
+    assert set(found) == {"image_tensor", "syn_lr"}
+    assert found["syn_lr"] == 0.5
+    for c in range(3):
+        ours = {image.numpy().tobytes() for image in hard.images[hard.owner == c]}
+        assert {image.numpy().tobytes() for image in found["image_tensor"][2 * c : 2 * c + 2]} == ours
+    soft = ranking_arguments(make_set(soft=True))
+    assert soft["soft_labels"].shape == (6, 3)
+    assert soft["syn_lr"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"zca": True}, "space must be 'normalised', got 'zca'"),
+        ({"learned_lr": (0.1, 0.2)}, "learned_lr must be one number"),
+    ],
+)
+def test_what_dd_ranking_cannot_read_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ranking_arguments(make_set(**options))
+
+
+def test_dd_ranking_wants_as_many_images_of_each_class():
+    whole = make_set()
+    uneven = dataclasses.replace(whole, images=whole.images[:5], labels=whole.labels[:5], stored_floats=0)
+    with pytest.raises(ValueError, match=r"classes must have as many images each, got \[2, 2, 1\]"):
+        ranking_arguments(uneven)

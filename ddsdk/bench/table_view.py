@@ -204,7 +204,7 @@ def table_html(
         title: Of the page.
         table: Its name.
         rows: Its rows.
-        sets: By a name for each; one of each method is shown.
+        sets: By a name for each.
         machine: Versions and device.
         whole: Of networks that are trained on all of the data.
     """
@@ -238,15 +238,18 @@ def _bars(row: TableRow) -> list[dict[str, Any]]:
         if cell.own is None:
             continue
         spread = cell.own.over_sets or cell.own.over_networks or 0.0
+        rivals = [(clean(name, 30), 100 * m.mean) for name, m in cell.baselines.items()]
+        high = 100 * min(1.0, cell.own.mean + spread)
         found.append(
             {
                 "name": clean(f"{row.method}, ipc {row.ipc}: {cell.column}", 60),
                 "mean": 100 * cell.own.mean,
                 "low": 100 * max(0.0, cell.own.mean - spread),
-                "high": 100 * min(1.0, cell.own.mean + spread),
+                "high": high,
+                "end": max([high, cell.published or 0.0, *(value for _, value in rivals)]),
                 "text": _number(cell.own),
                 "published": cell.published,
-                "rivals": [(clean(name, 30), 100 * m.mean) for name, m in cell.baselines.items()],
+                "rivals": rivals,
             }
         )
     return found
