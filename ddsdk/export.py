@@ -153,7 +153,7 @@ def ranking_arguments(distilled: Distilled) -> dict[str, Any]:
         distilled: The set, normalised as that package normalises its data.
 
     Raises:
-        ValueError: If the set is whitened, whose ZCA is not that of the package; if a rate belongs to each step; or if
+        ValueError: If the set is whitened, whose ZCA is not the package's; if a rate belongs to each step; or if
             classes of hard labels have different numbers of images.
     """
     space = distilled.manifest.space
