@@ -146,7 +146,7 @@ def to_npz(distilled: Distilled, path: str | os.PathLike[str]) -> None:
 def ranking_arguments(distilled: Distilled) -> dict[str, Any]:
     """Return the arguments of `compute_metrics` in DD-Ranking (`ddranking` 0.2), which takes tensors from memory.
 
-    ``image_tensor`` in the value space, class by class; ``soft_labels`` where the labels are no classes; ``syn_lr``, the
+    ``image_tensor`` in the value space, class by class; ``soft_labels`` where labels are no classes; ``syn_lr``, the
     learned rate. Class labels are left out: the package fails on those that it is given, and assumes this order.
 
     Args:
