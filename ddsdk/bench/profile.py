@@ -7,6 +7,7 @@ the profiler itself takes lies outside the operators, so the share of arithmetic
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import statistics
 import time
@@ -119,6 +120,8 @@ def _row(name: str, data: RealData, width: int, ipc: int, repeats: int) -> dict[
 
 
 def _profiled(run: Any) -> dict[str, float]:  # noqa: ANN401
+    # Read when the profiler starts first: it tells of every start, and of every GPU that is not there.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU]) as seen:
