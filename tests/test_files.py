@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from failing_calls import fail_at
 
 from ddsdk.errors import FolderBusyError, StorageError
 from ddsdk.files import canonical_json, lock, staged_folder, strict_json, sweep, write_atomic
@@ -16,20 +17,6 @@ from ddsdk.files import canonical_json, lock, staged_folder, strict_json, sweep,
 
 def names(folder):
     return sorted(p.name for p in folder.iterdir())
-
-
-def fail_at(monkeypatch, name, n, error=None):
-    """Make the n-th call of os.<name> raise; the list that comes back counts the calls."""
-    real, calls = getattr(os, name), []
-
-    def call(*args, **kwargs):
-        calls.append(args)
-        if len(calls) == n:
-            raise error or OSError(5, "injected")
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(os, name, call)
-    return calls
 
 
 def test_writes_and_replaces(tmp_path):

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from failing_calls import fail_at
 from quick_units import calls, compute, echo
 
 from ddsdk.errors import ArtifactError, MissingExtraError, StorageError
@@ -312,3 +313,28 @@ def test_ray_is_asked_for_by_name_where_it_is_missing(store, monkeypatch):
 def test_processes_are_counted():
     with pytest.raises(ValueError, match="count must be at least 1, got 0"):
         Processes(0)
+
+
+@pytest.mark.parametrize("name", ["write", "fsync", "replace"])
+def test_the_nth_write_fails_and_nothing_half_written_stays(store, monkeypatch, name):
+    """Whichever call fails, there is no result or a whole one, and the next attempt goes through."""
+    unit, n, failed = echo("a"), 0, 0
+    while True:
+        n += 1
+        fresh = Store(store.folder.parent / f"{name}-{n}", lease_seconds=1.0)
+        with monkeypatch.context() as patch:
+            asked = fail_at(patch, name, n, OSError(28, "No space left on device"))
+            try:
+                done = list(InProcess().run(fresh, [unit], compute))
+            except StorageError:
+                failed += 1
+                assert fresh.read(unit.id) in (None, b'{"name":"a","of":[]}')
+                done = list(InProcess().run(fresh, [unit], compute))
+        assert [d.failure for d in done] == [None]
+        assert fresh.read(unit.id) == b'{"name":"a","of":[]}'
+        assert not list((fresh.folder / "leases").iterdir())
+        for room in ("asked", "results", "times"):
+            assert not [p for p in (fresh.folder / room).iterdir() if p.name.startswith(".ddsdk")]
+        if len(asked) < n:
+            break
+    assert failed >= 2
