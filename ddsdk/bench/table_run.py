@@ -86,7 +86,7 @@ class TableRun:
         self._lengths = Lengths(store / "plan.json", budget)
         self._baselines = list(baselines)
         self._made: dict[int, list[Unit]] = {}
-        self._needed: dict[str, list[Unit]] = {}
+        self._needed: dict[tuple[int, int], list[Unit]] = {}
 
     def run(self, executor: Executor) -> Iterator[Wave]:
         """Do what is missing, one wave after another.
@@ -111,7 +111,7 @@ class TableRun:
                 make, rng = entry.factory(self._train), generator(self._task.seed + s)
                 runs = trained_runs(entry.method, self._train, make_student=make, rng=rng)
                 units = [] if runs is None else self._task.networks(entry, s, len(runs))
-                self._needed[f"{i} {s}"] = units
+                self._needed[i, s] = units
                 found += units
         return found
 
@@ -121,7 +121,7 @@ class TableRun:
             fitted = self._lengths.fit(entry, self._train, self._task.seed)
             self._entries[i] = fitted
             self._made[i] = [
-                self._task.distil(fitted, s, tuple(unit.id for unit in self._needed[f"{i} {s}"]))
+                self._task.distil(fitted, s, tuple(unit.id for unit in self._needed[i, s]))
                 for s in range(self._sets)
             ]
             found += self._made[i]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -128,7 +129,7 @@ def work(
             yield done
         if not len(graph):
             return
-        if any(_try(store, unit, compute) for unit in _from_here(graph.ready(), store)):
+        if any(_try(store, unit, compute) for unit in _from_here(graph.ready())):
             pause = _PAUSE
         else:
             # Others hold what is left.
@@ -136,9 +137,9 @@ def work(
             pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def _from_here(ready: list[Unit], store: Store) -> list[Unit]:
+def _from_here(ready: list[Unit]) -> list[Unit]:
     """Return units in an order of this process's own, so that many workers do not queue for the same one."""
-    start = hash((socket.gethostname(), id(store))) % max(1, len(ready))
+    start = os.getpid() % max(1, len(ready))
     return [*ready[start:], *ready[:start]]
 
 
