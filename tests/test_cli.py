@@ -1,8 +1,5 @@
 """The command line, run in this process on scikit-learn's digits and on small arrays."""
 
-import json
-import shlex
-
 import numpy as np
 import pytest
 import torch
@@ -343,29 +340,6 @@ def test_recipes_lists_every_method(capsys):
         assert name in said
 
 
-def test_demo_shows_everything(tmp_path, capsys):
-    assert main(["demo", "--out", str(tmp_path / "demo"), "--steps", "3"]) == 0
-    said = capsys.readouterr().out
-    for word in ("dm", "random", "herding", "k-means", "full training set", "sheet.png", "report.html"):
-        assert word in said
-    (line,) = [line for line in said.splitlines() if line.startswith("open it ")]
-    program, flag, code = shlex.split(line.removeprefix("open it"))
-    assert (program, flag) == ("python", "-c")
-    exec(code, {})
-    assert capsys.readouterr().out.startswith("Distilled(recipe=")
-    assert (tmp_path / "demo" / "report.html").exists()
-
-
-def test_bench_prints_the_speed_table(tmp_path, capsys):
-    out = tmp_path / "speed.json"
-    small = ["--widths", "4", "--real-batch", "8", "--ipc", "1", "--repeats", "1", "--recipes", "dm"]
-    assert main(["bench", "--table", "speed", *small, "--out", str(out)]) == 0
-    found = json.loads(out.read_text())
-    assert {row["step"] for row in found["steps"]} == {"dm", "dc"}
-    assert found["recipes"][0]["recipe"] == "dm"
-    assert "matching steps" in capsys.readouterr().out
-
-
 BAD = {
     "unknown recipe": (["distill", *TINY, "--recipe", "dmm"], "did you mean 'dm'?"),
     "ipc 0": (["distill", *TINY, "--ipc", "0"], "ipc must be at least 1, got 0"),
@@ -386,25 +360,6 @@ def test_bad_input_is_named(tmp_path, capsys, args, message):
     assert main([*args, "--out", str(folder)]) == 2
     assert message in capsys.readouterr().err
     assert not (folder / "manifest.json").exists()
-
-
-BAD_BENCH = {
-    "widths": (
-        ["--widths", "4,x"],
-        "widths must be whole numbers of at least 1, separated by commas, got 'x'",
-    ),
-    "no width": (["--widths", ","], "widths must hold at least one number"),
-    "real batch": (["--real-batch", "0"], "real_batch must be at least 1, got 0"),
-    "ipc": (["--ipc", "0"], "ipc must be at least 1, got 0"),
-    "repeats": (["--repeats", "0"], "repeats must be at least 1, got 0"),
-    "device": (["--device", "foo"], "device must be cpu, or an accelerator that torch finds here, got 'foo'"),
-}
-
-
-@pytest.mark.parametrize("args, message", BAD_BENCH.values(), ids=BAD_BENCH)
-def test_bad_bench_options_are_named(capsys, args, message):
-    assert main(["bench", *args]) == 2
-    assert message in capsys.readouterr().err
 
 
 def test_a_file_where_a_folder_should_be_is_named(made, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 
@@ -95,3 +96,16 @@ def test_the_time_is_that_of_the_steps_that_are_left(capsys):
     whole, left = capsys.readouterr().out.splitlines()
     assert whole.startswith("100 steps, about 50 seconds")
     assert left.startswith("20 of 100 steps left, about 10 seconds")
+
+
+def test_demo_shows_everything(tmp_path, capsys):
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--steps", "3"]) == 0
+    said = capsys.readouterr().out
+    for word in ("dm", "random", "herding", "k-means", "full training set", "sheet.png", "report.html"):
+        assert word in said
+    (line,) = [line for line in said.splitlines() if line.startswith("open it ")]
+    program, flag, code = shlex.split(line.removeprefix("open it"))
+    assert (program, flag) == ("python", "-c")
+    exec(code, {})
+    assert capsys.readouterr().out.startswith("Distilled(recipe=")
+    assert (tmp_path / "demo" / "report.html").exists()
