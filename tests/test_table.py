@@ -265,6 +265,8 @@ def test_published_figures_stand_beside_what_is_comparable_alone():
     assert figure_kind(dataclasses.replace(plain, lr=0.5), own) is None
     special = dataclasses.replace(plain, protocol="x", lr=0.5)
     assert figure_kind(dataclasses.replace(special, networks=1), special) == "own"
+    kernel = dd.KIP(ipc=1).evaluation(dd.load("digits"))
+    assert figure_kind(kernel, kernel) is None, "the published figure is that of finite networks"
     assert published("fashion-mnist", "dc", 1, "plain") == 70.5
     assert published("fashion-mnist", "dc", 1, "augmented") is None
     assert published("fashion-mnist", "cafe", 1, "plain") is None, "that figure has the augmentation of DSA"

@@ -71,9 +71,10 @@ def figure_kind(evaluation: Evaluation, own: Evaluation | None = None) -> Under 
     exact = Evaluation.published(evaluation.augmentation)
     if dataclasses.replace(evaluation, networks=exact.networks, labels=exact.labels) == exact:
         return "augmented" if evaluation.augmentation else "plain"
-    if own is not None and dataclasses.replace(evaluation, networks=own.networks) == own:
-        return "own"
-    return None
+    # The figures of kernel methods are those of finite networks, and no kernel machine's.
+    if own is None or own.learner == "kernel":
+        return None
+    return "own" if dataclasses.replace(evaluation, networks=own.networks) == own else None
 
 
 def _accuracies(record: dict[str, Any]) -> list[float]:
