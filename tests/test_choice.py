@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 import ddsdk as dd
-from ddsdk.bench.choice import choose, standings
+from ddsdk.bench.choice import choose, reached, standings
 from ddsdk.bench.curve import CurvePoint, RecipeCurve
 from ddsdk.bench.length import shortened
 from ddsdk.bench.measured import MEASURED, Board, Entry, Figure, boards_of, read_boards
@@ -415,3 +415,18 @@ def test_settings_that_a_method_does_not_have_are_refused(tmp_path, capsys):
         path.write_bytes(readable_json({"boards": msgspec.to_builtins([odd])}))
         assert main([*BASE, "--measured", str(path), "--out", str(tmp_path / "set")]) == 2
         assert "measured must have parameters of DM" in capsys.readouterr().err
+
+
+def test_seconds_to_an_accuracy(tmp_path, capsys):
+    first = BOARDS[0]
+    hard = [(seconds, found.recipe) for seconds, found in reached(first, "hard", 0.65)]
+    assert hard == [(31.0, "idc"), (46.0, "dsa"), (61.0, "dm")]
+    assert [found.recipe for _, found in reached(first, "soft", 0.72)] == ["dsa", "idc"]
+    assert reached(first, "hard", 0.985) == [], "a kernel machine trains no network"
+    with pytest.raises(ValueError, match="accuracy must lie strictly between 0 and 1, got 65"):
+        reached(first, "hard", 65)
+    assert main(["winners", "--reach", "65"]) == 0
+    assert "65 % of held-out training images" in capsys.readouterr().out
+    assert main(["winners", "--reach", "0.65", "--out", str(tmp_path / "x.json")]) == 0
+    assert main(["winners", "--reach", "120"]) == 2
+    assert "reach must be a percentage between 0 and 100, got 120" in capsys.readouterr().err

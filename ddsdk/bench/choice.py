@@ -11,7 +11,7 @@ from ddsdk.bench.measured import Board, Entry, Figure
 from ddsdk.errors import require, require_count, require_rate
 from ddsdk.text import clean
 
-__all__ = ["Choice", "LabelKind", "choose", "standings"]
+__all__ = ["Choice", "LabelKind", "choose", "reached", "standings"]
 
 LabelKind = Literal["hard", "soft"]
 _LINE = 2000
@@ -63,6 +63,29 @@ class Choice:
         )
 
 
+def _accuracy(figure: Figure, kind: LabelKind) -> float:
+    return figure.published if kind == "hard" or figure.own is None else figure.own
+
+
+def reached(board: Board, kind: LabelKind, accuracy: float) -> list[tuple[float, Entry]]:
+    """Return the CPU seconds after which methods had a set of an accuracy, the fastest one first.
+
+    Methods that did not get there are left out, and so are sets for kernel machines. Seconds are those of a measured
+    mark: the method may have been there some time before.
+
+    Args:
+        board: What was measured.
+        kind: What networks train on, see `standings`.
+        accuracy: In 0..1.
+    """
+    require(0 < accuracy < 1, "accuracy", "lie strictly between 0 and 1", accuracy)
+    found = []
+    for entry in board.entries:
+        first = [f.seconds for f in entry.figures if _accuracy(f, kind) >= accuracy]
+        found += [(min(first), entry)] if first and not entry.kernel else []
+    return sorted(found, key=lambda row: (row[0], row[1].recipe))
+
+
 def standings(board: Board, kind: LabelKind, mark: float) -> list[tuple[float, Figure, Entry]]:
     """Return accuracy, figure and method of those that had a set at a mark, the best one first.
 
@@ -71,7 +94,7 @@ def standings(board: Board, kind: LabelKind, mark: float) -> list[tuple[float, F
     are those that came long after the mark. Of equals the faster one is first.
     """
     found = [
-        (figure.published if kind == "hard" or figure.own is None else figure.own, figure, entry)
+        (_accuracy(figure, kind), figure, entry)
         for entry in board.entries
         for figure in entry.figures
         if figure.mark == mark and not entry.kernel and figure.seconds <= _LATE * mark

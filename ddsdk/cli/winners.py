@@ -9,9 +9,10 @@ from typing import get_args
 
 import tyro
 
-from ddsdk.bench.choice import LabelKind, standings
+from ddsdk.bench.choice import LabelKind, reached, standings
 from ddsdk.bench.measured import Board, boards_of, read_boards
 from ddsdk.cli.console import out, table
+from ddsdk.errors import require
 from ddsdk.text import escape_terminal
 
 __all__ = ["Winners"]
@@ -24,18 +25,25 @@ class Winners:
     Attributes:
         curves: Files curves.json of `ddsdk curve`; what ships with the package if not given. The data of the first one
             stands for all that was not measured.
+        reach: An accuracy in percent: list the CPU seconds after which each method had a set that is as good.
         out: File to write them to, for `ddsdk distill --measured`.
     """
 
     curves: tyro.conf.Positional[tuple[Path, ...]] = ()
+    reach: float | None = None
     out: Path | None = None
 
     def run(self) -> int:
         """Print a table for each data set, number of images per class and kind of labels."""
+        if self.reach is not None:
+            require(0 < self.reach < 100, "reach", "be a percentage between 0 and 100", self.reach)
         boards = _measured(self.curves) if self.curves else read_boards()
         for board in boards:
             for kind in get_args(LabelKind):
-                _show(board, kind)
+                if self.reach is None:
+                    _show(board, kind)
+                else:
+                    _show_times(board, kind, self.reach)
         if self.out is not None:
             from ddsdk.files import readable_json, write_atomic
 
@@ -75,3 +83,12 @@ def _show(board: Board, kind: LabelKind) -> None:
     ]
     title = escape_terminal(f"{board.data}, ipc {board.ipc}, {kind} labels, % on held-out training images")
     table(title, ("method", *(f"{mark:g} s" for mark in board.marks), "settings"), rows)
+
+
+def _show_times(board: Board, kind: LabelKind, percent: float) -> None:
+    rows = [
+        (escape_terminal(entry.recipe), f"{seconds:.0f}")
+        for seconds, entry in reached(board, kind, percent / 100)
+    ]
+    title = f"{board.data}, ipc {board.ipc}, {kind} labels: {percent:g} % of held-out training images"
+    table(escape_terminal(title), ("method", "CPU seconds"), rows)
