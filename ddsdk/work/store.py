@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, final
 
 import msgspec
 
-from ddsdk.errors import ArtifactError, StorageError, require_rate
-from ddsdk.files import readable_json, strict_json, sweep, write_atomic
+from ddsdk.errors import ArtifactError, FolderBusyError, StorageError, require_rate
+from ddsdk.files import lock, readable_json, strict_json, sweep, write_atomic
 from ddsdk.text import clean
 from ddsdk.work.unit import Unit, open_result, seal_result
 
@@ -185,14 +185,8 @@ class Store:
             try:
                 handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             except FileExistsError:
-                if not self._lapsed(path):
+                if not self._lapsed(path) or not self._bury(path):
                     return False
-                # Of several who find it lapsed, one gets to rename it. Whoever renames a young one that came
-                # between is the second to compute the unit, which does no harm.
-                with contextlib.suppress(FileNotFoundError):
-                    grave = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-                    path.rename(grave)
-                    grave.unlink()
                 continue
             except OSError as error:
                 raise StorageError(f"cannot lease {path.name}: {error.strerror or error}") from error
@@ -200,6 +194,17 @@ class Store:
                 file.write(f"{os.getpid()} {socket.gethostname()}")
             return True
         return False
+
+    def _bury(self, path: Path) -> bool:
+        """Remove a lapsed lease; tell whether the way is free. One at a time, or a new lease would be taken for it."""
+        try:
+            with lock(path.parent):
+                lapsed = self._lapsed(path)
+                if lapsed:
+                    path.unlink(missing_ok=True)
+                return lapsed
+        except FolderBusyError:
+            return False
 
     def _lapsed(self, path: Path) -> bool:
         """Tell whether a lease is older than it may be, by the clock of the machine that holds the folder."""
