@@ -205,7 +205,7 @@ def test_students_are_of_the_network_that_the_protocol_names(task):
     assert free.students(METHODS["frepo"]()) == ("convnet", {"width": 4, "norm": "none"})
     assert free.students(METHODS["kip"]()) == ("convnet", {"width": 4})
     network, options = free.students(METHODS["dd"]())
-    assert (network, options) == (METHODS["dd"]().evaluation(task.train).network, {})
+    assert (network, options) == (METHODS["dd"]().evaluation(task.train).network, {"init": "xavier-normal"})
     assert network != "convnet"
 
 
