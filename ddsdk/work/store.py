@@ -102,6 +102,14 @@ class Store:
         """Tell whether there is a result."""
         return self.path(unit_id).is_file()
 
+    def finished(self) -> set[str]:
+        """Return the ids of all units that have a result."""
+        return _stems(self.folder / "results", ".unit")
+
+    def failed(self) -> set[str]:
+        """Return the ids of all units that have failed."""
+        return _stems(self.folder / "failed", ".json")
+
     def path(self, unit_id: str) -> Path:
         """Return where the result of a unit is or will be."""
         return self.folder / "results" / f"{unit_id}.unit"
@@ -233,3 +241,8 @@ class Store:
         except (OSError, ValueError, TypeError, msgspec.ValidationError):
             return None
         return dict(told) if isinstance(told, Mapping) else None
+
+
+def _stems(folder: Path, suffix: str) -> set[str]:
+    # Names alone: a table of thousands of units is looked through after each of them.
+    return {path.stem for path in folder.iterdir() if path.suffix == suffix}

@@ -48,6 +48,7 @@ class Graph:
         self._whole = whole
         self._open = {unit.id: unit for unit in units}
         self._lost: dict[str, Failure] = {}
+        self._there: set[str] = set()
 
     def __len__(self) -> int:
         """Return how many are left."""
@@ -55,34 +56,38 @@ class Graph:
 
     def settle(self) -> list[Done]:
         """Return what has been finished since the last time, by whomever. What needs a failed unit has failed too."""
+        failed = self._store.failed()
+        # Looked at behind the failures: a result that came between hides an older failure.
+        self._there = self._store.finished()
+        for unit_id in failed - self._there - self._lost.keys():
+            failure = self._store.failure(unit_id)
+            if failure is not None:
+                self._lost[unit_id] = failure
         found: list[Done] = []
         again = True
         while again:
-            again = False
-            for unit in list(self._open.values()):
-                done = self._done(unit)
-                if done is not None:
-                    found.append(done)
-                    again = True
-                    del self._open[unit.id]
+            done = [d for d in map(self._done, self._open.values()) if d is not None]
+            for d in done:
+                del self._open[d.unit.id]
+                if d.failure is not None:
+                    self._lost[d.unit.id] = d.failure
+            found += done
+            again = bool(done)
         return found
 
     def ready(self) -> list[Unit]:
-        """Return the units whose needs are there and that are not finished."""
-        return [unit for unit in self._open.values() if all(map(self._store.has, unit.needs))]
+        """Return the units whose needs were there at the last `settle`, and that were not finished."""
+        return [unit for unit in self._open.values() if self._there.issuperset(unit.needs)]
 
     def _done(self, unit: Unit) -> Done | None:
-        if self._store.has(unit.id):
+        if unit.id in self._there:
             return Done(unit)
-        failure = self._store.failure(unit.id)
+        failure = self._lost.get(unit.id)
         for need in unit.needs:
-            failure = failure or self._lost.get(need) or self._store.failure(need)
-            if failure is None and self._whole and need not in self._open and not self._store.has(need):
+            failure = failure or self._lost.get(need)
+            if failure is None and self._whole and need not in self._open and need not in self._there:
                 failure = Failure("LookupError", f"it needs unit {need}, whose result is gone")
-        if failure is None:
-            return None
-        self._lost[unit.id] = failure
-        return Done(unit, failure)
+        return None if failure is None else Done(unit, failure)
 
 
 def compute_timed(unit: Unit, inputs: dict[str, bytes], compute: Compute) -> tuple[bytes, Timing]:
@@ -119,11 +124,12 @@ def work(
         StorageError: If the store cannot be written.
     """
     seen: set[str] = set()
+    graph = Graph(store, [unit for unit in units or () if wants(unit)], whole=True)
     pause = _PAUSE
     while not stop():
-        asked = store.asked() if units is None else units
-        wanted = [unit for unit in asked if unit.id not in seen and wants(unit)]
-        graph = Graph(store, wanted, whole=units is not None)
+        if units is None:
+            asked = [unit for unit in store.asked() if unit.id not in seen and wants(unit)]
+            graph = Graph(store, asked, whole=False)
         for done in graph.settle():
             seen.add(done.unit.id)
             yield done
