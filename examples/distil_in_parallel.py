@@ -33,6 +33,8 @@ def main(out: str, steps: int) -> None:
                 recipe, run.result, real, evaluation=recipe.evaluation(real), rng=rng, seconds=0.0
             )
             print(f"{out}: {made.save(out)}")
+        # Whoever leaves the group first may take the others with it.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 

@@ -74,10 +74,12 @@ def test_torchrun_runs_the_example(tmp_path):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        # A machine that is busy may lose a member while the group meets; a second meeting is torchrun's own answer.
+        *("--max-restarts", "2"),
         *(str(ROOT / "examples" / "distil_in_parallel.py"), str(tmp_path / "set"), "2"),
     ]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr
     assert "step 2: loss" in done.stdout
     assert dd.Distilled.load(tmp_path / "set").ipc == 5
 
