@@ -6,7 +6,7 @@ A set for a kernel machine trains none: kernel ridge regression on it is tested 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -180,12 +180,10 @@ def network_accuracy(
     checked = _checked(batch, test, evaluation, pace)
     if evaluation.learner == "kernel":
         return _kernel_accuracy(checked, test, evaluation)
-    training = _one_network(checked, test, evaluation, index, rng, pace)
-    while True:
-        try:
-            next(training)
-        except StopIteration as end:
-            return float(end.value)
+    found: list[float] = []
+    for _ in _one_network(checked, test, evaluation, index, rng, pace, found):
+        pass
+    return found[0]
 
 
 def _checked(
@@ -211,28 +209,30 @@ def _factory(test: RealData, evaluation: Evaluation) -> NetworkFactory:
 
 
 def _one_network(
-    batch: Batch, test: RealData, evaluation: Evaluation, index: int, rng: torch.Generator, pace: Pace
-) -> Generator[int, None, float]:
-    """Train one network; yield finished epochs and return its accuracy."""
+    batch: Batch,
+    test: RealData,
+    evaluation: Evaluation,
+    index: int,
+    rng: torch.Generator,
+    pace: Pace,
+    accuracies: list[float],
+) -> Iterator[int]:
+    """Train one network, and append its accuracy in the end; yield finished epochs."""
     shown = Batch(batch.x, read_labels(batch.y, evaluation.labels))
     key = derive(rng, "network", index)
     network = _factory(test, evaluation)(derive(key, "init")).to(batch.x.device)
     yield from train(network, shown, evaluation, derive(key, "train"), pace)
-    return accuracy(network, test.batch(torch.arange(len(test))).x, test.labels)
+    accuracies.append(accuracy(network, test.batch(torch.arange(len(test))).x, test.labels))
 
 
 def _by_networks(
     batch: Batch, test: RealData, evaluation: Evaluation, rng: torch.Generator, name: str, pace: Pace
 ) -> Iterator[Progress]:
-    began, accuracies = time.perf_counter(), []
+    began = time.perf_counter()
+    accuracies: list[float] = []
     for i in range(evaluation.networks):
-        training = _one_network(batch, test, evaluation, i, rng, pace)
-        while True:
-            try:
-                yield Progress(i * evaluation.epochs + next(training), evaluation.rounds)
-            except StopIteration as end:
-                accuracies.append(float(end.value))
-                break
+        for epochs in _one_network(batch, test, evaluation, i, rng, pace, accuracies):
+            yield Progress(i * evaluation.epochs + epochs, evaluation.rounds)
     seconds = time.perf_counter() - began
     score = _score(batch, evaluation, accuracies, seconds, name)
     yield Progress(evaluation.rounds, evaluation.rounds, score)

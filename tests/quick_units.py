@@ -27,6 +27,8 @@ def compute(unit, inputs):
     time.sleep(config["seconds"])
     if config.get("fail"):
         raise ValueError(f"{config['name']} must not be")
+    if config.get("missing"):
+        raise FileNotFoundError("no data here")
     if config.get("dies"):
         os.kill(os.getpid(), signal.SIGKILL)
     return canonical_json({"name": config["name"], "of": [inputs[need].decode() for need in unit.needs]})

@@ -233,6 +233,14 @@ def test_a_unit_that_kills_its_workers_is_given_up(store):
     assert found["deadly"] == Failure("RuntimeError", "3 workers died of it, exit code -9")
 
 
+def test_workers_that_cannot_work_at_all_end_the_run(store):
+    """Data that is not there, or a full disk, is no fault of a unit: it is said, and not tried for ever."""
+    with pytest.raises(RuntimeError, match="3 workers ended with exit code 1; they have printed why"):
+        list(Processes(2).run(store, [echo("a", missing=True), echo("b", missing=True)], compute))
+    assert store.failure(echo("a", missing=True).id) is None
+    assert leases(store) == []
+
+
 DRIVER = """
 import sys
 from quick_units import compute, echo

@@ -97,7 +97,7 @@ class Processes:
         try:
             while len(graph):
                 yield from graph.settle()
-                team = _replaced(team, store, missing, deaths)
+                team = _alive(team, store, missing, deaths)
                 size = min(self.count, len(graph))
                 team += [_start(store, missing, compute) for _ in range(size - len(team))]
                 time.sleep(_PAUSE)
@@ -126,20 +126,29 @@ def _child(folder: str, lease_seconds: float, units: Sequence[Unit], compute: Co
         pass
 
 
-def _replaced(
+def _alive(
     team: list[BaseProcess], store: Store, units: Sequence[Unit], deaths: Counter[str]
 ) -> list[BaseProcess]:
-    """Return those that are alive, and free what the others held."""
+    """Return those that are alive, and free what the others held.
+
+    Raises:
+        RuntimeError: If several ended with an error of their own, such as a full disk or data that is not there.
+    """
     for process in team:
         if process.is_alive() or process.pid is None:
             continue
         process.join()
-        for held in store.release(process.pid):
-            deaths[held] += 1
-            for unit in units:
-                if unit.id == held and deaths[held] >= _DEATHS:
-                    error = RuntimeError(f"{_DEATHS} workers died of it, exit code {process.exitcode}")
-                    store.fail(unit, error)
+        held = store.release(process.pid)
+        if not held and process.exitcode:
+            deaths[""] += 1
+            if deaths[""] >= _DEATHS:
+                code = process.exitcode
+                raise RuntimeError(f"{_DEATHS} workers ended with exit code {code}; they have printed why")
+        deaths.update(held)
+        for unit in units:
+            if unit.id in held and deaths[unit.id] >= _DEATHS:
+                error = RuntimeError(f"{_DEATHS} workers died of it, exit code {process.exitcode}")
+                store.fail(unit, error)
     return [process for process in team if process.is_alive()]
 
 

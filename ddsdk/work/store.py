@@ -12,9 +12,10 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import TypeVar, final
 
 import msgspec
 
@@ -25,12 +26,15 @@ from ddsdk.work.unit import Unit, open_result, seal_result
 
 __all__ = ["LEASE_SECONDS", "Failure", "Store", "Timing"]
 
+T = TypeVar("T")
+
 LEASE_SECONDS = 60.0
 _ROOMS = ("asked", "results", "leases", "failed", "times")
 _LINE = 2000
 
 
-class Timing(NamedTuple):
+@dataclass(frozen=True)
+class Timing:
     """What a result took. It is no part of the result, which is the same everywhere.
 
     Attributes:
@@ -44,7 +48,8 @@ class Timing(NamedTuple):
     host: str
 
 
-class Failure(NamedTuple):
+@dataclass(frozen=True)
+class Failure:
     """Why there is no result.
 
     Attributes:
@@ -139,23 +144,21 @@ class Store:
             StorageError: If a write fails; there is then no result, or a whole one.
         """
         if not self.has(unit.id):
-            write_atomic(self.folder / "times" / f"{unit.id}.json", readable_json(timing._asdict()))
+            write_atomic(self.folder / "times" / f"{unit.id}.json", readable_json(asdict(timing)))
             write_atomic(self.path(unit.id), seal_result(unit, result))
 
     def timing(self, unit_id: str) -> Timing | None:
         """Return what a result took, or None where nobody knows."""
-        told = self._told(self.folder / "times" / f"{unit_id}.json", Timing)
-        return None if told is None else Timing(**told)
+        return _read(self.folder / "times" / f"{unit_id}.json", Timing)
 
     def fail(self, unit: Unit, error: Exception) -> None:
         """Note why a unit has no result, for all who wait for it."""
         failure = Failure(type(error).__name__, clean(str(error), _LINE))
-        write_atomic(self._failed(unit.id), readable_json(failure._asdict()))
+        write_atomic(self._failed(unit.id), readable_json(asdict(failure)))
 
     def failure(self, unit_id: str) -> Failure | None:
         """Return why there is no result, or None where there is one or nobody knows."""
-        told = None if self.has(unit_id) else self._told(self._failed(unit_id), Failure)
-        return None if told is None else Failure(**told)
+        return None if self.has(unit_id) else _read(self._failed(unit_id), Failure)
 
     @contextlib.contextmanager
     def lease(self, unit_id: str) -> Iterator[bool]:
@@ -233,14 +236,13 @@ class Store:
     def _failed(self, unit_id: str) -> Path:
         return self.folder / "failed" / f"{unit_id}.json"
 
-    def _told(self, path: Path, kind: type[Any]) -> dict[str, Any] | None:
-        try:
-            told = strict_json(path.read_bytes())
-            msgspec.convert(told, dict[str, Any])
-            kind(**told)
-        except (OSError, ValueError, TypeError, msgspec.ValidationError):
-            return None
-        return dict(told) if isinstance(told, Mapping) else None
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    """Return what a small file tells, or None where it is not there or tells something else."""
+    try:
+        return msgspec.convert(strict_json(path.read_bytes()), kind, strict=True)
+    except (OSError, ValueError, msgspec.ValidationError):
+        return None
 
 
 def _stems(folder: Path, suffix: str) -> set[str]:
