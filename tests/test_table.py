@@ -184,6 +184,37 @@ def test_a_method_that_fails_costs_its_row(tmp_path, capsys):
     assert "bases must leave" in (tmp_path / "table.md").read_text().replace("\\", "")
 
 
+def test_a_method_that_fails_while_it_is_planned_costs_its_row_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("DDSDK_CACHE", str(tmp_path / "cache"))
+    words = ["--set", "rtp.bases=9000", "--budget", "2s", "--repeats", "1", "--baselines", ""]
+    # A rate that no network survives.
+    words += [
+        part
+        for word in ("experts=1", "expert_epochs=3", "expert_lr=1e30")
+        for part in ("--set", f"mtt.{word}")
+    ]
+    assert bench(tmp_path / "out", *words, recipes="rtp,mtt,dm") == 0
+    first, second, third = read_rows(tmp_path / "out" / "table.json")
+    assert "bases must leave an address" in first.note
+    assert "are not finite" in second.note
+    assert (first.cells, second.cells) == ((), ())
+    assert third.cells
+    assert not third.note
+
+
+def test_a_table_that_is_stopped_at_its_start_says_so_and_nothing_else(tmp_path, monkeypatch, capsys):
+    from ddsdk.bench.table_run import TableRun
+
+    def stopped(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TableRun, "_networks", stopped)
+    assert bench(tmp_path) == 75
+    assert "stopped" in capsys.readouterr().err
+    (row,) = read_rows(tmp_path / "table.json")
+    assert row.cells == ()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -22,7 +22,7 @@ from ddsdk.rng import generator
 from ddsdk.work.executors import Executor
 from ddsdk.work.store import Store
 from ddsdk.work.unit import Unit
-from ddsdk.work.worker import Done
+from ddsdk.work.worker import UNIT_ERRORS, Done
 
 __all__ = ["TableRun", "Wave"]
 
@@ -108,17 +108,26 @@ class TableRun:
         found = []
         for i, entry in enumerate(self._entries):
             for s in range(self._sets):
-                make, rng = entry.factory(self._train), generator(self._task.seed + s)
-                runs = trained_runs(entry.method, self._train, make_student=make, rng=rng)
-                units = [] if runs is None else self._task.networks(entry, s, len(runs))
-                self._needed[i, s] = units
-                found += units
+                self._needed[i, s] = self._networks_of(entry, s)
+                found += self._needed[i, s]
         return found
+
+    def _networks_of(self, entry: Entry, index: int) -> list[Unit]:
+        make, rng = entry.factory(self._train), generator(self._task.seed + index)
+        try:
+            runs = trained_runs(entry.method, self._train, make_student=make, rng=rng)
+        except UNIT_ERRORS:
+            # The unit of the set will meet the same error, which then costs its row and not the table.
+            return []
+        return [] if runs is None else self._task.networks(entry, index, len(runs))
 
     def _distil(self) -> list[Unit]:
         found = []
         for i, entry in enumerate(self._entries):
-            fitted = self._lengths.fit(entry, self._train, self._task.seed)
+            try:
+                fitted = self._lengths.fit(entry, self._train, self._task.seed)
+            except UNIT_ERRORS:
+                fitted = entry  # as above: its own unit says what is wrong
             self._entries[i] = fitted
             self._made[i] = [
                 self._task.distil(fitted, s, tuple(unit.id for unit in self._needed[i, s]))
@@ -140,7 +149,7 @@ class TableRun:
     def _there(self, i: int) -> list[tuple[Distilled, Unit]]:
         """Return the sets of a method that could be made."""
         found = []
-        for unit in self._made[i]:
+        for unit in self._made.get(i, ()):
             result = self.store.read(unit.id)
             if result is not None:
                 found.append((set_of(result, self._seconds(unit)), unit))
@@ -194,9 +203,10 @@ class TableRun:
             "parameters": told["parameters"],
             "student": told["student"],
         }
-        failures = [self.store.failure(unit.id) for unit in self._made.get(i, ())]
-        note = "; ".join(f"{f.error}: {f.message}" for f in failures if f is not None)
-        there = self._there(i) if i in self._made else []
+        units = [of for unit in self._made.get(i, ()) for of in (unit.id, *unit.needs)]
+        failures = dict.fromkeys(f for f in map(self.store.failure, units) if f is not None)
+        note = "; ".join(f"{f.error}: {f.message}" for f in failures)
+        there = self._there(i)
         if not there:
             return TableRow(**shared, note=note)
         first = there[0][0]

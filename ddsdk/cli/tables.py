@@ -6,6 +6,8 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from ddsdk.bench.kinds import Entry
     from ddsdk.bench.table_run import TableRun
     from ddsdk.work.executors import Executor
+    from ddsdk.work.worker import Done
 
 __all__ = ["TABLES", "TableBench", "Worker"]
 
@@ -169,22 +172,15 @@ class TableBench(NetworkOptions, DataOptions):
         return found
 
     def _work(self, table: TableRun, executor: Executor) -> None:
-        waves = table.run(executor)
-        wave = next(waves, None)
-        while wave is not None:
-            name, total = wave.name, wave.total
-            with progress(name, total) as update:
-                while wave is not None and wave.name == name:
-                    if wave.last is not None:
-                        update(wave.done, f"{wave.last.unit.kind} {wave.last.unit.id[:8]}")
-                        if wave.last.failure is not None:
-                            told = f"{wave.last.failure.error}: {wave.last.failure.message}"
-                            err(
-                                escape_terminal(
-                                    f"{wave.last.unit.kind} {wave.last.unit.id[:8]} failed: {told}", 400
-                                )
-                            )
-                    wave = next(waves, None)
+        for name, group in groupby(table.run(executor), key=attrgetter("name")):
+            waves = iter(group)
+            with progress(name, next(waves).total) as update:
+                for wave in waves:
+                    update(wave.done, _told(wave.last))
+                    if wave.last is not None and wave.last.failure is not None:
+                        failure = wave.last.failure
+                        said = f"{_told(wave.last)} failed: {failure.error}: {failure.message}"
+                        err(escape_terminal(said, 400))
 
     def _write(self, table: TableRun) -> None:
         from ddsdk.bench.table_view import table_html, table_markdown, table_values
@@ -208,6 +204,10 @@ class TableBench(NetworkOptions, DataOptions):
         out(text)
         for suffix in ("md", "json", "html"):
             out(str(self.out / f"table.{suffix}"))
+
+
+def _told(done: Done | None) -> str:
+    return "" if done is None else f"{done.unit.kind} {done.unit.id[:8]}"
 
 
 def _machine(options: DataOptions) -> Mapping[str, Any]:
@@ -260,7 +260,7 @@ class Worker:
         while True:
             for done in work(store, compute, wants=lambda unit: unit.config.get("versions") == here()):
                 told = "failed: " + done.failure.message if done.failure else "done"
-                out(escape_terminal(f"{done.unit.kind} {done.unit.id[:8]} {told}", 400))
+                out(escape_terminal(f"{_told(done)} {told}", 400))
             if not self.wait:
                 return 0
             time.sleep(2.0)
