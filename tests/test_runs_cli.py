@@ -128,7 +128,7 @@ def test_bench_prints_the_unroll_table(tmp_path, capsys, monkeypatch):
     out = tmp_path / "unroll.json"
     small = ["--widths", "4", "--student-steps", "2", "--ipc", "1", "--repeats", "1"]
     assert main(["bench", "--table", "unroll", *small, "--out", str(out)]) == 0
-    (row,) = json.loads(out.read_text())["rows"]
+    ((row,),) = json.loads(out.read_text())["rows"].values()
     assert row["steps"] == 2
     assert float(row["full, cosine"]) > 0.999
     assert float(row["truncated, cosine"]) > 0.5

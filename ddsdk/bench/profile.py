@@ -6,26 +6,24 @@ the profiler itself takes lies outside the operators, so the share of arithmetic
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ddsdk.bench.curve import students_of
+from ddsdk.bench.machine import SHAPE, MachineTable, machine_of, random_pixels
 from ddsdk.bench.methods import METHODS
 from ddsdk.bench.presets import small
-from ddsdk.bench.speed import SHAPE, machine_of, random_pixels
 from ddsdk.data.sources import RealData
 from ddsdk.errors import require, require_count
 from ddsdk.networks.catalog import network_factory
 from ddsdk.recipes.base import IterativeRecipe, NeedsRuns
 from ddsdk.rng import generator
 
-__all__ = ["ProfileTable", "profile_table", "shares"]
+__all__ = ["profile_table", "shares"]
 
 _KINDS: Mapping[str, re.Pattern[str]] = {
     "convolution": re.compile(r"conv", re.IGNORECASE),
@@ -41,32 +39,7 @@ _ARITHMETIC = ("convolution", "matrix product", "normalisation")
 _REST, _OUTSIDE = "other operators", "outside operators"
 
 
-@dataclass(frozen=True)
-class ProfileTable:
-    """One row for each recipe."""
-
-    machine: dict[str, Any]
-    rows: list[dict[str, Any]]
-
-    def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Return (title, columns, rows) of text."""
-        head = ", ".join(f"{k} {v}" for k, v in self.machine.items())
-        if not self.rows:
-            return []
-        return [
-            (
-                f"time of an outer step ({head})",
-                list(self.rows[0]),
-                [[str(v) for v in r.values()] for r in self.rows],
-            )
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return dataclasses.asdict(self)
-
-
-def profile_table(*, recipes: Sequence[str], width: int, ipc: int, repeats: int, device: str) -> ProfileTable:
+def profile_table(*, recipes: Sequence[str], width: int, ipc: int, repeats: int, device: str) -> MachineTable:
     """Profile an outer step of each recipe at FashionMNIST shapes, with its settings for a small machine.
 
     Args:
@@ -90,7 +63,7 @@ def profile_table(*, recipes: Sequence[str], width: int, ipc: int, repeats: int,
         require_count(name, value)
     data = random_pixels(10, max(256, ipc)).to(device)
     rows = [_row(name, data, width, ipc, repeats) for name in recipes or timed]
-    return ProfileTable(machine_of(device, repeats), rows)
+    return MachineTable(machine_of(device, repeats), {"time of an outer step": rows})
 
 
 def _row(name: str, data: RealData, width: int, ipc: int, repeats: int) -> dict[str, Any]:

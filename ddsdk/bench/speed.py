@@ -6,20 +6,30 @@ time alone means little and a ratio means something.
 
 from __future__ import annotations
 
-import dataclasses
 import multiprocessing
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from ddsdk.bench.choice import reached
+from ddsdk.bench.curve import students_of
+from ddsdk.bench.machine import (
+    SHAPE,
+    MachineTable,
+    Row,
+    machine_of,
+    matrix_product,
+    median_times,
+    random_pixels,
+)
+from ddsdk.bench.measured import read_boards
+from ddsdk.bench.methods import METHODS
 from ddsdk.bench.plain import ClassLoss, plain_dc_loss, plain_dm_loss, plain_gradient, plain_network
-from ddsdk.data.preprocess import Preprocess
+from ddsdk.bench.presets import small
 from ddsdk.data.sources import RealData
 from ddsdk.distill import Distillation
 from ddsdk.errors import require, require_count
@@ -28,89 +38,69 @@ from ddsdk.objectives.byproducts import Byproduct, in_pieces, mean_embedding, we
 from ddsdk.objectives.distances import Distance, filter_cosine, squared
 from ddsdk.objectives.match import ClassMatch
 from ddsdk.preview import peak_memory, restart_peak_memory
-from ddsdk.recipes import RECIPES
+from ddsdk.recipes import IterativeRecipe, NeedsRuns
 from ddsdk.recipes.parts import pixel_set
 from ddsdk.rng import derive, generator
 from ddsdk.synthetic.set import Leaves
 
-__all__ = ["SHAPE", "SpeedTable", "conv_flops", "machine_of", "random_pixels", "speed_table", "step_memory"]
+__all__ = ["conv_flops", "speed_table", "step_memory"]
 
-SHAPE = (1, 28, 28)
 # What each framework matches, and the plain version of its step.
 _STEPS: dict[str, tuple[Byproduct, Distance, ClassLoss]] = {
     "dm": (mean_embedding, squared, plain_dm_loss),
     "dc": (weight_gradients, filter_cosine, plain_dc_loss),
 }
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class SpeedTable:
-    """Rows of two tables: real side and whole step, and recipes with their memory."""
-
-    machine: Row
-    steps: list[Row]
-    recipes: list[Row]
-
-    def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Return (title, columns, rows) of text."""
-        head = ", ".join(f"{k} {v}" for k, v in self.machine.items())
-        named = (("matching steps", self.steps), ("recipes", self.recipes))
-        return [
-            (f"{title} ({head})", list(rows[0]), [[str(v) for v in row.values()] for row in rows])
-            for title, rows in named
-            if rows
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return dataclasses.asdict(self)
 
 
 def speed_table(
-    *, recipes: Sequence[str], widths: Sequence[int], real_batch: int, ipc: int, repeats: int, device: str
-) -> SpeedTable:
+    *,
+    recipes: Sequence[str],
+    widths: Sequence[int],
+    real_batch: int,
+    ipc: int,
+    repeats: int,
+    device: str,
+    reach: float = 70.0,
+) -> MachineTable:
     """Measure the steps of DM and DC at FashionMNIST shapes, and each recipe's whole outer step with its memory.
 
+    A recipe has its settings for a small machine. Its share of the matrix rate counts the convolutions and matrix
+    products of a step, their gradients too; norms, pooling and all that is element by element count as nothing.
     Memory is what two outer steps hold at their peak above what was resident before, in a process of its own with
-    as many threads as this one: at 10 classes, at 100 classes, and at 10 with four times the real batch.
+    as many threads as this one: at 10 classes, at 100 classes, and at 10 with four times the real batch. It is left
+    out where networks have to be trained first. Seconds to an accuracy are those of the curves that ship with the
+    package, see `ddsdk winners`.
 
     Args:
-        recipes: Keys of `RECIPES`; if empty, all whose steps look at real images and need no trained networks.
-        widths: Widths of a ConvNet-3.
-        real_batch: Real images of each class.
+        recipes: Keys of `RECIPES`; if empty, all that have an outer step.
+        widths: Widths of the students, where they have one.
+        real_batch: Real images of each class, or of each step where a recipe does not go class by class.
         ipc: Images per class.
         repeats: Timed repeats; the median counts.
         device: Where to run. Memory is measured on a CPU only.
+        reach: Accuracy in percent, for the seconds to it.
 
     Raises:
-        ValueError: If a recipe is unknown or a number is below 1.
+        ValueError: If a recipe is unknown or has no outer step, or a number is out of range.
     """
-    timed = [name for name, kind in RECIPES.items() if _has_a_step_of_its_own(kind)]
+    timed = [name for name, kind in METHODS.items() if issubclass(kind, IterativeRecipe)]
     chosen = list(recipes) or timed
     for name in chosen:
         require(name in timed, "recipes", f"be among {', '.join(timed)}", name)
     for count, value in (("real_batch", real_batch), ("ipc", ipc), ("repeats", repeats)):
         require_count(count, value)
+    require(0 < reach < 100, "reach", "be a percentage between 0 and 100", reach)
     require(bool(widths), "widths", "name at least one width", list(widths))
     for width in widths:
         require_count("widths", width)
     data = random_pixels(10, max(real_batch, ipc)).to(device)
-    return SpeedTable(
-        machine=machine_of(device, repeats),
-        steps=[_step_row(kind, w, data, real_batch, ipc, repeats) for kind in _STEPS for w in widths],
-        recipes=[_recipe_row(name, w, data, real_batch, ipc, repeats) for name in chosen for w in widths],
-    )
-
-
-def machine_of(device: str, repeats: int) -> Row:
-    """Return what a reader of times wants to know about the machine."""
-    threads = torch.get_num_threads()
-    return {"torch": torch.__version__, "device": device, "threads": threads, "repeats": repeats}
-
-
-def _has_a_step_of_its_own(kind: type[Any]) -> bool:
-    return "real_batch" in kind.__dataclass_fields__ and not hasattr(kind, "runs")
+    steps = [_step_row(kind, w, data, real_batch, ipc, repeats) for kind in _STEPS for w in widths]
+    rows = [
+        {**_recipe_row(name, w, data, real_batch, ipc, repeats), **_seconds_to(reach, name)}
+        for name in chosen
+        for w in widths
+    ]
+    return MachineTable(machine_of(device, repeats), {"matching steps": steps, "recipes": rows})
 
 
 def conv_flops(network: nn.Module, shape: tuple[int, int, int]) -> tuple[int, int]:
@@ -133,33 +123,6 @@ def conv_flops(network: nn.Module, shape: tuple[int, int, int]) -> tuple[int, in
     return sum(counts), counts[0]
 
 
-def _median_times(
-    functions: Sequence[Callable[[], object]], repeats: int, device: torch.device
-) -> list[float]:
-    """Time the functions in turn, `repeats` times after one warm-up round; return the medians in seconds."""
-    times: list[list[float]] = [[] for _ in functions]
-    for turn in range(repeats + 1):
-        for i, function in enumerate(functions):
-            began = time.perf_counter()
-            function()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if turn:
-                times[i].append(time.perf_counter() - began)
-    return [statistics.median(t) for t in times]
-
-
-def random_pixels(num_classes: int, per_class: int) -> RealData:
-    """Return random images of FashionMNIST's shape, as many of each class."""
-    images = torch.randint(
-        0, 256, (num_classes * per_class, *SHAPE), generator=generator("speed"), dtype=torch.uint8
-    )
-    labels = torch.arange(num_classes).repeat_interleave(per_class)
-    names = [str(c) for c in range(num_classes)]
-    preprocess = Preprocess.normalise((0.2861,), (0.3530,))
-    return RealData(images, labels, class_names=names, preprocess=preprocess, name="random pixels")
-
-
 def _step_row(kind: str, width: int, data: RealData, real_batch: int, ipc: int, repeats: int) -> Row:
     byproduct, distance, plain_loss = _STEPS[kind]
     network = network_factory("convnet", SHAPE, data.num_classes, width=width)(generator("student"))
@@ -170,7 +133,7 @@ def _step_row(kind: str, width: int, data: RealData, real_batch: int, ipc: int, 
     match = ClassMatch(byproduct=byproduct, distance=distance, real_batch=real_batch)
     rng = generator("step")
     batch = data.of_class(0, real_batch, rng)
-    matrix = torch.rand(2048, 2048, generator=generator("matrix")).to(data.device)
+    multiply, operations = matrix_product(data.device)
 
     def fast() -> None:
         leaves = Leaves(syn)
@@ -187,13 +150,11 @@ def _step_row(kind: str, width: int, data: RealData, real_batch: int, ipc: int, 
     def real_side() -> None:
         in_pieces(byproduct, network, batch)
 
-    product, real, ours, theirs = _median_times(
-        (lambda: matrix @ matrix, real_side, fast, plain), repeats, data.device
-    )
+    product, real, ours, theirs = median_times((multiply, real_side, fast, plain), repeats, data.device)
     forward, first = conv_flops(network, SHAPE)
     # Backward: once for the weights and once for the inputs, which the first layer does not need.
     flops = len(batch.x) * (forward if kind == "dm" else 3 * forward - first)
-    peak = 2 * 2048**3 / product
+    peak = operations / product
     return {
         "step": kind,
         "width": width,
@@ -206,13 +167,33 @@ def _step_row(kind: str, width: int, data: RealData, real_batch: int, ipc: int, 
     }
 
 
+def _made(name: str, real_batch: int, ipc: int, **changes: int) -> IterativeRecipe:
+    """Return a recipe with its settings for a small machine, and so many real images where it says how many."""
+    kind = METHODS[name]
+    asked = {"ipc": ipc, "real_batch": real_batch, **changes}
+    known = {key: value for key, value in asked.items() if key in kind.__dataclass_fields__}
+    recipe: IterativeRecipe = kind(**{**small(name, ipc), **known})
+    return recipe
+
+
 def _recipe_row(name: str, width: int, data: RealData, real_batch: int, ipc: int, repeats: int) -> Row:
-    make: Any = RECIPES[name]
-    recipe = make(ipc=ipc, real_batch=real_batch)
-    student = network_factory("convnet", SHAPE, data.num_classes, width=width)
+    recipe = _made(name, real_batch, ipc)
+    network, options = students_of(recipe, data, "", {"width": width})
+    student = network_factory(network, SHAPE, data.num_classes, **options)
     distillation = recipe.distillation(data, make_student=student, rng=generator("recipe"))
-    (seconds,) = _median_times((lambda: next(distillation),), repeats, data.device)
-    row = {"recipe": name, "width": width, "outer steps/s": f"{1 / seconds:.3f}", "s": round(seconds, 3)}
+    multiply, operations = matrix_product(data.device)
+    product, seconds = median_times((multiply, lambda: next(distillation)), repeats, data.device)
+    with FlopCounterMode(display=False) as counted:
+        next(distillation)
+    peak = operations / product
+    row = {
+        "recipe": name,
+        "students": f"{network} {options['width']}" if "width" in options else network,
+        "outer steps/s": f"{1 / seconds:.3f}",
+        "s": round(seconds, 3),
+        "GFLOP": f"{counted.get_total_flops() / 1e9:.3g}",
+        "share of matrix rate": f"{counted.get_total_flops() / seconds / peak:.0%}",
+    }
     return row if data.device.type != "cpu" else row | _memory(name, real_batch, ipc, width)
 
 
@@ -222,21 +203,32 @@ def _memory(name: str, real_batch: int, ipc: int, width: int) -> Row:
         "100 classes": (100, real_batch),
         f"10 classes, {4 * real_batch} real": (10, 4 * real_batch),
     }
+    held = not issubclass(METHODS[name], NeedsRuns)
     return {
-        f"{case}, MiB": round(step_memory(name, classes, real, ipc, width) / 2**20)
+        f"{case}, MiB": round(step_memory(name, classes, real, ipc, width) / 2**20) if held else "–"
         for case, (classes, real) in cases.items()
     }
+
+
+def _seconds_to(percent: float, name: str) -> Row:
+    """Return the CPU seconds of the first measured mark at which a recipe was so good, for each measured data set."""
+    found: Row = {}
+    for board in read_boards():
+        times = {entry.recipe: seconds for seconds, entry in reached(board, "soft", percent / 100)}
+        title = f"CPU s to {percent:g} % ({board.data}, ipc {board.ipc})"
+        found[title] = round(times[name]) if name in times else "–"
+    return found
 
 
 def step_memory(name: str, classes: int, real_batch: int, ipc: int, width: int) -> int:
     """Return how many bytes two outer steps of a recipe hold at their peak, measured in a process of their own.
 
     Args:
-        name: A key of `ddsdk.RECIPES`.
+        name: A key of `ddsdk.RECIPES` of a recipe that needs no trained networks.
         classes: Number of classes of the data.
         real_batch: Real images of each class in one step.
         ipc: Images per class.
-        width: Width of the ConvNet that is the student.
+        width: Width of the students, where they have one.
 
     Raises:
         FileNotFoundError: On anything but Linux, which alone tells the peak of a process from a point on.
@@ -249,14 +241,12 @@ def step_memory(name: str, classes: int, real_batch: int, ipc: int, width: int) 
 
 
 def _peak_above_start(name: str, classes: int, real_batch: int, ipc: int, width: int) -> int:
-    student = network_factory("convnet", SHAPE, classes, width=width)
-    make: Any = RECIPES[name]
-    # Lessons of one epoch: their number costs time and no memory.
-    short = {"student_epochs": 1} if "student_epochs" in make.__dataclass_fields__ else {}
-
     def start(images: int, real: int) -> Distillation[Any]:
         data = random_pixels(classes, max(images, real))
-        recipe = make(ipc=images, real_batch=real, **short)
+        # Lessons of one epoch: their number costs time and no memory.
+        recipe = _made(name, real, images, student_epochs=1)
+        network, options = students_of(recipe, data, "", {"width": width})
+        student = network_factory(network, SHAPE, classes, **options)
         distillation: Distillation[Any] = recipe.distillation(
             data, make_student=student, rng=generator("memory")
         )

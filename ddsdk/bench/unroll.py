@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import multiprocessing
 import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ddsdk.augment import DSA_STRATEGY, Augmentation
+from ddsdk.bench.machine import MachineTable, Row, machine_of
 from ddsdk.data.preprocess import Preprocess
 from ddsdk.data.sources import RealData
 from ddsdk.errors import require, require_count
@@ -31,7 +30,7 @@ from ddsdk.synthetic.pixels import Pixels
 from ddsdk.synthetic.rate import LearnedRate
 from ddsdk.synthetic.set import Leaves
 
-__all__ = ["Measured", "UnrollTable", "measure_unroll", "unroll_table"]
+__all__ = ["Measured", "measure_unroll", "unroll_table"]
 
 _SHAPE, _CLASSES = (1, 28, 28), 10
 _WAYS: dict[str, Unroll] = {
@@ -42,25 +41,6 @@ _WAYS: dict[str, Unroll] = {
 # The expert's steps, on other random pixels; its rate is that of the student too.
 _EXPERT_STEPS, _RATE = 40, 0.01
 _AUGMENTATION = Augmentation(DSA_STRATEGY)
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class UnrollTable:
-    """A row for each width and number of student steps."""
-
-    machine: Row
-    rows: list[Row]
-
-    def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Return (title, columns, rows) of text."""
-        head = ", ".join(f"{k} {v}" for k, v in self.machine.items())
-        cells = [[str(v) for v in row.values()] for row in self.rows]
-        return [(f"one step of trajectory matching ({head})", list(self.rows[0]), cells)]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return dataclasses.asdict(self)
 
 
 class Measured(NamedTuple):
@@ -79,7 +59,7 @@ class Measured(NamedTuple):
 
 def unroll_table(
     *, student_steps: Sequence[int], widths: Sequence[int], ipc: int, repeats: int, device: str
-) -> UnrollTable:
+) -> MachineTable:
     """Measure one step of trajectory matching at FashionMNIST shapes, each way in a process of its own.
 
     Random pixels, `ipc` for each of 10 classes, seen whole by a ConvNet-3 in each of its steps, under the published
@@ -104,9 +84,9 @@ def unroll_table(
         require(bool(values), name, "hold at least one number", list(values))
         for value in values:
             require_count(name, value)
-    machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "repeats": repeats}
+    machine = {**machine_of(device, repeats), "images": _CLASSES * ipc}
     rows = [_row(steps, width, ipc, repeats) for width in widths for steps in student_steps]
-    return UnrollTable(machine={**machine, "images": _CLASSES * ipc}, rows=rows)
+    return MachineTable(machine, {"one step of trajectory matching": rows})
 
 
 def _row(steps: int, width: int, ipc: int, repeats: int) -> Row:

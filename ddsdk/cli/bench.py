@@ -12,9 +12,7 @@ from ddsdk.cli.options import check_device, names, whole_numbers
 from ddsdk.errors import require
 
 if TYPE_CHECKING:
-    from ddsdk.bench.profile import ProfileTable
-    from ddsdk.bench.speed import SpeedTable
-    from ddsdk.bench.unroll import UnrollTable
+    from ddsdk.bench.machine import MachineTable
 
 __all__ = ["Bench", "bench_verb"]
 
@@ -32,26 +30,30 @@ class Bench:
     """Measure how fast the recipes run here, as shares of the machine's own matrix-product rate.
 
     Attributes:
-        table: Which table: speed, unroll for the memory of one step of trajectory matching, or profile for where the
-            time of a step goes. The tables of the survey have options of their own: `ddsdk bench --table survey-1
-            --help`; others are cross-architecture, robustness-to-recipe and fair-scores.
+        table: Which table: speed, unroll for the memory of one step of trajectory matching, profile for where the
+            time of a step goes, or stacked for several networks that train as one. The tables of the survey have
+            options of their own: `ddsdk bench --table survey-1 --help`; others are cross-architecture,
+            robustness-to-recipe and fair-scores.
         recipes: Recipes to time, separated by commas; all that have an outer step if empty.
         widths: Widths of the ConvNet, separated by commas. Empty takes 32, 64 and 128, and 32 for unroll and profile.
         student_steps: Steps of the student, separated by commas (unroll).
         real_batch: Real images of each class.
         ipc: Images per class.
+        reach: Accuracy in percent to which the speed table gives the CPU seconds, from the curves that ship with the
+            package.
         repeats: Timed steps of each kind; the median counts.
         out: JSON file to write, if any.
         device: cpu or cuda.
     """
 
-    table: Literal["speed", "unroll", "profile"] = "speed"
+    table: Literal["speed", "unroll", "profile", "stacked"] = "speed"
     recipes: str = ""
     widths: str = ""
     student_steps: str = "5,20,80"
     real_batch: int = 256
     ipc: int = 10
     repeats: int = 5
+    reach: float = 70.0
     out: Path | None = None
     device: str = "cpu"
 
@@ -62,10 +64,11 @@ class Bench:
         for name in ("real_batch", "ipc", "repeats"):
             require(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
         check_device(self.device)
-        measured: dict[str, Callable[[], SpeedTable | UnrollTable | ProfileTable]] = {
+        measured: dict[str, Callable[[], MachineTable]] = {
             "speed": self._speed,
             "unroll": self._unroll,
             "profile": self._profile,
+            "stacked": self._stacked,
         }
         found = measured[self.table]()
         for title, columns, rows in found.tables():
@@ -75,7 +78,7 @@ class Bench:
             out(str(self.out))
         return 0
 
-    def _speed(self) -> SpeedTable:
+    def _speed(self) -> MachineTable:
         from ddsdk.bench.speed import speed_table
 
         return speed_table(
@@ -85,9 +88,10 @@ class Bench:
             ipc=self.ipc,
             repeats=self.repeats,
             device=self.device,
+            reach=self.reach,
         )
 
-    def _unroll(self) -> UnrollTable:
+    def _unroll(self) -> MachineTable:
         from ddsdk.bench.unroll import unroll_table
 
         return unroll_table(
@@ -98,7 +102,7 @@ class Bench:
             device=self.device,
         )
 
-    def _profile(self) -> ProfileTable:
+    def _profile(self) -> MachineTable:
         from ddsdk.bench.profile import profile_table
 
         widths = whole_numbers("widths", self.widths or "32")
@@ -106,6 +110,16 @@ class Bench:
         return profile_table(
             recipes=names(self.recipes),
             width=widths[0],
+            ipc=self.ipc,
+            repeats=self.repeats,
+            device=self.device,
+        )
+
+    def _stacked(self) -> MachineTable:
+        from ddsdk.bench.stacked import stacked_table
+
+        return stacked_table(
+            widths=whole_numbers("widths", self.widths or "32,64,128"),
             ipc=self.ipc,
             repeats=self.repeats,
             device=self.device,
