@@ -1,4 +1,4 @@
-"""What the selection baselines share: choose real images class by class, in some feature space."""
+"""What the baselines share: images class by class, most of them real ones that were chosen in some feature space."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
     from ddsdk.students.fresh import MakeStudent
 
-__all__ = ["Selection", "trained_student"]
+__all__ = ["Baseline", "Selection", "trained_student"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection(ABC):
-    """A coreset: real images with their hard labels.
+class Baseline(ABC):
+    """Images that are made without distillation, with their hard labels.
 
     Attributes:
         name: What the command line and tables call the method.
@@ -40,8 +40,8 @@ class Selection(ABC):
                 require_count(count, getattr(self, count), least)
 
     @abstractmethod
-    def select(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> list[Tensor]:
-        """Return, for each class, the positions in `real` of `ipc` distinct images of it."""
+    def images(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Tensor:
+        """Return `ipc` images of each class, (K*ipc, C, H, W) in the value space, class by class."""
 
     def evaluation(self, real: dd.RealData) -> dd.Evaluation:  # noqa: ARG002
         """Return the published protocol."""
@@ -49,25 +49,23 @@ class Selection(ABC):
 
     @final
     def __call__(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Distilled:
-        """Select, and return the images as an artefact.
+        """Return the images as an artefact.
 
         Args:
-            real: Where to select from.
+            real: Where they come from.
             make_student: For baselines that look at a network; the others never call it.
             rng: Root of every random number.
 
         Raises:
             ValueError: If a class has fewer than `ipc` images.
         """
-        import torch
-
         require_rng(rng)
         began = time.perf_counter()
         dd.check_ipc(real, self.ipc)
-        picks = self.select(real, make_student=make_student, rng=rng)
+        images = self.images(real, make_student=make_student, rng=rng)
         classes = dd.class_slots(real.num_classes, self.ipc)
         syn = dd.SyntheticSet(
-            dd.Pixels(real.batch(torch.cat(picks)).x),
+            dd.Pixels(images),
             dd.hard_labels(classes, real.num_classes),
             classes,
             real.num_classes,
@@ -82,6 +80,22 @@ class Selection(ABC):
             seconds=seconds,
             make_student=make_student,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection(Baseline):
+    """A coreset: real images that are chosen class by class."""
+
+    @abstractmethod
+    def select(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> list[Tensor]:
+        """Return, for each class, the positions in `real` of `ipc` distinct images of it."""
+
+    @final
+    def images(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Tensor:
+        """Return the selected images."""
+        from torch import cat
+
+        return real.batch(cat(self.select(real, make_student=make_student, rng=rng))).x
 
 
 def trained_student(

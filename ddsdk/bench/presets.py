@@ -85,7 +85,7 @@ FAMILIES: Mapping[str, frozenset[str]] = {
     "meta-learning": frozenset(
         ("dd", "ld", "sldd", "gtn", "rtp", "rat-bptt", "kip", "rfad", "frepo", "rcig", "krr")
     ),
-    "selection": frozenset(("random", "herding", "k-center", "k-means", "grand", "el2n", "rded")),
+    "selection": frozenset(("random", "herding", "k-center", "k-means", "means", "grand", "el2n", "rded")),
 }
 """Family to methods: unrolled training and kernel regression, and choice of real images. The others match."""
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddsdk.errors import require
 
-__all__ = ["herding", "k_center", "k_means_nearest"]
+__all__ = ["herding", "k_center", "k_means_centres", "k_means_nearest"]
 
 
 def herding(features: Tensor, n: int) -> Tensor:
@@ -82,21 +82,39 @@ def k_means_nearest(features: Tensor, n: int, rng: torch.Generator) -> Tensor:
     Raises:
         ValueError: If `n` is not in 1..N.
     """
+    flat = features.cpu().double()
+    distance = torch.cdist(k_means_centres(flat, n, rng), flat)
+    chosen: list[int] = []
+    for row in distance:
+        row[chosen] = torch.inf
+        chosen.append(int(row.argmin()))
+    return torch.tensor(chosen)
+
+
+def k_means_centres(features: Tensor, n: int, rng: torch.Generator) -> Tensor:
+    """Return the means of `n` clusters (scikit-learn's Lloyd iterations); with `n` 1, the mean of all.
+
+    Args:
+        features: (N, F).
+        n: How many, 1..N.
+        rng: Seeds the centres.
+
+    Returns:
+        (n, F) float64 on the CPU.
+
+    Raises:
+        ValueError: If `n` is not in 1..N.
+    """
     _check(features, n)
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     flat = features.cpu().double().numpy()
     with warnings.catch_warnings():
-        # Fewer distinct items than centres is no fault here: the free items fill up below.
+        # Fewer distinct items than centres is no fault: some centres then lie upon another.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        centres = KMeans(n, n_init=1, random_state=rng.initial_seed() % 2**32).fit(flat).cluster_centers_
-    distance = torch.cdist(torch.from_numpy(centres), torch.from_numpy(flat))
-    chosen: list[int] = []
-    for row in distance:
-        row[chosen] = torch.inf
-        chosen.append(int(row.argmin()))
-    return torch.tensor(chosen)
+        found = KMeans(n, n_init=1, random_state=rng.initial_seed() % 2**32).fit(flat).cluster_centers_
+    return torch.from_numpy(found)
 
 
 def _check(features: Tensor, n: int) -> None:

@@ -35,7 +35,7 @@ class CAFE(DistributionMatching):
         decay: Factor on `image_lr` after 60, 80 and 90 % of the steps.
         image_momentum: Momentum of the images.
         real_batch: Real images of each class in one step.
-        start: Where the images start: noise, real, k-means or herding.
+        start: Where the images start: noise, real, k-means, means or herding.
         augmentation: DSA operations joined by "_", for matching, students and evaluation; empty for none. None takes
             the published ones that suit the data: "CAFE+DSA".
         early_weight: Weight of the maps of all blocks before the last.

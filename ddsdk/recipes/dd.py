@@ -32,7 +32,7 @@ class DD(OrderedBatches):
         image_lr: Learning rate of images and learned rates (Adam); halved ten times over the run.
         student_lr: Where the learned rate of each step starts. None takes 0.02 for grey images and 0.001 for others.
         real_batch: Real images on which a student is tested.
-        start: Where the images start: noise, real, k-means or herding.
+        start: Where the images start: noise, real, k-means, means or herding.
 
     The defaults are the paper's, for a GPU. On a CPU: a LeNet, at most some 15 steps of a student (ipc times `passes`),
     `real_batch` 256, and fewer `steps` with `anneal`.

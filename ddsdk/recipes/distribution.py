@@ -19,7 +19,7 @@ class DistributionMatching(IterativeRecipe):
     Attributes:
         steps: Image steps.
         image_lr: Learning rate of the images.
-        start: Where the images start: noise, real, k-means or herding.
+        start: Where the images start: noise, real, k-means, means or herding.
         augmentation: DSA operations joined by "_"; empty for none. None takes the published ones that suit the data:
             without flip for digits and characters.
     """

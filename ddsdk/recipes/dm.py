@@ -33,7 +33,7 @@ class DM(DistributionMatching):
             the mean divides each image's gradient by ipc.
         image_momentum: Momentum of the images.
         real_batch: Real images of each class in one step.
-        start: Where the images start: noise, real, k-means or herding.
+        start: Where the images start: noise, real, k-means, means or herding.
         augmentation: DSA operations joined by "_"; empty for none. None takes the published ones that suit the data:
             without flip for digits and characters.
 

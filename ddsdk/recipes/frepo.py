@@ -50,7 +50,7 @@ class FRePo(LabelRegression):
             RFAD has it, which pays at one image per class.
         scale_lr: Learning rate of the logarithm of that scale.
         ridge: Added to the diagonal of the Gram matrix, in units of its mean.
-        start: Where the images start: noise, real, k-means or herding.
+        start: Where the images start: noise, real, k-means, means or herding.
         augmentation: DSA operations of the evaluation, joined by "_"; empty for none. None takes those that suit the
             data.
 

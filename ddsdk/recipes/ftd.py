@@ -29,7 +29,7 @@ class FTD(TrajectoryMatching):
     Attributes:
         average: None takes the published one, to the power that leaves as much of the start in a run of `steps` as in
             one of 5000.
-        start: Where the images start: noise, real, k-means or herding.
+        start: Where the images start: noise, real, k-means, means or herding.
 
     Differences from the published algorithm: those of MTT. The paper weighs the surrogate gap by 0.3 or 1 depending on
     the data; here it is 0.3, which later authors found to do everywhere.

@@ -50,7 +50,7 @@ class AlongStudents(IterativeRecipe):
         image_momentum: Momentum of the images.
         student_lr: Learning rate of the networks (SGD without momentum).
         real_batch: Real images of each class in one step.
-        start: Where the images start: noise, real, k-means or herding.
+        start: Where the images start: noise, real, k-means, means or herding.
         augmentation: DSA operations joined by "_"; empty for none. None takes the published ones that suit the data:
             without flip for digits and characters.
     """

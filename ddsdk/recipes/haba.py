@@ -31,7 +31,7 @@ class HaBa(TrajectoryMatching):
     hallucinators come on top, so compare by stored floats and not by ipc.
 
     Attributes:
-        start: Which images the bases start as: noise, real, k-means or herding.
+        start: Which images the bases start as: noise, real, k-means, means or herding.
         hallucinators: Networks that each make an image of each basis.
         grey_bases: Store bases with one channel, as many times more as images have channels.
         hallucinator_lr: Learning rate of the hallucinators; None takes that of the bases, as published. On small

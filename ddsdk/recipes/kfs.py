@@ -34,7 +34,7 @@ class KFS(DistributionMatching):
         steps: Steps of codes and decoders.
         image_lr: Learning rate of codes and decoders (Adam).
         real_batch: Real images of each class in one step.
-        start: Which images the codes stand for at first: noise, real, k-means or herding.
+        start: Which images the codes stand for at first: noise, real, k-means, means or herding.
         augmentation: DSA operations joined by "_"; empty for none. None takes the published ones that suit the data:
             without flip for digits and characters.
         decoders: Decoders, each of which makes an image of each code.

@@ -34,7 +34,7 @@ class KIP(LabelRegression):
         learn_labels: Whether labels are trained with the images.
         solve_labels: Whether the labels are solved for in closed form over all real images at the end (Label Solve).
         ridge: Added to the diagonal of the Gram matrix, in units of its mean.
-        start: Where the images start: noise, real, k-means or herding.
+        start: Where the images start: noise, real, k-means, means or herding.
 
     The student's network is not used. The set is one for kernel machines: its evaluation is kernel ridge regression
     with the same kernel, and networks that train on it do worse than on real images. On a CPU a step takes some tens of

@@ -36,7 +36,7 @@ class KRR:
         name: What the command line and tables call the method.
         ipc: Images per class. More change nothing about the predictions.
         ridge: Of the regression on the real images: added to the diagonal of their Gram matrix, in units of its mean.
-        start: Which images Z are: noise, real, k-means or herding.
+        start: Which images Z are: noise, real, k-means, means or herding.
 
     The student's network is not used. The set is one for linear regression without intercept, which is how it is
     evaluated; it is no set for networks. It takes seconds: a check of a pipeline, and a floor for kernel methods.

@@ -23,7 +23,7 @@ class LatentMatching(DistributionMatching):
         steps: Latent steps.
         image_lr: Learning rate of the latents (Adam).
         real_batch: Real images of each class in one step.
-        start: Which images the latents stand for at first: noise, real, k-means or herding.
+        start: Which images the latents stand for at first: noise, real, k-means, means or herding.
         augmentation: DSA operations joined by "_"; empty for none. None takes the published ones that suit the data:
             without flip for digits and characters.
         generator_dim: Length of the generator's latent vectors.

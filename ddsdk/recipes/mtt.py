@@ -26,7 +26,7 @@ class MTT(TrajectoryMatching):
     random (eq. 2). The learning rate of the N steps is learned with the images.
 
     Attributes:
-        start: Where the images start: noise, real, k-means or herding.
+        start: Where the images start: noise, real, k-means, means or herding.
 
     Differences from the published algorithm: the same gradient, with memory that does not grow with N: backward
     rebuilds one step at a time. The learned rate cannot fall below 0.0001, where the authors' turns negative and the

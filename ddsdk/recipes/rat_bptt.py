@@ -44,7 +44,7 @@ class RaTBPTT(UnrolledTraining):
         real_batch: Real images on which a student is tested.
         learned_labels: Learn the labels too: they start one-hot and stay non-negative, and their sums weigh images.
         clip_ratio: The gradient of a step is scaled down to this many times the usual norm, at least 1.
-        start: Where the images start: noise, real, k-means or herding.
+        start: Where the images start: noise, real, k-means, means or herding.
         augmentation: DSA operations joined by "_", for both sides and evaluation; empty for none. None takes flip or
             rotation, without flip for digits and characters.
 

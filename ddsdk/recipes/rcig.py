@@ -42,7 +42,7 @@ class RCIG(LabelRegression):
         scale_lr: Learning rate of the logarithm of the scale s.
         learn_labels: Whether labels are trained with the images.
         ridge: Times the number of images is added to the diagonal of the Gram matrices.
-        start: Where the images start: noise, real, k-means or herding.
+        start: Where the images start: noise, real, k-means, means or herding.
 
     A step costs some hundred passes over the set. The defaults are for a CPU and one image per class: a narrow student
     (width 16), a small pool, few steps. The result is a moving average over the run (decay 0.99) as in the paper.

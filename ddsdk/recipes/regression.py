@@ -33,7 +33,7 @@ class LabelRegression(IterativeRecipe):
         label_lr: Learning rate of the labels.
         learn_labels: Whether labels are trained with the images; otherwise they stay centred one-hot rows.
         ridge: Added to the diagonal of the Gram matrix, in units of its mean.
-        start: Where the images start: noise, real, k-means or herding.
+        start: Where the images start: noise, real, k-means, means or herding.
     """
 
     steps: int = 1000

@@ -34,7 +34,7 @@ class RFAD(LabelRegression):
         scale_lr: Learning rate of the logarithm of the scale s.
         learn_labels: Whether labels are trained with the images; the paper's best sets have fixed ones.
         ridge: Added to the diagonal of the Gram matrix, in units of its mean.
-        start: Where the images start: noise, real, k-means or herding.
+        start: Where the images start: noise, real, k-means, means or herding.
 
     The networks are the student's without normalisation where the catalogue has that, and start with He's normal
     weights and normal biases. The defaults are for a CPU, best with narrow students (width 16 or 32): some 40 seconds

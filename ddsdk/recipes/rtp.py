@@ -50,8 +50,8 @@ class RTP(UnrolledTraining):
         optimizer: What moves them: ``"sgd"``, as in the paper, or ``"adam"``, with an `image_lr` near 0.01, which pays
             where there are few image steps.
         real_batch: Real images of each class on which a student is tested.
-        start: ``"noise"`` draws bases and addresses at random. From real, k-means or herding both start as the leading
-            singular vectors of such images.
+        start: ``"noise"`` draws bases and addresses at random. From real, k-means, means or herding both start as
+            the leading singular vectors of such images.
         augmentation: DSA operations joined by "_", for both sides and evaluation; empty for none. None takes flip or
             rotation, without flip for digits and characters.
 

@@ -34,7 +34,7 @@ class SLDD(OrderedBatches):
         image_lr: Learning rate of images, labels and learned rates (Adam); halved ten times over the run.
         student_lr: Where the learned rate of each step starts. None takes 0.01 for grey images and 0.001 for others.
         real_batch: Real images on which a student is tested.
-        start: Where the images start: noise, real, k-means or herding.
+        start: Where the images start: noise, real, k-means, means or herding.
 
     The defaults are for a GPU; what DD says of a CPU holds here.
 

@@ -35,7 +35,7 @@ class SRe2L(IterativeRecipe):
         image_lr: Learning rate of the images (Adam), falling to 0 along a cosine.
         weight: Of the statistics.
         batch: At most so many images in one batch, one of each class.
-        start: Where the images start: noise, real, k-means or herding.
+        start: Where the images start: noise, real, k-means, means or herding.
         augmentation: Operations on the images while they are recovered; crop shifts by up to an eighth of the side.
         temperature: Of the stored teacher labels; None keeps hard ones.
         teacher_epochs: Epochs of the teacher on real data. Less trained ones can recover better.

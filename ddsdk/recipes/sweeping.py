@@ -48,7 +48,7 @@ class Sweeping(IterativeRecipe):
         metric: Distance of gradients: l1 (sum of absolute differences) or mse (of squares). None takes l1 for grey
             images and mse for colour.
         mix: Probability of CutMix where networks train.
-        start: Where the tiles start: noise, real, k-means or herding.
+        start: Where the tiles start: noise, real, k-means, means or herding.
         augmentation: Operations for matching, see `ddsdk.Augmentation`; empty for none, in the evaluation too. Where
             networks train on real data, cutout is left out of them.
     """

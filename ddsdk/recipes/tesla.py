@@ -29,7 +29,7 @@ class TESLA(TrajectoryMatching):
     Attributes:
         truncated: Whether to drop it as the paper's code does. If false the gradient is MTT's own, at as little
             memory and about the same time.
-        start: Where the images start: noise, real, k-means or herding.
+        start: Where the images start: noise, real, k-means, means or herding.
 
     Differences from the published algorithm: hard labels; the option of soft labels from the expert's target is
     left out. Otherwise those of MTT, but for the gradient. Values are those of MTT where the paper's code names none.

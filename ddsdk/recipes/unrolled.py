@@ -48,7 +48,7 @@ class UnrolledTraining(IterativeRecipe):
         image_lr: Learning rate of everything that the set stores.
         student_lr: Learning rate of the students.
         real_batch: Real images on which a student is tested.
-        start: Where the images start: noise, real, k-means or herding.
+        start: Where the images start: noise, real, k-means, means or herding.
     """
 
     steps: int = 20_000
@@ -78,7 +78,7 @@ class OrderedBatches(UnrolledTraining):
         image_lr: Learning rate of everything that is learned (Adam); halved ten times over the run.
         student_lr: Where the learned rate of each step starts. None takes `grey_lr` for grey images, 0.001 for others.
         real_batch: Real images on which a student is tested.
-        start: Where the images start: noise, real, k-means or herding.
+        start: Where the images start: noise, real, k-means, means or herding.
     """
 
     grey_lr: ClassVar[float]

@@ -76,6 +76,11 @@ class MultiFormation(Parametrization):
         if self._bounds is not None:
             self.canvases.clamp_(*(b.to(self.canvases.device) for b in self._bounds))
 
+    @property
+    def factor(self) -> int:
+        """Tiles along each side of a canvas."""
+        return self._factor
+
     def stored_floats(self) -> int:
         """Return M*C*H*W: as many as plain pixels."""
         return self.canvases.numel()

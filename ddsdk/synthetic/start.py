@@ -1,4 +1,4 @@
-"""Where a synthetic set starts: noise, random real images, or chosen real images."""
+"""Where a synthetic set starts: noise, real images at random or chosen, or means of clusters."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ddsdk.data.select import herding, k_means_nearest
+from ddsdk.data.select import herding, k_means_centres, k_means_nearest
 from ddsdk.data.sources import RealData, choose
 from ddsdk.errors import require
 from ddsdk.rng import derive
 
-__all__ = ["STARTS", "Start", "check_ipc", "class_slots", "from_selection", "noise", "random_real"]
+__all__ = [
+    "STARTS",
+    "Start",
+    "check_ipc",
+    "class_slots",
+    "cluster_means",
+    "from_selection",
+    "noise",
+    "random_real",
+]
 
 Start = Callable[[RealData, int, torch.Generator], Tensor]
 """`(real, ipc, rng) -> images`, (K*ipc, C, H, W) in the value space, class by class."""
@@ -62,9 +71,20 @@ def from_selection(select: Select) -> Start:
     return start
 
 
+def cluster_means(real: RealData, ipc: int, rng: torch.Generator) -> Tensor:
+    """Return the means of `ipc` clusters of each class, by pixels; at ipc 1 the mean image of the class."""
+    check_ipc(real, ipc)
+    means = []
+    for c in range(real.num_classes):
+        pixels = real.batch(real.index_of_class(c)).x.flatten(1)
+        means.append(k_means_centres(pixels, ipc, derive(rng, c)).to(pixels))
+    return torch.cat(means).view(-1, *real.image_shape)
+
+
 STARTS: dict[str, Start] = {
     "noise": noise,
     "real": random_real,
     "k-means": from_selection(k_means_nearest),
+    "means": cluster_means,
     "herding": from_selection(lambda features, n, _: herding(features, n)),
 }

@@ -1,0 +1,65 @@
+"""Distilled replay for continual learning with Avalanche: ``pip install 'ddsdk[continual]'``.
+
+>>> from avalanche.training.plugins import ReplayPlugin
+>>> from ddsdk_integrations.continual import DistilledBuffer
+>>> memory = DistilledBuffer(100, ddsdk.DM(steps=200))
+>>> plugin = ReplayPlugin(mem_size=100, storage_policy=memory)
+"""
+
+from __future__ import annotations
+
+from ddsdk_integrations._require import require_library
+
+require_library("avalanche", feature="Distilled replay", package="avalanche-lib", extra="continual")
+
+from ddsdk_integrations.continual.buffer import DistilledBuffer  # noqa: E402
+from ddsdk_integrations.continual.codecs import LABEL_BYTES, Codec, Components, Half, LowRank, Tiles, Uint8  # noqa: E402
+from ddsdk_integrations.continual.composites import Combining, Composing  # noqa: E402
+from ddsdk_integrations.continual.configurations import (  # noqa: E402
+    Configuration,
+    composite_memory,
+    distilled_replay,
+    online_condensation,
+    stable_sets,
+    stream_summary,
+)
+from ddsdk_integrations.continual.distiller import Distiller  # noqa: E402
+from ddsdk_integrations.continual.memory import Memory, Part, sample_bytes  # noqa: E402
+from ddsdk_integrations.continual.metrics import MemoryMetric, memory_metrics  # noqa: E402
+from ddsdk_integrations.continual.plugins import SoftLabels, TrainOnMemory  # noqa: E402
+from ddsdk_integrations.continual.queue import Streaming  # noqa: E402
+from ddsdk_integrations.continual.relation import RelationMatch  # noqa: E402
+from ddsdk_integrations.continual.resume import resume_run, save_run  # noqa: E402
+from ddsdk_integrations.continual.stream import Replay  # noqa: E402
+
+__all__ = [
+    "LABEL_BYTES",
+    "Codec",
+    "Combining",
+    "Components",
+    "Composing",
+    "Configuration",
+    "DistilledBuffer",
+    "Distiller",
+    "Half",
+    "LowRank",
+    "Memory",
+    "MemoryMetric",
+    "Part",
+    "RelationMatch",
+    "Replay",
+    "SoftLabels",
+    "Streaming",
+    "Tiles",
+    "TrainOnMemory",
+    "Uint8",
+    "composite_memory",
+    "distilled_replay",
+    "memory_metrics",
+    "online_condensation",
+    "resume_run",
+    "sample_bytes",
+    "save_run",
+    "stable_sets",
+    "stream_summary",
+]

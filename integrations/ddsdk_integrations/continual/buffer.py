@@ -1,0 +1,296 @@
+"""`DistilledBuffer`: an Avalanche storage policy that distils what came, and lets the real data go."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, final
+
+from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.training.storage_policy import BalancedExemplarsBuffer, ExemplarsBuffer
+
+import ddsdk as dd
+from ddsdk.errors import ResumeError, require_count
+from ddsdk_integrations.continual.codecs import LABEL_BYTES, Codec, Uint8, codec_state
+from ddsdk_integrations.continual.distiller import Distiller, Made
+from ddsdk_integrations.continual.memory import Memory, Part, sample_bytes
+from ddsdk_integrations.continual.moment import Moment, moments, starts
+from ddsdk_integrations.continual.queue import Queue, Streaming
+from ddsdk_integrations.continual.stream import Items, Replay, Schema, arrivals, as_avalanche, value_space
+
+__all__ = ["DistilledBuffer"]
+
+
+class _Group(ExemplarsBuffer):
+    """The part of a buffer that Avalanche looks up by class."""
+
+    def resize(self, strategy: Any, new_size: int) -> None:  # noqa: ANN401
+        """Do nothing: the whole buffer is resized at once."""
+
+
+@final
+class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
+    """Replay memory of distilled images: a drop-in for ``ReplayPlugin(storage_policy=...)``.
+
+    At the end of each experience, or while a stream runs, it distils what came to as many images as its bytes hold, and
+    keeps nothing of the real data. It has one group for each class, as class-balanced buffers of Avalanche.
+
+    Args:
+        max_size: Real images whose bytes the memory may take: a byte for each channel of a pixel, and two for
+            the class. It must be the plugin's ``mem_size``. It is no number of items: small tiles or low-rank
+            factors give more images for the same bytes, soft labels fewer.
+        recipe: What distils: a recipe of ddsdk, whose ipc follows from the bytes, or a `Distiller` that says with
+            which students and for how many seconds.
+        budget_bytes: Bytes, in place of those of `max_size` real images.
+        classes: Classes that there will be in the end, over all tasks that number them anew. None divides by those
+            that came so far, so that older ones shrink as new ones come.
+        visits: Experiences in which each class will have come in the end. None divides the bytes of a class by those so
+            far. Of no use with `merge`.
+        codec: How images are packed, such as `LowRank`. Recipes that store tiles or components keep theirs.
+        merge: When a class comes again, distil its new images together with those remembered, weighted by visits, and
+            go on from these; otherwise its bytes are divided among the visits, and older ones shrink.
+        replay: How the memory is given to those who train on it.
+        streaming: For streams of small pieces: when to distil. None distils each experience at its end.
+        preprocess: From the unit range to the values of the stream. None takes the extremes of the first
+            experience for black and white.
+        seed: Of every random number.
+
+    Raises:
+        ValueError: If a number is out of range; while it runs, if a share of the bytes holds no image, or if
+            values of the stream leave the unit range.
+
+    Attributes:
+        calls: Distillations so far.
+        seconds: What they took.
+    """
+
+    def __init__(
+        self,
+        max_size: int,
+        recipe: Any,  # noqa: ANN401
+        *,
+        budget_bytes: int | None = None,
+        classes: int | None = None,
+        visits: int | None = None,
+        codec: Codec | None = None,
+        merge: bool = False,
+        replay: Replay | None = None,
+        streaming: Streaming | None = None,
+        preprocess: dd.Preprocess | None = None,
+        seed: int = 0,
+    ) -> None:
+        given = {"max_size": max_size, "budget_bytes": budget_bytes, "classes": classes, "visits": visits}
+        for name, value in given.items():
+            if value is not None:
+                require_count(name, value)
+        super().__init__(max_size)
+        self.distiller = recipe if isinstance(recipe, Distiller) else Distiller(recipe)
+        self.calls = 0
+        self.seconds = 0.0
+        self.codec: Codec = Uint8() if codec is None or self.distiller.stores_no_images else codec
+        self.replay = replay or Replay()
+        self._budget_bytes = budget_bytes
+        self._classes = classes
+        self._visits = visits
+        self._merge = merge
+        self._streaming = streaming
+        self._queue = Queue(1 if streaming is None else streaming.room, seed)
+        self._preprocess = preprocess
+        self._seed = seed
+        self._memory: Memory | None = None
+        self._schema: Schema | None = None
+        self._shape: tuple[int, int, int] | None = None
+        self._updates = 0
+        self._whole: AvalancheDataset[Any] = AvalancheDataset([])
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What is remembered, one part for each class and visit."""
+        return () if self._memory is None else tuple(self._memory.parts)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of images and labels that are remembered."""
+        return sum(part.nbytes for part in self.parts)
+
+    @property
+    def waiting(self) -> int:
+        """Real images that wait to be distilled: all real images that are kept."""
+        return len(self._queue)
+
+    @property
+    def buffer(self) -> AvalancheDataset[Any]:
+        """The memory as a data set of the stream's form; empty before the first distillation."""
+        return self._whole
+
+    def newest(self) -> AvalancheDataset[Any]:
+        """Return what the last distillation left, as `buffer`."""
+        last = max((part.visit for part in self.parts), default=0)
+        return self._dataset([part for part in self.parts if part.visit == last], self.replay)
+
+    def post_adapt(self, agent: Any, exp: Any) -> None:  # noqa: ANN401, ARG002
+        """Distil the images of an experience, or let them wait in the queue of a stream."""
+        dataset = exp.dataset
+        if len(dataset) == 0:
+            return
+        if self._schema is None:
+            self._schema = Schema.of(dataset)
+        if self._preprocess is None:
+            self._preprocess = value_space(dataset)
+        came = arrivals(dataset, self._preprocess)
+        c, h, w = came.images.shape[1:]
+        self._shape = (c, h, w)
+        if self._streaming is None:
+            self._remember(moments(came))
+            return
+        if getattr(exp, "is_first_subexp", False):
+            self.flush()
+        self._queue.add(came)
+        if self._queue.pieces >= self._streaming.every:
+            self.flush()
+
+    def flush(self) -> None:
+        """Distil what waits, such as at the end of a stream."""
+        waiting = self._queue.empty()
+        if waiting is not None:
+            self._remember(moments(waiting))
+
+    def resize(self, strategy: Any, new_size: int) -> None:  # noqa: ANN401, ARG002
+        """Take the bytes of `new_size` real images; items are dropped so that the mean of each class moves least."""
+        require_count("new_size", new_size)
+        self.max_size = new_size
+        if self._memory is None or self._shape is None or self._budget_bytes is not None:
+            return
+        old = self._memory.budget
+        self._memory.budget = new_size * sample_bytes(self._shape)
+        try:
+            self._memory.fit()
+        except ValueError:
+            self._memory.budget = old
+            raise
+        self._show()
+
+    def to_state(self) -> dict[str, Any]:
+        """Return everything that the next update depends on, as tensors and plain values."""
+        return {
+            "settings": self._settings(),
+            "max_size": self.max_size,
+            "calls": self.calls,
+            "seconds": self.seconds,
+            "updates": self._updates,
+            "schema": None if self._schema is None else dataclasses.asdict(self._schema),
+            "shape": self._shape,
+            "preprocess": None if self._preprocess is None else self._preprocess.to_state(),
+            "parts": [] if self._memory is None else self._memory.to_state(),
+            "queue": self._queue.to_state(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `to_state` was taken, bit for bit.
+
+        Raises:
+            ResumeError: If it was taken from a buffer with other settings; the message names them.
+        """
+        mine, theirs = self._settings(), state["settings"]
+        other = [name for name in mine if mine[name] != theirs.get(name)]
+        if other:
+            told = ", ".join(f"{name} was {theirs.get(name)!r} and is {mine[name]!r}" for name in other)
+            raise ResumeError(f"the buffer was made with other settings: {told}")
+        self.max_size = state["max_size"]
+        self.calls, self.seconds, self._updates = state["calls"], state["seconds"], state["updates"]
+        self._schema = None if state["schema"] is None else Schema(**state["schema"])
+        self._shape = state["shape"]
+        if state["preprocess"] is not None:
+            self._preprocess = dd.Preprocess.from_state(*state["preprocess"])
+        self._queue.load(state["queue"])
+        if self._shape is not None and state["parts"]:
+            self._memory = self._empty(self._shape)
+            self._memory.load(state["parts"])
+            self._show()
+
+    def _settings(self) -> dict[str, str]:
+        names = (
+            "distiller",
+            "replay",
+            "_budget_bytes",
+            "_classes",
+            "_visits",
+            "_merge",
+            "_streaming",
+            "_seed",
+        )
+        told = {name.lstrip("_"): repr(getattr(self, name)) for name in names}
+        return {**told, "codec": repr(codec_state(self.codec))}
+
+    def _empty(self, shape: tuple[int, int, int]) -> Memory:
+        budget = self._budget_bytes or self.max_size * sample_bytes(shape)
+        return Memory(budget, self._classes, None if self._merge else self._visits)
+
+    def _remember(self, now: list[Moment]) -> None:
+        """Distil one moment after the other; each becomes visible whole, or not at all."""
+        for moment in now:
+            if self._memory is None:
+                self._memory = self._empty(moment.shape)
+            self._updates += 1
+            self._put(self._memory, moment)
+            self._show()
+
+    def _put(self, memory: Memory, moment: Moment) -> None:
+        assert self._preprocess is not None
+        rng = dd.generator("continual", self._seed, self._updates)
+        old = {key: memory.of(key) for key in moment.keys}
+        ipc = self._ipc(memory, moment, 1 if self._merge else 1 + max(len(parts) for parts in old.values()))
+        remembered = list(memory.parts)
+        past = moment.past(remembered) if self.distiller.past or len(moment.keys) == 1 else {}
+        if self._merge:
+            moment = moment.with_old(old)
+        real = moment.real(self._preprocess, past, rng)
+        known = [*(moment.keys if self._merge else [None] * len(moment.keys)), *past]
+        start = starts(known, remembered)
+        made = self.distiller(real, ipc, rng=rng, new=len(moment.keys), start=start)
+        self.calls += 1
+        self.seconds += made.seconds
+        memory.put(self._parts(moment, made), replace=self._merge)
+
+    def _ipc(self, memory: Memory, moment: Moment, visits: int) -> int:
+        labels = LABEL_BYTES if self.replay.soft is None else 2 * len(moment.keys)
+        share = memory.share(moment.keys, visits)
+        return self.distiller.items_within(share, moment.shape, self.codec, labels)
+
+    def _parts(self, moment: Moment, made: Made) -> list[Part]:
+        labels = made.labels[:, : len(moment.keys)]
+        soft = self.replay.soft is not None and bool(((labels != 0) & (labels != 1)).any())
+        parts = []
+        for c, key in enumerate(moment.keys):
+            mine = made.classes == c
+            codec, packed = made.stored.get(c) or (self.codec, self.codec.pack(made.images[mine]))
+            rows = labels[mine] / labels[mine].sum(1, keepdim=True).clamp_min(1e-12)
+            parts.append(
+                Part(
+                    key=key,
+                    visit=self._updates,
+                    codec=codec,
+                    packed=packed,
+                    shape=moment.shape,
+                    soft=rows.half() if soft else None,
+                    classes=tuple(label for _, label in moment.keys) if soft else (),
+                )
+            )
+        return parts
+
+    def _show(self) -> None:
+        """Make the data sets that Avalanche reads anew from what is remembered."""
+        labels = list(dict.fromkeys(part.key[1] for part in self.parts))
+        each = dataclasses.replace(self.replay, fill=-(-self.replay.fill // max(1, len(labels))))
+        self.buffer_groups = {label: self._group(label, each) for label in labels}
+        self._whole = self._dataset(list(self.parts), self.replay)
+
+    def _group(self, label: int, replay: Replay) -> _Group:
+        group = _Group(self.max_size)
+        group.buffer = self._dataset([part for part in self.parts if part.key[1] == label], replay)
+        return group
+
+    def _dataset(self, parts: list[Part], replay: Replay) -> AvalancheDataset[Any]:
+        if not parts or self._schema is None or self._preprocess is None:
+            return AvalancheDataset([])
+        return as_avalanche(Items(parts, self._preprocess, self._schema, replay, self._seed), self._schema)

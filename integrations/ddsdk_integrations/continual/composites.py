@@ -1,0 +1,238 @@
+"""Sets whose images are made of others: of components that a class shares, or of the real images themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+import ddsdk as dd
+from ddsdk.errors import require, require_count, require_rate
+from ddsdk.recipes import IterativeRecipe
+from ddsdk.synthetic.base import Bounds
+from ddsdk_integrations.continual.codecs import LABEL_BYTES
+
+__all__ = ["Combined", "Combining", "Composing", "Composites"]
+
+_EDGE = 1e-3
+
+
+@final
+class Composites(dd.Parametrization):
+    """Images of a class as sigmoids of weighted sums of its components: sigmoid(weights @ components).
+
+    Args:
+        images: (K*m, C, H, W) in the value space, m images of each class in order, to start from.
+        num_classes: K.
+        components: n of each class.
+        bounds: Where the unit range lies in the value space.
+
+    References:
+        Wiewel and Yang, "Condensed Composite Memory Continual Learning", IJCNN 2021, arXiv:2102.09890.
+    """
+
+    def __init__(self, images: Tensor, num_classes: int, components: int, bounds: Bounds) -> None:
+        super().__init__()
+        require_count("components", components)
+        m = len(images) // num_classes
+        require(
+            m * num_classes == len(images) and m >= components, "images", "be n of each class at least", m
+        )
+        self._low, self._high = bounds
+        shape = images.shape[1:]
+        self.components = nn.Parameter(torch.zeros(num_classes, components, *shape))
+        self.weights = nn.Parameter(torch.zeros(num_classes, m, components))
+        self.encode(images)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> None:
+        """Take the first images of each class as components, and the weights that give all of them best."""
+        k, m, n = self.weights.shape
+        unit = ((images - self._low) / (self._high - self._low)).clamp(_EDGE, 1 - _EDGE)
+        logits = torch.logit(unit).view(k, m, -1)
+        self.components.copy_(logits[:, :n].reshape(self.components.shape))
+        found = torch.linalg.lstsq(logits[:, :n].transpose(1, 2), logits.transpose(1, 2)).solution
+        self.weights.copy_(found.transpose(1, 2))
+
+    def decode(self, slots: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Return an image for each of `slots`; nothing is random."""
+        m = self.weights.shape[1]
+        of, which = slots // m, slots % m
+        sums = torch.einsum("bn,bnp->bp", self.weights[of, which], self.components.flatten(2)[of])
+        unit = torch.sigmoid(sums).view(-1, *self.components.shape[2:])
+        return self._low + (self._high - self._low) * unit, slots
+
+    def project_(self) -> None:
+        """Do nothing: sigmoids lie in the unit range."""
+
+    def stored_floats(self) -> int:
+        """Return those of components and weights."""
+        return self.components.numel() + self.weights.numel()
+
+
+@final
+class Combined(dd.Parametrization):
+    """Images of a class as weighted means of real ones, with weights that are positive and sum to 1.
+
+    Args:
+        candidates: (K, n, C, H, W) real images in the value space; they are not stored.
+        per_class: m images of each class.
+        rng: Draws which candidates each image starts near.
+
+    References:
+        Sangermano et al., "Sample Condensation in Online Continual Learning", IJCNN 2022, arXiv:2206.11849.
+    """
+
+    def __init__(self, candidates: Tensor, per_class: int, rng: torch.Generator) -> None:
+        super().__init__()
+        k, n = candidates.shape[:2]
+        self.register_buffer("candidates", candidates, persistent=False)
+        self.candidates: Tensor
+        self.logits = nn.Parameter(torch.zeros(k, per_class, n))
+        with torch.no_grad():
+            # Image j leans on every m-th candidate from a random one on, so that no two start alike.
+            shift = int(torch.randint(n, (), generator=rng))
+            for j in range(per_class):
+                mine = torch.arange(j, n + j, per_class)[: max(1, n // per_class)]
+                self.logits[:, j, (mine + shift) % n] = 4.0
+
+    def encode(self, images: Tensor) -> None:
+        """Raise, for not every image is a mean of the candidates.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(f"images must be means of the candidates, got {len(images)} others")
+
+    def decode(self, slots: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Return an image for each of `slots`; nothing is random."""
+        per_class = self.logits.shape[1]
+        of, which = slots // per_class, slots % per_class
+        weights = self.logits[of, which].softmax(1)
+        return torch.einsum("bn,bnchw->bchw", weights, self.candidates[of]), slots
+
+    def project_(self) -> None:
+        """Do nothing: a softmax is positive and sums to 1."""
+
+    def stored_floats(self) -> int:
+        """Return those of the images: the candidates are not kept, so the means are."""
+        k, m, _ = self.logits.shape
+        return k * m * self.candidates[0, 0].numel()
+
+
+def _matching() -> IterativeRecipe:
+    return dd.DC(students=20, steps_per_student=5, student_epochs=5, real_batch=64, student_lr=0.1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Swapped(IterativeRecipe):
+    """A recipe with another parametrization in it.
+
+    Attributes:
+        matching: The recipe whose objective and students are taken.
+        lr: Of what the images are made of (Adam).
+    """
+
+    matching: IterativeRecipe = field(default_factory=_matching)
+    lr: float = 0.01
+
+    def check(self) -> None:
+        """Check the rate."""
+        require_rate("lr", self.lr)
+
+    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+        """Return that of the recipe."""
+        return self.matching.evaluation(real)
+
+    def swapped(
+        self,
+        real: dd.RealData,
+        per_class: int,
+        images: dd.Parametrization,
+        **how: Any,  # noqa: ANN401
+    ) -> dd.Plan[Any]:
+        """Return the recipe's plan with other images, `per_class` of each class."""
+        plan = dataclasses.replace(self.matching, ipc=self.ipc).parts(real, **how)
+        classes = dd.class_slots(real.num_classes, per_class)
+        labels = dd.hard_labels(classes, real.num_classes)
+        syn = dd.SyntheticSet(images, labels, classes, real.num_classes).to(real.device)
+        return dataclasses.replace(plan, syn=syn, make_optimizer=partial(_adam, lr=self.lr))
+
+
+def _adam(syn: dd.SyntheticSet, *, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.Adam(syn.parameters(), lr=lr)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Composing(_Swapped):
+    """Condensed composite memory: gradient matching of images that are made of components of their class.
+
+    Attributes:
+        factor_images: Images for each component.
+
+    Differences from the published algorithm: the students are those of `matching`, and the components start as
+    real images.
+    """
+
+    name: ClassVar[str] = "composites"
+    factor_images: int = 2
+
+    def most_components(self, budget: int, shape: tuple[int, int, int]) -> int:
+        """Return how many components of a class, with the weights and labels of their images, fit into so many bytes.
+
+        At least 1, which a memory may then find too many.
+        """
+        n = 1
+        while _packed_bytes(n + 1, (n + 1) * self.factor_images, shape) <= budget:
+            n += 1
+        return n
+
+    def parts(self, real: dd.RealData, **how: Any) -> dd.Plan[Any]:  # noqa: ANN401
+        """Return the plan; a class with few images has some of them twice."""
+        require_count("factor_images", self.factor_images)
+        m = self.ipc * self.factor_images
+        rng = dd.derive(how["rng"], "composites")
+        picks = []
+        for c in range(real.num_classes):
+            drawn = dd.choose(real.index_of_class(c), m, dd.derive(rng, c))
+            picks.append(drawn[torch.arange(m) % len(drawn)])
+        shape = (real.preprocess.channels, 1, 1)
+        bounds = real.preprocess(torch.zeros(shape)), real.preprocess(torch.ones(shape))
+        images = Composites(real.batch(torch.cat(picks)).x, real.num_classes, self.ipc, bounds)
+        return self.swapped(real, m, images, **how)
+
+
+def _packed_bytes(components: int, images: int, shape: tuple[int, int, int]) -> int:
+    """Return the bytes of components as bytes with their range, of weights as half floats, and of labels."""
+    return components * math.prod(shape) + 8 + 2 * images * components + LABEL_BYTES * images
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Combining(_Swapped):
+    """Online sample condensation: gradient matching of weighted means of the images that came.
+
+    Attributes:
+        candidates: Images of each class that may be combined.
+
+    Differences from the published algorithm: old images are candidates only where the memory merges; the students
+    are those of `matching`.
+    """
+
+    name: ClassVar[str] = "combinations"
+    candidates: int = 32
+
+    def parts(self, real: dd.RealData, **how: Any) -> dd.Plan[Any]:  # noqa: ANN401
+        """Return the plan."""
+        require_count("candidates", self.candidates)
+        rng = dd.derive(how["rng"], "combinations")
+        n = max(self.ipc, min(self.candidates, *real.class_sizes))
+        picks = [dd.choose(real.index_of_class(c), n, dd.derive(rng, c)) for c in range(real.num_classes)]
+        images = real.batch(torch.cat(picks)).x.view(real.num_classes, -1, *real.image_shape)
+        return self.swapped(real, self.ipc, Combined(images, self.ipc, rng), **how)

@@ -1,0 +1,223 @@
+"""Published ways of continual learning with distilled data, as memories and plugins that are ready to use.
+
+Each is put together from the parts of this package, and says where it differs from its paper.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from avalanche.training.plugins import ReplayPlugin
+
+import ddsdk as dd
+from ddsdk_integrations.continual.buffer import DistilledBuffer
+from ddsdk_integrations.continual.composites import Combining, Composing
+from ddsdk_integrations.continual.distiller import Distiller
+from ddsdk_integrations.continual.plugins import TrainOnMemory
+from ddsdk_integrations.continual.queue import Streaming
+from ddsdk_integrations.continual.stream import Replay
+
+__all__ = [
+    "Configuration",
+    "composite_memory",
+    "distilled_replay",
+    "online_condensation",
+    "stable_sets",
+    "stream_summary",
+]
+
+
+class Configuration(NamedTuple):
+    """A memory, and the plugins with which a strategy uses it."""
+
+    memory: DistilledBuffer
+    plugins: list[Any]
+
+
+def distilled_replay(
+    max_size: int,
+    *,
+    classes: int | None = None,
+    seconds: float | None = 60.0,
+    fill: int = 64,
+    seed: int = 0,
+    **more: Any,  # noqa: ANN401
+) -> Configuration:
+    """Distilled Replay: images that a network learns an experience from in few steps, replayed with the next ones.
+
+    Args:
+        max_size: Real images whose bytes the memory takes; the paper's is one for each class.
+        classes: Classes in the end.
+        seconds: For each experience.
+        fill: See `Replay`.
+        seed: Of every random number.
+        more: Further arguments of `DistilledBuffer`.
+
+    Differences from the published algorithm: students are fresh LeNets and not the learner at the start of the
+    experience, and the gradient passes through a random window of their 30 steps.
+
+    References:
+        Rosasco, Carta et al., "Distilled Replay: Overcoming Forgetting through Synthetic Samples", 2021,
+        arXiv:2103.15851.
+    """
+    recipe = dd.RaTBPTT(
+        start="real", augmentation="", real_batch=256, student_steps=30, window=10, image_lr=5e-3
+    )
+    memory = DistilledBuffer(
+        max_size,
+        Distiller(recipe, network="lenet", network_options={}, seconds=seconds),
+        classes=classes,
+        replay=Replay(fill=fill),
+        seed=seed,
+        **more,
+    )
+    return Configuration(memory, [ReplayPlugin(max_size, storage_policy=memory)])
+
+
+def composite_memory(
+    max_size: int,
+    *,
+    classes: int | None = None,
+    seconds: float | None = 60.0,
+    passes: int = 50,
+    seed: int = 0,
+    **more: Any,  # noqa: ANN401
+) -> Configuration:
+    """Condensed composite memory: twice as many images as components, and a network that restarts on the memory alone.
+
+    Args:
+        max_size: Real images whose bytes the memory takes.
+        classes: Classes in the end.
+        seconds: For each experience.
+        passes: Times that the memory is seen in an epoch.
+        seed: Of every random number.
+        more: Further arguments of `DistilledBuffer`.
+
+    Differences from the published algorithm: see `Composing`. Weights are counted, so a class has one component
+    fewer than real images of the same bytes where it has few; components are bytes.
+
+    References:
+        Wiewel and Yang, "Condensed Composite Memory Continual Learning", IJCNN 2021, arXiv:2102.09890.
+    """
+    memory = DistilledBuffer(
+        max_size, Distiller(Composing(), seconds=seconds), classes=classes, seed=seed, **more
+    )
+    return Configuration(memory, [TrainOnMemory(memory, restart=True, passes=passes)])
+
+
+def online_condensation(
+    max_size: int,
+    *,
+    classes: int | None = None,
+    every: int = 10,
+    seconds: float | None = 5.0,
+    fill: int = 10,
+    seed: int = 0,
+    **more: Any,  # noqa: ANN401
+) -> Configuration:
+    """Online sample condensation: weighted means of what came lately and what is remembered, every few batches.
+
+    Args:
+        max_size: Real images whose bytes the memory takes.
+        classes: Classes in the end.
+        every: Pieces of the stream between two condensations.
+        seconds: For each condensation.
+        fill: See `Replay`.
+        seed: Of every random number.
+        more: Further arguments of `DistilledBuffer`.
+
+    Differences from the published algorithm: see `Combining`.
+
+    References:
+        Sangermano et al., "Sample Condensation in Online Continual Learning", IJCNN 2022, arXiv:2206.11849.
+    """
+    memory = DistilledBuffer(
+        max_size,
+        Distiller(Combining(), seconds=seconds),
+        classes=classes,
+        merge=True,
+        streaming=Streaming(every=every),
+        replay=Replay(fill=fill),
+        seed=seed,
+        **more,
+    )
+    return Configuration(memory, [ReplayPlugin(max_size, storage_policy=memory)])
+
+
+def stable_sets(
+    max_size: int,
+    *,
+    classes: int | None = None,
+    seconds: float | None = 60.0,
+    passes: int = 20,
+    seed: int = 0,
+    **more: Any,  # noqa: ANN401
+) -> Configuration:
+    """Stable data sets: the network trains on the distilled set of each experience alone, one after the other.
+
+    Args:
+        max_size: Real images whose bytes all sets take together.
+        classes: Classes in the end.
+        seconds: For each experience.
+        passes: Times that a set is seen in an epoch.
+        seed: Of every random number.
+        more: Further arguments of `DistilledBuffer`.
+
+    Differences from the published algorithm: the paper meta-learns a generator over the whole sequence, so that later
+    sets spare what earlier ones taught; here each set is made by itself. It shows the setting, not the paper's gain.
+
+    References:
+        Masarczyk and Tautkute, "Reducing Catastrophic Forgetting With Learning on Synthetic Data", CVPR-W 2020,
+        arXiv:2004.14046.
+    """
+    recipe = dd.RaTBPTT(
+        start="real", augmentation="", real_batch=256, student_steps=30, window=10, image_lr=5e-3
+    )
+    memory = DistilledBuffer(max_size, Distiller(recipe, seconds=seconds), classes=classes, seed=seed, **more)
+    return Configuration(memory, [TrainOnMemory(memory, newest=True, passes=passes)])
+
+
+def stream_summary(
+    max_size: int,
+    *,
+    classes: int | None = None,
+    every: int = 6,
+    room: int = 640,
+    seconds: float | None = 5.0,
+    relation: float = 1.0,
+    fill: int = 10,
+    seed: int = 0,
+    **more: Any,  # noqa: ANN401
+) -> Configuration:
+    """Summarising stream data: gradient matching beside what is remembered, with the relations to it, from a queue.
+
+    Args:
+        max_size: Real images whose bytes the memory takes.
+        classes: Classes in the end.
+        every: Pieces of the stream between two updates.
+        room: Real images that may wait.
+        seconds: For each update.
+        relation: Weight of `RelationMatch`.
+        fill: See `Replay`.
+        seed: Of every random number.
+        more: Further arguments of `DistilledBuffer`.
+
+    Differences from the published algorithm: see `RelationMatch`; the learner is replayed to by `ReplayPlugin` and not
+    by supervised contrastive replay.
+
+    References:
+        Gu et al., "Summarizing Stream Data for Memory-Constrained Online Continual Learning", AAAI 2024,
+        arXiv:2305.16645.
+    """
+    recipe = dd.DC(start="real", students=20, steps_per_student=5, student_epochs=5, real_batch=64)
+    memory = DistilledBuffer(
+        max_size,
+        Distiller(recipe, seconds=seconds, past=True, relation=relation),
+        classes=classes,
+        merge=True,
+        streaming=Streaming(every=every, room=room),
+        replay=Replay(fill=fill),
+        seed=seed,
+        **more,
+    )
+    return Configuration(memory, [ReplayPlugin(max_size, storage_policy=memory)])

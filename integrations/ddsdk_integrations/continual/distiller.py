@@ -1,0 +1,187 @@
+"""From the real images of one moment to what is kept of them: any recipe of ddsdk, within a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+import ddsdk as dd
+from ddsdk.errors import require, require_rate
+from ddsdk.recipes import IterativeRecipe
+from ddsdk_integrations.continual.codecs import LABEL_BYTES, Codec, Components, Packed, Tiles
+from ddsdk_integrations.continual.composites import Composing, Composites
+from ddsdk_integrations.continual.relation import RelationMatch
+
+__all__ = ["Distiller", "Made"]
+
+
+class Made(NamedTuple):
+    """What a distillation left.
+
+    Attributes:
+        images: (M, C, H, W) in the unit range.
+        classes: (M,) int64, the class slot of each item.
+        labels: (M, K) probabilities.
+        stored: Class to its items as the recipe stores them, where that is not as images.
+        seconds: What it took.
+        steps: Outer steps taken; 0 for a method that has none.
+    """
+
+    images: Tensor
+    classes: Tensor
+    labels: Tensor
+    stored: Mapping[int, tuple[Codec, Packed]]
+    seconds: float
+    steps: int
+
+
+@final
+@dataclass(frozen=True)
+class Distiller:
+    """Runs a recipe on real images.
+
+    Attributes:
+        recipe: Any recipe or baseline of ddsdk, or a frozen dataclass of the same form. Its `ipc` is set anew by the
+            bytes that there are.
+        network: Name in `ddsdk.NETWORKS` of the students. Fresh ones, never the learner: a memory that is made
+            for one network serves another one less.
+        network_options: Options of its builder.
+        seconds: After so many no further step is taken, and the set is what it is by then. A recipe without
+            steps, and the networks that a recipe trains before its first one, cannot be cut short. None for all steps.
+        past: Let what is remembered of the task be further classes: students know them and train on them beside the
+            new ones, and nothing of them changes.
+        relation: Weight of `RelationMatch`, which compares with what is remembered; 0 leaves it out. Wants `past`.
+
+    Raises:
+        TypeError: If the recipe has no `ipc`.
+        ValueError: If the network is unknown or `seconds` is not positive.
+    """
+
+    recipe: Any
+    _: KW_ONLY
+    network: str = "convnet"
+    network_options: Mapping[str, Any] = field(default_factory=lambda: {"width": 32})
+    seconds: float | None = None
+    past: bool = False
+    relation: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (dataclasses.is_dataclass(self.recipe) and hasattr(self.recipe, "ipc")):
+            raise TypeError(f"recipe must be a recipe with ipc, such as ddsdk.DM(), got {self.recipe!r}")
+        require(self.network in dd.NETWORKS, "network", f"be one of {', '.join(dd.NETWORKS)}", self.network)
+        if self.seconds is not None:
+            require_rate("seconds", self.seconds)
+        require(self.relation >= 0, "relation", "not be negative", self.relation)
+        require(self.past or not self.relation, "relation", "be 0 without past", self.relation)
+
+    @property
+    def stores_no_images(self) -> bool:
+        """Whether the recipe stores no images, but tiles or components: they are packed as such, whatever codec."""
+        return isinstance(self.recipe, Composing) or getattr(self.recipe, "factor", 1) != 1
+
+    def items_within(
+        self, budget: int, shape: tuple[int, int, int], codec: Codec, label_bytes: int = LABEL_BYTES
+    ) -> int:
+        """Return the ipc with which what the recipe makes of a class takes so many bytes at most, and 1 at least.
+
+        Args:
+            budget: Bytes of a class.
+            shape: Of an image.
+            codec: How images are packed, where the recipe makes images.
+            label_bytes: Of an item.
+        """
+        if isinstance(self.recipe, Composing):
+            return self.recipe.most_components(budget, shape)
+        return max(1, budget // (codec.item_bytes(shape) + label_bytes))
+
+    def __call__(
+        self,
+        real: dd.RealData,
+        ipc: int,
+        *,
+        rng: torch.Generator,
+        new: int | None = None,
+        start: Mapping[int, Tensor] | None = None,
+    ) -> Made:
+        """Distil `real` to `ipc` items of each class, or as many as its smallest new class has images.
+
+        Args:
+            real: The images of one moment. With `past`, what is remembered stands behind its new classes.
+            ipc: Items of each class.
+            new: Number of its classes that are new; None for all of them.
+            rng: Root of every random number.
+            start: Class to items, (ipc, C, H, W) in the unit range, from which a recipe of pixels or tiles
+                goes on in place of its own start; other numbers of items are passed over.
+        """
+        began = time.monotonic()
+        recipe = dataclasses.replace(self.recipe, ipc=min(ipc, *real.class_sizes[:new]))
+        make = dd.network_factory(
+            self.network, real.image_shape, real.num_classes, **dict(self.network_options)
+        )
+        if not isinstance(recipe, IterativeRecipe):
+            made = recipe(real, make_student=make, rng=rng)
+            return self._made(made, None, began, 0)
+        plan = recipe.plan(real, make_student=make, rng=dd.derive(rng, "plan"))
+        for c, items in (start or {}).items():
+            _go_on_from(plan.syn, c, real.preprocess(items.to(real.device)))
+        plan = self._beside_past(plan, real.num_classes if new is None else new)
+        run: dd.Distillation[Any] = dd.Distillation(plan, real, rng=dd.derive(rng, "steps"))
+        while self.seconds is None or time.monotonic() - began < self.seconds:
+            if next(run, None) is None:
+                break
+        syn = run.result
+        made = dd.assemble(
+            recipe, syn, real, evaluation=recipe.evaluation(real), rng=rng, seconds=0, run=run.record()
+        )
+        return self._made(made, syn, began, run.index)
+
+    def _beside_past(self, plan: dd.Plan[Any], new: int) -> dd.Plan[Any]:
+        """Return a plan that changes the new classes only, and compares with the others where that is asked for."""
+        match = plan.objective
+        if not self.past or not isinstance(match, dd.ClassMatch):
+            return plan
+        mine: Any = dataclasses.replace(match, classes=tuple(range(new)))
+        if self.relation:
+            relation = RelationMatch(new=new, real_batch=match.real_batch, augmentation=match.augmentation)
+            mine = dd.Total(((1.0, mine), (self.relation, relation)))
+        return dataclasses.replace(plan, objective=mine)
+
+    def _made(self, made: dd.Distilled, syn: dd.SyntheticSet | None, began: float, steps: int) -> Made:
+        labels = made.as_dataset("probabilities").tensors[1].cpu()
+        stored = {} if syn is None else _stored(syn, made.preprocess)
+        classes = made.owner
+        if syn is not None and stored:
+            # One label for each item, which may decode to several images.
+            classes, labels = syn.classes, labels[:: len(labels) // len(syn)]
+        return Made(made.unit_images().cpu(), classes.cpu(), labels, stored, time.monotonic() - began, steps)
+
+
+def _stored(syn: dd.SyntheticSet, preprocess: dd.Preprocess) -> dict[int, tuple[Codec, Packed]]:
+    """Return, for each class, what a set stores where that is not images: canvases, or components with weights."""
+    stored = syn.parametrization
+    found: dict[int, tuple[Codec, Packed]] = {}
+    for c in range(syn.num_classes):
+        if isinstance(stored, dd.MultiFormation) and stored.factor > 1:
+            canvases = stored.canvases.detach()[syn.slots_of_class(c)]
+            tiles = Tiles(stored.factor)
+            found[c] = (tiles, tiles.pack(preprocess.inverse(canvases).clamp(0, 1).cpu()))
+        elif isinstance(stored, Composites):
+            parts = stored.components.detach()[c].cpu(), stored.weights.detach()[c].cpu()
+            found[c] = (Components(), Components().pack_parts(*parts))
+    return found
+
+
+@torch.no_grad()
+def _go_on_from(syn: dd.SyntheticSet, c: int, items: Tensor) -> None:
+    """Put items of class `c`, in the value space, in the place of its start, where they are pixels or canvases."""
+    slots = syn.slots_of_class(c)
+    stored = syn.parametrization
+    if isinstance(stored, dd.Pixels | dd.MultiFormation) and len(items) == len(slots):
+        pixels = stored.images if isinstance(stored, dd.Pixels) else stored.canvases
+        pixels[slots] = items

@@ -1,0 +1,115 @@
+"""The real images that are distilled at once: those of one task, with what is remembered of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+import ddsdk as dd
+from ddsdk_integrations.continual.codecs import Tiles
+from ddsdk_integrations.continual.memory import Key, Part
+from ddsdk_integrations.continual.stream import Arrivals
+
+__all__ = ["Moment", "moments", "starts"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """Images of the classes of one task.
+
+    Attributes:
+        images: (N, C, H, W) uint8 of the unit range.
+        labels: (N,) int64, positions in `keys`.
+        keys: The keys that came, sorted.
+    """
+
+    images: Tensor
+    labels: Tensor
+    keys: tuple[Key, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        c, h, w = self.images.shape[1:]
+        return c, h, w
+
+    def with_old(self, old: Mapping[Key, Sequence[Part]]) -> Moment:
+        """Return the moment with the remembered images of its classes among the new ones.
+
+        A class that was remembered v times weighs v times as much there as what came now: its images are repeated.
+        """
+        images, labels = [self.images], [self.labels]
+        for c, key in enumerate(self.keys):
+            for part in old[key]:
+                seen = _bytes(part.images())
+                came = int((self.labels == c).sum())
+                again = max(1, round(came / len(seen)))
+                images += [seen] * again
+                labels.append(torch.full((len(seen) * again,), c))
+        return Moment(torch.cat(images), torch.cat(labels), self.keys)
+
+    def real(
+        self, preprocess: dd.Preprocess, past: Mapping[Key, Tensor], rng: torch.Generator
+    ) -> dd.RealData:
+        """Return the images as real data, with what is remembered as further classes.
+
+        A recipe needs two classes: one that comes alone while nothing is remembered has noise beside it.
+        """
+        names = [str(label) for _, label in self.keys]
+        images, labels = [self.images], [self.labels]
+        for (_, label), seen in past.items():
+            # As many as a batch would draw: a class of a few images is drawn whole each time anyway.
+            again = seen.repeat(-(-len(self.images) // len(seen)), 1, 1, 1)[: len(self.images)]
+            images.append(again)
+            labels.append(torch.full((len(again),), len(names)))
+            names.append(str(label))
+        if len(names) == 1:
+            noise = torch.randint(
+                0, 256, self.images.shape, generator=dd.derive(rng, "noise"), dtype=torch.uint8
+            )
+            images.append(noise)
+            labels.append(torch.ones(len(noise), dtype=torch.int64))
+            names.append("noise")
+        pixels, of = torch.cat(images), torch.cat(labels)
+        return dd.RealData(pixels, of, class_names=names, preprocess=preprocess, name="stream")
+
+    def past(self, parts: Sequence[Part]) -> dict[Key, Tensor]:
+        """Return the remembered images of the task's other classes, uint8, by key."""
+        others = [part for part in parts if part.key[0] == self.keys[0][0] and part.key not in self.keys]
+        return {
+            key: torch.cat([_bytes(part.images()) for part in others if part.key == key])
+            for key in dict.fromkeys(part.key for part in others)
+        }
+
+
+def _bytes(images: Tensor) -> Tensor:
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def moments(came: Arrivals) -> list[Moment]:
+    """Return the moments of what came, one for each task."""
+    found = []
+    for task in sorted({task for task, _ in came.keys}):
+        keys = tuple(sorted({key for key in came.keys if key[0] == task}))
+        place = {key: c for c, key in enumerate(keys)}
+        index = torch.tensor([i for i, key in enumerate(came.keys) if key[0] == task])
+        labels = torch.tensor([place[came.keys[i]] for i in index.tolist()])
+        found.append(Moment(came.images[index], labels, keys))
+    return found
+
+
+def starts(keys: Sequence[Key], parts: Sequence[Part]) -> dict[int, Tensor]:
+    """Return, for the place of each key that was remembered once, its items in the unit range."""
+    found = {}
+    for c, key in enumerate(keys):
+        mine = [part for part in parts if part.key == key]
+        if len(mine) == 1:
+            (part,) = mine
+            tiled = isinstance(part.codec, Tiles)
+            found[c] = part.packed["canvases"].float() / 255 if tiled else part.images()
+    return found
