@@ -17,6 +17,13 @@ import ddsdk as dd
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "ddsdk"
 FILES = sorted(CORE.rglob("*.py"))
+INTEGRATIONS = ROOT / "integrations" / "ddsdk_integrations"
+ADAPTERS = sorted(INTEGRATIONS.rglob("*.py"))
+EVERY_FILE = FILES + ADAPTERS
+# The one library that each integration stands on.
+LIBRARIES = {"continual": "avalanche"}
+# Loops of Avalanche draw from the global generators, so what runs or resumes one has to set them.
+SETS_GLOBAL_STATE = {"ddsdk_integrations.continual.benchmark", "ddsdk_integrations.continual.resume"}
 
 # A module may import from its own level and from those before it.
 LEVELS = (
@@ -38,7 +45,7 @@ FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "tool
 
 
 def module_name(path: Path) -> str:
-    base = CORE.parent
+    base = INTEGRATIONS.parent if INTEGRATIONS in path.parents else CORE.parent
     parts = path.relative_to(base).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -235,7 +242,36 @@ def inspect_parameters(name: str) -> set[str]:
     return set(inspect.signature(getattr(__import__(module, fromlist=[attribute]), attribute)).parameters)
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_name)
+def exported(module: str) -> set[str]:
+    """Names in the __all__ of a module of the core."""
+    base = CORE.parent / Path(*module.split("."))
+    source = base.with_suffix(".py") if base.with_suffix(".py").exists() else base / "__init__.py"
+    for node in parsed(source).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+@pytest.mark.parametrize("path", ADAPTERS, ids=module_name)
+def test_an_integration_imports_public_names_its_library_and_no_other_integration(path):
+    parts = module_name(path).split(".")
+    mine = parts[1] if len(parts) > 1 else ""
+    for node in ast.walk(parsed(path)):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        module = node.module if isinstance(node, ast.ImportFrom) else None
+        for name in [*names, *([module] if module else [])]:
+            root = name.split(".")[0]
+            assert root not in set(LIBRARIES.values()) - {LIBRARIES.get(mine, "")}, name
+            if root == "ddsdk_integrations":
+                assert name.split(".")[1] in (mine, "_require"), f"{parts} must not import {name}"
+        if module and module.split(".")[0] == "ddsdk" and module != "ddsdk":
+            for alias in node.names:
+                assert alias.name in exported(module), f"{module}.{alias.name} is not public"
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in EVERY_FILE if module_name(p) not in SETS_GLOBAL_STATE], ids=module_name
+)
 def test_chance_comes_from_an_explicit_generator(path):
     tree = parsed(path)
     aliases = import_aliases(tree)
@@ -274,7 +310,7 @@ def test_the_check_for_global_chance_finds_it(line, caught):
 
 
 def test_nothing_unpickles_or_evaluates():
-    for path in FILES:
+    for path in EVERY_FILE:
         tree = parsed(path)
         aliases = import_aliases(tree)
         roots = {v.split(".")[0] for v in aliases.values()}
@@ -291,7 +327,7 @@ def test_nothing_unpickles_or_evaluates():
 
 def test_files_are_small_and_have_names_that_say_something():
     lengths = []
-    for path in FILES:
+    for path in EVERY_FILE:
         lengths.append(len(path.read_text().splitlines()))
         assert lengths[-1] <= 450, path
         assert path.stem.lstrip("_") not in FORBIDDEN_NAMES, path
@@ -302,7 +338,7 @@ def test_files_are_small_and_have_names_that_say_something():
 def test_functions_are_short():
     lengths = sorted(
         node.end_lineno - node.body[0].lineno + 1
-        for path in FILES
+        for path in EVERY_FILE
         for node in ast.walk(parsed(path))
         if isinstance(node, ast.FunctionDef)
     )
@@ -311,7 +347,7 @@ def test_functions_are_short():
 
 
 def test_modules_say_what_they_are_for_and_what_they_give():
-    for path in FILES:
+    for path in EVERY_FILE:
         tree = parsed(path)
         assert ast.get_docstring(tree), path
         exports = [
@@ -376,9 +412,10 @@ def test_everything_is_in_the_wheel(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         packed = set(archive.namelist())
-    for path in CORE.rglob("*"):
-        if path.is_file() and path.suffix != ".pyc":
-            assert str(path.relative_to(ROOT)) in packed
+    for base in (CORE, INTEGRATIONS):
+        for path in base.rglob("*"):
+            if path.is_file() and path.suffix != ".pyc":
+                assert str(path.relative_to(base.parent)) in packed
     assert "ddsdk/py.typed" in packed
     roots = {name.split("/")[0] for name in packed}
-    assert {r for r in roots if not r.endswith(".dist-info")} == {"ddsdk"}
+    assert {r for r in roots if not r.endswith(".dist-info")} == {"ddsdk", "ddsdk_integrations"}

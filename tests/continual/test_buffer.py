@@ -286,6 +286,31 @@ def test_soft_labels_need_a_memory_that_has_them():
         shown(soft_memory(), [0, 1]).parts[0].rows(1)
 
 
+def test_a_class_beyond_the_soft_labels_is_refused_before_any_work():
+    buffer = memory(12, Distiller(Blended(), **MLP), replay=Replay(soft=2))
+    with pytest.raises(ValueError, match="soft must be more than the class 3, got 2"):
+        shown(buffer, [2, 3])
+    assert buffer.calls == 0 and len(buffer.buffer) == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failing:
+    """A recipe that fails."""
+
+    ipc: int = 1
+
+    def __call__(self, real, *, make_student, rng):
+        raise RuntimeError("no")
+
+
+def test_what_waits_is_not_lost_where_its_distillation_fails():
+    buffer = memory(8, Distiller(Failing(), **MLP), streaming=Streaming(every=2))
+    buffer.post_adapt(None, Piece(dataset([0, 1], per_class=4)))
+    with pytest.raises(RuntimeError, match="no"):
+        buffer.post_adapt(None, Piece(dataset([0, 1], per_class=4)))
+    assert buffer.waiting == 16 and len(buffer.buffer) == 0
+
+
 class Piece:
     """A piece of a stream that knows no more than its data."""
 

@@ -10,13 +10,21 @@ from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.training.storage_policy import BalancedExemplarsBuffer, ExemplarsBuffer
 
 import ddsdk as dd
-from ddsdk.errors import ResumeError, require_count
+from ddsdk.errors import ResumeError, require, require_count
 from ddsdk_integrations.continual.codecs import LABEL_BYTES, Codec, Uint8, codec_state
 from ddsdk_integrations.continual.distiller import Distiller, Made
-from ddsdk_integrations.continual.memory import Memory, Part, sample_bytes
+from ddsdk_integrations.continual.memory import Key, Memory, Part, sample_bytes
 from ddsdk_integrations.continual.moment import Moment, moments, starts
 from ddsdk_integrations.continual.queue import Queue, Streaming
-from ddsdk_integrations.continual.stream import Items, Replay, Schema, arrivals, as_avalanche, value_space
+from ddsdk_integrations.continual.stream import (
+    Arrivals,
+    Items,
+    Replay,
+    Schema,
+    arrivals,
+    as_avalanche,
+    value_space,
+)
 
 __all__ = ["DistilledBuffer"]
 
@@ -94,9 +102,9 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
         self._visits = visits
         self._merge = merge
         self._streaming = streaming
-        self._queue = Queue(1 if streaming is None else streaming.room, seed)
-        self._preprocess = preprocess
         self._seed = seed
+        self._queue = self._no_queue()
+        self._preprocess = preprocess
         self._memory: Memory | None = None
         self._schema: Schema | None = None
         self._shape: tuple[int, int, int] | None = None
@@ -128,6 +136,10 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
         last = max((part.visit for part in self.parts), default=0)
         return self._dataset([part for part in self.parts if part.visit == last], self.replay)
 
+    def update(self, strategy: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
+        """Do as `post_adapt` with the strategy's experience; Avalanche's own warns of its end at each call."""
+        self.post_adapt(strategy, strategy.experience)
+
     def post_adapt(self, agent: Any, exp: Any) -> None:  # noqa: ANN401, ARG002
         """Distil the images of an experience, or let them wait in the queue of a stream."""
         dataset = exp.dataset
@@ -141,7 +153,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
         c, h, w = came.images.shape[1:]
         self._shape = (c, h, w)
         if self._streaming is None:
-            self._remember(moments(came))
+            self._remember(came)
             return
         if getattr(exp, "is_first_subexp", False):
             self.flush()
@@ -150,25 +162,23 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
             self.flush()
 
     def flush(self) -> None:
-        """Distil what waits, such as at the end of a stream."""
+        """Distil what waits, such as at the end of a stream. Where that fails, it waits on."""
+        before = self._queue.to_state()
         waiting = self._queue.empty()
-        if waiting is not None:
-            self._remember(moments(waiting))
+        try:
+            if waiting is not None:
+                self._remember(waiting)
+        except BaseException:
+            self._queue.load(before)
+            raise
 
     def resize(self, strategy: Any, new_size: int) -> None:  # noqa: ANN401, ARG002
         """Take the bytes of `new_size` real images; items are dropped so that the mean of each class moves least."""
         require_count("new_size", new_size)
+        if self._memory is not None and self._shape is not None and self._budget_bytes is None:
+            self._memory.fit(new_size * sample_bytes(self._shape))
+            self._show()
         self.max_size = new_size
-        if self._memory is None or self._shape is None or self._budget_bytes is not None:
-            return
-        old = self._memory.budget
-        self._memory.budget = new_size * sample_bytes(self._shape)
-        try:
-            self._memory.fit()
-        except ValueError:
-            self._memory.budget = old
-            raise
-        self._show()
 
     def to_state(self) -> dict[str, Any]:
         """Return everything that the next update depends on, as tensors and plain values."""
@@ -196,17 +206,19 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
         if other:
             told = ", ".join(f"{name} was {theirs.get(name)!r} and is {mine[name]!r}" for name in other)
             raise ResumeError(f"the buffer was made with other settings: {told}")
-        self.max_size = state["max_size"]
-        self.calls, self.seconds, self._updates = state["calls"], state["seconds"], state["updates"]
-        self._schema = None if state["schema"] is None else Schema(**state["schema"])
-        self._shape = state["shape"]
+        shape, max_size = state["shape"], state["max_size"]
+        queue, memory = self._no_queue(), None
+        queue.load(state["queue"])
+        if state["parts"]:
+            memory = self._no_memory(shape, max_size)
+            memory.load(state["parts"])
+        schema = None if state["schema"] is None else Schema(**state["schema"])
         if state["preprocess"] is not None:
             self._preprocess = dd.Preprocess.from_state(*state["preprocess"])
-        self._queue.load(state["queue"])
-        if self._shape is not None and state["parts"]:
-            self._memory = self._empty(self._shape)
-            self._memory.load(state["parts"])
-            self._show()
+        self.calls, self.seconds, self._updates = state["calls"], state["seconds"], state["updates"]
+        self.max_size, self._shape, self._schema = max_size, shape, schema
+        self._queue, self._memory = queue, memory
+        self._show()
 
     def _settings(self) -> dict[str, str]:
         names = (
@@ -222,42 +234,52 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
         told = {name.lstrip("_"): repr(getattr(self, name)) for name in names}
         return {**told, "codec": repr(codec_state(self.codec))}
 
-    def _empty(self, shape: tuple[int, int, int]) -> Memory:
-        budget = self._budget_bytes or self.max_size * sample_bytes(shape)
+    def _no_queue(self) -> Queue:
+        return Queue(1 if self._streaming is None else self._streaming.room, self._seed)
+
+    def _no_memory(self, shape: tuple[int, int, int], max_size: int) -> Memory:
+        budget = self._budget_bytes or max_size * sample_bytes(shape)
         return Memory(budget, self._classes, None if self._merge else self._visits)
 
-    def _remember(self, now: list[Moment]) -> None:
-        """Distil one moment after the other; each becomes visible whole, or not at all."""
-        for moment in now:
-            if self._memory is None:
-                self._memory = self._empty(moment.shape)
-            self._updates += 1
-            self._put(self._memory, moment)
-            self._show()
+    def _remember(self, came: Arrivals) -> None:
+        """Distil what came, task by task, and show it whole, or not at all."""
+        now = moments(came)
+        keys = [key for moment in now for key in moment.keys]
+        width = self.replay.soft
+        if width is not None:
+            most = max(label for _, label in keys)
+            require(most < width, "soft", f"be more than the class {most}", width)
+        memory = self._memory or self._no_memory(now[0].shape, self.max_size)
+        parts: list[Part] = []
+        for number, moment in enumerate(now, self._updates + 1):
+            parts += self._distilled(memory, moment, keys, number)
+        memory.put(parts, replace=self._merge)
+        self._memory = memory
+        self._updates += len(now)
+        self._show()
 
-    def _put(self, memory: Memory, moment: Moment) -> None:
+    def _distilled(self, memory: Memory, moment: Moment, coming: list[Key], number: int) -> list[Part]:
         assert self._preprocess is not None
-        rng = dd.generator("continual", self._seed, self._updates)
-        old = {key: memory.of(key) for key in moment.keys}
-        ipc = self._ipc(memory, moment, 1 if self._merge else 1 + max(len(parts) for parts in old.values()))
-        remembered = list(memory.parts)
-        past = moment.past(remembered) if self.distiller.past or len(moment.keys) == 1 else {}
+        rng = dd.generator("continual", self._seed, number)
+        alone = len(moment.keys) == 1
+        past = moment.past(memory.parts) if self.distiller.past or alone else {}
+        start = {len(moment.keys) + i: items for i, items in starts(list(past), memory.parts).items()}
+        visits = 1
         if self._merge:
-            moment = moment.with_old(old)
+            start |= starts(moment.keys, memory.parts)
+            moment = moment.with_old(memory.parts)
+        else:
+            visits += max(len(memory.of(key)) for key in moment.keys)
+        labels = LABEL_BYTES if self.replay.soft is None else 2 * len(moment.keys)
+        share = memory.share(coming, visits)
+        ipc = self.distiller.items_within(share, moment.shape, self.codec, labels)
         real = moment.real(self._preprocess, past, rng)
-        known = [*(moment.keys if self._merge else [None] * len(moment.keys)), *past]
-        start = starts(known, remembered)
         made = self.distiller(real, ipc, rng=rng, new=len(moment.keys), start=start)
         self.calls += 1
         self.seconds += made.seconds
-        memory.put(self._parts(moment, made), replace=self._merge)
+        return self._parts(moment, made, number)
 
-    def _ipc(self, memory: Memory, moment: Moment, visits: int) -> int:
-        labels = LABEL_BYTES if self.replay.soft is None else 2 * len(moment.keys)
-        share = memory.share(moment.keys, visits)
-        return self.distiller.items_within(share, moment.shape, self.codec, labels)
-
-    def _parts(self, moment: Moment, made: Made) -> list[Part]:
+    def _parts(self, moment: Moment, made: Made, number: int) -> list[Part]:
         labels = made.labels[:, : len(moment.keys)]
         soft = self.replay.soft is not None and bool(((labels != 0) & (labels != 1)).any())
         parts = []
@@ -268,7 +290,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
             parts.append(
                 Part(
                     key=key,
-                    visit=self._updates,
+                    visit=number,
                     codec=codec,
                     packed=packed,
                     shape=moment.shape,

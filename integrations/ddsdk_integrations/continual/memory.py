@@ -193,9 +193,18 @@ class Memory:
         gone = {part.key for part in new} if replace else set()
         self.parts = self._fitted([p for p in self.parts if p.key not in gone] + new)
 
-    def fit(self) -> None:
-        """Shrink all parts to their shares, such as after a change of the budget."""
-        self.parts = self._fitted(self.parts)
+    def fit(self, budget: int) -> None:
+        """Take another budget, and shrink all parts to their shares.
+
+        Raises:
+            ValueError: If a share holds no item at all; the memory stays as it was.
+        """
+        old, self.budget = self.budget, budget
+        try:
+            self.parts = self._fitted(self.parts)
+        except ValueError:
+            self.budget = old
+            raise
 
     def _fitted(self, parts: list[Part]) -> list[Part]:
         visits = Counter(part.key for part in parts)

@@ -38,14 +38,14 @@ class Moment:
         c, h, w = self.images.shape[1:]
         return c, h, w
 
-    def with_old(self, old: Mapping[Key, Sequence[Part]]) -> Moment:
+    def with_old(self, parts: Sequence[Part]) -> Moment:
         """Return the moment with the remembered images of its classes among the new ones.
 
         A class that was remembered v times weighs v times as much there as what came now: its images are repeated.
         """
         images, labels = [self.images], [self.labels]
         for c, key in enumerate(self.keys):
-            for part in old[key]:
+            for part in (part for part in parts if part.key == key):
                 seen = _bytes(part.images())
                 came = int((self.labels == c).sum())
                 again = max(1, round(came / len(seen)))

@@ -83,7 +83,12 @@ def resume_run(path: str | os.PathLike[str], strategy: Any, memory: DistilledBuf
         raise ResumeError(
             f"{str(path)!r} belongs to an optimizer of {groups} parameters, this one has {mine}"
         )
-    memory.load_state(state["memory"])
+    try:
+        memory.load_state(state["memory"])
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, ResumeError):
+            raise
+        raise ResumeError(f"the memory in {str(path)!r} is damaged: {error}") from None
     strategy.model.load_state_dict(state["model"])
     # A strategy that does not know what its optimizer optimizes empties it before the next experience.
     strategy.optimized_param_id = dict(strategy.model.named_parameters())
