@@ -27,6 +27,12 @@ __all__ = [
 ]
 
 
+# Images from which a network learns in thirty steps.
+_FEW_STEPS = dd.RaTBPTT(
+    start="real", augmentation="", real_batch=256, student_steps=30, window=10, image_lr=5e-3
+)
+
+
 class Configuration(NamedTuple):
     """A memory, and the plugins with which a strategy uses it."""
 
@@ -37,21 +43,17 @@ class Configuration(NamedTuple):
 def distilled_replay(
     max_size: int,
     *,
-    classes: int | None = None,
     seconds: float | None = 60.0,
     fill: int = 64,
-    seed: int = 0,
     **more: Any,  # noqa: ANN401
 ) -> Configuration:
     """Distilled Replay: images that a network learns an experience from in few steps, replayed with the next ones.
 
     Args:
         max_size: Real images whose bytes the memory takes; the paper's is one for each class.
-        classes: Classes in the end.
         seconds: For each experience.
         fill: See `Replay`.
-        seed: Of every random number.
-        more: Further arguments of `DistilledBuffer`.
+        more: Further arguments of `DistilledBuffer`, such as classes and seed.
 
     Differences from the published algorithm: students are fresh LeNets and not the learner at the start of the
     experience, and the gradient passes through a random window of their 30 steps.
@@ -60,15 +62,10 @@ def distilled_replay(
         Rosasco, Carta et al., "Distilled Replay: Overcoming Forgetting through Synthetic Samples", 2021,
         arXiv:2103.15851.
     """
-    recipe = dd.RaTBPTT(
-        start="real", augmentation="", real_batch=256, student_steps=30, window=10, image_lr=5e-3
-    )
     memory = DistilledBuffer(
         max_size,
-        Distiller(recipe, network="lenet", network_options={}, seconds=seconds),
-        classes=classes,
+        Distiller(_FEW_STEPS, network="lenet", network_options={}, seconds=seconds),
         replay=Replay(fill=fill),
-        seed=seed,
         **more,
     )
     return Configuration(memory, [ReplayPlugin(max_size, storage_policy=memory)])
@@ -77,21 +74,17 @@ def distilled_replay(
 def composite_memory(
     max_size: int,
     *,
-    classes: int | None = None,
     seconds: float | None = 60.0,
     passes: int = 50,
-    seed: int = 0,
     **more: Any,  # noqa: ANN401
 ) -> Configuration:
     """Condensed composite memory: twice as many images as components, and a network that restarts on the memory alone.
 
     Args:
         max_size: Real images whose bytes the memory takes.
-        classes: Classes in the end.
         seconds: For each experience.
         passes: Times that the memory is seen in an epoch.
-        seed: Of every random number.
-        more: Further arguments of `DistilledBuffer`.
+        more: Further arguments of `DistilledBuffer`, such as classes and seed.
 
     Differences from the published algorithm: see `Composing`. Weights are counted, so a class has one component
     fewer than real images of the same bytes where it has few; components are bytes.
@@ -99,32 +92,26 @@ def composite_memory(
     References:
         Wiewel and Yang, "Condensed Composite Memory Continual Learning", IJCNN 2021, arXiv:2102.09890.
     """
-    memory = DistilledBuffer(
-        max_size, Distiller(Composing(), seconds=seconds), classes=classes, seed=seed, **more
-    )
+    memory = DistilledBuffer(max_size, Distiller(Composing(), seconds=seconds), **more)
     return Configuration(memory, [TrainOnMemory(memory, restart=True, passes=passes)])
 
 
 def online_condensation(
     max_size: int,
     *,
-    classes: int | None = None,
     every: int = 10,
     seconds: float | None = 5.0,
     fill: int = 10,
-    seed: int = 0,
     **more: Any,  # noqa: ANN401
 ) -> Configuration:
     """Online sample condensation: weighted means of what came lately and what is remembered, every few batches.
 
     Args:
         max_size: Real images whose bytes the memory takes.
-        classes: Classes in the end.
         every: Pieces of the stream between two condensations.
         seconds: For each condensation.
         fill: See `Replay`.
-        seed: Of every random number.
-        more: Further arguments of `DistilledBuffer`.
+        more: Further arguments of `DistilledBuffer`, such as classes and seed.
 
     Differences from the published algorithm: see `Combining`.
 
@@ -134,11 +121,9 @@ def online_condensation(
     memory = DistilledBuffer(
         max_size,
         Distiller(Combining(), seconds=seconds),
-        classes=classes,
         merge=True,
         streaming=Streaming(every=every),
         replay=Replay(fill=fill),
-        seed=seed,
         **more,
     )
     return Configuration(memory, [ReplayPlugin(max_size, storage_policy=memory)])
@@ -147,21 +132,17 @@ def online_condensation(
 def stable_sets(
     max_size: int,
     *,
-    classes: int | None = None,
     seconds: float | None = 60.0,
     passes: int = 20,
-    seed: int = 0,
     **more: Any,  # noqa: ANN401
 ) -> Configuration:
     """Stable data sets: the network trains on the distilled set of each experience alone, one after the other.
 
     Args:
         max_size: Real images whose bytes all sets take together.
-        classes: Classes in the end.
         seconds: For each experience.
         passes: Times that a set is seen in an epoch.
-        seed: Of every random number.
-        more: Further arguments of `DistilledBuffer`.
+        more: Further arguments of `DistilledBuffer`, such as classes and seed.
 
     Differences from the published algorithm: the paper meta-learns a generator over the whole sequence, so that later
     sets spare what earlier ones taught; here each set is made by itself. It shows the setting, not the paper's gain.
@@ -170,37 +151,30 @@ def stable_sets(
         Masarczyk and Tautkute, "Reducing Catastrophic Forgetting With Learning on Synthetic Data", CVPR-W 2020,
         arXiv:2004.14046.
     """
-    recipe = dd.RaTBPTT(
-        start="real", augmentation="", real_batch=256, student_steps=30, window=10, image_lr=5e-3
-    )
-    memory = DistilledBuffer(max_size, Distiller(recipe, seconds=seconds), classes=classes, seed=seed, **more)
+    memory = DistilledBuffer(max_size, Distiller(_FEW_STEPS, seconds=seconds), **more)
     return Configuration(memory, [TrainOnMemory(memory, newest=True, passes=passes)])
 
 
 def stream_summary(
     max_size: int,
     *,
-    classes: int | None = None,
     every: int = 6,
     room: int = 640,
     seconds: float | None = 5.0,
     relation: float = 1.0,
     fill: int = 10,
-    seed: int = 0,
     **more: Any,  # noqa: ANN401
 ) -> Configuration:
     """Summarising stream data: gradient matching beside what is remembered, with the relations to it, from a queue.
 
     Args:
         max_size: Real images whose bytes the memory takes.
-        classes: Classes in the end.
         every: Pieces of the stream between two updates.
         room: Real images that may wait.
         seconds: For each update.
         relation: Weight of `RelationMatch`.
         fill: See `Replay`.
-        seed: Of every random number.
-        more: Further arguments of `DistilledBuffer`.
+        more: Further arguments of `DistilledBuffer`, such as classes and seed.
 
     Differences from the published algorithm: see `RelationMatch`; the learner is replayed to by `ReplayPlugin` and not
     by supervised contrastive replay.
@@ -213,11 +187,9 @@ def stream_summary(
     memory = DistilledBuffer(
         max_size,
         Distiller(recipe, seconds=seconds, past=True, relation=relation),
-        classes=classes,
         merge=True,
         streaming=Streaming(every=every, room=room),
         replay=Replay(fill=fill),
-        seed=seed,
         **more,
     )
     return Configuration(memory, [ReplayPlugin(max_size, storage_policy=memory)])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddsdk.errors import MissingExtraError
+from ddsdk_integrations.continual.benchmark import METHODS
 
 __all__ = ["markdown", "plot"]
 
@@ -108,8 +109,16 @@ def plot(cells: Sequence[Found], path: Path, *, learner: str, field: str = "accu
             if points:
                 heights = [statistics.mean(values) for _, values in points]
                 spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for _, values in points]
+                # Images that are made have whole lines; real ones, and means of them, broken ones.
+                style = "-" if METHODS[method].made else "--"
                 axes.errorbar(
-                    [ipc for ipc, _ in points], heights, yerr=spread, marker="o", capsize=2, label=method
+                    [ipc for ipc, _ in points],
+                    heights,
+                    yerr=spread,
+                    marker="o",
+                    capsize=2,
+                    linestyle=style,
+                    label=method,
                 )
         axes.set_xscale("log")
         ticks = sorted({c["cell"]["ipc"] for c in there if c["bytes"]})
