@@ -193,6 +193,12 @@ def test_every_start_gives_a_set_class_by_class(tiny, start, ipc):
     for c in range(3):
         members = tiny.batch(tiny.index_of_class(c)).x
         mine = whole.x[syn.classes == c]
+        if start == "means":
+            # The clusters share out the class: their sizes times their means make its sum.
+            nearest = torch.cdist(members.flatten(1), mine.flatten(1)).argmin(1)
+            for k, image in enumerate(mine):
+                assert torch.allclose(image, members[nearest == k].mean(0), atol=1e-5)
+            continue
         found = [int((members == image).flatten(1).all(1).nonzero()) for image in mine]
         assert len(set(found)) == ipc
 

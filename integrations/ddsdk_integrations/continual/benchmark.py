@@ -179,7 +179,6 @@ def _measure(
         "cell": asdict(cell),
         "setting": asdict(setting),
         "bytes": _bytes(policy, train),
-        "items": 0 if policy is None else len(policy.buffer),
         "memory seconds": distilling,
         "seconds": {name: run.seconds + distilling for name, run in runs.items()},
         "learners": {

@@ -29,11 +29,9 @@ def markdown(cells: Sequence[Found]) -> str:
         for learner in _values(there, lambda cell: cell["learners"]):
             lines += [f"### {scenario}-incremental, {learner}", ""]
             lines += [
-                "| ipc | memory | "
-                + " | ".join(_COLUMNS)
-                + " | bytes | images | memory, s | total, s | seeds |"
+                "| ipc | memory | " + " | ".join(_COLUMNS) + " | bytes | memory, s | total, s | seeds |"
             ]
-            lines += ["|" + " --- |" * (len(_COLUMNS) + 7)]
+            lines += ["|" + " --- |" * (len(_COLUMNS) + 6)]
             lines += [_row(group, learner) for group in _groups(there)]
             lines.append("")
     return "\n".join(lines)
@@ -45,7 +43,6 @@ def _row(group: Sequence[Found], learner: str) -> str:
     first = group[0]
     last = [
         str(first["bytes"]),
-        str(first["items"]),
         f"{statistics.mean(cell['memory seconds'] for cell in group):.0f}",
         f"{statistics.mean(cell['seconds'][learner] for cell in group):.0f}",
         str(len(group)),
