@@ -22,7 +22,15 @@ from ddsdk.networks.catalog import NETWORKS
 from ddsdk.rng import generator
 from ddsdk.text import clean
 
-__all__ = ["CurvePoint", "CurveTask", "RecipeCurve", "read_curve", "read_curves", "students_of"]
+__all__ = [
+    "CurvePoint",
+    "CurveTask",
+    "RecipeCurve",
+    "read_curve",
+    "read_curves",
+    "students_label",
+    "students_of",
+]
 
 T = TypeVar("T")
 
@@ -181,6 +189,13 @@ def students_of(
     name, usual = (own.network, own.network_options) if named else ("convnet", {})
     known = _options_of(name)
     return name, {**usual, **{k: v for k, v in options.items() if k in known}}
+
+
+def students_label(method: Any, train: RealData, network: str, options: Mapping[str, Any]) -> str:  # noqa: ANN401
+    """Return what a table calls a method's students; a dash where a kernel is in their place."""
+    if method.evaluation(train).learner == "kernel":
+        return "–"
+    return f"{network} {options['width']}" if "width" in options else network
 
 
 def _options_of(network: str) -> set[str]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ddsdk.bench.curve import students_of
+from ddsdk.bench.curve import students_label, students_of
 from ddsdk.bench.machine import SHAPE, MachineTable, machine_of, random_pixels
 from ddsdk.bench.methods import METHODS
 from ddsdk.bench.presets import small
@@ -81,10 +81,9 @@ def _row(name: str, data: RealData, width: int, ipc: int, repeats: int) -> dict[
     told = {kind: statistics.median(share[kind] for share in found) for kind in found[0]}
     sure = statistics.median(sum(share[kind] for kind in _ARITHMETIC) for share in found)
     percent = {kind: f"{value:.0%}" for kind, value in told.items()}
-    label = f"{network} {options['width']}" if "width" in options else network
     return {
         "recipe": name,
-        "student": label,
+        "student": students_label(method, data, network, options),
         "step, s": f"{statistics.median(times):.3f}",
         **{kind: percent[kind] for kind in _ARITHMETIC},
         "these three": f"{sure:.0%}",

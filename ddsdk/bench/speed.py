@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddsdk.bench.choice import reached
-from ddsdk.bench.curve import students_of
+from ddsdk.bench.curve import students_label, students_of
 from ddsdk.bench.machine import (
     SHAPE,
     MachineTable,
@@ -193,7 +193,7 @@ def _recipe_row(name: str, width: int, data: RealData, real_batch: int, ipc: int
     peak = operations / product
     row = {
         "recipe": name,
-        "students": f"{network} {options['width']}" if "width" in options else network,
+        "students": students_label(recipe, data, network, options),
         "outer steps/s": f"{1 / seconds:.3f}",
         "s": round(seconds, 3),
         "GFLOP": f"{counted.get_total_flops() / 1e9:.3g}",
