@@ -20,19 +20,19 @@ SIDE = 8
 SHAPE = (1, SIDE, SIDE)
 
 
-def images(labels, seed=0):
+def images(labels, seed=0, side=SIDE):
     """Return noisy pictures of a bar whose row is the class, black and white included."""
     labels = torch.as_tensor(labels)
-    x = 0.4 * torch.rand(len(labels), *SHAPE, generator=torch.Generator().manual_seed(seed))
+    x = 0.4 * torch.rand(len(labels), 1, side, side, generator=torch.Generator().manual_seed(seed))
     x[torch.arange(len(labels)), 0, labels % SIDE] = 1.0
     x[:, 0, 0, 0] = 0.0
     return x
 
 
-def dataset(classes, per_class=20, *, task=None, tensors=True, seed=0, offset=0):
+def dataset(classes, per_class=20, *, task=None, tensors=True, seed=0, offset=0, side=SIDE):
     """Return a data set of Avalanche, with class ids `classes` minus `offset`."""
     labels = torch.tensor(classes).repeat_interleave(per_class)
-    x, y = images(labels, seed), labels - offset
+    x, y = images(labels, seed, side), labels - offset
     pairs = TensorDataset(x, y) if tensors else IntLabels(x, y.tolist())
     pairs.targets = y.tolist()
     if task is None:
@@ -60,9 +60,9 @@ def stream(*experiences, **how):
     return benchmark_from_datasets(train=sets, test=sets)
 
 
-def network(classes=6, seed=0):
+def network(classes=6, seed=0, side=SIDE):
     """Return a linear learner."""
-    net = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, classes))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(side * side, classes))
     with torch.no_grad():
         net[1].weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(seed))
         net[1].bias.zero_()

@@ -11,10 +11,16 @@ import pytest
 import torch
 from avalanche.benchmarks import benchmark_from_datasets
 from avalanche.benchmarks.utils import as_classification_dataset
-from avalanche.training.plugins import ReplayPlugin
+from avalanche.evaluation.metrics import (
+    accuracy_metrics,
+    class_accuracy_metrics,
+    forgetting_metrics,
+    loss_metrics,
+)
+from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
 from avalanche.training.storage_policy import ReservoirSamplingBuffer
 from streams import SHAPE, dataset, images, naive, network, stream
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import ddsdk as dd
 from ddsdk_integrations.continual import (
@@ -28,11 +34,12 @@ from ddsdk_integrations.continual import (
     Streaming,
     sample_bytes,
 )
+from ddsdk_integrations.continual.plugins import SoftCollate
 from ddsdk_integrations.continual.queue import Queue
 from ddsdk_integrations.continual.stream import Arrivals, arrivals, value_space
 
 SAMPLE = sample_bytes(SHAPE)
-MLP = {"network": "mlp", "network_options": {}}
+MLP = {"network": "mlp"}
 
 
 def quick(**how):
@@ -285,6 +292,30 @@ def strategy_batches(strategy, experience):
     strategy.plugins.append(Watch())
     strategy.train(experience)
     return labels
+
+
+def test_metrics_and_workers_take_soft_labels():
+    buffer = soft_memory()
+    evaluator = EvaluationPlugin(
+        accuracy_metrics(minibatch=True, epoch=True, experience=True, stream=True),
+        class_accuracy_metrics(epoch=True),
+        loss_metrics(epoch=True),
+        forgetting_metrics(experience=True, stream=True),
+        loggers=[],
+    )
+    plugins = [ReplayPlugin(12, storage_policy=buffer), SoftLabels(buffer)]
+    strategy = naive(network(), plugins, evaluator=evaluator)
+    # Accuracy per class wants task labels.
+    bench = stream([0, 1], [2, 3], task=0)
+    for experience in bench.train_stream:
+        strategy.train(experience)
+        found = strategy.eval(bench.test_stream)
+    assert 0 <= found["Top1_Acc_Stream/eval_phase/test_stream"] <= 1
+    assert "StreamForgetting/eval_phase/test_stream" in found
+    loader = DataLoader(buffer.buffer, batch_size=5, num_workers=2, collate_fn=SoftCollate(6))
+    rows = torch.cat([y for _, y, _ in loader])
+    assert rows.shape == (len(buffer.buffer), 6)
+    assert torch.allclose(rows.sum(1), torch.ones(len(rows)), atol=2e-3)
 
 
 def test_soft_labels_need_a_memory_that_has_them():

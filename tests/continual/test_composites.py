@@ -106,6 +106,28 @@ def test_what_is_remembered_does_not_change_beside_the_new_classes():
     assert not torch.allclose(alone.images[alone.classes == 2], start[2], atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "recipe", [dd.BASELINES["random"](), dd.IDM(ipc=2, steps=1)], ids=["no steps", "idm"]
+)
+def test_past_wants_a_recipe_that_matches_class_by_class(recipe):
+    from ddsdk_integrations.continual import Distiller
+
+    distiller = Distiller(recipe, network="mlp", past=True)
+    if isinstance(getattr(recipe, "steps", None), int):
+        plan = recipe.plan(real_data(), make_student=dd.network_factory("mlp", SHAPE, 3), rng=dd.generator(0))
+        assert not isinstance(plan.objective, dd.ClassMatch)
+    with pytest.raises(ValueError, match="recipe must match class by class, which past wants"):
+        distiller(real_data(), 2, rng=dd.generator("run"), new=2)
+
+
+def test_composites_live_in_the_unit_range():
+    real = real_data()
+    whitened = real.with_preprocess(dd.Preprocess.fit_zca(real.images))
+    make = dd.network_factory("mlp", SHAPE, 3)
+    with pytest.raises(ValueError, match="preprocess must not whiten"):
+        Composing(ipc=2).plan(whitened, make_student=make, rng=dd.generator(0))
+
+
 def test_bad_values_are_refused():
     with pytest.raises(ValueError, match="lr must be positive"):
         Composing(lr=0)

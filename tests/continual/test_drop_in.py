@@ -205,15 +205,12 @@ CONFIGURATIONS = {
 def test_each_configuration_learns_a_stream_within_its_bytes(name):
     make, how = CONFIGURATIONS[name]
     memory, plugins = make(SIZE, classes=6, seconds=0.2, seed=3, **how)
-    # The students of the papers want larger images than these.
-    object.__setattr__(memory.distiller, "network", "mlp")
-    object.__setattr__(memory.distiller, "network_options", {})
-    strategy = naive(network(), plugins, epochs=2)
-    for experience in stream(*EXPERIENCES).train_stream:
+    strategy = naive(network(side=28), plugins, epochs=2)
+    for experience in stream(*EXPERIENCES, side=28).train_stream:
         strategy.train(experience)
     memory.flush()
     assert {part.key[1] for part in memory.parts} == set(range(6))
-    assert 0 < memory.nbytes <= SIZE * 66
+    assert 0 < memory.nbytes <= SIZE * (28 * 28 + 2)
     assert memory.waiting == 0 and memory.calls >= 2
 
 

@@ -166,6 +166,7 @@ def _measure(
     stream = scenario(setting.scenario, train, test)
     width = train.num_classes if setting.scenario == "class" else 2
     policy = _policy(cell, setting, train)
+    images, labels = test.batch(torch.arange(len(test))).x, test.labels % width
     runs = {name: _Learner(name, setting, train, width, policy, cell.seed) for name in learners}
     distilling = 0.0
     for experience in stream.train_stream:
@@ -181,10 +182,7 @@ def _measure(
         "bytes": _bytes(policy, train),
         "memory seconds": distilling,
         "seconds": {name: run.seconds + distilling for name, run in runs.items()},
-        "learners": {
-            name: asdict(run.outcome(policy, test if width > 2 else _paired(test)))
-            for name, run in runs.items()
-        },
+        "learners": {name: asdict(run.outcome(policy, images, labels)) for name, run in runs.items()},
     }
 
 
@@ -204,10 +202,6 @@ def _pair(data: dd.RealData, pair: tuple[int, int], *, domain: bool) -> Avalanch
     found = TensorDataset(data.batch(index).x, labels - pair[0] if domain else labels)
     found.targets = found.tensors[1].tolist()  # type: ignore[attr-defined]
     return as_classification_dataset(found)
-
-
-def _paired(data: dd.RealData) -> tuple[Tensor, Tensor]:
-    return data.batch(torch.arange(len(data))).x, data.labels % 2
 
 
 def _policy(cell: Cell, setting: Setting, train: dd.RealData) -> ExemplarsBuffer | None:
@@ -276,7 +270,7 @@ class _Learner:
         self.seconds += time.monotonic() - began
         self._table.append([_accuracy(self._strategy.model, test.dataset) for test in tests])
 
-    def outcome(self, policy: ExemplarsBuffer | None, test: Any) -> Outcome:  # noqa: ANN401
+    def outcome(self, policy: ExemplarsBuffer | None, images: Tensor, labels: Tensor) -> Outcome:
         """Return the summary of the table, and train a fresh network on the memory alone."""
         table = torch.tensor(self._table)
         final, old = table[-1], range(len(table) - 1)
@@ -284,8 +278,8 @@ class _Learner:
         back = torch.stack([final[j] - table[j, j] for j in old])
         only = None
         if policy is not None:
-            data = test if isinstance(test, tuple) else (test.batch(torch.arange(len(test))).x, test.labels)
-            only = _memory_only(self._make(dd.generator("alone", self._seed)), policy.buffer, *data)
+            fresh = self._make(dd.generator("alone", self._seed))
+            only = _memory_only(fresh, policy.buffer, images, labels)
         return Outcome(
             accuracy=float(final.mean()),
             forgetting=float(best.mean()),

@@ -119,7 +119,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
     @property
     def nbytes(self) -> int:
         """Bytes of images and labels that are remembered."""
-        return sum(part.nbytes for part in self.parts)
+        return 0 if self._memory is None else self._memory.nbytes
 
     @property
     def waiting(self) -> int:

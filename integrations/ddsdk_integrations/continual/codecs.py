@@ -19,6 +19,7 @@ from ddsdk.errors import require, require_count
 
 __all__ = [
     "CODECS",
+    "LABEL_BYTES",
     "Codec",
     "Components",
     "Half",
@@ -28,6 +29,7 @@ __all__ = [
     "Uint8",
     "codec_from",
     "codec_state",
+    "to_bytes",
 ]
 
 LABEL_BYTES = 2
@@ -70,6 +72,11 @@ class Codec(Protocol):
         ...
 
 
+def to_bytes(items: Tensor) -> Tensor:
+    """Return values of the unit range as bytes, those beyond it as its ends."""
+    return (items.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
 class _Rows:
     """Items that share nothing: each is a row of every tensor."""
 
@@ -98,7 +105,7 @@ class Uint8(_Rows):
 
     def pack(self, items: Tensor) -> Packed:
         """Round to the nearest of 256 values."""
-        return {"images": (items.clamp(0, 1) * 255).round().to(torch.uint8)}
+        return {"images": to_bytes(items)}
 
     def unpack(self, packed: Packed) -> Tensor:
         """Return the images."""
@@ -193,7 +200,7 @@ class Tiles(_Rows):
 
     def pack(self, items: Tensor) -> Packed:
         """Round canvases to the nearest of 256 values."""
-        return {"canvases": Uint8().pack(items)["images"]}
+        return {"canvases": to_bytes(items)}
 
     def unpack(self, packed: Packed) -> Tensor:
         """Cut and enlarge."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import ddsdk as dd
 from ddsdk.errors import require, require_count, require_rate
 from ddsdk.recipes import IterativeRecipe
+from ddsdk.recipes.parts import cycled_images, start_images, unit_bounds
 from ddsdk.synthetic.base import Bounds
 from ddsdk_integrations.continual.codecs import LABEL_BYTES
 
@@ -197,15 +198,11 @@ class Composing(_Swapped):
         """Return the plan; a class with few images has some of them twice."""
         require_count("factor_images", self.factor_images)
         m = self.ipc * self.factor_images
-        rng = dd.derive(how["rng"], "composites")
-        picks = []
-        for c in range(real.num_classes):
-            drawn = dd.choose(real.index_of_class(c), m, dd.derive(rng, c))
-            picks.append(drawn[torch.arange(m) % len(drawn)])
-        shape = (real.preprocess.channels, 1, 1)
-        bounds = real.preprocess(torch.zeros(shape)), real.preprocess(torch.ones(shape))
-        images = Composites(real.batch(torch.cat(picks)).x, real.num_classes, self.ipc, bounds)
-        return self.swapped(real, m, images, **how)
+        bounds = unit_bounds(real)
+        if bounds is None:
+            raise ValueError("preprocess must not whiten, for composites live in the unit range, got zca")
+        drawn = cycled_images(real, self.ipc, m, "real", how["rng"])
+        return self.swapped(real, m, Composites(drawn, real.num_classes, self.ipc, bounds), **how)
 
 
 def _packed_bytes(components: int, images: int, shape: tuple[int, int, int]) -> int:
@@ -231,8 +228,7 @@ class Combining(_Swapped):
     def parts(self, real: dd.RealData, **how: Any) -> dd.Plan[Any]:  # noqa: ANN401
         """Return the plan."""
         require_count("candidates", self.candidates)
-        rng = dd.derive(how["rng"], "combinations")
         n = max(self.ipc, min(self.candidates, *real.class_sizes))
-        picks = [dd.choose(real.index_of_class(c), n, dd.derive(rng, c)) for c in range(real.num_classes)]
-        images = real.batch(torch.cat(picks)).x.view(real.num_classes, -1, *real.image_shape)
-        return self.swapped(real, self.ipc, Combined(images, self.ipc, rng), **how)
+        images = start_images(real, n, "real", how["rng"]).view(real.num_classes, n, *real.image_shape)
+        combined = Combined(images, self.ipc, dd.derive(how["rng"], "combinations"))
+        return self.swapped(real, self.ipc, combined, **how)

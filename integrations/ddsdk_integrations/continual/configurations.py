@@ -64,7 +64,7 @@ def distilled_replay(
     """
     memory = DistilledBuffer(
         max_size,
-        Distiller(_FEW_STEPS, network="lenet", network_options={}, seconds=seconds),
+        Distiller(_FEW_STEPS, network="lenet", seconds=seconds),
         replay=Replay(fill=fill),
         **more,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple, final
 
 import torch
@@ -30,7 +30,6 @@ class Made(NamedTuple):
         labels: (M, K) probabilities.
         stored: Class to its items as the recipe stores them, where that is not as images.
         seconds: What it took.
-        steps: Outer steps taken; 0 for a method that has none.
     """
 
     images: Tensor
@@ -38,7 +37,6 @@ class Made(NamedTuple):
     labels: Tensor
     stored: Mapping[int, tuple[Codec, Packed]]
     seconds: float
-    steps: int
 
 
 @final
@@ -51,11 +49,11 @@ class Distiller:
             bytes that there are.
         network: Name in `ddsdk.NETWORKS` of the students. Fresh ones, never the learner: a memory that is made
             for one network serves another one less.
-        network_options: Options of its builder.
+        network_options: Options of its builder; None for width 32 of a ConvNet, and for the usual ones of others.
         seconds: After so many no further step is taken, and the set is what it is by then. A recipe without
             steps, and the networks that a recipe trains before its first one, cannot be cut short. None for all steps.
         past: Let what is remembered of the task be further classes: students know them and train on them beside the
-            new ones, and nothing of them changes.
+            new ones, and nothing of them changes. Wants a recipe that matches class by class (`ddsdk.ClassMatch`).
         relation: Weight of `RelationMatch`, which compares with what is remembered; 0 leaves it out. Wants `past`.
 
     Raises:
@@ -66,7 +64,7 @@ class Distiller:
     recipe: Any
     _: KW_ONLY
     network: str = "convnet"
-    network_options: Mapping[str, Any] = field(default_factory=lambda: {"width": 32})
+    network_options: Mapping[str, Any] | None = None
     seconds: float | None = None
     past: bool = False
     relation: float = 0.0
@@ -118,15 +116,19 @@ class Distiller:
             rng: Root of every random number.
             start: Class to items, (ipc, C, H, W) in the unit range, from which a recipe of pixels or tiles
                 goes on in place of its own start; other numbers of items are passed over.
+
+        Raises:
+            ValueError: If `past` is asked for, and the recipe does not match class by class.
         """
         began = time.monotonic()
         recipe = dataclasses.replace(self.recipe, ipc=min(ipc, *real.class_sizes[:new]))
-        make = dd.network_factory(
-            self.network, real.image_shape, real.num_classes, **dict(self.network_options)
-        )
+        usual = {"width": 32} if self.network == "convnet" else {}
+        options = usual if self.network_options is None else dict(self.network_options)
+        make = dd.network_factory(self.network, real.image_shape, real.num_classes, **options)
         if not isinstance(recipe, IterativeRecipe):
+            self._refuse_past()
             made = recipe(real, make_student=make, rng=rng)
-            return self._made(made, None, began, 0)
+            return self._made(made, None, began)
         plan = recipe.plan(real, make_student=make, rng=dd.derive(rng, "plan"))
         for c, items in (start or {}).items():
             _go_on_from(plan.syn, c, real.preprocess(items.to(real.device)))
@@ -139,12 +141,13 @@ class Distiller:
         made = dd.assemble(
             recipe, syn, real, evaluation=recipe.evaluation(real), rng=rng, seconds=0, run=run.record()
         )
-        return self._made(made, syn, began, run.index)
+        return self._made(made, syn, began)
 
     def _beside_past(self, plan: dd.Plan[Any], new: int) -> dd.Plan[Any]:
         """Return a plan that changes the new classes only, and compares with the others where that is asked for."""
         match = plan.objective
-        if not self.past or not isinstance(match, dd.ClassMatch):
+        if not isinstance(match, dd.ClassMatch):
+            self._refuse_past()
             return plan
         mine: Any = dataclasses.replace(match, classes=tuple(range(new)))
         if self.relation:
@@ -152,14 +155,18 @@ class Distiller:
             mine = dd.Total(((1.0, mine), (self.relation, relation)))
         return dataclasses.replace(plan, objective=mine)
 
-    def _made(self, made: dd.Distilled, syn: dd.SyntheticSet | None, began: float, steps: int) -> Made:
+    def _refuse_past(self) -> None:
+        name = type(self.recipe).__name__
+        require(not self.past, "recipe", "match class by class, which past wants", name)
+
+    def _made(self, made: dd.Distilled, syn: dd.SyntheticSet | None, began: float) -> Made:
         labels = made.as_dataset("probabilities").tensors[1].cpu()
         stored = {} if syn is None else _stored(syn, made.preprocess)
         classes = made.owner
         if syn is not None and stored:
             # One label for each item, which may decode to several images.
             classes, labels = syn.classes, labels[:: len(labels) // len(syn)]
-        return Made(made.unit_images().cpu(), classes.cpu(), labels, stored, time.monotonic() - began, steps)
+        return Made(made.unit_images().cpu(), classes.cpu(), labels, stored, time.monotonic() - began)
 
 
 def _stored(syn: dd.SyntheticSet, preprocess: dd.Preprocess) -> dict[int, tuple[Codec, Packed]]:

@@ -69,6 +69,10 @@ class Part:
         """Return the images, float32 in the unit range, item by item."""
         return self.codec.unpack(self.packed)
 
+    def images_of(self, item: int) -> Tensor:
+        """Return the images of one item."""
+        return self.codec.unpack(self.codec.at(self.packed, torch.tensor([item])))
+
     def rows(self, width: int) -> Tensor:
         """Return a label row over `width` classes for each image.
 

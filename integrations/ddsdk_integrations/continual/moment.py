@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk_integrations.continual.codecs import Tiles
+from ddsdk_integrations.continual.codecs import Tiles, to_bytes
 from ddsdk_integrations.continual.memory import Key, Part
 from ddsdk_integrations.continual.stream import Arrivals
 
@@ -46,7 +46,7 @@ class Moment:
         images, labels = [self.images], [self.labels]
         for c, key in enumerate(self.keys):
             for part in (part for part in parts if part.key == key):
-                seen = _bytes(part.images())
+                seen = to_bytes(part.images())
                 came = int((self.labels == c).sum())
                 again = max(1, round(came / len(seen)))
                 images += [seen] * again
@@ -82,13 +82,9 @@ class Moment:
         """Return the remembered images of the task's other classes, uint8, by key."""
         others = [part for part in parts if part.key[0] == self.keys[0][0] and part.key not in self.keys]
         return {
-            key: torch.cat([_bytes(part.images()) for part in others if part.key == key])
+            key: torch.cat([to_bytes(part.images()) for part in others if part.key == key])
             for key in dict.fromkeys(part.key for part in others)
         }
-
-
-def _bytes(images: Tensor) -> Tensor:
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def moments(came: Arrivals) -> list[Moment]:

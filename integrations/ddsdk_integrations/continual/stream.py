@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 import ddsdk as dd
 from ddsdk.errors import require, require_count
+from ddsdk_integrations.continual.codecs import to_bytes
 from ddsdk_integrations.continual.memory import Key, Part
 
 __all__ = ["Arrivals", "Items", "Replay", "Schema", "arrivals", "as_avalanche", "value_space"]
@@ -121,7 +122,7 @@ def arrivals(dataset: AvalancheDataset[Any], preprocess: dd.Preprocess) -> Arriv
         low, high = float(unit.min()), float(unit.max())
         rule = "map the stream to the unit range"
         require(low >= -_SLACK and high <= 1 + _SLACK, "preprocess", rule, (low, high))
-        images.append((unit.clamp(0, 1) * 255).round().to(torch.uint8))
+        images.append(to_bytes(unit))
         keys.append((int(item[2]) if len(item) > 2 else 0, int(item[1])))
     return Arrivals(torch.stack(images), tuple(keys))
 
@@ -146,7 +147,6 @@ class Items(Dataset[Any]):
         self._schema = schema
         self._rows = None if replay.soft is None else [part.rows(replay.soft) for part in parts]
         self._augment = dd.Augmentation(replay.augmentation)
-        self._changes = bool(replay.augmentation)
         self._seed = seed
         self._looks = 0
         single = [
@@ -165,8 +165,8 @@ class Items(Dataset[Any]):
         p, i = self._places[index]
         part = self._parts[p]
         item, within = divmod(i, part.codec.images_per_item)
-        x = self._preprocess(part.take(torch.tensor([item])).images()[within : within + 1])
-        if self._changes:
+        x = self._preprocess(part.images_of(item)[within : within + 1])
+        if self._augment.groups:
             x = self._augment.per_image(1, self._key())(x)
         label: Any = self.targets[index] if self._rows is None else self._rows[p][i]
         return x[0], torch.tensor(label) if self._schema.tensors and self._rows is None else label
