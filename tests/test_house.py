@@ -21,7 +21,7 @@ INTEGRATIONS = ROOT / "integrations" / "ddsdk_integrations"
 ADAPTERS = sorted(INTEGRATIONS.rglob("*.py"))
 EVERY_FILE = FILES + ADAPTERS
 # The one library that each integration stands on.
-LIBRARIES = {"continual": "avalanche"}
+LIBRARIES = {"continual": "avalanche", "federated": "flwr"}
 # Loops of Avalanche draw from the global generators, so what runs or resumes one has to set them.
 SETS_GLOBAL_STATE = {"ddsdk_integrations.continual.benchmark", "ddsdk_integrations.continual.resume"}
 
@@ -34,7 +34,7 @@ LEVELS = (
     {
         *("distill", "evaluation", "judge", "distilled", "artifact", "manifest", "safetensor_header"),
         *("card", "sheet", "report", "export", "checkpoint", "job", "assemble", "scores", "preview"),
-        *("validation", "faults", "distributed"),
+        *("validation", "faults", "distributed", "codecs"),
     },
     {"recipes", "baselines"},
     {"bench", "cli"},

@@ -12,8 +12,8 @@ from ddsdk_integrations._require import require_library
 
 require_library("avalanche", feature="Distilled replay", package="avalanche-lib", extra="continual")
 
+from ddsdk.codecs import LABEL_BYTES, Codec, Components, Half, LowRank, Tiles, Uint8  # noqa: E402
 from ddsdk_integrations.continual.buffer import DistilledBuffer  # noqa: E402
-from ddsdk_integrations.continual.codecs import LABEL_BYTES, Codec, Components, Half, LowRank, Tiles, Uint8  # noqa: E402
 from ddsdk_integrations.continual.composites import Combining, Composing  # noqa: E402
 from ddsdk_integrations.continual.configurations import (  # noqa: E402
     Configuration,

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import ddsdk as dd
+from ddsdk.codecs import LABEL_BYTES
 from ddsdk.errors import require, require_count, require_rate
 from ddsdk.recipes import IterativeRecipe
 from ddsdk.recipes.parts import cycled_images, start_images, unit_bounds
 from ddsdk.synthetic.base import Bounds
-from ddsdk_integrations.continual.codecs import LABEL_BYTES
 
 __all__ = ["Combined", "Combining", "Composing", "Composites"]
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
+from ddsdk.codecs import LABEL_BYTES, Codec, Components, Packed, Tiles
 from ddsdk.errors import require, require_rate
 from ddsdk.recipes import IterativeRecipe
-from ddsdk_integrations.continual.codecs import LABEL_BYTES, Codec, Components, Packed, Tiles
 from ddsdk_integrations.continual.composites import Composing, Composites
 from ddsdk_integrations.continual.relation import RelationMatch
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 import ddsdk as dd
+from ddsdk.codecs import LABEL_BYTES, Codec, Packed, Uint8, codec_from, codec_state
 from ddsdk.errors import require, require_count
-from ddsdk_integrations.continual.codecs import LABEL_BYTES, Codec, Packed, Uint8, codec_from, codec_state
 
 __all__ = ["Key", "Memory", "Part", "sample_bytes", "shrunk"]
 

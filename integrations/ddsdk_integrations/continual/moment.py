@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk_integrations.continual.codecs import Tiles, to_bytes
+from ddsdk.codecs import Tiles, to_bytes
 from ddsdk_integrations.continual.memory import Key, Part
 from ddsdk_integrations.continual.stream import Arrivals
 

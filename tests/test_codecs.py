@@ -5,11 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-pytest.importorskip("avalanche")
-
 import ddsdk as dd
-from ddsdk_integrations.continual import Components, Half, LowRank, Tiles, Uint8
-from ddsdk_integrations.continual.codecs import codec_from, codec_state
+from ddsdk.codecs import Components, Half, LowRank, Tiles, Uint8, codec_from, codec_state
 
 SHAPE = (3, 8, 6)
 

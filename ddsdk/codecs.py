@@ -1,12 +1,13 @@
-"""How a memory keeps images: as bytes, half floats, low-rank factors, small tiles, or mixtures of shared components.
+"""How images are kept or sent: as bytes, half floats, low-rank factors, small tiles, or mixtures of components.
 
-A budget is in bytes, so what a codec packs is what is kept, and what it unpacks is made anew at each look.
+A budget is in bytes, so what a codec packs is what counts, and what it unpacks is made anew at each look.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, final
@@ -14,8 +15,9 @@ from typing import Any, ClassVar, Protocol, final
 import torch
 from torch import Tensor
 
-import ddsdk as dd
 from ddsdk.errors import require, require_count
+from ddsdk.rng import generator
+from ddsdk.synthetic.multiformation import MultiFormation
 
 __all__ = [
     "CODECS",
@@ -23,8 +25,10 @@ __all__ = [
     "Codec",
     "Components",
     "Half",
+    "Layout",
     "LowRank",
     "Packed",
+    "RowCodec",
     "Tiles",
     "Uint8",
     "codec_from",
@@ -37,6 +41,9 @@ LABEL_BYTES = 2
 
 Packed = dict[str, Tensor]
 """Tensors, whose rows are items where nothing is shared."""
+
+Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
+"""What one item is packed into: dtype and shape of its row in each tensor."""
 
 
 class Codec(Protocol):
@@ -72,15 +79,31 @@ class Codec(Protocol):
         ...
 
 
+class RowCodec(Codec, Protocol):
+    """A codec whose items share nothing, so that they can be sent and checked one by one."""
+
+    def layout(self, shape: tuple[int, int, int]) -> Layout:
+        """Return dtype and shape of the rows of each tensor, for an image shape (C, H, W)."""
+        ...
+
+
 def to_bytes(items: Tensor) -> Tensor:
     """Return values of the unit range as bytes, those beyond it as its ends."""
     return (items.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-class _Rows:
+class _Rows(ABC):
     """Items that share nothing: each is a row of every tensor."""
 
     shares: ClassVar[bool] = False
+
+    @abstractmethod
+    def layout(self, shape: tuple[int, int, int]) -> Layout:
+        """Return dtype and shape of the rows of each tensor, for an image shape (C, H, W)."""
+
+    def item_bytes(self, shape: tuple[int, int, int]) -> int:
+        """Return the bytes of one item of an image shape (C, H, W)."""
+        return sum(dtype.itemsize * math.prod(row) for dtype, row in self.layout(shape).values())
 
     def count(self, packed: Packed) -> int:
         """Return the number of rows."""
@@ -99,9 +122,9 @@ class Uint8(_Rows):
     name: ClassVar[str] = "uint8"
     images_per_item: ClassVar[int] = 1
 
-    def item_bytes(self, shape: tuple[int, int, int]) -> int:
-        """Return C*H*W."""
-        return math.prod(shape)
+    def layout(self, shape: tuple[int, int, int]) -> Layout:
+        """Return a byte for each channel of a pixel."""
+        return {"images": (torch.uint8, shape)}
 
     def pack(self, items: Tensor) -> Packed:
         """Round to the nearest of 256 values."""
@@ -120,9 +143,9 @@ class Half(_Rows):
     name: ClassVar[str] = "half"
     images_per_item: ClassVar[int] = 1
 
-    def item_bytes(self, shape: tuple[int, int, int]) -> int:
-        """Return 2*C*H*W."""
-        return 2 * math.prod(shape)
+    def layout(self, shape: tuple[int, int, int]) -> Layout:
+        """Return a half float for each channel of a pixel."""
+        return {"images": (torch.float16, shape)}
 
     def pack(self, items: Tensor) -> Packed:
         """Round to half floats; values beyond the unit range stay."""
@@ -155,11 +178,12 @@ class LowRank(_Rows):
     def __post_init__(self) -> None:
         require_count("rank", self.rank)
 
-    def item_bytes(self, shape: tuple[int, int, int]) -> int:
-        """Return 2*C*rank*(H+W)."""
+    def layout(self, shape: tuple[int, int, int]) -> Layout:
+        """Return both factors of each channel: rank*(H+W) half floats."""
         channels, height, width = shape
         require(self.rank <= min(height, width), "rank", f"not exceed the sides {height}x{width}", self.rank)
-        return 2 * channels * self.rank * (height + width)
+        half = torch.float16
+        return {"left": (half, (channels, height, self.rank)), "right": (half, (channels, self.rank, width))}
 
     def pack(self, items: Tensor) -> Packed:
         """Keep the leading singular vectors, the root of each value on both sides."""
@@ -177,7 +201,7 @@ class LowRank(_Rows):
 @final
 @dataclass(frozen=True)
 class Tiles(_Rows):
-    """Canvases of bytes, each of which holds factor x factor images of a lower resolution; see `ddsdk.MultiFormation`.
+    """Canvases of bytes, each of which holds factor x factor images of a lower resolution; see `MultiFormation`.
 
     Attributes:
         factor: Tiles along each side.
@@ -194,9 +218,9 @@ class Tiles(_Rows):
         """Factor * factor."""
         return self.factor**2
 
-    def item_bytes(self, shape: tuple[int, int, int]) -> int:
-        """Return C*H*W, those of a canvas."""
-        return math.prod(shape)
+    def layout(self, shape: tuple[int, int, int]) -> Layout:
+        """Return a byte for each channel of a pixel of a canvas."""
+        return {"canvases": (torch.uint8, shape)}
 
     def pack(self, items: Tensor) -> Packed:
         """Round canvases to the nearest of 256 values."""
@@ -205,9 +229,9 @@ class Tiles(_Rows):
     def unpack(self, packed: Packed) -> Tensor:
         """Cut and enlarge."""
         canvases = packed["canvases"].float() / 255
-        tiles = dd.MultiFormation(canvases, self.factor)
+        tiles = MultiFormation(canvases, self.factor)
         with torch.no_grad():
-            images, _ = tiles.decode(torch.arange(len(canvases)), dd.generator("tiles"))
+            images, _ = tiles.decode(torch.arange(len(canvases)), generator("tiles"))
         return images
 
 

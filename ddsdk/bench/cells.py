@@ -1,0 +1,89 @@
+"""What benchmarks of integrations share: cells that are measured once, lists in options, data to measure on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddsdk.data.load import load_pair
+from ddsdk.data.sources import RealData
+from ddsdk.errors import require
+from ddsdk.files import readable_json, strict_json, write_atomic
+from ddsdk.rng import generator
+
+__all__ = ["benchmark_data", "known_words", "numbers", "once", "words"]
+
+
+def once(
+    folder: Path, asked: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]
+) -> tuple[dict[str, Any], bool]:
+    """Return what was measured for a question, and whether it was measured just now.
+
+    Args:
+        folder: Of the cells; a file for each question, named by its hash.
+        asked: Everything that the answer depends on, JSON values.
+        measure: Called where there is no answer yet; it returns JSON values.
+    """
+    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
+    path = folder / f"{key}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, readable_json(measure()))
+        return strict_json(path.read_bytes()), True
+    return strict_json(path.read_bytes()), False
+
+
+def words(text: str) -> list[str]:
+    """Return what commas separate, without blanks."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def known_words(name: str, text: str, known: Mapping[str, Any]) -> list[str]:
+    """Return what commas separate, all that is known if there is nothing.
+
+    Raises:
+        ValueError: If something is unknown.
+    """
+    found = words(text) or list(known)
+    for word in found:
+        require(word in known, name, f"be among {', '.join(known)}", word)
+    return found
+
+
+def numbers(name: str, text: str, least: int) -> list[int]:
+    """Return whole numbers that commas separate.
+
+    Raises:
+        ValueError: If there is none, or one is below `least`.
+    """
+    found = words(text)
+    for word in found:
+        ok = word.isdigit() and int(word) >= least
+        require(ok, name, f"be whole numbers of at least {least}, separated by commas", text)
+    require(bool(found), name, "hold at least one number", text)
+    return [int(word) for word in found]
+
+
+def benchmark_data(
+    name: str, *, root: str | None = None, held_out: float = 0.0, images: int | None = None
+) -> tuple[RealData, RealData]:
+    """Return training images, and what to test on.
+
+    Args:
+        name: Of the data, see `ddsdk.load_pair`.
+        root: Where named data sets lie.
+        held_out: Test on so large a part of the training images; 0 takes the test set.
+        images: Training images of each class at most; None for all.
+    """
+    train, test = load_pair(name, root=root)
+    if held_out:
+        train, test = train.split(held_out, generator("validation"))
+    if images is not None:
+        keep = [train.index_of_class(c)[:images] for c in range(train.num_classes)]
+        train = train.subset(torch.cat(keep))
+    return train, test

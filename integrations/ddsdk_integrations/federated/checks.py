@@ -1,0 +1,349 @@
+"""The server trusts nobody: checks of what a client sent, in a fixed order, each a counted refusal and never an error.
+
+Checks 1 to 10 look at one reply and are here; 11 and 12 compare clients, see `ddsdk_integrations.federated.screen`; 13
+and 14 are how sets are put together, see `ddsdk_integrations.federated.pool`.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast, final
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddsdk.codecs import CODECS, RowCodec, codec_from
+from ddsdk.errors import require, require_count
+from ddsdk.files import strict_json
+from ddsdk_integrations.federated.payload import ARRAYS, FORMAT, META, METRICS, Contribution, content_digest
+from ddsdk_integrations.federated.task import Task
+from ddsdk_integrations.federated.traffic import content_bytes
+
+__all__ = ["CHECKS", "Contract", "Refusal", "inspect_replies"]
+
+_KEYS = {"format", "task", "codec", "codec-error", "round", "recipe", "privacy", "digest"}
+_HEADER_CAP = 4096
+_TEXT_CAP = 4096
+_MOST_RATE = 100.0
+
+
+class Refusal(NamedTuple):
+    """What was not taken, and why.
+
+    Attributes:
+        node: The id of the sender.
+        check: Number of the check, 1 to 12.
+        name: Its name.
+        reason: In words, with the value.
+    """
+
+    node: int
+    check: int
+    name: str
+    reason: str
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """What a reply of this round must be.
+
+    Attributes:
+        task: What is agreed on.
+        round_number: The round.
+        allowed: For each node that was asked, the classes that it may send.
+        images: Largest number of images of one class, tiles counted one by one.
+        max_bytes: Of the content of a reply.
+        bounds: Lowest and highest pixel, in the unit range or a little beyond.
+        max_examples: Largest number of real images that a client may claim.
+        codecs: Names of the codecs that are read.
+    """
+
+    task: Task
+    round_number: int
+    allowed: Mapping[int, frozenset[int]]
+    images: int = 50
+    max_bytes: int = 16 << 20
+    bounds: tuple[float, float] = (-2.0, 3.0)
+    max_examples: int = 1_000_000
+    codecs: tuple[str, ...] = ("uint8", "half", "low-rank", "tiles")
+
+    def __post_init__(self) -> None:
+        for name in ("images", "max_bytes", "max_examples"):
+            require_count(name, getattr(self, name))
+        known = {name for name, kind in CODECS.items() if not kind.shares}
+        require(set(self.codecs) <= known, "codecs", f"be among {', '.join(sorted(known))}", self.codecs)
+
+
+class _Refused(Exception):
+    """Why a check says no."""
+
+
+@dataclass
+class _Reply:
+    """A reply on its way through the checks; each leaves what the next ones need."""
+
+    message: Message
+    contract: Contract
+    seen: set[int]
+    codec: RowCodec | None = None
+    decoded: dict[str, NDArray[Any]] = field(default_factory=dict)
+    images: Tensor | None = None
+
+    @property
+    def node(self) -> int:
+        return self.message.metadata.src_node_id
+
+    @property
+    def content(self) -> RecordDict:
+        return self.message.content
+
+    @property
+    def arrays(self) -> ArrayRecord:
+        record = self.content[ARRAYS]
+        assert isinstance(record, ArrayRecord)  # check 3 has said so
+        return record
+
+    @property
+    def meta(self) -> ConfigRecord:
+        record = self.content[META]
+        assert isinstance(record, ConfigRecord)
+        return record
+
+    @property
+    def metrics(self) -> MetricRecord:
+        record = self.content[METRICS]
+        assert isinstance(record, MetricRecord)
+        return record
+
+    @property
+    def classes(self) -> Tensor:
+        """Of each image, in the task."""
+        assert self.codec is not None
+        return torch.from_numpy(self.decoded["classes"].astype(np.int64)).repeat_interleave(
+            self.codec.images_per_item
+        )
+
+    @property
+    def labels(self) -> Tensor:
+        assert self.codec is not None
+        if "soft" in self.decoded:
+            rows = torch.from_numpy(self.decoded["soft"].astype(np.float32))
+            return rows.repeat_interleave(self.codec.images_per_item, 0)
+        return torch.nn.functional.one_hot(self.classes, self.contract.task.num_classes).float()
+
+
+def _no(ok: bool, reason: str) -> None:
+    if not ok:
+        raise _Refused(reason)
+
+
+def _sender(reply: _Reply) -> None:
+    """The node was asked, answers once, and answers this round."""
+    _no(reply.node in reply.contract.allowed, "the node was not asked")
+    _no(reply.node not in reply.seen, "the node has answered already")
+    record = reply.content.get(META)
+    stated = record.get("round") if isinstance(record, ConfigRecord) else None
+    wanted = reply.contract.round_number
+    _no(stated == wanted, f"round must be {wanted}, got {stated!r}")
+
+
+def _size(reply: _Reply) -> None:
+    """The content is small enough to be looked at."""
+    size, cap = content_bytes(reply.content), reply.contract.max_bytes
+    _no(size <= cap, f"content must not exceed {cap} bytes, got {size}")
+
+
+def _keys(reply: _Reply) -> None:
+    """There are three records with known keys, of this format and task, and the digest is right."""
+    kinds = {ARRAYS: ArrayRecord, META: ConfigRecord, METRICS: MetricRecord}
+    found = {name: type(record) for name, record in reply.content.items()}
+    _no(found == kinds, f"records must be {sorted(kinds)}, got {sorted(found)}")
+    meta = reply.meta
+    _no(set(meta) == _KEYS, f"meta must have the keys {sorted(_KEYS)}, got {sorted(meta)}")
+    long = [k for k, v in meta.items() if isinstance(v, str | bytes | list) and len(v) > _TEXT_CAP]
+    _no(not long, f"texts must not exceed {_TEXT_CAP} characters, got {long}")
+    _no(meta["format"] == FORMAT, f"format must be {FORMAT}, got {meta['format']!r}")
+    _no(meta["task"] == reply.contract.task.digest, "task must be that of this federation")
+    _no(meta["digest"] == content_digest(reply.arrays, meta), "digest must be that of the content")
+    reply.codec = _codec(meta["codec"], reply.contract)
+    shape = reply.contract.task.image_shape
+    needed, extra = {*reply.codec.layout(shape), "classes"}, {"soft", "rate"}
+    names = set(reply.arrays)
+    _no(needed <= names <= needed | extra, f"arrays must be {sorted(needed)}, got {sorted(names)}")
+
+
+def _codec(stated: object, contract: Contract) -> RowCodec:
+    _no(isinstance(stated, str), f"codec must be text, got {type(stated).__name__}")
+    state = strict_json(str(stated).encode())
+    _no(isinstance(state, dict), "codec must be an object")
+    _no(
+        state.get("name") in contract.codecs,
+        f"codec must be one of {contract.codecs}, got {state.get('name')!r}",
+    )
+    # The contract names no others than those of rows.
+    return cast(RowCodec, codec_from(state))
+
+
+def _dtype(reply: _Reply) -> None:
+    """Declared and true dtype, shape and length of each array agree, and the dtype is the agreed one."""
+    assert reply.codec is not None
+    layout = reply.codec.layout(reply.contract.task.image_shape)
+    wanted = {name: str(dtype).removeprefix("torch.") for name, (dtype, _) in layout.items()}
+    wanted |= {"classes": "int16", "soft": "float16", "rate": "float32"}
+    for name, array in reply.arrays.items():
+        _no(array.dtype == wanted[name], f"dtype of {name} must be {wanted[name]}, got {array.dtype}")
+        reply.decoded[name] = _decoded(name, array)
+
+
+def _decoded(name: str, array: Array) -> NDArray[Any]:
+    """Return the values; nothing is allocated before header, declaration and number of bytes agree."""
+    _no(array.stype == "numpy.ndarray", f"{name} must be a numpy array, got {array.stype!r}")
+    stream = io.BytesIO(array.data)
+    _no(np.lib.format.read_magic(stream) == (1, 0), f"{name} must be of numpy's format 1.0")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=_HEADER_CAP)
+    declared = (tuple(array.shape), array.dtype, False)
+    _no((shape, str(dtype), fortran) == declared, f"{name} must be as declared, {declared}, got {shape}")
+    size, rest = dtype.itemsize * math.prod(shape), len(array.data) - stream.tell()
+    _no(size == rest, f"{name} must have {size} bytes, got {rest}")
+    return np.frombuffer(array.data, dtype=dtype, offset=stream.tell()).reshape(shape)
+
+
+def _shape(reply: _Reply) -> None:
+    """Rows have the agreed shape, there are as many of each, and no class has more than its quota."""
+    assert reply.codec is not None
+    task, items = reply.contract.task, len(reply.decoded["classes"])
+    rows = {name: row for name, (_, row) in reply.codec.layout(task.image_shape).items()}
+    rows |= {"classes": (), "soft": (task.num_classes,)}
+    for name, row in rows.items():
+        if name in reply.decoded:
+            wanted, got = (items, *row), reply.decoded[name].shape
+            _no(items > 0 and got == wanted, f"shape of {name} must be {wanted}, not empty, got {got}")
+    _no(reply.decoded.get("rate", np.zeros(0)).ndim == 1, "rate must be a list")
+    most = int(np.unique(reply.decoded["classes"], return_counts=True)[1].max()) * reply.codec.images_per_item
+    quota = reply.contract.images
+    _no(most <= quota, f"a class must not have more than {quota} images, got {most}")
+
+
+def _finite(reply: _Reply) -> None:
+    """Every number is finite."""
+    for name, value in reply.decoded.items():
+        _no(bool(np.isfinite(value).all()), f"{name} must be finite")
+
+
+def _range(reply: _Reply) -> None:
+    """Pixels lie in the bounds."""
+    assert reply.codec is not None
+    layout = reply.codec.layout(reply.contract.task.image_shape)
+    # A copy: what came over the wire is read-only.
+    reply.images = reply.codec.unpack({n: torch.from_numpy(reply.decoded[n].copy()) for n in layout})
+    low, high = reply.contract.bounds
+    found = float(reply.images.min()), float(reply.images.max())
+    _no(low <= found[0] and found[1] <= high, f"pixels must lie in {low}..{high}, got {found}")
+
+
+def _classes(reply: _Reply) -> None:
+    """Class ids are known, and the client may send them."""
+    found = {int(c) for c in reply.decoded["classes"]}
+    allowed = reply.contract.allowed[reply.node]
+    _no(found <= allowed, f"classes must be among {sorted(allowed)}, got {sorted(found - allowed)}")
+
+
+def _labels(reply: _Reply) -> None:
+    """Label rows are probabilities."""
+    rows = reply.labels
+    _no(bool((rows >= 0).all()), "labels must not be negative")
+    worst = float((rows.sum(1) - 1).abs().max())
+    _no(worst <= 0.01, f"label rows must sum to 1, got a row that is off by {worst:.3g}")
+
+
+def _weight(reply: _Reply) -> None:
+    """What it says of its size is possible. The server caps it again when it weighs sets."""
+    metrics, cap = reply.metrics, reply.contract.max_examples
+    examples, counts = metrics.get("num-examples"), metrics.get("class-counts")
+    _no(isinstance(examples, int), f"num-examples must be a whole number, got {examples!r}")
+    assert isinstance(examples, int)
+    _no(1 <= examples <= cap, f"num-examples must lie in 1..{cap}, got {examples}")
+    wide = isinstance(counts, list) and len(counts) == reply.contract.task.num_classes
+    _no(wide, "class-counts must have a number for each class")
+    assert isinstance(counts, list)
+    _no(all(isinstance(n, int) and n >= 0 for n in counts), "class-counts must be whole numbers from 0")
+    _no(sum(counts) == examples, f"class-counts must sum to {examples}, got {sum(counts)}")
+    seconds = metrics.get("seconds", 0.0)
+    told = isinstance(seconds, float | int) and math.isfinite(seconds)
+    _no(
+        told and set(metrics) <= {"num-examples", "class-counts", "seconds"}, "metrics must be the known ones"
+    )
+    rate = reply.decoded.get("rate", np.ones(0))
+    _no(bool(((rate > 0) & (rate <= _MOST_RATE)).all()), f"rates must lie in 0..{_MOST_RATE}")
+
+
+CHECKS: tuple[tuple[int, str, Callable[[_Reply], None]], ...] = (
+    (1, "sender", _sender),
+    (2, "size", _size),
+    (3, "keys", _keys),
+    (4, "dtype", _dtype),
+    (5, "shape", _shape),
+    (6, "finite", _finite),
+    (7, "range", _range),
+    (8, "classes", _classes),
+    (9, "labels", _labels),
+    (10, "weight", _weight),
+)
+"""Number, name and function of the checks of one reply, in their order."""
+
+
+def inspect_replies(
+    replies: Iterable[Message], contract: Contract
+) -> tuple[list[Contribution], list[Refusal]]:
+    """Return the sets that pass the checks 1 to 10, by the order of the contract's nodes, and what was refused.
+
+    Replies that are errors are neither. Whatever goes wrong inside a check is a refusal by it.
+    """
+    taken: dict[int, Contribution] = {}
+    refused: list[Refusal] = []
+    for message in replies:
+        if message.has_error():
+            continue
+        reply = _Reply(message, contract, set(taken))
+        refusal = _first_refusal(reply)
+        if refusal is None:
+            taken[reply.node] = _contribution(reply)
+        else:
+            refused.append(refusal)
+    return [taken[node] for node in contract.allowed if node in taken], refused
+
+
+def _first_refusal(reply: _Reply) -> Refusal | None:
+    for number, name, check in CHECKS:
+        try:
+            check(reply)
+        except _Refused as no:
+            return Refusal(reply.node, number, name, str(no))
+        except Exception as error:  # a payload must never stop a round
+            return Refusal(reply.node, number, name, f"{type(error).__name__}: {str(error)[:200]}")
+    return None
+
+
+def _contribution(reply: _Reply) -> Contribution:
+    assert reply.images is not None
+    counts = reply.metrics["class-counts"]
+    assert isinstance(counts, list)
+    examples = reply.metrics["num-examples"]
+    assert isinstance(examples, int)
+    return Contribution(
+        node=reply.node,
+        images=reply.images,
+        labels=reply.labels,
+        classes=reply.classes,
+        examples=examples,
+        counts=tuple(int(n) for n in counts),
+        rate=tuple(float(r) for r in reply.decoded.get("rate", ())),
+        meta={name: reply.meta[name] for name in ("recipe", "privacy", "codec", "codec-error")},
+    )

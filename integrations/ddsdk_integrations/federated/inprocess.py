@@ -1,0 +1,167 @@
+"""A federation inside one process: the same apps without ports, processes or Ray, for tests and notebooks.
+
+The one module that uses names that Flower does not promise to keep: the identity that messages read, and the form in
+which they cross the wire.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, final
+
+import torch
+from flwr.app import Context, Error, Message, Metadata, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+
+import ddsdk as dd
+from ddsdk.errors import require
+
+__all__ = ["InProcessGrid"]
+
+_SERVER = 1
+_FAILED = 2
+
+
+@final
+class InProcessGrid(Grid):
+    """Calls a client app for each message, one after the other, with a context for each client that lasts.
+
+    Content is written to bytes and read again, as on a wire, so neither side can see what the other one keeps. Replies
+    come in an order of their own, and a client whose answer would come after the deadline is silent, as in a real
+    federation.
+
+    Args:
+        app: Answers for all clients; or one app for each.
+        partitions: Number of clients; their ``partition-id`` counts from 0.
+        run_config: Of the run, as clients see it.
+        silent: Partitions that never answer.
+        seed: For node ids and the order of replies.
+    """
+
+    def __init__(
+        self,
+        app: ClientApp | Sequence[ClientApp],
+        partitions: int,
+        *,
+        run_config: Mapping[str, Any] | None = None,
+        silent: Iterable[int] = (),
+        seed: int = 0,
+    ) -> None:
+        apps = [app] * partitions if isinstance(app, ClientApp) else list(app)
+        require(len(apps) == partitions > 0, "app", f"be one, or one for each of {partitions}", len(apps))
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, _SERVER, 1
+        rng = dd.generator("nodes", seed)
+        ids = torch.randint(2, 2**62, (partitions,), generator=rng).tolist()
+        self._apps = dict(zip(ids, apps, strict=True))
+        self.contexts = {
+            node: Context(
+                run_id=1,
+                node_id=node,
+                node_config={"partition-id": i, "num-partitions": partitions},
+                state=RecordDict(),
+                run_config=dict(run_config or {}),
+            )
+            for i, node in enumerate(ids)
+        }
+        self._silent = {ids[i] for i in silent}
+        self._rng = dd.derive(rng, "order")
+        self._replies: dict[str, Message] = {}
+        self._sent = 0
+
+    def set_run(self, run: Any) -> None:  # noqa: ANN401
+        """Do nothing: there is one run."""
+
+    @property
+    def run(self) -> Any:  # noqa: ANN401
+        """There is no record of a run.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        raise RuntimeError("a federation inside one process has no record of its run")
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Make a message."""
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the ids of all clients, in no order."""
+        return list(self._apps)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Let clients answer; return the ids of the messages."""
+        return self._push(messages, None)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the answers to these messages, each once, in no order."""
+        found = [self._replies.pop(i) for i in message_ids if i in self._replies]
+        order = torch.randperm(len(found), generator=self._rng)
+        return [found[int(i)] for i in order]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Return the answers that came in time."""
+        return self.pull_messages(self._push(messages, timeout))
+
+    def _push(self, messages: Iterable[Message], timeout: float | None) -> list[str]:
+        until = None if timeout is None else time.monotonic() + timeout
+        ids = []
+        for message in messages:
+            self._sent += 1
+            ids.append(str(self._sent))
+            late = until is not None and time.monotonic() > until
+            node = message.metadata.dst_node_id
+            if not late and node in self._apps and node not in self._silent:
+                reply = self._answer(message, ids[-1])
+                if until is None or time.monotonic() <= until:
+                    self._replies[ids[-1]] = reply
+        return ids
+
+    def _answer(self, message: Message, message_id: str) -> Message:
+        node = message.metadata.dst_node_id
+        arrived = _delivered(message, message_id)
+        try:
+            reply = self._apps[node](arrived, self.contexts[node])
+        except Exception as error:
+            return Message(Error(_FAILED, f"{type(error).__name__}: {error}"), reply_to=arrived)
+        return _delivered(reply, f"reply-{message_id}")
+
+
+def _delivered(message: Message, message_id: str) -> Message:
+    """Return a message as it comes out of the wire, with an id."""
+    m = message.metadata
+    metadata = Metadata(
+        run_id=m.run_id,
+        message_id=message_id,
+        src_node_id=m.src_node_id,
+        dst_node_id=m.dst_node_id,
+        reply_to_message_id=m.reply_to_message_id,
+        group_id=m.group_id,
+        created_at=m.created_at,
+        ttl=m.ttl,
+        message_type=m.message_type,
+        src_task_id=m.src_task_id,
+        dst_task_id=m.dst_task_id,
+    )
+    if message.has_error():
+        return _made(metadata, error=message.error)
+    return _made(metadata, content=recorddict_from_proto(recorddict_to_proto(message.content)))
+
+
+def _made(metadata: Metadata, **what: Any) -> Message:  # noqa: ANN401
+    # The argument that Flower keeps to itself.
+    make: Any = Message
+    found: Message = make(metadata=metadata, **what)
+    return found

@@ -1,0 +1,172 @@
+"""What crosses the wire: a distilled set as three records of Flower, typed, versioned and with a digest.
+
+Nothing is pickled: arrays travel in numpy's own format with pickling off, everything else as numbers and text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from torch import Tensor
+
+import ddsdk as dd
+from ddsdk.codecs import RowCodec, Uint8, codec_state
+from ddsdk.errors import require
+from ddsdk.files import canonical_json
+from ddsdk_integrations.federated.task import LocalData
+
+__all__ = ["FORMAT", "Contribution", "Packing", "codec_error", "content_digest", "pack"]
+
+FORMAT = 1
+"""Of the records; a reader takes its own format only."""
+
+ARRAYS, META, METRICS = "syn", "meta", "metrics"
+"""Names of the three records."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """In how few bytes a set is sent.
+
+    Attributes:
+        codec: Of the images, such as `ddsdk.codecs.Uint8` or `LowRank`.
+        soft: Send label rows, as half floats, beside the class ids.
+    """
+
+    codec: RowCodec = field(default_factory=Uint8)
+    soft: bool = False
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Contribution:
+    """A set of one client as the server sees it.
+
+    Attributes:
+        node: The id of the sender.
+        images: (M, C, H, W) float32 in the unit range of pixels, or a little beyond where the codec keeps that.
+        labels: (M, K) probabilities over all classes.
+        classes: (M,) int64, the class that each image was made for.
+        examples: Real images behind the set, as the client says.
+        counts: Real images of each class behind it.
+        rate: Learning rates learned with the set: none, one, or one for each step.
+        meta: The other things that it says of itself, such as the recipe and the privacy statement.
+    """
+
+    node: int
+    images: Tensor
+    labels: Tensor
+    classes: Tensor
+    examples: int
+    counts: tuple[int, ...]
+    rate: tuple[float, ...]
+    meta: dict[str, Any]
+
+    def of_classes(self, kept: Tensor) -> Contribution:
+        """Return the part whose images are `kept`, (M,) bool."""
+        images, labels, classes = (t[kept] for t in (self.images, self.labels, self.classes))
+        return dataclasses.replace(self, images=images, labels=labels, classes=classes)
+
+
+def pack(
+    made: dd.Distilled, data: LocalData, packing: Packing, *, round_number: int, seconds: float = 0.0
+) -> RecordDict:
+    """Return the records of a set.
+
+    Args:
+        made: Over the classes of the client.
+        data: Of the client; says which classes these are in the task.
+        packing: Codec and label form.
+        round_number: The round that it answers.
+        seconds: That it took.
+
+    Raises:
+        ValueError: If the codec shares tensors among items, or labels are no probabilities.
+    """
+    labels = made.as_dataset("probabilities").tensors[1]
+    items = made.unit_images() if isinstance(packing.codec, Uint8) else made.preprocess.inverse(made.images)
+    return pack_items(
+        items,
+        data.ids(made.owner),
+        data.rows(labels) if packing.soft else None,
+        data,
+        packing.codec,
+        rate=_rates(made.learned_lr),
+        told={
+            "round": round_number,
+            "recipe": str(made.provenance.get("recipe", "")),
+            "privacy": made.privacy,
+        },
+        seconds=seconds,
+    )
+
+
+def pack_items(
+    items: Tensor,
+    classes: Tensor,
+    rows: Tensor | None,
+    data: LocalData,
+    codec: RowCodec,
+    *,
+    rate: tuple[float, ...] = (),
+    told: dict[str, Any],
+    seconds: float = 0.0,
+) -> RecordDict:
+    """Return the records of stored items, (M', C, H, W) in the unit range, and their class ids in the task."""
+    require(not codec.shares, "codec", "keep each item by itself", codec)
+    packed = {name: tensor.numpy() for name, tensor in codec.pack(items).items()}
+    packed["classes"] = classes.to(torch.int16).numpy()
+    if rows is not None:
+        packed["soft"] = rows.half().numpy()
+    if rate:
+        packed["rate"] = np.asarray(rate, dtype=np.float32)
+    arrays = ArrayRecord({name: Array(value) for name, value in packed.items()})
+    meta = ConfigRecord(
+        {
+            "format": FORMAT,
+            "task": data.task.digest,
+            "codec": canonical_json(codec_state(codec)).decode(),
+            "codec-error": codec_error(codec, items),
+            **told,
+        }
+    )
+    meta["digest"] = content_digest(arrays, meta)
+    metrics = MetricRecord(
+        {"num-examples": sum(data.counts), "class-counts": list(data.counts), "seconds": float(seconds)}
+    )
+    return RecordDict({ARRAYS: arrays, META: meta, METRICS: metrics})
+
+
+def codec_error(codec: RowCodec, items: Tensor) -> float:
+    """Return how far a pixel is from what comes out of the codec: the root of the mean square, in the unit range."""
+    if codec.images_per_item > 1:
+        # Canvases are compared as they are stored: what they decode to is enlarged from that.
+        return float((codec.pack(items)["canvases"].float() / 255 - items).square().mean().sqrt())
+    return float((codec.unpack(codec.pack(items)) - items).square().mean().sqrt())
+
+
+def content_digest(arrays: ArrayRecord, meta: ConfigRecord) -> str:
+    """Return the SHA-256, in hex, of all arrays and of what `meta` says but for the digest itself.
+
+    It tells a damaged message from a sound one. It says nothing about who sent it: that is the transport's part.
+    """
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        found.update(canonical_json([name, array.dtype, list(array.shape), len(array.data)]))
+        found.update(array.data)
+    found.update(canonical_json({name: meta[name] for name in sorted(meta) if name != "digest"}))
+    return found.hexdigest()
+
+
+def _rates(rate: float | tuple[float, ...] | None) -> tuple[float, ...]:
+    if rate is None:
+        return ()
+    return rate if isinstance(rate, tuple) else (rate,)

@@ -1,0 +1,127 @@
+"""The state of a federation after each round, so that a server that was killed goes on where it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from flwr.app import ArrayRecord
+from safetensors.torch import load, save
+
+from ddsdk.errors import ArtifactError, ResumeError
+from ddsdk.files import lock, readable_json, strict_json, write_atomic
+from ddsdk_integrations.federated.pool import Pool
+from ddsdk_integrations.federated.report import RoundReport
+from ddsdk_integrations.federated.task import Task
+
+__all__ = ["Saved", "Store"]
+
+_FORMAT = 1
+_STATE = "federation.json"
+_POOL = ("images", "labels", "classes", "weights")
+
+
+@final
+@dataclass(frozen=True)
+class Saved:
+    """Everything that the next round needs.
+
+    Attributes:
+        round_number: The last round that is done.
+        arrays: Weights after it.
+        reports: Of all rounds.
+        evaluated: Round to what `evaluate_fn` said.
+        traffic: Bytes down, bytes up and messages.
+        pool: The union of the sets of the last round that had one.
+    """
+
+    round_number: int
+    arrays: ArrayRecord
+    reports: list[RoundReport]
+    evaluated: dict[int, dict[str, Any]]
+    traffic: tuple[int, int, int]
+    pool: Pool | None
+
+
+@final
+class Store:
+    """A folder with one JSON file and one file of tensors; the JSON file names the other and is written last.
+
+    Args:
+        folder: Made if it does not exist.
+        task: What is agreed on.
+        ask: What clients are asked for; a state of another task or question is refused.
+    """
+
+    def __init__(self, folder: Path, task: Task, ask: object) -> None:
+        self._folder = folder
+        self._about = {"task": task.digest, "ask": str(ask)}
+
+    def save(self, saved: Saved) -> None:
+        """Write a state in place of the one before; at every moment one of the two is whole."""
+        tensors = {f"weights/{name}": t for name, t in saved.arrays.to_torch_state_dict().items()}
+        pool = saved.pool
+        if pool is not None:
+            tensors |= {f"pool/{name}": getattr(pool, name) for name in _POOL}
+        name = f"round-{saved.round_number}.safetensors"
+        state = {
+            "format": _FORMAT,
+            "about": self._about,
+            "round": saved.round_number,
+            "tensors": name,
+            "weights": list(saved.arrays),
+            "reports": [report.to_json() for report in saved.reports],
+            "evaluated": {str(r): values for r, values in saved.evaluated.items()},
+            "traffic": list(saved.traffic),
+            "pool": None
+            if pool is None
+            else {"share": pool.share, "influence": {str(c): v for c, v in pool.influence.items()}},
+        }
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with lock(self._folder):
+            write_atomic(self._folder / name, save({n: t.contiguous() for n, t in tensors.items()}))
+            write_atomic(self._folder / _STATE, readable_json(state))
+            for old in self._folder.glob("round-*.safetensors"):
+                if old.name != name:
+                    old.unlink(missing_ok=True)
+
+    def load(self) -> Saved | None:
+        """Return the state; None if there is none yet.
+
+        Raises:
+            ArtifactError: ``"format"`` or ``"missing"``, if the files cannot be read.
+            ResumeError: If it is of another task or question.
+        """
+        path = self._folder / _STATE
+        if not path.exists():
+            return None
+        state = strict_json(path.read_bytes())
+        if state.get("format") != _FORMAT:
+            raise ArtifactError("format", f"format must be {_FORMAT}, got {state.get('format')!r}")
+        if state["about"] != self._about:
+            differing = [name for name, value in self._about.items() if state["about"].get(name) != value]
+            raise ResumeError(
+                f"{str(self._folder)!r} has another {' and '.join(differing)}; name a new folder"
+            )
+        file = self._folder / Path(state["tensors"]).name
+        if not file.exists():
+            raise ArtifactError("missing", f"{str(file)!r} does not exist")
+        tensors = load(file.read_bytes())
+        return Saved(
+            round_number=state["round"],
+            arrays=ArrayRecord({name: tensors[f"weights/{name}"] for name in state["weights"]}),
+            reports=[RoundReport.from_json(report) for report in state["reports"]],
+            evaluated={int(r): values for r, values in state["evaluated"].items()},
+            traffic=tuple(state["traffic"]),
+            pool=_pool(state["pool"], tensors),
+        )
+
+
+def _pool(state: dict[str, Any] | None, tensors: dict[str, torch.Tensor]) -> Pool | None:
+    if state is None:
+        return None
+    influence = {int(c): float(v) for c, v in state["influence"].items()}
+    parts = {name: tensors[f"pool/{name}"] for name in _POOL}
+    return Pool(**parts, share=state["share"], influence=influence)

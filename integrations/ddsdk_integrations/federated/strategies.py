@@ -1,0 +1,136 @@
+"""The published algorithms, each as the parts that it puts into the one strategy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ddsdk as dd
+from ddsdk_integrations.federated.learners import AverageUpdates, MergedSteps, TrainOnPool
+from ddsdk_integrations.federated.strategy import Ask, SetStrategy
+from ddsdk_integrations.federated.task import Task
+
+__all__ = ["dosfl", "fed_dm", "fed_mk", "fed_synth", "one_shot"]
+
+_ONE_SHOT = dd.Evaluation(
+    protocol="federated", epochs=100, lr=0.03, augmentation="crop_flip", decay_at=(0.7,), batch_size=128
+)
+_ROUND = dd.Evaluation(
+    protocol="federated", epochs=40, lr=0.03, augmentation="crop_flip", decay_at=(0.7,), batch_size=128
+)
+
+
+def one_shot(task: Task, *, evaluation: dd.Evaluation = _ONE_SHOT, **options: Any) -> SetStrategy:  # noqa: ANN401
+    """Return the exchange of one round: clients distil alone, the server trains a new network on the union.
+
+    With `ddsdk.KIP` or `ddsdk.KRR` as what the clients distil with it is FedD3. Run it with ``num_rounds=1``:
+    nothing is sent to clients but the question.
+
+    Args:
+        task: What is agreed on.
+        evaluation: How the server trains.
+        **options: Of `SetStrategy`.
+
+    References:
+        Song et al., "Federated Learning via Decentralized Dataset Distillation in Resource-Constrained Edge
+        Environments" (FedD3), 2022, arXiv:2208.11311.
+    """
+    learn = TrainOnPool(evaluation=evaluation, fresh=True)
+    return SetStrategy(task, ask=Ask(model=False), learn=learn, **options)
+
+
+def dosfl(task: Task, *, passes: int = 1, **options: Any) -> SetStrategy:  # noqa: ANN401
+    """Return distilled one-shot learning: sets for one known initialisation, and a learned rate for each step.
+
+    Clients distil with `ddsdk.DD`, or another recipe with learned rates, from the weights that they get; the server
+    goes through the steps of all clients in turn.
+
+    Args:
+        task: What is agreed on.
+        passes: Through all steps, as many as the clients' recipe has.
+        **options: Of `SetStrategy`.
+
+    Differences from the published algorithm: no random masking of steps; labels are those of the recipe.
+
+    References:
+        Zhou et al., "Distilled One-Shot Federated Learning", 2020, arXiv:2009.07999.
+    """
+    return SetStrategy(task, ask=Ask(), learn=MergedSteps(passes=passes), **options)
+
+
+def fed_dm(
+    task: Task,
+    *,
+    radius: float = 5.0,
+    trust: float | None = None,
+    evaluation: dd.Evaluation = _ROUND,
+    go_on: bool = False,
+    **options: Any,  # noqa: ANN401
+) -> SetStrategy:
+    """Return FedDM: in every round clients match embeddings and logits around the server's weights.
+
+    Clients distil with `ddsdk.DM`; other recipes run with the same students.
+
+    Args:
+        task: What is agreed on.
+        radius: Clients match on networks within so far of the server's weights.
+        trust: The server's training stays within so far of them; None leaves it free.
+        evaluation: How the server trains on the union.
+        go_on: Whether a client starts from its own set of the round before.
+        **options: Of `SetStrategy`.
+
+    Differences from the published algorithm: clients match the classes of which they have enough images.
+
+    References:
+        Xiong et al., "FedDM: Iterative Distribution Matching for Communication-Efficient Federated Learning",
+        CVPR 2023, arXiv:2207.09653.
+    """
+    ask = Ask(radius=radius, logits=True, go_on=go_on)
+    return SetStrategy(task, ask=ask, learn=TrainOnPool(evaluation=evaluation, radius=trust), **options)
+
+
+def fed_mk(
+    task: Task,
+    *,
+    knowledge: int = 2,
+    evaluation: dd.Evaluation = _ROUND,
+    **options: Any,  # noqa: ANN401
+) -> SetStrategy:
+    """Return FedMK: clients condense what the server's network does not know yet, from what others have sent.
+
+    Clients distil with `MetaKnowledge`.
+
+    Args:
+        task: What is agreed on.
+        knowledge: Images of each class that clients get from the round before, to start from.
+        evaluation: How the server trains on the union.
+        **options: Of `SetStrategy`.
+
+    References:
+        Liu et al., "Meta Knowledge Condensation for Federated Learning", ICLR 2023, arXiv:2209.14851.
+    """
+    return SetStrategy(
+        task, ask=Ask(knowledge=knowledge), learn=TrainOnPool(evaluation=evaluation), **options
+    )
+
+
+def fed_synth(
+    task: Task,
+    *,
+    student_steps: int = 3,
+    trim: float = 0.0,
+    **options: Any,  # noqa: ANN401
+) -> SetStrategy:
+    """Return gradient as data: clients send images that move the weights as their own training does.
+
+    Args:
+        task: What is agreed on.
+        student_steps: Of the replay; it must be that of the clients' `Encoding`. 1 is the method of Goetz and Tewari.
+        trim: Share of the highest and of the lowest values of each weight that is left out of the mean.
+        **options: Of `SetStrategy`.
+
+    References:
+        Goetz and Tewari, "Federated Learning via Synthetic Data", 2020, arXiv:2008.04489.
+        Hu et al., "FedSynth: Gradient Compression via Synthetic Data in Federated Learning", 2022, arXiv:2204.01273.
+    """
+    learn = AverageUpdates(student_steps=student_steps, trim=trim)
+    return SetStrategy(task, ask=Ask(action="update"), learn=learn, **options)

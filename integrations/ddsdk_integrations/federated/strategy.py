@@ -1,0 +1,304 @@
+"""The one strategy of this package: ask clients for sets, check them, and let a learner make new weights of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg, Result
+
+import ddsdk as dd
+from ddsdk.errors import require, require_count
+from ddsdk_integrations.federated.census import Census
+from ddsdk_integrations.federated.checks import Contract, Refusal, inspect_replies
+from ddsdk_integrations.federated.learners import Learned, Learner
+from ddsdk_integrations.federated.pool import Pool
+from ddsdk_integrations.federated.report import RoundReport, log
+from ddsdk_integrations.federated.screen import Screen
+from ddsdk_integrations.federated.store import Saved, Store
+from ddsdk_integrations.federated.task import Task
+from ddsdk_integrations.federated.traffic import CountingGrid, Traffic
+
+__all__ = ["Ask", "Limits", "SetStrategy"]
+
+EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """What clients are asked for.
+
+    Attributes:
+        action: ``"distill"`` for a set, ``"update"`` for a weight update written as one.
+        model: Whether the weights of the server are sent; without them clients use fresh networks.
+        radius: How far around these weights the students of clients lie, see `NearStudents`.
+        logits: Whether they match logits too.
+        go_on: Whether a client starts from its own set of the round before, which Flower keeps for it.
+        knowledge: Images of each class that clients get from the pool of the round before, to start from.
+    """
+
+    action: str = "distill"
+    model: bool = True
+    radius: float = 0.0
+    logits: bool = False
+    go_on: bool = False
+    knowledge: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.action in ("distill", "update"), "action", "be distill or update", self.action)
+        require(0 <= self.radius < math.inf, "radius", "be finite and not negative", self.radius)
+        require_count("knowledge", self.knowledge, least=0)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a client may send in one round at most; see `Contract`."""
+
+    images: int = 50
+    max_bytes: int = 16 << 20
+    bounds: tuple[float, float] = (-2.0, 3.0)
+    max_examples: int = 1_000_000
+    codecs: tuple[str, ...] = ("uint8", "half", "low-rank", "tiles")
+
+
+@final
+class SetStrategy(FedAvg):
+    """A strategy of Flower in which synthetic sets travel in place of weights.
+
+    Its ``start`` is that of Flower's strategies, so it takes the place of ``FedAvg`` in a server app that exists. Every
+    round asks clients, refuses what fails a check, warns of what is missing, and ends when `timeout` is over, whoever
+    is still silent.
+
+    Args:
+        task: What is agreed on.
+        ask: What clients are asked for.
+        learn: What is made of their sets.
+        screen: Which sets are refused for what the others sent.
+        limits: What a client may send.
+        fraction_train: Share of the nodes that are asked.
+        min_available_nodes: Nodes that are waited for, for at most `query_timeout`.
+        query_timeout: Seconds to wait for the first message of a new node, and for nodes.
+        seed: Root of every random number, those of the clients included.
+        folder: Where the state is saved after each round; a strategy with the same folder goes on from there.
+
+    Attributes:
+        reports: What became of each round.
+        traffic: What was sent so far.
+        pool: The union of the sets of the last round that had one.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        ask: Ask,
+        learn: Learner,
+        screen: Screen | None = None,
+        limits: Limits | None = None,
+        fraction_train: float = 1.0,
+        min_available_nodes: int = 1,
+        query_timeout: float = 60.0,
+        seed: int = 0,
+        folder: str | Path | None = None,
+    ) -> None:
+        require(0 < fraction_train <= 1, "fraction_train", "lie in 0 < value <= 1", fraction_train)
+        require_count("min_available_nodes", min_available_nodes)
+        # Flower would wait for two nodes, and for evaluation by clients.
+        super().__init__(
+            fraction_train=fraction_train,
+            fraction_evaluate=1.0,
+            min_train_nodes=1,
+            min_evaluate_nodes=0,
+            min_available_nodes=min_available_nodes,
+        )
+        self.fraction_evaluate = 0.0
+        self.task, self.ask, self.learn = task, ask, learn
+        self.screen = Screen() if screen is None else screen
+        self.limits = Limits() if limits is None else limits
+        self.seed, self.query_timeout = seed, query_timeout
+        self.reports: list[RoundReport] = []
+        self.traffic = Traffic()
+        self.pool: Pool | None = None
+        self._store = None if folder is None else Store(Path(folder), task, ask)
+        self._census = Census(task, query_timeout)
+        self._asked: list[int] = []
+        self._arrays = ArrayRecord()
+        self._refused: list[Refusal] = []
+        self._learned: Learned | None = None
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,  # noqa: ARG002 - the signature is Flower's
+        evaluate_fn: EvaluateFn | None = None,
+    ) -> Result:
+        """Run the rounds that are left; see Flower's ``Strategy.start``.
+
+        Args:
+            grid: Sends and receives.
+            initial_arrays: Weights to start from, such as ``task.initial_arrays()``.
+            num_rounds: The last round, counted from 1; rounds that the folder has are not run again.
+            timeout: Seconds that a round waits for clients.
+            train_config: More entries of the message to clients.
+            evaluate_config: Not used: the server evaluates.
+            evaluate_fn: Called with the round and the weights, before the first round and after each.
+
+        Returns:
+            Final weights and the results of `evaluate_fn`.
+        """
+        grid = CountingGrid(grid, self.traffic)
+        result, first = self._begin(initial_arrays, evaluate_fn)
+        for server_round in range(first, num_rounds + 1):
+            began, before = time.monotonic(), dataclasses.replace(self.traffic)
+            messages = self.configure_train(
+                server_round, result.arrays, ConfigRecord() if train_config is None else train_config, grid
+            )
+            replies = list(grid.send_and_receive(messages, timeout=timeout))
+            arrays, metrics = self.aggregate_train(server_round, replies)
+            if arrays is not None:
+                result.arrays = arrays
+            if metrics is not None:
+                result.train_metrics_clientapp[server_round] = metrics
+            self._report(server_round, replies, before, time.monotonic() - began)
+            self._evaluate(server_round, result, evaluate_fn)
+            self._save(server_round, result)
+        return result
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return the messages of a round: all of them say the same."""
+        self._arrays = arrays
+        self._census.update(grid, self.min_available_nodes)
+        self._asked = self._census.choose(
+            grid, self.fraction_train, dd.generator("sample", self.seed, server_round)
+        )
+        told = {"server-round": server_round, "seed": self.seed, "radius": self.ask.radius}
+        told |= {"logits": self.ask.logits, "go-on": self.ask.go_on}
+        content = RecordDict({"config": ConfigRecord({**config, **told})})
+        if self.ask.model:
+            content["arrays"] = arrays
+        if self.ask.knowledge and self.pool is not None:
+            content["knowledge"] = _knowledge(self.pool, self.ask.knowledge)
+        return [Message(content, node, f"train.{self.ask.action}") for node in self._asked]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Check the replies, and make new weights of what is left; None if nothing is."""
+        contract = Contract(
+            task=self.task,
+            round_number=server_round,
+            allowed={node: self._census.classes_of(node) for node in self._asked},
+            **dataclasses.asdict(self.limits),
+        )
+        sets, self._refused = inspect_replies(replies, contract)
+        if self.ask.action == "distill":
+            sets, refused = self.screen(sets, self.task)
+            self._refused += refused
+        self._learned = None
+        if not sets:
+            log.warning("round %d: no set was taken, the weights stay as they are", server_round)
+            return None, None
+        rng = dd.generator("server", self.seed, server_round)
+        network = self.task.loaded(self._arrays)
+        self._learned = self.learn(network, sets, self.task, rng, quota=self.limits.images)
+        self._taken = {one.node: {int(c) for c in torch.unique(one.classes)} for one in sets}
+        if self._learned.pool is not None:
+            self.pool = self._learned.pool
+        images = sum(len(one.images) for one in sets)
+        metrics = MetricRecord({"sets": len(sets), "images": images, "refused": len(self._refused)})
+        return ArrayRecord(self._learned.network.state_dict()), metrics
+
+    def distilled(self) -> dd.Distilled:
+        """Return the union of the sets of the last round as an artefact, to save, judge or share.
+
+        Raises:
+            ValueError: If no round had one.
+        """
+        require(self.pool is not None, "strategy", "have run a round that pools sets", len(self.reports))
+        assert self.pool is not None
+        evaluation = getattr(self.learn, "evaluation", dd.Evaluation())
+        return self.pool.distilled(self.task, evaluation, recipe=f"federated {self.ask.action}")
+
+    def summary(self) -> None:
+        """Log what clients are asked for."""
+        log.info("asking for %s, learning by %s", self.ask, self.learn)
+
+    def _begin(self, initial_arrays: ArrayRecord, evaluate_fn: EvaluateFn | None) -> tuple[Result, int]:
+        saved = None if self._store is None else self._store.load()
+        if saved is None:
+            result = Result(arrays=initial_arrays)
+            self._evaluate(0, result, evaluate_fn)
+            return result, 1
+        self.reports, self.pool = saved.reports, saved.pool
+        self.traffic.down, self.traffic.up, self.traffic.messages = saved.traffic
+        result = Result(arrays=saved.arrays)
+        for server_round, values in saved.evaluated.items():
+            result.evaluate_metrics_serverapp[server_round] = MetricRecord(values)
+        log.info("going on after round %d", saved.round_number)
+        return result, saved.round_number + 1
+
+    def _evaluate(self, server_round: int, result: Result, evaluate_fn: EvaluateFn | None) -> None:
+        found = None if evaluate_fn is None else evaluate_fn(server_round, result.arrays)
+        if found is not None:
+            result.evaluate_metrics_serverapp[server_round] = found
+            log.info("round %d: %s", server_round, dict(found))
+
+    def _report(self, server_round: int, replies: Iterable[Message], before: Traffic, seconds: float) -> None:
+        answered = {m.metadata.src_node_id for m in replies}
+        learned = self._learned
+        taken = {} if learned is None else self._taken
+        sent = set().union(*taken.values()) if taken else set()
+        missing = sorted(self._census.held() - sent)
+        report = RoundReport(
+            round_number=server_round,
+            asked=len(self._asked),
+            taken=len(taken),
+            silent=tuple(node for node in self._asked if node not in answered),
+            failed=tuple(
+                (m.metadata.src_node_id, str(m.error.reason)[:200]) for m in replies if m.has_error()
+            ),
+            refused=tuple(self._refused),
+            missing=tuple(self.task.class_names[c] for c in missing),
+            share=0.0 if learned is None else learned.share,
+            influence=0.0 if learned is None else learned.influence,
+            down=self.traffic.down - before.down,
+            up=self.traffic.up - before.up,
+            seconds=seconds,
+        )
+        report.write()
+        self.reports.append(report)
+
+    def _save(self, server_round: int, result: Result) -> None:
+        if self._store is None:
+            return
+        evaluated = {r: dict(m) for r, m in result.evaluate_metrics_serverapp.items()}
+        traffic = (self.traffic.down, self.traffic.up, self.traffic.messages)
+        self._store.save(Saved(server_round, result.arrays, self.reports, evaluated, traffic, self.pool))
+
+
+def _knowledge(pool: Pool, images: int) -> ArrayRecord:
+    """Return the first images of each class, spread over the clients that sent some, as bytes."""
+    rows = []
+    for c in torch.unique(pool.classes):
+        held = torch.nonzero(pool.classes == c).flatten()
+        # Evenly over the pool, which lies client by client.
+        rows.append(held[torch.linspace(0, len(held) - 1, min(images, len(held))).round().long()])
+    kept = torch.cat(rows)
+    images_of = (pool.images[kept].clamp(0, 1) * 255).round().to(torch.uint8)
+    return ArrayRecord({"images": images_of, "classes": pool.classes[kept]})

@@ -1,0 +1,193 @@
+"""Gradient as data: a client writes its weight update as a few images whose training moves the weights the same way."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, final
+
+import torch
+from flwr.app import RecordDict
+from torch import Tensor
+
+import ddsdk as dd
+from ddsdk.codecs import Half, RowCodec
+from ddsdk.errors import require, require_count, require_rate
+from ddsdk.inner.fit import gradient_step
+from ddsdk.inner.flat import FlatNetwork, weight_vector
+from ddsdk.manifest import NO_PRIVACY
+from ddsdk.recipes.parts import adam_by_kind
+from ddsdk_integrations.federated.local import LocalTraining, fit
+from ddsdk_integrations.federated.payload import Contribution, pack_items
+from ddsdk_integrations.federated.spans import Spans
+from ddsdk_integrations.federated.task import LocalData, Task
+
+__all__ = ["Encoding", "encoded_update", "recovered_update", "robust_mean"]
+
+_LABEL_SCALE = 4.0
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How an update is written as images with learned labels and a learned rate.
+
+    Attributes:
+        images: Of the whole client.
+        student_steps: Steps of the training that must reproduce the update: 1 matches a gradient, as Goetz and Tewari
+            do; more are FedSynth's.
+        steps: Image steps.
+        image_lr: Learning rate of the images (Adam).
+        label_lr: Learning rate of the label logits (Adam).
+        scale_lr: Learning rate of the learned rate (Adam).
+        start: Where the images start, a key of `ddsdk.STARTS`: noise tells nothing of the client's images.
+        codec: Of the images. Bytes are too coarse for a gradient.
+
+    References:
+        Goetz and Tewari, "Federated Learning via Synthetic Data", 2020, arXiv:2008.04489.
+        Hu et al., "FedSynth: Gradient Compression via Synthetic Data in Federated Learning", 2022, arXiv:2204.01273.
+    """
+
+    images: int = 20
+    student_steps: int = 3
+    steps: int = 100
+    image_lr: float = 0.1
+    label_lr: float = 0.1
+    scale_lr: float = 0.05
+    start: str = "noise"
+    codec: RowCodec = field(default_factory=Half)
+
+    def __post_init__(self) -> None:
+        for name in ("images", "student_steps", "steps"):
+            require_count(name, getattr(self, name))
+        for name in ("image_lr", "label_lr", "scale_lr"):
+            require_rate(name, getattr(self, name))
+
+
+def encoded_update(
+    network: dd.Network,
+    data: LocalData,
+    training: LocalTraining,
+    encoding: Encoding,
+    rng: torch.Generator,
+    *,
+    round_number: int,
+) -> RecordDict:
+    """Train on the client's images, and return the records of a set that moves `network` to the same place.
+
+    min_S ||w_N(S) - w*||^2 / ||w_0 - w*||^2, with w* the weights after the client's own training and w_N those after
+    N steps on S: the objective of trajectory matching, on a trajectory of one round.
+
+    Args:
+        network: The server's; it is not changed.
+        data: Of the client.
+        training: Its own training.
+        encoding: How the update is written.
+        rng: Root of every random number.
+        round_number: The round that it answers.
+    """
+    began = time.monotonic()
+    trained = copy.deepcopy(network)
+    fit(trained, data.batch(), training, dd.derive(rng, "fit"))
+    plan: dd.Plan[Any] = dd.Plan(
+        syn=_start(data, encoding, training, rng),
+        objective=dd.MatchTrajectory(steps=encoding.student_steps),
+        students=Spans(FlatNetwork(network), (weight_vector(network), weight_vector(trained)), 1),
+        make_optimizer=partial(
+            adam_by_kind,
+            image_lr=encoding.image_lr,
+            label_lr=encoding.label_lr,
+            scale_lr=encoding.scale_lr,
+        ),
+        steps=encoding.steps,
+    )
+    run: dd.Distillation[Any] = dd.Distillation(plan, data.real, rng=dd.derive(rng, "steps"))
+    loss = 1.0
+    for step in run:
+        loss = step.loss
+    syn = run.result
+    assert syn.rate is not None
+    batch = syn.detached(dd.derive(rng, "export"))
+    rates = syn.rate.rates
+    return pack_items(
+        data.task.preprocess.inverse(batch.x),
+        syn.classes,
+        batch.y,
+        data,
+        encoding.codec,
+        rate=rates if isinstance(rates, tuple) else (rates,),
+        told={"round": round_number, "recipe": f"update, gap {loss:.3f}", "privacy": NO_PRIVACY},
+        seconds=time.monotonic() - began,
+    )
+
+
+def recovered_update(network: dd.Network, one: Contribution, task: Task, student_steps: int) -> Tensor:
+    """Return by how much training on a set moves the weights of `network`, (P,).
+
+    Args:
+        network: Not changed.
+        one: What `encoded_update` sent.
+        task: What is agreed on.
+        student_steps: Of the training.
+    """
+    moved = copy.deepcopy(network)
+    moved.train()
+    rate = one.rate[0] if one.rate else 0.0
+    optimizer = torch.optim.SGD(moved.parameters(), lr=rate)
+    batch = dd.Batch(task.preprocess(one.images), one.labels)
+    for _ in range(student_steps):
+        gradient_step(moved, optimizer, batch)
+    return weight_vector(moved) - weight_vector(network)
+
+
+def robust_mean(
+    updates: Sequence[Tensor], weights: Sequence[float], *, trim: float, cap: float
+) -> tuple[Tensor, float]:
+    """Return a mean of updates, (P,), and the largest possible distance by which one of them can have moved it.
+
+    Updates longer than `cap` times the median length are shortened to that. With `trim`, of each coordinate as large a
+    share of the highest and of the lowest values is left out, and the others have equal weights.
+
+    Args:
+        updates: (P,) each.
+        weights: Of each, positive.
+        trim: In 0 <= trim < 0.5.
+        cap: At least 1.
+    """
+    require(0 <= trim < 0.5, "trim", "lie in 0 <= value < 0.5", trim)
+    require(cap >= 1, "cap", "be at least 1", cap)
+    lengths = torch.stack([u.norm() for u in updates])
+    longest = cap * lengths.median()
+    stack = torch.stack(
+        [u * min(1.0, float(longest / n.clamp_min(1e-12))) for u, n in zip(updates, lengths, strict=True)]
+    )
+    left_out = int(trim * len(updates))
+    if left_out:
+        kept = stack.sort(0).values[left_out : len(updates) - left_out]
+        return kept.mean(0), float((kept[-1] - kept[0]).norm())
+    share = torch.tensor(weights) / sum(weights)
+    return (share[:, None] * stack).sum(0), float(2 * longest * share.max())
+
+
+def _start(
+    data: LocalData, encoding: Encoding, training: LocalTraining, rng: torch.Generator
+) -> dd.SyntheticSet:
+    """Return images of the client's classes, in proportion to its images, with learned labels over all classes."""
+    sizes = torch.tensor(data.real.class_sizes, dtype=torch.float64)
+    # The n-th image goes to the class that is furthest behind its share.
+    given = torch.zeros_like(sizes)
+    for n in range(encoding.images):
+        given[int(((n + 1) * sizes / sizes.sum() - given).argmax())] += 1
+    most = int(given.max())
+    starts = dd.STARTS[encoding.start](data.real, min(most, *data.real.class_sizes), dd.derive(rng, "start"))
+    per = len(starts) // len(sizes)
+    local = torch.cat([torch.full((int(n),), c) for c, n in enumerate(given)])
+    rows = torch.cat([c * per + torch.arange(int(n)) % per for c, n in enumerate(given)])
+    classes, k = data.ids(local), data.task.num_classes
+    labels = dd.LearnedLabels(_LABEL_SCALE * torch.nn.functional.one_hot(classes, k).float())
+    return dd.SyntheticSet(
+        dd.Pixels(starts[rows]), labels, classes, k, dd.LearnedRate(training.lr, low=1e-4, high=10.0)
+    )
