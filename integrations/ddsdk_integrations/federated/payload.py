@@ -69,6 +69,13 @@ class Contribution:
     rate: tuple[float, ...]
     meta: dict[str, Any]
 
+    def after(self, older: Contribution) -> Contribution:
+        """Return this set with the images of an older one of the same client behind its own."""
+        joined = {
+            n: torch.cat([getattr(self, n), getattr(older, n)]) for n in ("images", "labels", "classes")
+        }
+        return dataclasses.replace(self, **joined)
+
     def of_classes(self, kept: Tensor) -> Contribution:
         """Return the part whose images are `kept`, (M,) bool."""
         images, labels, classes = (t[kept] for t in (self.images, self.labels, self.classes))

@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 
 from ddsdk.errors import ArtifactError, ResumeError
 from ddsdk.files import lock, readable_json, strict_json, write_atomic
-from ddsdk_integrations.federated.pool import Pool
+from ddsdk_integrations.federated.payload import Contribution
 from ddsdk_integrations.federated.report import RoundReport
 from ddsdk_integrations.federated.task import Task
 
@@ -20,7 +20,8 @@ __all__ = ["Saved", "Store"]
 
 _FORMAT = 1
 _STATE = "federation.json"
-_POOL = ("images", "labels", "classes", "weights")
+_TENSORS = ("images", "labels", "classes")
+_PLAIN = ("node", "examples", "counts", "rate", "meta")
 
 
 @final
@@ -34,7 +35,7 @@ class Saved:
         reports: Of all rounds.
         evaluated: Round to what `evaluate_fn` said.
         traffic: Bytes down, bytes up and messages.
-        pool: The union of the sets of the last round that had one.
+        kept: The sets of the rounds that are remembered.
     """
 
     round_number: int
@@ -42,7 +43,7 @@ class Saved:
     reports: list[RoundReport]
     evaluated: dict[int, dict[str, Any]]
     traffic: tuple[int, int, int]
-    pool: Pool | None
+    kept: list[list[Contribution]]
 
 
 @final
@@ -62,9 +63,9 @@ class Store:
     def save(self, saved: Saved) -> None:
         """Write a state in place of the one before; at every moment one of the two is whole."""
         tensors = {f"weights/{name}": t for name, t in saved.arrays.to_torch_state_dict().items()}
-        pool = saved.pool
-        if pool is not None:
-            tensors |= {f"pool/{name}": getattr(pool, name) for name in _POOL}
+        sets = [(at, one) for at, sets in enumerate(saved.kept) for one in sets]
+        for i, (_, one) in enumerate(sets):
+            tensors |= {f"set-{i}/{name}": getattr(one, name) for name in _TENSORS}
         name = f"round-{saved.round_number}.safetensors"
         state = {
             "format": _FORMAT,
@@ -75,9 +76,7 @@ class Store:
             "reports": [report.to_json() for report in saved.reports],
             "evaluated": {str(r): values for r, values in saved.evaluated.items()},
             "traffic": list(saved.traffic),
-            "pool": None
-            if pool is None
-            else {"share": pool.share, "influence": {str(c): v for c, v in pool.influence.items()}},
+            "sets": [{"at": at, **{name: getattr(one, name) for name in _PLAIN}} for at, one in sets],
         }
         self._folder.mkdir(parents=True, exist_ok=True)
         with lock(self._folder):
@@ -115,13 +114,14 @@ class Store:
             reports=[RoundReport.from_json(report) for report in state["reports"]],
             evaluated={int(r): values for r, values in state["evaluated"].items()},
             traffic=tuple(state["traffic"]),
-            pool=_pool(state["pool"], tensors),
+            kept=_kept(state["sets"], tensors),
         )
 
 
-def _pool(state: dict[str, Any] | None, tensors: dict[str, torch.Tensor]) -> Pool | None:
-    if state is None:
-        return None
-    influence = {int(c): float(v) for c, v in state["influence"].items()}
-    parts = {name: tensors[f"pool/{name}"] for name in _POOL}
-    return Pool(**parts, share=state["share"], influence=influence)
+def _kept(sets: list[dict[str, Any]], tensors: dict[str, torch.Tensor]) -> list[list[Contribution]]:
+    found: dict[int, list[Contribution]] = {}
+    for i, told in enumerate(sets):
+        parts = {name: tensors[f"set-{i}/{name}"] for name in _TENSORS}
+        plain = {name: tuple(v) if isinstance(v, list) else v for name, v in told.items() if name != "at"}
+        found.setdefault(told["at"], []).append(Contribution(**parts, **plain))
+    return [found[at] for at in sorted(found)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -20,7 +20,8 @@ from ddsdk.errors import require, require_count
 from ddsdk_integrations.federated.census import Census
 from ddsdk_integrations.federated.checks import Contract, Refusal, inspect_replies
 from ddsdk_integrations.federated.learners import Learned, Learner
-from ddsdk_integrations.federated.pool import Pool
+from ddsdk_integrations.federated.payload import Contribution
+from ddsdk_integrations.federated.pool import Pool, Weighing, pooled
 from ddsdk_integrations.federated.report import RoundReport, log
 from ddsdk_integrations.federated.screen import Screen
 from ddsdk_integrations.federated.store import Saved, Store
@@ -85,6 +86,8 @@ class SetStrategy(FedAvg):
         learn: What is made of their sets.
         screen: Which sets are refused for what the others sent.
         limits: What a client may send.
+        remember: Rounds whose sets are learned from together: the last one alone, or older ones too, of clients that
+            are silent now as well.
         fraction_train: Share of the nodes that are asked.
         min_available_nodes: Nodes that are waited for, for at most `query_timeout`.
         query_timeout: Seconds to wait for the first message of a new node, and for nodes.
@@ -105,6 +108,7 @@ class SetStrategy(FedAvg):
         learn: Learner,
         screen: Screen | None = None,
         limits: Limits | None = None,
+        remember: int = 1,
         fraction_train: float = 1.0,
         min_available_nodes: int = 1,
         query_timeout: float = 60.0,
@@ -113,6 +117,9 @@ class SetStrategy(FedAvg):
     ) -> None:
         require(0 < fraction_train <= 1, "fraction_train", "lie in 0 < value <= 1", fraction_train)
         require_count("min_available_nodes", min_available_nodes)
+        require_count("remember", remember)
+        fits = remember == 1 or ask.action == "distill"
+        require(fits, "remember", "be 1 where clients send updates, which belong to one round", remember)
         # Flower would wait for two nodes, and for evaluation by clients.
         super().__init__(
             fraction_train=fraction_train,
@@ -125,10 +132,11 @@ class SetStrategy(FedAvg):
         self.task, self.ask, self.learn = task, ask, learn
         self.screen = Screen() if screen is None else screen
         self.limits = Limits() if limits is None else limits
-        self.seed, self.query_timeout = seed, query_timeout
+        self.remember, self.seed = remember, seed
         self.reports: list[RoundReport] = []
         self.traffic = Traffic()
         self.pool: Pool | None = None
+        self._kept: list[list[Contribution]] = []
         self._store = None if folder is None else Store(Path(folder), task, ask)
         self._census = Census(task, query_timeout)
         self._asked: list[int] = []
@@ -216,7 +224,9 @@ class SetStrategy(FedAvg):
             return None, None
         rng = dd.generator("server", self.seed, server_round)
         network = self.task.loaded(self._arrays)
-        self._learned = self.learn(network, sets, self.task, rng, quota=self.limits.images)
+        self._kept = [*self._kept, sets][-self.remember :]
+        quota = self.limits.images * len(self._kept)
+        self._learned = self.learn(network, _by_client(self._kept), self.task, rng, quota=quota)
         self._taken = {one.node: {int(c) for c in torch.unique(one.classes)} for one in sets}
         if self._learned.pool is not None:
             self.pool = self._learned.pool
@@ -245,7 +255,9 @@ class SetStrategy(FedAvg):
             result = Result(arrays=initial_arrays)
             self._evaluate(0, result, evaluate_fn)
             return result, 1
-        self.reports, self.pool = saved.reports, saved.pool
+        self.reports, self._kept = saved.reports, saved.kept
+        if self._kept:
+            self.pool = pooled(_by_client(self._kept), self.task, Weighing(), quota=self.limits.images)
         self.traffic.down, self.traffic.up, self.traffic.messages = saved.traffic
         result = Result(arrays=saved.arrays)
         for server_round, values in saved.evaluated.items():
@@ -289,7 +301,17 @@ class SetStrategy(FedAvg):
             return
         evaluated = {r: dict(m) for r, m in result.evaluate_metrics_serverapp.items()}
         traffic = (self.traffic.down, self.traffic.up, self.traffic.messages)
-        self._store.save(Saved(server_round, result.arrays, self.reports, evaluated, traffic, self.pool))
+        kept = [] if self.pool is None else self._kept
+        self._store.save(Saved(server_round, result.arrays, self.reports, evaluated, traffic, kept))
+
+
+def _by_client(rounds: Sequence[Sequence[Contribution]]) -> list[Contribution]:
+    """Return a set for each client, the newest images first, in the order of the newest round."""
+    found: dict[int, Contribution] = {}
+    for sets in reversed(rounds):
+        for one in sets:
+            found[one.node] = found[one.node].after(one) if one.node in found else one
+    return list(found.values())
 
 
 def _knowledge(pool: Pool, images: int) -> ArrayRecord:

@@ -1,0 +1,66 @@
+"""Parts of small federations for the tests."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+
+import torch
+from flwr.app import ArrayRecord
+
+import ddsdk as dd
+from ddsdk_integrations.federated import (
+    InProcessGrid,
+    LocalTraining,
+    Participant,
+    Screen,
+    Task,
+    dirichlet,
+    fed_dm,
+)
+
+# Fixtures of a module run before the one that sets this for each test.
+torch.set_num_threads(1)
+logging.getLogger("flwr").setLevel(logging.ERROR)
+
+CLIENTS = 4
+TRAIN, TEST = dd.load_pair("digits")
+TASK = Task.of(TRAIN, network="convnet", width=4, depth=2)
+PARTS = dirichlet(TRAIN.labels, CLIENTS + 1, 5.0, dd.generator("parts"), least=30)
+RECIPE = dd.DM(ipc=2, steps=2, real_batch=16)
+QUICK = dd.Evaluation(protocol="test", epochs=2, lr=0.05, batch_size=32)
+
+
+def load(context):
+    mine = PARTS[context.node_config["partition-id"]]
+    return TRAIN.images[mine], TRAIN.labels[mine]
+
+
+def participant(**how):
+    return Participant(
+        **{
+            "task": TASK,
+            "load": load,
+            "distil": RECIPE,
+            "training": LocalTraining(lr=0.05, batch_size=32),
+            **how,
+        }
+    )
+
+
+def strategy(make=fed_dm, **how):
+    usual = {"evaluation": QUICK} if make is fed_dm else {}
+    return make(TASK, **{**usual, "screen": Screen(), "query_timeout": 5.0, **how})
+
+
+def run(made, app=None, *, rounds=1, clients=CLIENTS, **grid):
+    """Run a strategy; return the final weights as one vector."""
+    apps = participant().app() if app is None else app
+    where = InProcessGrid(apps, clients, **grid)
+    return vector(made.start(where, TASK.initial_arrays(), rounds, timeout=600).arrays)
+
+
+def vector(arrays: ArrayRecord):
+    return torch.cat([t.flatten() for t in arrays.to_torch_state_dict().values()])

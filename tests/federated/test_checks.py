@@ -1,0 +1,253 @@
+"""Adversaries beside four honest clients in a real round: the honest result is unchanged, to the bit."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from federation import CLIENTS, TASK, participant, run, strategy, vector
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.clientapp import ClientApp
+
+from ddsdk_integrations.federated import CHECKS, InProcessGrid, Limits
+from ddsdk_integrations.federated.payload import content_digest
+
+
+def tampered(change, *, sealed=True):
+    """Return an app that changes what an honest client would send."""
+    honest = participant().app()
+    app = ClientApp()
+    app.query("stats")(lambda message, context: honest(message, context))
+
+    @app.train("distill")
+    def distil(message, context):
+        reply = honest(message, context)
+        change(reply.content)
+        if (
+            sealed
+            and {"syn", "meta"} <= set(reply.content)
+            and isinstance(reply.content["meta"], ConfigRecord)
+        ):
+            reply.content["meta"]["digest"] = content_digest(reply.content["syn"], reply.content["meta"])
+        return reply
+
+    return app
+
+
+def array(content, name, change):
+    value = content["syn"][name].numpy().copy()
+    content["syn"][name] = Array(change(value))
+
+
+def claim(content, **what):
+    content["syn"]["images"] = Array(**{**vars_of(content["syn"]["images"]), **what})
+
+
+def vars_of(found):
+    return {name: getattr(found, name) for name in ("dtype", "shape", "stype", "data")}
+
+
+def header(content, shape):
+    """Say the same huge shape in the declaration and in numpy's own header, over the bytes of a small one."""
+    import io
+
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    content["syn"]["images"] = Array("uint8", shape, "numpy.ndarray", stream.getvalue() + b"\0" * 64)
+
+
+def half_of(content):
+    """Send half floats in place of bytes."""
+    import json
+
+    images = content["syn"]["images"].numpy().astype(np.float16) / 255
+    content["syn"]["images"] = Array(images)
+    content["meta"]["codec"] = json.dumps({"name": "half"})
+    return images
+
+
+def not_a_number(content):
+    images = half_of(content)
+    images[0, 0, 0, 0] = np.nan
+    content["syn"]["images"] = Array(images)
+
+
+def far_away(content):
+    images = half_of(content)
+    images[0] += 100
+    content["syn"]["images"] = Array(images)
+
+
+def soft(content, value):
+    rows = np.zeros((len(content["syn"]["classes"].numpy()), TASK.num_classes), np.float16)
+    rows[:, 0] = value
+    content["syn"]["soft"] = Array(rows)
+
+
+def metrics(**changes):
+    return lambda content: content["metrics"].update(changes)
+
+
+def meta(**changes):
+    return lambda content: content["meta"].update({k.replace("_", "-"): v for k, v in changes.items()})
+
+
+def counts(total):
+    """Claim so many images, and class counts that fit."""
+
+    def change(content):
+        content["metrics"]["num-examples"] = total
+        content["metrics"]["class-counts"] = [total] + [0] * (TASK.num_classes - 1)
+
+    return change
+
+
+ADVERSARIES = {
+    "wrong round": (1, meta(round=7)),
+    "round as text": (1, meta(round="1")),
+    "too large": (2, lambda c: c["syn"].update(more=Array(np.zeros(70_000, np.uint8)))),
+    "another record": (3, lambda c: c.update(more=ConfigRecord())),
+    "no meta": (1, lambda c: c.pop("meta")),
+    "meta of arrays": (1, lambda c: c.update(meta=ArrayRecord())),
+    "metrics missing": (3, lambda c: c.pop("metrics")),
+    "another key": (3, meta(more=1)),
+    "another format": (3, meta(format=2)),
+    "another task": (3, meta(task="0" * 64)),
+    "another array": (3, lambda c: c["syn"].update(more=Array(np.zeros(3, np.uint8)))),
+    "unknown codec": (3, meta(codec='{"name": "pickle"}')),
+    "codec that is no JSON": (3, meta(codec="{")),
+    "codec with a rank beyond the image": (3, meta(codec='{"name": "low-rank", "rank": 999999}')),
+    "long text": (3, meta(recipe="x" * 10_000)),
+    "another dtype": (4, lambda c: array(c, "images", lambda v: v.astype(np.float64))),
+    "dtype not as declared": (4, lambda c: claim(c, dtype="float64")),
+    "uint8 that is float": (
+        4,
+        lambda c: claim(c, data=Array(np.zeros(c["syn"]["images"].shape, np.float32)).data),
+    ),
+    "not numpy": (4, lambda c: claim(c, stype="torch.pickle")),
+    "no header": (4, lambda c: claim(c, data=b"junk")),
+    "a huge declared shape": (4, lambda c: claim(c, shape=(2**31 - 1, 1, 8, 8))),
+    "a huge shape everywhere": (4, lambda c: header(c, (2**31 - 1, 1, 8, 8))),
+    "a shape that overflows": (4, lambda c: header(c, (2**31 - 1, 2**31 - 1, 2**31 - 1, 4))),
+    "object array": (4, lambda c: claim(c, data=object_array())),
+    "another shape": (5, lambda c: array(c, "images", lambda v: v[..., :7].copy())),
+    "fewer classes than images": (5, lambda c: array(c, "classes", lambda v: v[:-1].copy())),
+    "more than the quota": (
+        5,
+        lambda c: [array(c, name, lambda v: np.repeat(v[:1], 9, 0)) for name in ("images", "classes")],
+    ),
+    "nothing": (5, lambda c: [array(c, name, lambda v: v[:0]) for name in ("images", "classes")]),
+    "NaN": (6, not_a_number),
+    "out of range": (7, far_away),
+    "unknown class": (8, lambda c: array(c, "classes", lambda v: v + 100)),
+    "negative class": (8, lambda c: array(c, "classes", lambda v: v - 100)),
+    "negative label": (9, lambda c: soft(c, -1.0)),
+    "labels that sum to 2": (9, lambda c: soft(c, 2.0)),
+    "weight of 10^12": (10, counts(10**12)),
+    "negative weight": (10, counts(-5)),
+    "fractional weight": (10, metrics(**{"num-examples": 3.5})),
+    "counts that do not sum": (10, metrics(**{"class-counts": [1] * TASK.num_classes})),
+    "counts for too few classes": (10, metrics(**{"class-counts": [1]})),
+    "another metric": (10, metrics(more=1.0)),
+    "a rate of infinity": (6, lambda c: c["syn"].update(rate=Array(np.array([np.inf], np.float32)))),
+    "a negative rate": (10, lambda c: c["syn"].update(rate=Array(np.array([-1], np.float32)))),
+}
+
+
+def object_array():
+    import io
+
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|O", "fortran_order": False, "shape": (1,)})
+    return stream.getvalue() + b"cos\nsystem\n"
+
+
+LIMITS = Limits(images=8, max_bytes=60_000)
+
+
+@pytest.fixture(scope="module")
+def honest():
+    return run(strategy(limits=LIMITS))
+
+
+@pytest.mark.parametrize("name", ADVERSARIES)
+def test_an_adversary_is_refused_by_its_check_and_changes_nothing(name, honest, caplog):
+    check, change = ADVERSARIES[name]
+    made = strategy(limits=LIMITS)
+    apps = [participant().app()] * CLIENTS + [tampered(change)]
+    with caplog.at_level(logging.WARNING, "ddsdk.federated"):
+        found = run(made, apps, clients=CLIENTS + 1)
+    assert torch.equal(found, honest)
+    (report,) = made.reports
+    assert report.taken == CLIENTS
+    ((_, number, word, reason),) = report.refused
+    assert (number, word) == (check, dict((n, w) for n, w, _ in CHECKS)[check])
+    assert f"refused by check {check} ({word}): {reason}" in caplog.text
+
+
+def test_a_broken_digest_is_refused(honest):
+    made = strategy(limits=LIMITS)
+
+    def flip(content):
+        array(content, "images", lambda v: v ^ 1)
+
+    assert torch.equal(
+        run(made, [participant().app()] * CLIENTS + [tampered(flip, sealed=False)], clients=CLIENTS + 1),
+        honest,
+    )
+    assert made.reports[0].refused[0].check == 3
+    assert "digest" in made.reports[0].refused[0].reason
+
+
+class Doubling(InProcessGrid.__mro__[1]):
+    """A grid that lets every client answer twice, and a stranger once."""
+
+    def __init__(self, grid):
+        self._grid = grid
+
+    def __getattr__(self, name):
+        return getattr(self._grid, name)
+
+    set_run = run = create_message = push_messages = pull_messages = None
+
+    def get_node_ids(self):
+        return self._grid.get_node_ids()
+
+    def send_and_receive(self, messages, *, timeout=None):
+        messages = list(messages)
+        replies = list(self._grid.send_and_receive(messages, timeout=timeout))
+        if messages[0].metadata.message_type != "train.distill":
+            return replies
+        asked = Message(messages[0].content, 999, "train.distill")
+        stranger = Message(replies[0].content, reply_to=asked)
+        return [*replies, *replies, stranger]
+
+
+def test_second_answers_and_strangers_are_refused(honest):
+    made = strategy(limits=LIMITS)
+    grid = Doubling(InProcessGrid(participant().app(), CLIENTS))
+    found = vector(made.start(grid, TASK.initial_arrays(), 1).arrays)
+    assert torch.equal(found, honest)
+    assert made.reports[0].refusals == {"sender": CLIENTS + 1}
+
+
+def test_a_class_that_a_client_does_not_hold_is_refused():
+    def only_zeros(content):
+        array(content, "classes", lambda v: np.full_like(v, 9))
+
+    class Poor(ClientApp):
+        """Says that it holds no nine."""
+
+        def __call__(self, message, context):
+            reply = tampered(only_zeros)(message, context)
+            if "stats" in reply.content:
+                told = dict(reply.content["stats"])
+                told["class-counts"] = [*told["class-counts"][:9], 0]
+                reply.content["stats"] = MetricRecord(told)
+            return reply
+
+    made = strategy(limits=Limits(images=50))
+    run(made, [participant().app()] * CLIENTS + [Poor()], clients=CLIENTS + 1)
+    assert [(r.check, r.name) for r in made.reports[0].refused] == [(8, "classes")]
