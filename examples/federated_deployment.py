@@ -41,7 +41,7 @@ def pem_of(key):
 
 
 def certificate(subject, key, issuer, signing_key, *, authority):
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)

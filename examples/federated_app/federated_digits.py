@@ -1,9 +1,9 @@
-"""A Flower app whose clients send distilled digits in place of weights: the same for processes, simulation and tests."""
+"""A Flower app whose clients send distilled digits in place of weights."""
 
-import ddsdk as dd
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+import ddsdk as dd
 from ddsdk_integrations.federated import Participant, Task, accuracy_of, client_traffic, dirichlet, fed_dm
 
 TRAIN, TEST = dd.load_pair("digits")

@@ -183,7 +183,7 @@ def test_an_adversary_is_refused_by_its_check_and_changes_nothing(name, honest, 
     (report,) = made.reports
     assert report.taken == CLIENTS
     ((_, number, word, reason),) = report.refused
-    assert (number, word) == (check, dict((n, w) for n, w, _ in CHECKS)[check])
+    assert (number, word) == (check, {n: w for n, w, _ in CHECKS}[check])
     assert f"refused by check {check} ({word}): {reason}" in caplog.text
 
 

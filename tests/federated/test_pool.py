@@ -91,17 +91,16 @@ def test_the_screen_refuses_copies_and_keeps_the_first():
 
 
 def test_the_screen_refuses_the_class_that_is_another():
-    classes = [0, 0, 0, 1, 1, 1]
+    classes = [0] * 8 + [1] * 8
     honest = [contribution(i, classes, seed=11 * i) for i in range(1, 6)]
-    swapped = contribution(6, [1, 1, 1, 0, 0, 0], seed=3)
-    swapped = contribution(6, classes, images=swapped.images)
-    blank = contribution(7, [0, 0, 0], images=torch.full((3, *TASK.image_shape), 2.5))
-    left, refused = Screen(far=2.0)([*honest, swapped, blank], TASK)
-    assert {r.node for r in refused} == {6, 7}
-    assert {one.node for one in left} >= {1, 2, 3, 4, 5}
-    assert 7 not in {one.node for one in left}
-    # Three holders are too few to tell who is wrong.
-    left, refused = Screen(far=2.0, least=4)([*honest[:2], swapped], TASK)
+    swapped = contribution(6, classes, images=contribution(6, classes[::-1], seed=3).images)
+    blank = contribution(7, [0, 0, 0, 4], images=torch.full((4, *TASK.image_shape), 2.5))
+    left, refused = Screen()([*honest, swapped, blank], TASK)
+    assert [(r.node, r.check) for r in refused] == [(6, 12), (7, 12), (6, 12)]
+    assert [one.node for one in left] == [1, 2, 3, 4, 5, 7]
+    # What nobody else holds cannot be judged, and stays.
+    assert left[-1].classes.tolist() == [4]
+    left, refused = Screen(least=4)([*honest[:2], swapped], TASK)
     assert refused == []
 
 

@@ -71,8 +71,9 @@ class Contribution:
 
     def after(self, older: Contribution) -> Contribution:
         """Return this set with the images of an older one of the same client behind its own."""
-        joined = {
-            n: torch.cat([getattr(self, n), getattr(older, n)]) for n in ("images", "labels", "classes")
+        joined: dict[str, Any] = {
+            name: torch.cat([getattr(self, name), getattr(older, name)])
+            for name in ("images", "labels", "classes")
         }
         return dataclasses.replace(self, **joined)
 

@@ -37,8 +37,8 @@ class Screen:
 
     near: float = 0.01
     copies: float = 0.5
-    far: float = 3.0
-    least: int = 4
+    far: float = 4.0
+    least: int = 5
 
     def __post_init__(self) -> None:
         require(self.near >= 0, "near", "not be negative", self.near)

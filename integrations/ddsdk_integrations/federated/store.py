@@ -121,7 +121,9 @@ class Store:
 def _kept(sets: list[dict[str, Any]], tensors: dict[str, torch.Tensor]) -> list[list[Contribution]]:
     found: dict[int, list[Contribution]] = {}
     for i, told in enumerate(sets):
-        parts = {name: tensors[f"set-{i}/{name}"] for name in _TENSORS}
-        plain = {name: tuple(v) if isinstance(v, list) else v for name, v in told.items() if name != "at"}
+        parts: dict[str, Any] = {name: tensors[f"set-{i}/{name}"] for name in _TENSORS}
+        plain: dict[str, Any] = {
+            n: tuple(v) if isinstance(v, list) else v for n, v in told.items() if n != "at"
+        }
         found.setdefault(told["at"], []).append(Contribution(**parts, **plain))
     return [found[at] for at in sorted(found)]
