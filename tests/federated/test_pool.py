@@ -100,7 +100,7 @@ def test_the_screen_refuses_the_class_that_is_another():
     assert [one.node for one in left] == [1, 2, 3, 4, 5, 7]
     # What nobody else holds cannot be judged, and stays.
     assert left[-1].classes.tolist() == [4]
-    left, refused = Screen(least=4)([*honest[:2], swapped], TASK)
+    left, refused = Screen()([*honest[:3], swapped], TASK)
     assert refused == []
 
 

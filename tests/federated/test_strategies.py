@@ -50,7 +50,7 @@ SETS = {
     "feddm": (lambda **how: strategy(fed_dm, radius=0.5, trust=1.0, **how), {}),
     "feddm, going on": (lambda **how: strategy(fed_dm, radius=0.5, go_on=True, remember=2, **how), {}),
     "fedmk": (
-        lambda **how: strategy(fed_mk, evaluation=QUICK, **{**how, "screen": None}),
+        lambda **how: strategy(fed_mk, evaluation=QUICK, **how),
         {"distil": MetaKnowledge(ipc=2, steps=2, student_steps=2, real_batch=16)},
     ),
     "fedsynth": (lambda **how: strategy(fed_synth, **how), {"encoding": Encoding(images=10, steps=3)}),

@@ -53,7 +53,7 @@ class Benchmark:
     seeds: str = "0"
     clients: int = 10
     width: int = 32
-    lr: float = 0.05
+    lr: float = 0.1
     images: int | None = None
     threads: int | None = None
     held_out: float = 0.0

@@ -59,7 +59,7 @@ class Setting:
 
     clients: int = 10
     width: int = 32
-    lr: float = 0.05
+    lr: float = 0.1
 
     def __post_init__(self) -> None:
         require_count("clients", self.clients)
@@ -78,44 +78,56 @@ class Cell:
 
 # Flower says so in a log at each start; the server evaluates here.
 _AVERAGING: dict[str, Any] = {"fraction_evaluate": 0.0, "min_available_nodes": 1, "min_train_nodes": 1}
-_IPC = 10
+_IPC = 20
 _ENCODING = Encoding(images=20, student_steps=3, steps=60)
-
-
-def _sets(make: Callable[..., SetStrategy], **how: Any) -> Callable[[Task, int], Strategy]:  # noqa: ANN401
-    return lambda task, seed: make(task, seed=seed, limits=Limits(images=4 * _IPC), **how)
-
-
 _EVALUATION = dd.Evaluation(
     protocol="federated",
     epochs=30,
+    batch_size=64,
     lr=0.05,
-    augmentation="crop_flip",
     schedule="cosine",
     decay_at=(),
     decay=0.01,
-    batch_size=64,
+    augmentation="crop_flip",
 )
+
+
+def _sets(make: Callable[..., SetStrategy], **how: Any) -> Callable[[Task, int], Strategy]:  # noqa: ANN401
+    return lambda task, seed: make(task, seed=seed, limits=Limits(images=_IPC), **how)
+
+
 METHODS: dict[str, Method] = {
     "fedavg": Method(strategy=lambda *_: FedAvg(**_AVERAGING)),
     "fedprox": Method(strategy=lambda *_: FedProx(**_AVERAGING, proximal_mu=0.01)),
-    "scaffold": Method(strategy=lambda task, *_: Scaffold(task, **_AVERAGING)),
+    "scaffold": Method(strategy=lambda task, _: Scaffold(task, **_AVERAGING)),
     "fednova": Method(strategy=lambda *_: FedNova(**_AVERAGING)),
     "dynafed": Method(
         strategy=lambda task, seed: DynaFed(
             task, Trajectory(rounds=8, span=3, student_steps=10, steps=150), seed=seed, **_AVERAGING
         )
     ),
+    "one-shot, real images": Method(
+        strategy=_sets(one_shot, evaluation=_EVALUATION),
+        rounds=1,
+        client={"distil": dd.BASELINES["random"](ipc=10)},
+        sets=True,
+    ),
     "one-shot dm": Method(
         strategy=_sets(one_shot, evaluation=_EVALUATION),
         rounds=1,
-        client={"distil": dd.DM(ipc=_IPC, steps=100, real_batch=128)},
+        client={"distil": dd.DM(ipc=10, steps=100, real_batch=128)},
         sets=True,
     ),
     "feddm": Method(
         strategy=_sets(fed_dm, evaluation=_EVALUATION),
         rounds=5,
-        client={"distil": dd.DM(ipc=_IPC, steps=40, real_batch=128)},
+        client={"distil": dd.DM(ipc=_IPC, steps=20, real_batch=128)},
+        sets=True,
+    ),
+    "feddm, remembering": Method(
+        strategy=_sets(fed_dm, evaluation=_EVALUATION, remember=5),
+        rounds=5,
+        client={"distil": dd.DM(ipc=_IPC, steps=20, real_batch=128)},
         sets=True,
     ),
     "dosfl": Method(
@@ -125,9 +137,9 @@ METHODS: dict[str, Method] = {
         sets=True,
     ),
     "fedmk": Method(
-        strategy=_sets(fed_mk, evaluation=_EVALUATION),
+        strategy=_sets(fed_mk, evaluation=_EVALUATION, remember=5),
         rounds=5,
-        client={"distil": MetaKnowledge(ipc=_IPC, steps=15, student_steps=3)},
+        client={"distil": MetaKnowledge(ipc=10, steps=15, student_steps=3)},
         sets=True,
     ),
     "fedsynth": Method(
@@ -160,9 +172,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
     require(cell.method in METHODS, "method", f"be one of {', '.join(METHODS)}", cell.method)
     method = METHODS[cell.method]
     task = Task.of(train, network="convnet", width=setting.width)
-    parts = dirichlet(
-        train.labels, setting.clients, cell.alpha, dd.generator("split", cell.seed), least=2 * _IPC
-    )
+    parts = dirichlet(train.labels, setting.clients, cell.alpha, dd.generator("split", cell.seed), least=20)
 
     def load(context: Context) -> tuple[Tensor, Tensor]:
         mine = parts[int(context.node_config["partition-id"])]

@@ -6,6 +6,7 @@ from typing import Any
 
 import ddsdk as dd
 from ddsdk_integrations.federated.learners import AverageUpdates, MergedSteps, TrainOnPool
+from ddsdk_integrations.federated.screen import Screen
 from ddsdk_integrations.federated.strategy import Ask, SetStrategy
 from ddsdk_integrations.federated.task import Task
 
@@ -108,9 +109,9 @@ def fed_mk(
     References:
         Liu et al., "Meta Knowledge Condensation for Federated Learning", ICLR 2023, arXiv:2209.14851.
     """
-    return SetStrategy(
-        task, ask=Ask(knowledge=knowledge), learn=TrainOnPool(evaluation=evaluation), **options
-    )
+    # Sets that start from the same knowledge are alike without being copies.
+    parts = {"screen": Screen(near=0), **options}
+    return SetStrategy(task, ask=Ask(knowledge=knowledge), learn=TrainOnPool(evaluation=evaluation), **parts)
 
 
 def fed_synth(
