@@ -106,7 +106,7 @@ METHODS: dict[str, Method] = {
             task, Trajectory(rounds=8, span=3, student_steps=10, steps=150), seed=seed, **_AVERAGING
         )
     ),
-    "one-shot, real images": Method(
+    "one-shot real images": Method(
         strategy=_sets(one_shot, evaluation=_EVALUATION),
         rounds=1,
         client={"distil": dd.BASELINES["random"](ipc=10)},
@@ -124,7 +124,7 @@ METHODS: dict[str, Method] = {
         client={"distil": dd.DM(ipc=_IPC, steps=20, real_batch=128)},
         sets=True,
     ),
-    "feddm, remembering": Method(
+    "feddm remembering": Method(
         strategy=_sets(fed_dm, evaluation=_EVALUATION, remember=5),
         rounds=5,
         client={"distil": dd.DM(ipc=_IPC, steps=20, real_batch=128)},
