@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-LIBRARIES = {"continual": ("avalanche", "avalanche-lib", "Distilled replay")}
+LIBRARIES = {
+    "continual": ("avalanche", "avalanche-lib", "Distilled replay"),
+    "federated": ("flwr", "flwr", "Federated learning by synthetic sets"),
+}
 
 KNOWN = {module for module, *_ in LIBRARIES.values()}
 

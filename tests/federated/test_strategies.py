@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 from federation import CLIENTS, QUICK, TASK, TEST, load, participant, run, strategy, vector
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, MetricRecord
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg, FedProx
 
@@ -208,10 +208,12 @@ def test_a_silent_client_does_not_stop_a_round(caplog):
     apps = alone_with_nine(participant().app())
     grid = InProcessGrid(apps, CLIENTS)
     silent = list(grid.contexts)[-1]
-    made.start(grid, TASK.initial_arrays(), 1)
-    grid._silent = {silent}
+
+    def hush(server_round, arrays):
+        grid._silent = {silent} if server_round == 1 else set()
+
     with caplog.at_level(logging.WARNING, "ddsdk.federated"):
-        made.start(grid, TASK.initial_arrays(), 1, timeout=60)
+        made.start(grid, TASK.initial_arrays(), 2, timeout=60, evaluate_fn=hush)
     assert made.reports[-1].silent == (silent,)
     assert made.reports[-1].missing == (TASK.class_names[9],)
     assert f"nodes {silent} did not answer in time" in caplog.text
@@ -227,12 +229,49 @@ def test_a_slow_client_is_left_behind_when_the_round_is_over():
     assert torch.isfinite(vector(result.arrays)).all()
 
 
-def test_a_client_that_never_says_what_it_holds_is_not_asked(caplog):
-    made = strategy(query_timeout=0.5)
+def test_a_client_that_is_late_to_say_what_it_holds_takes_part_from_the_next_round_on(caplog):
+    made = strategy()
+    grid = InProcessGrid(participant().app(), CLIENTS, silent=[2])
+    node = list(grid.contexts)[2]
+
+    def speak(server_round, arrays):
+        if server_round == 1:
+            grid._silent = set()
+
     with caplog.at_level(logging.WARNING, "ddsdk.federated"):
-        run(made, silent=[2])
+        made.start(grid, TASK.initial_arrays(), 3, evaluate_fn=speak)
+    assert [r.asked for r in made.reports] == [CLIENTS - 1, CLIENTS - 1, CLIENTS]
+    assert f"node {node} did not say what it holds" in caplog.text
+
+
+def test_a_client_that_never_says_what_it_holds_is_asked_three_times():
+    made = strategy()
+    messages = []
+
+    class Listening(ClientApp):
+        def __call__(self, message, context):
+            messages.append(message.metadata.message_type)
+            raise RuntimeError("no")
+
+    run(made, [*[participant().app()] * (CLIENTS - 1), Listening()], rounds=4)
+    assert messages == ["query.stats"] * 3
+    assert [r.asked for r in made.reports] == [CLIENTS - 1] * 4
+
+
+@pytest.mark.parametrize(
+    "told", [{"class-counts": [1]}, {"partition-id": 0.5}, {"class-counts": [-1] * 10}, {}]
+)
+def test_a_census_of_nonsense_is_not_believed(told):
+    class Lying(ClientApp):
+        def __call__(self, message, context):
+            reply = participant().app()(message, context)
+            if "stats" in reply.content:
+                reply.content["stats"] = MetricRecord({**reply.content["stats"], **told} if told else {})
+            return reply
+
+    made = strategy()
+    run(made, [*[participant().app()] * (CLIENTS - 1), Lying()])
     assert made.reports[0].asked == CLIENTS - 1
-    assert "did not say what it holds" in caplog.text
 
 
 def test_without_any_set_the_weights_stay(caplog):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Iterable
 
 import torch
-from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from ddsdk_integrations.federated.report import log
@@ -14,35 +16,56 @@ from ddsdk_integrations.federated.task import Task
 __all__ = ["Census"]
 
 
+_QUESTION = "query.stats"
+_ATTEMPTS = 3
+
+
 class Census:
     """Registered nodes, with the images of each class that they say they have.
 
     Args:
         task: What is agreed on.
-        timeout: Seconds to wait for nodes, and for the answers of new ones.
+        action: What they will be asked for: a recipe may need more images of a class than an update.
     """
 
-    def __init__(self, task: Task, timeout: float) -> None:
+    def __init__(self, task: Task, action: str) -> None:
         self._task = task
-        self._timeout = timeout
+        self._action = action
         self._counts: dict[int, tuple[int, ...]] = {}
         self._partitions: dict[int, int] = {}
+        self._asked: Counter[int] = Counter()
 
-    def update(self, grid: Grid, least: int) -> None:
-        """Wait for `least` nodes, and ask those that are new."""
-        until = time.monotonic() + self._timeout
-        while len(nodes := set(grid.get_node_ids())) < least and time.monotonic() < until:
-            time.sleep(min(1.0, self._timeout))
-        new = sorted(nodes - set(self._counts))
-        if len(nodes) < least:
-            log.warning("%d nodes are there, and not %d, after %.0f s", len(nodes), least, self._timeout)
-        if not new:
+    def open(self, grid: Grid, least: int, timeout: float) -> None:
+        """Wait for `least` nodes, and for their first answers, unless some are known already."""
+        if self._counts:
             return
-        messages = [Message(RecordDict(), node, "query.stats") for node in new]
-        for reply in grid.send_and_receive(messages, timeout=self._timeout):
-            self._register(reply)
-        for node in sorted(set(new) - set(self._counts)):
+        until = time.monotonic() + timeout
+        while len(nodes := list(grid.get_node_ids())) < least and time.monotonic() < until:
+            time.sleep(min(1.0, timeout))
+        if len(nodes) < least:
+            log.warning("%d nodes are there, and not %d, after %.0f s", len(nodes), least, timeout)
+        asked = self.questions(grid)
+        self.answers(grid.send_and_receive(asked, timeout=timeout))
+        for node in sorted({m.metadata.dst_node_id for m in asked} - set(self._counts)):
             log.warning("node %d did not say what it holds, and is not asked in this round", node)
+
+    def questions(self, grid: Grid) -> list[Message]:
+        """Return the messages to nodes that are not known yet; one that never answers is asked three times."""
+        new = sorted(set(grid.get_node_ids()) - set(self._counts))
+        new = [node for node in new if self._asked[node] < _ATTEMPTS]
+        self._asked.update(new)
+        content = RecordDict({"config": ConfigRecord({"action": self._action})})
+        return [Message(content, node, _QUESTION) for node in new]
+
+    def answers(self, replies: Iterable[Message]) -> list[Message]:
+        """Register the nodes that answer, and return the replies to other messages."""
+        others = []
+        for reply in replies:
+            if reply.metadata.message_type == _QUESTION:
+                self._register(reply)
+            else:
+                others.append(reply)
+        return others
 
     def _register(self, reply: Message) -> None:
         node = reply.metadata.src_node_id

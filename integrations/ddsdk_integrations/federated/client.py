@@ -98,14 +98,15 @@ class Participant:
         app.train("update", mods=[count_traffic])(self._update)
         return app
 
-    def _data(self, context: Context) -> LocalData:
+    def _data(self, context: Context, action: str) -> LocalData:
+        """Return the client's images; a class that is too small to be distilled can still be trained on."""
         images, labels = self.load(context)
-        least = self.distil.ipc if self.least is None else self.least
-        return LocalData.of(self.task, images, labels, least=least)
+        needed = self.distil.ipc if self.least is None else self.least
+        return LocalData.of(self.task, images, labels, least=needed if action == "distill" else 1)
 
     def _stats(self, message: Message, context: Context) -> Message:
         """Say how many images of each class could be sent, and which partition this is."""
-        data = self._data(context)
+        data = self._data(context, str(_config(message.content).get("action", "distill")))
         sent = [n if c in data.classes else 0 for c, n in enumerate(data.counts)]
         told = MetricRecord({"class-counts": sent, "partition-id": partition_of(context)})
         return Message(RecordDict({"stats": told}), reply_to=message)
@@ -115,11 +116,11 @@ class Participant:
         return Message(RecordDict({"traffic": MetricRecord({"down": down, "up": up})}), reply_to=message)
 
     def _fit(self, message: Message, context: Context) -> Message:
-        data = dataclasses.replace(self, least=1)._data(context)
+        data = self._data(context, "fit")
         return fit_reply(message, context, data, self.training, self._rng(message, context))
 
     def _update(self, message: Message, context: Context) -> Message:
-        data = dataclasses.replace(self, least=1)._data(context)
+        data = self._data(context, "update")
         network = data.task.loaded(_arrays(message.content, "arrays"))
         rng = self._rng(message, context)
         content = encoded_update(
@@ -129,7 +130,7 @@ class Participant:
 
     def _distil(self, message: Message, context: Context) -> Message:
         began = time.monotonic()
-        data, content = self._data(context), message.content
+        data, content = self._data(context, "distill"), message.content
         config = _config(content)
         around = data.task.loaded(_arrays(content, "arrays")) if "arrays" in content else None
         students = NearStudents(

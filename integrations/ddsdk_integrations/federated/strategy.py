@@ -89,8 +89,7 @@ class SetStrategy(FedAvg):
         remember: Rounds whose sets are learned from together: the last one alone, or older ones too, of clients that
             are silent now as well.
         fraction_train: Share of the nodes that are asked.
-        min_available_nodes: Nodes that are waited for, for at most `query_timeout`.
-        query_timeout: Seconds to wait for the first message of a new node, and for nodes.
+        min_available_nodes: Nodes that are waited for before the first round, for at most its timeout.
         seed: Root of every random number, those of the clients included.
         folder: Where the state is saved after each round; a strategy with the same folder goes on from there.
 
@@ -111,7 +110,6 @@ class SetStrategy(FedAvg):
         remember: int = 1,
         fraction_train: float = 1.0,
         min_available_nodes: int = 1,
-        query_timeout: float = 60.0,
         seed: int = 0,
         folder: str | Path | None = None,
     ) -> None:
@@ -138,7 +136,7 @@ class SetStrategy(FedAvg):
         self.pool: Pool | None = None
         self._kept: list[list[Contribution]] = []
         self._store = None if folder is None else Store(Path(folder), task, ask)
-        self._census = Census(task, query_timeout)
+        self._census = Census(task, ask.action)
         self._asked: list[int] = []
         self._arrays = ArrayRecord()
         self._refused: list[Refusal] = []
@@ -172,10 +170,12 @@ class SetStrategy(FedAvg):
         result, first = self._begin(initial_arrays, evaluate_fn)
         for server_round in range(first, num_rounds + 1):
             began, before = time.monotonic(), dataclasses.replace(self.traffic)
-            messages = self.configure_train(
-                server_round, result.arrays, ConfigRecord() if train_config is None else train_config, grid
-            )
-            replies = list(grid.send_and_receive(messages, timeout=timeout))
+            self._census.open(grid, self.min_available_nodes, timeout)
+            config = ConfigRecord() if train_config is None else train_config
+            messages = self.configure_train(server_round, result.arrays, config, grid)
+            # Who is new says what it holds beside the others' round, and is asked in the next one.
+            sent = [*messages, *self._census.questions(grid)]
+            replies = self._census.answers(grid.send_and_receive(sent, timeout=timeout))
             arrays, metrics = self.aggregate_train(server_round, replies)
             if arrays is not None:
                 result.arrays = arrays
@@ -191,7 +191,6 @@ class SetStrategy(FedAvg):
     ) -> Iterable[Message]:
         """Return the messages of a round: all of them say the same."""
         self._arrays = arrays
-        self._census.update(grid, self.min_available_nodes)
         self._asked = self._census.choose(
             grid, self.fraction_train, dd.generator("sample", self.seed, server_round)
         )
