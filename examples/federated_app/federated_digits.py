@@ -1,5 +1,8 @@
 """A Flower app whose clients send distilled digits in place of weights."""
 
+import logging
+import sys
+
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
@@ -36,6 +39,9 @@ server_app = ServerApp()
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the rounds, and save what the clients' sets make together."""
+    log = logging.getLogger("ddsdk.federated")
+    log.addHandler(logging.StreamHandler(sys.stdout))
+    log.setLevel(logging.INFO)
     strategy = fed_dm(
         TASK,
         radius=1.0,

@@ -7,17 +7,18 @@ import logging
 import numpy as np
 import pytest
 import torch
-from federation import CLIENTS, TASK, participant, run, strategy, vector
+from federation import CLIENTS, RECIPE, TASK, participant, run, strategy, vector
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.clientapp import ClientApp
 
+import ddsdk as dd
 from ddsdk_integrations.federated import CHECKS, InProcessGrid, Limits
 from ddsdk_integrations.federated.payload import content_digest
 
 
-def tampered(change, *, sealed=True):
+def tampered(change, recipe=RECIPE, *, sealed=True):
     """Return an app that changes what an honest client would send."""
-    honest = participant().app()
+    honest = participant(distil=recipe).app()
     app = ClientApp()
     app.query("stats")(lambda message, context: honest(message, context))
 
@@ -251,3 +252,59 @@ def test_a_class_that_a_client_does_not_hold_is_refused():
     made = strategy(limits=Limits(images=50))
     run(made, [participant().app()] * CLIENTS + [Poor()], clients=CLIENTS + 1)
     assert [(r.check, r.name) for r in made.reports[0].refused] == [(8, "classes")]
+
+
+def test_a_copy_of_another_clients_set_is_refused(honest):
+    class Sybil(ClientApp):
+        """Answers with the set of the first client."""
+
+        def __call__(self, message, context):
+            mine, context.node_config = context.node_config, {"partition-id": 0, "num-partitions": 5}
+            try:
+                reply = participant().app()(message, context)
+            finally:
+                context.node_config = mine
+            if "stats" in reply.content:
+                reply.content["stats"]["partition-id"] = CLIENTS
+            return reply
+
+    made = strategy(limits=LIMITS)
+    found = run(made, [participant().app()] * CLIENTS + [Sybil()], clients=CLIENTS + 1)
+    assert torch.equal(found, honest)
+    assert [(r.check, r.name) for r in made.reports[0].refused] == [(11, "duplicate")]
+
+
+def test_a_poisoned_set_is_refused_class_by_class():
+    """Each class of it lies far from the median of the other holders: the honest result is unchanged."""
+
+    def inverted(content):
+        array(content, "images", lambda v: 255 - v)
+
+    recipe = dd.DM(ipc=6, steps=2, real_batch=16)
+    client = participant(distil=recipe)
+    honest = run(strategy(limits=LIMITS), client.app())
+    made = strategy(limits=LIMITS)
+    evil = tampered(inverted, recipe)
+    assert torch.equal(run(made, [client.app()] * CLIENTS + [evil], clients=CLIENTS + 1), honest)
+    assert {(r.check, r.name) for r in made.reports[0].refused} == {(12, "outlier")}
+    assert "classes lie far from the median" in made.reports[0].refused[-1].reason
+    assert made.reports[0].taken == CLIENTS
+
+
+def test_a_poison_that_no_check_sees_has_no_more_than_the_stated_share():
+    """With too few holders to judge a class, its weight is what the report says, and no more."""
+
+    def swapped(content):
+        array(content, "images", lambda v: 255 - v)
+
+    made = strategy(limits=Limits(images=2))
+    run(made, [participant().app()] * 2 + [tampered(swapped)], clients=3)
+    (report,) = made.reports
+    assert report.refused == ()
+    assert report.taken == 3
+    pool = made.pool
+    for c in range(TASK.num_classes):
+        rows = pool.classes == c
+        share = pool.weights[rows][-2:].sum() / pool.weights[rows].sum()
+        assert share <= pool.influence[c] + 1e-6
+    assert report.influence == pytest.approx(max(pool.influence.values()))

@@ -96,10 +96,14 @@ def test_the_screen_refuses_the_class_that_is_another():
     swapped = contribution(6, classes, images=contribution(6, classes[::-1], seed=3).images)
     blank = contribution(7, [0, 0, 0, 4], images=torch.full((4, *TASK.image_shape), 2.5))
     left, refused = Screen()([*honest, swapped, blank], TASK)
-    assert [(r.node, r.check) for r in refused] == [(6, 12), (7, 12), (6, 12)]
+    assert {(r.node, r.check) for r in refused} == {(6, 12), (7, 12)}
+    assert refused[2].reason == "2 of 2 classes lie far from the median"
+    assert [one.node for one in left] == [1, 2, 3, 4, 5]
+    # A class goes alone where most of a set is sound; what nobody else holds cannot be judged.
+    left, _ = Screen(whole=1.0)([*honest, swapped, blank], TASK)
     assert [one.node for one in left] == [1, 2, 3, 4, 5, 7]
-    # What nobody else holds cannot be judged, and stays.
     assert left[-1].classes.tolist() == [4]
+    # Four are too few to tell who is wrong.
     left, refused = Screen()([*honest[:3], swapped], TASK)
     assert refused == []
 
@@ -132,6 +136,7 @@ def test_the_robust_mean_without_limits_is_the_weighted_mean():
         (lambda: Weighing(cap=0.5), "cap must be finite and at least 1"),
         (lambda: Screen(far=1.0), "far must be above 1"),
         (lambda: Screen(least=2), "least must be at least 3"),
+        (lambda: Screen(whole=1.5), "whole must lie in 0..1"),
         (lambda: Screen(copies=0.0), "copies must lie in 0 < value <= 1"),
         (lambda: robust_mean([torch.ones(1)], [1.0], trim=0.5, cap=2), "trim must lie in 0 <= value < 0.5"),
     ],

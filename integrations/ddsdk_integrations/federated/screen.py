@@ -32,18 +32,21 @@ class Screen:
         near: Root mean square difference of pixels, unit range, below which two images are the same.
         copies: Share of near copies from which on a set is refused.
         far: See above; infinity refuses no class.
+        whole: A client is refused as a whole if more than this share of its classes that can be judged lie so far.
         least: Holders of a class that are needed to judge it.
     """
 
     near: float = 0.01
     copies: float = 0.5
-    far: float = 4.0
+    far: float = 3.0
+    whole: float = 0.5
     least: int = 5
 
     def __post_init__(self) -> None:
         require(self.near >= 0, "near", "not be negative", self.near)
         require(0 < self.copies <= 1, "copies", "lie in 0 < value <= 1", self.copies)
         require(self.far > 1, "far", "be above 1", self.far)
+        require(0 <= self.whole <= 1, "whole", "lie in 0..1", self.whole)
         require(self.least >= 3, "least", "be at least 3", self.least)
 
     def __call__(self, sets: Sequence[Contribution], task: Task) -> tuple[list[Contribution], list[Refusal]]:
@@ -74,28 +77,38 @@ class Screen:
     def _without_outliers(
         self, sets: Sequence[Contribution], task: Task
     ) -> tuple[list[Contribution], list[Refusal]]:
-        means = [_class_means(one, task) for one in sets]
-        bad: list[set[int]] = [set() for _ in sets]
-        refused = []
-        for c in range(task.num_classes):
-            holders = [i for i, found in enumerate(means) if c in found]
+        found = self._distances([_class_means(one, task) for one in sets], task.num_classes)
+        left, refused = [], []
+        for one, distances in zip(sets, found, strict=True):
+            far = [c for c, distance in distances.items() if distance > self.far]
+            refused += [
+                Refusal(one.node, 12, "outlier", _told(task.class_names[c], distances[c])) for c in far
+            ]
+            if len(far) > self.whole * len(distances):
+                reason = f"{len(far)} of {len(distances)} classes lie far from the median"
+                refused.append(Refusal(one.node, 12, "outlier", reason))
+                continue
+            kept = one.of_classes(~torch.isin(one.classes, torch.tensor(far))) if far else one
+            left += [kept] if len(kept.images) else []
+        return left, refused
+
+    def _distances(self, means: Sequence[dict[int, Tensor]], num_classes: int) -> list[dict[int, float]]:
+        """Return, for each set, the distance of each class that can be judged, in units of the usual one."""
+        found: list[dict[int, float]] = [{} for _ in means]
+        for c in range(num_classes):
+            holders = [i for i, mine in enumerate(means) if c in mine]
             if len(holders) < self.least:
                 continue
             stack = torch.stack([means[i][c] for i in holders])
             distance = (stack - stack.median(0).values).norm(dim=1)
-            usual = float(distance.median())
-            for i, far in zip(holders, distance.tolist(), strict=True):
-                if far > self.far * usual:
-                    bad[i].add(c)
-                    reason = (
-                        f"class {task.class_names[c]!r} lies {far / usual:.1f} times as far from the median"
-                    )
-                    refused.append(Refusal(sets[i].node, 12, "outlier", reason))
-        left = [
-            one if not wrong else one.of_classes(~torch.isin(one.classes, torch.tensor(sorted(wrong))))
-            for one, wrong in zip(sets, bad, strict=True)
-        ]
-        return [one for one in left if len(one.images)], refused
+            ratio = distance / distance.median().clamp_min(1e-12)
+            for i, value in zip(holders, ratio.tolist(), strict=True):
+                found[i][c] = value
+        return found
+
+
+def _told(name: str, distance: float) -> str:
+    return f"class {name!r} lies {distance:.1f} times as far from the median as usual"
 
 
 @torch.no_grad()
