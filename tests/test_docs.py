@@ -48,7 +48,9 @@ def test_links_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-@pytest.mark.parametrize("name", ["distil_digits", "swap_one_part", "own_data", "text", "continual_replay"])
+@pytest.mark.parametrize(
+    "name", ["distil_digits", "swap_one_part", "own_data", "text", "continual_replay", "federated_sets"]
+)
 def test_examples_run(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")

@@ -112,6 +112,12 @@ METHODS: dict[str, Method] = {
         client={"distil": dd.BASELINES["random"](ipc=10)},
         sets=True,
     ),
+    "real images remembering": Method(
+        strategy=_sets(one_shot, evaluation=_EVALUATION, remember=5),
+        rounds=5,
+        client={"distil": dd.BASELINES["random"](ipc=_IPC)},
+        sets=True,
+    ),
     "one-shot dm": Method(
         strategy=_sets(one_shot, evaluation=_EVALUATION),
         rounds=1,
