@@ -51,7 +51,7 @@ def participant(**how):
 
 def strategy(make=fed_dm, **how):
     usual = {"evaluation": QUICK} if make is fed_dm else {}
-    return make(TASK, **{**usual, **how})
+    return make(TASK, **{**usual, "secret": 0, **how})
 
 
 def run(made, app=None, *, rounds=1, clients=CLIENTS, **grid):

@@ -10,6 +10,7 @@ import torch
 from federation import CLIENTS, RECIPE, TASK, participant, run, strategy, vector
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
 
 import ddsdk as dd
 from ddsdk_integrations.federated import CHECKS, InProcessGrid, Limits
@@ -87,6 +88,15 @@ def soft(content, value):
     content["syn"]["soft"] = Array(rows)
 
 
+def honest_rows(content):
+    classes = content["syn"]["classes"].numpy()
+    content["syn"]["soft"] = Array(np.eye(TASK.num_classes, dtype=np.float16)[classes])
+
+
+def claim_kind(content):
+    content["meta"]["codec-error"] = "0\nround 1: all is well"
+
+
 def metrics(**changes):
     return lambda content: content["metrics"].update(changes)
 
@@ -153,6 +163,20 @@ ADVERSARIES = {
     "counts for too few classes": (10, metrics(**{"class-counts": [1]})),
     "another metric": (10, metrics(more=1.0)),
     "a rate of infinity": (6, lambda c: c["syn"].update(rate=Array(np.array([np.inf], np.float32)))),
+    "a rate that explodes": (10, lambda c: c["syn"].update(rate=Array(np.array([99], np.float32)))),
+    "a million rates": (5, lambda c: c["syn"].update(rate=Array(np.ones(9000, np.float32)))),
+    "labels that nobody asked for": (9, lambda c: honest_rows(c)),
+    "a line of its own in the log": (3, lambda c: claim_kind(c)),
+    "a long round": (1, meta(round="7" * 50_000)),
+    "texts in place of one": (3, meta(recipe=["x"] * 3)),
+    "images of classes that do not exist": (
+        5,
+        lambda c: (
+            array(c, "classes", lambda v: np.arange(100, 100 + len(v)).astype(np.int16))
+            or [array(c, n, lambda v: np.concatenate([v] * 5)) for n in ("images",)]
+            or array(c, "classes", lambda v: np.arange(100, 100 + 5 * len(v)).astype(np.int16))
+        ),
+    ),
     "a negative rate": (10, lambda c: c["syn"].update(rate=Array(np.array([-1], np.float32)))),
 }
 
@@ -184,6 +208,8 @@ def test_an_adversary_is_refused_by_its_check_and_changes_nothing(name, honest, 
     (report,) = made.reports
     assert report.taken == CLIENTS
     ((_, number, word, reason),) = report.refused
+    assert len(reason) <= 200
+    assert all("\n" not in record.getMessage() for record in caplog.records)
     assert (number, word) == (check, {n: w for n, w, _ in CHECKS}[check])
     assert f"refused by check {check} ({word}): {reason}" in caplog.text
 
@@ -202,8 +228,8 @@ def test_a_broken_digest_is_refused(honest):
     assert "digest" in made.reports[0].refused[0].reason
 
 
-class Doubling(InProcessGrid.__mro__[1]):
-    """A grid that lets every client answer twice, and a stranger once."""
+class Relay(Grid):
+    """A grid that changes what comes back."""
 
     def __init__(self, grid):
         self._grid = grid
@@ -211,27 +237,103 @@ class Doubling(InProcessGrid.__mro__[1]):
     def __getattr__(self, name):
         return getattr(self._grid, name)
 
-    set_run = run = create_message = push_messages = pull_messages = None
+    set_run = run = create_message = send_and_receive = None
+    extra = ()
 
     def get_node_ids(self):
         return self._grid.get_node_ids()
 
-    def send_and_receive(self, messages, *, timeout=None):
-        messages = list(messages)
-        replies = list(self._grid.send_and_receive(messages, timeout=timeout))
-        if messages[0].metadata.message_type != "train.distill":
-            return replies
-        asked = Message(messages[0].content, 999, "train.distill")
-        stranger = Message(replies[0].content, reply_to=asked)
-        return [*replies, *replies, stranger]
+    def push_messages(self, messages):
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids):
+        found = list(self._grid.pull_messages(message_ids))
+        return [self.changed(message) for message in found]
 
 
-def test_second_answers_and_strangers_are_refused(honest):
+class Impostor(Relay):
+    """The second client answers in the name of the first, too late to be the first."""
+
+    first = None
+
+    def changed(self, message):
+        if message.metadata.message_type != "train.distill":
+            return message
+        if self.first is None:
+            self.first = message
+        elif self.first is not True:
+            self.first, message = True, self.first
+        return message
+
+
+class Stranger(Relay):
+    """The last answer comes from a node that nobody asked."""
+
+    seen = 0
+
+    def changed(self, message):
+        self.seen += message.metadata.message_type == "train.distill"
+        if self.seen != CLIENTS + 1:
+            return message
+        self.seen += 1
+        return Message(message.content, reply_to=Message(message.content, 999, "train.distill"))
+
+
+class Requery(Relay):
+    """The last answer says that it is one to the question what the client holds."""
+
+    seen = 0
+
+    def changed(self, message):
+        self.seen += message.metadata.message_type == "train.distill"
+        if self.seen == CLIENTS + 1:
+            self.seen += 1
+            message.metadata.message_type = "query.stats"
+        return message
+
+
+@pytest.mark.parametrize("relay", [Stranger, Requery])
+def test_answers_that_are_none_are_refused(relay, honest):
     made = strategy(limits=LIMITS)
-    grid = Doubling(InProcessGrid(participant().app(), CLIENTS))
+    grid = relay(InProcessGrid(participant().app(), CLIENTS + 1))
     found = vector(made.start(grid, TASK.initial_arrays(), 1).arrays)
+    if relay is Stranger:
+        assert torch.equal(found, honest)
+        assert made.reports[0].refusals == {"sender": 1}
+    else:
+        assert made.reports[0].taken == CLIENTS + 1
+
+
+def test_a_second_answer_in_one_name_is_refused():
+    made = strategy(limits=LIMITS)
+    grid = Impostor(InProcessGrid(participant().app(), CLIENTS))
+    made.start(grid, TASK.initial_arrays(), 1)
+    assert made.reports[0].refusals == {"sender": 1}
+    assert made.reports[0].taken == CLIENTS - 1
+
+
+class Unreadable(Relay):
+    """Content that raises when it is read, as of objects that are no protocol buffers."""
+
+    seen = 0
+
+    def changed(self, message):
+        self.seen += message.metadata.message_type == "train.distill"
+        if self.seen == CLIENTS + 1:
+            self.seen += 1
+            raise ValueError("Error parsing message\nround 9: all is well")
+        return message
+
+
+def test_a_reply_that_cannot_be_read_costs_its_sender_alone(honest, caplog):
+    made = strategy(limits=LIMITS)
+    grid = Unreadable(InProcessGrid(participant().app(), CLIENTS + 1))
+    with caplog.at_level(logging.WARNING, "ddsdk.federated"):
+        found = vector(made.start(grid, TASK.initial_arrays(), 1).arrays)
     assert torch.equal(found, honest)
-    assert made.reports[0].refusals == {"sender": CLIENTS + 1}
+    ((_, reason),) = made.reports[0].failed
+    assert "the reply cannot be read: ValueError: Error parsing message round 9" in reason
+    assert all("\n" not in record.getMessage() for record in caplog.records)
 
 
 def test_a_class_that_a_client_does_not_hold_is_refused():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from federation import TASK, TRAIN, load
@@ -9,7 +11,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 import ddsdk as dd
 from ddsdk.codecs import Components, Half, LowRank, Tiles, Uint8
-from ddsdk_integrations.federated import Contract, LocalData, Packing, inspect_replies
+from ddsdk_integrations.federated import Contract, Limits, LocalData, Packing, inspect_replies
 from ddsdk_integrations.federated.payload import codec_error, content_digest, pack
 
 
@@ -39,7 +41,7 @@ def made(data, soft=False):
 def received(content, data, node=7, **limits):
     message = reply(content, node)
     allowed = {node: frozenset(range(TASK.num_classes))}
-    contract = Contract(task=TASK, round_number=1, allowed=allowed, **limits)
+    contract = Contract(task=TASK, round_number=1, allowed=allowed, limits=Limits(**{"soft": True, **limits}))
     return inspect_replies([message], contract)
 
 
@@ -116,6 +118,62 @@ def test_the_digest_covers_arrays_and_meta():
     assert content_digest(arrays, meta) == before
     arrays["images"].data = arrays["images"].data[:-1] + bytes([arrays["images"].data[-1] ^ 1])
     assert content_digest(arrays, meta) != before
+
+
+def test_what_a_codec_cuts_off_is_part_of_its_error():
+    """Bytes end at 0 and 1; a set that goes beyond says by how much."""
+    data = local()
+    wide = made(data)
+    wide = dataclasses.replace(wide, images=TASK.preprocess(3 * TASK.preprocess.inverse(wide.images) - 1))
+    unit = TASK.preprocess.inverse(wide.images)
+    content = pack(wide, data, Packing(), round_number=1)
+    cut = float((unit.clamp(0, 1) - unit).square().mean().sqrt())
+    assert content["meta"]["codec-error"] == pytest.approx(cut, rel=0.02)
+    (one,), _ = received(pack(wide, data, Packing(codec=Half()), round_number=1), data)
+    assert (one.images - unit).abs().max() < 2e-3
+
+
+def test_images_are_no_tiles():
+    data = local()
+    with pytest.raises(ValueError, match="codec must keep one image in an item"):
+        pack(made(data), data, Packing(codec=Tiles(2)), round_number=1)
+
+
+def test_soft_labels_stay_with_the_class_and_with_what_the_client_holds():
+    data = local()
+    sent = made(data, soft=True)
+    content = pack(sent, data, Packing(soft=True), round_number=1)
+    _, refused = received(content, data, soft=False)
+    assert refused[0][1:3] == (9, "labels")
+    assert "not asked for" in refused[0].reason
+    allowed = {7: frozenset(data.classes[:-1])}
+    kept = torch.isin(sent.owner, torch.arange(len(data.classes) - 1))
+    part = dataclasses.replace(
+        sent, images=sent.images[kept], labels=sent.labels[kept], classes=sent.classes[kept]
+    )
+    content = pack(part, data, Packing(soft=True), round_number=1)
+    contract = Contract(task=TASK, round_number=1, allowed=allowed, limits=Limits(soft=True))
+    _, refused = inspect_replies([reply(content, 7)], contract)
+    assert "must lie on classes that the client holds" in refused[0].reason
+    swapped = dataclasses.replace(sent, labels=sent.labels.flip(1))
+    _, refused = received(pack(swapped, data, Packing(soft=True), round_number=1), data)
+    assert "must be largest at their class" in refused[0].reason
+    # An update is a function of any probabilities.
+    contract = Contract(task=TASK, round_number=1, allowed=allowed, update=True)
+    content = pack(
+        dataclasses.replace(part, labels=part.labels.flip(1)), data, Packing(soft=True), round_number=1
+    )
+    assert inspect_replies([reply(content, 7)], contract)[1] == []
+
+
+def test_replies_come_out_in_the_order_of_the_contract():
+    data = local()
+    content = pack(made(data), data, Packing(), round_number=1)
+    allowed = {node: frozenset(data.classes) for node in (5, 3, 9)}
+    contract = Contract(task=TASK, round_number=1, allowed=allowed)
+    for order in ((3, 5, 9), (9, 5, 3), (5, 9, 3)):
+        sets, _ = inspect_replies([reply(content, node) for node in order], contract)
+        assert [one.node for one in sets] == [5, 3, 9]
 
 
 def test_what_shares_tensors_cannot_be_sent():

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from federation import TASK, TRAIN
 
 import ddsdk as dd
-from ddsdk_integrations.federated import Contribution, Screen, Weighing
+from ddsdk_integrations.federated import AverageUpdates, Contribution, Limits, MergedSteps, Screen, Weighing
 from ddsdk_integrations.federated.pool import pooled
 from ddsdk_integrations.federated.updates import robust_mean
 
 K = TASK.num_classes
+SCREEN, RNG = Screen(), dd.generator("screen")
 
 
 def contribution(node, classes, counts=None, seed=0, shift=0.0, images=None):
@@ -63,18 +66,37 @@ def test_a_claimed_count_is_capped_by_the_median():
 
 
 @pytest.mark.parametrize("by", ["images", "examples"])
-def test_no_client_does_more_than_the_stated_influence(by):
+@pytest.mark.parametrize("counts", [(7, 20, 12), (1, 1000, 5), (1, 1, 1), (50, 2, 900)])
+def test_no_client_does_more_than_the_stated_influence(by, counts):
     """Try what an adversary could claim, and compare its share with the bound that is printed."""
     weighing, quota = Weighing(by=by, cap=3), 5
-    others = [with_counts(1, [0, 0], c0=7), with_counts(2, [0], c0=20), with_counts(3, [0, 0, 0], c0=12)]
+    others = [with_counts(i, [0] * (1 + i % 3), c0=n) for i, n in enumerate(counts)]
     bound = pooled([*others, with_counts(4, [0], c0=5)], TASK, weighing, quota=quota).influence[0]
     reached = 0.0
     for images in range(1, quota + 1):
-        for claim in (1, 10, 50, 10**6):
+        for claim in (1, 3, 10, 30, 100, 1000, 10**6):
             sets = [*others, with_counts(4, [0] * images, c0=claim)]
             pool = pooled(sets, TASK, weighing, quota=quota)
             reached = max(reached, float(pool.weights[-images:].sum() / pool.weights.sum()))
     assert 0.3 < reached <= bound + 1e-6
+
+
+def test_soft_labels_count_where_they_lie():
+    """Half of every label of an adversary lies on class 0, for which it sends no more than its quota."""
+    quota = 3
+    others = [contribution(i, [0] * 3 + [1] * 3) for i in range(1, 5)]
+    mine = contribution(9, [c for c in range(K) for _ in range(quota)])
+    rows = 0.51 * mine.labels
+    rows[:, 0] += 0.49
+    pool = pooled([*others, dataclasses.replace(mine, labels=rows)], TASK, Weighing(), quota=quota)
+    mass = (pool.labels * pool.weights[:, None])[:, 0]
+    reached = float(mass[-len(rows) :].sum() / mass.sum())
+    assert 0.5 < reached <= pool.influence[0]
+    assert pool.share == pytest.approx(1.0)  # it alone has class 9
+    examples = pooled(
+        [*others, dataclasses.replace(mine, labels=rows)], TASK, Weighing(by="examples"), quota=quota
+    )
+    assert examples.influence[0] == 1.0
 
 
 def test_the_screen_refuses_copies_and_keeps_the_first():
@@ -82,11 +104,11 @@ def test_the_screen_refuses_copies_and_keeps_the_first():
     rng = dd.generator("noise")
     noise = 0.002 * torch.randn(first.images.shape, generator=rng)
     near = contribution(3, [0, 1, 2], images=first.images + noise)
-    left, refused = Screen()([first, second, near], TASK)
+    left, refused = SCREEN([first, second, near], TASK, RNG)
     assert [one.node for one in left] == [1, 2]
     assert [(r.node, r.check) for r in refused] == [(3, 11)]
     assert "100 % of the images are copies of those of node 1" in refused[0].reason
-    left, refused = Screen(near=0)([first, second, near], TASK)
+    left, refused = dataclasses.replace(SCREEN, near=0)([first, second, near], TASK, RNG)
     assert len(left) == 3
 
 
@@ -95,38 +117,57 @@ def test_the_screen_refuses_the_class_that_is_another():
     honest = [contribution(i, classes, seed=11 * i) for i in range(1, 6)]
     swapped = contribution(6, classes, images=contribution(6, classes[::-1], seed=3).images)
     blank = contribution(7, [0, 0, 0, 4], images=torch.full((4, *TASK.image_shape), 2.5))
-    left, refused = Screen()([*honest, swapped, blank], TASK)
+    left, refused = SCREEN([*honest, swapped, blank], TASK, RNG)
     assert {(r.node, r.check) for r in refused} == {(6, 12), (7, 12)}
     assert refused[2].reason == "2 of 2 classes lie far from the median"
     assert [one.node for one in left] == [1, 2, 3, 4, 5]
     # A class goes alone where most of a set is sound; what nobody else holds cannot be judged.
-    left, _ = Screen(whole=1.0)([*honest, swapped, blank], TASK)
+    left, _ = dataclasses.replace(SCREEN, whole=1.0)([*honest, swapped, blank], TASK, RNG)
     assert [one.node for one in left] == [1, 2, 3, 4, 5, 7]
     assert left[-1].classes.tolist() == [4]
     # Four are too few to tell who is wrong.
-    left, refused = Screen()([*honest[:3], swapped], TASK)
+    left, refused = SCREEN([*honest[:3], swapped], TASK, RNG)
     assert refused == []
 
 
-def test_an_update_moves_the_mean_no_further_than_stated():
+def moves():
     rng = dd.generator("updates")
-    honest = [torch.randn(50, generator=rng) for _ in range(5)]
-    for evil in (torch.full((50,), 1e6), -1e6 * torch.ones(50), torch.zeros(50)):
-        for trim in (0.0, 0.2):
-            mean, moved = robust_mean([*honest, evil], [1.0] * 6, trim=trim, cap=2.0)
-            without, _ = robust_mean([*honest, honest[0]], [1.0] * 6, trim=trim, cap=2.0)
-            assert float((mean - without).norm()) <= 2 * moved + 1e-4
-            assert float(mean.norm()) < 10
+    honest = [torch.randn(40, generator=rng) * (1 + i) for i in range(5)]
+    tried = [torch.zeros(40), 1e6 * torch.ones(40), -1e6 * torch.ones(40), 5 * torch.randn(40, generator=rng)]
+    return honest, [*tried, -sum(honest), honest[4]]
 
 
-def test_the_robust_mean_without_limits_is_the_weighted_mean():
+@pytest.mark.parametrize(("trim", "cap"), [(0.0, 1.0), (0.0, 3.0), (0.2, 1.0), (0.34, 1.0), (0.1, 1.0)])
+@pytest.mark.parametrize("clients", [2, 3, 4, 5])
+def test_no_client_moves_the_mean_of_updates_further_than_stated(trim, cap, clients):
+    honest, tried = moves()
+    honest = honest[: clients - 1]
+    means, bounds = zip(*[robust_mean([*honest, one], trim=trim, cap=cap) for one in tried], strict=True)
+    reached = max(float((a - b).norm()) for a in means for b in means)
+    # Whatever it sends, and so whatever the report says, its reach is that of the others' updates.
+    assert reached <= min(bounds) * (1 + 1e-5)
+    assert all(torch.isfinite(mean).all() for mean in means)
+
+
+def test_a_bound_is_that_of_the_one_who_could_do_most():
+    found = [torch.tensor([x]) for x in (0.0, 10.0, 1e6)]
+    mean, reach = robust_mean(found, trim=0.34, cap=1.0)
+    assert float(mean) == 10.0
+    # The second client could have moved it from 0 to 10^6.
+    assert reach == pytest.approx(1e6)
+    assert robust_mean([torch.ones(3)], trim=0.0, cap=1.0)[1] == float("inf")
+
+
+def test_the_robust_mean_is_the_mean_where_nothing_is_extreme():
     rng = dd.generator("updates")
     updates = [torch.randn(7, generator=rng, dtype=torch.float64) for _ in range(3)]
-    mean, _ = robust_mean(updates, [1.0, 2.0, 1.0], trim=0.0, cap=1e9)
-    assert torch.allclose(mean, (updates[0] + 2 * updates[1] + updates[2]) / 4, atol=1e-6)
+    mean, _ = robust_mean(updates, trim=0.0, cap=1e9)
+    assert torch.allclose(mean, sum(updates) / 3)
     three = [torch.tensor([1.0, 9.0]), torch.tensor([2.0, -9.0]), torch.tensor([100.0, 3.0])]
-    mean, _ = robust_mean(three, [1.0] * 3, trim=0.34, cap=1e9)
+    mean, _ = robust_mean(three, trim=0.34, cap=1e9)
     assert torch.equal(mean, torch.tensor([2.0, 3.0]))
+    mean, _ = robust_mean([torch.tensor([1.0]), torch.tensor([1.0]), torch.tensor([50.0])], trim=0.0, cap=4.0)
+    assert torch.equal(mean, torch.tensor([2.0]))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +179,13 @@ def test_the_robust_mean_without_limits_is_the_weighted_mean():
         (lambda: Screen(least=2), "least must be at least 3"),
         (lambda: Screen(whole=1.5), "whole must lie in 0..1"),
         (lambda: Screen(copies=0.0), "copies must lie in 0 < value <= 1"),
-        (lambda: robust_mean([torch.ones(1)], [1.0], trim=0.5, cap=2), "trim must lie in 0 <= value < 0.5"),
+        (lambda: AverageUpdates(trim=0.5), "trim must lie in 0 <= value < 0.5"),
+        (lambda: AverageUpdates(cap=0.5), "cap must be finite and at least 1"),
+        (lambda: MergedSteps(passes=0), "passes must be at least 1"),
+        (lambda: MergedSteps(reach=0.0), "reach must be"),
+        (lambda: Limits(codecs=("components",)), "codecs must be among"),
+        (lambda: Limits(images=0), "images must be at least 1"),
+        (lambda: Limits(bounds=(1.0, 0.0)), "bounds must be a lower and a higher number"),
     ],
 )
 def test_bad_values_are_refused(make, message):

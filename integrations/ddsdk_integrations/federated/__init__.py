@@ -13,7 +13,7 @@ from ddsdk_integrations._require import require_library
 require_library("flwr", feature="Federated learning by synthetic sets", package="flwr", extra="federated")
 
 from ddsdk_integrations.federated.averaging import FedNova, Scaffold  # noqa: E402
-from ddsdk_integrations.federated.checks import CHECKS, Contract, Refusal, inspect_replies  # noqa: E402
+from ddsdk_integrations.federated.checks import CHECKS, Contract, Limits, Refusal, inspect_replies  # noqa: E402
 from ddsdk_integrations.federated.client import Alone, Participant  # noqa: E402
 from ddsdk_integrations.federated.dynafed import DynaFed, Trajectory  # noqa: E402
 from ddsdk_integrations.federated.inprocess import InProcessGrid  # noqa: E402
@@ -26,7 +26,7 @@ from ddsdk_integrations.federated.pool import Pool, Weighing  # noqa: E402
 from ddsdk_integrations.federated.report import RoundReport  # noqa: E402
 from ddsdk_integrations.federated.screen import Screen  # noqa: E402
 from ddsdk_integrations.federated.strategies import dosfl, fed_dm, fed_mk, fed_synth, one_shot  # noqa: E402
-from ddsdk_integrations.federated.strategy import Ask, Limits, SetStrategy  # noqa: E402
+from ddsdk_integrations.federated.strategy import Ask, SetStrategy  # noqa: E402
 from ddsdk_integrations.federated.task import LocalData, Task  # noqa: E402
 from ddsdk_integrations.federated.traffic import (  # noqa: E402
     CountingGrid,

@@ -26,6 +26,8 @@ class Scaffold(FedAvg):
         task: What is agreed on.
         **options: Of Flower's FedAvg.
 
+    Differences from the published algorithm: weights are averaged by numbers of images, as Flower does, and not evenly.
+
     References:
         Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning", ICML 2020,
         arXiv:1910.06378.

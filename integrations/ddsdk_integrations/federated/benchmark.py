@@ -13,16 +13,19 @@ from flwr.serverapp.strategy import FedAvg, FedProx, Strategy
 from torch import Tensor
 
 import ddsdk as dd
+from ddsdk.codecs import Half
 from ddsdk.errors import require, require_count, require_rate
 from ddsdk_integrations.federated.averaging import FedNova, Scaffold
+from ddsdk_integrations.federated.checks import Limits
 from ddsdk_integrations.federated.client import Participant
 from ddsdk_integrations.federated.dynafed import DynaFed, Trajectory
 from ddsdk_integrations.federated.inprocess import InProcessGrid
 from ddsdk_integrations.federated.knowledge import MetaKnowledge
 from ddsdk_integrations.federated.local import LocalTraining, accuracy_of
 from ddsdk_integrations.federated.partition import dirichlet
+from ddsdk_integrations.federated.payload import Packing
 from ddsdk_integrations.federated.strategies import dosfl, fed_dm, fed_mk, fed_synth, one_shot
-from ddsdk_integrations.federated.strategy import Limits, SetStrategy
+from ddsdk_integrations.federated.strategy import SetStrategy
 from ddsdk_integrations.federated.task import Task
 from ddsdk_integrations.federated.traffic import CountingGrid
 from ddsdk_integrations.federated.updates import Encoding
@@ -93,7 +96,7 @@ _EVALUATION = dd.Evaluation(
 
 
 def _sets(make: Callable[..., SetStrategy], **how: Any) -> Callable[[Task, int], Strategy]:  # noqa: ANN401
-    return lambda task, seed: make(task, seed=seed, limits=Limits(images=_IPC), **how)
+    return lambda task, seed: make(task, seed=seed, secret=seed, limits=Limits(images=_IPC), **how)
 
 
 METHODS: dict[str, Method] = {
@@ -139,7 +142,11 @@ METHODS: dict[str, Method] = {
     "dosfl": Method(
         strategy=_sets(dosfl, passes=3),
         rounds=1,
-        client={"distil": dd.DD(ipc=1, passes=3, steps=60, real_batch=256)},
+        # DD leaves the unit range, where bytes would cut it off.
+        client={
+            "distil": dd.DD(ipc=1, passes=3, steps=60, real_batch=256),
+            "packing": Packing(codec=Half()),
+        },
         sets=True,
     ),
     "fedmk": Method(
@@ -162,12 +169,14 @@ def described(cell: Cell, setting: Setting, train: dd.RealData) -> str:
     """Return everything that a method's numbers depend on, so that a kept cell is used for the same settings only."""
     method = METHODS[cell.method]
     strategy = method.strategy(Task.of(train, network="convnet", width=setting.width), cell.seed)
-    parts: tuple[object, ...] = (type(strategy).__name__,)
+    parts: dict[str, Any] = {"kind": type(strategy).__name__, "rounds": method.rounds}
     if isinstance(strategy, SetStrategy):
-        parts = (strategy.ask, strategy.learn, strategy.screen, strategy.limits)
-    elif isinstance(strategy, DynaFed):
-        parts = (strategy.trajectory,)
-    return repr((parts, method.rounds, dict(method.client)))
+        parts |= strategy.described()
+    else:
+        # Numbers of Flower's strategies, and what DynaFed distils with.
+        plain = {n: v for n, v in vars(strategy).items() if isinstance(v, int | float | str | Trajectory)}
+        parts |= plain
+    return repr((sorted(parts.items()), sorted(method.client.items())))
 
 
 def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData) -> dict[str, Any]:

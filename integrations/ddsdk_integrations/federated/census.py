@@ -10,14 +10,17 @@ import torch
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
+from ddsdk_integrations.federated.exchange import error_text, exchange
 from ddsdk_integrations.federated.report import log
 from ddsdk_integrations.federated.task import Task
+from ddsdk_integrations.federated.traffic import content_bytes
 
 __all__ = ["Census"]
 
 
 _QUESTION = "query.stats"
 _ATTEMPTS = 3
+_MOST_BYTES = 1 << 16
 
 
 class Census:
@@ -34,6 +37,7 @@ class Census:
         self._counts: dict[int, tuple[int, ...]] = {}
         self._partitions: dict[int, int] = {}
         self._asked: Counter[int] = Counter()
+        self._open: set[int] = set()
 
     def open(self, grid: Grid, least: int, timeout: float) -> None:
         """Wait for `least` nodes, and for their first answers, unless some are known already."""
@@ -45,7 +49,7 @@ class Census:
         if len(nodes) < least:
             log.warning("%d nodes are there, and not %d, after %.0f s", len(nodes), least, timeout)
         asked = self.questions(grid)
-        self.answers(grid.send_and_receive(asked, timeout=timeout))
+        self.answers(exchange(grid, asked, timeout))
         for node in sorted({m.metadata.dst_node_id for m in asked} - set(self._counts)):
             log.warning("node %d did not say what it holds, and is not asked in this round", node)
 
@@ -54,6 +58,7 @@ class Census:
         new = sorted(set(grid.get_node_ids()) - set(self._counts))
         new = [node for node in new if self._asked[node] < _ATTEMPTS]
         self._asked.update(new)
+        self._open = set(new)
         content = RecordDict({"config": ConfigRecord({"action": self._action})})
         return [Message(content, node, _QUESTION) for node in new]
 
@@ -61,7 +66,8 @@ class Census:
         """Register the nodes that answer, and return the replies to other messages."""
         others = []
         for reply in replies:
-            if reply.metadata.message_type == _QUESTION:
+            # The type is the sender's to say: who was not asked cannot register anew.
+            if reply.metadata.message_type == _QUESTION and reply.metadata.src_node_id in self._open:
                 self._register(reply)
             else:
                 others.append(reply)
@@ -70,18 +76,22 @@ class Census:
     def _register(self, reply: Message) -> None:
         node = reply.metadata.src_node_id
         if reply.has_error():
-            log.warning("node %d cannot say what it holds: %s", node, str(reply.error.reason)[:200])
+            log.warning("node %d cannot say what it holds: %s", node, error_text(reply))
+            return
+        size = content_bytes(reply.content)
+        if size > _MOST_BYTES:
+            log.warning("node %d must say what it holds in %d bytes, got %d", node, _MOST_BYTES, size)
             return
         stats = reply.content.get("stats")
         counts = stats.get("class-counts") if isinstance(stats, MetricRecord) else None
         partition = stats.get("partition-id") if isinstance(stats, MetricRecord) else None
         sound = isinstance(counts, list) and len(counts) == self._task.num_classes
-        if not (sound and isinstance(partition, int)):
-            log.warning("node %d must say how many images of each class it has, got %r", node, counts)
+        if not (sound and isinstance(partition, int) and partition >= 0):
+            log.warning("node %d must say how many images of each class it has, got %.200r", node, counts)
             return
         assert isinstance(counts, list)
         if not all(isinstance(n, int) and n >= 0 for n in counts):
-            log.warning("node %d must count images by whole numbers from 0, got %r", node, counts)
+            log.warning("node %d must count images by whole numbers from 0, got %.200r", node, counts)
             return
         self._counts[node] = tuple(int(n) for n in counts)
         self._partitions[node] = partition

@@ -21,16 +21,28 @@ from torch import Tensor
 from ddsdk.codecs import CODECS, RowCodec, codec_from
 from ddsdk.errors import require, require_count
 from ddsdk.files import strict_json
+from ddsdk.text import clean
 from ddsdk_integrations.federated.payload import ARRAYS, FORMAT, META, METRICS, Contribution, content_digest
 from ddsdk_integrations.federated.task import Task
 from ddsdk_integrations.federated.traffic import content_bytes
 
-__all__ = ["CHECKS", "Contract", "Refusal", "inspect_replies"]
+__all__ = ["CHECKS", "Contract", "Limits", "Refusal", "inspect_replies"]
 
-_KEYS = {"format", "task", "codec", "codec-error", "round", "recipe", "privacy", "digest"}
+_META: dict[str, type] = {
+    "format": int,
+    "task": str,
+    "codec": str,
+    "codec-error": float,
+    "round": int,
+    "recipe": str,
+    "privacy": str,
+    "digest": str,
+}
 _HEADER_CAP = 4096
 _TEXT_CAP = 4096
-_MOST_RATE = 100.0
+_MOST_RATE = 10.0
+_MOST_RATES = 4096
+_REASON = 200
 
 
 class Refusal(NamedTuple):
@@ -51,6 +63,36 @@ class Refusal(NamedTuple):
 
 @final
 @dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a client may send in one round at most.
+
+    Attributes:
+        images: Largest number of images of one class, tiles counted one by one.
+        max_bytes: Of the content of a reply.
+        bounds: Lowest and highest pixel, in the unit range or a little beyond.
+        max_examples: Largest number of real images that a client may claim.
+        codecs: Names of the codecs that are read.
+        soft: Whether label rows are read, each of which must be largest at the class that its image was made for;
+            otherwise the class is the label.
+    """
+
+    images: int = 50
+    max_bytes: int = 16 << 20
+    bounds: tuple[float, float] = (-2.0, 3.0)
+    max_examples: int = 1_000_000
+    codecs: tuple[str, ...] = ("uint8", "half", "low-rank", "tiles")
+    soft: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("images", "max_bytes", "max_examples"):
+            require_count(name, getattr(self, name))
+        known = {name for name, kind in CODECS.items() if not kind.shares}
+        require(set(self.codecs) <= known, "codecs", f"be among {', '.join(sorted(known))}", self.codecs)
+        require(self.bounds[0] < self.bounds[1], "bounds", "be a lower and a higher number", self.bounds)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
 class Contract:
     """What a reply of this round must be.
 
@@ -58,27 +100,15 @@ class Contract:
         task: What is agreed on.
         round_number: The round.
         allowed: For each node that was asked, the classes that it may send.
-        images: Largest number of images of one class, tiles counted one by one.
-        max_bytes: Of the content of a reply.
-        bounds: Lowest and highest pixel, in the unit range or a little beyond.
-        max_examples: Largest number of real images that a client may claim.
-        codecs: Names of the codecs that are read.
+        limits: What it may send at most.
+        update: Whether sets stand for weight updates, whose label rows may be any probabilities.
     """
 
     task: Task
     round_number: int
     allowed: Mapping[int, frozenset[int]]
-    images: int = 50
-    max_bytes: int = 16 << 20
-    bounds: tuple[float, float] = (-2.0, 3.0)
-    max_examples: int = 1_000_000
-    codecs: tuple[str, ...] = ("uint8", "half", "low-rank", "tiles")
-
-    def __post_init__(self) -> None:
-        for name in ("images", "max_bytes", "max_examples"):
-            require_count(name, getattr(self, name))
-        known = {name for name, kind in CODECS.items() if not kind.shares}
-        require(set(self.codecs) <= known, "codecs", f"be among {', '.join(sorted(known))}", self.codecs)
+    limits: Limits = field(default_factory=Limits)
+    update: bool = False
 
 
 class _Refused(Exception):
@@ -139,53 +169,55 @@ class _Reply:
         return torch.nn.functional.one_hot(self.classes, self.contract.task.num_classes).float()
 
 
-def _no(ok: bool, reason: str) -> None:
+def _insist(ok: bool, reason: str) -> None:
     if not ok:
         raise _Refused(reason)
 
 
 def _sender(reply: _Reply) -> None:
     """The node was asked, answers once, and answers this round."""
-    _no(reply.node in reply.contract.allowed, "the node was not asked")
-    _no(reply.node not in reply.seen, "the node has answered already")
+    _insist(reply.node in reply.contract.allowed, "the node was not asked")
+    _insist(reply.node not in reply.seen, "the node has answered already")
     record = reply.content.get(META)
     stated = record.get("round") if isinstance(record, ConfigRecord) else None
     wanted = reply.contract.round_number
-    _no(stated == wanted, f"round must be {wanted}, got {stated!r}")
+    _insist(stated == wanted, f"round must be {wanted}, got {stated!r:.60}")
 
 
 def _size(reply: _Reply) -> None:
     """The content is small enough to be looked at."""
-    size, cap = content_bytes(reply.content), reply.contract.max_bytes
-    _no(size <= cap, f"content must not exceed {cap} bytes, got {size}")
+    size, cap = content_bytes(reply.content), reply.contract.limits.max_bytes
+    _insist(size <= cap, f"content must not exceed {cap} bytes, got {size}")
 
 
 def _keys(reply: _Reply) -> None:
     """There are three records with known keys, of this format and task, and the digest is right."""
     kinds = {ARRAYS: ArrayRecord, META: ConfigRecord, METRICS: MetricRecord}
     found = {name: type(record) for name, record in reply.content.items()}
-    _no(found == kinds, f"records must be {sorted(kinds)}, got {sorted(found)}")
+    _insist(found == kinds, f"records must be {sorted(kinds)}, got {sorted(found)}")
     meta = reply.meta
-    _no(set(meta) == _KEYS, f"meta must have the keys {sorted(_KEYS)}, got {sorted(meta)}")
-    long = [k for k, v in meta.items() if isinstance(v, str | bytes | list) and len(v) > _TEXT_CAP]
-    _no(not long, f"texts must not exceed {_TEXT_CAP} characters, got {long}")
-    _no(meta["format"] == FORMAT, f"format must be {FORMAT}, got {meta['format']!r}")
-    _no(meta["task"] == reply.contract.task.digest, "task must be that of this federation")
-    _no(meta["digest"] == content_digest(reply.arrays, meta), "digest must be that of the content")
+    _insist(set(meta) == set(_META), f"meta must have the keys {sorted(_META)}, got {sorted(meta)}")
+    for name, kind in _META.items():
+        value = meta[name]
+        _insist(type(value) is kind, f"{name} must be {kind.__name__}, got {type(value).__name__}")
+        short = not isinstance(value, str) or len(value) <= _TEXT_CAP
+        _insist(short, f"{name} must not exceed {_TEXT_CAP} characters")
+    _insist(meta["format"] == FORMAT, f"format must be {FORMAT}, got {meta['format']!r}")
+    _insist(meta["task"] == reply.contract.task.digest, "task must be that of this federation")
+    _insist(meta["digest"] == content_digest(reply.arrays, meta), "digest must be that of the content")
     reply.codec = _codec(meta["codec"], reply.contract)
     shape = reply.contract.task.image_shape
     needed, extra = {*reply.codec.layout(shape), "classes"}, {"soft", "rate"}
     names = set(reply.arrays)
-    _no(needed <= names <= needed | extra, f"arrays must be {sorted(needed)}, got {sorted(names)}")
+    _insist(needed <= names <= needed | extra, f"arrays must be {sorted(needed)}, got {sorted(names)}")
 
 
 def _codec(stated: object, contract: Contract) -> RowCodec:
-    _no(isinstance(stated, str), f"codec must be text, got {type(stated).__name__}")
     state = strict_json(str(stated).encode())
-    _no(isinstance(state, dict), "codec must be an object")
-    _no(
-        state.get("name") in contract.codecs,
-        f"codec must be one of {contract.codecs}, got {state.get('name')!r}",
+    _insist(isinstance(state, dict), "codec must be an object")
+    _insist(
+        state.get("name") in contract.limits.codecs,
+        f"codec must be one of {contract.limits.codecs}, got {state.get('name')!r}",
     )
     # The contract names no others than those of rows.
     return cast(RowCodec, codec_from(state))
@@ -198,20 +230,20 @@ def _dtype(reply: _Reply) -> None:
     wanted = {name: str(dtype).removeprefix("torch.") for name, (dtype, _) in layout.items()}
     wanted |= {"classes": "int16", "soft": "float16", "rate": "float32"}
     for name, array in reply.arrays.items():
-        _no(array.dtype == wanted[name], f"dtype of {name} must be {wanted[name]}, got {array.dtype}")
+        _insist(array.dtype == wanted[name], f"dtype of {name} must be {wanted[name]}, got {array.dtype}")
         reply.decoded[name] = _decoded(name, array)
 
 
 def _decoded(name: str, array: Array) -> NDArray[Any]:
     """Return the values; nothing is allocated before header, declaration and number of bytes agree."""
-    _no(array.stype == "numpy.ndarray", f"{name} must be a numpy array, got {array.stype!r}")
+    _insist(array.stype == "numpy.ndarray", f"{name} must be a numpy array, got {array.stype!r}")
     stream = io.BytesIO(array.data)
-    _no(np.lib.format.read_magic(stream) == (1, 0), f"{name} must be of numpy's format 1.0")
+    _insist(np.lib.format.read_magic(stream) == (1, 0), f"{name} must be of numpy's format 1.0")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=_HEADER_CAP)
     declared = (tuple(array.shape), array.dtype, False)
-    _no((shape, str(dtype), fortran) == declared, f"{name} must be as declared, {declared}, got {shape}")
+    _insist((shape, str(dtype), fortran) == declared, f"{name} must be as declared, {declared}, got {shape}")
     size, rest = dtype.itemsize * math.prod(shape), len(array.data) - stream.tell()
-    _no(size == rest, f"{name} must have {size} bytes, got {rest}")
+    _insist(size == rest, f"{name} must have {size} bytes, got {rest}")
     return np.frombuffer(array.data, dtype=dtype, offset=stream.tell()).reshape(shape)
 
 
@@ -224,17 +256,21 @@ def _shape(reply: _Reply) -> None:
     for name, row in rows.items():
         if name in reply.decoded:
             wanted, got = (items, *row), reply.decoded[name].shape
-            _no(items > 0 and got == wanted, f"shape of {name} must be {wanted}, not empty, got {got}")
-    _no(reply.decoded.get("rate", np.zeros(0)).ndim == 1, "rate must be a list")
-    most = int(np.unique(reply.decoded["classes"], return_counts=True)[1].max()) * reply.codec.images_per_item
-    quota = reply.contract.images
-    _no(most <= quota, f"a class must not have more than {quota} images, got {most}")
+            _insist(items > 0 and got == wanted, f"shape of {name} must be {wanted}, not empty, got {got}")
+    rate = reply.decoded.get("rate", np.zeros(0))
+    _insist(rate.ndim == 1 and len(rate) <= _MOST_RATES, f"rates must be a list of at most {_MOST_RATES}")
+    per_item, quota = reply.codec.images_per_item, reply.contract.limits.images
+    most = int(np.unique(reply.decoded["classes"], return_counts=True)[1].max()) * per_item
+    _insist(most <= quota, f"a class must not have more than {quota} images, got {most}")
+    # Before anything is unpacked: ids of classes that do not exist would have quotas of their own.
+    total, room = items * per_item, quota * len(reply.contract.allowed[reply.node])
+    _insist(total <= room, f"a client must not send more than {room} images, got {total}")
 
 
 def _finite(reply: _Reply) -> None:
     """Every number is finite."""
     for name, value in reply.decoded.items():
-        _no(bool(np.isfinite(value).all()), f"{name} must be finite")
+        _insist(bool(np.isfinite(value).all()), f"{name} must be finite")
 
 
 def _range(reply: _Reply) -> None:
@@ -243,45 +279,53 @@ def _range(reply: _Reply) -> None:
     layout = reply.codec.layout(reply.contract.task.image_shape)
     # A copy: what came over the wire is read-only.
     reply.images = reply.codec.unpack({n: torch.from_numpy(reply.decoded[n].copy()) for n in layout})
-    low, high = reply.contract.bounds
+    low, high = reply.contract.limits.bounds
     found = float(reply.images.min()), float(reply.images.max())
-    _no(low <= found[0] and found[1] <= high, f"pixels must lie in {low}..{high}, got {found}")
+    _insist(low <= found[0] and found[1] <= high, f"pixels must lie in {low}..{high}, got {found}")
 
 
 def _classes(reply: _Reply) -> None:
     """Class ids are known, and the client may send them."""
     found = {int(c) for c in reply.decoded["classes"]}
     allowed = reply.contract.allowed[reply.node]
-    _no(found <= allowed, f"classes must be among {sorted(allowed)}, got {sorted(found - allowed)}")
+    _insist(found <= allowed, f"classes must be among {sorted(allowed)}, got {sorted(found - allowed)}")
 
 
 def _labels(reply: _Reply) -> None:
     """Label rows are probabilities."""
     rows = reply.labels
-    _no(bool((rows >= 0).all()), "labels must not be negative")
+    _insist(bool((rows >= 0).all()), "labels must not be negative")
     worst = float((rows.sum(1) - 1).abs().max())
-    _no(worst <= 0.01, f"label rows must sum to 1, got a row that is off by {worst:.3g}")
+    _insist(worst <= 0.01, f"label rows must sum to 1, got a row that is off by {worst:.3g}")
+    if reply.contract.update or "soft" not in reply.decoded:
+        return
+    _insist(reply.contract.limits.soft, "label rows were not asked for")
+    _insist(bool((rows.argmax(1) == reply.classes).all()), "label rows must be largest at their class")
+    others = torch.ones(rows.shape[1])
+    others[sorted(reply.contract.allowed[reply.node])] = 0
+    spill = float((rows * others).sum(1).max())
+    _insist(spill <= 0.01, f"label rows must lie on classes that the client holds, got {spill:.3g} beyond")
 
 
 def _weight(reply: _Reply) -> None:
     """What it says of its size is possible. The server caps it again when it weighs sets."""
-    metrics, cap = reply.metrics, reply.contract.max_examples
+    metrics, cap = reply.metrics, reply.contract.limits.max_examples
     examples, counts = metrics.get("num-examples"), metrics.get("class-counts")
-    _no(isinstance(examples, int), f"num-examples must be a whole number, got {examples!r}")
+    _insist(isinstance(examples, int), f"num-examples must be a whole number, got {examples!r}")
     assert isinstance(examples, int)
-    _no(1 <= examples <= cap, f"num-examples must lie in 1..{cap}, got {examples}")
+    _insist(1 <= examples <= cap, f"num-examples must lie in 1..{cap}, got {examples}")
     wide = isinstance(counts, list) and len(counts) == reply.contract.task.num_classes
-    _no(wide, "class-counts must have a number for each class")
+    _insist(wide, "class-counts must have a number for each class")
     assert isinstance(counts, list)
-    _no(all(isinstance(n, int) and n >= 0 for n in counts), "class-counts must be whole numbers from 0")
-    _no(sum(counts) == examples, f"class-counts must sum to {examples}, got {sum(counts)}")
+    _insist(all(isinstance(n, int) and n >= 0 for n in counts), "class-counts must be whole numbers from 0")
+    _insist(sum(counts) == examples, f"class-counts must sum to {examples}, got {sum(counts)}")
     seconds = metrics.get("seconds", 0.0)
     told = isinstance(seconds, float | int) and math.isfinite(seconds)
-    _no(
+    _insist(
         told and set(metrics) <= {"num-examples", "class-counts", "seconds"}, "metrics must be the known ones"
     )
     rate = reply.decoded.get("rate", np.ones(0))
-    _no(bool(((rate > 0) & (rate <= _MOST_RATE)).all()), f"rates must lie in 0..{_MOST_RATE}")
+    _insist(bool(((rate > 0) & (rate <= _MOST_RATE)).all()), f"rates must lie in 0..{_MOST_RATE}")
 
 
 CHECKS: tuple[tuple[int, str, Callable[[_Reply], None]], ...] = (
@@ -308,11 +352,13 @@ def inspect_replies(
     """
     taken: dict[int, Contribution] = {}
     refused: list[Refusal] = []
+    seen: set[int] = set()
     for message in replies:
         if message.has_error():
             continue
-        reply = _Reply(message, contract, set(taken))
+        reply = _Reply(message, contract, seen)
         refusal = _first_refusal(reply)
+        seen.add(reply.node)
         if refusal is None:
             taken[reply.node] = _contribution(reply)
         else:
@@ -325,9 +371,9 @@ def _first_refusal(reply: _Reply) -> Refusal | None:
         try:
             check(reply)
         except _Refused as no:
-            return Refusal(reply.node, number, name, str(no))
+            return Refusal(reply.node, number, name, clean(str(no), _REASON))
         except Exception as error:  # a payload must never stop a round
-            return Refusal(reply.node, number, name, f"{type(error).__name__}: {str(error)[:200]}")
+            return Refusal(reply.node, number, name, clean(f"{type(error).__name__}: {error}", _REASON))
     return None
 
 

@@ -140,10 +140,12 @@ class Participant:
             logits=bool(config.get("logits", False)),
         )
         start = _knowledge(content, data)
-        if config.get("go-on", False):
+        go_on = bool(config.get("go-on", False))
+        if go_on:
             start |= _kept(context)
         made = distilled(self.distil, data.real, students, self._rng(message, context), start)
-        context.state[_KEPT] = ArrayRecord({"images": made.images.half(), "classes": made.owner})
+        if go_on:
+            context.state[_KEPT] = ArrayRecord({"images": made.images.half(), "classes": made.owner})
         seconds = time.monotonic() - began
         reply = pack(made, data, self.packing, round_number=_round(content), seconds=seconds)
         return Message(reply, reply_to=message)

@@ -1,7 +1,7 @@
 """A federation inside one process: the same apps without ports, processes or Ray, for tests and notebooks.
 
-The one module that uses names that Flower does not promise to keep: the identity that messages read, and the form in
-which they cross the wire.
+It uses two names that Flower does not promise to keep: the identity that messages read, and the form in which they
+cross the wire. The others are FedAvg's own helpers, in `ddsdk_integrations.federated.averaging`.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ _FAILED = 2
 class InProcessGrid(Grid):
     """Calls a client app for each message, one after the other, with a context for each client that lasts.
 
-    Content is written to bytes and read again, as on a wire, so neither side can see what the other one keeps. Replies
-    come in an order of their own, and a client whose answer would come after the deadline is silent, as in a real
-    federation.
+    Content is written to bytes and read again, as on a wire, so neither side can see what the other one keeps. A client
+    answers when its reply is pulled; one whose answer would come after the deadline is silent, as in a real federation.
 
     Args:
         app: Answers for all clients; or one app for each.
@@ -69,7 +68,7 @@ class InProcessGrid(Grid):
         }
         self._silent = {ids[i] for i in silent}
         self._rng = dd.derive(rng, "order")
-        self._replies: dict[str, Message] = {}
+        self._waiting: dict[str, Message] = {}
         self._sent = 0
 
     def set_run(self, run: Any) -> None:  # noqa: ANN401
@@ -100,34 +99,38 @@ class InProcessGrid(Grid):
         return list(self._apps)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Let clients answer; return the ids of the messages."""
-        return self._push(messages, None)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the answers to these messages, each once, in no order."""
-        found = [self._replies.pop(i) for i in message_ids if i in self._replies]
-        order = torch.randperm(len(found), generator=self._rng)
-        return [found[int(i)] for i in order]
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Return the answers that came in time."""
-        return self.pull_messages(self._push(messages, timeout))
-
-    def _push(self, messages: Iterable[Message], timeout: float | None) -> list[str]:
-        until = None if timeout is None else time.monotonic() + timeout
+        """Keep messages for their clients; return their ids."""
         ids = []
         for message in messages:
             self._sent += 1
             ids.append(str(self._sent))
-            late = until is not None and time.monotonic() > until
-            node = message.metadata.dst_node_id
-            if not late and node in self._apps and node not in self._silent:
-                reply = self._answer(message, ids[-1])
-                if until is None or time.monotonic() <= until:
-                    self._replies[ids[-1]] = reply
+            self._waiting[ids[-1]] = message
         return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Let the clients of these messages answer, one after the other, and return the answers, each once."""
+        found = []
+        for message_id in message_ids:
+            message = self._waiting.get(message_id)
+            node = None if message is None else message.metadata.dst_node_id
+            if message is not None and node in self._apps and node not in self._silent:
+                del self._waiting[message_id]
+                found.append(self._answer(message, message_id))
+        return found
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Return the answers that came in time, in no order; nobody waits for those who are silent."""
+        until = None if timeout is None else time.monotonic() + timeout
+        ids = list(self.push_messages(messages))
+        found: list[Message] = []
+        for i in torch.randperm(len(ids), generator=self._rng).tolist():
+            answers = self.pull_messages([ids[i]])
+            if until is not None and time.monotonic() > until:
+                break
+            found += answers
+        return found
 
     def _answer(self, message: Message, message_id: str) -> Message:
         node = message.metadata.dst_node_id

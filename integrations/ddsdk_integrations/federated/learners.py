@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import ddsdk as dd
-from ddsdk.errors import require
-from ddsdk.inner.fit import gradient_step
+from ddsdk.errors import require, require_count, require_rate
+from ddsdk.inner.fit import batch_gradient
 from ddsdk.inner.flat import FlatNetwork, weight_vector
 from ddsdk.judge import train
+from ddsdk_integrations.federated.checks import Refusal
 from ddsdk_integrations.federated.payload import Contribution
 from ddsdk_integrations.federated.pool import Pool, Weighing, pooled
 from ddsdk_integrations.federated.task import Task
@@ -27,15 +28,18 @@ class Learned(NamedTuple):
 
     Attributes:
         network: With the new weights.
-        share: Largest share of the weight of a class that one client had; of the sum for updates.
-        influence: Largest share that one could have had.
+        share: Largest share of the weight of a class that one client had; of the mean, for updates.
+        influence: Largest share that one could have had; for updates, how far one could have moved their mean, in
+            lengths of that mean; 1 where nothing smaller can be said.
         pool: The union of the sets, where there is one.
+        refused: What turned out to be of no use.
     """
 
     network: dd.Network
     share: float
     influence: float
     pool: Pool | None = None
+    refused: tuple[Refusal, ...] = ()
 
 
 class Learner(Protocol):
@@ -110,8 +114,9 @@ class MergedSteps:
     """Go through the batches of all clients in turn, each with the rate that was learned with it, as DOSFL does.
 
     Attributes:
-        passes: Through all of them.
+        passes: Through all of them, as many as the clients' recipe has: each step of each pass has a rate of its own.
         batch_size: Images of one step; None for one of each class of the client, as DD makes them.
+        reach: No step moves the weights further than this, whatever rate came with it.
 
     References:
         Zhou et al., "Distilled One-Shot Federated Learning", 2020, arXiv:2009.07999.
@@ -119,6 +124,13 @@ class MergedSteps:
 
     passes: int = 1
     batch_size: int | None = None
+    reach: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_count("passes", self.passes)
+        if self.batch_size is not None:
+            require_count("batch_size", self.batch_size)
+        require_rate("reach", self.reach)
 
     def __call__(
         self,
@@ -132,20 +144,19 @@ class MergedSteps:
         """Return the network after all steps: step k of every client comes before step k + 1 of any."""
         pool = pooled(sets, task, Weighing(), quota=quota)
         steps = [self._steps(one, task) for one in sets]
-        longest = max(map(len, steps))
         network.train()
-        for _ in range(self.passes):
-            for k in range(longest):
-                for mine in steps:
-                    if k < len(mine):
-                        _step(network, *mine[k])
+        for k in range(max(map(len, steps))):
+            for mine in steps:
+                if k < len(mine):
+                    _step(network, *mine[k], self.reach)
         network.eval()
-        return Learned(network, pool.share, max(pool.influence.values()), pool)
+        # The order of steps and the rates are the clients': no share of images bounds what they do.
+        return Learned(network, pool.share, 1.0, pool)
 
     def _steps(self, one: Contribution, task: Task) -> list[tuple[dd.Batch, float]]:
         size = len(torch.unique(one.classes)) if self.batch_size is None else self.batch_size
         x = task.preprocess(one.images)
-        parts = list(zip(torch.split(x, size), torch.split(one.labels, size), strict=True))
+        parts = list(zip(torch.split(x, size), torch.split(one.labels, size), strict=True)) * self.passes
         rates = one.rate or (0.01,)
         return [(dd.Batch(*part), rates[k % len(rates)]) for k, part in enumerate(parts)]
 
@@ -153,19 +164,22 @@ class MergedSteps:
 @final
 @dataclass(frozen=True, kw_only=True)
 class AverageUpdates:
-    """Replay each client's set on the server's weights, and average the updates.
+    """Replay each client's set on the server's weights, and average the updates; see `robust_mean`.
 
     Attributes:
         student_steps: Of the replay; it must be that of the clients' `Encoding`.
         trim: Of each coordinate as large a share of the highest and of the lowest values is left out.
         cap: An update is shortened to so many times the median length.
-        most: A client's real images count up to so many times the median of all clients'.
     """
 
     student_steps: int = 3
     trim: float = 0.0
     cap: float = 3.0
-    most: float = 3.0
+
+    def __post_init__(self) -> None:
+        require_count("student_steps", self.student_steps)
+        require(0 <= self.trim < 0.5, "trim", "lie in 0 <= value < 0.5", self.trim)
+        require(1 <= self.cap < float("inf"), "cap", "be finite and at least 1", self.cap)
 
     def __call__(
         self,
@@ -176,19 +190,31 @@ class AverageUpdates:
         *,
         quota: int,  # noqa: ARG002
     ) -> Learned:
-        """Return the network with the mean update."""
-        updates = [recovered_update(network, one, task, self.student_steps) for one in sets]
-        examples = sorted(one.examples for one in sets)
-        limit = self.most * examples[(len(examples) - 1) // 2]
-        weights = [min(float(one.examples), limit) for one in sets]
-        mean, moved = robust_mean(updates, weights, trim=self.trim, cap=self.cap)
+        """Return the network with the mean update; one that is not finite is refused."""
+        found = [(one, recovered_update(network, one, task, self.student_steps)) for one in sets]
+        sound = [(one, update) for one, update in found if bool(torch.isfinite(update).all())]
+        refused = tuple(
+            Refusal(one.node, 6, "finite", "its update must be finite")
+            for one, update in found
+            if not bool(torch.isfinite(update).all())
+        )
+        if not sound:
+            return Learned(network, 0.0, 0.0, refused=refused)
+        mean, moved = robust_mean([update for _, update in sound], trim=self.trim, cap=self.cap)
         FlatNetwork(network).load_(weight_vector(network) + mean)
-        possible = moved / float(mean.norm().clamp_min(1e-12))
-        return Learned(network, max(weights) / sum(weights), min(1.0, possible))
+        reach = moved / float(mean.norm().clamp_min(1e-12))
+        return Learned(network, 1 / len(sound), reach, refused=refused)
 
 
-def _step(network: dd.Network, batch: dd.Batch, rate: float) -> None:
-    gradient_step(network, torch.optim.SGD(network.parameters(), lr=rate), batch)
+def _step(network: dd.Network, batch: dd.Batch, rate: float, reach: float) -> None:
+    batch_gradient(network, batch)
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    length = rate * float(torch.nn.utils.get_total_norm(gradients))
+    scale = rate * min(1.0, reach / max(length, 1e-12))
+    with torch.no_grad():
+        for p in network.parameters():
+            if p.grad is not None:
+                p.sub_(scale * p.grad)
 
 
 @torch.no_grad()

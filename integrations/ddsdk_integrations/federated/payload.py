@@ -54,8 +54,8 @@ class Contribution:
         images: (M, C, H, W) float32 in the unit range of pixels, or a little beyond where the codec keeps that.
         labels: (M, K) probabilities over all classes.
         classes: (M,) int64, the class that each image was made for.
-        examples: Real images behind the set, as the client says.
-        counts: Real images of each class behind it.
+        examples: Real images that the client has, as it says; classes that were too small to be distilled count too.
+        counts: Of each class.
         rate: Learning rates learned with the set: none, one, or one for each step.
         meta: The other things that it says of itself, such as the recipe and the privacy statement.
     """
@@ -99,7 +99,12 @@ def pack(
         ValueError: If the codec shares tensors among items, or labels are no probabilities.
     """
     labels = made.as_dataset("probabilities").tensors[1]
-    items = made.unit_images() if isinstance(packing.codec, Uint8) else made.preprocess.inverse(made.images)
+    single = packing.codec.images_per_item == 1
+    require(
+        single, "codec", "keep one image in an item: tiles are made by a recipe, not of images", packing.codec
+    )
+    # Not clamped: what a codec cuts off is part of its error.
+    items = made.preprocess.inverse(made.images)
     return pack_items(
         items,
         data.ids(made.owner),

@@ -89,45 +89,67 @@ def pooled(sets: Sequence[Contribution], task: Task, weighing: Weighing, *, quot
     Cost: linear in the images.
     """
     weights = [torch.ones(len(one.images)) for one in sets]
-    share, influence = 0.0, {}
-    for c in range(task.num_classes):
-        mine = [one.classes == c for one in sets]
-        held = [i for i, rows in enumerate(mine) if bool(rows.any())]
-        if not held:
-            continue
-        total = _class_weights([sets[i].counts[c] for i in held], weighing)
-        sizes = [int(mine[i].sum()) for i in held]
-        if weighing.by == "images":
-            total = [float(n) for n in sizes]
-        for i, weight, size in zip(held, total, sizes, strict=True):
-            weights[i][mine[i]] = weight / size / (sum(total) if weighing.by == "examples" else 1.0)
-        share = max(share, max(total) / sum(total))
-        influence[c] = _possible_share(total, weighing, quota)
+    if weighing.by == "examples":
+        for c in range(task.num_classes):
+            held = [i for i, one in enumerate(sets) if bool((one.classes == c).any())]
+            total = _class_weights([sets[i].counts[c] for i in held], weighing)
+            for i, weight in zip(held, total, strict=True):
+                mine = sets[i].classes == c
+                weights[i][mine] = weight / int(mine.sum()) / sum(total)
     joined = torch.cat(weights)
     return Pool(
         images=torch.cat([one.images for one in sets]),
         labels=torch.cat([one.labels for one in sets]),
         classes=torch.cat([one.classes for one in sets]),
         weights=joined / joined.mean(),
-        share=share,
-        influence=influence,
+        share=_largest_share(sets, weights),
+        influence=_influence(sets, task, weighing, quota),
     )
 
 
-def _class_weights(counts: Sequence[int], weighing: Weighing) -> list[float]:
+def _class_weights(counts: Sequence[float], weighing: Weighing) -> list[float]:
     """Return the weight of each holder of a class: its count, capped."""
+    if not counts:
+        return []
     median = sorted(counts)[(len(counts) - 1) // 2]
     return [max(1.0, min(n, weighing.cap * median)) for n in counts]
 
 
-def _possible_share(total: Sequence[float], weighing: Weighing, quota: int) -> float:
-    """Return the largest share that any holder could have reached while the others stay as they are."""
-    best = 0.0
-    for i in range(len(total)):
-        others = [w for j, w in enumerate(total) if j != i]
-        if not others:
-            return 1.0
-        # The cap looks at a median that the holder itself can push up to the largest of the others.
-        most = float(quota) if weighing.by == "images" else weighing.cap * max(others)
-        best = max(best, most / (most + sum(others)))
-    return best
+def _mass(sets: Sequence[Contribution], weights: Sequence[Tensor]) -> Tensor:
+    """Return the weight that each set puts on each class, (clients, K): by labels, whatever an image was made for."""
+    return torch.stack([(one.labels * w[:, None]).sum(0) for one, w in zip(sets, weights, strict=True)])
+
+
+def _largest_share(sets: Sequence[Contribution], weights: Sequence[Tensor]) -> float:
+    mass = _mass(sets, weights)
+    # Rows of soft labels leave traces of other classes, of which nobody has an image.
+    there = mass.sum(0) > 1e-3 * mass.sum()
+    return float((mass / mass.sum(0).clamp_min(1e-12))[:, there].max())
+
+
+def _influence(sets: Sequence[Contribution], task: Task, weighing: Weighing, quota: int) -> dict[int, float]:
+    """Return, for each class, the largest share that any of its holders could have reached, the others as they are."""
+    found = {}
+    soft = any(bool(((one.labels > 0) & (one.labels < 1)).any()) for one in sets)
+    for c in range(task.num_classes):
+        held = [one for one in sets if bool((one.classes == c).any())]
+        if not held:
+            continue
+        if len(held) == 1 or (soft and weighing.by == "examples"):
+            found[c] = 1.0
+        elif weighing.by == "examples":
+            counts = [float(one.counts[c]) for one in held]
+            found[c] = max(_claimed(counts, i, weighing) for i in range(len(held)))
+        else:
+            mass = _mass(sets, [torch.ones(len(one.images)) for one in sets])[:, c]
+            # Half of a soft label may lie beside its class, so the images of all classes can add to one.
+            most = quota * (1 + 0.5 * (task.num_classes - 1)) if soft else float(quota)
+            rest = float(mass.sum() - mass.max())
+            found[c] = most / (most + rest)
+    return found
+
+
+def _claimed(counts: list[float], i: int, weighing: Weighing) -> float:
+    """Return the share of holder i if it claimed as many images as anybody could."""
+    claimed = _class_weights([*counts[:i], math.inf, *counts[i + 1 :]], weighing)
+    return claimed[i] / sum(claimed)

@@ -31,7 +31,8 @@ class RoundReport:
         refused: What the checks refused.
         missing: Names of classes that some client holds and nobody's set had.
         share: Largest share of the weight of a class that one client had.
-        influence: Largest share that one client could have had: 1 where it alone holds a class.
+        influence: Largest share that one client could have had: 1 where it alone holds a class. For updates, how far it
+            could have moved their mean, in lengths of that mean.
         down: Bytes from the server to clients.
         up: Bytes from clients to the server.
         seconds: Of the whole round.
@@ -77,10 +78,10 @@ class RoundReport:
         _warn(self.silent, "round %d: nodes %s did not answer in time", self.round_number)
         _warn(self.missing, "round %d: no images of the classes %s, which clients hold", self.round_number)
         log.info(
-            "round %d: %d of %d sets taken, %d bytes down, %d up, %.1f s; one client has %.0f %% of a class at most, "
-            "and could have had %.0f %%",
+            "round %d: %d of %d sets taken, %d bytes down, %d up, %.1f s; influence of one client: %.2f at most, "
+            "%.2f possible",
             *(self.round_number, self.taken, self.asked, self.down, self.up, self.seconds),
-            *(100 * self.share, 100 * self.influence),
+            *(self.share, self.influence),
         )
 
 

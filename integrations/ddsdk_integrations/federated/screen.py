@@ -49,10 +49,21 @@ class Screen:
         require(0 <= self.whole <= 1, "whole", "lie in 0..1", self.whole)
         require(self.least >= 3, "least", "be at least 3", self.least)
 
-    def __call__(self, sets: Sequence[Contribution], task: Task) -> tuple[list[Contribution], list[Refusal]]:
-        """Return what is left of the sets, in their order, and what was refused."""
+    def __call__(
+        self, sets: Sequence[Contribution], task: Task, rng: torch.Generator
+    ) -> tuple[list[Contribution], list[Refusal]]:
+        """Return what is left of the sets, in their order, and what was refused.
+
+        Args:
+            sets: That have passed the checks of single replies.
+            task: What is agreed on.
+            rng: For the network of the embeddings. A client that could tell its weights could make images for them, so
+                it must come from a secret.
+        """
         sets, refused = self._without_copies(sets)
-        sets, far = self._without_outliers(sets, task)
+        network = task.make(rng)
+        network.eval()
+        sets, far = self._without_outliers(sets, task, network)
         return sets, refused + far
 
     def _without_copies(self, sets: Sequence[Contribution]) -> tuple[list[Contribution], list[Refusal]]:
@@ -75,9 +86,9 @@ class Screen:
         return float(((distance < self.near) & same).any(1).float().mean())
 
     def _without_outliers(
-        self, sets: Sequence[Contribution], task: Task
+        self, sets: Sequence[Contribution], task: Task, network: dd.Network
     ) -> tuple[list[Contribution], list[Refusal]]:
-        found = self._distances([_class_means(one, task) for one in sets], task.num_classes)
+        found = self._distances([_class_means(one, task, network) for one in sets], task.num_classes)
         left, refused = [], []
         for one, distances in zip(sets, found, strict=True):
             far = [c for c, distance in distances.items() if distance > self.far]
@@ -112,9 +123,7 @@ def _told(name: str, distance: float) -> str:
 
 
 @torch.no_grad()
-def _class_means(one: Contribution, task: Task) -> dict[int, Tensor]:
-    """Return the mean embedding of each class under one random network that nobody can choose images for."""
-    network = task.make(dd.generator("screen"))
-    network.eval()
+def _class_means(one: Contribution, task: Task, network: dd.Network) -> dict[int, Tensor]:
+    """Return the mean embedding of each class."""
     features = dd.embeddings(network, task.preprocess(one.images))
     return {int(c): features[one.classes == c].mean(0) for c in torch.unique(one.classes)}

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 import torch
 from flwr.app import ArrayRecord
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from ddsdk.errors import ArtifactError, ResumeError
 from ddsdk.files import lock, readable_json, strict_json, write_atomic
 from ddsdk_integrations.federated.payload import Contribution
 from ddsdk_integrations.federated.report import RoundReport
-from ddsdk_integrations.federated.task import Task
 
 __all__ = ["Saved", "Store"]
 
@@ -52,13 +53,12 @@ class Store:
 
     Args:
         folder: Made if it does not exist.
-        task: What is agreed on.
-        ask: What clients are asked for; a state of another task or question is refused.
+        about: What the result depends on, as text by name: a state of something else is refused.
     """
 
-    def __init__(self, folder: Path, task: Task, ask: object) -> None:
+    def __init__(self, folder: Path, about: Mapping[str, str]) -> None:
         self._folder = folder
-        self._about = {"task": task.digest, "ask": str(ask)}
+        self._about = dict(about)
 
     def save(self, saved: Saved) -> None:
         """Write a state in place of the one before; at every moment one of the two is whole."""
@@ -90,30 +90,41 @@ class Store:
         """Return the state; None if there is none yet.
 
         Raises:
-            ArtifactError: ``"format"`` or ``"missing"``, if the files cannot be read.
-            ResumeError: If it is of another task or question.
+            ArtifactError: ``"format"`` or ``"damaged"``, if the files cannot be read.
+            ResumeError: If it is of something else; the message names what differs.
         """
         path = self._folder / _STATE
         if not path.exists():
             return None
-        state = strict_json(path.read_bytes())
-        if state.get("format") != _FORMAT:
-            raise ArtifactError("format", f"format must be {_FORMAT}, got {state.get('format')!r}")
-        if state["about"] != self._about:
-            differing = [name for name, value in self._about.items() if state["about"].get(name) != value]
+        try:
+            state = strict_json(path.read_bytes())
+            told = state.get("format"), state.get("about", {})
+        except (ValueError, AttributeError) as error:
+            raise ArtifactError("damaged", f"{str(path)!r} cannot be read: {error}") from None
+        if told[0] != _FORMAT:
+            raise ArtifactError("format", f"format must be {_FORMAT}, got {told[0]!r}")
+        differing = [name for name in self._about if told[1].get(name) != self._about[name]]
+        if differing:
             raise ResumeError(
                 f"{str(self._folder)!r} has another {' and '.join(differing)}; name a new folder"
             )
-        file = self._folder / Path(state["tensors"]).name
-        if not file.exists():
-            raise ArtifactError("missing", f"{str(file)!r} does not exist")
-        tensors = load(file.read_bytes())
+        try:
+            return self._read(state)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ArtifactError(
+                "damaged", f"the state in {str(self._folder)!r} is damaged: {reason}"
+            ) from None
+
+    def _read(self, state: dict[str, Any]) -> Saved:
+        tensors = load((self._folder / Path(state["tensors"]).name).read_bytes())
+        down, up, messages = state["traffic"]
         return Saved(
             round_number=state["round"],
             arrays=ArrayRecord({name: tensors[f"weights/{name}"] for name in state["weights"]}),
             reports=[RoundReport.from_json(report) for report in state["reports"]],
             evaluated={int(r): values for r, values in state["evaluated"].items()},
-            traffic=tuple(state["traffic"]),
+            traffic=(down, up, messages),
             kept=_kept(state["sets"], tensors),
         )
 

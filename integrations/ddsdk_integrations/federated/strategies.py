@@ -110,7 +110,7 @@ def fed_mk(
         Liu et al., "Meta Knowledge Condensation for Federated Learning", ICLR 2023, arXiv:2209.14851.
     """
     # Sets that start from the same knowledge are alike without being copies.
-    parts = {"screen": Screen(near=0), **options}
+    parts = {"screen": Screen(near=1e-3), **options}
     return SetStrategy(task, ask=Ask(knowledge=knowledge), learn=TrainOnPool(evaluation=evaluation), **parts)
 
 
@@ -128,6 +128,8 @@ def fed_synth(
         student_steps: Of the replay; it must be that of the clients' `Encoding`. 1 is the method of Goetz and Tewari.
         trim: Share of the highest and of the lowest values of each weight that is left out of the mean.
         **options: Of `SetStrategy`.
+
+    Differences from the published algorithm: all clients count the same, whatever they say of their sizes.
 
     References:
         Goetz and Tewari, "Federated Learning via Synthetic Data", 2020, arXiv:2008.04489.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
 import ddsdk as dd
+from ddsdk.codecs import to_bytes
 from ddsdk.errors import require, require_count
 from ddsdk_integrations.federated.census import Census
-from ddsdk_integrations.federated.checks import Contract, Refusal, inspect_replies
+from ddsdk_integrations.federated.checks import Contract, Limits, Refusal, inspect_replies
+from ddsdk_integrations.federated.exchange import error_text, exchange
 from ddsdk_integrations.federated.learners import Learned, Learner
 from ddsdk_integrations.federated.payload import Contribution
 from ddsdk_integrations.federated.pool import Pool, Weighing, pooled
@@ -28,7 +31,7 @@ from ddsdk_integrations.federated.store import Saved, Store
 from ddsdk_integrations.federated.task import Task
 from ddsdk_integrations.federated.traffic import CountingGrid, Traffic
 
-__all__ = ["Ask", "Limits", "SetStrategy"]
+__all__ = ["Ask", "SetStrategy"]
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
@@ -61,24 +64,12 @@ class Ask:
 
 
 @final
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a client may send in one round at most; see `Contract`."""
-
-    images: int = 50
-    max_bytes: int = 16 << 20
-    bounds: tuple[float, float] = (-2.0, 3.0)
-    max_examples: int = 1_000_000
-    codecs: tuple[str, ...] = ("uint8", "half", "low-rank", "tiles")
-
-
-@final
 class SetStrategy(FedAvg):
     """A strategy of Flower in which synthetic sets travel in place of weights.
 
     Its ``start`` is that of Flower's strategies, so it takes the place of ``FedAvg`` in a server app that exists. Every
-    round asks clients, refuses what fails a check, warns of what is missing, and ends when `timeout` is over, whoever
-    is still silent.
+    round asks clients, refuses what fails a check, warns of what is missing, and waits for nobody longer than its
+    timeout. The first one waits as long for nodes to come, and once more for what they say they hold.
 
     Args:
         task: What is agreed on.
@@ -91,6 +82,8 @@ class SetStrategy(FedAvg):
         fraction_train: Share of the nodes that are asked.
         min_available_nodes: Nodes that are waited for before the first round, for at most its timeout.
         seed: Root of every random number, those of the clients included.
+        secret: Of the network that the screen looks through, which clients must not know; None draws one from the
+            operating system.
         folder: Where the state is saved after each round; a strategy with the same folder goes on from there.
 
     Attributes:
@@ -111,6 +104,7 @@ class SetStrategy(FedAvg):
         fraction_train: float = 1.0,
         min_available_nodes: int = 1,
         seed: int = 0,
+        secret: int | None = None,
         folder: str | Path | None = None,
     ) -> None:
         require(0 < fraction_train <= 1, "fraction_train", "lie in 0 < value <= 1", fraction_train)
@@ -135,12 +129,14 @@ class SetStrategy(FedAvg):
         self.traffic = Traffic()
         self.pool: Pool | None = None
         self._kept: list[list[Contribution]] = []
-        self._store = None if folder is None else Store(Path(folder), task, ask)
+        self._secret = secrets.randbits(62) if secret is None else secret
+        self._store = None if folder is None else Store(Path(folder), self.described())
         self._census = Census(task, ask.action)
         self._asked: list[int] = []
         self._arrays = ArrayRecord()
         self._refused: list[Refusal] = []
         self._learned: Learned | None = None
+        self._taken: dict[int, set[int]] = {}
 
     def start(
         self,
@@ -175,7 +171,7 @@ class SetStrategy(FedAvg):
             messages = self.configure_train(server_round, result.arrays, config, grid)
             # Who is new says what it holds beside the others' round, and is asked in the next one.
             sent = [*messages, *self._census.questions(grid)]
-            replies = self._census.answers(grid.send_and_receive(sent, timeout=timeout))
+            replies = self._census.answers(exchange(grid, sent, timeout))
             arrays, metrics = self.aggregate_train(server_round, replies)
             if arrays is not None:
                 result.arrays = arrays
@@ -207,31 +203,57 @@ class SetStrategy(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check the replies, and make new weights of what is left; None if nothing is."""
-        contract = Contract(
-            task=self.task,
-            round_number=server_round,
-            allowed={node: self._census.classes_of(node) for node in self._asked},
-            **dataclasses.asdict(self.limits),
-        )
-        sets, self._refused = inspect_replies(replies, contract)
-        if self.ask.action == "distill":
-            sets, refused = self.screen(sets, self.task)
-            self._refused += refused
-        self._learned = None
+        sets = self._sound(server_round, replies)
+        self._learned, self._taken = None, {}
         if not sets:
             log.warning("round %d: no set was taken, the weights stay as they are", server_round)
             return None, None
-        rng = dd.generator("server", self.seed, server_round)
-        network = self.task.loaded(self._arrays)
-        self._kept = [*self._kept, sets][-self.remember :]
-        quota = self.limits.images * len(self._kept)
-        self._learned = self.learn(network, _by_client(self._kept), self.task, rng, quota=quota)
-        self._taken = {one.node: {int(c) for c in torch.unique(one.classes)} for one in sets}
-        if self._learned.pool is not None:
-            self.pool = self._learned.pool
+        kept = [*self._kept, sets][-self.remember :]
+        learned = self.learn(
+            self.task.loaded(self._arrays),
+            _by_client(kept),
+            self.task,
+            dd.generator("server", self.seed, server_round),
+            quota=self.limits.images * len(kept),
+        )
+        self._refused += learned.refused
+        if not all(bool(torch.isfinite(t).all()) for t in learned.network.state_dict().values()):
+            log.warning("round %d: training diverged, the weights stay as they are", server_round)
+            return None, None
+        self._kept, self._learned = kept, learned
+        out = {refusal.node for refusal in learned.refused}
+        self._taken = {
+            one.node: {int(c) for c in torch.unique(one.classes)} for one in sets if one.node not in out
+        }
+        if learned.pool is not None:
+            self.pool = learned.pool
         images = sum(len(one.images) for one in sets)
         metrics = MetricRecord({"sets": len(sets), "images": images, "refused": len(self._refused)})
-        return ArrayRecord(self._learned.network.state_dict()), metrics
+        return ArrayRecord(learned.network.state_dict()), metrics
+
+    def _sound(self, server_round: int, replies: Iterable[Message]) -> list[Contribution]:
+        """Return the sets that pass all checks."""
+        update = self.ask.action == "update"
+        allowed = {node: self._census.classes_of(node) for node in self._asked}
+        contract = Contract(
+            task=self.task, round_number=server_round, allowed=allowed, limits=self.limits, update=update
+        )
+        sets, self._refused = inspect_replies(replies, contract)
+        if not update:
+            sets, refused = self.screen(sets, self.task, dd.generator("screen", self._secret, server_round))
+            self._refused += refused
+        return sets
+
+    def described(self) -> dict[str, str]:
+        """Return everything that the result depends on beside clients and secret, as text by name."""
+        parts = {
+            "task": self.task.digest,
+            "fraction_train": self.fraction_train,
+            "seed": self.seed,
+            "remember": self.remember,
+        }
+        parts |= {"ask": self.ask, "learn": self.learn, "screen": self.screen, "limits": self.limits}
+        return {name: str(part) for name, part in parts.items()}
 
     def distilled(self) -> dd.Distilled:
         """Return the union of the sets of the last round as an artefact, to save, judge or share.
@@ -256,7 +278,9 @@ class SetStrategy(FedAvg):
             return result, 1
         self.reports, self._kept = saved.reports, saved.kept
         if self._kept:
-            self.pool = pooled(_by_client(self._kept), self.task, Weighing(), quota=self.limits.images)
+            weighing = getattr(self.learn, "weighing", Weighing())
+            quota = self.limits.images * len(self._kept)
+            self.pool = pooled(_by_client(self._kept), self.task, weighing, quota=quota)
         self.traffic.down, self.traffic.up, self.traffic.messages = saved.traffic
         result = Result(arrays=saved.arrays)
         for server_round, values in saved.evaluated.items():
@@ -273,17 +297,13 @@ class SetStrategy(FedAvg):
     def _report(self, server_round: int, replies: Iterable[Message], before: Traffic, seconds: float) -> None:
         answered = {m.metadata.src_node_id for m in replies}
         learned = self._learned
-        taken = {} if learned is None else self._taken
-        sent = set().union(*taken.values()) if taken else set()
-        missing = sorted(self._census.held() - sent)
+        missing = sorted(self._census.held().difference(*self._taken.values()))
         report = RoundReport(
             round_number=server_round,
             asked=len(self._asked),
-            taken=len(taken),
+            taken=len(self._taken),
             silent=tuple(node for node in self._asked if node not in answered),
-            failed=tuple(
-                (m.metadata.src_node_id, str(m.error.reason)[:200]) for m in replies if m.has_error()
-            ),
+            failed=tuple((m.metadata.src_node_id, error_text(m)) for m in replies if m.has_error()),
             refused=tuple(self._refused),
             missing=tuple(self.task.class_names[c] for c in missing),
             share=0.0 if learned is None else learned.share,
@@ -321,5 +341,4 @@ def _knowledge(pool: Pool, images: int) -> ArrayRecord:
         # Evenly over the pool, which lies client by client.
         rows.append(held[torch.linspace(0, len(held) - 1, min(images, len(held))).round().long()])
     kept = torch.cat(rows)
-    images_of = (pool.images[kept].clamp(0, 1) * 255).round().to(torch.uint8)
-    return ArrayRecord({"images": images_of, "classes": pool.classes[kept]})
+    return ArrayRecord({"images": to_bytes(pool.images[kept]), "classes": pool.classes[kept]})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, final
@@ -162,8 +162,3 @@ class LocalData:
     def ids(self, local: Tensor) -> Tensor:
         """Return class ids of the task, (M,) int64, for those of this client."""
         return torch.tensor(self.classes)[local]
-
-
-def holders(counts: Mapping[int, Sequence[int]], least: int = 1) -> dict[int, frozenset[int]]:
-    """Return, for each node, the classes of which it has at least `least` images."""
-    return {node: frozenset(c for c, n in enumerate(row) if n >= least) for node, row in counts.items()}

@@ -10,6 +10,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.serverapp import Grid
 
+from ddsdk_integrations.federated.exchange import exchange
+
 __all__ = ["CountingGrid", "Traffic", "content_bytes", "count_traffic", "counted"]
 
 _STATE = "ddsdk-traffic"
@@ -32,7 +34,7 @@ def _value_bytes(value: Any) -> int:  # noqa: ANN401 - whatever a record holds
     if isinstance(value, list):
         return sum(map(_value_bytes, value))
     if isinstance(value, str | bytes):
-        return len(value)
+        return len(value.encode() if isinstance(value, str) else value)
     return 1 if isinstance(value, bool) else 8
 
 
@@ -140,7 +142,7 @@ def client_traffic(grid: Grid, timeout: float = 60.0) -> Traffic:
     """
     messages = [Message(RecordDict(), node, "query.traffic") for node in grid.get_node_ids()]
     total = Traffic()
-    for reply in grid.send_and_receive(messages, timeout=timeout):
+    for reply in exchange(grid, messages, timeout):
         told = None if reply.has_error() else reply.content.get("traffic")
         if isinstance(told, MetricRecord):
             total.down += int(told["down"])  # type: ignore[arg-type]

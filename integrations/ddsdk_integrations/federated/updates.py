@@ -15,7 +15,7 @@ from torch import Tensor
 
 import ddsdk as dd
 from ddsdk.codecs import Half, RowCodec
-from ddsdk.errors import require, require_count, require_rate
+from ddsdk.errors import require_count, require_rate
 from ddsdk.inner.fit import gradient_step
 from ddsdk.inner.flat import FlatNetwork, weight_vector
 from ddsdk.manifest import NO_PRIVACY
@@ -143,33 +143,46 @@ def recovered_update(network: dd.Network, one: Contribution, task: Task, student
     return weight_vector(moved) - weight_vector(network)
 
 
-def robust_mean(
-    updates: Sequence[Tensor], weights: Sequence[float], *, trim: float, cap: float
-) -> tuple[Tensor, float]:
-    """Return a mean of updates, (P,), and the largest possible distance by which one of them can have moved it.
+def robust_mean(updates: Sequence[Tensor], *, trim: float, cap: float) -> tuple[Tensor, float]:
+    """Return a mean of updates, (P,), and how far any one client could have moved it, the others as they are.
 
-    Updates longer than `cap` times the median length are shortened to that. With `trim`, of each coordinate as large a
-    share of the highest and of the lowest values is left out, and the others have equal weights.
+    All clients count the same: what they say of their sizes is not asked for. With `trim`, of each coordinate as
+    large a share of the highest and of the lowest values is left out, at least one of each. Otherwise updates longer
+    than `cap` times the median length are shortened to that.
 
     Args:
-        updates: (P,) each.
-        weights: Of each, positive.
+        updates: (P,) each, finite.
         trim: In 0 <= trim < 0.5.
         cap: At least 1.
     """
-    require(0 <= trim < 0.5, "trim", "lie in 0 <= value < 0.5", trim)
-    require(cap >= 1, "cap", "be at least 1", cap)
-    lengths = torch.stack([u.norm() for u in updates])
-    longest = cap * lengths.median()
-    stack = torch.stack(
-        [u * min(1.0, float(longest / n.clamp_min(1e-12))) for u, n in zip(updates, lengths, strict=True)]
+    stack, n = torch.stack(list(updates)), len(updates)
+    if n == 1:
+        return stack[0], float("inf")
+    if trim and n > 2:
+        out = min(max(1, int(trim * n)), (n - 1) // 2)
+        mean = stack.sort(0).values[out : n - out].mean(0)
+        return mean, max(_trimmed_reach(stack, i, out) for i in range(n))
+    lengths = stack.norm(dim=1)
+    shortened = stack * (cap * lengths.median() / lengths.clamp_min(1e-12)).clamp_max(1)[:, None]
+    return shortened.mean(0), max(_capped_reach(lengths, i, cap) for i in range(n))
+
+
+def _trimmed_reach(stack: Tensor, i: int, out: int) -> float:
+    """Return how far client i can move the trimmed mean: from its lowest to its highest possible value, everywhere."""
+    others = torch.cat([stack[:i], stack[i + 1 :]]).sort(0).values
+    n = len(stack)
+    return float((others[n - 1 - out] - others[out - 1]).norm() / (n - 2 * out))
+
+
+def _capped_reach(lengths: Tensor, i: int, cap: float) -> float:
+    """Return how far client i can move the mean: by its own update, and through the median by the others' lengths."""
+    others = torch.cat([lengths[:i], lengths[i + 1 :]])
+    low, high = (
+        cap * float(torch.cat([others, others.new_tensor([length])]).median())
+        for length in (0.0, float("inf"))
     )
-    left_out = int(trim * len(updates))
-    if left_out:
-        kept = stack.sort(0).values[left_out : len(updates) - left_out]
-        return kept.mean(0), float((kept[-1] - kept[0]).norm())
-    share = torch.tensor(weights) / sum(weights)
-    return (share[:, None] * stack).sum(0), float(2 * longest * share.max())
+    shortened = (others.clamp_max(high) - others.clamp_max(low)).sum()
+    return float(shortened + 2 * high) / len(lengths)
 
 
 def _start(

@@ -104,7 +104,7 @@ def test_an_update_is_recovered_from_its_images():
     def gap(steps):
         encoding = Encoding(images=12, student_steps=2, steps=steps)
         content = encoded_update(network, data, training, encoding, rng, round_number=1)
-        contract = Contract(task=TASK, round_number=1, allowed={7: frozenset(data.classes)})
+        contract = Contract(task=TASK, round_number=1, allowed={7: frozenset(data.classes)}, update=True)
         (one,), refused = inspect_replies([reply(content, 7)], contract)
         assert refused == []
         assert len(one.images) == 12

@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 from test_payload import local, made, reply
 
 from ddsdk.codecs import Half, LowRank, Tiles, Uint8
-from ddsdk_integrations.federated import Contract, Packing, inspect_replies
+from ddsdk_integrations.federated import Contract, Limits, Packing, inspect_replies
 from ddsdk_integrations.federated.payload import content_digest, pack, pack_items
 
 DATA = local()
 NODE = 7
 CONTRACT = Contract(
-    task=TASK, round_number=1, allowed={NODE: frozenset(DATA.classes)}, images=8, max_bytes=1 << 20
+    task=TASK,
+    round_number=1,
+    allowed={NODE: frozenset(DATA.classes)},
+    limits=Limits(images=8, max_bytes=1 << 20, soft=True),
 )
 scalars = st.one_of(
     st.integers(-(2**63), 2**63 - 1),
@@ -66,14 +69,14 @@ def judged(content):
     assert len(sets) + len(refused) == 1
     for one in sets:
         assert torch.isfinite(one.images).all()
-        low, high = CONTRACT.bounds
+        low, high = CONTRACT.limits.bounds
         assert low <= one.images.min() and one.images.max() <= high
         assert set(one.classes.tolist()) <= set(DATA.classes)
         assert len(one.images) == len(one.labels) == len(one.classes)
-        assert torch.bincount(one.classes).max() <= CONTRACT.images
+        assert torch.bincount(one.classes).max() <= CONTRACT.limits.images
         assert one.labels.min() >= 0
         assert (one.labels.sum(1) - 1).abs().max() < 0.02
-        assert 1 <= one.examples <= CONTRACT.max_examples
+        assert 1 <= one.examples <= CONTRACT.limits.max_examples
     return sets
 
 
