@@ -214,7 +214,7 @@ def _validate_labels(labels: Tensor, n: int, class_names: Sequence[str]) -> None
         raise TypeError(f"labels must be int64, got {labels.dtype}")
     require(labels.shape == (n,), "labels", f"have one entry for each of the {n} images", tuple(labels.shape))
     k = len(class_names)
-    require(k >= 2, "class_names", "name at least 2 classes", list(class_names))
+    require(k >= 1, "class_names", "name at least 1 class", list(class_names))
     low, high = int(labels.min()), int(labels.max())
     require(low >= 0 and high < k, "labels", f"lie in 0..{k - 1}", (low, high))
     counts = torch.bincount(labels, minlength=k)

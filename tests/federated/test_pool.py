@@ -119,7 +119,10 @@ def test_the_screen_refuses_the_class_that_is_another():
     blank = contribution(7, [0, 0, 0, 4], images=torch.full((4, *TASK.image_shape), 2.5))
     left, refused = SCREEN([*honest, swapped, blank], TASK, RNG)
     assert {(r.node, r.check) for r in refused} == {(6, 12), (7, 12)}
-    assert refused[2].reason == "2 of 2 classes lie far from the median"
+    assert {r.reason for r in refused} >= {
+        "2 of 2 classes lie far from the median",
+        "1 of 1 classes lie far from the median",
+    }
     assert [one.node for one in left] == [1, 2, 3, 4, 5]
     # A class goes alone where most of a set is sound; what nobody else holds cannot be judged.
     left, _ = dataclasses.replace(SCREEN, whole=1.0)([*honest, swapped, blank], TASK, RNG)

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-import time
 
 import pytest
 import torch
-from federation import CLIENTS, QUICK, TASK, TEST, load, participant, run, strategy, vector
-from flwr.app import ArrayRecord, MetricRecord
-from flwr.clientapp import ClientApp
-from flwr.serverapp.strategy import FedAvg, FedProx
+from federation import CLIENTS, QUICK, TASK, TEST, participant, run, strategy, vector
+from flwr.serverapp.strategy import FedAvg
 
 import ddsdk as dd
-from ddsdk.errors import ArtifactError, ResumeError
 from ddsdk_integrations.federated import (
     Alone,
+    AverageUpdates,
     CountingGrid,
-    DynaFed,
     Encoding,
-    FedNova,
     InProcessGrid,
+    Limits,
     LocalTraining,
+    MergedSteps,
     MetaKnowledge,
     Packing,
-    Scaffold,
+    Screen,
     Trajectory,
     accuracy_of,
     client_traffic,
@@ -40,7 +36,7 @@ AVERAGING = {"fraction_evaluate": 0.0, "min_available_nodes": 1, "min_train_node
 SETS = {
     "one-shot": (lambda **how: strategy(one_shot, evaluation=QUICK, **how), {}),
     "fed-d3": (
-        lambda **how: strategy(one_shot, evaluation=QUICK, **how),
+        lambda **how: strategy(one_shot, evaluation=QUICK, limits=Limits(soft=True), **how),
         {"distil": dd.KIP(ipc=2, steps=3, real_batch=16), "packing": Packing(soft=True)},
     ),
     "dosfl": (
@@ -103,22 +99,12 @@ def test_a_server_that_was_stopped_goes_on_with_the_same_bits(name, tmp_path):
     assert [dataclasses.replace(r, seconds=0, up=0, down=0) for r in again.reports] == [
         dataclasses.replace(r, seconds=0, up=0, down=0) for r in whole_made.reports
     ]
+    if whole_made.pool is not None:
+        assert torch.equal(again.pool.weights, whole_made.pool.weights)
+        assert again.pool.influence == whole_made.pool.influence
     # The second server asks once more who is there.
     assert again.traffic.up > whole_made.traffic.up
     assert sorted(p.name for p in tmp_path.glob("*.safetensors")) == ["round-3.safetensors"]
-
-
-def test_a_state_of_something_else_is_refused(tmp_path):
-    grid = InProcessGrid(participant().app(), CLIENTS)
-    strategy(folder=tmp_path).start(grid, TASK.initial_arrays(), 1)
-    with pytest.raises(ResumeError, match="has another ask; name a new folder"):
-        strategy(folder=tmp_path, radius=2.0).start(grid, TASK.initial_arrays(), 2)
-    (tmp_path / "round-1.safetensors").unlink()
-    with pytest.raises(ArtifactError, match="does not exist"):
-        strategy(folder=tmp_path).start(grid, TASK.initial_arrays(), 2)
-    (tmp_path / "federation.json").write_text('{"format": 99}')
-    with pytest.raises(ArtifactError, match="format must be 1, got 99"):
-        strategy(folder=tmp_path).start(grid, TASK.initial_arrays(), 2)
 
 
 def test_a_federation_of_sets_learns_digits():
@@ -168,121 +154,6 @@ def _answers(theirs):
     return CLIENTS * (len("down") + len("up") + 16)
 
 
-class Broken(ClientApp):
-    """Says what it holds, and then fails, or sleeps."""
-
-    def __init__(self, seconds=None):
-        super().__init__()
-        self._honest, self._seconds = participant().app(), seconds
-
-    def __call__(self, message, context):
-        if message.metadata.message_type == "train.distill":
-            if self._seconds is None:
-                raise RuntimeError("no power")
-            time.sleep(self._seconds)
-        return self._honest(message, context)
-
-
-def alone_with_nine(app):
-    """Only the last client holds nines, and it runs `app`."""
-
-    def without_nines(context):
-        images, labels = load(context)
-        return images[labels != 9], labels[labels != 9]
-
-    return [participant(load=without_nines).app()] * (CLIENTS - 1) + [app]
-
-
-def test_a_failing_client_costs_its_set_and_the_missing_class_is_named(caplog):
-    made = strategy()
-    with caplog.at_level(logging.WARNING, "ddsdk.federated"):
-        run(made, alone_with_nine(Broken()))
-    (report,) = made.reports
-    assert (report.taken, report.missing) == (CLIENTS - 1, (TASK.class_names[9],))
-    assert "RuntimeError: no power" in report.failed[0][1]
-    assert f"no images of the classes {TASK.class_names[9]}, which clients hold" in caplog.text
-
-
-def test_a_silent_client_does_not_stop_a_round(caplog):
-    made = strategy()
-    apps = alone_with_nine(participant().app())
-    grid = InProcessGrid(apps, CLIENTS)
-    silent = list(grid.contexts)[-1]
-
-    def hush(server_round, arrays):
-        grid._silent = {silent} if server_round == 1 else set()
-
-    with caplog.at_level(logging.WARNING, "ddsdk.federated"):
-        made.start(grid, TASK.initial_arrays(), 2, timeout=60, evaluate_fn=hush)
-    assert made.reports[-1].silent == (silent,)
-    assert made.reports[-1].missing == (TASK.class_names[9],)
-    assert f"nodes {silent} did not answer in time" in caplog.text
-
-
-def test_a_slow_client_is_left_behind_when_the_round_is_over():
-    made = strategy()
-    apps = [*[participant().app()] * (CLIENTS - 1), Broken(seconds=3.0)]
-    grid = InProcessGrid(apps, CLIENTS)
-    result = made.start(grid, TASK.initial_arrays(), 1, timeout=2.5)
-    assert made.reports[0].taken == CLIENTS - 1
-    assert len(made.reports[0].silent) == 1
-    assert torch.isfinite(vector(result.arrays)).all()
-
-
-def test_a_client_that_is_late_to_say_what_it_holds_takes_part_from_the_next_round_on(caplog):
-    made = strategy()
-    grid = InProcessGrid(participant().app(), CLIENTS, silent=[2])
-    node = list(grid.contexts)[2]
-
-    def speak(server_round, arrays):
-        if server_round == 1:
-            grid._silent = set()
-
-    with caplog.at_level(logging.WARNING, "ddsdk.federated"):
-        made.start(grid, TASK.initial_arrays(), 3, evaluate_fn=speak)
-    assert [r.asked for r in made.reports] == [CLIENTS - 1, CLIENTS - 1, CLIENTS]
-    assert f"node {node} did not say what it holds" in caplog.text
-
-
-def test_a_client_that_never_says_what_it_holds_is_asked_three_times():
-    made = strategy()
-    messages = []
-
-    class Listening(ClientApp):
-        def __call__(self, message, context):
-            messages.append(message.metadata.message_type)
-            raise RuntimeError("no")
-
-    run(made, [*[participant().app()] * (CLIENTS - 1), Listening()], rounds=4)
-    assert messages == ["query.stats"] * 3
-    assert [r.asked for r in made.reports] == [CLIENTS - 1] * 4
-
-
-@pytest.mark.parametrize(
-    "told", [{"class-counts": [1]}, {"partition-id": 0.5}, {"class-counts": [-1] * 10}, {}]
-)
-def test_a_census_of_nonsense_is_not_believed(told):
-    class Lying(ClientApp):
-        def __call__(self, message, context):
-            reply = participant().app()(message, context)
-            if "stats" in reply.content:
-                reply.content["stats"] = MetricRecord({**reply.content["stats"], **told} if told else {})
-            return reply
-
-    made = strategy()
-    run(made, [*[participant().app()] * (CLIENTS - 1), Lying()])
-    assert made.reports[0].asked == CLIENTS - 1
-
-
-def test_without_any_set_the_weights_stay(caplog):
-    made = strategy()
-    with caplog.at_level(logging.WARNING, "ddsdk.federated"):
-        found = run(made, Broken())
-    assert torch.equal(found, vector(TASK.initial_arrays()))
-    assert "no set was taken" in caplog.text
-    assert made.reports[0].missing == TASK.class_names
-
-
 def test_a_share_of_the_clients_is_asked_the_same_in_every_run():
     first, made = weights("feddm", fraction_train=0.5)
     second, _ = weights("feddm", fraction_train=0.5, grid={"seed": 3})
@@ -298,69 +169,109 @@ def test_remembered_sets_are_learned_from_again():
     assert made.reports[-1].influence == pytest.approx(made.reports[0].influence, rel=0.2)
 
 
-def averaged(made, rounds=2, clients=CLIENTS, **training):
-    app = participant(training=LocalTraining(**{"lr": 0.05, "batch_size": 32, **training})).app()
-    return run(made, app, rounds=rounds, clients=clients)
-
-
-def test_scaffold_starts_as_fedavg_and_fednova_is_fedavg_for_equal_clients():
-    plain = averaged(FedAvg(**AVERAGING), 1)
-    assert torch.allclose(averaged(Scaffold(TASK, **AVERAGING), 1), plain, atol=1e-6)
-    # One client: every normalisation and every correction cancels.
-    alone = averaged(FedAvg(**AVERAGING), 3, clients=1)
-    for made in (Scaffold(TASK, **AVERAGING), FedNova(**AVERAGING)):
-        assert torch.allclose(averaged(made, 3, clients=1), alone, atol=1e-4)
-    assert not torch.allclose(averaged(FedNova(**AVERAGING), 1), plain, atol=1e-4)
-    assert not torch.allclose(
-        averaged(Scaffold(TASK, **AVERAGING), 2), averaged(FedAvg(**AVERAGING), 2), atol=1e-4
-    )
-
-
-def test_fednova_by_hand():
+def test_training_stays_within_the_trust_radius():
     start = vector(TASK.initial_arrays())
-    app = participant().app()
-    grid = InProcessGrid(app, 2)
-    found = vector(FedNova(**AVERAGING).start(grid, TASK.initial_arrays(), 1).arrays)
-    moves, steps, sizes = [], [], []
-    for i in range(2):
-        alone = InProcessGrid(app, 2, silent=[1 - i])
-        moved = vector(FedAvg(**AVERAGING).start(alone, TASK.initial_arrays(), 1).arrays)
-        size = len(load(alone.contexts[list(alone.contexts)[i]])[1])
-        moves.append(start - moved)
-        steps.append(-(-size // 32))
-        sizes.append(size)
-    p = [n / sum(sizes) for n in sizes]
-    tau = sum(a * b for a, b in zip(p, steps, strict=True))
-    wanted = start - tau * sum(a * d / t for a, d, t in zip(p, moves, steps, strict=True))
-    assert torch.allclose(found, wanted, atol=1e-6)
+    for trust in (0.01, 0.1):
+        near = run(strategy(fed_dm, trust=trust))
+        assert float((near - start).norm()) == pytest.approx(trust, rel=1e-3)
+    assert float((run(strategy(fed_dm)) - start).norm()) > 0.11
 
 
-def test_the_proximal_term_holds_clients_back():
-    start = vector(TASK.initial_arrays())
-    near = averaged(FedProx(**AVERAGING, proximal_mu=5.0), 1)
-    far = averaged(FedAvg(**AVERAGING), 1)
-    same = averaged(FedProx(**AVERAGING, proximal_mu=0.0), 1)
-    assert (near - start).norm() < 0.8 * (far - start).norm()
-    assert torch.allclose(same, far, atol=1e-6)
+def test_merged_steps_are_those_of_a_plain_loop():
+    """Step k of each client before step k + 1 of any, through all passes, each with its own rate."""
+    from test_pool import contribution
+
+    sets = [
+        dataclasses.replace(contribution(1, [0, 1, 0, 1]), rate=(0.1, 0.2, 0.3, 0.4)),
+        dataclasses.replace(contribution(2, [2, 3]), rate=(0.5, 0.6)),
+    ]
+    network = TASK.make(dd.generator("server"))
+    learned = MergedSteps(passes=2, reach=1e9)(network, sets, TASK, dd.generator("x"), quota=9)
+    plain = TASK.make(dd.generator("server"))
+    plain.train()
+    for client, rows, rate in (
+        *((0, slice(0, 2), 0.1), (1, slice(0, 2), 0.5), (0, slice(2, 4), 0.2), (1, slice(0, 2), 0.6)),
+        *((0, slice(0, 2), 0.3), (0, slice(2, 4), 0.4)),
+    ):
+        one = sets[client]
+        optimizer = torch.optim.SGD(plain.parameters(), lr=rate)
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(plain(TASK.preprocess(one.images[rows])), one.labels[rows])
+        loss.backward()
+        optimizer.step()
+    assert torch.allclose(vector_of(learned.network), vector_of(plain), atol=1e-6)
+    assert learned.influence == 1.0
+    short = TASK.make(dd.generator("server"))
+    before = vector_of(short).clone()
+    MergedSteps(passes=1, reach=0.01)(short, sets[1:], TASK, dd.generator("x"), quota=9)
+    assert float((vector_of(short) - before).norm()) == pytest.approx(0.01, rel=1e-3)
 
 
-def test_dynafed_costs_what_fedavg_costs_and_tunes_after_its_rounds():
-    trajectory = Trajectory(rounds=2, ipc=1, span=1, student_steps=2, steps=3, tune_steps=3)
+def vector_of(network):
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
 
-    def traffic(made, rounds):
-        grid = CountingGrid(InProcessGrid(participant().app(), CLIENTS))
-        arrays = made.start(grid, TASK.initial_arrays(), rounds).arrays
-        return vector(arrays), grid.traffic.total
 
-    made = DynaFed(TASK, trajectory, **AVERAGING)
-    found, total = traffic(made, 3)
-    plain, same = traffic(FedAvg(**AVERAGING), 3)
-    assert total == same
-    assert not torch.allclose(found, plain, atol=1e-5)
-    assert made.made is not None
-    assert made.made.ipc == 1
-    early, _ = traffic(DynaFed(TASK, trajectory, **AVERAGING), 1)
-    assert torch.allclose(early, traffic(FedAvg(**AVERAGING), 1)[0], atol=1e-6)
+def test_updates_are_capped_and_one_that_explodes_is_refused():
+    from test_pool import contribution
+
+    sets = [dataclasses.replace(contribution(i, [0, 1, 2]), rate=(0.05,)) for i in (1, 2, 3)]
+    wild = dataclasses.replace(contribution(4, [0, 1, 2]), rate=(float("inf"),))
+    start = vector_of(TASK.make(dd.generator("server")))
+
+    def moved(sets, **how):
+        learned = AverageUpdates(student_steps=2, **how)(
+            TASK.make(dd.generator("server")), sets, TASK, dd.generator("x"), quota=9
+        )
+        return vector_of(learned.network) - start, learned
+
+    plain, learned = moved(sets)
+    with_wild, other = moved([*sets, wild])
+    assert torch.equal(plain, with_wild)
+    assert [(r.node, r.name) for r in other.refused] == [(4, "finite")]
+    assert learned.share == pytest.approx(1 / 3)
+    fast = dataclasses.replace(sets[0], node=5, rate=(5.0,))
+    free, _ = moved([*sets, fast], cap=1e6)
+    capped, _ = moved([*sets, fast], cap=1.0)
+    assert capped.norm() < 0.5 * free.norm()
+    trimmed, _ = moved([*sets, fast], trim=0.25)
+    assert trimmed.norm() < 0.5 * free.norm()
+    assert moved([wild])[0].abs().sum() == 0
+
+
+def test_clients_start_from_what_they_kept_and_from_what_others_know():
+    """With no image steps to speak of, a set is where it started."""
+    still = dd.DM(ipc=2, steps=1, image_lr=1e-9, real_batch=8)
+    sent = []
+    for go_on in (False, True):
+        made = strategy(fed_dm, go_on=go_on)
+        sets = []
+        run_with_sets(made, participant(distil=still).app(), sets)
+        sent.append([torch.cat([one.images for one in one_round]) for one_round in sets])
+    fresh, kept = sent
+    assert not torch.allclose(fresh[0], fresh[1], atol=1e-2)
+    assert torch.allclose(kept[0], kept[1], atol=1 / 254)
+    made = strategy(fed_mk, knowledge=1, evaluation=QUICK, screen=Screen(near=0))
+    sets = []
+    run_with_sets(made, participant(distil=still).app(), sets)
+    first, second = sets
+    for one in second:
+        for c in torch.unique(one.classes):
+            known = torch.cat([other.images[other.classes == c] for other in first])
+            mine = one.images[one.classes == c][0]
+            assert (known - mine).abs().amax((1, 2, 3)).min() <= 1 / 254
+
+
+def run_with_sets(made, app, sets):
+    """Run two rounds, and keep the sets that passed."""
+    sound = made._sound
+
+    def keeping(server_round, replies):
+        found = sound(server_round, replies)
+        sets.append(found)
+        return found
+
+    made._sound = keeping
+    run(made, app, rounds=2)
 
 
 @pytest.mark.parametrize(
@@ -389,8 +300,3 @@ def test_dynafed_costs_what_fedavg_costs_and_tunes_after_its_rounds():
 def test_bad_values_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def test_weights_of_another_network_are_an_error():
-    with pytest.raises(RuntimeError, match="Missing key"):
-        TASK.loaded(ArrayRecord({"weight": torch.zeros(1)}))
