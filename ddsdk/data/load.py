@@ -207,9 +207,7 @@ def _real(raw: Raw, found: _Found, preprocess: Preprocess) -> RealData:
     channels = raw.images.shape[1]
     require(preprocess.channels == channels, "preprocess", f"be for {channels} channels", preprocess.channels)
     names = raw.class_names or _numbered(raw.labels)
-    # A part of some data, as of one client, may have one class; a whole data set that has one is a mistake.
-    require(len(names) >= 2, "class_names", "name at least 2 classes", list(names))
-    return RealData(
+    real = RealData(
         raw.images,
         raw.labels,
         class_names=names,
@@ -217,6 +215,9 @@ def _real(raw: Raw, found: _Found, preprocess: Preprocess) -> RealData:
         name=found.name,
         pictures=found.pictures,
     )
+    # A part of some data, as of one client, may have one class; a whole data set that has one is a mistake.
+    require(len(names) >= 2, "class_names", "name at least 2 classes", list(names))
+    return real
 
 
 def _numbered(labels: Tensor) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import ddsdk as dd
 from ddsdk.errors import require
@@ -17,6 +17,8 @@ from ddsdk_integrations.federated.payload import Contribution
 from ddsdk_integrations.federated.task import Task
 
 __all__ = ["Screen"]
+
+_NETWORKS = 5
 
 
 @final
@@ -57,13 +59,12 @@ class Screen:
         Args:
             sets: That have passed the checks of single replies.
             task: What is agreed on.
-            rng: For the network of the embeddings. A client that could tell its weights could make images for them, so
-                it must come from a secret.
+            rng: For the networks of the embeddings. A client that could tell their weights could make images for them,
+                so it must come from a secret.
         """
         sets, refused = self._without_copies(sets)
-        network = task.make(rng)
-        network.eval()
-        sets, far = self._without_outliers(sets, task, network)
+        networks = [task.make(dd.derive(rng, "network", i)).eval() for i in range(_NETWORKS)]
+        sets, far = self._without_outliers(sets, task, networks)
         return sets, refused + far
 
     def _without_copies(self, sets: Sequence[Contribution]) -> tuple[list[Contribution], list[Refusal]]:
@@ -86,9 +87,9 @@ class Screen:
         return float(((distance < self.near) & same).any(1).float().mean())
 
     def _without_outliers(
-        self, sets: Sequence[Contribution], task: Task, network: dd.Network
+        self, sets: Sequence[Contribution], task: Task, networks: Sequence[nn.Module]
     ) -> tuple[list[Contribution], list[Refusal]]:
-        found = self._distances([_class_means(one, task, network) for one in sets], task.num_classes)
+        found = self._distances([_class_means(one, task, networks) for one in sets], task.num_classes)
         left, refused = [], []
         for one, distances in zip(sets, found, strict=True):
             far = [c for c, distance in distances.items() if distance > self.far]
@@ -123,7 +124,8 @@ def _told(name: str, distance: float) -> str:
 
 
 @torch.no_grad()
-def _class_means(one: Contribution, task: Task, network: dd.Network) -> dict[int, Tensor]:
-    """Return the mean embedding of each class."""
-    features = dd.embeddings(network, task.preprocess(one.images))
+def _class_means(one: Contribution, task: Task, networks: Sequence[nn.Module]) -> dict[int, Tensor]:
+    """Return the mean embedding of each class, that of one network after that of another."""
+    x = task.preprocess(one.images)
+    features = torch.cat([dd.embeddings(network, x) for network in networks], 1)
     return {int(c): features[one.classes == c].mean(0) for c in torch.unique(one.classes)}
