@@ -89,26 +89,28 @@ def plot(cells: Sequence[Found], path: Path) -> None:
     except ModuleNotFoundError:
         raise MissingExtraError("a picture of the benchmark", "matplotlib", "bench") from None
     alphas = list(dict.fromkeys(cell["cell"]["alpha"] for cell in cells))
-    figure = Figure(figsize=(1.5 + 4.5 * len(alphas), 4.2), layout="constrained")
-    for place, alpha in enumerate(alphas):
-        axes = figure.add_subplot(1, len(alphas), place + 1)
-        there = [cell for cell in cells if cell["cell"]["alpha"] == alpha]
-        for method in dict.fromkeys(cell["cell"]["method"] for cell in there):
-            curve = next(c["curve"] for c in there if c["cell"]["method"] == method)[1:]
-            axes.plot(
-                [_bytes(point) / 1e6 for point in curve],
-                [100 * point["accuracy"] for point in curve],
-                # Sets have whole lines, weights broken ones.
-                linestyle="-" if METHODS[method].sets else "--",
-                marker="o",
-                markersize=3,
-                label=method,
-            )
+    methods = list(dict.fromkeys(cell["cell"]["method"] for cell in cells))
+    figure = Figure(figsize=(2 + 4 * len(alphas), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(alphas), sharex=True, sharey=True, squeeze=False)[0]
+    handles = {}
+    for axes, alpha in zip(panels, alphas, strict=True):
+        for place, method in enumerate(methods):
+            told = (alpha, method)
+            curves = [c["curve"] for c in cells if (c["cell"]["alpha"], c["cell"]["method"]) == told]
+            if curves:
+                (handles[method],) = axes.plot(
+                    [_bytes(point) / 1e6 for point in curves[0][1:]],
+                    [100 * point["accuracy"] for point in curves[0][1:]],
+                    # Sets have whole lines, weights broken ones.
+                    linestyle="-" if METHODS[method].sets else "--",
+                    color=f"C{place % 10}",
+                    marker="os^Dv"[place // 10],
+                    markersize=4,
+                )
         axes.set_xscale("log")
         axes.set_title(f"Dirichlet {alpha}")
         axes.set_xlabel("MB, up and down")
-        axes.set_ylabel("accuracy, %")
         axes.grid(alpha=0.3)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", fontsize=8)
+    panels[0].set_ylabel("accuracy, %")
+    figure.legend(list(handles.values()), list(handles), loc="outside right center", fontsize=8)
     figure.savefig(path, dpi=120)
