@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+import tyro
 
 from ddsdk.data.load import load_pair
 from ddsdk.data.sources import RealData
@@ -16,7 +18,16 @@ from ddsdk.errors import require
 from ddsdk.files import readable_json, strict_json, write_atomic
 from ddsdk.rng import generator
 
-__all__ = ["benchmark_data", "known_words", "numbers", "once", "words"]
+__all__ = [
+    "Runnable",
+    "benchmark_data",
+    "known_words",
+    "numbers",
+    "once",
+    "run_command",
+    "words",
+    "write_results",
+]
 
 
 def once(
@@ -36,6 +47,37 @@ def once(
         write_atomic(path, readable_json(measure()))
         return strict_json(path.read_bytes()), True
     return strict_json(path.read_bytes()), False
+
+
+def write_results(out: Path, cells: Sequence[Mapping[str, Any]], table: str) -> None:
+    """Write OUT/cells.json and OUT/table.md, and print the table."""
+    found = {"torch": torch.__version__, "cells": list(cells)}
+    write_atomic(out / "cells.json", readable_json(found))
+    write_atomic(out / "table.md", table.encode())
+    print(table)  # noqa: T201
+
+
+class Runnable(Protocol):
+    """A benchmark: a dataclass whose fields are the options of its command."""
+
+    def run(self) -> None:
+        """Measure what is missing, and write the results."""
+        ...
+
+
+def run_command(kind: type[Runnable], prog: str) -> int:
+    """Run the benchmark that the command line asks for; return the exit status.
+
+    Args:
+        kind: The dataclass.
+        prog: What the command is called.
+    """
+    try:
+        tyro.cli(kind, prog=prog).run()
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    return 0
 
 
 def words(text: str) -> list[str]:

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 
 import ddsdk as dd
-from ddsdk.bench.cells import benchmark_data, known_words, numbers, once, words
-from ddsdk.files import readable_json, write_atomic
+from ddsdk.bench.cells import benchmark_data, known_words, numbers, once, run_command, words, write_results
 from ddsdk_integrations.continual.benchmark import LEARNERS, METHODS, Cell, Setting, measure
 from ddsdk_integrations.continual.table import markdown, plot
 
@@ -67,10 +65,7 @@ class Benchmark:
             torch.set_num_threads(self.threads)
         train, test = benchmark_data(self.data, root=self.root, held_out=self.held_out, images=self.images)
         found = [self._measured(cell, setting, train, test) for cell, setting in wanted]
-        write_atomic(self.out / "cells.json", readable_json({"torch": torch.__version__, "cells": found}))
-        table = markdown(found)
-        write_atomic(self.out / "table.md", table.encode())
-        print(table)  # noqa: T201
+        write_results(self.out, found, markdown(found))
         if self.plots:
             for learner in words(self.learners):
                 plot(found, self.out / f"replay-{learner}.png", learner=learner)
@@ -109,12 +104,7 @@ class Benchmark:
 
 def main() -> int:
     """Run the benchmark of the command line."""
-    try:
-        tyro.cli(Benchmark, prog="python -m ddsdk_integrations.continual").run()
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    return 0
+    return run_command(Benchmark, "python -m ddsdk_integrations.continual")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 
 import ddsdk as dd
-from ddsdk.bench.cells import benchmark_data, known_words, numbers, once, words
+from ddsdk.bench.cells import benchmark_data, known_words, numbers, once, run_command, words, write_results
 from ddsdk.errors import require_rate
-from ddsdk.files import readable_json, write_atomic
 from ddsdk_integrations.federated.benchmark import METHODS, Cell, Setting, described, measure
 from ddsdk_integrations.federated.table import markdown, plot
 
@@ -68,10 +66,7 @@ class Benchmark:
         logging.getLogger("flwr").setLevel(logging.WARNING)
         train, test = benchmark_data(self.data, root=self.root, held_out=self.held_out, images=self.images)
         found = [self._measured(cell, setting, train, test) for cell in wanted]
-        write_atomic(self.out / "cells.json", readable_json({"torch": torch.__version__, "cells": found}))
-        table = markdown(found)
-        write_atomic(self.out / "table.md", table.encode())
-        print(table)  # noqa: T201
+        write_results(self.out, found, markdown(found))
         if self.plots:
             plot(found, self.out / "bytes.png")
 
@@ -101,12 +96,7 @@ class Benchmark:
 
 def main() -> int:
     """Run the benchmark of the command line."""
-    try:
-        tyro.cli(Benchmark, prog="python -m ddsdk_integrations.federated").run()
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    return 0
+    return run_command(Benchmark, "python -m ddsdk_integrations.federated")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
-from ddsdk_integrations.federated.task import Task
+from ddsdk_integrations.federated.task import Task, arrays_of
 
 __all__ = ["FedNova", "Scaffold"]
 
@@ -56,7 +56,7 @@ class Scaffold(FedAvg):
         valid, _ = self._check_and_log_replies(replies, is_train=True, validate=False)
         if not valid:
             return None, None
-        moved = [_arrays(m, "control").to_torch_state_dict() for m in valid]
+        moved = [arrays_of(m.content, "control").to_torch_state_dict() for m in valid]
         self._control = {
             name: c + sum((one[name] for one in moved), torch.zeros_like(c)) / self._nodes
             for name, c in self._control.items()
@@ -98,20 +98,13 @@ class FedNova(FedAvg):
         steps = torch.tensor([_number(m, "steps") for m in valid], dtype=torch.float64)
         share = sizes / sizes.sum()
         scale = (share * steps).sum() * share / steps
-        found = [_arrays(m, "arrays").to_torch_state_dict() for m in valid]
+        found = [arrays_of(m.content, "arrays").to_torch_state_dict() for m in valid]
         new = {}
         for name, sent in self._sent.items():
             moves = [float(s) * (sent - one[name]) for s, one in zip(scale, found, strict=True)]
             new[name] = sent - sum(moves, torch.zeros_like(sent)) if sent.is_floating_point() else sent
         _, metrics = super().aggregate_train(server_round, valid)
         return ArrayRecord(new), metrics
-
-
-def _arrays(message: Message, name: str) -> ArrayRecord:
-    record = message.content[name]
-    if not isinstance(record, ArrayRecord):
-        raise TypeError(f"{name} must be an ArrayRecord, got {type(record).__name__}")
-    return record
 
 
 def _number(message: Message, name: str) -> float:

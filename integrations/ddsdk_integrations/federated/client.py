@@ -19,7 +19,7 @@ from ddsdk.recipes.base import IterativeRecipe, Recipe
 from ddsdk_integrations.federated.local import LocalTraining, fit_reply
 from ddsdk_integrations.federated.near import NearStudents
 from ddsdk_integrations.federated.payload import Packing, pack
-from ddsdk_integrations.federated.task import LocalData, Task
+from ddsdk_integrations.federated.task import LocalData, Task, arrays_of
 from ddsdk_integrations.federated.traffic import count_traffic, counted
 from ddsdk_integrations.federated.updates import Encoding, encoded_update
 
@@ -121,7 +121,7 @@ class Participant:
 
     def _update(self, message: Message, context: Context) -> Message:
         data = self._data(context, "update")
-        network = data.task.loaded(_arrays(message.content, "arrays"))
+        network = data.task.loaded(arrays_of(message.content, "arrays"))
         rng = self._rng(message, context)
         content = encoded_update(
             network, data, self.training, self.encoding, rng, round_number=_round(message.content)
@@ -132,7 +132,7 @@ class Participant:
         began = time.monotonic()
         data, content = self._data(context, "distill"), message.content
         config = _config(content)
-        around = data.task.loaded(_arrays(content, "arrays")) if "arrays" in content else None
+        around = data.task.loaded(arrays_of(content, "arrays")) if "arrays" in content else None
         students = NearStudents(
             data=data,
             around=around,
@@ -209,18 +209,11 @@ def _round(content: RecordDict) -> int:
     return int(_config(content).get("server-round", 0))  # type: ignore[arg-type]
 
 
-def _arrays(content: RecordDict, name: str) -> ArrayRecord:
-    record = content[name]
-    if not isinstance(record, ArrayRecord):
-        raise TypeError(f"{name} must be an ArrayRecord, got {type(record).__name__}")
-    return record
-
-
 def _knowledge(content: RecordDict, data: LocalData) -> dict[int, Tensor]:
     """Return what others know of this client's classes, by its own class ids, in the value space."""
     if "knowledge" not in content:
         return {}
-    told = _arrays(content, "knowledge").to_torch_state_dict()
+    told = arrays_of(content, "knowledge").to_torch_state_dict()
     images = data.task.preprocess(told["images"].float() / 255)
     found = {local: images[told["classes"] == c] for local, c in enumerate(data.classes)}
     return {c: given for c, given in found.items() if len(given)}

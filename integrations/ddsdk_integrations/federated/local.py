@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import ddsdk as dd
 from ddsdk.errors import require, require_count, require_momentum, require_rate
 from ddsdk.inner.fit import accuracy, batch_gradient, epoch
-from ddsdk_integrations.federated.task import LocalData, Task
+from ddsdk_integrations.federated.task import LocalData, Task, arrays_of
 
 __all__ = ["LocalTraining", "accuracy_of", "fit", "fit_reply"]
 
@@ -94,10 +94,9 @@ def fit_reply(
         training: How it trains.
         rng: For order and augmentation.
     """
-    arrays, config = message.content["arrays"], message.content["config"]
-    assert isinstance(arrays, ArrayRecord)
+    config = message.content["config"]
     assert isinstance(config, ConfigRecord)
-    network = data.task.loaded(arrays)
+    network = data.task.loaded(arrays_of(message.content, "arrays"))
     start = [p.detach().clone() for p in network.parameters()]
     control = message.content.get("control")
     mu = float(config.get("proximal-mu", 0.0))  # type: ignore[arg-type]

@@ -9,14 +9,14 @@ from functools import cached_property
 from typing import Any, final
 
 import torch
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, RecordDict
 from torch import Tensor
 
 import ddsdk as dd
 from ddsdk.errors import require
 from ddsdk.files import canonical_json
 
-__all__ = ["LocalData", "Task"]
+__all__ = ["LocalData", "Task", "arrays_of"]
 
 
 @final
@@ -162,3 +162,15 @@ class LocalData:
     def ids(self, local: Tensor) -> Tensor:
         """Return class ids of the task, (M,) int64, for those of this client."""
         return torch.tensor(self.classes)[local]
+
+
+def arrays_of(content: RecordDict, name: str) -> ArrayRecord:
+    """Return a record of arrays.
+
+    Raises:
+        TypeError: If it is another record.
+    """
+    record = content[name]
+    if not isinstance(record, ArrayRecord):
+        raise TypeError(f"{name} must be an ArrayRecord, got {type(record).__name__}")
+    return record
