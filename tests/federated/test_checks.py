@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -410,3 +411,10 @@ def test_a_poison_that_no_check_sees_has_no_more_than_the_stated_share():
         share = pool.weights[rows][-2:].sum() / pool.weights[rows].sum()
         assert share <= pool.influence[c] + 1e-6
     assert report.influence == pytest.approx(max(pool.influence.values()))
+
+
+def test_the_docs_list_these_adversaries():
+    page = (Path(__file__).parents[2] / "docs" / "federated.md").read_text()
+    words = {number: word for number, word, _ in CHECKS}
+    for name, (check, _) in ADVERSARIES.items():
+        assert f"| {name} | {check} {words[check]} |" in page
