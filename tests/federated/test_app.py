@@ -54,25 +54,25 @@ def test_the_app_learns_and_both_ends_agree(here):
     assert server == clients
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(590)
 def test_the_simulation_gives_the_same_numbers(here, tmp_path, monkeypatch):
     pytest.importorskip("ray")
     for name, value in {**QUIET, "FLWR_HOME": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
     done = subprocess.run(
-        [sys.executable, "-c", SIMULATE.format(app=str(APP))], capture_output=True, text=True, timeout=280
+        [sys.executable, "-c", SIMULATE.format(app=str(APP))], capture_output=True, text=True, timeout=560
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert LINE.findall(done.stdout) == here
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(590)
 def test_real_processes_with_tls_and_signed_nodes_give_the_same_numbers(here, tmp_path):
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "federated_deployment.py"), "--folder", str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=380,
+        timeout=560,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert LINE.findall(done.stdout) == here
