@@ -10,6 +10,7 @@ import pytest
 LIBRARIES = {
     "continual": ("avalanche", "avalanche-lib", "Distilled replay"),
     "federated": ("flwr", "flwr", "Federated learning by synthetic sets"),
+    "privacy": ("opacus", "opacus", "Private release"),
 }
 
 KNOWN = {module for module, *_ in LIBRARIES.values()}

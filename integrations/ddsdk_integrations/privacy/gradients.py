@@ -1,0 +1,137 @@
+"""Per-sample gradients through Opacus, released as one noised sum: private gradient matching."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from opacus import GradSampleModule
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import ddsdk as dd
+from ddsdk_integrations.privacy.budget import Reservation
+from ddsdk_integrations.privacy.guard import refuse_mixing
+from ddsdk_integrations.privacy.mechanism import Mechanism
+
+__all__ = ["GradientLesson", "MatchNoisedGradients", "NoisedGradients", "matched_weights", "sample_gradients"]
+
+
+def matched_weights(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Return the parameters that are matched: weights with two axes and more, as gradient matching takes them.
+
+    The others are left out before rows are shortened: biases and norms would use up a share of the clip norm, and
+    receive noise, for nothing.
+    """
+    return [(name, p) for name, p in network.named_parameters() if p.ndim > 1]
+
+
+def sample_gradients(network: nn.Module, batch: dd.Batch) -> Tensor:
+    """Return the gradient of the cross-entropy of each record by the matched weights, (B, P).
+
+    A copy of the network is wrapped by Opacus for one forward and one backward pass: a second forward before the
+    backward would add the records of both index by index, without a word, and a second backward through it fails.
+
+    Args:
+        network: Treats records one by one. It is not changed.
+        batch: Records with label rows.
+    """
+    shadow = GradSampleModule(_hookable(network), loss_reduction="sum")
+    cross_entropy(shadow(batch.x), batch.y, reduction="sum").backward()  # type: ignore[no-untyped-call]
+    rows = [p.grad_sample.flatten(1) for _, p in matched_weights(shadow)]  # type: ignore[attr-defined]
+    return torch.cat(rows, 1).detach()
+
+
+def _hookable(network: nn.Module) -> nn.Module:
+    """Return a trainable copy that changes nothing in place, which hooks of backward passes do not allow."""
+    found = copy.deepcopy(network).requires_grad_(True)
+    for module in found.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]
+    return found
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class GradientLesson:
+    """A network and the noised gradient that private records have at it.
+
+    Attributes:
+        network: At which the gradient was taken.
+        gradients: One for each matched weight, in their shapes: the noised sum over the expected size of a sample.
+    """
+
+    network: nn.Module
+    gradients: tuple[Tensor, ...]
+
+
+@final
+class NoisedGradients:
+    """Students of any supply, each with the noised gradient of private records: one release for every step.
+
+    Args:
+        mechanism: Samples, clips, adds noise and counts.
+        students: Where networks come from, such as `ddsdk.FreshStudents`; it sees no record.
+        releases: How many steps there will be.
+        expected: Size of a sample as it is publicly expected.
+    """
+
+    def __init__(
+        self, mechanism: Mechanism, students: dd.Students[nn.Module], *, releases: int, expected: float
+    ) -> None:
+        self._mechanism = mechanism
+        self._students = students
+        self._expected = expected
+        self._reservation: Reservation = mechanism.reserve("gradients", releases)
+
+    def next(self, real: dd.Source, syn: dd.SyntheticSet, rng: torch.Generator) -> GradientLesson:
+        """Return the next network, with a release at it."""
+        network = self._students.next(real, syn, rng)
+        refuse_mixing(network)
+        shapes = [p.shape for _, p in matched_weights(network)]
+        total = self._mechanism.noised_sum(
+            self._reservation,
+            lambda batch: sample_gradients(network, batch),
+            sum(shape.numel() for shape in shapes),
+        )
+        pieces = torch.split(total / self._expected, [shape.numel() for shape in shapes])
+        return GradientLesson(
+            network, tuple(piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True))
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the supply needs; releases that were made are not made again."""
+        return self._students.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self._students.load_state_dict(state)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class MatchNoisedGradients:
+    """The distance between a noised gradient and that of the whole synthetic set.
+
+    Attributes:
+        distance: Such as `ddsdk.filter_cosine`, between tuples of tensors.
+
+    References:
+        Chen, Kerkouche and Fritz, "Private Set Generation with Discriminative Information", NeurIPS 2022.
+    """
+
+    distance: Any = dd.filter_cosine
+
+    def __call__(
+        self,
+        student: GradientLesson,
+        real: dd.Source,  # noqa: ARG002
+        syn: dd.Source,
+        rng: torch.Generator,
+    ) -> Iterator[Tensor]:
+        """Yield the one distance."""
+        batch = syn.mixed(1 << 30, dd.derive(rng, "synthetic"))
+        yield self.distance(dd.weight_gradients(student.network, batch, graph=True), student.gradients)
