@@ -211,6 +211,15 @@ def vector_of(network):
     return torch.cat([p.detach().flatten() for p in network.parameters()])
 
 
+def test_one_client_alone_is_saved_and_goes_on(tmp_path):
+    """Its reach has no bound, which a file of the state has to hold."""
+    grid = InProcessGrid(participant(encoding=Encoding(images=4, steps=1)).app(), 1)
+    for rounds in (1, 2):
+        made = strategy(fed_synth, folder=tmp_path)
+        made.start(grid, TASK.initial_arrays(), rounds)
+    assert [report.influence for report in made.reports] == [float("inf")] * 2
+
+
 def test_updates_are_capped_and_one_that_explodes_is_refused():
     from test_pool import contribution
 

@@ -30,7 +30,7 @@ class Learned(NamedTuple):
         network: With the new weights.
         share: Largest share of the weight of a class that one client had; of the mean, for updates.
         influence: Largest share that one could have had; for updates, how far one could have moved their mean, in
-            lengths of that mean; 1 where nothing smaller can be said.
+            lengths of that mean. 1, or infinity for updates, where nothing smaller can be said.
         pool: The union of the sets, where there is one.
         refused: What turned out to be of no use.
     """
@@ -192,7 +192,7 @@ class AverageUpdates:
     ) -> Learned:
         """Return the network with the mean update; one that is not finite is refused."""
         found = [(one, recovered_update(network, one, task, self.student_steps)) for one in sets]
-        sound = [(one, update) for one, update in found if bool(torch.isfinite(update).all())]
+        sound = [update for _, update in found if bool(torch.isfinite(update).all())]
         refused = tuple(
             Refusal(one.node, 6, "finite", "its update must be finite")
             for one, update in found
@@ -200,7 +200,7 @@ class AverageUpdates:
         )
         if not sound:
             return Learned(network, 0.0, 0.0, refused=refused)
-        mean, moved = robust_mean([update for _, update in sound], trim=self.trim, cap=self.cap)
+        mean, moved = robust_mean(sound, trim=self.trim, cap=self.cap)
         FlatNetwork(network).load_(weight_vector(network) + mean)
         reach = moved / float(mean.norm().clamp_min(1e-12))
         return Learned(network, 1 / len(sound), reach, refused=refused)

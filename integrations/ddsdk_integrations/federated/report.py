@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class RoundReport:
         missing: Names of classes that some client holds and nobody's set had.
         share: Largest share of the weight of a class that one client had.
         influence: Largest share that one client could have had: 1 where it alone holds a class. For updates, how far it
-            could have moved their mean, in lengths of that mean.
+            could have moved their mean, in lengths of that mean; infinity where it alone had sent one.
         down: Bytes from the server to clients.
         up: Bytes from clients to the server.
         seconds: Of the whole round.
@@ -57,8 +58,9 @@ class RoundReport:
         return dict(Counter(one.name for one in self.refused))
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return dataclasses.asdict(self) | {"refused": [one._asdict() for one in self.refused]}
+        """Return plain values; an influence without bound is None, for JSON has no infinity."""
+        plain = dataclasses.asdict(self) | {"refused": [one._asdict() for one in self.refused]}
+        return plain | {"influence": self.influence if math.isfinite(self.influence) else None}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RoundReport:
@@ -67,6 +69,7 @@ class RoundReport:
         plain["refused"] = tuple(Refusal(**one) for one in values["refused"])
         plain["failed"] = tuple((int(node), str(reason)) for node, reason in values["failed"])
         plain |= {name: tuple(values[name]) for name in ("silent", "missing")}
+        plain["influence"] = math.inf if values["influence"] is None else values["influence"]
         return cls(**plain)
 
     def write(self) -> None:

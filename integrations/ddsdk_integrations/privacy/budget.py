@@ -16,7 +16,7 @@ __all__ = ["Budget", "BudgetSpentError", "Ledger", "Release", "epsilon_of", "noi
 
 Accountant = Literal["rdp", "prv"]
 
-_TOLERANCE = 1e-3
+_PRECISION = 1e-3
 
 
 class BudgetSpentError(RuntimeError):
@@ -100,9 +100,10 @@ class Ledger:
         require_rate("noise_multiplier", noise_multiplier)
         require(0 < sample_rate <= 1, "sample_rate", "lie in 0 < value <= 1", sample_rate)
         key = (what, noise_multiplier, sample_rate)
-        planned = {**self._planned(), key: self._planned().get(key, 0) + count}
+        planned = self._planned()
+        planned[key] = planned.get(key, 0) + count
         cost = epsilon_of(self._history(planned), self.budget.delta, self.budget.accountant)
-        if cost > self.budget.epsilon * (1 + _TOLERANCE):
+        if cost > self.budget.epsilon:
             raise BudgetSpentError(
                 f"{count} releases of {what} would bring epsilon to {cost:.4g}, and the budget is "
                 f"{self.budget.epsilon:g} at delta {self.budget.delta:g}"
@@ -194,7 +195,7 @@ def noise_for(budget: Budget, *, sample_rate: float, releases: int) -> float:
             epsilon_of(((noise, sample_rate, releases),), budget.delta, budget.accountant) <= budget.epsilon
         )
 
-    while high - low > _TOLERANCE * high:
+    while high - low > _PRECISION * high:
         middle = (low + high) / 2
         low, high = (low, middle) if fits(middle) else (middle, high)
     return math.ceil(high * 1e6) / 1e6
