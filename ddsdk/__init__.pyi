@@ -2,6 +2,8 @@ from .assemble import assemble as assemble
 from .augment import DSA_STRATEGY as DSA_STRATEGY
 from .augment import Augmentation as Augmentation
 from .baselines import BASELINES as BASELINES
+from .certificate import Certificate as Certificate
+from .certificate import NoisedRelease as NoisedRelease
 from .data.crops import easiest_crops as easiest_crops
 from .data.load import load as load
 from .data.load import load_pair as load_pair

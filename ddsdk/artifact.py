@@ -27,7 +27,6 @@ from ddsdk.faults import label_fault, pace_fault
 from ddsdk.files import canonical_json, lock, strict_json, sweep, write_atomic
 from ddsdk.manifest import (
     FORMAT,
-    NO_PRIVACY,
     Manifest,
     build_manifest,
     decode_manifest,
@@ -40,7 +39,6 @@ __all__ = [
     "CARD_MARK",
     "FORMAT",
     "MAX_BYTES",
-    "NO_PRIVACY",
     "Artifact",
     "Manifest",
     "build_manifest",

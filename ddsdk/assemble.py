@@ -6,24 +6,49 @@ import dataclasses
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from ddsdk.data.sources import RealData
+from ddsdk.certificate import Certificate
+from ddsdk.data.preprocess import Preprocess
 from ddsdk.distilled import Distilled
 from ddsdk.evaluation import Evaluation
 from ddsdk.networks.catalog import NetworkFactory
 from ddsdk.rng import derive
 from ddsdk.synthetic.set import SyntheticSet
 
-__all__ = ["assemble", "device_name", "provenance"]
+__all__ = ["Described", "assemble", "device_name", "provenance"]
+
+
+class Described(Protocol):
+    """What a set must know of the data that it was made of: `ddsdk.RealData`, or what stands for private data."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """K names."""
+        ...
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """From the unit range to the value space."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything ran."""
+        ...
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What may be said of the data, JSON values."""
+        ...
 
 
 def provenance(
     recipe: Any,  # noqa: ANN401
-    real: RealData,
+    real: Described,
     *,
     rng: torch.Generator,
     seconds: float,
@@ -35,7 +60,7 @@ def provenance(
     Args:
         recipe: A recipe or baseline dataclass; all its parameters are kept. Its `name`, or that of its class, says
             which method it is.
-        real: What was distilled; its fingerprint is kept.
+        real: What was distilled; its description is kept.
         rng: The run's root generator; its seed is kept.
         seconds: Wall-clock time of the run.
         make_student: What built the students; the network and all its options are kept where it tells them.
@@ -45,7 +70,7 @@ def provenance(
         "recipe": getattr(recipe, "name", type(recipe).__name__),
         "class": type(recipe).__name__,
         "parameters": dataclasses.asdict(recipe),
-        "data": {"name": real.name, "fingerprint": real.fingerprint, "images": len(real)},
+        "data": real.description,
         **({} if make_student is None else {"student": _student(make_student)}),
         "rng_seed": rng.initial_seed(),
         **(run or {}),
@@ -64,13 +89,14 @@ def provenance(
 def assemble(
     recipe: Any,  # noqa: ANN401
     syn: SyntheticSet,
-    real: RealData,
+    real: Described,
     *,
     evaluation: Evaluation,
     rng: torch.Generator,
     seconds: float,
     make_student: object = None,
     run: Mapping[str, Any] | None = None,
+    certificate: Certificate | None = None,
 ) -> Distilled:
     """Export a synthetic set as an artefact.
 
@@ -83,6 +109,7 @@ def assemble(
         seconds: Wall-clock time of the run.
         make_student: What built the students.
         run: What became of the run, see `ddsdk.Distillation.record`.
+        certificate: Of a private release.
     """
     with torch.no_grad():
         images, owners = syn.parametrization.decode(
@@ -101,6 +128,7 @@ def assemble(
         learned_momentum=None if syn.rate is None else syn.rate.momenta,
         stored_floats=syn.parametrization.stored_floats(),
         provenance=provenance(recipe, real, rng=rng, seconds=seconds, make_student=make_student, run=run),
+        certificate=certificate,
     )
 
 

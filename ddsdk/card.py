@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ddsdk.artifact import CARD_MARK
-from ddsdk.manifest import NO_PRIVACY, Manifest
+from ddsdk.manifest import Manifest
 from ddsdk.text import clean, escape_markdown, escape_yaml
 
 __all__ = ["card_markdown", "card_title", "fact_rows", "flatten"]
@@ -81,7 +81,6 @@ def _yaml_head(manifest: Manifest, parquet: str | None) -> list[str]:
 
 def _body(manifest: Manifest) -> list[str]:
     facts = [(what, escape_markdown(text, 400)) for what, text in fact_rows(manifest)]
-    open_set = manifest.privacy == NO_PRIVACY
     learner = "kernel ridge regression" if _for_kernel(manifest) else "networks trained"
     return [
         f"# {escape_markdown(card_title(manifest))}",
@@ -116,8 +115,15 @@ def _body(manifest: Manifest) -> list[str]:
         "## Privacy",
         "",
         f"Statement: {escape_markdown(manifest.privacy, 1000)}.",
-        *(["Images, labels and statistics of the set can reveal the real data."] if open_set else []),
+        *_privacy(manifest),
     ]
+
+
+def _privacy(manifest: Manifest) -> list[str]:
+    if not manifest.certificate:
+        return ["Images, labels and statistics of the set can reveal the real data."]
+    rows = [(escape_markdown(a), escape_markdown(b, 400)) for a, b in manifest.certificate.facts]
+    return ["This is what its makers state; the file cannot prove it.", "", *_table(("entry", "value"), rows)]
 
 
 def _table(head: tuple[str, str], rows: list[tuple[str, str]]) -> list[str]:

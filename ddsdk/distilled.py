@@ -17,10 +17,11 @@ from torch.utils.data import TensorDataset
 
 from ddsdk.artifact import pack_artifact, read_artifact, unpack_artifact, write_artifact
 from ddsdk.card import card_markdown
+from ddsdk.certificate import NO_PRIVACY, Certificate
 from ddsdk.data.preprocess import Preprocess
 from ddsdk.errors import ArtifactError, require
 from ddsdk.faults import label_fault, pace_fault
-from ddsdk.manifest import NO_PRIVACY, Manifest, build_manifest
+from ddsdk.manifest import Manifest, build_manifest
 from ddsdk.sheet import sheet_png
 from ddsdk.synthetic.labels import LabelReading, read_labels
 from ddsdk.text import clean, clean_json
@@ -49,7 +50,7 @@ class Distilled:
         stored_floats: Floats from which the images are made, labels not counted; 0 stands for one per pixel.
         provenance: Recipe and parameters, data fingerprint, seeds, versions, device, threads, seconds, as
             JSON values.
-        privacy: The privacy statement. Leave it unless an accountant computed another one.
+        certificate: Of a private release. Whatever reads more of the real data than it counts must drop it.
 
     Raises:
         TypeError: If a tensor has the wrong dtype, or a mapping holds something that JSON does not know.
@@ -68,7 +69,7 @@ class Distilled:
     classes: Tensor | None = None
     stored_floats: int = 0
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    privacy: str = NO_PRIVACY
+    certificate: Certificate | None = None
 
     def __post_init__(self) -> None:
         for name in ("images", "labels", "classes"):
@@ -80,7 +81,6 @@ class Distilled:
         self._set("class_names", tuple(clean(str(name)) for name in self.class_names))
         self._set("evaluation", clean_json(dict(self.evaluation)))
         self._set("provenance", clean_json(dict(self.provenance)))
-        self._set("privacy", clean(self.privacy, 1000))
         self._set("stored_floats", int(self.stored_floats) or self.images.numel())
         require(self.stored_floats > 0, "stored_floats", "be positive", self.stored_floats)
         self._check_pace()
@@ -172,8 +172,13 @@ class Distilled:
         return math.ceil(self.stored_floats / (self.num_classes * self.images[0].numel()))
 
     @property
+    def privacy(self) -> str:
+        """The privacy statement: that of the certificate, or that there is no guarantee."""
+        return NO_PRIVACY if self.certificate is None else self.certificate.statement
+
+    @property
     def content_id(self) -> str:
-        """SHA-256 over tensors, value space, labels, class names, evaluation and privacy; not provenance."""
+        """SHA-256 over tensors, value space, labels, class names, evaluation and certificate; not provenance."""
         return self.manifest.id
 
     @cached_property
@@ -187,7 +192,7 @@ class Distilled:
             evaluation=self.evaluation,
             image_floats=self.stored_floats,
             provenance=self.provenance,
-            privacy=self.privacy,
+            certificate=self.certificate,
         )
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
@@ -268,7 +273,7 @@ class Distilled:
                 classes=tensors.get("classes"),
                 stored_floats=manifest.storage.image_floats,
                 provenance=manifest.provenance,
-                privacy=manifest.privacy,
+                certificate=manifest.certificate or None,
             )
         except (ValueError, TypeError, OverflowError) as error:
             raise ArtifactError("preprocess", f"the set cannot be rebuilt: {clean(str(error))}") from None
@@ -277,7 +282,7 @@ class Distilled:
     def concat(self, *others: Distilled) -> Distilled:
         """Return the union of this set and `others`, with this set's evaluation.
 
-        The privacy statement of a union is not that of its parts, so it falls back to none. A learned
+        The guarantee of a union is not that of its parts, so it has none. A learned
         learning rate or momentum stays if all sets agree on it, and if it is one for all steps: a union takes others.
 
         Raises:

@@ -17,13 +17,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from ddsdk.certificate import NO_PRIVACY, Certificate
 from ddsdk.errors import ArtifactError
 from ddsdk.files import canonical_json, readable_json, strict_json
 from ddsdk.text import NAME_LIMIT, clean, clean_json
 
 __all__ = [
     "FORMAT",
-    "NO_PRIVACY",
     "Manifest",
     "Storage",
     "TensorEntry",
@@ -33,10 +33,9 @@ __all__ = [
     "tensor_bytes",
 ]
 
-FORMAT = 2
-"""The latest layout. A set has the least number whose readers understand it: 1, or 2 for what came with it."""
+FORMAT = 3
+"""The latest layout. A set has the least number whose readers understand it."""
 
-NO_PRIVACY = "no formal privacy guarantee"
 _NUMPY = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
 # Ranks of every tensor that a set may hold; the first two are required.
 _SCHEMA: Mapping[str, tuple[str, tuple[int, ...]]] = {
@@ -95,7 +94,8 @@ class Manifest(_Record, frozen=True, kw_only=True):
     """Everything about a distilled set but the numbers themselves.
 
     Attributes:
-        format: Version of this layout: 2 for scores, and for rates or momenta of single steps; 1 for all else.
+        format: Version of this layout: 3 for a certificate; 2 for scores, and for rates or momenta of single steps; 1
+            for all else.
         kind: Tells this manifest from those of other programs.
         id: Content id, 64 hex digits.
         seal: SHA-256 of the canonical manifest without this entry, 64 hex digits.
@@ -107,7 +107,8 @@ class Manifest(_Record, frozen=True, kw_only=True):
         evaluation: How to train on the set.
         storage: What the set costs.
         provenance: Recipe and parameters, data fingerprint, seeds, versions, device, threads, seconds.
-        privacy: `NO_PRIVACY`, or the statement of an accountant.
+        privacy: The statement of the certificate, or `ddsdk.certificate.NO_PRIVACY`.
+        certificate: Of a private release; absent for all others.
     """
 
     format: int
@@ -123,6 +124,7 @@ class Manifest(_Record, frozen=True, kw_only=True):
     storage: Storage
     provenance: dict[str, Any]
     privacy: str
+    certificate: Certificate | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def space(self) -> str:
@@ -150,7 +152,7 @@ def build_manifest(
     evaluation: Mapping[str, Any],
     image_floats: int,
     provenance: Mapping[str, Any],
-    privacy: str,
+    certificate: Certificate | None,
 ) -> Manifest:
     """Describe tensors, count what they cost, and compute id and seal.
 
@@ -162,7 +164,7 @@ def build_manifest(
         evaluation: How to train on the set, JSON values.
         image_floats: Floats from which the images are made.
         provenance: Where the set comes from, JSON values.
-        privacy: The privacy statement.
+        certificate: Of a private release.
 
     Raises:
         ArtifactError: If the result would be refused on reading.
@@ -171,7 +173,11 @@ def build_manifest(
     entries = {name: _entry(array) for name, array in sorted(tensors.items())}
     images = tensors["images"]
     body: dict[str, Any] = {
-        "format": _format(label_space, {name: array.ndim for name, array in tensors.items()}),
+        "format": _format(
+            label_space,
+            {name: array.ndim for name, array in tensors.items()},
+            certified=certificate is not None,
+        ),
         "kind": "ddsdk.distilled",
         "tensors": entries,
         "value_range": [float(images.min()), float(images.max())],
@@ -181,14 +187,22 @@ def build_manifest(
         "evaluation": clean_json(dict(evaluation)),
         "storage": _storage(tensors, image_floats),
         "provenance": clean_json(dict(provenance)),
-        "privacy": clean(privacy, 1000),
+        **_guarantee(certificate),
     }
     body["id"] = _content_id(body)
     body["seal"] = _seal(body)
     return decode_manifest(canonical_json(body))
 
 
-def _format(label_space: str, ranks: Mapping[str, int]) -> int:
+def _guarantee(certificate: Certificate | None) -> dict[str, Any]:
+    if certificate is None:
+        return {"privacy": NO_PRIVACY}
+    return {"privacy": certificate.statement, "certificate": clean_json(msgspec.to_builtins(certificate))}
+
+
+def _format(label_space: str, ranks: Mapping[str, int], *, certified: bool) -> int:
+    if certified:
+        return 3
     later = label_space != "probabilities" or "learned_momentum" in ranks or ranks.get("learned_lr", 0) > 0
     return 2 if later else 1
 
@@ -235,7 +249,7 @@ def decode_manifest(data: bytes) -> Manifest:
     """Parse and check a manifest: format, schema, text, seal, id, and the table of tensors.
 
     Raises:
-        ArtifactError: ``"manifest"``, ``"format"``, ``"schema"``, ``"text"`` or ``"seal"``.
+        ArtifactError: ``"manifest"``, ``"format"``, ``"schema"``, ``"text"``, ``"seal"`` or ``"privacy"``.
     """
     try:
         raw = strict_json(data)
@@ -254,6 +268,7 @@ def decode_manifest(data: bytes) -> Manifest:
         raise ArtifactError("text", "manifest.json holds control characters or an overlong text")
     if not good:
         raise ArtifactError("seal", "manifest.json was changed: its hashes do not fit its content")
+    _check_privacy(manifest)
     _check_table(manifest)
     return manifest
 
@@ -264,6 +279,14 @@ def _check_format(number: object) -> None:
     if number > FORMAT:
         rule = f"this version of ddsdk reads up to {FORMAT}; upgrade ddsdk"
         raise ArtifactError("format", f"manifest.json has format {str(number)[:20]}, {rule}")
+
+
+def _check_privacy(manifest: Manifest) -> None:
+    certificate = manifest.certificate
+    stated = NO_PRIVACY if isinstance(certificate, msgspec.UnsetType) else certificate.statement
+    if manifest.privacy != stated:
+        rule = "what its certificate says, and without one there is no guarantee"
+        raise ArtifactError("privacy", f"manifest.json must claim {rule}, got {clean(manifest.privacy)!r}")
 
 
 def _check_table(manifest: Manifest) -> None:
@@ -288,7 +311,8 @@ def _check_table(manifest: Manifest) -> None:
     d = images[1] * images[2] * images[3]
     whole = {"zca_mean": (d,), "zca_basis": (d, d), "zca_eigenvalues": (d,)}
     _expect(zca == (whole if manifest.space == "zca" else {}), f"zca tensors must fit the images, got {zca}")
-    least = _format(manifest.label_space, {name: len(entry.shape) for name, entry in table.items()})
+    axes = {name: len(entry.shape) for name, entry in table.items()}
+    least = _format(manifest.label_space, axes, certified=bool(manifest.certificate))
     _expect(manifest.format == least, f"format must be {least} for what the set holds, got {manifest.format}")
 
 

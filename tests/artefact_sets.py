@@ -2,6 +2,7 @@
 
 import torch
 
+from ddsdk.certificate import Certificate, NoisedRelease
 from ddsdk.data.preprocess import Preprocess
 from ddsdk.distilled import Distilled
 
@@ -14,6 +15,18 @@ HOSTILE = (
     "‮evil‬ ﻿---\n",
     "x" * (1 << 20),
     "",
+)
+
+CERTIFICATE = Certificate(
+    epsilon=1.0,
+    delta=1e-5,
+    adjacency="adding or removing one record",
+    protects="one image with its label",
+    mechanism="noised sums",
+    releases=(NoisedRelease(what="sums", clip=1.0, noise_multiplier=4.0, sample_rate=1.0, count=1),),
+    accountant="an accountant",
+    noise_source="the operating system",
+    assumptions=("class names are public", "<b>x</b> | y"),
 )
 
 
@@ -48,4 +61,4 @@ def same(a, b):
     for name in ("class_names", "preprocess", "evaluation", "label_space", "learned_lr", "stored_floats"):
         assert getattr(a, name) == getattr(b, name)
     assert a.provenance == b.provenance
-    assert a.privacy == b.privacy
+    assert a.certificate == b.certificate

@@ -9,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
-from artefact_sets import FILES, HOSTILE, make_set, same, visible
+from artefact_sets import CERTIFICATE, FILES, HOSTILE, make_set, same, visible
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -31,7 +32,7 @@ from ddsdk.safetensor_header import build_header, parse_header
     "options",
     [
         {},
-        {"soft": True, "learned_lr": 0.0123, "stored_floats": 77, "privacy": "(2.0, 1e-5)-DP by RDP"},
+        {"soft": True, "learned_lr": 0.0123, "stored_floats": 77, "certificate": CERTIFICATE},
         {"zca": True, "classes": 2, "shape": (1, 3, 2), "ipc": 4},
         {"classes": 1, "ipc": 1, "shape": (2, 1, 1)},
     ],
@@ -84,7 +85,12 @@ def test_id_is_content_and_not_history():
     a = make_set()
     assert a.content_id == make_set(provenance={"seconds": 99.0}).content_id
     assert a.manifest.seal != make_set(provenance={"seconds": 99.0}).manifest.seal
-    others = [make_set(seed=1), make_set(soft=True), make_set(evaluation={"lr": 1}), make_set(privacy="x")]
+    others = [
+        make_set(seed=1),
+        make_set(soft=True),
+        make_set(evaluation={"lr": 1}),
+        make_set(certificate=CERTIFICATE),
+    ]
     others += [make_set(class_names=("a", "b", "c")), make_set(learned_lr=0.1), make_set(stored_floats=5)]
     assert len({a.content_id, *(o.content_id for o in others)}) == len(others) + 1
 
@@ -370,6 +376,12 @@ def set_to(*path, value):
         (set_to("class_names", value=["a", "b", "x" * 201]), "text"),
         (set_to("class_names", value=["a", "b", "\ud800"]), "text"),
         (set_to("privacy", value="a\u202eb"), "text"),
+        (set_to("privacy", value="(1, 1e-5)-differential privacy"), "privacy"),
+        (set_to("certificate", value=msgspec.to_builtins(CERTIFICATE)), "privacy"),
+        (set_to("certificate", value={}), "schema"),
+        (set_to("certificate", value=msgspec.to_builtins(CERTIFICATE) | {"epsilon": -1.0}), "schema"),
+        (set_to("certificate", value=msgspec.to_builtins(CERTIFICATE) | {"releases": []}), "schema"),
+        (set_to("certificate", value=msgspec.to_builtins(CERTIFICATE) | {"protects": "a\nb"}), "schema"),
         (set_to("provenance", value={"a": ["\x07"]}), "text"),
         (set_to("provenance", value={"\x07": 1}), "text"),
         (set_to("preprocess", value={}), "schema"),

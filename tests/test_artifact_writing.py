@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from artefact_sets import FILES, make_set, same, visible
 
-from ddsdk.artifact import NO_PRIVACY, read_artifact, read_manifest_summary, write_artifact
+from ddsdk.artifact import read_artifact, read_manifest_summary, write_artifact
 from ddsdk.distilled import Distilled
 from ddsdk.errors import ArtifactError, FolderBusyError, StorageError
 from ddsdk.files import lock
@@ -221,7 +221,7 @@ def test_writer_refuses_what_the_reader_would(tmp_path):
         "evaluation": {},
         "image_floats": 1,
         "provenance": {},
-        "privacy": NO_PRIVACY,
+        "certificate": None,
     }
     doubles = {name: array.astype(np.float64) for name, array in arrays.items()}
     with pytest.raises(ArtifactError, match=r"\[schema\]"):

@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from artefact_sets import HOSTILE, make_set
+from artefact_sets import CERTIFICATE, HOSTILE, make_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -100,8 +100,16 @@ def hostile_set():
         class_names=HOSTILE,
         evaluation={HOSTILE[0]: HOSTILE[3]},
         provenance={"recipe": HOSTILE[0], "data": {"name": HOSTILE[1]}, HOSTILE[3]: list(HOSTILE)},
-        privacy=HOSTILE[0],
     )
+
+
+def test_card_of_a_private_release_shows_its_certificate():
+    card = card_markdown(make_set(certificate=CERTIFICATE).manifest)
+    assert "Statement: (1, 1e-05)-differential privacy, adding or removing one record" in card
+    assert "| release | 1 of sums: noise 4 x clip norm 1, sampling rate 1 |" in card
+    assert "| assumption | class names are public |" in card
+    assert "no formal privacy guarantee" not in card
+    assert "<b>" not in card
 
 
 def test_card_says_what_a_user_needs():

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from artefact_sets import make_set
+from artefact_sets import CERTIFICATE, make_set
 
-from ddsdk.artifact import NO_PRIVACY
+from ddsdk.certificate import NO_PRIVACY
 from ddsdk.data.preprocess import Preprocess
 from ddsdk.distilled import Distilled
 
@@ -68,7 +68,7 @@ def test_gradients_stay_behind():
 
 
 def test_concat_keeps_parents():
-    a, b = make_set(learned_lr=0.1), make_set(seed=1, ipc=1, learned_lr=0.1, privacy="(1, 1e-5)-DP")
+    a, b = make_set(learned_lr=0.1), make_set(seed=1, ipc=1, learned_lr=0.1, certificate=CERTIFICATE)
     both = a.concat(b)
     assert len(both) == 9
     assert torch.equal(both.images, torch.cat([a.images, b.images]))

@@ -34,7 +34,7 @@ LEVELS = (
     {
         *("distill", "evaluation", "judge", "distilled", "artifact", "manifest", "safetensor_header"),
         *("card", "sheet", "report", "export", "checkpoint", "job", "assemble", "scores", "preview"),
-        *("validation", "faults", "distributed", "codecs"),
+        *("validation", "faults", "distributed", "codecs", "certificate"),
     },
     {"recipes", "baselines"},
     {"bench", "cli"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -130,6 +130,11 @@ class RealData:
             digest.update(t.contiguous().cpu().numpy().data)
         digest.update("\0".join(self.class_names).encode())
         return digest.hexdigest()
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a set that was made of it says about it: name, fingerprint and number of images."""
+        return {"name": self.name, "fingerprint": self.fingerprint, "images": len(self)}
 
     def __len__(self) -> int:
         """Return the number of images."""

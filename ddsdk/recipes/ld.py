@@ -143,7 +143,7 @@ class LD(IterativeRecipe):
         run = dd.Distillation(plan, real, rng=dd.derive(rng, "steps"))
         for _ in run:
             pass
-        about = {"name": base.name, "fingerprint": base.fingerprint, "images": len(base)}
+        about = base.description
         return dd.assemble(
             self,
             run.result,

@@ -14,11 +14,11 @@ from flwr.app import RecordDict
 from torch import Tensor
 
 import ddsdk as dd
+from ddsdk.certificate import NO_PRIVACY
 from ddsdk.codecs import Half, RowCodec
 from ddsdk.errors import require_count, require_rate
 from ddsdk.inner.fit import gradient_step
 from ddsdk.inner.flat import FlatNetwork, weight_vector
-from ddsdk.manifest import NO_PRIVACY
 from ddsdk.recipes.parts import adam_by_kind
 from ddsdk_integrations.federated.local import LocalTraining, fit
 from ddsdk_integrations.federated.payload import Contribution, pack_items
