@@ -59,8 +59,8 @@ class NoisedRelease(_Record, frozen=True, kw_only=True):
     def line(self) -> str:
         """The release in one line."""
         return (
-            f"{self.count} of {self.what}: noise {self.noise_multiplier:.6g} x clip norm {self.clip:.6g}, sampling rate "
-            f"{self.sample_rate:.6g}"
+            f"{self.count} of {self.what}: noise {self.noise_multiplier:.6g} x clip norm {self.clip:.6g}, "
+            f"sampling rate {self.sample_rate:.6g}"
         )
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ddsdk.students.fresh import MakeStudent
 
-__all__ = ["KIP"]
+__all__ = ["KIP", "ntk_protocol"]
 
 
 @final
@@ -90,11 +90,16 @@ class KIP(LabelRegression):
 
     def evaluation(self, real: dd.RealData) -> dd.Evaluation:  # noqa: ARG002
         """Return kernel ridge regression with the same kernel and ridge; networks in its place fit the labels too."""
-        return dd.Evaluation(
-            protocol="kernel regression",
-            network="fc-ntk",
-            network_options={"depth": self.kernel_depth, "rule": "trace", "ridge": self.ridge},
-            networks=1,
-            learner="kernel",
-            loss="mse",
-        )
+        return ntk_protocol(self.kernel_depth, self.ridge)
+
+
+def ntk_protocol(depth: int, ridge: float) -> dd.Evaluation:
+    """Return regression with the kernel of a fully connected network of so many hidden layers."""
+    return dd.Evaluation(
+        protocol="kernel regression",
+        network="fc-ntk",
+        network_options={"depth": depth, "rule": "trace", "ridge": ridge},
+        networks=1,
+        learner="kernel",
+        loss="mse",
+    )

@@ -1,22 +1,36 @@
-"""Budget and ledger: what may be spent, what was, and the noise that a number of releases needs."""
+"""Budget and ledger: what may be spent, what was, and the noise with which releases fit what is left."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
 from typing import Literal, final
 
+import msgspec
 from opacus.accountants import create_accountant
-from opacus.accountants.utils import get_noise_multiplier
+from opacus.accountants.analysis import rdp
 
+import ddsdk as dd
 from ddsdk.errors import require, require_count, require_rate
+from ddsdk.files import lock, readable_json, strict_json, write_atomic
 
-__all__ = ["Budget", "BudgetSpentError", "Ledger", "Release", "epsilon_of", "noise_for"]
+__all__ = ["Budget", "BudgetSpentError", "Ledger", "epsilon_of"]
 
 Accountant = Literal["rdp", "prv"]
+History = tuple[tuple[float, float, int], ...]
+"""Noise multiplier, sampling rate and number of releases, for each kind."""
 
 _PRECISION = 1e-3
+# Low orders serve large epsilons and high orders small ones; those of Opacus end at 63.
+_ORDERS = (
+    [1 + i / 20 for i in range(1, 200)] + [float(i) for i in range(11, 128)] + [2.0**i for i in range(7, 13)]
+)
 
 
 class BudgetSpentError(RuntimeError):
@@ -45,112 +59,157 @@ class Budget:
 
 
 @final
-@dataclass(frozen=True, kw_only=True)
-class Release:
-    """Noised sums of one kind that were taken.
-
-    Attributes:
-        what: In words.
-        noise_multiplier: Standard deviation of the noise, over the clip norm.
-        sample_rate: Probability with which a record is in a sample.
-        count: How often.
-    """
-
-    what: str
-    noise_multiplier: float
-    sample_rate: float
-    count: int
-
-
-@final
 class Ledger:
-    """Counts every release before it is made, and stops where the budget would be exceeded.
+    """Counts releases before they are made, and stops where the budget would be exceeded.
 
     Args:
         budget: Of everything that is counted here: restarts and trials too.
+        path: JSON file that keeps the count. What another run wrote there counts as spent, also where that run crashed
+            before it had made its releases. None keeps the count in memory: then it ends with the process, and what a
+            second process releases of the same records is not counted.
+
+    Raises:
+        ValueError: If the file is no ledger, or one of another budget.
     """
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, path: str | os.PathLike[str] | None = None) -> None:
         self.budget = budget
-        self._counts: dict[tuple[str, float, float], int] = {}
-        self._open: list[Reservation] = []
+        self._path = None if path is None else Path(path)
+        self._releases: tuple[dd.NoisedRelease, ...] = ()
+        self._read()
 
     @property
-    def releases(self) -> tuple[Release, ...]:
-        """What was taken so far, in the order of the first of each kind."""
-        return tuple(
-            Release(what=what, noise_multiplier=noise, sample_rate=rate, count=count)
-            for (what, noise, rate), count in self._counts.items()
-        )
+    def releases(self) -> tuple[dd.NoisedRelease, ...]:
+        """What was reserved so far, in the order of the first of each kind."""
+        return self._releases
 
     @property
     def epsilon(self) -> float:
         """What was spent, at the delta of the budget."""
-        return epsilon_of(self._history(self._counts), self.budget.delta, self.budget.accountant)
+        return self._cost(self._releases)
 
-    def reserve(self, what: str, *, noise_multiplier: float, sample_rate: float, count: int) -> Reservation:
-        """Check that so many releases fit what is left, and return the right to make them.
+    @property
+    def accountant(self) -> str:
+        """The accountant with its version, for certificates."""
+        return f"{self.budget.accountant} (opacus {version('opacus')})"
+
+    def reserve(self, release: dd.NoisedRelease) -> None:
+        """Enter releases that are about to be made: they count from here on, made or not.
 
         One composition for all of them: asking the accountant before every release would take longer than the release.
 
         Raises:
-            BudgetSpentError: If they do not fit.
+            BudgetSpentError: If they do not fit what is left.
+            FolderBusyError: If another process is writing the file.
         """
-        require_count("count", count)
-        require_rate("noise_multiplier", noise_multiplier)
-        require(0 < sample_rate <= 1, "sample_rate", "lie in 0 < value <= 1", sample_rate)
-        key = (what, noise_multiplier, sample_rate)
-        planned = self._planned()
-        planned[key] = planned.get(key, 0) + count
-        cost = epsilon_of(self._history(planned), self.budget.delta, self.budget.accountant)
-        if cost > self.budget.epsilon:
-            raise BudgetSpentError(
-                f"{count} releases of {what} would bring epsilon to {cost:.4g}, and the budget is "
-                f"{self.budget.epsilon:g} at delta {self.budget.delta:g}"
-            )
-        reservation = Reservation(self, key, count)
-        self._open.append(reservation)
-        return reservation
+        with nullcontext() if self._path is None else lock(self._path.parent):
+            self._read()
+            planned = _with(self._releases, release)
+            cost = self._cost(planned)
+            if cost > self.budget.epsilon:
+                raise BudgetSpentError(
+                    f"{release.count} releases of {release.what} would bring epsilon to {cost:.4g}, and the budget is "
+                    f"{self.budget.epsilon:g} at delta {self.budget.delta:g}"
+                )
+            self._releases = planned
+            self._write()
 
-    def _planned(self) -> dict[tuple[str, float, float], int]:
-        """Return what was taken and what may still be."""
-        total = dict(self._counts)
-        for reservation in self._open:
-            total[reservation.key] = total.get(reservation.key, 0) + reservation.left
-        return total
+    def noise_for(self, *, sample_rate: float, releases: int, share: float = 1.0) -> float:
+        """Return the smallest noise multiplier, to a thousandth, with which so many releases fit what is left.
 
-    def count(self, key: tuple[str, float, float]) -> None:
-        """Enter one release; a `Reservation` calls it."""
-        self._counts[key] = self._counts.get(key, 0) + 1
+        It is searched with Renyi divergences, and refined by the tight accountant where the budget names that.
 
-    @staticmethod
-    def _history(counts: dict[tuple[str, float, float], int]) -> tuple[tuple[float, float, int], ...]:
-        return tuple((noise, rate, count) for (_, noise, rate), count in counts.items())
-
-
-@final
-class Reservation:
-    """The right to a number of releases of one kind."""
-
-    def __init__(self, ledger: Ledger, key: tuple[str, float, float], count: int) -> None:
-        self.key = key
-        self.left = count
-        self._ledger = ledger
-
-    def spend(self) -> None:
-        """Enter one release in the ledger, before anything is looked at.
+        Args:
+            sample_rate: Probability with which a record is in a sample, which must be public.
+            releases: How many.
+            share: They, with everything before them, may cost so large a share of epsilon.
 
         Raises:
-            BudgetSpentError: If none is left.
+            BudgetSpentError: If what was spent leaves nothing.
         """
-        if self.left == 0:
-            raise BudgetSpentError(f"all releases of {self.key[0]} that were reserved are made")
-        self.left -= 1
-        self._ledger.count(self.key)
+        require_count("releases", releases)
+        require(0 < sample_rate <= 1, "sample_rate", "lie in 0 < value <= 1", sample_rate)
+        require(0 < share <= 1, "share", "lie in 0 < value <= 1", share)
+        target = self.budget.epsilon * share
+        spent = _history(self._releases)
+
+        def fits(noise: float, accountant: Accountant) -> bool:
+            return (
+                epsilon_of((*spent, (noise, sample_rate, releases)), self.budget.delta, accountant) <= target
+            )
+
+        if self.epsilon >= target:
+            raise BudgetSpentError(f"epsilon {self.epsilon:.4g} of {target:g} is spent: nothing is left")
+        high = 0.5
+        while not fits(high, "rdp"):
+            high *= 2
+            if high > _NOISIEST:
+                raise BudgetSpentError(
+                    f"no noise makes {releases} releases fit what {self.epsilon:.4g} of {target:g} leaves"
+                )
+        high = _least(lambda noise: fits(noise, "rdp"), high / 2, high)
+        if self.budget.accountant == "prv":
+            high = _least(lambda noise: fits(noise, "prv"), 0.8 * high, high)
+        return math.ceil(high * 1e6) / 1e6
+
+    def _cost(self, releases: tuple[dd.NoisedRelease, ...]) -> float:
+        return epsilon_of(_history(releases), self.budget.delta, self.budget.accountant)
+
+    def _read(self) -> None:
+        if self._path is None or not self._path.exists():
+            return
+        try:
+            found = msgspec.convert(strict_json(self._path.read_bytes()), _File)
+        except (ValueError, msgspec.ValidationError) as error:
+            raise ValueError(f"path must hold a ledger, got {self._path.name!r}: {error}") from None
+        require(
+            found.budget == asdict(self.budget),
+            "budget",
+            f"be that of the ledger, {found.budget}",
+            self.budget,
+        )
+        self._releases = found.releases
+
+    def _write(self) -> None:
+        if self._path is not None:
+            kept = _File(budget=asdict(self.budget), releases=self._releases)
+            write_atomic(self._path, readable_json(msgspec.to_builtins(kept)))
+
+
+_NOISIEST = 1e6
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    budget: dict[str, float | str]
+    releases: tuple[dd.NoisedRelease, ...]
+
+
+def _with(releases: tuple[dd.NoisedRelease, ...], new: dd.NoisedRelease) -> tuple[dd.NoisedRelease, ...]:
+    """Return the releases with one more kind, or more of a kind that is there."""
+    for i, old in enumerate(releases):
+        if msgspec.structs.replace(old, count=new.count) == new:
+            return (
+                *releases[:i],
+                msgspec.structs.replace(old, count=old.count + new.count),
+                *releases[i + 1 :],
+            )
+    return (*releases, new)
+
+
+def _history(releases: tuple[dd.NoisedRelease, ...]) -> History:
+    return tuple((one.noise_multiplier, one.sample_rate, one.count) for one in releases)
+
+
+def _least(fits: Callable[[float], bool], low: float, high: float) -> float:
+    """Return the least number that fits, to a thousandth; `high` does."""
+    while high - low > _PRECISION * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high
 
 
 @lru_cache(maxsize=256)
-def epsilon_of(history: tuple[tuple[float, float, int], ...], delta: float, accountant: Accountant) -> float:
+def epsilon_of(history: History, delta: float, accountant: Accountant) -> float:
     """Return the epsilon of a composition of Poisson-sampled Gaussian mechanisms.
 
     Args:
@@ -160,42 +219,12 @@ def epsilon_of(history: tuple[tuple[float, float, int], ...], delta: float, acco
     """
     if not history:
         return 0.0
-    counter = create_accountant(mechanism=accountant)
+    if accountant == "rdp":
+        spent = sum(
+            rdp.compute_rdp(q=rate, noise_multiplier=noise, steps=count, orders=_ORDERS)
+            for noise, rate, count in history
+        )
+        return float(rdp.get_privacy_spent(orders=_ORDERS, rdp=spent, delta=delta)[0])
+    counter = create_accountant(mechanism="prv")
     counter.history = list(history)
     return float(counter.get_epsilon(delta=delta))
-
-
-@lru_cache(maxsize=256)
-def noise_for(budget: Budget, *, sample_rate: float, releases: int) -> float:
-    """Return the smallest noise multiplier, to a thousandth, with which so many releases fit a budget.
-
-    It is searched with Renyi divergences, and refined by the tight accountant where the budget names that.
-
-    Args:
-        budget: What may be spent.
-        sample_rate: Probability with which a record is in a sample, which must be public.
-        releases: How many.
-    """
-    require_count("releases", releases)
-    require(0 < sample_rate <= 1, "sample_rate", "lie in 0 < value <= 1", sample_rate)
-    high = float(
-        get_noise_multiplier(
-            target_epsilon=budget.epsilon,
-            target_delta=budget.delta,
-            sample_rate=sample_rate,
-            steps=releases,
-            accountant="rdp",
-            epsilon_tolerance=min(0.01, budget.epsilon / 100),
-        )
-    )
-    low = 0.8 * high if budget.accountant == "prv" else 0.98 * high
-
-    def fits(noise: float) -> bool:
-        return (
-            epsilon_of(((noise, sample_rate, releases),), budget.delta, budget.accountant) <= budget.epsilon
-        )
-
-    while high - low > _PRECISION * high:
-        middle = (low + high) / 2
-        low, high = (low, middle) if fits(middle) else (middle, high)
-    return math.ceil(high * 1e6) / 1e6

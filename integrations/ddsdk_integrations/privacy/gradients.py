@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -13,24 +14,30 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk_integrations.privacy.budget import Reservation
 from ddsdk_integrations.privacy.guard import refuse_mixing
 from ddsdk_integrations.privacy.mechanism import Mechanism
 
-__all__ = ["GradientLesson", "MatchNoisedGradients", "NoisedGradients", "matched_weights", "sample_gradients"]
+__all__ = [
+    "GradientLesson",
+    "MatchNoisedGradients",
+    "NoisedGradients",
+    "matched_weights",
+    "noised_gradients",
+    "sample_gradients",
+]
 
 
-def matched_weights(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Return the parameters that are matched: weights with two axes and more, as gradient matching takes them.
+def matched_weights(network: nn.Module) -> list[str]:
+    """Return the names of what is matched: weights with two axes and more, as gradient matching takes them.
 
     The others are left out before rows are shortened: biases and norms would use up a share of the clip norm, and
     receive noise, for nothing.
     """
-    return [(name, p) for name, p in network.named_parameters() if p.ndim > 1]
+    return [name for name, p in network.named_parameters() if p.ndim > 1]
 
 
-def sample_gradients(network: nn.Module, batch: dd.Batch) -> Tensor:
-    """Return the gradient of the cross-entropy of each record by the matched weights, (B, P).
+def sample_gradients(network: nn.Module, batch: dd.Batch, names: Sequence[str]) -> Tensor:
+    """Return the gradient of the cross-entropy of each record by some parameters, (B, P).
 
     A copy of the network is wrapped by Opacus for one forward and one backward pass: a second forward before the
     backward would add the records of both index by index, without a word, and a second backward through it fails.
@@ -38,11 +45,17 @@ def sample_gradients(network: nn.Module, batch: dd.Batch) -> Tensor:
     Args:
         network: Treats records one by one. It is not changed.
         batch: Records with label rows.
+        names: Of parameters, in the order of the columns.
     """
-    shadow = GradSampleModule(_hookable(network), loss_reduction="sum")
-    cross_entropy(shadow(batch.x), batch.y, reduction="sum").backward()  # type: ignore[no-untyped-call]
-    rows = [p.grad_sample.flatten(1) for _, p in matched_weights(shadow)]  # type: ignore[attr-defined]
-    return torch.cat(rows, 1).detach()
+    copied = _hookable(network)
+    wrapped = GradSampleModule(copied, loss_reduction="sum")
+    loss = cross_entropy(wrapped(batch.x), batch.y, reduction="sum")
+    with warnings.catch_warnings():
+        # The records themselves need no gradient, of which torch warns at every call.
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        loss.backward()  # type: ignore[no-untyped-call]
+    found = dict(copied.named_parameters())
+    return torch.cat([found[name].grad_sample.flatten(1) for name in names], 1).detach()  # type: ignore[attr-defined]
 
 
 def _hookable(network: nn.Module) -> nn.Module:
@@ -52,6 +65,26 @@ def _hookable(network: nn.Module) -> nn.Module:
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]
     return found
+
+
+def noised_gradients(
+    mechanism: Mechanism, network: nn.Module, names: Sequence[str], expected: float
+) -> tuple[Tensor, ...]:
+    """Release the sum of the records' gradients over the expected size of a sample, in the shapes of the parameters.
+
+    Args:
+        mechanism: One release is made.
+        network: Treats records one by one.
+        names: Of parameters.
+        expected: Size of a sample as it is publicly expected.
+    """
+    refuse_mixing(network)
+    parameters = dict(network.named_parameters())
+    shapes = [parameters[name].shape for name in names]
+    sizes = [shape.numel() for shape in shapes]
+    total = mechanism.noised_sum(lambda batch: sample_gradients(network, batch, names), sum(sizes))
+    pieces = torch.split(total / expected, sizes)
+    return tuple(piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True))
 
 
 @final
@@ -75,32 +108,19 @@ class NoisedGradients:
     Args:
         mechanism: Samples, clips, adds noise and counts.
         students: Where networks come from, such as `ddsdk.FreshStudents`; it sees no record.
-        releases: How many steps there will be.
         expected: Size of a sample as it is publicly expected.
     """
 
-    def __init__(
-        self, mechanism: Mechanism, students: dd.Students[nn.Module], *, releases: int, expected: float
-    ) -> None:
+    def __init__(self, mechanism: Mechanism, students: dd.Students[nn.Module], *, expected: float) -> None:
         self._mechanism = mechanism
         self._students = students
         self._expected = expected
-        self._reservation: Reservation = mechanism.reserve("gradients", releases)
 
     def next(self, real: dd.Source, syn: dd.SyntheticSet, rng: torch.Generator) -> GradientLesson:
         """Return the next network, with a release at it."""
         network = self._students.next(real, syn, rng)
-        refuse_mixing(network)
-        shapes = [p.shape for _, p in matched_weights(network)]
-        total = self._mechanism.noised_sum(
-            self._reservation,
-            lambda batch: sample_gradients(network, batch),
-            sum(shape.numel() for shape in shapes),
-        )
-        pieces = torch.split(total / self._expected, [shape.numel() for shape in shapes])
-        return GradientLesson(
-            network, tuple(piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True))
-        )
+        found = noised_gradients(self._mechanism, network, matched_weights(network), self._expected)
+        return GradientLesson(network, found)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the supply needs; releases that were made are not made again."""

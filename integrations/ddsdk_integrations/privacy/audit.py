@@ -1,0 +1,213 @@
+"""Audit a distiller: can its sets tell who was among the records?
+
+A failed audit refutes a claim. A passed one proves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+import ddsdk as dd
+from ddsdk.errors import require, require_count
+from ddsdk_integrations.privacy.bounds import one_run_bound
+from ddsdk_integrations.privacy.membership import (
+    Distiller,
+    Roc,
+    confidences,
+    joined,
+    judged_by,
+    nearest_distances,
+    roc,
+    trained_networks,
+    unit_images,
+)
+
+__all__ = ["Nearest", "OneRun", "audit_in_one_run", "mislabelled", "nearest_records"]
+
+Score = Literal["confidence", "distance"]
+_SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class OneRun:
+    """What one run with canaries showed.
+
+    Attributes:
+        epsilon: Lower bound on epsilon; wrong with probability `level` at most.
+        ceiling: The most that an audit with so many canaries can show.
+        score: Which score showed it.
+        guesses: How many canaries it guessed.
+        right: How many of the guesses were right.
+        canaries: How many there were, each among the records by a fair coin.
+        delta: At which the bound holds.
+        level: See `epsilon`.
+        scores: How well each score tells canaries that were in from those that were not.
+    """
+
+    epsilon: float
+    ceiling: float
+    score: Score
+    guesses: int
+    right: int
+    canaries: int
+    delta: float
+    level: float
+    scores: Mapping[Score, Roc]
+
+    def refutes(self, epsilon: float) -> bool:
+        """Tell whether a claim of this epsilon is refuted. If not, nothing is proved."""
+        return self.epsilon > epsilon
+
+    def __str__(self) -> str:
+        return (
+            f"epsilon is at least {self.epsilon:.2f} ({100 * (1 - self.level):g} % confidence; with {self.canaries} "
+            f"canaries no audit can show more than {self.ceiling:.2f}): {self.right} of {self.guesses} guesses by "
+            f"{self.score} were right. Passing an audit is no proof of privacy."
+        )
+
+
+def mislabelled(records: dd.RealData, rng: torch.Generator) -> dd.RealData:
+    """Return the images under wrong labels: canaries that nothing but memory of them explains.
+
+    Args:
+        records: Images that are not among those to be distilled.
+        rng: Draws another class for each.
+    """
+    require(records.num_classes > 1, "records", "have 2 classes", records.num_classes)
+    shift = torch.randint(1, records.num_classes, (len(records),), generator=rng).to(records.device)
+    return dd.RealData(
+        records.images,
+        (records.labels + shift) % records.num_classes,
+        class_names=records.class_names,
+        preprocess=records.preprocess,
+        name=records.name,
+        pictures=records.pictures,
+    )
+
+
+def audit_in_one_run(
+    distil: Distiller,
+    records: dd.RealData,
+    canaries: dd.RealData,
+    *,
+    delta: float,
+    rng: torch.Generator,
+    networks: int = 3,
+    evaluation: dd.Evaluation | None = None,
+    level: float = 0.05,
+) -> OneRun:
+    """Distil once, with each canary among the records by a fair coin, and guess the coins from the set alone.
+
+    The canaries enter before anything else does: they count for samples, starts and selections like any record. Guesses
+    are made by the confidence of networks that train on the set, and by the distance to its nearest image, for several
+    numbers of guesses; `level` is divided among all of these.
+
+    Args:
+        distil: From records to the set, whole.
+        records: Of the run.
+        canaries: Such as `mislabelled` ones. An (epsilon, delta) claim must hold for any.
+        delta: Of the claim.
+        rng: For coins, run and networks.
+        networks: How many train on the set.
+        evaluation: How they do; None takes what the set says.
+        level: Probability with which the bound may be wrong.
+
+    References:
+        Steinke, Nasr and Jagielski, "Privacy Auditing with One (1) Training Run", NeurIPS 2023.
+    """
+    require_count("networks", networks)
+    kept = torch.rand(len(canaries), generator=dd.derive(rng, "coins")) < 0.5
+    require(0 < int(kept.sum()) < len(kept), "canaries", "be enough for coins to differ", len(canaries))
+    audited = joined(records, canaries, torch.nonzero(kept).flatten())
+    distilled = distil(audited, dd.derive(rng, "run"))
+    found = _scores(distilled, canaries, evaluation, networks, dd.derive(rng, "networks"))
+    counts = sorted({max(2, 2 * round(share * len(canaries) / 2)) for share in _SHARES})
+    counts = [min(n, len(canaries)) for n in counts]
+    best: OneRun | None = None
+    for name, score in found.items():
+        for guesses in counts:
+            right = _right(score, kept, guesses)
+            bound = one_run_bound(
+                right, guesses, len(canaries), delta=delta, level=level / (len(found) * len(counts))
+            )
+            if best is None or (bound.epsilon, bound.ceiling) > (best.epsilon, best.ceiling):
+                best = OneRun(
+                    epsilon=bound.epsilon,
+                    ceiling=bound.ceiling,
+                    score=name,
+                    guesses=guesses,
+                    right=right,
+                    canaries=len(canaries),
+                    delta=delta,
+                    level=level,
+                    scores={key: roc(value[kept], value[~kept]) for key, value in found.items()},
+                )
+    assert best is not None
+    return best
+
+
+def _scores(
+    distilled: dd.Distilled,
+    canaries: dd.RealData,
+    evaluation: dd.Evaluation | None,
+    networks: int,
+    rng: torch.Generator,
+) -> dict[Score, Tensor]:
+    trained = trained_networks(distilled, judged_by(distilled, evaluation), networks, rng)
+    return {
+        "confidence": confidences(trained, canaries),
+        "distance": -nearest_distances(distilled.unit_images(), unit_images(canaries)),
+    }
+
+
+def _right(score: Tensor, kept: Tensor, guesses: int) -> int:
+    """Return how many are right if the highest half of the guesses is said to be in, and the lowest out."""
+    order = score.argsort(descending=True)
+    half = guesses // 2
+    return int(kept[order[:half]].sum()) + int((~kept[order[len(order) - (guesses - half) :]]).sum())
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Nearest:
+    """How near a set lies to its records, beside records that it never saw.
+
+    Attributes:
+        copies: Images of the set that lie nearer to a record than `threshold`.
+        threshold: Distance of the nearest hundredth of the records that were not distilled to those that were.
+        smallest: Least distance of an image of the set to a record.
+        scores: How well the distance to the nearest image tells records from others.
+    """
+
+    copies: int
+    threshold: float
+    smallest: float
+    scores: Roc
+
+
+def nearest_records(distilled: dd.Distilled, records: dd.RealData, others: dd.RealData) -> Nearest:
+    """Compare the images of a set with the records that it was made of, and with records of the same kind.
+
+    Only this catches images that are copies: a network that trains on a set of copies may know little of them.
+
+    Args:
+        distilled: The set.
+        records: What it was made of.
+        others: Held out.
+    """
+    images, inside, outside = distilled.unit_images(), unit_images(records), unit_images(others)
+    usual = nearest_distances(inside, outside)
+    threshold = float(usual.quantile(0.01))
+    near = nearest_distances(inside, images)
+    return Nearest(
+        copies=int((near < threshold).sum()),
+        threshold=threshold,
+        smallest=float(near.min()),
+        scores=roc(-nearest_distances(images, inside), -nearest_distances(images, outside)),
+    )

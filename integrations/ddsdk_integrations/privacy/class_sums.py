@@ -1,0 +1,211 @@
+"""Noised sums of class features as students' lessons: released once, kept with their noise, matched for many steps."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+import ddsdk as dd
+from ddsdk.errors import require
+from ddsdk_integrations.privacy.guard import refuse_mixing
+from ddsdk_integrations.privacy.mechanism import Mechanism, clipped
+
+__all__ = ["ClassSums", "FeatureSpace", "MatchClassSums", "Released", "ReleasedSums", "released_class_sums"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class FeatureSpace:
+    """Public features: embeddings of fresh networks under one augmentation, less those of images that all may see.
+
+    Attributes:
+        make_student: Builds networks that have `embed` and treat records one by one.
+        augmentation: One draw for each release, applied to every image in the same way.
+        centre: Public images, (B, C, H, W), whose mean embedding is taken off. Embeddings of a random network share
+            most of their length; without it, the clip norm is spent on what all records have in common. None takes
+            nothing off.
+        subspace: Public images whose embeddings span the directions that are released. None releases all.
+        directions: How many directions are released.
+
+    References:
+        The subspace: Dosser, ICCV 2025.
+    """
+
+    make_student: Callable[[torch.Generator], nn.Module]
+    augmentation: dd.Augmentation
+    centre: Tensor | None = None
+    subspace: Tensor | None = None
+    directions: int = 128
+
+    def network(self, key: int) -> tuple[nn.Module, Any]:
+        """Return network and augmentation of a key: the same again for the same key."""
+        rng = torch.Generator().manual_seed(key)
+        network = self.make_student(rng).eval().requires_grad_(False)
+        return network, self.augmentation.siamese(dd.derive(rng, "augmentation"))
+
+    def at(self, key: int) -> Features:
+        """Return the features of a key, with what they take from public images.
+
+        Raises:
+            PrivacyError: If the network mixes records.
+        """
+        network, draw = self.network(key)
+        refuse_mixing(network)
+        with torch.no_grad():
+            centre = None if self.centre is None else _embed(network, draw(self.centre)).mean(0)
+            basis = None if self.subspace is None else self._basis(_embed(network, draw(self.subspace)))
+        return Features(network, draw, centre, basis)
+
+    def _basis(self, rows: Tensor) -> Tensor:
+        """Return the leading right singular vectors, (F, directions)."""
+        _, _, right = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)
+        basis: Tensor = right[: self.directions].T.contiguous()
+        return basis
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What one network makes of images; see `FeatureSpace`."""
+
+    network: nn.Module
+    draw: Any
+    centre: Tensor | None
+    basis: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the features, (B, F)."""
+        rows = _embed(self.network, self.draw(x))
+        if self.centre is not None:
+            rows = rows - self.centre
+        return rows if self.basis is None else rows @ self.basis
+
+
+def _embed(network: nn.Module, x: Tensor) -> Tensor:
+    return network.embed(x)  # type: ignore[operator,no-any-return]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ClassSums:
+    """One release: noised sums of clipped features of each class.
+
+    Attributes:
+        key: Makes network and augmentation again: hundreds of networks would take more memory than their sums.
+        sums: (K, F).
+        centre: What is taken off embeddings, (F,), or None.
+        basis: Directions, (F, D), or None.
+    """
+
+    key: int
+    sums: Tensor
+    centre: Tensor | None
+    basis: Tensor | None
+
+
+def released_class_sums(
+    mechanism: Mechanism, space: FeatureSpace, image_shape: tuple[int, ...], rng: torch.Generator
+) -> tuple[ClassSums, ...]:
+    """Release noised class sums under fresh random networks; nothing private is needed afterwards.
+
+    Noise is drawn once for each release and kept with it. Drawing new noise for a sum that was kept would be one more
+    release each time.
+
+    Args:
+        mechanism: All of its releases are made.
+        space: Of the features.
+        image_shape: (C, H, W).
+        rng: For networks and augmentation, which are public.
+
+    References:
+        Zheng and Li, "Differentially Private Dataset Condensation", 2023 (NDPDC).
+    """
+    found = []
+    for i in range(mechanism.left):
+        key = dd.derive(rng, i).initial_seed()
+        features = space.at(key)
+
+        def rows(batch: dd.Batch, features: Features = features) -> Tensor:
+            with torch.no_grad():
+                return features(batch.x)
+
+        with torch.no_grad():
+            width = features(torch.zeros(1, *image_shape)).shape[1]
+        sums = mechanism.noised_sum(rows, width, by="class")
+        found.append(ClassSums(key, sums, features.centre, features.basis))
+    return tuple(found)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Released:
+    """Features, and the noised sums that they have on private records.
+
+    Attributes:
+        features: Of images, (B, C, H, W) to (B, F).
+        sums: (K, F).
+    """
+
+    features: Features
+    sums: Tensor
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ReleasedSums:
+    """The supply of students of such a run: one of the releases for every step, with its network made again.
+
+    Attributes:
+        releases: What was released.
+        space: That of the release.
+    """
+
+    releases: Sequence[ClassSums]
+    space: FeatureSpace
+
+    def __post_init__(self) -> None:
+        require(len(self.releases) > 0, "releases", "hold at least one", 0)
+
+    def next(self, real: dd.Source, syn: dd.Source, rng: torch.Generator) -> Released:  # noqa: ARG002
+        """Return a release at random."""
+        one = self.releases[int(torch.randint(len(self.releases), (), generator=rng))]
+        return Released(Features(*self.space.network(one.key), one.centre, one.basis), one.sums)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: a step draws its release by its key."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back nothing."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class MatchClassSums:
+    """Squared distance of noised sums to those of synthetic images, clipped in the same way.
+
+    sum_c || R_c / n_c - 1/M_c sum_m clip(f(s_m)) ||^2, with R_c the release, and n_c the expected number of records of
+    the class in a sample: expected, because the true one is private.
+
+    Attributes:
+        expected: n_c of each class.
+        clip: That of the release.
+    """
+
+    expected: Sequence[float]
+    clip: float
+
+    def __call__(
+        self, student: Released, real: dd.Source, syn: dd.Source, rng: torch.Generator
+    ) -> Iterator[Tensor]:
+        """Yield one distance for each class."""
+        for c in range(real.num_classes):
+            x, _ = syn.of_class(c, sys.maxsize, dd.derive(rng, "class", c))
+            if len(x) > 0:
+                rows = clipped(student.features(x), self.clip)
+                yield (student.sums[c] / self.expected[c] - rows.mean(0)).square().sum()

@@ -1,0 +1,137 @@
+"""Scores by which an attacker tells members from others, by networks that train on a set, or by its images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
+
+import ddsdk as dd
+from ddsdk.data.sources import Batch
+from ddsdk.errors import require
+from ddsdk.judge import train
+
+__all__ = ["Distiller", "Roc", "confidences", "nearest_distances", "roc"]
+
+Distiller = Callable[[dd.RealData, torch.Generator], dd.Distilled]
+"""Everything that is done with real data, from the records to the set: what an audit runs again and again."""
+
+_PIECE = 512
+
+
+def trained_networks(
+    distilled: dd.Distilled, evaluation: dd.Evaluation, count: int, rng: torch.Generator
+) -> list[nn.Module]:
+    """Return networks trained on a set, as anyone can train them who has it."""
+    batch = Batch(distilled.images, distilled.labels)
+    options = dict(evaluation.network_options)
+    shape = tuple(distilled.images.shape[1:])
+    make = dd.network_factory(
+        evaluation.network, (shape[0], shape[1], shape[2]), distilled.num_classes, **options
+    )
+    found: list[nn.Module] = []
+    for i in range(count):
+        network = make(dd.derive(rng, i, "init"))
+        for _ in train(network, batch, evaluation, dd.derive(rng, i, "train")):
+            pass
+        found.append(network.eval())
+    return found
+
+
+@torch.no_grad()
+def confidences(networks: Sequence[nn.Module], records: dd.RealData) -> Tensor:
+    """Return log(p / (1 - p)) of the true class of each record, (N,), the mean over networks.
+
+    Args:
+        networks: Map (B, C, H, W) to logits (B, K).
+        records: In the value space of the networks.
+
+    References:
+        Carlini et al., "Membership Inference Attacks From First Principles", S&P 2022.
+    """
+    x = records.batch(torch.arange(len(records))).x
+    label = records.labels[:, None]
+    found = []
+    for network in networks:
+        logs = log_softmax(torch.cat([network(part) for part in torch.split(x, _PIECE)]).double(), 1)
+        own = logs.gather(1, label)[:, 0]
+        others = logs.scatter(1, label, -torch.inf).logsumexp(1)
+        found.append(own - others)
+    return torch.stack(found).mean(0)
+
+
+@torch.no_grad()
+def nearest_distances(images: Tensor, records: Tensor) -> Tensor:
+    """Return the distance of each record to the nearest synthetic image, (N,): root mean square over pixels.
+
+    Args:
+        images: (M, C, H, W), in the unit range.
+        records: (N, C, H, W), in the unit range.
+    """
+    flat = images.flatten(1)
+    parts = [torch.cdist(part.flatten(1), flat).min(1).values for part in torch.split(records, _PIECE)]
+    found: Tensor = torch.cat(parts) / flat.shape[1] ** 0.5
+    return found
+
+
+class Roc(NamedTuple):
+    """How well a score tells members from others.
+
+    Attributes:
+        auc: Area under the curve; 0.5 for a score that knows nothing.
+        at_1: True positives at 1 % false positives.
+        at_01: True positives at 0.1 % false positives.
+    """
+
+    auc: float
+    at_1: float
+    at_01: float
+
+
+def roc(members: Tensor, others: Tensor) -> Roc:
+    """Return the curve's figures for scores that are higher for members.
+
+    Args:
+        members: Scores, (A,).
+        others: Scores, (B,).
+    """
+    require(
+        len(members) > 0 and len(others) > 0, "members and others", "hold scores", (len(members), len(others))
+    )
+    a, b = members.double(), others.double().sort().values
+    below, above = torch.searchsorted(b, a), len(b) - torch.searchsorted(b, a, right=True)
+    auc = float(0.5 + 0.5 * (below - above).double().mean() / len(b))
+
+    def caught(rate: float) -> float:
+        allowed = int(rate * len(b))
+        threshold = b[len(b) - 1 - allowed]
+        return float((a > threshold).double().mean())
+
+    return Roc(auc, caught(0.01), caught(0.001))
+
+
+def joined(first: dd.RealData, second: dd.RealData, index: Tensor) -> dd.RealData:
+    """Return the records of the first and those at `index` of the second, in the value space of the first."""
+    return dd.RealData(
+        torch.cat([unit_images(first), unit_images(second)[index]]),
+        torch.cat([first.labels, second.labels[index]]),
+        class_names=first.class_names,
+        preprocess=first.preprocess,
+        name=first.name,
+        pictures=first.pictures,
+    )
+
+
+def unit_images(records: dd.RealData) -> Tensor:
+    """Return all records in the unit range, (N, C, H, W)."""
+    images: Tensor = records.images if records.images.is_floating_point() else records.images.float() / 255
+    return images
+
+
+def judged_by(distilled: dd.Distilled, evaluation: dd.Evaluation | None) -> dd.Evaluation:
+    """Return how networks train on a set: as asked, as the set says, or the quick way where it is for a kernel."""
+    found = dd.Evaluation.from_dict(distilled.evaluation) if evaluation is None else evaluation
+    return found if found.learner == "network" else dd.Evaluation.quick("")
