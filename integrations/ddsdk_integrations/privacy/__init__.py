@@ -1,7 +1,86 @@
-"""Private release with Opacus: ``pip install 'ddsdk[privacy]'``."""
+"""Private release with Opacus: ``pip install 'ddsdk[privacy]'``.
+
+>>> from ddsdk_integrations.privacy import NDPDC, Budget, Ledger, PrivateData
+>>> private = PrivateData(real, Ledger(Budget(epsilon=1, delta=1e-5), "ledger.json"), class_size=6000)
+>>> distilled = NDPDC(ipc=10)(private, make_student=make_student, rng=ddsdk.generator("run"))
+>>> print(distilled.privacy)
+"""
 
 from __future__ import annotations
 
 from ddsdk_integrations._require import require_library
 
 require_library("opacus", feature="Private release", package="opacus", extra="privacy")
+
+from ddsdk_integrations.privacy.audit import (  # noqa: E402
+    Nearest,
+    OneRun,
+    audit_in_one_run,
+    mislabelled,
+    nearest_records,
+)
+from ddsdk_integrations.privacy.bounds import OneRunBound, one_run_bound  # noqa: E402
+from ddsdk_integrations.privacy.budget import Budget, BudgetSpentError, Ledger  # noqa: E402
+from ddsdk_integrations.privacy.class_sums import (  # noqa: E402
+    FeatureSpace,
+    MatchClassSums,
+    ReleasedSums,
+    released_class_sums,
+)
+from ddsdk_integrations.privacy.data import PrivateData  # noqa: E402
+from ddsdk_integrations.privacy.dp_kip import DPKIP, NoisedRegression  # noqa: E402
+from ddsdk_integrations.privacy.dp_sgd import dp_sgd  # noqa: E402
+from ddsdk_integrations.privacy.gradients import (  # noqa: E402
+    MatchNoisedGradients,
+    NoisedGradients,
+    sample_gradients,
+)
+from ddsdk_integrations.privacy.guard import PrivacyError  # noqa: E402
+from ddsdk_integrations.privacy.likelihood import LikelihoodRatio, audit_by_likelihood  # noqa: E402
+from ddsdk_integrations.privacy.mechanism import Mechanism  # noqa: E402
+from ddsdk_integrations.privacy.membership import Distiller, Roc  # noqa: E402
+from ddsdk_integrations.privacy.ndpdc import NDPDC  # noqa: E402
+from ddsdk_integrations.privacy.psg import PSG  # noqa: E402
+from ddsdk_integrations.privacy.recipe import PrivateRecipe, distilled_privately  # noqa: E402
+from ddsdk_integrations.privacy.statistics import (  # noqa: E402
+    paid_class_means,
+    paid_class_sizes,
+    paid_normalisation,
+)
+
+__all__ = [
+    "DPKIP",
+    "NDPDC",
+    "PSG",
+    "Budget",
+    "BudgetSpentError",
+    "Distiller",
+    "FeatureSpace",
+    "Ledger",
+    "LikelihoodRatio",
+    "MatchClassSums",
+    "MatchNoisedGradients",
+    "Mechanism",
+    "Nearest",
+    "NoisedGradients",
+    "NoisedRegression",
+    "OneRun",
+    "OneRunBound",
+    "PrivacyError",
+    "PrivateData",
+    "PrivateRecipe",
+    "ReleasedSums",
+    "Roc",
+    "audit_by_likelihood",
+    "audit_in_one_run",
+    "distilled_privately",
+    "dp_sgd",
+    "mislabelled",
+    "nearest_records",
+    "one_run_bound",
+    "paid_class_means",
+    "paid_class_sizes",
+    "paid_normalisation",
+    "released_class_sums",
+    "sample_gradients",
+]

@@ -127,29 +127,27 @@ def audit_in_one_run(
     audited = joined(records, canaries, torch.nonzero(kept).flatten())
     distilled = distil(audited, dd.derive(rng, "run"))
     found = _scores(distilled, canaries, evaluation, networks, dd.derive(rng, "networks"))
-    counts = sorted({max(2, 2 * round(share * len(canaries) / 2)) for share in _SHARES})
-    counts = [min(n, len(canaries)) for n in counts]
-    best: OneRun | None = None
+    curves = {name: roc(score[kept], score[~kept]) for name, score in found.items()}
+    plans = _guess_plans(len(canaries))
+    share = level / (len(found) * len(plans))
+    bounds = []
     for name, score in found.items():
-        for guesses in counts:
-            right = _right(score, kept, guesses)
-            bound = one_run_bound(
-                right, guesses, len(canaries), delta=delta, level=level / (len(found) * len(counts))
-            )
-            if best is None or (bound.epsilon, bound.ceiling) > (best.epsilon, best.ceiling):
-                best = OneRun(
-                    epsilon=bound.epsilon,
-                    ceiling=bound.ceiling,
-                    score=name,
-                    guesses=guesses,
-                    right=right,
-                    canaries=len(canaries),
-                    delta=delta,
-                    level=level,
-                    scores={key: roc(value[kept], value[~kept]) for key, value in found.items()},
-                )
-    assert best is not None
-    return best
+        for top, bottom in plans:
+            right = _right(score, kept, top, bottom)
+            bound = one_run_bound(right, top + bottom, len(canaries), delta=delta, level=share)
+            bounds.append((bound, name, top + bottom, right))
+    best, score_name, guesses, right = max(bounds, key=lambda one: one[0])
+    return OneRun(
+        epsilon=best.epsilon,
+        ceiling=max(bound.ceiling for bound, *_ in bounds),
+        score=score_name,
+        guesses=guesses,
+        right=right,
+        canaries=len(canaries),
+        delta=delta,
+        level=level,
+        scores=curves,
+    )
 
 
 def _scores(
@@ -166,11 +164,19 @@ def _scores(
     }
 
 
-def _right(score: Tensor, kept: Tensor, guesses: int) -> int:
-    """Return how many are right if the highest half of the guesses is said to be in, and the lowest out."""
+def _guess_plans(canaries: int) -> list[tuple[int, int]]:
+    """Return how many canaries are guessed to be in and to be out: as many of each, or in alone.
+
+    A set that copies some of its records tells surely that those were in, and nothing of the rest.
+    """
+    half = sorted({max(1, round(share * canaries / 2)) for share in _SHARES})
+    return [(n, n) for n in half if 2 * n <= canaries] + [(n, 0) for n in half]
+
+
+def _right(score: Tensor, kept: Tensor, top: int, bottom: int) -> int:
+    """Return how many are right if the highest scores are said to be in, and the lowest out."""
     order = score.argsort(descending=True)
-    half = guesses // 2
-    return int(kept[order[:half]].sum()) + int((~kept[order[len(order) - (guesses - half) :]]).sum())
+    return int(kept[order[:top]].sum()) + int((~kept[order[len(order) - bottom :]]).sum())
 
 
 @final

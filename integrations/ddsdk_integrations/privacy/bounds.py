@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 from scipy.stats import binom
 
 from ddsdk.errors import require, require_count
@@ -44,11 +45,9 @@ def p_value(right: int, guesses: int, canaries: int, *, epsilon: float, delta: f
     """
     chance = 1 / (1 + math.exp(-epsilon))
     tail = float(binom.sf(right - 1, guesses, chance))
-    worst = total = 0.0
-    for i in range(1, right + 1):
-        total += float(binom.pmf(right - i, guesses, chance))
-        worst = max(worst, total / i)
-    return min(1.0, tail + 2 * canaries * delta * worst)
+    below = np.arange(right - 1, -1, -1)
+    means = binom.pmf(below, guesses, chance).cumsum() / np.arange(1, right + 1)
+    return min(1.0, tail + 2 * canaries * delta * float(means.max(initial=0.0)))
 
 
 def one_run_bound(

@@ -27,6 +27,9 @@ History = tuple[tuple[float, float, int], ...]
 """Noise multiplier, sampling rate and number of releases, for each kind."""
 
 _PRECISION = 1e-3
+_LEAST_NOISE = 1e-3
+# The rest would be drowned in noise.
+_SPENT = 0.98
 # Low orders serve large epsilons and high orders small ones; those of Opacus end at 63.
 _ORDERS = (
     [1 + i / 20 for i in range(1, 200)] + [float(i) for i in range(11, 128)] + [2.0**i for i in range(7, 13)]
@@ -138,15 +141,13 @@ class Ledger:
                 epsilon_of((*spent, (noise, sample_rate, releases)), self.budget.delta, accountant) <= target
             )
 
-        if self.epsilon >= target:
-            raise BudgetSpentError(f"epsilon {self.epsilon:.4g} of {target:g} is spent: nothing is left")
-        high = 0.5
+        if self.epsilon >= _SPENT * target:
+            raise BudgetSpentError(f"epsilon {self.epsilon:.4g} of {target:.4g} is spent: nothing is left")
+        high = 1.0
+        while high > _LEAST_NOISE and fits(high / 2, "rdp"):
+            high /= 2
         while not fits(high, "rdp"):
             high *= 2
-            if high > _NOISIEST:
-                raise BudgetSpentError(
-                    f"no noise makes {releases} releases fit what {self.epsilon:.4g} of {target:g} leaves"
-                )
         high = _least(lambda noise: fits(noise, "rdp"), high / 2, high)
         if self.budget.accountant == "prv":
             high = _least(lambda noise: fits(noise, "prv"), 0.8 * high, high)
@@ -174,9 +175,6 @@ class Ledger:
         if self._path is not None:
             kept = _File(budget=asdict(self.budget), releases=self._releases)
             write_atomic(self._path, readable_json(msgspec.to_builtins(kept)))
-
-
-_NOISIEST = 1e6
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

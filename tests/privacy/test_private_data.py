@@ -1,0 +1,98 @@
+"""Sealed records: nothing leaves, what is public is declared, what is not is paid for, and the certificate says so."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from private_records import HUGE, PUBLIC, records, sealed
+
+import ddsdk as dd
+from ddsdk_integrations.privacy.budget import Budget, BudgetSpentError
+from ddsdk_integrations.privacy.guard import PrivacyError
+from ddsdk_integrations.privacy.statistics import paid_class_means, paid_class_sizes, paid_normalisation
+
+
+def test_records_do_not_leave():
+    private = sealed()
+    for draw in (lambda: private.of_class(0, 5, dd.generator(0)), lambda: private.mixed(5, dd.generator(0))):
+        with pytest.raises(PrivacyError, match="private records must not leave the mechanism"):
+            draw()
+    assert private.description == {"name": "data"}
+    assert not hasattr(private, "fingerprint")
+    with pytest.raises(TypeError):
+        len(private)
+
+
+@pytest.mark.parametrize("start", ["real", "k-means", "herding"])
+def test_the_engine_cannot_start_from_sealed_records(start):
+    with pytest.raises((PrivacyError, AttributeError)):
+        dd.STARTS[start](sealed(), 1, dd.generator(0))
+
+
+@pytest.mark.parametrize("preprocess", [PUBLIC, dd.Preprocess.fit_zca(records().images)], ids=["mean", "zca"])
+def test_values_that_may_be_fitted_on_records_are_refused(preprocess):
+    with pytest.raises(PrivacyError, match="statistics must say where the numbers of the value space"):
+        sealed(records(preprocess=preprocess), statistics="")
+    assert "normalisation: constants" in sealed(records(preprocess=preprocess)).assumptions
+    sealed(records(preprocess=dd.Preprocess.unit(1)), statistics="")
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"class_size": 0}, "class_size must"),
+        ({"class_size": [1, 2]}, "class_size must be one number, or one for each of 3 classes"),
+        ({"budget": Budget(epsilon=1, delta=0.1)}, r"delta must lie below 1/records, 0.0278"),
+    ],
+)
+def test_bad_public_facts_are_refused(how, message):
+    with pytest.raises(ValueError, match=message):
+        sealed(**how)
+
+
+def test_normalisation_can_be_paid_for():
+    real = records(300, preprocess=dd.Preprocess.unit(1))
+    private = sealed(real, class_size=100)
+    found = paid_normalisation(private, noise_multiplier=1e-6)
+    wanted = dd.Preprocess.fit_normalise(real.images)
+    assert found.preprocess.mean == pytest.approx(wanted.mean, abs=1e-4)
+    assert found.preprocess.std == pytest.approx(wanted.std, abs=1e-3)
+    assert found.ledger is private.ledger
+    assert private.ledger.releases[0].what == "channel moments"
+    assert "normalisation: paid for in the ledger" in found.certificate.assumptions
+    with pytest.raises(ValueError, match="private must be in the unit range"):
+        paid_normalisation(found, noise_multiplier=1.0)
+    assert min(paid_normalisation(private, noise_multiplier=3.0).preprocess.std) > 0
+
+
+def test_class_sizes_can_be_paid_for():
+    assert paid_class_sizes(sealed(records(40)), noise_multiplier=1e-6) == pytest.approx(
+        (14, 13, 13), abs=1e-3
+    )
+    assert min(paid_class_sizes(sealed(), noise_multiplier=1e4)) >= 1
+
+
+def test_class_means_can_be_paid_for():
+    real = records(36)
+    found = paid_class_means(sealed(real, class_size=12), share=1.0)
+    wanted = torch.stack([real.batch(real.index_of_class(c)).x.mean(0) for c in range(3)])
+    assert torch.allclose(found, wanted, atol=0.01)
+    private = sealed(budget=Budget(epsilon=1, delta=1e-3))
+    paid_class_means(private, share=0.5)
+    assert 0.4 < private.ledger.epsilon <= 0.5
+    with pytest.raises(BudgetSpentError, match="is spent"):
+        paid_class_means(private, share=0.4)
+
+
+def test_a_certificate_counts_what_was_released():
+    private = sealed(budget=Budget(epsilon=2, delta=1e-3))
+    with pytest.raises(PrivacyError, match="a certificate must count a release"):
+        _ = private.certificate
+    private.mechanism("a", releases=3, sample_rate=0.1, noise_multiplier=4.0)
+    private.mechanism("b", releases=2, sample_rate=1.0, noise_multiplier=9.0, clip=0.5)
+    found = private.certificate
+    assert [(r.what, r.count, r.clip) for r in found.releases] == [("a", 3, 1.0), ("b", 2, 0.5)]
+    assert found.epsilon == private.ledger.epsilon > 0
+    assert found.accountant.startswith("rdp (opacus ")
+    assert "adding or removing one record" in found.statement
+    assert HUGE.delta == found.delta

@@ -1,0 +1,178 @@
+"""One contract for every private recipe: it runs, spends what it says, starts in public, and certifies its set."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from private_records import records, sealed, student
+
+import ddsdk as dd
+from ddsdk_integrations.privacy import DPKIP, NDPDC, PSG
+from ddsdk_integrations.privacy.budget import Budget, BudgetSpentError
+from ddsdk_integrations.privacy.guard import PrivacyError
+from ddsdk_integrations.privacy.recipe import distilled_privately
+
+ONE = Budget(epsilon=1, delta=1e-3)
+RECIPES = {
+    "ndpdc": NDPDC(ipc=2, releases=4, steps=6),
+    "ndpdc as published": NDPDC(
+        ipc=2, releases=4, steps=6, start="noise", centred=False, augmentation="flip"
+    ),
+    "ndpdc in a public subspace": NDPDC(ipc=1, releases=4, steps=6, start="public", directions=3),
+    "psg": PSG(ipc=2, students=2, steps_per_student=3, lesson_every=2, student_epochs=1, sample_rate=0.3),
+    "dp-kip": DPKIP(ipc=2, steps=4, sample_rate=0.3),
+}
+
+
+def public():
+    return dd.RealData(
+        torch.rand(9, 1, 8, 8, generator=dd.generator("public")),
+        torch.zeros(9, dtype=torch.int64),
+        class_names=("anything",),
+        preprocess=dd.Preprocess.unit(1),
+        name="postcards",
+    )
+
+
+def run(recipe, private, **how):
+    usual = {"make_student": student(), "rng": dd.generator("run"), "public": public()}
+    return recipe(private, **{**usual, **how})
+
+
+@pytest.fixture(params=RECIPES, name="recipe")
+def each_recipe(request):
+    return RECIPES[request.param]
+
+
+def test_a_run_spends_the_budget_and_certifies_its_set(recipe, tmp_path):
+    private = sealed(budget=ONE)
+    distilled = run(recipe, private)
+    assert distilled.images.shape == (3 * recipe.ipc, 1, 8, 8)
+    assert 0.9 < private.ledger.epsilon <= 1
+    assert distilled.certificate == private.certificate
+    assert distilled.certificate.delta == 1e-3
+    steps = sum(r.count for r in distilled.certificate.releases)
+    assert steps == {"ndpdc": 4, "psg": 6, "dp-kip": 4}[recipe.name] + (
+        getattr(recipe, "start", "") == "means"
+    )
+    distilled.save(tmp_path)
+    again = dd.Distilled.load(tmp_path)
+    assert again.certificate == distilled.certificate
+    assert "differential privacy" in again.privacy
+    # A second run is a second release of the same records.
+    with pytest.raises(BudgetSpentError, match="is spent"):
+        run(recipe, private)
+
+
+def test_nothing_of_the_records_is_in_the_provenance(recipe):
+    real = records()
+    distilled = run(recipe, sealed(real, budget=ONE))
+    assert distilled.provenance["data"] == {"name": "data"}
+    told = str(distilled.provenance) + str(distilled.certificate)
+    assert real.fingerprint not in told
+    assert "noise_seed" not in told
+
+
+def test_a_noise_multiplier_may_be_given(recipe):
+    private = sealed()
+    run(dataclasses.replace(recipe, noise_multiplier=50.0), private)
+    assert private.ledger.releases[-1].noise_multiplier == 50.0
+
+
+def test_sets_differ_from_run_to_run_for_their_noise_has_no_seed(recipe):
+    one, two = (run(recipe, sealed(budget=ONE)) for _ in range(2))
+    assert not torch.equal(one.images, two.images)
+
+
+def test_the_global_generator_changes_nothing_and_is_left_alone(recipe):
+    before = torch.random.get_rng_state()
+    run(recipe, sealed(budget=ONE))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_open_records_are_refused(recipe):
+    with pytest.raises(PrivacyError, match="real must be PrivateData, got RealData"):
+        run(recipe, records())
+
+
+@pytest.mark.parametrize("start", ["real", "k-means", "herding"])
+@pytest.mark.parametrize("kind", [NDPDC, PSG, DPKIP])
+def test_a_start_from_records_is_refused(kind, start):
+    with pytest.raises(PrivacyError, match="images that begin as records are records"):
+        kind(start=start)
+
+
+def test_unpaid_means_and_unknown_starts_are_refused():
+    with pytest.raises(PrivacyError, match="images that begin as records are records"):
+        PSG(start="means")
+    with pytest.raises(PrivacyError, match="start must be one of means, noise, public, got 'x'"):
+        NDPDC(start="x")
+
+
+def test_a_public_start_needs_public_images_and_says_so():
+    recipe, private = RECIPES["ndpdc in a public subspace"], sealed(budget=ONE)
+    with pytest.raises(PrivacyError, match="public must be given for a start from public images"):
+        run(recipe, private, public=None)
+    with pytest.raises(ValueError, match=r"public must have shape \(1, 8, 8\)"):
+        run(
+            recipe,
+            private,
+            public=dd.load("digits")
+            .with_preprocess(dd.Preprocess.unit(1))
+            .__class__(
+                torch.rand(3, 1, 4, 4),
+                torch.zeros(3, dtype=torch.int64),
+                class_names="a",
+                preprocess=dd.Preprocess.unit(1),
+            ),
+        )
+    assert private.ledger.releases == ()
+    assert "the images called 'postcards' are public" in run(recipe, private).certificate.assumptions
+
+
+def test_networks_with_batch_norm_are_refused(recipe):
+    if recipe.name == "dp-kip":
+        pytest.skip("uses no network")
+    with pytest.raises(PrivacyError):
+        run(recipe, sealed(budget=ONE), make_student=student(norm="batch"))
+
+
+def test_selection_on_held_out_records_is_refused(recipe):
+    private = sealed(budget=ONE)
+    plan = recipe.plan(private, make_student=student(), rng=dd.generator("run"), public=public())
+    chosen = dataclasses.replace(plan, validate=lambda syn: 0.0)
+    how = {"recipe": recipe, "make_student": student(), "rng": dd.generator("run")}
+    with pytest.raises(PrivacyError, match="plan must not validate"):
+        distilled_privately(chosen, private, evaluation=recipe.evaluation(private), **how)
+    with pytest.raises(TypeError, match="validation"):
+        run(recipe, private, validation=None)
+
+
+def test_a_plan_that_draws_records_is_refused():
+    """The engine's own objectives ask the real source, which is sealed."""
+    private = sealed(budget=ONE)
+    plan = RECIPES["ndpdc"].plan(private, make_student=student(), rng=dd.generator("run"))
+    match = dd.ClassMatch(byproduct=dd.mean_embedding, distance=dd.squared, real_batch=4)
+    open_plan = dataclasses.replace(plan, objective=match, students=dd.FreshStudents(student()))
+    how = {"recipe": RECIPES["ndpdc"], "make_student": student(), "rng": dd.generator("run")}
+    with pytest.raises(PrivacyError, match="private records must not leave the mechanism"):
+        distilled_privately(open_plan, private, evaluation=dd.Evaluation(), **how)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: NDPDC(ipc=0), "ipc must be at least 1"),
+        (lambda: NDPDC(releases=0), "releases must be at least 1"),
+        (lambda: NDPDC(means_share=1.0), "means_share must lie strictly between 0 and 1"),
+        (lambda: PSG(clip=0), "clip must"),
+        (lambda: PSG(sample_rate=0), "sample_rate must lie in 0 < value <= 1"),
+        (lambda: DPKIP(noise_multiplier=-1.0), "noise_multiplier must"),
+        (lambda: DPKIP(steps=0), "steps must be at least 1"),
+    ],
+)
+def test_bad_parameters_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
