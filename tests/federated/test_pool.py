@@ -187,6 +187,7 @@ def test_the_robust_mean_is_the_mean_where_nothing_is_extreme():
         (lambda: MergedSteps(passes=0), "passes must be at least 1"),
         (lambda: MergedSteps(reach=0.0), "reach must be"),
         (lambda: Limits(codecs=("components",)), "codecs must be among"),
+        (lambda: Limits(codecs=("tiles",)), "codecs must be among"),
         (lambda: Limits(images=0), "images must be at least 1"),
         (lambda: Limits(bounds=(1.0, 0.0)), "bounds must be a lower and a higher number"),
     ],

@@ -16,15 +16,18 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.codecs import RowCodec, Uint8, codec_state
+from ddsdk.codecs import Half, LowRank, RowCodec, Uint8, codec_state
 from ddsdk.errors import require
 from ddsdk.files import canonical_json
 from ddsdk_integrations.federated.task import LocalData
 
-__all__ = ["FORMAT", "Contribution", "Packing", "codec_error", "content_digest", "pack"]
+__all__ = ["CODEC_NAMES", "FORMAT", "Contribution", "Packing", "codec_error", "content_digest", "pack"]
 
 FORMAT = 1
 """Of the records; a reader takes its own format only."""
+
+CODEC_NAMES = (Uint8.name, Half.name, LowRank.name)
+"""Of the codecs that are sent: they keep each image by itself, which quotas and the screen count on."""
 
 ARRAYS, META, METRICS = "syn", "meta", "metrics"
 """Names of the three records."""
@@ -96,17 +99,13 @@ def pack(
         seconds: That it took.
 
     Raises:
-        ValueError: If the codec shares tensors among items, or labels are no probabilities.
+        ValueError: If the codec does not keep each image by itself, or labels are no probabilities.
     """
     labels = made.as_dataset("probabilities").tensors[1]
-    single = packing.codec.images_per_item == 1
-    require(
-        single, "codec", "keep one image in an item: tiles are made by a recipe, not of images", packing.codec
-    )
     # Not clamped: what a codec cuts off is part of its error.
-    items = made.preprocess.inverse(made.images)
-    return pack_items(
-        items,
+    images = made.preprocess.inverse(made.images)
+    return pack_images(
+        images,
         data.ids(made.owner),
         data.rows(labels) if packing.soft else None,
         data,
@@ -121,8 +120,8 @@ def pack(
     )
 
 
-def pack_items(
-    items: Tensor,
+def pack_images(
+    images: Tensor,
     classes: Tensor,
     rows: Tensor | None,
     data: LocalData,
@@ -132,9 +131,10 @@ def pack_items(
     told: dict[str, Any],
     seconds: float = 0.0,
 ) -> RecordDict:
-    """Return the records of stored items, (M', C, H, W) in the unit range, and their class ids in the task."""
-    require(not codec.shares, "codec", "keep each item by itself", codec)
-    packed = {name: tensor.numpy() for name, tensor in codec.pack(items).items()}
+    """Return the records of images, (M, C, H, W) in the unit range, and their class ids in the task."""
+    known = f"be one of {', '.join(CODEC_NAMES)}, which keep each image by itself"
+    require(codec.name in CODEC_NAMES, "codec", known, codec)
+    packed = {name: tensor.numpy() for name, tensor in codec.pack(images).items()}
     packed["classes"] = classes.to(torch.int16).numpy()
     if rows is not None:
         packed["soft"] = rows.half().numpy()
@@ -146,7 +146,7 @@ def pack_items(
             "format": FORMAT,
             "task": data.task.digest,
             "codec": canonical_json(codec_state(codec)).decode(),
-            "codec-error": codec_error(codec, items),
+            "codec-error": codec_error(codec, images),
             **told,
         }
     )
@@ -157,12 +157,9 @@ def pack_items(
     return RecordDict({ARRAYS: arrays, META: meta, METRICS: metrics})
 
 
-def codec_error(codec: RowCodec, items: Tensor) -> float:
+def codec_error(codec: RowCodec, images: Tensor) -> float:
     """Return how far a pixel is from what comes out of the codec: the root of the mean square, in the unit range."""
-    if codec.images_per_item > 1:
-        # Canvases are compared as they are stored: what they decode to is enlarged from that.
-        return float((codec.pack(items)["canvases"].float() / 255 - items).square().mean().sqrt())
-    return float((codec.unpack(codec.pack(items)) - items).square().mean().sqrt())
+    return float((codec.unpack(codec.pack(images)) - images).square().mean().sqrt())
 
 
 def content_digest(arrays: ArrayRecord, meta: ConfigRecord) -> str:

@@ -21,7 +21,7 @@ from ddsdk.inner.flat import FlatNetwork, weight_vector
 from ddsdk.manifest import NO_PRIVACY
 from ddsdk.recipes.parts import adam_by_kind
 from ddsdk_integrations.federated.local import LocalTraining, fit
-from ddsdk_integrations.federated.payload import Contribution, pack_items
+from ddsdk_integrations.federated.payload import Contribution, pack_images
 from ddsdk_integrations.federated.spans import Spans
 from ddsdk_integrations.federated.task import LocalData, Task
 
@@ -112,7 +112,7 @@ def encoded_update(
     assert syn.rate is not None
     batch = syn.detached(dd.derive(rng, "export"))
     rates = syn.rate.rates
-    return pack_items(
+    return pack_images(
         data.task.preprocess.inverse(batch.x),
         syn.classes,
         batch.y,
