@@ -112,14 +112,11 @@ class SetStrategy(FedAvg):
         require_count("remember", remember)
         fits = remember == 1 or ask.action == "distill"
         require(fits, "remember", "be 1 where clients send updates, which belong to one round", remember)
-        # Flower would wait for two nodes, and for evaluation by clients.
+        # Flower would wait for two nodes.
         super().__init__(
-            fraction_train=fraction_train,
-            fraction_evaluate=1.0,
-            min_train_nodes=1,
-            min_evaluate_nodes=0,
-            min_available_nodes=min_available_nodes,
+            fraction_train=fraction_train, min_train_nodes=1, min_available_nodes=min_available_nodes
         )
+        # The server evaluates. Said to the constructor, this would be a warning in the log.
         self.fraction_evaluate = 0.0
         self.task, self.ask, self.learn = task, ask, learn
         self.screen = Screen() if screen is None else screen
