@@ -194,6 +194,7 @@ def test_without_any_set_the_weights_stay(caplog):
     assert torch.equal(found, vector(TASK.initial_arrays()))
     assert "no set was taken" in caplog.text
     assert made.reports[0].missing == TASK.class_names
+    assert made.reports[0].codec_error is None
 
 
 def test_weights_that_diverge_are_not_taken(caplog):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from federation import CLIENTS, QUICK, TASK, TEST, participant, run, strategy, v
 from flwr.serverapp.strategy import FedAvg
 
 import ddsdk as dd
+from ddsdk.codecs import LowRank
 from ddsdk_integrations.federated import (
     Alone,
     AverageUpdates,
@@ -21,6 +23,7 @@ from ddsdk_integrations.federated import (
     MergedSteps,
     MetaKnowledge,
     Packing,
+    RoundReport,
     Screen,
     Trajectory,
     accuracy_of,
@@ -130,6 +133,18 @@ def test_a_function_of_the_data_distils():
     made = strategy(one_shot, evaluation=QUICK)
     run(made, participant(distil=Alone(function, ipc=3)).app())
     assert made.reports[0].taken == CLIENTS
+
+
+def test_the_report_says_what_packing_lost_at_most():
+    plain, coarse = strategy(), strategy()
+    run(plain)
+    low = participant(packing=Packing(codec=LowRank(1))).app()
+    run(coarse, [participant().app()] * (CLIENTS - 1) + [low])
+    # Half a byte, and what distilling moved out of the unit range.
+    assert 0 < plain.reports[0].codec_error < 0.02
+    assert coarse.reports[0].codec_error > 0.05
+    for made in (plain, coarse):
+        assert RoundReport.from_json(json.loads(json.dumps(made.reports[0].to_json()))) == made.reports[0]
 
 
 def test_both_ends_count_the_same_bytes():

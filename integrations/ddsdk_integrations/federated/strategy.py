@@ -133,7 +133,7 @@ class SetStrategy(FedAvg):
         self._arrays = ArrayRecord()
         self._refused: list[Refusal] = []
         self._learned: Learned | None = None
-        self._taken: dict[int, set[int]] = {}
+        self._used: list[Contribution] = []
 
     def start(
         self,
@@ -201,7 +201,7 @@ class SetStrategy(FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check the replies, and make new weights of what is left; None if nothing is."""
         sets = self._sound(server_round, replies)
-        self._learned, self._taken = None, {}
+        self._learned, self._used = None, []
         if not sets:
             log.warning("round %d: no set was taken, the weights stay as they are", server_round)
             return None, None
@@ -219,9 +219,7 @@ class SetStrategy(FedAvg):
             return None, None
         self._kept, self._learned = kept, learned
         out = {refusal.node for refusal in learned.refused}
-        self._taken = {
-            one.node: {int(c) for c in torch.unique(one.classes)} for one in sets if one.node not in out
-        }
+        self._used = [one for one in sets if one.node not in out]
         if learned.pool is not None:
             self.pool = learned.pool
         images = sum(len(one.images) for one in sets)
@@ -294,17 +292,18 @@ class SetStrategy(FedAvg):
     def _report(self, server_round: int, replies: Iterable[Message], before: Traffic, seconds: float) -> None:
         answered = {m.metadata.src_node_id for m in replies}
         learned = self._learned
-        missing = sorted(self._census.held().difference(*self._taken.values()))
+        missing = sorted(self._census.held().difference(*(one.classes.tolist() for one in self._used)))
         report = RoundReport(
             round_number=server_round,
             asked=len(self._asked),
-            taken=len(self._taken),
+            taken=len(self._used),
             silent=tuple(node for node in self._asked if node not in answered),
             failed=tuple((m.metadata.src_node_id, error_text(m)) for m in replies if m.has_error()),
             refused=tuple(self._refused),
             missing=tuple(self.task.class_names[c] for c in missing),
             share=0.0 if learned is None else learned.share,
             influence=0.0 if learned is None else learned.influence,
+            codec_error=max((one.meta["codec-error"] for one in self._used), default=None),
             down=self.traffic.down - before.down,
             up=self.traffic.up - before.up,
             seconds=seconds,
