@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def made(data, soft=False):
         preprocess=TASK.preprocess,
         classes=classes,
         learned_lr=(0.5, 0.25),
-        provenance={"recipe": "dm"},
+        provenance={"recipe": "dm", "parameters": {"ipc": 2}, "data": {"fingerprint": "f"}, "device": "cpu"},
     )
 
 
@@ -83,7 +84,11 @@ def test_a_set_arrives_to_the_precision_of_its_codec(codec, error):
     assert one.examples == len(load_images())
     difference = (codec.unpack(codec.pack(sent.unit_images())) - sent.unit_images()).square().mean().sqrt()
     assert one.meta["codec-error"] == pytest.approx(float(difference), abs=2e-4)
-    assert one.meta["recipe"] == "dm"
+    told = json.loads(one.meta["manifest"])
+    assert (told["recipe"], told["parameters"]) == ("dm", {"ipc": 2})
+    # Nothing else of the provenance leaves the client.
+    assert set(told) == {"recipe", "parameters", "versions"}
+    assert set(told["versions"]) == {"ddsdk", "torch"}
     assert "no formal privacy guarantee" in one.meta["privacy"].lower()
 
 
@@ -106,9 +111,9 @@ def test_the_digest_covers_arrays_and_meta():
     arrays, meta = content["syn"], content["meta"]
     before = content_digest(arrays, meta)
     assert meta["digest"] == before
-    meta["recipe"] = "other"
+    told, meta["manifest"] = meta["manifest"], "{}"
     assert content_digest(arrays, meta) != before
-    meta["recipe"] = "dm"
+    meta["manifest"] = told
     assert content_digest(arrays, meta) == before
     arrays["images"].data = arrays["images"].data[:-1] + bytes([arrays["images"].data[-1] ^ 1])
     assert content_digest(arrays, meta) != before

@@ -21,7 +21,7 @@ from torch import Tensor
 from ddsdk.codecs import RowCodec, codec_from
 from ddsdk.errors import require, require_count
 from ddsdk.files import strict_json
-from ddsdk.text import clean
+from ddsdk.text import clean, clean_json
 from ddsdk_integrations.federated.payload import (
     ARRAYS,
     CODEC_NAMES,
@@ -42,7 +42,7 @@ _META: dict[str, type] = {
     "codec": str,
     "codec-error": float,
     "round": int,
-    "recipe": str,
+    "manifest": str,
     "privacy": str,
     "digest": str,
 }
@@ -208,11 +208,19 @@ def _keys(reply: _Reply) -> None:
     _insist(meta["format"] == FORMAT, f"format must be {FORMAT}, got {meta['format']!r}")
     _insist(meta["task"] == reply.contract.task.digest, "task must be that of this federation")
     _insist(meta["digest"] == content_digest(reply.arrays, meta), "digest must be that of the content")
+    _manifest(meta["manifest"])
     reply.codec = _codec(meta["codec"], reply.contract)
     shape = reply.contract.task.image_shape
     needed, extra = {*reply.codec.layout(shape), "classes"}, {"soft", "rate"}
     names = set(reply.arrays)
     _insist(needed <= names <= needed | extra, f"arrays must be {sorted(needed)}, got {sorted(names)}")
+
+
+def _manifest(stated: object) -> None:
+    told = strict_json(str(stated).encode())
+    known = isinstance(told, dict) and {"recipe", "parameters", "versions"} <= set(told)
+    _insist(known, "manifest must be an object with recipe, parameters and versions")
+    _insist(clean_json(told) == told, "manifest must be of printable text")
 
 
 def _codec(stated: object, contract: Contract) -> RowCodec:
@@ -394,5 +402,5 @@ def _contribution(reply: _Reply) -> Contribution:
         examples=examples,
         counts=tuple(int(n) for n in counts),
         rate=tuple(float(r) for r in reply.decoded.get("rate", ())),
-        meta={name: reply.meta[name] for name in ("recipe", "privacy", "codec", "codec-error")},
+        meta={name: reply.meta[name] for name in ("manifest", "privacy", "codec", "codec-error")},
     )

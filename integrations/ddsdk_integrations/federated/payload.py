@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any, final
 
 import numpy as np
@@ -21,7 +23,16 @@ from ddsdk.errors import require
 from ddsdk.files import canonical_json
 from ddsdk_integrations.federated.task import LocalData
 
-__all__ = ["CODEC_NAMES", "FORMAT", "Contribution", "Packing", "codec_error", "content_digest", "pack"]
+__all__ = [
+    "CODEC_NAMES",
+    "FORMAT",
+    "Contribution",
+    "Packing",
+    "codec_error",
+    "content_digest",
+    "manifest",
+    "pack",
+]
 
 FORMAT = 1
 """Of the records; a reader takes its own format only."""
@@ -60,7 +71,7 @@ class Contribution:
         examples: Real images that the client has, as it says; classes that were too small to be distilled count too.
         counts: Of each class.
         rate: Learning rates learned with the set: none, one, or one for each step.
-        meta: The other things that it says of itself, such as the recipe and the privacy statement.
+        meta: The other things that it says of itself, such as `manifest` and the privacy statement.
     """
 
     node: int
@@ -113,7 +124,9 @@ def pack(
         rate=_rates(made.learned_lr),
         told={
             "round": round_number,
-            "recipe": str(made.provenance.get("recipe", "")),
+            "manifest": manifest(
+                str(made.provenance.get("recipe", "")), made.provenance.get("parameters", {})
+            ),
             "privacy": made.privacy,
         },
         seconds=seconds,
@@ -155,6 +168,19 @@ def pack_images(
         {"num-examples": sum(data.counts), "class-counts": list(data.counts), "seconds": float(seconds)}
     )
     return RecordDict({ARRAYS: arrays, META: meta, METRICS: metrics})
+
+
+def manifest(recipe: str, parameters: Mapping[str, Any], **found: float) -> str:
+    """Return where a set comes from, as one JSON text, without fingerprint of the data and name of the machine.
+
+    Args:
+        recipe: Name of the method.
+        parameters: Of the method, JSON values.
+        **found: Numbers of the run that are worth telling.
+    """
+    versions = {"ddsdk": version("ddsdk"), "torch": str(torch.__version__)}
+    told = {"recipe": recipe, "parameters": dict(parameters), "versions": versions, **found}
+    return canonical_json(told).decode()
 
 
 def codec_error(codec: RowCodec, images: Tensor) -> float:

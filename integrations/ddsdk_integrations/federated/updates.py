@@ -19,7 +19,7 @@ from ddsdk.inner.fit import gradient_step
 from ddsdk.inner.flat import FlatNetwork, weight_vector
 from ddsdk.manifest import NO_PRIVACY
 from ddsdk_integrations.federated.local import LocalTraining, fit
-from ddsdk_integrations.federated.payload import Contribution, pack_images
+from ddsdk_integrations.federated.payload import Contribution, manifest, pack_images
 from ddsdk_integrations.federated.spans import Spans, matching_plan
 from ddsdk_integrations.federated.task import LocalData, Task
 
@@ -110,9 +110,18 @@ def encoded_update(
         data,
         encoding.codec,
         rate=rates if isinstance(rates, tuple) else (rates,),
-        told={"round": round_number, "recipe": f"update, gap {loss:.3f}", "privacy": NO_PRIVACY},
+        told={
+            "round": round_number,
+            "manifest": manifest("update", _parameters(encoding), gap=loss),
+            "privacy": NO_PRIVACY,
+        },
         seconds=time.monotonic() - began,
     )
+
+
+def _parameters(encoding: Encoding) -> dict[str, Any]:
+    """Return them without the codec, which is told by itself."""
+    return {name: value for name, value in vars(encoding).items() if name != "codec"}
 
 
 def recovered_update(network: dd.Network, one: Contribution, task: Task, student_steps: int) -> Tensor:
