@@ -1,13 +1,16 @@
-"""What benchmarks of integrations share: cells that are measured once, lists in options, data to measure on."""
+"""What benchmarks of integrations share: options, cells that are measured once, data to measure on."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import tyro
@@ -19,7 +22,8 @@ from ddsdk.files import readable_json, strict_json, write_atomic
 from ddsdk.rng import generator
 
 __all__ = [
-    "Runnable",
+    "CellBenchmark",
+    "asked",
     "benchmark_data",
     "known_words",
     "numbers",
@@ -57,15 +61,64 @@ def write_results(out: Path, cells: Sequence[Mapping[str, Any]], table: str) -> 
     print(table)  # noqa: T201
 
 
-class Runnable(Protocol):
-    """A benchmark: a dataclass whose fields are the options of its command."""
+def asked(cell: Any, setting: Any, train: RealData, test: RealData, **more: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return the question of a cell, as `once` takes it; cell and setting are dataclasses."""
+    told = {"cell": dataclasses.asdict(cell), "setting": dataclasses.asdict(setting)}
+    return {**told, "train": train.fingerprint, "test": test.fingerprint, **more}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellBenchmark(ABC):
+    """A table of methods, cell by cell; the fields are options of its command.
+
+    Attributes:
+        data: Name of the data, see `ddsdk distill`.
+        out: Folder of the cells, table.md, cells.json and the plots.
+        root: Where named data sets lie.
+        methods: Rows, separated by commas; all if empty.
+        seeds: Separated by commas.
+        images: Training images of each class; None for all.
+        threads: CPU threads; None leaves it to torch.
+        held_out: Test on so large a part of the training images, and train on the rest; 0 tests on the test set.
+        plots: Draw the plots, which needs matplotlib.
+    """
+
+    data: str
+    out: Path
+    root: str | None = None
+    methods: str = ""
+    seeds: str = "0"
+    images: int | None = None
+    threads: int | None = None
+    held_out: float = 0.0
+    plots: bool = True
+
+    @abstractmethod
+    def wanted(self) -> Iterable[Any]:
+        """Return the cells, each with what `measured` needs beside the data.
+
+        Raises:
+            ValueError: If an option is bad.
+        """
+
+    @abstractmethod
+    def measured(self, cell: Any, train: RealData, test: RealData) -> dict[str, Any]:  # noqa: ANN401
+        """Return what was measured for one of `wanted`, now or before; print it if it is new."""
+
+    @abstractmethod
+    def write(self, found: Sequence[dict[str, Any]]) -> None:
+        """Write the table, and draw the plots."""
 
     def run(self) -> None:
         """Measure what is missing, and write the results."""
-        ...
+        wanted = list(self.wanted())
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        train, test = benchmark_data(self.data, root=self.root, held_out=self.held_out, images=self.images)
+        self.write([self.measured(cell, train, test) for cell in wanted])
 
 
-def run_command(kind: type[Runnable], prog: str) -> int:
+def run_command(kind: type[CellBenchmark], prog: str) -> int:
     """Run the benchmark that the command line asks for; return the exit status.
 
     Args:

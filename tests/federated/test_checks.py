@@ -131,7 +131,14 @@ ADVERSARIES = {
     "unknown codec": (3, meta(codec='{"name": "pickle"}')),
     "codec that is no JSON": (3, meta(codec="{")),
     "codec with a rank beyond the image": (3, meta(codec='{"name": "low-rank", "rank": 999999}')),
-    "long text": (3, meta(recipe="x" * 10_000)),
+    "long text": (3, meta(manifest="x" * 10_000)),
+    "manifest that is no JSON": (3, meta(manifest="{")),
+    "manifest of a list": (3, meta(manifest="[1]")),
+    "manifest with a line of its own": (
+        3,
+        meta(manifest='{"recipe": "dm\\nround 1: all is well", "parameters": {}, "versions": {}}'),
+    ),
+    "manifest without a bottom": (3, meta(manifest="[" * 4000)),
     "another dtype": (4, lambda c: array(c, "images", lambda v: v.astype(np.float64))),
     "dtype not as declared": (4, lambda c: claim(c, dtype="float64")),
     "uint8 that is float": (
@@ -169,7 +176,7 @@ ADVERSARIES = {
     "labels that nobody asked for": (9, lambda c: honest_rows(c)),
     "a line of its own in the log": (3, lambda c: claim_kind(c)),
     "a long round": (1, meta(round="7" * 50_000)),
-    "texts in place of one": (3, meta(recipe=["x"] * 3)),
+    "texts in place of one": (3, meta(manifest=["x"] * 3)),
     "images of classes that do not exist": (
         5,
         lambda c: (

@@ -5,11 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
-from federation import CLIENTS, QUICK, TASK, TRAIN, load, participant, run, strategy, vector
+from federation import CLIENTS, QUICK, TASK, TRAIN, load, participant, run, strategy, told, vector
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
@@ -62,6 +67,46 @@ def test_a_damaged_state_is_refused(damage, tmp_path):
     DAMAGES[damage](tmp_path)
     with pytest.raises(ArtifactError):
         strategy(folder=tmp_path).start(grid, TASK.initial_arrays(), 2)
+
+
+class Deadly(ClientApp):
+    """Takes the server with it in the second round."""
+
+    def __init__(self):
+        super().__init__()
+        self._honest = participant().app()
+
+    def __call__(self, message, context):
+        if message.content["config"].get("server-round") == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self._honest(message, context)
+
+
+def serve_until_killed(moment, folder):
+    """Run in a process of its own, which dies while the second round is served, or half saved."""
+    apps, replace = [participant().app()] * CLIENTS, os.replace
+
+    def deadly(source, target):
+        if Path(target).name == "federation.json" and Path(folder, "round-2.safetensors").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    if moment == "serving":
+        apps[-1] = Deadly()
+    else:
+        os.replace = deadly
+    run(strategy(remember=2, folder=folder), apps, rounds=3)
+
+
+@pytest.mark.parametrize("moment", ["serving", "saving"])
+def test_a_server_that_was_killed_goes_on_with_the_same_bits(moment, tmp_path):
+    code = f"import test_faults; test_faults.serve_until_killed({moment!r}, {str(tmp_path)!r})"
+    child = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True)
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert json.loads((tmp_path / "federation.json").read_bytes())["round"] == 1
+    whole, again = strategy(remember=2), strategy(remember=2, folder=tmp_path)
+    assert torch.equal(run(whole, rounds=3), run(again, rounds=3))
+    assert told(again) == told(whole)
 
 
 class Broken(ClientApp):
@@ -194,6 +239,7 @@ def test_without_any_set_the_weights_stay(caplog):
     assert torch.equal(found, vector(TASK.initial_arrays()))
     assert "no set was taken" in caplog.text
     assert made.reports[0].missing == TASK.class_names
+    assert made.reports[0].codec_error is None
 
 
 def test_weights_that_diverge_are_not_taken(caplog):

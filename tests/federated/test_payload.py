@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -10,9 +11,19 @@ from federation import TASK, TRAIN, load
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 import ddsdk as dd
-from ddsdk.codecs import Components, Half, LowRank, Tiles, Uint8
-from ddsdk_integrations.federated import Contract, Limits, LocalData, Packing, inspect_replies
-from ddsdk_integrations.federated.payload import codec_error, content_digest, pack
+from ddsdk.codecs import Components, Half, LowRank, Tiles, Uint8, codec_state
+from ddsdk.files import canonical_json
+from ddsdk_integrations.federated import (
+    Contract,
+    Encoding,
+    Limits,
+    LocalData,
+    LocalTraining,
+    Packing,
+    inspect_replies,
+)
+from ddsdk_integrations.federated.payload import content_digest, pack
+from ddsdk_integrations.federated.updates import encoded_update
 
 
 def local():
@@ -34,7 +45,7 @@ def made(data, soft=False):
         preprocess=TASK.preprocess,
         classes=classes,
         learned_lr=(0.5, 0.25),
-        provenance={"recipe": "dm"},
+        provenance={"recipe": "dm", "parameters": {"ipc": 2}, "data": {"fingerprint": "f"}, "device": "cpu"},
     )
 
 
@@ -73,7 +84,11 @@ def test_a_set_arrives_to_the_precision_of_its_codec(codec, error):
     assert one.examples == len(load_images())
     difference = (codec.unpack(codec.pack(sent.unit_images())) - sent.unit_images()).square().mean().sqrt()
     assert one.meta["codec-error"] == pytest.approx(float(difference), abs=2e-4)
-    assert one.meta["recipe"] == "dm"
+    told = json.loads(one.meta["manifest"])
+    assert (told["recipe"], told["parameters"]) == ("dm", {"ipc": 2})
+    # Nothing else of the provenance leaves the client.
+    assert set(told) == {"recipe", "parameters", "versions"}
+    assert set(told["versions"]) == {"ddsdk", "torch"}
     assert "no formal privacy guarantee" in one.meta["privacy"].lower()
 
 
@@ -90,31 +105,15 @@ def test_hard_labels_are_class_ids_alone():
     assert torch.equal(one.labels.sum(1), torch.ones(len(one.labels)))
 
 
-def test_tiles_arrive_as_their_images():
-    from ddsdk_integrations.federated.payload import pack_items
-
-    data, rng = local(), dd.generator("canvases")
-    canvases = torch.rand(len(data.classes), *TASK.image_shape, generator=rng)
-    told = {"round": 1, "recipe": "idc", "privacy": ""}
-    content = pack_items(canvases, torch.tensor(data.classes), None, data, Tiles(2), told=told)
-    (one,), refused = received(content, data)
-    assert refused == []
-    assert len(one.images) == 4 * len(canvases)
-    assert torch.equal(one.classes, torch.tensor(data.classes).repeat_interleave(4))
-    assert codec_error(Tiles(2), canvases) <= 0.5 / 255
-    _, refused = received(content, data, images=3)
-    assert refused[0].check == 5
-
-
 def test_the_digest_covers_arrays_and_meta():
     data = local()
     content = pack(made(data), data, Packing(), round_number=1)
     arrays, meta = content["syn"], content["meta"]
     before = content_digest(arrays, meta)
     assert meta["digest"] == before
-    meta["recipe"] = "other"
+    told, meta["manifest"] = meta["manifest"], "{}"
     assert content_digest(arrays, meta) != before
-    meta["recipe"] = "dm"
+    meta["manifest"] = told
     assert content_digest(arrays, meta) == before
     arrays["images"].data = arrays["images"].data[:-1] + bytes([arrays["images"].data[-1] ^ 1])
     assert content_digest(arrays, meta) != before
@@ -131,12 +130,6 @@ def test_what_a_codec_cuts_off_is_part_of_its_error():
     assert content["meta"]["codec-error"] == pytest.approx(cut, rel=0.02)
     (one,), _ = received(pack(wide, data, Packing(codec=Half()), round_number=1), data)
     assert (one.images - unit).abs().max() < 2e-3
-
-
-def test_images_are_no_tiles():
-    data = local()
-    with pytest.raises(ValueError, match="codec must keep one image in an item"):
-        pack(made(data), data, Packing(codec=Tiles(2)), round_number=1)
 
 
 def test_soft_labels_stay_with_the_class_and_with_what_the_client_holds():
@@ -176,10 +169,19 @@ def test_replies_come_out_in_the_order_of_the_contract():
         assert [one.node for one in sets] == [5, 3, 9]
 
 
-def test_what_shares_tensors_cannot_be_sent():
+@pytest.mark.parametrize("codec", [Components(), Tiles(2)], ids=["components", "tiles"])
+def test_codecs_keep_each_image_by_itself(codec):
     data = local()
-    with pytest.raises(ValueError, match="codec must keep each item by itself"):
-        pack(made(data), data, Packing(codec=Components()), round_number=1)
+    with pytest.raises(ValueError, match="codec must be one of uint8, half, low-rank"):
+        pack(made(data), data, Packing(codec=codec), round_number=1)
+    encoding = Encoding(images=4, student_steps=1, steps=1, codec=codec)
+    network, rng = TASK.make(dd.generator("x")), dd.generator("update")
+    with pytest.raises(ValueError, match="codec must be one of uint8, half, low-rank"):
+        encoded_update(network, data, LocalTraining(), encoding, rng, round_number=1)
+    content = pack(made(data), data, Packing(), round_number=1)
+    content["meta"]["codec"] = canonical_json(codec_state(codec)).decode()
+    content["meta"]["digest"] = content_digest(content["syn"], content["meta"])
+    assert received(content, data)[1][0].reason.startswith("codec must be one of")
 
 
 def test_local_data_leaves_out_what_is_too_small():

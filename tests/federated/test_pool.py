@@ -133,6 +133,25 @@ def test_the_screen_refuses_the_class_that_is_another():
     assert refused == []
 
 
+def drawn(node, per_class, *, exchanged=False):
+    """Return a random sample of the digits, each under its class, or under the next one."""
+    rng = dd.generator("drawn", node)
+    members = [TRAIN.index_of_class(c) for c in range(K)]
+    rows = torch.cat([rows[torch.randperm(len(rows), generator=rng)[:per_class]] for rows in members])
+    images = TRAIN.images[rows.roll(per_class) if exchanged else rows].float()
+    return contribution(node, torch.arange(K).repeat_interleave(per_class).tolist(), images=images)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("per_class", "seen"), [(20, True), (2, False)])
+def test_exchanged_classes_are_seen_where_there_are_images_enough(per_class, seen, seed):
+    sets = [drawn(10 * seed + i, per_class, exchanged=i == 9) for i in range(10)]
+    left, refused = SCREEN(sets, TASK, dd.generator("screen", seed))
+    liar = sets[-1].node
+    assert {one.node for one in refused} <= {liar}
+    assert (liar in {one.node for one in left}) != seen
+
+
 def moves():
     rng = dd.generator("updates")
     honest = [torch.randn(40, generator=rng) * (1 + i) for i in range(5)]
@@ -187,6 +206,7 @@ def test_the_robust_mean_is_the_mean_where_nothing_is_extreme():
         (lambda: MergedSteps(passes=0), "passes must be at least 1"),
         (lambda: MergedSteps(reach=0.0), "reach must be"),
         (lambda: Limits(codecs=("components",)), "codecs must be among"),
+        (lambda: Limits(codecs=("tiles",)), "codecs must be among"),
         (lambda: Limits(images=0), "images must be at least 1"),
         (lambda: Limits(bounds=(1.0, 0.0)), "bounds must be a lower and a higher number"),
     ],

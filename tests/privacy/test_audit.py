@@ -18,7 +18,8 @@ QUICK = dd.Evaluation(protocol="quick", network="mlp", network_options={"width":
 
 
 def test_the_ceiling_is_that_of_perfect_guesses():
-    """With delta 0 and r right guesses of r, epsilon is log(p / (1 - p)) for p = 0.05^(1/r); known is another library."""
+    """With delta 0 and r right guesses of r, epsilon is log(p / (1 - p)) for p = 0.05^(1/r);
+    known is what another library says."""
     for guesses, known in ((20, 1.82), (100, 3.49), (300, 4.59), (1000, 5.76)):
         p = 0.05 ** (1 / guesses)
         found = one_run_bound(guesses, guesses, guesses, delta=0.0)

@@ -162,7 +162,7 @@ METHODS: dict[str, Method] = {
         sets=True,
     ),
 }
-"""Rows of the table. Settings were chosen on held-out training images."""
+"""Rows of the table; `docs/federated.md` says what was tuned."""
 
 
 def described(cell: Cell, setting: Setting, train: dd.RealData) -> str:

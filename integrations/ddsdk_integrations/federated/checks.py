@@ -18,11 +18,19 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddsdk.codecs import CODECS, RowCodec, codec_from
+from ddsdk.codecs import RowCodec, codec_from
 from ddsdk.errors import require, require_count
 from ddsdk.files import strict_json
-from ddsdk.text import clean
-from ddsdk_integrations.federated.payload import ARRAYS, FORMAT, META, METRICS, Contribution, content_digest
+from ddsdk.text import clean, clean_json
+from ddsdk_integrations.federated.payload import (
+    ARRAYS,
+    CODEC_NAMES,
+    FORMAT,
+    META,
+    METRICS,
+    Contribution,
+    content_digest,
+)
 from ddsdk_integrations.federated.task import Task
 from ddsdk_integrations.federated.traffic import content_bytes
 
@@ -34,7 +42,7 @@ _META: dict[str, type] = {
     "codec": str,
     "codec-error": float,
     "round": int,
-    "recipe": str,
+    "manifest": str,
     "privacy": str,
     "digest": str,
 }
@@ -67,7 +75,7 @@ class Limits:
     """What a client may send in one round at most.
 
     Attributes:
-        images: Largest number of images of one class, tiles counted one by one.
+        images: Largest number of images of one class.
         max_bytes: Of the content of a reply.
         bounds: Lowest and highest pixel, in the unit range or a little beyond.
         max_examples: Largest number of real images that a client may claim.
@@ -80,14 +88,14 @@ class Limits:
     max_bytes: int = 16 << 20
     bounds: tuple[float, float] = (-2.0, 3.0)
     max_examples: int = 1_000_000
-    codecs: tuple[str, ...] = ("uint8", "half", "low-rank", "tiles")
+    codecs: tuple[str, ...] = CODEC_NAMES
     soft: bool = False
 
     def __post_init__(self) -> None:
         for name in ("images", "max_bytes", "max_examples"):
             require_count(name, getattr(self, name))
-        known = {name for name, kind in CODECS.items() if not kind.shares}
-        require(set(self.codecs) <= known, "codecs", f"be among {', '.join(sorted(known))}", self.codecs)
+        known = set(self.codecs) <= set(CODEC_NAMES)
+        require(known, "codecs", f"be among {', '.join(CODEC_NAMES)}", self.codecs)
         require(self.bounds[0] < self.bounds[1], "bounds", "be a lower and a higher number", self.bounds)
 
 
@@ -155,17 +163,12 @@ class _Reply:
     @property
     def classes(self) -> Tensor:
         """Of each image, in the task."""
-        assert self.codec is not None
-        return torch.from_numpy(self.decoded["classes"].astype(np.int64)).repeat_interleave(
-            self.codec.images_per_item
-        )
+        return torch.from_numpy(self.decoded["classes"].astype(np.int64))
 
     @property
     def labels(self) -> Tensor:
-        assert self.codec is not None
         if "soft" in self.decoded:
-            rows = torch.from_numpy(self.decoded["soft"].astype(np.float32))
-            return rows.repeat_interleave(self.codec.images_per_item, 0)
+            return torch.from_numpy(self.decoded["soft"].astype(np.float32))
         return torch.nn.functional.one_hot(self.classes, self.contract.task.num_classes).float()
 
 
@@ -205,11 +208,19 @@ def _keys(reply: _Reply) -> None:
     _insist(meta["format"] == FORMAT, f"format must be {FORMAT}, got {meta['format']!r}")
     _insist(meta["task"] == reply.contract.task.digest, "task must be that of this federation")
     _insist(meta["digest"] == content_digest(reply.arrays, meta), "digest must be that of the content")
+    _manifest(meta["manifest"])
     reply.codec = _codec(meta["codec"], reply.contract)
     shape = reply.contract.task.image_shape
     needed, extra = {*reply.codec.layout(shape), "classes"}, {"soft", "rate"}
     names = set(reply.arrays)
     _insist(needed <= names <= needed | extra, f"arrays must be {sorted(needed)}, got {sorted(names)}")
+
+
+def _manifest(stated: object) -> None:
+    told = strict_json(str(stated).encode())
+    known = isinstance(told, dict) and {"recipe", "parameters", "versions"} <= set(told)
+    _insist(known, "manifest must be an object with recipe, parameters and versions")
+    _insist(clean_json(told) == told, "manifest must be of printable text")
 
 
 def _codec(stated: object, contract: Contract) -> RowCodec:
@@ -219,7 +230,7 @@ def _codec(stated: object, contract: Contract) -> RowCodec:
         state.get("name") in contract.limits.codecs,
         f"codec must be one of {contract.limits.codecs}, got {state.get('name')!r}",
     )
-    # The contract names no others than those of rows.
+    # Limits name no others than those of rows.
     return cast(RowCodec, codec_from(state))
 
 
@@ -250,21 +261,21 @@ def _decoded(name: str, array: Array) -> NDArray[Any]:
 def _shape(reply: _Reply) -> None:
     """Rows have the agreed shape, there are as many of each, and no class has more than its quota."""
     assert reply.codec is not None
-    task, items = reply.contract.task, len(reply.decoded["classes"])
+    task, images = reply.contract.task, len(reply.decoded["classes"])
     rows = {name: row for name, (_, row) in reply.codec.layout(task.image_shape).items()}
     rows |= {"classes": (), "soft": (task.num_classes,)}
     for name, row in rows.items():
         if name in reply.decoded:
-            wanted, got = (items, *row), reply.decoded[name].shape
-            _insist(items > 0 and got == wanted, f"shape of {name} must be {wanted}, not empty, got {got}")
+            wanted, got = (images, *row), reply.decoded[name].shape
+            _insist(images > 0 and got == wanted, f"shape of {name} must be {wanted}, not empty, got {got}")
     rate = reply.decoded.get("rate", np.zeros(0))
     _insist(rate.ndim == 1 and len(rate) <= _MOST_RATES, f"rates must be a list of at most {_MOST_RATES}")
-    per_item, quota = reply.codec.images_per_item, reply.contract.limits.images
-    most = int(np.unique(reply.decoded["classes"], return_counts=True)[1].max()) * per_item
+    quota = reply.contract.limits.images
+    most = int(np.unique(reply.decoded["classes"], return_counts=True)[1].max())
     _insist(most <= quota, f"a class must not have more than {quota} images, got {most}")
     # Before anything is unpacked: ids of classes that do not exist would have quotas of their own.
-    total, room = items * per_item, quota * len(reply.contract.allowed[reply.node])
-    _insist(total <= room, f"a client must not send more than {room} images, got {total}")
+    room = quota * len(reply.contract.allowed[reply.node])
+    _insist(images <= room, f"a client must not send more than {room} images, got {images}")
 
 
 def _finite(reply: _Reply) -> None:
@@ -391,5 +402,5 @@ def _contribution(reply: _Reply) -> Contribution:
         examples=examples,
         counts=tuple(int(n) for n in counts),
         rate=tuple(float(r) for r in reply.decoded.get("rate", ())),
-        meta={name: reply.meta[name] for name in ("recipe", "privacy", "codec", "codec-error")},
+        meta={name: reply.meta[name] for name in ("manifest", "privacy", "codec", "codec-error")},
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, final
 
 import torch
@@ -16,8 +15,7 @@ import ddsdk as dd
 from ddsdk.errors import require, require_count, require_rate
 from ddsdk.inner.fit import epoch, gradient_step
 from ddsdk.inner.flat import FlatNetwork, weight_vector
-from ddsdk.recipes.parts import adam_by_kind
-from ddsdk_integrations.federated.spans import Spans
+from ddsdk_integrations.federated.spans import Spans, matching_plan
 from ddsdk_integrations.federated.task import Task
 
 __all__ = ["DynaFed", "Trajectory"]
@@ -75,22 +73,14 @@ class Trajectory:
         require(len(weights) > self.span, "weights", f"have more than {self.span} rounds", len(weights))
         stand_in = _stand_in(task)
         classes = dd.class_slots(task.num_classes, self.ipc)
-        rows = 4.0 * torch.nn.functional.one_hot(classes, task.num_classes).float()
-        syn = dd.SyntheticSet(
-            dd.Pixels(dd.STARTS["noise"](stand_in, self.ipc, dd.derive(rng, "start"))),
-            dd.LearnedLabels(rows),
+        plan = matching_plan(
+            self,
+            dd.STARTS["noise"](stand_in, self.ipc, dd.derive(rng, "start")),
             classes,
-            task.num_classes,
             dd.LearnedRate(self.student_lr, low=1e-4, high=1.0),
-        )
-        plan: dd.Plan[Any] = dd.Plan(
-            syn=syn,
-            objective=dd.MatchTrajectory(steps=self.student_steps, batch_size=self.tune_batch),
-            students=Spans(FlatNetwork(task.make(rng)), tuple(weights), self.span),
-            make_optimizer=partial(
-                adam_by_kind, image_lr=self.image_lr, label_lr=self.label_lr, scale_lr=self.scale_lr
-            ),
-            steps=self.steps,
+            Spans(FlatNetwork(task.make(rng)), tuple(weights), self.span),
+            num_classes=task.num_classes,
+            batch_size=self.tune_batch,
         )
         run: dd.Distillation[Any] = dd.Distillation(plan, stand_in, rng=dd.derive(rng, "steps"))
         for _ in run:

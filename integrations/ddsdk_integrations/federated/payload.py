@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any, final
 
 import numpy as np
@@ -16,15 +18,27 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.codecs import RowCodec, Uint8, codec_state
+from ddsdk.codecs import Half, LowRank, RowCodec, Uint8, codec_state
 from ddsdk.errors import require
 from ddsdk.files import canonical_json
 from ddsdk_integrations.federated.task import LocalData
 
-__all__ = ["FORMAT", "Contribution", "Packing", "codec_error", "content_digest", "pack"]
+__all__ = [
+    "CODEC_NAMES",
+    "FORMAT",
+    "Contribution",
+    "Packing",
+    "codec_error",
+    "content_digest",
+    "manifest",
+    "pack",
+]
 
 FORMAT = 1
 """Of the records; a reader takes its own format only."""
+
+CODEC_NAMES = (Uint8.name, Half.name, LowRank.name)
+"""Of the codecs that are sent: they keep each image by itself, which quotas and the screen count on."""
 
 ARRAYS, META, METRICS = "syn", "meta", "metrics"
 """Names of the three records."""
@@ -57,7 +71,7 @@ class Contribution:
         examples: Real images that the client has, as it says; classes that were too small to be distilled count too.
         counts: Of each class.
         rate: Learning rates learned with the set: none, one, or one for each step.
-        meta: The other things that it says of itself, such as the recipe and the privacy statement.
+        meta: The other things that it says of itself, such as `manifest` and the privacy statement.
     """
 
     node: int
@@ -96,17 +110,13 @@ def pack(
         seconds: That it took.
 
     Raises:
-        ValueError: If the codec shares tensors among items, or labels are no probabilities.
+        ValueError: If the codec does not keep each image by itself, or labels are no probabilities.
     """
     labels = made.as_dataset("probabilities").tensors[1]
-    single = packing.codec.images_per_item == 1
-    require(
-        single, "codec", "keep one image in an item: tiles are made by a recipe, not of images", packing.codec
-    )
     # Not clamped: what a codec cuts off is part of its error.
-    items = made.preprocess.inverse(made.images)
-    return pack_items(
-        items,
+    images = made.preprocess.inverse(made.images)
+    return pack_images(
+        images,
         data.ids(made.owner),
         data.rows(labels) if packing.soft else None,
         data,
@@ -114,15 +124,17 @@ def pack(
         rate=_rates(made.learned_lr),
         told={
             "round": round_number,
-            "recipe": str(made.provenance.get("recipe", "")),
+            "manifest": manifest(
+                str(made.provenance.get("recipe", "")), made.provenance.get("parameters", {})
+            ),
             "privacy": made.privacy,
         },
         seconds=seconds,
     )
 
 
-def pack_items(
-    items: Tensor,
+def pack_images(
+    images: Tensor,
     classes: Tensor,
     rows: Tensor | None,
     data: LocalData,
@@ -132,9 +144,10 @@ def pack_items(
     told: dict[str, Any],
     seconds: float = 0.0,
 ) -> RecordDict:
-    """Return the records of stored items, (M', C, H, W) in the unit range, and their class ids in the task."""
-    require(not codec.shares, "codec", "keep each item by itself", codec)
-    packed = {name: tensor.numpy() for name, tensor in codec.pack(items).items()}
+    """Return the records of images, (M, C, H, W) in the unit range, and their class ids in the task."""
+    known = f"be one of {', '.join(CODEC_NAMES)}, which keep each image by itself"
+    require(codec.name in CODEC_NAMES, "codec", known, codec)
+    packed = {name: tensor.numpy() for name, tensor in codec.pack(images).items()}
     packed["classes"] = classes.to(torch.int16).numpy()
     if rows is not None:
         packed["soft"] = rows.half().numpy()
@@ -146,7 +159,7 @@ def pack_items(
             "format": FORMAT,
             "task": data.task.digest,
             "codec": canonical_json(codec_state(codec)).decode(),
-            "codec-error": codec_error(codec, items),
+            "codec-error": codec_error(codec, images),
             **told,
         }
     )
@@ -157,12 +170,22 @@ def pack_items(
     return RecordDict({ARRAYS: arrays, META: meta, METRICS: metrics})
 
 
-def codec_error(codec: RowCodec, items: Tensor) -> float:
+def manifest(recipe: str, parameters: Mapping[str, Any], **found: float) -> str:
+    """Return where a set comes from, as one JSON text, without fingerprint of the data and name of the machine.
+
+    Args:
+        recipe: Name of the method.
+        parameters: Of the method, JSON values.
+        **found: Numbers of the run that are worth telling.
+    """
+    versions = {"ddsdk": version("ddsdk"), "torch": str(torch.__version__)}
+    told = {"recipe": recipe, "parameters": dict(parameters), "versions": versions, **found}
+    return canonical_json(told).decode()
+
+
+def codec_error(codec: RowCodec, images: Tensor) -> float:
     """Return how far a pixel is from what comes out of the codec: the root of the mean square, in the unit range."""
-    if codec.images_per_item > 1:
-        # Canvases are compared as they are stored: what they decode to is enlarged from that.
-        return float((codec.pack(items)["canvases"].float() / 255 - items).square().mean().sqrt())
-    return float((codec.unpack(codec.pack(items)) - items).square().mean().sqrt())
+    return float((codec.unpack(codec.pack(images)) - images).square().mean().sqrt())
 
 
 def content_digest(arrays: ArrayRecord, meta: ConfigRecord) -> str:

@@ -96,14 +96,14 @@ def pooled(sets: Sequence[Contribution], task: Task, weighing: Weighing, *, quot
             for i, weight in zip(held, total, strict=True):
                 mine = sets[i].classes == c
                 weights[i][mine] = weight / int(mine.sum()) / sum(total)
-    joined = torch.cat(weights)
+    joined, mass = torch.cat(weights), _mass(sets, weights)
     return Pool(
         images=torch.cat([one.images for one in sets]),
         labels=torch.cat([one.labels for one in sets]),
         classes=torch.cat([one.classes for one in sets]),
         weights=joined / joined.mean(),
-        share=_largest_share(sets, weights),
-        influence=_influence(sets, task, weighing, quota),
+        share=_largest_share(mass),
+        influence=_influence(sets, mass, weighing, quota),
     )
 
 
@@ -120,18 +120,19 @@ def _mass(sets: Sequence[Contribution], weights: Sequence[Tensor]) -> Tensor:
     return torch.stack([(one.labels * w[:, None]).sum(0) for one, w in zip(sets, weights, strict=True)])
 
 
-def _largest_share(sets: Sequence[Contribution], weights: Sequence[Tensor]) -> float:
-    mass = _mass(sets, weights)
+def _largest_share(mass: Tensor) -> float:
     # Rows of soft labels leave traces of other classes, of which nobody has an image.
     there = mass.sum(0) > 1e-3 * mass.sum()
     return float((mass / mass.sum(0).clamp_min(1e-12))[:, there].max())
 
 
-def _influence(sets: Sequence[Contribution], task: Task, weighing: Weighing, quota: int) -> dict[int, float]:
+def _influence(
+    sets: Sequence[Contribution], mass: Tensor, weighing: Weighing, quota: int
+) -> dict[int, float]:
     """Return, for each class, the largest share that any of its holders could have reached, the others as they are."""
     found = {}
     soft = any(bool(((one.labels > 0) & (one.labels < 1)).any()) for one in sets)
-    for c in range(task.num_classes):
+    for c in range(mass.shape[1]):
         held = [one for one in sets if bool((one.classes == c).any())]
         if not held:
             continue
@@ -141,10 +142,9 @@ def _influence(sets: Sequence[Contribution], task: Task, weighing: Weighing, quo
             counts = [float(one.counts[c]) for one in held]
             found[c] = max(_claimed(counts, i, weighing) for i in range(len(held)))
         else:
-            mass = _mass(sets, [torch.ones(len(one.images)) for one in sets])[:, c]
             # Half of a soft label may lie beside its class, so the images of all classes can add to one.
-            most = quota * (1 + 0.5 * (task.num_classes - 1)) if soft else float(quota)
-            rest = float(mass.sum() - mass.max())
+            most = quota * (1 + 0.5 * (mass.shape[1] - 1)) if soft else float(quota)
+            rest = float(mass[:, c].sum() - mass[:, c].max())
             found[c] = most / (most + rest)
     return found
 

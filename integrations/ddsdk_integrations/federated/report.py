@@ -34,6 +34,8 @@ class RoundReport:
         share: Largest share of the weight of a class that one client had.
         influence: Largest share that one client could have had: 1 where it alone holds a class. For updates, how far it
             could have moved their mean, in lengths of that mean; infinity where it alone had sent one.
+        codec_error: Largest loss by packing among the sets that were used, as their clients say; None without any. See
+            `ddsdk_integrations.federated.payload.codec_error`.
         down: Bytes from the server to clients.
         up: Bytes from clients to the server.
         seconds: Of the whole round.
@@ -48,6 +50,7 @@ class RoundReport:
     missing: tuple[str, ...] = ()
     share: float = 0.0
     influence: float = 0.0
+    codec_error: float | None = None
     down: int = 0
     up: int = 0
     seconds: float = 0.0

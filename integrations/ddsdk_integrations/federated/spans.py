@@ -1,17 +1,21 @@
-"""Stretches of one trajectory of weights, for trajectory matching."""
+"""Stretches of one trajectory of weights, and sets whose training goes as far as these."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, final
+from functools import partial
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor
 
 import ddsdk as dd
 from ddsdk.inner.flat import FlatNetwork
+from ddsdk.recipes.parts import adam_by_kind
 
-__all__ = ["Spans"]
+__all__ = ["Spans", "matching_plan"]
+
+_LABEL_SCALE = 4.0
 
 
 @final
@@ -40,3 +44,51 @@ class Spans:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back nothing."""
+
+
+class _Matching(Protocol):
+    """What `Encoding` and `Trajectory` say alike."""
+
+    @property
+    def student_steps(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def image_lr(self) -> float: ...
+    @property
+    def label_lr(self) -> float: ...
+    @property
+    def scale_lr(self) -> float: ...
+
+
+def matching_plan(
+    how: _Matching,
+    images: Tensor,
+    classes: Tensor,
+    rate: dd.LearnedRate,
+    spans: Spans,
+    *,
+    num_classes: int,
+    batch_size: int | None = None,
+) -> dd.Plan[Any]:
+    """Return the plan of a set that moves weights along a trajectory: its images, soft labels and rate are learned.
+
+    Args:
+        how: Steps and learning rates.
+        images: (M, C, H, W) to start from, in the value space.
+        classes: (M,) ids, at which the labels start.
+        rate: Of the steps on the set.
+        spans: Of the trajectory.
+        num_classes: K of the labels.
+        batch_size: Images of one step on the set; None takes all.
+    """
+    labels = dd.LearnedLabels(_LABEL_SCALE * torch.nn.functional.one_hot(classes, num_classes).float())
+    return dd.Plan(
+        syn=dd.SyntheticSet(dd.Pixels(images), labels, classes, num_classes, rate),
+        objective=dd.MatchTrajectory(steps=how.student_steps, batch_size=batch_size),
+        students=spans,
+        make_optimizer=partial(
+            adam_by_kind, image_lr=how.image_lr, label_lr=how.label_lr, scale_lr=how.scale_lr
+        ),
+        steps=how.steps,
+    )

@@ -112,14 +112,11 @@ class SetStrategy(FedAvg):
         require_count("remember", remember)
         fits = remember == 1 or ask.action == "distill"
         require(fits, "remember", "be 1 where clients send updates, which belong to one round", remember)
-        # Flower would wait for two nodes, and for evaluation by clients.
+        # Flower would wait for two nodes.
         super().__init__(
-            fraction_train=fraction_train,
-            fraction_evaluate=1.0,
-            min_train_nodes=1,
-            min_evaluate_nodes=0,
-            min_available_nodes=min_available_nodes,
+            fraction_train=fraction_train, min_train_nodes=1, min_available_nodes=min_available_nodes
         )
+        # The server evaluates. Said to the constructor, this would be a warning in the log.
         self.fraction_evaluate = 0.0
         self.task, self.ask, self.learn = task, ask, learn
         self.screen = Screen() if screen is None else screen
@@ -136,7 +133,7 @@ class SetStrategy(FedAvg):
         self._arrays = ArrayRecord()
         self._refused: list[Refusal] = []
         self._learned: Learned | None = None
-        self._taken: dict[int, set[int]] = {}
+        self._used: list[Contribution] = []
 
     def start(
         self,
@@ -204,7 +201,7 @@ class SetStrategy(FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check the replies, and make new weights of what is left; None if nothing is."""
         sets = self._sound(server_round, replies)
-        self._learned, self._taken = None, {}
+        self._learned, self._used = None, []
         if not sets:
             log.warning("round %d: no set was taken, the weights stay as they are", server_round)
             return None, None
@@ -222,9 +219,7 @@ class SetStrategy(FedAvg):
             return None, None
         self._kept, self._learned = kept, learned
         out = {refusal.node for refusal in learned.refused}
-        self._taken = {
-            one.node: {int(c) for c in torch.unique(one.classes)} for one in sets if one.node not in out
-        }
+        self._used = [one for one in sets if one.node not in out]
         if learned.pool is not None:
             self.pool = learned.pool
         images = sum(len(one.images) for one in sets)
@@ -297,17 +292,18 @@ class SetStrategy(FedAvg):
     def _report(self, server_round: int, replies: Iterable[Message], before: Traffic, seconds: float) -> None:
         answered = {m.metadata.src_node_id for m in replies}
         learned = self._learned
-        missing = sorted(self._census.held().difference(*self._taken.values()))
+        missing = sorted(self._census.held().difference(*(one.classes.tolist() for one in self._used)))
         report = RoundReport(
             round_number=server_round,
             asked=len(self._asked),
-            taken=len(self._taken),
+            taken=len(self._used),
             silent=tuple(node for node in self._asked if node not in answered),
             failed=tuple((m.metadata.src_node_id, error_text(m)) for m in replies if m.has_error()),
             refused=tuple(self._refused),
             missing=tuple(self.task.class_names[c] for c in missing),
             share=0.0 if learned is None else learned.share,
             influence=0.0 if learned is None else learned.influence,
+            codec_error=max((one.meta["codec-error"] for one in self._used), default=None),
             down=self.traffic.down - before.down,
             up=self.traffic.up - before.up,
             seconds=seconds,

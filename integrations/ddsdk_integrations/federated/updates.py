@@ -6,7 +6,6 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, final
 
 import torch
@@ -19,15 +18,12 @@ from ddsdk.codecs import Half, RowCodec
 from ddsdk.errors import require_count, require_rate
 from ddsdk.inner.fit import gradient_step
 from ddsdk.inner.flat import FlatNetwork, weight_vector
-from ddsdk.recipes.parts import adam_by_kind
 from ddsdk_integrations.federated.local import LocalTraining, fit
-from ddsdk_integrations.federated.payload import Contribution, pack_items
-from ddsdk_integrations.federated.spans import Spans
+from ddsdk_integrations.federated.payload import Contribution, manifest, pack_images
+from ddsdk_integrations.federated.spans import Spans, matching_plan
 from ddsdk_integrations.federated.task import LocalData, Task
 
 __all__ = ["Encoding", "encoded_update", "recovered_update", "robust_mean"]
-
-_LABEL_SCALE = 4.0
 
 
 @final
@@ -92,17 +88,12 @@ def encoded_update(
     began = time.monotonic()
     trained = copy.deepcopy(network)
     fit(trained, data.batch(), training, dd.derive(rng, "fit"))
-    plan: dd.Plan[Any] = dd.Plan(
-        syn=_start(data, encoding, training, rng),
-        objective=dd.MatchTrajectory(steps=encoding.student_steps),
-        students=Spans(FlatNetwork(network), (weight_vector(network), weight_vector(trained)), 1),
-        make_optimizer=partial(
-            adam_by_kind,
-            image_lr=encoding.image_lr,
-            label_lr=encoding.label_lr,
-            scale_lr=encoding.scale_lr,
-        ),
-        steps=encoding.steps,
+    plan = matching_plan(
+        encoding,
+        *_start(data, encoding, rng),
+        dd.LearnedRate(training.lr, low=1e-4, high=10.0),
+        Spans(FlatNetwork(network), (weight_vector(network), weight_vector(trained)), 1),
+        num_classes=data.task.num_classes,
     )
     run: dd.Distillation[Any] = dd.Distillation(plan, data.real, rng=dd.derive(rng, "steps"))
     loss = 1.0
@@ -112,16 +103,25 @@ def encoded_update(
     assert syn.rate is not None
     batch = syn.detached(dd.derive(rng, "export"))
     rates = syn.rate.rates
-    return pack_items(
+    return pack_images(
         data.task.preprocess.inverse(batch.x),
         syn.classes,
         batch.y,
         data,
         encoding.codec,
         rate=rates if isinstance(rates, tuple) else (rates,),
-        told={"round": round_number, "recipe": f"update, gap {loss:.3f}", "privacy": NO_PRIVACY},
+        told={
+            "round": round_number,
+            "manifest": manifest("update", _parameters(encoding), gap=loss),
+            "privacy": NO_PRIVACY,
+        },
         seconds=time.monotonic() - began,
     )
+
+
+def _parameters(encoding: Encoding) -> dict[str, Any]:
+    """Return them without the codec, which is told by itself."""
+    return {name: value for name, value in vars(encoding).items() if name != "codec"}
 
 
 def recovered_update(network: dd.Network, one: Contribution, task: Task, student_steps: int) -> Tensor:
@@ -185,10 +185,8 @@ def _capped_reach(lengths: Tensor, i: int, cap: float) -> float:
     return float(shortened + 2 * high) / len(lengths)
 
 
-def _start(
-    data: LocalData, encoding: Encoding, training: LocalTraining, rng: torch.Generator
-) -> dd.SyntheticSet:
-    """Return images of the client's classes, in proportion to its images, with learned labels over all classes."""
+def _start(data: LocalData, encoding: Encoding, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return images of the client's classes, in proportion to its images, and their ids in the task."""
     sizes = torch.tensor(data.real.class_sizes, dtype=torch.float64)
     # The n-th image goes to the class that is furthest behind its share.
     given = torch.zeros_like(sizes)
@@ -199,8 +197,4 @@ def _start(
     per = len(starts) // len(sizes)
     local = torch.cat([torch.full((int(n),), c) for c, n in enumerate(given)])
     rows = torch.cat([c * per + torch.arange(int(n)) % per for c, n in enumerate(given)])
-    classes, k = data.ids(local), data.task.num_classes
-    labels = dd.LearnedLabels(_LABEL_SCALE * torch.nn.functional.one_hot(classes, k).float())
-    return dd.SyntheticSet(
-        dd.Pixels(starts[rows]), labels, classes, k, dd.LearnedRate(training.lr, low=1e-4, high=10.0)
-    )
+    return starts[rows], data.ids(local)
