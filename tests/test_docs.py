@@ -49,7 +49,16 @@ def test_links_lead_somewhere():
 
 
 @pytest.mark.parametrize(
-    "name", ["distil_digits", "swap_one_part", "own_data", "text", "continual_replay", "federated_sets"]
+    "name",
+    [
+        "distil_digits",
+        "swap_one_part",
+        "own_data",
+        "text",
+        "continual_replay",
+        "federated_sets",
+        "private_release",
+    ],
 )
 def test_examples_run(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -20,7 +20,7 @@ from ddsdk_integrations.privacy.audit import (  # noqa: E402
     nearest_records,
 )
 from ddsdk_integrations.privacy.bounds import OneRunBound, one_run_bound  # noqa: E402
-from ddsdk_integrations.privacy.budget import Budget, BudgetSpentError, Ledger  # noqa: E402
+from ddsdk_integrations.privacy.budget import Budget, BudgetSpentError, Ledger, certified_epsilon  # noqa: E402
 from ddsdk_integrations.privacy.class_sums import (  # noqa: E402
     FeatureSpace,
     MatchClassSums,
@@ -73,6 +73,7 @@ __all__ = [
     "Roc",
     "audit_by_likelihood",
     "audit_in_one_run",
+    "certified_epsilon",
     "distilled_privately",
     "dp_sgd",
     "mislabelled",

@@ -20,7 +20,7 @@ import ddsdk as dd
 from ddsdk.errors import require, require_count, require_rate
 from ddsdk.files import lock, readable_json, strict_json, write_atomic
 
-__all__ = ["Budget", "BudgetSpentError", "Ledger", "epsilon_of"]
+__all__ = ["Budget", "BudgetSpentError", "Ledger", "certified_epsilon", "epsilon_of"]
 
 Accountant = Literal["rdp", "prv"]
 History = tuple[tuple[float, float, int], ...]
@@ -142,7 +142,9 @@ class Ledger:
             )
 
         if self.epsilon >= _SPENT * target:
-            raise BudgetSpentError(f"epsilon {self.epsilon:.4g} of {target:.4g} is spent: nothing is left")
+            raise BudgetSpentError(
+                f"epsilon {self.epsilon:.4g} is spent, and {target:.4g} may be: nothing is left"
+            )
         high = 1.0
         while high > _LEAST_NOISE and fits(high / 2, "rdp"):
             high /= 2
@@ -204,6 +206,16 @@ def _least(fits: Callable[[float], bool], low: float, high: float) -> float:
         middle = (low + high) / 2
         low, high = (low, middle) if fits(middle) else (middle, high)
     return high
+
+
+def certified_epsilon(certificate: dd.Certificate, accountant: Accountant = "rdp") -> float:
+    """Return epsilon as it follows from the releases that a certificate lists, whatever it claims.
+
+    Args:
+        certificate: Of a set, see `ddsdk.Distilled.certificate`.
+        accountant: See `Budget`.
+    """
+    return epsilon_of(_history(certificate.releases), certificate.delta, accountant)
 
 
 @lru_cache(maxsize=256)
