@@ -12,10 +12,16 @@ import msgspec
 from ddsdk.errors import require
 from ddsdk.text import clean
 
-__all__ = ["NO_PRIVACY", "Certificate", "NoisedRelease"]
+__all__ = ["NO_PRIVACY", "Certificate", "NoisedRelease", "require_line"]
 
 NO_PRIVACY = "no formal privacy guarantee"
 _LONGEST = 300
+
+
+def require_line(name: str, text: str) -> None:
+    """Raise ValueError unless a text is one printable line that a certificate can hold."""
+    rule = f"be one line of at most {_LONGEST} printable characters"
+    require(text == clean(text, _LONGEST), name, rule, clean(text))
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -26,8 +32,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             value = getattr(self, name)
             for text in value if isinstance(value, tuple) else (value,):
                 if isinstance(text, str):
-                    rule = f"be one line of at most {_LONGEST} printable characters"
-                    require(text == clean(text, _LONGEST), name, rule, clean(text))
+                    require_line(name, text)
 
 
 class NoisedRelease(_Record, frozen=True, kw_only=True):
@@ -91,15 +96,16 @@ class Certificate(_Record, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 < self.epsilon < math.inf, "epsilon", "be positive and finite", self.epsilon)
+        require(0 <= self.epsilon < math.inf, "epsilon", "be finite and not negative", self.epsilon)
         require(0 < self.delta < 1, "delta", "lie strictly between 0 and 1", self.delta)
         require(len(self.releases) > 0, "releases", "hold at least one", 0)
 
     @property
     def statement(self) -> str:
-        """The guarantee in one line, which the card shows."""
+        """The guarantee in one line, which the card shows; epsilon is rounded up."""
+        epsilon = math.ceil(self.epsilon * 1e4) / 1e4
         return (
-            f"({self.epsilon:.4g}, {self.delta:.4g})-differential privacy, {self.adjacency}, by {self.accountant}, "
+            f"({epsilon:.10g}, {self.delta:.4g})-differential privacy, {self.adjacency}, by {self.accountant}, "
             "under the assumptions of the certificate"
         )
 

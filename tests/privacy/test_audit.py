@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from private_records import records
 
 import ddsdk as dd
+from ddsdk_integrations.privacy import NDPDC, Budget, Ledger, PrivateData, distilled_privately
 from ddsdk_integrations.privacy.audit import audit_in_one_run, mislabelled, nearest_records
 from ddsdk_integrations.privacy.bounds import one_run_bound, p_value
 from ddsdk_integrations.privacy.likelihood import audit_by_likelihood, likelihood_ratios
@@ -140,6 +142,47 @@ def test_one_run_refutes_a_distiller_that_copies():
     assert not blind.refutes(0.5)
 
 
+def test_records_are_scored_in_the_value_space_of_the_set():
+    """A distiller may normalise as it likes: its networks must see records as they saw its images."""
+    real, held = digits()
+    canaries = mislabelled(held, dd.generator("canaries"))
+    other = dd.Preprocess.normalise([0.0], [0.05])
+    found = [
+        audit_in_one_run(distil, real, canaries, delta=1e-5, rng=dd.generator("audit"), networks=1)
+        for distil in (copying, lambda data, rng: copying(data.with_preprocess(other), rng))
+    ]
+    assert found[1].scores["distance"].auc == pytest.approx(found[0].scores["distance"].auc, abs=0.01)
+    assert found[1].scores["confidence"].auc > 0.6
+
+
+def test_a_real_start_under_a_claim_of_epsilon_1_is_refuted():
+    """The plan of a private recipe with another start: certified, and not private."""
+    real, held = digits()
+    canaries = mislabelled(held, dd.generator("canaries"))
+    recipe = NDPDC(ipc=40, releases=5, steps=2, image_lr=50.0, sample_rate=0.5)
+    make = dd.network_factory("convnet", real.image_shape, 10, width=4, depth=2)
+
+    def cheat(records, rng):
+        budget = Budget(epsilon=1, delta=1e-4)
+        private = PrivateData(records, Ledger(budget), class_size=80, statistics="constants")
+        plan = recipe.plan(private, make_student=make, rng=rng)
+        start = torch.cat([records.of_class(c, 40, rng).x for c in range(10)])
+        syn = dd.SyntheticSet(dd.Pixels(start), plan.syn.labels, plan.syn.classes, 10)
+        plan = dataclasses.replace(plan, syn=syn)
+        how = {"recipe": recipe, "evaluation": QUICK, "make_student": make, "rng": rng}
+        return distilled_privately(plan, private, **how)
+
+    seen = []
+
+    def watched(records, rng):
+        seen.append(cheat(records, rng))
+        return seen[-1]
+
+    found = audit_in_one_run(watched, real, canaries, delta=1e-4, rng=dd.generator("audit"), networks=1)
+    assert seen[0].certificate.epsilon <= 1
+    assert found.refutes(1.0)
+
+
 def test_copies_are_counted():
     real, held = digits()
     copied = nearest_records(copying(real, dd.generator(1)), real, held)
@@ -166,5 +209,8 @@ def test_shadow_runs_distil_again():
     assert len(set(seen)) > 1
     assert found.distance.auc > 0.95
     assert found.confidence.auc > 0.55
+    few = real.subset(torch.cat([real.index_of_class(c)[:2] for c in range(10)]))
+    with pytest.raises(ValueError, match="records must have enough of each class for halves"):
+        audit_by_likelihood(watched, few, rng=dd.generator("few"), runs=4)
     with pytest.raises(ValueError, match="runs must be at least 4"):
         audit_by_likelihood(watched, small, rng=dd.generator("lira"), runs=2)

@@ -146,6 +146,29 @@ def test_kinds_of_releases_compose():
 
 
 @pytest.mark.parametrize("accountant", ["rdp", "prv"])
+def test_budgets_at_the_edge_give_noise_or_a_refusal(accountant):
+    """Tiny ones, where the tight accountant has no answer, and nearly spent ones, where the loose one has none."""
+    ledger = Ledger(Budget(epsilon=0.03, delta=1e-5, accountant=accountant))
+    ledger.reserve(sums(10, ledger.noise_for(sample_rate=0.01, releases=10), 0.01))
+    assert ledger.epsilon <= 0.03
+    with pytest.raises(BudgetSpentError, match=r"no noise makes 10 releases fit what 0 of 0.0005 leaves"):
+        noise_for(Budget(epsilon=5e-4, delta=1e-5, accountant=accountant), sample_rate=0.01, releases=10)
+    ledger = Ledger(Budget(epsilon=1, delta=1e-5, accountant=accountant))
+    ledger.reserve(sums(1, ledger.noise_for(sample_rate=1.0, releases=1, share=0.95), 1.0))
+    ledger.reserve(sums(5, ledger.noise_for(sample_rate=0.05, releases=5), 0.05, "rest"))
+    assert 0.95 < ledger.epsilon <= 1
+
+
+def test_all_kinds_are_entered_or_none():
+    ledger = Ledger(Budget(epsilon=1, delta=1e-5))
+    with pytest.raises(
+        BudgetSpentError, match="1 releases of a and 100 releases of b would bring epsilon to"
+    ):
+        ledger.reserve(sums(1, 20.0, 1.0, "a"), sums(100, 2.0, 1.0, "b"))
+    assert ledger.releases == ()
+
+
+@pytest.mark.parametrize("accountant", ["rdp", "prv"])
 def test_noise_is_the_least_that_fits_what_is_left(accountant):
     ledger = Ledger(Budget(epsilon=1, delta=1e-5, accountant=accountant))
     first = ledger.noise_for(sample_rate=1.0, releases=1, share=0.3)
@@ -158,13 +181,21 @@ def test_noise_is_the_least_that_fits_what_is_left(accountant):
         ledger.noise_for(sample_rate=0.05, releases=1000, share=0.3)
 
 
-def test_a_ledger_on_disk_counts_over_processes_and_crashes(tmp_path):
+def test_a_ledger_on_disk_counts_over_processes_and_crashes(tmp_path, monkeypatch):
     budget, path = Budget(epsilon=1, delta=1e-5), tmp_path / "ledger.json"
     one, two = Ledger(budget, path), Ledger(budget, path)
     one.reserve(sums(3, 20.0))
     # A second owner of the same file sees what the first entered, though it was opened before.
     two.reserve(sums(4, 20.0))
     assert Ledger(budget, path).releases == (sums(7, 20.0),)
+    # Neither a link nor another name of the same file is another ledger.
+    (tmp_path / "link.json").symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    Ledger(budget, tmp_path / "link.json").reserve(sums(1, 20.0))
+    relative = Ledger(budget, "ledger.json")
+    monkeypatch.chdir("/")
+    relative.reserve(sums(1, 20.0))
+    assert two.releases == one.releases == (sums(9, 20.0),)
     with pytest.raises(ValueError, match="budget must be that of the ledger"):
         Ledger(Budget(epsilon=2, delta=1e-5), path)
     path.write_text(json.dumps({"releases": []}))

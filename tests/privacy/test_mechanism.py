@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from private_records import flat, mechanism, records, sealed
 from torch import nn
 
 from ddsdk_integrations.privacy.budget import BudgetSpentError
+from ddsdk_integrations.privacy.entropy import secret_bernoulli, secret_normal
 from ddsdk_integrations.privacy.guard import PrivacyError, refuse_mixing
 from ddsdk_integrations.privacy.mechanism import clipped
 
@@ -71,11 +74,13 @@ def test_sums_of_classes_add_up_to_the_sum():
 
 def test_the_count_comes_before_the_look():
     private = sealed()
-    made = private.mechanism("flat", releases=2, sample_rate=0.5, noise_multiplier=1.0)
+    made = private.mechanism("flat", releases=2, sample_rate=1.0, noise_multiplier=1.0)
     assert private.ledger.releases[0].count == 2
 
     def failing(batch):
-        raise RuntimeError("no")
+        if len(batch.x) == 40:  # the records, and not the noise images before them
+            raise RuntimeError("no")
+        return flat(batch)
 
     made.noised_sum(flat, 64)
     with pytest.raises(RuntimeError, match="no"):
@@ -103,13 +108,68 @@ def test_rows_that_depend_on_other_records_are_refused_before_a_look(rows):
     assert made.left == 1
 
 
-def test_no_seed_is_kept_where_a_record_could_tell_it():
-    made = mechanism()
-    private = sealed()
-    shown = repr(vars(private)) + repr(private.ledger.releases) + repr(vars(made.release.__class__))
-    assert "seed" not in shown.lower().replace("records and seen", "")
-    one, two = mechanism(), mechanism()
-    assert one._secret.initial_seed() != two._secret.initial_seed()
+def test_later_releases_are_tried_too_and_so_is_what_only_large_batches_show():
+    made = mechanism(releases=3)
+    made.noised_sum(flat, 64)
+    with pytest.raises(PrivacyError, match="rows must depend on one record each"):
+        made.noised_sum(lambda batch: flat(batch) - flat(batch).mean(0), 64)
+
+    def largest(batch):
+        rows = flat(batch)
+        kept = torch.zeros(len(rows), 1).index_fill_(
+            0, rows.norm(dim=1).topk(min(16, len(rows))).indices, 1.0
+        )
+        return rows * kept
+
+    with pytest.raises(PrivacyError, match="rows must depend on one record each"):
+        mechanism().noised_sum(largest, 64)
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, pickle.dumps], ids=["copy", "deep copy", "pickle"])
+def test_a_mechanism_is_not_copied_or_stored(how):
+    with pytest.raises(PrivacyError, match="a mechanism must not be copied or stored, got one for flat"):
+        how(mechanism())
+
+
+def test_noise_has_the_stated_size_in_every_class():
+    made = mechanism(releases=200, sample_rate=1e-9, noise_multiplier=2.0, clip=3.0)
+    found = torch.stack([made.noised_sum(flat, 64, by="class") for _ in range(200)])
+    assert found.std((0, 2)).tolist() == pytest.approx([6.0] * 3, rel=0.04)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rows_of_low_precision_are_clipped_in_full(dtype):
+    real = records(1 * 3)
+    alone = mechanism(real, sample_rate=1.0, clip=1.0)
+    total = alone.noised_sum(lambda batch: flat(batch).to(dtype), 64, by="class")
+    assert float(total.norm(dim=1).max()) <= 1 + 1e-5
+
+
+def test_long_rows_are_taken_in_small_pieces():
+    seen = []
+
+    def rows(batch):
+        seen.append(len(batch.x))
+        return flat(batch).repeat(1, 1 << 15)
+
+    mechanism(records(40), sample_rate=1.0).noised_sum(rows, 64 << 15)
+    assert max(seen[2:]) == 8
+
+
+def test_secret_numbers_are_uniform_normal_and_deaf_to_seeds():
+    torch.manual_seed(1)
+    one = secret_normal(torch.Size([200_000]))
+    torch.manual_seed(1)
+    two = secret_normal(torch.Size([200_000]))
+    assert not torch.equal(one, two)
+    assert one.dtype == torch.float64
+    assert abs(float(one.mean())) < 0.01
+    assert float(one.std()) == pytest.approx(1, abs=0.01)
+    assert float((one.abs() < 1).double().mean()) == pytest.approx(0.6827, abs=0.005)
+    assert float(secret_bernoulli(200_000, 0.3).double().mean()) == pytest.approx(0.3, abs=0.005)
+    # Numbers of 24 bits would be below 1e-9 sixty times too often.
+    assert int(sum(secret_bernoulli(1 << 22, 1e-9).sum() for _ in range(8))) <= 1
+    assert bool(secret_bernoulli(100, 1.0).all())
 
 
 @pytest.mark.parametrize(

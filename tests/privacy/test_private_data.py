@@ -23,17 +23,29 @@ def test_records_do_not_leave():
         len(private)
 
 
-@pytest.mark.parametrize("start", ["real", "k-means", "herding"])
-def test_the_engine_cannot_start_from_sealed_records(start):
-    with pytest.raises((PrivacyError, AttributeError)):
-        dd.STARTS[start](sealed(), 1, dd.generator(0))
+def test_texts_that_no_certificate_could_hold_are_refused_at_once():
+    for text in ("x" * 400, "a\nb"):
+        with pytest.raises(
+            ValueError, match="assumption must be one line of at most 300 printable characters"
+        ):
+            sealed(statistics=text)
+
+
+def test_records_are_not_public_images():
+    real = records()
+    private = sealed(real)
+    for same in (real, real.with_preprocess(dd.Preprocess.unit(1))):
+        with pytest.raises(PrivacyError, match="public must not be the records"):
+            private.public_images(same)
+    assert private.public_images(records(5, seed=1)).shape == (5, 1, 8, 8)
+    assert "the images called 'data' are public" in private.ledger.assumptions
 
 
 @pytest.mark.parametrize("preprocess", [PUBLIC, dd.Preprocess.fit_zca(records().images)], ids=["mean", "zca"])
 def test_values_that_may_be_fitted_on_records_are_refused(preprocess):
     with pytest.raises(PrivacyError, match="statistics must say where the numbers of the value space"):
         sealed(records(preprocess=preprocess), statistics="")
-    assert "normalisation: constants" in sealed(records(preprocess=preprocess)).assumptions
+    assert "normalisation: constants" in sealed(records(preprocess=preprocess)).ledger.assumptions
     sealed(records(preprocess=dd.Preprocess.unit(1)), statistics="")
 
 
@@ -96,3 +108,30 @@ def test_a_certificate_counts_what_was_released():
     assert found.accountant.startswith("rdp (opacus ")
     assert "adding or removing one record" in found.statement
     assert HUGE.delta == found.delta
+    assert "the ledger was kept in memory" in found.assumptions[-1]
+
+
+def test_a_certificate_knows_what_others_entered_in_the_same_file(tmp_path):
+    budget, path = Budget(epsilon=2, delta=1e-3), tmp_path / "ledger.json"
+    one, two = sealed(budget=budget, path=path), sealed(budget=budget, path=path, statistics="a table")
+    one.mechanism("a", releases=3, sample_rate=0.1, noise_multiplier=4.0)
+    before = one.certificate.epsilon
+    two.mechanism("b", releases=2, sample_rate=1.0, noise_multiplier=9.0)
+    assert one.certificate == two.certificate
+    assert one.certificate.epsilon > before
+    assert {"normalisation: constants", "normalisation: a table"} <= set(one.certificate.assumptions)
+    assert "memory" not in str(one.certificate.assumptions)
+
+
+def test_a_certificate_of_next_to_nothing_is_one():
+    private = sealed(budget=Budget(epsilon=1, delta=1e-3))
+    private.mechanism("a", releases=1, sample_rate=0.01, noise_multiplier=1000.0)
+    assert private.certificate.epsilon == 0
+    assert private.certificate.statement.startswith("(0, 0.001)-differential privacy")
+
+
+def test_a_statement_rounds_epsilon_up():
+    private = sealed(budget=Budget(epsilon=1, delta=1e-3))
+    private.mechanism("a", releases=1, sample_rate=1.0, noise_multiplier=8.0)
+    told = float(private.certificate.statement[1:].split(",")[0])
+    assert private.ledger.epsilon <= told < private.ledger.epsilon + 1e-4

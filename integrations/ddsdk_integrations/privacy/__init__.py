@@ -37,7 +37,6 @@ from ddsdk_integrations.privacy.gradients import (  # noqa: E402
 )
 from ddsdk_integrations.privacy.guard import PrivacyError  # noqa: E402
 from ddsdk_integrations.privacy.likelihood import LikelihoodRatio, audit_by_likelihood  # noqa: E402
-from ddsdk_integrations.privacy.mechanism import Mechanism  # noqa: E402
 from ddsdk_integrations.privacy.membership import Distiller, Roc  # noqa: E402
 from ddsdk_integrations.privacy.ndpdc import NDPDC  # noqa: E402
 from ddsdk_integrations.privacy.psg import PSG  # noqa: E402
@@ -60,7 +59,6 @@ __all__ = [
     "LikelihoodRatio",
     "MatchClassSums",
     "MatchNoisedGradients",
-    "Mechanism",
     "Nearest",
     "NoisedGradients",
     "NoisedRegression",

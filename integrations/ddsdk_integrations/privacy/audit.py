@@ -18,12 +18,10 @@ from ddsdk_integrations.privacy.bounds import one_run_bound
 from ddsdk_integrations.privacy.membership import (
     Distiller,
     Roc,
-    confidences,
     joined,
-    judged_by,
+    known_confidences,
     nearest_distances,
     roc,
-    trained_networks,
     unit_images,
 )
 
@@ -67,7 +65,7 @@ class OneRun:
     def __str__(self) -> str:
         return (
             f"epsilon is at least {self.epsilon:.2f} ({100 * (1 - self.level):g} % confidence; with {self.canaries} "
-            f"canaries no audit can show more than {self.ceiling:.2f}): {self.right} of {self.guesses} guesses by "
+            f"canaries this one can show {self.ceiling:.2f} at most): {self.right} of {self.guesses} guesses by "
             f"{self.score} were right. Passing an audit is no proof of privacy."
         )
 
@@ -122,6 +120,8 @@ def audit_in_one_run(
         Steinke, Nasr and Jagielski, "Privacy Auditing with One (1) Training Run", NeurIPS 2023.
     """
     require_count("networks", networks)
+    require(0 < delta < 1, "delta", "lie strictly between 0 and 1", delta)
+    require(0 < level < 1, "level", "lie strictly between 0 and 1", level)
     kept = torch.rand(len(canaries), generator=dd.derive(rng, "coins")) < 0.5
     require(0 < int(kept.sum()) < len(kept), "canaries", "be enough for coins to differ", len(canaries))
     audited = joined(records, canaries, torch.nonzero(kept).flatten())
@@ -157,10 +157,9 @@ def _scores(
     networks: int,
     rng: torch.Generator,
 ) -> dict[Score, Tensor]:
-    trained = trained_networks(distilled, judged_by(distilled, evaluation), networks, rng)
     return {
-        "confidence": confidences(trained, canaries),
-        "distance": -nearest_distances(distilled.unit_images(), unit_images(canaries)),
+        "confidence": known_confidences(distilled, canaries, evaluation, networks, rng),
+        "distance": -nearest_distances(distilled.unit_images().cpu(), unit_images(canaries)),
     }
 
 
@@ -207,7 +206,7 @@ def nearest_records(distilled: dd.Distilled, records: dd.RealData, others: dd.Re
         records: What it was made of.
         others: Held out.
     """
-    images, inside, outside = distilled.unit_images(), unit_images(records), unit_images(others)
+    images, inside, outside = distilled.unit_images().cpu(), unit_images(records), unit_images(others)
     usual = nearest_distances(inside, outside)
     threshold = float(usual.quantile(0.01))
     near = nearest_distances(inside, images)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
-from contextlib import nullcontext
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import msgspec
 from opacus.accountants import create_accountant
 from opacus.accountants.analysis import rdp
 
 import ddsdk as dd
+from ddsdk.certificate import require_line
 from ddsdk.errors import require, require_count, require_rate
 from ddsdk.files import lock, readable_json, strict_json, write_atomic
 
@@ -27,12 +29,15 @@ History = tuple[tuple[float, float, int], ...]
 """Noise multiplier, sampling rate and number of releases, for each kind."""
 
 _PRECISION = 1e-3
-_LEAST_NOISE = 1e-3
+_LEAST_NOISE, _MOST_NOISE = 1e-3, 1e6
 # The rest would be drowned in noise.
 _SPENT = 0.98
+# The grid of the tight accountant grows with epsilon, which says nothing there anyway.
+_TIGHT_BELOW = 100.0
+_IN_MEMORY = "the ledger was kept in memory: what other processes release of these records is not in it"
 # Low orders serve large epsilons and high orders small ones; those of Opacus end at 63.
 _ORDERS = (
-    [1 + i / 20 for i in range(1, 200)] + [float(i) for i in range(11, 128)] + [2.0**i for i in range(7, 13)]
+    [1 + i / 20 for i in range(1, 200)] + [float(i) for i in range(11, 128)] + [2.0**i for i in range(7, 11)]
 )
 
 
@@ -77,27 +82,45 @@ class Ledger:
 
     def __init__(self, budget: Budget, path: str | os.PathLike[str] | None = None) -> None:
         self.budget = budget
-        self._path = None if path is None else Path(path)
-        self._releases: tuple[dd.NoisedRelease, ...] = ()
+        # The file itself, and not a link to it or a name in the present folder: all owners must lock one place.
+        self._path = None if path is None else Path(path).resolve()
+        self._kept = _Kept(budget=asdict(budget))
         self._read()
 
     @property
     def releases(self) -> tuple[dd.NoisedRelease, ...]:
         """What was reserved so far, in the order of the first of each kind."""
-        return self._releases
+        return self._read().releases
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What the releases rest on, of all that share the ledger."""
+        alone = () if self._path else (_IN_MEMORY,)
+        return (*self._read().assumptions, *alone)
 
     @property
     def epsilon(self) -> float:
         """What was spent, at the delta of the budget."""
-        return self._cost(self._releases)
+        return self._cost(self.releases)
 
     @property
     def accountant(self) -> str:
         """The accountant with its version, for certificates."""
         return f"{self.budget.accountant} (opacus {version('opacus')})"
 
-    def reserve(self, release: dd.NoisedRelease) -> None:
-        """Enter releases that are about to be made: they count from here on, made or not.
+    def assume(self, what: str) -> None:
+        """Add to what the releases rest on.
+
+        Raises:
+            ValueError: If it is no short line of text, which no certificate could hold.
+        """
+        require_line("assumption", what)
+        with self._held():
+            if what not in self._kept.assumptions:
+                self._write(assumptions=(*self._kept.assumptions, what))
+
+    def reserve(self, *releases: dd.NoisedRelease) -> None:
+        """Enter releases that are about to be made, all or none: they count from here on, made or not.
 
         One composition for all of them: asking the accountant before every release would take longer than the release.
 
@@ -105,83 +128,107 @@ class Ledger:
             BudgetSpentError: If they do not fit what is left.
             FolderBusyError: If another process is writing the file.
         """
-        with nullcontext() if self._path is None else lock(self._path.parent):
-            self._read()
-            planned = _with(self._releases, release)
+        with self._held():
+            planned = self._kept.releases
+            for release in releases:
+                planned = _with(planned, release)
             cost = self._cost(planned)
             if cost > self.budget.epsilon:
+                asked = " and ".join(f"{one.count} releases of {one.what}" for one in releases)
                 raise BudgetSpentError(
-                    f"{release.count} releases of {release.what} would bring epsilon to {cost:.4g}, and the budget is "
+                    f"{asked} would bring epsilon to {cost:.4g}, and the budget is "
                     f"{self.budget.epsilon:g} at delta {self.budget.delta:g}"
                 )
-            self._releases = planned
-            self._write()
+            self._write(releases=planned)
 
-    def noise_for(self, *, sample_rate: float, releases: int, share: float = 1.0) -> float:
+    def noise_for(
+        self,
+        *,
+        sample_rate: float,
+        releases: int,
+        share: float = 1.0,
+        after: tuple[dd.NoisedRelease, ...] = (),
+    ) -> float:
         """Return the smallest noise multiplier, to a thousandth, with which so many releases fit what is left.
-
-        It is searched with Renyi divergences, and refined by the tight accountant where the budget names that.
 
         Args:
             sample_rate: Probability with which a record is in a sample, which must be public.
             releases: How many.
             share: They, with everything before them, may cost so large a share of epsilon.
+            after: Will be entered before them.
 
         Raises:
-            BudgetSpentError: If what was spent leaves nothing.
+            BudgetSpentError: If what was spent leaves nothing, or so little that no noise would do.
         """
         require_count("releases", releases)
         require(0 < sample_rate <= 1, "sample_rate", "lie in 0 < value <= 1", sample_rate)
         require(0 < share <= 1, "share", "lie in 0 < value <= 1", share)
         target = self.budget.epsilon * share
-        spent = _history(self._releases)
+        spent = _history((*self.releases, *after))
+        before = epsilon_of(spent, self.budget.delta, self.budget.accountant)
+        if before >= _SPENT * target:
+            raise BudgetSpentError(f"epsilon {before:.4g} is spent, and {target:.4g} may be: nothing is left")
 
         def fits(noise: float, accountant: Accountant) -> bool:
-            return (
-                epsilon_of((*spent, (noise, sample_rate, releases)), self.budget.delta, accountant) <= target
-            )
+            history = (*spent, (noise, sample_rate, releases))
+            return epsilon_of(history, self.budget.delta, accountant) <= target
 
-        if self.epsilon >= _SPENT * target:
-            raise BudgetSpentError(
-                f"epsilon {self.epsilon:.4g} is spent, and {target:.4g} may be: nothing is left"
-            )
+        # What the quick accountant lets pass, the tight one does too.
+        tight = self.budget.accountant
+        some_left = epsilon_of(spent, self.budget.delta, "rdp") < _SPENT * target
+        quick: Accountant = "rdp" if some_left else tight
         high = 1.0
-        while high > _LEAST_NOISE and fits(high / 2, "rdp"):
+        while high > _LEAST_NOISE and fits(high / 2, quick):
             high /= 2
-        while not fits(high, "rdp"):
+        while not fits(high, quick):
             high *= 2
-        high = _least(lambda noise: fits(noise, "rdp"), high / 2, high)
-        if self.budget.accountant == "prv":
-            high = _least(lambda noise: fits(noise, "prv"), 0.8 * high, high)
+            if high > _MOST_NOISE:
+                raise BudgetSpentError(
+                    f"no noise makes {releases} releases fit what {before:.4g} of {target:.4g} leaves"
+                )
+        high = _least(lambda noise: fits(noise, quick), high / 2, high)
+        if tight != quick:
+            high = _least(lambda noise: fits(noise, tight), 0.8 * high, high)
         return math.ceil(high * 1e6) / 1e6
 
     def _cost(self, releases: tuple[dd.NoisedRelease, ...]) -> float:
         return epsilon_of(_history(releases), self.budget.delta, self.budget.accountant)
 
-    def _read(self) -> None:
-        if self._path is None or not self._path.exists():
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Keep others from the file, and read it."""
+        if self._path is None:
+            yield
             return
+        with lock(self._path.parent):
+            self._read()
+            yield
+
+    def _read(self) -> _Kept:
+        if self._path is None or not self._path.exists():
+            return self._kept
         try:
-            found = msgspec.convert(strict_json(self._path.read_bytes()), _File)
+            found = msgspec.convert(strict_json(self._path.read_bytes()), _Kept)
         except (ValueError, msgspec.ValidationError) as error:
             raise ValueError(f"path must hold a ledger, got {self._path.name!r}: {error}") from None
-        require(
-            found.budget == asdict(self.budget),
-            "budget",
-            f"be that of the ledger, {found.budget}",
-            self.budget,
-        )
-        self._releases = found.releases
+        same = found.budget == asdict(self.budget)
+        require(same, "budget", f"be that of the ledger, {found.budget}", self.budget)
+        self._kept = found
+        return found
 
-    def _write(self) -> None:
+    def _write(self, **changes: Any) -> None:  # noqa: ANN401
+        kept = msgspec.structs.replace(self._kept, **changes)
         if self._path is not None:
-            kept = _File(budget=asdict(self.budget), releases=self._releases)
             write_atomic(self._path, readable_json(msgspec.to_builtins(kept)))
+        self._kept = kept
 
 
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the file holds."""
+
     budget: dict[str, float | str]
-    releases: tuple[dd.NoisedRelease, ...]
+    releases: tuple[dd.NoisedRelease, ...] = ()
+    assumptions: tuple[str, ...] = ()
 
 
 def _with(releases: tuple[dd.NoisedRelease, ...], new: dd.NoisedRelease) -> tuple[dd.NoisedRelease, ...]:
@@ -229,12 +276,20 @@ def epsilon_of(history: History, delta: float, accountant: Accountant) -> float:
     """
     if not history:
         return 0.0
-    if accountant == "rdp":
-        spent = sum(
-            rdp.compute_rdp(q=rate, noise_multiplier=noise, steps=count, orders=_ORDERS)
-            for noise, rate, count in history
-        )
-        return float(rdp.get_privacy_spent(orders=_ORDERS, rdp=spent, delta=delta)[0])
+    spent = sum(
+        rdp.compute_rdp(q=rate, noise_multiplier=noise, steps=count, orders=_ORDERS)
+        for noise, rate, count in history
+    )
+    with warnings.catch_warnings():
+        # Of an order at the edge: the bound is a little looser there, and still one.
+        warnings.filterwarnings("ignore", message="Optimal order is the")
+        loose = max(0.0, float(rdp.get_privacy_spent(orders=_ORDERS, rdp=spent, delta=delta)[0]))
+    if accountant == "rdp" or loose > _TIGHT_BELOW:
+        return loose
     counter = create_accountant(mechanism="prv")
     counter.history = list(history)
-    return float(counter.get_epsilon(delta=delta))
+    try:
+        return min(loose, max(0.0, float(counter.get_epsilon(delta=delta))))
+    except (ValueError, OverflowError, RuntimeError):
+        # Its grid fails for tiny and huge losses; both are upper bounds.
+        return loose

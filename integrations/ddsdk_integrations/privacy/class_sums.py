@@ -31,6 +31,7 @@ class FeatureSpace:
             nothing off.
         subspace: Public images whose embeddings span the directions that are released. None releases all.
         directions: How many directions are released.
+        device: Where images, and so networks, are.
 
     References:
         The subspace: Dosser, ICCV 2025.
@@ -41,11 +42,12 @@ class FeatureSpace:
     centre: Tensor | None = None
     subspace: Tensor | None = None
     directions: int = 128
+    device: torch.device | str = "cpu"
 
     def network(self, key: int) -> tuple[nn.Module, Any]:
         """Return network and augmentation of a key: the same again for the same key."""
         rng = torch.Generator().manual_seed(key)
-        network = self.make_student(rng).eval().requires_grad_(False)
+        network = self.make_student(rng).to(self.device).eval().requires_grad_(False)
         return network, self.augmentation.siamese(dd.derive(rng, "augmentation"))
 
     def at(self, key: int) -> Features:
@@ -135,7 +137,7 @@ def released_class_sums(
                 return features(batch.x)
 
         with torch.no_grad():
-            width = features(torch.zeros(1, *image_shape)).shape[1]
+            width = features(torch.zeros(1, *image_shape, device=space.device)).shape[1]
         sums = mechanism.noised_sum(rows, width, by="class")
         found.append(ClassSums(key, sums, features.centre, features.basis))
     return tuple(found)

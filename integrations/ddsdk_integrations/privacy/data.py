@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, final
 
 import torch
+from torch import Tensor
 
 import ddsdk as dd
 from ddsdk.errors import require, require_rate
@@ -16,13 +17,15 @@ from ddsdk_integrations.privacy.mechanism import Mechanism
 __all__ = ["PrivateData", "require_private"]
 
 _NEIGHBOURS = "adding or removing one record"
+_LONGEST_NAME = 200
 _RECORD = "one image with its label; a person who has several records is not protected as one"
 _MECHANISM = "Gaussian noise on sums of clipped rows of Poisson samples; all else is computed from those"
-_NOISE = "torch generators, each seeded once by the operating system; the seeds are kept nowhere"
+_NOISE = "the operating system's cryptographic generator, in double precision; nothing of it is kept"
 _ALWAYS = (
     "class names, image shape, the expected number of records of each class and sampling rates are public",
+    "settings, networks and starts were chosen without these records",
     "everything that was ever computed from these records and seen is counted here, restarts and trials included",
-    "nobody exploits that the generator is no cryptographic one, that sums are floating-point, or how long it took",
+    "nobody exploits that sums are floating-point numbers, or how long it took",
 )
 
 
@@ -54,10 +57,9 @@ class PrivateData:
         require(
             ledger.budget.delta < limit, "delta", f"lie below 1/records, {limit:.3g}", ledger.budget.delta
         )
-        self.ledger = ledger
-        self.assumptions: tuple[str, ...] = _ALWAYS
         if statistics:
-            self.assume(f"normalisation: {statistics}")
+            ledger.assume(f"normalisation: {statistics}")
+        self.ledger = ledger
         self._real = real
 
     @property
@@ -108,10 +110,10 @@ class PrivateData:
             releases=self.ledger.releases,
             accountant=self.ledger.accountant,
             noise_source=_NOISE,
-            assumptions=self.assumptions,
+            assumptions=(*_ALWAYS, *self.ledger.assumptions),
         )
 
-    def mechanism(
+    def planned(
         self,
         what: str,
         *,
@@ -120,8 +122,9 @@ class PrivateData:
         clip: float = 1.0,
         noise_multiplier: float | None = None,
         share: float = 1.0,
-    ) -> Mechanism:
-        """Enter releases in the ledger, and return what makes them.
+        after: tuple[dd.NoisedRelease, ...] = (),
+    ) -> dd.NoisedRelease:
+        """Return releases as the ledger would have them; nothing is entered yet.
 
         Args:
             what: Is summed, in words.
@@ -131,17 +134,52 @@ class PrivateData:
             noise_multiplier: Standard deviation of the noise over `clip`. None takes the least with which the releases
                 fit what the budget has left.
             share: For None: the releases, with all before them, may cost so large a share of epsilon.
+            after: For None: will be entered before them.
+
+        Raises:
+            BudgetSpentError: If nothing is left.
+        """
+        if noise_multiplier is None:
+            noise_multiplier = self.ledger.noise_for(
+                sample_rate=sample_rate, releases=releases, share=share, after=after
+            )
+        return dd.NoisedRelease(
+            what=what, clip=clip, noise_multiplier=noise_multiplier, sample_rate=sample_rate, count=releases
+        )
+
+    def mechanisms(self, *releases: dd.NoisedRelease) -> tuple[Mechanism, ...]:
+        """Enter releases in the ledger, all or none, and return what makes them.
 
         Raises:
             BudgetSpentError: If they do not fit.
         """
-        if noise_multiplier is None:
-            noise_multiplier = self.ledger.noise_for(sample_rate=sample_rate, releases=releases, share=share)
-        release = dd.NoisedRelease(
-            what=what, clip=clip, noise_multiplier=noise_multiplier, sample_rate=sample_rate, count=releases
+        self.ledger.reserve(*releases)
+        return tuple(Mechanism(self._real, release) for release in releases)
+
+    def mechanism(self, what: str, **how: Any) -> Mechanism:  # noqa: ANN401
+        """Enter one kind of releases and return what makes them; the arguments are those of `planned`."""
+        return self.mechanisms(self.planned(what, **how))[0]
+
+    def public_images(self, public: dd.RealData) -> Tensor:
+        """Return images that everybody may see, (N, C, H, W), in the value space and on the device of the records.
+
+        Raises:
+            PrivacyError: If they are the records.
+            ValueError: If their shape differs.
+        """
+        require(
+            public.image_shape == self.image_shape,
+            "public",
+            f"have shape {self.image_shape}",
+            public.image_shape,
         )
-        self.ledger.reserve(release)
-        return Mechanism(self._real, release)
+        if public.images.untyped_storage().data_ptr() == self._real.images.untyped_storage().data_ptr():
+            raise PrivacyError(
+                f"public must not be the records, got {public.name!r}, which holds their images"
+            )
+        self.ledger.assume(f"the images called {public.name!r} are public"[:_LONGEST_NAME])
+        same = public.to(self.device).with_preprocess(self.preprocess)
+        return same.batch(torch.arange(len(same))).x
 
     def with_preprocess(self, preprocess: dd.Preprocess, statistics: str) -> PrivateData:
         """Return the records in another value space, under the same ledger.
@@ -151,15 +189,7 @@ class PrivateData:
             statistics: Where its numbers come from.
         """
         real = self._real.with_preprocess(preprocess)
-        found = PrivateData(real, self.ledger, class_size=self.class_sizes, statistics=statistics)
-        for what in self.assumptions:
-            found.assume(what)
-        return found
-
-    def assume(self, what: str) -> None:
-        """Add to what the certificate assumes."""
-        if what not in self.assumptions:
-            self.assumptions += (what,)
+        return PrivateData(real, self.ledger, class_size=self.class_sizes, statistics=statistics)
 
     def of_class(self, c: int, n: int, rng: torch.Generator) -> dd.Batch:  # noqa: ARG002
         """Refuse.

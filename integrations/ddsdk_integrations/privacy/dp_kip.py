@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from ddsdk.inner.ridge import solve
 from ddsdk.objectives.ridge import Compare, targets
 from ddsdk.recipes.kip import ntk_protocol
 from ddsdk.recipes.parts import adam_on_images, check_numbers
+from ddsdk_integrations.privacy.guard import refuse_bad_student
 from ddsdk_integrations.privacy.mechanism import Mechanism
 from ddsdk_integrations.privacy.recipe import PrivateRecipe, hard_pixels
 
@@ -96,16 +98,19 @@ class DPKIP(PrivateRecipe):
     Attributes:
         steps: Image steps, one release each.
         kernel_depth: Hidden layers of the network of infinite width that the kernel belongs to.
+        features: Whether images are compared by the embeddings of one random network of `make_student` instead, which
+            stays fixed; networks judge such a set, on the class of each image.
         ridge: Added to the diagonal of the Gram matrix, in units of its mean.
         image_lr: Learning rate of the images (Adam).
         clip: Norm of the gradient of a record by all images of the set.
 
     The set is one for kernel machines, and is evaluated by ridge regression with the same kernel: networks that train
-    on it do badly. The student's network is not used.
+    on it do badly.
 
     Differences from the published algorithm: Poisson samples, where the paper's code shuffles and accounts as if it did
     not; constants of normalisation that are public or paid for; a start from noise always; the kernel of a fully
-    connected ReLU network in closed form, where the paper has that, scattering and a random ResNet too.
+    connected ReLU network in closed form, or features of one random network of any kind, where the paper has a wide
+    network of that kind, scattering and a random ResNet.
 
     Cost: a batched backward pass through the kernel for the records of each sample.
 
@@ -116,6 +121,7 @@ class DPKIP(PrivateRecipe):
     name: ClassVar[str] = "dp-kip"
     steps: int = 200
     kernel_depth: int = 1
+    features: bool = False
     ridge: float = 1e-3
     image_lr: float = 0.1
     sample_rate: float = 0.002
@@ -129,12 +135,17 @@ class DPKIP(PrivateRecipe):
         self,
         private: PrivateData,
         *,
-        make_student: MakeStudent,  # noqa: ARG002
+        make_student: MakeStudent,
         public: torch.Tensor | None,
         rng: torch.Generator,
     ) -> dd.Plan[Any]:
         """Return regression with the kernel, each gradient released when its step comes."""
-        kernel = dd.FullyConnectedNTK(depth=self.kernel_depth)
+        learner: Any = dd.FullyConnectedNTK(depth=self.kernel_depth)
+        compare: Any = dd.by_kernel
+        if self.features:
+            refuse_bad_student(make_student, embeds=True)
+            network = make_student(dd.derive(rng, "features")).to(private.device)
+            learner, compare = network.eval().requires_grad_(False), dd.ByFeatures()
         mechanism = private.mechanism(
             "gradients of ridge regression",
             releases=self.steps,
@@ -150,16 +161,18 @@ class DPKIP(PrivateRecipe):
             ).to(private.device),
             objective=NoisedRegression(
                 mechanism=mechanism,
-                compare=dd.by_kernel,
+                compare=compare,
                 ridge=dd.Ridge(rule="trace", strength=self.ridge),
                 expected=self.sample_rate * sum(private.class_sizes),
             ),
-            students=dd.FixedTeachers(lambda _: kernel),
+            students=dd.FixedTeachers(lambda _: learner),
             make_optimizer=partial(adam_on_images, lr=self.image_lr),
             steps=self.steps,
             average=self.average,
         )
 
     def evaluation(self, private: PrivateData) -> dd.Evaluation:  # noqa: ARG002
-        """Return kernel ridge regression with the same kernel and ridge."""
+        """Return kernel ridge regression with the same kernel and ridge; for features, the published protocol."""
+        if self.features:
+            return dataclasses.replace(dd.Evaluation.published(), labels="hard")
         return ntk_protocol(self.kernel_depth, self.ridge)

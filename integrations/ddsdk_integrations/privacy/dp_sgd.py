@@ -10,6 +10,7 @@ from torch import nn
 from ddsdk.errors import require_count, require_momentum, require_rate
 from ddsdk_integrations.privacy.data import require_private
 from ddsdk_integrations.privacy.gradients import noised_gradients
+from ddsdk_integrations.privacy.guard import refuse_bad_student
 
 if TYPE_CHECKING:
     from ddsdk.students.fresh import MakeStudent
@@ -53,6 +54,7 @@ def dp_sgd(
     require_count("steps", steps)
     require_rate("lr", lr)
     require_momentum("momentum", momentum)
+    refuse_bad_student(make_student)
     mechanism = require_private(private).mechanism(
         "gradients of a classifier",
         releases=steps,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from opacus import GradSampleModule
@@ -79,48 +80,85 @@ def noised_gradients(
         expected: Size of a sample as it is publicly expected.
     """
     refuse_mixing(network)
+    width = sum(shape.numel() for shape in _shapes(network, names))
+    total = mechanism.noised_sum(lambda batch: sample_gradients(network, batch, names), width)
+    return _shaped(total / expected, network, names)
+
+
+def _shapes(network: nn.Module, names: Sequence[str]) -> list[torch.Size]:
     parameters = dict(network.named_parameters())
-    shapes = [parameters[name].shape for name in names]
-    sizes = [shape.numel() for shape in shapes]
-    total = mechanism.noised_sum(lambda batch: sample_gradients(network, batch, names), sum(sizes))
-    pieces = torch.split(total / expected, sizes)
+    return [parameters[name].shape for name in names]
+
+
+def _shaped(row: Tensor, network: nn.Module, names: Sequence[str]) -> tuple[Tensor, ...]:
+    shapes = _shapes(network, names)
+    pieces = torch.split(row, [shape.numel() for shape in shapes])
     return tuple(piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True))
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class GradientLesson:
-    """A network and the noised gradient that private records have at it.
+    """A network and the noised gradients that private records have at it.
 
     Attributes:
-        network: At which the gradient was taken.
-        gradients: One for each matched weight, in their shapes: the noised sum over the expected size of a sample.
+        network: At which they were taken.
+        draw: The augmentation of the records, which synthetic images get too.
+        gradients: For each matched weight, in their shapes: noised sums over the expected size of a sample. One entry
+            for all classes together, or one for each class.
     """
 
     network: nn.Module
-    gradients: tuple[Tensor, ...]
+    draw: Any
+    gradients: tuple[tuple[Tensor, ...], ...]
 
 
 @final
 class NoisedGradients:
-    """Students of any supply, each with the noised gradient of private records: one release for every step.
+    """Students of any supply, each with noised gradients of private records: one release for every step.
 
     Args:
         mechanism: Samples, clips, adds noise and counts.
         students: Where networks come from, such as `ddsdk.FreshStudents`; it sees no record.
-        expected: Size of a sample as it is publicly expected.
+        expected: Size of a sample of each class as it is publicly expected.
+        augmentation: One draw for each step, of records and synthetic images alike (DSA).
+        classwise: Whether there is one gradient for each class (DC), in one release: a record has one class. Each has
+            the noise of the whole, and a part of the records.
     """
 
-    def __init__(self, mechanism: Mechanism, students: dd.Students[nn.Module], *, expected: float) -> None:
+    def __init__(
+        self,
+        mechanism: Mechanism,
+        students: dd.Students[nn.Module],
+        *,
+        expected: Sequence[float],
+        augmentation: dd.Augmentation = dd.Augmentation(""),  # noqa: B008 - a frozen value
+        classwise: bool = False,
+    ) -> None:
         self._mechanism = mechanism
         self._students = students
-        self._expected = expected
+        self._expected = torch.tensor(expected)
+        self._augmentation = augmentation
+        self._by: Literal["all", "class"] = "class" if classwise else "all"
 
     def next(self, real: dd.Source, syn: dd.SyntheticSet, rng: torch.Generator) -> GradientLesson:
         """Return the next network, with a release at it."""
-        network = self._students.next(real, syn, rng)
-        found = noised_gradients(self._mechanism, network, matched_weights(network), self._expected)
-        return GradientLesson(network, found)
+        network = self._students.next(real, syn, dd.derive(rng, "student"))
+        refuse_mixing(network)
+        draw = self._augmentation.siamese(dd.derive(rng, "augmentation"))
+        names = matched_weights(network)
+
+        def rows(batch: dd.Batch) -> Tensor:
+            return sample_gradients(network, dd.Batch(draw(batch.x), batch.y), names)
+
+        width = sum(shape.numel() for shape in _shapes(network, names))
+        total = self._mechanism.noised_sum(rows, width, by=self._by)
+        if self._by == "all":
+            return GradientLesson(
+                network, draw, (_shaped(total / float(self._expected.sum()), network, names),)
+            )
+        means = total / self._expected.to(total)[:, None]
+        return GradientLesson(network, draw, tuple(_shaped(row, network, names) for row in means))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the supply needs; releases that were made are not made again."""
@@ -134,7 +172,7 @@ class NoisedGradients:
 @final
 @dataclass(frozen=True, kw_only=True)
 class MatchNoisedGradients:
-    """The distance between a noised gradient and that of the whole synthetic set.
+    """The distance between noised gradients and those of the synthetic set: of all of it, or class by class.
 
     Attributes:
         distance: Such as `ddsdk.filter_cosine`, between tuples of tensors.
@@ -148,10 +186,15 @@ class MatchNoisedGradients:
     def __call__(
         self,
         student: GradientLesson,
-        real: dd.Source,  # noqa: ARG002
+        real: dd.Source,
         syn: dd.Source,
         rng: torch.Generator,
     ) -> Iterator[Tensor]:
-        """Yield the one distance."""
-        batch = syn.mixed(1 << 30, dd.derive(rng, "synthetic"))
-        yield self.distance(dd.weight_gradients(student.network, batch, graph=True), student.gradients)
+        """Yield one distance for all classes, or one for each."""
+        together = len(student.gradients) != real.num_classes
+        for c, gradients in enumerate(student.gradients):
+            key = dd.derive(rng, "synthetic", c)
+            x, y = syn.mixed(sys.maxsize, key) if together else syn.of_class(c, sys.maxsize, key)
+            if len(x) > 0:
+                batch = dd.Batch(student.draw(x), y)
+                yield self.distance(dd.weight_gradients(student.network, batch, graph=True), gradients)

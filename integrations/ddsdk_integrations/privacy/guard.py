@@ -14,14 +14,15 @@ import ddsdk as dd
 
 __all__ = [
     "PrivacyError",
+    "refuse_bad_student",
     "refuse_fitted_values",
     "refuse_mixed_rows",
     "refuse_mixing",
     "refuse_private_start",
-    "refuse_selection",
+    "refuse_unsealed",
 ]
 
-_TRIED = 4
+_MANY, _FEW = 16, 2
 _STARTS_FROM_RECORDS = ("real", "k-means", "means", "herding")
 
 
@@ -60,28 +61,61 @@ def refuse_mixing(network: nn.Module) -> None:
             )
 
 
-def refuse_mixed_rows(rows: Callable[[dd.Batch], Tensor], real: dd.RealData) -> None:
-    """Refuse a function whose row of one record depends on others: mixup, top-k of a batch, any batch statistic.
+def refuse_bad_student(make_student: Callable[[torch.Generator], nn.Module], *, embeds: bool = False) -> None:
+    """Try a network before anything is spent for it.
 
-    It is tried on noise images, one by one and together; `real` gives shapes alone.
+    Args:
+        make_student: Builds it.
+        embeds: Whether it must have `embed`.
 
     Raises:
-        PrivacyError: If it gives other rows.
+        PrivacyError: If it mixes records.
+        TypeError: If it has no `embed`.
     """
-    rng = dd.generator("noise images")
-    x = torch.rand(_TRIED, *real.image_shape, generator=rng).to(real.device)
-    y = one_hot(torch.arange(_TRIED) % real.num_classes, real.num_classes).to(x)
-    with torch.enable_grad():
-        together = rows(dd.Batch(x, y)).detach()
-        alone = torch.cat([rows(dd.Batch(x[i : i + 1], y[i : i + 1])).detach() for i in range(_TRIED)])
-    same = together.shape == alone.shape and torch.allclose(
-        together, alone, rtol=1e-3, atol=1e-4 * float(alone.abs().max())
-    )
-    if not same:
+    network = make_student(dd.generator("a network to look at"))
+    refuse_mixing(network)
+    if embeds and not callable(getattr(network, "embed", None)):
+        raise TypeError(f"make_student must build networks with embed, got {type(network).__name__}")
+
+
+def refuse_mixed_rows(
+    rows: Callable[[dd.Batch], Tensor], real: dd.RealData, *, thorough: bool = True
+) -> None:
+    """Refuse a function whose row of one record depends on others: mixup, top-k of a batch, any batch statistic.
+
+    It is tried on noise images: rows must stay what they are when others, dark ones, give way to bright ones.
+
+    Args:
+        rows: The function.
+        real: Gives shapes and device alone.
+        thorough: With 16 and 16 images, and not with 2 and 2.
+
+    Raises:
+        PrivacyError: If a row changes.
+    """
+    count = _MANY if thorough else _FEW
+    dark, middle, bright = (_noise_images(real, count, low) for low in (0.0, 0.4, 0.8))
+    first, second = (_rows_of(rows, middle, others) for others in (dark, bright))
+    bound = 1e-4 * float(first.abs().max())
+    if first.shape != second.shape or not torch.allclose(first, second, rtol=1e-3, atol=bound):
         raise PrivacyError(
             "rows must depend on one record each, got a row that changes with the rest of its batch: mixing, batch "
             "statistics and selection across records break the bound on what one of them changes"
         )
+
+
+def _noise_images(real: dd.RealData, count: int, low: float) -> dd.Batch:
+    rng = dd.generator("noise images", round(10 * low))
+    x = low + 0.2 * torch.rand(count, *real.image_shape, generator=rng)
+    classes = torch.randint(real.num_classes, (count,), generator=rng)
+    return dd.Batch(x.to(real.device), one_hot(classes, real.num_classes).to(real.device, x.dtype))
+
+
+def _rows_of(rows: Callable[[dd.Batch], Tensor], kept: dd.Batch, others: dd.Batch) -> Tensor:
+    """Return the rows of the first images of a batch."""
+    with torch.enable_grad():
+        found = rows(dd.Batch(torch.cat([kept.x, others.x]), torch.cat([kept.y, others.y])))
+    return found.detach()[: len(kept.x)].double()
 
 
 def refuse_private_start(start: str, allowed: tuple[str, ...]) -> None:
@@ -95,14 +129,19 @@ def refuse_private_start(start: str, allowed: tuple[str, ...]) -> None:
         raise PrivacyError(f"start must be one of {', '.join(allowed)}, got {start!r}{reason}")
 
 
-def refuse_selection(plan: dd.Plan[Any]) -> None:
-    """Refuse a plan that chooses its set on held-out records.
+def refuse_unsealed(plan: dd.Plan[Any]) -> None:
+    """Refuse a plan that chooses or changes its set by what the mechanism does not see.
 
     Raises:
-        PrivacyError: If it validates.
+        PrivacyError: If it validates, or has something to finish with.
     """
     if plan.validate is not None:
         raise PrivacyError(
             "plan must not validate, got a validation: choosing among sets by their score on private records is a "
             "release that nobody counted. Score them on public data, after the run"
+        )
+    if plan.finish is not None:
+        raise PrivacyError(
+            "plan must not finish a set, got a function: labels of a teacher that knows the records are a release that "
+            "nobody counted. Change the set afterwards, by what is public"
         )

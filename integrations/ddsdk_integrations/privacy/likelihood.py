@@ -13,15 +13,15 @@ from ddsdk.errors import require_count
 from ddsdk_integrations.privacy.membership import (
     Distiller,
     Roc,
-    confidences,
-    judged_by,
+    known_confidences,
     nearest_distances,
     roc,
-    trained_networks,
     unit_images,
 )
 
 __all__ = ["LikelihoodRatio", "audit_by_likelihood", "likelihood_ratios"]
+
+_TRIALS = 20
 
 
 @final
@@ -72,20 +72,30 @@ def audit_by_likelihood(
     inside, known, near = [], [], []
     for i in range(runs):
         key = dd.derive(rng, "run", i)
-        kept = torch.rand(len(records), generator=dd.derive(key, "half")) < 0.5
+        kept = _half(records, dd.derive(key, "half"))
         distilled = distil(records.subset(torch.nonzero(kept).flatten()), dd.derive(key, "distil"))
-        trained = trained_networks(
-            distilled, judged_by(distilled, evaluation), networks, dd.derive(key, "networks")
-        )
         inside.append(kept)
-        known.append(confidences(trained, records))
-        near.append(-nearest_distances(distilled.unit_images(), pixels))
+        known.append(known_confidences(distilled, records, evaluation, networks, dd.derive(key, "networks")))
+        near.append(-nearest_distances(distilled.unit_images().cpu(), pixels))
     members = torch.stack(inside)
     curves = []
     for scores in (torch.stack(known), torch.stack(near).double()):
         ratios = likelihood_ratios(scores, members)
         curves.append(roc(ratios[members], ratios[~members]))
     return LikelihoodRatio(runs=runs, records=len(records), confidence=curves[0], distance=curves[1])
+
+
+def _half(records: dd.RealData, rng: torch.Generator) -> Tensor:
+    """Return a random half that has a record of each class, (N,) bool.
+
+    Raises:
+        ValueError: If a class is so small that twenty halves lack one.
+    """
+    for trial in range(_TRIALS):
+        kept = torch.rand(len(records), generator=dd.derive(rng, trial)) < 0.5
+        if all(bool(kept[records.index_of_class(c)].any()) for c in range(records.num_classes)):
+            return kept
+    raise ValueError(f"records must have enough of each class for halves, got {records.class_sizes}")
 
 
 def likelihood_ratios(scores: Tensor, members: Tensor) -> Tensor:
@@ -102,8 +112,10 @@ def likelihood_ratios(scores: Tensor, members: Tensor) -> Tensor:
         others = torch.arange(len(scores)) != i
         parts = []
         for where in (members[others], ~members[others]):
-            count = where.sum(0).clamp_min(1)
-            mean = (scores[others] * where).sum(0) / count
+            count = where.sum(0)
+            # A record that was never there has the mean of all that were.
+            usual = (scores[others] * where).sum() / where.sum()
+            mean = torch.where(count > 0, (scores[others] * where).sum(0) / count.clamp_min(1), usual)
             spread = (((scores[others] - mean).square() * where).sum() / where.sum()).sqrt().clamp_min(1e-9)
             parts.append(-0.5 * ((scores[i] - mean) / spread).square() - spread.log())
         found[i] = parts[0] - parts[1]

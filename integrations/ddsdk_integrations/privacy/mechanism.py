@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
-from typing import Literal, final
+from typing import Literal, NoReturn, final
 
 import torch
 from torch import Tensor
@@ -13,14 +12,16 @@ import ddsdk as dd
 from ddsdk.errors import require
 from ddsdk.inner.micro import pieces
 from ddsdk_integrations.privacy.budget import BudgetSpentError
-from ddsdk_integrations.privacy.guard import refuse_mixed_rows
+from ddsdk_integrations.privacy.entropy import secret_bernoulli, secret_normal
+from ddsdk_integrations.privacy.guard import PrivacyError, refuse_mixed_rows
 
 __all__ = ["Mechanism", "PerExample", "clipped"]
 
 PerExample = Callable[[dd.Batch], Tensor]
 """From B records to a row for each of them, (B, D), which depends on that record alone."""
 
-_PIECE = 256
+_MOST_RECORDS, _MOST_NUMBERS = 256, 1 << 24
+"""Of one piece of a sample: rows may be as long as a network has weights."""
 
 
 @final
@@ -32,8 +33,8 @@ class Mechanism:
     Adding or removing one record moves the sum by `clip` at most, whatever the record is, and so the release is
     differentially private at the cost that the ledger counts. An empty sample is released like any other.
 
-    Noise and samples come from the operating system's entropy at each construction. Their seed is not kept, for who
-    knows it can take the noise off.
+    Noise and samples come from the operating system's generator, see `ddsdk_integrations.privacy.entropy`. A mechanism
+    is not copied or stored: a copy would make releases that nobody paid for.
 
     Args:
         real: The records; see `PrivateData.mechanism`, which enters the releases in the ledger first.
@@ -48,15 +49,24 @@ class Mechanism:
         self.release = release
         self.left = release.count
         self._real = real
-        self._secret = torch.Generator().manual_seed(secrets.randbits(63))
+
+    def __deepcopy__(self, memo: object = None) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            PrivacyError: Always.
+        """
+        raise PrivacyError(f"a mechanism must not be copied or stored, got one for {self.release.what}")
+
+    __copy__ = __reduce_ex__ = __deepcopy__
 
     @torch.no_grad()
     def noised_sum(self, rows: PerExample, width: int, *, by: Literal["all", "class"] = "all") -> Tensor:
         """Release one sum.
 
         Args:
-            rows: Rows of records. Before the first release it is tried on noise: the row of one image must not depend
-                on the others of a batch.
+            rows: Rows of records. It is tried on noise first: the row of one image must not depend on the others of a
+                batch.
             width: Length D of a row, which an empty sample cannot tell.
             by: ``"all"``: one sum, (D,). ``"class"``: one for each class, (K, D), in one release: a record has one
                 class and is in one of the sums.
@@ -66,27 +76,25 @@ class Mechanism:
             PrivacyError: If a row depends on other records.
             ValueError: If rows have another length.
         """
-        if self.left == 0:
+        if self.left <= 0:
             raise BudgetSpentError(f"all {self.release.count} releases of {self.release.what} are made")
-        if self.left == self.release.count:
-            refuse_mixed_rows(rows, self._real)
+        refuse_mixed_rows(rows, self._real, thorough=self.left == self.release.count)
         self.left -= 1
         total = torch.zeros(self._real.num_classes if by == "class" else 1, width, device=self._real.device)
-        drawn = torch.rand(len(self._real), generator=self._secret) < self.release.sample_rate
-        index = torch.nonzero(drawn).flatten()
-        for part in pieces(len(index), _PIECE):
+        index = torch.nonzero(secret_bernoulli(len(self._real), self.release.sample_rate)).flatten()
+        for part in pieces(len(index), max(1, min(_MOST_RECORDS, _MOST_NUMBERS // width))):
             batch = self._real.batch(index[part])
             found = _rows(rows, batch, width)
             owner = batch.y.argmax(1) if by == "class" else torch.zeros(len(found), dtype=torch.int64)
             total.index_add_(0, owner.to(total.device), clipped(found, self.release.clip).to(total))
-        noise = torch.randn(total.shape, generator=self._secret).to(total)
+        noise = secret_normal(total.shape).to(total)
         noised = total + self.release.noise_multiplier * self.release.clip * noise
         return noised if by == "class" else noised[0]
 
 
 def _rows(rows: PerExample, batch: dd.Batch, width: int) -> Tensor:
     with torch.enable_grad():
-        found = rows(batch).detach()
+        found = rows(batch).detach().float()
     wanted = (len(batch.x), width)
     require(tuple(found.shape) == wanted, "rows", f"have shape {wanted}", tuple(found.shape))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import ddsdk as dd
 from ddsdk.data.sources import Batch
 from ddsdk.errors import require
 from ddsdk.judge import train
+from ddsdk.synthetic.labels import read_labels
 
 __all__ = ["Distiller", "Roc", "confidences", "nearest_distances", "roc"]
 
@@ -22,23 +24,37 @@ Distiller = Callable[[dd.RealData, torch.Generator], dd.Distilled]
 _PIECE = 512
 
 
-def trained_networks(
-    distilled: dd.Distilled, evaluation: dd.Evaluation, count: int, rng: torch.Generator
-) -> list[nn.Module]:
-    """Return networks trained on a set, as anyone can train them who has it."""
-    batch = Batch(distilled.images, distilled.labels)
-    options = dict(evaluation.network_options)
-    shape = tuple(distilled.images.shape[1:])
-    make = dd.network_factory(
-        evaluation.network, (shape[0], shape[1], shape[2]), distilled.num_classes, **options
-    )
+def known_confidences(
+    distilled: dd.Distilled,
+    records: dd.RealData,
+    evaluation: dd.Evaluation | None,
+    networks: int,
+    rng: torch.Generator,
+) -> Tensor:
+    """Return `confidences` of networks that train on a set, as anyone can train them who has it, on the CPU.
+
+    Args:
+        distilled: The set.
+        records: To score, in any value space.
+        evaluation: How the networks train. None takes what the set says; for a set that is made for a kernel, the quick
+            protocol on the class of each image.
+        networks: How many train.
+        rng: For them.
+    """
+    own = dd.Evaluation.from_dict(distilled.evaluation) if evaluation is None else evaluation
+    if own.learner == "kernel":
+        own = dataclasses.replace(dd.Evaluation.quick(""), labels="hard")
+    own, pace = own.with_learned(distilled.learned_lr, distilled.learned_momentum)
+    batch = Batch(distilled.images.cpu(), read_labels(distilled.labels.cpu(), own.labels))
+    _, c, h, w = distilled.images.shape
+    make = dd.network_factory(own.network, (c, h, w), distilled.num_classes, **own.network_options)
     found: list[nn.Module] = []
-    for i in range(count):
+    for i in range(networks):
         network = make(dd.derive(rng, i, "init"))
-        for _ in train(network, batch, evaluation, dd.derive(rng, i, "train")):
+        for _ in train(network, batch, own, dd.derive(rng, i, "train"), pace):
             pass
         found.append(network.eval())
-    return found
+    return confidences(found, records.to("cpu").with_preprocess(distilled.preprocess))
 
 
 @torch.no_grad()
@@ -114,24 +130,35 @@ def roc(members: Tensor, others: Tensor) -> Roc:
 
 
 def joined(first: dd.RealData, second: dd.RealData, index: Tensor) -> dd.RealData:
-    """Return the records of the first and those at `index` of the second, in the value space of the first."""
+    """Return the records of the first and those at `index` of the second, in the value space of the first.
+
+    Raises:
+        ValueError: If their classes differ.
+    """
+    require(
+        second.class_names == first.class_names,
+        "canaries",
+        "have the classes of the records",
+        second.class_names,
+    )
+    index = index.to(second.device)
+    bytes_too = first.images.dtype == second.images.dtype
+    mine, theirs = (
+        (first.images, second.images[index])
+        if bytes_too
+        else (unit_images(first), unit_images(second)[index.cpu()])
+    )
     return dd.RealData(
-        torch.cat([unit_images(first), unit_images(second)[index]]),
-        torch.cat([first.labels, second.labels[index]]),
+        torch.cat([mine, theirs.to(mine.device)]),
+        torch.cat([first.labels.to(mine.device), second.labels[index].to(mine.device)]),
         class_names=first.class_names,
-        preprocess=first.preprocess,
+        preprocess=first.preprocess.to(mine.device),
         name=first.name,
         pictures=first.pictures,
     )
 
 
 def unit_images(records: dd.RealData) -> Tensor:
-    """Return all records in the unit range, (N, C, H, W)."""
-    images: Tensor = records.images if records.images.is_floating_point() else records.images.float() / 255
-    return images
-
-
-def judged_by(distilled: dd.Distilled, evaluation: dd.Evaluation | None) -> dd.Evaluation:
-    """Return how networks train on a set: as asked, as the set says, or the quick way where it is for a kernel."""
-    found = dd.Evaluation.from_dict(distilled.evaluation) if evaluation is None else evaluation
-    return found if found.learner == "network" else dd.Evaluation.quick("")
+    """Return all records in the unit range, (N, C, H, W), on the CPU."""
+    images = records.images.cpu()
+    return images if images.is_floating_point() else images.float() / 255

@@ -16,14 +16,16 @@ from ddsdk_integrations.privacy.class_sums import (
     ReleasedSums,
     released_class_sums,
 )
+from ddsdk_integrations.privacy.guard import PrivacyError, refuse_bad_student
 from ddsdk_integrations.privacy.recipe import PrivateRecipe, hard_pixels
-from ddsdk_integrations.privacy.statistics import paid_class_means
+from ddsdk_integrations.privacy.statistics import planned_class_means, released_class_means
 
 if TYPE_CHECKING:
     import torch
 
     from ddsdk.students.fresh import MakeStudent
     from ddsdk_integrations.privacy.data import PrivateData
+    from ddsdk_integrations.privacy.mechanism import Mechanism
 
 __all__ = ["NDPDC"]
 
@@ -40,7 +42,7 @@ class NDPDC(PrivateRecipe):
     Attributes:
         releases: Sums that are released, each under a network of its own.
         steps: Image steps, each on one release at random.
-        image_lr: Learning rate of the images (SGD).
+        image_lr: Learning rate of the images (SGD). None takes 10 ipc: the gradient of an image is that of a mean.
         image_momentum: Momentum of the images.
         start: ``"means"``: noised means of classes, paid for with `means_share`, and noise on top; ``"noise"``;
             ``"public"``.
@@ -60,20 +62,19 @@ class NDPDC(PrivateRecipe):
     """
 
     name: ClassVar[str] = "ndpdc"
+    starts: ClassVar[tuple[str, ...]] = ("means", "noise", "public")
+    # Its steps are no releases.
+    retries: ClassVar[int] = 5
     releases: int = 200
     steps: int = 2000
-    image_lr: float = 1.0
+    image_lr: float | None = None
     image_momentum: float = 0.5
     start: str = "means"
     centred: bool = True
     means_share: float = 0.25
     directions: int = 0
-    sample_rate: float = 0.05
+    sample_rate: float = 0.1
     augmentation: str = ""
-
-    def starts(self) -> tuple[str, ...]:
-        """Return where images may start."""
-        return ("means", "noise", "public")
 
     def check(self) -> None:
         """Check counts, rates and the share."""
@@ -91,7 +92,10 @@ class NDPDC(PrivateRecipe):
         rng: torch.Generator,
     ) -> dd.Plan[Released]:
         """Return matching of sums that are released here."""
-        means = paid_class_means(private, share=self.means_share) if self.start == "means" else None
+        refuse_bad_student(make_student, embeds=True)
+        if self.directions and public is None:
+            raise PrivacyError(f"public must be given for directions={self.directions}, got None")
+        sums, means = self._paid(private)
         syn = hard_pixels(self, private, public, dd.derive(rng, "start"), means)
         space = FeatureSpace(
             make_student,
@@ -99,24 +103,36 @@ class NDPDC(PrivateRecipe):
             centre=syn.detached(rng).x if self.centred else None,
             subspace=public if self.directions else None,
             directions=self.directions,
+            device=private.device,
         )
-        mechanism = private.mechanism(
-            "class sums of embeddings",
-            releases=self.releases,
-            sample_rate=self.sample_rate,
-            clip=self.clip,
-            noise_multiplier=self.noise_multiplier,
-        )
-        released = released_class_sums(mechanism, space, private.image_shape, dd.derive(rng, "networks"))
+        released = released_class_sums(sums, space, private.image_shape, dd.derive(rng, "networks"))
         expected = tuple(self.sample_rate * size for size in private.class_sizes)
         return dd.Plan(
             syn=syn,
             objective=MatchClassSums(expected=expected, clip=self.clip),
             students=ReleasedSums(released, space),
-            make_optimizer=partial(sgd_on_images, lr=self.image_lr, momentum=self.image_momentum),
+            make_optimizer=partial(
+                sgd_on_images,
+                lr=10.0 * self.ipc if self.image_lr is None else self.image_lr,
+                momentum=self.image_momentum,
+            ),
             steps=self.steps,
             average=self.average,
         )
+
+    def _paid(self, private: PrivateData) -> tuple[Mechanism, torch.Tensor | None]:
+        """Return what makes the sums, and the means of the start; both are entered before either is made."""
+        asked = () if self.start != "means" else (planned_class_means(private, share=self.means_share),)
+        sums = private.planned(
+            "class sums of embeddings",
+            releases=self.releases,
+            sample_rate=self.sample_rate,
+            clip=self.clip,
+            noise_multiplier=self.noise_multiplier,
+            after=asked,
+        )
+        *first, last = private.mechanisms(*asked, sums)
+        return last, released_class_means(private, first[0]) if first else None
 
     def evaluation(self, private: PrivateData) -> dd.Evaluation:  # noqa: ARG002
         """Return the published protocol of the field, with the recipe's augmentation."""

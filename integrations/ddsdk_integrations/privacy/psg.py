@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 import ddsdk as dd
 from ddsdk.recipes.parts import check_numbers, sgd_on_images
 from ddsdk_integrations.privacy.gradients import GradientLesson, MatchNoisedGradients, NoisedGradients
+from ddsdk_integrations.privacy.guard import refuse_bad_student
 from ddsdk_integrations.privacy.recipe import PrivateRecipe, hard_pixels
 
 if TYPE_CHECKING:
@@ -38,27 +39,29 @@ class PSG(PrivateRecipe):
         image_momentum: Momentum of the images.
         sample_rate: The paper's samples have 256 of 60,000 records.
         clip: Norm of the gradient of a record, over the weights that are matched.
-        augmentation: DSA operations of the evaluation, joined by "_"; empty for none. Matching has none.
+        augmentation: DSA operations joined by "_", one draw for each step; empty for none, as in the paper.
+        classwise: Whether gradients are matched class by class, as DC does; the paper matches all classes at once.
 
     Differences from the published algorithm: gradients of biases and norms, which are never matched, are left out
-    before rows are clipped. The paper makes 1000 times 100 releases at 10 images per class; these defaults make 1000,
-    which a CPU does in a few minutes, and so need less noise.
+    before rows are clipped. The paper makes 1000 times 100 releases at 10 images per class; these defaults make 2000,
+    which a CPU does in some minutes, and so need less noise and take longer steps.
 
     References:
         Chen, Kerkouche and Fritz, "Private Set Generation with Discriminative Information", NeurIPS 2022.
     """
 
     name: ClassVar[str] = "psg"
-    students: int = 20
+    students: int = 40
     steps_per_student: int = 50
     lesson_every: int = 10
     student_epochs: int = 10
     student_lr: float = 0.01
-    image_lr: float = 0.1
+    image_lr: float = 5.0
     image_momentum: float = 0.5
     sample_rate: float = 256 / 60_000
     clip: float = 0.1
     augmentation: str = ""
+    classwise: bool = False
 
     def check(self) -> None:
         """Check counts and rates."""
@@ -74,6 +77,7 @@ class PSG(PrivateRecipe):
         rng: torch.Generator,
     ) -> dd.Plan[GradientLesson]:
         """Return matching of gradients, each released when its step comes."""
+        refuse_bad_student(make_student)
         steps = self.students * self.steps_per_student
         mechanism = private.mechanism(
             "gradients",
@@ -89,11 +93,17 @@ class PSG(PrivateRecipe):
             every=self.lesson_every,
             lr=self.student_lr,
         )
-        expected = self.sample_rate * sum(private.class_sizes)
+        supply = NoisedGradients(
+            mechanism,
+            students,
+            expected=[self.sample_rate * size for size in private.class_sizes],
+            augmentation=dd.Augmentation(self.augmentation),
+            classwise=self.classwise,
+        )
         return dd.Plan(
             syn=hard_pixels(self, private, public, dd.derive(rng, "start")),
             objective=MatchNoisedGradients(),
-            students=NoisedGradients(mechanism, students, expected=expected),
+            students=supply,
             make_optimizer=partial(sgd_on_images, lr=self.image_lr, momentum=self.image_momentum),
             steps=steps,
             average=self.average,

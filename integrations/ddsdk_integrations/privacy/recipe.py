@@ -12,12 +12,14 @@ import torch
 import ddsdk as dd
 from ddsdk.errors import require, require_count, require_rate, require_rng
 from ddsdk_integrations.privacy.data import PrivateData, require_private
-from ddsdk_integrations.privacy.guard import PrivacyError, refuse_private_start, refuse_selection
+from ddsdk_integrations.privacy.guard import PrivacyError, refuse_private_start, refuse_unsealed
 
 if TYPE_CHECKING:
     from ddsdk.students.fresh import MakeStudent
 
 __all__ = ["PrivateRecipe", "distilled_privately", "hard_pixels"]
+
+_SPREAD = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,8 @@ class PrivateRecipe(ABC):
 
     Attributes:
         name: What tables call the method.
+        starts: Where images may start.
+        retries: How often a step that is not finite is tried again with a smaller rate: never, where it is a release.
         ipc: Images per class.
         start: Where images start: ``"noise"``, or ``"public"``: public images.
         sample_rate: Probability with which a record is in a sample: a number that does not depend on the records.
@@ -36,6 +40,8 @@ class PrivateRecipe(ABC):
     """
 
     name: ClassVar[str]
+    starts: ClassVar[tuple[str, ...]] = ("noise", "public")
+    retries: ClassVar[int] = 0
     ipc: int = 10
     start: str = "noise"
     sample_rate: float = 0.01
@@ -49,12 +55,8 @@ class PrivateRecipe(ABC):
         require_rate("clip", self.clip)
         if self.noise_multiplier is not None:
             require_rate("noise_multiplier", self.noise_multiplier)
-        refuse_private_start(self.start, self.starts())
+        refuse_private_start(self.start, self.starts)
         self.check()
-
-    def starts(self) -> tuple[str, ...]:
-        """Return where images may start."""
-        return ("noise", "public")
 
     @abstractmethod
     def check(self) -> None:
@@ -98,12 +100,11 @@ class PrivateRecipe(ABC):
             ValueError: If a parameter does not fit the data.
         """
         require_rng(rng)
-        images = None if public is None else _public_images(require_private(private), public)
-        if self.start == "public" and images is None:
+        require_private(private)
+        if self.start == "public" and public is None:
             raise PrivacyError("public must be given for a start from public images, got None")
-        return self.parts(
-            require_private(private), make_student=make_student, public=images, rng=dd.derive(rng, "plan")
-        )
+        images = None if public is None else private.public_images(public)
+        return self.parts(private, make_student=make_student, public=images, rng=dd.derive(rng, "plan"))
 
     @final
     def __call__(
@@ -136,6 +137,7 @@ class PrivateRecipe(ABC):
             make_student=make_student,
             rng=rng,
             seconds=time.perf_counter() - began,
+            retries=self.retries,
         )
 
 
@@ -148,6 +150,7 @@ def distilled_privately(
     make_student: MakeStudent,
     rng: torch.Generator,
     seconds: float = 0.0,
+    retries: int = 0,
 ) -> dd.Distilled:
     """Run a plan on what was released, and return its set with the certificate.
 
@@ -161,14 +164,16 @@ def distilled_privately(
         make_student: For provenance.
         rng: Root of the run; not of noise and samples.
         seconds: That were spent before.
+        retries: See `ddsdk.Distillation`. A step that is tried again must not be a release.
 
     Raises:
-        PrivacyError: If the plan draws records, or chooses its set on held-out ones.
+        PrivacyError: If the plan draws records, chooses its set on held-out ones, or has a function to finish it.
+        DivergedError: If a step is not finite; the last finite set is the error's `syn`, and what was spent is spent.
     """
-    refuse_selection(plan)
+    refuse_unsealed(plan)
     require_private(private)
     began = time.perf_counter()
-    run = dd.Distillation(plan, private, rng=dd.derive(rng, "steps"))
+    run = dd.Distillation(plan, private, rng=dd.derive(rng, "steps"), retries=retries)
     for _ in run:
         pass
     return dd.assemble(
@@ -182,18 +187,6 @@ def distilled_privately(
         run=run.record(),
         certificate=private.certificate,
     )
-
-
-def _public_images(private: PrivateData, public: dd.RealData) -> torch.Tensor:
-    require(
-        public.image_shape == private.image_shape,
-        "public",
-        f"have shape {private.image_shape}",
-        public.image_shape,
-    )
-    private.assume(f"the images called {public.name!r} are public")
-    same = public.with_preprocess(private.preprocess)
-    return same.batch(torch.arange(len(same))).x
 
 
 def hard_pixels(
@@ -220,6 +213,3 @@ def hard_pixels(
         images = means.cpu()[classes] + _SPREAD * images
     labels = dd.hard_labels(classes, private.num_classes)
     return dd.SyntheticSet(dd.Pixels(images), labels, classes, private.num_classes).to(private.device)
-
-
-_SPREAD = 0.5

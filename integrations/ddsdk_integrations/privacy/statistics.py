@@ -10,8 +10,15 @@ from torch import Tensor
 import ddsdk as dd
 from ddsdk.errors import require
 from ddsdk_integrations.privacy.data import PrivateData
+from ddsdk_integrations.privacy.mechanism import Mechanism
 
-__all__ = ["paid_class_means", "paid_class_sizes", "paid_normalisation"]
+__all__ = [
+    "paid_class_means",
+    "paid_class_sizes",
+    "paid_normalisation",
+    "planned_class_means",
+    "released_class_means",
+]
 
 _LEAST_STD = 0.01
 
@@ -73,7 +80,8 @@ def paid_class_sizes(private: PrivateData, *, noise_multiplier: float) -> tuple[
 def paid_class_means(private: PrivateData, *, share: float) -> Tensor:
     """Return the mean image of each class, (K, C, H, W), for the price of one release of all records.
 
-    A row is an image less the middle of the unit range; its norm has a bound, so no row is shortened.
+    A row is an image less the middle of the unit range. In the unit range, normalised or not, its norm has a bound and
+    no row is shortened; whitened ones may be.
 
     Args:
         private: The records.
@@ -82,11 +90,25 @@ def paid_class_means(private: PrivateData, *, share: float) -> Tensor:
     Raises:
         BudgetSpentError: If as much is spent.
     """
-    pre, shape = private.preprocess, private.image_shape
-    middle = pre(torch.full(shape, 0.5)).to(private.device)
-    far = (pre(torch.ones(shape)).to(private.device) - middle).flatten()
-    clip = float(far.norm())
-    mechanism = private.mechanism("class means", releases=1, sample_rate=1.0, clip=clip, share=share)
-    total = mechanism.noised_sum(lambda batch: (batch.x - middle).flatten(1), far.numel(), by="class")
+    (mechanism,) = private.mechanisms(planned_class_means(private, share=share))
+    return released_class_means(private, mechanism)
+
+
+def planned_class_means(private: PrivateData, *, share: float) -> dd.NoisedRelease:
+    """Return what `paid_class_means` enters in the ledger."""
+    middle, corner = _middle_and_corner(private)
+    clip = float((corner - middle).norm())
+    return private.planned("class means", releases=1, sample_rate=1.0, clip=clip, share=share)
+
+
+def released_class_means(private: PrivateData, mechanism: Mechanism) -> Tensor:
+    """Return what `paid_class_means` returns, of a release that is entered."""
+    middle, _ = _middle_and_corner(private)
+    total = mechanism.noised_sum(lambda batch: (batch.x - middle).flatten(1), middle.numel(), by="class")
     sizes = total.new_tensor(private.class_sizes)[:, None]
-    return (total / sizes).view(-1, *shape) + middle
+    return (total / sizes).view(-1, *private.image_shape) + middle
+
+
+def _middle_and_corner(private: PrivateData) -> tuple[Tensor, Tensor]:
+    pre, shape = private.preprocess, private.image_shape
+    return pre(torch.full(shape, 0.5)).to(private.device), pre(torch.ones(shape)).to(private.device)
