@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 import tyro
@@ -23,14 +23,12 @@ from ddsdk.rng import generator
 
 __all__ = [
     "CellBenchmark",
-    "asked",
+    "Question",
     "benchmark_data",
     "known_words",
     "numbers",
-    "once",
     "run_command",
     "words",
-    "write_results",
 ]
 
 
@@ -61,10 +59,33 @@ def write_results(out: Path, cells: Sequence[Mapping[str, Any]], table: str) -> 
     print(table)  # noqa: T201
 
 
-def asked(cell: Any, setting: Any, train: RealData, test: RealData, **more: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Return the question of a cell, as `once` takes it; cell and setting are dataclasses."""
-    told = {"cell": dataclasses.asdict(cell), "setting": dataclasses.asdict(setting)}
-    return {**told, "train": train.fingerprint, "test": test.fingerprint, **more}
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Question:
+    """A cell that is wanted.
+
+    Attributes:
+        cell: Dataclass of its row.
+        setting: Dataclass of what all cells share.
+        about: What else the answer depends on beside the data, JSON values.
+        measure: From training and test data to the answer, JSON values.
+        line: What to print of a new answer.
+    """
+
+    cell: Any
+    setting: Any
+    about: Mapping[str, Any]
+    measure: Callable[[RealData, RealData], dict[str, Any]]
+    line: Callable[[dict[str, Any]], str]
+
+    def answer(self, folder: Path, train: RealData, test: RealData) -> dict[str, Any]:
+        """Return what was measured, now or before; print it if it is new."""
+        told = {"cell": dataclasses.asdict(self.cell), "setting": dataclasses.asdict(self.setting)}
+        asked = {**told, "train": train.fingerprint, "test": test.fingerprint, **self.about}
+        found, new = once(folder, asked, lambda: self.measure(train, test))
+        if new:
+            print(self.line(found), flush=True)  # noqa: T201
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,28 +115,31 @@ class CellBenchmark(ABC):
     plots: bool = True
 
     @abstractmethod
-    def wanted(self) -> Iterable[Any]:
-        """Return the cells, each with what `measured` needs beside the data.
+    def questions(self, train: RealData) -> Iterable[Question]:
+        """Return the cells.
 
         Raises:
             ValueError: If an option is bad.
         """
 
     @abstractmethod
-    def measured(self, cell: Any, train: RealData, test: RealData) -> dict[str, Any]:  # noqa: ANN401
-        """Return what was measured for one of `wanted`, now or before; print it if it is new."""
+    def table(self, found: Sequence[dict[str, Any]]) -> str:
+        """Return the table in markdown."""
 
     @abstractmethod
-    def write(self, found: Sequence[dict[str, Any]]) -> None:
-        """Write the table, and draw the plots."""
+    def draw(self, found: Sequence[dict[str, Any]]) -> None:
+        """Draw the plots into `out`."""
 
     def run(self) -> None:
         """Measure what is missing, and write the results."""
-        wanted = list(self.wanted())
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         train, test = benchmark_data(self.data, root=self.root, held_out=self.held_out, images=self.images)
-        self.write([self.measured(cell, train, test) for cell in wanted])
+        questions = list(self.questions(train))
+        found = [question.answer(self.out / "cells", train, test) for question in questions]
+        write_results(self.out, found, self.table(found))
+        if self.plots:
+            self.draw(found)
 
 
 def run_command(kind: type[CellBenchmark], prog: str) -> int:

@@ -5,19 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import ddsdk as dd
-from ddsdk.bench.cells import (
-    CellBenchmark,
-    asked,
-    known_words,
-    numbers,
-    once,
-    run_command,
-    words,
-    write_results,
-)
+from ddsdk.bench.cells import CellBenchmark, Question, known_words, numbers, run_command, words
 from ddsdk_integrations.continual.benchmark import LEARNERS, METHODS, Cell, Setting, measure
 from ddsdk_integrations.continual.table import markdown, plot
 
@@ -47,10 +39,10 @@ class Benchmark(CellBenchmark):
     seconds: float = 6.0
     epochs: int = 1
 
-    def wanted(self) -> Iterator[tuple[Cell, Setting]]:
-        """Return cells and their settings."""
+    def questions(self, train: dd.RealData) -> Iterator[Question]:  # noqa: ARG002
+        """Return the cells."""
         methods = known_words("methods", self.methods, METHODS)
-        known_words("learners", self.learners, LEARNERS)
+        learners = known_words("learners", self.learners, LEARNERS)
         sizes, seeds = numbers("ipc", self.ipc, 1), numbers("seeds", self.seeds, 0)
         for scenario in words(self.scenario):
             setting = Setting(scenario=scenario, epochs=self.epochs, seconds=self.seconds)
@@ -59,33 +51,34 @@ class Benchmark(CellBenchmark):
                     for method in methods:
                         # Without a memory there is nothing that a number of images would change.
                         if method != "naive" or ipc == sizes[0]:
-                            yield Cell(method=method, ipc=ipc, seed=seed), setting
+                            yield _question(Cell(method=method, ipc=ipc, seed=seed), setting, learners)
 
-    def measured(self, cell: tuple[Cell, Setting], train: dd.RealData, test: dd.RealData) -> dict[str, Any]:
-        """Return the outcomes of a cell."""
-        (one, setting), learners = cell, words(self.learners)
-        question = asked(
-            one,
-            setting,
-            train,
-            test,
-            method=repr(METHODS[one.method]),
-            learners={name: LEARNERS[name] for name in learners},
-        )
-        found, new = once(self.out / "cells", question, lambda: measure(one, setting, train, test, learners))
-        if not new:
-            return found
+    def table(self, found: Sequence[dict[str, Any]]) -> str:
+        """Return the table."""
+        return markdown(found)
+
+    def draw(self, found: Sequence[dict[str, Any]]) -> None:
+        """Draw two plots for each learner."""
+        for learner in words(self.learners):
+            plot(found, self.out / f"replay-{learner}.png", learner=learner)
+            plot(found, self.out / f"alone-{learner}.png", learner=learner, field="memory_only")
+
+
+def _question(cell: Cell, setting: Setting, learners: list[str]) -> Question:
+    def line(found: dict[str, Any]) -> str:
         told = {name: round(100 * outcome["accuracy"], 1) for name, outcome in found["learners"].items()}
-        print(setting.scenario, one.ipc, one.method, one.seed, told, flush=True)  # noqa: T201
-        return found
+        return f"{setting.scenario} {cell} {told}"
 
-    def write(self, found: Sequence[dict[str, Any]]) -> None:
-        """Write the table, and draw two plots for each learner."""
-        write_results(self.out, found, markdown(found))
-        if self.plots:
-            for learner in words(self.learners):
-                plot(found, self.out / f"replay-{learner}.png", learner=learner)
-                plot(found, self.out / f"alone-{learner}.png", learner=learner, field="memory_only")
+    return Question(
+        cell=cell,
+        setting=setting,
+        about={
+            "method": repr(METHODS[cell.method]),
+            "learners": {name: LEARNERS[name] for name in learners},
+        },
+        measure=partial(measure, cell, setting, learners=learners),
+        line=line,
+    )
 
 
 def main() -> int:

@@ -6,19 +6,11 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import ddsdk as dd
-from ddsdk.bench.cells import (
-    CellBenchmark,
-    asked,
-    known_words,
-    numbers,
-    once,
-    run_command,
-    words,
-    write_results,
-)
+from ddsdk.bench.cells import CellBenchmark, Question, known_words, numbers, run_command, words
 from ddsdk.errors import require_rate
 from ddsdk_integrations.federated.benchmark import METHODS, Cell, Setting, described, measure
 from ddsdk_integrations.federated.table import markdown, plot
@@ -46,8 +38,8 @@ class Benchmark(CellBenchmark):
     width: int = 32
     lr: float = 0.1
 
-    def wanted(self) -> list[tuple[Cell, Setting]]:
-        """Return cells and their setting."""
+    def questions(self, train: dd.RealData) -> list[Question]:
+        """Return the cells."""
         setting = Setting(clients=self.clients, width=self.width, lr=self.lr)
         methods = known_words("methods", self.methods, METHODS)
         alphas = [float(word) for word in words(self.alpha)]
@@ -55,24 +47,30 @@ class Benchmark(CellBenchmark):
             require_rate("alpha", alpha)
         seeds = numbers("seeds", self.seeds, 0)
         cells = [Cell(method=m, alpha=a, seed=s) for a in alphas for s in seeds for m in methods]
-        return [(cell, setting) for cell in cells]
+        return [_question(cell, setting, train) for cell in cells]
 
-    def measured(self, cell: tuple[Cell, Setting], train: dd.RealData, test: dd.RealData) -> dict[str, Any]:
-        """Return the curve of a cell."""
-        one, setting = cell
-        question = asked(one, setting, train, test, method=described(one, setting, train))
-        found, new = once(self.out / "cells", question, lambda: measure(one, setting, train, test))
-        if new:
-            last = found["curve"][-1]
-            told = f"{100 * last['accuracy']:.1f} %, {(last['up'] + last['down']) / 1e6:.3f} MB"
-            print(one.alpha, one.method, one.seed, told, f"{found['seconds']:.0f} s", flush=True)  # noqa: T201
-        return found
+    def table(self, found: Sequence[dict[str, Any]]) -> str:
+        """Return a table for each split."""
+        return markdown(found)
 
-    def write(self, found: Sequence[dict[str, Any]]) -> None:
-        """Write the table, and draw the plot."""
-        write_results(self.out, found, markdown(found))
-        if self.plots:
-            plot(found, self.out / "bytes.png")
+    def draw(self, found: Sequence[dict[str, Any]]) -> None:
+        """Draw accuracy against bytes."""
+        plot(found, self.out / "bytes.png")
+
+
+def _question(cell: Cell, setting: Setting, train: dd.RealData) -> Question:
+    def line(found: dict[str, Any]) -> str:
+        last = found["curve"][-1]
+        told = f"{100 * last['accuracy']:.1f} %, {(last['up'] + last['down']) / 1e6:.3f} MB"
+        return f"{cell} {told}, {found['seconds']:.0f} s"
+
+    return Question(
+        cell=cell,
+        setting=setting,
+        about={"method": described(cell, setting, train)},
+        measure=partial(measure, cell, setting),
+        line=line,
+    )
 
 
 def main() -> int:

@@ -5,19 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import ddsdk as dd
-from ddsdk.bench.cells import (
-    CellBenchmark,
-    asked,
-    known_words,
-    numbers,
-    once,
-    run_command,
-    words,
-    write_results,
-)
+from ddsdk.bench.cells import CellBenchmark, Question, known_words, numbers, run_command, words
 from ddsdk_integrations.privacy.benchmark import METHODS, Cell, Setting, described, measure
 from ddsdk_integrations.privacy.table import markdown, plot
 
@@ -48,8 +40,8 @@ class Benchmark(CellBenchmark):
     judge_width: int = 32
     networks: int = 3
 
-    def wanted(self) -> list[tuple[Cell, Setting]]:
-        """Return cells and their setting."""
+    def questions(self, train: dd.RealData) -> list[Question]:  # noqa: ARG002
+        """Return the cells."""
         setting = Setting(
             delta=self.delta, width=self.width, judge_width=self.judge_width, networks=self.networks
         )
@@ -62,23 +54,25 @@ class Benchmark(CellBenchmark):
             if ipc in (0, *sizes)
             for seed in numbers("seeds", self.seeds, 0)
         ]
-        return [(cell, setting) for cell in cells]
+        return [_question(cell, setting) for cell in cells]
 
-    def measured(self, cell: tuple[Cell, Setting], train: dd.RealData, test: dd.RealData) -> dict[str, Any]:
-        """Return what a cell reached."""
-        one, setting = cell
-        question = asked(one, setting, train, test, method=described(one))
-        found, new = once(self.out / "cells", question, lambda: measure(one, setting, train, test))
-        if new:
-            told = f"{100 * found['accuracy']:.1f} %", f"{found['seconds']:.0f} s"
-            print(one.method, one.epsilon, one.ipc, one.seed, *told, flush=True)  # noqa: T201
-        return found
+    def table(self, found: Sequence[dict[str, Any]]) -> str:
+        """Return the table."""
+        return markdown(found)
 
-    def write(self, found: Sequence[dict[str, Any]]) -> None:
-        """Write the table, and draw the plot."""
-        write_results(self.out, found, markdown(found))
-        if self.plots:
-            plot(found, self.out / "epsilon.png")
+    def draw(self, found: Sequence[dict[str, Any]]) -> None:
+        """Draw accuracy against epsilon."""
+        plot(found, self.out / "epsilon.png")
+
+
+def _question(cell: Cell, setting: Setting) -> Question:
+    return Question(
+        cell=cell,
+        setting=setting,
+        about={"method": described(cell)},
+        measure=partial(measure, cell, setting),
+        line=lambda found: f"{cell} {100 * found['accuracy']:.1f} %, {found['seconds']:.0f} s",
+    )
 
 
 def main() -> int:
