@@ -30,7 +30,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            for text in value if isinstance(value, tuple) else (value,):
+            for text in value if isinstance(value, tuple | list) else (value,):
                 if isinstance(text, str):
                     require_line(name, text)
 

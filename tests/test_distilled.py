@@ -67,6 +67,11 @@ def test_gradients_stay_behind():
     assert not distilled.images.requires_grad
 
 
+def test_a_promise_is_no_certificate():
+    with pytest.raises(TypeError, match="certificate must be a Certificate or None, got str"):
+        make_set(certificate="I promise")
+
+
 def test_concat_keeps_parents():
     a, b = make_set(learned_lr=0.1), make_set(seed=1, ipc=1, learned_lr=0.1, certificate=CERTIFICATE)
     both = a.concat(b)
