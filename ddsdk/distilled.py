@@ -83,7 +83,9 @@ class Distilled:
         self._set("provenance", clean_json(dict(self.provenance)))
         self._set("stored_floats", int(self.stored_floats) or self.images.numel())
         if self.certificate is not None and not isinstance(self.certificate, Certificate):
-            raise TypeError(f"certificate must be a Certificate or None, got {type(self.certificate).__name__}")
+            raise TypeError(
+                f"certificate must be a Certificate or None, got {type(self.certificate).__name__}"
+            )
         require(self.stored_floats > 0, "stored_floats", "be positive", self.stored_floats)
         self._check_pace()
 

@@ -83,6 +83,7 @@ def plot(cells: Sequence[Found], path: Path) -> None:
         axes.plot(x, y, marker="os^Dv"[i % 5], color=f"C{i % 10}", label=label, markersize=5)
         known = [key for key in keys if key in PUBLISHED]
         axes.plot([places[k[1]] for k in known], [PUBLISHED[k] for k in known], "x", color=f"C{i % 10}")
+    axes.plot([], [], "x", color="grey", label="published")
     axes.set_xticks(list(places.values()), [*(f"{b:g}" for b in budgets), "no privacy"])
     axes.set_xlabel("epsilon")
     axes.set_ylabel("accuracy, %")
