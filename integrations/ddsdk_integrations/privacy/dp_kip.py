@@ -108,7 +108,7 @@ class DPKIP(PrivateRecipe):
     on it do badly.
 
     Differences from the published algorithm: Poisson samples, where the paper's code shuffles and accounts as if it did
-    not; constants of normalisation that are public or paid for; a start from noise always; the kernel of a fully
+    not; constants of normalisation that are public or paid for; a start from noise or public images; the kernel of a fully
     connected ReLU network in closed form, or features of one random network of any kind, where the paper has a wide
     network of that kind, scattering and a random ResNet.
 
