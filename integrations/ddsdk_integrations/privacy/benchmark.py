@@ -83,7 +83,7 @@ class Method:
 METHODS: dict[str, Method] = {
     # The rate is said, for it is part of what a cell is.
     "ndpdc": Method(make=lambda ipc: NDPDC(ipc=ipc, image_lr=10.0 * ipc)),
-    "ndpdc from noise, uncentred": Method(
+    "ndpdc from noise": Method(
         make=lambda ipc: NDPDC(ipc=ipc, start="noise", centred=False, image_lr=10.0 * ipc), sizes=(10,)
     ),
     "psg": Method(make=lambda ipc: PSG(ipc=ipc), sizes=(10,)),
@@ -97,7 +97,7 @@ METHODS: dict[str, Method] = {
     "dm": Method(make=lambda ipc: dd.DM(ipc=ipc, steps=1000, augmentation=""), private=False, sizes=(10,)),
     "random images": Method(make=lambda ipc: dd.BASELINES["random"](ipc=ipc), private=False),
 }
-"""Rows of the table. The settings of `ndpdc` were chosen on held-out training images at epsilon 1, those of `psg` at 10."""
+"""Rows of the table. Settings of `ndpdc` were chosen on held-out training images at epsilon 1, of `psg` at 10."""
 
 PUBLISHED: Mapping[tuple[str, float | None, int], float] = {
     ("ndpdc", 1.0, 10): 77.7,

@@ -19,7 +19,7 @@ from ddsdk.recipes.kip import ntk_protocol
 from ddsdk.recipes.parts import adam_on_images, check_numbers
 from ddsdk_integrations.privacy.guard import refuse_bad_student
 from ddsdk_integrations.privacy.mechanism import Mechanism
-from ddsdk_integrations.privacy.recipe import PrivateRecipe, hard_pixels
+from ddsdk_integrations.privacy.recipe import PrivateRecipe, fixed_label_pixels
 
 if TYPE_CHECKING:
     from ddsdk.students.fresh import MakeStudent
@@ -108,9 +108,9 @@ class DPKIP(PrivateRecipe):
     on it do badly.
 
     Differences from the published algorithm: Poisson samples, where the paper's code shuffles and accounts as if it did
-    not; constants of normalisation that are public or paid for; a start from noise or public images; the kernel of a fully
-    connected ReLU network in closed form, or features of one random network of any kind, where the paper has a wide
-    network of that kind, scattering and a random ResNet.
+    not; constants of normalisation that are public or paid for; a start from noise or public images; the kernel of a
+    fully connected ReLU network in closed form, or features of one random network of any kind, where the paper has a
+    wide network of that kind, scattering and a random ResNet.
 
     Cost: a batched backward pass through the kernel for the records of each sample.
 
@@ -153,12 +153,10 @@ class DPKIP(PrivateRecipe):
             clip=self.clip,
             noise_multiplier=self.noise_multiplier,
         )
-        syn = hard_pixels(self, private, public, dd.derive(rng, "start"))
-        rows = dd.centred_labels(syn.classes.cpu(), private.num_classes, 1.0)
         return dd.Plan(
-            syn=dd.SyntheticSet(
-                syn.parametrization, dd.FixedLabels(rows, space="scores"), syn.classes, private.num_classes
-            ).to(private.device),
+            syn=fixed_label_pixels(
+                self, private, public, dd.derive(rng, "start"), make_labels=_centred_scores
+            ),
             objective=NoisedRegression(
                 mechanism=mechanism,
                 compare=compare,
@@ -176,3 +174,7 @@ class DPKIP(PrivateRecipe):
         if self.features:
             return dataclasses.replace(dd.Evaluation.published(), labels="hard")
         return ntk_protocol(self.kernel_depth, self.ridge)
+
+
+def _centred_scores(classes: Tensor, num_classes: int) -> dd.FixedLabels:
+    return dd.FixedLabels(dd.centred_labels(classes, num_classes, 1.0), space="scores")

@@ -65,9 +65,9 @@ def dp_sgd(
     network = make_student(rng).to(private.device)
     names = [name for name, _ in network.named_parameters()]
     optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=momentum)
-    expected = sample_rate * sum(private.class_sizes)
+    expected = [sample_rate * size for size in private.class_sizes]
     for _ in range(steps):
-        found = noised_gradients(mechanism, network, names, expected)
+        (found,) = noised_gradients(mechanism, network, names, expected)
         for parameter, gradient in zip(network.parameters(), found, strict=True):
             parameter.grad = gradient
         optimizer.step()

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from opacus import GradSampleModule
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
+from ddsdk.augment import NO_AUGMENTATION, NO_DRAW
 from ddsdk_integrations.privacy.guard import refuse_mixing
 from ddsdk_integrations.privacy.mechanism import Mechanism
 
@@ -69,31 +70,39 @@ def _hookable(network: nn.Module) -> nn.Module:
 
 
 def noised_gradients(
-    mechanism: Mechanism, network: nn.Module, names: Sequence[str], expected: float
-) -> tuple[Tensor, ...]:
-    """Release the sum of the records' gradients over the expected size of a sample, in the shapes of the parameters.
+    mechanism: Mechanism,
+    network: nn.Module,
+    names: Sequence[str],
+    expected: Sequence[float],
+    *,
+    draw: Any = NO_DRAW,  # noqa: ANN401 - a draw of `ddsdk.Augmentation`
+    classwise: bool = False,
+) -> tuple[tuple[Tensor, ...], ...]:
+    """Release sums of the records' gradients over the expected size of a sample, in the shapes of the parameters.
 
     Args:
         mechanism: One release is made.
         network: Treats records one by one.
         names: Of parameters.
-        expected: Size of a sample as it is publicly expected.
+        expected: Size of a sample of each class as it is publicly expected.
+        draw: Augmentation of the records.
+        classwise: Whether there is an entry for each class, or one for all together.
     """
     refuse_mixing(network)
-    width = sum(shape.numel() for shape in _shapes(network, names))
-    total = mechanism.noised_sum(lambda batch: sample_gradients(network, batch, names), width)
-    return _shaped(total / expected, network, names)
-
-
-def _shapes(network: nn.Module, names: Sequence[str]) -> list[torch.Size]:
     parameters = dict(network.named_parameters())
-    return [parameters[name].shape for name in names]
+    shapes = [parameters[name].shape for name in names]
+    lengths = [shape.numel() for shape in shapes]
 
+    def rows(batch: dd.Batch) -> Tensor:
+        return sample_gradients(network, dd.Batch(draw(batch.x), batch.y), names)
 
-def _shaped(row: Tensor, network: nn.Module, names: Sequence[str]) -> tuple[Tensor, ...]:
-    shapes = _shapes(network, names)
-    pieces = torch.split(row, [shape.numel() for shape in shapes])
-    return tuple(piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True))
+    total = mechanism.noised_sum(rows, sum(lengths), by="class" if classwise else "all")
+    sizes = total.new_tensor(expected if classwise else [sum(expected)])
+    means = total.view(len(sizes), -1) / sizes[:, None]
+    return tuple(
+        tuple(piece.view(shape) for piece, shape in zip(torch.split(row, lengths), shapes, strict=True))
+        for row in means
+    )
 
 
 @final
@@ -132,33 +141,28 @@ class NoisedGradients:
         students: dd.Students[nn.Module],
         *,
         expected: Sequence[float],
-        augmentation: dd.Augmentation = dd.Augmentation(""),  # noqa: B008 - a frozen value
+        augmentation: dd.Augmentation = NO_AUGMENTATION,
         classwise: bool = False,
     ) -> None:
         self._mechanism = mechanism
         self._students = students
-        self._expected = torch.tensor(expected)
+        self._expected = expected
         self._augmentation = augmentation
-        self._by: Literal["all", "class"] = "class" if classwise else "all"
+        self._classwise = classwise
 
     def next(self, real: dd.Source, syn: dd.SyntheticSet, rng: torch.Generator) -> GradientLesson:
         """Return the next network, with a release at it."""
         network = self._students.next(real, syn, dd.derive(rng, "student"))
-        refuse_mixing(network)
         draw = self._augmentation.siamese(dd.derive(rng, "augmentation"))
-        names = matched_weights(network)
-
-        def rows(batch: dd.Batch) -> Tensor:
-            return sample_gradients(network, dd.Batch(draw(batch.x), batch.y), names)
-
-        width = sum(shape.numel() for shape in _shapes(network, names))
-        total = self._mechanism.noised_sum(rows, width, by=self._by)
-        if self._by == "all":
-            return GradientLesson(
-                network, draw, (_shaped(total / float(self._expected.sum()), network, names),)
-            )
-        means = total / self._expected.to(total)[:, None]
-        return GradientLesson(network, draw, tuple(_shaped(row, network, names) for row in means))
+        found = noised_gradients(
+            self._mechanism,
+            network,
+            matched_weights(network),
+            self._expected,
+            draw=draw,
+            classwise=self._classwise,
+        )
+        return GradientLesson(network, draw, found)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the supply needs; releases that were made are not made again."""

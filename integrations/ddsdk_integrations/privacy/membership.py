@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
@@ -117,16 +118,11 @@ def roc(members: Tensor, others: Tensor) -> Roc:
     require(
         len(members) > 0 and len(others) > 0, "members and others", "hold scores", (len(members), len(others))
     )
-    a, b = members.double(), others.double().sort().values
-    below, above = torch.searchsorted(b, a), len(b) - torch.searchsorted(b, a, right=True)
-    auc = float(0.5 + 0.5 * (below - above).double().mean() / len(b))
-
-    def caught(rate: float) -> float:
-        allowed = int(rate * len(b))
-        threshold = b[len(b) - 1 - allowed]
-        return float((a > threshold).double().mean())
-
-    return Roc(auc, caught(0.01), caught(0.001))
+    truth = [1] * len(members) + [0] * len(others)
+    scores = torch.cat([members, others]).double().numpy()
+    false, true, _ = roc_curve(truth, scores, drop_intermediate=False)
+    at_1, at_01 = (float(true[false <= rate].max()) for rate in (0.01, 0.001))
+    return Roc(float(roc_auc_score(truth, scores)), at_1, at_01)
 
 
 def joined(first: dd.RealData, second: dd.RealData, index: Tensor) -> dd.RealData:

@@ -17,7 +17,7 @@ from ddsdk_integrations.privacy.class_sums import (
     released_class_sums,
 )
 from ddsdk_integrations.privacy.guard import PrivacyError, refuse_bad_student
-from ddsdk_integrations.privacy.recipe import PrivateRecipe, hard_pixels
+from ddsdk_integrations.privacy.recipe import PrivateRecipe, fixed_label_pixels
 from ddsdk_integrations.privacy.statistics import planned_class_means, released_class_means
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class NDPDC(PrivateRecipe):
         if self.directions and public is None:
             raise PrivacyError(f"public must be given for directions={self.directions}, got None")
         sums, means = self._paid(private)
-        syn = hard_pixels(self, private, public, dd.derive(rng, "start"), means)
+        syn = fixed_label_pixels(self, private, public, dd.derive(rng, "start"), means)
         space = FeatureSpace(
             make_student,
             dd.Augmentation(self.augmentation),

@@ -10,7 +10,7 @@ import ddsdk as dd
 from ddsdk.recipes.parts import check_numbers, sgd_on_images
 from ddsdk_integrations.privacy.gradients import GradientLesson, MatchNoisedGradients, NoisedGradients
 from ddsdk_integrations.privacy.guard import refuse_bad_student
-from ddsdk_integrations.privacy.recipe import PrivateRecipe, hard_pixels
+from ddsdk_integrations.privacy.recipe import PrivateRecipe, fixed_label_pixels
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +101,7 @@ class PSG(PrivateRecipe):
             classwise=self.classwise,
         )
         return dd.Plan(
-            syn=hard_pixels(self, private, public, dd.derive(rng, "start")),
+            syn=fixed_label_pixels(self, private, public, dd.derive(rng, "start")),
             objective=MatchNoisedGradients(),
             students=supply,
             make_optimizer=partial(sgd_on_images, lr=self.image_lr, momentum=self.image_momentum),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
@@ -17,7 +18,7 @@ from ddsdk_integrations.privacy.guard import PrivacyError, refuse_private_start,
 if TYPE_CHECKING:
     from ddsdk.students.fresh import MakeStudent
 
-__all__ = ["PrivateRecipe", "distilled_privately", "hard_pixels"]
+__all__ = ["PrivateRecipe", "distilled_privately", "fixed_label_pixels"]
 
 _SPREAD = 0.5
 
@@ -189,14 +190,16 @@ def distilled_privately(
     )
 
 
-def hard_pixels(
+def fixed_label_pixels(
     recipe: PrivateRecipe,
     private: PrivateData,
     public: torch.Tensor | None,
     rng: torch.Generator,
     means: torch.Tensor | None = None,
+    *,
+    make_labels: Callable[[torch.Tensor, int], dd.FixedLabels] = dd.hard_labels,
 ) -> dd.SyntheticSet:
-    """Return plain pixels with fixed one-hot labels, which start as the recipe says.
+    """Return plain pixels with fixed labels, which start as the recipe says.
 
     Args:
         recipe: Has `ipc` and `start`.
@@ -204,6 +207,7 @@ def hard_pixels(
         public: Public images, of which some are drawn.
         rng: For the start.
         means: Images of classes that were paid for, (K, C, H, W), for the start ``"means"``: with noise on top.
+        make_labels: From class slots and the number of classes.
     """
     classes = dd.class_slots(private.num_classes, recipe.ipc)
     images = torch.randn(len(classes), *private.image_shape, generator=rng)
@@ -211,5 +215,5 @@ def hard_pixels(
         images = public[torch.randint(len(public), (len(classes),), generator=rng)].cpu().clone()
     if recipe.start == "means" and means is not None:
         images = means.cpu()[classes] + _SPREAD * images
-    labels = dd.hard_labels(classes, private.num_classes)
+    labels = make_labels(classes, private.num_classes)
     return dd.SyntheticSet(dd.Pixels(images), labels, classes, private.num_classes).to(private.device)
