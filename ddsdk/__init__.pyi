@@ -33,9 +33,11 @@ from .export import ranking_arguments as ranking_arguments
 from .export import to_image_folder as to_image_folder
 from .export import to_npz as to_npz
 from .export import to_parquet as to_parquet
+from .inner.adversary import Adversary as Adversary
 from .inner.analytic import images_of_weights as images_of_weights
 from .inner.analytic import linear_weights as linear_weights
 from .inner.conjugate import conjugate_gradients as conjugate_gradients
+from .inner.curvature import CurvaturePenalty as CurvaturePenalty
 from .inner.fit import embeddings as embeddings
 from .inner.fit import probabilities as probabilities
 from .inner.flat import FlatNetwork as FlatNetwork
@@ -58,6 +60,7 @@ from .inner.unroll import full_graph as full_graph
 from .inner.unroll import truncated as truncated
 from .job import Job as Job
 from .judge import evaluate as evaluate
+from .judge import trained_network as trained_network
 from .networks.catalog import NETWORKS as NETWORKS
 from .networks.catalog import network_factory as network_factory
 from .networks.initialise import initialise as initialise

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,14 +17,16 @@ from ddsdk.augment import Augmentation
 from ddsdk.data.sources import Batch, RealData
 from ddsdk.errors import require, require_count
 from ddsdk.evaluation import Evaluation, Pace, Score
-from ddsdk.inner.fit import accuracy, epoch, gradient_step
+from ddsdk.inner.adversary import Adversary
+from ddsdk.inner.fit import accuracy, epoch, evaluating_mode, gradient_step
 from ddsdk.inner.kernels import kernel_machine
-from ddsdk.inner.losses import LOSSES
+from ddsdk.inner.losses import LOSSES, Loss
+from ddsdk.inner.micro import micro_batch, pieces
 from ddsdk.networks.catalog import NetworkFactory, network_factory
 from ddsdk.rng import derive
 from ddsdk.synthetic.labels import read_labels
 
-__all__ = ["Progress", "evaluate", "evaluating", "network_accuracy", "train"]
+__all__ = ["Progress", "evaluate", "evaluating", "network_accuracy", "train", "trained_network"]
 
 _LEAST_MOMENTUM = 1e-30
 
@@ -50,6 +53,7 @@ def train(
     evaluation: Evaluation,
     rng: torch.Generator,
     pace: Pace = Pace(),  # noqa: B008 - a tuple, which nobody can change
+    adversary: Adversary | None = None,
 ) -> Iterator[int]:
     """Train `network` in place on a set, giving control back after each epoch.
 
@@ -59,6 +63,8 @@ def train(
         evaluation: The protocol.
         rng: Root of order and augmentation.
         pace: Rate and momentum of each step, where they were learned with the set.
+        adversary: Attacks the images of every step as the network is then, after their augmentation: adversarial
+            training.
 
     Yields:
         The number of finished epochs.
@@ -76,8 +82,26 @@ def train(
         parts = epoch(batch, evaluation.batch_size, augmentation, key, mix=evaluation.mix, shuffled=shuffled)
         for step, part in enumerate(parts, i * per_epoch):
             _set_pace(optimizer, evaluation, pace, step, per_epoch)
+            if adversary is not None:
+                part = _attacked(network, part, loss, adversary, derive(key, "adversary", step))
             gradient_step(network, optimizer, part, loss)
         yield i + 1
+
+
+def _attacked(
+    network: nn.Module, batch: Batch, loss: Loss, adversary: Adversary, rng: torch.Generator
+) -> Batch:
+    size = micro_batch(network, batch.x.device, len(batch.x))
+    with evaluating_mode(network):
+        attacked = [
+            adversary(partial(_loss_of, network, loss, batch.y[part]), batch.x[part], derive(rng, part.start))
+            for part in pieces(len(batch.x), size)
+        ]
+    return Batch(torch.cat(attacked), batch.y)
+
+
+def _loss_of(network: nn.Module, loss: Loss, labels: Tensor, x: Tensor) -> Tensor:
+    return loss(network(x), labels)
 
 
 def _optimizer(network: nn.Module, evaluation: Evaluation) -> torch.optim.Optimizer:
@@ -180,10 +204,43 @@ def network_accuracy(
     checked = _checked(batch, test, evaluation, pace)
     if evaluation.learner == "kernel":
         return _kernel_accuracy(checked, test, evaluation)
-    found: list[float] = []
-    for _ in _one_network(checked, test, evaluation, index, rng, pace, found):
+    network, training = _network(checked, test, evaluation, index, rng, pace)
+    for _ in training:
         pass
-    return found[0]
+    return _test_accuracy(network, test)
+
+
+def trained_network(
+    batch: Batch | tuple[Tensor, Tensor],
+    like: RealData,
+    evaluation: Evaluation,
+    index: int,
+    *,
+    rng: torch.Generator,
+    pace: Pace = Pace(),  # noqa: B008
+    adversary: Adversary | None = None,
+) -> nn.Module:
+    """Return one of the networks that `evaluate` trains, the same to the last bit where there is no adversary.
+
+    Args:
+        batch: As for `evaluate`, as are the other arguments.
+        like: Real data of the same shape and classes. It is not looked at.
+        evaluation: The protocol, for networks; `networks` does not count.
+        index: Which network, from 0.
+        rng: The root that `evaluate` gets.
+        pace: Rate and momentum of each step.
+        adversary: See `train`.
+
+    Raises:
+        ValueError: As `evaluate`, or if `index` is negative, or the protocol is that of a kernel.
+    """
+    require_count("index", index, least=0)
+    require(evaluation.learner == "network", "learner", "be 'network'", evaluation.learner)
+    checked = _checked(batch, like, evaluation, pace)
+    network, training = _network(checked, like, evaluation, index, rng, pace, adversary)
+    for _ in training:
+        pass
+    return network
 
 
 def _checked(
@@ -208,21 +265,24 @@ def _factory(test: RealData, evaluation: Evaluation) -> NetworkFactory:
     return network_factory(evaluation.network, test.image_shape, test.num_classes, **options)
 
 
-def _one_network(
+def _network(
     batch: Batch,
-    test: RealData,
+    like: RealData,
     evaluation: Evaluation,
     index: int,
     rng: torch.Generator,
     pace: Pace,
-    accuracies: list[float],
-) -> Iterator[int]:
-    """Train one network, and append its accuracy in the end; yield finished epochs."""
+    adversary: Adversary | None = None,
+) -> tuple[nn.Module, Iterator[int]]:
+    """Return a fresh network, and what trains it epoch by epoch."""
     shown = Batch(batch.x, read_labels(batch.y, evaluation.labels))
     key = derive(rng, "network", index)
-    network = _factory(test, evaluation)(derive(key, "init")).to(batch.x.device)
-    yield from train(network, shown, evaluation, derive(key, "train"), pace)
-    accuracies.append(accuracy(network, test.batch(torch.arange(len(test))).x, test.labels))
+    network = _factory(like, evaluation)(derive(key, "init")).to(batch.x.device)
+    return network, train(network, shown, evaluation, derive(key, "train"), pace, adversary)
+
+
+def _test_accuracy(network: nn.Module, test: RealData) -> float:
+    return accuracy(network, test.batch(torch.arange(len(test))).x, test.labels)
 
 
 def _by_networks(
@@ -231,8 +291,10 @@ def _by_networks(
     began = time.perf_counter()
     accuracies: list[float] = []
     for i in range(evaluation.networks):
-        for epochs in _one_network(batch, test, evaluation, i, rng, pace, accuracies):
+        network, training = _network(batch, test, evaluation, i, rng, pace)
+        for epochs in training:
             yield Progress(i * evaluation.epochs + epochs, evaluation.rounds)
+        accuracies.append(_test_accuracy(network, test))
     seconds = time.perf_counter() - began
     score = _score(batch, evaluation, accuracies, seconds, name)
     yield Progress(evaluation.rounds, evaluation.rounds, score)

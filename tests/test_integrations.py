@@ -11,6 +11,7 @@ LIBRARIES = {
     "continual": ("avalanche", "avalanche-lib", "Distilled replay"),
     "federated": ("flwr", "flwr", "Federated learning by synthetic sets"),
     "privacy": ("opacus", "opacus", "Private release"),
+    "robustness": ("pyautoattack", "pyautoattack", "The robustness judge"),
 }
 
 KNOWN = {module for module, *_ in LIBRARIES.values()}

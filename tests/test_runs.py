@@ -86,6 +86,8 @@ CHANGES = {
     "sharpness": 0.1,
     "surrogate": 0.2,
     "images": 3,
+    "curvature": 0.5,
+    "curvature_step": 1.0,
 }
 
 

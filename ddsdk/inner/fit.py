@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,28 @@ from ddsdk.inner.losses import Loss, soft_cross_entropy
 from ddsdk.inner.micro import micro_batch, pieces
 from ddsdk.rng import derive
 
-__all__ = ["accuracy", "batch_gradient", "embeddings", "epoch", "gradient_step", "probabilities"]
+__all__ = [
+    "Penalty",
+    "accuracy",
+    "batch_gradient",
+    "embeddings",
+    "epoch",
+    "evaluating_mode",
+    "gradient_step",
+    "probabilities",
+]
+
+
+Penalty = Callable[[nn.Module, Batch], Tensor]
+"""What is added to the loss of a network on a batch: a sum over the batch, with graph to the weights."""
 
 
 def gradient_step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, loss: Loss = soft_cross_entropy
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    loss: Loss = soft_cross_entropy,
+    penalty: Penalty | None = None,
 ) -> float:
     """Take one optimizer step on the mean loss of a batch; return that loss.
 
@@ -27,20 +45,26 @@ def gradient_step(
         optimizer: Over the network's parameters.
         batch: Images and label rows.
         loss: Summed over a batch, see `LOSSES`.
+        penalty: Added to the loss.
 
     Cost: one forward and backward over the batch; memory for one micro-batch.
     """
-    value = batch_gradient(network, batch, loss)
+    value = batch_gradient(network, batch, loss, penalty)
     optimizer.step()
     return value
 
 
-def batch_gradient(network: nn.Module, batch: Batch, loss: Loss = soft_cross_entropy) -> float:
+def batch_gradient(
+    network: nn.Module, batch: Batch, loss: Loss = soft_cross_entropy, penalty: Penalty | None = None
+) -> float:
     """Leave the gradient of the mean loss of a batch in the parameters; return that loss."""
     n, total = len(batch.x), 0.0
     network.zero_grad(set_to_none=True)
     for part in pieces(n, micro_batch(network, batch.x.device, n)):
-        share = loss(network(batch.x[part]), batch.y[part]) / n
+        share = loss(network(batch.x[part]), batch.y[part])
+        if penalty is not None:
+            share = share + penalty(network, Batch(batch.x[part], batch.y[part]))
+        share = share / n
         share.backward()  # type: ignore[no-untyped-call]
         total += float(share.detach())
     return total
@@ -85,13 +109,22 @@ def accuracy(network: nn.Module, x: Tensor, labels: Tensor) -> float:
         x: (N, C, H, W).
         labels: (N,) int64.
     """
+    with evaluating_mode(network):
+        hits = (probabilities(network, x).argmax(1) == labels).sum()
+    return int(hits) / len(x)
+
+
+@contextmanager
+def evaluating_mode(network: nn.Module) -> Iterator[None]:
+    """Put a network in the mode of evaluation, and every layer back into its own in the end."""
     # network.train() would thaw batch norm layers whose statistics were measured and fixed.
     modes = [(layer, layer.training) for layer in network.modules()]
     network.eval()
-    hits = (probabilities(network, x).argmax(1) == labels).sum()
-    for layer, training in modes:
-        layer.training = training
-    return int(hits) / len(x)
+    try:
+        yield
+    finally:
+        for layer, training in modes:
+            layer.training = training
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from ddsdk.data.sources import Batch, Source
 from ddsdk.errors import require, require_count, require_rate
+from ddsdk.inner.adversary import Adversary
 from ddsdk.inner.fit import embeddings
 from ddsdk.inner.kernels import Kernel
 from ddsdk.inner.micro import micro_batch, pieces
@@ -56,7 +57,8 @@ class Compare(Protocol[S_contra]):
 class ByFeatures:
     """Compare by the features f(x) of networks: the mean over networks of slope <f(x), f(z)> / F + bias.
 
-    Features are made in the precision of the networks, products in float64; those of real images have no graph.
+    Features are made in the precision of the networks, products in float64; those of real images have a graph only
+    where the images have one.
 
     Attributes:
         slope: Positive. 2 in RFAD; without meaning where the bias is 0 and the ridge is a share of the trace.
@@ -88,7 +90,7 @@ class ByFeatures:
         embed = embedding(network)
         size = micro_batch(network, images.device, len(images))
         mine = torch.cat([embed(images[part]) for part in pieces(len(images), size)]).double()
-        theirs = embeddings(network, new).double()
+        theirs = (embed(new) if new.requires_grad else embeddings(network, new)).double()
         share = self.slope / mine.shape[1]
         return share * (mine @ mine.T), share * (theirs @ mine.T)
 
@@ -125,6 +127,8 @@ class FitAndTest(Generic[S]):
         label_scale: s; labels of the set want the same.
         margin: Labels keep the class of an image ahead by as much; 0 leaves them alone.
         mirrored: Whether the regression sees the mirror image of each image too, with the same label.
+        adversary: Attacks the real images of the step as the regression predicts them: adversarial kernel
+            distillation, of which the reference is Tsilivis, Su and Kempe, 2022.
 
     References:
         Nguyen, Chen and Lee, ICLR 2021, arXiv:2011.00050; Zhou, Nezhadarya and Ba, NeurIPS 2022, arXiv:2206.00719;
@@ -139,6 +143,7 @@ class FitAndTest(Generic[S]):
     label_scale: float = 1.0
     margin: float = 0.0
     mirrored: bool = False
+    adversary: Adversary | None = None
 
     def __post_init__(self) -> None:
         require_count("real_batch", self.real_batch)
@@ -158,13 +163,35 @@ class FitAndTest(Generic[S]):
         images, labels = syn.whole(derive(rng, "decode"))
         new, truth = self._batch(real, derive(rng, "real"))
         seen = (images, images.flip(3)) if self.mirrored else (images,)
-        gram, cross = self.compare(student, torch.cat(seen), new)
-        found = cross @ solve(gram, labels.repeat(len(seen), 1), self.ridge).values
-        if self.loss == "mse":
-            loss = 0.5 * (found - targets(truth, self.label_scale)).square().sum(1).mean()
-        else:
-            loss = cross_entropy(syn.scale * found, truth.double())  # type: ignore[attr-defined]
+        images, labels = torch.cat(seen), labels.repeat(len(seen), 1)
+        scale = syn.scale if self.loss == "cross-entropy" else None  # type: ignore[attr-defined]
+        if self.adversary is not None:
+            key = derive(rng, "adversary")
+            new = self._attacked(student, Batch(images, labels), Batch(new, truth), scale, key)
+        gram, cross = self.compare(student, images, new)
+        loss = self._loss(cross @ solve(gram, labels, self.ridge).values, truth, scale) / len(truth)
         yield loss - label_lead(labels, self.margin) if self.margin else loss
+
+    def _loss(self, found: Tensor, truth: Tensor, scale: Tensor | None) -> Tensor:
+        """Return the loss of predictions, summed over the batch."""
+        if self.loss == "mse":
+            return 0.5 * (found - targets(truth, self.label_scale)).square().sum()
+        return cross_entropy(scale * found, truth.double(), reduction="sum")  # type: ignore[operator]
+
+    def _attacked(
+        self, student: S, syn: Batch, real: Batch, scale: Tensor | None, rng: torch.Generator
+    ) -> Tensor:
+        adversary, images = self.adversary, syn.x.detach()
+        assert adversary is not None  # asked by the caller
+        with torch.no_grad():
+            gram, _ = self.compare(student, images, real.x[:1])
+            weights = solve(gram, syn.y.detach(), self.ridge).values
+        fixed = None if scale is None else scale.detach()
+
+        def loss(x: Tensor) -> Tensor:
+            return self._loss(self.compare(student, images, x).cross @ weights, real.y, fixed)
+
+        return adversary(loss, real.x, rng)
 
     def _batch(self, real: Source, rng: torch.Generator) -> Batch:
         if not self.balanced:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ddsdk.augment import NO_AUGMENTATION, Augmentation
 from ddsdk.data.sources import Batch, Source
 from ddsdk.errors import require, require_count, require_rate
+from ddsdk.inner.adversary import Adversary
 from ddsdk.inner.flat import FlatNetwork, weight_vector
 from ddsdk.inner.losses import Loss, soft_cross_entropy
 from ddsdk.inner.micro import micro_batch, pieces
@@ -157,6 +158,8 @@ class TrainAndTest:
         loss: Of the test, summed over a batch; its mean counts.
         every_step: Whether the student is tested after each step of the window, each time on other real images; the
             mean over the steps counts.
+        adversary: Attacks the real images, before their augmentation, as the trained student is: robust data set
+            learning.
 
     Cost: with `constant_memory`, two gradients of the student's loss and one second derivative for each step of the
     window; memory for the graph of one step, one micro-batch of real images and N weight vectors.
@@ -179,6 +182,7 @@ class TrainAndTest:
     augmentation: Augmentation = NO_AUGMENTATION
     loss: Loss = soft_cross_entropy
     every_step: bool = False
+    adversary: Adversary | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "real_batch"):
@@ -240,13 +244,22 @@ class TrainAndTest:
         fixed = weights.detach().requires_grad_()
         value, gradient = fixed.new_zeros(()), torch.zeros_like(fixed)
         for part in pieces(len(x), size):
-            seen = draw.rows(part.start, part.stop)(x[part])
+            images = self._attacked(network, fixed, x[part], y[part], derive(rng, "adversary", part.start))
+            seen = draw.rows(part.start, part.stop)(images)
             with torch.enable_grad():
                 share = self.loss(network(fixed, seen), y[part]) / len(x)
             gradient += torch.autograd.grad(share, fixed)[0]
             value += share.detach()
         # As large as the loss and as steep: the difference is exactly zero.
         return value + ((weights - fixed.detach()) * gradient).sum()
+
+    def _attacked(
+        self, network: FlatNetwork, weights: Tensor, x: Tensor, y: Tensor, rng: torch.Generator
+    ) -> Tensor:
+        if self.adversary is None:
+            return x
+        weights = weights.detach()
+        return self.adversary(lambda z: self.loss(network(weights, z), y), x, rng)
 
     def _real(self, real: Source, rng: torch.Generator) -> Batch:
         if not self.per_class:

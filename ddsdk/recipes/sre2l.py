@@ -41,6 +41,9 @@ class SRe2L(IterativeRecipe):
         teacher_epochs: Epochs of the teacher on real data. Less trained ones can recover better.
         teacher_lr: Learning rate of the teacher.
         teacher_images: Real images of each class that the teacher sees; None for all.
+        teacher_curvature: Weight of the curvature of the teacher's loss at the images, see `ddsdk.CurvaturePenalty`;
+            0 for none. With 100 this is GUARD (AAAI 2025, arXiv:2403.10045), made for networks that resist attacks.
+        teacher_curvature_step: Its step.
 
     The teacher is the student's network with BatchNorm: itself if it has some, else the catalogue's with norm="batch".
 
@@ -66,6 +69,8 @@ class SRe2L(IterativeRecipe):
     teacher_epochs: int = 200
     teacher_lr: float = 0.01
     teacher_images: int | None = None
+    teacher_curvature: float = 0.0
+    teacher_curvature_step: float = 3.0
 
     def check(self) -> None:
         """Check counts and rates."""
@@ -74,6 +79,9 @@ class SRe2L(IterativeRecipe):
         require_rate("image_lr", self.image_lr)
         require(0 <= self.weight < math.inf, "weight", "be finite and not negative", self.weight)
         check_teacher(self.teacher_epochs, self.teacher_lr, self.teacher_images, self.temperature)
+        curvature = self.teacher_curvature
+        require(0 <= curvature < math.inf, "teacher_curvature", "be finite and not negative", curvature)
+        require_rate("teacher_curvature_step", self.teacher_curvature_step)
 
     def runs(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.TrainedRuns:
         """Return the run whose last network is the teacher.
@@ -88,6 +96,8 @@ class SRe2L(IterativeRecipe):
             epochs=self.teacher_epochs,
             lr=self.teacher_lr,
             images=self.teacher_images,
+            curvature=self.teacher_curvature,
+            curvature_step=self.teacher_curvature_step,
         )
 
     def parts(

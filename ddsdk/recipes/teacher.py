@@ -35,6 +35,8 @@ def teacher_runs(
     epochs: int,
     lr: float,
     images: int | None,
+    curvature: float = 0.0,
+    curvature_step: float = 3.0,
 ) -> dd.TrainedRuns:
     """Return the one run whose last network is the teacher.
 
@@ -47,6 +49,8 @@ def teacher_runs(
         epochs: Passes over the data.
         lr: Constant learning rate.
         images: Real images of each class that it sees; None for all.
+        curvature: Weight of the curvature of its loss at the images; 0 for none.
+        curvature_step: See `ddsdk.CurvaturePenalty`.
     """
     flips = "flip" in augmentation_for(real, None).split("_")
     training = dd.Training(
@@ -58,6 +62,8 @@ def teacher_runs(
         # The first and the last weights: nobody looks at those between.
         thin=epochs,
         images=images,
+        curvature=curvature,
+        curvature_step=curvature_step,
     )
     seed = dd.derive(rng, "teacher").initial_seed()
     return dd.TrainedRuns(real, make_student, training, count=1, seed=seed)

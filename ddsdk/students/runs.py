@@ -27,6 +27,7 @@ from ddsdk.augment import Augmentation, cutmix
 from ddsdk.data.sources import Batch, RealData
 from ddsdk.errors import DivergedError, StorageError, require, require_count, require_momentum, require_rate
 from ddsdk.files import canonical_json, strict_json, sweep, write_atomic
+from ddsdk.inner.curvature import CurvaturePenalty
 from ddsdk.inner.fit import gradient_step
 from ddsdk.inner.flat import FlatNetwork, weight_vector
 from ddsdk.inner.sharpness import sharpness_aware_step
@@ -55,6 +56,8 @@ class Training:
         sharpness: Radius of sharpness-aware steps; 0 for plain ones.
         surrogate: Weight of their surrogate-gap term.
         images: Real images of each class that the runs see; None for all. Fewer make shorter epochs.
+        curvature: Weight of the curvature of the loss at the images, see `ddsdk.CurvaturePenalty`; 0 for none.
+        curvature_step: Its step.
     """
 
     epochs: int
@@ -70,6 +73,8 @@ class Training:
     sharpness: float = 0.0
     surrogate: float = 0.3
     images: int | None = None
+    curvature: float = 0.0
+    curvature_step: float = 3.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "per_epoch", "thin"):
@@ -78,13 +83,27 @@ class Training:
             require_count("images", self.images)
         require_rate("lr", self.lr)
         require_momentum("momentum", self.momentum)
-        for name in ("weight_decay", "sharpness", "surrogate"):
+        for name in ("weight_decay", "sharpness", "surrogate", "curvature"):
             value = getattr(self, name)
             require(0 <= value < math.inf, name, "be finite and not negative", value)
         require(0 <= self.mix <= 1, "mix", "lie in 0..1", self.mix)
         taken = self.epochs * self.per_epoch
         require(self.thin <= taken, "thin", f"not exceed the {taken} snapshots of a run", self.thin)
+        require_rate("curvature_step", self.curvature_step)
+        plain = not (self.sharpness and self.curvature)
+        require(plain, "curvature", "be 0 where steps are sharpness-aware", self.curvature)
         Augmentation(self.augmentation)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """All fields as JSON values, without later ones that hold their defaults: older runs keep their names."""
+        later = {"curvature": 0.0, "curvature_step": 3.0}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in later or v != later[k]}
+
+    @property
+    def penalty(self) -> CurvaturePenalty | None:
+        """What is added to the loss of a step."""
+        return CurvaturePenalty(weight=self.curvature, step=self.curvature_step) if self.curvature else None
 
     @property
     def snapshots(self) -> int:
@@ -247,7 +266,7 @@ class TrainedRuns:
             "whitening": [_digest(tensors[name]) for name in sorted(tensors)],
             "architecture": str(self._network),
             "initialisation": _digest(first),
-            "training": dataclasses.asdict(self.training),
+            "training": self.training.told,
         }
 
     def _path(self, run: int) -> Path:
@@ -349,7 +368,7 @@ class TrainedRuns:
                     network, optimizer, batch, rho=training.sharpness, alpha=training.surrogate
                 )
             else:
-                gradient_step(network, optimizer, batch)
+                gradient_step(network, optimizer, batch, penalty=training.penalty)
 
 
 @contextlib.contextmanager

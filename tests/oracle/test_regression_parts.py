@@ -118,10 +118,12 @@ def test_meta_gradients_through_a_kernel_are_finite_differences():
     assert gradcheck(lambda *given: loss_of(objective, kernel, *given), inputs()[:2])
 
 
-def test_real_images_have_no_graph(networks):
-    compared = dd.ByFeatures()(networks, inputs()[0].detach(), normal(5, *SHAPE, key="n").requires_grad_())
-    assert not compared.gram.requires_grad
-    assert not compared.cross.requires_grad
+def test_real_images_have_a_graph_only_where_they_ask_for_one(networks):
+    images, new = inputs()[0].detach(), normal(5, *SHAPE, key="n")
+    for asked in (False, True):
+        compared = dd.ByFeatures()(networks, images, new.clone().requires_grad_(asked))
+        assert not compared.gram.requires_grad
+        assert compared.cross.requires_grad is asked
 
 
 def test_a_mirrored_set_is_one_of_twice_as_many_images(networks):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddsdk.errors import MissingExtraError
+from ddsdk.bench.curve_view import need_plotting
 from ddsdk_integrations.continual.benchmark import METHODS
 
 __all__ = ["markdown", "plot"]
@@ -89,10 +89,9 @@ def plot(cells: Sequence[Found], path: Path, *, learner: str, field: str = "accu
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise MissingExtraError("a picture of the benchmark", "matplotlib", "bench") from None
+    need_plotting()
+    from matplotlib.figure import Figure
+
     scenarios = _values(cells, lambda cell: cell["setting"]["scenario"])
     figure = Figure(figsize=(1 + 5 * len(scenarios), 4.2), layout="constrained")
     for place, scenario in enumerate(scenarios):

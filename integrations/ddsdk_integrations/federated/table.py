@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddsdk.errors import MissingExtraError
+from ddsdk.bench.curve_view import need_plotting
 from ddsdk_integrations.federated.benchmark import METHODS
 
 __all__ = ["markdown", "plot"]
@@ -84,10 +84,9 @@ def plot(cells: Sequence[Found], path: Path) -> None:
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise MissingExtraError("a picture of the benchmark", "matplotlib", "bench") from None
+    need_plotting()
+    from matplotlib.figure import Figure
+
     alphas = list(dict.fromkeys(cell["cell"]["alpha"] for cell in cells))
     methods = list(dict.fromkeys(cell["cell"]["method"] for cell in cells))
     figure = Figure(figsize=(2 + 4 * len(alphas), 4.2), layout="constrained")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddsdk.errors import MissingExtraError
+from ddsdk.bench.curve_view import need_plotting
 from ddsdk_integrations.privacy.benchmark import PUBLISHED
 
 __all__ = ["markdown", "plot"]
@@ -66,10 +66,9 @@ def plot(cells: Sequence[Found], path: Path) -> None:
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise MissingExtraError("a picture of the benchmark", "matplotlib", "bench") from None
+    need_plotting()
+    from matplotlib.figure import Figure
+
     budgets = sorted({key[1] for key in map(_key, cells) if key[1] is not None})
     places: dict[float | None, int] = {epsilon: i for i, epsilon in enumerate([*budgets, None])}
     figure = Figure(figsize=(7.5, 4.4), layout="constrained")

@@ -1,0 +1,54 @@
+"""Robust sets and an honest judge of robustness: ``pip install 'ddsdk[robustness]'``.
+
+>>> from ddsdk_integrations.robustness import PixelAdversary, RobustnessJudge, Threat, robustness_table
+>>> judge = RobustnessJudge(norm="linf", radii=(0.02, 0.05, 0.1))
+>>> adversary = PixelAdversary(preprocess=test.preprocess, threat=Threat("linf", 0.1))
+>>> networks = judge.networks_of(batch, test, evaluation, rng=rng, adversary=adversary)
+>>> print(robustness_table([judge(networks, test, rng=rng)]))
+"""
+
+from __future__ import annotations
+
+from ddsdk_integrations._require import require_library
+
+require_library("pyautoattack", feature="The robustness judge", package="pyautoattack", extra="robustness")
+
+from ddsdk_integrations.robustness.adversary import PixelAdversary  # noqa: E402
+from ddsdk_integrations.robustness.attacks import FGSM, PGD, Attack, ascend, surviving  # noqa: E402
+from ddsdk_integrations.robustness.judge import RobustnessJudge, Trial  # noqa: E402
+from ddsdk_integrations.robustness.library import AutoAttack, square  # noqa: E402
+from ddsdk_integrations.robustness.recipes import (  # noqa: E402
+    AdversarialLearning,
+    AttackedSource,
+    OnAttacked,
+    RobustMatching,
+)
+from ddsdk_integrations.robustness.report import Outcome, Robustness, robustness_table  # noqa: E402
+from ddsdk_integrations.robustness.threat import BrokenAttackError, Threat  # noqa: E402
+from ddsdk_integrations.robustness.transfer import Transfer, transfer  # noqa: E402
+from ddsdk_integrations.robustness.unit_model import UnitModel  # noqa: E402
+
+__all__ = [
+    "FGSM",
+    "PGD",
+    "AdversarialLearning",
+    "Attack",
+    "AttackedSource",
+    "AutoAttack",
+    "BrokenAttackError",
+    "OnAttacked",
+    "Outcome",
+    "PixelAdversary",
+    "RobustMatching",
+    "Robustness",
+    "RobustnessJudge",
+    "Threat",
+    "Transfer",
+    "Trial",
+    "UnitModel",
+    "ascend",
+    "robustness_table",
+    "square",
+    "surviving",
+    "transfer",
+]

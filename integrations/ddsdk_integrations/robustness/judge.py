@@ -1,0 +1,171 @@
+"""The honest judge: networks that trained on a set, under attacks of many radii, with what would make figures lies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+import ddsdk as dd
+from ddsdk.errors import require, require_count
+from ddsdk_integrations.robustness.attacks import FGSM, PGD, Attack, surviving
+from ddsdk_integrations.robustness.library import AutoAttack, square
+from ddsdk_integrations.robustness.report import LARGE_RADIUS, Outcome, Robustness
+from ddsdk_integrations.robustness.threat import Threat
+from ddsdk_integrations.robustness.unit_model import UnitModel
+
+__all__ = ["RobustnessJudge", "Trial"]
+
+
+@final
+@dataclass(frozen=True)
+class Trial:
+    """An attack at some radii on some images: the dear ones can be tried on fewer.
+
+    Attributes:
+        attack: Which.
+        radii: In the unit range; empty for those of the judge.
+        images: Of the judge's test images, the first so many; None for all.
+        networks: The first so many; None for all.
+    """
+
+    attack: Attack
+    radii: tuple[float, ...] = ()
+    images: int | None = None
+    networks: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("images", "networks"):
+            if getattr(self, name) is not None:
+                require_count(name, getattr(self, name))
+
+
+_WEAK = PGD(steps=10, restarts=1)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class RobustnessJudge:
+    """How networks that trained on a set stand attacks, on test images, with normalisation inside of the networks.
+
+    Attributes:
+        norm: Of the threats: linf or l2.
+        radii: In the unit range, rising. Accuracy on distilled sets is low: take some small ones.
+        trials: FGSM as a sanity check, PGD-50 with 5 restarts, Square alone and AutoAttack where not given.
+        images: Test images, as many of each class as it goes; the same for every network.
+        networks: From as many seeds.
+        margin: By how much a check may fail before it is told; a share of the images.
+    """
+
+    norm: str = "linf"
+    radii: tuple[float, ...] = (2 / 255, 4 / 255, 8 / 255)
+    trials: tuple[Trial, ...] = (
+        Trial(FGSM()),
+        Trial(PGD()),
+        Trial(square()),
+        Trial(AutoAttack()),
+    )
+    images: int = 1000
+    networks: int = 3
+    margin: float = 0.01
+
+    def __post_init__(self) -> None:
+        for radius in self.radii:
+            Threat(self.norm, radius)  # type: ignore[arg-type]
+        rising = bool(self.radii) and list(self.radii) == sorted(set(self.radii))
+        require(rising, "radii", "rise, with at least one", self.radii)
+        require(bool(self.trials), "trials", "hold at least one", self.trials)
+        names = [trial.attack.name for trial in self.trials]
+        require(len(set(names)) == len(names), "trials", "have one name each", names)
+        require_count("images", self.images)
+        require_count("networks", self.networks)
+        require(0 <= self.margin < 1, "margin", "lie in 0 <= value < 1", self.margin)
+
+    def networks_of(
+        self,
+        batch: dd.Batch | tuple[Tensor, Tensor],
+        like: dd.RealData,
+        evaluation: dd.Evaluation,
+        *,
+        rng: torch.Generator,
+        adversary: dd.Adversary | None = None,
+    ) -> list[UnitModel]:
+        """Return networks that trained on a set, those of `ddsdk.evaluate` where there is no adversary.
+
+        Args:
+            batch: Images (M, C, H, W) in the value space of `like`, and label rows (M, K).
+            like: Real data of the same shape, classes and value space.
+            evaluation: How they train.
+            rng: Root of their seeds.
+            adversary: For adversarial training, see `PixelAdversary`.
+        """
+        made = [
+            dd.trained_network(batch, like, evaluation, i, rng=rng, adversary=adversary)
+            for i in range(self.networks)
+        ]
+        return [UnitModel(network, like.preprocess) for network in made]
+
+    def test_images(self, test: dd.RealData) -> tuple[Tensor, Tensor]:
+        """Return the images, (N, C, H, W) in the unit range, and labels, (N,), that attacks are tried on."""
+        share = -(-self.images // test.num_classes)
+        columns = [test.index_of_class(c)[:share] for c in range(test.num_classes)]
+        # Class by class in turns, so that the first so many images hold every class.
+        turns = [column[i : i + 1] for i in range(share) for column in columns]
+        index = torch.cat(turns)[: self.images]
+        unit = test.preprocess.inverse(test.batch(index).x).clamp(0, 1)
+        return unit, test.labels[index.to(test.device)]
+
+    def __call__(
+        self, models: Sequence[UnitModel], test: dd.RealData, *, rng: torch.Generator, name: str = "set"
+    ) -> Robustness:
+        """Attack finished networks and return what is left of their accuracy.
+
+        Args:
+            models: From at least one seed; `networks_of` gives them.
+            test: Held-out real data.
+            rng: For the attacks.
+            name: For tables.
+
+        Raises:
+            BrokenAttackError: If an attack leaves its bounds.
+            ValueError: If there is no network.
+        """
+        require(len(models) > 0, "models", "hold at least one network", len(models))
+        began = time.perf_counter()
+        x, labels = self.test_images(test)
+        outcomes = tuple(
+            outcome for i, model in enumerate(models) for outcome in self._on(model, i, x, labels, rng)
+        )
+        return Robustness(
+            name=name,
+            norm=self.norm,
+            clean=tuple(float(model.correct(x, labels).float().mean()) for model in models),
+            outcomes=outcomes,
+            images=len(x),
+            chance=1 / test.num_classes,
+            margin=self.margin,
+            seconds=time.perf_counter() - began,
+        )
+
+    def _on(
+        self, model: UnitModel, network: int, x: Tensor, labels: Tensor, rng: torch.Generator
+    ) -> list[Outcome]:
+        """Return what the trials and the checks leave of one network."""
+        found = []
+        checks = (Trial(_WEAK, self.radii[-1:]), Trial(_WEAK, (LARGE_RADIUS[self.norm],)))
+        for trial in (*self.trials, *checks):
+            if trial.networks is not None and network >= trial.networks:
+                continue
+            shown, truth = x[: trial.images], labels[: trial.images]
+            for radius in trial.radii or self.radii:
+                began = time.perf_counter()
+                threat = Threat(self.norm, radius)  # type: ignore[arg-type]
+                key = dd.derive(rng, "attack", network, trial.attack.name, str(radius))
+                kept = surviving(trial.attack, model, shown, truth, threat, key)
+                seconds = time.perf_counter() - began
+                found.append(Outcome(trial.attack.name, radius, network, tuple(kept.tolist()), seconds))
+        return found

@@ -1,0 +1,264 @@
+"""Ways to a robust set that go with any recipe: attacks on the real images that the set is compared with."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final, get_args
+
+import torch
+from torch import Tensor, nn
+
+import ddsdk as dd
+from ddsdk.errors import require, require_count, require_rate
+from ddsdk.inner.fit import evaluating_mode
+from ddsdk.inner.losses import soft_cross_entropy
+from ddsdk.recipes.base import IterativeRecipe, NeedsRuns
+from ddsdk_integrations.robustness.adversary import PixelAdversary
+from ddsdk_integrations.robustness.threat import Threat
+
+if TYPE_CHECKING:
+    from ddsdk.students.fresh import MakeStudent
+
+__all__ = ["AdversarialLearning", "AttackedSource", "OnAttacked", "RobustMatching"]
+
+_Teachers = Literal["own", "robust"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Hardened(IterativeRecipe):
+    """A recipe whose real images are attacked.
+
+    Attributes:
+        recipe: The one that is hardened. Its own `ipc` counts.
+        threat: How far images are moved, in the unit range.
+        attack_steps: Gradient steps of each attack.
+    """
+
+    recipe: IterativeRecipe
+    threat: Threat
+    attack_steps: int = 7
+    of: str = dataclasses.field(default="", init=False)
+
+    @final
+    def check(self) -> None:
+        """Check counts, and that the recipe is one that this hardens."""
+        require(isinstance(self.recipe, IterativeRecipe), "recipe", "be an iterative recipe", self.recipe)
+        object.__setattr__(self, "ipc", self.recipe.ipc)
+        object.__setattr__(self, "of", self.recipe.name)
+        require_count("attack_steps", self.attack_steps)
+        self.check_fields()
+
+    @abstractmethod
+    def check_fields(self) -> None:
+        """Raise ValueError for what `check` does not know."""
+
+    @final
+    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+        """Return the recipe's own."""
+        return self.recipe.evaluation(real)
+
+    @final
+    def adversary(self, real: dd.RealData) -> PixelAdversary:
+        """Return what attacks the images of `real`."""
+        return PixelAdversary(preprocess=real.preprocess, threat=self.threat, steps=self.attack_steps)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class AdversarialLearning(_Hardened):
+    """Learn the set whose student is right on attacked images: bi-level methods made tri-level.
+
+    min_S E max_{|d| <= radius} loss(student trained on S; T + d). The student is kernel or feature ridge regression
+    (KIP, FRePo, RFAD: adversarial kernel distillation), or a network that has trained on the set (DD, SLDD, RaT-BPTT
+    and the like: robust data set learning). The attack sees the student exactly as it is tested, and the gradient to
+    the set is taken at the attacked images.
+
+    Attributes:
+        recipe: One whose objective is `ddsdk.FitAndTest` or `ddsdk.TrainAndTest`.
+        threat: How far images are moved, in the unit range.
+        attack_steps: Gradient steps of each attack.
+        of: Name of the recipe.
+
+    Differences from the published algorithms: sets are distilled, where robust data set learning makes one as large as
+    the data; kernels are those of fully connected networks.
+
+    Cost: `attack_steps` more passes over the real batch in every step.
+
+    References:
+        Tsilivis, Su and Kempe, "Can we achieve robustness from data alone?", 2022, arXiv:2207.11727.
+        Wu, Wang, Zhu, Wang and He, "Towards Robust Dataset Learning", 2022, arXiv:2211.10752.
+    """
+
+    name: ClassVar[str] = "adversarial-learning"
+
+    def check_fields(self) -> None:
+        """Check nothing more: only the plan shows the objective."""
+
+    def parts(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
+        """Return the recipe's plan with an adversary in its objective.
+
+        Raises:
+            ValueError: If the objective does not test a student on real images.
+        """
+        plan = self.recipe.plan(real, make_student=make_student, rng=rng)
+        found = plan.objective
+        testing = isinstance(found, dd.FitAndTest | dd.TrainAndTest)
+        rule = "have the objective FitAndTest or TrainAndTest; RobustMatching hardens those that match"
+        require(testing, "recipe", rule, f"{self.of} with {type(found).__name__}")
+        hardened = dataclasses.replace(found, adversary=self.adversary(real))  # type: ignore[type-var]
+        return dataclasses.replace(plan, objective=hardened)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class RobustMatching(_Hardened):
+    """Match attacked real images, under students of the recipe or under networks that are flat at the images.
+
+    A few networks are trained on the real data with the curvature of their loss penalised (GUARD). They are what the
+    attack fools; an untrained student, such as distribution matching has, cannot be. With ``students="robust"`` they
+    take the place of the recipe's students too.
+
+    Attributes:
+        recipe: One that matches under networks; trained runs of its own it must not need.
+        threat: How far images are moved, in the unit range.
+        attack_steps: Gradient steps of each attack.
+        attacked: Whether real images are attacked; otherwise only the students change.
+        students: ``"own"``, those of the recipe, or ``"robust"``, the flat networks.
+        networks: Flat networks.
+        network_epochs: Epochs of their training on the real data.
+        network_lr: Their learning rate; momentum is 0.9.
+        network_images: Real images of each class that they see; None for all.
+        curvature: Weight of the penalty, see `ddsdk.CurvaturePenalty`; 0 gives plain networks.
+        curvature_step: Its step.
+        of: Name of the recipe.
+
+    References:
+        Zhou et al., "ROME is Forged in Adversity", ICML 2025 (attacked real batches, robust pools); Xue et al.,
+        "Towards Adversarially Robust Dataset Distillation by Curvature Regularization", AAAI 2025, arXiv:2403.10045.
+    """
+
+    name: ClassVar[str] = "robust-matching"
+    attacked: bool = True
+    students: _Teachers = "own"
+    networks: int = 2
+    network_epochs: int = 10
+    network_lr: float = 0.01
+    network_images: int | None = None
+    curvature: float = 1.0
+    curvature_step: float = 1.0
+
+    def check_fields(self) -> None:
+        """Check counts and rates, and that the recipe trains no networks of its own."""
+        known = list(get_args(_Teachers))
+        require(self.students in known, "students", f"be one of {known}", self.students)
+        changed = self.attacked or self.students == "robust"
+        require(changed, "attacked", "be True where students are the recipe's own", self.attacked)
+        require_count("networks", self.networks)
+        require_rate("curvature_step", self.curvature_step)
+        alone = not isinstance(self.recipe, NeedsRuns)
+        require(alone, "recipe", "train no networks of its own before it starts", self.of)
+        self._training()
+
+    def runs(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.TrainedRuns:
+        """Return the flat networks; none is trained before it is needed."""
+        seed = dd.derive(rng, "robust networks").initial_seed()
+        return dd.TrainedRuns(real, make_student, self._training(), count=self.networks, seed=seed)
+
+    def parts(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
+        """Return the recipe's plan with attacked images, flat students, or both."""
+        plan = self.recipe.plan(real, make_student=make_student, rng=rng)
+        runs = self.runs(real, make_student=make_student, rng=rng)
+        flat: dd.FixedTeachers[nn.Module] = dd.FixedTeachers(
+            lambda i: runs.network(i).requires_grad_(False), self.networks
+        )
+        if self.attacked:
+            hardened = OnAttacked(_one_objective(plan, self.of), self.adversary(real), flat)
+            plan = dataclasses.replace(plan, objective=hardened)
+        return plan if self.students == "own" else dataclasses.replace(plan, students=flat)
+
+    def _training(self) -> dd.Training:
+        return dd.Training(
+            epochs=self.network_epochs,
+            lr=self.network_lr,
+            momentum=0.9,
+            thin=self.network_epochs,
+            images=self.network_images,
+            curvature=self.curvature,
+            curvature_step=self.curvature_step,
+        )
+
+
+def _one_objective(plan: dd.Plan[Any], name: str) -> dd.Objective[Any]:
+    if isinstance(plan.objective, dd.Schedule):
+        raise ValueError(f"recipe must have one objective for all steps, got {name} with a schedule of them")
+    return plan.objective
+
+
+@final
+@dataclass(frozen=True)
+class OnAttacked:
+    """An objective whose real images are attacked before it sees them.
+
+    Attributes:
+        objective: What is minimised.
+        adversary: Attacks.
+        victims: Networks whose loss the attack raises; one for each step.
+    """
+
+    objective: dd.Objective[Any]
+    adversary: dd.Adversary
+    victims: dd.FixedTeachers[nn.Module]
+
+    def __call__(
+        self,
+        student: Any,  # noqa: ANN401
+        real: dd.Source,
+        syn: dd.Source,
+        rng: torch.Generator,
+    ) -> Iterator[Tensor]:
+        """Yield the terms of the objective."""
+        victim = self.victims.next(real, syn, dd.derive(rng, "victim"))
+        yield from self.objective(student, AttackedSource(real, victim, self.adversary), syn, rng)
+
+
+@final
+class AttackedSource:
+    """Real data whose batches are attacked as they are drawn.
+
+    Args:
+        real: Where they come from.
+        victim: The network whose cross-entropy the attack raises: value-space images to logits.
+        adversary: Attacks.
+    """
+
+    def __init__(self, real: dd.Source, victim: nn.Module, adversary: dd.Adversary) -> None:
+        self._real, self._victim, self._adversary = real, victim, adversary
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return self._real.num_classes
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the batches."""
+        return self._real.device
+
+    def of_class(self, c: int, n: int, rng: torch.Generator) -> dd.Batch:
+        """Draw at most `n` items of class `c` without replacement, attacked."""
+        return self._attacked(self._real.of_class(c, n, rng), rng)
+
+    def mixed(self, n: int, rng: torch.Generator) -> dd.Batch:
+        """Draw at most `n` items of any class without replacement, attacked."""
+        return self._attacked(self._real.mixed(n, rng), rng)
+
+    def _attacked(self, batch: dd.Batch, rng: torch.Generator) -> dd.Batch:
+        x, y = batch
+        with evaluating_mode(self._victim):
+            attacked = self._adversary(
+                lambda z: soft_cross_entropy(self._victim(z), y), x, dd.derive(rng, "adversary")
+            )
+        return dd.Batch(attacked, y)
