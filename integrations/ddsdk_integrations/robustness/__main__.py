@@ -41,9 +41,9 @@ class Benchmark(CellBenchmark):
     ipc: str = "1,10,50"
     radii: str = "0.02,0.05,0.1"
     train_radius: float = 0.05
-    attacked: int = 200
-    auto_attacked: int = 50
-    square_queries: int = 500
+    attacked: int = 100
+    auto_attacked: int = 20
+    square_queries: int = 200
     restarts: int = 2
     width: int = 16
     networks: int = 3

@@ -23,8 +23,11 @@ from ddsdk_integrations.robustness.unit_model import KernelClassifier, UnitModel
 
 __all__ = ["METHODS", "Cell", "Setting", "described", "measure"]
 
-_STEPS = 400
+_STEPS = 200
 """Steps, in batches of at most 256, for which networks train on a set at most."""
+
+_ATTACK = 3
+"""Steps of an attack in training and distillation; the judge takes 50."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +42,16 @@ class Setting:
         square_queries: Of Square.
         restarts: Of PGD-50.
         width: Of all ConvNets.
-        networks: Trained on each set.
+        networks: Trained on each set; Square and AutoAttack try the first one, Square on 50 images.
         teacher_images: Real images of each class for whole-data rows and robust teachers.
         teacher_epochs: Of these.
     """
 
     radii: tuple[float, ...] = (0.02, 0.05, 0.1)
     train_radius: float = 0.05
-    images: int = 200
-    auto_images: int = 50
-    square_queries: int = 500
+    images: int = 100
+    auto_images: int = 20
+    square_queries: int = 200
     restarts: int = 2
     width: int = 16
     networks: int = 3
@@ -82,7 +85,7 @@ class Setting:
         trials = (
             Trial(FGSM()),
             Trial(PGD(restarts=self.restarts)),
-            Trial(square(self.square_queries), images=100, networks=1),
+            Trial(square(self.square_queries), images=50, networks=1),
             *([auto] if self.auto_images else []),
         )
         return RobustnessJudge(
@@ -164,7 +167,7 @@ METHODS: dict[str, Method] = {
     "dm + robust labels": Method(make=lambda ipc, _: _dm(ipc), robust_labels=True),
     "robust matching of dm": Method(
         make=lambda ipc, threat: RobustMatching(
-            recipe=_dm(ipc), threat=threat, attack_steps=3, students="robust", network_images=500
+            recipe=_dm(ipc), threat=threat, attack_steps=_ATTACK, students="robust", network_images=500
         ),
         sizes=(10,),
     ),
@@ -172,17 +175,17 @@ METHODS: dict[str, Method] = {
     "guard": Method(make=lambda ipc, _: _sre2l(ipc, 10.0), sizes=(10,)),
     "rat-bptt": Method(make=lambda ipc, _: _bptt(ipc), sizes=(10,)),
     "robust data set learning": Method(
-        make=lambda ipc, threat: AdversarialLearning(recipe=_bptt(ipc), threat=threat, attack_steps=5),
+        make=lambda ipc, threat: AdversarialLearning(recipe=_bptt(ipc), threat=threat, attack_steps=_ATTACK),
         sizes=(10,),
     ),
     "kip (kernel)": Method(make=lambda ipc, _: _kip(ipc), kernel=True, sizes=(10,)),
     "adversarial kip (kernel)": Method(
-        make=lambda ipc, threat: AdversarialLearning(recipe=_kip(ipc), threat=threat, attack_steps=5),
+        make=lambda ipc, threat: AdversarialLearning(recipe=_kip(ipc), threat=threat, attack_steps=_ATTACK),
         kernel=True,
         sizes=(10,),
     ),
     "adversarial kip": Method(
-        make=lambda ipc, threat: AdversarialLearning(recipe=_kip(ipc), threat=threat, attack_steps=5),
+        make=lambda ipc, threat: AdversarialLearning(recipe=_kip(ipc), threat=threat, attack_steps=_ATTACK),
         sizes=(10,),
     ),
     "real images": Method(make=None, sizes=(0,)),
@@ -218,7 +221,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
         distilled = method.make(cell.ipc, setting.threat)(train, make_student=make, rng=rng)
         batch = dd.Batch(distilled.images.to(train.device), distilled.labels.to(train.device))
         own = dd.Evaluation.from_dict(distilled.evaluation)
-    adversary = PixelAdversary(preprocess=train.preprocess, threat=setting.threat, steps=5)
+    adversary = PixelAdversary(preprocess=train.preprocess, threat=setting.threat, steps=_ATTACK)
     if method.robust_labels:
         teacher = dd.trained_network(
             shown.batch(torch.arange(len(shown))),

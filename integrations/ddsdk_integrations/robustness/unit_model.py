@@ -50,8 +50,9 @@ class UnitModel(nn.Module):
 
     def __init__(self, network: nn.Module, preprocess: dd.Preprocess) -> None:
         super().__init__()
-        self.network = network.eval().requires_grad_(False)
+        self.network = network.requires_grad_(False)
         self.preprocess = preprocess
+        self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, (B, K), of images (B, C, H, W).
