@@ -18,7 +18,7 @@ from ddsdk_integrations.robustness import (
 
 THREAT = Threat("linf", 0.1)
 LEARNING = ["kip", "rfad", "frepo", "dd", "sldd", "rat-bptt", "rtp"]
-MATCHING = ["dm", "dc", "dsa", "idc", "idm", "datadam", "m3d", "dream", "jiang"]
+MATCHING = ["dm", "dc", "dsa", "idc", "datadam", "m3d", "dream", "jiang"]
 POOL = {"networks": 1, "network_epochs": 1, "network_lr": 0.01}
 
 
@@ -51,13 +51,20 @@ def test_every_recipe_that_tests_its_student_learns_under_attack(name, tiny, mak
 @pytest.mark.parametrize("how", [{}, {"students": "robust"}, {"students": "robust", "attacked": False}])
 def test_every_matcher_matches_attacked_images(name, how, tiny, make_student):
     robust = RobustMatching(recipe=recipe(name), threat=THREAT, attack_steps=2, **POOL, **how)
-    if name == "idc" and how:
-        make_student = dd.network_factory("convnet", tiny.image_shape, 3, width=4, depth=1)
     found = distilled(robust, tiny, make_student)
     assert torch.isfinite(found.images).all()
     assert found.provenance["runs"]["count"] == 1
     assert found.provenance["parameters"]["recipe"]["ipc"] == 2
-    assert len(found.images) == 6 * (1 if name in ("dm", "dc", "dsa", "datadam", "m3d", "jiang") else 4)
+    plain = distilled(recipe(name), tiny, make_student)
+    assert found.images.shape == plain.images.shape
+    assert not torch.equal(found.images, plain.images)
+
+
+def test_students_that_are_no_networks_stay_and_real_images_are_attacked(tiny, make_student):
+    settings = {"recipe": recipe("idm"), "threat": THREAT, "attack_steps": 2, **POOL}
+    assert torch.isfinite(distilled(RobustMatching(**settings), tiny, make_student).images).all()
+    with pytest.raises(ValueError, match="single networks as students .* got 'idm with QueueStudents'"):
+        distilled(RobustMatching(**settings, students="robust"), tiny, make_student)
 
 
 def test_the_same_run_gives_the_same_bits(tiny, make_student):

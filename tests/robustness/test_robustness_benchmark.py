@@ -29,7 +29,7 @@ def quick(monkeypatch):
 
 def run(monkeypatch, tmp_path, *more):
     asked = (
-        "--data digits --width 4 --networks 1 --attacked 10 --auto-attacked 2 --square-queries 5 --restarts 1"
+        "--data digits --width 4 --networks 1 --attacked 10 --auto-attacked 0 --square-queries 5 --restarts 1"
     )
     sizes = "--ipc 1,10 --radii 0.05,0.1 --train-radius 0.1 --teacher-images 6 --teacher-epochs 1"
     command_line = ["x", *asked.split(), *sizes.split(), "--out", str(tmp_path), *more]
@@ -50,6 +50,10 @@ def test_every_row_is_measured_once(monkeypatch, tmp_path, capsys):
     capsys.readouterr()
     assert run(monkeypatch, tmp_path, *more) == 0
     assert capsys.readouterr().out == table + "\n"
+    more = (*more, "--methods", "random images", "--ipc", "1", "--auto-attacked", "1", "--no-plots")
+    assert run(monkeypatch, tmp_path, *more) == 0
+    row = (tmp_path / "table.md").read_text().splitlines()[2]
+    assert row.split("|")[6].strip() in ("0.0", "100.0")
 
 
 @pytest.mark.parametrize(

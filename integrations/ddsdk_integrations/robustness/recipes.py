@@ -168,7 +168,11 @@ class RobustMatching(_Hardened):
         return dd.TrainedRuns(real, make_student, self._training(), count=self.networks, seed=seed)
 
     def parts(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
-        """Return the recipe's plan with attacked images, flat students, or both."""
+        """Return the recipe's plan with attacked images, flat students, or both.
+
+        Raises:
+            ValueError: If the recipe's students are no single networks and flat ones should take their place.
+        """
         plan = self.recipe.plan(real, make_student=make_student, rng=rng)
         runs = self.runs(real, make_student=make_student, rng=rng)
         flat: dd.FixedTeachers[nn.Module] = dd.FixedTeachers(
@@ -177,7 +181,12 @@ class RobustMatching(_Hardened):
         if self.attacked:
             hardened = OnAttacked(_one_objective(plan, self.of), self.adversary(real), flat)
             plan = dataclasses.replace(plan, objective=hardened)
-        return plan if self.students == "own" else dataclasses.replace(plan, students=flat)
+        if self.students == "own":
+            return plan
+        plain = isinstance(plan.students, dd.FreshStudents | dd.AlternatingStudents)
+        rule = "have single networks as students where flat ones take their place"
+        require(plain, "recipe", rule, f"{self.of} with {type(plan.students).__name__}")
+        return dataclasses.replace(plan, students=flat)
 
     def _training(self) -> dd.Training:
         return dd.Training(
