@@ -63,7 +63,7 @@ def test_every_matcher_matches_attacked_images(name, how, tiny, make_student):
 def test_students_that_are_no_networks_stay_and_real_images_are_attacked(tiny, make_student):
     settings = {"recipe": recipe("idm"), "threat": THREAT, "attack_steps": 2, **POOL}
     assert torch.isfinite(distilled(RobustMatching(**settings), tiny, make_student).images).all()
-    with pytest.raises(ValueError, match="single networks as students .* got 'idm with QueueStudents'"):
+    with pytest.raises(ValueError, match=r"single networks as students .* got 'idm with QueueStudents'"):
         distilled(RobustMatching(**settings, students="robust"), tiny, make_student)
 
 

@@ -179,8 +179,7 @@ class RobustMatching(_Hardened):
             lambda i: runs.network(i).requires_grad_(False), self.networks
         )
         if self.attacked:
-            hardened = OnAttacked(_one_objective(plan, self.of), self.adversary(real), flat)
-            plan = dataclasses.replace(plan, objective=hardened)
+            plan = dataclasses.replace(plan, objective=_attacked(plan.objective, self.adversary(real), flat))
         if self.students == "own":
             return plan
         plain = isinstance(plan.students, dd.FreshStudents | dd.AlternatingStudents)
@@ -200,10 +199,14 @@ class RobustMatching(_Hardened):
         )
 
 
-def _one_objective(plan: dd.Plan[Any], name: str) -> dd.Objective[Any]:
-    if isinstance(plan.objective, dd.Schedule):
-        raise ValueError(f"recipe must have one objective for all steps, got {name} with a schedule of them")
-    return plan.objective
+def _attacked(
+    objective: dd.Objective[Any] | dd.Schedule[Any],
+    adversary: dd.Adversary,
+    victims: dd.FixedTeachers[nn.Module],
+) -> dd.Objective[Any] | dd.Schedule[Any]:
+    if isinstance(objective, dd.Schedule):
+        return dd.Schedule(lambda step: OnAttacked(objective.at(step), adversary, victims))
+    return OnAttacked(objective, adversary, victims)
 
 
 @final
