@@ -1,0 +1,1 @@
+"""Robust sets, an honest robustness judge, and backdoors."""
