@@ -23,8 +23,8 @@ _CONSISTENT = 1.4826
 def outlier_indices(values: Tensor) -> Tensor:
     """Return by how many deviations each value lies above the median, (K,); the deviation is 1.4826 MAD.
 
-    Values that are not numbers have the index 0 and count for nothing. Where half of the values are the same there is
-    no deviation: whatever lies above them then has an infinite index.
+    Values that are not numbers have the index 0 and count for nothing. Where more than half of the values are the same
+    there is no deviation to compare with, and all indices are 0.
 
     Args:
         values: (K,), higher is more suspicious.
@@ -32,13 +32,14 @@ def outlier_indices(values: Tensor) -> Tensor:
     References:
         Wang et al., "Neural Cleanse", S&P 2019, who call 2 and above an anomaly (of sizes *below* the median).
     """
-    known = values[~values.isnan()]
+    known = values[~values.isnan()].double()
     if len(known) == 0:
         return torch.zeros_like(values)
-    centre = known.double().quantile(0.5)
-    above = values.double() - centre
-    deviation = _CONSISTENT * (known.double() - centre).abs().quantile(0.5)
-    return torch.nan_to_num(above / deviation, nan=0.0, posinf=torch.inf, neginf=-torch.inf).to(values.dtype)
+    centre = known.quantile(0.5)
+    deviation = _CONSISTENT * (known - centre).abs().quantile(0.5)
+    if deviation == 0:
+        return torch.zeros_like(values)
+    return torch.nan_to_num((values.double() - centre) / deviation, nan=0.0).to(values.dtype)
 
 
 @final

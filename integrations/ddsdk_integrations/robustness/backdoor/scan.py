@@ -190,16 +190,16 @@ def scan(
     require_rng(rng)
     require_count("images", images)
     require(distilled.num_classes >= 3, "distilled", "have 3 classes or more", distilled.num_classes)
-    nets = (
-        trained_on(distilled, networks=networks, rng=dd.derive(rng, "networks"), evaluation=evaluation)
-        if isinstance(networks, int)
-        else list(networks)
-    )
     own = (distilled.unit_images(), distilled.owner)
     onto, whose = own, f"{len(own[0])} images of the set itself"
     if clean is not None:
         onto = _trusted(distilled, clean, images, dd.derive(rng, "images"))
         whose = f"{len(onto[0])} trusted images"
+    nets = (
+        trained_on(distilled, networks=networks, rng=dd.derive(rng, "networks"), evaluation=evaluation)
+        if isinstance(networks, int)
+        else list(networks)
+    )
     side = max(2, min(distilled.images.shape[2:]) // 4) if size is None else size
     return _judged(
         distilled,
