@@ -43,8 +43,8 @@ class Thresholds:
         ValueError: If one is not positive.
     """
 
-    inversion: float = 2.0
-    pasting: float = 0.25
+    inversion: float = 3.0
+    pasting: float = 0.3
     spectrum: float = 3.0
 
     def __post_init__(self) -> None:
