@@ -211,6 +211,9 @@ def test_a_network_without_enough_channels_or_layers_is_refused(real):
         )
     with pytest.raises(ValueError, match="network must have a layer of weights"):
         optimised_trigger(nn.Flatten(), poisoned, trigger, Doorping(), dd.generator(0))
+    odd = Network(nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.ZeroPad1d(1)), nn.Linear(5, 10))
+    with pytest.raises(ValueError, match="network must have features in 3 channels"):
+        optimised_trigger(odd, poisoned, trigger, Doorping(), dd.generator(0))
     with pytest.raises(ValueError, match="rounds must be at least 1"):
         distil_doorping(
             recipes()["dm"],

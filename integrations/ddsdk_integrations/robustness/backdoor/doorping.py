@@ -24,12 +24,15 @@ __all__ = ["Doorping", "DoorpingStudents", "Opened", "TrainedVictims", "distil_d
 
 S = TypeVar("S")
 _MARGIN = 1e-3
+"""Colours are moved as logits, which have no end at 0 and 1."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Doorping:
-    """How a trigger follows the networks of a run. The defaults are those of the authors' code.
+    """How a trigger follows the networks of a run.
+
+    Aim, neurons, factor, bound, rate and steps are those of the authors' code, which follows every network update.
 
     Attributes:
         aim: ``"neuron"``: raise the response of the features with the largest incoming weights to `factor` times what
@@ -81,7 +84,8 @@ def optimised_trigger(
         rng: Chooses the images.
 
     Raises:
-        ValueError: If the aim is ``"neuron"`` and the network has no layer of weights before its head.
+        ValueError: If the aim is ``"neuron"`` and the network has no layer of weights before its head, fewer channels
+            than `neurons`, or features that are not those of its channels.
 
     Cost: `settings.steps` forward and backward passes over `settings.images` images.
     """
@@ -115,6 +119,8 @@ class _Answer:
             return cross_entropy(self._network(x), target)
         layers, chosen = self._channels
         features = self._network.embed(x)  # type: ignore[operator]
+        rule = f"have features in {layers} channels, as its last layer of weights"
+        require(features.shape[1] % layers == 0, "network", rule, features.shape[1])
         response = features.reshape(len(x), layers, -1)[:, chosen].mean(2)
         if self._wanted is None:
             self._wanted = self._settings.factor * response.detach()
@@ -181,6 +187,9 @@ class DoorpingStudents(Generic[S]):
         poisoned: What is distilled; it is stamped again in place, and so may be given to one run only.
         trigger: Where it starts.
         settings: How it is optimised.
+
+    Differences from the published algorithm: colours are moved as logits, so they stay in the unit range; the response
+    is the mean over places of a channel and over stamped images.
 
     References:
         Liu et al., "Backdoor Attacks Against Dataset Distillation", NDSS 2023, arXiv:2301.01197: DOORPING.

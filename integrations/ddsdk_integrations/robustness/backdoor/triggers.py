@@ -190,17 +190,18 @@ def attack_success(
     share of it (10 points with ten classes).
 
     Args:
-        networks: Map (B, C, H, W) in the value space of `test` to logits (B, K).
+        networks: Map (B, C, H, W) in the value space of `test` to logits (B, K); in eval mode where that matters.
         test: Held-out images.
         trigger: In the unit range; stamped before the preprocessing.
         target: Class id.
 
     Raises:
-        ValueError: If there is no network, or `target` is no class.
+        ValueError: If there is no network or no image of another class, or `target` is no class.
     """
     require(len(networks) > 0, "networks", "hold at least one network", len(networks))
     _require_class("target", target, test.num_classes)
     others = torch.nonzero(test.labels.cpu() != target).flatten()
+    require(len(others) > 0, "test", f"hold images of other classes than {target}", len(others))
     plain = unit_images(test, others)
     stamped = trigger.stamp(plain)
     shares = [
