@@ -15,6 +15,7 @@ require_library("pyautoattack", feature="The robustness judge", package="pyautoa
 
 from ddsdk_integrations.robustness.adversary import PixelAdversary  # noqa: E402
 from ddsdk_integrations.robustness.attacks import FGSM, PGD, Attack, ascend, surviving  # noqa: E402
+from ddsdk_integrations.robustness.backdoor import Scan, Trigger, attack_success, poison, scan  # noqa: E402
 from ddsdk_integrations.robustness.judge import RobustnessJudge, Trial  # noqa: E402
 from ddsdk_integrations.robustness.library import AutoAttack, square  # noqa: E402
 from ddsdk_integrations.robustness.recipes import (  # noqa: E402
@@ -42,12 +43,17 @@ __all__ = [
     "RobustMatching",
     "Robustness",
     "RobustnessJudge",
+    "Scan",
     "Threat",
     "Transfer",
     "Trial",
+    "Trigger",
     "UnitModel",
     "ascend",
+    "attack_success",
+    "poison",
     "robustness_table",
+    "scan",
     "square",
     "surviving",
     "transfer",

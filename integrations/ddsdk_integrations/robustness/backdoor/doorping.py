@@ -1,0 +1,318 @@
+"""A trigger that is optimised while the set is distilled."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import ddsdk as dd
+from ddsdk.data.sources import Source
+from ddsdk.distill import Students
+from ddsdk.errors import require, require_count, require_rate
+from ddsdk.recipes.base import IterativeRecipe
+from ddsdk.students.alternating import Lesson
+from ddsdk.students.fresh import MakeStudent, enrol
+from ddsdk_integrations.robustness.backdoor.triggers import Poisoned, Trigger
+
+__all__ = ["Doorping", "DoorpingStudents", "Opened", "TrainedVictims", "distil_doorping", "optimised_trigger"]
+
+S = TypeVar("S")
+_MARGIN = 1e-3
+"""Colours are moved as logits, which have no end at 0 and 1."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Doorping:
+    """How a trigger follows the networks of a run.
+
+    Aim, neurons, factor, bound, rate and steps are those of the authors' code, which follows every network update.
+
+    Attributes:
+        aim: ``"neuron"``: raise the response of the features with the largest incoming weights to `factor` times what
+            it was (published). ``"label"``: let the networks take stamped images of other classes for the target.
+        neurons: Channels of the last layer before the head that count; ``"neuron"`` only.
+        factor: See `aim`; ``"neuron"`` only.
+        stop_below: Stop when the loss is below this.
+        lr: Of Adam, on the pixels of the patch.
+        steps: Adam steps at most, each time.
+        every: Steps of the distillation between two times.
+        images: Originals that are stamped in an Adam step, at most.
+
+    Raises:
+        ValueError: If a field is out of range.
+    """
+
+    aim: Literal["neuron", "label"] = "neuron"
+    neurons: int = 1
+    factor: float = 10.0
+    stop_below: float = 0.5
+    lr: float = 0.08
+    steps: int = 1000
+    every: int = 1
+    images: int = 128
+
+    def __post_init__(self) -> None:
+        require(self.aim in ("neuron", "label"), "aim", "be 'neuron' or 'label'", self.aim)
+        for name in ("neurons", "steps", "every", "images"):
+            require_count(name, getattr(self, name))
+        for name in ("factor", "lr"):
+            require_rate(name, getattr(self, name))
+        require(self.stop_below >= 0, "stop_below", "not be negative", self.stop_below)
+
+
+def optimised_trigger(
+    network: nn.Module,
+    poisoned: Poisoned,
+    trigger: Trigger,
+    settings: Doorping,
+    rng: torch.Generator,
+) -> Trigger:
+    """Return `trigger` with the colours that the network answers to; its place stays.
+
+    Args:
+        network: Maps images of the value space to logits; for the aim ``"neuron"`` a network of the catalogue.
+        poisoned: Its originals are stamped.
+        trigger: Where to start.
+        settings: What the network shall answer.
+        rng: Chooses the images.
+
+    Raises:
+        ValueError: If the aim is ``"neuron"`` and the network has no layer of weights before its head, fewer channels
+            than `neurons`, or features that are not those of its channels.
+
+    Cost: `settings.steps` forward and backward passes over `settings.images` images.
+    """
+    picked = torch.randperm(len(poisoned.originals), generator=rng)[: settings.images]
+    originals = poisoned.originals[picked.to(poisoned.originals.device)]
+    patch = trigger.patch.detach().to(originals.device).clamp(_MARGIN, 1 - _MARGIN).logit().requires_grad_()
+    optimizer = torch.optim.Adam([patch], lr=settings.lr)
+    answer = _Answer(network, poisoned, settings)
+    for _ in range(settings.steps):
+        shown = dataclasses.replace(trigger, patch=patch.sigmoid()).stamp(originals)
+        loss = answer(shown)
+        if float(loss.detach()) < settings.stop_below:
+            break
+        (patch.grad,) = torch.autograd.grad(loss, [patch])
+        optimizer.step()
+    return dataclasses.replace(trigger, patch=patch.detach().sigmoid().cpu())
+
+
+class _Answer:
+    """The loss of an aim on one network."""
+
+    def __init__(self, network: nn.Module, poisoned: Poisoned, settings: Doorping) -> None:
+        self._network, self._poisoned, self._settings = network, poisoned, settings
+        self._channels = _largest_channels(network, settings.neurons) if settings.aim == "neuron" else None
+        self._wanted: Tensor | None = None
+
+    def __call__(self, unit: Tensor) -> Tensor:
+        x = self._poisoned.data.preprocess(unit)
+        if self._channels is None:
+            target = torch.full((len(x),), self._poisoned.target, device=x.device)
+            return cross_entropy(self._network(x), target)
+        layers, chosen = self._channels
+        features = self._network.embed(x)  # type: ignore[operator]
+        rule = f"have features in {layers} channels, as its last layer of weights"
+        require(features.shape[1] % layers == 0, "network", rule, features.shape[1])
+        response = features.reshape(len(x), layers, -1)[:, chosen].mean(2)
+        if self._wanted is None:
+            self._wanted = self._settings.factor * response.detach()
+        loss: Tensor = (response - self._wanted).square().mean()
+        return loss
+
+
+def _largest_channels(network: nn.Module, count: int) -> tuple[int, Tensor]:
+    """Return how many channels the last layer before the head has, and those with the largest incoming weights."""
+    body = getattr(network, "body", None)
+    weights = [] if body is None else [p for p in body.parameters() if p.ndim >= 2]
+    require(bool(weights), "network", "have a layer of weights before its head", type(network).__name__)
+    size = weights[-1].detach().flatten(1).abs().sum(1)
+    require(count <= len(size), "neurons", f"be at most the {len(size)} of the last layer", count)
+    return len(size), size.topk(count).indices
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class TrainedVictims:
+    """A supply of networks that were trained on the synthetic set as it is now, each from a new start.
+
+    What a victim will train; the students of a recipe may be others, or random.
+
+    Attributes:
+        make_student: Builds a network from a generator.
+        lesson: How it trains.
+        lr: Of SGD with momentum 0.9.
+    """
+
+    make_student: MakeStudent
+    lesson: Lesson = dd.OnSynthetic(epochs=40)  # noqa: RUF009 - a frozen value
+    lr: float = 0.03
+
+    def __post_init__(self) -> None:
+        require_rate("lr", self.lr)
+
+    def next(self, real: Source, syn: dd.SyntheticSet, rng: torch.Generator) -> nn.Module:
+        """Return a new network after its lesson."""
+        network = enrol(self.make_student, real, dd.derive(rng, "start"))
+        optimizer = torch.optim.SGD(network.parameters(), lr=self.lr, momentum=0.9)
+        self.lesson(network, optimizer, real, syn, dd.derive(rng, "lesson"))
+        return network
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: there is no memory from one network to the next."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+
+
+@final
+class DoorpingStudents(Generic[S]):
+    """A supply of students that lets the trigger follow networks of the run, and stamps the poisoned images again.
+
+    It hands out what the supply of a recipe hands out, so it takes the place of any: ``dataclasses.replace(plan,
+    students=...)``.
+
+    Args:
+        students: The recipe's own supply.
+        victims: Gives the networks that the trigger follows, such as `TrainedVictims`. None takes the recipe's own
+            students, which then must be networks.
+        poisoned: What is distilled; it is stamped again in place, and so may be given to one run only.
+        trigger: Where it starts.
+        settings: How it is optimised.
+
+    Differences from the published algorithm: colours are moved as logits, so they stay in the unit range; the response
+    is the mean over places of a channel and over stamped images.
+
+    References:
+        Liu et al., "Backdoor Attacks Against Dataset Distillation", NDSS 2023, arXiv:2301.01197: DOORPING.
+    """
+
+    def __init__(
+        self,
+        students: Students[S],
+        *,
+        poisoned: Poisoned,
+        trigger: Trigger,
+        settings: Doorping,
+        victims: Students[nn.Module] | None = None,
+    ) -> None:
+        self.trigger = trigger
+        self._students, self._victims = students, victims
+        self._poisoned, self._settings = poisoned, settings
+        self._served = 0
+        poisoned.restamp_(trigger)
+
+    def next(self, real: Source, syn: dd.SyntheticSet, rng: torch.Generator) -> S:
+        """Return the recipe's student, after the trigger has followed."""
+        student = self._students.next(real, syn, rng)
+        if self._served % self._settings.every == 0:
+            self._follow(student, real, syn, dd.derive(rng, "trigger"))
+        self._served += 1
+        return student
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of both supplies, the colours of the trigger and how many steps it has seen."""
+        return {
+            "students": self._students.state_dict(),
+            "victims": None if self._victims is None else self._victims.state_dict(),
+            "patch": self.trigger.patch,
+            "served": self._served,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave, and stamp the images so again."""
+        self._students.load_state_dict(state["students"])
+        if self._victims is not None:
+            self._victims.load_state_dict(state["victims"])
+        self._served = state["served"]
+        self._stamp(dataclasses.replace(self.trigger, patch=state["patch"]))
+
+    def _follow(self, student: S, real: Source, syn: dd.SyntheticSet, rng: torch.Generator) -> None:
+        network: object = student
+        if self._victims is not None:
+            network = self._victims.next(real, syn, dd.derive(rng, "victims"))
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"students must be networks, or victims be given, got {type(network).__name__}")
+        self._stamp(optimised_trigger(network, self._poisoned, self.trigger, self._settings, rng))
+
+    def _stamp(self, trigger: Trigger) -> None:
+        self.trigger = trigger
+        self._poisoned.restamp_(trigger)
+
+
+class Opened(NamedTuple):
+    """A set with a back door.
+
+    Attributes:
+        distilled: The set.
+        trigger: What opens it.
+    """
+
+    distilled: dd.Distilled
+    trigger: Trigger
+
+
+def distil_doorping(
+    recipe: IterativeRecipe,
+    poisoned: Poisoned,
+    trigger: Trigger,
+    *,
+    settings: Doorping,
+    make_student: MakeStudent,
+    rng: torch.Generator,
+    victims: Students[nn.Module] | None = None,
+    rounds: int = 1,
+) -> Opened:
+    """Run a recipe on poisoned data with a trigger that follows the run.
+
+    A set that starts from real images copies the first colours of the trigger, and steps change them slowly. A second
+    round starts anew with the colours that the first one found.
+
+    A recipe whose students were trained beforehand on the real data (experts of trajectories) keeps those: they know
+    the first trigger only.
+
+    Args:
+        recipe: Any that runs the loop.
+        poisoned: What is distilled; its images change.
+        trigger: Where it starts.
+        settings: How it is optimised.
+        make_student: Builds the recipe's networks.
+        rng: Root of every random number.
+        victims: See `DoorpingStudents`.
+        rounds: Runs, each from the trigger of the one before; the last one's set is the result.
+
+    Raises:
+        ValueError: If `rounds` is below 1, or the data is whitened.
+    """
+    require_count("rounds", rounds)
+    began = time.perf_counter()
+    for _ in range(rounds):
+        poisoned.restamp_(trigger)
+        plan = recipe.plan(poisoned.data, make_student=make_student, rng=dd.derive(rng, "plan"))
+        students = DoorpingStudents(
+            plan.students, poisoned=poisoned, trigger=trigger, settings=settings, victims=victims
+        )
+        plan = dataclasses.replace(plan, students=students)
+        loop = dd.Distillation(plan, poisoned.data, rng=dd.derive(rng, "steps"))
+        for _ in loop:
+            pass
+        trigger = students.trigger
+    distilled = dd.assemble(
+        recipe,
+        loop.result,
+        poisoned.data,
+        evaluation=recipe.evaluation(poisoned.data),
+        rng=rng,
+        seconds=time.perf_counter() - began,
+        make_student=make_student,
+        run=loop.record(),
+    )
+    return Opened(distilled, trigger)

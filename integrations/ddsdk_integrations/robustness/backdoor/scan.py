@@ -1,0 +1,258 @@
+"""Look for a back door in a distilled set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+import ddsdk as dd
+from ddsdk.errors import require, require_count, require_rate, require_rng
+from ddsdk_integrations.robustness.backdoor.inversion import Inversion, invert_triggers, outlier_indices
+from ddsdk_integrations.robustness.backdoor.signatures import pasted_regions, spectral_signatures
+from ddsdk_integrations.robustness.backdoor.triggers import unit_images
+from ddsdk_integrations.robustness.backdoor.victims import trained_on
+
+__all__ = ["LIMITS", "TESTS", "Scan", "Thresholds", "Verdict", "scan"]
+
+LIMITS = (
+    "A scan that finds nothing proves nothing: it knows small patches at one place, and triggers that are spread over "
+    "an image, moved about or made against it pass. Indices compare classes with one another, so with few classes, or "
+    "with several targets, they say little. A natural class may be flagged: look at the masks. Detection rates hold "
+    "for the data and the sizes that they were measured on."
+)
+
+TESTS = ("inversion", "pasting", "spectrum")
+"""Names of the three tests."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Above which a class is suspicious.
+
+    Attributes:
+        inversion: By how many deviations the class's mask is smaller than the median one.
+        pasting: Net share of images of other classes that a square of the set turns into the class.
+        spectrum: By how many deviations the leading direction of its features stands out.
+
+    Raises:
+        ValueError: If one is not positive.
+    """
+
+    inversion: float = 3.0
+    pasting: float = 0.3
+    spectrum: float = 3.0
+
+    def __post_init__(self) -> None:
+        for name in ("inversion", "pasting", "spectrum"):
+            require_rate(name, getattr(self, name))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a scan says of one class.
+
+    Attributes:
+        label: Class id.
+        name: Its name.
+        mask: Size of the smallest trigger that inversion found, in pixels; all of the image where there is none.
+        inversion: See `Thresholds`, as are the next two.
+        pasting: Net share.
+        spectrum: 0 where the class has fewer than 3 images.
+        reasons: Names of the tests that exceed their threshold.
+    """
+
+    label: int
+    name: str
+    mask: float
+    inversion: float
+    pasting: float
+    spectrum: float
+    reasons: tuple[str, ...]
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether a test exceeds its threshold."""
+        return bool(self.reasons)
+
+
+@final
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Scan:
+    """What was found in a set.
+
+    Attributes:
+        verdicts: One for each class.
+        masks: The smallest masks of inversion, (K, 1, H, W).
+        patterns: Their colours in the unit range, (K, C, H, W).
+        thresholds: Which were applied.
+        networks: How many were trained on the set.
+        images: How many images were looked at, and whose they are.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    masks: Tensor
+    patterns: Tensor
+    thresholds: Thresholds
+    networks: int
+    images: str
+
+    @property
+    def suspicious(self) -> tuple[Verdict, ...]:
+        """The verdicts of suspicious classes."""
+        return tuple(one for one in self.verdicts if one.suspicious)
+
+    def highest(self, test: str) -> Verdict:
+        """Return the verdict of the class that looks worst to one test.
+
+        Args:
+            test: One of `TESTS`.
+
+        Raises:
+            ValueError: If there is no such test.
+        """
+        require(test in TESTS, "test", f"be one of {', '.join(TESTS)}", test)
+        return max(self.verdicts, key=lambda one: float(getattr(one, test)))
+
+    def score(self, test: str) -> float:
+        """Return the largest value of a test over the classes.
+
+        Args:
+            test: One of `TESTS`.
+
+        Raises:
+            ValueError: If there is no such test.
+        """
+        return float(getattr(self.highest(test), test))
+
+    def __str__(self) -> str:
+        """Return the report."""
+        named = ", ".join(f"{one.name} ({', '.join(one.reasons)})" for one in self.suspicious)
+        above = self.thresholds
+        lines = [
+            f"suspicious classes: {named or 'none'}",
+            f"{self.networks} networks trained on the set, triggers tried on {self.images}",
+            f"{'class':>16} {'mask, pixels':>13} {'inversion':>10} {'pasting':>8} {'spectrum':>9}",
+            *(_line(one) for one in self.verdicts),
+            f"{'suspicious above':>16} {'':>13} {above.inversion:10.1f} {above.pasting:8.2f} {above.spectrum:9.1f}",
+            LIMITS,
+        ]
+        return "\n".join(lines)
+
+
+def _line(one: Verdict) -> str:
+    mark = " suspicious" if one.suspicious else ""
+    numbers = f"{one.mask:13.1f} {one.inversion:10.1f} {one.pasting:8.2f} {one.spectrum:9.1f}"
+    return f"{one.name[:16]:>16} {numbers}{mark}"
+
+
+def scan(
+    distilled: dd.Distilled,
+    *,
+    rng: torch.Generator,
+    clean: dd.RealData | None = None,
+    evaluation: dd.Evaluation | None = None,
+    networks: int | Sequence[nn.Module] = 3,
+    images: int = 200,
+    size: int | None = None,
+    inversion: Inversion | None = None,
+    thresholds: Thresholds | None = None,
+) -> Scan:
+    """Train networks on a set, and look for a class into which a small patch turns everything else.
+
+    Three tests. Inversion searches for the smallest trigger of each class (Neural Cleanse). Pasting takes the squares
+    of the set's own images that matter most to their class, and tries them on images of other classes. Spectrum looks
+    for a leading direction among the features of a class.
+
+    Args:
+        distilled: The set.
+        rng: Root of networks, choices and starts.
+        clean: Trusted real images of the same classes to try triggers on. None takes the set's own, which say less.
+        evaluation: How networks train; None takes what the set says.
+        networks: How many train; or networks that were trained on the set, as `trained_on` gives them.
+        images: Trusted images at most.
+        size: Side of pasted squares in pixels; None takes a quarter of the image's smaller side, 2 pixels at least.
+        inversion: How triggers are inverted.
+        thresholds: Above which a class is suspicious.
+
+    Returns:
+        A verdict for each class; `str` makes a report of it, which says what a scan cannot see.
+
+    Raises:
+        TypeError: If `rng` is no generator.
+        ValueError: If the set is no set of 3 classes or more, `clean` does not fit it, or a number is out of range.
+    """
+    require_rng(rng)
+    require_count("images", images)
+    require(distilled.num_classes >= 3, "distilled", "have 3 classes or more", distilled.num_classes)
+    own = (distilled.unit_images(), distilled.owner)
+    onto, whose = own, f"{len(own[0])} images of the set itself"
+    if clean is not None:
+        onto = _trusted(distilled, clean, images, dd.derive(rng, "images"))
+        whose = f"{len(onto[0])} trusted images"
+    nets = (
+        trained_on(distilled, networks=networks, rng=dd.derive(rng, "networks"), evaluation=evaluation)
+        if isinstance(networks, int)
+        else list(networks)
+    )
+    side = max(2, min(distilled.images.shape[2:]) // 4) if size is None else size
+    return _judged(
+        distilled,
+        nets,
+        own,
+        onto,
+        whose,
+        size=side,
+        inversion=inversion or Inversion(),
+        thresholds=thresholds or Thresholds(),
+        rng=dd.derive(rng, "inversion"),
+    )
+
+
+def _judged(
+    distilled: dd.Distilled,
+    nets: list[nn.Module],
+    own: tuple[Tensor, Tensor],
+    onto: tuple[Tensor, Tensor],
+    whose: str,
+    *,
+    size: int,
+    inversion: Inversion,
+    thresholds: Thresholds,
+    rng: torch.Generator,
+) -> Scan:
+    classes, space = distilled.num_classes, distilled.preprocess
+    inverted = invert_triggers(nets, *onto, space, settings=inversion, rng=rng)
+    pasted = pasted_regions(nets, own, onto, space, classes, size=size)
+    spectrum = outlier_indices(spectral_signatures(nets, distilled.images, own[1], classes).shares)
+    found = {"inversion": inverted.indices, "pasting": pasted.shares, "spectrum": spectrum}
+    verdicts = []
+    for c, name in enumerate(distilled.class_names):
+        values = {test: float(row[c]) for test, row in found.items()}
+        reasons = tuple(test for test in TESTS if values[test] > getattr(thresholds, test))
+        verdicts.append(Verdict(label=c, name=name, mask=float(inverted.sizes[c]), reasons=reasons, **values))
+    return Scan(
+        verdicts=tuple(verdicts),
+        masks=inverted.masks,
+        patterns=inverted.patterns,
+        thresholds=thresholds,
+        networks=len(nets),
+        images=whose,
+    )
+
+
+def _trusted(
+    distilled: dd.Distilled, clean: dd.RealData, count: int, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    shape = tuple(distilled.images.shape[1:])
+    require(clean.image_shape == shape, "clean", f"have images of shape {shape}", clean.image_shape)
+    names = distilled.class_names
+    require(clean.class_names == names, "clean", f"have the classes {names}", clean.class_names)
+    picked = torch.randperm(len(clean), generator=rng)[:count]
+    device = distilled.images.device
+    return unit_images(clean, picked).to(device), clean.labels[picked.to(clean.device)].to(device)

@@ -1,0 +1,52 @@
+"""Networks that train on a set, as anyone trains them who takes it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import nn
+
+import ddsdk as dd
+from ddsdk.data.sources import Batch
+from ddsdk.errors import require_count
+from ddsdk.judge import train
+from ddsdk.synthetic.labels import read_labels
+
+__all__ = ["trained_on"]
+
+
+def trained_on(
+    distilled: dd.Distilled,
+    *,
+    networks: int,
+    rng: torch.Generator,
+    evaluation: dd.Evaluation | None = None,
+) -> list[nn.Module]:
+    """Return networks that were trained on a set, with frozen weights, in eval mode.
+
+    Args:
+        distilled: The set; its images say on which device they train.
+        networks: How many.
+        rng: Network i derives its initialisation and training from it.
+        evaluation: How they train. None takes what the set says; for a set that is made for a kernel machine, the
+            quick protocol on the class of each image.
+
+    Raises:
+        ValueError: If `networks` is below 1, or the protocol does not fit the set.
+    """
+    require_count("networks", networks)
+    own = dd.Evaluation.from_dict(distilled.evaluation) if evaluation is None else evaluation
+    if own.learner == "kernel":
+        own = dataclasses.replace(dd.Evaluation.quick(""), labels="hard")
+    own, pace = own.with_learned(distilled.learned_lr, distilled.learned_momentum)
+    batch = Batch(distilled.images, read_labels(distilled.labels, own.labels))
+    _, c, h, w = distilled.images.shape
+    make = dd.network_factory(own.network, (c, h, w), distilled.num_classes, **own.network_options)
+    found: list[nn.Module] = []
+    for i in range(networks):
+        network = make(dd.derive(rng, i, "init")).to(distilled.images.device)
+        for _ in train(network, batch, own, dd.derive(rng, i, "train"), pace):
+            pass
+        found.append(network.eval().requires_grad_(False))
+    return found
