@@ -131,8 +131,8 @@ def _dm(ipc: int) -> dd.DM:
 def _bptt(ipc: int) -> dd.RaTBPTT:
     return dd.RaTBPTT(
         ipc=ipc,
-        steps=300,
-        student_steps=15,
+        steps=100,
+        student_steps=10,
         window=5,
         student_lr=3e-3,
         image_lr=0.01,
