@@ -58,6 +58,8 @@ def test_links_lead_somewhere():
         "continual_replay",
         "federated_sets",
         "private_release",
+        "robust_set",
+        "backdoor_scan",
     ],
 )
 def test_examples_run(name, tmp_path, monkeypatch, capsys):
