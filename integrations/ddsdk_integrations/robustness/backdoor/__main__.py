@@ -59,7 +59,7 @@ class Benchmark(CellBenchmark):
     fractions: str = "0.01,0.05,0.2"
     roc_fraction: float = 0.05
     scanned: str = "dm"
-    scanned_attacks: str = "none,white,to the label"
+    scanned_attacks: str = "none,white"
     calibration: str = "10,11,12,13,14,15,16,17,18,19"
     few: int = 2
     ipc: int = 10
