@@ -1,0 +1,148 @@
+"""The benchmark's candidates and data, and how candidates train: what truth and proxies share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+import ddsdk as dd
+from ddsdk.errors import require, require_count, require_rate
+from ddsdk_integrations.nas.convnets import ConvNetSpace
+from ddsdk_integrations.nas.space import Candidate
+
+__all__ = ["Parts", "Setting"]
+
+
+class Parts(NamedTuple):
+    """Images of the benchmark, none of them in two parts.
+
+    Attributes:
+        train: What candidates train on, and what sets are made of.
+        held_out: By which proxies score.
+        test: By which the truth is told.
+    """
+
+    train: dd.RealData
+    held_out: dd.RealData
+    test: dd.RealData
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What truth and proxies share.
+
+    Attributes:
+        candidates: How many of the 720 ConvNets.
+        side: Images are averaged down to so many pixels a side.
+        widths: Of the ConvNets, in place of 32, 64, 128 and 256.
+        train: Training images of each class.
+        held_out: Images of each class for the scores of proxies, from the training images too.
+        epochs: Of the truth.
+        batch_size: Of all training.
+        lr: Of all training, with warm-up and a cosine.
+        truth_seeds: Trainings of each candidate for the truth.
+    """
+
+    candidates: int = 120
+    side: int = 16
+    widths: tuple[int, ...] = (4, 8, 16, 32)
+    train: int = 500
+    held_out: int = 200
+    epochs: int = 5
+    batch_size: int = 50
+    lr: float = 0.05
+    truth_seeds: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("candidates", "train", "held_out", "epochs", "batch_size"):
+            require_count(name, getattr(self, name))
+        require_count("side", self.side, least=16)
+        require_count("truth_seeds", self.truth_seeds, least=2)
+        require_rate("lr", self.lr)
+
+    @property
+    def evaluation(self) -> dd.Evaluation:
+        """How every candidate trains."""
+        return dd.Evaluation(
+            protocol="nas",
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            schedule="cosine",
+            decay=0.0,
+            decay_at=(),
+            warm_up=0.1,
+        )
+
+    @property
+    def steps(self) -> int:
+        """Of the truth, for 10 classes."""
+        return self.epochs * self.evaluation.steps_in_epoch(10 * self.train)
+
+    def space(self, data: dd.RealData) -> ConvNetSpace:
+        """Return the 720 ConvNets for the data."""
+        return ConvNetSpace(image_shape=data.image_shape, num_classes=data.num_classes, widths=self.widths)
+
+    def chosen(self, data: dd.RealData) -> tuple[Candidate, ...]:
+        """Return the candidates: a balanced sample, always the same."""
+        return self.space(data).sample(self.candidates, dd.generator("nas", "candidates"))
+
+    def parts(self, train: dd.RealData, test: dd.RealData) -> Parts:
+        """Return the images.
+
+        Args:
+            train: All training images.
+            test: All test images.
+
+        Raises:
+            ValueError: If a class has too few.
+        """
+        small, small_test = _averaged(train, self.side), _averaged(test, self.side)
+        first, second = [], []
+        for c in range(train.num_classes):
+            index = small.index_of_class(c)
+            need = self.train + self.held_out
+            require(len(index) >= need, "train", f"leave {need} images of class {c}", len(index))
+            order = index[torch.randperm(len(index), generator=dd.generator("nas", "parts", c))]
+            first.append(order[: self.train])
+            second.append(order[self.train : need])
+        kept = small.subset(torch.cat(first))
+        fitted = dd.Preprocess.fit_normalise(kept.images)
+        held_out = small.subset(torch.cat(second))
+        return Parts(*(part.with_preprocess(fitted) for part in (kept, held_out, small_test)))
+
+    def told(self, train: dd.RealData, test: dd.RealData) -> dict[str, Any]:
+        """Return what the truth depends on, JSON values.
+
+        Args:
+            train: All training images.
+            test: All test images.
+        """
+        return {"setting": plain(self), "train": train.fingerprint, "test": test.fingerprint}
+
+
+def plain(setting: Setting) -> dict[str, Any]:
+    """Return a setting as JSON values."""
+    values: Mapping[str, Any] = asdict(setting)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _averaged(data: dd.RealData, side: int) -> dd.RealData:
+    images: Tensor = data.images
+    unit = images.float() / 255 if images.dtype == torch.uint8 else images
+    if min(unit.shape[2:]) > side:
+        unit = adaptive_avg_pool2d(unit, side).clamp(0, 1)
+    return dd.RealData(
+        unit,
+        data.labels,
+        class_names=data.class_names,
+        preprocess=dd.Preprocess.unit(unit.shape[1]),
+        name=data.name,
+        pictures=data.pictures,
+    )
