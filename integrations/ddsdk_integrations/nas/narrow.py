@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,10 +12,11 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 import ddsdk as dd
 from ddsdk.errors import require, require_count, require_rate
+from ddsdk_integrations.nas.cells import Cell, CellSpace, unique
 from ddsdk_integrations.nas.convnets import ConvNetSpace
 from ddsdk_integrations.nas.space import Candidate
 
-__all__ = ["Parts", "Setting"]
+__all__ = ["Parts", "Setting", "plain"]
 
 
 class Parts(NamedTuple):
@@ -38,7 +38,8 @@ class Setting:
     """What truth and proxies share.
 
     Attributes:
-        candidates: How many of the 720 ConvNets.
+        space: ConvNets, or cells of NAS-Bench-201, each in the published network of 16 channels and 15 cells.
+        candidates: How many of the 720 ConvNets, or of the different cells.
         side: Images are averaged down to so many pixels a side.
         widths: Of the ConvNets, in place of 32, 64, 128 and 256.
         train: Training images of each class.
@@ -49,10 +50,11 @@ class Setting:
         truth_seeds: Trainings of each candidate for the truth.
     """
 
-    candidates: int = 120
+    space: Literal["convnets", "cells"] = "convnets"
+    candidates: int = 100
     side: int = 16
     widths: tuple[int, ...] = (4, 8, 16, 32)
-    train: int = 500
+    train: int = 400
     held_out: int = 200
     epochs: int = 5
     batch_size: int = 50
@@ -65,6 +67,7 @@ class Setting:
         require_count("side", self.side, least=16)
         require_count("truth_seeds", self.truth_seeds, least=2)
         require_rate("lr", self.lr)
+        require(self.space in ("convnets", "cells"), "space", "be 'convnets' or 'cells'", self.space)
 
     @property
     def evaluation(self) -> dd.Evaluation:
@@ -80,18 +83,31 @@ class Setting:
             warm_up=0.1,
         )
 
-    @property
-    def steps(self) -> int:
-        """Of the truth, for 10 classes."""
-        return self.epochs * self.evaluation.steps_in_epoch(10 * self.train)
+    def space_of(self, data: dd.RealData) -> ConvNetSpace | CellSpace:
+        """Return the space for the data."""
+        shape, classes = data.image_shape, data.num_classes
+        if self.space == "cells":
+            return CellSpace(image_shape=shape, num_classes=classes)
+        return ConvNetSpace(image_shape=shape, num_classes=classes, widths=self.widths)
 
-    def space(self, data: dd.RealData) -> ConvNetSpace:
-        """Return the 720 ConvNets for the data."""
-        return ConvNetSpace(image_shape=data.image_shape, num_classes=data.num_classes, widths=self.widths)
+    def drawn(self, data: dd.RealData, count: int, purpose: str) -> tuple[Candidate, ...]:
+        """Return candidates, always the same: a balanced sample of the ConvNets, or different cells without twins.
+
+        Args:
+            data: Which they are for.
+            count: How many.
+            purpose: Another one gives another draw.
+        """
+        space, rng = self.space_of(data), dd.generator("nas", purpose)
+        if isinstance(space, ConvNetSpace):
+            return space.sample(count, rng)
+        cells = list(unique(Cell(tuple(one.values())) for one in space.combinations()))
+        require(count <= len(cells), "candidates", f"be at most {len(cells)}", count)
+        return tuple(space.of(cells[i]) for i in torch.randperm(len(cells), generator=rng)[:count].tolist())
 
     def chosen(self, data: dd.RealData) -> tuple[Candidate, ...]:
-        """Return the candidates: a balanced sample, always the same."""
-        return self.space(data).sample(self.candidates, dd.generator("nas", "candidates"))
+        """Return the candidates of the benchmark."""
+        return self.drawn(data, self.candidates, "candidates")
 
     def parts(self, train: dd.RealData, test: dd.RealData) -> Parts:
         """Return the images.

@@ -147,14 +147,14 @@ def rank(
     chosen = named(candidates)
     if store is None:
         with tempfile.TemporaryDirectory() as folder:
-            return rank(
-                chosen, proxy, rng=rng, seeds=seeds, store=folder, executor=executor, name=name
-            )
+            return rank(chosen, proxy, rng=rng, seeds=seeds, store=folder, executor=executor, name=name)
     kept = Store(store)
     signatures = {one.name: network_signature(one.make) for one in chosen}
     shared = {"proxy": dict(proxy.identity), "seed": rng.initial_seed(), "versions": here()}
     units = {
-        (one.name, s): Unit("candidate", {**shared, "name": one.name, "network": signatures[one.name][0]}, (s,))
+        (one.name, s): Unit(
+            "candidate", {**shared, "name": one.name, "network": signatures[one.name][0]}, (s,)
+        )
         for one in chosen
         for s in range(seeds)
     }
@@ -194,7 +194,8 @@ def _score(unit: Unit, _: Mapping[str, bytes], *, proxy: Proxy, makers: Mapping[
 def _result(store: Store, unit: Unit) -> dict[str, float]:
     result = store.read(unit.id)
     assert result is not None  # the executor has said so
-    return strict_json(result)
+    found: dict[str, float] = strict_json(result)
+    return found
 
 
 def network_signature(make: MakeStudent) -> tuple[str, int]:

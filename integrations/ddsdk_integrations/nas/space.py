@@ -92,10 +92,17 @@ class Space(ABC):
         return math.prod(len(levels) for levels in self.choices.values())
 
     @final
+    def combinations(self) -> Iterator[dict[str, Any]]:
+        """Give one level of each factor, in all ways, the last factor quickest."""
+        choices = self.choices
+        for levels in itertools.product(*choices.values()):
+            yield dict(zip(choices, levels, strict=True))
+
+    @final
     def __iter__(self) -> Iterator[Candidate]:
-        """Give all candidates, the last factor quickest."""
-        for levels in itertools.product(*self.choices.values()):
-            yield self.candidate(**dict(zip(self.choices, levels, strict=True)))
+        """Give all candidates in the order of `combinations`."""
+        for choice in self.combinations():
+            yield self.candidate(**choice)
 
     @final
     def sample(self, count: int, rng: torch.Generator) -> tuple[Candidate, ...]:

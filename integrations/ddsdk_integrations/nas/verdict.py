@@ -1,0 +1,244 @@
+"""How well a proxy ranks: rank correlations with intervals, regret of what it picks, and what it cost."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import kendalltau, rankdata
+
+from ddsdk.errors import require, require_count
+from ddsdk_integrations.nas.ranking import Ranking
+
+__all__ = ["Estimate", "Verdict", "bootstrap", "judge", "kendall", "rank_average", "regret", "spearman"]
+
+Numbers = NDArray[np.float64]
+Statistic = Callable[[Numbers, Numbers], float]
+
+
+class Estimate(NamedTuple):
+    """A figure with its interval.
+
+    Attributes:
+        value: Of all candidates; NaN where it is not defined.
+        low: Lower end.
+        high: Upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a ranking is worth.
+
+    Attributes:
+        name: Of the proxy.
+        candidates: How many are judged.
+        spearman: Over all, with its interval.
+        kendall: tau-b, in the same way.
+        top: How many are the top.
+        top_spearman: Over those that are best by the truth.
+        top_kendall: In the same way.
+        regret: Of the candidate that the proxy puts first.
+        regret_of_five: Of the best by the truth among the five that it puts first.
+        seconds: CPU seconds of all candidates.
+        before: CPU seconds before the first one.
+    """
+
+    name: str
+    candidates: int
+    spearman: Estimate
+    kendall: Estimate
+    top: int
+    top_spearman: Estimate
+    top_kendall: Estimate
+    regret: float
+    regret_of_five: float
+    seconds: float
+    before: float
+
+    @property
+    def total(self) -> float:
+        """All CPU seconds, those of a distillation included."""
+        return self.seconds + self.before
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values; what is not defined is None."""
+        return {
+            name: [None if math.isnan(v) else v for v in value] if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
+
+
+def spearman(a: Numbers, b: Numbers) -> float:
+    """Return Pearson's correlation of ranks; equal values share the mean of theirs. NaN if all of one are equal."""
+    x, y = (rankdata(v) - (len(v) + 1) / 2 for v in (a, b))
+    scale = math.sqrt(float(x @ x) * float(y @ y))
+    return float(x @ y) / scale if scale else math.nan
+
+
+def kendall(a: Numbers, b: Numbers) -> float:
+    """Return Kendall's tau-b, which corrects for ties. NaN if all values of one are equal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(kendalltau(a, b).statistic)
+
+
+def _of_top(statistic: Statistic, share: float) -> Statistic:
+    """Return the statistic of the share that is best by the first argument."""
+
+    def of(a: Numbers, b: Numbers) -> float:
+        best = np.argsort(-a, kind="stable")[: top_count(len(a), share)]
+        return statistic(a[best], b[best])
+
+    return of
+
+
+def top_count(candidates: int, share: float) -> int:
+    """Return how many a share is, at least 2."""
+    return max(2, round(share * candidates))
+
+
+def bootstrap(
+    statistic: Statistic,
+    a: Numbers,
+    b: Numbers,
+    *,
+    rng: torch.Generator,
+    draws: int = 1000,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Return a statistic of pairs with its percentile interval.
+
+    Candidates are drawn with replacement, pairs kept together; draws in which the statistic is not defined are left
+    out.
+
+    Args:
+        statistic: Of two arrays (N,).
+        a: (N,).
+        b: (N,).
+        rng: Draws the candidates.
+        draws: How many times.
+        confidence: Of the interval, such as 0.95.
+    """
+    require_count("draws", draws)
+    require(0 < confidence < 1, "confidence", "lie strictly between 0 and 1", confidence)
+    index = torch.randint(len(a), (draws, len(a)), generator=rng).numpy()
+    found = np.array([statistic(a[i], b[i]) for i in index])
+    found = found[~np.isnan(found)]
+    if not len(found):
+        return Estimate(statistic(a, b), math.nan, math.nan)
+    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(statistic(a, b), float(low), float(high))
+
+
+def regret(truth: Numbers, scores: Numbers, count: int = 1) -> float:
+    """Return the best truth of all, less that of the best among the `count` that scores put first.
+
+    Where several tie for the last places, it is the mean over all ways to choose among them.
+
+    Args:
+        truth: (N,).
+        scores: (N,).
+        count: How many are tried in full; all if there are fewer.
+    """
+    require_count("count", count)
+    count = min(count, len(scores))
+    last = np.sort(scores)[::-1][count - 1]
+    sure, tied = truth[scores > last], np.sort(truth[scores == last])
+    chosen, least = count - len(sure), float(sure.max()) if len(sure) else -math.inf
+    # The i-th smallest of t is the best of r chosen ones in C(i, r - 1) of C(t, r) ways, i from 0.
+    ways = [math.comb(i, chosen - 1) for i in range(len(tied))]
+    expected = sum(w * max(least, float(v)) for w, v in zip(ways, tied, strict=True)) / sum(ways)
+    return float(truth.max()) - expected
+
+
+def judge(
+    truth: Ranking,
+    proxy: Ranking,
+    *,
+    rng: torch.Generator,
+    top: float = 0.2,
+    draws: int = 1000,
+    confidence: float = 0.95,
+    above: float | None = None,
+) -> Verdict:
+    """Compare a ranking with the truth.
+
+    Args:
+        truth: Means over its seeds count.
+        proxy: Scores every candidate that counts, in the same way.
+        rng: Of the bootstrap. With equal generators all proxies are judged on the same draws.
+        top: The share that is best by the truth.
+        draws: Of the bootstrap, see `bootstrap`.
+        confidence: Of the intervals.
+        above: Candidates whose truth is not above this are left out, such as those that never learned; None keeps
+            all.
+
+    Raises:
+        ValueError: If the proxy lacks a candidate, or fewer than 3 count.
+    """
+    require(0 < top <= 1, "top", "lie in 0 < value <= 1", top)
+    means, scores = truth.means, proxy.means
+    names = [name for name, value in means.items() if above is None or value > above]
+    missing = [name for name in names if name not in scores]
+    require(not missing, "proxy", "score all candidates of the truth", f"no score of {missing[:3]}")
+    require(len(names) >= 3, "truth", "leave at least 3 candidates", len(names))
+    a, b = (np.array([values[name] for name in names]) for values in (means, scores))
+    seed = rng.initial_seed()
+
+    def told(statistic: Statistic) -> Estimate:
+        same = torch.Generator().manual_seed(seed)
+        return bootstrap(statistic, a, b, rng=same, draws=draws, confidence=confidence)
+
+    return Verdict(
+        name=proxy.name,
+        candidates=len(names),
+        spearman=told(spearman),
+        kendall=told(kendall),
+        top=top_count(len(names), top),
+        top_spearman=told(_of_top(spearman, top)),
+        top_kendall=told(_of_top(kendall, top)),
+        regret=regret(a, b),
+        regret_of_five=regret(a, b, 5),
+        seconds=proxy.seconds,
+        before=proxy.before,
+    )
+
+
+def rank_average(rankings: Sequence[Ranking], name: str = "rank average") -> Ranking:
+    """Return the mean of the ranks that several proxies give, which costs what all of them cost.
+
+    Args:
+        rankings: Of the same candidates; ranks are of means over seeds, equal ones share theirs.
+        name: Of the result.
+
+    Raises:
+        ValueError: If there are none, or their candidates differ.
+    """
+    require(len(rankings) >= 1, "rankings", "hold at least one", len(rankings))
+    names = list(rankings[0].scores)
+    same = all(set(one.scores) == set(names) for one in rankings)
+    require(same, "rankings", "have the same candidates", [len(one.scores) for one in rankings])
+    ranks = [rankdata([one.means[n] for n in names]) for one in rankings]
+    means: Mapping[str, tuple[float, ...]] = {
+        n: (statistics.fmean(float(r[i]) for r in ranks),) for i, n in enumerate(names)
+    }
+    return Ranking(
+        name=name,
+        scores=means,
+        parameters=rankings[0].parameters,
+        seconds=sum(one.seconds for one in rankings),
+        before=sum(one.before for one in rankings),
+    )
