@@ -58,6 +58,7 @@ def test_links_lead_somewhere():
         "continual_replay",
         "federated_sets",
         "private_release",
+        "nas_ranking",
     ],
 )
 def test_examples_run(name, tmp_path, monkeypatch, capsys):

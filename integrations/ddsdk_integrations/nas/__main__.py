@@ -41,8 +41,9 @@ class Benchmark(CellBenchmark):
         early: Steps of early stopping, separated by commas.
         repeats: Trainings of each candidate for a proxy.
         processes: That share the work; 1 works in this one.
-        side: Pixels of a side, to which images are averaged down.
+        side: Pixels of a side, to which images are averaged down or repeated.
         train: Training images of each class.
+        validation: Images of each class, from the training images too, by which proxies score.
         epochs: Of the truth.
     """
 
@@ -59,6 +60,7 @@ class Benchmark(CellBenchmark):
     processes: int = 1
     side: int = Setting.side
     train: int = Setting.train
+    validation: int = Setting.validation
     epochs: int = Setting.epochs
 
     def questions(self, train: dd.RealData) -> list[Question]:  # noqa: ARG002
@@ -76,6 +78,7 @@ class Benchmark(CellBenchmark):
             candidates=self.candidates,
             side=self.side,
             train=self.train,
+            validation=self.validation,
             epochs=self.epochs,
         )
         place = Place(

@@ -40,10 +40,10 @@ class Setting:
     Attributes:
         space: ConvNets, or cells of NAS-Bench-201, each in the published network of 16 channels and 15 cells.
         candidates: How many of the 720 ConvNets, or of the different cells.
-        side: Images are averaged down to so many pixels a side.
+        side: Images are averaged down, or their pixels repeated, to so many a side.
         widths: Of the ConvNets, in place of 32, 64, 128 and 256.
         train: Training images of each class.
-        held_out: Images of each class for the scores of proxies, from the training images too.
+        validation: Images of each class for the scores of proxies, from the training images too.
         epochs: Of the truth.
         batch_size: Of all training.
         lr: Of all training, with warm-up and a cosine.
@@ -55,14 +55,14 @@ class Setting:
     side: int = 16
     widths: tuple[int, ...] = (4, 8, 16, 32)
     train: int = 400
-    held_out: int = 200
+    validation: int = 200
     epochs: int = 5
     batch_size: int = 50
     lr: float = 0.05
     truth_seeds: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("candidates", "train", "held_out", "epochs", "batch_size"):
+        for name in ("candidates", "train", "validation", "epochs", "batch_size"):
             require_count(name, getattr(self, name))
         require_count("side", self.side, least=16)
         require_count("truth_seeds", self.truth_seeds, least=2)
@@ -123,7 +123,7 @@ class Setting:
         first, second = [], []
         for c in range(train.num_classes):
             index = small.index_of_class(c)
-            need = self.train + self.held_out
+            need = self.train + self.validation
             require(len(index) >= need, "train", f"leave {need} images of class {c}", len(index))
             order = index[torch.randperm(len(index), generator=dd.generator("nas", "parts", c))]
             first.append(order[: self.train])
@@ -152,8 +152,7 @@ def plain(setting: Setting) -> dict[str, Any]:
 def _averaged(data: dd.RealData, side: int) -> dd.RealData:
     images: Tensor = data.images
     unit = images.float() / 255 if images.dtype == torch.uint8 else images
-    if min(unit.shape[2:]) > side:
-        unit = adaptive_avg_pool2d(unit, side).clamp(0, 1)
+    unit = adaptive_avg_pool2d(unit, side).clamp(0, 1)
     return dd.RealData(
         unit,
         data.labels,

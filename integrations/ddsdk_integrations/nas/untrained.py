@@ -46,8 +46,8 @@ class ParameterCount:
 class SynFlow:
     """log of the sum of |w dR/dw| over the weights of all convolutions and linear layers.
 
-    R is the sum of the outputs for an image of ones, of the network with the absolute values of all parameters and without
-    its normalisations, in float64. Parameters that no output depends on count zero.
+    R is the sum of the outputs for an image of ones, of the network with the absolute values of all parameters and
+    without its normalisations, in float64. Parameters that no output depends on count zero.
 
     Attributes:
         image_shape: (C, H, W).
