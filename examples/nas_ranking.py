@@ -1,4 +1,4 @@
-"""Rank architectures on a distilled set, in a local pool and on Ray, and ask whether it paid: python examples/nas_ranking.py"""
+"""Rank architectures on a distilled set, in a local pool and on Ray, and ask whether it paid."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_what_a_score_depends_on_is_in_the_identity(pictures, chosen, training):
 
 
 def test_bad_proxies_are_refused(pictures, chosen, training):
-    train, held_out = pictures
+    held_out = pictures[1]
     batch = dd.Batch(chosen.images, chosen.labels)
     good = {"batch": batch, "evaluation": training, "held_out": held_out}
     with pytest.raises(ValueError, match="images of shape"):
@@ -172,7 +172,7 @@ def test_a_candidate_with_an_error_is_left_out_and_listed(proxy, candidates):
     found = rank([*candidates[:2], broken], proxy, rng=dd.generator(0), name="some")
     assert len(found.scores) == 2 and "broken" not in found.scores
     assert set(found.failures) == {"broken"}
-    with pytest.raises(RuntimeError, match="no candidate could be scored: .*Error"):
+    with pytest.raises(RuntimeError, match="no candidate could be scored"):
         rank([broken], proxy, rng=dd.generator(0))
 
 

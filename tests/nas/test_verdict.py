@@ -12,6 +12,7 @@ import scipy.stats
 
 import ddsdk as dd
 from ddsdk_integrations.nas import Ranking, bootstrap, judge, kendall, rank_average, regret, spearman
+from ddsdk_integrations.nas.verdict import _of_top
 
 
 def pairs(n, seed, levels=None):
@@ -33,6 +34,26 @@ def test_rank_correlations_are_those_of_scipy_with_ties_too(n, levels):
         for ours, theirs in ((spearman, scipy.stats.spearmanr), (kendall, scipy.stats.kendalltau)):
             if len(set(a)) > 1 and len(set(b)) > 1:
                 assert ours(a, b) == pytest.approx(theirs(a, b).statistic, abs=1e-12)
+
+
+@pytest.mark.parametrize("levels", [None, 2])
+def test_counts_are_repeated_pairs(levels):
+    a, b = pairs(12, 5, levels)
+    counts = np.random.default_rng(1).multinomial(12, np.ones(12) / 12, size=6)
+    for ours, theirs in ((spearman, scipy.stats.spearmanr), (kendall, scipy.stats.kendalltau)):
+        expected = [theirs(np.repeat(a, w), np.repeat(b, w)).statistic for w in counts]
+        assert ours(a, b, counts.astype(float)) == pytest.approx(np.array(expected), abs=1e-12)
+
+
+def test_the_top_of_a_sample_is_chosen_anew():
+    a, b = pairs(10, 6)
+    counts = np.random.default_rng(2).multinomial(10, np.ones(10) / 10, size=20)
+    found = _of_top(spearman, 0.4)(a, b, counts.astype(float))
+    for w, value in zip(counts, found, strict=True):
+        x, y = np.repeat(a, w), np.repeat(b, w)
+        best = np.argsort(-x, kind="stable")[:4]
+        expected = scipy.stats.spearmanr(x[best], y[best]).statistic if len(set(x[best])) > 1 else math.nan
+        assert value == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
 def test_ties_are_shared_and_not_broken_by_the_order():

@@ -105,25 +105,12 @@ METHODS: dict[str, Method] = {
     "random": Method(make=lambda ipc: dd.BASELINES["random"](ipc=ipc)),
     "herding": Method(make=lambda ipc: dd.BASELINES["herding"](ipc=ipc)),
     "dm": Method(
-        make=lambda ipc: dd.DM(ipc=ipc, steps=500, real_batch=64, augmentation="", image_lr=0.1 * ipc),
+        make=lambda ipc: dd.DM(ipc=ipc, steps=300, real_batch=64, augmentation="", image_lr=0.1 * ipc),
         recipe=True,
     ),
     "dsa": Method(
         make=lambda ipc: dd.DSA(
             ipc=ipc, students=30, steps_per_student=10, student_epochs=2, real_batch=64, augmentation=""
-        ),
-        recipe=True,
-    ),
-    "idm": Method(
-        make=lambda ipc: dd.IDM(
-            ipc=ipc,
-            steps=300,
-            factor=1,
-            queue=8,
-            push_every=10,
-            real_batch=64,
-            student_batch=64,
-            augmentation="",
         ),
         recipe=True,
     ),

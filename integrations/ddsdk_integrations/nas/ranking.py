@@ -145,44 +145,47 @@ def rank(
     require_rng(rng)
     require_count("seeds", seeds)
     chosen = named(candidates)
-    if store is None:
-        with tempfile.TemporaryDirectory() as folder:
-            return rank(chosen, proxy, rng=rng, seeds=seeds, store=folder, executor=executor, name=name)
-    kept = Store(store)
-    signatures = {one.name: network_signature(one.make) for one in chosen}
-    shared = {"proxy": dict(proxy.identity), "seed": rng.initial_seed(), "versions": here()}
-    units = {
-        (one.name, s): Unit(
-            "candidate", {**shared, "name": one.name, "network": signatures[one.name][0]}, (s,)
-        )
-        for one in chosen
-        for s in range(seeds)
-    }
-    compute = partial(_score, proxy=proxy, makers={one.name: one.make for one in chosen})
-    failures = {}
-    for done in (executor or InProcess()).run(kept, list(units.values()), compute):
-        if done.failure is not None:
-            failures[str(done.unit.config["name"])] = f"{done.failure.error}: {done.failure.message}"
-    good = [one.name for one in chosen if one.name not in failures]
-    if not good:
+    with tempfile.TemporaryDirectory() as folder:
+        kept = Store(folder if store is None else store)
+        signatures = {one.name: network_signature(one.make) for one in chosen}
+        shared = {"proxy": dict(proxy.identity), "seed": rng.initial_seed(), "versions": here()}
+        units = {
+            name: [Unit("candidate", {**shared, "name": name, "network": layers}, (s,)) for s in range(seeds)]
+            for name, (layers, _) in signatures.items()
+        }
+        compute = partial(_score, proxy=proxy, makers={one.name: one.make for one in chosen})
+        failures = {}
+        for done in (executor or InProcess()).run(kept, [u for row in units.values() for u in row], compute):
+            if done.failure is not None:
+                failures[str(done.unit.config["name"])] = f"{done.failure.error}: {done.failure.message}"
+        found = {one: [_result(kept, u) for u in row] for one, row in units.items() if one not in failures}
+        took = [kept.timing(unit.id) for row in units.values() for unit in row]
+    if not found:
         raise RuntimeError(f"no candidate could be scored: {next(iter(failures.values()))}")
-    found = {one: [_result(kept, units[one, s]) for s in range(seeds)] for one in good}
-    took = [kept.timing(unit.id) for unit in units.values()]
-    keys = [key for key in found[good[0]][0] if key != "score"]
+    keys = {key for rows in found.values() for row in rows for key in row}
+    columns = {
+        key: {one: tuple(values[key] for values in rows) for one, rows in found.items()}
+        for key in sorted(keys)
+    }
     return Ranking(
         name=name,
-        scores={one: tuple(values["score"] for values in found[one]) for one in good},
-        parameters={one: signatures[one][1] for one in good},
+        scores=columns.pop("score"),
+        parameters={one: signatures[one][1] for one in found},
         seconds=round(sum(timing.cpu_seconds for timing in took if timing is not None), 3),
         before=proxy.seconds,
-        extra={key: {one: tuple(values[key] for values in found[one]) for one in good} for key in keys},
+        extra=columns,
         failures=failures,
     )
 
 
 def _score(unit: Unit, _: Mapping[str, bytes], *, proxy: Proxy, makers: Mapping[str, MakeStudent]) -> bytes:
     name, before = str(unit.config["name"]), torch.get_num_threads()
-    require(unit.config["versions"] == here(), "versions", f"be those of this worker, {here()}", unit.config)
+    require(
+        unit.config["versions"] == here(),
+        "versions",
+        f"be those of this worker, {here()}",
+        unit.config["versions"],
+    )
     key = dd.generator(int(unit.config["seed"]), "candidate", name, int(unit.key[0]))
     torch.set_num_threads(1)
     try:

@@ -21,6 +21,7 @@ _HEAD = (
     "| regret | regret of 5 | CPU s | set, CPU s | early stopping at that cost | the set free |"
 )
 _DRAWS = 1000
+_LEAST = 3
 _LEARNED = 2.0
 """A candidate has learned something where its accuracy is above so many times chance."""
 
@@ -51,20 +52,33 @@ def lines(cells: Sequence[Found], *, above: float | None = None) -> list[Line]:
     Raises:
         ValueError: If there is no truth.
     """
-    whole = [cell for cell in cells if cell["cell"]["method"] == "truth"]
-    require(len(whole) == 1, "cells", "hold one truth", len(whole))
-    told = Ranking.from_dict(whole[0]["ranking"])
-    truth = told.by("test", "truth") if "test" in told.extra else told
+    told, truth = _measured_truth(cells), _truth(cells)
     rows: list[tuple[Mapping[str, Any], Ranking, Ranking]] = []
     blank = {"ipc": 0, "students": "", "steps": 0}
     if truth.seeds > 1:
         first = truth.seed(0)
         rows.append(({**blank, "method": "truth of another seed"}, first, truth.seed(1)))
         rows.append(({**blank, "method": "whole training"}, first, told.seed(1)))
-    rows += [(c["cell"], truth, Ranking.from_dict(c["ranking"])) for c in cells if c is not whole[0]]
+    rows += [(c["cell"], truth, Ranking.from_dict(c["ranking"])) for c in cells if not _is_truth(c)]
     rows += [(told_of, truth, joined) for told_of, joined in _joined(rows)]
     rng = dd.generator("nas", "bootstrap")
     return [Line(cell, judge(by, ranking, rng=rng, draws=_DRAWS, above=above)) for cell, by, ranking in rows]
+
+
+def _is_truth(cell: Found) -> bool:
+    return bool(cell["cell"]["method"] == "truth")
+
+
+def _measured_truth(cells: Sequence[Found]) -> Ranking:
+    whole = [cell for cell in cells if _is_truth(cell)]
+    require(len(whole) == 1, "cells", "hold one truth", len(whole))
+    return Ranking.from_dict(whole[0]["ranking"])
+
+
+def _truth(cells: Sequence[Found]) -> Ranking:
+    """Return the ranking by test images, or by a table."""
+    told = _measured_truth(cells)
+    return told.by("test", "truth") if "test" in told.extra else told
 
 
 def _joined(
@@ -111,18 +125,13 @@ def markdown(cells: Sequence[Found]) -> str:
     Args:
         cells: What `measure` returned.
     """
-    chance = 1 / int(cells[0]["classes"])
-    every, learned = lines(cells), lines(cells, above=_LEARNED * chance)
-    top = every[0].verdict.top
-    parts = [f"{every[0].verdict.candidates} candidates, of which the top are {top}", "", *_table(every)]
-    count = learned[0].verdict.candidates
-    if count < every[0].verdict.candidates:
-        parts += [
-            "",
-            f"{count} candidates whose truth is above {100 * _LEARNED * chance:.0f} %",
-            "",
-            *_table(learned),
-        ]
+    every, floor = lines(cells), _LEARNED / int(cells[0]["classes"])
+    verdict = every[0].verdict
+    parts = [f"{verdict.candidates} candidates, of which the top are {verdict.top}", "", *_table(every)]
+    learned = sum(value > floor for value in _truth(cells).means.values())
+    if _LEAST <= learned < verdict.candidates:
+        told = f"{learned} candidates whose truth is above {100 * floor:.0f} %"
+        parts += ["", told, "", *_table(lines(cells, above=floor))]
     return "\n".join([*parts, ""])
 
 

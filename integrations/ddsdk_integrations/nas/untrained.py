@@ -74,7 +74,9 @@ class SynFlow:
         weights = [layer.weight for layer in network.modules() if isinstance(layer, _WEIGHTED)]
         gradients = torch.autograd.grad(total, weights, allow_unused=True)
         flow = sum(
-            float((w * g).abs().sum()) for w, g in zip(weights, gradients, strict=True) if g is not None
+            float((w.detach() * g).abs().sum())
+            for w, g in zip(weights, gradients, strict=True)
+            if g is not None
         )
         return {"score": math.log(flow) if flow > 0 else -1e300}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, final
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple, final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import kendalltau, rankdata
+from scipy.stats import rankdata
 
 from ddsdk.errors import require, require_count
 from ddsdk_integrations.nas.ranking import Ranking
@@ -20,7 +19,7 @@ from ddsdk_integrations.nas.ranking import Ranking
 __all__ = ["Estimate", "Verdict", "bootstrap", "judge", "kendall", "rank_average", "regret", "spearman"]
 
 Numbers = NDArray[np.float64]
-Statistic = Callable[[Numbers, Numbers], float]
+Statistic = Callable[[Numbers, Numbers, Numbers], Numbers]
 
 
 class Estimate(NamedTuple):
@@ -81,26 +80,63 @@ class Verdict:
         }
 
 
-def spearman(a: Numbers, b: Numbers) -> float:
-    """Return Pearson's correlation of ranks; equal values share the mean of theirs. NaN if all of one are equal."""
-    x, y = (rankdata(v) - (len(v) + 1) / 2 for v in (a, b))
-    scale = math.sqrt(float(x @ x) * float(y @ y))
-    return float(x @ y) / scale if scale else math.nan
+def spearman(a: Numbers, b: Numbers, counts: Numbers | None = None) -> Numbers:
+    """Return Pearson's correlation of ranks; equal values share the mean of theirs.
+
+    Args:
+        a: (N,).
+        b: (N,).
+        counts: How often each pair is there, (D, N), for D samples at once; None for once each.
+
+    Returns:
+        (D,), or a single number; NaN where all values of one are equal.
+
+    Cost: O(D N^2).
+    """
+    w = np.ones((1, len(a))) if counts is None else counts
+    x, y = (_ranks(v, w) for v in (a, b))
+    found = _ratio((w * x * y).sum(1), (w * x * x).sum(1), (w * y * y).sum(1))
+    return found[0] if counts is None else found
 
 
-def kendall(a: Numbers, b: Numbers) -> float:
-    """Return Kendall's tau-b, which corrects for ties. NaN if all values of one are equal."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return float(kendalltau(a, b).statistic)
+def kendall(a: Numbers, b: Numbers, counts: Numbers | None = None) -> Numbers:
+    """Return Kendall's tau-b, which corrects for ties: sum of signs over pairs, by the pairs that are not tied.
+
+    Args:
+        a: As for `spearman`, as are the other arguments.
+        b: (N,).
+        counts: (D, N), or None.
+
+    Returns:
+        As `spearman`.
+    """
+    w = np.ones((1, len(a))) if counts is None else counts
+    x, y = (np.sign(v[:, None] - v) for v in (a, b))
+    found = _ratio(*((w @ m * w).sum(1) for m in (x * y, x * x, y * y)))
+    return found[0] if counts is None else found
+
+
+def _ranks(values: Numbers, w: Numbers) -> Numbers:
+    """Return the rank of each value in each of D samples, less the mean rank, (D, N)."""
+    below = (values < values[:, None]) + (values == values[:, None]) / 2
+    ranks: Numbers = w @ below.T - w.sum(1, keepdims=True) / 2
+    return ranks
+
+
+def _ratio(shared: Numbers, first: Numbers, second: Numbers) -> Numbers:
+    scale = np.sqrt(first * second)
+    return np.divide(shared, scale, out=np.full_like(scale, np.nan), where=scale > 0)
 
 
 def _of_top(statistic: Statistic, share: float) -> Statistic:
-    """Return the statistic of the share that is best by the first argument."""
+    """Return the statistic of the share of each sample that is best by the first argument."""
 
-    def of(a: Numbers, b: Numbers) -> float:
-        best = np.argsort(-a, kind="stable")[: top_count(len(a), share)]
-        return statistic(a[best], b[best])
+    def of(a: Numbers, b: Numbers, counts: Numbers) -> Numbers:
+        order = np.argsort(-a, kind="stable")
+        w = counts[:, order]
+        places = top_count(int(w[0].sum()), share)
+        left = places - (w.cumsum(1) - w)
+        return statistic(a[order], b[order], np.clip(left, 0, w))
 
     return of
 
@@ -125,7 +161,7 @@ def bootstrap(
     out.
 
     Args:
-        statistic: Of two arrays (N,).
+        statistic: Of two arrays (N,) and counts (D, N), such as `spearman`.
         a: (N,).
         b: (N,).
         rng: Draws the candidates.
@@ -134,13 +170,18 @@ def bootstrap(
     """
     require_count("draws", draws)
     require(0 < confidence < 1, "confidence", "lie strictly between 0 and 1", confidence)
-    index = torch.randint(len(a), (draws, len(a)), generator=rng).numpy()
-    found = np.array([statistic(a[i], b[i]) for i in index])
+    n = len(a)
+    index = torch.randint(n, (draws, n), generator=rng)
+    counts = torch.zeros(draws, n, dtype=torch.float64).scatter_add_(
+        1, index, torch.ones(draws, n, dtype=torch.float64)
+    )
+    value = float(statistic(a, b, np.ones((1, n)))[0])
+    found = statistic(a, b, counts.numpy())
     found = found[~np.isnan(found)]
     if not len(found):
-        return Estimate(statistic(a, b), math.nan, math.nan)
+        return Estimate(value, math.nan, math.nan)
     low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Estimate(statistic(a, b), float(low), float(high))
+    return Estimate(value, float(low), float(high))
 
 
 def regret(truth: Numbers, scores: Numbers, count: int = 1) -> float:
