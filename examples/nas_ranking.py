@@ -74,7 +74,7 @@ def main() -> None:
         value, low, high = verdict.spearman
         print(
             f"{ranking.name}: Spearman {value:.2f} ({low:.2f} to {high:.2f}), regret {100 * verdict.regret:.1f} %, "
-            f"{verdict.total:.1f} CPU s"
+            f"{verdict.total:.1f} s"
         )
 
 

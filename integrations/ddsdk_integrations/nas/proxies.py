@@ -147,7 +147,7 @@ def distilled_proxy(
             will train in the end.
         steps: See `TrainedOn`.
         statistics: Real images of which 16 of each class are drawn for batch norm; None for none.
-        seconds: CPU seconds that the set took; None takes those of its provenance.
+        seconds: CPU seconds that the set took; None takes its provenance's word, which is of the wall clock.
         rng: Draws these images.
 
     Raises:
