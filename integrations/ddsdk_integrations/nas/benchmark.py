@@ -66,11 +66,13 @@ class Method:
         make: From images per class to the recipe or baseline of a set.
         untrained: From the parts to a proxy that trains nothing.
         recipe: Whether the set is distilled, and so depends on students.
+        largest: Images per class up to which it is measured.
     """
 
     make: Callable[[int], Any] | None = None
     untrained: Callable[[Parts], Proxy] | None = None
     recipe: bool = False
+    largest: int = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,16 +105,17 @@ METHODS: dict[str, Method] = {
     "gradient norm": Method(untrained=lambda parts: GradientNorm(_batch(parts))),
     "early stopping": Method(),
     "random": Method(make=lambda ipc: dd.BASELINES["random"](ipc=ipc)),
-    "herding": Method(make=lambda ipc: dd.BASELINES["herding"](ipc=ipc)),
+    "herding": Method(make=lambda ipc: dd.BASELINES["herding"](ipc=ipc), largest=10),
     "dm": Method(
         make=lambda ipc: dd.DM(ipc=ipc, steps=300, real_batch=64, augmentation="", image_lr=0.1 * ipc),
         recipe=True,
     ),
     "dsa": Method(
         make=lambda ipc: dd.DSA(
-            ipc=ipc, students=30, steps_per_student=10, student_epochs=2, real_batch=64, augmentation=""
+            ipc=ipc, students=20, steps_per_student=10, student_epochs=2, real_batch=64, augmentation=""
         ),
         recipe=True,
+        largest=10,
     ),
     "rat-bptt": Method(
         make=lambda ipc: dd.RaTBPTT(
@@ -126,6 +129,7 @@ METHODS: dict[str, Method] = {
             augmentation="",
         ),
         recipe=True,
+        largest=10,
     ),
 }
 """Rows of the table. Recipes are short runs of what they are, and see no augmentation, for candidates see none."""
