@@ -34,6 +34,7 @@ class Benchmark(CellBenchmark):
         space: Narrow ConvNets, or cells of NAS-Bench-201 at their published size, which takes a GPU.
         accuracies: Table of the accuracies of cells that is the truth: CSV with a column "arch" and one for each data.
         column: Of the table.
+        fresh_truth: Measure the truth also where it comes with the package.
         device: Where candidates train.
         candidates: How many.
         ipc: Images per class of sets, separated by commas; slow recipes and herding take part up to 10.
@@ -51,6 +52,7 @@ class Benchmark(CellBenchmark):
     space: Literal["convnets", "cells"] = "convnets"
     accuracies: Path | None = None
     column: str = "cifar10"
+    fresh_truth: bool = False
     device: str = "cpu"
     candidates: int = Setting.candidates
     ipc: str = "10,50"
@@ -88,6 +90,7 @@ class Benchmark(CellBenchmark):
             device=self.device,
             accuracies=self.accuracies,
             column=self.column,
+            fresh_truth=self.fresh_truth,
         )
         cells = [Cell(method=TRUTH, repeats=setting.truth_seeds)]
         for name in known_words("methods", self.methods, METHODS):
