@@ -130,7 +130,7 @@ class Evaluation:
         """Epochs of all networks together; a kernel has one round."""
         return self.networks * self.epochs if self.learner == "network" else 1
 
-    def rate_at(self, step: int, per_epoch: int) -> float:
+    def rate_at(self, step: int, per_epoch: float) -> float:
         """Return the learning rate of a step, counted from 0 over all epochs.
 
         With w = warm_up times all n steps, step k < w has the fraction (k + 1) / w of the full rate. A cosine then goes
@@ -138,13 +138,13 @@ class Evaluation:
 
         Args:
             step: From 0.
-            per_epoch: Steps of one epoch.
+            per_epoch: Steps of one epoch; a fraction where the schedule is squeezed into fewer steps.
         """
         total = self.epochs * per_epoch
         warm = round(self.warm_up * total)
         rise = (step + 1) / warm if step < warm else 1.0
         if self.schedule == "steps":
-            return rise * self.rate_in(step // per_epoch)
+            return rise * self.rate_in(int(step // per_epoch))
         passed = max(0, step - warm) / max(1, total - warm)
         return rise * self.lr * (self.decay + (1 - self.decay) * (1 + math.cos(math.pi * passed)) / 2)
 

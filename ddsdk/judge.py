@@ -5,6 +5,7 @@ A set for a kernel machine trains none: kernel ridge regression on it is tested 
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -26,7 +27,15 @@ from ddsdk.networks.catalog import NetworkFactory, network_factory
 from ddsdk.rng import derive
 from ddsdk.synthetic.labels import read_labels
 
-__all__ = ["Progress", "evaluate", "evaluating", "network_accuracy", "train", "trained_network"]
+__all__ = [
+    "Progress",
+    "evaluate",
+    "evaluating",
+    "network_accuracy",
+    "train",
+    "train_steps",
+    "trained_network",
+]
 
 _LEAST_MOMENTUM = 1e-30
 
@@ -104,6 +113,37 @@ def _loss_of(network: nn.Module, loss: Loss, labels: Tensor, x: Tensor) -> Tenso
     return loss(network(x), labels)
 
 
+def train_steps(
+    network: nn.Module, batch: Batch, evaluation: Evaluation, steps: int, rng: torch.Generator
+) -> None:
+    """Train `network` in place for a number of steps, which may be part of a pass or many of them.
+
+    The schedule of the protocol is stretched or squeezed so that it ends with the last step.
+
+    Args:
+        network: Maps (B, C, H, W) to logits (B, K).
+        batch: The whole set, in the value space.
+        evaluation: The protocol; its number of epochs does not count.
+        steps: Of the optimizer, >= 1.
+        rng: Root of order and augmentation; pass i is that of `train`.
+
+    Raises:
+        ValueError: If there is no step.
+    """
+    require_count("steps", steps)
+    augmentation, shuffled = Augmentation(evaluation.augmentation), evaluation.order == "shuffled"
+    optimizer, loss = _optimizer(network, evaluation), LOSSES[evaluation.loss]
+    size, mix = evaluation.batch_size, evaluation.mix
+    passes = (
+        epoch(batch, size, augmentation, derive(rng, "epoch", i), mix=mix, shuffled=shuffled)
+        for i in itertools.count()
+    )
+    network.train()
+    for step, part in enumerate(itertools.islice(itertools.chain.from_iterable(passes), steps)):
+        _set_pace(optimizer, evaluation, Pace(), step, steps / evaluation.epochs)
+        gradient_step(network, optimizer, part, loss)
+
+
 def _optimizer(network: nn.Module, evaluation: Evaluation) -> torch.optim.Optimizer:
     lr, decay = evaluation.lr, evaluation.weight_decay
     if evaluation.optimizer == "adam":
@@ -113,7 +153,7 @@ def _optimizer(network: nn.Module, evaluation: Evaluation) -> torch.optim.Optimi
 
 
 def _set_pace(
-    optimizer: torch.optim.Optimizer, evaluation: Evaluation, pace: Pace, step: int, per_epoch: int
+    optimizer: torch.optim.Optimizer, evaluation: Evaluation, pace: Pace, step: int, per_epoch: float
 ) -> None:
     (group,) = optimizer.param_groups
     group["lr"] = pace.rates[step] if pace.rates else evaluation.rate_at(step, per_epoch)

@@ -60,6 +60,7 @@ def test_links_lead_somewhere():
         "private_release",
         "robust_set",
         "backdoor_scan",
+        "nas_ranking",
     ],
 )
 def test_examples_run(name, tmp_path, monkeypatch, capsys):

@@ -21,7 +21,13 @@ INTEGRATIONS = ROOT / "integrations" / "ddsdk_integrations"
 ADAPTERS = sorted(INTEGRATIONS.rglob("*.py"))
 EVERY_FILE = FILES + ADAPTERS
 # The one library that each integration stands on.
-LIBRARIES = {"continual": "avalanche", "federated": "flwr", "privacy": "opacus", "robustness": "pyautoattack"}
+LIBRARIES = {
+    "continual": "avalanche",
+    "federated": "flwr",
+    "privacy": "opacus",
+    "robustness": "pyautoattack",
+    "nas": "optuna",
+}
 # Loops of Avalanche draw from the global generators, so what runs or resumes one has to set them.
 SETS_GLOBAL_STATE = {"ddsdk_integrations.continual.benchmark", "ddsdk_integrations.continual.resume"}
 

@@ -12,7 +12,10 @@ LIBRARIES = {
     "federated": ("flwr", "flwr", "Federated learning by synthetic sets"),
     "privacy": ("opacus", "opacus", "Private release"),
     "robustness": ("pyautoattack", "pyautoattack", "The robustness judge"),
+    "nas": ("optuna", "optuna", "A search by Optuna"),
 }
+# Where only a part of an integration needs its library, what asks for it.
+ASKS = {"nas": "; ddsdk_integrations.nas.ProxyObjective"}
 
 KNOWN = {module for module, *_ in LIBRARIES.values()}
 
@@ -24,13 +27,20 @@ def python(code):
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_a_missing_library_is_named_with_its_extra(name):
     module, package, feature = LIBRARIES[name]
-    done = python(f"import sys; sys.modules[{module!r}] = None; import ddsdk_integrations.{name}")
+    done = python(
+        f"import sys; sys.modules[{module!r}] = None; import ddsdk_integrations.{name}{ASKS.get(name, '')}"
+    )
     assert done.returncode == 1
     line = done.stderr.strip().splitlines()[-1]
     assert line == (
         f"ddsdk.errors.MissingExtraError: {feature} needs the package {package!r}: "
         f"pip install 'ddsdk[{name}]'"
     )
+
+
+def test_ranking_works_without_the_library_of_the_bridge():
+    done = python("import sys; sys.modules['optuna'] = None; from ddsdk_integrations.nas import judge, rank")
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_core_pulls_in_no_library_of_an_integration():

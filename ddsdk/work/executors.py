@@ -181,6 +181,8 @@ class RayTasks:
         kept, missing = _asked(store, units)
         yield from kept
         task = ray.remote(num_cpus=1, max_retries=self.retries)(compute_timed)
+        # Once for all tasks: what a function holds, such as data, would else travel with each of them.
+        held_there = ray.put(compute)
         graph, running = Graph(store, missing, whole=True), dict[Any, Unit]()
         while len(graph):
             yield from graph.settle()
@@ -188,7 +190,7 @@ class RayTasks:
             for unit in graph.ready():
                 inputs = None if unit.id in held else store.needed(unit)
                 if inputs is not None:
-                    running[task.remote(unit, inputs, compute)] = unit
+                    running[task.remote(unit, inputs, held_there)] = unit
             if not running:
                 continue
             finished, _ = ray.wait(list(running), num_returns=1, timeout=1.0)

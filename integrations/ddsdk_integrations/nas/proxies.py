@@ -1,0 +1,200 @@
+"""Proxies that train a candidate: on a distilled set, on chosen images, or for a while on all of the data."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, final
+
+import torch
+from torch import Tensor
+
+import ddsdk as dd
+from ddsdk.errors import require, require_count
+from ddsdk.inner.fit import accuracy
+from ddsdk.judge import train, train_steps
+from ddsdk.networks.norms import calibrate_batch_norm_
+from ddsdk.students.fresh import MakeStudent
+from ddsdk.synthetic.labels import read_labels
+
+__all__ = ["Proxy", "TrainedOn", "distilled_proxy", "early_stopping", "tensor_hash"]
+
+
+class Proxy(Protocol):
+    """Gives a candidate a score without training it in full. Other processes must be able to unpickle it."""
+
+    @property
+    def seconds(self) -> float:
+        """CPU seconds that were spent before the first candidate, such as those of a distillation."""
+        ...
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Everything that a score depends on beside candidate and generator, JSON values."""
+        ...
+
+    def __call__(self, make: MakeStudent, rng: torch.Generator) -> Mapping[str, float]:
+        """Return ``"score"``, larger for a better candidate, and whatever else was measured."""
+        ...
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedOn:
+    """Train a candidate on a set, and score it by its accuracy on real images that were held out.
+
+    Attributes:
+        batch: What it trains on.
+        evaluation: How; networks and their options do not count.
+        held_out: Real images that neither the set nor the test knows.
+        steps: Of the optimizer; None trains for the epochs of `evaluation`.
+        pace: Rate and momentum of each step, where they were learned with the set; for whole epochs only.
+        statistics: Real images, (B, C, H, W), on which batch norm measures its statistics after the training; None
+            keeps those of the set, which for a small one are poor.
+        test: Where given, the accuracy on it is measured, too, as ``"test"``. It is no part of the score.
+        seconds: CPU seconds that the set took.
+    """
+
+    batch: dd.Batch
+    evaluation: dd.Evaluation
+    held_out: dd.RealData
+    steps: int | None = None
+    pace: dd.Pace = dd.Pace()  # noqa: RUF009 - a tuple, which nobody can change
+    statistics: Tensor | None = None
+    test: dd.RealData | None = None
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        x, y = self.batch
+        shape = self.held_out.image_shape
+        require(tuple(x.shape[1:]) == shape, "batch", f"have images of shape {shape}", tuple(x.shape[1:]))
+        k = self.held_out.num_classes
+        require(tuple(y.shape) == (len(x), k), "batch", f"have {len(x)} rows of {k} labels", tuple(y.shape))
+        require(self.evaluation.learner == "network", "learner", "be 'network'", self.evaluation.learner)
+        if self.steps is not None:
+            require_count("steps", self.steps)
+            require(not any(self.pace), "steps", "be None where each step has a rate of its own", self.steps)
+        if self.statistics is not None:
+            require(len(self.statistics) >= 2, "statistics", "hold at least 2 images", len(self.statistics))
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Hashes of the data, and the protocol."""
+        told = dataclasses.replace(self.evaluation, network="convnet", network_options={}, networks=1)
+        return {
+            "kind": "trained",
+            "set": tensor_hash(*self.batch),
+            "evaluation": told.to_dict() | {"protocol": ""},
+            "steps": self.steps,
+            "pace": [list(values) for values in self.pace],
+            "statistics": None if self.statistics is None else tensor_hash(self.statistics),
+            "held_out": _told(self.held_out),
+            "test": None if self.test is None else _told(self.test),
+        }
+
+    def __call__(self, make: MakeStudent, rng: torch.Generator) -> Mapping[str, float]:
+        """Return the accuracy on held-out images, and on the test where it is given."""
+        network = make(dd.derive(rng, "init")).to(self.batch.x.device)
+        key, shown = dd.derive(rng, "train"), read_labels(self.batch.y, self.evaluation.labels)
+        batch = dd.Batch(self.batch.x, shown)
+        if self.steps is None:
+            for _ in train(network, batch, self.evaluation, key, self.pace):
+                pass
+        else:
+            train_steps(network, batch, self.evaluation, self.steps, key)
+        if self.statistics is not None:
+            calibrate_batch_norm_(network, self.statistics)
+        found = {"score": _accuracy(network, self.held_out)}
+        return found if self.test is None else {**found, "test": _accuracy(network, self.test)}
+
+
+def _accuracy(network: torch.nn.Module, data: dd.RealData) -> float:
+    return accuracy(network, data.batch(torch.arange(len(data))).x, data.labels)
+
+
+def _told(data: dd.RealData) -> list[str]:
+    """Return what names images and the space in which they are seen."""
+    return [data.fingerprint, tensor_hash(data.batch(torch.arange(1)).x)]
+
+
+def tensor_hash(*tensors: Tensor) -> str:
+    """Return the SHA-256 of shapes and values, in hex."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def distilled_proxy(
+    distilled: dd.Distilled,
+    held_out: dd.RealData,
+    *,
+    evaluation: dd.Evaluation | None = None,
+    steps: int | None = None,
+    statistics: dd.RealData | None = None,
+    seconds: float | None = None,
+    rng: torch.Generator,
+) -> TrainedOn:
+    """Return the proxy of any artefact: distilled or chosen images, with hard, soft or learned labels.
+
+    Args:
+        distilled: The set. Learned rates hold where `evaluation` is its own.
+        held_out: Real images for the score; seen in the space of the set.
+        evaluation: How candidates train; None takes the protocol of the set. Ranks are best where this is how they
+            will train in the end.
+        steps: See `TrainedOn`.
+        statistics: Real images of which 16 of each class are drawn for batch norm; None for none.
+        seconds: CPU seconds that the set took; None takes its provenance's word, which is of the wall clock.
+        rng: Draws these images.
+
+    Raises:
+        ValueError: If the set is for a kernel machine and no `evaluation` is given, or does not fit the images.
+    """
+    own = dd.Evaluation.from_dict(distilled.evaluation)
+    pace = dd.Pace()
+    if evaluation is None:
+        evaluation, pace = own.with_learned(distilled.learned_lr, distilled.learned_momentum)
+    seen = held_out.with_preprocess(distilled.preprocess)
+    images = None
+    if statistics is not None:
+        real = statistics.with_preprocess(distilled.preprocess)
+        drawn = [real.of_class(c, 16, dd.derive(rng, "statistics", c)).x for c in range(real.num_classes)]
+        images = torch.cat(drawn)
+    return TrainedOn(
+        batch=dd.Batch(distilled.images.to(seen.device), distilled.labels.to(seen.device)),
+        evaluation=evaluation,
+        held_out=seen,
+        steps=steps,
+        pace=pace if steps is None else dd.Pace(),
+        statistics=images,
+        seconds=float(distilled.provenance.get("seconds", 0.0)) if seconds is None else seconds,
+    )
+
+
+def early_stopping(
+    train: dd.RealData,
+    held_out: dd.RealData,
+    *,
+    evaluation: dd.Evaluation,
+    steps: int | None = None,
+    test: dd.RealData | None = None,
+) -> TrainedOn:
+    """Return the proxy that trains on all of the data for a while; without `steps` it is the truth.
+
+    Args:
+        train: All of the training images.
+        held_out: Real images for the score.
+        evaluation: How candidates train; its schedule is squeezed into `steps`.
+        steps: Of the optimizer; None for all epochs.
+        test: See `TrainedOn`.
+    """
+    return TrainedOn(
+        batch=train.batch(torch.arange(len(train))),
+        evaluation=evaluation,
+        held_out=held_out,
+        steps=steps,
+        test=test,
+    )

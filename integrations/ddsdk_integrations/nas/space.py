@@ -1,0 +1,182 @@
+"""What is ranked: candidates, and spaces of them that know their choices."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import nn
+
+import ddsdk as dd
+from ddsdk.errors import require, require_count
+from ddsdk.networks.catalog import NetworkFactory
+from ddsdk.students.fresh import MakeStudent
+
+__all__ = ["AnyOf", "Candidate", "Space", "named"]
+
+
+@final
+@dataclass(frozen=True)
+class Candidate:
+    """An architecture with a name.
+
+    Attributes:
+        name: Unique among those that are ranked together.
+        make: Builds a network whose weights come from the generator alone; other processes must be able to unpickle
+            it where they are to share the work.
+    """
+
+    name: str
+    make: MakeStudent
+
+
+def named(
+    candidates: Iterable[Candidate | tuple[str, MakeStudent] | MakeStudent],
+) -> tuple[Candidate, ...]:
+    """Return candidates of factories, with the names that they have.
+
+    Args:
+        candidates: Candidates, pairs of a name and a factory, or factories: those of `ddsdk.network_factory`, whose
+            options are the name, or functions.
+
+    Raises:
+        ValueError: If there are none, one has no name, or two have the same.
+    """
+    found = tuple(_named(one) for one in candidates)
+    require(len(found) > 0, "candidates", "hold at least one", len(found))
+    seen: set[str] = set()
+    for one in found:
+        require(one.name not in seen, "candidates", "have different names", one.name)
+        seen.add(one.name)
+    return found
+
+
+def _named(one: Candidate | tuple[str, MakeStudent] | MakeStudent) -> Candidate:
+    if isinstance(one, Candidate):
+        return one
+    if isinstance(one, tuple):
+        name, make = one
+        return Candidate(str(name), make)
+    if isinstance(one, NetworkFactory):
+        options = ", ".join(f"{k} {v}" for k, v in one.options.items())
+        return Candidate(f"{one.name} ({options})", one)
+    name = getattr(one, "__name__", "")
+    require(bool(name) and name != "<lambda>", "candidates", "have names: give (name, factory) pairs", one)
+    return Candidate(name, one)
+
+
+class Space(ABC):
+    """All combinations of some choices, in a fixed order."""
+
+    @property
+    @abstractmethod
+    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+        """The levels of each factor, in the order of the names of candidates."""
+
+    @abstractmethod
+    def candidate(self, **choice: Any) -> Candidate:  # noqa: ANN401
+        """Return the candidate of one level of each factor.
+
+        Raises:
+            ValueError: If a factor is missing or unknown, or has no such level.
+        """
+
+    @final
+    def __len__(self) -> int:
+        """Return the number of combinations."""
+        return math.prod(len(levels) for levels in self.choices.values())
+
+    @final
+    def combinations(self) -> Iterator[dict[str, Any]]:
+        """Give one level of each factor, in all ways, the last factor quickest."""
+        choices = self.choices
+        for levels in itertools.product(*choices.values()):
+            yield dict(zip(choices, levels, strict=True))
+
+    @final
+    def __iter__(self) -> Iterator[Candidate]:
+        """Give all candidates in the order of `combinations`."""
+        for choice in self.combinations():
+            yield self.candidate(**choice)
+
+    @final
+    def sample(self, count: int, rng: torch.Generator) -> tuple[Candidate, ...]:
+        """Draw different candidates in which all levels of each factor are equally frequent, or differ by one.
+
+        Args:
+            count: How many.
+            rng: Orders the levels of each factor on its own.
+
+        Raises:
+            ValueError: If there are not so many.
+        """
+        require_count("count", count)
+        require(count <= len(self), "count", f"be at most {len(self)}", count)
+        if 2 * count > len(self):
+            # The rest of a balanced sample is balanced, and swaps would take long to find the last free places.
+            rest = {one.name for one in self.sample(len(self) - count, rng)} if count < len(self) else set()
+            return tuple(one for one in self if one.name not in rest)
+        columns = {
+            name: _dealt(levels, count, dd.derive(rng, "factor", name))
+            for name, levels in self.choices.items()
+        }
+        drawn = [tuple(column[i] for column in columns.values()) for i in range(count)]
+        _part_twins(drawn, dd.derive(rng, "twins"))
+        return tuple(self.candidate(**dict(zip(columns, one, strict=True))) for one in drawn)
+
+    @final
+    def check(self, choice: Mapping[str, Any]) -> None:
+        """Raise ValueError unless there is one known level for each factor."""
+        require(set(choice) == set(self.choices), "choice", f"name {list(self.choices)}", sorted(choice))
+        for name, levels in self.choices.items():
+            require(choice[name] in levels, name, f"be one of {list(levels)}", choice[name])
+
+
+def _dealt(levels: tuple[Any, ...], count: int, rng: torch.Generator) -> list[Any]:
+    """Return each level equally often, in random order; which ones come once more is random."""
+    first = torch.randperm(len(levels), generator=rng).tolist()
+    order = torch.randperm(count, generator=rng).tolist()
+    return [levels[first[i % len(levels)]] for i in order]
+
+
+def _part_twins(drawn: list[tuple[Any, ...]], rng: torch.Generator) -> None:
+    """Exchange one factor of each repeated draw with that of another one, until all differ; counts stay."""
+    factors, seen = len(drawn[0]), set[tuple[Any, ...]]()
+    twins = [i for i, one in enumerate(drawn) if one in seen or seen.add(one)]  # type: ignore[func-returns-value]
+    while twins:
+        i = twins.pop()
+        if drawn.count(drawn[i]) == 1:
+            continue
+        j = int(torch.randint(len(drawn), (), generator=rng))
+        f = int(torch.randint(factors, (), generator=rng))
+        one, other = list(drawn[i]), list(drawn[j])
+        one[f], other[f] = other[f], one[f]
+        swapped = tuple(one), tuple(other)
+        if not any(s in drawn for s in swapped):
+            drawn[i], drawn[j] = swapped
+        twins.append(i)
+
+
+@final
+@dataclass(frozen=True)
+class AnyOf:
+    """A factory that draws one of several architectures each time: students of many kinds for a recipe.
+
+    Attributes:
+        factories: At least one.
+    """
+
+    factories: tuple[Callable[[torch.Generator], nn.Module], ...]
+
+    def __post_init__(self) -> None:
+        require(len(self.factories) >= 1, "factories", "hold at least one", len(self.factories))
+
+    def __call__(self, rng: torch.Generator) -> nn.Module:
+        """Return a network of one of them; which one, and its weights, come from `rng`."""
+        which = int(torch.randint(len(self.factories), (), generator=dd.derive(rng, "which")))
+        return self.factories[which](dd.derive(rng, "weights"))

@@ -1,0 +1,109 @@
+"""The bridge to Optuna, ``pip install 'ddsdk[nas]'``: search a space with a proxy as the objective of a study."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+
+import ddsdk as dd
+from ddsdk.errors import require_count, require_rng
+from ddsdk_integrations._require import require_library
+from ddsdk_integrations.nas.proxies import Proxy
+from ddsdk_integrations.nas.ranking import Ranking
+from ddsdk_integrations.nas.space import Space
+
+require_library("optuna", feature="A search by Optuna", package="optuna", extra="nas")
+
+import optuna  # noqa: E402
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+__all__ = ["ProxyObjective", "add_ranking", "distributions"]
+
+
+def distributions(space: Space) -> Mapping[str, BaseDistribution]:
+    """Return a categorical distribution for each factor of a space."""
+    return {
+        name: optuna.distributions.CategoricalDistribution(levels) for name, levels in space.choices.items()
+    }
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ProxyObjective:
+    """What `optuna.Study.optimize` takes: a trial draws a candidate, the proxy scores it, larger is better.
+
+    After each seed the mean so far is reported, so a pruner can stop a poor candidate early. A trial keeps the
+    candidate's name as its attribute ``"candidate"``.
+
+    Attributes:
+        space: What trials draw from.
+        proxy: Gives the scores.
+        rng: Root; a candidate has the seeds that `rank` would give it, so it scores the same in both.
+        seeds: Scores of a trial.
+        parameters: Whether the number of parameters is a second value, for a study with the directions ``"maximize"``
+            and ``"minimize"``. Optuna prunes no such trial.
+    """
+
+    space: Space
+    proxy: Proxy
+    rng: torch.Generator
+    seeds: int = 1
+    parameters: bool = False
+
+    def __post_init__(self) -> None:
+        require_rng(self.rng)
+        require_count("seeds", self.seeds)
+
+    def __call__(self, trial: optuna.Trial) -> float | tuple[float, int]:
+        """Return the mean score, and the number of parameters where it was asked for.
+
+        Raises:
+            optuna.TrialPruned: If the study's pruner says so.
+        """
+        choice: dict[str, Any] = {
+            name: trial.suggest_categorical(name, levels) for name, levels in self.space.choices.items()
+        }
+        candidate = self.space.candidate(**choice)
+        trial.set_user_attr("candidate", candidate.name)
+        scores: list[float] = []
+        for s in range(self.seeds):
+            key = dd.generator(self.rng.initial_seed(), "candidate", candidate.name, s)
+            scores.append(self.proxy(candidate.make, key)["score"])
+            if not self.parameters:
+                trial.report(statistics.fmean(scores), s)
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+        mean = statistics.fmean(scores)
+        if not self.parameters:
+            return mean
+        network = candidate.make(dd.derive(self.rng, "size"))
+        return mean, sum(p.numel() for p in network.parameters())
+
+
+def add_ranking(study: optuna.Study, space: Space, ranking: Ranking) -> int:
+    """Add what a ranking has scored to a study, as finished trials, and return how many there were.
+
+    Args:
+        study: With one value, which is maximised.
+        space: Of the ranking; candidates that it does not have are passed over. All its names are walked through.
+        ranking: Of any proxy.
+    """
+    means, told, added = ranking.means, distributions(space), 0
+    for choice in space.combinations():
+        name = space.candidate(**choice).name
+        if name in means:
+            trial = optuna.trial.create_trial(
+                params=dict(choice),
+                distributions=dict(told),
+                value=means[name],
+                user_attrs={"candidate": name},
+            )
+            study.add_trial(trial)
+            added += 1
+    return added

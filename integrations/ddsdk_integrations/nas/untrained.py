@@ -1,0 +1,169 @@
+"""Scores of networks that nobody trains: size, synflow, NASWOT and the norm of a gradient."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+import ddsdk as dd
+from ddsdk.errors import require
+from ddsdk.inner.fit import batch_gradient
+from ddsdk.students.fresh import MakeStudent
+from ddsdk_integrations.nas.proxies import tensor_hash
+
+__all__ = ["GradientNorm", "NasWot", "ParameterCount", "SynFlow"]
+
+_WEIGHTED = (nn.Conv2d, nn.Linear)
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+_ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Sigmoid)
+
+
+@final
+@dataclass(frozen=True)
+class ParameterCount:
+    """The number of parameters: what every other score has to beat."""
+
+    seconds: ClassVar[float] = 0.0
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Its name."""
+        return {"kind": "parameters"}
+
+    def __call__(self, make: MakeStudent, rng: torch.Generator) -> Mapping[str, float]:
+        """Return the count."""
+        return {"score": float(sum(p.numel() for p in make(rng).parameters()))}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SynFlow:
+    """log of the sum of |w dR/dw| over the weights of all convolutions and linear layers.
+
+    R is the sum of the outputs for an image of ones, of the network with the absolute values of all parameters and
+    without its normalisations, in float64. Parameters that no output depends on count zero.
+
+    Attributes:
+        image_shape: (C, H, W).
+
+    References:
+        Tanaka et al., NeurIPS 2020, arXiv 2006.05467; as a score: Abdelfattah et al., ICLR 2021, arXiv 2101.08134.
+    """
+
+    image_shape: tuple[int, int, int]
+    seconds: ClassVar[float] = 0.0
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Its name and the shape."""
+        return {"kind": "synflow", "shape": list(self.image_shape)}
+
+    def __call__(self, make: MakeStudent, rng: torch.Generator) -> Mapping[str, float]:
+        """Return the logarithm of the flow; -infinity is reported as the least finite number."""
+        network = _without_norms(copy.deepcopy(make(rng))).double()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.abs_()
+        total = network(torch.ones(1, *self.image_shape, dtype=torch.float64)).sum()
+        weights = [layer.weight for layer in network.modules() if isinstance(layer, _WEIGHTED)]
+        gradients = torch.autograd.grad(total, weights, allow_unused=True)
+        flow = sum(
+            float((w.detach() * g).abs().sum())
+            for w, g in zip(weights, gradients, strict=True)
+            if g is not None
+        )
+        return {"score": math.log(flow) if flow > 0 else -1e300}
+
+
+def _without_norms(network: nn.Module) -> nn.Module:
+    for name, child in network.named_children():
+        setattr(network, name, nn.Identity() if isinstance(child, _NORMS) else _without_norms(child))
+    return network
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class NasWot:
+    """log |det K| of how often two images lie on the same side of the units of a network at its initialisation.
+
+    K_ij counts the inputs of all activations that are positive for both images i and j, or for neither. The paper has
+    ReLU only; for the sigmoid the same side means the same half of its range. Batch norm takes the statistics of the
+    batch.
+
+    Attributes:
+        x: Real images, (B, C, H, W), B >= 2, without copies of one.
+
+    References:
+        Mellor et al., ICML 2021, arXiv 2006.04647.
+    """
+
+    x: Tensor
+    seconds: ClassVar[float] = 0.0
+
+    def __post_init__(self) -> None:
+        require(len(self.x) >= 2, "x", "hold at least 2 images", len(self.x))
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Its name and the images."""
+        return {"kind": "naswot", "x": tensor_hash(self.x)}
+
+    @torch.no_grad()
+    def __call__(self, make: MakeStudent, rng: torch.Generator) -> Mapping[str, float]:
+        """Return the log determinant; that of a singular kernel is reported as the least finite number.
+
+        Raises:
+            ValueError: If the network has no activation layer.
+        """
+        network = make(rng).to(self.x.device).train()
+        kernel = torch.zeros(len(self.x), len(self.x), dtype=torch.float64, device=self.x.device)
+
+        def count(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG001
+            side = (inputs[0] > 0).flatten(1).to(torch.float32)
+            kernel.add_((side @ side.T + (1 - side) @ (1 - side).T).double())
+
+        layers = [layer for layer in network.modules() if isinstance(layer, _ACTIVATIONS)]
+        require(bool(layers), "make", "build a network with ReLU, LeakyReLU or Sigmoid layers", type(network))
+        # Before the layer, which may work in place.
+        hooks = [layer.register_forward_pre_hook(count) for layer in layers]
+        network(self.x)
+        for hook in hooks:
+            hook.remove()
+        sign, value = torch.linalg.slogdet(kernel)
+        return {"score": float(value) if float(sign) > 0 and math.isfinite(value) else -1e300}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class GradientNorm:
+    """Sum over convolutions and linear layers of the norm of the loss' gradient by their weights, before training.
+
+    The loss is the mean cross-entropy of one batch.
+
+    Attributes:
+        batch: Real images and labels.
+
+    References:
+        Abdelfattah et al., ICLR 2021, arXiv 2101.08134.
+    """
+
+    batch: dd.Batch
+    seconds: ClassVar[float] = 0.0
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Its name and the batch."""
+        return {"kind": "gradient norm", "batch": tensor_hash(*self.batch)}
+
+    def __call__(self, make: MakeStudent, rng: torch.Generator) -> Mapping[str, float]:
+        """Return the sum of norms."""
+        network = make(rng).to(self.batch.x.device).train()
+        batch_gradient(network, self.batch)
+        weights = [layer.weight for layer in network.modules() if isinstance(layer, _WEIGHTED)]
+        return {"score": sum(float(w.grad.norm()) for w in weights if w.grad is not None)}
