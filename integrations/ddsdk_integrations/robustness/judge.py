@@ -151,13 +151,19 @@ class RobustnessJudge:
             seconds=time.perf_counter() - began,
         )
 
+    @property
+    def _checks(self) -> list[Trial]:
+        """Few steps at the last radius, which more steps must beat, and a radius at which nothing may be left."""
+        known = any(trial.attack == _WEAK for trial in self.trials)
+        few = [] if known else [Trial(_WEAK, self.radii[-1:])]
+        return [*few, Trial(_WEAK, (LARGE_RADIUS[self.norm],))]
+
     def _on(
         self, model: UnitModel, network: int, x: Tensor, labels: Tensor, rng: torch.Generator
     ) -> list[Outcome]:
         """Return what the trials and the checks leave of one network."""
         found = []
-        checks = (Trial(_WEAK, self.radii[-1:]), Trial(_WEAK, (LARGE_RADIUS[self.norm],)))
-        for trial in (*self.trials, *checks):
+        for trial in (*self.trials, *self._checks):
             if trial.networks is not None and network >= trial.networks:
                 continue
             shown, truth = x[: trial.images], labels[: trial.images]
