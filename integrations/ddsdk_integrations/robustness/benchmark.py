@@ -260,8 +260,15 @@ def _part(real: dd.RealData, images: int) -> dd.RealData:
 
 def _training(setting: Setting, images: int | None) -> dd.Evaluation:
     """Return how networks train on so many images of a set; on the real ones for None."""
-    epochs = setting.teacher_epochs if images is None else min(300, _STEPS // -(-images // 256))
+    # Few epochs on many images want more steps in each.
+    epochs, batch = (
+        (setting.teacher_epochs, 64) if images is None else (min(300, _STEPS // -(-images // 256)), 256)
+    )
     options: Mapping[str, Any] = {"width": setting.width}
     return dataclasses.replace(
-        dd.Evaluation.published(), network_options=options, epochs=epochs, labels="probabilities"
+        dd.Evaluation.published(),
+        network_options=options,
+        epochs=epochs,
+        batch_size=batch,
+        labels="probabilities",
     )
