@@ -107,10 +107,10 @@ class Benchmark(CellBenchmark):
         else:
             sizes = [ipc for ipc in numbers("ipc", self.ipc, 1) if ipc <= method.largest]
             seen = known_words("students", self.students, STUDENTS) if method.recipe else [""]
-            steps, seeds = numbers("steps", self.steps, 1), numbers("seeds", self.seeds, 0)
-            for ipc, students, count, seed in itertools.product(sizes, seen, steps, seeds):
+            lengths, seeds = numbers("steps", self.steps, 1), numbers("seeds", self.seeds, 0)
+            for ipc, students, steps, seed in itertools.product(sizes, seen, lengths, seeds):
                 yield Cell(
-                    method=name, ipc=ipc, students=students, steps=count, repeats=self.repeats, seed=seed
+                    method=name, ipc=ipc, students=students, steps=steps, repeats=self.repeats, seed=seed
                 )
 
     def _question(self, cell: Cell, setting: Setting, place: Place) -> Question:
