@@ -123,7 +123,7 @@ def train_steps(
     Args:
         network: Maps (B, C, H, W) to logits (B, K).
         batch: The whole set, in the value space.
-        evaluation: The protocol; its number of epochs does not count.
+        evaluation: The protocol; its number of epochs says only where `decay_at` lies.
         steps: Of the optimizer, >= 1.
         rng: Root of order and augmentation; pass i is that of `train`.
 

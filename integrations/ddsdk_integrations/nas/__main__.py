@@ -107,10 +107,11 @@ class Benchmark(CellBenchmark):
         else:
             sizes = [ipc for ipc in numbers("ipc", self.ipc, 1) if ipc <= method.largest]
             seen = known_words("students", self.students, STUDENTS) if method.recipe else [""]
-            steps, seeds = numbers("steps", self.steps, 1), numbers("seeds", self.seeds, 0)
-            for ipc, students, count, seed in itertools.product(sizes, seen, steps, seeds):
-                told = {"ipc": ipc, "steps": count, "repeats": self.repeats, "seed": seed}
-                yield Cell(method=name, students=students, **told)
+            lengths, seeds = numbers("steps", self.steps, 1), numbers("seeds", self.seeds, 0)
+            for ipc, students, steps, seed in itertools.product(sizes, seen, lengths, seeds):
+                yield Cell(
+                    method=name, ipc=ipc, students=students, steps=steps, repeats=self.repeats, seed=seed
+                )
 
     def _question(self, cell: Cell, setting: Setting, place: Place) -> Question:
         table = place.accuracies if cell.method == TRUTH else None
@@ -120,7 +121,7 @@ class Benchmark(CellBenchmark):
             setting=setting,
             about={"method": described(cell), "accuracies": known},
             measure=partial(measure, cell, setting, place),
-            line=lambda found: f"{cell} {found['ranking']['seconds']:.0f} CPU s",
+            line=lambda found: f"{cell} {found['ranking']['seconds']:.0f} s",
         )
 
     def table(self, found: Sequence[dict[str, Any]]) -> str:

@@ -204,16 +204,17 @@ def cached_truth(setting: Setting, train: dd.RealData, test: dd.RealData) -> Ran
 def _ranked(cell: Cell, setting: Setting, place: Place, parts: Parts) -> Ranking:
     return rank(
         setting.chosen(parts.train),
-        _proxy(cell, setting, place.folder, parts),
+        _proxy(cell, setting, place, parts),
         rng=dd.generator("nas", TRUTH if cell.method == TRUTH else "proxies"),
         seeds=cell.repeats,
         store=place.folder / "units",
         executor=place.executor,
         name=cell.method,
+        wall_clock=place.device != "cpu",
     )
 
 
-def _proxy(cell: Cell, setting: Setting, folder: Path, parts: Parts) -> Proxy:
+def _proxy(cell: Cell, setting: Setting, place: Place, parts: Parts) -> Proxy:
     if cell.method == TRUTH:
         return early_stopping(parts.train, parts.held_out, evaluation=setting.evaluation, test=parts.test)
     method = METHODS[cell.method]
@@ -221,7 +222,7 @@ def _proxy(cell: Cell, setting: Setting, folder: Path, parts: Parts) -> Proxy:
         return method.untrained(parts)
     if method.make is None:
         return early_stopping(parts.train, parts.held_out, evaluation=setting.evaluation, steps=cell.steps)
-    distilled, seconds = _kept_set(cell, setting, folder, parts.train)
+    distilled, seconds = _kept_set(cell, setting, place, parts.train)
     return distilled_proxy(
         distilled,
         parts.held_out,
@@ -233,19 +234,20 @@ def _proxy(cell: Cell, setting: Setting, folder: Path, parts: Parts) -> Proxy:
     )
 
 
-def _kept_set(cell: Cell, setting: Setting, folder: Path, train: dd.RealData) -> tuple[dd.Distilled, float]:
-    """Return the set of a cell with the CPU seconds that it took, made once for all cells that train on it."""
+def _kept_set(cell: Cell, setting: Setting, place: Place, train: dd.RealData) -> tuple[dd.Distilled, float]:
+    """Return the set of a cell with the seconds that it took, made once for all cells that train on it."""
     about = dataclasses.asdict(dataclasses.replace(cell, steps=0, repeats=1))
     told = {"cell": about, "setting": plain(setting), "method": described(cell), "train": train.fingerprint}
     key = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:24]
-    place = folder / "sets" / key
-    if not (place / "took.json").is_file():
-        began = time.process_time()
+    folder = place.folder / "sets" / key
+    if not (folder / "took.json").is_file():
+        clock = time.process_time if place.device == "cpu" else time.perf_counter
+        began = clock()
         make_student = STUDENTS[cell.students or "one"](setting, train)
         rng = dd.generator("nas", "set", cell.seed)
         made: dd.Distilled = _made(cell)(train, make_student=make_student, rng=rng)
-        took = time.process_time() - began
-        made.save(place)
-        write_atomic(place / "took.json", readable_json({"cpu_seconds": round(took, 3)}))
-    seconds = float(strict_json((place / "took.json").read_bytes())["cpu_seconds"])
-    return dd.Distilled.load(place), seconds
+        took = round(clock() - began, 3)
+        made.save(folder)
+        write_atomic(folder / "took.json", readable_json({"seconds": took}))
+    seconds = float(strict_json((folder / "took.json").read_bytes())["seconds"])
+    return dd.Distilled.load(folder), seconds

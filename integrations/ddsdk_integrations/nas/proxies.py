@@ -27,7 +27,7 @@ class Proxy(Protocol):
 
     @property
     def seconds(self) -> float:
-        """CPU seconds that were spent before the first candidate, such as those of a distillation."""
+        """Seconds that were spent before the first candidate, such as those of a distillation."""
         ...
 
     @property

@@ -37,8 +37,8 @@ class Ranking:
         name: Of the proxy.
         scores: Of each candidate, one for each seed; larger is better.
         parameters: Of each candidate's network.
-        seconds: CPU seconds of all candidates and seeds.
-        before: CPU seconds before the first candidate, such as those of a distillation.
+        seconds: Of all candidates and seeds: CPU seconds, or those of the clock where `rank` was told so.
+        before: In the same way, before the first candidate, such as those of a distillation.
         extra: What else was measured, such as ``"test"``, like `scores`.
         failures: Why candidates have no score; they are in no other field.
     """
@@ -120,6 +120,7 @@ def rank(
     store: str | os.PathLike[str] | None = None,
     executor: Executor | None = None,
     name: str = "proxy",
+    wall_clock: bool = False,
 ) -> Ranking:
     """Score every candidate by a proxy, once for each seed, and return what came out.
 
@@ -134,6 +135,7 @@ def rank(
             factory: a change that shows in neither layers nor initial weights goes unnoticed. None keeps nothing.
         executor: Who works: `ddsdk.work.executors.InProcess` (if None), `Processes` or `RayTasks`.
         name: What to call the proxy in tables.
+        wall_clock: Count the seconds that units took by the clock, as for a GPU, and not those of the CPU.
 
     Returns:
         The scores. Candidates with an error are left out and listed.
@@ -159,7 +161,8 @@ def rank(
             if done.failure is not None:
                 failures[str(done.unit.config["name"])] = f"{done.failure.error}: {done.failure.message}"
         found = {one: [_result(kept, u) for u in row] for one, row in units.items() if one not in failures}
-        took = [kept.timing(unit.id) for row in units.values() for unit in row]
+        timings = [kept.timing(unit.id) for row in units.values() for unit in row]
+        took = [t.seconds if wall_clock else t.cpu_seconds for t in timings if t is not None]
     if not found:
         raise RuntimeError(f"no candidate could be scored: {next(iter(failures.values()))}")
     keys = {key for rows in found.values() for row in rows for key in row}
@@ -171,7 +174,7 @@ def rank(
         name=name,
         scores=columns.pop("score"),
         parameters={one: signatures[one][1] for one in found},
-        seconds=round(sum(timing.cpu_seconds for timing in took if timing is not None), 3),
+        seconds=round(sum(took), 3),
         before=proxy.seconds,
         extra=columns,
         failures=failures,

@@ -18,7 +18,7 @@ __all__ = ["Line", "at_cost", "lines", "markdown", "plot"]
 Found = Mapping[str, Any]
 _HEAD = (
     "| proxy | ipc | students | steps | Spearman, all | Kendall, all | Spearman, top | Kendall, top "
-    "| regret | regret of 5 | CPU s | set, CPU s | early stopping at that cost | the set free |"
+    "| regret | regret of 5 | seconds | set, s | early stopping at that cost | the set free |"
 )
 _DRAWS = 1000
 _LEAST = 3
@@ -98,7 +98,7 @@ def at_cost(curve: Sequence[tuple[float, float]], seconds: float) -> float | Non
     """Return what a curve has at a cost, on lines between its points over the logarithm of the cost.
 
     Args:
-        curve: (CPU seconds, value), in any order.
+        curve: (seconds, value), in any order.
         seconds: The cost.
 
     Returns:
@@ -178,7 +178,7 @@ def _number(value: float | None) -> str:
 
 
 def plot(cells: Sequence[Found], path: Path) -> None:
-    """Draw Spearman's correlation over all candidates against CPU seconds, with intervals.
+    """Draw Spearman's correlation over all candidates against seconds, with intervals.
 
     Early stopping is a line; a set is a point at its whole cost, with a thin line back to what it costs where
     the set is free.
@@ -208,7 +208,7 @@ def plot(cells: Sequence[Found], path: Path) -> None:
             colour = f"C{names.index(one.cell['method']) % 10}" if _is_compared(one) else "k"
             _draw_point(axes, one, colour, "osD^v"[i % 5])
     axes.set_xscale("log")
-    axes.set_xlabel("CPU seconds for all candidates, the set included")
+    axes.set_xlabel("seconds for all candidates, the set included")
     axes.set_ylabel("Spearman's correlation with the truth")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right center", fontsize=7)

@@ -51,8 +51,8 @@ class Verdict:
         top_kendall: In the same way.
         regret: Of the candidate that the proxy puts first.
         regret_of_five: Of the best by the truth among the five that it puts first.
-        seconds: CPU seconds of all candidates.
-        before: CPU seconds before the first one.
+        seconds: Of all candidates.
+        before: Before the first one.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Verdict:
 
     @property
     def total(self) -> float:
-        """All CPU seconds, those of a distillation included."""
+        """All seconds, those of a distillation included."""
         return self.seconds + self.before
 
     def to_dict(self) -> dict[str, Any]:
