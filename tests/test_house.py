@@ -21,7 +21,12 @@ INTEGRATIONS = ROOT / "integrations" / "ddsdk_integrations"
 ADAPTERS = sorted(INTEGRATIONS.rglob("*.py"))
 EVERY_FILE = FILES + ADAPTERS
 # The one library that each integration stands on.
-LIBRARIES = {"continual": "avalanche", "federated": "flwr", "privacy": "opacus"}
+LIBRARIES = {
+    "continual": "avalanche",
+    "federated": "flwr",
+    "privacy": "opacus",
+    "graph": "torch_geometric",
+}
 # Loops of Avalanche draw from the global generators, so what runs or resumes one has to set them.
 SETS_GLOBAL_STATE = {"ddsdk_integrations.continual.benchmark", "ddsdk_integrations.continual.resume"}
 

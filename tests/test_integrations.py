@@ -11,6 +11,7 @@ LIBRARIES = {
     "continual": ("avalanche", "avalanche-lib", "Distilled replay"),
     "federated": ("flwr", "flwr", "Federated learning by synthetic sets"),
     "privacy": ("opacus", "opacus", "Private release"),
+    "graph": ("torch_geometric", "torch_geometric", "Graph condensation"),
 }
 
 KNOWN = {module for module, *_ in LIBRARIES.values()}
