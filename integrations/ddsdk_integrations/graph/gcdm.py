@@ -39,12 +39,12 @@ class GCDM(GraphRecipe):
     """
 
     name: ClassVar[str] = "gcdm"
-    steps: int = 300
+    steps: int = 100
     width: int = 256
     outer: int = 10
     inner: int = 5
     real_batch: int = 256
-    feature_lr: float = 1e-3
+    feature_lr: float = 1e-5
     student_lr: float = 0.01
 
     def check(self) -> None:

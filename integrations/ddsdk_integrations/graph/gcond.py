@@ -12,7 +12,7 @@ from torch import Tensor
 import ddsdk as dd
 from ddsdk.errors import require, require_count
 from ddsdk_integrations.graph.data import GraphData
-from ddsdk_integrations.graph.recipe import GraphRecipe, check_rates, linear_student
+from ddsdk_integrations.graph.recipe import GraphRecipe, allotted, check_rates, linear_student
 from ddsdk_integrations.graph.structure import (
     BernoulliEdges,
     PairwiseMLP,
@@ -89,6 +89,7 @@ class GCond(GraphRecipe):
     """
 
     name: ClassVar[str] = "gcond"
+    steps: int = 200
     structure: Literal["none", "pairs", "self-expressive"] = "pairs"
     outer: int = 20
     inner: int = 15
@@ -97,9 +98,9 @@ class GCond(GraphRecipe):
     feature_lr: float = 1e-4
     edge_lr: float = 1e-3
     student_lr: float = 0.01
-    edge_turn: int = 200
-    feature_turn: int = 800
-    edge_bias: float = -3.0
+    edge_turn: int = 40
+    feature_turn: int = 160
+    edge_bias: float = -4.0
 
     def check(self) -> None:
         """Check counts, rates and choices."""
@@ -146,8 +147,6 @@ class GCond(GraphRecipe):
 
 def class_matching(graph: GraphData, nodes: int, distance: str, real_batch: int) -> dd.ClassMatch:
     """Return GCond's objective: gradients of each class, weighted by its share of the synthetic nodes."""
-    from ddsdk_integrations.graph.recipe import allotted
-
     counts = torch.bincount(allotted(graph.class_sizes, nodes), minlength=graph.num_classes)
     return dd.ClassMatch(
         byproduct=dd.weight_gradients,
@@ -176,10 +175,11 @@ class DosCond(GraphRecipe):
     """
 
     name: ClassVar[str] = "doscond"
+    steps: int = 100
     structure: Literal["none", "bernoulli"] = "bernoulli"
     real_batch: int = 256
     distance: Literal["ours", "mse"] = "ours"
-    feature_lr: float = 1e-3
+    feature_lr: float = 1e-4
     edge_lr: float = 0.01
     density: float = 0.02
     penalty: float = 1.0

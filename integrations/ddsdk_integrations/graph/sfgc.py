@@ -48,17 +48,17 @@ class SFGC(GraphRecipe):
     """
 
     name: ClassVar[str] = "sfgc"
-    steps: int = 300
-    width: int = 128
+    steps: int = 100
+    width: int = 64
     experts: int = 10
-    expert_epochs: int = 600
+    expert_epochs: int = 300
     expert_lr: float = 1.0
     expert_decay: float = 5e-4
     every: int = 10
-    span: int = 10
-    last: int = 30
-    student_steps: int = 50
-    student_lr: float = 1.0
+    span: int = 5
+    last: int = 15
+    student_steps: int = 20
+    student_lr: float = 2.0
     rate_lr: float = 1e-3
     feature_lr: float = 1e-3
     label_lr: float = 0.0
