@@ -106,7 +106,9 @@ def test_inductive_parts_see_their_own_nodes_alone():
         (dense_normalised(dense(data)[data.train_mask][:, data.train_mask]) @ data.x[data.train_mask]),
     )
     # Held-out features change nothing that condensation sees.
-    data.x = torch.where(data.train_mask[:, None], data.x, torch.rand(data.x.shape, generator=dd.generator(1)))
+    data.x = torch.where(
+        data.train_mask[:, None], data.x, torch.rand(data.x.shape, generator=dd.generator(1))
+    )
     assert torch.equal(GraphData(data, setting="inductive").propagated(2), graph.propagated(2))
     assert not torch.equal(GraphData(data).propagated(2), small_graph().propagated(2))
 

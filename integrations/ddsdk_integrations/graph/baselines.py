@@ -72,7 +72,8 @@ class ChosenNodes:
         syn = dd.SyntheticSet(SyntheticNodes(graph_seen.x[nodes]), labels, classes, graph.num_classes)
         seconds = time.perf_counter() - began
         distilled = exported(self, syn, graph, evaluation=GRAPH_PROTOCOL, rng=rng, seconds=seconds)
-        index, _ = subgraph(nodes, graph_seen.edge_index, relabel_nodes=True, num_nodes=len(graph_seen.x))
+        inside = nodes.sort().values
+        index, _ = subgraph(inside, graph_seen.edge_index, relabel_nodes=True, num_nodes=len(graph_seen.x))
         if not index.shape[1]:
             return distilled
         # `subgraph` numbers nodes by their place in the graph, the set by its classes.
