@@ -58,6 +58,7 @@ def test_links_lead_somewhere():
         "continual_replay",
         "federated_sets",
         "private_release",
+        "graph_condensation",
     ],
 )
 def test_examples_run(name, tmp_path, monkeypatch, capsys):
