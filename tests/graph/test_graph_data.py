@@ -144,7 +144,9 @@ def test_graphs_that_were_cut_before_are_checked_for_leaks():
 def test_masks_that_share_nodes_are_refused(setting):
     data = small_data()
     data.val_mask = data.val_mask | (torch.arange(24) == 0)
-    with pytest.raises(ValueError, match=r"val must share no node that is (seen|labelled) in training, got 1"):
+    with pytest.raises(
+        ValueError, match=r"val must share no node that is (seen|labelled) in training, got 1"
+    ):
         GraphData(data, setting=setting)
     data = small_data()
     data.val_mask = data.val_mask | (torch.arange(24) == 23)
