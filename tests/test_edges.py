@@ -91,7 +91,7 @@ def test_a_file_with_an_edge_beyond_its_rows_does_not_open():
 
 
 def plan(tiny, make_student, **changes):
-    recipe = dd.DC(ipc=1, steps=1)
+    recipe = dd.DM(ipc=1, steps=1, augmentation="")
     return dataclasses.replace(recipe.plan(tiny, make_student=make_student, rng=dd.generator(0)), **changes)
 
 
