@@ -74,8 +74,7 @@ class GraphSet:
     """Labelled graphs in three parts, each as real data of packed graphs.
 
     Args:
-        graphs: PyG graphs with one-hot tags x, edge_index both ways and y (1,).
-        num_classes: K.
+        found: PyG graphs with one-hot tags x, edge_index both ways and y (1,), and the number of classes.
         rng: Draws validation and test, a tenth of each class each.
         name: What to call the data.
 

@@ -155,7 +155,7 @@ def kernel_scores(distilled: dd.Distilled, part: Part, evaluation: dd.Evaluation
     require(evaluation.network == "structure-ntk", "kernel", "be 'structure-ntk'", evaluation.network)
     require(distilled.edge_index is None, "distilled", "have no edges for this kernel", distilled)
     options = dict(evaluation.network_options)
-    ridge = Ridge(rule=options.pop("rule"), strength=options.pop("ridge"))
+    ridge = Ridge(rule=options.pop("rule", "trace"), strength=options.pop("ridge", 1.0))
     kernel, x = structure_kernel(part.graph, **options), distilled.images.flatten(1)
     values = solve(kernel.gram(x), distilled.labels, ridge).values
     found = [kernel.cross(part.nodes[piece], x) @ values for piece in pieces(len(part.nodes), 1000)]

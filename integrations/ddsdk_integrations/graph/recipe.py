@@ -25,6 +25,7 @@ __all__ = [
     "GraphRecipe",
     "Start",
     "allotted",
+    "check_rates",
     "exported",
     "linear_student",
     "perceptron_student",

@@ -61,7 +61,7 @@ def _mean(group: Sequence[Found], name: str, unit: float) -> str:
 
 
 def plot(cells: Sequence[Found], path: Path) -> None:
-    """Draw accuracy of GCN against bytes, a line for each method; kernels are not drawn.
+    """Draw accuracy of GCN against nodes, a line for each method; kernels are not drawn.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
