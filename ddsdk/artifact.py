@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddsdk.errors import ArtifactError, StorageError
-from ddsdk.faults import label_fault, pace_fault
+from ddsdk.faults import edge_fault, label_fault, pace_fault
 from ddsdk.files import canonical_json, lock, strict_json, sweep, write_atomic
 from ddsdk.manifest import (
     FORMAT,
@@ -97,8 +97,8 @@ def read_artifact(folder: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES)
     Raises:
         ArtifactError: With a ``reason``: ``"missing"``, ``"type"``, ``"size"``, ``"manifest"``, ``"format"``,
             ``"schema"``, ``"text"``, ``"seal"``, ``"truncated"``, ``"header"``, ``"dtype"``, ``"mixed"``,
-            ``"hash"``, ``"finite"``, ``"range"``, ``"labels"``, ``"rate"`` or
-            ``"classes"``.
+            ``"hash"``, ``"finite"``, ``"range"``, ``"labels"``, ``"rate"``,
+            ``"edges"`` or ``"classes"``.
     """
     manifest = read_manifest_summary(folder)
     for _ in range(_ATTEMPTS):
@@ -199,6 +199,9 @@ def _check_tensors(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> N
     fault = pace_fault(tensors.get("learned_lr"), tensors.get("learned_momentum"))
     if fault:
         raise ArtifactError("rate", fault)
+    fault = edge_fault(tensors.get("edge_index"), tensors.get("edge_weight"), len(images) * images.shape[2])
+    if fault:
+        raise ArtifactError("edges", fault)
     classes = tensors.get("classes")
     if classes is not None and not ((classes >= 0) & (classes < len(manifest.class_names))).all():
         raise ArtifactError("classes", f"classes must lie in 0..{len(manifest.class_names) - 1}")

@@ -54,8 +54,10 @@ def fact_rows(manifest: Manifest) -> list[tuple[str, str]]:
     """Return the facts that a reader asks for first, as (what, text). Not escaped."""
     m, c, h, w = manifest.image_shape
     cost, low_high = manifest.storage, manifest.value_range
+    edges = manifest.tensors.get("edge_weight")
     return [
         ("images", f"{m} of {c} x {h} x {w} (channels, height, width)"),
+        *([] if edges is None else [("edges", f"{edges.shape[0]} between the {m * h} rows of the images")]),
         ("classes", str(len(manifest.class_names))),
         ("labels", f"{cost.labels}, {manifest.label_space}"),
         ("value space", f"{manifest.space}, values from {low_high[0]:.4g} to {low_high[1]:.4g}"),
@@ -69,7 +71,8 @@ def fact_rows(manifest: Manifest) -> list[tuple[str, str]]:
 def _yaml_head(manifest: Manifest, parquet: str | None) -> list[str]:
     size = next((name for limit, name in _SIZES if manifest.image_shape[0] < limit), "n>1M")
     lines = ["---", f"pretty_name: {escape_yaml(card_title(manifest))}", "task_categories:"]
-    lines += ["- image-classification", "tags:", "- dataset-distillation", "- synthetic", "- ddsdk"]
+    task = "graph-ml" if "edge_index" in manifest.tensors else "image-classification"
+    lines += [f"- {task}", "tags:", "- dataset-distillation", "- synthetic", "- ddsdk"]
     lines += ["size_categories:", f"- {size}"]
     if parquet is None:  # the contact sheet is no data
         lines += ["viewer: false"]

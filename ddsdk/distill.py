@@ -72,6 +72,7 @@ class Plan(Generic[S]):
         clip_norm: The gradient of a step is scaled down to this norm.
         clip_ratio: The gradient of a step is scaled down to this many times the usual norm, at least 1: an
             exponential moving average, with decay 0.9, of the norms so far, each as it was cut. None for no such bound.
+        penalty: A further term that looks at what the set stores and at no data, such as on the edges of a graph.
         rate_at: Step, counted from 0, to the factor on the optimizer's learning rates in that step. None for 1.
         finish: Makes the result of the set at the end, such as by giving it soft labels; `(syn, rng) -> syn`.
         validate: How good a set is, such as the accuracy of a network trained on it. The best of those that were
@@ -90,6 +91,7 @@ class Plan(Generic[S]):
     skip_above: float | None = None
     clip_norm: float | None = None
     clip_ratio: float | None = None
+    penalty: Callable[[SyntheticSet], Tensor] | None = None
     rate_at: Callable[[int], float] | None = None
     finish: Callable[[SyntheticSet, torch.Generator], SyntheticSet] | None = None
     validate: Callable[[SyntheticSet], float] | None = None
@@ -280,6 +282,11 @@ class Distillation(Generic[S], Iterator[Step]):
             torch.autograd.backward(term, inputs=leaves.inputs)
             leaves.pull_back()
             total += float(term.detach())
+        leaves.finish()
+        if self.plan.penalty is not None:
+            penalty = self.plan.penalty(syn)
+            torch.autograd.backward(penalty)
+            total += float(penalty.detach())
         if self._reduce is None:
             return total
         return self._reduce([p for p in syn.parameters() if p.requires_grad], total)

@@ -20,13 +20,15 @@ from ddsdk.card import card_markdown
 from ddsdk.certificate import NO_PRIVACY, Certificate
 from ddsdk.data.preprocess import Preprocess
 from ddsdk.errors import ArtifactError, require
-from ddsdk.faults import label_fault, pace_fault
+from ddsdk.faults import edge_fault, label_fault, pace_fault
 from ddsdk.manifest import Manifest, build_manifest
 from ddsdk.sheet import sheet_png
 from ddsdk.synthetic.labels import LabelReading, read_labels
 from ddsdk.text import clean, clean_json
 
 __all__ = ["Distilled"]
+
+_OPTIONAL = ("classes", "edge_index", "edge_weight")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +49,10 @@ class Distilled:
             float32; or one for each of their steps, in the stored order; or None.
         learned_momentum: The same of momentum, in 0 <= value < 1.
         classes: (M,) int64, the class slot that each image was made for, or None.
-        stored_floats: Floats from which the images are made, labels not counted; 0 stands for one per pixel.
+        edge_index: (2, E) int64, or None: edges between the M H rows of the images, where the set is a graph, or
+            graphs. Row r of image m has number m H + r.
+        edge_weight: (E,) float32, or None.
+        stored_floats: Floats from which the images are made, labels and edges not counted; 0 stands for one per pixel.
         provenance: Recipe and parameters, data fingerprint, seeds, versions, device, threads, seconds, as
             JSON values.
         certificate: Of a private release. Whatever reads more of the real data than it counts must drop it.
@@ -67,17 +72,20 @@ class Distilled:
     learned_lr: float | tuple[float, ...] | None = None
     learned_momentum: float | tuple[float, ...] | None = None
     classes: Tensor | None = None
+    edge_index: Tensor | None = None
+    edge_weight: Tensor | None = None
     stored_floats: int = 0
     provenance: Mapping[str, Any] = field(default_factory=dict)
     certificate: Certificate | None = None
 
     def __post_init__(self) -> None:
-        for name in ("images", "labels", "classes"):
+        for name in ("images", "labels", *_OPTIONAL):
             tensor = getattr(self, name)
             if tensor is not None:
                 self._set(name, tensor.detach().contiguous())
         self._check_images()
         self._check_labels()
+        self._check_edges()
         self._set("class_names", tuple(clean(str(name)) for name in self.class_names))
         self._set("evaluation", clean_json(dict(self.evaluation)))
         self._set("provenance", clean_json(dict(self.provenance)))
@@ -126,6 +134,17 @@ class Distilled:
             require(
                 low >= 0 and high < self.num_classes, "classes", f"lie below {self.num_classes}", (low, high)
             )
+
+    def _check_edges(self) -> None:
+        given = {"edge_index": torch.int64, "edge_weight": torch.float32}
+        for name, dtype in given.items():
+            tensor = getattr(self, name)
+            if tensor is not None and tensor.dtype != dtype:
+                raise TypeError(f"{name} must be {dtype}, got {tensor.dtype}")
+        index, weight = (None if t is None else t.cpu().numpy() for t in (self.edge_index, self.edge_weight))
+        fault = edge_fault(index, weight, len(self.images) * self.images.shape[2])
+        if fault:
+            raise ValueError(fault)
 
     def _check_pace(self) -> None:
         rounded = {}
@@ -204,8 +223,7 @@ class Distilled:
         for name in ("learned_lr", "learned_momentum"):
             if getattr(self, name) is not None:
                 tensors[name] = torch.tensor(getattr(self, name), dtype=torch.float32)
-        if self.classes is not None:
-            tensors["classes"] = self.classes
+        tensors.update((name, getattr(self, name)) for name in _OPTIONAL if getattr(self, name) is not None)
         return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
 
     def unit_images(self) -> Tensor:
@@ -274,7 +292,7 @@ class Distilled:
                 label_space=manifest.label_space,
                 learned_lr=_numbers(tensors.get("learned_lr")),
                 learned_momentum=_numbers(tensors.get("learned_momentum")),
-                classes=tensors.get("classes"),
+                **{name: tensors.get(name) for name in _OPTIONAL},
                 stored_floats=manifest.storage.image_floats,
                 provenance=manifest.provenance,
                 certificate=manifest.certificate or None,
@@ -290,10 +308,12 @@ class Distilled:
         learning rate or momentum stays if all sets agree on it, and if it is one for all steps: a union takes others.
 
         Raises:
-            ValueError: If shapes, class names, value space or label space differ.
+            ValueError: If shapes, class names, value space or label space differ, or a set has edges.
         """
         if not others:
             return self
+        edged = [s for s in (self, *others) if s.edge_index is not None]
+        require(not edged, "sets", "have no edges to be joined", f"{len(edged)} that have")
         for other in others:
             for name in ("class_names", "label_space", "preprocess"):
                 mine, theirs = getattr(self, name), getattr(other, name)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["label_fault", "pace_fault"]
+__all__ = ["edge_fault", "label_fault", "pace_fault"]
 
 
 def label_fault(labels: NDArray[Any], label_space: str) -> str | None:
@@ -49,3 +49,21 @@ def pace_fault(rates: NDArray[Any] | None, momenta: NDArray[Any] | None) -> str 
         if len(bad):
             return f"{name} must {rule}, got {float(bad[0])}"
     return None
+
+
+def edge_fault(index: NDArray[Any] | None, weight: NDArray[Any] | None, rows: int) -> str | None:
+    """Return what is wrong with the edges of a set whose images have so many rows together, or None.
+
+    Args:
+        index: From and to, (2, E); None where the set has no edges.
+        weight: Of each edge, (E,), finite.
+        rows: M H.
+    """
+    if index is None or weight is None:
+        return None if index is weight else "edge_index and edge_weight must come together, got one of them"
+    if index.ndim != 2 or len(index) != 2 or index.shape[1:] != weight.shape or not weight.size:
+        return f"edge_index must have shape (2, E) for E >= 1 weights, got {index.shape} and {weight.shape}"
+    if index.min() < 0 or index.max() >= rows:
+        return f"edge_index must lie in 0..{rows - 1}, got {int(index.min())}..{int(index.max())}"
+    loud = weight[~np.isfinite(weight)]
+    return f"edge_weight must be finite, got {float(loud[0])}" if len(loud) else None

@@ -33,7 +33,7 @@ __all__ = [
     "tensor_bytes",
 ]
 
-FORMAT = 3
+FORMAT = 4
 """The latest layout. A set has the least number whose readers understand it."""
 
 _NUMPY = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
@@ -44,6 +44,8 @@ _SCHEMA: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "learned_lr": ("F32", (0, 1)),
     "learned_momentum": ("F32", (0, 1)),
     "classes": ("I64", (1,)),
+    "edge_index": ("I64", (2,)),
+    "edge_weight": ("F32", (1,)),
     "zca_mean": ("F32", (1,)),
     "zca_basis": ("F32", (2,)),
     "zca_eigenvalues": ("F32", (1,)),
@@ -74,7 +76,7 @@ class Storage(_Record, frozen=True, kw_only=True):
     Attributes:
         image_floats: Floats from which the images are made; fewer than pixels where codes are stored.
         label_floats: M K for soft labels; M where every label is one class id.
-        other_floats: Learned learning rates and momenta.
+        other_floats: Learned learning rates and momenta, and three numbers for each edge: from, to and weight.
         floats: The sum of the three.
         bytes: Four times `floats`.
         tensor_bytes: Bytes of the decoded tensors in the file, preprocessing included.
@@ -94,8 +96,8 @@ class Manifest(_Record, frozen=True, kw_only=True):
     """Everything about a distilled set but the numbers themselves.
 
     Attributes:
-        format: Version of this layout: 3 for a certificate; 2 for scores, and for rates or momenta of single steps; 1
-            for all else.
+        format: Version of this layout: 4 for edges; 3 for a certificate; 2 for scores, and for rates or momenta of
+            single steps; 1 for all else.
         kind: Tells this manifest from those of other programs.
         id: Content id, 64 hex digits.
         seal: SHA-256 of the canonical manifest without this entry, 64 hex digits.
@@ -201,6 +203,8 @@ def _guarantee(certificate: Certificate | None) -> dict[str, Any]:
 
 
 def _format(label_space: str, ranks: Mapping[str, int], *, certified: bool) -> int:
+    if "edge_index" in ranks or "edge_weight" in ranks:
+        return 4
     if certified:
         return 3
     later = label_space != "probabilities" or "learned_momentum" in ranks or ranks.get("learned_lr", 0) > 0
@@ -218,7 +222,7 @@ def _storage(tensors: Mapping[str, NDArray[Any]], image_floats: int) -> dict[str
     labels = tensors["labels"]
     hard = bool(((labels == 0) | (labels == 1)).all() and (labels.sum(axis=-1) == 1).all())
     label_floats = len(labels) if hard else labels.size
-    other = sum(array.size for name, array in tensors.items() if name.startswith("learned_"))
+    other = sum(array.size for name, array in tensors.items() if name.startswith(("learned_", "edge_")))
     floats = image_floats + label_floats + other
     return {
         "image_floats": image_floats,

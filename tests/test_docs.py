@@ -61,6 +61,7 @@ def test_links_lead_somewhere():
         "robust_set",
         "backdoor_scan",
         "nas_ranking",
+        "graph_condensation",
     ],
 )
 def test_examples_run(name, tmp_path, monkeypatch, capsys):

@@ -27,6 +27,7 @@ LIBRARIES = {
     "privacy": "opacus",
     "robustness": "pyautoattack",
     "nas": "optuna",
+    "graph": "torch_geometric",
 }
 # Loops of Avalanche draw from the global generators, so what runs or resumes one has to set them.
 SETS_GLOBAL_STATE = {"ddsdk_integrations.continual.benchmark", "ddsdk_integrations.continual.resume"}

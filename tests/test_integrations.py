@@ -13,6 +13,7 @@ LIBRARIES = {
     "privacy": ("opacus", "opacus", "Private release"),
     "robustness": ("pyautoattack", "pyautoattack", "The robustness judge"),
     "nas": ("optuna", "optuna", "A search by Optuna"),
+    "graph": ("torch_geometric", "torch_geometric", "Graph condensation"),
 }
 # Where only a part of an integration needs its library, what asks for it.
 ASKS = {"nas": "; ddsdk_integrations.nas.ProxyObjective"}

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Generic, NamedTuple, TypeVar, final
 
 import torch
 import tyro
@@ -23,6 +23,8 @@ from ddsdk.rng import generator
 
 __all__ = [
     "CellBenchmark",
+    "CellTable",
+    "Loaded",
     "Question",
     "benchmark_data",
     "known_words",
@@ -30,6 +32,8 @@ __all__ = [
     "run_command",
     "words",
 ]
+
+D = TypeVar("D")
 
 
 def once(
@@ -59,6 +63,20 @@ def write_results(out: Path, cells: Sequence[Mapping[str, Any]], table: str) -> 
     print(table)  # noqa: T201
 
 
+class Loaded(NamedTuple, Generic[D]):
+    """The data of a benchmark.
+
+    Attributes:
+        shown: What decides which cells there are.
+        given: What every cell is measured on.
+        identity: What tells this data from other data, JSON values: part of every cell's key.
+    """
+
+    shown: D
+    given: tuple[Any, ...]
+    identity: Mapping[str, Any]
+
+
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Question:
@@ -68,39 +86,37 @@ class Question:
         cell: Dataclass of its row.
         setting: Dataclass of what all cells share.
         about: What else the answer depends on beside the data, JSON values.
-        measure: From training and test data to the answer, JSON values.
+        measure: From what the benchmark loaded, such as training and test data, to the answer, JSON values.
         line: What to print of a new answer.
     """
 
     cell: Any
     setting: Any
     about: Mapping[str, Any]
-    measure: Callable[[RealData, RealData], dict[str, Any]]
+    measure: Callable[..., dict[str, Any]]
     line: Callable[[dict[str, Any]], str]
 
-    def answer(self, folder: Path, train: RealData, test: RealData) -> dict[str, Any]:
+    def answer(self, folder: Path, loaded: Loaded[Any]) -> dict[str, Any]:
         """Return what was measured, now or before; print it if it is new."""
         told = {"cell": dataclasses.asdict(self.cell), "setting": dataclasses.asdict(self.setting)}
-        asked = {**told, "train": train.fingerprint, "test": test.fingerprint, **self.about}
-        found, new = once(folder, asked, lambda: self.measure(train, test))
+        asked = {**told, **loaded.identity, **self.about}
+        found, new = once(folder, asked, lambda: self.measure(*loaded.given))
         if new:
             print(self.line(found), flush=True)  # noqa: T201
         return found
 
 
 @dataclass(frozen=True, kw_only=True)
-class CellBenchmark(ABC):
-    """A table of methods, cell by cell; the fields are options of its command.
+class CellTable(ABC, Generic[D]):
+    """A table of methods, cell by cell, on data of any kind; the fields are options of its command.
 
     Attributes:
-        data: Name of the data, see `ddsdk distill`.
+        data: Name of the data.
         out: Folder of the cells, table.md, cells.json and the plots.
         root: Where named data sets lie.
         methods: Rows, separated by commas; all if empty.
         seeds: Separated by commas.
-        images: Training images of each class; None for all.
         threads: CPU threads; None leaves it to torch.
-        held_out: Test on so large a part of the training images, and train on the rest; 0 tests on the test set.
         plots: Draw the plots, which needs matplotlib.
     """
 
@@ -109,13 +125,15 @@ class CellBenchmark(ABC):
     root: str | None = None
     methods: str = ""
     seeds: str = "0"
-    images: int | None = None
     threads: int | None = None
-    held_out: float = 0.0
     plots: bool = True
 
     @abstractmethod
-    def questions(self, train: RealData) -> Iterable[Question]:
+    def load(self) -> Loaded[D]:
+        """Return the data."""
+
+    @abstractmethod
+    def questions(self, shown: D) -> Iterable[Question]:
         """Return the cells.
 
         Raises:
@@ -134,15 +152,33 @@ class CellBenchmark(ABC):
         """Measure what is missing, and write the results."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        train, test = benchmark_data(self.data, root=self.root, held_out=self.held_out, images=self.images)
-        questions = list(self.questions(train))
-        found = [question.answer(self.out / "cells", train, test) for question in questions]
+        loaded = self.load()
+        questions = list(self.questions(loaded.shown))
+        found = [question.answer(self.out / "cells", loaded) for question in questions]
         write_results(self.out, found, self.table(found))
         if self.plots:
             self.draw(found)
 
 
-def run_command(kind: type[CellBenchmark], prog: str) -> int:
+@dataclass(frozen=True, kw_only=True)
+class CellBenchmark(CellTable[RealData]):
+    """A table of methods on images: cells are measured on training and test data.
+
+    Attributes:
+        images: Training images of each class; None for all.
+        held_out: Test on so large a part of the training images, and train on the rest; 0 tests on the test set.
+    """
+
+    images: int | None = None
+    held_out: float = 0.0
+
+    def load(self) -> Loaded[RealData]:
+        """Return training and test data, see `ddsdk.load_pair`."""
+        train, test = benchmark_data(self.data, root=self.root, held_out=self.held_out, images=self.images)
+        return Loaded(train, (train, test), {"train": train.fingerprint, "test": test.fingerprint})
+
+
+def run_command(kind: type[CellTable[Any]], prog: str) -> int:
     """Run the benchmark that the command line asks for; return the exit status.
 
     Args:

@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import NamedTuple, Protocol, final
 
 import torch
 from torch import Tensor
@@ -22,9 +22,11 @@ __all__ = [
     "Kernel",
     "KernelMachine",
     "LinearKernel",
+    "Moments",
     "fc_ntk",
     "kernel_machine",
     "predict",
+    "relu_layers",
 ]
 
 _AT_ONCE = 1000
@@ -89,6 +91,22 @@ KERNELS: dict[str, Callable[..., Kernel]] = {"fc-ntk": FullyConnectedNTK, "linea
 """Name of a kernel to what builds it from its options."""
 
 
+class Moments(NamedTuple):
+    """What an infinitely wide network makes of two batches, layer by layer.
+
+    Attributes:
+        covariance: Of the outputs of a layer between the batches, (B, B').
+        tangent: The tangent kernel up to that layer, (B, B').
+        of_x: The covariance of each item of the first batch with itself, (B,).
+        of_z: The same of the second batch, (B',).
+    """
+
+    covariance: Tensor
+    tangent: Tensor
+    of_x: Tensor
+    of_z: Tensor
+
+
 def fc_ntk(
     x: Tensor, z: Tensor, depth: int, *, weight_std: float = math.sqrt(2), bias_std: float = 0.1
 ) -> Tensor:
@@ -116,16 +134,31 @@ def fc_ntk(
     w, b = weight_std**2, bias_std**2
     covariance = w * (x @ z.T) / x.shape[1] + b
     of_x, of_z = (w * v.square().mean(1) + b for v in (x, z))
-    tangent = covariance
+    return relu_layers(Moments(covariance, covariance, of_x, of_z), depth, weight=w, bias=b).tangent
+
+
+def relu_layers(moments: Moments, depth: int, *, weight: float = 2.0, bias: float = 0.0) -> Moments:
+    """Pass an infinitely wide network through `depth` ReLU layers.
+
+    Args:
+        moments: Before the layers.
+        depth: How many.
+        weight: Variance w^2 of the weights; 2 keeps the diagonal values where there is no bias.
+        bias: Variance b^2 of the biases.
+
+    References:
+        As `fc_ntk`.
+    """
+    covariance, tangent, of_x, of_z = moments
     for _ in range(depth):
-        length = (of_x[:, None] * of_z).clamp_min(torch.finfo(x.dtype).tiny).sqrt()
+        length = (of_x[:, None] * of_z).clamp_min(torch.finfo(covariance.dtype).tiny).sqrt()
         cosine = covariance / length
         angle, sine = _angle(cosine)
-        tangent = tangent * (w * (math.pi - angle) / (2 * math.pi))
-        covariance = w * length * (sine + (math.pi - angle) * cosine) / (2 * math.pi) + b
+        tangent = tangent * (weight * (math.pi - angle) / (2 * math.pi))
+        covariance = weight * length * (sine + (math.pi - angle) * cosine) / (2 * math.pi) + bias
         tangent = tangent + covariance
-        of_x, of_z = (w * v / 2 + b for v in (of_x, of_z))
-    return tangent
+        of_x, of_z = (weight * v / 2 + bias for v in (of_x, of_z))
+    return Moments(covariance, tangent, of_x, of_z)
 
 
 def _angle(cosine: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,10 +23,11 @@ MICRO_BATCH: dict[str, int | None] = {"cpu": 32}
 def micro_batch(network: nn.Module, device: torch.device, batch: int) -> int:
     """Return how many of `batch` images `network` should see at once on `device`.
 
-    A network whose BatchNorm layers use batch statistics must see all of them: pieces would change the result.
+    A network whose BatchNorm layers use batch statistics must see all of them: pieces would change the result. So must
+    one that says ``whole_batch = True``, as a network whose rows are the nodes of one graph.
     """
     size = MICRO_BATCH.get(device.type)
-    if size is None or uses_batch_statistics(network):
+    if size is None or uses_batch_statistics(network) or getattr(network, "whole_batch", False):
         return max(1, batch)
     return size
 

@@ -42,6 +42,7 @@ class ClassMatch:
         synthetic_batch: At most so many slots of each class in one step; None takes all of them.
         gather: How the byproducts of micro-batches of real images become that of the batch.
         sample: Which real images a step looks at.
+        weights: A factor for each class; None for 1.
         classes: The classes of one step; None takes all of them. A step for each class is a `Schedule` of these.
 
     Cost: for each class one pass over `real_batch` images without a graph, and one with a graph over the
@@ -55,6 +56,7 @@ class ClassMatch:
     synthetic_batch: int | None = None
     gather: Gather = in_pieces
     sample: RealSampler = random_images
+    weights: tuple[float, ...] | None = None
     classes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -66,6 +68,9 @@ class ClassMatch:
         self, student: nn.Module, real: Source, syn: Source, rng: torch.Generator
     ) -> Iterator[Tensor]:
         """Yield one distance for each class that has synthetic images."""
+        if self.weights is not None:
+            rule = f"hold one number for each of {real.num_classes} classes"
+            require(len(self.weights) == real.num_classes, "weights", rule, self.weights)
         # A source gives at most as many as it is asked for.
         shown = sys.maxsize if self.synthetic_batch is None else self.synthetic_batch
         for c in self._shown(real.num_classes):
@@ -77,7 +82,8 @@ class ClassMatch:
             value = self.byproduct(student, Batch(draw(x), y), graph=True)
             shown_real = self.sample(student, real, c, self.real_batch, derive(key, "real"))
             target = self.gather(self.byproduct, student, shown_real, draw)
-            yield self.distance(value, target)
+            distance = self.distance(value, target)
+            yield distance if self.weights is None else self.weights[c] * distance
 
     def _shown(self, num_classes: int) -> Sequence[int]:
         if self.classes is None:

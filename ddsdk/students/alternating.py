@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +17,7 @@ from ddsdk.inner.fit import epoch, gradient_step
 from ddsdk.rng import derive
 from ddsdk.students.fresh import MakeStudent, enrol
 
-__all__ = ["AlternatingStudents", "Lesson", "OnReal", "OnSynthetic", "WholeSource"]
+__all__ = ["AlternatingStudents", "Lesson", "MakeOptimizer", "OnReal", "OnSynthetic", "WholeSource"]
 
 
 class WholeSource(Source, Protocol):
@@ -29,6 +30,9 @@ class WholeSource(Source, Protocol):
 
 Lesson = Callable[[nn.Module, torch.optim.Optimizer, Source, WholeSource, torch.Generator], None]
 """`(student, optimizer, real, syn, rng)`: trains the student in place."""
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+"""Builds the optimizer of a student's parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +110,7 @@ class AlternatingStudents:
         lr: Learning rate of the network (SGD).
         momentum: Momentum of the network.
         weight_decay: Weight decay of the network.
+        make_optimizer: Builds another optimizer of its parameters, such as Adam; the three numbers are then not read.
 
     Raises:
         ValueError: If `period` or `every` is below 1.
@@ -121,6 +126,7 @@ class AlternatingStudents:
         lr: float = 0.01,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
+        make_optimizer: MakeOptimizer | None = None,
     ) -> None:
         require(period >= 1, "period", "be at least 1", period)
         require(every >= 1, "every", "be at least 1", every)
@@ -128,7 +134,8 @@ class AlternatingStudents:
         self._lesson = lesson
         self._period = period
         self._every = every
-        self._sgd: dict[str, Any] = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        sgd = partial(torch.optim.SGD, lr=lr, momentum=momentum, weight_decay=weight_decay)
+        self._make_optimizer: MakeOptimizer = sgd if make_optimizer is None else make_optimizer
         self._served = 0
         self._student: nn.Module | None = None
         self._optimizer: torch.optim.Optimizer | None = None
@@ -169,7 +176,7 @@ class AlternatingStudents:
     def _start(self, real: Source, rng: torch.Generator) -> None:
         self._loaded = None
         self._student = enrol(self._make_student, real, rng)
-        self._optimizer = torch.optim.SGD(self._student.parameters(), **self._sgd)
+        self._optimizer = self._make_optimizer(self._student.parameters())
 
     def _restore(self, real: Source, rng: torch.Generator) -> None:
         state = self._loaded

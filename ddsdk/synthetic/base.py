@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,13 @@ class Parametrization(nn.Module, ABC):
 
     A set has *slots* 0..M-1, one for each label that it stores. A slot may decode to several images.
     Subclasses are final.
+
+    Attributes:
+        joint: Whether images depend on each other, as the nodes of a graph do: then every slot decodes to one image,
+            and all of them are decoded at once, however few are wanted.
     """
+
+    joint: ClassVar[bool] = False
 
     @abstractmethod
     def encode(self, images: Tensor) -> None:

@@ -109,7 +109,8 @@ class Leaves:
 
     An objective differentiates to these leaves only. `pull_back` then decodes again, `chunk` slots at a time,
     and pushes each chunk's gradient through the decoder: the memory that a decoder takes depends neither on
-    the objective nor on the size of the set.
+    the objective nor on the size of the set. A parametrization that is `joint` is decoded once, with its graph, and
+    `finish` pushes the gradients of all terms through it.
 
     Args:
         syn: The set.
@@ -122,6 +123,7 @@ class Leaves:
         self._calls = 0
         self._moves = any(p.requires_grad for p in syn.parametrization.parameters())
         self._drawn: list[tuple[Tensor, Tensor, torch.Generator]] = []
+        self._joint: tuple[Tensor, Tensor] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -144,7 +146,8 @@ class Leaves:
             *([] if self._syn.rate is None else self._syn.rate.parameters()),
             *([] if self._syn.scale is None else self._syn.scale.parameters()),
         ]
-        return [leaf for leaf, *_ in self._drawn if leaf.requires_grad] + learned
+        leaves = [leaf for leaf, *_ in self._drawn] + ([] if self._joint is None else [self._joint[0]])
+        return [leaf for leaf in leaves if leaf.requires_grad] + learned
 
     @property
     def rate(self) -> Tensor:
@@ -202,7 +205,18 @@ class Leaves:
                 torch.autograd.backward(images, leaf.grad)
                 leaf.grad = None
 
+    def finish(self) -> None:
+        """Push what the leaves of a joint parametrization gathered to the stored tensors, after the last term."""
+        if self._joint is None or self._joint[0].grad is None:
+            return
+        leaf, images = self._joint
+        torch.autograd.backward(images, leaf.grad)
+        self._joint = None
+
     def _leaves(self, slots: Tensor, rng: torch.Generator) -> Batch:
+        if self._syn.parametrization.joint:
+            slots = slots.to(self.device)
+            return Batch(self._all(rng)[slots], self._syn.labels.rows(slots))
         self._calls += 1
         images, owners = [], []
         for i, part in enumerate(torch.split(slots.to(self.device), self._chunk)):
@@ -214,3 +228,11 @@ class Leaves:
             images.append(leaf)
             owners.append(owner)
         return Batch(torch.cat(images), self._syn.labels.rows(torch.cat(owners)))
+
+    def _all(self, rng: torch.Generator) -> Tensor:
+        """Return the leaf that holds every image of a joint parametrization."""
+        if self._joint is None:
+            slots = torch.arange(len(self._syn), device=self.device)
+            images, _ = self._syn.parametrization.decode(slots, derive(rng, "decode"))
+            self._joint = images.detach().requires_grad_(self._moves), images
+        return self._joint[0]

@@ -1,0 +1,224 @@
+"""Gradient matching on graphs: GCond, GCond-X and DosCond, by the engine's class-wise matching of weight gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from torch import Tensor
+
+import ddsdk as dd
+from ddsdk.errors import require, require_count
+from ddsdk_integrations.graph.data import GraphData
+from ddsdk_integrations.graph.recipe import GraphRecipe, allotted, check_rates, linear_student
+from ddsdk_integrations.graph.structure import (
+    BernoulliEdges,
+    PairwiseMLP,
+    SelfExpressive,
+    Structure,
+    SyntheticNodes,
+)
+
+__all__ = ["DosCond", "GCond", "TakeTurns"]
+
+_DISTANCES = {"ours": dd.filter_cosine, "mse": dd.squared}
+
+
+@final
+class TakeTurns(torch.optim.Adam):
+    """Adam over two groups of parameters that move in turns: the first for some steps, then the second.
+
+    Args:
+        first: Parameters of the first group, such as those of edges.
+        second: Of the second, such as features.
+        lrs: Learning rate of each.
+        turns: Steps of each turn.
+    """
+
+    def __init__(
+        self,
+        first: list[torch.nn.Parameter],
+        second: list[torch.nn.Parameter],
+        *,
+        lrs: tuple[float, float],
+        turns: tuple[int, int],
+    ) -> None:
+        groups = [{"params": p, "lr": lr} for p, lr in zip((first, second), lrs, strict=True)]
+        super().__init__(groups)
+        self._turns = turns
+        for group in self.param_groups:
+            group.setdefault("taken", 0)
+
+    def step(self, closure: Any = None) -> Any:  # noqa: ANN401
+        """Move the group whose turn it is."""
+        taken = self.param_groups[0]["taken"]
+        waits = int(taken % sum(self._turns) < self._turns[0])
+        for parameter in self.param_groups[waits]["params"]:
+            parameter.grad = None
+        # The count is part of the state, so that a run resumes in the same turn.
+        self.param_groups[0]["taken"] = taken + 1
+        return super().step(closure)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class GCond(GraphRecipe):
+    """Match the gradients of SGC on real and synthetic nodes, class by class, while it trains on the synthetic ones.
+
+    Attributes:
+        structure: ``"pairs"`` for GCond's perceptron over pairs of nodes; ``"none"`` for GCond-X; ``"self-expressive"``
+            for the closed form of GCSR.
+        outer: Steps with one student, which trains between them.
+        inner: Its epochs on the set between two steps.
+        real_batch: Real nodes of each class in one step.
+        distance: ``"ours"``, one minus the cosine of each output's weights, or ``"mse"``.
+        feature_lr: Learning rate of the features (Adam).
+        edge_lr: Learning rate of the perceptron.
+        student_lr: Learning rate of the students (Adam).
+        edge_turn: Steps in which edges move, before
+        feature_turn: steps in which features do.
+        edge_bias: Where the logits of edges start.
+
+    Differences from the published algorithm: rows of the real graph are propagated once, so that class-wise gradients
+    are exact and no neighbours are sampled; every node starts as one of its own class; features start propagated.
+
+    References:
+        Jin et al., "Graph Condensation for Graph Neural Networks", ICLR 2022, arXiv:2110.07580.
+    """
+
+    name: ClassVar[str] = "gcond"
+    steps: int = 200
+    structure: Literal["none", "pairs", "self-expressive"] = "pairs"
+    outer: int = 20
+    inner: int = 15
+    real_batch: int = 256
+    distance: Literal["ours", "mse"] = "ours"
+    feature_lr: float = 1e-4
+    edge_lr: float = 1e-3
+    student_lr: float = 0.01
+    edge_turn: int = 40
+    feature_turn: int = 160
+    edge_bias: float = -4.0
+
+    def check(self) -> None:
+        """Check counts, rates and choices."""
+        for name in ("outer", "inner", "real_batch", "edge_turn", "feature_turn"):
+            require_count(name, getattr(self, name))
+        check_rates(self, "feature_lr", "edge_lr", "student_lr")
+        known = ["none", "pairs", "self-expressive"]
+        require(self.structure in known, "structure", f"be one of {known}", self.structure)
+        require(self.distance in _DISTANCES, "distance", f"be one of {list(_DISTANCES)}", self.distance)
+
+    def parts(self, graph: GraphData, *, rng: torch.Generator) -> dd.Plan[Any]:
+        """Return gradient matching with students that alternate."""
+        students = dd.AlternatingStudents(
+            linear_student(graph.num_features, graph.num_classes),
+            dd.OnSynthetic(epochs=self.inner, batch_size=max(256, self.nodes)),
+            period=self.outer,
+            make_optimizer=partial(torch.optim.Adam, lr=self.student_lr),
+        )
+        return dd.Plan(
+            syn=self.synthetic(graph, structure=self._structure(graph, rng), rng=rng),
+            objective=class_matching(graph, self.nodes, self.distance, self.real_batch),
+            students=students,
+            make_optimizer=self._optimizer,
+            steps=self.steps,
+            knobs="feature_lr or edge_lr",
+        )
+
+    def _structure(self, graph: GraphData, rng: torch.Generator) -> Structure | None:
+        if self.structure == "none":
+            return None
+        if self.structure == "self-expressive":
+            return SelfExpressive()
+        return PairwiseMLP(graph.num_features, bias=self.edge_bias, rng=dd.derive(rng, "edges"))
+
+    def _optimizer(self, syn: dd.SyntheticSet) -> torch.optim.Optimizer:
+        nodes = syn.parametrization
+        assert isinstance(nodes, SyntheticNodes)
+        edges = [] if nodes.structure is None else list(nodes.structure.parameters())
+        if not edges:
+            return torch.optim.Adam([nodes.x], lr=self.feature_lr)
+        rates, turns = (self.edge_lr, self.feature_lr), (self.edge_turn, self.feature_turn)
+        return TakeTurns(edges, [nodes.x], lrs=rates, turns=turns)
+
+
+def class_matching(graph: GraphData, nodes: int, distance: str, real_batch: int) -> dd.ClassMatch:
+    """Return GCond's objective: gradients of each class, weighted by its share of the synthetic nodes."""
+    counts = torch.bincount(allotted(graph.class_sizes, nodes), minlength=graph.num_classes)
+    return dd.ClassMatch(
+        byproduct=dd.weight_gradients,
+        distance=_DISTANCES[distance],
+        real_batch=real_batch,
+        weights=tuple((counts / counts.max()).tolist()),
+    )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DosCond(GraphRecipe):
+    """Match gradients once, at the initialisation of a new student in every step, with edges that are drawn.
+
+    Attributes:
+        structure: ``"bernoulli"``: each edge has a probability; or ``"none"``.
+        real_batch: Real nodes of each class in one step.
+        distance: ``"ours"`` or ``"mse"``.
+        feature_lr: Learning rate of the features (Adam).
+        edge_lr: Of the logits of edges.
+        density: Mean probability of an edge above which it is punished.
+        penalty: Weight of that punishment.
+
+    References:
+        Jin et al., "Condensing Graphs via One-Step Gradient Matching", KDD 2022, arXiv:2206.07746.
+    """
+
+    name: ClassVar[str] = "doscond"
+    steps: int = 100
+    structure: Literal["none", "bernoulli"] = "bernoulli"
+    real_batch: int = 256
+    distance: Literal["ours", "mse"] = "ours"
+    feature_lr: float = 1e-4
+    edge_lr: float = 0.01
+    density: float = 0.02
+    penalty: float = 1.0
+
+    def check(self) -> None:
+        """Check counts, rates and choices."""
+        require_count("real_batch", self.real_batch)
+        check_rates(self, "feature_lr", "edge_lr")
+        known = ["none", "bernoulli"]
+        require(self.structure in known, "structure", f"be one of {known}", self.structure)
+        require(self.distance in _DISTANCES, "distance", f"be one of {list(_DISTANCES)}", self.distance)
+        require(0 <= self.density <= 1, "density", "lie in 0..1", self.density)
+        require(0 <= self.penalty < float("inf"), "penalty", "be finite, not negative", self.penalty)
+
+    def parts(self, graph: GraphData, *, rng: torch.Generator) -> dd.Plan[Any]:
+        """Return gradient matching with fresh students."""
+        structure = None
+        if self.structure == "bernoulli":
+            structure = BernoulliEdges.scaled(torch.zeros(self.nodes, self.nodes), logit=3.0)
+        return dd.Plan(
+            syn=self.synthetic(graph, structure=structure, rng=rng),
+            objective=class_matching(graph, self.nodes, self.distance, self.real_batch),
+            students=dd.FreshStudents(linear_student(graph.num_features, graph.num_classes)),
+            make_optimizer=self._optimizer,
+            steps=self.steps,
+            penalty=None if structure is None else self._penalty,
+            knobs="feature_lr or edge_lr",
+        )
+
+    def _penalty(self, syn: dd.SyntheticSet) -> Tensor:
+        nodes = syn.parametrization
+        assert isinstance(nodes, SyntheticNodes)
+        assert isinstance(nodes.structure, BernoulliEdges)
+        return self.penalty * nodes.structure.excess(self.density)
+
+    def _optimizer(self, syn: dd.SyntheticSet) -> torch.optim.Optimizer:
+        nodes = syn.parametrization
+        assert isinstance(nodes, SyntheticNodes)
+        groups: list[dict[str, Any]] = [{"params": [nodes.x], "lr": self.feature_lr}]
+        if nodes.structure is not None:
+            groups.append({"params": list(nodes.structure.parameters()), "lr": self.edge_lr})
+        return torch.optim.Adam(groups)

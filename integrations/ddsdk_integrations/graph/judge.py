@@ -1,0 +1,216 @@
+"""Judge a condensed graph: networks train on it, and are tested on the real graph."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import final
+
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+from torch_geometric.data import Data
+
+import ddsdk as dd
+from ddsdk.data.sources import Batch
+from ddsdk.errors import require
+from ddsdk.evaluation import Score
+from ddsdk.judge import train
+from ddsdk.synthetic.labels import read_labels
+from ddsdk_integrations.graph.data import GraphData, Part
+from ddsdk_integrations.graph.kernel import kernel_scores
+from ddsdk_integrations.graph.networks import graph_network
+
+__all__ = [
+    "GRAPH_PROTOCOL",
+    "OnGraph",
+    "evaluate_graph",
+    "held_out",
+    "metric_of",
+    "reached",
+    "to_data",
+    "trained_on_graph",
+    "trained_on_part",
+]
+
+GRAPH_PROTOCOL = dd.Evaluation(
+    protocol="graph condensation",
+    network="gcn",
+    network_options={"width": 256},
+    networks=10,
+    epochs=600,
+    batch_size=1 << 20,
+    lr=0.01,
+    weight_decay=5e-4,
+    decay_at=(0.5,),
+    optimizer="adam",
+    order="stored",
+)
+"""GCond's: 600 steps of Adam on the whole set, the best of them on the validation nodes of the real graph."""
+
+_EVERY = 20
+
+
+@final
+class OnGraph(nn.Module):
+    """A graph network bound to one graph: a function of the numbers of nodes.
+
+    Args:
+        network: Takes (x, edge_index, edge_weight).
+        x: Features of all nodes, (N, D).
+        edge_index: (2, E).
+        edge_weight: (E,), or None for 1.
+    """
+
+    whole_batch = True
+
+    def __init__(
+        self, network: nn.Module, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self._graph = x, edge_index, edge_weight
+
+    def forward(self, nodes: Tensor) -> Tensor:
+        """Return the logits, (B, K), of nodes (B,) int64; every call passes the whole graph."""
+        logits: Tensor = self.network(*self._graph)[nodes]
+        return logits
+
+
+def to_data(distilled: dd.Distilled) -> Data:
+    """Return a set of nodes as a PyG graph.
+
+    Returns:
+        x (M, D), edge_index and edge_weight (empty without a structure), y (M,) int64, the rows of labels as y_rows
+        (M, K), and the content id of the set as `content_id`.
+
+    Raises:
+        ValueError: If the images of the set are no rows of features.
+    """
+    shape = tuple(distilled.images.shape)
+    require(shape[1:3] == (1, 1), "distilled", "hold rows of features, (M, 1, 1, D)", shape)
+    index, weight = distilled.edge_index, distilled.edge_weight
+    return Data(
+        x=distilled.images.flatten(1),
+        edge_index=torch.zeros(2, 0, dtype=torch.int64) if index is None else index,
+        edge_weight=torch.zeros(0) if weight is None else weight,
+        y=distilled.owner,
+        y_rows=distilled.labels,
+        content_id=distilled.content_id,
+    )
+
+
+def evaluate_graph(
+    distilled: dd.Distilled,
+    graph: GraphData,
+    evaluation: dd.Evaluation | None = None,
+    *,
+    rng: torch.Generator,
+    name: str = "set",
+) -> Score:
+    """Train fresh networks on a set and return what they reach on the test nodes of the real graph.
+
+    Every 20 epochs a network is asked about the validation nodes; the best weights are tested, once.
+
+    Args:
+        distilled: A condensed graph.
+        graph: The real one.
+        evaluation: The protocol; that of the set if None.
+        rng: Network i derives its weights from it.
+        name: For tables.
+
+    Raises:
+        ValueError: If the set does not fit the graph.
+
+    A protocol of a kernel trains nothing and has one score, whose `network` names the kernel: it belongs in a column of
+    its own.
+    """
+    own = dd.Evaluation.from_dict(distilled.evaluation) if evaluation is None else evaluation
+    rule, began = f"have {graph.num_features} features", time.perf_counter()
+    require(distilled.images.shape[-1] == graph.num_features, "distilled", rule, distilled.images.shape[-1])
+    many = own.networks if own.learner == "network" else 1
+    found = [reached(distilled, graph, graph.test, own, dd.derive(rng, "network", i)) for i in range(many)]
+    return Score(
+        name=name,
+        protocol=own.protocol,
+        network=own.network_label,
+        accuracies=tuple(found),
+        images=len(distilled),
+        stored_floats=distilled.manifest.storage.floats,
+        seconds=time.perf_counter() - began,
+        labels=distilled.manifest.storage.labels,
+        loss=own.loss if own.learner == "network" else "ridge",
+    )
+
+
+def reached(
+    distilled: dd.Distilled, graph: GraphData, part: Part, evaluation: dd.Evaluation, rng: torch.Generator
+) -> float:
+    """Return what one network that trains on a set, or its kernel, reaches on a part of the real graph, in 0..1."""
+    if evaluation.learner == "kernel":
+        return metric_of(kernel_scores(distilled, part, evaluation), part.labels, graph.metric)
+    return held_out(trained_on_graph(to_data(distilled), graph, evaluation, rng), graph, part)
+
+
+def trained_on_graph(
+    data: Data, graph: GraphData, evaluation: dd.Evaluation, rng: torch.Generator
+) -> nn.Module:
+    """Return a network that trained on a small graph, with its best weights on the validation nodes.
+
+    Args:
+        data: As `to_data` gives it.
+        graph: The real graph; its test nodes are not looked at.
+        evaluation: The protocol.
+        rng: Draws the weights.
+    """
+    rows = read_labels(data.y_rows, evaluation.labels)
+    shown = Batch(torch.arange(len(data.x)), rows)
+    return _fitted(data.x, data.edge_index, data.edge_weight, shown, graph, evaluation, rng)
+
+
+def trained_on_part(graph: GraphData, evaluation: dd.Evaluation, rng: torch.Generator) -> nn.Module:
+    """Return a network that trained on the training nodes of the real graph itself, as `trained_on_graph` does."""
+    part = graph.train
+    shown = Batch(part.nodes, one_hot(part.labels, graph.num_classes).float())
+    return _fitted(part.graph.x, part.graph.edge_index, None, shown, graph, evaluation, rng)
+
+
+def _fitted(
+    x: Tensor,
+    edge_index: Tensor,
+    edge_weight: Tensor | None,
+    shown: Batch,
+    graph: GraphData,
+    evaluation: dd.Evaluation,
+    rng: torch.Generator,
+) -> nn.Module:
+    options = dict(evaluation.network_options)
+    network = graph_network(
+        evaluation.network, graph.num_features, graph.num_classes, dd.derive(rng, "init"), **options
+    )
+    bound = OnGraph(network, x, edge_index, edge_weight)
+    best, state = -1.0, network.state_dict()
+    for done in train(bound, shown, evaluation, dd.derive(rng, "train")):
+        if done % _EVERY and done < evaluation.epochs:
+            continue
+        found = held_out(network, graph, graph.val)
+        if found > best:
+            best, state = found, copy.deepcopy(network.state_dict())
+    network.load_state_dict(state)
+    return network
+
+
+@torch.no_grad()
+def held_out(network: nn.Module, graph: GraphData, part: Part) -> float:
+    """Return the metric of a network on the labelled nodes of a part of the real graph, in 0..1."""
+    network.eval()
+    logits = network(part.graph.x, part.graph.edge_index)[part.nodes]
+    return metric_of(logits, part.labels, graph.metric)
+
+
+def metric_of(scores: Tensor, labels: Tensor, metric: str) -> float:
+    """Return the accuracy of the largest score, (L, K), or the area under the ROC curve of the second class."""
+    if metric == "auc":
+        return float(roc_auc_score(labels.cpu().numpy(), (scores[:, 1] - scores[:, 0]).cpu().numpy()))
+    return float((scores.argmax(1) == labels).float().mean())

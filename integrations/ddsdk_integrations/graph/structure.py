@@ -1,0 +1,207 @@
+"""Nodes of a small graph as a parametrization: free features, and where the edges come from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+import ddsdk as dd
+from ddsdk.errors import require, require_count, require_rate
+from ddsdk.inner.ridge import Ridge, solve
+from ddsdk_integrations.graph.propagation import dense_normalised, propagated
+
+__all__ = ["BernoulliEdges", "PairwiseMLP", "SelfExpressive", "Structure", "SyntheticNodes", "symmetric"]
+
+
+class Structure(nn.Module, ABC):
+    """Where the edges of a small graph come from; without one, no node has a neighbour."""
+
+    @abstractmethod
+    def adjacency(self, x: Tensor, rng: torch.Generator | None) -> Tensor:
+        """Return the weights of all edges, (M, M), symmetric, in 0..1 and without loops, with graph to all they are of.
+
+        Args:
+            x: Features, (M, D).
+            rng: For edges that are drawn; None for what an export takes.
+        """
+
+
+def symmetric(scores: Tensor) -> Tensor:
+    """Return (S + S^T) / 2 of scores (..., M, M)."""
+    return (scores + scores.mT) / 2
+
+
+def _no_loops(weights: Tensor) -> Tensor:
+    return weights * (1 - torch.eye(weights.shape[-1], dtype=weights.dtype, device=weights.device))
+
+
+@final
+class PairwiseMLP(Structure):
+    """GCond's structure: a perceptron looks at the features of each pair, and its mean over both orders is the logit.
+
+    The first layer is factored: W [x_i, x_j] = U x_i + V x_j, so that it costs M and not M^2 products of length D. Two
+    hidden layers with batch normalisation over the pairs, whose statistics are those of the graph itself, at training
+    and at export alike.
+
+    Args:
+        features: D.
+        width: Units of the hidden layers.
+        bias: Where the logits start on average: -3 begins with few and weak edges, 0 with a graph in which
+            everything is half connected to everything.
+        rng: Draws the weights.
+
+    References:
+        Jin et al., "Graph Condensation for Graph Neural Networks", ICLR 2022, arXiv:2110.07580, eq. 8.
+    """
+
+    def __init__(self, features: int, *, width: int = 128, bias: float = -3.0, rng: torch.Generator) -> None:
+        super().__init__()
+        require_count("features", features)
+        require_count("width", width)
+        self.first = nn.Linear(features, width)
+        self.second = nn.Linear(features, width, bias=False)
+        norms = (nn.BatchNorm1d(width, track_running_stats=False) for _ in range(2))
+        self.rest = nn.Sequential(next(norms), nn.ReLU(), nn.Linear(width, width), next(norms), nn.ReLU())
+        self.last = nn.Linear(width, 1)
+        dd.initialise(self, rng)
+        nn.init.constant_(self.last.bias, bias)
+
+    def adjacency(self, x: Tensor, rng: torch.Generator | None) -> Tensor:  # noqa: ARG002
+        """Return sigmoid((f(x_i, x_j) + f(x_j, x_i)) / 2)."""
+        m = len(x)
+        pairs = (self.first(x)[:, None] + self.second(x)[None]).flatten(0, 1)
+        return _no_loops(symmetric(self.last(self.rest(pairs)).view(m, m)).sigmoid())
+
+
+@final
+class BernoulliEdges(Structure):
+    """DosCond's structure: each edge has a probability of its own, and is drawn anew in every step.
+
+    A draw is relaxed so that it has a gradient: sigmoid((logit + logistic noise) / temperature). An export takes the
+    edges that are more likely than not.
+
+    Args:
+        logits: (M, M) at the start, or (B, M, M) for several graphs; their symmetric part counts.
+        temperature: > 0; a draw tends to 0 and 1 as it falls.
+
+    References:
+        Jin et al., "Condensing Graphs via One-Step Gradient Matching", KDD 2022, arXiv:2206.07746.
+    """
+
+    def __init__(self, logits: Tensor, *, temperature: float = 0.5) -> None:
+        super().__init__()
+        square = logits.ndim in (2, 3) and logits.shape[-1] == logits.shape[-2]
+        require(square, "logits", "have shape (M, M) or (B, M, M)", tuple(logits.shape))
+        require_rate("temperature", temperature)
+        self.logits = nn.Parameter(logits.detach().clone())
+        self._temperature = temperature
+
+    @classmethod
+    def scaled(cls, adjacency: Tensor, *, logit: float = 5.0, temperature: float = 0.5) -> BernoulliEdges:
+        """Return edges that start next to those of `adjacency`, 0 or 1: with logits of -`logit` and `logit`."""
+        return cls((2 * adjacency - 1) * logit, temperature=temperature)
+
+    @property
+    def probabilities(self) -> Tensor:
+        """The probability of each edge, in the shape of the logits, with graph."""
+        return _no_loops(symmetric(self.logits).sigmoid())
+
+    def adjacency(self, x: Tensor, rng: torch.Generator | None) -> Tensor:  # noqa: ARG002
+        """Return a relaxed draw, or with no generator the likely edges, as 0 and 1."""
+        if rng is None:
+            return (self.probabilities > 0.5).float()
+        uniform = torch.rand(self.logits.shape, generator=rng).clamp(1e-6, 1 - 1e-6).triu(1)
+        # Both directions of an edge are one draw.
+        noise = (uniform + uniform.mT + 0.5 * torch.eye(uniform.shape[-1])).logit().to(self.logits.device)
+        return _no_loops(((symmetric(self.logits) + noise) / self._temperature).sigmoid())
+
+    def excess(self, density: float) -> Tensor:
+        """Return how far the mean probability of an edge lies above `density`, at least 0: DosCond's penalty."""
+        m = self.logits.shape[-1]
+        return (self.probabilities.mean() * m / max(1, m - 1) - density).clamp_min(0)
+
+
+@final
+class SelfExpressive(Structure):
+    """GCSR's structure: how nodes make up each other, by ridge regression in closed form.
+
+    C = (G + r I)^-1 G for the Gram matrix G of the features at unit length; the edge has the positive part of
+    (C + C^T) / 2. Nothing is stored but the features.
+
+    Args:
+        ridge: r, as the engine's solver takes it.
+
+    Differences from the published algorithm: no prior of propagated features and no moving average.
+
+    References:
+        Liu et al., "Graph Data Condensation via Self-expressive Graph Structure Reconstruction", KDD 2024,
+        arXiv:2403.07294.
+    """
+
+    def __init__(self, ridge: Ridge | None = None) -> None:
+        super().__init__()
+        self._ridge = Ridge(rule="trace", strength=1.0) if ridge is None else ridge
+
+    def adjacency(self, x: Tensor, rng: torch.Generator | None) -> Tensor:  # noqa: ARG002
+        """Return the positive part of the symmetric coefficients."""
+        unit = normalize(x, dim=1)
+        gram = unit @ unit.T
+        return _no_loops(symmetric(solve(gram, gram, self._ridge).values).to(x).clamp(0, 1))
+
+
+@final
+class SyntheticNodes(dd.Parametrization):
+    """The nodes of a condensed graph: each slot is a node, and decodes to its features after the propagation.
+
+    With a structure A' = g(X'), what decodes is operator(A')^hops X', as `GraphData.rows` has it of the real graph. So
+    objectives and students see rows on both sides. Without a structure the operator is the identity.
+
+    Args:
+        x: Features at the start, (M, D).
+        structure: Gives the edges; None for none.
+        hops: Of the propagation.
+    """
+
+    joint: ClassVar[bool] = True
+
+    def __init__(self, x: Tensor, structure: Structure | None = None, *, hops: int = 2) -> None:
+        super().__init__()
+        require(x.ndim == 2 and x.numel() > 0, "x", "have shape (M, D)", tuple(x.shape))
+        require_count("hops", hops, least=0)
+        self.x = nn.Parameter(torch.empty_like(x, memory_format=torch.contiguous_format))
+        self.structure = structure
+        self._hops = hops
+        self.encode(x)
+
+    def encode(self, images: Tensor) -> None:
+        """Set the features, (M, D) or (M, 1, 1, D); edges stay."""
+        require(bool(torch.isfinite(images).all()), "x", "be finite", "NaN or infinity")
+        with torch.no_grad():
+            self.x.copy_(images.flatten(1))
+
+    def decode(self, slots: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return propagated features of `slots`, (B, 1, 1, D)."""
+        x: Tensor = self.x
+        if self.structure is not None:
+            x = propagated(dense_normalised(self.structure.adjacency(x, rng)), x, self._hops)
+        return x[slots][:, None, None], slots
+
+    def project_(self) -> None:
+        """Do nothing: features are free."""
+
+    def stored_floats(self) -> int:
+        """Return M D; the edges of an export are counted by themselves."""
+        return self.x.numel()
+
+    def edges(self, threshold: float) -> tuple[Tensor, Tensor]:
+        """Return the edges of the export that weigh at least `threshold`: index (2, E) and weight (E,)."""
+        if self.structure is None:
+            return torch.zeros(2, 0, dtype=torch.int64), torch.zeros(0)
+        with torch.no_grad():
+            weights = self.structure.adjacency(self.x, None).cpu()
+        index = torch.nonzero(weights >= max(threshold, 1e-12)).T
+        return index.contiguous(), weights[index[0], index[1]].float()
