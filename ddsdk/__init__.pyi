@@ -1,4 +1,10 @@
 from .assemble import assemble as assemble
+from .audit.likelihood import LikelihoodRatio as LikelihoodRatio
+from .audit.likelihood import audit_by_likelihood as audit_by_likelihood
+from .audit.membership import Distiller as Distiller
+from .audit.membership import Roc as Roc
+from .audit.nearest import Nearest as Nearest
+from .audit.nearest import nearest_records as nearest_records
 from .augment import DSA_STRATEGY as DSA_STRATEGY
 from .augment import Augmentation as Augmentation
 from .baselines import BASELINES as BASELINES

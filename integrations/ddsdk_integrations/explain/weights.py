@@ -154,7 +154,8 @@ class Explainer:
         weights, alpha = self.weights(x), self.inverse @ self.labels
         blocks = self.inverse[removed[:, :, None], removed[:, None, :]]
         fall = weights.gather(1, removed)[:, None] @ torch.linalg.solve(blocks, alpha[removed])
-        return weights @ self.labels - fall[:, 0]
+        found: Tensor = weights @ self.labels - fall[:, 0]
+        return found
 
 
 def _machine(distilled: dd.Distilled) -> dd.KernelMachine:
