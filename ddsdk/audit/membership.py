@@ -28,6 +28,7 @@ __all__ = [
     "known_confidences",
     "nearest_distances",
     "roc",
+    "trained_networks",
     "unit_images",
 ]
 
@@ -37,18 +38,13 @@ Distiller = Callable[[RealData, torch.Generator], Distilled]
 _PIECE = 512
 
 
-def known_confidences(
-    distilled: Distilled,
-    records: RealData,
-    evaluation: Evaluation | None,
-    networks: int,
-    rng: torch.Generator,
-) -> Tensor:
-    """Return `confidences` of networks that train on a set, as anyone can train them who has it, on the CPU.
+def trained_networks(
+    distilled: Distilled, evaluation: Evaluation | None, networks: int, rng: torch.Generator
+) -> list[nn.Module]:
+    """Return networks that train on a set, as anyone can train them who has it, on the CPU and in eval mode.
 
     Args:
         distilled: The set.
-        records: To score, in any value space.
         evaluation: How the networks train. None takes what the set says; for a set that is made for a kernel, the quick
             protocol on the class of each image.
         networks: How many train.
@@ -67,6 +63,26 @@ def known_confidences(
         for _ in train(network, batch, own, derive(rng, i, "train"), pace):
             pass
         found.append(network.eval())
+    return found
+
+
+def known_confidences(
+    distilled: Distilled,
+    records: RealData,
+    evaluation: Evaluation | None,
+    networks: int,
+    rng: torch.Generator,
+) -> Tensor:
+    """Return `confidences` of networks that train on a set, see `trained_networks`.
+
+    Args:
+        distilled: The set.
+        records: To score, in any value space.
+        evaluation: How the networks train.
+        networks: How many train.
+        rng: For them.
+    """
+    found = trained_networks(distilled, evaluation, networks, rng)
     return confidences(found, records.to("cpu").with_preprocess(distilled.preprocess))
 
 
