@@ -187,6 +187,7 @@ from .students.trained_pool import TrainedPool as TrainedPool
 from .synthetic.base import Parametrization as Parametrization
 from .synthetic.bases import AddressedBases as AddressedBases
 from .synthetic.bases import address_count as address_count
+from .synthetic.canvas import TileableCanvas as TileableCanvas
 from .synthetic.codes import Codes as Codes
 from .synthetic.codes import code_shape as code_shape
 from .synthetic.codes import tiny_decoder as tiny_decoder

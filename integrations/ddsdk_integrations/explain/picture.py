@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.errors import MissingExtraError
+from ddsdk.bench.pages import empty_figure
 from ddsdk_integrations.explain.influence import Influence
 from ddsdk_integrations.explain.weights import Explainer
 
@@ -39,15 +39,11 @@ def draw_explanations(
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise MissingExtraError("a picture of explanations", "matplotlib", "bench") from None
     x = queries.batch(index).x
     found, influence = explainer.explain(x), Influence(explainer, records)
     falls = influence.falls(x)
     columns = 1 + _FOR + _AGAINST + _BEHIND
-    figure = Figure(figsize=(1.05 * columns, 1.3 * len(index)), layout="constrained")
+    figure = empty_figure(1.05 * columns, 1.3 * len(index))
     axes = figure.subplots(len(index), columns, squeeze=False)
     whole = records.batch(torch.arange(len(records))).x
     for row, cells in enumerate(axes):

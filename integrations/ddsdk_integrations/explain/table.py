@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddsdk.errors import MissingExtraError
+from ddsdk.bench.pages import empty_figure, markdown_table
 
 __all__ = ["markdown", "plot"]
 
@@ -32,21 +32,15 @@ def markdown(cells: Sequence[Found]) -> str:
         cells: What `measure` returned.
     """
     groups = {name: [c for c in cells if c["cell"]["method"] == name] for name in _methods(cells)}
-    lines = [_line(_HEADS), _line(["---"] * len(_HEADS))]
-    lines += [_line(_ranking(name, group)) for name, group in groups.items()]
-    lines += ["", _line(_SET_HEADS), _line(["---"] * len(_SET_HEADS))]
+    ranked = markdown_table(_HEADS, [_ranking(name, group) for name, group in groups.items()])
     # Two ways to rank may go through one set.
     sets = {n: g for n, g in groups.items() if n.startswith("through")}
-    lines += [_line(row) for name, group in sets.items() for row in _removals(name, group)]
-    return "\n".join([*lines, ""])
+    removed = [row for name, group in sets.items() for row in _removals(name, group)]
+    return ranked + "\n" + markdown_table(_SET_HEADS, removed)
 
 
 def _methods(cells: Sequence[Found]) -> list[str]:
     return list(dict.fromkeys(cell["cell"]["method"] for cell in cells))
-
-
-def _line(words: Sequence[str]) -> str:
-    return "| " + " | ".join(words) + " |"
 
 
 def _mean(group: Sequence[Found], read: Callable[[Found], float]) -> float:
@@ -89,11 +83,7 @@ def plot(cells: Sequence[Found], path: Path) -> None:
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise MissingExtraError("a picture of the benchmark", "matplotlib", "bench") from None
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = empty_figure(9, 3.6)
     left, right = figure.subplots(1, 2)
     methods = _methods(cells)
     for i, name in enumerate(n for n in methods if n.startswith("through")):

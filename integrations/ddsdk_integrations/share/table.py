@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddsdk.errors import MissingExtraError
+from ddsdk.bench.pages import empty_figure, markdown_table
 
 __all__ = ["markdown", "plot"]
 
@@ -35,15 +35,11 @@ def markdown(cells: Sequence[Found]) -> str:
     """
     keys = dict.fromkeys(_key(cell) for cell in cells)
     rows = [_row(key, [cell for cell in cells if _key(cell) == key]) for key in keys]
-    return "\n".join([_line(_HEADS), _line(["---"] * len(_HEADS)), *map(_line, rows), ""])
+    return markdown_table(_HEADS, rows)
 
 
 def _key(cell: Found) -> tuple[str, str]:
     return cell["cell"]["method"], cell["cell"]["split"]
-
-
-def _line(words: Sequence[str]) -> str:
-    return "| " + " | ".join(words) + " |"
 
 
 def _mean(group: Sequence[Found], *path: str) -> float:
@@ -77,11 +73,7 @@ def plot(cells: Sequence[Found], path: Path) -> None:
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise MissingExtraError("a picture of the benchmark", "matplotlib", "bench") from None
-    figure = Figure(figsize=(6.5, 3.6), layout="constrained")
+    figure = empty_figure(6.5, 3.6)
     axes = figure.subplots()
     for i, method in enumerate(dict.fromkeys(_key(cell)[0] for cell in cells)):
         group = [cell for cell in cells if _key(cell) == (method, "patient")]
