@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import torch
 import tyro
@@ -27,8 +27,10 @@ __all__ = [
     "benchmark_data",
     "known_words",
     "numbers",
+    "once",
     "run_command",
     "words",
+    "write_results",
 ]
 
 
@@ -142,7 +144,15 @@ class CellBenchmark(ABC):
             self.draw(found)
 
 
-def run_command(kind: type[CellBenchmark], prog: str) -> int:
+class Runs(Protocol):
+    """A command as a dataclass, whose fields are its options."""
+
+    def run(self) -> None:
+        """Do it."""
+        ...
+
+
+def run_command(kind: type[Runs], prog: str) -> int:
     """Run the benchmark that the command line asks for; return the exit status.
 
     Args:
