@@ -148,7 +148,7 @@ _HEADS = (
     "nDCG, %",
     "HR, %",
     "PSP, %",
-    "nDCG by EASE, %",
+    "by EASE, %",
     "like a real user",
     "numbers kept",
     "seconds",
