@@ -58,6 +58,11 @@ def test_links_lead_somewhere():
         "continual_replay",
         "federated_sets",
         "private_release",
+        "explain_prediction",
+        "recommend_users",
+        "share_release",
+        "tileable_texture",
+        "finetune_backbone",
     ],
 )
 def test_examples_run(name, tmp_path, monkeypatch, capsys):
