@@ -1,4 +1,10 @@
 from .assemble import assemble as assemble
+from .audit.likelihood import LikelihoodRatio as LikelihoodRatio
+from .audit.likelihood import audit_by_likelihood as audit_by_likelihood
+from .audit.membership import Distiller as Distiller
+from .audit.membership import Roc as Roc
+from .audit.nearest import Nearest as Nearest
+from .audit.nearest import nearest_records as nearest_records
 from .augment import DSA_STRATEGY as DSA_STRATEGY
 from .augment import Augmentation as Augmentation
 from .baselines import BASELINES as BASELINES
@@ -184,6 +190,7 @@ from .students.trained_pool import TrainedPool as TrainedPool
 from .synthetic.base import Parametrization as Parametrization
 from .synthetic.bases import AddressedBases as AddressedBases
 from .synthetic.bases import address_count as address_count
+from .synthetic.canvas import TileableCanvas as TileableCanvas
 from .synthetic.codes import Codes as Codes
 from .synthetic.codes import code_shape as code_shape
 from .synthetic.codes import tiny_decoder as tiny_decoder

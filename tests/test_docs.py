@@ -62,6 +62,11 @@ def test_links_lead_somewhere():
         "backdoor_scan",
         "nas_ranking",
         "graph_condensation",
+        "explain_prediction",
+        "recommend_users",
+        "share_release",
+        "tileable_texture",
+        "finetune_backbone",
     ],
 )
 def test_examples_run(name, tmp_path, monkeypatch, capsys):

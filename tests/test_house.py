@@ -41,7 +41,7 @@ LEVELS = (
     {
         *("distill", "evaluation", "judge", "distilled", "artifact", "manifest", "safetensor_header"),
         *("card", "sheet", "report", "export", "checkpoint", "job", "assemble", "scores", "preview"),
-        *("validation", "faults", "distributed", "codecs", "certificate"),
+        *("validation", "faults", "distributed", "codecs", "certificate", "audit"),
     },
     {"recipes", "baselines"},
     {"bench", "cli"},

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar, final
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, final
 
 import torch
 import tyro
@@ -29,8 +29,10 @@ __all__ = [
     "benchmark_data",
     "known_words",
     "numbers",
+    "once",
     "run_command",
     "words",
+    "write_results",
 ]
 
 D = TypeVar("D")
@@ -178,7 +180,15 @@ class CellBenchmark(CellTable[RealData]):
         return Loaded(train, (train, test), {"train": train.fingerprint, "test": test.fingerprint})
 
 
-def run_command(kind: type[CellTable[Any]], prog: str) -> int:
+class Runs(Protocol):
+    """A command as a dataclass, whose fields are its options."""
+
+    def run(self) -> None:
+        """Do it."""
+        ...
+
+
+def run_command(kind: type[Runs], prog: str) -> int:
     """Run the benchmark that the command line asks for; return the exit status.
 
     Args:

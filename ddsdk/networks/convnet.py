@@ -44,6 +44,7 @@ def convnet(
     norm: Norm = "instance",
     pooling: Literal["avg", "max", "none"] = "avg",
     activation: Literal["relu", "leaky-relu", "sigmoid"] = "relu",
+    edges: Literal["zeros", "circular"] = "zeros",
 ) -> Network:
     """Build a ConvNet: blocks of 3x3 convolution, norm, activation and 2x2 pooling, and a linear head.
 
@@ -60,6 +61,7 @@ def convnet(
         norm: See `ddsdk.networks.norms.norm_layer`.
         pooling: Kind of pooling; "none" keeps the resolution.
         activation: Nonlinearity of every block.
+        edges: What convolutions see beyond an edge: zeros, or the opposite edge, for images that tile.
 
     Returns:
         A network with PyTorch's own initial weights; `network_factory` draws them from a generator.
@@ -76,6 +78,7 @@ def convnet(
     require(width >= 1, "width", "be at least 1", width)
     require(pooling in POOLINGS, "pooling", f"be one of {', '.join(POOLINGS)}", pooling)
     require(activation in ACTIVATIONS, "activation", f"be one of {', '.join(ACTIVATIONS)}", activation)
+    require(edges in ("zeros", "circular"), "edges", "be zeros or circular", edges)
     channels, height, columns = image_shape
     padding = 3 if tuple(image_shape) == (1, 28, 28) else 1
     halvings = 0 if pooling == "none" else depth
@@ -83,7 +86,8 @@ def convnet(
     features = head_inputs(f"a ConvNet of depth {depth}", image_shape, width, *last)
     blocks = []
     for level in range(depth):
-        conv = nn.Conv2d(channels if level == 0 else width, width, 3, padding=padding if level == 0 else 1)
+        inputs, margin = (channels, padding) if level == 0 else (width, 1)
+        conv = nn.Conv2d(inputs, width, 3, padding=margin, padding_mode=edges)
         layers = [conv, norm_layer(norm, width), ACTIVATIONS[activation]()]
         pool = POOLINGS[pooling]
         blocks.append(nn.Sequential(*layers, *([] if pool is None else [pool()])))

@@ -12,13 +12,7 @@ from ddsdk_integrations._require import require_library
 
 require_library("opacus", feature="Private release", package="opacus", extra="privacy")
 
-from ddsdk_integrations.privacy.audit import (  # noqa: E402
-    Nearest,
-    OneRun,
-    audit_in_one_run,
-    mislabelled,
-    nearest_records,
-)
+from ddsdk_integrations.privacy.audit import OneRun, audit_in_one_run, mislabelled  # noqa: E402
 from ddsdk_integrations.privacy.bounds import OneRunBound, one_run_bound  # noqa: E402
 from ddsdk_integrations.privacy.budget import Budget, BudgetSpentError, Ledger, certified_epsilon  # noqa: E402
 from ddsdk_integrations.privacy.class_sums import (  # noqa: E402
@@ -36,8 +30,6 @@ from ddsdk_integrations.privacy.gradients import (  # noqa: E402
     sample_gradients,
 )
 from ddsdk_integrations.privacy.guard import PrivacyError  # noqa: E402
-from ddsdk_integrations.privacy.likelihood import LikelihoodRatio, audit_by_likelihood  # noqa: E402
-from ddsdk_integrations.privacy.membership import Distiller, Roc  # noqa: E402
 from ddsdk_integrations.privacy.ndpdc import NDPDC  # noqa: E402
 from ddsdk_integrations.privacy.psg import PSG  # noqa: E402
 from ddsdk_integrations.privacy.recipe import PrivateRecipe, distilled_privately  # noqa: E402
@@ -53,13 +45,10 @@ __all__ = [
     "PSG",
     "Budget",
     "BudgetSpentError",
-    "Distiller",
     "FeatureSpace",
     "Ledger",
-    "LikelihoodRatio",
     "MatchClassSums",
     "MatchNoisedGradients",
-    "Nearest",
     "NoisedGradients",
     "NoisedRegression",
     "OneRun",
@@ -68,14 +57,11 @@ __all__ = [
     "PrivateData",
     "PrivateRecipe",
     "ReleasedSums",
-    "Roc",
-    "audit_by_likelihood",
     "audit_in_one_run",
     "certified_epsilon",
     "distilled_privately",
     "dp_sgd",
     "mislabelled",
-    "nearest_records",
     "one_run_bound",
     "paid_class_means",
     "paid_class_sizes",

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count
-from ddsdk_integrations.privacy.bounds import one_run_bound
-from ddsdk_integrations.privacy.membership import (
+from ddsdk.audit.membership import (
     Distiller,
     Roc,
     joined,
@@ -24,8 +22,10 @@ from ddsdk_integrations.privacy.membership import (
     roc,
     unit_images,
 )
+from ddsdk.errors import require, require_count
+from ddsdk_integrations.privacy.bounds import one_run_bound
 
-__all__ = ["Nearest", "OneRun", "audit_in_one_run", "mislabelled", "nearest_records"]
+__all__ = ["OneRun", "audit_in_one_run", "mislabelled"]
 
 Score = Literal["confidence", "distance"]
 _SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)
@@ -176,43 +176,3 @@ def _right(score: Tensor, kept: Tensor, top: int, bottom: int) -> int:
     """Return how many are right if the highest scores are said to be in, and the lowest out."""
     order = score.argsort(descending=True)
     return int(kept[order[:top]].sum()) + int((~kept[order[len(order) - bottom :]]).sum())
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Nearest:
-    """How near a set lies to its records, beside records that it never saw.
-
-    Attributes:
-        copies: Images of the set that lie nearer to a record than `threshold`.
-        threshold: Distance of the nearest hundredth of the records that were not distilled to those that were.
-        smallest: Least distance of an image of the set to a record.
-        scores: How well the distance to the nearest image tells records from others.
-    """
-
-    copies: int
-    threshold: float
-    smallest: float
-    scores: Roc
-
-
-def nearest_records(distilled: dd.Distilled, records: dd.RealData, others: dd.RealData) -> Nearest:
-    """Compare the images of a set with the records that it was made of, and with records of the same kind.
-
-    Only this catches images that are copies: a network that trains on a set of copies may know little of them.
-
-    Args:
-        distilled: The set.
-        records: What it was made of.
-        others: Held out.
-    """
-    images, inside, outside = distilled.unit_images().cpu(), unit_images(records), unit_images(others)
-    usual = nearest_distances(inside, outside)
-    threshold = float(usual.quantile(0.01))
-    near = nearest_distances(inside, images)
-    return Nearest(
-        copies=int((near < threshold).sum()),
-        threshold=threshold,
-        smallest=float(near.min()),
-        scores=roc(-nearest_distances(images, inside), -nearest_distances(images, outside)),
-    )

@@ -11,55 +11,83 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-import ddsdk as dd
-from ddsdk.data.sources import Batch
+from ddsdk.data.sources import Batch, RealData
+from ddsdk.distilled import Distilled
 from ddsdk.errors import require
+from ddsdk.evaluation import Evaluation
 from ddsdk.judge import train
+from ddsdk.networks.catalog import network_factory
+from ddsdk.rng import derive
 from ddsdk.synthetic.labels import read_labels
 
-__all__ = ["Distiller", "Roc", "confidences", "nearest_distances", "roc"]
+__all__ = [
+    "Distiller",
+    "Roc",
+    "confidences",
+    "joined",
+    "known_confidences",
+    "nearest_distances",
+    "roc",
+    "trained_networks",
+    "unit_images",
+]
 
-Distiller = Callable[[dd.RealData, torch.Generator], dd.Distilled]
+Distiller = Callable[[RealData, torch.Generator], Distilled]
 """Everything that is done with real data, from the records to the set: what an audit runs again and again."""
 
 _PIECE = 512
 
 
-def known_confidences(
-    distilled: dd.Distilled,
-    records: dd.RealData,
-    evaluation: dd.Evaluation | None,
-    networks: int,
-    rng: torch.Generator,
-) -> Tensor:
-    """Return `confidences` of networks that train on a set, as anyone can train them who has it, on the CPU.
+def trained_networks(
+    distilled: Distilled, evaluation: Evaluation | None, networks: int, rng: torch.Generator
+) -> list[nn.Module]:
+    """Return networks that train on a set, as anyone can train them who has it, on the CPU and in eval mode.
 
     Args:
         distilled: The set.
-        records: To score, in any value space.
         evaluation: How the networks train. None takes what the set says; for a set that is made for a kernel, the quick
             protocol on the class of each image.
         networks: How many train.
         rng: For them.
     """
-    own = dd.Evaluation.from_dict(distilled.evaluation) if evaluation is None else evaluation
+    own = Evaluation.from_dict(distilled.evaluation) if evaluation is None else evaluation
     if own.learner == "kernel":
-        own = dataclasses.replace(dd.Evaluation.quick(""), labels="hard")
+        own = dataclasses.replace(Evaluation.quick(""), labels="hard")
     own, pace = own.with_learned(distilled.learned_lr, distilled.learned_momentum)
     batch = Batch(distilled.images.cpu(), read_labels(distilled.labels.cpu(), own.labels))
     _, c, h, w = distilled.images.shape
-    make = dd.network_factory(own.network, (c, h, w), distilled.num_classes, **own.network_options)
+    make = network_factory(own.network, (c, h, w), distilled.num_classes, **own.network_options)
     found: list[nn.Module] = []
     for i in range(networks):
-        network = make(dd.derive(rng, i, "init"))
-        for _ in train(network, batch, own, dd.derive(rng, i, "train"), pace):
+        network = make(derive(rng, i, "init"))
+        for _ in train(network, batch, own, derive(rng, i, "train"), pace):
             pass
         found.append(network.eval())
+    return found
+
+
+def known_confidences(
+    distilled: Distilled,
+    records: RealData,
+    evaluation: Evaluation | None,
+    networks: int,
+    rng: torch.Generator,
+) -> Tensor:
+    """Return `confidences` of networks that train on a set, see `trained_networks`.
+
+    Args:
+        distilled: The set.
+        records: To score, in any value space.
+        evaluation: How the networks train.
+        networks: How many train.
+        rng: For them.
+    """
+    found = trained_networks(distilled, evaluation, networks, rng)
     return confidences(found, records.to("cpu").with_preprocess(distilled.preprocess))
 
 
 @torch.no_grad()
-def confidences(networks: Sequence[nn.Module], records: dd.RealData) -> Tensor:
+def confidences(networks: Sequence[nn.Module], records: RealData) -> Tensor:
     """Return log(p / (1 - p)) of the true class of each record, (N,), the mean over networks.
 
     Args:
@@ -125,7 +153,7 @@ def roc(members: Tensor, others: Tensor) -> Roc:
     return Roc(float(roc_auc_score(truth, scores)), at_1, at_01)
 
 
-def joined(first: dd.RealData, second: dd.RealData, index: Tensor) -> dd.RealData:
+def joined(first: RealData, second: RealData, index: Tensor) -> RealData:
     """Return the records of the first and those at `index` of the second, in the value space of the first.
 
     Raises:
@@ -144,7 +172,7 @@ def joined(first: dd.RealData, second: dd.RealData, index: Tensor) -> dd.RealDat
         if bytes_too
         else (unit_images(first), unit_images(second)[index.cpu()])
     )
-    return dd.RealData(
+    return RealData(
         torch.cat([mine, theirs.to(mine.device)]),
         torch.cat([first.labels.to(mine.device), second.labels[index].to(mine.device)]),
         class_names=first.class_names,
@@ -154,7 +182,7 @@ def joined(first: dd.RealData, second: dd.RealData, index: Tensor) -> dd.RealDat
     )
 
 
-def unit_images(records: dd.RealData) -> Tensor:
+def unit_images(records: RealData) -> Tensor:
     """Return all records in the unit range, (N, C, H, W), on the CPU."""
     images = records.images.cpu()
     return images if images.is_floating_point() else images.float() / 255

@@ -8,9 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-import ddsdk as dd
-from ddsdk.errors import require_count
-from ddsdk_integrations.privacy.membership import (
+from ddsdk.audit.membership import (
     Distiller,
     Roc,
     known_confidences,
@@ -18,6 +16,10 @@ from ddsdk_integrations.privacy.membership import (
     roc,
     unit_images,
 )
+from ddsdk.data.sources import RealData
+from ddsdk.errors import require_count
+from ddsdk.evaluation import Evaluation
+from ddsdk.rng import derive
 
 __all__ = ["LikelihoodRatio", "audit_by_likelihood", "likelihood_ratios"]
 
@@ -44,12 +46,12 @@ class LikelihoodRatio:
 
 def audit_by_likelihood(
     distil: Distiller,
-    records: dd.RealData,
+    records: RealData,
     *,
     rng: torch.Generator,
     runs: int = 16,
     networks: int = 2,
-    evaluation: dd.Evaluation | None = None,
+    evaluation: Evaluation | None = None,
 ) -> LikelihoodRatio:
     """Distil random halves of the records again and again; attack each run with what the others show.
 
@@ -71,11 +73,11 @@ def audit_by_likelihood(
     pixels = unit_images(records)
     inside, known, near = [], [], []
     for i in range(runs):
-        key = dd.derive(rng, "run", i)
-        kept = _half(records, dd.derive(key, "half"))
-        distilled = distil(records.subset(torch.nonzero(kept).flatten()), dd.derive(key, "distil"))
+        key = derive(rng, "run", i)
+        kept = _half(records, derive(key, "half"))
+        distilled = distil(records.subset(torch.nonzero(kept).flatten()), derive(key, "distil"))
         inside.append(kept)
-        known.append(known_confidences(distilled, records, evaluation, networks, dd.derive(key, "networks")))
+        known.append(known_confidences(distilled, records, evaluation, networks, derive(key, "networks")))
         near.append(-nearest_distances(distilled.unit_images().cpu(), pixels))
     members = torch.stack(inside)
     curves = []
@@ -85,14 +87,14 @@ def audit_by_likelihood(
     return LikelihoodRatio(runs=runs, records=len(records), confidence=curves[0], distance=curves[1])
 
 
-def _half(records: dd.RealData, rng: torch.Generator) -> Tensor:
+def _half(records: RealData, rng: torch.Generator) -> Tensor:
     """Return a random half that has a record of each class, (N,) bool.
 
     Raises:
         ValueError: If a class is so small that twenty halves lack one.
     """
     for trial in range(_TRIALS):
-        kept = torch.rand(len(records), generator=dd.derive(rng, trial)) < 0.5
+        kept = torch.rand(len(records), generator=derive(rng, trial)) < 0.5
         if all(bool(kept[records.index_of_class(c)].any()) for c in range(records.num_classes)):
             return kept
     raise ValueError(f"records must have enough of each class for halves, got {records.class_sizes}")

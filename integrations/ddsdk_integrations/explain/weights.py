@@ -1,0 +1,165 @@
+"""A prediction of kernel ridge regression as signed weights of synthetic images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+import ddsdk as dd
+from ddsdk.errors import require, require_count
+from ddsdk.inner.ridge import solve
+from ddsdk.objectives.ridge import targets
+
+__all__ = ["Explainer", "Explanation", "NetworkKernel"]
+
+
+@final
+@dataclass(frozen=True)
+class NetworkKernel:
+    """The kernel of a network's last features: k(x, z) = <f(x), f(z)> / F.
+
+    With it, explanations are those of ridge regression on the features of *that* network. Its own head may say
+    something else.
+
+    Attributes:
+        network: Has `embed`: (B, C, H, W) -> (B, F). It should be in eval mode.
+    """
+
+    network: nn.Module
+
+    def __call__(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return the kernel values, (B, B') float64, without graph."""
+        of_x, of_z = (dd.embeddings(self.network, images).double() for images in (x, z))
+        return of_x @ of_z.T / of_x.shape[1]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """Predictions for B images, taken apart.
+
+    Attributes:
+        weights: a(x) = k(x, S) (k(S, S) + r I)^-1 of each synthetic image, (B, M) float64; signed.
+        contributions: Weight times label, (B, M, K): what each synthetic image adds to each class.
+        prediction: Their sum over the synthetic images, (B, K).
+    """
+
+    weights: Tensor
+    contributions: Tensor
+    prediction: Tensor
+
+    @property
+    def classes(self) -> Tensor:
+        """The predicted classes, (B,) int64."""
+        return self.prediction.argmax(1)
+
+    @property
+    def own(self) -> Tensor:
+        """What each synthetic image adds to the class that is predicted, (B, M)."""
+        index = self.classes[:, None, None].expand(-1, self.weights.shape[1], 1)
+        return self.contributions.gather(2, index)[:, :, 0]
+
+    def top(self, count: int) -> Tensor:
+        """Return the synthetic images that add most to the predicted class, (B, count) int64, the first first.
+
+        Raises:
+            ValueError: If there are not so many.
+        """
+        require_count("count", count)
+        m = self.weights.shape[1]
+        require(count <= m, "count", f"not exceed the {m} images of the set", count)
+        return self.own.topk(count, dim=1).indices
+
+
+@final
+class Explainer:
+    """Kernel ridge regression on a set, ready to take its predictions apart.
+
+    f(x) = a(x)^T Y with a(x) = k(x, S) (k(S, S) + r I)^-1: the weights name which synthetic images carry a prediction,
+    M numbers in place of one for each training image. What is explained is *this regression*, not a network that
+    somebody trains on the set. Labels that are probabilities are centred, y - 1/K, as regression has them; scores stay.
+
+    Weights are signed, and share credit among images that the kernel finds alike: where `condition` is large, they say
+    little one by one.
+
+    Args:
+        distilled: The set.
+        machine: Kernel and ridge. None takes those that the set was made for.
+
+    Raises:
+        ValueError: If the set was made for networks and `machine` is None.
+
+    Cost: M^3 multiplications once; for each explanation a row of M kernel values, however large the real data are.
+
+    References:
+        Loo, Hasani, Amini and Rus, NeurIPS 2022, arXiv:2210.12067.
+    """
+
+    def __init__(self, distilled: dd.Distilled, machine: dd.KernelMachine | None = None) -> None:
+        self.machine = _machine(distilled) if machine is None else machine
+        self.images = distilled.images
+        rows = distilled.labels
+        self.labels: Tensor = rows.double() if distilled.label_space == "scores" else targets(rows)
+        gram = self.machine.kernel(self.images, self.images)
+        self.amount = float(self.machine.ridge.amount(gram))
+        """r, what was added to the diagonal."""
+        self.unit = float(gram.diagonal().mean())
+        """Mean of the diagonal of k(S, S)."""
+        spectrum = torch.linalg.eigvalsh(gram) + self.amount
+        self.condition = float(spectrum[-1] / spectrum[0].clamp_min(torch.finfo(gram.dtype).tiny))
+        """Largest over smallest eigenvalue of the system."""
+        identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        self.inverse: Tensor = solve(gram, identity, self.machine.ridge).values
+        """(k(S, S) + r I)^-1, (M, M) float64."""
+        values, vectors = torch.linalg.eigh((self.inverse + self.inverse.T) / 2)
+        self._root: Tensor = vectors * values.clamp_min(0).sqrt()
+
+    def __len__(self) -> int:
+        """Return the number of synthetic images M."""
+        return len(self.images)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return phi(x) = k(x, S) L, (B, M) float64, with L L^T the inverse: phi(x) . phi(s) is k, but for the ridge.
+
+        Args:
+            x: (B, C, H, W), in the value space of the set.
+        """
+        shape = tuple(self.images.shape[1:])
+        require(tuple(x.shape[1:]) == shape, "x", f"have shape (B, {shape})", tuple(x.shape))
+        return self.machine.kernel(x, self.images) @ self._root
+
+    def weights(self, x: Tensor) -> Tensor:
+        """Return a(x), (B, M) float64, for images (B, C, H, W) in the value space of the set."""
+        return self.features(x) @ self._root.T
+
+    def explain(self, x: Tensor) -> Explanation:
+        """Return the predictions for images (B, C, H, W) in the value space of the set, taken apart."""
+        weights = self.weights(x)
+        parts = weights[:, :, None] * self.labels
+        return Explanation(weights=weights, contributions=parts, prediction=parts.sum(1))
+
+    def without(self, x: Tensor, removed: Tensor) -> Tensor:
+        """Return the predictions of the regression that is solved again without some images of the set, (B, K).
+
+        With P the inverse, alpha = P Y and R the removed images, f_-R(x) = f(x) - a_R(x)^T P_RR^-1 alpha_R: exact, and
+        no system of size M is solved. The amount of the ridge stays.
+
+        Args:
+            x: (B, C, H, W).
+            removed: For each image of `x` the images of the set that it does without, (B, k) int64, all different.
+        """
+        weights, alpha = self.weights(x), self.inverse @ self.labels
+        blocks = self.inverse[removed[:, :, None], removed[:, None, :]]
+        fall = weights.gather(1, removed)[:, None] @ torch.linalg.solve(blocks, alpha[removed])
+        found: Tensor = weights @ self.labels - fall[:, 0]
+        return found
+
+
+def _machine(distilled: dd.Distilled) -> dd.KernelMachine:
+    own = dd.Evaluation.from_dict(distilled.evaluation)
+    rule = "be given for a set that is made for networks: explanations are of kernel ridge regression"
+    require(own.learner == "kernel", "machine", rule, None)
+    return dd.kernel_machine(own.network, **own.network_options)

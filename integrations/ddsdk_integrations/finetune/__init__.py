@@ -1,0 +1,15 @@
+"""Distil for a frozen pretrained backbone: any recipe on its features, or linear gradient matching; probes and tuning.
+
+>>> from ddsdk_integrations.finetune import FrozenBackbone, LinearGradientMatching, probe_accuracy
+>>> make_student = FrozenBackbone(backbone, features=512, num_classes=10)
+>>> distilled = LinearGradientMatching(ipc=1)(real, make_student=make_student, rng=rng)
+>>> probe_accuracy(backbone, distilled, test)
+"""
+
+from __future__ import annotations
+
+from ddsdk_integrations.finetune.backbone import FrozenBackbone
+from ddsdk_integrations.finetune.matching import LinearGradientMatching
+from ddsdk_integrations.finetune.probe import fine_tuned, linear_probe, probe_accuracy
+
+__all__ = ["FrozenBackbone", "LinearGradientMatching", "fine_tuned", "linear_probe", "probe_accuracy"]

@@ -1,0 +1,258 @@
+"""From records of patients to a release: split, distil, audit, export or refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+import ddsdk as dd
+from ddsdk.audit.membership import confidences, roc, trained_networks
+from ddsdk.errors import require, require_count
+from ddsdk.students.fresh import MakeStudent
+from ddsdk_integrations.share.claims import check_words
+from ddsdk_integrations.share.figures import Figures, figures
+from ddsdk_integrations.share.groups import group_ids, split_by_group
+from ddsdk_integrations.share.limits import ExportRefusedError, Limits
+from ddsdk_integrations.share.soft_labels import Makes
+
+__all__ = ["Audit", "Release", "Terms", "audit", "release", "reproduces"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What the makers say of a release. Words that promise something are checked, see `check_words`.
+
+    Attributes:
+        title: One line.
+        intended_use: What the set is for.
+        licence: Under which it is given, with the terms of the source.
+    """
+
+    title: str
+    intended_use: str
+    licence: str
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """What attacks on a set found, and what it is good for. Passing them proves nothing.
+
+    Attributes:
+        membership: How well networks that train on the set tell distilled from held-out records.
+        distance: How well the distance to the nearest synthetic image does.
+        near_copies: Synthetic images nearer to a record than the nearest hundredth of held-out records are.
+        smallest_distance: Least distance of a synthetic image to a record, root mean square over pixels of 0..1.
+        shadow: The likelihood-ratio attack on the recipe, where shadow runs were made.
+        figures: Of networks that train on the set, on held-out groups.
+    """
+
+    membership: dd.Roc
+    distance: dd.Roc
+    near_copies: int
+    smallest_distance: float
+    shadow: dd.LikelihoodRatio | None
+    figures: Figures
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Plain values for the card."""
+        return {
+            "membership_auc": self.membership.auc,
+            "membership_at_1": self.membership.at_1,
+            "distance_auc": self.distance.auc,
+            "distance_at_1": self.distance.at_1,
+            "near_copies": self.near_copies,
+            "smallest_distance": self.smallest_distance,
+            **({} if self.shadow is None else {"shadow": _shadow_record(self.shadow)}),
+            "meaning": "attacks that were tried; passing them proves nothing",
+        }
+
+
+def _shadow_record(shadow: dd.LikelihoodRatio) -> dict[str, float]:
+    return {
+        "runs": shadow.runs,
+        "confidence_auc": shadow.confidence.auc,
+        "distance_auc": shadow.distance.auc,
+    }
+
+
+def audit(
+    distilled: dd.Distilled,
+    inside: dd.RealData,
+    outside: dd.RealData,
+    groups: Sequence[Hashable] | Tensor,
+    *,
+    rng: torch.Generator,
+    networks: int = 3,
+    shadow: dd.LikelihoodRatio | None = None,
+) -> Audit:
+    """Attack a set, and measure its use on the same networks.
+
+    Args:
+        distilled: The set.
+        inside: What it was made of.
+        outside: Held out; of other groups, or the audit tells nothing.
+        groups: Of the held-out images, one entry each.
+        rng: For the networks.
+        networks: How many train on the set, as it says.
+        shadow: What `ddsdk.audit_by_likelihood` found of the recipe, if it was asked.
+    """
+    require_count("networks", networks)
+    seen, unseen = (side.to("cpu").with_preprocess(distilled.preprocess) for side in (inside, outside))
+    trained = trained_networks(distilled, None, networks, rng)
+    near = dd.nearest_records(distilled, inside, outside)
+    return Audit(
+        membership=roc(confidences(trained, seen), confidences(trained, unseen)),
+        distance=near.scores,
+        near_copies=near.copies,
+        smallest_distance=near.smallest,
+        shadow=shadow,
+        figures=figures(trained, unseen, group_ids(groups, len(unseen))),
+    )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """A set that was made to be shared, with its audit.
+
+    Attributes:
+        distilled: The set; provenance holds terms, audit, figures and coarse counts, and no fingerprint of records.
+        audit: What attacks found.
+        held_out: Positions of the records that were not distilled, (H,) int64.
+    """
+
+    distilled: dd.Distilled
+    audit: Audit
+    held_out: Tensor
+
+    def export(self, folder: str | os.PathLike[str], limits: Limits) -> str:
+        """Write the set with its card, if it keeps all limits; return the content id.
+
+        The card has the certificate, or the words "no formal privacy guarantee", and the audit. The limits are written
+        into it.
+
+        Args:
+            folder: New, or holding an older set.
+            limits: What may be exported.
+
+        Raises:
+            ExportRefusedError: If a limit is broken; nothing is written.
+        """
+        broken = limits.broken(self.audit, self.distilled.certificate)
+        if broken:
+            raise ExportRefusedError(broken)
+        kept = {name: value for name, value in asdict(limits).items() if value is not None}
+        told = {**self.distilled.provenance, "limits": kept}
+        return dataclasses.replace(self.distilled, provenance=told).save(folder)
+
+
+def release(
+    records: dd.RealData,
+    groups: Sequence[Hashable] | Tensor,
+    *,
+    recipe: Makes,
+    make_student: MakeStudent,
+    rng: torch.Generator,
+    terms: Terms,
+    held_out: float = 0.3,
+    evaluation: dd.Evaluation | None = None,
+    networks: int = 3,
+    shadow_runs: int = 0,
+) -> Release:
+    """Hold out groups, distil the others, and audit the set.
+
+    Args:
+        records: All images.
+        groups: One entry for each, such as the name of its patient; no group is on both sides.
+        recipe: Such as `ddsdk.SLDD`, which learns soft labels and the rate of each step with the images.
+        make_student: For the recipe.
+        rng: Root of every random number.
+        terms: What is said of the release.
+        held_out: Part of the images of each class to hold out.
+        evaluation: How networks train on the set, in place of what the recipe says; it travels with the set.
+        networks: How many networks attack, and measure what the set is good for.
+        shadow_runs: Runs of the likelihood-ratio attack on the recipe, each of which distils anew; 0 for none.
+
+    Raises:
+        ValueError: If the groups cannot be split, or a text promises what is not measured.
+    """
+    began = time.perf_counter()
+    rest, held = split_by_group(records, groups, held_out, dd.derive(rng, "split"))
+    inside, outside = records.subset(rest), records.subset(held)
+
+    def distil(real: dd.RealData, key: torch.Generator) -> dd.Distilled:
+        made = recipe(real, make_student=make_student, rng=key)
+        return made if evaluation is None else dataclasses.replace(made, evaluation=evaluation.to_dict())
+
+    distilled = distil(inside, dd.derive(rng, "distil"))
+    for name, text in asdict(terms).items():
+        check_words(name, text, distilled)
+    shadow = None
+    if shadow_runs:
+        how = {"rng": dd.derive(rng, "shadow"), "runs": shadow_runs, "networks": 1}
+        shadow = dd.audit_by_likelihood(distil, inside, **how)  # type: ignore[arg-type]
+    ids = group_ids(groups, len(records))
+    how_many = {"networks": networks, "shadow": shadow}
+    found = audit(distilled, inside, outside, ids[held], rng=dd.derive(rng, "audit"), **how_many)  # type: ignore[arg-type]
+    told = {
+        **distilled.provenance,
+        # A fingerprint lets anybody check a guess of the records, and exact counts tell how frequent a finding is.
+        "data": {
+            "name": records.name,
+            "images": coarse(len(inside)),
+            "groups": coarse(len(set(ids[rest].tolist()))),
+        },
+        "terms": asdict(terms),
+        "audit": found.record,
+        "figures": {**asdict(found.figures), "networks": networks, "held_out": coarse(len(outside))},
+        "seconds": time.perf_counter() - began,
+    }
+    return Release(distilled=dataclasses.replace(distilled, provenance=told), audit=found, held_out=held)
+
+
+def coarse(count: int) -> str:
+    """Return a count to one digit, such as "about 300"."""
+    unit = 10 ** (len(str(count)) - 1)
+    return f"about {round(count / unit) * unit}"
+
+
+def reproduces(
+    distilled: dd.Distilled,
+    held_out: dd.RealData,
+    groups: Sequence[Hashable] | Tensor,
+    *,
+    rng: torch.Generator,
+    networks: int = 3,
+) -> tuple[bool, Figures]:
+    """Train on a loaded release again: is the recorded accuracy within what chance explains?
+
+    Soft labels, rates of steps and their order must have come along, or it is not. Chance is three standard errors of
+    an accuracy on so many images, of both measurements.
+
+    Args:
+        distilled: The release, such as of `ddsdk.Distilled.load`.
+        held_out: Images of the kind that was held out; other data are another question.
+        groups: One entry for each.
+        rng: For networks of their own.
+        networks: How many train.
+
+    Raises:
+        ValueError: If the set records no figures.
+    """
+    recorded = distilled.provenance.get("figures", {}).get("accuracy")
+    require(recorded is not None, "distilled", "be a release with figures", distilled)
+    trained = trained_networks(distilled, None, networks, rng)
+    found = figures(trained, held_out.with_preprocess(distilled.preprocess), groups)  # type: ignore[arg-type]
+    spread = math.sqrt(recorded * (1 - recorded) / len(held_out)) + 0.005
+    return abs(found.accuracy - recorded) <= 3 * math.sqrt(2) * spread, found
