@@ -52,10 +52,9 @@ def test_students_have_the_features_of_the_backbone_and_a_head_of_their_own(tiny
         assert [name for name, _ in student.named_parameters()] == ["head.weight", "head.bias"]
     assert not torch.equal(one.head.weight, two.head.weight)
     assert torch.equal(one.head.weight, frozen(dd.generator(0)).head.weight)
-    assert torch.equal(frozen.embed(x), wanted)
     wide = FrozenBackbone(backbone, features=7, num_classes=3)
     with pytest.raises(ValueError, match="features must be 96, got 7"):
-        wide.embed(x)
+        wide(dd.generator(0))(x)
     with pytest.raises(ValueError, match="num_classes must be at least 1"):
         FrozenBackbone(backbone, features=7, num_classes=0)
 

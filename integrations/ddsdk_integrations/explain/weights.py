@@ -37,7 +37,7 @@ class NetworkKernel:
 
 
 @final
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Explanation:
     """Predictions for B images, taken apart.
 

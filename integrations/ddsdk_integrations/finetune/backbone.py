@@ -18,17 +18,23 @@ __all__ = ["FrozenBackbone"]
 class _Features(nn.Module):
     """The backbone, hidden: its weights are constants, which no optimizer trains and no objective differentiates by."""
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, features: int) -> None:
         super().__init__()
+        self._count = features
         # A module in a tuple is not registered: neither its parameters nor its layers are those of the student.
         self._held = (backbone,)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the features of images (B, C, H, W), (B, ...)."""
+        """Return the features of images (B, C, H, W), (B, F).
+
+        Raises:
+            ValueError: If the backbone makes another number of features than was said.
+        """
         (backbone,) = self._held
         embed = getattr(backbone, "embed", backbone)
-        features: Tensor = embed(x)
-        return features
+        found: Tensor = embed(x).flatten(1)
+        require(found.shape[1] == self._count, "features", f"be {found.shape[1]}", self._count)
+        return found
 
 
 @final
@@ -50,7 +56,7 @@ class FrozenBackbone:
     def __init__(self, backbone: nn.Module, *, features: int, num_classes: int) -> None:
         require_count("features", features)
         require_count("num_classes", num_classes)
-        self._features = _Features(copy.deepcopy(backbone).eval().requires_grad_(False))
+        self._features = _Features(copy.deepcopy(backbone).eval().requires_grad_(False), features)
         self._shape = (num_classes, features)
 
     def __call__(self, rng: torch.Generator) -> Network:
@@ -65,13 +71,3 @@ class FrozenBackbone:
             head.weight.copy_(torch.randn(self._shape, generator=rng) / features**0.5)
             head.bias.zero_()
         return Network(self._features, head)
-
-    def embed(self, x: Tensor) -> Tensor:
-        """Return the features of images (B, C, H, W), (B, F).
-
-        Raises:
-            ValueError: If the backbone makes another number of features.
-        """
-        found: Tensor = self._features(x).flatten(1)
-        require(found.shape[1] == self._shape[1], "features", f"be {found.shape[1]}", self._shape[1])
-        return found

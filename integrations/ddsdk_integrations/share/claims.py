@@ -14,7 +14,7 @@ CLAIMS: Mapping[str, str] = {
     r"anonym\w*": _CERTIFICATE,
     r"de-?identif\w*": _CERTIFICATE,
     r"privacy[- ]preserving": _CERTIFICATE,
-    r"differential\w* privat?e?c?y?\w*": _CERTIFICATE,
+    r"differential\w*": _CERTIFICATE,
     r"private": _CERTIFICATE,
     r"robust\w*": "robustness",
     r"faithful\w*": "faithfulness",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -38,7 +38,9 @@ class Figures:
     calibration: float
 
 
-def figures(networks: Sequence[nn.Module], held_out: dd.RealData, groups: Tensor | Sequence[str]) -> Figures:
+def figures(
+    networks: Sequence[nn.Module], held_out: dd.RealData, groups: Sequence[Hashable] | Tensor
+) -> Figures:
     """Return the figures of networks on held-out images.
 
     Args:

@@ -122,7 +122,7 @@ def audit(
 
 
 @final
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Release:
     """A set that was made to be shared, with its audit.
 
@@ -200,11 +200,11 @@ def release(
         check_words(name, text, distilled)
     shadow = None
     if shadow_runs:
-        how = {"rng": dd.derive(rng, "shadow"), "runs": shadow_runs, "networks": 1}
-        shadow = dd.audit_by_likelihood(distil, inside, **how)  # type: ignore[arg-type]
+        key = dd.derive(rng, "shadow")
+        shadow = dd.audit_by_likelihood(distil, inside, rng=key, runs=shadow_runs, networks=1)
     ids = group_ids(groups, len(records))
-    how_many = {"networks": networks, "shadow": shadow}
-    found = audit(distilled, inside, outside, ids[held], rng=dd.derive(rng, "audit"), **how_many)  # type: ignore[arg-type]
+    key = dd.derive(rng, "audit")
+    found = audit(distilled, inside, outside, ids[held], rng=key, networks=networks, shadow=shadow)
     told = {
         **distilled.provenance,
         # A fingerprint lets anybody check a guess of the records, and exact counts tell how frequent a finding is.
@@ -253,6 +253,6 @@ def reproduces(
     recorded = distilled.provenance.get("figures", {}).get("accuracy")
     require(recorded is not None, "distilled", "be a release with figures", distilled)
     trained = trained_networks(distilled, None, networks, rng)
-    found = figures(trained, held_out.with_preprocess(distilled.preprocess), groups)  # type: ignore[arg-type]
+    found = figures(trained, held_out.with_preprocess(distilled.preprocess), groups)
     spread = math.sqrt(recorded * (1 - recorded) / len(held_out)) + 0.005
     return abs(found.accuracy - recorded) <= 3 * math.sqrt(2) * spread, found

@@ -51,6 +51,7 @@ def export_tiles(
     rule = f"have mean seam scores within {limit:g} of 1"
     told_scores = [round(value, 3) for value in mean.tolist()]
     require(float((mean - 1).abs().max()) <= limit, "canvases", rule, told_scores)
+    Path(folder).parent.mkdir(parents=True, exist_ok=True)
     owner = canvases.owner.tolist()
     names = [f"{i:03d}_{file_stem(canvases.class_names[c])}" for i, c in enumerate(owner)]
     with staged_folder(folder) as staged:
