@@ -68,8 +68,8 @@ class Benchmark(CellTable[GraphData]):
         return markdown(found, self.data)
 
     def draw(self, found: Sequence[dict[str, Any]]) -> None:
-        """Draw accuracy against nodes."""
-        plot(found, self.out / "nodes.png")
+        """Draw accuracy against time."""
+        plot(found, self.out / "seconds.png")
 
 
 def _question(cell: Cell, setting: Setting) -> Question:
