@@ -206,6 +206,7 @@ def test_a_set_comes_out_whole(method, tiny, make_student):
         "norm": "instance",
         "pooling": "avg",
         "activation": "relu",
+        "edges": "zeros",
     }
     if isinstance(method, IterativeRecipe):
         check_what_the_plan_promised(method, tiny, make_student, found)
