@@ -100,6 +100,10 @@ def _batch(parts: Parts) -> dd.Batch:
     return parts.train.mixed(_IMAGES, dd.generator("nas", "untrained"))
 
 
+def _dm(ipc: int) -> dd.DM:
+    return dd.DM(ipc=ipc, steps=300, real_batch=64, augmentation="", image_lr=0.1 * ipc)
+
+
 METHODS: dict[str, Method] = {
     "parameters": Method(untrained=lambda _: ParameterCount()),
     "synflow": Method(untrained=lambda parts: SynFlow(parts.train.image_shape)),
@@ -108,10 +112,9 @@ METHODS: dict[str, Method] = {
     "early stopping": Method(),
     "random": Method(make=lambda ipc: dd.BASELINES["random"](ipc=ipc)),
     "herding": Method(make=lambda ipc: dd.BASELINES["herding"](ipc=ipc), largest=10),
-    "dm": Method(
-        make=lambda ipc: dd.DM(ipc=ipc, steps=300, real_batch=64, augmentation="", image_lr=0.1 * ipc),
-        recipe=True,
-    ),
+    "dm": Method(make=lambda ipc: _dm(ipc), recipe=True, largest=10),
+    # About the norm that the gradients of the field's ConvNet-3 have at the start.
+    "dm-clipped": Method(make=lambda ipc: dataclasses.replace(_dm(ipc), clip_norm=2.0), recipe=True),
     "dsa": Method(
         make=lambda ipc: dd.DSA(
             ipc=ipc, students=20, steps_per_student=10, student_epochs=2, real_batch=64, augmentation=""
