@@ -13,14 +13,16 @@ import ddsdk as dd
 from ddsdk_integrations.nas import Cell, Ranking
 from ddsdk_integrations.nas import __main__ as command
 from ddsdk_integrations.nas import benchmark as rows
-from ddsdk_integrations.nas.benchmark import METHODS, Method, cached_truth, described
+from ddsdk_integrations.nas.benchmark import METHODS, STUDENTS, Method, cached_truth, described
 from ddsdk_integrations.nas.narrow import Setting, plain
 from ddsdk_integrations.nas.table import at_cost, lines, markdown
 
 TINY = {
     **{name: method for name, method in METHODS.items() if method.make is None},
     "random": METHODS["random"],
-    "dm": Method(make=lambda ipc: dd.DM(ipc=ipc, steps=2, real_batch=4, augmentation=""), recipe=True),
+    "dm": Method(
+        make=lambda ipc: dd.DM(ipc=ipc, steps=2, real_batch=4, augmentation=""), largest={"one": 9, "many": 9}
+    ),
 }
 SMALL = ("--candidates", "5", "--train", "10", "--validation", "5", "--epochs", "1")
 
@@ -81,7 +83,8 @@ def test_every_method_of_the_table_can_be_made():
     for name, method in METHODS.items():
         if method.make is not None:
             assert described(rows.Cell(method=name, ipc=10))["ipc"] == 10
-        assert method.recipe <= (method.make is not None)
+        assert bool(method.largest) == (method.make is not None)
+        assert set(method.largest) <= {"", *STUDENTS}
 
 
 def test_no_image_has_two_parts():

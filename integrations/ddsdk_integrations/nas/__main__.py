@@ -58,7 +58,7 @@ class Benchmark(CellBenchmark):
     ipc: str = "10,50"
     students: str = "one,many"
     steps: str = "20"
-    early: str = "5,10,20,80"
+    early: str = "5,20,80"
     repeats: int = 1
     processes: int = 1
     side: int = Setting.side
@@ -105,13 +105,14 @@ class Benchmark(CellBenchmark):
             for steps in numbers("early", self.early, 1):
                 yield Cell(method=name, steps=steps, repeats=self.repeats)
         else:
-            sizes = [ipc for ipc in numbers("ipc", self.ipc, 1) if ipc <= method.largest]
-            seen = known_words("students", self.students, STUDENTS) if method.recipe else [""]
+            seen = ["", *known_words("students", self.students, STUDENTS)]
             lengths, seeds = numbers("steps", self.steps, 1), numbers("seeds", self.seeds, 0)
+            sizes = numbers("ipc", self.ipc, 1)
             for ipc, students, steps, seed in itertools.product(sizes, seen, lengths, seeds):
-                yield Cell(
-                    method=name, ipc=ipc, students=students, steps=steps, repeats=self.repeats, seed=seed
-                )
+                if ipc <= method.largest.get(students, 0):
+                    yield Cell(
+                        method=name, ipc=ipc, students=students, steps=steps, repeats=self.repeats, seed=seed
+                    )
 
     def _question(self, cell: Cell, setting: Setting, place: Place) -> Question:
         table = place.accuracies if cell.method == TRUTH else None
