@@ -29,8 +29,13 @@ LIBRARIES = {
     "nas": "optuna",
     "graph": "torch_geometric",
 }
-# Loops of Avalanche draw from the global generators, so what runs or resumes one has to set them.
-SETS_GLOBAL_STATE = {"ddsdk_integrations.continual.benchmark", "ddsdk_integrations.continual.resume"}
+# Loops of Avalanche draw from the global generators, so what runs or resumes one has to set them; attacks of
+# pyautoattack seed them, so what calls one has to put them back.
+SETS_GLOBAL_STATE = {
+    "ddsdk_integrations.continual.benchmark",
+    "ddsdk_integrations.continual.resume",
+    "ddsdk_integrations.robustness.library",
+}
 
 # A module may import from its own level and from those before it.
 LEVELS = (
