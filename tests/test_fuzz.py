@@ -46,7 +46,7 @@ def test_a_parser_refuses_or_returns_and_nothing_else(name, tmp_path):
         (corpus / f"seed-{i}").write_bytes(seed)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, str(HERE / "parsers.py"), name]
-    options = [f"-max_total_time={SECONDS}", "-max_len=4096", "-timeout=10", "-rss_limit_mb=2048"]
+    options = [f"-max_total_time={SECONDS}", "-max_len=4096", "-timeout=10", "-rss_limit_mb=4096"]
     options += [f"-artifact_prefix={tmp_path}/", str(corpus)]
     done = subprocess.run([*command, *options], env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]

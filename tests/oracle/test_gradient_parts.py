@@ -253,13 +253,14 @@ def test_representative_images_are_the_nearest_to_the_planted_centres(seed):
     real, _, cluster = planted()
     found = dd.Representative()(Plane(), real, 0, 4, dd.generator(seed))
     points = Plane().embed(real.batch(real.index_of_class(0)).x)
-    expected = set()
-    for k in range(4):
-        members = torch.nonzero(cluster == k).flatten()
-        mean = points[members].mean(0)
-        expected.add(int(members[(points[members] - mean).norm(dim=1).argmin()]))
-    picked = {int((points == p).all(1).nonzero()) for p in Plane().embed(found.x)}
-    assert picked == expected
+    picked = [int((points == p).all(1).nonzero()) for p in Plane().embed(found.x)]
+    assert sorted(int(cluster[i]) for i in picked) == [0, 1, 2, 3]
+    for i in picked:
+        members = torch.nonzero(cluster == cluster[i]).flatten()
+        distances = (points[members] - points[members].mean(0)).norm(dim=1)
+        own = float((points[i] - points[members].mean(0)).norm())
+        # Distances of many points are taken by products, whose rounding may swap two that are nearly as near.
+        assert own <= float(distances.min()) + 0.01 * float(distances.mean())
     assert found.y.argmax(1).tolist() == [0] * 4
 
 
