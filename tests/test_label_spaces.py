@@ -121,6 +121,7 @@ def test_an_honest_forgery_of_scores_opens(tmp_path):
         (as_format(2), {"learned_momentum": [0.5, -0.5]}, "rate"),
         (as_format(2), {"learned_beta": 0.5}, "schema"),
         (as_format(3), {}, "schema"),
+        (as_format(4), {}, "schema"),
         (as_format(5), {}, "format"),
     ],
 )
