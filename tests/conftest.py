@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
@@ -10,6 +12,9 @@ import ddsdk as dd
 
 settings.register_profile("same-every-time", derandomize=True, deadline=None)
 settings.load_profile("same-every-time")
+
+# Ray reads it when it is imported, and one process runs many tests.
+os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="ab" * 32)
 
 SIZES = (9, 6, 5)
 SHAPE = (3, 8, 12)

@@ -67,6 +67,27 @@ assert os.environ["RAY_AUTH_MODE"] == "token" and len(os.environ["RAY_AUTH_TOKEN
 print("same")
 """
 
+IMPORTED_BEFORE = """
+import sys
+import ray
+from quick_units import compute, echo
+from ddsdk.work.executors import RayTasks
+from ddsdk.work.store import Store
+
+def names():
+    return [d.unit.config["name"] for d in RayTasks(cpus=1).run(Store(sys.argv[1]), [echo("a")], compute)]
+
+try:
+    names()
+except ValueError as error:
+    assert "RAY_AUTH_MODE=token" in str(error), error
+else:
+    raise AssertionError("an open cluster")
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+assert names() == ["a"]
+print("refused once")
+"""
+
 
 def run(tmp_path, script, *args):
     path = tmp_path / "script.py"
@@ -82,6 +103,10 @@ def run(tmp_path, script, *args):
 
 def test_ray_gives_the_same_files_and_failures(tmp_path):
     assert "same" in run(tmp_path, LOCAL, tmp_path)
+
+
+def test_ray_imported_before_without_a_token_is_refused_and_one_that_runs_is_used(tmp_path):
+    assert "refused once" in run(tmp_path, IMPORTED_BEFORE, tmp_path / "store")
 
 
 def test_a_lost_machine_costs_what_it_held(tmp_path):

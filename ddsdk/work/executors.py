@@ -6,6 +6,7 @@ import importlib
 import multiprocessing
 import os
 import secrets
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -176,6 +177,7 @@ class RayTasks:
 
         Raises:
             MissingExtraError: If Ray is not installed.
+            ValueError: If a cluster has to be started, and Ray was imported before without a token.
         """
         ray = self._ray()
         kept, missing = _asked(store, units)
@@ -206,21 +208,30 @@ class RayTasks:
                     store.fail(unit, error)
 
     def _ray(self) -> Any:  # noqa: ANN401
+        known = sys.modules.get("ray")
+        if known is not None and known.is_initialized():
+            return known
         local = self.address is None and not os.environ.get("RAY_ADDRESS")
         if local:
-            # Read when Ray is imported: whoever can reach an open cluster can run code on it. Without the last one Ray
-            # takes the loopback address for a mistake, and replaces it.
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-            if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
-                os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+            _ask_for_a_token(imported=known is not None)
         try:
             ray: Any = importlib.import_module("ray")
         except ImportError:
             raise MissingExtraError("a Ray cluster", "ray", "scale") from None
-        if not ray.is_initialized():
-            here = {"num_cpus": self.cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-            ray.init(
-                address=self.address, log_to_driver=False, logging_level="ERROR", **(here if local else {})
-            )
+        here = {"num_cpus": self.cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        ray.init(address=self.address, log_to_driver=False, logging_level="ERROR", **(here if local else {}))
         return ray
+
+
+def _ask_for_a_token(*, imported: bool) -> None:
+    """Whoever can reach an open cluster can run code on it, and Ray reads when it is imported whether one is open."""
+    if imported and "RAY_AUTH_MODE" not in os.environ:
+        raise ValueError(
+            "RayTasks starts a cluster behind a token, and ray was imported before without RAY_AUTH_MODE=token: "
+            "set it and RAY_AUTH_TOKEN before the import, leave the import to RayTasks, or call ray.init() first"
+        )
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # Without it Ray takes the loopback address for a mistake, and replaces it.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
