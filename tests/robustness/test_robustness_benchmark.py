@@ -56,6 +56,26 @@ def test_every_row_is_measured_once(monkeypatch, tmp_path, capsys):
     assert row.split("|")[6].strip() in ("0.0", "100.0")
 
 
+def test_the_transfer_matrix_is_measured_beside_the_rows(monkeypatch, tmp_path, capsys):
+    more = ("--held-out", "0.3", "--images", "20", "--methods", "random images", "--ipc", "1", "--no-plots")
+    crossed = ("--transfer", "random images,adversarial kip (kernel),real images")
+    assert run(monkeypatch, tmp_path, *more, *crossed) == 0
+    rows, matrix = (tmp_path / "table.md").read_text().split("\nTransfer, 1 images per class, seed 0:\n\n")
+    assert "| random images | 1 |" in rows
+    lines = [line.strip("| ").split(" | ") for line in matrix.splitlines()]
+    names = ["random images", "adversarial kip (kernel)", "real images"]
+    assert lines[0] == ["attacked (linf 0.1)", *names]
+    assert [line[0] for line in lines[2:]] == ["none", *names]
+    clean = [float(word) for word in lines[2][1:]]
+    found = [[float(word) for word in line[1:]] for line in lines[3:]]
+    assert all(found[i][i] <= clean[i] for i in range(3))
+    capsys.readouterr()
+    assert run(monkeypatch, tmp_path, *more, *crossed) == 0
+    assert capsys.readouterr().out == (tmp_path / "table.md").read_text() + "\n"
+    assert run(monkeypatch, tmp_path, *more, "--transfer", "nothing") == 2
+    assert "transfer must be among" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [

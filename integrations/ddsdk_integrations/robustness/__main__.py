@@ -10,7 +10,15 @@ from typing import Any, final
 
 import ddsdk as dd
 from ddsdk.bench.cells import CellBenchmark, Question, known_words, numbers, run_command, words
-from ddsdk_integrations.robustness.benchmark import METHODS, Cell, Setting, described, measure
+from ddsdk_integrations.robustness.benchmark import (
+    METHODS,
+    Cell,
+    Crossing,
+    Setting,
+    described,
+    measure,
+    measure_transfer,
+)
 from ddsdk_integrations.robustness.table import markdown, plot
 
 __all__ = ["Benchmark", "main"]
@@ -36,6 +44,8 @@ class Benchmark(CellBenchmark):
         networks: Trained on each set.
         teacher_images: Real images of each class for rows of real images and robust teachers.
         teacher_epochs: Of these.
+        transfer: Rows, separated by commas, whose networks are attacked and shown each other's images, at the radius
+            `train_radius` and each number of images per class.
     """
 
     ipc: str = "1,10,50"
@@ -49,6 +59,7 @@ class Benchmark(CellBenchmark):
     networks: int = 3
     teacher_images: int = 500
     teacher_epochs: int = 10
+    transfer: str = ""
 
     def questions(self, train: dd.RealData) -> list[Question]:  # noqa: ARG002
         """Return the cells."""
@@ -72,15 +83,29 @@ class Benchmark(CellBenchmark):
             if ipc in sizes
             for seed in numbers("seeds", self.seeds, 0)
         ]
-        return [_question(cell, setting) for cell in cells]
+        crossed = tuple(known_words("transfer", self.transfer, METHODS)) if self.transfer else ()
+        crossings = [
+            Crossing(methods=crossed, ipc=ipc, seed=seed)
+            for ipc in numbers("ipc", self.ipc, 1)
+            for seed in numbers("seeds", self.seeds, 0)
+            if crossed
+        ]
+        return [
+            *(_question(cell, setting) for cell in cells),
+            *(_crossed(crossing, setting) for crossing in crossings),
+        ]
 
     def table(self, found: Sequence[dict[str, Any]]) -> str:
         """Return the table."""
-        return markdown(found)
+        return markdown(_cells(found)) + "".join(_told(one) for one in found if "crossing" in one)
 
     def draw(self, found: Sequence[dict[str, Any]]) -> None:
         """Draw accuracy against the radius."""
-        plot(found, self.out / "radii.png")
+        plot(_cells(found), self.out / "radii.png")
+
+
+def _cells(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [one for one in found if "cell" in one]
 
 
 def _question(cell: Cell, setting: Setting) -> Question:
@@ -91,6 +116,21 @@ def _question(cell: Cell, setting: Setting) -> Question:
         measure=partial(measure, cell, setting),
         line=_line,
     )
+
+
+def _crossed(crossing: Crossing, setting: Setting) -> Question:
+    return Question(
+        cell=crossing,
+        setting=setting,
+        about={"methods": [described(cell, setting) for cell in crossing.cells]},
+        measure=partial(measure_transfer, crossing, setting),
+        line=_told,
+    )
+
+
+def _told(found: dict[str, Any]) -> str:
+    about = found["crossing"]
+    return f"\nTransfer, {about['ipc']} images per class, seed {about['seed']}:\n\n{found['table']}"
 
 
 def _line(found: dict[str, Any]) -> str:

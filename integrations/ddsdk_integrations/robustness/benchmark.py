@@ -6,7 +6,8 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,9 +20,10 @@ from ddsdk_integrations.robustness.judge import RobustnessJudge, Trial
 from ddsdk_integrations.robustness.library import AutoAttack, square
 from ddsdk_integrations.robustness.recipes import AdversarialLearning, RobustMatching
 from ddsdk_integrations.robustness.threat import Threat
+from ddsdk_integrations.robustness.transfer import transfer
 from ddsdk_integrations.robustness.unit_model import KernelClassifier, UnitModel
 
-__all__ = ["METHODS", "Cell", "Setting", "described", "measure"]
+__all__ = ["METHODS", "Cell", "Crossing", "Setting", "described", "measure", "measure_transfer"]
 
 _STEPS = 200
 """Steps, in batches of at most 256, for which networks train on a set at most."""
@@ -103,6 +105,29 @@ class Cell:
 
     def __post_init__(self) -> None:
         require_count("ipc", self.ipc, least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crossing:
+    """Images that were attacked on a network of one row, shown to those of the others.
+
+    Attributes:
+        methods: The rows.
+        ipc: Images per class, of those that are made of a set.
+        seed: Of the runs.
+    """
+
+    methods: tuple[str, ...]
+    ipc: int
+    seed: int
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The rows as cells."""
+        return [
+            Cell(method=name, ipc=self.ipc if METHODS[name].make else 0, seed=self.seed)
+            for name in self.methods
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,16 +237,58 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
         train: What sets are made of.
         test: Attacked in the end.
     """
-    method, rng = METHODS[cell.method], dd.generator("robustness", cell.seed)
+    rng = dd.generator("robustness", cell.seed)
+    made = _made(cell, setting, setting.judge, train, rng)
+    report = setting.judge(made.models, test, rng=dd.derive(rng, "attack"), name=cell.method)
+    return {
+        "cell": asdict(cell),
+        **report.to_dict(),
+        "seconds_distil": made.seconds_distil,
+        "seconds_train": made.seconds_train / len(made.models),
+    }
+
+
+def measure_transfer(
+    crossing: Crossing, setting: Setting, train: dd.RealData, test: dd.RealData
+) -> dict[str, Any]:
+    """Attack the first network of each row, show the images to all of them, and return the matrix, JSON values.
+
+    Args:
+        crossing: The rows.
+        setting: What all share; the attack has `train_radius`.
+        train: What sets are made of.
+        test: Attacked in the end.
+    """
+    rng, judge = (
+        dd.generator("robustness", crossing.seed),
+        dataclasses.replace(setting.judge, networks=1),
+    )
+    models = {cell.method: _made(cell, setting, judge, train, rng).models[0] for cell in crossing.cells}
+    x, labels = judge.test_images(test)
+    matrix = transfer(models, x, labels, setting.threat, rng=dd.derive(rng, "transfer"))
+    return {"crossing": asdict(crossing), "table": matrix.table()}
+
+
+class _Made(NamedTuple):
+    models: list[UnitModel]
+    seconds_distil: float
+    seconds_train: float
+
+
+def _made(
+    cell: Cell, setting: Setting, judge: RobustnessJudge, train: dd.RealData, rng: torch.Generator
+) -> _Made:
+    method = METHODS[cell.method]
     shown = _part(train, setting.teacher_images)
-    make = dd.network_factory("convnet", train.image_shape, train.num_classes, width=setting.width)
-    began = time.perf_counter()
     batch, own = shown.batch(torch.arange(len(shown))), None
+    seconds = 0.0
     if method.make is not None:
-        distilled = method.make(cell.ipc, setting.threat)(train, make_student=make, rng=rng)
+        recipe = method.make(cell.ipc, setting.threat)
+        distilled, seconds = _kept_set(recipe, train, setting.width, cell.seed)
         batch = dd.Batch(distilled.images.to(train.device), distilled.labels.to(train.device))
         own = dd.Evaluation.from_dict(distilled.evaluation)
     adversary = PixelAdversary(preprocess=train.preprocess, threat=setting.threat, steps=_ATTACK)
+    began = time.perf_counter()
     if method.robust_labels:
         teacher = dd.trained_network(
             shown.batch(torch.arange(len(shown))),
@@ -232,7 +299,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
             adversary=adversary,
         )
         batch = dd.Batch(batch.x, probabilities(teacher.eval(), batch.x))
-    made, judge = time.perf_counter(), setting.judge
+    distilled_at = time.perf_counter()
     if method.kernel and own is not None:
         machine = dd.kernel_machine(own.network, **own.network_options)
         models = [UnitModel(KernelClassifier(machine, batch), train.preprocess)]
@@ -244,14 +311,16 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
             rng=dd.derive(rng, "judge"),
             adversary=adversary if method.adversarial else None,
         )
-    trained = time.perf_counter()
-    report = judge(models, test, rng=dd.derive(rng, "attack"), name=cell.method)
-    return {
-        "cell": asdict(cell),
-        **report.to_dict(),
-        "seconds_distil": made - began,
-        "seconds_train": (trained - made) / len(models),
-    }
+    return _Made(models, seconds + distilled_at - began, time.perf_counter() - distilled_at)
+
+
+@lru_cache(maxsize=4)
+def _kept_set(recipe: Any, train: dd.RealData, width: int, seed: int) -> tuple[dd.Distilled, float]:  # noqa: ANN401
+    """Return a set with the seconds that it took, made once for the rows of a command that train on it."""
+    make = dd.network_factory("convnet", train.image_shape, train.num_classes, width=width)
+    began = time.perf_counter()
+    distilled = recipe(train, make_student=make, rng=dd.generator("robustness", seed))
+    return distilled, time.perf_counter() - began
 
 
 def _part(real: dd.RealData, images: int) -> dd.RealData:
