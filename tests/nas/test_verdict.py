@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 import ddsdk as dd
-from ddsdk_integrations.nas import Ranking, bootstrap, judge, kendall, rank_average, regret, spearman
+from ddsdk_integrations.nas import Ranking, bootstrap, edge, judge, kendall, rank_average, regret, spearman
 from ddsdk_integrations.nas.verdict import _of_top
 
 
@@ -141,6 +141,21 @@ def test_candidates_that_never_learned_can_be_left_out():
     assert learned.candidates == 3 and learned.spearman.value == pytest.approx(-1)
     with pytest.raises(ValueError, match="at least 3"):
         judge(truth, scores, rng=dd.generator(0), above=0.55)
+
+
+def test_an_edge_is_the_difference_on_the_same_samples():
+    truth, good = pairs(40, 8)
+    poor = good + np.random.default_rng(9).normal(size=40)
+    rng = dd.generator("edge")
+    found = edge(ranking(truth), ranking(good), ranking(poor), rng=rng, draws=500)
+    assert found.value == pytest.approx(spearman(truth, good) - spearman(truth, poor))
+    back = edge(ranking(truth), ranking(poor), ranking(good), rng=rng, draws=500)
+    assert (back.value, back.low, back.high) == pytest.approx((-found.value, -found.high, -found.low))
+    index = np.random.default_rng(3).integers(40, size=(500, 40))
+    slow = [spearman(truth[i], good[i]) - spearman(truth[i], poor[i]) for i in index]
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.04)
+    same = edge(ranking(truth), ranking(good), ranking(good), rng=rng, draws=50)
+    assert same == (0, 0, 0)
 
 
 def test_all_proxies_are_judged_on_the_same_draws_whatever_the_order():

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import ddsdk as dd
 from ddsdk.errors import MissingExtraError, require
 from ddsdk_integrations.nas.ranking import Ranking
-from ddsdk_integrations.nas.verdict import Estimate, Verdict, judge, rank_average
+from ddsdk_integrations.nas.verdict import Estimate, Verdict, edge, judge, rank_average
 
 __all__ = ["Line", "at_cost", "lines", "markdown", "plot"]
 
 Found = Mapping[str, Any]
 _HEAD = (
     "| proxy | ipc | students | steps | Spearman, all | Kendall, all | Spearman, top | Kendall, top "
-    "| regret | regret of 5 | seconds | set, s | early stopping at that cost | the set free |"
+    "| regret | regret of 5 | seconds | set, s | early stopping at that cost | edge over as many steps |"
 )
 _DRAWS = 1000
 _LEAST = 3
@@ -32,10 +32,12 @@ class Line(NamedTuple):
     Attributes:
         cell: What it is of.
         verdict: What came out.
+        edge: Spearman less that of early stopping of as many steps, where there is one.
     """
 
     cell: Mapping[str, Any]
     verdict: Verdict
+    edge: Estimate | None = None
 
 
 def lines(cells: Sequence[Found], *, above: float | None = None) -> list[Line]:
@@ -62,7 +64,15 @@ def lines(cells: Sequence[Found], *, above: float | None = None) -> list[Line]:
     rows += [(c["cell"], truth, Ranking.from_dict(c["ranking"])) for c in cells if not _is_truth(c)]
     rows += [(told_of, truth, joined) for told_of, joined in _joined(rows)]
     rng = dd.generator("nas", "bootstrap")
-    return [Line(cell, judge(by, ranking, rng=rng, draws=_DRAWS, above=above)) for cell, by, ranking in rows]
+    early = {cell["steps"]: ranking for cell, _, ranking in rows if cell["method"] == "early stopping"}
+    found = []
+    for cell, by, ranking in rows:
+        rival = early.get(cell["steps"])
+        gain = None
+        if rival is not None and rival is not ranking:
+            gain = edge(by, ranking, rival, rng=rng, draws=_DRAWS, above=above)
+        found.append(Line(cell, judge(by, ranking, rng=rng, draws=_DRAWS, above=above), gain))
+    return found
 
 
 def _is_truth(cell: Found) -> bool:
@@ -157,7 +167,7 @@ def _row(one: Line, curve: Sequence[tuple[float, float]]) -> str:
         f"{v.seconds:.0f}",
         f"{v.before:.0f}" if v.before else "–",
         _number(at_cost(curve, v.total)) if compared else "–",
-        _number(at_cost(curve, v.seconds)) if compared and v.before else "–",
+        _interval(one.edge, sign="+") if one.edge else "–",
     ]
     return "| " + " | ".join(told) + " |"
 
@@ -167,10 +177,10 @@ def _is_compared(one: Line) -> bool:
     return one.cell["method"] not in ("early stopping", "whole training", "truth of another seed")
 
 
-def _interval(value: Estimate) -> str:
+def _interval(value: Estimate, sign: str = "") -> str:
     if math.isnan(value.value):
         return "–"
-    return f"{value.value:.2f} ({value.low:.2f} to {value.high:.2f})"
+    return f"{value.value:{sign}.2f} ({value.low:{sign}.2f} to {value.high:{sign}.2f})"
 
 
 def _number(value: float | None) -> str:

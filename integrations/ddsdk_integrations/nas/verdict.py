@@ -16,7 +16,17 @@ from scipy.stats import rankdata
 from ddsdk.errors import require, require_count
 from ddsdk_integrations.nas.ranking import Ranking
 
-__all__ = ["Estimate", "Verdict", "bootstrap", "judge", "kendall", "rank_average", "regret", "spearman"]
+__all__ = [
+    "Estimate",
+    "Verdict",
+    "bootstrap",
+    "edge",
+    "judge",
+    "kendall",
+    "rank_average",
+    "regret",
+    "spearman",
+]
 
 Numbers = NDArray[np.float64]
 Statistic = Callable[[Numbers, Numbers, Numbers], Numbers]
@@ -231,12 +241,7 @@ def judge(
         ValueError: If the proxy lacks a candidate, or fewer than 3 count.
     """
     require(0 < top <= 1, "top", "lie in 0 < value <= 1", top)
-    means, scores = truth.means, proxy.means
-    names = [name for name, value in means.items() if above is None or value > above]
-    missing = [name for name in names if name not in scores]
-    require(not missing, "proxy", "score all candidates of the truth", f"no score of {missing[:3]}")
-    require(len(names) >= 3, "truth", "leave at least 3 candidates", len(names))
-    a, b = (np.array([values[name] for name in names]) for values in (means, scores))
+    a, b = _columns(truth, above, proxy)
     seed = rng.initial_seed()
 
     def told(statistic: Statistic) -> Estimate:
@@ -245,10 +250,10 @@ def judge(
 
     return Verdict(
         name=proxy.name,
-        candidates=len(names),
+        candidates=len(a),
         spearman=told(spearman),
         kendall=told(kendall),
-        top=top_count(len(names), top),
+        top=top_count(len(a), top),
         top_spearman=told(_of_top(spearman, top)),
         top_kendall=told(_of_top(kendall, top)),
         regret=regret(a, b),
@@ -256,6 +261,51 @@ def judge(
         seconds=proxy.seconds,
         before=proxy.before,
     )
+
+
+def edge(
+    truth: Ranking,
+    proxy: Ranking,
+    rival: Ranking,
+    *,
+    rng: torch.Generator,
+    draws: int = 1000,
+    confidence: float = 0.95,
+    above: float | None = None,
+) -> Estimate:
+    """Return Spearman of a proxy less that of a rival, over all candidates.
+
+    Both are taken of the same bootstrap samples, so the interval is narrower than those of the two.
+
+    Args:
+        truth: As for `judge`, as are the other arguments.
+        proxy: What may be better.
+        rival: Than what.
+        rng: Of the bootstrap.
+        draws: Of the bootstrap.
+        confidence: Of the interval.
+        above: See `judge`.
+
+    Raises:
+        ValueError: As `judge`.
+    """
+    a, b, other = _columns(truth, above, proxy, rival)
+
+    def gain(a: Numbers, b: Numbers, counts: Numbers) -> Numbers:
+        return spearman(a, b, counts) - spearman(a, other, counts)
+
+    same = torch.Generator().manual_seed(rng.initial_seed())
+    return bootstrap(gain, a, b, rng=same, draws=draws, confidence=confidence)
+
+
+def _columns(truth: Ranking, above: float | None, *proxies: Ranking) -> list[Numbers]:
+    """Return the means of the candidates that count, by the truth and by each proxy."""
+    means = [one.means for one in (truth, *proxies)]
+    names = [name for name, value in means[0].items() if above is None or value > above]
+    missing = [name for name in names if any(name not in scores for scores in means)]
+    require(not missing, "proxy", "score all candidates of the truth", f"no score of {missing[:3]}")
+    require(len(names) >= 3, "truth", "leave at least 3 candidates", len(names))
+    return [np.array([scores[name] for name in names]) for scores in means]
 
 
 def rank_average(rankings: Sequence[Ranking], name: str = "rank average") -> Ranking:
