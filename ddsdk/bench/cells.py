@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, final
+from typing import Any, Generic, NamedTuple, TypeVar, final
 
 import torch
 import tyro
@@ -29,40 +29,11 @@ __all__ = [
     "benchmark_data",
     "known_words",
     "numbers",
-    "once",
     "run_command",
     "words",
-    "write_results",
 ]
 
 D = TypeVar("D")
-
-
-def once(
-    folder: Path, asked: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]
-) -> tuple[dict[str, Any], bool]:
-    """Return what was measured for a question, and whether it was measured just now.
-
-    Args:
-        folder: Of the cells; a file for each question, named by its hash.
-        asked: Everything that the answer depends on, JSON values.
-        measure: Called where there is no answer yet; it returns JSON values.
-    """
-    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
-    path = folder / f"{key}.json"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, readable_json(measure()))
-        return strict_json(path.read_bytes()), True
-    return strict_json(path.read_bytes()), False
-
-
-def write_results(out: Path, cells: Sequence[Mapping[str, Any]], table: str) -> None:
-    """Write OUT/cells.json and OUT/table.md, and print the table."""
-    found = {"torch": torch.__version__, "cells": list(cells)}
-    write_atomic(out / "cells.json", readable_json(found))
-    write_atomic(out / "table.md", table.encode())
-    print(table)  # noqa: T201
 
 
 class Loaded(NamedTuple, Generic[D]):
@@ -101,8 +72,13 @@ class Question:
     def answer(self, folder: Path, loaded: Loaded[Any]) -> dict[str, Any]:
         """Return what was measured, now or before; print it if it is new."""
         told = {"cell": dataclasses.asdict(self.cell), "setting": dataclasses.asdict(self.setting)}
-        asked = {**told, **loaded.identity, **self.about}
-        found, new = once(folder, asked, lambda: self.measure(*loaded.given))
+        asked = json.dumps({**told, **loaded.identity, **self.about}, sort_keys=True)
+        path = folder / f"{hashlib.sha256(asked.encode()).hexdigest()[:24]}.json"
+        new = not path.exists()
+        if new:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, readable_json(self.measure(*loaded.given)))
+        found: dict[str, Any] = strict_json(path.read_bytes())
         if new:
             print(self.line(found), flush=True)  # noqa: T201
         return found
@@ -157,7 +133,10 @@ class CellTable(ABC, Generic[D]):
         loaded = self.load()
         questions = list(self.questions(loaded.shown))
         found = [question.answer(self.out / "cells", loaded) for question in questions]
-        write_results(self.out, found, self.table(found))
+        table = self.table(found)
+        write_atomic(self.out / "cells.json", readable_json({"torch": torch.__version__, "cells": found}))
+        write_atomic(self.out / "table.md", table.encode())
+        print(table)  # noqa: T201
         if self.plots:
             self.draw(found)
 
@@ -180,19 +159,11 @@ class CellBenchmark(CellTable[RealData]):
         return Loaded(train, (train, test), {"train": train.fingerprint, "test": test.fingerprint})
 
 
-class Runs(Protocol):
-    """A command as a dataclass, whose fields are its options."""
-
-    def run(self) -> None:
-        """Do it."""
-        ...
-
-
-def run_command(kind: type[Runs], prog: str) -> int:
+def run_command(kind: type[CellTable[Any]], prog: str) -> int:
     """Run the benchmark that the command line asks for; return the exit status.
 
     Args:
-        kind: The dataclass.
+        kind: The dataclass, whose fields are its options.
         prog: What the command is called.
     """
     try:

@@ -274,3 +274,9 @@ def test_the_benchmark_measures_every_row_once(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", ["x", "--out", str(tmp_path), "--methods", "friends"])
     assert command.main() == 2
     assert "methods must be among popularity" in capsys.readouterr().err
+    (tmp_path / "own.csv").write_text("user,item,rating\nann,tea,5\n")
+    monkeypatch.setattr(
+        sys, "argv", ["x", "--out", str(tmp_path), "--root", str(tmp_path), "--data", "own.csv"]
+    )
+    assert command.main() == 2
+    assert "users must not exceed 1, got 50" in capsys.readouterr().err
