@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from ddsdk_integrations.graph import whole_graphs
 from ddsdk_integrations.graph.__main__ import Benchmark, main
 from ddsdk_integrations.graph.table import markdown
 
@@ -57,6 +58,55 @@ def test_the_command_measures_each_cell_once(tmp_path, monkeypatch, capsys):
     assert main() == 0
     assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
     assert "| propagated | 8 |" in capsys.readouterr().out
+
+
+def test_whole_graphs_have_a_command_of_their_own(tmp_path, monkeypatch, capsys):
+    ring = "\n".join(f"0 2 {(i - 1) % 5} {(i + 1) % 5}" for i in range(5))
+    path = "1 1 1\n0 2 0 2\n0 1 1"
+    graphs = [f"5 1\n{ring}", f"3 0\n{path}"] * 12
+    (tmp_path / "own.txt").write_text("\n".join([str(len(graphs)), *graphs]))
+    argv = [
+        "x",
+        "--data",
+        "own.txt",
+        "--root",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out"),
+        "--networks",
+        "2",
+    ]
+    argv += [
+        "--epochs",
+        "30",
+        "--steps",
+        "2",
+        "--nodes",
+        "5",
+        "--ipc",
+        "1",
+        "--seeds",
+        "0,1",
+        "--threads",
+        "1",
+    ]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert whole_graphs.main() == 0
+    found = json.loads((tmp_path / "out" / "cells.json").read_text())["cells"]
+    assert {one["cell"]["method"] for one in found} == set(whole_graphs.METHODS)
+    assert all(("bytes" in one) == (one["cell"]["ipc"] > 0) for one in found)
+    rows = (tmp_path / "out" / "table.md").read_text().split("\n")
+    assert rows[0].startswith("| method | graphs of each class | gcn, % |")
+    assert [row.split(" | ")[1] for row in rows[2:5]] == ["1", "1", "all"]
+    assert (tmp_path / "out" / "seconds.png").stat().st_size > 1000
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}
+    assert len(files) == 6
+    assert whole_graphs.main() == 0
+    assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", [*argv, "--steps", "0"])
+    assert whole_graphs.main() == 2
+    assert "steps must be at least 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

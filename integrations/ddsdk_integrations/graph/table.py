@@ -15,10 +15,12 @@ __all__ = ["markdown", "plot"]
 Found = Mapping[str, Any]
 Key = tuple[str, int]
 _KERNEL = "kernel"
+_SIZES = {"nodes": "nodes", "ipc": "graphs of each class"}
+"""Fields of cells that say how large a set is, and what tables call them."""
 
 
 def markdown(cells: Sequence[Found], data: str) -> str:
-    """Return the table, a row for each method and number of nodes: mean and deviation over condensations.
+    """Return the table, a row for each method and size: mean and deviation over condensations.
 
     Args:
         cells: What `measure` returned.
@@ -27,9 +29,9 @@ def markdown(cells: Sequence[Found], data: str) -> str:
     networks = list(dict.fromkeys(name for cell in cells for name in cell["scores"]))
     shown = [n for n in networks if n != _KERNEL] + [n for n in networks if n == _KERNEL]
     titles = [f"{n}, %" if n != _KERNEL else "by its own kernel, %" for n in shown]
-    head = ["method", "nodes", *titles, "published, %", "kB", "edges", "seconds", "runs"]
+    head = ["method", _SIZES[_size(cells[0])], *titles, "published, %", "kB", "edges", "seconds", "runs"]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for key in sorted({_key(cell) for cell in cells}, key=lambda k: (k[1], k[0])):
+    for key in sorted({_key(cell) for cell in cells}, key=lambda k: (k[1] == 0, k[1], k[0])):
         group = [cell for cell in cells if _key(cell) == key]
         told = [key[0], str(key[1] or "all"), *(_scores(group, network) for network in shown)]
         told += [_published(key, data), _mean(group, "bytes", 1000), _mean(group, "edges", 1)]
@@ -38,8 +40,12 @@ def markdown(cells: Sequence[Found], data: str) -> str:
     return "\n".join([*lines, ""])
 
 
+def _size(cell: Found) -> str:
+    return next(name for name in _SIZES if name in cell["cell"])
+
+
 def _key(cell: Found) -> Key:
-    return cell["cell"]["method"], cell["cell"]["nodes"]
+    return cell["cell"]["method"], cell["cell"][_size(cell)]
 
 
 def _scores(group: Sequence[Found], network: str) -> str:
@@ -74,21 +80,21 @@ def plot(cells: Sequence[Found], path: Path) -> None:
     axes = figure.subplots()
     for method in dict.fromkeys(cell["cell"]["method"] for cell in cells):
         mine = [cell for cell in cells if cell["cell"]["method"] == method]
-        points = [_point(mine, n) for n in sorted({cell["cell"]["nodes"] for cell in mine})]
+        points = [_point(mine, key) for key in sorted({_key(cell) for cell in mine})]
         if any("seconds" not in cell for cell in mine):
             axes.axhline(points[0][1], color="black", linewidth=0.8, label=method)
         else:
             axes.plot(*zip(*points, strict=True), marker="o", label=method)
     axes.set_xscale("log")
     axes.set_xlabel("seconds of condensation")
-    axes.set_ylabel("GCN on the test nodes, %")
+    axes.set_ylabel("GCN on the test set, %")
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 
 
-def _point(cells: Sequence[Found], nodes: int) -> tuple[float, float]:
-    mine = [cell for cell in cells if cell["cell"]["nodes"] == nodes]
+def _point(cells: Sequence[Found], key: Key) -> tuple[float, float]:
+    mine = [cell for cell in cells if _key(cell) == key]
     seconds = statistics.fmean(max(0.01, cell.get("seconds", 0.0)) for cell in mine)
     return seconds, 100 * statistics.fmean(cell["scores"]["gcn"]["mean"] for cell in mine)
