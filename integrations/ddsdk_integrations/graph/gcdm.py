@@ -11,14 +11,14 @@ import torch
 import ddsdk as dd
 from ddsdk.errors import require_count
 from ddsdk_integrations.graph.data import GraphData
-from ddsdk_integrations.graph.recipe import GraphRecipe, check_rates, perceptron_student
+from ddsdk_integrations.graph.recipe import NetworkRecipe, check_rates, perceptron_student
 
 __all__ = ["GCDM"]
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class GCDM(GraphRecipe):
+class GCDM(NetworkRecipe):
     """Match the class means of the embeddings of receptive fields, under a network that trains on the set meanwhile.
 
     There is no official code, and re-implementations disagree. The reading here: no edges between synthetic nodes; the

@@ -12,7 +12,7 @@ from torch import Tensor
 import ddsdk as dd
 from ddsdk.errors import require, require_count
 from ddsdk_integrations.graph.data import GraphData
-from ddsdk_integrations.graph.recipe import GraphRecipe, allotted, check_rates, linear_student
+from ddsdk_integrations.graph.recipe import NetworkRecipe, allotted, check_rates, linear_student
 from ddsdk_integrations.graph.structure import (
     BernoulliEdges,
     PairwiseMLP,
@@ -64,7 +64,7 @@ class TakeTurns(torch.optim.Adam):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class GCond(GraphRecipe):
+class GCond(NetworkRecipe):
     """Match the gradients of SGC on real and synthetic nodes, class by class, while it trains on the synthetic ones.
 
     Attributes:
@@ -158,7 +158,7 @@ def class_matching(graph: GraphData, nodes: int, distance: str, real_batch: int)
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class DosCond(GraphRecipe):
+class DosCond(NetworkRecipe):
     """Match gradients once, at the initialisation of a new student in every step, with edges that are drawn.
 
     Attributes:

@@ -23,6 +23,7 @@ from ddsdk_integrations.graph.structure import Structure, SyntheticNodes
 
 __all__ = [
     "GraphRecipe",
+    "NetworkRecipe",
     "Start",
     "allotted",
     "check_rates",
@@ -141,13 +142,13 @@ class GraphRecipe(ABC):
     def parts(self, graph: GraphData, *, rng: torch.Generator) -> dd.Plan[Any]:
         """Return the parts of the method."""
 
+    @abstractmethod
     def real(self, graph: GraphData) -> dd.Source:
-        """Return what the loop draws from: the propagated training nodes."""
-        return graph.rows(self.hops)
+        """Return what the loop draws from."""
 
+    @abstractmethod
     def evaluation(self) -> dd.Evaluation:
-        """Return how networks are trained on the set."""
-        return GRAPH_PROTOCOL
+        """Return how to train on the set."""
 
     @final
     def plan(self, graph: GraphData, *, rng: torch.Generator) -> dd.Plan[Any]:
@@ -210,6 +211,21 @@ class GraphRecipe(ABC):
             self, syn, graph, evaluation=protocol, threshold=self.threshold, rng=rng, seconds=0.0
         )
         return reached(distilled, graph, graph.val, protocol, rng)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkRecipe(GraphRecipe, ABC):
+    """A recipe whose students see propagated training nodes, and whose set is for networks."""
+
+    @final
+    def real(self, graph: GraphData) -> dd.Source:
+        """Return the propagated training nodes."""
+        return graph.rows(self.hops)
+
+    @final
+    def evaluation(self) -> dd.Evaluation:
+        """Return the protocol of GCond."""
+        return GRAPH_PROTOCOL
 
 
 def exported(

@@ -10,14 +10,14 @@ import torch
 import ddsdk as dd
 from ddsdk.errors import require, require_count
 from ddsdk_integrations.graph.data import GraphData
-from ddsdk_integrations.graph.recipe import GraphRecipe, check_rates, perceptron_student
+from ddsdk_integrations.graph.recipe import NetworkRecipe, check_rates, perceptron_student
 
 __all__ = ["SFGC"]
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class SFGC(GraphRecipe):
+class SFGC(NetworkRecipe):
     """Nodes without edges on which a student goes where experts went on the real graph.
 
     Experts are files in the user's cache, made at the first run, see `ddsdk.TrainedRuns`.
