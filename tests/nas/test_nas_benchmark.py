@@ -40,7 +40,7 @@ def test_every_row_is_measured_once(monkeypatch, tmp_path, capsys):
     table = (tmp_path / "table.md").read_text()
     for name in (*TINY, "truth of another seed", "whole training", "early stopping + synflow"):
         assert f"| {name} |" in table
-    assert "| dm | 2 | one | 2 |" in table and "| dm | 2 | many | 2 |" in table
+    assert "| dm | 2 | one | 0 | 2 |" in table and "| dm | 2 | many | 0 | 2 |" in table
     assert len(list((tmp_path / "cells").iterdir())) == 1 + 4 + 2 + 1 + 2
     assert (tmp_path / "cost.png").stat().st_size > 10_000
     capsys.readouterr()
@@ -121,7 +121,7 @@ def test_the_truth_of_the_package_is_that_of_its_candidates():
 def found_cell(method, scores, seconds=1.0, before=0.0, test=None, **cell):
     names = [f"c{i}" for i in range(len(scores))]
     extra = {} if test is None else {"test": dict(zip(names, test, strict=True))}
-    told = {"method": method, "ipc": 0, "students": "", "steps": 0, **cell}
+    told = {"method": method, "ipc": 0, "students": "", "seed": 0, "steps": 0, **cell}
     made = Ranking(
         name=method, scores=dict(zip(names, scores, strict=True)), seconds=seconds, before=before, extra=extra
     )

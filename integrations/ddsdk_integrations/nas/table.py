@@ -17,7 +17,7 @@ __all__ = ["Line", "at_cost", "lines", "markdown", "plot"]
 
 Found = Mapping[str, Any]
 _HEAD = (
-    "| proxy | ipc | students | steps | Spearman, all | Kendall, all | Spearman, top | Kendall, top "
+    "| proxy | ipc | students | seed | steps | Spearman, all | Kendall, all | Spearman, top | Kendall, top "
     "| regret | regret of 5 | seconds | set, s | early stopping at that cost | edge over as many steps |"
 )
 _DRAWS = 1000
@@ -56,7 +56,7 @@ def lines(cells: Sequence[Found], *, above: float | None = None) -> list[Line]:
     """
     told, truth = _measured_truth(cells), _truth(cells)
     rows: list[tuple[Mapping[str, Any], Ranking, Ranking]] = []
-    blank = {"ipc": 0, "students": "", "steps": 0}
+    blank = {"ipc": 0, "students": "", "seed": 0, "steps": 0}
     if truth.seeds > 1:
         first = truth.seed(0)
         rows.append(({**blank, "method": "truth of another seed"}, first, truth.seed(1)))
@@ -100,7 +100,7 @@ def _joined(
     if not (free and early):
         return []
     cell, ranking = min(early, key=lambda one: one[0]["steps"])
-    told = {"method": "early stopping + synflow", "ipc": 0, "students": "", "steps": cell["steps"]}
+    told = {"method": "early stopping + synflow", "ipc": 0, "students": "", "seed": 0, "steps": cell["steps"]}
     return [(told, rank_average([ranking, free[0]]))]
 
 
@@ -147,7 +147,7 @@ def markdown(cells: Sequence[Found]) -> str:
 
 def _table(found: Sequence[Line]) -> list[str]:
     curve = _curve(found)
-    return [_HEAD, "|" + " --- |" * 14, *(_row(one, curve) for one in found)]
+    return [_HEAD, "|" + " --- |" * (_HEAD.count("|") - 1), *(_row(one, curve) for one in found)]
 
 
 def _row(one: Line, curve: Sequence[tuple[float, float]]) -> str:
@@ -157,6 +157,7 @@ def _row(one: Line, curve: Sequence[tuple[float, float]]) -> str:
         str(cell["method"]),
         str(cell["ipc"] or "–"),
         str(cell["students"] or "–"),
+        str(cell["seed"]) if cell["ipc"] else "–",
         str(cell["steps"] or "–"),
         _interval(v.spearman),
         _interval(v.kendall),
