@@ -7,8 +7,8 @@ import hashlib
 import json
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, final
 
@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 D = TypeVar("D")
+S = TypeVar("S")
 
 
 class Loaded(NamedTuple, Generic[D]):
@@ -51,23 +52,24 @@ class Loaded(NamedTuple, Generic[D]):
 
 
 @final
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Question:
     """A cell that is wanted.
 
     Attributes:
         cell: Dataclass of its row.
         setting: Dataclass of what all cells share.
+        measure: From cell, setting, and what the benchmark loaded, such as training and test data, to the answer,
+            JSON values.
+        line: What to print of a new answer, after the cell.
         about: What else the answer depends on beside the data, JSON values.
-        measure: From what the benchmark loaded, such as training and test data, to the answer, JSON values.
-        line: What to print of a new answer.
     """
 
     cell: Any
     setting: Any
-    about: Mapping[str, Any]
     measure: Callable[..., dict[str, Any]]
     line: Callable[[dict[str, Any]], str]
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def answer(self, folder: Path, loaded: Loaded[Any]) -> dict[str, Any]:
         """Return what was measured, now or before; print it if it is new."""
@@ -77,10 +79,10 @@ class Question:
         new = not path.exists()
         if new:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, readable_json(self.measure(*loaded.given)))
+            write_atomic(path, readable_json(self.measure(self.cell, self.setting, *loaded.given)))
         found: dict[str, Any] = strict_json(path.read_bytes())
         if new:
-            print(self.line(found), flush=True)  # noqa: T201
+            print(self.cell, self.line(found), flush=True)  # noqa: T201
         return found
 
 
@@ -126,6 +128,18 @@ class CellTable(ABC, Generic[D]):
     def draw(self, found: Sequence[dict[str, Any]]) -> None:
         """Draw the plots into `out`."""
 
+    @final
+    def rows(self, known: Collection[str]) -> list[tuple[str, int]]:
+        """Return the methods that are asked for, all of `known` if none is named, each with every seed."""
+        methods = known_words("methods", self.methods, known)
+        return [(name, seed) for name in methods for seed in numbers("seeds", self.seeds, 0)]
+
+    @final
+    def shared(self, kind: type[S]) -> S:
+        """Return what all cells share, a dataclass whose fields are options of this command by the same names."""
+        return kind(**{one.name: getattr(self, one.name) for one in dataclasses.fields(kind)})  # type: ignore[arg-type]
+
+    @final
     def run(self) -> None:
         """Measure what is missing, and write the results."""
         if self.threads is not None:
@@ -179,7 +193,7 @@ def words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def known_words(name: str, text: str, known: Mapping[str, Any]) -> list[str]:
+def known_words(name: str, text: str, known: Collection[str]) -> list[str]:
     """Return what commas separate, all that is known if there is nothing.
 
     Raises:

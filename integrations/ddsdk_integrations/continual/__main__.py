@@ -67,7 +67,7 @@ class Benchmark(CellBenchmark):
 def _question(cell: Cell, setting: Setting, learners: list[str]) -> Question:
     def line(found: dict[str, Any]) -> str:
         told = {name: round(100 * outcome["accuracy"], 1) for name, outcome in found["learners"].items()}
-        return f"{setting.scenario} {cell} {told}"
+        return f"{setting.scenario} {told}"
 
     return Question(
         cell=cell,
@@ -76,7 +76,7 @@ def _question(cell: Cell, setting: Setting, learners: list[str]) -> Question:
             "method": repr(METHODS[cell.method]),
             "learners": {name: LEARNERS[name] for name in learners},
         },
-        measure=partial(measure, cell, setting, learners=learners),
+        measure=partial(measure, learners=learners),
         line=line,
     )
 

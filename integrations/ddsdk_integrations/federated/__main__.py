@@ -6,7 +6,6 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, final
 
 import ddsdk as dd
@@ -40,7 +39,7 @@ class Benchmark(CellBenchmark):
 
     def questions(self, train: dd.RealData) -> list[Question]:
         """Return the cells."""
-        setting = Setting(clients=self.clients, width=self.width, lr=self.lr)
+        setting = self.shared(Setting)
         methods = known_words("methods", self.methods, METHODS)
         alphas = [float(word) for word in words(self.alpha)]
         for alpha in alphas:
@@ -62,13 +61,13 @@ def _question(cell: Cell, setting: Setting, train: dd.RealData) -> Question:
     def line(found: dict[str, Any]) -> str:
         last = found["curve"][-1]
         told = f"{100 * last['accuracy']:.1f} %, {(last['up'] + last['down']) / 1e6:.3f} MB"
-        return f"{cell} {told}, {found['seconds']:.0f} s"
+        return f"{told}, {found['seconds']:.0f} s"
 
     return Question(
         cell=cell,
         setting=setting,
         about={"method": described(cell, setting, train)},
-        measure=partial(measure, cell, setting),
+        measure=measure,
         line=line,
     )
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, final
 
 import ddsdk as dd
-from ddsdk.bench.cells import CellBenchmark, Question, known_words, numbers, run_command
+from ddsdk.bench.cells import CellBenchmark, Question, run_command
 from ddsdk_integrations.finetune.benchmark import ROWS, Cell, Setting, markdown, measure, plot
 
 __all__ = ["Benchmark", "main"]
@@ -38,12 +37,9 @@ class Benchmark(CellBenchmark):
 
     def questions(self, train: dd.RealData) -> Iterable[Question]:  # noqa: ARG002
         """Return the cells."""
-        names = ("ipc", "steps", "width", "pretraining", "epochs", "networks")
-        setting = Setting(**{name: getattr(self, name) for name in names})
+        setting = self.shared(Setting)
         return [
-            _question(Cell(method=name, seed=seed), setting)
-            for name in known_words("methods", self.methods, ROWS)
-            for seed in numbers("seeds", self.seeds, 0)
+            Question(Cell(method=name, seed=seed), setting, measure, _line) for name, seed in self.rows(ROWS)
         ]
 
     def table(self, found: Sequence[dict[str, Any]]) -> str:
@@ -55,14 +51,8 @@ class Benchmark(CellBenchmark):
         plot(found, self.out / "finetune.png")
 
 
-def _question(cell: Cell, setting: Setting) -> Question:
-    return Question(
-        cell=cell,
-        setting=setting,
-        about={},
-        measure=partial(measure, cell, setting),
-        line=lambda found: f"{cell} probe {100 * found['probe']:.1f} %, tuned {100 * found['tuned']:.1f} %",
-    )
+def _line(found: dict[str, Any]) -> str:
+    return f"probe {100 * found['probe']:.1f} %, tuned {100 * found['tuned']:.1f} %"
 
 
 def main() -> int:

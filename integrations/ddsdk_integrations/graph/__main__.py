@@ -6,7 +6,6 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, final
 
 from ddsdk.bench.cells import CellTable, Loaded, Question, known_words, numbers, run_command, words
@@ -78,8 +77,8 @@ def _question(cell: Cell, setting: Setting) -> Question:
         cell=cell,
         setting=setting,
         about={"recipe": None if recipe is None else dataclasses.asdict(recipe)},
-        measure=partial(measure, cell, setting),
-        line=lambda found: f"{cell} {found['scores']} {found.get('seconds', 0):.0f} s",
+        measure=measure,
+        line=lambda found: f"{found['scores']} {found.get('seconds', 0):.0f} s",
     )
 
 

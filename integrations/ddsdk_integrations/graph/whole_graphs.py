@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -122,7 +121,7 @@ class Benchmark(CellTable[TextGraphs]):
 
     def questions(self, shown: TextGraphs) -> list[Question]:  # noqa: ARG002
         """Return the cells."""
-        setting = Setting(networks=self.networks, epochs=self.epochs, steps=self.steps, nodes=self.nodes)
+        setting = self.shared(Setting)
         cells = [
             Cell(method=name, ipc=ipc, seed=seed)
             for name in known_words("methods", self.methods, METHODS)
@@ -146,8 +145,8 @@ def _question(cell: Cell, setting: Setting) -> Question:
         cell=cell,
         setting=setting,
         about={"recipe": None if recipe is None else dataclasses.asdict(recipe)},
-        measure=partial(measure, cell, setting),
-        line=lambda found: f"{cell} {100 * found['scores']['gcn']['mean']:.1f} %",
+        measure=measure,
+        line=lambda found: f"{100 * found['scores']['gcn']['mean']:.1f} %",
     )
 
 

@@ -121,8 +121,8 @@ class Benchmark(CellBenchmark):
             cell=cell,
             setting=setting,
             about={"method": described(cell), "accuracies": known},
-            measure=partial(measure, cell, setting, place),
-            line=lambda found: f"{cell} {found['ranking']['seconds']:.0f} s",
+            measure=partial(measure, place=place),
+            line=lambda found: f"{found['ranking']['seconds']:.0f} s",
         )
 
     def table(self, found: Sequence[dict[str, Any]]) -> str:

@@ -159,16 +159,16 @@ def _made(cell: Cell) -> Any:  # noqa: ANN401
 
 
 def measure(
-    cell: Cell, setting: Setting, place: Place, train: dd.RealData, test: dd.RealData
+    cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData, place: Place
 ) -> dict[str, Any]:
     """Rank all candidates by one proxy and return the ranking, JSON values.
 
     Args:
         cell: Which proxy.
         setting: What all share.
-        place: Where and by whom.
         train: Training images.
         test: Test images: only the truth looks at them.
+        place: Where and by whom.
     """
     ranking = _known_truth(setting, place, train, test) if cell.method == TRUTH else None
     ranking = ranking or _ranked(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, final
 
 import ddsdk as dd
@@ -42,9 +41,7 @@ class Benchmark(CellBenchmark):
 
     def questions(self, train: dd.RealData) -> list[Question]:  # noqa: ARG002
         """Return the cells."""
-        setting = Setting(
-            delta=self.delta, width=self.width, judge_width=self.judge_width, networks=self.networks
-        )
+        setting = self.shared(Setting)
         budgets, sizes = [float(word) for word in words(self.epsilon)], numbers("ipc", self.ipc, 1)
         cells = [
             Cell(method=name, epsilon=epsilon, ipc=ipc, seed=seed)
@@ -70,8 +67,8 @@ def _question(cell: Cell, setting: Setting) -> Question:
         cell=cell,
         setting=setting,
         about={"method": described(cell)},
-        measure=partial(measure, cell, setting),
-        line=lambda found: f"{cell} {100 * found['accuracy']:.1f} %, {found['seconds']:.0f} s",
+        measure=measure,
+        line=lambda found: f"{100 * found['accuracy']:.1f} %, {found['seconds']:.0f} s",
     )
 
 

@@ -6,12 +6,11 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, final
 
 import ddsdk as dd
-from ddsdk.bench.cells import CellTable, Loaded, Question, known_words, numbers, run_command
+from ddsdk.bench.cells import CellTable, Loaded, Question, run_command
 from ddsdk_integrations.recommend.benchmark import ROWS, Cell, Setting, markdown, measure, plot
 from ddsdk_integrations.recommend.interactions import Interactions, simulated_interactions
 
@@ -53,13 +52,10 @@ class Benchmark(CellTable[Interactions]):
 
     def questions(self, shown: Interactions) -> list[Question]:  # noqa: ARG002
         """Return the cells."""
-        setting = Setting(users=self.users, steps=self.steps, draws=self.draws, k=self.k)
-        cells = [
-            Cell(method=name, seed=seed)
-            for name in known_words("methods", self.methods, dict.fromkeys(ROWS))
-            for seed in numbers("seeds", self.seeds, 0)
+        setting = self.shared(Setting)
+        return [
+            Question(Cell(method=name, seed=seed), setting, measure, _line) for name, seed in self.rows(ROWS)
         ]
-        return [_question(cell, setting) for cell in cells]
 
     def table(self, found: Sequence[dict[str, Any]]) -> str:
         """Return the table."""
@@ -76,14 +72,8 @@ class Benchmark(CellTable[Interactions]):
         return simulated_interactions(self.people, self.items, dd.generator("simulated"), **how)  # type: ignore[arg-type]
 
 
-def _question(cell: Cell, setting: Setting) -> Question:
-    return Question(
-        cell=cell,
-        setting=setting,
-        about={},
-        measure=partial(measure, cell, setting),
-        line=lambda found: f"{cell} nDCG {100 * found['own']['ndcg']:.1f} %",
-    )
+def _line(found: dict[str, Any]) -> str:
+    return f"nDCG {100 * found['own']['ndcg']:.1f} %"
 
 
 def main() -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, final
 
 import ddsdk as dd
@@ -113,7 +112,7 @@ def _question(cell: Cell, setting: Setting) -> Question:
         cell=cell,
         setting=setting,
         about={"method": described(cell, setting)},
-        measure=partial(measure, cell, setting),
+        measure=measure,
         line=_line,
     )
 
@@ -123,7 +122,7 @@ def _crossed(crossing: Crossing, setting: Setting) -> Question:
         cell=crossing,
         setting=setting,
         about={"methods": [described(cell, setting) for cell in crossing.cells]},
-        measure=partial(measure_transfer, crossing, setting),
+        measure=measure_transfer,
         line=_told,
     )
 
@@ -135,7 +134,7 @@ def _told(found: dict[str, Any]) -> str:
 
 def _line(found: dict[str, Any]) -> str:
     worst = ", ".join(f"{radius:g}: {100 * sum(left) / len(left):.1f}" for radius, left in found["worst"])
-    return f"{found['cell']} {100 * sum(found['clean']) / len(found['clean']):.1f} %, {worst}"
+    return f"{100 * sum(found['clean']) / len(found['clean']):.1f} %, {worst}"
 
 
 def main() -> int:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, final
 
 import ddsdk as dd
-from ddsdk.bench.cells import CellBenchmark, Question, known_words, numbers, run_command, words
+from ddsdk.bench.cells import CellBenchmark, Question, run_command, words
 from ddsdk_integrations.share.benchmark import ROWS, Cell, Setting, measure
 from ddsdk_integrations.share.table import markdown, plot
 
@@ -41,13 +40,11 @@ class Benchmark(CellBenchmark):
 
     def questions(self, train: dd.RealData) -> Iterable[Question]:  # noqa: ARG002
         """Return the cells."""
-        names = ("ipc", "steps", "width", "per_patient", "networks", "epochs")
-        setting = Setting(**{name: getattr(self, name) for name in names})
+        setting = self.shared(Setting)
         return [
-            _question(Cell(method=name, split=split, seed=seed), setting)
-            for name in known_words("methods", self.methods, ROWS)
+            Question(Cell(method=name, split=split, seed=seed), setting, measure, _line)
             for split in words(self.splits)
-            for seed in numbers("seeds", self.seeds, 0)
+            for name, seed in self.rows(ROWS)
         ]
 
     def table(self, found: Sequence[dict[str, Any]]) -> str:
@@ -59,14 +56,8 @@ class Benchmark(CellBenchmark):
         plot(found, self.out / "share.png")
 
 
-def _question(cell: Cell, setting: Setting) -> Question:
-    return Question(
-        cell=cell,
-        setting=setting,
-        about={},
-        measure=partial(measure, cell, setting),
-        line=lambda found: f"{cell} {100 * found['figures']['balanced']:.1f} %, broken: {found['broken']}",
-    )
+def _line(found: dict[str, Any]) -> str:
+    return f"{100 * found['figures']['balanced']:.1f} %, broken: {found['broken']}"
 
 
 def main() -> int:

@@ -6,7 +6,6 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, final
 
 import ddsdk as dd
@@ -52,6 +51,7 @@ class Benchmark(CellBenchmark):
         judge_width: Of the ConvNets that train on the sets.
         networks: Trained on each set.
         size: Pixels of a side of the trigger.
+        real_batch: Real images of each class in a step.
     """
 
     seeds: str = "0,1,2,3,4,5,6,7,8,9"
@@ -68,17 +68,11 @@ class Benchmark(CellBenchmark):
     judge_width: int = 16
     networks: int = 2
     size: int = 2
+    real_batch: int = 32
 
     def questions(self, train: dd.RealData) -> list[Question]:  # noqa: ARG002
         """Return the cells, those that are scanned first."""
-        setting = Setting(
-            ipc=self.ipc,
-            steps=self.steps,
-            width=self.width,
-            judge_width=self.judge_width,
-            networks=self.networks,
-            size=self.size,
-        )
+        setting = self.shared(Setting)
         cells = [*self._scans(), *self._successes()]
         return [_question(cell, setting) for cell in dict.fromkeys(cells)]
 
@@ -133,10 +127,8 @@ def _question(cell: Cell, setting: Setting) -> Question:
         cell=cell,
         setting=setting,
         about=described(cell, setting),
-        measure=partial(measure, cell, setting),
-        line=lambda found: (
-            f"{cell} net {100 * found['net']:.1f} %, {found['scores']}, {found['seconds']:.0f} s"
-        ),
+        measure=measure,
+        line=lambda found: f"net {100 * found['net']:.1f} %, {found['scores']}, {found['seconds']:.0f} s",
     )
 
 
