@@ -173,7 +173,7 @@ def changed(**values):
         (lambda: small_graph(metric="auc"), "metric must be for two classes, got 3"),
         (lambda: small_graph(class_names=["a"]), "class_names must name at least 3 classes"),
         (lambda: load_graph("cora"), "root must name the folder of cora: nothing is downloaded"),
-        (lambda: load_graph("pubmed", "."), "data must be cora, tolokers or sbm-N"),
+        (lambda: load_graph("pubmed", "."), "data must be cora, cora-words, tolokers or sbm-N"),
         (lambda: stochastic_blocks(100, labelled=0.6), "labelled must lie strictly"),
         (lambda: small_graph().rows(-1), "hops must be"),
     ],
@@ -234,6 +234,9 @@ def test_real_files_load_without_a_network(monkeypatch):
     cora = planetoid("cora", ROOT)
     assert cora.description["edges"] == 10556
     assert [len(p.nodes) for p in (cora.train, cora.val, cora.test)] == [140, 500, 1000]
+    torch.testing.assert_close(cora.train.graph.x.sum(1), torch.ones(2708))
+    words = load_graph("cora-words", ROOT)
+    assert words.train.graph.x.unique().tolist() == [0.0, 1.0] and words.name == "cora-words"
     assert not (Path(ROOT) / "Cora" / "processed").exists()
     if (Path(ROOT) / "tolokers").exists():
         assert tolokers(ROOT).description["edges"] == 1_038_000

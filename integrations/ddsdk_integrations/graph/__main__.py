@@ -24,8 +24,8 @@ __all__ = ["Benchmark", "main"]
 class Benchmark(CellTable[GraphData]):
     """Condense graphs, and print what networks reach on the real test nodes beside baselines and published figures.
 
-    DATA is cora or tolokers, whose files lie below ROOT, or sbm-N for N generated nodes. A cell that was measured is
-    kept in OUT/cells, so a run that was stopped goes on where it was.
+    DATA is cora (rows of features sum to 1), cora-words (0 and 1) or tolokers, whose files lie below ROOT, or sbm-N for
+    N generated nodes. A cell that was measured is kept in OUT/cells, so a run that was stopped goes on where it was.
 
     Attributes:
         nodes: Synthetic nodes, separated by commas.

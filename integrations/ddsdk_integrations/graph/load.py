@@ -26,8 +26,10 @@ _KNOWN = {"cora": "0ce1f9117972bdd087a19062d3decca8abfdfef042468c282c2b977642e05
 """SHA-256 over the eight raw files of a set, in the order of `_PARTS`."""
 
 
-def planetoid(name: str, root: str | Path, *, setting: Setting = "transductive") -> GraphData:
-    """Load a citation graph in Planetoid's raw files, with the public split and rows of features that sum to 1.
+def planetoid(
+    name: str, root: str | Path, *, shares: bool = True, setting: Setting = "transductive"
+) -> GraphData:
+    """Load a citation graph in Planetoid's raw files, with the public split.
 
     The files are pickles, which can run any code when they are opened. So only files whose SHA-256 is known here are
     opened; whoever trusts others can read them with PyG and pass the graph to `GraphData`.
@@ -35,6 +37,8 @@ def planetoid(name: str, root: str | Path, *, setting: Setting = "transductive")
     Args:
         name: ``"cora"``.
         root: Holds ``Cora/raw/ind.cora.x`` and so on.
+        shares: Divide each row of features by its sum, as GCond and most others do; False leaves 0 and 1 for the
+            words of a paper, as GC-SNTK has them.
         setting: See `GraphData`.
 
     Raises:
@@ -49,8 +53,9 @@ def planetoid(name: str, root: str | Path, *, setting: Setting = "transductive")
     known = _KNOWN[name.lower()]
     require(digest.hexdigest() == known, "files", f"have the SHA-256 {known}", digest.hexdigest())
     data = read_planetoid_data(str(folder), name.lower())
-    data.x = data.x / data.x.sum(1, keepdim=True).clamp_min(1)
-    return GraphData(data, setting=setting, name=name.lower())
+    if shares:
+        data.x = data.x / data.x.sum(1, keepdim=True).clamp_min(1)
+    return GraphData(data, setting=setting, name=name.lower() if shares else f"{name.lower()}-words")
 
 
 def tolokers(root: str | Path, *, split: int = 0, setting: Setting = "transductive") -> GraphData:
@@ -130,7 +135,7 @@ def stochastic_blocks(
 
 
 def load_graph(name: str, root: str | Path | None = None, *, setting: Setting = "transductive") -> GraphData:
-    """Return the graph called ``"cora"`` or ``"tolokers"``, or ``"sbm-N"`` for N generated nodes.
+    """Return the graph called ``"cora"``, ``"cora-words"`` or ``"tolokers"``, or ``"sbm-N"`` for N generated nodes.
 
     Args:
         name: Of the graph.
@@ -140,11 +145,13 @@ def load_graph(name: str, root: str | Path | None = None, *, setting: Setting = 
     word, _, nodes = name.partition("-")
     if word == "sbm" and nodes.isdigit():
         return stochastic_blocks(int(nodes), setting=setting)
-    require(name in (*_KNOWN, "tolokers"), "data", "be cora, tolokers or sbm-N", name)
+    require(
+        name in ("cora", "cora-words", "tolokers"), "data", "be cora, cora-words, tolokers or sbm-N", name
+    )
     require(root is not None, "root", f"name the folder of {name}: nothing is downloaded", root)
     if name == "tolokers":
         return tolokers(str(root), setting=setting)
-    return planetoid(name, str(root), setting=setting)
+    return planetoid("cora", str(root), shares=name == "cora", setting=setting)
 
 
 class TextGraphs(NamedTuple):
