@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 from quick_units import calls
@@ -43,8 +44,13 @@ cluster.shutdown()
 """
 
 LOCAL = """
-import sys
+import os, sys
 from pathlib import Path
+
+# What `ray start` leaves behind.
+os.mkdir(os.environ["RAY_TMPDIR"] + "/ray")
+Path(os.environ["RAY_TMPDIR"], "ray", "ray_current_cluster").write_text("127.0.0.1:1")
+
 from quick_units import compute, echo
 from ddsdk.work.executors import InProcess, RayTasks
 from ddsdk.work.store import Store
@@ -62,7 +68,6 @@ assert found[0] == found[1], found
 assert files(stores[0]) == files(stores[1]) and len(files(stores[0])) == 2
 import ray
 assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"], ray.nodes()
-import os
 assert os.environ["RAY_AUTH_MODE"] == "token" and len(os.environ["RAY_AUTH_TOKEN"]) == 64
 print("same")
 """
@@ -83,7 +88,7 @@ except ValueError as error:
     assert "RAY_AUTH_MODE=token" in str(error), error
 else:
     raise AssertionError("an open cluster")
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 assert names() == ["a"]
 print("refused once")
 """
@@ -94,9 +99,12 @@ def run(tmp_path, script, *args):
     path.write_text(script)
     env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     env["PYTHONPATH"] = os.pathsep.join(sys.path)
-    done = subprocess.run(
-        [sys.executable, str(path), *map(str, args)], env=env, capture_output=True, text=True, timeout=300
-    )
+    # A folder of its own, for others join the cluster that was started last; with a short name, for sockets lie in it.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        env["RAY_TMPDIR"] = folder
+        done = subprocess.run(
+            [sys.executable, str(path), *map(str, args)], env=env, capture_output=True, text=True, timeout=300
+        )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

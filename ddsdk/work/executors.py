@@ -218,8 +218,10 @@ class RayTasks:
             ray: Any = importlib.import_module("ray")
         except ImportError:
             raise MissingExtraError("a Ray cluster", "ray", "scale") from None
+        # Without an address Ray joins what another user's program has started here, and takes no number of CPUs.
         here = {"num_cpus": self.cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-        ray.init(address=self.address, log_to_driver=False, logging_level="ERROR", **(here if local else {}))
+        options = {"address": "local", **here} if local else {"address": self.address}
+        ray.init(log_to_driver=False, logging_level="ERROR", **options)
         return ray
 
 

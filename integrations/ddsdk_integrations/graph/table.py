@@ -78,13 +78,13 @@ def plot(cells: Sequence[Found], path: Path) -> None:
         raise MissingExtraError("A plot", "matplotlib", "bench") from None
     figure = Figure(figsize=(7, 4.5))
     axes = figure.subplots()
-    for method in dict.fromkeys(cell["cell"]["method"] for cell in cells):
+    for i, method in enumerate(dict.fromkeys(cell["cell"]["method"] for cell in cells)):
         mine = [cell for cell in cells if cell["cell"]["method"] == method]
         points = [_point(mine, key) for key in sorted({_key(cell) for cell in mine})]
         if any("seconds" not in cell for cell in mine):
             axes.axhline(points[0][1], color="black", linewidth=0.8, label=method)
         else:
-            axes.plot(*zip(*points, strict=True), marker="o", label=method)
+            axes.plot(*zip(*points, strict=True), marker="os^Dv"[i % 5], label=method)
     axes.set_xscale("log")
     axes.set_xlabel("seconds of condensation")
     axes.set_ylabel("GCN on the test set, %")
