@@ -1,13 +1,14 @@
-"""What pages of benchmarks are made of: a table in markdown, and an empty figure."""
+"""What pages of benchmarks are made of: answers by method, shares in %, a table in markdown, and an empty figure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ddsdk.errors import MissingExtraError
 
-__all__ = ["empty_figure", "markdown_table"]
+__all__ = ["by_method", "empty_figure", "markdown_table", "percent"]
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -19,6 +20,20 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """
     lines = [heads, ["---"] * len(heads), *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def percent(values: Sequence[float]) -> str:
+    """Return the mean of shares in %, with the deviation between them where there are several."""
+    mean = f"{100 * statistics.fmean(values):.1f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def by_method(cells: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Return answers of a benchmark under the method of their cell, in the order in which methods come up."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        found.setdefault(cell["cell"]["method"], []).append(cell)
+    return found
 
 
 def empty_figure(width: float, height: float) -> Any:  # noqa: ANN401 - matplotlib has no types

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddsdk.bench.pages import empty_figure, markdown_table
+from ddsdk.bench.pages import by_method, empty_figure, markdown_table
 
 __all__ = ["markdown", "plot"]
 
@@ -31,16 +31,12 @@ def markdown(cells: Sequence[Found]) -> str:
     Args:
         cells: What `measure` returned.
     """
-    groups = {name: [c for c in cells if c["cell"]["method"] == name] for name in _methods(cells)}
+    groups = by_method(cells)
     ranked = markdown_table(_HEADS, [_ranking(name, group) for name, group in groups.items()])
     # Two ways to rank may go through one set.
     sets = {n: g for n, g in groups.items() if n.startswith("through")}
     removed = [row for name, group in sets.items() for row in _removals(name, group)]
     return ranked + "\n" + markdown_table(_SET_HEADS, removed)
-
-
-def _methods(cells: Sequence[Found]) -> list[str]:
-    return list(dict.fromkeys(cell["cell"]["method"] for cell in cells))
 
 
 def _mean(group: Sequence[Found], read: Callable[[Found], float]) -> float:
@@ -85,7 +81,7 @@ def plot(cells: Sequence[Found], path: Path) -> None:
     """
     figure = empty_figure(9, 3.6)
     left, right = figure.subplots(1, 2)
-    methods = _methods(cells)
+    methods = list(by_method(cells))
     for i, name in enumerate(n for n in methods if n.startswith("through")):
         group = [c for c in cells if c["cell"]["method"] == name]
         counts = [one["count"] for one in group[0]["removal"]]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import ddsdk as dd
-from ddsdk.bench.pages import empty_figure, markdown_table
+from ddsdk.bench.pages import by_method, empty_figure, markdown_table, percent
 from ddsdk.errors import require_count
 from ddsdk.inner.fit import accuracy
 from ddsdk.judge import train as train_network
@@ -179,21 +179,11 @@ def markdown(cells: Sequence[Found]) -> str:
         cells: What `measure` returned.
     """
     rows = []
-    for name in _methods(cells):
-        group = [cell for cell in cells if cell["cell"]["method"] == name]
-        shares = [_spread([cell[key] for cell in group]) for key in ("probe", "tuned", "scratch")]
+    for name, group in by_method(cells).items():
+        shares = [percent([cell[key] for cell in group]) for key in ("probe", "tuned", "scratch")]
         seconds = statistics.fmean(cell["seconds"] for cell in group)
         rows.append([name, *shares, str(group[0]["floats"]), f"{seconds:.0f}", str(len(group))])
     return markdown_table(_HEADS, rows)
-
-
-def _methods(cells: Sequence[Found]) -> list[str]:
-    return list(dict.fromkeys(cell["cell"]["method"] for cell in cells))
-
-
-def _spread(values: Sequence[float]) -> str:
-    mean = f"{100 * statistics.fmean(values):.1f}"
-    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
 def plot(cells: Sequence[Found], path: Path) -> None:
@@ -204,7 +194,7 @@ def plot(cells: Sequence[Found], path: Path) -> None:
         path: The picture.
     """
     figure = empty_figure(7.5, 3.6)
-    axes, names = figure.subplots(), _methods(cells)
+    axes, names = figure.subplots(), list(by_method(cells))
     for k, (key, label) in enumerate(
         (("probe", "linear probe"), ("tuned", "fine-tuned"), ("scratch", "from scratch"))
     ):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
-from ddsdk.bench.cells import CellTable, Loaded, Question, known_words, numbers, run_command, words
+from ddsdk.bench.cells import CellTable, Loaded, Question, numbers, run_command, words
 from ddsdk.errors import require
 from ddsdk_integrations.graph.benchmark import METHODS, Cell, Setting, measure
 from ddsdk_integrations.graph.data import GraphData
@@ -56,9 +56,8 @@ class Benchmark(CellTable[GraphData]):
         setting = Setting(networks=self.networks, epochs=self.epochs, width=self.width, others=others)
         cells = [
             Cell(method=name, nodes=n, seed=seed)
-            for name in known_words("methods", self.methods, METHODS)
+            for name, seed in self.rows(METHODS)
             for n in ([0] if name == "whole graph" else numbers("nodes", self.nodes, 2))
-            for seed in numbers("seeds", self.seeds, 0)
         ]
         return [_question(cell, setting) for cell in cells]
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ddsdk.bench.pages import markdown_table
 from ddsdk.errors import MissingExtraError
 from ddsdk_integrations.graph.benchmark import PUBLISHED
 
@@ -30,14 +31,14 @@ def markdown(cells: Sequence[Found], data: str) -> str:
     shown = [n for n in networks if n != _KERNEL] + [n for n in networks if n == _KERNEL]
     titles = [f"{n}, %" if n != _KERNEL else "by its own kernel, %" for n in shown]
     head = ["method", _SIZES[_size(cells[0])], *titles, "published, %", "kB", "edges", "seconds", "runs"]
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    rows = []
     for key in sorted({_key(cell) for cell in cells}, key=lambda k: (k[1] == 0, k[1], k[0])):
         group = [cell for cell in cells if _key(cell) == key]
         told = [key[0], str(key[1] or "all"), *(_scores(group, network) for network in shown)]
         told += [_published(key, data), _mean(group, "bytes", 1000), _mean(group, "edges", 1)]
         told += [_mean(group, "seconds", 1), str(len(group))]
-        lines.append("| " + " | ".join(told) + " |")
-    return "\n".join([*lines, ""])
+        rows.append(told)
+    return markdown_table(head, rows)
 
 
 def _size(cell: Found) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +12,9 @@ from pathlib import Path
 from typing import Any, final
 
 import ddsdk as dd
-from ddsdk.bench.cells import CellTable, Loaded, Question, known_words, numbers, run_command
+from ddsdk.bench.cells import CellTable, Loaded, Question, numbers, run_command
 from ddsdk.errors import require_count
+from ddsdk_integrations.graph.benchmark import summary
 from ddsdk_integrations.graph.classification import (
     GRAPHS_PROTOCOL,
     DosCondGraphs,
@@ -83,8 +83,7 @@ def measure(cell: Cell, setting: Setting, graphs: TextGraphs) -> dict[str, Any]:
     score = evaluate_graphs(
         parts.train if found is None else found, parts, judge, rng=dd.derive(rng, "judge")
     )
-    spread = statistics.stdev(score.accuracies) if setting.networks > 1 else 0.0
-    told = {"cell": dataclasses.asdict(cell), "scores": {"gcn": {"mean": score.mean, "spread": spread}}}
+    told = {"cell": dataclasses.asdict(cell), "scores": {"gcn": summary(score.accuracies)}}
     if found is None:
         return told
     edges = 0 if found.edge_weight is None else len(found.edge_weight)
@@ -124,9 +123,8 @@ class Benchmark(CellTable[TextGraphs]):
         setting = self.shared(Setting)
         cells = [
             Cell(method=name, ipc=ipc, seed=seed)
-            for name in known_words("methods", self.methods, METHODS)
+            for name, seed in self.rows(METHODS)
             for ipc in ([0] if name == "all graphs" else numbers("ipc", self.ipc, 1))
-            for seed in numbers("seeds", self.seeds, 0)
         ]
         return [_question(cell, setting) for cell in cells]
 

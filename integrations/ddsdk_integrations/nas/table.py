@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ddsdk as dd
+from ddsdk.bench.pages import markdown_table
 from ddsdk.errors import MissingExtraError, require
 from ddsdk_integrations.nas.ranking import Ranking
 from ddsdk_integrations.nas.verdict import Estimate, Verdict, edge, judge, rank_average
@@ -16,9 +17,22 @@ from ddsdk_integrations.nas.verdict import Estimate, Verdict, edge, judge, rank_
 __all__ = ["Line", "at_cost", "lines", "markdown", "plot"]
 
 Found = Mapping[str, Any]
-_HEAD = (
-    "| proxy | ipc | students | seed | steps | Spearman, all | Kendall, all | Spearman, top | Kendall, top "
-    "| regret | regret of 5 | seconds | set, s | early stopping at that cost | edge over as many steps |"
+_HEADS = (
+    "proxy",
+    "ipc",
+    "students",
+    "seed",
+    "steps",
+    "Spearman, all",
+    "Kendall, all",
+    "Spearman, top",
+    "Kendall, top",
+    "regret",
+    "regret of 5",
+    "seconds",
+    "set, s",
+    "early stopping at that cost",
+    "edge over as many steps",
 )
 _DRAWS = 1000
 _LEAST = 3
@@ -137,23 +151,23 @@ def markdown(cells: Sequence[Found]) -> str:
     """
     every, floor = lines(cells), _LEARNED / int(cells[0]["classes"])
     verdict = every[0].verdict
-    parts = [f"{verdict.candidates} candidates, of which the top are {verdict.top}", "", *_table(every)]
+    parts = [f"{verdict.candidates} candidates, of which the top are {verdict.top}", "", _table(every)]
     learned = sum(value > floor for value in _truth(cells).means.values())
     if _LEAST <= learned < verdict.candidates:
         told = f"{learned} candidates whose truth is above {100 * floor:.0f} %"
-        parts += ["", told, "", *_table(lines(cells, above=floor))]
-    return "\n".join([*parts, ""])
+        parts += [told, "", _table(lines(cells, above=floor))]
+    return "\n".join(parts)
 
 
-def _table(found: Sequence[Line]) -> list[str]:
+def _table(found: Sequence[Line]) -> str:
     curve = _curve(found)
-    return [_HEAD, "|" + " --- |" * (_HEAD.count("|") - 1), *(_row(one, curve) for one in found)]
+    return markdown_table(_HEADS, [_row(one, curve) for one in found])
 
 
-def _row(one: Line, curve: Sequence[tuple[float, float]]) -> str:
+def _row(one: Line, curve: Sequence[tuple[float, float]]) -> list[str]:
     cell, v = one.cell, one.verdict
     compared = _is_compared(one)
-    told = [
+    return [
         str(cell["method"]),
         str(cell["ipc"] or "–"),
         str(cell["students"] or "–"),
@@ -170,7 +184,6 @@ def _row(one: Line, curve: Sequence[tuple[float, float]]) -> str:
         _number(at_cost(curve, v.total)) if compared else "–",
         _interval(one.edge, sign="+") if one.edge else "–",
     ]
-    return "| " + " | ".join(told) + " |"
 
 
 def _is_compared(one: Line) -> bool:

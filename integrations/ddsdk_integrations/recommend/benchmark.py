@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.bench.pages import empty_figure, markdown_table
+from ddsdk.bench.pages import by_method, empty_figure, markdown_table, percent
 from ddsdk.errors import require, require_count
 from ddsdk_integrations.recommend.autoencoder import EASE, WideAutoencoder, popularity
 from ddsdk_integrations.recommend.distill_cf import DistillCF, sampled_users
@@ -163,26 +163,15 @@ def markdown(cells: Sequence[Found]) -> str:
         cells: What `measure` returned.
     """
     rows = []
-    for name in _methods(cells):
-        group = [cell for cell in cells if cell["cell"]["method"] == name]
+    for name, group in by_method(cells).items():
         others = ["–", "–"]
         if "EASE" in group[0]:
             near = statistics.fmean(cell["nearest"]["jaccard"] for cell in group)
-            others = [_spread(group, "EASE", "ndcg"), f"{near:.2f}"]
-        own = [_spread(group, "own", key) for key in ("ndcg", "hits", "psp")]
+            others = [percent([cell["EASE"]["ndcg"] for cell in group]), f"{near:.2f}"]
+        own = [percent([cell["own"][key] for cell in group]) for key in ("ndcg", "hits", "psp")]
         counted = [statistics.fmean(cell[key] for cell in group) for key in ("numbers", "seconds")]
         rows.append([name, *own, *others, f"{counted[0]:.0f}", f"{counted[1]:.0f}", str(len(group))])
     return markdown_table(_HEADS, rows)
-
-
-def _methods(cells: Sequence[Found]) -> list[str]:
-    return list(dict.fromkeys(cell["cell"]["method"] for cell in cells))
-
-
-def _spread(group: Sequence[Found], learner: str, key: str) -> str:
-    values = [100 * cell[learner][key] for cell in group]
-    mean = f"{statistics.fmean(values):.1f}"
-    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
 def plot(cells: Sequence[Found], path: Path) -> None:
@@ -193,7 +182,7 @@ def plot(cells: Sequence[Found], path: Path) -> None:
         path: The picture.
     """
     figure = empty_figure(7.5, 3.6)
-    axes, names = figure.subplots(), _methods(cells)
+    axes, names = figure.subplots(), list(by_method(cells))
     for k, (key, label) in enumerate((("ndcg", "nDCG"), ("psp", "precision by propensity"))):
         means = [
             100 * statistics.fmean(c["own"][key] for c in cells if c["cell"]["method"] == n) for n in names

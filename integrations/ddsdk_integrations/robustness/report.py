@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from ddsdk.bench.pages import markdown_table, percent
+
 __all__ = ["LARGE_RADIUS", "Outcome", "Robustness", "robustness_table"]
 
 LARGE_RADIUS = {"linf": 0.5, "l2": 20.0}
@@ -199,13 +201,8 @@ def robustness_table(reports: Sequence[Robustness]) -> str:
     """
     radii = sorted({radius for report in reports for radius in report.radii})
     head = ["set", "clean", *(f"{reports[0].norm} {radius:g}" for radius in radii), "warnings"]
-    rows = [head, ["---"] * len(head)]
+    rows = []
     for report in reports:
-        worst = [_percent(report.worst(radius)) for radius in radii]
-        rows.append([report.name, _percent(report.clean), *worst, str(len(report.warnings))])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
-
-
-def _percent(values: Sequence[float]) -> str:
-    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.1f}{spread}"
+        worst = [percent(report.worst(radius)) for radius in radii]
+        rows.append([report.name, percent(report.clean), *worst, str(len(report.warnings))])
+    return markdown_table(head, rows)

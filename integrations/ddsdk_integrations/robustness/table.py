@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddsdk.bench.curve_view import need_plotting
+from ddsdk.bench.pages import markdown_table, percent
 
 __all__ = ["markdown", "plot"]
 
@@ -33,40 +34,28 @@ def markdown(cells: Sequence[Found]) -> str:
         "warnings",
     ]
     ordered = sorted(cells, key=lambda cell: (cell["cell"]["ipc"] == 0, cell["cell"]["ipc"]))
-    lines = [_row(cell, radii) for cell in ordered]
     told = [f"- {cell['name']}, {_size(cell)}: {warning}" for cell in ordered for warning in cell["warnings"]]
-    return "\n".join([_joined(head), "|" + " --- |" * len(head), *lines, "", *told, ""])
-
-
-def _joined(row: Sequence[str]) -> str:
-    return "| " + " | ".join(row) + " |"
+    return markdown_table(head, [_row(cell, radii) for cell in ordered]) + "\n".join(["", *told, ""])
 
 
 def _size(cell: Found) -> str:
     return str(cell["cell"]["ipc"]) if cell["cell"]["ipc"] else "real"
 
 
-def _row(cell: Found, radii: Sequence[float]) -> str:
+def _row(cell: Found, radii: Sequence[float]) -> list[str]:
     worst = dict(map(tuple, cell["worst"]))
     auto = [left for name, _, left in cell["attacks"] if name == "AutoAttack"]
-    return _joined(
-        [
-            cell["name"],
-            _size(cell),
-            _percent(cell["clean"]),
-            *(_percent(worst[radius]) for radius in radii),
-            _percent(auto[0]) if auto else "–",
-            f"{cell['seconds_distil']:.0f}",
-            f"{cell['seconds_train']:.0f}",
-            f"{cell['seconds']:.0f}",
-            str(len(cell["warnings"])),
-        ]
-    )
-
-
-def _percent(values: Sequence[float]) -> str:
-    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.1f}{spread}"
+    return [
+        cell["name"],
+        _size(cell),
+        percent(cell["clean"]),
+        *(percent(worst[radius]) for radius in radii),
+        percent(auto[0]) if auto else "–",
+        f"{cell['seconds_distil']:.0f}",
+        f"{cell['seconds_train']:.0f}",
+        f"{cell['seconds']:.0f}",
+        str(len(cell["warnings"])),
+    ]
 
 
 def plot(cells: Sequence[Found], path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
+from ddsdk.bench.pages import markdown_table
 from ddsdk.errors import require
 from ddsdk_integrations.robustness.attacks import PGD, Attack
 from ddsdk_integrations.robustness.threat import Threat
@@ -41,8 +42,7 @@ class Transfer:
             [name, *(f"{100 * value:.1f}" for value in row)]
             for name, row in zip(self.names, self.accuracy, strict=True)
         ]
-        rows = [head, ["---"] * len(head), clean, *body]
-        return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+        return markdown_table(head, [clean, *body])
 
 
 def transfer(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import ddsdk as dd
-from ddsdk.bench.pages import empty_figure, markdown_table
+from ddsdk.bench.pages import by_method, empty_figure, markdown_table
 from ddsdk.errors import require_count
 from ddsdk.judge import train as train_network
 from ddsdk.students.fresh import MakeStudent
@@ -157,8 +157,7 @@ def markdown(cells: Sequence[Found]) -> str:
         cells: What `measure` returned.
     """
     rows = []
-    for name in _methods(cells):
-        group = [cell for cell in cells if cell["cell"]["method"] == name]
+    for name, group in by_method(cells).items():
         rows_seam, columns_seam, seconds = (_mean(group, key) for key in ("rows", "columns", "seconds"))
         shares = [f"{100 * _mean(group, key):.1f}" for key in ("accuracy", "looks like")]
         rows.append(
@@ -174,10 +173,6 @@ def markdown(cells: Sequence[Found]) -> str:
     return markdown_table(_HEADS, rows)
 
 
-def _methods(cells: Sequence[Found]) -> list[str]:
-    return list(dict.fromkeys(cell["cell"]["method"] for cell in cells))
-
-
 def _mean(group: Sequence[Found], key: str) -> float:
     return statistics.fmean(cell[key] for cell in group)
 
@@ -191,7 +186,7 @@ def plot(cells: Sequence[Found], path: Path) -> None:
     """
     figure = empty_figure(7, 3.4)
     axes = figure.subplots()
-    for i, name in enumerate(_methods(cells)):
+    for i, name in enumerate(by_method(cells)):
         group = [cell for cell in cells if cell["cell"]["method"] == name]
         x, y = (
             [max(abs(c["rows"] - 1), abs(c["columns"] - 1)) for c in group],

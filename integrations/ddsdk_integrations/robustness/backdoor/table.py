@@ -10,6 +10,7 @@ from typing import Any, final
 
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from ddsdk.bench.pages import markdown_table
 from ddsdk.errors import MissingExtraError
 from ddsdk_integrations.robustness.backdoor.benchmark import TARGET
 from ddsdk_integrations.robustness.backdoor.scan import TESTS
@@ -20,10 +21,26 @@ Found = Mapping[str, Any]
 WORKING = 0.1
 """Net success from which a back door counts as one that works."""
 
-_SUCCESS = "| method | attack | poisoned, % | accuracy, % | under the trigger, % | without, % | net success, % | runs |"
+_SUCCESS = (
+    "method",
+    "attack",
+    "poisoned, %",
+    "accuracy, %",
+    "under the trigger, %",
+    "without, %",
+    "net success, %",
+    "runs",
+)
 _SCANS = (
-    "| method | attack | test | area under the ROC | threshold | found | found of those that work | right class | "
-    "honest sets flagged |"
+    "method",
+    "attack",
+    "test",
+    "area under the ROC",
+    "threshold",
+    "found",
+    "found of those that work",
+    "right class",
+    "honest sets flagged",
 )
 
 
@@ -128,12 +145,10 @@ def markdown(cells: Sequence[Found], calibration: Collection[int]) -> str:
     """
     shown = [cell for cell in cells if cell["cell"]["seed"] not in calibration]
     keys = sorted(dict.fromkeys(_key(cell) for cell in shown))
-    lines = [_SUCCESS, "|" + " --- |" * 8]
-    lines += [_success_row(key, [cell for cell in shown if _key(cell) == key]) for key in keys]
+    rows = [_success_row(key, [cell for cell in shown if _key(cell) == key]) for key in keys]
     found = detections(cells, calibration)
-    if found:
-        lines += ["", _SCANS, "|" + " --- |" * 9, *map(_scan_row, found)]
-    return "\n".join([*lines, ""])
+    scans = "\n" + markdown_table(_SCANS, map(_scan_row, found)) if found else ""
+    return markdown_table(_SUCCESS, rows) + scans
 
 
 def _key(cell: Found) -> tuple[str, str, float]:
@@ -141,22 +156,21 @@ def _key(cell: Found) -> tuple[str, str, float]:
     return one["method"], one["attack"], one["fraction"]
 
 
-def _success_row(key: tuple[str, str, float], group: Sequence[Found]) -> str:
+def _success_row(key: tuple[str, str, float], group: Sequence[Found]) -> list[str]:
     method, attack, fraction = key
     net = [100 * cell["net"] for cell in group]
     spread = f" ({min(net):.0f} to {max(net):.0f})" if len(net) > 1 else ""
     means = [100 * statistics.mean(cell[name] for cell in group) for name in ("accuracy", "stamped", "plain")]
-    told = [
+    return [
         *(method, attack, f"{100 * fraction:g}"),
         *(f"{mean:.1f}" for mean in means),
         f"{statistics.mean(net):.1f}{spread}",
         str(len(group)),
     ]
-    return "| " + " | ".join(told) + " |"
 
 
-def _scan_row(one: Detection) -> str:
-    told = [
+def _scan_row(one: Detection) -> list[str]:
+    return [
         *(one.method, one.attack, one.test),
         f"{one.auc:.2f}",
         f"{one.threshold:.2f}",
@@ -165,7 +179,6 @@ def _scan_row(one: Detection) -> str:
         str(one.right),
         f"{one.false_alarms} of {one.honest}",
     ]
-    return "| " + " | ".join(told) + " |"
 
 
 def plot_success(cells: Sequence[Found], path: Path) -> None:
