@@ -11,6 +11,9 @@ from typing import Any
 import torch.distributed as dist
 
 import ddsdk as dd
+from ddsdk.artefact import assemble
+from ddsdk.foundation import derive
+from ddsdk.running import ProcessSum, shared_plan
 
 
 def main(out: str, steps: int) -> None:
@@ -21,15 +24,15 @@ def main(out: str, steps: int) -> None:
         make_student = dd.network_factory("convnet", real.image_shape, real.num_classes, width=16)
         rng = dd.generator(0)
         recipe = dd.DM(ipc=5, steps=steps)
-        whole = recipe.plan(real, make_student=make_student, rng=dd.derive(rng, "plan"))
-        group = dd.ProcessSum()
-        plan = dd.shared_plan(whole, real.num_classes, group)
-        run: dd.Distillation[Any] = dd.Distillation(plan, real, rng=dd.derive(rng, "steps"), reduce=group)
+        whole = recipe.plan(real, make_student=make_student, rng=derive(rng, "plan"))
+        group = ProcessSum()
+        plan = shared_plan(whole, real.num_classes, group)
+        run: dd.Distillation[Any] = dd.Distillation(plan, real, rng=derive(rng, "steps"), reduce=group)
         for step in run:
             if group.rank == 0:
                 print(f"step {step.number}: loss {step.loss:.4f}")
         if group.rank == 0:
-            made = dd.assemble(
+            made = assemble(
                 recipe, run.result, real, evaluation=recipe.evaluation(real), rng=rng, seconds=0.0
             )
             print(f"{out}: {made.save(out)}")

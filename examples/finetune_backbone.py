@@ -6,7 +6,7 @@ python examples/finetune_backbone.py
 import torch
 
 import ddsdk as dd
-from ddsdk.inner.fit import accuracy
+from ddsdk.training import accuracy, embeddings
 from ddsdk_integrations.finetune import FrozenBackbone, LinearGradientMatching, fine_tuned, probe_accuracy
 from ddsdk_integrations.finetune.benchmark import Setting, pretrained, some_classes
 
@@ -17,7 +17,7 @@ train, test = (some_classes(data, range(5, 10)) for data in (everything, held_ou
 backbone = pretrained(
     some_classes(everything, range(5)), Setting(width=16, pretraining=15), dd.generator("old")
 )
-features = dd.embeddings(backbone, train.batch(torch.arange(1)).x).shape[1]
+features = embeddings(backbone, train.batch(torch.arange(1)).x).shape[1]
 make_student = FrozenBackbone(backbone, features=features, num_classes=5)
 
 recipes = {

@@ -6,8 +6,8 @@ import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
 import ddsdk as dd
-from ddsdk.errors import MissingExtraError
-from ddsdk.work.executors import Processes, RayTasks
+from ddsdk.experiments import Processes, RayTasks
+from ddsdk.foundation import MissingExtraError
 from ddsdk_integrations.nas import (
     AnyOf,
     ConvNetSpace,

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 import ddsdk as dd
+from ddsdk.synthetic import Pixels
 from ddsdk_integrations.privacy import (
     NDPDC,
     Budget,
@@ -65,7 +66,7 @@ def cheat(records, rng):
     plan = larger.plan(hidden, make_student=make_student, rng=rng)
     start = torch.cat([records.of_class(c, 40, rng).x for c in range(10)])
     parts = plan.syn.labels, plan.syn.classes, plan.syn.num_classes
-    plan = dataclasses.replace(plan, syn=dd.SyntheticSet(dd.Pixels(start), *parts), steps=2)
+    plan = dataclasses.replace(plan, syn=dd.SyntheticSet(Pixels(start), *parts), steps=2)
     how = {"recipe": larger, "evaluation": judge, "make_student": make_student, "rng": rng}
     return distilled_privately(plan, hidden, **how)
 

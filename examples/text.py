@@ -1,6 +1,7 @@
 """Distil text: learned sentences are matrices of word vectors, and the method is one for images."""
 
 import ddsdk
+from ddsdk.data import python_docs_vocabulary
 
 # Docstrings of Python's standard library, by what their modules are for: 32 words each, with a frozen vector a word.
 train, test = ddsdk.load_pair("python-docs")
@@ -21,6 +22,6 @@ score = ddsdk.evaluate(learned, test, own, rng=ddsdk.generator(0), pace=pace)
 print(f"one learned sentence and label of each class: {100 * score.mean:.1f} %")
 
 # The nearest word to each learned vector: for reading only, the matrices are the set.
-words = ddsdk.python_docs_vocabulary().nearest(distilled.preprocess.inverse(distilled.images))
+words = python_docs_vocabulary().nearest(distilled.preprocess.inverse(distilled.images))
 for name, sentence in zip(distilled.class_names, words, strict=True):
     print(f"{name}: {' '.join(sentence)}")

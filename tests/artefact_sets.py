@@ -2,9 +2,9 @@
 
 import torch
 
-from ddsdk.certificate import Certificate, NoisedRelease
+from ddsdk.artefact.certificate import Certificate, NoisedRelease
+from ddsdk.artefact.distilled import Distilled
 from ddsdk.data.preprocess import Preprocess
-from ddsdk.distilled import Distilled
 
 FILES = ("README.md", "manifest.json", "set.safetensors", "sheet.png")
 HOSTILE = (

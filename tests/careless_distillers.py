@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 
 import ddsdk as dd
+from ddsdk.data import choose
+from ddsdk.foundation import derive
 
 QUICK = dd.Evaluation(protocol="quick", network="mlp", network_options={"width": 64}, epochs=60, lr=0.1)
 
@@ -18,9 +20,7 @@ def digits():
 
 def copying(real, rng):
     """Claims epsilon 1, and hands out real images: a broken distiller."""
-    pick = torch.cat(
-        [dd.choose(real.index_of_class(c), 40, dd.derive(rng, c)) for c in range(real.num_classes)]
-    )
+    pick = torch.cat([choose(real.index_of_class(c), 40, derive(rng, c)) for c in range(real.num_classes)])
     batch = real.batch(pick)
     return dd.Distilled(
         batch.x, batch.y, class_names=real.class_names, preprocess=real.preprocess, evaluation=QUICK.to_dict()

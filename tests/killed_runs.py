@@ -17,10 +17,10 @@ import time
 from pathlib import Path
 
 import ddsdk as dd
-from ddsdk.checkpoint import read_checkpoint
 from ddsdk.cli import main
-from ddsdk.errors import ResumeError
-from ddsdk.job import CHECKPOINT
+from ddsdk.foundation.errors import ResumeError
+from ddsdk.running.checkpoint import read_checkpoint
+from ddsdk.running.job import CHECKPOINT
 
 STEPS = 60
 # DM has no memory from one step to the next; the students of DC have one.

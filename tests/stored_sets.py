@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
+from ddsdk.synthetic import Pixels
 
 HUGE = 1e30
 
@@ -34,4 +35,4 @@ def bounded(syn: dd.SyntheticSet) -> bool:
 
 def one_image_a_slot(syn: dd.SyntheticSet) -> bool:
     """Tell whether the images themselves are what is stored."""
-    return isinstance(syn.parametrization, dd.Pixels)
+    return isinstance(syn.parametrization, Pixels)

@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from ddsdk.artifact import read_artifact
-from ddsdk.distilled import Distilled
-from ddsdk.errors import ArtifactError
-from ddsdk.files import canonical_json
-from ddsdk.manifest import encode_manifest
-from ddsdk.safetensor_header import build_header, parse_header
+from ddsdk.artefact.distilled import Distilled
+from ddsdk.artefact.folder import read_artifact
+from ddsdk.artefact.header import build_header, parse_header
+from ddsdk.artefact.manifest import encode_manifest
+from ddsdk.foundation.errors import ArtifactError
+from ddsdk.foundation.files import canonical_json
 
 # -- round trips --
 
@@ -121,7 +121,7 @@ def test_summary_and_artifact_import_no_torch(tmp_path):
     make_set().save(tmp_path)
     code = """
 import sys
-from ddsdk.artifact import read_manifest_summary
+from ddsdk.artefact.folder import read_manifest_summary
 print(read_manifest_summary(sys.argv[1]).id, "torch" in sys.modules)
 """
     done = subprocess.run(

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from artefact_sets import FILES, make_set, same, visible
 
-from ddsdk.artifact import read_artifact, read_manifest_summary, write_artifact
-from ddsdk.distilled import Distilled
-from ddsdk.errors import ArtifactError, FolderBusyError, StorageError
-from ddsdk.files import lock
-from ddsdk.manifest import build_manifest
+from ddsdk.artefact.distilled import Distilled
+from ddsdk.artefact.folder import read_artifact, read_manifest_summary, write_artifact
+from ddsdk.artefact.manifest import build_manifest
+from ddsdk.foundation.errors import ArtifactError, FolderBusyError, StorageError
+from ddsdk.foundation.files import lock
 
 
 def opened_id(folder):
@@ -122,7 +122,7 @@ FULL = """
 import resource, signal, sys
 sys.path.insert(0, sys.argv[2])
 from artefact_sets import make_set
-from ddsdk.errors import StorageError
+from ddsdk.foundation.errors import StorageError
 distilled = make_set(seed=1, shape=(3, 16, 16))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
@@ -147,7 +147,7 @@ def test_a_busy_folder_is_refused_at_once(tmp_path):
     old = make_set()
     old.save(tmp_path)
     code = (
-        "import sys\nfrom ddsdk.files import lock\n"
+        "import sys\nfrom ddsdk.foundation.files import lock\n"
         "with lock(sys.argv[1]):\n print('held', flush=True)\n sys.stdin.read()"
     )
     child = subprocess.Popen(

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from ddsdk.augment import DSA_STRATEGY, OPS, Augmentation, Draw, cutmix
-from ddsdk.rng import generator
+from ddsdk.data.augment import DSA_STRATEGY, OPS, Augmentation, Draw, cutmix
+from ddsdk.foundation.rng import generator
 
 SHAPE = (3, 5, 7)
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from ddsdk.card import card_markdown, card_title
-from ddsdk.report import html_report
-from ddsdk.text import (
+from ddsdk.artefact.card import card_markdown, card_title
+from ddsdk.artefact.report import html_report
+from ddsdk.foundation.text import (
     clean,
     clean_json,
     escape_markdown,

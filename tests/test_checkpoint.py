@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddsdk.checkpoint import pack, read_checkpoint, unpack, write_checkpoint
-from ddsdk.errors import ResumeError
+from ddsdk.foundation.errors import ResumeError
+from ddsdk.running.checkpoint import pack, read_checkpoint, unpack, write_checkpoint
 
 CONFIG = {"recipe": "dm", "ipc": 1, "lr": 0.1}
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)

@@ -12,16 +12,18 @@ import msgspec
 import pytest
 
 import ddsdk as dd
-from ddsdk.bench.choice import choose, reached, standings
-from ddsdk.bench.curve import CurvePoint, RecipeCurve
-from ddsdk.bench.length import shortened
-from ddsdk.bench.measured import MEASURED, Board, Entry, Figure, boards_of, read_boards
-from ddsdk.bench.methods import METHODS
 from ddsdk.cli import main
 from ddsdk.cli.chosen import chosen_method, duration
-from ddsdk.errors import ArtifactError
-from ddsdk.evaluation import Score
-from ddsdk.files import readable_json
+from ddsdk.experiments.curve import CurvePoint, RecipeCurve
+from ddsdk.foundation.errors import ArtifactError
+from ddsdk.foundation.files import readable_json
+from ddsdk.planning.choice import choose, reached, standings
+from ddsdk.planning.length import shortened
+from ddsdk.experiments.boards import boards_of
+from ddsdk.planning.measured import MEASURED, Board, Entry, Figure, read_boards
+from ddsdk.planning.methods import METHODS
+from ddsdk.running import estimate
+from ddsdk.training.protocol import Score
 
 BASE = ["distill", "--data", "digits", "--threads", "1", "--ipc", "1"]
 
@@ -290,7 +292,7 @@ def measured(tmp_path):
 @pytest.fixture
 def slow(monkeypatch):
     """A trial that says that a step takes 0.1 s, of as many steps as the recipe has."""
-    real = dd.estimate
+    real = estimate
 
     def told(make):
         found = real(make)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from ddsdk.artefact.distilled import Distilled
 from ddsdk.cli import main
-from ddsdk.distilled import Distilled
-from ddsdk.scores import read_scores
+from ddsdk.judging.scores import read_scores
 
 FAST = ["--data", "digits", "--threads", "1"]
 TINY = [*FAST, "--recipe", "dm", "--width", "4", "--steps", "2", "--real-batch", "4", "--augmentation", ""]
@@ -75,10 +75,11 @@ def scored_digits(folder, **changes):
     import dataclasses
 
     import ddsdk as dd
+    from ddsdk.synthetic import centred_labels
 
     train, _ = dd.load_pair("digits")
     chosen = dd.BASELINES["random"](ipc=2)(train, make_student=None, rng=dd.generator(0))
-    rows = dd.centred_labels(chosen.owner, 10)
+    rows = centred_labels(chosen.owner, 10)
     own = dataclasses.replace(chosen, labels=rows, label_space="scores", provenance={"recipe": "own"})
     dataclasses.replace(own, **changes).save(folder)
     return folder

@@ -7,8 +7,8 @@ import json
 import pytest
 
 import ddsdk as dd
-from ddsdk.bench.machine import SHAPE
-from ddsdk.bench.speed import conv_flops
+from benchmarks.machine.machine import SHAPE
+from benchmarks.machine.speed import conv_flops
 from ddsdk.cli import main
 
 

@@ -12,6 +12,7 @@ import pytest
 import ddsdk as dd
 from ddsdk.cli import main
 from ddsdk.cli.distill import DistillOptions, announce, run_recipe
+from ddsdk.running import Estimate
 
 ARGS = ["distill", "--data", "digits", "--threads", "1", "--width", "4", "--depth", "1", "--ipc", "1"]
 ARGS += ["--recipe", "dm", "--steps", "3", "--real-batch", "4"]
@@ -90,7 +91,7 @@ def test_a_second_signal_does_not_wait(tmp_path, monkeypatch, digits):
 
 
 def test_the_time_is_that_of_the_steps_that_are_left(capsys):
-    estimate = dd.Estimate(steps=100, seconds=50.0, memory=2**20, disk=2**20)
+    estimate = Estimate(steps=100, seconds=50.0, memory=2**20, disk=2**20)
     announce(estimate)
     announce(estimate, 80)
     whole, left = capsys.readouterr().out.splitlines()

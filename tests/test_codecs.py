@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import ddsdk as dd
-from ddsdk.codecs import Components, Half, LowRank, Tiles, Uint8, codec_from, codec_state
+from ddsdk.artefact.codecs import Components, Half, LowRank, Tiles, Uint8, codec_from, codec_state
+from ddsdk.synthetic import MultiFormation
 
 SHAPE = (3, 8, 6)
 
@@ -44,7 +45,7 @@ def test_tiles_hold_as_many_smaller_images_as_a_multiformation():
     tiles = Tiles(2)
     packed = tiles.pack(canvases)
     rounded = packed["canvases"].float() / 255
-    wanted, _ = dd.MultiFormation(rounded, 2).decode(torch.arange(2), dd.generator("decode"))
+    wanted, _ = MultiFormation(rounded, 2).decode(torch.arange(2), dd.generator("decode"))
     assert torch.equal(tiles.unpack(packed), wanted.detach())
     assert tiles.images_per_item == 4 and len(wanted) == 8
     assert sum(t.nbytes for t in packed.values()) == 2 * tiles.item_bytes(SHAPE)

@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 
 import ddsdk as dd
-from ddsdk.bench import curve_run
-from ddsdk.bench.curve import CurvePoint, CurveTask, RecipeCurve, read_curve
-from ddsdk.bench.curve_run import measuring
-from ddsdk.bench.curve_view import curve_picture, curve_table, spread_out
-from ddsdk.bench.methods import METHODS, chosen_methods
-from ddsdk.bench.presets import FAMILIES, SMALL, family, small
 from ddsdk.cli import main
-from ddsdk.errors import ArtifactError, DivergedError
-from ddsdk.evaluation import Evaluation, Score
+from ddsdk.experiments import curve_run
+from ddsdk.experiments.curve import CurvePoint, CurveTask, RecipeCurve, read_curve
+from ddsdk.experiments.curve_run import measuring
+from ddsdk.experiments.curve_view import curve_picture, curve_table, spread_out
+from ddsdk.foundation.errors import ArtifactError, DivergedError
+from ddsdk.planning.methods import METHODS, chosen_methods
+from ddsdk.planning.presets import FAMILIES, SMALL, family, small
 from ddsdk.recipes.base import trained_runs
+from ddsdk.training.protocol import Evaluation, Score
 
 JUDGE = {"judge_networks": 1, "judge_epochs": 2, "judge_width": 4}
 ARGS = [

@@ -10,10 +10,14 @@ import pytest
 import torch
 
 import ddsdk as dd
-from ddsdk.checkpoint import pack, unpack
 from ddsdk.cli import main
+from ddsdk.foundation import derive
 from ddsdk.networks.norms import has_batch_norm, uses_batch_statistics
+from ddsdk.objectives import StatisticsMatch, StatisticsTeacher
 from ddsdk.recipes.parts import pixel_set
+from ddsdk.running.checkpoint import pack, unpack
+from ddsdk.students import FixedTeachers, TrainedRuns, Training, batch_norm_student
+from ddsdk.synthetic import Pixels, hard_labels, relabelled
 from ddsdk.synthetic.set import Leaves
 
 TEACHER = {"teacher_epochs": 2, "teacher_images": 20}
@@ -39,23 +43,23 @@ def batch_norm(real, **options):
 
 def test_fixed_teachers_are_made_once_and_drawn_by_the_step(tiny):
     made = []
-    supply = dd.FixedTeachers(lambda i: made.append(i) or f"teacher {i}", count=3)
+    supply = FixedTeachers(lambda i: made.append(i) or f"teacher {i}", count=3)
     assert made == []
     steps = [supply.next(tiny, tiny, dd.generator("step", i)) for i in range(40)]
     assert sorted(made) == [0, 1, 2]
     assert set(steps) == {"teacher 0", "teacher 1", "teacher 2"}
     assert supply.state_dict() == {}
     supply.load_state_dict({})
-    other = dd.FixedTeachers(lambda i: f"teacher {i}", count=3)
+    other = FixedTeachers(lambda i: f"teacher {i}", count=3)
     assert [other.next(tiny, tiny, dd.generator("step", i)) for i in range(40)] == steps
     with pytest.raises(ValueError, match="count must be at least 1, got 0"):
-        dd.FixedTeachers(str, count=0)
+        FixedTeachers(str, count=0)
 
 
 def test_a_student_with_batch_norm_stays_and_one_without_gets_it(tiny, make_student):
     own = batch_norm(tiny)
-    assert dd.batch_norm_student(own) is own
-    derived = dd.batch_norm_student(make_student)
+    assert batch_norm_student(own) is own
+    derived = batch_norm_student(make_student)
     assert derived.options == {**make_student.options, "norm": "batch"}
     assert has_batch_norm(derived(dd.generator(0)))
 
@@ -71,14 +75,14 @@ def test_a_student_that_cannot_have_it_is_refused(tiny):
     with pytest.raises(
         ValueError, match="teacher must have BatchNorm layers with running statistics, got 'Net"
     ):
-        dd.StatisticsTeacher(mlp(dd.generator(0)))
+        StatisticsTeacher(mlp(dd.generator(0)))
 
 
 def test_a_trained_network_has_the_statistics_of_its_own_weights(tiny, tmp_path):
     """Not those of the first weights, which a template was calibrated with."""
     make = batch_norm(tiny)
-    training = dd.Training(epochs=6, lr=0.3, batch_size=8)
-    runs = dd.TrainedRuns(tiny, make, training, count=1, seed=0, folder=tmp_path)
+    training = Training(epochs=6, lr=0.3, batch_size=8)
+    runs = TrainedRuns(tiny, make, training, count=1, seed=0, folder=tmp_path)
     network = runs.network(0)
     assert not uses_batch_statistics(network)
     conv, norm = network.body[0][0], network.body[0][1]
@@ -93,27 +97,27 @@ def test_a_trained_network_has_the_statistics_of_its_own_weights(tiny, tmp_path)
 def test_a_batch_has_one_image_of_each_class(tiny):
     syn = pixel_set(tiny, 3, "real", dd.generator(0))
     for source in (syn, Leaves(syn)):
-        match = dd.StatisticsMatch()
+        match = StatisticsMatch()
         assert [b.tolist() for b in match._batches(source)] == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
         # No batch of a single image, which has poor statistics.
         cut = dataclasses.replace(match, batch=2)
         assert [len(b) for b in cut._batches(source)] == [2, 1] * 3
     uneven = dd.SyntheticSet(syn.parametrization, syn.labels, torch.tensor([0] * 5 + [1] * 3 + [2]), 3)
-    batches = [b.tolist() for b in dd.StatisticsMatch()._batches(uneven)]
+    batches = [b.tolist() for b in StatisticsMatch()._batches(uneven)]
     assert batches == [[0, 5, 8], [1, 6], [2, 7], [3], [4]]
     many = dd.SyntheticSet(
-        dd.Pixels(torch.zeros(101, 3, 2, 2)),
-        dd.hard_labels(torch.arange(101), 101),
+        Pixels(torch.zeros(101, 3, 2, 2)),
+        hard_labels(torch.arange(101), 101),
         torch.arange(101),
         101,
     )
-    assert [len(b) for b in dd.StatisticsMatch(batch=100)._batches(many)] == [51, 50]
+    assert [len(b) for b in StatisticsMatch(batch=100)._batches(many)] == [51, 50]
 
 
 def test_a_source_without_slots_is_refused(tiny):
-    teacher = dd.StatisticsTeacher(batch_norm(tiny)(dd.generator(0)))
+    teacher = StatisticsTeacher(batch_norm(tiny)(dd.generator(0)))
     with pytest.raises(TypeError, match="syn must have slots_of_class and at, got RealData"):
-        next(dd.StatisticsMatch()(teacher, tiny, tiny, dd.generator(0)))
+        next(StatisticsMatch()(teacher, tiny, tiny, dd.generator(0)))
 
 
 @pytest.fixture
@@ -155,7 +159,7 @@ def test_a_run_with_factors_goes_on_bit_for_bit(tiny, make_student):
 
 def test_a_result_is_finished_and_the_set_of_the_run_is_not(tiny, make_student, plan):
     teacher = make_student(dd.generator("teacher"))
-    run = run_of(plan, tiny, average=0.5, finish=lambda syn, rng: dd.relabelled(syn, teacher, rng))
+    run = run_of(plan, tiny, average=0.5, finish=lambda syn, rng: relabelled(syn, teacher, rng))
     list(run)
     slots = torch.arange(3)
     assert torch.equal(run.plan.syn.labels.rows(slots), torch.eye(3))
@@ -174,7 +178,7 @@ def test_sre2l_lowers_its_loss_and_stores_its_teachers_rows(real, make):
     losses = [step.loss for step in run]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     found = recipe(real, make_student=student, rng=dd.generator("run"))
-    runs = recipe.runs(real, make_student=student, rng=dd.derive(dd.generator("run"), "plan"))
+    runs = recipe.runs(real, make_student=student, rng=derive(dd.generator("run"), "plan"))
     assert runs.missing == []
     torch.testing.assert_close(found.labels, runs.network(0)(found.images).softmax(1).detach())
     assert found.owner.tolist() == [c for c in range(real.num_classes) for _ in range(2)]
@@ -193,8 +197,8 @@ def test_statistics_come_closer_when_they_are_asked_for(digits):
     for weight in (0.0, 0.1):
         recipe = dd.SRe2L(ipc=1, steps=40, weight=weight, augmentation="", **TEACHER)
         found = recipe(train, make_student=make, rng=dd.generator("run"))
-        runs = recipe.runs(train, make_student=make, rng=dd.derive(dd.generator("run"), "plan"))
-        gaps[weight] = float(dd.StatisticsTeacher(runs.network(0))(found.images)[1].sum())
+        runs = recipe.runs(train, make_student=make, rng=derive(dd.generator("run"), "plan"))
+        gaps[weight] = float(StatisticsTeacher(runs.network(0))(found.images)[1].sum())
     assert gaps[0.1] < 0.6 * gaps[0.0]
 
 
@@ -220,7 +224,7 @@ def test_rded_stores_tiled_crops_with_its_teachers_rows(real, factor):
     recipe = dd.RDED(ipc=2, images=3, crops=4, factor=factor, **TEACHER)
     found = recipe(real, make_student=make, rng=dd.generator("run"))
     assert found.images.shape == (2 * real.num_classes, *real.image_shape)
-    teacher = recipe.runs(real, make_student=make, rng=dd.derive(dd.generator("run"), "plan")).network(0)
+    teacher = recipe.runs(real, make_student=make, rng=derive(dd.generator("run"), "plan")).network(0)
     torch.testing.assert_close(found.labels, teacher(found.images).softmax(1).detach())
     assert found.evaluation["protocol"] == "published, stored teacher labels"
     # Crops are averages of real pixels: never brighter or darker than the class.
@@ -235,7 +239,7 @@ def test_rded_takes_the_crops_that_its_teacher_finds_easy(digits, make_digit_stu
     train, _ = digits
     recipe = dd.RDED(ipc=2, images=30, teacher_epochs=10, teacher_lr=0.05)
     found = recipe(train, make_student=make_digit_student, rng=dd.generator("run"))
-    key = dd.derive(dd.generator("run"), "plan")
+    key = derive(dd.generator("run"), "plan")
     teacher = recipe.runs(train, make_student=make_digit_student, rng=key).network(0)
 
     def loss(x, classes):
@@ -276,7 +280,7 @@ def test_few_images_give_several_crops_of_each_and_too_few_are_refused(tiny, mak
         (dd.RDED, {"smallest": 0.0}, "smallest must lie in 0 < smallest <= 1, got 0.0"),
         (dd.RDED, {"factor": 0}, "factor must be at least 1, got 0"),
         (dd.RDED, {"teacher_images": 0}, "teacher_images must be at least 1, got 0"),
-        (dd.StatisticsMatch, {"first": math.inf}, "first must be finite and not negative, got inf"),
+        (StatisticsMatch, {"first": math.inf}, "first must be finite and not negative, got inf"),
     ],
 )
 def test_refusals(kind, options, message):

@@ -14,10 +14,12 @@ from stored_sets import equal, stored
 from tiny_recipes import RECIPE_SETTINGS
 
 import ddsdk as dd
-from ddsdk.checkpoint import pack, unpack
-from ddsdk.errors import DivergedError
+from ddsdk.foundation.errors import DivergedError
 from ddsdk.recipes import RECIPES, IterativeRecipe
 from ddsdk.recipes.parts import sgd_on_images
+from ddsdk.running import Schedule
+from ddsdk.running.checkpoint import pack, unpack
+from ddsdk.students import AlternatingStudents, FreshStudents, OnReal
 
 STEPS = 6
 KEYS = [key for key, kind in RECIPES.items() if issubclass(kind, IterativeRecipe)]
@@ -204,7 +206,7 @@ def test_a_loss_that_is_never_finite_again_leaves_the_last_finite_set(tiny, make
     def at(step):
         return Faulty(plan.objective_at(step), lambda _: step >= 3)
 
-    run = distillation(key, tiny, make_student, objective=dd.Schedule(at))
+    run = distillation(key, tiny, make_student, objective=Schedule(at))
     seen = {0: stored(run.plan.syn)}
     with pytest.raises(DivergedError, match="loss nan") as error:
         for step in run:
@@ -261,8 +263,8 @@ def test_any_supply_of_networks_works_with_any_objective_for_networks(tiny, make
     if type(first) is not type(make_student(dd.generator(0))):
         return
     students = {
-        "fresh": dd.FreshStudents(make_student),
-        "alternating": dd.AlternatingStudents(make_student, dd.OnReal(steps=1, batch_size=4), period=2),
+        "fresh": FreshStudents(make_student),
+        "alternating": AlternatingStudents(make_student, OnReal(steps=1, batch_size=4), period=2),
     }[supply]
     run = distillation(key, tiny, make_student, students=students)
     before = stored(run.plan.syn)

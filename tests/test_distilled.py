@@ -4,9 +4,9 @@ import pytest
 import torch
 from artefact_sets import CERTIFICATE, make_set
 
-from ddsdk.certificate import NO_PRIVACY
+from ddsdk.artefact.certificate import NO_PRIVACY
+from ddsdk.artefact.distilled import Distilled
 from ddsdk.data.preprocess import Preprocess
-from ddsdk.distilled import Distilled
 
 
 @pytest.mark.parametrize(

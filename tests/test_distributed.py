@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 import ddsdk as dd
+from ddsdk.running import ProcessSum, shared_plan
 
 ROOT = Path(__file__).parent.parent
 STEPS = 4
@@ -46,8 +47,8 @@ def in_a_group(rank, size, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
     real, found = dd.load("digits"), {}
     for name, recipe in recipes().items():
-        group = dd.ProcessSum()
-        plan = dd.shared_plan(whole_plan(recipe, real), real.num_classes, group)
+        group = ProcessSum()
+        plan = shared_plan(whole_plan(recipe, real), real.num_classes, group)
         run = dd.Distillation(plan, real, rng=dd.generator("steps"), reduce=group)
         losses = [step.loss for step in run]
         found[name] = (losses, run.result.detached(dd.generator(0)).x)
@@ -86,14 +87,14 @@ def test_torchrun_runs_the_example(tmp_path):
 
 def test_what_cannot_be_shared_is_refused(tiny, make_student, monkeypatch):
     with pytest.raises(RuntimeError, match="start with torchrun"):
-        dd.ProcessSum()
+        ProcessSum()
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_rank", lambda: 0)
     monkeypatch.setattr(dist, "get_world_size", lambda: 4)
     plan = dd.DM(ipc=1).plan(tiny, make_student=make_student, rng=dd.generator(0))
     with pytest.raises(ValueError, match="processes must be at most the 3 classes, got 4"):
-        dd.shared_plan(plan, 3, dd.ProcessSum())
+        shared_plan(plan, 3, ProcessSum())
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     joint = dd.RFAD(ipc=1).plan(tiny, make_student=make_student, rng=dd.generator(0))
     with pytest.raises(TypeError, match="objective must be a ClassMatch"):
-        dd.shared_plan(joint, 3, dd.ProcessSum())
+        shared_plan(joint, 3, ProcessSum())

@@ -12,7 +12,18 @@ from lasting_students import plateau, queue, weights
 from tiny_recipes import RECIPE_SETTINGS
 
 import ddsdk as dd
+from ddsdk.objectives import (
+    AttentionMaps,
+    CharacteristicDistance,
+    CharacteristicFunction,
+    Discrimination,
+    GaussianMMD,
+    LayerSquares,
+    all_features,
+    layer_means,
+)
 from ddsdk.recipes import RECIPES
+from ddsdk.students import FreshStudents, Rated, accuracy_on
 
 FAMILY = ("cafe", "idm", "datadam", "m3d", "ncfm")
 
@@ -59,7 +70,7 @@ def test_idm_asks_only_networks_that_know_something(tiny, make_student):
     network = make_student(dd.generator(0))
     # The tiny network has 96 features.
     for accuracy, terms, weight in ((0.0, 3, 0.0), (0.5, 6, 25.0 * 96 / 2048)):
-        student = dd.Rated(network, accuracy)
+        student = Rated(network, accuracy)
         assert plan.objective.parts[1][0](student) == weight
         assert len(list(plan.objective(student, tiny, plan.syn, dd.generator(0)))) == terms
 
@@ -150,7 +161,7 @@ def test_the_loss_falls_under_one_network(digits, make_digit_student, name):
     train, _ = digits
     recipe = RECIPES[name](ipc=2, **SCALED[name])
     plan = recipe.plan(train, make_student=make_digit_student, rng=dd.generator("plan"))
-    one = dd.FreshStudents(make_digit_student, period=1000)
+    one = FreshStudents(make_digit_student, period=1000)
     run = dd.Distillation(dataclasses.replace(plan, students=one), train, rng=dd.generator("run"))
     losses = [s.loss for s in run]
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
@@ -163,25 +174,25 @@ def test_refusals(tiny, make_student):
     images = tiny.batch(torch.arange(2))
     plain = torch.nn.Flatten()
     with pytest.raises(TypeError, match="body"):
-        dd.layer_means(plain, images, graph=False)
+        layer_means(plain, images, graph=False)
     with pytest.raises(TypeError, match="body"):
-        dd.AttentionMaps()(plain, images, graph=False)
+        AttentionMaps()(plain, images, graph=False)
     with pytest.raises(TypeError, match="embed"):
-        dd.all_features(plain, images, graph=False)
+        all_features(plain, images, graph=False)
     with pytest.raises(ValueError, match="power must be positive and finite, got 0"):
-        dd.AttentionMaps(0)
+        AttentionMaps(0)
     with pytest.raises(ValueError, match=r"frequencies must have shape \(F, T\), got \(3,\)"):
-        dd.CharacteristicFunction(torch.zeros(3))
+        CharacteristicFunction(torch.zeros(3))
     with pytest.raises(ValueError, match="weights must be at least one number"):
-        dd.LayerSquares(())
+        LayerSquares(())
     with pytest.raises(ValueError, match="scales must be positive and finite, got 0"):
-        dd.GaussianMMD((1.0, 0.0))
+        GaussianMMD((1.0, 0.0))
     with pytest.raises(ValueError, match="phase must not be negative, got -1"):
-        dd.CharacteristicDistance(phase=-1)
+        CharacteristicDistance(phase=-1)
     with pytest.raises(ValueError, match="real_batch must be at least 1, got 0"):
-        dd.Discrimination(real_batch=0)
+        Discrimination(real_batch=0)
     with pytest.raises(ValueError, match="images must be at least 1, got 0"):
-        dd.accuracy_on(0)
+        accuracy_on(0)
     for name in ("queue", "first", "push_every", "trained"):
         with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
             queue(make_student, **{name: 0})

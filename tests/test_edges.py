@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import ddsdk as dd
-from ddsdk.artifact import pack_artifact, read_artifact
-from ddsdk.errors import ArtifactError
-from ddsdk.inner.micro import micro_batch
-from ddsdk.manifest import build_manifest
+from ddsdk.artefact.folder import pack_artifact, read_artifact
+from ddsdk.artefact.manifest import build_manifest
+from ddsdk.foundation.errors import ArtifactError
+from ddsdk.objectives import ClassMatch, squared, weight_gradients
+from ddsdk.students import AlternatingStudents, OnSynthetic, enrol
+from ddsdk.training.micro import micro_batch
 
 
 def edged(**changes):
@@ -111,11 +113,11 @@ def test_a_penalty_adds_its_gradient_and_its_value(tiny, make_student):
 
 
 def test_classes_may_weigh_differently(tiny, make_student):
-    student = dd.enrol(make_student, tiny, dd.generator(0))
+    student = enrol(make_student, tiny, dd.generator(0))
     syn = plan(tiny, make_student).syn
 
     def terms(weights):
-        match = dd.ClassMatch(byproduct=dd.weight_gradients, distance=dd.squared, weights=weights)
+        match = ClassMatch(byproduct=weight_gradients, distance=squared, weights=weights)
         return torch.stack([t.detach() for t in match(student, tiny, syn, dd.generator(1))])
 
     torch.testing.assert_close(terms((1.0, 0.5, 0.0)), terms(None) * torch.tensor([1.0, 0.5, 0.0]))
@@ -124,9 +126,9 @@ def test_classes_may_weigh_differently(tiny, make_student):
 
 
 def test_students_take_another_optimizer(tiny, make_student):
-    students = dd.AlternatingStudents(
+    students = AlternatingStudents(
         make_student,
-        dd.OnSynthetic(epochs=1),
+        OnSynthetic(epochs=1),
         period=3,
         make_optimizer=lambda p: torch.optim.Adam(p, lr=0.1),
     )

@@ -11,9 +11,9 @@ import torch
 from artefact_sets import HOSTILE, make_set
 from PIL import Image
 
-from ddsdk.errors import MissingExtraError, StorageError
-from ddsdk.export import ranking_arguments, to_image_folder, to_npz, to_parquet
-from ddsdk.sheet import contact_sheet, side_by_side, to_pixels
+from ddsdk.artefact.export import ranking_arguments, to_image_folder, to_npz, to_parquet
+from ddsdk.artefact.sheet import contact_sheet, side_by_side, to_pixels
+from ddsdk.foundation.errors import MissingExtraError, StorageError
 
 
 def pixels(distilled, i):

@@ -13,8 +13,26 @@ from torch import nn
 from torch.optim import SGD
 
 import ddsdk as dd
-from ddsdk.errors import DivergedError
+from ddsdk.foundation import derive
+from ddsdk.foundation.errors import DivergedError
+from ddsdk.networks import initialise
+from ddsdk.objectives import Inversion, ViewSimilarity
 from ddsdk.recipes.parts import hard_set
+from ddsdk.students import FreshStudents, ViewLesson, WithRival
+from ddsdk.synthetic import (
+    STARTS,
+    Codes,
+    ConditionalGenerator,
+    Frequency,
+    Hallucination,
+    Latent,
+    Pixels,
+    class_slots,
+    code_shape,
+    hallucinator_floats,
+    tiny_decoder,
+    train_generator,
+)
 from ddsdk.synthetic.fitting import fit_
 
 
@@ -30,13 +48,13 @@ def gap(parametrization, wanted, slots):
 def make(name, real, m=4, fit=0):
     shape = real.image_shape
     if name == "hallucination":
-        return dd.Hallucination(images(real, m), 2, fit=fit, rng=dd.generator(0)), 2
+        return Hallucination(images(real, m), 2, fit=fit, rng=dd.generator(0)), 2
     if name == "codes":
-        codes = torch.randn(m, *dd.code_shape(shape), generator=dd.generator(0))
-        return dd.Codes(codes, [dd.tiny_decoder(shape, dd.generator(i)) for i in range(2)], fit=fit), 2
-    made = dd.initialise(dd.ConditionalGenerator(shape, 3, dim=6, width=3), dd.generator(0))
+        codes = torch.randn(m, *code_shape(shape), generator=dd.generator(0))
+        return Codes(codes, [tiny_decoder(shape, dd.generator(i)) for i in range(2)], fit=fit), 2
+    made = initialise(ConditionalGenerator(shape, 3, dim=6, width=3), dd.generator(0))
     latents = torch.randn(m, 6, generator=dd.generator(1))
-    return dd.Latent(made, latents, torch.zeros(m).long(), learned=name == "learned", fit=fit), 1
+    return Latent(made, latents, torch.zeros(m).long(), learned=name == "learned", fit=fit), 1
 
 
 @pytest.mark.parametrize("name", ["hallucination", "codes", "latent", "learned"])
@@ -65,13 +83,13 @@ def test_images_of_another_shape_are_refused(tiny, name):
 
 
 def test_frequencies_refuse_other_images(tiny):
-    found = dd.Frequency(images(tiny, 4))
+    found = Frequency(images(tiny, 4))
     with pytest.raises(ValueError, match="images must have shape"):
         found.encode(images(tiny, 3))
     with pytest.raises(ValueError, match=r"fraction must lie in 0 < fraction <= 1, got 0"):
-        dd.Frequency(images(tiny, 4), 0)
+        Frequency(images(tiny, 4), 0)
     with pytest.raises(ValueError, match=r"images must have shape \(M, C, H, W\)"):
-        dd.Frequency(torch.zeros(3, 4))
+        Frequency(torch.zeros(3, 4))
 
 
 def test_a_fit_takes_its_steps_or_none(tiny):
@@ -90,7 +108,7 @@ def test_a_fit_takes_its_steps_or_none(tiny):
 
 
 def test_hallucinators_start_near_the_identity_and_differ(tiny):
-    found = dd.Hallucination(images(tiny, 4), 3, rng=dd.generator(0))
+    found = Hallucination(images(tiny, 4), 3, rng=dd.generator(0))
     decoded, _ = found.decode(torch.arange(4), dd.generator(0))
     views = decoded.view(4, 3, *tiny.image_shape)
     inner = (slice(None), slice(None), slice(None), slice(1, -1), slice(1, -1))
@@ -98,13 +116,13 @@ def test_hallucinators_start_near_the_identity_and_differ(tiny):
     gap_inside = (views[inner] - wanted[inner]).detach().square().mean()
     assert float(gap_inside) < 0.3 * float(wanted.var())
     assert not torch.allclose(views[:, 0], views[:, 1])
-    other = dd.Hallucination(images(tiny, 4), 3, rng=dd.generator(1))
+    other = Hallucination(images(tiny, 4), 3, rng=dd.generator(1))
     assert not torch.equal(found.scale, other.scale)
 
 
 def test_bases_without_colour_are_the_mean_of_the_channels(tiny):
     given = images(tiny, 4)
-    found = dd.Hallucination(given[:, :1], 2, channels=3, rng=dd.generator(0))
+    found = Hallucination(given[:, :1], 2, channels=3, rng=dd.generator(0))
     found.encode(given.repeat_interleave(2, 0))
     torch.testing.assert_close(found.bases.detach(), given.mean(1, keepdim=True))
     assert found.decode(torch.arange(4), dd.generator(0))[0].shape == (8, *tiny.image_shape)
@@ -113,23 +131,23 @@ def test_bases_without_colour_are_the_mean_of_the_channels(tiny):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: dd.Hallucination(torch.zeros(2, 3, 8), rng=dd.generator(0)), "bases must have shape"),
-        (lambda: dd.Hallucination(torch.zeros(2, 1, 2, 8), rng=dd.generator(0)), "at least 3 pixels"),
-        (lambda: dd.Hallucination(torch.zeros(2, 1, 8, 8), 0, rng=dd.generator(0)), "hallucinators must be"),
+        (lambda: Hallucination(torch.zeros(2, 3, 8), rng=dd.generator(0)), "bases must have shape"),
+        (lambda: Hallucination(torch.zeros(2, 1, 2, 8), rng=dd.generator(0)), "at least 3 pixels"),
+        (lambda: Hallucination(torch.zeros(2, 1, 8, 8), 0, rng=dd.generator(0)), "hallucinators must be"),
         (
-            lambda: dd.Hallucination(torch.zeros(2, 2, 8, 8), channels=3, rng=dd.generator(0)),
+            lambda: Hallucination(torch.zeros(2, 2, 8, 8), channels=3, rng=dd.generator(0)),
             "bases must have 1 or 3 channels, got 2",
         ),
-        (lambda: dd.Codes(torch.zeros(2, 4, 2, 2), []), "decoders must hold at least one module"),
-        (lambda: dd.Codes(torch.full((2, 4), torch.inf), [nn.Identity()]), "codes must be finite"),
-        (lambda: dd.Latent(nn.Identity(), torch.full((2, 4), torch.nan)), "latents must be finite"),
+        (lambda: Codes(torch.zeros(2, 4, 2, 2), []), "decoders must hold at least one module"),
+        (lambda: Codes(torch.full((2, 4), torch.inf), [nn.Identity()]), "codes must be finite"),
+        (lambda: Latent(nn.Identity(), torch.full((2, 4), torch.nan)), "latents must be finite"),
         (
-            lambda: dd.Latent(nn.Identity(), torch.zeros(2, 4), torch.zeros(3)),
+            lambda: Latent(nn.Identity(), torch.zeros(2, 4), torch.zeros(3)),
             "classes must have length 2, got 3",
         ),
-        (lambda: dd.ConditionalGenerator((1, 8, 8), 3, dim=0), "dim must be at least 1, got 0"),
-        (lambda: dd.ConditionalGenerator((1, 8, 8), 3).after(3), "layer must be 1 or 2, got 3"),
-        (lambda: dd.ViewSimilarity(views=1), "views must be at least 2, got 1"),
+        (lambda: ConditionalGenerator((1, 8, 8), 3, dim=0), "dim must be at least 1, got 0"),
+        (lambda: ConditionalGenerator((1, 8, 8), 3).after(3), "layer must be 1 or 2, got 3"),
+        (lambda: ViewSimilarity(views=1), "views must be at least 2, got 1"),
     ],
 )
 def test_refusals(build, message):
@@ -138,8 +156,8 @@ def test_refusals(build, message):
 
 
 def test_the_caller_keeps_the_generator(tiny):
-    made = dd.initialise(dd.ConditionalGenerator(tiny.image_shape, 3, dim=6, width=3), dd.generator(0))
-    found = dd.Latent(made, torch.zeros(2, 6), torch.zeros(2).long())
+    made = initialise(ConditionalGenerator(tiny.image_shape, 3, dim=6, width=3), dd.generator(0))
+    found = Latent(made, torch.zeros(2, 6), torch.zeros(2).long())
     assert all(p.requires_grad for p in made.parameters())
     assert not any(p.requires_grad for p in found.generator.parameters())
     assert made.training
@@ -152,8 +170,8 @@ def test_the_generator_learns_the_data_and_is_the_same_every_time(digits):
     train, _ = digits
     state = torch.get_rng_state()
     options = {"dim": 16, "width": 8, "steps": 150, "batch_size": 64}
-    found = dd.train_generator(train, **options, rng=dd.generator(0))
-    again = dd.train_generator(train, **options, rng=dd.generator(0))
+    found = train_generator(train, **options, rng=dd.generator(0))
+    again = train_generator(train, **options, rng=dd.generator(0))
     assert torch.equal(torch.get_rng_state(), state)
     for a, b in zip(found, again, strict=True):
         assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
@@ -164,31 +182,31 @@ def test_the_generator_learns_the_data_and_is_the_same_every_time(digits):
 
 
 def test_too_few_anchors_are_refused(tiny):
-    syn = hard_set(tiny, 2, dd.Pixels(images(tiny, 6)))
+    syn = hard_set(tiny, 2, Pixels(images(tiny, 6)))
     with pytest.raises(ValueError, match="anchors must be at least 6 images, got 5"):
-        list(dd.Inversion(images(tiny, 5))(None, tiny, syn, dd.generator(0)))
+        list(Inversion(images(tiny, 5))(None, tiny, syn, dd.generator(0)))
 
 
 def test_similarity_refuses_what_it_cannot_compare(tiny, make_student):
-    syn = hard_set(tiny, 2, dd.Pixels(images(tiny, 6)))
+    syn = hard_set(tiny, 2, Pixels(images(tiny, 6)))
     with pytest.raises(ValueError, match="views must divide the images of a class, got 3"):
-        next(dd.ViewSimilarity(views=3)(make_student(dd.generator(0)), tiny, syn, dd.generator(0)))
+        next(ViewSimilarity(views=3)(make_student(dd.generator(0)), tiny, syn, dd.generator(0)))
     with pytest.raises(TypeError, match="student must have a method embed"):
-        next(dd.ViewSimilarity(views=2)(nn.Identity(), tiny, syn, dd.generator(0)))
+        next(ViewSimilarity(views=2)(nn.Identity(), tiny, syn, dd.generator(0)))
 
 
 def test_rival_and_set_pull_in_opposite_directions(tiny, make_student):
     """The rival finds two views of a slot more alike with each step; the objective makes them less so."""
     start = images(tiny, 6)
-    syn = hard_set(tiny, 2, dd.Hallucination(start, 2, rng=dd.generator(0)))
-    objective = dd.ViewSimilarity(views=2)
-    lesson = dd.ViewLesson(views=2, similarity=10.0, contrast=0.0)
-    supply = dd.WithRival(dd.FreshStudents(make_student), make_student, lesson, partial(SGD, lr=0.05))
+    syn = hard_set(tiny, 2, Hallucination(start, 2, rng=dd.generator(0)))
+    objective = ViewSimilarity(views=2)
+    lesson = ViewLesson(views=2, similarity=10.0, contrast=0.0)
+    supply = WithRival(FreshStudents(make_student), make_student, lesson, partial(SGD, lr=0.05))
 
     def alike(network):
         return sum(float(t.detach()) for t in objective(network, tiny, syn, dd.generator("alike")))
 
-    seen = [alike(supply.next(tiny, syn, dd.derive(dd.generator("rival"), i)).rival) for i in range(15)]
+    seen = [alike(supply.next(tiny, syn, derive(dd.generator("rival"), i)).rival) for i in range(15)]
     assert seen[-1] > seen[0]
     rival = supply.next(tiny, syn, dd.generator("last")).rival
     before = alike(rival)
@@ -202,14 +220,14 @@ def test_rival_and_set_pull_in_opposite_directions(tiny, make_student):
 
 
 def test_a_rival_is_kept_from_step_to_step_and_over_a_resume(tiny, make_student):
-    syn = hard_set(tiny, 2, dd.Hallucination(images(tiny, 6), 2, rng=dd.generator(0)))
+    syn = hard_set(tiny, 2, Hallucination(images(tiny, 6), 2, rng=dd.generator(0)))
 
     def supply():
         learning = partial(SGD, lr=1e-3, momentum=0.5)
-        return dd.WithRival(dd.FreshStudents(make_student), make_student, dd.ViewLesson(views=2), learning)
+        return WithRival(FreshStudents(make_student), make_student, ViewLesson(views=2), learning)
 
     def step(students, i):
-        return students.next(tiny, syn, dd.derive(dd.generator("step"), i))
+        return students.next(tiny, syn, derive(dd.generator("step"), i))
 
     straight = supply()
     first, rival = step(straight, 0)
@@ -225,11 +243,11 @@ def test_a_rival_is_kept_from_step_to_step_and_over_a_resume(tiny, make_student)
     found = step(second, 1).rival.state_dict()
     assert all(torch.equal(value, found[name]) for name, value in rival.state_dict().items())
     with pytest.raises(ValueError, match="views must be at least 2, got 1"):
-        dd.ViewLesson(views=1)
-    plain = dd.WithRival(
-        dd.FreshStudents(make_student),
+        ViewLesson(views=1)
+    plain = WithRival(
+        FreshStudents(make_student),
         lambda rng: nn.Linear(1, 1),
-        dd.ViewLesson(views=2),
+        ViewLesson(views=2),
         partial(SGD, lr=0.1),
     )
     with pytest.raises(TypeError, match="rival must be a Network with embed and head, got Linear"):
@@ -248,7 +266,7 @@ def test_codes_and_decoders_fill_the_budget(ipc, shape):
     recipe = dd.KFS(ipc=ipc, fit_steps=0, start="noise")
     found = recipe.parametrization(real, dd.generator(0))
     budget = 10 * ipc * math.prod(shape)
-    one_more = 10 * math.prod(dd.code_shape(shape))
+    one_more = 10 * math.prod(code_shape(shape))
     assert found.stored_floats() <= budget < found.stored_floats() + one_more
     assert len(found.codes) == 10 * recipe.codes_per_class(real)
 
@@ -263,7 +281,7 @@ def test_bases_without_colour_are_three_times_as_many(tiny, make_student):
         changed = dataclasses.replace(recipe, grey_bases=grey)
         plan = changed.plan(tiny, make_student=make_student, rng=dd.generator(0))
         assert len(plan.syn) == 3 * each
-        shared = 2 * dd.hallucinator_floats(tiny.image_shape, 1 if grey else 3)
+        shared = 2 * hallucinator_floats(tiny.image_shape, 1 if grey else 3)
         stored = plan.syn.parametrization.stored_floats()
         assert stored == 3 * math.prod(tiny.image_shape) + shared
 
@@ -297,8 +315,8 @@ def test_latents_stay_with_their_class_and_start_at_real_images(digits, key):
     recipe = dd.RECIPES[key](ipc=2, **options)
     syn = recipe.plan(train, make_student=make_student, rng=dd.generator(0)).syn
     batch = syn.detached(dd.generator(0))
-    assert batch.y.argmax(1).tolist() == dd.class_slots(10, 2).tolist()
-    wanted = dd.STARTS["real"](train, 2, dd.derive(dd.generator(0), "start"))
+    assert batch.y.argmax(1).tolist() == class_slots(10, 2).tolist()
+    wanted = STARTS["real"](train, 2, derive(dd.generator(0), "start"))
     assert float((batch.x - wanted).square().mean()) < 0.5 * float(wanted.var())
     frozen = {n for n, p in syn.named_parameters() if not p.requires_grad}
     assert frozen
@@ -310,7 +328,7 @@ def test_a_generator_may_learn_with_its_latents(tiny, make_student):
     options = {"generator_steps": 2, "inversion_steps": 0, "generator_dim": 4, "steps": 2, "real_batch": 4}
     plan = dd.ITGAN(ipc=1, **options).plan(tiny, make_student=make_student, rng=dd.generator(0))
     old = plan.syn.parametrization
-    latent = dd.Latent(old.generator, old.latents, old.classes, learned=True)
+    latent = Latent(old.generator, old.latents, old.classes, learned=True)
     plan = dataclasses.replace(plan, syn=hard_set(tiny, 1, latent))
     list(dd.Distillation(plan, tiny, rng=dd.generator(0)))
     moved = zip(latent.generator.parameters(), old.generator.parameters(), strict=True)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ddsdk.bench.fair import (
+from ddsdk.experiments.fair import (
     augmentation_robust_score,
     hard_label_recovery,
     improvement_over_random,

@@ -11,8 +11,8 @@ import time
 import pytest
 from failing_calls import fail_at
 
-from ddsdk.errors import FolderBusyError, StorageError
-from ddsdk.files import canonical_json, lock, staged_folder, strict_json, sweep, write_atomic
+from ddsdk.foundation.errors import FolderBusyError, StorageError
+from ddsdk.foundation.files import canonical_json, lock, staged_folder, strict_json, sweep, write_atomic
 
 
 def names(folder):
@@ -90,8 +90,8 @@ def test_short_writes_are_continued(tmp_path, monkeypatch):
 
 FULL = """
 import resource, signal, sys
-from ddsdk.errors import StorageError
-from ddsdk.files import write_atomic
+from ddsdk.foundation.errors import StorageError
+from ddsdk.foundation.files import write_atomic
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
@@ -129,7 +129,7 @@ def test_sweep_takes_only_our_stale_names(tmp_path):
 def test_killed_writer_leaves_what_sweep_removes(tmp_path):
     code = (
         "import os, sys; os.fsync = lambda h: os.kill(os.getpid(), 9)\n"
-        "from ddsdk.files import write_atomic; write_atomic(sys.argv[1], b'new')"
+        "from ddsdk.foundation.files import write_atomic; write_atomic(sys.argv[1], b'new')"
     )
     path = tmp_path / "a"
     path.write_bytes(b"old")
@@ -143,7 +143,7 @@ def test_killed_writer_leaves_what_sweep_removes(tmp_path):
 
 HOLD = """
 import sys, time
-from ddsdk.files import lock
+from ddsdk.foundation.files import lock
 with lock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()

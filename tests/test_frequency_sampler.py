@@ -12,7 +12,18 @@ from tiny_recipes import RECIPE_SETTINGS
 from torch.optim import Adam
 
 import ddsdk as dd
+from ddsdk.foundation import derive
+from ddsdk.objectives import (
+    CharacteristicDistance,
+    CharacteristicFunction,
+    CharacteristicMatch,
+    ClassMatch,
+    FrequencyLesson,
+    FrequencySampler,
+)
 from ddsdk.recipes.parts import pixel_set
+from ddsdk.students import FreshStudents, Rivalled, WithRival
+from ddsdk.training import embeddings
 
 COUNT = 8
 
@@ -21,13 +32,13 @@ COUNT = 8
 def supply(tiny, make_student):
     """A function that makes a supply of students with a sampler that learns."""
     student = make_student(dd.generator(0))
-    features = dd.embeddings(student, tiny.batch(torch.arange(1)).x).shape[1]
+    features = embeddings(student, tiny.batch(torch.arange(1)).x).shape[1]
 
     def make(hidden=5, lr=0.02):
-        lesson = dd.FrequencyLesson(count=COUNT, distance=dd.CharacteristicDistance())
-        return dd.WithRival(
-            dd.FreshStudents(lambda rng: student),
-            lambda rng: dd.FrequencySampler(features, hidden, rng=rng),
+        lesson = FrequencyLesson(count=COUNT, distance=CharacteristicDistance())
+        return WithRival(
+            FreshStudents(lambda rng: student),
+            lambda rng: FrequencySampler(features, hidden, rng=rng),
             lesson if hidden else None,
             partial(Adam, lr=lr),
         )
@@ -41,37 +52,37 @@ def syn(tiny):
 
 
 def step(students, real, syn, i):
-    return students.next(real, syn, dd.derive(dd.generator("step"), i))
+    return students.next(real, syn, derive(dd.generator("step"), i))
 
 
 def test_a_sampler_starts_with_normal_numbers():
-    plain = dd.FrequencySampler(3, 0, rng=dd.generator(0))
-    learned = dd.FrequencySampler(3, 4, rng=dd.generator(0))
+    plain = FrequencySampler(3, 0, rng=dd.generator(0))
+    learned = FrequencySampler(3, 4, rng=dd.generator(0))
     assert not list(plain.parameters())
     drawn = [s.draw(7, torch.device("cpu"), dd.generator("noise")) for s in (plain, learned)]
     assert drawn[0].shape == (3, 7)
     assert torch.equal(drawn[0], drawn[1])
     assert torch.equal(drawn[0], torch.randn(7, 3, generator=dd.generator("noise")).T)
-    again = dd.FrequencySampler(3, 4, rng=dd.generator(0))
+    again = FrequencySampler(3, 4, rng=dd.generator(0))
     assert equal(dict(again.state_dict()), dict(learned.state_dict()))
     for name, value in {"features": 0, "hidden": -1}.items():
         with pytest.raises(ValueError, match=f"{name} must be at least"):
-            dd.FrequencySampler(**{"features": 3, "hidden": 4} | {name: value}, rng=dd.generator(0))
+            FrequencySampler(**{"features": 3, "hidden": 4} | {name: value}, rng=dd.generator(0))
 
 
 def test_the_match_is_that_at_the_sampled_frequencies(tiny, supply, syn):
     student = step(supply(hidden=0), tiny, syn, 0)
-    match = dd.CharacteristicMatch(count=COUNT, distance=dd.CharacteristicDistance(), real_batch=4)
+    match = CharacteristicMatch(count=COUNT, distance=CharacteristicDistance(), real_batch=4)
 
     def values(key):
         return [float(t.detach()) for t in match(student, tiny, syn, dd.generator(key))]
 
     # Every network of this test draws the same numbers from the same key.
-    frequencies = student.rival.draw(COUNT, tiny.device, dd.derive(dd.generator("a"), "frequencies"))
-    plain = dd.ClassMatch(
-        byproduct=dd.CharacteristicFunction(frequencies), distance=dd.CharacteristicDistance(), real_batch=4
+    frequencies = student.rival.draw(COUNT, tiny.device, derive(dd.generator("a"), "frequencies"))
+    plain = ClassMatch(
+        byproduct=CharacteristicFunction(frequencies), distance=CharacteristicDistance(), real_batch=4
     )
-    key = dd.derive(dd.generator("a"), "match")
+    key = derive(dd.generator("a"), "match")
     assert values("a") == [float(t.detach()) for t in plain(student.student, tiny, syn, key)]
     assert values("a") == values("a")
     assert values("a") != values("b")
@@ -79,7 +90,7 @@ def test_the_match_is_that_at_the_sampled_frequencies(tiny, supply, syn):
 
 def test_a_lesson_makes_the_functions_differ_more(tiny, supply, syn):
     """Against a sampler that does not learn, on the same numbers, the distance grows."""
-    match = dd.CharacteristicMatch(count=COUNT, distance=dd.CharacteristicDistance(), real_batch=64)
+    match = CharacteristicMatch(count=COUNT, distance=CharacteristicDistance(), real_batch=64)
 
     def distance(student):
         terms = match(student, tiny, syn, dd.generator("distance"))
@@ -87,7 +98,7 @@ def test_a_lesson_makes_the_functions_differ_more(tiny, supply, syn):
 
     students = supply()
     first = distance(
-        dd.Rivalled(step(supply(hidden=0), tiny, syn, 0).student, step(supply(0), tiny, syn, 0).rival)
+        Rivalled(step(supply(hidden=0), tiny, syn, 0).student, step(supply(0), tiny, syn, 0).rival)
     )
     for i in range(30):
         student = step(students, tiny, syn, i)
@@ -109,12 +120,12 @@ def test_a_sampler_survives_a_stop_bit_for_bit(tiny, supply, syn):
 
 def test_only_a_sampler_can_draw(tiny, make_student, syn):
     network = make_student(dd.generator(0))
-    parts = {"count": 2, "distance": dd.CharacteristicDistance()}
+    parts = {"count": 2, "distance": CharacteristicDistance()}
     with pytest.raises(TypeError, match="rival must be a FrequencySampler, got"):
-        next(dd.CharacteristicMatch(**parts)(dd.Rivalled(network, network), tiny, syn, dd.generator(0)))
+        next(CharacteristicMatch(**parts)(Rivalled(network, network), tiny, syn, dd.generator(0)))
     with pytest.raises(TypeError, match="rival must be a FrequencySampler, got"):
-        dd.FrequencyLesson(**parts)(network, network, tiny, syn, dd.generator(0))
-    for make, field in ((dd.CharacteristicMatch, "real_batch"), (dd.FrequencyLesson, "images")):
+        FrequencyLesson(**parts)(network, network, tiny, syn, dd.generator(0))
+    for make, field in ((CharacteristicMatch, "real_batch"), (FrequencyLesson, "images")):
         with pytest.raises(ValueError, match=f"{field} must be at least 1, got 0"):
             make(**parts | {field: 0})
 

@@ -9,9 +9,20 @@ import pytest
 import torch
 
 import ddsdk as dd
+from ddsdk.objectives import ClassMatch, CollectiveMatch, FilterGap, Representative, absolute, squared
 from ddsdk.recipes.base import NeedsRuns
 from ddsdk.recipes.parts import pixel_set, unit_rate
 from ddsdk.recipes.sweeping import without
+from ddsdk.students import (
+    AlternatingStudents,
+    Interpolated,
+    OnReal,
+    OnSynthetic,
+    Perturbed,
+    UntilOverfit,
+    enrol,
+)
+from ddsdk.training import weight_vector
 
 
 def plan_of(recipe, real, make_student):
@@ -33,9 +44,7 @@ def grey():
 
 
 def kinds(plan, steps):
-    return [
-        "joint" if isinstance(plan.objective_at(i), dd.CollectiveMatch) else "class" for i in range(steps)
-    ]
+    return ["joint" if isinstance(plan.objective_at(i), CollectiveMatch) else "class" for i in range(steps)]
 
 
 def test_dcc_is_class_wise_while_a_network_is_early_in_run_and_training(tiny, make_student):
@@ -64,9 +73,9 @@ def test_jiang_adds_both_levels(tiny, make_student):
     plan = plan_of(dd.Jiang(ipc=1, collective=0.5, magnitude=0.2), tiny, make_student)
     (one, single), (half, joint) = plan.objective.parts
     assert (one, half) == (1.0, 0.5)
-    assert isinstance(single, dd.ClassMatch)
-    assert isinstance(joint, dd.CollectiveMatch)
-    assert single.distance == joint.distance == dd.FilterGap(0.2)
+    assert isinstance(single, ClassMatch)
+    assert isinstance(joint, CollectiveMatch)
+    assert single.distance == joint.distance == FilterGap(0.2)
 
 
 @pytest.mark.parametrize(
@@ -82,11 +91,11 @@ def test_jiang_adds_both_levels(tiny, make_student):
         (dd.DREAM, {"candidates": 0}, "candidates must be at least 1, got 0"),
         (dd.AccDD, {"pool": 0}, "pool must be at least 1, got 0"),
         (dd.AccDD, {"low": 0.1}, "low and high must satisfy 0 <= low <= high"),
-        (dd.UntilOverfit, {"epochs": -1}, "epochs must be at least 0, got -1"),
-        (dd.FilterGap, {"weight": -1}, "weight must not be negative, got -1"),
-        (dd.Representative, {"rounds": 0}, "rounds must be at least 1, got 0"),
-        (dd.Interpolated, {"runs": None, "high": 1.5}, "low and high must lie in 0 <= low <= high <= 1"),
-        (dd.Perturbed, {"runs": None, "low": -1.0}, "low and high must satisfy 0 <= low <= high"),
+        (UntilOverfit, {"epochs": -1}, "epochs must be at least 0, got -1"),
+        (FilterGap, {"weight": -1}, "weight must not be negative, got -1"),
+        (Representative, {"rounds": 0}, "rounds must be at least 1, got 0"),
+        (Interpolated, {"runs": None, "high": 1.5}, "low and high must lie in 0 <= low <= high <= 1"),
+        (Perturbed, {"runs": None, "low": -1.0}, "low and high must satisfy 0 <= low <= high"),
     ],
 )
 def test_refusals(kind, options, message):
@@ -98,29 +107,29 @@ def test_refusals(kind, options, message):
 
 
 def trained(lesson, real, make_student, lr=0.05):
-    student = dd.enrol(make_student, real, dd.generator("student"))
+    student = enrol(make_student, real, dd.generator("student"))
     optimizer = torch.optim.SGD(student.parameters(), lr=lr)
     lesson(student, optimizer, real, pixel_set(real, 2, "real", dd.generator(0)), dd.generator("lesson"))
-    return dd.weight_vector(student)
+    return weight_vector(student)
 
 
 def test_a_patient_lesson_is_a_plain_one(tiny, make_student):
-    plain = trained(dd.OnSynthetic(epochs=4), tiny, make_student)
-    patient = trained(dd.UntilOverfit(epochs=4, patience=4), tiny, make_student)
+    plain = trained(OnSynthetic(epochs=4), tiny, make_student)
+    patient = trained(UntilOverfit(epochs=4, patience=4), tiny, make_student)
     assert torch.equal(plain, patient)
 
 
 def test_a_lesson_ends_once_real_images_are_forgotten(tiny, make_student):
     # An absurd rate: the first epoch already does harm.
-    one = trained(dd.OnSynthetic(epochs=1), tiny, make_student, lr=500.0)
-    stopped = trained(dd.UntilOverfit(epochs=50, patience=1), tiny, make_student, lr=500.0)
+    one = trained(OnSynthetic(epochs=1), tiny, make_student, lr=500.0)
+    stopped = trained(UntilOverfit(epochs=50, patience=1), tiny, make_student, lr=500.0)
     assert torch.equal(one, stopped)
     # A sane one: it ends early, and not at once.
     counts = []
     for epochs in range(1, 400):
-        a = trained(dd.OnSynthetic(epochs=epochs), tiny, make_student, lr=0.3)
+        a = trained(OnSynthetic(epochs=epochs), tiny, make_student, lr=0.3)
         if epochs == 1:
-            b = trained(dd.UntilOverfit(epochs=400, patience=2), tiny, make_student, lr=0.3)
+            b = trained(UntilOverfit(epochs=400, patience=2), tiny, make_student, lr=0.3)
         if torch.equal(a, b):
             counts.append(epochs)
             break
@@ -136,10 +145,10 @@ def test_idc_steps_class_by_class_and_has_a_lesson_after_each_sweep(tiny, make_s
     weights = []
     for i in range(7):
         student = plan.students.next(tiny, plan.syn, dd.generator("step", i))
-        weights.append(dd.weight_vector(student).clone())
+        weights.append(weight_vector(student).clone())
     changes = [not torch.equal(a, b) for a, b in pairwise(weights)]
     assert changes == [False, False, True, False, False, True]
-    fresh = dd.weight_vector(dd.enrol(make_student, tiny, dd.generator("step", 6)))
+    fresh = weight_vector(enrol(make_student, tiny, dd.generator("step", 6)))
     assert torch.equal(weights[6], fresh)
 
 
@@ -156,8 +165,8 @@ def test_a_step_moves_the_images_of_its_class_alone(tiny, make_student):
 def test_metric_and_rate_follow_the_data(tiny, grey, make_student):
     make_grey = dd.network_factory("convnet", grey.image_shape, 4, width=4, depth=1)
     for real, make, distance, rate in (
-        (tiny, make_student, dd.squared, 5e-3 * 0.4 / 0.25**2),
-        (grey, make_grey, dd.absolute, 1e-4 * 0.4 / 0.4**2),
+        (tiny, make_student, squared, 5e-3 * 0.4 / 0.25**2),
+        (grey, make_grey, absolute, 1e-4 * 0.4 / 0.4**2),
     ):
         plan = plan_of(dd.IDC(ipc=4), real, make)
         assert plan.objective_at(0).distance is distance
@@ -166,7 +175,7 @@ def test_metric_and_rate_follow_the_data(tiny, grey, make_student):
         assert group["momentum"] == 0.5
         assert plan.steps == 2000 * 100 * real.num_classes
     plan = plan_of(dd.IDC(ipc=4, metric="mse", image_lr=0.2), grey, make_grey)
-    assert plan.objective_at(1).distance is dd.squared
+    assert plan.objective_at(1).distance is squared
     (group,) = plan.make_optimizer(plan.syn).param_groups
     assert group["lr"] == pytest.approx(unit_rate(grey, 0.2))
     assert plan_of(dd.AccDD(ipc=10), grey, make_grey).steps == 400 * 100 * 4
@@ -209,7 +218,7 @@ def test_networks_train_without_cutout(tiny, make_student, digits):
 def test_dream_compares_with_representative_images(tiny, make_student):
     plan = plan_of(dd.DREAM(ipc=1, candidates=7), tiny, make_student)
     match = plan.objective_at(0)
-    assert match.sample == dd.Representative(candidates=7)
+    assert match.sample == Representative(candidates=7)
     assert match.real_batch == 128
 
 
@@ -220,10 +229,10 @@ def test_acc_dd_draws_neighbours_of_its_pool(tiny, make_student):
     plan = plan_of(recipe, tiny, make_student)
     student = plan.students.next(tiny, plan.syn, dd.generator("step"))
     pool = [runs.weights(i, -1) for i in range(2)]
-    assert any(torch.equal(dd.weight_vector(student), weights) for weights in pool)
+    assert any(torch.equal(weight_vector(student), weights) for weights in pool)
     moved = plan_of(dataclasses.replace(recipe, high=0.05), tiny, make_student)
     student = moved.students.next(tiny, moved.syn, dd.generator("step"))
-    gaps = [float((dd.weight_vector(student) - weights).norm() / weights.norm()) for weights in pool]
+    gaps = [float((weight_vector(student) - weights).norm() / weights.norm()) for weights in pool]
     assert 0 < min(gaps) < 0.05
 
 
@@ -237,7 +246,7 @@ LEARNERS = {
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_match_comes_nearer_under_one_network(tiny, make_student, name):
-    same = dd.AlternatingStudents(make_student, dd.OnReal(steps=0), period=10**6)
+    same = AlternatingStudents(make_student, OnReal(steps=0), period=10**6)
     plan = dataclasses.replace(plan_of(LEARNERS[name], tiny, make_student), students=same, steps=60)
     losses = [step.loss for step in dd.Distillation(plan, tiny, rng=dd.generator("run"))]
     assert sum(losses[-9:]) < 0.8 * sum(losses[:9])

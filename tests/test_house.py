@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import subprocess
 import sys
@@ -37,22 +38,23 @@ SETS_GLOBAL_STATE = {
     "ddsdk_integrations.robustness.library",
 }
 
-# A module may import from its own level and from those before it.
-LEVELS = (
-    {"errors", "rng", "files", "text"},
-    {"data", "augment", "networks", "work"},
-    {"inner"},
-    {"synthetic", "students", "objectives"},
-    {
-        *("distill", "evaluation", "judge", "distilled", "artifact", "manifest", "safetensor_header"),
-        *("card", "sheet", "report", "export", "checkpoint", "job", "assemble", "scores", "preview"),
-        *("validation", "faults", "distributed", "codecs", "certificate", "audit"),
-    },
-    {"recipes", "baselines"},
-    {"bench", "cli"},
+# A room may import from those before it.
+ROOMS = (
+    *(
+        "foundation",
+        "data",
+        "networks",
+        "training",
+        "synthetic",
+        "students",
+        "objectives",
+        "artefact",
+        "running",
+    ),
+    *("recipes", "baselines", "judging", "planning", "experiments", "cli"),
 )
-# Rooms of one level that know each other by protocol only.
-STRANGERS = ({"synthetic", "students", "objectives"}, {"recipes", "baselines"})
+# Rooms that know each other by protocol only.
+STRANGERS = ({"students", "objectives"}, {"recipes", "baselines"})
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "tools"}
 
 
@@ -68,99 +70,108 @@ def parsed(path: Path) -> ast.Module:
 
 
 @cache
-def public() -> dict[str, str]:
-    """Public name to the module that defines it, as the stub says."""
-    stub = ast.parse((CORE / "__init__.pyi").read_text())
+def stub(package: str) -> dict[str, str]:
+    """Names that a package gives, each with the module or room that it comes from, as its stub says."""
     found = {}
-    for node in stub.body:
+    for node in ast.parse((CORE.parent / package.replace(".", "/") / "__init__.pyi").read_text()).body:
         assert isinstance(node, ast.ImportFrom)
         assert node.level == 1
         for alias in node.names:
             assert alias.asname == alias.name
-            found[alias.name] = f"ddsdk.{node.module}"
+            found[alias.name] = f"{package}.{node.module}" if node.module else f"{package}.{alias.name}"
     return found
 
 
+def facade() -> dict[str, str]:
+    """Public name of the facade to the module that defines it; rooms are left out."""
+    names = {n: r for n, r in stub("ddsdk").items() if n not in ROOMS}
+    return {
+        name: stub(room).get(name, room) if room != "ddsdk.baselines" else room
+        for name, room in names.items()
+    }
+
+
 class Imports(ast.NodeVisitor):
-    """Modules that a file imports anywhere, but for annotations; `dd.NAME` counts as its home."""
+    """Modules that a file imports anywhere, at run time or for annotations.
 
-    def __init__(self, package: str) -> None:
-        self.package = package
+    A name that is taken from a room counts as the module that defines it.
+    """
+
+    def __init__(self) -> None:
         self.found: set[str] = set()
-        self.aliases: set[str] = set()
-
-    def visit_If(self, node: ast.If) -> None:
-        guarded = "TYPE_CHECKING" in ast.unparse(node.test)
-        for child in node.orelse if guarded else [*node.body, *node.orelse]:
-            self.visit(child)
+        self.rooms: set[str] = set()
+        self.deep: set[str] = set()
 
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
-            if alias.name == "ddsdk":
-                self.aliases.add(alias.asname or "ddsdk")
-            else:
-                self.found.add(alias.name)
+            self.found.add(alias.name)
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         assert node.level == 0, "imports are absolute"
-        if node.module == "ddsdk":
-            self.found |= {public()[alias.name] for alias in node.names}
+        module = str(node.module)
+        parts = module.split(".")
+        if module == "ddsdk":
+            for alias in node.names:
+                (self.rooms if alias.name in ROOMS else self.found).add(alias.name)
+        elif parts[0] == "ddsdk" and len(parts) == 2 and parts[1] not in ("baselines", "cli"):
+            self.found |= {stub(module).get(alias.name, f"{module}.{alias.name}") for alias in node.names}
         else:
-            self.found.add(str(node.module))
+            self.found.add(module)
+            if parts[0] == "ddsdk" and len(parts) > 2:
+                self.deep.add(module)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
-        if isinstance(node.value, ast.Name) and node.value.id in self.aliases:
-            assert node.attr in public(), f"ddsdk.{node.attr} is not public"
-            self.found.add(public()[node.attr])
-        self.generic_visit(node)
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        if node.value is not None:
-            self.visit(node.value)
-
-    def visit_arg(self, node: ast.arg) -> None:
-        """Pass over the annotation."""
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        node.returns = None
+        if isinstance(node.value, ast.Name) and node.value.id in self.rooms:
+            home = stub(f"ddsdk.{node.value.id}")
+            if node.value.id != "baselines" and node.attr in home:
+                self.found.add(home[node.attr])
         self.generic_visit(node)
 
 
-def imports(path: Path) -> set[str]:
-    visitor = Imports(module_name(path))
+@cache
+def imports(path: Path) -> Imports:
+    visitor = Imports()
     visitor.visit(ast.parse(path.read_text()))
-    return visitor.found
+    return visitor
 
 
 def room(module: str) -> str:
     return module.split(".")[1]
 
 
-def level(module: str) -> int:
-    (found,) = [i for i, names in enumerate(LEVELS) if room(module) in names]
-    return found
+def test_the_package_is_a_table_of_contents():
+    shown = {path.name for path in CORE.iterdir() if path.name != "__pycache__"}
+    assert shown == {*ROOMS, "__init__.py", "__init__.pyi", "py.typed"}
+    assert len(shown) <= 18
+    assert len(facade()) <= 70
+    assert set(dd.__all__) == set(facade())
 
 
-CORE_FILES = [p for p in FILES if p != CORE / "__init__.py"]
-
-
-@pytest.mark.parametrize("path", CORE_FILES, ids=module_name)
-def test_imports_run_one_way(path):
-    me = module_name(path)
-    if not me.startswith("ddsdk."):
-        return
-    for other in imports(path):
-        assert other.split(".")[0] != "ddsdk_integrations", "the core knows no integration"
-        if other.split(".")[0] != "ddsdk" or room(other) == room(me):
+def test_rooms_import_downwards_and_through_their_doors():
+    wrong = []
+    for path in FILES:
+        me = module_name(path)
+        if me == "ddsdk":
             continue
-        assert level(other) <= level(me), f"{me} must not import {other}"
-        for group in STRANGERS:
-            assert not ({room(me), room(other)} <= group), f"{me} must not import {other}"
+        seen = imports(path)
+        others = {m for m in seen.found if m.split(".")[0] in ("ddsdk", "ddsdk_integrations")}
+        others |= {f"ddsdk.{name}" for name in seen.rooms}
+        for other in others:
+            if not other.startswith("ddsdk."):
+                wrong.append(f"{me} imports {other}: the core knows no integration")
+            elif room(other) == room(me):
+                continue
+            elif ROOMS.index(room(other)) > ROOMS.index(room(me)):
+                wrong.append(f"{me} imports {other}, which is above it")
+            elif any({room(me), room(other)} <= pair for pair in STRANGERS):
+                wrong.append(f"{me} imports {other}: these rooms are strangers")
+        wrong += [f"{me} imports {m} past the door of its room" for m in seen.deep if room(m) != room(me)]
+    assert wrong == []
 
 
 def test_no_module_imports_itself_through_others():
-    names = {module_name(p): p for p in FILES}
-    graph = {name: {m for m in imports(p) if m in names} for name, p in names.items()}
+    names = {module_name(p): p for p in EVERY_FILE}
+    graph = {name: {m for m in imports(p).found if m in names and m != name} for name, p in names.items()}
     done: set[str] = set()
 
     def walk(name, path):
@@ -254,43 +265,34 @@ def inspect_parameters(name: str) -> set[str]:
     return set(inspect.signature(getattr(__import__(module, fromlist=[attribute]), attribute)).parameters)
 
 
-def exported(module: str) -> set[str]:
-    """Names in the __all__ of a module of the core."""
-    base = CORE.parent / Path(*module.split("."))
-    source = base.with_suffix(".py") if base.with_suffix(".py").exists() else base / "__init__.py"
-    for node in parsed(source).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return set(ast.literal_eval(node.value))
-    return set()
-
-
-@pytest.mark.parametrize("path", ADAPTERS, ids=module_name)
-def test_an_integration_imports_public_names_its_library_and_no_other_integration(path):
-    parts = module_name(path).split(".")
-    mine = parts[1] if len(parts) > 1 else ""
-    for node in ast.walk(parsed(path)):
-        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-        module = node.module if isinstance(node, ast.ImportFrom) else None
-        for name in [*names, *([module] if module else [])]:
+def test_an_integration_imports_public_names_its_library_and_no_other_integration():
+    wrong = []
+    for path in ADAPTERS:
+        me = module_name(path)
+        mine = [*me.split("."), ""][1]
+        seen = imports(path)
+        for name in seen.found:
             root = name.split(".")[0]
-            assert root not in set(LIBRARIES.values()) - {LIBRARIES.get(mine, "")}, name
-            if root == "ddsdk_integrations":
-                assert name.split(".")[1] in (mine, "_require"), f"{parts} must not import {name}"
-        if module and module.split(".")[0] == "ddsdk" and module != "ddsdk":
-            for alias in node.names:
-                assert alias.name in exported(module), f"{module}.{alias.name} is not public"
+            if root in set(LIBRARIES.values()) - {LIBRARIES.get(mine, "")}:
+                wrong.append(f"{me} imports {name}, which is the library of another integration")
+            if root == "ddsdk_integrations" and name.split(".")[1] not in (mine, "_require"):
+                wrong.append(f"{me} imports {name}, which is another integration")
+        wrong += [f"{me} imports {m} past the door of its room" for m in seen.deep]
+    assert wrong == []
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in EVERY_FILE if module_name(p) not in SETS_GLOBAL_STATE], ids=module_name
-)
-def test_chance_comes_from_an_explicit_generator(path):
-    tree = parsed(path)
-    aliases = import_aliases(tree)
-    roots = {v.split(".")[0] for v in aliases.values()}
-    assert "random" not in roots, "the module random has one global state"
-    found = [global_draw(n, aliases) for n in ast.walk(tree) if isinstance(n, ast.Call)]
-    assert [f for f in found if f] == []
+def test_chance_comes_from_an_explicit_generator():
+    wrong = []
+    for path in EVERY_FILE:
+        if module_name(path) in SETS_GLOBAL_STATE:
+            continue
+        tree = parsed(path)
+        aliases = import_aliases(tree)
+        if "random" in {v.split(".")[0] for v in aliases.values()}:
+            wrong.append(f"{path} imports the module random, which has one global state")
+        draws = [global_draw(n, aliases) for n in ast.walk(tree) if isinstance(n, ast.Call)]
+        wrong += [f"{path} draws from the global state by {name}" for name in draws if name]
+    assert wrong == []
 
 
 @pytest.mark.parametrize(
@@ -371,21 +373,27 @@ def test_modules_say_what_they_are_for_and_what_they_give():
         assert exports or not defines, path
 
 
-@pytest.mark.parametrize("name", public())
-def test_public_names_exist_and_explain_themselves(name):
-    thing = getattr(dd, name)
-    home = __import__(public()[name], fromlist=[name])
-    assert thing is getattr(home, name)
-    assert name in home.__all__
-    assert name in dd.__all__
-    if not (inspect.isclass(thing) or inspect.isroutine(thing)):
-        return
-    assert thing.__doc__
-    first = thing.__doc__.strip().splitlines()[0]
-    assert len(first) > 10
-    for attribute, value in vars(thing).items() if inspect.isclass(thing) else ():
-        if inspect.isfunction(value) and not attribute.startswith("_"):
-            assert value.__doc__, f"{name}.{attribute}"
+def test_every_room_gives_what_its_stub_says():
+    for name in ROOMS:
+        if name in ("cli", "baselines"):
+            continue
+        home = importlib.import_module(f"ddsdk.{name}")
+        for public, module in stub(f"ddsdk.{name}").items():
+            defined = importlib.import_module(module)
+            assert getattr(home, public) is getattr(defined, public)
+            assert public in defined.__all__, f"{module}.__all__ must name {public}"
+
+
+def test_public_names_explain_themselves():
+    for name in dd.__all__:
+        thing = getattr(dd, name)
+        if not (inspect.isclass(thing) or inspect.isroutine(thing)):
+            continue
+        assert thing.__doc__
+        assert len(thing.__doc__.strip().splitlines()[0]) > 10
+        for attribute, value in vars(thing).items() if inspect.isclass(thing) else ():
+            if inspect.isfunction(value) and not attribute.startswith("_"):
+                assert value.__doc__, f"{name}.{attribute}"
 
 
 WITHOUT_TORCH = """

@@ -34,7 +34,7 @@ def test_a_missing_library_is_named_with_its_extra(name):
     assert done.returncode == 1
     line = done.stderr.strip().splitlines()[-1]
     assert line == (
-        f"ddsdk.errors.MissingExtraError: {feature} needs the package {package!r}: "
+        f"ddsdk.foundation.errors.MissingExtraError: {feature} needs the package {package!r}: "
         f"pip install 'ddsdk[{name}]'"
     )
 

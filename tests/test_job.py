@@ -11,16 +11,17 @@ import pytest
 import torch
 
 import ddsdk as dd
-from ddsdk.checkpoint import read_checkpoint
-from ddsdk.errors import DivergedError, FolderBusyError, ResumeError, StorageError
-from ddsdk.job import CHECKPOINT
+from ddsdk.artefact import assemble
+from ddsdk.foundation.errors import DivergedError, FolderBusyError, ResumeError, StorageError
+from ddsdk.running.checkpoint import read_checkpoint
+from ddsdk.running.job import CHECKPOINT
 
 CONFIG = {"recipe": "dm", "steps": 5}
 RECIPE = dd.DM(ipc=1, steps=5, real_batch=4)
 TRY_TO_ENTER = """
 import sys
-from ddsdk.errors import FolderBusyError
-from ddsdk.job import Job
+from ddsdk.foundation.errors import FolderBusyError
+from ddsdk.running.job import Job
 try:
     with Job(sys.argv[1], {}, resume=True):
         print("entered")
@@ -38,7 +39,7 @@ def start(tiny, make_student):
 def finish(tiny):
     def ready(job, distillation):
         syn = distillation.plan.syn
-        found = dd.assemble(
+        found = assemble(
             RECIPE,
             syn,
             tiny,
@@ -227,7 +228,7 @@ def test_the_set_of_a_diverged_run_says_so(tmp_path, tiny, make_student):
             list(job.steps(run))
         assert error.value.syn is run.plan.syn
         job.finish(
-            dd.assemble(
+            assemble(
                 recipe,
                 run.plan.syn,
                 tiny,

@@ -12,12 +12,15 @@ from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
 from ddsdk import judge, scores
-from ddsdk.augment import cutmix
 from ddsdk.baselines import BASELINES
-from ddsdk.bench.tables import score_table
-from ddsdk.errors import ArtifactError
-from ddsdk.inner.fit import accuracy
-from ddsdk.inner.micro import MICRO_BATCH
+from ddsdk.data.augment import cutmix
+from ddsdk.experiments.tables import score_table
+from ddsdk.foundation import derive
+from ddsdk.foundation.errors import ArtifactError
+from ddsdk.judging import kept_score
+from ddsdk.students import enrol
+from ddsdk.training.fit import accuracy
+from ddsdk.training.micro import MICRO_BATCH
 
 QUICK = dd.Evaluation(
     protocol="test", network_options={"width": 8, "depth": 2}, networks=2, epochs=25, batch_size=64, lr=0.05
@@ -117,14 +120,14 @@ def test_several_decays_reach_the_training(make_digit_student, batch):
 
 
 def test_an_epoch_mixes_after_it_augments(batch):
-    from ddsdk.inner.fit import epoch
+    from ddsdk.training.fit import epoch
 
     augmentation, rng = dd.Augmentation("crop+scale"), dd.generator("epoch")
-    order = torch.randperm(100, generator=dd.derive(rng, "order"))
+    order = torch.randperm(100, generator=derive(rng, "order"))
     parts = list(epoch(batch, 32, augmentation, rng, mix=1.0))
     for i, (part, at) in enumerate(zip(parts, torch.split(order, 32), strict=True)):
-        draw = augmentation.per_image(len(at), dd.derive(rng, "augmentation", i))
-        x, y = cutmix(draw(batch.x[at]), batch.y[at], 1.0, dd.derive(rng, "mix", i))
+        draw = augmentation.per_image(len(at), derive(rng, "augmentation", i))
+        x, y = cutmix(draw(batch.x[at]), batch.y[at], 1.0, derive(rng, "mix", i))
         assert torch.equal(part.x, x)
         assert torch.equal(part.y, y)
     assert sum(float(part.y.amax(1).min()) < 1 for part in parts) >= 3
@@ -143,7 +146,7 @@ def test_mixing_is_part_of_a_protocol(digits, batch):
 def test_accuracy_leaves_every_layer_in_its_mode(digits):
     train, test = digits
     make = dd.network_factory("convnet", train.image_shape, 10, width=4, depth=2, norm="batch")
-    network = dd.enrol(make, train, dd.generator(0))
+    network = enrol(make, train, dd.generator(0))
     modes = [layer.training for layer in network.modules()]
     assert True in modes
     assert False in modes
@@ -153,7 +156,7 @@ def test_accuracy_leaves_every_layer_in_its_mode(digits):
 
 
 def test_an_epoch_shows_every_image_once(batch):
-    from ddsdk.inner.fit import epoch
+    from ddsdk.training.fit import epoch
 
     parts = list(epoch(batch, 32, dd.Augmentation(), dd.generator("epoch")))
     assert [len(p.x) for p in parts] == [32, 32, 32, 4]
@@ -267,13 +270,13 @@ def test_a_kept_score_is_not_computed_again(digits, chosen, tmp_path, monkeypatc
 
     monkeypatch.setattr(scores, "evaluating", counted)
     folder = tmp_path / "scores"
-    one = dd.kept_score(folder, "random", chosen, test, short, 0)
-    assert dd.kept_score(folder, "random", chosen, test, short, 0) == one
+    one = kept_score(folder, "random", chosen, test, short, 0)
+    assert kept_score(folder, "random", chosen, test, short, 0) == one
     assert calls == ["random"]
     # Anything that the score depends on makes another one.
-    dd.kept_score(folder, "random", chosen, test, short, 1)
-    dd.kept_score(folder, "random", chosen, test, dataclasses.replace(short, epochs=3), 0)
-    dd.kept_score(folder, "random", chosen, test.subset(torch.arange(300)), short, 0)
+    kept_score(folder, "random", chosen, test, short, 1)
+    kept_score(folder, "random", chosen, test, dataclasses.replace(short, epochs=3), 0)
+    kept_score(folder, "random", chosen, test.subset(torch.arange(300)), short, 0)
     assert len(calls) == 4
     records = dd.read_scores(folder)
     assert len(records) == 4
@@ -283,7 +286,7 @@ def test_a_kept_score_is_not_computed_again(digits, chosen, tmp_path, monkeypatc
     assert any(tuple(r["score"]["accuracies"]) == one.accuracies for r in records)
     assert dd.read_scores(tmp_path / "none") == []
     assert all(set(r["conditions"]["versions"]) == {"ddsdk", "torch"} for r in records)
-    dd.kept_score(folder, "random", chosen, test, short, 0, fresh=True)
+    kept_score(folder, "random", chosen, test, short, 0, fresh=True)
     assert len(calls) == 5
 
 
@@ -291,15 +294,15 @@ def test_a_set_is_judged_under_its_learned_rate(digits, chosen, tmp_path):
     _, test = digits
     short = dataclasses.replace(QUICK, networks=1, epochs=2, lr=0.03)
     learned = dataclasses.replace(chosen, learned_lr=0.125)
-    found = dd.kept_score(tmp_path, "learned", learned, test, short, 0)
-    by_hand = dd.kept_score(tmp_path, "by hand", chosen, test, dataclasses.replace(short, lr=0.125), 0)
+    found = kept_score(tmp_path, "learned", learned, test, short, 0)
+    by_hand = kept_score(tmp_path, "by hand", chosen, test, dataclasses.replace(short, lr=0.125), 0)
     assert found.accuracies == by_hand.accuracies
     assert {r["conditions"]["evaluation"]["lr"] for r in dd.read_scores(tmp_path)} == {0.125}
 
 
 def test_a_record_of_an_older_version_can_be_read(digits, chosen, tmp_path):
     _, test = digits
-    dd.kept_score(tmp_path, "random", chosen, test, dataclasses.replace(QUICK, networks=1, epochs=1), 0)
+    kept_score(tmp_path, "random", chosen, test, dataclasses.replace(QUICK, networks=1, epochs=1), 0)
     (path,) = tmp_path.glob("*.json")
     record = json.loads(path.read_text())
     del record["conditions"]["versions"]
@@ -313,7 +316,7 @@ def test_a_record_of_an_older_version_can_be_read(digits, chosen, tmp_path):
 def test_no_name_leads_out_of_the_folder(digits, chosen, tmp_path, name):
     _, test = digits
     folder = tmp_path / "deep" / "scores"
-    dd.kept_score(folder, name, chosen, test, dataclasses.replace(QUICK, networks=1, epochs=1), 0)
+    kept_score(folder, name, chosen, test, dataclasses.replace(QUICK, networks=1, epochs=1), 0)
     (path,) = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert path.parent == folder
     (record,) = dd.read_scores(folder)
@@ -324,7 +327,7 @@ def test_scores_of_other_classes_are_refused(digits, chosen, tmp_path):
     _, test = digits
     other = dataclasses.replace(chosen, class_names=tuple("abcdefghij"))
     with pytest.raises(ValueError, match="class names of test must be those of the set"):
-        dd.kept_score(tmp_path, "random", other, test, QUICK, 0)
+        kept_score(tmp_path, "random", other, test, QUICK, 0)
 
 
 def test_scores_lie_beside_the_set_and_not_in_it(tmp_path, monkeypatch):

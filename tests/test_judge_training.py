@@ -12,7 +12,10 @@ import torch
 
 import ddsdk as dd
 from ddsdk import judge
-from ddsdk.errors import ArtifactError
+from ddsdk.foundation.errors import ArtifactError
+from ddsdk.judging import kept_score
+from ddsdk.synthetic import FixedLabels, LearnedRate, Pixels, centred_labels
+from ddsdk.training import Pace, fc_ntk
 
 SHORT = dd.Evaluation(
     protocol="test", network_options={"width": 4, "depth": 2}, networks=1, epochs=3, batch_size=40, lr=0.05
@@ -27,14 +30,14 @@ def batch(digits):
 
 
 def scores_of(batch):
-    return dd.Batch(batch.x, dd.centred_labels(batch.y.argmax(1), 10))
+    return dd.Batch(batch.x, centred_labels(batch.y.argmax(1), 10))
 
 
 def trained(make, batch, evaluation, pace=None):
     """Return the weights that the judge reaches, in float64, and the fresh ones."""
     network, fresh = (make(dd.generator("init")).double() for _ in range(2))
     both = dd.Batch(batch.x.double(), batch.y.double())
-    list(judge.train(network, both, evaluation, dd.generator("train"), pace or dd.Pace()))
+    list(judge.train(network, both, evaluation, dd.generator("train"), pace or Pace()))
     return list(network.parameters()), fresh, both
 
 
@@ -107,9 +110,9 @@ def test_each_step_has_its_learned_rate_and_momentum(make_digit_student, batch):
     rates = tuple(0.01 * (k + 1) for k in range(9))
     # Without momentum for a step, what was gathered before is gone, and the step itself is remembered.
     momenta = (0.0, 0.5, 0.9, 0.0, 0.3, 0.0, 0.0, 0.8, 0.9)
-    found, network, exact = trained(make_digit_student, batch, evaluation, dd.Pace(rates, momenta))
+    found, network, exact = trained(make_digit_student, batch, evaluation, Pace(rates, momenta))
     close(found, slow_sgd(network, exact, evaluation, rates, momenta))
-    found, network, exact = trained(make_digit_student, batch, evaluation, dd.Pace(rates))
+    found, network, exact = trained(make_digit_student, batch, evaluation, Pace(rates))
     close(found, slow_sgd(network, exact, evaluation, rates, [0.9] * 9))
 
 
@@ -180,10 +183,10 @@ def test_a_kernel_is_judged_without_training(digits, batch):
     steps = list(judge.evaluating(given, test, KERNEL, rng=dd.generator(0)))
     assert [(step.done, step.total) for step in steps] == [(1, 1)]
     score = steps[-1].score
-    gram = dd.fc_ntk(given.x, given.x, 2)
+    gram = fc_ntk(given.x, given.x, 2)
     ridge = 1e-3 * gram.trace() / 100 * torch.eye(100)
     held = test.batch(torch.arange(len(test)))
-    cross = dd.fc_ntk(held.x, given.x, 2)
+    cross = fc_ntk(held.x, given.x, 2)
     found = (cross @ torch.linalg.inv(gram + ridge) @ given.y.double()).argmax(1)
     assert score.accuracies == (int((found == test.labels).sum()) / len(test),)
     assert score.mean > 0.7
@@ -212,17 +215,17 @@ def test_a_set_with_a_pace_is_judged_in_its_order(digits, batch, tmp_path):
         learned_lr=rates,
         learned_momentum=(0.5,) * 4,
     )
-    kept = dd.kept_score(tmp_path, "dd", distilled, test, protocol, 0)
-    pace = dd.Pace(distilled.learned_lr, distilled.learned_momentum)
+    kept = kept_score(tmp_path, "dd", distilled, test, protocol, 0)
+    pace = Pace(distilled.learned_lr, distilled.learned_momentum)
     rng = dd.generator(0)
     assert kept.accuracies == dd.evaluate(batch, test, protocol, rng=rng, pace=pace).accuracies
-    assert kept == dd.kept_score(tmp_path, "dd", distilled, test, protocol, 0)
+    assert kept == kept_score(tmp_path, "dd", distilled, test, protocol, 0)
     # A protocol that shuffles the set has a rate of its own.
     shuffled = dataclasses.replace(protocol, order="shuffled")
-    other = dd.kept_score(tmp_path, "dd", distilled, test, shuffled, 0)
+    other = kept_score(tmp_path, "dd", distilled, test, shuffled, 0)
     assert other.accuracies == dd.evaluate(batch, test, shuffled, rng=dd.generator(0)).accuracies
     with pytest.raises(ValueError, match="learned_lr must hold one number for each of the 6 steps"):
-        dd.kept_score(tmp_path, "dd", distilled, test, protocol.changed(epochs=3), 0)
+        kept_score(tmp_path, "dd", distilled, test, protocol.changed(epochs=3), 0)
 
 
 def test_every_reading_of_hard_labels_is_one_score(digits, batch, tmp_path):
@@ -233,19 +236,17 @@ def test_every_reading_of_hard_labels_is_one_score(digits, batch, tmp_path):
         distilled = dd.Distilled(batch.x, rows, label_space=space, **names)
         folder = tmp_path / space
         for labels in ("stored", "probabilities", "hard"):
-            dd.kept_score(
-                folder, "x", distilled, test, dataclasses.replace(SHORT, labels=labels, epochs=1), 0
-            )
+            kept_score(folder, "x", distilled, test, dataclasses.replace(SHORT, labels=labels, epochs=1), 0)
         assert len(dd.read_scores(folder)) == count
 
 
 @pytest.mark.parametrize(
     ("pace", "changes", "text"),
     [
-        (dd.Pace((0.1,) * 8), {"order": "stored"}, "one number for each of the 9 steps of 3 epochs, got 8"),
-        (dd.Pace((0.1,) * 9), {}, "order must be 'stored' where each step has a rate of its own"),
-        (dd.Pace((), (0.1,)), {"order": "stored"}, "learned_momentum must hold one number"),
-        (dd.Pace((), (0.1,) * 9), {"order": "stored", "optimizer": "adam"}, "optimizer must be 'sgd'"),
+        (Pace((0.1,) * 8), {"order": "stored"}, "one number for each of the 9 steps of 3 epochs, got 8"),
+        (Pace((0.1,) * 9), {}, "order must be 'stored' where each step has a rate of its own"),
+        (Pace((), (0.1,)), {"order": "stored"}, "learned_momentum must hold one number"),
+        (Pace((), (0.1,) * 9), {"order": "stored", "optimizer": "adam"}, "optimizer must be 'sgd'"),
     ],
 )
 def test_a_pace_that_does_not_fit_is_refused(digits, batch, pace, changes, text):
@@ -326,12 +327,12 @@ def held_out_accuracy(digits, syn, protocol):
 def test_validation_looks_under_every_kind_of_protocol(digits, batch):
     _, test = digits
     classes = batch.y.argmax(1)
-    rate = dd.LearnedRate(0.05, steps=4, momentum=0.5)
-    syn = dd.SyntheticSet(dd.Pixels(batch.x), dd.FixedLabels(batch.y), classes, 10, rate)
+    rate = LearnedRate(0.05, steps=4, momentum=0.5)
+    syn = dd.SyntheticSet(Pixels(batch.x), FixedLabels(batch.y), classes, 10, rate)
     stored = dataclasses.replace(SHORT, order="stored", batch_size=50, epochs=2)
     # As many epochs as there are rates, although a look takes fewer elsewhere.
     narrow = stored.changed(options={"width": 4}, networks=1)
-    pace = dd.Pace(rate.rates, rate.momenta)
+    pace = Pace(rate.rates, rate.momenta)
     by_hand = dd.evaluate(batch, test, narrow, rng=dd.generator("look"), pace=pace)
     assert held_out_accuracy(digits, syn, stored) == by_hand.mean
     plain = dd.SyntheticSet(syn.parametrization, syn.labels, classes, 10)

@@ -12,12 +12,14 @@ import torch
 from artefact_sets import make_set, same
 
 import ddsdk as dd
-from ddsdk.card import card_markdown
-from ddsdk.errors import ArtifactError
-from ddsdk.manifest import encode_manifest
-from ddsdk.report import html_report
+from ddsdk.artefact import assemble
+from ddsdk.artefact.card import card_markdown
+from ddsdk.artefact.manifest import encode_manifest
+from ddsdk.artefact.report import html_report
+from ddsdk.foundation.errors import ArtifactError
+from ddsdk.synthetic import FreeLabels, LearnedRate, Pixels, centred_labels, nearest_distributions
 
-SCORES = dd.centred_labels(torch.arange(3).repeat_interleave(2), 3, 0.5)
+SCORES = centred_labels(torch.arange(3).repeat_interleave(2), 3, 0.5)
 
 
 def scored(**options):
@@ -150,16 +152,16 @@ def slow_projection(row):
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e6])
 def test_nearest_distributions_agree_with_a_slow_search(scale):
     rows = scale * torch.randn(20, 7, generator=dd.generator("rows"), dtype=torch.float64)
-    found = dd.nearest_distributions(rows)
+    found = nearest_distributions(rows)
     slow = torch.tensor([slow_projection(row) for row in rows.tolist()], dtype=torch.float64)
     torch.testing.assert_close(found, slow, rtol=0, atol=1e-9)
-    torch.testing.assert_close(dd.nearest_distributions(rows + 3), found, rtol=0, atol=1e-9)
-    torch.testing.assert_close(dd.nearest_distributions(found), found, rtol=0, atol=1e-12)
+    torch.testing.assert_close(nearest_distributions(rows + 3), found, rtol=0, atol=1e-9)
+    torch.testing.assert_close(nearest_distributions(found), found, rtol=0, atol=1e-12)
 
 
 def test_huge_scores_have_a_nearest_distribution():
     rows = torch.tensor([[3e38, -3e38, 0.0], [3e38, 3e38, 0.0]])
-    assert dd.nearest_distributions(rows).tolist() == [[1, 0, 0], [0.5, 0.5, 0]]
+    assert nearest_distributions(rows).tolist() == [[1, 0, 0], [0.5, 0.5, 0]]
 
 
 def test_views_of_the_labels():
@@ -234,10 +236,10 @@ def test_parquet_holds_exact_scores(tmp_path):
 
 def test_assembled_sets_carry_what_was_learned(tiny):
     classes = torch.arange(3)
-    rate = dd.LearnedRate(0.1, steps=4, momentum=0.5)
-    labels = dd.FreeLabels(dd.centred_labels(classes, 3))
-    syn = dd.SyntheticSet(dd.Pixels(torch.zeros(3, 3, 8, 12)), labels, classes, 3, rate)
-    found = dd.assemble(
+    rate = LearnedRate(0.1, steps=4, momentum=0.5)
+    labels = FreeLabels(centred_labels(classes, 3))
+    syn = dd.SyntheticSet(Pixels(torch.zeros(3, 3, 8, 12)), labels, classes, 3, rate)
+    found = assemble(
         dd.DM(ipc=1), syn, tiny, evaluation=dd.Evaluation(loss="mse"), rng=dd.generator(0), seconds=1.0
     )
     assert found.label_space == "scores"

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ddsdk.data.load import load, load_pair
+from ddsdk.data.loading import load, load_pair
 from ddsdk.data.preprocess import Preprocess
-from ddsdk.errors import MissingExtraError
+from ddsdk.foundation.errors import MissingExtraError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 6, 5, 3), dtype=np.uint8)
 LABELS = np.arange(12) % 3

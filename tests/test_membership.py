@@ -7,9 +7,10 @@ import torch
 from careless_distillers import copying, digits, noise_only
 
 import ddsdk as dd
-from ddsdk.audit.likelihood import audit_by_likelihood, likelihood_ratios
-from ddsdk.audit.membership import confidences, nearest_distances, roc
-from ddsdk.audit.nearest import nearest_records
+from ddsdk.judging.likelihood import audit_by_likelihood, likelihood_ratios
+from ddsdk.judging.membership import confidences, nearest_distances, roc
+from ddsdk.judging.nearest import nearest_records
+from ddsdk.training import probabilities
 
 
 def test_curves_are_those_of_the_definition():
@@ -33,7 +34,7 @@ def test_curves_are_those_of_the_definition():
 def test_confidences_are_logits_of_the_true_class(tiny):
     real = tiny.subset(torch.arange(9))
     network = dd.network_factory("mlp", real.image_shape, 3, width=8)(dd.generator(0)).eval()
-    p = dd.probabilities(network, real.batch(torch.arange(9)).x).double()[torch.arange(9), real.labels]
+    p = probabilities(network, real.batch(torch.arange(9)).x).double()[torch.arange(9), real.labels]
     assert torch.allclose(confidences([network], real), (p / (1 - p)).log(), atol=1e-4)
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ddsdk.bench.speed import step_memory
+from benchmarks.machine.speed import step_memory
 
 MIB = 2**20
 IPC, WIDTH = 10, 16

@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate, pad
 
 import ddsdk as dd
 from ddsdk.recipes.parts import hard_set, multiformation_set, pixel_set, unit_bounds, unit_rate
+from ddsdk.synthetic import STARTS, LearnedRate, MultiFormation, Pixels
 from ddsdk.synthetic.set import Leaves
 
 RNG = dd.generator("unused")
@@ -58,7 +59,7 @@ def slow_enlarge(tile, height, width):
 @pytest.mark.parametrize(("height", "width", "factor"), SIZES)
 def test_decoding_is_that_of_a_loop(height, width, factor):
     given = canvases(3, height, width)
-    parametrization = dd.MultiFormation(given, factor)
+    parametrization = MultiFormation(given, factor)
     images, owners = parametrization.decode(torch.tensor([2, 0]), RNG)
     slow = [slow_enlarge(t, height, width) for s in (2, 0) for t in slow_tiles(given[s], factor)]
     assert owners.tolist() == [2] * factor**2 + [0] * factor**2
@@ -68,7 +69,7 @@ def test_decoding_is_that_of_a_loop(height, width, factor):
 
 @pytest.mark.parametrize(("height", "width", "factor"), SIZES)
 def test_encoding_shrinks_each_image_into_its_tile(height, width, factor):
-    parametrization = dd.MultiFormation(canvases(2, height, width), factor)
+    parametrization = MultiFormation(canvases(2, height, width), factor)
     images = torch.randn(
         2 * factor**2, 3, height, width, generator=dd.generator("images"), dtype=torch.float64
     )
@@ -86,7 +87,7 @@ def test_encoding_shrinks_each_image_into_its_tile(height, width, factor):
 
 def test_what_fits_into_tiles_comes_back():
     """Images that are constant, and images that decoding made, survive encode and decode."""
-    parametrization = dd.MultiFormation(canvases(2, 8, 12), 2)
+    parametrization = MultiFormation(canvases(2, 8, 12), 2)
     flat = torch.arange(8.0, dtype=torch.float64)[:, None, None, None].expand(8, 3, 8, 12)
     parametrization.encode(flat)
     torch.testing.assert_close(parametrization.decode(torch.arange(2), RNG)[0].detach(), flat.contiguous())
@@ -96,7 +97,7 @@ def test_what_fits_into_tiles_comes_back():
 def test_factor_one_is_plain_pixels(tiny, bounded):
     given = 3 * canvases(4, 5, 7).float()
     bounds = unit_bounds(tiny) if bounded else None
-    pixels, single = dd.Pixels(given, bounds), dd.MultiFormation(given, 1, bounds)
+    pixels, single = Pixels(given, bounds), MultiFormation(given, 1, bounds)
     slots = torch.tensor([3, 1, 3])
     for a, b in zip(pixels.decode(slots, RNG), single.decode(slots, RNG), strict=True):
         assert torch.equal(a, b)
@@ -111,14 +112,14 @@ def test_factor_one_is_plain_pixels(tiny, bounded):
 
 def test_the_given_canvases_are_copied():
     given = canvases(1, 4, 4)
-    parametrization = dd.MultiFormation(given, 2)
+    parametrization = MultiFormation(given, 2)
     kept = given.clone()
     given.zero_()
     assert torch.equal(parametrization.canvases, kept)
 
 
 def test_each_pixel_gets_the_gradient_of_the_images_that_it_makes():
-    parametrization = dd.MultiFormation(canvases(2, 5, 7), 2)
+    parametrization = MultiFormation(canvases(2, 5, 7), 2)
 
     def decode(stored):
         with torch.no_grad():
@@ -160,7 +161,7 @@ def test_a_set_of_tiles_pulls_gradients_back(tiny, chunk):
     torch.testing.assert_close(syn.parametrization.canvases.grad, direct.parametrization.canvases.grad)
 
 
-@pytest.mark.parametrize("make", [dd.Pixels, lambda x, bounds: dd.MultiFormation(x, 2, bounds)])
+@pytest.mark.parametrize("make", [Pixels, lambda x, bounds: MultiFormation(x, 2, bounds)])
 def test_bounds_hold_channel_by_channel_after_a_projection(make):
     low, high = torch.tensor([-1.0, -2.0, 0.0]), torch.tensor([1.0, 0.5, 0.1])
     bounds = (low.view(3, 1, 1), high.view(3, 1, 1))
@@ -191,8 +192,8 @@ def test_impossible_canvases_are_refused():
         (whole, 5, "factor must leave pixels to each tile along a side of 8, got 5"),
     ):
         with pytest.raises(ValueError, match=message):
-            dd.MultiFormation(given, factor)
-    parametrization = dd.MultiFormation(whole, 2)
+            MultiFormation(given, factor)
+    parametrization = MultiFormation(whole, 2)
     with pytest.raises(ValueError, match=r"images must have shape \(8, 3, 8, 12\), got \(2, 3, 8, 12\)"):
         parametrization.encode(whole)
     with pytest.raises(ValueError, match="images must be finite"):
@@ -229,7 +230,7 @@ def test_canvases_from_noise_have_tiles_of_their_own(tiny):
     assert len({float(image.sum()) for image in images}) == 3 * 7 * 4
 
 
-@pytest.mark.parametrize("start", dd.STARTS)
+@pytest.mark.parametrize("start", STARTS)
 def test_factor_one_gives_the_set_of_pixels(tiny, start):
     tiles = multiformation_set(tiny, 3, 1, start, dd.generator(0))
     pixels = pixel_set(tiny, 3, start, dd.generator(0), bounded=True)
@@ -248,12 +249,12 @@ def test_impossible_sets_are_refused(tiny):
 
 
 def test_hard_sets_have_slots_class_by_class(tiny):
-    rate = dd.LearnedRate(0.5)
-    syn = hard_set(tiny, 2, dd.Pixels(canvases(6, 8, 12).float()), rate)
+    rate = LearnedRate(0.5)
+    syn = hard_set(tiny, 2, Pixels(canvases(6, 8, 12).float()), rate)
     assert syn.classes.tolist() == [0, 0, 1, 1, 2, 2]
     assert torch.equal(syn.labels.rows(torch.arange(6)), torch.eye(3)[syn.classes])
     assert syn.rate is rate
-    assert hard_set(tiny, 2, dd.Pixels(canvases(6, 8, 12).float())).rate is None
+    assert hard_set(tiny, 2, Pixels(canvases(6, 8, 12).float())).rate is None
 
 
 def test_bounds_are_where_the_unit_range_lies(tiny):
@@ -288,7 +289,7 @@ def test_a_rate_for_the_unit_range_moves_images_alike(tiny):
 def test_edges_that_are_padded_store_nothing():
     """A canvas of 5 x 7 under factor 2 decodes as its padded twin of 6 x 8 does, tile by tile."""
     given = canvases(1, 5, 7)
-    images, _ = dd.MultiFormation(given, 2).decode(torch.arange(1), RNG)
+    images, _ = MultiFormation(given, 2).decode(torch.arange(1), RNG)
     padded = pad(given, (0, 1, 0, 1), mode="replicate")
     tiles = [padded[:, :, i : i + 3, j : j + 4] for i in (0, 3) for j in (0, 4)]
     wanted = torch.cat([interpolate(t, (5, 7), mode="bilinear") for t in tiles])

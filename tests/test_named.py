@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddsdk.data.load import load, load_pair
+from ddsdk.data.loading import load, load_pair
 from ddsdk.data.preprocess import KNOWN_NORMALISATION, Preprocess
 
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from ddsdk.foundation.rng import generator
 from ddsdk.networks.catalog import NETWORKS, network_factory
 from ddsdk.networks.deep import resnet18, resnet152
 from ddsdk.networks.initialise import initialise
 from ddsdk.networks.network import Network
 from ddsdk.networks.norms import calibrate_batch_norm_, has_batch_norm, norm_layer
-from ddsdk.rng import generator
 
 
 def parameters(network: nn.Module) -> int:

@@ -11,9 +11,13 @@ import torch
 from stored_sets import equal, stored
 
 import ddsdk as dd
-from ddsdk.checkpoint import pack, unpack
-from ddsdk.errors import DivergedError
+from ddsdk.foundation import derive
+from ddsdk.foundation.errors import DivergedError
+from ddsdk.objectives import ClassMatch, mean_embedding, squared
 from ddsdk.recipes.parts import sgd_on_images
+from ddsdk.running import Schedule
+from ddsdk.running.checkpoint import pack, unpack
+from ddsdk.synthetic import LearnedLabels
 from ddsdk.synthetic.rate import LearnedRate
 
 STEPS = 6
@@ -26,7 +30,7 @@ def make_run(tiny, make_student):
     def start(momentum=0.5, lr=0.1, **parts):
         recipe = dd.DM(ipc=2, steps=STEPS, real_batch=4, augmentation="")
         plan = recipe.plan(tiny, make_student=make_student, rng=dd.generator("plan"))
-        labels = dd.LearnedLabels(torch.eye(3)[plan.syn.classes])
+        labels = LearnedLabels(torch.eye(3)[plan.syn.classes])
         syn = dd.SyntheticSet(plan.syn.parametrization, labels, plan.syn.classes, 3, LearnedRate(0.1))
         changes = {
             "syn": syn,
@@ -41,7 +45,7 @@ def make_run(tiny, make_student):
 def everything(student, real, syn, rng):
     """Images, labels and the rate all move, and differently at every step."""
     x, y = syn.mixed(99, rng)
-    goal = torch.randn((), generator=dd.derive(rng, "goal"))
+    goal = torch.randn((), generator=derive(rng, "goal"))
     yield (x - goal).square().mean() + (y[:, 0] - goal).square().mean() + (syn.rate - 0.2).square()
 
 
@@ -56,7 +60,7 @@ def jumping(*steps):
 
         return objective
 
-    return dd.Schedule(at)
+    return Schedule(at)
 
 
 def floating(state):
@@ -268,7 +272,7 @@ def steep(*scales):
 
         return objective
 
-    return dd.Schedule(at)
+    return Schedule(at)
 
 
 def steepness(run):
@@ -329,14 +333,14 @@ def test_the_objective_of_each_step_is_the_scheduled_one(make_run):
         asked.append(step)
         return everything
 
-    run = make_run(objective=dd.Schedule(at))
+    run = make_run(objective=Schedule(at))
     list(run)
     assert asked == list(range(STEPS))
     assert equal(stored(run.plan.syn), stored(finished(make_run()).plan.syn))
-    second = make_run(objective=dd.Schedule(at))
+    second = make_run(objective=Schedule(at))
     for _ in range(4):
         next(second)
-    third = make_run(objective=dd.Schedule(at))
+    third = make_run(objective=Schedule(at))
     third.load_state_dict(unpack(*pack(second.state_dict())))
     asked.clear()
     list(third)
@@ -352,11 +356,9 @@ def finished(run):
 
 def test_a_step_for_each_class_moves_that_class_alone(make_run):
     def at(step):
-        return dd.ClassMatch(
-            byproduct=dd.mean_embedding, distance=dd.squared, real_batch=4, classes=(step % 3,)
-        )
+        return ClassMatch(byproduct=mean_embedding, distance=squared, real_batch=4, classes=(step % 3,))
 
-    run = make_run(objective=dd.Schedule(at), momentum=0.0)
+    run = make_run(objective=Schedule(at), momentum=0.0)
     before = run.plan.syn.parametrization.images.detach().clone()
     for step in run:
         after = step.syn.parametrization.images.detach().clone()

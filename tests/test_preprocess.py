@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ddsdk.data.preprocess import KNOWN_NORMALISATION, Preprocess
-from ddsdk.rng import generator
+from ddsdk.foundation.rng import generator
 
 
 def pictures(n: int = 60, shape: tuple[int, int, int] = (3, 4, 5)) -> torch.Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from ddsdk.bench.profile import shares
+from benchmarks.machine.profile import shares
 from ddsdk.cli import main
 
 

@@ -10,12 +10,15 @@ from lasting_students import weights
 from stored_sets import equal, stored
 
 import ddsdk as dd
-from ddsdk.checkpoint import pack, unpack
-from ddsdk.inner.fit import batch_gradient
-from ddsdk.inner.kernels import predict
-from ddsdk.inner.losses import half_squares
-from ddsdk.inner.ridge import solve
+from ddsdk.objectives import ByFeatures, FitAndTest
 from ddsdk.recipes.regression import regression_protocol
+from ddsdk.running.checkpoint import pack, unpack
+from ddsdk.students import FreshStudents, HeStudents, Several, TrainedPool, enrol, plain_student
+from ddsdk.training import FullyConnectedNTK, LinearKernel, Ridge, kernel_machine
+from ddsdk.training.fit import batch_gradient
+from ddsdk.training.kernels import predict
+from ddsdk.training.losses import half_squares
+from ddsdk.training.ridge import solve
 
 
 @pytest.fixture
@@ -29,14 +32,14 @@ def take(students, real, syn, steps):
 
 def run_with(students, real, **options):
     settings = {
-        "compare": dd.ByFeatures(slope=2.0, bias=0.01),
-        "ridge": dd.Ridge(strength=5e-3),
+        "compare": ByFeatures(slope=2.0, bias=0.01),
+        "ridge": Ridge(strength=5e-3),
         "real_batch": 8,
     }
     recipe = dd.RFAD(ipc=2, steps=4)
     plan = dd.Plan(
         syn=recipe.scored_set(real, dd.generator(0)),
-        objective=dd.FitAndTest(**settings, **options),
+        objective=FitAndTest(**settings, **options),
         students=students,
         make_optimizer=recipe.adam(),
         steps=4,
@@ -47,32 +50,32 @@ def run_with(students, real, **options):
 
 def test_a_pool_that_does_not_train_is_a_supply_of_fresh_networks(tiny, make_student):
     """FRePo and RFAD are one code with a different supply of students."""
-    pool = run_with(dd.TrainedPool(make_student, pool=1, longest=0), tiny)
-    fresh = run_with(dd.FreshStudents(make_student), tiny)
+    pool = run_with(TrainedPool(make_student, pool=1, longest=0), tiny)
+    fresh = run_with(FreshStudents(make_student), tiny)
     assert pool[0] == fresh[0]
     assert equal(pool[1], fresh[1])
-    assert run_with(dd.TrainedPool(make_student, pool=1, longest=2), tiny)[0] != fresh[0]
+    assert run_with(TrainedPool(make_student, pool=1, longest=2), tiny)[0] != fresh[0]
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_students_of_such_a_pool_are_the_same_bit_for_bit(tiny, syn, norm):
     make = dd.network_factory("convnet", tiny.image_shape, 3, width=4, depth=1, norm=norm)
-    pool = take(dd.TrainedPool(make, pool=1, longest=0), tiny, syn, range(3))
-    for one, two in zip(pool, take(dd.FreshStudents(make), tiny, syn, range(3)), strict=True):
+    pool = take(TrainedPool(make, pool=1, longest=0), tiny, syn, range(3))
+    for one, two in zip(pool, take(FreshStudents(make), tiny, syn, range(3)), strict=True):
         assert torch.equal(one, two)
 
 
 def test_a_network_of_the_pool_learns_the_set_and_leaves_at_its_age(tiny, syn, make_student):
     # Normalisation leaves biases before it without a gradient, and Adam would blow up what is left of one.
-    make_student = dd.plain_student(make_student)
-    students = dd.TrainedPool(make_student, pool=1, longest=2, lr=0.01)
+    make_student = plain_student(make_student)
+    students = TrainedPool(make_student, pool=1, longest=2, lr=0.01)
     found = take(students, tiny, syn, range(5))
-    fresh = [weights(dd.enrol(make_student, tiny, dd.generator("step", i))) for i in range(5)]
+    fresh = [weights(enrol(make_student, tiny, dd.generator("step", i))) for i in range(5)]
     assert torch.equal(found[0], fresh[0])
     assert torch.equal(found[2], fresh[2])
     assert torch.equal(found[4], fresh[4])
 
-    network = dd.enrol(make_student, tiny, dd.generator("step", 0))
+    network = enrol(make_student, tiny, dd.generator("step", 0))
     adam = torch.optim.Adam(network.parameters(), lr=0.01)
     batch_gradient(network, syn.detached(dd.generator(0)), half_squares)
     adam.step()
@@ -80,7 +83,7 @@ def test_a_network_of_the_pool_learns_the_set_and_leaves_at_its_age(tiny, syn, m
 
 
 def test_ages_are_staggered_and_grow_one_at_a_time(tiny, syn, make_student):
-    students = dd.TrainedPool(make_student, pool=4, longest=8, most_steps=3)
+    students = TrainedPool(make_student, pool=4, longest=8, most_steps=3)
     students.next(tiny, syn, dd.generator("step", 0))
     assert students.state_dict()["ages"] == [0, 2, 4, 6]
     picked = set()
@@ -98,11 +101,11 @@ def test_ages_are_staggered_and_grow_one_at_a_time(tiny, syn, make_student):
 @pytest.mark.parametrize("norm", ["instance", "batch"])
 def test_a_pool_goes_on_where_it_stopped(tiny, syn, norm):
     make_student = dd.network_factory("convnet", tiny.image_shape, 3, width=4, depth=1, norm=norm)
-    straight = dd.TrainedPool(make_student, pool=3, longest=4, lr=0.01)
+    straight = TrainedPool(make_student, pool=3, longest=4, lr=0.01)
     wanted = take(straight, tiny, syn, range(8))
-    first = dd.TrainedPool(make_student, pool=3, longest=4, lr=0.01)
+    first = TrainedPool(make_student, pool=3, longest=4, lr=0.01)
     take(first, tiny, syn, range(4))
-    second = dd.TrainedPool(make_student, pool=3, longest=4, lr=0.01)
+    second = TrainedPool(make_student, pool=3, longest=4, lr=0.01)
     second.load_state_dict(unpack(*pack(first.state_dict())))
     for one, two in zip(take(second, tiny, syn, range(4, 8)), wanted[4:], strict=True):
         assert torch.equal(one, two)
@@ -111,16 +114,16 @@ def test_a_pool_goes_on_where_it_stopped(tiny, syn, norm):
 def test_a_pool_refuses_what_it_cannot_be(make_student):
     for name, value in (("pool", 0), ("most_steps", 0), ("batch_size", 0), ("longest", -1)):
         with pytest.raises(ValueError, match=f"^{name} must be at least"):
-            dd.TrainedPool(make_student, **{name: value})
+            TrainedPool(make_student, **{name: value})
     with pytest.raises(ValueError, match=r"^lr must be positive and finite"):
-        dd.TrainedPool(make_student, lr=0.0)
+        TrainedPool(make_student, lr=0.0)
     with pytest.raises(ValueError, match=r"^supplies must hold at least one, got 0$"):
-        dd.Several([])
+        Several([])
 
 
 def test_several_students_are_different_and_remember(tiny, syn, make_student):
     def make():
-        return dd.Several([dd.FreshStudents(make_student, period=3), dd.TrainedPool(make_student, pool=2)])
+        return Several([FreshStudents(make_student, period=3), TrainedPool(make_student, pool=2)])
 
     straight, resumed = make(), make()
     one, two = straight.next(tiny, syn, dd.generator("step", 0))
@@ -132,23 +135,23 @@ def test_several_students_are_different_and_remember(tiny, syn, make_student):
 
 
 def test_a_plain_student_is_the_same_without_normalisation(make_student):
-    plain = dd.plain_student(make_student)
+    plain = plain_student(make_student)
     assert plain.options == {**make_student.options, "norm": "none"}
-    assert dd.plain_student(plain) is plain
+    assert plain_student(plain) is plain
     mlp = dd.network_factory("mlp", (3, 8, 12), 3)
-    assert dd.plain_student(mlp) is mlp
+    assert plain_student(mlp) is mlp
 
     def own(rng):
         return make_student(rng)
 
-    assert dd.plain_student(own) is own
+    assert plain_student(own) is own
 
 
 def test_he_weights_keep_the_size_of_a_signal():
     make = dd.network_factory("convnet", (3, 16, 16), 3, width=64, depth=2, norm="none", pooling="none")
-    found = dd.HeStudents(make)(dd.generator(0))
+    found = HeStudents(make)(dd.generator(0))
     state = torch.get_rng_state()
-    again = dd.HeStudents(make)(dd.generator(0))
+    again = HeStudents(make)(dd.generator(0))
     assert torch.equal(weights(found), weights(again))
     assert torch.equal(torch.get_rng_state(), state)
     for layer in found.modules():
@@ -157,7 +160,7 @@ def test_he_weights_keep_the_size_of_a_signal():
             assert float(layer.weight.detach().std()) == pytest.approx(wanted, rel=0.1)
     assert float(found.body[1][0].bias.detach().std()) == pytest.approx(0.1, rel=0.3)
     with pytest.raises(ValueError, match=r"^bias_std must be finite"):
-        dd.HeStudents(make, -1.0)
+        HeStudents(make, -1.0)
 
 
 def test_random_features_learn_what_regression_needs(digits, make_digit_student):
@@ -166,10 +169,10 @@ def test_random_features_learn_what_regression_needs(digits, make_digit_student)
     run = recipe.distillation(train, make_student=make_digit_student, rng=dd.generator(0))
 
     def score():
-        make = dd.HeStudents(dd.plain_student(make_digit_student))
+        make = HeStudents(plain_student(make_digit_student))
         x, y = run.plan.syn.detached(dd.generator(0))
         with torch.no_grad():
-            gram, cross = dd.ByFeatures(slope=2.0, bias=0.01)(
+            gram, cross = ByFeatures(slope=2.0, bias=0.01)(
                 make(dd.generator("judge")), x, test.batch(torch.arange(len(test))).x
             )
         return float(((cross @ solve(gram, y, recipe.share).values).argmax(1) == test.labels).float().mean())
@@ -201,7 +204,7 @@ def test_solved_labels_are_the_best_there_are(tiny, make_student):
     other = plain(tiny, make_student=make_student, rng=dd.generator("run"))
     assert torch.equal(found.images, other.images)
     x, y = tiny.batch(torch.arange(len(tiny)))
-    kernel = dd.FullyConnectedNTK()
+    kernel = FullyConnectedNTK()
 
     def residual(labels):
         return predict(kernel, found.images, labels, x, recipe.share) - (y.double() - 1 / 3)
@@ -219,9 +222,9 @@ def test_the_regression_of_an_analytic_set_is_that_of_all_data(tiny, make_studen
     found = recipe(tiny, make_student=make_student, rng=dd.generator("run"))
     x, y = tiny.batch(torch.arange(len(tiny)))
     new = torch.randn(10, *tiny.image_shape, generator=dd.generator("new"))
-    exact = predict(dd.LinearKernel(), x, y, new, dd.Ridge(strength=1e-3))
+    exact = predict(LinearKernel(), x, y, new, Ridge(strength=1e-3))
     how = recipe.evaluation(tiny)
-    machine = dd.kernel_machine(how.network, **how.network_options)
+    machine = kernel_machine(how.network, **how.network_options)
     torch.testing.assert_close(machine.predict(found.images, found.labels, new), exact, rtol=1e-3, atol=1e-3)
     with pytest.raises(ValueError, match=r"^ridge must be finite and not negative"):
         dd.KRR(ridge=-1.0)

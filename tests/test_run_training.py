@@ -8,9 +8,11 @@ from torch.nn.functional import cross_entropy
 from trained_runs import made, opener, rows, same
 
 import ddsdk as dd
-from ddsdk.inner.fit import accuracy
-from ddsdk.inner.flat import weight_vector
-from ddsdk.inner.sharpness import sharpness_aware_step
+from ddsdk.foundation import derive
+from ddsdk.students import enrol
+from ddsdk.training.fit import accuracy
+from ddsdk.training.flat import weight_vector
+from ddsdk.training.sharpness import sharpness_aware_step
 
 
 @pytest.fixture
@@ -33,11 +35,11 @@ def test_snapshots_of_an_epoch_lie_evenly_in_it(start, tiny, make_student):
     runs = start(count=1, epochs=2, per_epoch=3, **plain)
     found = rows(made(runs))
     key = dd.generator(0, "run", 0)
-    network = dd.enrol(make_student, tiny, key)
+    network = enrol(make_student, tiny, key)
     sgd = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     slow = [weight_vector(network)]
     for e in range(2):
-        order = torch.randperm(len(tiny), generator=dd.derive(key, "order", e))
+        order = torch.randperm(len(tiny), generator=derive(key, "order", e))
         for part in (order[:7], order[7:14], order[14:]):
             x, y = tiny.batch(part)
             sgd.zero_grad()
@@ -79,9 +81,9 @@ def test_mixing_sharpness_and_augmentation_reach_the_training(start):
 def test_a_sharpness_aware_run_is_made_of_such_steps(start, tiny, make_student):
     runs = start(count=1, epochs=1, augmentation="", mix=0.0, batch_size=100, sharpness=0.3, surrogate=0.7)
     key = dd.generator(0, "run", 0)
-    network = dd.enrol(make_student, tiny, key)
+    network = enrol(make_student, tiny, key)
     sgd = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
-    batch = tiny.batch(torch.randperm(len(tiny), generator=dd.derive(key, "order", 0)))
+    batch = tiny.batch(torch.randperm(len(tiny), generator=derive(key, "order", 0)))
     sharpness_aware_step(network, sgd, batch, rho=0.3, alpha=0.7)
     torch.testing.assert_close(runs.weights(0, -1), weight_vector(network), rtol=0, atol=1e-6)
 
@@ -104,7 +106,7 @@ def test_batch_norm_trains_with_its_batch_and_is_measured_afterwards(start, digi
     # The flat function takes the steps of the run.
     key = dd.generator(0, "run", 0)
     weights = runs.weights(0, 0).requires_grad_()
-    order = torch.randperm(len(train), generator=dd.derive(key, "order", 0))
+    order = torch.randperm(len(train), generator=derive(key, "order", 0))
     for part in torch.split(order, 64):
         x, y = train.batch(part)
         (gradient,) = torch.autograd.grad(cross_entropy(runs.flat(weights, x), y), weights)

@@ -14,7 +14,8 @@ import torch
 from trained_runs import TRAINING, files, made, opener, rows, same
 
 import ddsdk as dd
-from ddsdk.errors import DivergedError, StorageError
+from ddsdk.foundation.errors import DivergedError, StorageError
+from ddsdk.students import TrainedRuns, Training
 from ddsdk.students.runs import cache_folder
 
 
@@ -92,7 +93,7 @@ CHANGES = {
 
 
 def test_every_part_of_a_training_is_part_of_the_name(start, tiny, make_student):
-    assert set(CHANGES) == {f.name for f in dataclasses.fields(dd.Training)}
+    assert set(CHANGES) == {f.name for f in dataclasses.fields(Training)}
     others = [start(count=1, **{name: value}) for name, value in CHANGES.items()]
     others += [
         start(count=1, seed=1),
@@ -339,7 +340,7 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
 
 def test_runs_go_to_the_cache_where_no_folder_is_given(tiny, make_student, tmp_path, monkeypatch):
     monkeypatch.setenv("DDSDK_CACHE", str(tmp_path / "own"))
-    runs = dd.TrainedRuns(tiny, make_student, TRAINING, count=1, seed=0)
+    runs = TrainedRuns(tiny, make_student, TRAINING, count=1, seed=0)
     runs.weights(0, 0)
     assert len(files(runs)) == 1
     assert runs.folder == tmp_path / "own"

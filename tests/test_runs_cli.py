@@ -10,9 +10,10 @@ import sys
 import pytest
 
 import ddsdk as dd
-from ddsdk.bench import unroll
+from benchmarks.machine import unroll
 from ddsdk.cli import main
 from ddsdk.cli.distill import announce_runs
+from ddsdk.students import TrainedRuns, Training
 
 ARGS = ["distill", "--data", "digits", "--recipe", "mtt", "--threads", "1", "--width", "4", "--depth", "1"]
 ARGS += ["--ipc", "1", "--steps", "2", "--student-steps", "2", "--experts", "2", "--expert-epochs", "3"]
@@ -60,7 +61,7 @@ def test_a_recipe_in_a_program_finds_the_networks_of_the_command_line(tmp_path, 
 @pytest.mark.parametrize(("epoch", "kept"), [(1, 0), (3, 1), (5, 1), (6, 2)])
 def test_a_stop_between_epochs_keeps_whole_networks(tmp_path, cache, monkeypatch, capsys, epoch, kept):
     args = [*ARGS, "--out", str(tmp_path / "set")]
-    real = dd.TrainedRuns.make
+    real = TrainedRuns.make
 
     def stopping(self):
         for progress in real(self):
@@ -68,7 +69,7 @@ def test_a_stop_between_epochs_keeps_whole_networks(tmp_path, cache, monkeypatch
                 os.kill(os.getpid(), signal.SIGTERM)
             yield progress
 
-    monkeypatch.setattr(dd.TrainedRuns, "make", stopping)
+    monkeypatch.setattr(TrainedRuns, "make", stopping)
     monkeypatch.setattr(sys, "argv", ["ddsdk", *args])
     assert main(args) == 75
     said = capsys.readouterr().err
@@ -78,7 +79,7 @@ def test_a_stop_between_epochs_keeps_whole_networks(tmp_path, cache, monkeypatch
     assert len(files) == kept
     assert not (tmp_path / "set" / "manifest.json").exists()
 
-    monkeypatch.setattr(dd.TrainedRuns, "make", real)
+    monkeypatch.setattr(TrainedRuns, "make", real)
     assert main([*args, "--resume"]) == 0
     said = capsys.readouterr().out
     assert (f"{2 - kept} of 2 networks are not trained yet" in said) == (kept < 2)
@@ -109,7 +110,7 @@ def test_a_stop_of_the_steps_goes_on_and_counts_the_networks_once(tmp_path, monk
 
 
 def test_the_bytes_are_those_of_the_missing_ones(tiny, make_student, tmp_path, capsys):
-    runs = dd.TrainedRuns(tiny, make_student, dd.Training(epochs=7), count=4, seed=0, folder=tmp_path)
+    runs = TrainedRuns(tiny, make_student, Training(epochs=7), count=4, seed=0, folder=tmp_path)
     announce_runs(runs, 1)
     size = runs.flat.size * 8 * 4 / 2**20
     assert f"1 of 4 networks are not trained yet: 7 epochs each, {size:.1f} MiB in {tmp_path}" in (

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 import ddsdk as dd
+from ddsdk.data import herding, k_center, k_means_nearest
 
 FUNCTIONS = {
-    "herding": lambda features, n: dd.herding(features, n),
-    "k_center": lambda features, n: dd.k_center(features, n),
-    "k_means": lambda features, n: dd.k_means_nearest(features, n, dd.generator("k-means")),
+    "herding": lambda features, n: herding(features, n),
+    "k_center": lambda features, n: k_center(features, n),
+    "k_means": lambda features, n: k_means_nearest(features, n, dd.generator("k-means")),
 }
 
 
@@ -43,8 +44,8 @@ def slow_k_center(rows, n):
 @pytest.mark.parametrize("n", [1, 2, 5, 12])
 def test_herding_and_k_center_equal_their_slow_twins(n):
     found = features()
-    assert dd.herding(found, n).tolist() == slow_herding(list(found), n)
-    assert dd.k_center(found, n).tolist() == slow_k_center(list(found), n)
+    assert herding(found, n).tolist() == slow_herding(list(found), n)
+    assert k_center(found, n).tolist() == slow_k_center(list(found), n)
 
 
 def test_k_means_takes_the_item_nearest_each_centre():
@@ -55,7 +56,7 @@ def test_k_means_takes_the_item_nearest_each_centre():
     for blob in range(3):
         mine = rows[7 * blob : 7 * blob + 7]
         nearest.add(7 * blob + min(range(7), key=lambda i: float((mine[i] - mine.mean(0)).norm())))
-    assert set(dd.k_means_nearest(rows, 3, dd.generator(0)).tolist()) == nearest
+    assert set(k_means_nearest(rows, 3, dd.generator(0)).tolist()) == nearest
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk.inner.fit import batch_gradient, gradient_step
-from ddsdk.inner.micro import MICRO_BATCH
-from ddsdk.inner.sharpness import sharpness_aware_step
+from ddsdk.training.fit import batch_gradient, gradient_step
+from ddsdk.training.micro import MICRO_BATCH
+from ddsdk.training.sharpness import sharpness_aware_step
 
 
 def network(seed=0, **options):

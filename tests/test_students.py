@@ -11,21 +11,23 @@ from lasting_students import weights
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk.augment import cutmix
-from ddsdk.checkpoint import pack, unpack
-from ddsdk.inner.fit import accuracy
+from ddsdk.data.augment import cutmix
+from ddsdk.foundation import derive
 from ddsdk.networks.norms import has_batch_norm, uses_batch_statistics
 from ddsdk.recipes.parts import pixel_set
+from ddsdk.running.checkpoint import pack, unpack
+from ddsdk.students import AlternatingStudents, FreshStudents, OnReal, OnSynthetic, enrol
+from ddsdk.training.fit import accuracy
 
 LESSONS = {
-    "synthetic": dd.OnSynthetic(epochs=2, batch_size=4, augmentation=dd.Augmentation("crop_flip")),
-    "real": dd.OnReal(steps=3, batch_size=8, augmentation=dd.Augmentation("color")),
+    "synthetic": OnSynthetic(epochs=2, batch_size=4, augmentation=dd.Augmentation("crop_flip")),
+    "real": OnReal(steps=3, batch_size=8, augmentation=dd.Augmentation("color")),
 }
 
 
 def alternating(make_student, lesson="real", **options):
     settings = {"period": 3, "lr": 0.05, "momentum": 0.9} | options
-    return dd.AlternatingStudents(make_student, LESSONS[lesson], **settings)
+    return AlternatingStudents(make_student, LESSONS[lesson], **settings)
 
 
 def take(students, real, syn, steps):
@@ -42,12 +44,12 @@ def make_batch_norm(real):
 
 
 def test_fresh_students_are_new_at_every_step_and_constant(tiny, syn, make_student):
-    students = dd.FreshStudents(make_student)
+    students = FreshStudents(make_student)
     torch.manual_seed(0)
     a, b = take(students, tiny, syn, (0, 1))
     torch.manual_seed(1)
     assert not torch.equal(a, b)
-    assert torch.equal(take(dd.FreshStudents(make_student), tiny, syn, (1,))[0], b)
+    assert torch.equal(take(FreshStudents(make_student), tiny, syn, (1,))[0], b)
     student = students.next(tiny, syn, dd.generator(0))
     assert not any(p.requires_grad for p in student.parameters())
     assert students.state_dict() == {}
@@ -60,14 +62,14 @@ def test_a_network_serves_its_period_and_learns_between_steps(tiny, syn, make_st
     for one, two in pairwise(found):
         assert not torch.equal(one, two)
     for i in (0, 3, 6):
-        fresh = weights(dd.enrol(make_student, tiny, dd.generator("step", i)))
+        fresh = weights(enrol(make_student, tiny, dd.generator("step", i)))
         assert torch.equal(found[i], fresh)
     moved = (found[1] - found[0]).norm()
     assert float((found[3] - found[2]).norm()) > float(moved)
 
 
 def test_period_one_is_a_supply_of_fresh_networks(tiny, syn, make_student):
-    fresh = take(dd.FreshStudents(make_student), tiny, syn, range(3))
+    fresh = take(FreshStudents(make_student), tiny, syn, range(3))
     for a, b in zip(take(alternating(make_student, period=1), tiny, syn, range(3)), fresh, strict=True):
         assert torch.equal(a, b)
 
@@ -76,10 +78,10 @@ def test_period_one_is_a_supply_of_fresh_networks(tiny, syn, make_student):
 def test_a_lesson_teaches(digits, make_digit_student, lesson):
     train, test = digits
     lessons = {
-        "synthetic": dd.OnSynthetic(epochs=30, batch_size=32),
-        "real": dd.OnReal(steps=40, batch_size=64),
+        "synthetic": OnSynthetic(epochs=30, batch_size=32),
+        "real": OnReal(steps=40, batch_size=64),
     }
-    students = dd.AlternatingStudents(make_digit_student, lessons[lesson], period=2, lr=0.05, momentum=0.9)
+    students = AlternatingStudents(make_digit_student, lessons[lesson], period=2, lr=0.05, momentum=0.9)
     shown = pixel_set(train, 10, "real", dd.generator(0))
     x, y = test.batch(torch.arange(len(test)))
     found = []
@@ -129,11 +131,11 @@ def test_a_supply_can_go_back_to_its_start(tiny, syn, make_student):
 
 def test_batch_norm_is_measured_on_real_images_and_then_frozen(tiny, syn):
     make = make_batch_norm(tiny)
-    student = dd.enrol(make, tiny, dd.generator("step", 0))
+    student = enrol(make, tiny, dd.generator("step", 0))
     assert has_batch_norm(student)
     assert not uses_batch_statistics(student)
     rng = dd.generator("step", 0)
-    real = [tiny.of_class(c, 16, dd.derive(rng, "batch-norm", c)).x for c in range(3)]
+    real = [tiny.of_class(c, 16, derive(rng, "batch-norm", c)).x for c in range(3)]
     conv, norm = student.body[0][0], student.body[0][1]
     out = conv(torch.cat(real))
     torch.testing.assert_close(norm.running_mean, out.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
@@ -172,15 +174,15 @@ def test_a_supply_with_rare_lessons_goes_on_bit_for_bit(tiny, syn, make_student,
 def test_a_lesson_on_real_images_mixes_them(tiny, syn, make_student, mix):
     """Each step of a lesson is that of a loop over the same draws."""
     augmentation = dd.Augmentation("flip+crop")
-    lesson = dd.OnReal(steps=6, batch_size=8, augmentation=augmentation, mix=mix)
+    lesson = OnReal(steps=6, batch_size=8, augmentation=augmentation, mix=mix)
     student, slow = (make_student(dd.generator(0)) for _ in range(2))
     rng = dd.generator("lesson")
     lesson(student, torch.optim.SGD(student.parameters(), lr=0.1), tiny, syn, rng)
     sgd, mixed = torch.optim.SGD(slow.parameters(), lr=0.1), 0
     for i in range(6):
-        x, y = tiny.mixed(8, dd.derive(rng, "real", i))
-        x = augmentation.per_image(8, dd.derive(rng, "augmentation", i))(x)
-        x, soft = cutmix(x, y, mix, dd.derive(rng, "mix", i))
+        x, y = tiny.mixed(8, derive(rng, "real", i))
+        x = augmentation.per_image(8, derive(rng, "augmentation", i))(x)
+        x, soft = cutmix(x, y, mix, derive(rng, "mix", i))
         mixed += soft is not y
         sgd.zero_grad()
         cross_entropy(slow(x), soft).backward()
@@ -194,6 +196,6 @@ def test_refusals(make_student):
         alternating(make_student, every=0)
     for mix in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match=rf"mix must lie in 0\.\.1, got {mix}"):
-            dd.OnReal(steps=1, mix=mix)
+            OnReal(steps=1, mix=mix)
     with pytest.raises(ValueError, match="period must be at least 1, got 0"):
         alternating(make_student, period=0)

@@ -9,12 +9,23 @@ import torch
 from torch import nn
 
 import ddsdk as dd
+from ddsdk.foundation import derive
 from ddsdk.recipes.parts import pixel_set
+from ddsdk.synthetic import (
+    STARTS,
+    FixedLabels,
+    LearnedLabels,
+    LearnedRate,
+    Parametrization,
+    Pixels,
+    class_slots,
+    hard_labels,
+)
 from ddsdk.synthetic.set import Leaves
 
 
 @final
-class Doubling(dd.Parametrization):
+class Doubling(Parametrization):
     """Two images for each slot, a scaled and a noisy one: several owners, chance, and a decoder."""
 
     def __init__(self, codes):
@@ -42,14 +53,14 @@ def images(m=6, shape=(3, 4, 5), dtype=torch.float64):
 
 
 def make_set(parametrization=None, labels=None, ipc=2):
-    classes = dd.class_slots(3, ipc)
-    labels = labels or dd.FixedLabels(torch.eye(3, dtype=torch.float64)[classes])
-    return dd.SyntheticSet(parametrization or dd.Pixels(images(3 * ipc)), labels, classes, 3)
+    classes = class_slots(3, ipc)
+    labels = labels or FixedLabels(torch.eye(3, dtype=torch.float64)[classes])
+    return dd.SyntheticSet(parametrization or Pixels(images(3 * ipc)), labels, classes, 3)
 
 
 def test_pixels_store_what_they_are_given():
     given = images()
-    pixels = dd.Pixels(given)
+    pixels = Pixels(given)
     assert pixels.stored_floats() == 6 * 3 * 4 * 5
     slots = torch.tensor([4, 0, 4])
     decoded, owners = pixels.decode(slots, dd.generator(0))
@@ -65,27 +76,27 @@ def test_pixels_store_what_they_are_given():
 
 def test_pixels_refuse_what_is_no_image():
     with pytest.raises(ValueError, match=r"images must have shape \(M, C, H, W\), got \(3, 4\)"):
-        dd.Pixels(torch.zeros(3, 4))
+        Pixels(torch.zeros(3, 4))
     with pytest.raises(ValueError, match="images must be finite"):
-        dd.Pixels(torch.full((1, 1, 2, 2), torch.nan))
+        Pixels(torch.full((1, 1, 2, 2), torch.nan))
 
 
 def test_fixed_labels_keep_their_rows_and_learn_nothing():
     rows = torch.tensor([[0.2, 0.8], [1.0, 0.0]])
-    labels = dd.FixedLabels(rows)
+    labels = FixedLabels(rows)
     assert torch.equal(labels.rows(torch.tensor([1, 0, 1])), rows[[1, 0, 1]])
     assert list(labels.parameters()) == []
-    assert torch.equal(dd.hard_labels(torch.tensor([2, 0]), 3).rows(torch.arange(2)), torch.eye(3)[[2, 0]])
+    assert torch.equal(hard_labels(torch.tensor([2, 0]), 3).rows(torch.arange(2)), torch.eye(3)[[2, 0]])
 
 
 @pytest.mark.parametrize("row", [[0.5, 0.6], [-0.1, 1.1], [torch.nan, 1.0], [torch.inf, 0.0]])
 def test_labels_that_are_no_distribution_are_refused(row):
     with pytest.raises(ValueError, match="labels row 1 must be probabilities that sum to 1"):
-        dd.FixedLabels(torch.tensor([[0.5, 0.5], row]))
+        FixedLabels(torch.tensor([[0.5, 0.5], row]))
 
 
 def test_learned_labels_are_distributions_with_a_gradient():
-    labels = dd.LearnedLabels(torch.tensor([[0.0, 0.0], [3.0, 1.0]]))
+    labels = LearnedLabels(torch.tensor([[0.0, 0.0], [3.0, 1.0]]))
     rows = labels.rows(torch.tensor([1, 0, 1]))
     torch.testing.assert_close(rows.sum(1), torch.ones(3))
     rows[:, 0].sum().backward()
@@ -110,7 +121,7 @@ def test_a_set_draws_like_real_data():
 
 def test_a_set_refuses_classes_that_do_not_exist():
     with pytest.raises(ValueError, match=r"classes must lie in 0\.\.K-1"):
-        dd.SyntheticSet(dd.Pixels(images()), dd.hard_labels(torch.zeros(6).long(), 3), torch.arange(6), 3)
+        dd.SyntheticSet(Pixels(images()), hard_labels(torch.zeros(6).long(), 3), torch.arange(6), 3)
 
 
 def test_a_set_knows_whether_it_is_finite_and_projects_what_it_stores():
@@ -123,12 +134,12 @@ def test_a_set_knows_whether_it_is_finite_and_projects_what_it_stores():
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 256])
-@pytest.mark.parametrize("make", [dd.Pixels, Doubling])
+@pytest.mark.parametrize("make", [Pixels, Doubling])
 def test_pull_back_equals_a_direct_backward(make, chunk):
     def loss(x, y):
         return (x.sin() * y.sum(1)[:, None, None, None]).sum() + (y * y).sum() * x.mean()
 
-    learned = dd.LearnedLabels(torch.randn(6, 3, generator=dd.generator("l"), dtype=torch.float64))
+    learned = LearnedLabels(torch.randn(6, 3, generator=dd.generator("l"), dtype=torch.float64))
     syn = make_set(make(images()), learned)
     leaves = Leaves(syn, chunk)
     for c in (0, 2):
@@ -143,8 +154,8 @@ def test_pull_back_equals_a_direct_backward(make, chunk):
     for call, c in enumerate((0, 2), start=1):
         decoded, owners = [], []
         for i, part in enumerate(torch.split(syn.slots_of_class(c), chunk)):
-            key = dd.derive(dd.generator("draw", c), "decode", call, i)
-            x, owner = syn.parametrization.decode(part, dd.derive(key))
+            key = derive(dd.generator("draw", c), "decode", call, i)
+            x, owner = syn.parametrization.decode(part, derive(key))
             decoded.append(x)
             owners.append(owner)
         total = total + loss(torch.cat(decoded), syn.labels.rows(torch.cat(owners)))
@@ -177,7 +188,7 @@ def test_leaves_keep_no_graph_of_the_decoder():
     assert x.requires_grad
 
 
-@pytest.mark.parametrize("start", dd.STARTS)
+@pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("ipc", [1, 3, 5])
 def test_every_start_gives_a_set_class_by_class(tiny, start, ipc):
     syn = pixel_set(tiny, ipc, start, dd.generator(0))
@@ -209,7 +220,7 @@ def test_random_starts_follow_their_generator(tiny, start):
     assert not torch.equal(one, two)
 
 
-@pytest.mark.parametrize("start", dd.STARTS)
+@pytest.mark.parametrize("start", STARTS)
 def test_impossible_sizes_are_refused(tiny, start):
     with pytest.raises(ValueError, match="ipc must be at least 1, got 0"):
         pixel_set(tiny, 0, start, dd.generator(0))
@@ -228,15 +239,15 @@ def test_an_unknown_start_is_refused_with_the_nearest_name(tiny):
 def test_bounded_pixels_are_clamped_and_free_ones_are_not():
     given = 3 * images(dtype=torch.float32)
     low, high = torch.tensor([-1.0, 0.0, -2.0]).view(3, 1, 1), torch.tensor([1.0, 0.5, 2.0]).view(3, 1, 1)
-    syn = make_set(dd.Pixels(given, (low, high)))
+    syn = make_set(Pixels(given, (low, high)))
     syn.project_()
     assert torch.equal(syn.parametrization.images, torch.minimum(torch.maximum(given, low), high))
-    assert {name for name, _ in dd.Pixels(given, (low, high)).named_parameters()} == {"images"}
-    assert list(dd.Pixels(given, (low, high)).state_dict()) == ["images"]
+    assert {name for name, _ in Pixels(given, (low, high)).named_parameters()} == {"images"}
+    assert list(Pixels(given, (low, high)).state_dict()) == ["images"]
 
 
 def test_a_learned_rate_moves_between_its_bounds():
-    rate = dd.LearnedRate(0.01, low=0.001, high=0.5)
+    rate = LearnedRate(0.01, low=0.001, high=0.5)
     assert float(rate().detach()) == pytest.approx(0.01)
     rate().backward()
     assert float(rate.value.grad) == 1
@@ -263,12 +274,12 @@ def test_a_learned_rate_moves_between_its_bounds():
 def test_a_rate_out_of_its_bounds_is_refused(arguments, message):
     given, options = arguments
     with pytest.raises(ValueError, match=f"^{message}$"):
-        dd.LearnedRate(*given, **options)
+        LearnedRate(*given, **options)
 
 
 def with_rate(start=0.1):
     plain = make_set()
-    return dd.SyntheticSet(plain.parametrization, plain.labels, plain.classes, 3, dd.LearnedRate(start))
+    return dd.SyntheticSet(plain.parametrization, plain.labels, plain.classes, 3, LearnedRate(start))
 
 
 def test_a_set_stores_projects_and_checks_its_rate():

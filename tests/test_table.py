@@ -11,19 +11,19 @@ import pytest
 
 import ddsdk as dd
 from ddsdk.baselines import Random
-from ddsdk.bench.columns import COLUMNS, TRANSFER_NETWORKS, Judging, wants_centred
-from ddsdk.bench.fair import label_robust_score
-from ddsdk.bench.kinds import Entry, Place, Task, compute_in
-from ddsdk.bench.published import PUBLISHED, published, transferred
-from ddsdk.bench.table import Cell, Measured, TableRow, read_rows
-from ddsdk.bench.table_view import fair_scores, table_html, table_markdown
-from ddsdk.bench.tables import figure_kind
 from ddsdk.cli import main
-from ddsdk.errors import ArtifactError
-from ddsdk.evaluation import Evaluation
-from ddsdk.judge import evaluate, network_accuracy
-from ddsdk.work.store import Store
-from ddsdk.work.unit import Unit
+from ddsdk.experiments.columns import COLUMNS, TRANSFER_NETWORKS, Judging, wants_centred
+from ddsdk.experiments.fair import label_robust_score
+from ddsdk.experiments.kinds import Entry, Place, Task, compute_in
+from ddsdk.experiments.published import PUBLISHED, published, transferred
+from ddsdk.experiments.store import Store
+from ddsdk.experiments.table import Cell, Measured, TableRow, read_rows
+from ddsdk.experiments.table_view import fair_scores, table_html, table_markdown
+from ddsdk.experiments.tables import figure_kind
+from ddsdk.experiments.unit import Unit
+from ddsdk.foundation.errors import ArtifactError
+from ddsdk.judging.judge import evaluate, network_accuracy
+from ddsdk.training.protocol import Evaluation
 
 QUICK = ["--width", "4", "--judge-epochs", "2", "--judge-width", "4", "--repeats", "2", "--threads", "1"]
 
@@ -203,7 +203,7 @@ def test_a_method_that_fails_while_it_is_planned_costs_its_row_too(tmp_path, mon
 
 
 def test_a_table_that_is_stopped_at_its_start_says_so_and_nothing_else(tmp_path, monkeypatch, capsys):
-    from ddsdk.bench.table_run import TableRun
+    from ddsdk.experiments.table_run import TableRun
 
     def stopped(self):
         raise KeyboardInterrupt

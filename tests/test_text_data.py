@@ -8,6 +8,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import ddsdk as dd
+from ddsdk.data import Vocabulary, python_docs, python_docs_vocabulary
 from ddsdk.data.words import PADDING, tokens
 from ddsdk.recipes.parts import augmentation_for
 
@@ -25,7 +26,7 @@ def test_tokens_are_runs_of_two_letters():
 
 
 def test_words_are_ordered_by_frequency_and_then_by_the_alphabet():
-    found = dd.Vocabulary.fit(TEXTS, size=4, dim=2)
+    found = Vocabulary.fit(TEXTS, size=4, dim=2)
     assert found.words == (PADDING, "red", "sat", "cat", "and")
     assert found.vectors.shape == (5, 2)
     assert torch.equal(found.vectors[0], torch.tensor([0.5, 0.5]))
@@ -35,7 +36,7 @@ def test_words_are_ordered_by_frequency_and_then_by_the_alphabet():
 def spread_out():
     """Four words whose vectors differ much."""
     vectors = torch.tensor([[0.5, 0.5], [0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
-    return dd.Vocabulary((PADDING, "red", "sat", "cat", "and"), vectors)
+    return Vocabulary((PADDING, "red", "sat", "cat", "and"), vectors)
 
 
 def test_a_text_is_the_vectors_of_its_known_words_and_padding():
@@ -64,7 +65,7 @@ def test_vectors_come_from_the_company_that_words_keep():
     u, s, _ = np.linalg.svd(company)
     wanted = u[:, :3] * np.sqrt(s[:3])
     wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
-    found = dd.Vocabulary.fit(texts, dim=3)
+    found = Vocabulary.fit(texts, dim=3)
     order = [found.words.index(w) for w in words]
     mine = 2 * found.vectors[order].double().numpy() - 1
     # Up to the sign of each direction.
@@ -82,13 +83,13 @@ def test_vectors_come_from_the_company_that_words_keep():
 )
 def test_a_vocabulary_that_does_not_fit_is_refused(words, vectors, rule):
     with pytest.raises(ValueError, match=rule):
-        dd.Vocabulary(words, vectors)
+        Vocabulary(words, vectors)
 
 
 def test_what_the_vocabulary_refuses():
     with pytest.raises(ValueError, match="texts must hold more than 32 different words, got 8"):
-        dd.Vocabulary.fit(TEXTS)
-    found = dd.Vocabulary.fit(TEXTS, dim=2)
+        Vocabulary.fit(TEXTS)
+    found = Vocabulary.fit(TEXTS, dim=2)
     with pytest.raises(ValueError, match="length must be at least 1, got 0"):
         found.matrices(TEXTS, 0)
     with pytest.raises(ValueError, match=r"matrices must have shape \(N, 1, L, 2\), got \(1, 1, 4, 3\)"):
@@ -113,11 +114,11 @@ def test_the_corpus(docs):
     assert train.class_names == ("concurrency", "files", "markup", "network", "testing")
     assert min(train.class_sizes) > 150 and min(test.class_sizes) > 50
     assert test.preprocess == train.preprocess
-    texts = [dd.python_docs(split)[0] for split in ("train", "test")]
+    texts = [python_docs(split)[0] for split in ("train", "test")]
     assert not set(map(str.lower, texts[0])) & set(map(str.lower, texts[1]))
     assert len(texts[0]) == len(train)
     first = tokens(texts[0][0])
-    vocabulary = dd.python_docs_vocabulary()
+    vocabulary = python_docs_vocabulary()
     assert vocabulary.nearest(train.images[:1])[0] == [w for w in first if w in vocabulary.words][:32]
     torch.manual_seed(1)
     assert dd.load("python-docs", split="test").fingerprint == test.fingerprint
@@ -175,7 +176,7 @@ def test_learned_sentences_beat_random_ones_and_are_read_back(docs, tmp_path):
     found = recipe(train, make_student=make, rng=dd.generator(0))
     found.save(tmp_path / "set")
     found = dd.Distilled.load(tmp_path / "set")
-    words = dd.python_docs_vocabulary().nearest(found.preprocess.inverse(found.images))
+    words = python_docs_vocabulary().nearest(found.preprocess.inverse(found.images))
     assert len(words) == 5 and all(set(sentence) - {PADDING} for sentence in words)
     protocol = dd.Evaluation(network="textcnn", network_options={"width": 16}, epochs=60, networks=3, lr=0.05)
     means = []

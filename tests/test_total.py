@@ -9,10 +9,13 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk.augment import NO_DRAW
-from ddsdk.inner.micro import MICRO_BATCH
+from ddsdk.data.augment import NO_DRAW
+from ddsdk.foundation import derive
+from ddsdk.objectives import ClassMatch, CrossEntropy, Total, filter_cosine, stacked, weight_gradients
 from ddsdk.recipes.parts import pixel_set
+from ddsdk.synthetic import FixedLabels, Pixels, hard_labels
 from ddsdk.synthetic.set import Leaves
+from ddsdk.training.micro import MICRO_BATCH
 
 RNG = ("objective", 3)
 
@@ -51,7 +54,7 @@ def run(objective, student, real, syn):
 
 def test_a_total_weighs_the_terms_of_its_parts(student, tiny, syn):
     mean = float(syn.parametrization.images.detach().mean())
-    total = dd.Total(((2.0, fixed(1, 3)), (-0.5, fixed(1)), (0.0, fixed(7)), (1, fixed(5))))
+    total = Total(((2.0, fixed(1, 3)), (-0.5, fixed(1)), (0.0, fixed(7)), (1, fixed(5))))
     terms, gradient = run(total, student, tiny, syn)
     assert terms == pytest.approx([2 * mean, 6 * mean, -0.5 * mean, 5 * mean], rel=1e-5)
     each = (8 - 0.5 + 5) / syn.parametrization.images.numel()
@@ -63,7 +66,7 @@ def test_a_weight_may_be_a_function_of_the_student(student, tiny, syn):
         assert net is student
         return 0.25
 
-    terms, _ = run(dd.Total(((share, fixed(4)),)), student, tiny, syn)
+    terms, _ = run(Total(((share, fixed(4)),)), student, tiny, syn)
     assert terms == run(fixed(1), student, tiny, syn)[0]
 
 
@@ -72,9 +75,9 @@ def test_a_part_of_no_weight_is_not_computed(student, tiny, syn, weight):
     def never(student, real, syn, rng):
         raise AssertionError
 
-    total = dd.Total(((weight, never), (1.0, fixed(2))))
+    total = Total(((weight, never), (1.0, fixed(2))))
     assert run(total, student, tiny, syn)[0] == run(fixed(2), student, tiny, syn)[0]
-    assert list(dd.Total(())(student, tiny, syn, dd.generator(0))) == []
+    assert list(Total(())(student, tiny, syn, dd.generator(0))) == []
 
 
 def test_parts_draw_numbers_of_their_own_that_do_not_depend_on_the_others(student, tiny, syn):
@@ -84,14 +87,14 @@ def test_parts_draw_numbers_of_their_own_that_do_not_depend_on_the_others(studen
         seen.append(rng.initial_seed())
         yield syn.mixed(99, rng).x.mean()
 
-    run(dd.Total(((1.0, noted), (1.0, noted))), student, tiny, syn)
-    run(dd.Total(((0.0, noted), (2.0, noted))), student, tiny, syn)
+    run(Total(((1.0, noted), (1.0, noted))), student, tiny, syn)
+    run(Total(((0.0, noted), (2.0, noted))), student, tiny, syn)
     assert seen[0] != seen[1] == seen[2]
-    assert seen[0] == dd.derive(dd.generator(*RNG), "part", 0).initial_seed()
+    assert seen[0] == derive(dd.generator(*RNG), "part", 0).initial_seed()
 
 
 def test_a_total_in_a_total_is_the_product_of_weights(student, tiny, syn):
-    nested = dd.Total(((0.5, dd.Total(((4.0, fixed(1)), (2.0, fixed(1))))),))
+    nested = Total(((0.5, Total(((4.0, fixed(1)), (2.0, fixed(1))))),))
     terms, _ = run(nested, student, tiny, syn)
     one = run(fixed(1), student, tiny, syn)[0][0]
     assert terms == pytest.approx([2 * one, one])
@@ -109,14 +112,14 @@ def test_a_part_of_a_total_keeps_no_graph_of_the_one_before(student, tiny, syn):
 
         return objective
 
-    terms = dd.Total(((1.0, late("a")), (1.0, late("b"))))(student, tiny, Leaves(syn), dd.generator(0))
+    terms = Total(((1.0, late("a")), (1.0, late("b"))))(student, tiny, Leaves(syn), dd.generator(0))
     for i in range(4):
         next(terms)
         assert len(done) == i + 1
 
 
 def test_cross_entropy_is_the_mean_over_each_class(student, tiny, syn):
-    terms, gradient = run(dd.CrossEntropy(), student, tiny, syn)
+    terms, gradient = run(CrossEntropy(), student, tiny, syn)
     images = syn.parametrization.images.detach().clone().requires_grad_()
     slow = []
     for c in range(3):
@@ -133,8 +136,8 @@ def test_cross_entropy_is_the_mean_over_each_class(student, tiny, syn):
 def test_cross_entropy_reads_soft_labels(student, tiny, syn):
     rows = torch.rand(9, 3, generator=dd.generator("rows"))
     rows = rows / rows.sum(1, keepdim=True)
-    soft = dd.SyntheticSet(syn.parametrization, dd.FixedLabels(rows), syn.classes, 3)
-    terms, _ = run(dd.CrossEntropy(), student, tiny, soft)
+    soft = dd.SyntheticSet(syn.parametrization, FixedLabels(rows), syn.classes, 3)
+    terms, _ = run(CrossEntropy(), student, tiny, soft)
     for c, term in enumerate(terms):
         logits = student(soft.parametrization.images[3 * c : 3 * c + 3]).log_softmax(1)
         assert term == pytest.approx(
@@ -144,36 +147,36 @@ def test_cross_entropy_reads_soft_labels(student, tiny, syn):
 
 def test_a_teacher_judges_in_place_of_the_student(student, make_student, tiny, syn):
     teacher = make_student(dd.generator("teacher"))
-    taught = run(dd.CrossEntropy(teacher=teacher), student, tiny, syn)
-    assert taught[0] == run(dd.CrossEntropy(), teacher, tiny, syn)[0]
-    assert taught[0] != run(dd.CrossEntropy(), student, tiny, syn)[0]
+    taught = run(CrossEntropy(teacher=teacher), student, tiny, syn)
+    assert taught[0] == run(CrossEntropy(), teacher, tiny, syn)[0]
+    assert taught[0] != run(CrossEntropy(), student, tiny, syn)[0]
     assert all(p.grad is None for p in teacher.parameters())
 
 
 def test_cross_entropy_augments_each_image_and_takes_a_batch(student, tiny, syn):
-    objective = dd.CrossEntropy(augmentation=dd.Augmentation("crop+color"), batch=2)
+    objective = CrossEntropy(augmentation=dd.Augmentation("crop+color"), batch=2)
     terms, _ = run(objective, student, tiny, syn)
     leaves = Leaves(syn)
     for c, term in enumerate(terms):
-        key = dd.derive(dd.generator(*RNG), "class", c)
-        x, y = leaves.of_class(c, 2, dd.derive(key, "synthetic"))
+        key = derive(dd.generator(*RNG), "class", c)
+        x, y = leaves.of_class(c, 2, derive(key, "synthetic"))
         assert len(x) == 2
-        draw = objective.augmentation.per_image(2, dd.derive(key, "augmentation"))
+        draw = objective.augmentation.per_image(2, derive(key, "augmentation"))
         slow = [cross_entropy(student(draw.rows(i, i + 1)(x[i : i + 1])), y[i : i + 1]) for i in range(2)]
         assert term == pytest.approx(float(sum(slow).detach()) / 2, rel=1e-5)
 
 
 def test_a_class_without_images_has_no_term(student, tiny, syn):
-    labels = dd.hard_labels(torch.tensor([0, 0, 2]), 3)
-    images = dd.Pixels(syn.parametrization.images[[0, 1, 6]])
+    labels = hard_labels(torch.tensor([0, 0, 2]), 3)
+    images = Pixels(syn.parametrization.images[[0, 1, 6]])
     lopsided = dd.SyntheticSet(images, labels, torch.tensor([0, 0, 2]), 3)
-    assert len(run(dd.CrossEntropy(), student, tiny, lopsided)[0]) == 2
+    assert len(run(CrossEntropy(), student, tiny, lopsided)[0]) == 2
 
 
 def test_a_batch_of_nothing_is_refused():
     for batch, rule in ((0, "be at least 1, got 0"), (1.5, "be an integer, got 1.5")):
         with pytest.raises(ValueError, match=f"^batch must {rule}$"):
-            dd.CrossEntropy(batch=batch)
+            CrossEntropy(batch=batch)
 
 
 def rows_of(student, batch, *, graph):
@@ -189,7 +192,7 @@ def test_stacked_rows_are_those_of_the_whole_batch(student, tiny, monkeypatch, p
     draw = dd.Augmentation("crop+color").siamese(dd.generator("draw")) if augmented else NO_DRAW
     wanted = rows_of(student, dd.Batch(draw(batch.x), batch.y), graph=False)
     monkeypatch.setitem(MICRO_BATCH, "cpu", pieces)
-    found = dd.stacked(rows_of, student, batch, draw)
+    found = stacked(rows_of, student, batch, draw)
     assert len(found) == 2
     for a, b in zip(found, wanted, strict=True):
         assert not a.requires_grad
@@ -207,11 +210,11 @@ def test_a_match_gathers_samples_and_takes_the_classes_it_is_told(student, tiny,
         asked.append((c, n))
         return real.batch(real.index_of_class(c)[:n])
 
-    objective = dd.ClassMatch(
+    objective = ClassMatch(
         byproduct=rows_of,
         distance=pairwise,
         real_batch=4,
-        gather=dd.stacked,
+        gather=stacked,
         sample=first_ones,
         classes=(2, 0),
     )
@@ -229,9 +232,9 @@ def test_a_match_gathers_samples_and_takes_the_classes_it_is_told(student, tiny,
 @pytest.mark.parametrize("classes", [None, (0, 1, 2)])
 def test_all_classes_one_by_one_are_the_whole_match(student, tiny, syn, classes):
     def match(chosen):
-        return dd.ClassMatch(
-            byproduct=dd.weight_gradients,
-            distance=dd.filter_cosine,
+        return ClassMatch(
+            byproduct=weight_gradients,
+            distance=filter_cosine,
             real_batch=4,
             augmentation=dd.Augmentation("crop"),
             classes=chosen,

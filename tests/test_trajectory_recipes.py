@@ -13,14 +13,16 @@ from tiny_recipes import RECIPE_SETTINGS
 import ddsdk as dd
 from ddsdk.recipes.base import NeedsRuns, trained_runs
 from ddsdk.recipes.trajectory import MTT_VALUES, between, sgd_by_kind
+from ddsdk.students import ExpertStudents, Growth, TrainedRuns, Training, expert_logits, known_images
+from ddsdk.training import constant_memory, truncated
 
 NAMES = ("mtt", "ftd", "tesla", "datm")
-TRAINING = dd.Training(epochs=4, batch_size=8)
+TRAINING = Training(epochs=4, batch_size=8)
 
 
 @pytest.fixture
 def runs(tiny, make_student, tmp_path):
-    return dd.TrainedRuns(tiny, make_student, TRAINING, count=2, seed=1, folder=tmp_path)
+    return TrainedRuns(tiny, make_student, TRAINING, count=2, seed=1, folder=tmp_path)
 
 
 @pytest.fixture(params=NAMES)
@@ -49,13 +51,13 @@ def starts(supply, runs, n):
 
 
 def test_stretches_are_uniform_over_runs_and_window(runs):
-    found = starts(dd.ExpertStudents(runs, span=2, first=1, last=3), runs, 24)
+    found = starts(ExpertStudents(runs, span=2, first=1, last=3), runs, 24)
     assert {end - start for _, start, end in found} == {2}
     assert {(run, start) for run, start, _ in found} == {(0, 1), (0, 2), (1, 1), (1, 2)}
 
 
 def test_a_window_grows_linearly_and_a_supply_goes_on_where_it_was(runs):
-    supply = dd.ExpertStudents(runs, span=1, last=4, growth=dd.Growth(1, 6))
+    supply = ExpertStudents(runs, span=1, last=4, growth=Growth(1, 6))
     bounds = []
     for i in range(8):
         bounds.append(supply.bound)
@@ -63,8 +65,8 @@ def test_a_window_grows_linearly_and_a_supply_goes_on_where_it_was(runs):
             state = copy.deepcopy(supply.state_dict())
         supply.next(None, None, dd.generator(i))
     assert bounds == [1, 1, 2, 2, 3, 3, 4, 4]
-    assert all(start == 0 for _, start, _ in starts(dd.ExpertStudents(runs, span=1, last=1), runs, 5))
-    other = dd.ExpertStudents(runs, span=1, last=4, growth=dd.Growth(1, 6))
+    assert all(start == 0 for _, start, _ in starts(ExpertStudents(runs, span=1, last=1), runs, 5))
+    other = ExpertStudents(runs, span=1, last=4, growth=Growth(1, 6))
     other.load_state_dict(state)
     assert other.bound == bounds[3]
 
@@ -76,13 +78,13 @@ def test_a_window_grows_linearly_and_a_supply_goes_on_where_it_was(runs):
         ({"span": 2, "last": 4}, r"last must lie in 1..3, so that all stretches end, got 4"),
         ({"span": 2, "last": 2, "first": 2}, r"last must lie in 3..3, .* got 2"),
         ({"span": 1, "last": 2, "first": -1}, "first must be at least 0, got -1"),
-        ({"span": 1, "last": 2, "growth": dd.Growth(3, 5)}, r"growth start must lie in 1..2, got 3"),
-        ({"span": 1, "last": 2, "growth": dd.Growth(1, 0)}, "growth steps must be at least 1, got 0"),
+        ({"span": 1, "last": 2, "growth": Growth(3, 5)}, r"growth start must lie in 1..2, got 3"),
+        ({"span": 1, "last": 2, "growth": Growth(1, 0)}, "growth steps must be at least 1, got 0"),
     ],
 )
 def test_windows_that_are_none_are_refused(runs, options, message):
     with pytest.raises(ValueError, match=message):
-        dd.ExpertStudents(runs, **options)
+        ExpertStudents(runs, **options)
 
 
 class Says(torch.nn.Module):
@@ -104,18 +106,18 @@ def test_known_images_come_first():
         preprocess=dd.Preprocess.normalise([0.0], [0.5]),
     )
     for seed in range(5):
-        picked = dd.known_images(Says(), real, 2, dd.generator(seed)).tolist()
+        picked = known_images(Says(), real, 2, dd.generator(seed)).tolist()
         assert [real.labels[i] for i in picked] == [0, 0, 1, 1, 2, 2]
         assert set(picked[:2]) == {0, 2}
         assert set(picked[2:4]) < {3, 4, 5}
         assert set(picked[4:]) == {7, 8}
         # A class of which too few are known is filled up.
-        assert set(dd.known_images(Says(), real, 3, dd.generator(seed)).tolist()) == set(range(9))
+        assert set(known_images(Says(), real, 3, dd.generator(seed)).tolist()) == set(range(9))
 
 
 def test_labels_are_the_mean_logits_of_those_who_are_right(tiny, runs):
     batch = tiny.batch(torch.arange(len(tiny)))
-    found = dd.expert_logits(runs, batch).softmax(1)
+    found = expert_logits(runs, batch).softmax(1)
     classes = batch.y.argmax(1)
     with torch.no_grad():
         logits = [runs.network(i)(batch.x) for i in range(2)]
@@ -185,10 +187,10 @@ def test_the_four_are_the_frame_with_other_parts(tiny, make_student):
         )
 
     mtt, plain_runs = plan("mtt")
-    assert mtt.objective.unroll is dd.constant_memory
+    assert mtt.objective.unroll is constant_memory
     assert (mtt.average, mtt.skip_above) == (None, None)
-    assert plan("tesla")[0].objective.unroll is dd.truncated
-    assert plan("tesla", truncated=False)[0].objective.unroll is dd.constant_memory
+    assert plan("tesla")[0].objective.unroll is truncated
+    assert plan("tesla", truncated=False)[0].objective.unroll is constant_memory
     assert plan("tesla")[1]._keys == plain_runs._keys
     ftd, flat_runs = plan("ftd")
     assert ftd.average == pytest.approx(0.9999**2500)
@@ -202,7 +204,7 @@ def test_the_four_are_the_frame_with_other_parts(tiny, make_student):
 def test_the_window_of_datm_follows_the_number_of_images(tiny, make_student):
     def window(**settings):
         recipe = dd.DATM(**{"expert_epochs": 100, "steps": 11, **settings})
-        runs = dd.TrainedRuns(tiny, make_student, dd.Training(epochs=recipe.expert_epochs), count=1, seed=0)
+        runs = TrainedRuns(tiny, make_student, Training(epochs=recipe.expert_epochs), count=1, seed=0)
         supply = recipe._window(tiny, runs)
         first, early = supply._first, supply.bound
         supply.load_state_dict({"taken": 11})

@@ -6,12 +6,15 @@ import dataclasses
 
 import pytest
 import torch
+from ddsdk.training.train import train
 
 import ddsdk as dd
-from ddsdk.inner.flat import FlatNetwork, weight_vector
-from ddsdk.judge import train
+from ddsdk.foundation import derive
 from ddsdk.recipes.unrolled import flip_or_rotate, unroll_for
+from ddsdk.synthetic import STARTS
 from ddsdk.synthetic.set import Leaves
+from ddsdk.training import InnerAdam, InnerSGD, constant_memory, full_graph
+from ddsdk.training.flat import FlatNetwork, weight_vector
 
 ORDERED = {"dd": dd.DD, "sldd": dd.SLDD}
 
@@ -82,10 +85,10 @@ def test_rat_draws_its_window_and_clips_by_what_is_usual(tiny, make_student):
     plan = plan_of(dd.RaTBPTT(ipc=1), tiny, make_student)
     objective = plan.objective
     assert (objective.steps, objective.window, objective.drawn, plan.clip_ratio) == (200, 60, True, 2.0)
-    assert objective.optimizer == dd.InnerAdam()
-    assert objective.unroll is dd.constant_memory
+    assert objective.optimizer == InnerAdam()
+    assert objective.unroll is constant_memory
     short = plan_of(dd.RaTBPTT(ipc=1, student_steps=15, window=5), tiny, make_student).objective
-    assert short.unroll is dd.full_graph is unroll_for(30)
+    assert short.unroll is full_graph is unroll_for(30)
     with pytest.raises(ValueError, match="window must be at most 4 student_steps, got 5"):
         dd.RaTBPTT(window=5, student_steps=4)
     with pytest.raises(ValueError, match=r"clip_ratio must be at least 1 and finite, got 0\.5"):
@@ -110,7 +113,7 @@ def test_rtp_fills_its_budget(tiny, make_student):
     assert dataclasses.replace(recipe, most=4).images(tiny) == 4
     plan = plan_of(recipe, tiny, make_student)
     assert (plan.clip_norm, plan.objective.per_class) == (2.0, True)
-    assert plan.objective.optimizer == dd.InnerSGD(momentum=0.9)
+    assert plan.objective.optimizer == InnerSGD(momentum=0.9)
     with pytest.raises(ValueError, match="bases must leave an address"):
         dd.RTP(ipc=1, bases=60).plan(tiny, make_student=make_student, rng=dd.generator(0))
 
@@ -120,13 +123,13 @@ def test_rtp_takes_a_drawn_window_and_adam_where_it_is_asked_to(tiny, make_stude
     assert (whole.objective.window, whole.objective.drawn, whole.objective.unroll) == (
         None,
         False,
-        dd.constant_memory,
+        constant_memory,
     )
     assert isinstance(whole.make_optimizer(whole.syn), torch.optim.SGD)
     recipe = dd.RTP(ipc=2, bases=3, window=10, optimizer="adam", image_lr=0.02)
     plan = plan_of(recipe, tiny, make_student)
     assert (plan.objective.steps, plan.objective.window, plan.objective.drawn) == (150, 10, True)
-    assert plan.objective.unroll is dd.full_graph
+    assert plan.objective.unroll is full_graph
     adam = plan.make_optimizer(plan.syn)
     assert isinstance(adam, torch.optim.Adam)
     assert adam.param_groups[0]["lr"] == 0.02
@@ -140,7 +143,7 @@ def test_rtp_starts_from_images_where_it_is_asked_to(tiny, make_student):
     recipe = dd.RTP(ipc=2, bases=3, factor=1, most=1, start="real")
     rng = dd.generator("plan")
     decoded = plan_of(recipe, tiny, make_student).syn.detached(dd.generator("d")).x
-    real = dd.STARTS["real"](tiny, 1, dd.derive(rng, "start"))
+    real = STARTS["real"](tiny, 1, derive(rng, "start"))
     assert decoded.shape == real.shape
     members = tiny.batch(torch.arange(len(tiny))).x
     gaps = [float((members - image).flatten(1).norm(dim=1).min()) for image in decoded]

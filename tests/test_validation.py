@@ -11,10 +11,11 @@ from stored_sets import equal, stored
 from tiny_recipes import RECIPE_SETTINGS
 
 import ddsdk as dd
-from ddsdk.checkpoint import pack, unpack
 from ddsdk.cli import main
 from ddsdk.recipes import RECIPES
 from ddsdk.recipes.base import IterativeRecipe
+from ddsdk.running.checkpoint import pack, unpack
+from ddsdk.synthetic import LearnedRate, Pixels, hard_labels
 
 ITERATIVE = sorted(key for key, recipe in RECIPES.items() if issubclass(recipe, IterativeRecipe))
 VALUES = {2: 0.3, 4: 0.7, 6: 0.7, 7: 0.1}
@@ -57,7 +58,7 @@ def test_a_look_is_at_what_would_be_the_result(start):
     seen = []
 
     def finished(syn, rng):
-        syn = dd.SyntheticSet(dd.Pixels(syn.parametrization.images + 1), syn.labels, syn.classes, 3)
+        syn = dd.SyntheticSet(Pixels(syn.parametrization.images + 1), syn.labels, syn.classes, 3)
         seen.append(syn)
         return syn
 
@@ -108,7 +109,7 @@ def test_a_look_that_fails_leaves_the_run_as_it_was(start):
 
 
 def test_a_look_is_an_evaluation_on_the_held_out_images(tiny):
-    labels = dd.hard_labels(torch.arange(3), 3)
+    labels = hard_labels(torch.arange(3), 3)
     images = tiny.batch(torch.arange(3)).x
     classes = torch.arange(3)
     validation = dd.Validation(held=tiny, epochs=4, width=3, networks=2)
@@ -116,8 +117,8 @@ def test_a_look_is_an_evaluation_on_the_held_out_images(tiny):
     look = validation.under(protocol, rng=dd.generator("look"))
     short = protocol.changed(options={"width": 3}, epochs=4, networks=2)
     for lr in (None, 0.3):
-        rate = None if lr is None else dd.LearnedRate(lr)
-        syn = dd.SyntheticSet(dd.Pixels(images), labels, classes, 3, rate)
+        rate = None if lr is None else LearnedRate(lr)
+        syn = dd.SyntheticSet(Pixels(images), labels, classes, 3, rate)
         used = short if lr is None else dataclasses.replace(short, lr=float(syn.rate.value.detach()))
         batch = (images, torch.eye(3))
         wanted = dd.evaluate(batch, tiny, used, rng=dd.generator("look"))

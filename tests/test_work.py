@@ -14,12 +14,12 @@ import pytest
 from failing_calls import fail_at
 from quick_units import calls, compute, echo
 
-from ddsdk.errors import ArtifactError, MissingExtraError, StorageError
-from ddsdk.files import strict_json
-from ddsdk.work.executors import InProcess, Processes, RayTasks, Shared
-from ddsdk.work.store import Failure, Store, Timing
-from ddsdk.work.unit import Unit, open_result, seal_result
-from ddsdk.work.worker import work
+from ddsdk.experiments.executors import InProcess, Processes, RayTasks, Shared
+from ddsdk.experiments.store import Failure, Store, Timing
+from ddsdk.experiments.unit import Unit, open_result, seal_result
+from ddsdk.experiments.worker import work
+from ddsdk.foundation.errors import ArtifactError, MissingExtraError, StorageError
+from ddsdk.foundation.files import strict_json
 
 TOOK = Timing(1.0, 0.5, "here")
 
@@ -244,8 +244,8 @@ def test_workers_that_cannot_work_at_all_end_the_run(store):
 DRIVER = """
 import sys
 from quick_units import compute, echo
-from ddsdk.work.executors import Processes
-from ddsdk.work.store import Store
+from ddsdk.experiments.executors import Processes
+from ddsdk.experiments.store import Store
 if __name__ == "__main__":
     folder, log, gate = sys.argv[1:]
     units = [echo(f"u{i}", log=log) for i in range(3)]

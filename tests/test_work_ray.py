@@ -18,8 +18,8 @@ os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="ab" * 32)
 import ray
 from ray.cluster_utils import Cluster
 from quick_units import calls, compute, echo
-from ddsdk.work.executors import RayTasks
-from ddsdk.work.store import Store
+from ddsdk.experiments.executors import RayTasks
+from ddsdk.experiments.store import Store
 
 folder, log, gate = sys.argv[1:]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -52,8 +52,8 @@ os.mkdir(os.environ["RAY_TMPDIR"] + "/ray")
 Path(os.environ["RAY_TMPDIR"], "ray", "ray_current_cluster").write_text("127.0.0.1:1")
 
 from quick_units import compute, echo
-from ddsdk.work.executors import InProcess, RayTasks
-from ddsdk.work.store import Store
+from ddsdk.experiments.executors import InProcess, RayTasks
+from ddsdk.experiments.store import Store
 
 def files(store):
     return {p.name: p.read_bytes() for p in (store.folder / "results").iterdir()}
@@ -76,8 +76,8 @@ IMPORTED_BEFORE = """
 import sys
 import ray
 from quick_units import compute, echo
-from ddsdk.work.executors import RayTasks
-from ddsdk.work.store import Store
+from ddsdk.experiments.executors import RayTasks
+from ddsdk.experiments.store import Store
 
 def names():
     return [d.unit.config["name"] for d in RayTasks(cpus=1).run(Store(sys.argv[1]), [echo("a")], compute)]

@@ -6,16 +6,16 @@ import dataclasses
 
 import torch
 
-import ddsdk as dd
+from ddsdk.students import TrainedRuns, Training
 
-TRAINING = dd.Training(epochs=2, lr=0.05, momentum=0.9, batch_size=8, augmentation="crop_flip+color", mix=0.5)
+TRAINING = Training(epochs=2, lr=0.05, momentum=0.9, batch_size=8, augmentation="crop_flip+color", mix=0.5)
 
 
 def opener(tiny, make_student, home):
     """Return a function that opens the same runs again, with changes."""
 
     def opened(real=None, make=None, count=2, seed=0, folder=None, **changes):
-        return dd.TrainedRuns(
+        return TrainedRuns(
             real or tiny,
             make or make_student,
             dataclasses.replace(TRAINING, **changes),

@@ -2,84 +2,70 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, final
 
-import ddsdk as dd
-from ddsdk.errors import require_count, require_rng
+from ddsdk import foundation, recipes, students, synthetic, training
+from ddsdk.foundation import require_count
+from ddsdk.recipes import DirectRecipe
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent
+    from ddsdk.synthetic import SyntheticSet
+    from ddsdk.training import Evaluation
 
 __all__ = ["Baseline", "Selection", "trained_student"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Baseline(ABC):
+class Baseline(DirectRecipe, ABC):
     """Images that are made without distillation, with their hard labels.
 
     Attributes:
-        name: What the command line and tables call the method.
+        name: Name on the command line and in tables.
         ipc: Images per class.
         augmentation: DSA operations that the set is to be trained with, joined by "_"; empty for none.
     """
 
-    name: ClassVar[str]
-    ipc: int = 10
     augmentation: str = ""
 
-    def __post_init__(self) -> None:
-        require_count("ipc", self.ipc)
+    @final
+    def check(self) -> None:
+        """Check counts."""
         for count, least in (("students", 1), ("student_epochs", 0)):
             if hasattr(self, count):
                 require_count(count, getattr(self, count), least)
 
     @abstractmethod
-    def images(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Tensor:
-        """Return `ipc` images of each class, (K*ipc, C, H, W) in the value space, class by class."""
-
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:  # noqa: ARG002
-        """Return the published protocol."""
-        return dd.Evaluation.published(self.augmentation)
-
-    @final
-    def __call__(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Distilled:
-        """Return the images as an artefact.
+    def images(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Tensor:
+        """Return `ipc` images of each class, (K*ipc, C, H, W) in the value space, class by class.
 
         Args:
-            real: Where they come from.
-            make_student: For baselines that look at a network; the others never call it.
+            real: Source of the images.
+            make_student: Factory of networks, for baselines that look at one.
             rng: Root of every random number.
+        """
+
+    @final
+    def evaluation(self, real: RealData) -> Evaluation:  # noqa: ARG002
+        """Return the published protocol."""
+        return training.Evaluation.published(self.augmentation)
+
+    @final
+    def make(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> SyntheticSet:
+        """Return the images with hard labels.
 
         Raises:
             ValueError: If a class has fewer than `ipc` images.
         """
-        require_rng(rng)
-        began = time.perf_counter()
-        dd.check_ipc(real, self.ipc)
+        synthetic.check_ipc(real, self.ipc)
         images = self.images(real, make_student=make_student, rng=rng)
-        classes = dd.class_slots(real.num_classes, self.ipc)
-        syn = dd.SyntheticSet(
-            dd.Pixels(images),
-            dd.hard_labels(classes, real.num_classes),
-            classes,
-            real.num_classes,
-        ).to(real.device)
-        seconds = time.perf_counter() - began
-        return dd.assemble(
-            self,
-            syn,
-            real,
-            evaluation=self.evaluation(real),
-            rng=rng,
-            seconds=seconds,
-            make_student=make_student,
-        )
+        return recipes.hard_set(real, self.ipc, synthetic.Pixels(images))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +73,11 @@ class Selection(Baseline):
     """A coreset: real images that are chosen class by class."""
 
     @abstractmethod
-    def select(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> list[Tensor]:
+    def select(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> list[Tensor]:
         """Return, for each class, the positions in `real` of `ipc` distinct images of it."""
 
     @final
-    def images(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Tensor:
+    def images(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Tensor:
         """Return the selected images."""
         from torch import cat
 
@@ -99,13 +85,13 @@ class Selection(Baseline):
 
 
 def trained_student(
-    real: dd.RealData, epochs: int, *, make_student: MakeStudent, rng: torch.Generator
+    real: RealData, epochs: int, *, make_student: MakeStudent, rng: torch.Generator
 ) -> nn.Module:
     """Return a student after `epochs` passes over `real` with SGD (lr 0.01, momentum 0.9, batches of 256)."""
     from torch.optim import SGD
 
-    student = dd.enrol(make_student, real, rng)
+    student = students.enrol(make_student, real, rng)
     optimizer = SGD(student.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     steps = epochs * -(-len(real) // 256)
-    dd.OnReal(steps=steps)(student, optimizer, real, real, dd.derive(rng, "training"))
+    students.OnReal(steps=steps).on(student, optimizer, real, foundation.derive(rng, "training"))
     return student

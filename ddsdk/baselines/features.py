@@ -6,14 +6,15 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
+from ddsdk import data, foundation, training
 from ddsdk.baselines.base import Selection, trained_student
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent
 
 __all__ = ["Herding", "KCenter", "KMeans"]
 
@@ -33,7 +34,7 @@ class _ByFeatures(Selection):
     def choose(self, features: Tensor, rng: torch.Generator) -> Tensor:
         """Return `ipc` distinct positions in `features`, (N, F)."""
 
-    def select(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> list[Tensor]:
+    def select(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> list[Tensor]:
         """Choose in the feature space, class by class."""
         student = None
         if self.student_epochs:
@@ -42,8 +43,8 @@ class _ByFeatures(Selection):
         for c in range(real.num_classes):
             index = real.index_of_class(c)
             x = real.batch(index).x
-            features = x.flatten(1) if student is None else dd.embeddings(student, x)
-            picks.append(index[self.choose(features, dd.derive(rng, c))])
+            features = x.flatten(1) if student is None else training.embeddings(student, x)
+            picks.append(index[self.choose(features, foundation.derive(rng, c))])
         return picks
 
 
@@ -63,7 +64,7 @@ class Herding(_ByFeatures):
 
     def choose(self, features: Tensor, rng: torch.Generator) -> Tensor:  # noqa: ARG002
         """Choose by herding."""
-        return dd.herding(features, self.ipc)
+        return data.herding(features, self.ipc)
 
 
 @final
@@ -82,7 +83,7 @@ class KCenter(_ByFeatures):
 
     def choose(self, features: Tensor, rng: torch.Generator) -> Tensor:  # noqa: ARG002
         """Choose by k-center."""
-        return dd.k_center(features, self.ipc)
+        return data.k_center(features, self.ipc)
 
 
 @final
@@ -94,4 +95,4 @@ class KMeans(_ByFeatures):
 
     def choose(self, features: Tensor, rng: torch.Generator) -> Tensor:
         """Choose by k-means."""
-        return dd.k_means_nearest(features, self.ipc, rng)
+        return data.k_means_nearest(features, self.ipc, rng)

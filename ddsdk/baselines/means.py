@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
+from ddsdk import synthetic
 from ddsdk.baselines.base import Baseline
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent
 
 __all__ = ["Means"]
 
@@ -28,6 +29,6 @@ class Means(Baseline):
 
     name: ClassVar[str] = "means"
 
-    def images(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Tensor:  # noqa: ARG002
+    def images(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Tensor:  # noqa: ARG002
         """Return the means."""
-        return dd.STARTS["means"](real, self.ipc, rng)
+        return synthetic.STARTS["means"](real, self.ipc, rng)

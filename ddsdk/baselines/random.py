@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
+from ddsdk import data, foundation
 from ddsdk.baselines.base import Selection
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent
 
 __all__ = ["Random"]
 
@@ -26,12 +27,13 @@ class Random(Selection):
 
     def select(
         self,
-        real: dd.RealData,
+        real: RealData,
         *,
         make_student: MakeStudent,  # noqa: ARG002
         rng: torch.Generator,
     ) -> list[Tensor]:
         """Draw `ipc` images of each class without replacement."""
         return [
-            dd.choose(real.index_of_class(c), self.ipc, dd.derive(rng, c)) for c in range(real.num_classes)
+            data.choose(real.index_of_class(c), self.ipc, foundation.derive(rng, c))
+            for c in range(real.num_classes)
         ]

@@ -6,14 +6,15 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
+from ddsdk import foundation, training
 from ddsdk.baselines.base import Selection, trained_student
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent
 
 __all__ = ["EL2N", "GraNd"]
 
@@ -39,16 +40,16 @@ class _ByScore(Selection):
             embedding: (N, F).
         """
 
-    def select(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> list[Tensor]:
+    def select(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> list[Tensor]:
         """Average the scores and take the top of each class."""
         totals: list[Tensor | float] = [0.0] * real.num_classes
         for i in range(self.students):
-            key = dd.derive(rng, "student", i)
+            key = foundation.derive(rng, "student", i)
             student = trained_student(real, self.student_epochs, make_student=make_student, rng=key)
             for c in range(real.num_classes):
                 x, y = real.batch(real.index_of_class(c))
-                error = dd.probabilities(student, x) - y
-                totals[c] = totals[c] + self.score(error, dd.embeddings(student, x)).cpu()
+                error = training.probabilities(student, x) - y
+                totals[c] = totals[c] + self.score(error, training.embeddings(student, x)).cpu()
         return [
             real.index_of_class(c)[total.topk(self.ipc).indices]  # type: ignore[union-attr]
             for c, total in enumerate(totals)

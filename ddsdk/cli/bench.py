@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ddsdk.cli.console import out, table
 from ddsdk.cli.options import check_device, names, whole_numbers
-from ddsdk.errors import require
+from ddsdk.foundation import require
 
 if TYPE_CHECKING:
-    from ddsdk.bench.machine import MachineTable
+    from benchmarks.machine.machine import MachineTable
 
 __all__ = ["Bench", "bench_verb"]
 
@@ -59,7 +59,7 @@ class Bench:
 
     def run(self) -> int:
         """Measure and print."""
-        from ddsdk.files import readable_json, write_atomic
+        from ddsdk.foundation import readable_json, write_atomic
 
         for name in ("real_batch", "ipc", "repeats"):
             require(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
@@ -79,7 +79,7 @@ class Bench:
         return 0
 
     def _speed(self) -> MachineTable:
-        from ddsdk.bench.speed import speed_table
+        from benchmarks.machine.speed import speed_table
 
         return speed_table(
             recipes=names(self.recipes),
@@ -92,7 +92,7 @@ class Bench:
         )
 
     def _unroll(self) -> MachineTable:
-        from ddsdk.bench.unroll import unroll_table
+        from benchmarks.machine.unroll import unroll_table
 
         return unroll_table(
             student_steps=whole_numbers("student_steps", self.student_steps),
@@ -103,7 +103,7 @@ class Bench:
         )
 
     def _profile(self) -> MachineTable:
-        from ddsdk.bench.profile import profile_table
+        from benchmarks.machine.profile import profile_table
 
         widths = whole_numbers("widths", self.widths or "32")
         require(len(widths) == 1, "widths", "be one width for the table profile", self.widths)
@@ -116,7 +116,7 @@ class Bench:
         )
 
     def _stacked(self) -> MachineTable:
-        from ddsdk.bench.stacked import stacked_table
+        from benchmarks.machine.stacked import stacked_table
 
         return stacked_table(
             widths=whole_numbers("widths", self.widths or "32,64,128"),

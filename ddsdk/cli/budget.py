@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ddsdk.bench.length import Fit, counting
-from ddsdk.bench.methods import count_of
+from ddsdk import running
 from ddsdk.cli.console import err, out
-from ddsdk.recipes.base import IterativeRecipe
+from ddsdk.recipes import IterativeRecipe
+from ddsdk.running import BudgetFit
 
 __all__ = ["as_begun", "tell"]
 
@@ -17,13 +17,11 @@ def as_begun(method: IterativeRecipe, folder: Path) -> IterativeRecipe:
 
     Another trial would find another number of steps, and a run goes on with its own.
     """
-    from ddsdk.job import found_config
-
-    value = (found_config(folder) or {}).get(count_of(method))
-    return counting(method, value) if isinstance(value, int) else method
+    value = (running.found_config(folder) or {}).get(method.length)
+    return running.with_length(method, value) if isinstance(value, int) else method
 
 
-def tell(fit: Fit, budget: float) -> None:
+def tell(fit: BudgetFit, budget: float) -> None:
     """Say how many steps a budget pays for."""
     if fit.fits < fit.estimate.steps:
         err(f"the budget of {budget:g} s is too short: {fit.spent:.0f} s go by before the first step")

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import msgspec
 
-from ddsdk.bench.methods import count_of
-from ddsdk.errors import ArtifactError, require
-from ddsdk.recipes.base import IterativeRecipe
+from ddsdk.foundation import ArtifactError, require
+from ddsdk.recipes import IterativeRecipe
 
 if TYPE_CHECKING:
-    from ddsdk.bench.choice import Choice
+    from ddsdk.planning import Choice
 
 __all__ = ["Chosen", "chosen_method", "duration"]
 
@@ -90,14 +89,13 @@ def chosen_method(words: Sequence[str], methods: Mapping[str, type[Any]]) -> Cho
     if seconds is not None:
         stepped = issubclass(method, IterativeRecipe)
         require(stepped, "budget", f"be left out for {name}, which has no steps", budget)
-        count = count_of(method)
+        count = method.length
         require(_option(words, count) is None, "budget", f"be left out where {count} are given", budget)
     return Chosen(recipe=name, method=method(), budget=seconds)
 
 
 def _winner(words: Sequence[str], methods: Mapping[str, type[Any]], budget: float) -> Chosen:
-    from ddsdk.bench.choice import LabelKind, choose
-    from ddsdk.bench.measured import MEASURED, read_boards
+    from ddsdk.planning import MEASURED, LabelKind, choose, read_boards
 
     kind = _option(words, "label-kind") or "hard"
     require(kind in get_args(LabelKind), "label-kind", f"be one of {', '.join(get_args(LabelKind))}", kind)
@@ -113,7 +111,7 @@ def _winner(words: Sequence[str], methods: Mapping[str, type[Any]], budget: floa
     entry, board = choice.entry, choice.board
     require(entry.recipe in methods, "measured", f"name methods among {', '.join(methods)}", entry.recipe)
     own = _option(words, "network") is None
-    counted = _option(words, count_of(methods[entry.recipe])) is not None
+    counted = _option(words, methods[entry.recipe].length) is not None
     return Chosen(
         recipe=entry.recipe,
         method=_set(methods[entry.recipe], {**entry.settings, "ipc": choice.ipc}),

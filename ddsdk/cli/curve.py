@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-import ddsdk as dd
-from ddsdk.bench.methods import chosen_methods
+from ddsdk import networks
 from ddsdk.cli.console import err, out
 from ddsdk.cli.options import DataOptions, NetworkOptions, names
-from ddsdk.errors import require, require_count
+from ddsdk.foundation import require, require_count
+from ddsdk.planning import chosen_methods
 
 if TYPE_CHECKING:
-    from ddsdk.bench.curve import CurvePoint, CurveTask, RecipeCurve
+    from ddsdk.experiments import CurvePoint, CurveTask, RecipeCurve
 
 __all__ = ["Curve"]
 
@@ -67,12 +67,11 @@ class Curve(NetworkOptions, DataOptions):
 
     def run(self) -> int:
         """Measure what is missing, and write table and plot after each method."""
-        from ddsdk.bench.curve import CurveTask
-        from ddsdk.bench.curve_view import need_plotting
+        from ddsdk.experiments import CurveTask, need_plotting
 
         require_count("ipc", self.ipc)
-        known = not self.network or self.network in dd.NETWORKS
-        require(known, "network", f"be among {', '.join(dd.NETWORKS)}", self.network)
+        known = not self.network or self.network in networks.NETWORKS
+        require(known, "network", f"be among {', '.join(networks.NETWORKS)}", self.network)
         marks = _positive("seconds", self.seconds)
         methods = chosen_methods(names(self.recipes), self.ipc, self.set, paper=self.paper)
         if self.plot:
@@ -94,7 +93,7 @@ class Curve(NetworkOptions, DataOptions):
         return 0
 
     def _measure(self, name: str, method: Any, task: CurveTask) -> RecipeCurve:  # noqa: ANN401
-        from ddsdk.bench.curve_run import measuring
+        from ddsdk.experiments import measuring
 
         for progress in measuring(self.out, name, method, task):
             if progress.point is not None:
@@ -108,8 +107,8 @@ class Curve(NetworkOptions, DataOptions):
         return curve
 
     def _write(self, curves: Sequence[RecipeCurve]) -> None:
-        from ddsdk.bench.curve_view import curve_picture, curve_table
-        from ddsdk.files import readable_json, write_atomic
+        from ddsdk.experiments import curve_picture, curve_table
+        from ddsdk.foundation import readable_json, write_atomic
 
         values = {"curves": [dataclasses.asdict(curve) for curve in curves]}
         write_atomic(self.out / "curves.json", readable_json(values))

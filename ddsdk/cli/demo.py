@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import ddsdk as dd
+from ddsdk import artefact, data, foundation, recipes
 from ddsdk.cli.console import open_line, out, progress
 from ddsdk.cli.distill import DistillOptions, run_recipe
 from ddsdk.cli.evaluate import follow, judge, show_scores
 from ddsdk.cli.look import write_report
-from ddsdk.evaluation import Evaluation
+from ddsdk.training import Evaluation
 
 __all__ = ["Demo"]
 
@@ -39,10 +39,9 @@ class Demo:
         """Distil, judge, and say where everything is."""
         import torch
 
-        from ddsdk.judge import evaluating
-        from ddsdk.scores import results_folder
+        from ddsdk.judging import evaluating, results_folder
 
-        train, test = dd.load_pair("digits")
+        train, test = data.load_pair("digits")
         options = DistillOptions(
             data="digits",
             out=self.out,
@@ -51,11 +50,11 @@ class Demo:
             resume=True,
             threads=torch.get_num_threads(),
         )
-        method = dd.DM(ipc=self.ipc, steps=self.steps, augmentation=_AUGMENTATION)
+        method = recipes.DM(ipc=self.ipc, steps=self.steps, augmentation=_AUGMENTATION)
         code = run_recipe(method, train, options)
         if code:
             return code
-        distilled = dd.Distilled.load(self.out)
+        distilled = artefact.Distilled.load(self.out)
         evaluation = Evaluation.quick(_AUGMENTATION)
         baselines, results = ["random", "herding", "k-means"], results_folder(self.out)
         out("training fresh networks on the set, on the baselines, and on everything ...")
@@ -64,7 +63,7 @@ class Demo:
         # As many epochs as the set gets would be 130 times its steps; accuracy is flat from here on.
         fewer = evaluation.changed(epochs=_FULL_EPOCHS)
         name = f"full training set, {_FULL_EPOCHS} epochs"
-        steps = evaluating(everything, test, fewer, rng=dd.generator(self.seed), name=name)
+        steps = evaluating(everything, test, fewer, rng=foundation.generator(self.seed), name=name)
         with progress("judging", fewer.rounds) as update:
             rows.append(follow(steps, "full training set", update))
         show_scores("digits", evaluation, rows)

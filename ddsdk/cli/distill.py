@@ -6,24 +6,28 @@ import dataclasses
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
-import ddsdk as dd
-from ddsdk.bench.length import fitted
-from ddsdk.bench.methods import METHODS
+from ddsdk import artefact, foundation, judging, running
 from ddsdk.cli.budget import as_begun, tell
 from ddsdk.cli.chosen import Chosen, chosen_method
 from ddsdk.cli.console import err, open_line, out, progress
 from ddsdk.cli.options import DataOptions, NetworkOptions, make_student
-from ddsdk.errors import DivergedError
-from ddsdk.recipes.base import IterativeRecipe, runs_record, trained_runs
+from ddsdk.foundation import DivergedError
+from ddsdk.planning import METHODS
+from ddsdk.recipes import IterativeRecipe, Recipe, student_network
+
+if TYPE_CHECKING:
+    from ddsdk.artefact import Distilled
+    from ddsdk.data import RealData
+    from ddsdk.running import Distillation, Estimate, Job, Run, Step
+    from ddsdk.students import TrainedRuns
 
 __all__ = ["DistillOptions", "distill_verb", "run_recipe"]
 
@@ -47,6 +51,8 @@ class DistillOptions(NetworkOptions, DataOptions):
         measured: Without --recipe, file of measured curves to choose from, see `ddsdk winners`; what ships with the
             package if not given.
         resume: Go on with the run in `out` from its last checkpoint, bit for bit.
+        start_from: Folder of a set whose images the run starts from, in place of the recipe's own start: the first ones
+            of each class, as many as the recipe stores.
         seed: Root of every random number.
         network: Network of the students; empty for the one that the method's protocol names, with its options.
             --width, --depth and --norm go above these.
@@ -66,6 +72,7 @@ class DistillOptions(NetworkOptions, DataOptions):
     budget: str | None = None
     measured: Path | None = None
     resume: bool = False
+    start_from: Path | None = None
     seed: int = 0
     network: str = ""
     checkpoint_seconds: float = 30.0
@@ -76,24 +83,22 @@ class DistillOptions(NetworkOptions, DataOptions):
 
     def run(self) -> int:
         """Distil."""
-        method = self.method  # type: ignore[attr-defined]
+        method: Recipe = self.method  # type: ignore[attr-defined]
         if self.chosen is not None and self.chosen.choice is not None:
             out(self.chosen.choice.told())
         return run_recipe(method, self.train(), self, told_to_resume=self.resume)
 
-    def students(self, method: Any, train: dd.RealData) -> tuple[str, dict[str, Any]]:  # noqa: ANN401
+    def students(self, method: Recipe, train: RealData) -> tuple[str, dict[str, Any]]:
         """Return the network of the students, and the options of its builder."""
-        from ddsdk.bench.curve import students_of
+        return student_network(method, train, self.network, self.network_options())
 
-        return students_of(method, train, self.network, self.network_options())
-
-    def held_out(self, train: dd.RealData) -> tuple[dd.RealData, dd.Validation | None]:
+    def held_out(self, train: RealData) -> tuple[RealData, judging.Validation | None]:
         """Return what is to be distilled, and what is to be looked at where images are held out."""
         if not self.validation:
             return train, None
         # One split for all seeds: figures of several runs are of the same images.
-        rest, held = train.split(self.validation, dd.generator("validation"))
-        return rest, dd.Validation(
+        rest, held = train.split(self.validation, foundation.generator("validation"))
+        return rest, judging.Validation(
             held=held,
             every=self.validate_every,
             epochs=self.validation_epochs,
@@ -124,7 +129,9 @@ def distill_verb(args: Sequence[str]) -> type[Any]:
     return verb
 
 
-def configuration(method: Any, train: dd.RealData, options: DistillOptions) -> dict[str, Any]:  # noqa: ANN401
+def configuration(
+    method: Recipe, train: RealData, options: DistillOptions, start: Distilled | None
+) -> dict[str, Any]:
     """Return everything that the result depends on."""
     import torch
 
@@ -138,6 +145,7 @@ def configuration(method: Any, train: dd.RealData, options: DistillOptions) -> d
         **({} if budget is None else {"budget": budget}),
         "seed": options.seed,
         "data": train.fingerprint,
+        **({} if start is None else {"start_from": start.content_id}),
         **({} if not options.validation else {name: getattr(options, name) for name in _VALIDATION}),
         "zca": options.zca,
         "device": train.device.type,
@@ -147,8 +155,8 @@ def configuration(method: Any, train: dd.RealData, options: DistillOptions) -> d
 
 
 def run_recipe(
-    method: Any,  # noqa: ANN401
-    train: dd.RealData,
+    method: Recipe,
+    train: RealData,
     options: DistillOptions,
     *,
     told_to_resume: bool = False,
@@ -164,17 +172,16 @@ def run_recipe(
     Raises:
         DivergedError: If the run diverges, or has done so before.
     """
-    began = time.perf_counter()
-    rng = dd.generator(options.seed)
     if options.validation and not isinstance(method, IterativeRecipe):
         raise ValueError(f"validation must be 0 for {options.recipe}, which has no steps to choose from")
     train, validation = options.held_out(train)
+    start = None if options.start_from is None else artefact.Distilled.load(options.start_from)
     student = make_student(train, *options.students(method, train))
-    budget, estimate = _budget(method, options), None
-    if budget is not None and options.resume:
+    budget = _budget(method, options)
+    if budget is not None and options.resume and isinstance(method, IterativeRecipe):
         method = as_begun(method, options.out)
-    config = configuration(method, train, options)
-    with dd.Job(options.out, config, resume=options.resume, every=options.checkpoint_seconds) as job:
+    config = configuration(method, train, options, start)
+    with running.Job(options.out, config, resume=options.resume, every=options.checkpoint_seconds) as job:
         if job.finished:
             if job.diverged:
                 raise DivergedError(
@@ -185,76 +192,61 @@ def run_recipe(
             return 0
         if told_to_resume and not job.resumes:
             out(f"no checkpoint in {options.out}, starting at step 1")
-        runs = trained_runs(method, train, make_student=student, rng=rng)
-        if runs is not None and not _train(runs):
-            err(f"stopped with {len(runs.missing)} networks to train; {_go_on(options)}")
+        run = running.Run(
+            method, train, make_student=student, seed=options.seed, start=start, validation=validation
+        )
+        if not _train(run):
+            missing = len(run.runs.missing) if run.runs is not None else 0
+            err(f"stopped with {missing} networks to train; {_go_on(options)}")
             return 75
-        if not isinstance(method, IterativeRecipe):
-            job.finish(method(train, make_student=student, rng=rng))
-        else:
-            if budget is not None and not job.resumes:
-                fit = fitted(method, train, make_student=student, rng=rng, budget=budget, began=began)
-                tell(fit, budget)
-                method, estimate = fit.method, fit.estimate
-                job.settle(configuration(method, train, options))
-            code = _iterate(job, method, train, student, rng, options, runs, validation, estimate)
-            if code:
-                return code
+        estimate = None
+        if budget is not None and not job.resumes:
+            fit = run.fit(budget)
+            tell(fit, budget)
+            estimate = fit.estimate
+            job.settle(configuration(run.method, train, options, start))  # type: ignore[arg-type]
+        code = _finish(job, run, options, estimate)
+        if code:
+            return code
     out(f"saved {options.out}")
     out(f"open it: {open_line(options.out)}")
     return 0
 
 
-def _budget(method: Any, options: DistillOptions) -> float | None:  # noqa: ANN401
+def _budget(method: Recipe, options: DistillOptions) -> float | None:
     """Return the seconds that the steps are to fit; None where they are not to."""
     stepped = isinstance(method, IterativeRecipe)
     return options.chosen.budget if stepped and options.chosen is not None else None
 
 
-def _iterate(
-    job: dd.Job,
-    method: IterativeRecipe,
-    train: dd.RealData,
-    student: Any,  # noqa: ANN401
-    rng: Any,  # noqa: ANN401
-    options: DistillOptions,
-    runs: dd.TrainedRuns | None,
-    validation: dd.Validation | None,
-    estimate: dd.Estimate | None,
-) -> int:
-    def make() -> dd.Distillation[Any]:
-        return method.distillation(train, make_student=student, rng=rng)
-
-    distillation = method.distillation(train, make_student=student, rng=rng, validation=validation)
-    diverged: DivergedError | None = None
-    with _graceful() as stopped, progress("distilling", distillation.plan.steps) as update:
+def _finish(job: Job, run: Run[RealData], options: DistillOptions, estimate: Estimate | None) -> int:
+    """Take the steps that are left and save the set; return the exit code."""
+    if not run.iterative:
+        job.finish(run.distilled())
+        return 0
+    loop, diverged = run.distillation, None
+    with _graceful() as stopped, progress("distilling", loop.plan.steps) as update:
         try:
-            if job.steps_taken < distillation.plan.steps:
-                announce(dd.estimate(make) if estimate is None else estimate, job.steps_taken)
-            for step in job.steps(distillation):
-                update(step.number, _note(step, distillation.shrunk))
-                if distillation.validations and distillation.validations[-1][0] == step.number:
-                    out(_look(distillation))
+            if job.steps_taken < loop.plan.steps:
+                announce(run.estimate() if estimate is None else estimate, job.steps_taken)
+            for step in job.steps(run):
+                update(step.number, _note(step, loop.shrunk))
+                if loop.validations and loop.validations[-1][0] == step.number:
+                    out(_look(loop))
                 if stopped:
                     break
         except DivergedError as error:
             diverged = error
-    if stopped and distillation.index < distillation.plan.steps:
-        err(f"stopped after step {distillation.index}; {_go_on(options)}")
+    if stopped and loop.index < loop.plan.steps:
+        err(f"stopped after step {loop.index}; {_go_on(options)}")
         return 75
-    finished = dd.assemble(
-        method,
-        distillation.result,
-        train,
-        evaluation=method.evaluation(train),
-        rng=rng,
-        seconds=job.seconds + (0.0 if runs is None else runs.seconds),
-        make_student=student,
-        run={**distillation.record(), **runs_record(runs)},
-    )
-    job.finish(finished)
-    if distillation.shrunk:
-        err(f"the learning rate was reduced {distillation.shrunk}x because values were not finite")
+    made = run.distilled()
+    if "start" in made.provenance:
+        done = made.provenance["start"]
+        out(f"started from {done['images']} images of {options.start_from}; {done['left_out']} were left out")
+    job.finish(made)
+    if loop.shrunk:
+        err(f"the learning rate was reduced {loop.shrunk}x because values were not finite")
     if diverged:
         err(f"the last finite set was saved in {job.folder}")
         raise diverged
@@ -267,22 +259,22 @@ def _go_on(options: DistillOptions) -> str:
     return f"go on with: ddsdk {again}"
 
 
-def _train(runs: dd.TrainedRuns) -> bool:
-    """Train the networks that a recipe needs and that are not in the cache yet; tell whether all are there now."""
-    missing = len(runs.missing)
-    if not missing:
+def _train(run: Run[RealData]) -> bool:
+    """Train the networks that a run needs and that are not in the cache yet; tell whether all are there now."""
+    runs = run.runs
+    if runs is None or not runs.missing:
         return True
+    missing, epochs = len(runs.missing), runs.training.epochs
     announce_runs(runs, missing)
-    epochs = runs.training.epochs
     with _graceful() as stopped, progress("training networks", missing * epochs) as update:
-        for done, _ in runs.make():
+        for done, _ in run.prepare():
             update(done, f"network {-(-done // epochs)} of {missing}")
             if stopped:
                 return False
     return True
 
 
-def announce_runs(runs: dd.TrainedRuns, missing: int) -> None:
+def announce_runs(runs: TrainedRuns, missing: int) -> None:
     """Say how many networks must be trained before the first step, and what they take of which folder."""
     size = runs.nbytes * missing / len(runs) / 2**20
     out(
@@ -291,18 +283,18 @@ def announce_runs(runs: dd.TrainedRuns, missing: int) -> None:
     )
 
 
-def _look(distillation: dd.Distillation[Any]) -> str:
+def _look(distillation: Distillation[Any]) -> str:
     """Say what the last look at the held-out images found."""
     (step, accuracy), best = distillation.validations[-1], max(v for _, v in distillation.validations)
     return f"step {step}: {accuracy:.2%} of the held-out images, best so far {best:.2%}"
 
 
-def _note(step: dd.Step, reductions: int) -> str:
+def _note(step: Step, reductions: int) -> str:
     note = f"loss {step.loss:.4g}"
     return f"{note}, learning rate reduced {reductions}x" if reductions else note
 
 
-def announce(estimate: dd.Estimate, taken: int = 0) -> None:
+def announce(estimate: Estimate, taken: int = 0) -> None:
     """Say what a run will take, or what is left of one that has `taken` steps behind it."""
     left = estimate.steps - taken
     seconds = estimate.seconds * left / estimate.steps

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import tyro
 
-import ddsdk as dd
+from ddsdk import artefact, foundation, networks, running, synthetic
 from ddsdk.baselines import BASELINES
 from ddsdk.cli.console import out, progress, table
 from ddsdk.cli.options import DataOptions, NetworkOptions, fitting_options, make_student, names
-from ddsdk.errors import require
-from ddsdk.evaluation import Evaluation, Score
+from ddsdk.foundation import escape_terminal, require
 from ddsdk.recipes import RECIPES
-from ddsdk.text import escape_terminal
+from ddsdk.training import Evaluation, Score
 
 if TYPE_CHECKING:
-    from ddsdk.judge import Progress
+    from ddsdk.data import RealData
+    from ddsdk.judging import Progress
 
 __all__ = ["Evaluate", "Row", "baseline_size", "follow", "judge", "show_scores"]
 
@@ -66,13 +66,15 @@ class Evaluate(NetworkOptions, DataOptions):
 
     def run(self) -> int:
         """Evaluate and print."""
-        from ddsdk.scores import results_folder
+        from ddsdk.judging import results_folder
 
-        distilled = dd.Distilled.load(self.set)
+        distilled = artefact.Distilled.load(self.set)
         train, test = (data.with_preprocess(distilled.preprocess) for data in self.pair(self.test))
         chosen = names(self.networks)
         for network in chosen:
-            require(network in dd.NETWORKS, "networks", f"be among {', '.join(dd.NETWORKS)}", network)
+            require(
+                network in networks.NETWORKS, "networks", f"be among {', '.join(networks.NETWORKS)}", network
+            )
         evaluations = self._evaluations(distilled, chosen)
         judged = []
         for evaluation in evaluations:
@@ -97,7 +99,7 @@ class Evaluate(NetworkOptions, DataOptions):
             out(f"the set has {count} images per class, each baseline has {size}")
         return 0
 
-    def _evaluations(self, distilled: dd.Distilled, chosen: list[str]) -> list[Evaluation]:
+    def _evaluations(self, distilled: artefact.Distilled, chosen: list[str]) -> list[Evaluation]:
         stored = Evaluation.from_dict(distilled.evaluation)
         hard = distilled.manifest.storage.labels == "hard"
         # What an ordinary user does with a set: its images, and a class for each.
@@ -124,14 +126,14 @@ class Evaluate(NetworkOptions, DataOptions):
         given = self.network_options()
         if network == base.network and base.learner == "kernel":
             return given
-        require(network in dd.NETWORKS, "network", f"be among {', '.join(dd.NETWORKS)}", network)
+        require(network in networks.NETWORKS, "network", f"be among {', '.join(networks.NETWORKS)}", network)
         return fitting_options(network, chosen or [network], given)
 
 
 def judge(
-    distilled: dd.Distilled,
-    train: dd.RealData,
-    test: dd.RealData,
+    distilled: artefact.Distilled,
+    train: RealData,
+    test: RealData,
     evaluation: Evaluation,
     baselines: list[str],
     *,
@@ -151,7 +153,7 @@ def judge(
         seed: Root of every random number.
         fresh: Compute again what was kept.
     """
-    from ddsdk.scores import scoring
+    from ddsdk.judging import scoring
 
     for name in baselines:
         require(name in BASELINES, "baselines", f"be among {', '.join(BASELINES)}", name)
@@ -168,7 +170,9 @@ def judge(
             size = baseline_size(distilled, train)
             selection = BASELINES[name](ipc=size, augmentation=evaluation.augmentation)
             update(each * i, f"selecting {name}")
-            chosen = selection(train, make_student=student, rng=dd.generator(seed, name))
+            chosen = running.distill(
+                selection, train, make_student=student, seed=foundation.generator(seed, name)
+            )
             chosen = _alike(chosen, distilled, evaluation)
             # The order of a set is a part of what was learned; that of real images tells their classes.
             shuffled = evaluation.changed(order="shuffled")
@@ -181,17 +185,19 @@ def _reading(evaluation: Evaluation, labels: Any) -> Evaluation:  # noqa: ANN401
     return evaluation.changed(labels=labels)
 
 
-def _alike(chosen: dd.Distilled, distilled: dd.Distilled, evaluation: Evaluation) -> dd.Distilled:
+def _alike(
+    chosen: artefact.Distilled, distilled: artefact.Distilled, evaluation: Evaluation
+) -> artefact.Distilled:
     """Return a baseline with centred labels where the set has scores and is judged by regression on them."""
-    from ddsdk.bench.columns import wants_centred
+    from ddsdk.experiments import wants_centred
 
     if not wants_centred(distilled, evaluation):
         return chosen
-    rows = dd.centred_labels(chosen.owner, chosen.num_classes)
+    rows = synthetic.centred_labels(chosen.owner, chosen.num_classes)
     return replace(chosen, labels=rows, label_space="scores")
 
 
-def baseline_size(distilled: dd.Distilled, train: dd.RealData) -> int:
+def baseline_size(distilled: artefact.Distilled, train: RealData) -> int:
     """Return the images per class of a baseline that stores as many floats as the set, or as there are."""
     return min(distilled.stored_ipc, *train.class_sizes)
 
@@ -200,7 +206,7 @@ def follow(steps: Iterator[Progress], name: str, update: Callable[[int, str], No
     """Go through an evaluation, show how far it is, and return what came out.
 
     Args:
-        steps: From `ddsdk.judge.evaluating` or `ddsdk.scores.scoring`.
+        steps: From `ddsdk.judging.judge.evaluating` or `ddsdk.judging.scores.scoring`.
         name: What is judged.
         update: From `ddsdk.cli.console.progress`.
         before: Epochs that are done already.
@@ -211,7 +217,7 @@ def follow(steps: Iterator[Progress], name: str, update: Callable[[int, str], No
     return Row(step.score, step.kept)
 
 
-def _method_name(distilled: dd.Distilled) -> str:
+def _method_name(distilled: artefact.Distilled) -> str:
     recipe = str(distilled.provenance.get("recipe", "set"))
     classes = {method.__name__: name for name, method in {**RECIPES, **BASELINES}.items()}
     return classes.get(recipe, recipe.lower())

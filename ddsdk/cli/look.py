@@ -9,15 +9,12 @@ from typing import Any, Literal
 
 import tyro
 
-import ddsdk as dd
-from ddsdk.artifact import read_artifact
+from ddsdk import artefact, judging
+from ddsdk.artefact import fact_rows, flatten, read_artifact
 from ddsdk.baselines import BASELINES
-from ddsdk.card import fact_rows, flatten
 from ddsdk.cli.console import out, table
-from ddsdk.errors import require
-from ddsdk.files import write_atomic
+from ddsdk.foundation import escape_terminal, require, write_atomic
 from ddsdk.recipes import RECIPES
-from ddsdk.text import escape_terminal
 
 __all__ = ["Export", "Inspect", "Recipes", "Report", "Show", "write_report"]
 
@@ -59,12 +56,12 @@ class Show:
 
     def run(self) -> int:
         """Write the picture and say where it is."""
-        from ddsdk.sheet import contact_sheet, png_bytes, side_by_side
+        from ddsdk.artefact import contact_sheet, png_bytes, side_by_side
 
         require(len(self.sets) > 0, "sets", "name at least one artefact", self.sets)
         require(len(self.sets) == 1 or self.out is not None, "out", "be given for several sets", None)
         path = self.sets[0] / "sheet.png" if self.out is None else self.out
-        opened = [(set_.name, dd.Distilled.load(set_)) for set_ in self.sets]
+        opened = [(set_.name, artefact.Distilled.load(set_)) for set_ in self.sets]
         if len(opened) == 1:
             sheet = contact_sheet(opened[0][1], per_class=10 if self.per_class is None else self.per_class)
         else:
@@ -94,8 +91,8 @@ class Export:
 
     def run(self) -> int:
         """Write it and say where it is."""
-        writers = {"parquet": dd.to_parquet, "images": dd.to_image_folder, "npz": dd.to_npz}
-        writers[self.to](dd.Distilled.load(self.set), self.out)
+        writers = {"parquet": artefact.to_parquet, "images": artefact.to_image_folder, "npz": artefact.to_npz}
+        writers[self.to](artefact.Distilled.load(self.set), self.out)
         out(str(self.out))
         return 0
 
@@ -118,7 +115,7 @@ class Report:
 
     def run(self) -> int:
         """Write the files and say where they are."""
-        from ddsdk.scores import results_folder
+        from ddsdk.judging import results_folder
 
         require(len(self.sets) > 0, "sets", "name at least one artefact", self.sets)
         require(bool(self.html or self.markdown), "html", "be given, or markdown", None)
@@ -127,10 +124,10 @@ class Report:
             write_report(self.sets, self.html, results)
             out(str(self.html))
         if self.markdown:
-            from ddsdk.bench.tables import score_table
+            from ddsdk.experiments import score_table
 
-            opened = [dd.Distilled.load(path) for path in self.sets]
-            records = [r for folder in results for r in dd.read_scores(folder)]
+            opened = [artefact.Distilled.load(path) for path in self.sets]
+            records = [r for folder in results for r in judging.read_scores(folder)]
             write_atomic(self.markdown, score_table(records, opened).encode())
             out(str(self.markdown))
         return 0
@@ -138,12 +135,12 @@ class Report:
 
 def write_report(sets: tuple[Path, ...], html: Path, results: tuple[Path, ...]) -> None:
     """Write the page; a score counts for a set if it was computed on that very content, or for a baseline."""
-    from ddsdk.report import html_report
+    from ddsdk.artefact import html_report
 
-    opened = [(str(path), dd.Distilled.load(path)) for path in sets]
+    opened = [(str(path), artefact.Distilled.load(path)) for path in sets]
     titles = {distilled.content_id: title for title, distilled in opened}
     scores: dict[str, Any] = {}
-    for record in (r for folder in results for r in dd.read_scores(folder)):
+    for record in (r for folder in results for r in judging.read_scores(folder)):
         score = dict(record["score"])
         own = titles.get(record["conditions"]["set"])
         if own is None and score["name"] not in BASELINES:

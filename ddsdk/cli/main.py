@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ddsdk.cli.console import err
-from ddsdk.errors import DivergedError, MissingExtraError
+from ddsdk.foundation import DivergedError, MissingExtraError
 
 __all__ = ["main"]
 

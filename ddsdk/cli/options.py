@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-import ddsdk as dd
-from ddsdk.errors import require
+from ddsdk import data, networks
+from ddsdk.foundation import require
 
 if TYPE_CHECKING:
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent
 
 __all__ = [
     "DataOptions",
@@ -48,15 +49,15 @@ class DataOptions:
     device: str = "cpu"
     threads: int | None = None
 
-    def train(self) -> dd.RealData:
+    def train(self) -> RealData:
         """Load the train split onto the device."""
         self._prepare()
-        return dd.load(self.data, **self._where()).to(self.device)
+        return data.load(self.data, **self._where()).to(self.device)
 
-    def pair(self, test: str | None = None) -> tuple[dd.RealData, dd.RealData]:
+    def pair(self, test: str | None = None) -> tuple[RealData, RealData]:
         """Load the train and test splits onto the device; `test` names the test data if `data` has none."""
         self._prepare()
-        train, held_out = dd.load_pair(self.data, test, **self._where())
+        train, held_out = data.load_pair(self.data, test, **self._where())
         return train.to(self.device), held_out.to(self.device)
 
     def _prepare(self) -> None:
@@ -128,24 +129,24 @@ class NetworkOptions:
         return {name: value for name, value in given.items() if value is not None}
 
 
-def fitting_options(network: str, networks: Sequence[str], given: dict[str, Any]) -> dict[str, Any]:
+def fitting_options(network: str, chosen: Sequence[str], given: dict[str, Any]) -> dict[str, Any]:
     """Return those of the given options that a network takes.
 
     Args:
         network: The one that is built now.
-        networks: All that were asked for; an option that none of them takes is refused.
+        chosen: All networks that were named; an option that none of them takes is refused.
         given: From `NetworkOptions.network_options`.
 
     Raises:
         ValueError: If no network takes an option.
     """
-    takes = {name: set(signature(dd.NETWORKS[name]).parameters) for name in {network, *networks}}
+    takes = {name: set(signature(networks.NETWORKS[name]).parameters) for name in {network, *chosen}}
     for option in given:
         known = any(option in taken for taken in takes.values())
         require(known, option, f"be left out for {', '.join(sorted(takes))}", given[option])
     return {option: value for option, value in given.items() if option in takes[network]}
 
 
-def make_student(real: dd.RealData, network: str, options: dict[str, Any]) -> MakeStudent:
+def make_student(real: RealData, network: str, options: dict[str, Any]) -> MakeStudent:
     """Return the factory of students for `real`."""
-    return dd.network_factory(network, real.image_shape, real.num_classes, **options)
+    return networks.network_factory(network, real.image_shape, real.num_classes, **options)

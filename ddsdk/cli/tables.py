@@ -13,20 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-import ddsdk as dd
-from ddsdk.bench.methods import chosen_methods
+from ddsdk import artefact, networks
 from ddsdk.cli.chosen import duration
 from ddsdk.cli.console import err, out, progress
 from ddsdk.cli.options import DataOptions, NetworkOptions, check_device, names, whole_numbers
-from ddsdk.errors import require, require_count
-from ddsdk.recipes.base import IterativeRecipe
-from ddsdk.text import escape_terminal
+from ddsdk.foundation import escape_terminal, require, require_count
+from ddsdk.planning import chosen_methods
+from ddsdk.recipes import IterativeRecipe
 
 if TYPE_CHECKING:
-    from ddsdk.bench.kinds import Entry
-    from ddsdk.bench.table_run import TableRun
-    from ddsdk.work.executors import Executor
-    from ddsdk.work.worker import Done
+    from ddsdk.data import RealData
+    from ddsdk.experiments import Done, Entry, Executor, TableRun
 
 __all__ = ["TABLES", "TableBench", "Worker"]
 
@@ -93,8 +90,7 @@ class TableBench(NetworkOptions, DataOptions):
     def run(self) -> int:
         """Compute what is missing, and write the table."""
         from ddsdk.baselines import BASELINES
-        from ddsdk.bench.kinds import Place, Task
-        from ddsdk.bench.table_run import TableRun
+        from ddsdk.experiments import Place, TableRun, Task
 
         for name in ("sets", "repeats"):
             require_count(name, getattr(self, name))
@@ -133,20 +129,20 @@ class TableBench(NetworkOptions, DataOptions):
         return 0
 
     def _judging(self) -> Any:  # noqa: ANN401
-        from ddsdk.bench.columns import TRANSFER_NETWORKS, Judging
+        from ddsdk.experiments import TRANSFER_NETWORKS, Judging
 
         for name in ("judge_epochs", "judge_width"):
             if getattr(self, name) is not None:
                 require_count(name, getattr(self, name))
         transfer = tuple(names(self.networks)) or TRANSFER_NETWORKS
         for name in transfer:
-            require(name in dd.NETWORKS, "networks", f"be among {', '.join(dd.NETWORKS)}", name)
+            require(name in networks.NETWORKS, "networks", f"be among {', '.join(networks.NETWORKS)}", name)
         return Judging(
             networks=self.repeats, epochs=self.judge_epochs, width=self.judge_width, transfer=transfer
         )
 
     def _executor(self) -> Executor:
-        from ddsdk.work.executors import InProcess, Processes, RayTasks, Shared
+        from ddsdk.experiments import InProcess, Processes, RayTasks, Shared
 
         if self.engine == "ray":
             return RayTasks(self.ray_address, self.workers or None)
@@ -154,12 +150,11 @@ class TableBench(NetworkOptions, DataOptions):
             return Shared()
         return Processes(self.workers) if self.workers else InProcess()
 
-    def _entries(self, train: dd.RealData) -> list[Entry]:
-        from ddsdk.bench.curve import students_of
-        from ddsdk.bench.kinds import Entry
+    def _entries(self, train: RealData) -> list[Entry]:
+        from ddsdk.experiments import Entry, students_of
 
-        known = not self.network or self.network in dd.NETWORKS
-        require(known, "network", f"be among {', '.join(dd.NETWORKS)}", self.network)
+        known = not self.network or self.network in networks.NETWORKS
+        require(known, "network", f"be among {', '.join(networks.NETWORKS)}", self.network)
         chosen, found = names(self.recipes), []
         require(len(chosen) > 0, "recipes", "name at least one method", self.recipes)
         for ipc in whole_numbers("ipc", self.ipc):
@@ -183,8 +178,8 @@ class TableBench(NetworkOptions, DataOptions):
                         err(escape_terminal(said, 400))
 
     def _write(self, table: TableRun) -> None:
-        from ddsdk.bench.table_view import table_html, table_markdown, table_values
-        from ddsdk.files import readable_json, write_atomic
+        from ddsdk.experiments import table_html, table_markdown, table_values
+        from ddsdk.foundation import readable_json, write_atomic
 
         rows, whole, sets = table.rows(), table.on_all(), table.sets()
         machine = _machine(self)
@@ -198,7 +193,7 @@ class TableBench(NetworkOptions, DataOptions):
             folder = self.out / "sets" / name
             if (
                 not (folder / "manifest.json").is_file()
-                or dd.Distilled.load(folder).content_id != distilled.content_id
+                or artefact.Distilled.load(folder).content_id != distilled.content_id
             ):
                 distilled.save(folder)
         out(text)
@@ -214,8 +209,8 @@ def _machine(options: DataOptions) -> Mapping[str, Any]:
     """Return what a reader of figures wants to know about where they come from."""
     import platform
 
-    from ddsdk.assemble import device_name
-    from ddsdk.bench.kinds import here
+    from ddsdk.artefact import device_name
+    from ddsdk.experiments import here
 
     return {
         **here(),
@@ -249,9 +244,7 @@ class Worker:
         """Work."""
         import time
 
-        from ddsdk.bench.kinds import Place, compute_in, here
-        from ddsdk.work.store import Store
-        from ddsdk.work.worker import work
+        from ddsdk.experiments import Place, Store, compute_in, here, work
 
         check_device(self.device)
         require(self.store.is_dir(), "store", "be the folder of a store", str(self.store))

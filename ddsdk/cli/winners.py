@@ -9,11 +9,9 @@ from typing import get_args
 
 import tyro
 
-from ddsdk.bench.choice import LabelKind, reached, standings
-from ddsdk.bench.measured import Board, boards_of, read_boards
 from ddsdk.cli.console import out, table
-from ddsdk.errors import require
-from ddsdk.text import escape_terminal
+from ddsdk.foundation import escape_terminal, require
+from ddsdk.planning import Board, LabelKind, reached, read_boards, standings
 
 __all__ = ["Winners"]
 
@@ -45,7 +43,7 @@ class Winners:
                 else:
                     _show_times(board, kind, self.reach)
         if self.out is not None:
-            from ddsdk.files import readable_json, write_atomic
+            from ddsdk.foundation import readable_json, write_atomic
 
             write_atomic(self.out, readable_json({"boards": _plain(boards)}))
             out(str(self.out))
@@ -53,8 +51,8 @@ class Winners:
 
 
 def _measured(paths: Sequence[Path]) -> tuple[Board, ...]:
-    from ddsdk.bench.curve import read_curves
-    from ddsdk.bench.methods import METHODS
+    from ddsdk.experiments import boards_of, read_curves
+    from ddsdk.planning import METHODS
 
     return boards_of([curve for path in paths for curve in read_curves(path)], METHODS)
 

@@ -1,1 +1,5 @@
-"""Real data: loading, preprocessing, selection, and the source protocol."""
+"""Real data: readers, preprocessing, augmentation, and selection of images."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ddsdk.data.raw import Raw, decode
-from ddsdk.errors import require
+from ddsdk.foundation import require
 
 __all__ = ["Array", "LabelledImages", "read_arrays", "read_dataset"]
 

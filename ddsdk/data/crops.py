@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from ddsdk.errors import require, require_count
-from ddsdk.rng import derive
+from ddsdk.foundation import derive, require, require_count
 
 __all__ = ["cropped", "easiest_crops", "random_boxes"]
 

@@ -12,7 +12,7 @@ import torch
 from ddsdk.data.parquet import parquet_files, read_parquet
 from ddsdk.data.python_docs import read_python_docs
 from ddsdk.data.raw import Raw
-from ddsdk.rng import generator
+from ddsdk.foundation import generator
 
 __all__ = ["NAMED", "TEXTS", "known_name", "nearest_name", "read_named"]
 

@@ -11,7 +11,7 @@ import torch
 
 from ddsdk.data.folders import SPLIT_NAMES
 from ddsdk.data.raw import Pixels, Raw, decode, stack
-from ddsdk.errors import MissingExtraError, require
+from ddsdk.foundation import MissingExtraError, require
 
 __all__ = ["parquet_files", "read_parquet"]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ddsdk.data.whitening import Whitening
-from ddsdk.errors import require
+from ddsdk.foundation import require
 
 __all__ = ["KNOWN_NORMALISATION", "Preprocess"]
 

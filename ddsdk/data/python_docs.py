@@ -16,7 +16,7 @@ import torch
 
 from ddsdk.data.raw import Raw
 from ddsdk.data.words import Vocabulary, tokens
-from ddsdk.rng import generator
+from ddsdk.foundation import generator
 
 __all__ = ["python_docs", "python_docs_vocabulary", "read_python_docs"]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ddsdk.errors import require
+from ddsdk.foundation import require
 
 __all__ = ["Raw", "check_resize", "decode", "stack"]
 

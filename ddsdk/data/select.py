@@ -12,7 +12,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from ddsdk.errors import require
+from ddsdk.foundation import require
 
 __all__ = ["herding", "k_center", "k_means_centres", "k_means_nearest"]
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ddsdk.data.preprocess import Preprocess
-from ddsdk.errors import require
-from ddsdk.rng import derive
+from ddsdk.foundation import derive, require
 
 __all__ = ["Batch", "RealData", "Source", "choose"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddsdk.errors import require
+from ddsdk.foundation import require
 
 __all__ = ["Whitening"]
 

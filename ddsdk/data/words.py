@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddsdk.errors import require, require_count
+from ddsdk.foundation import require, require_count
 
 __all__ = ["PADDING", "Vocabulary", "tokens"]
 

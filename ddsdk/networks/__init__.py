@@ -1,1 +1,5 @@
-"""Networks for small images, by name."""
+"""Networks for small images and text, with their initial weights."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

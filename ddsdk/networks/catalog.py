@@ -10,7 +10,7 @@ from typing import final, get_args
 
 import torch
 
-from ddsdk.errors import require
+from ddsdk.foundation import require
 from ddsdk.networks.classic import alexnet, lenet, mlp, vgg11
 from ddsdk.networks.convnet import convnet, derived_depth
 from ddsdk.networks.deep import densenet121, resnet10, resnet18, resnet152
@@ -74,7 +74,7 @@ def network_factory(
         image_shape: (C, H, W) of the images.
         num_classes: K >= 2.
         **options: Keyword options of that builder, such as ``depth`` and ``width`` of the ConvNet; and ``init``, where
-            the weights start, see `ddsdk.initialise`.
+            the weights start, see `ddsdk.networks.initialise`.
 
     Returns:
         A picklable callable; equal generators give equal weights, bit for bit, on the CPU.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ddsdk.errors import require
+from ddsdk.foundation import require
 from ddsdk.networks.network import Network
 from ddsdk.networks.norms import Norm, norm_layer
 from ddsdk.networks.shapes import ImageShape, check_request, head_inputs

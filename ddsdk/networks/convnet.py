@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import nn
 
-from ddsdk.errors import require
+from ddsdk.foundation import require
 from ddsdk.networks.network import Network
 from ddsdk.networks.norms import Norm, norm_layer
 from ddsdk.networks.pooling import AvgPool2

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ddsdk.errors import require
+from ddsdk.foundation import require
 from ddsdk.networks.network import Network
 from ddsdk.networks.norms import norm_layer
 from ddsdk.networks.shapes import ImageShape, check_request

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
-from ddsdk.errors import require
+from ddsdk.foundation import require
 
 __all__ = ["Init", "initialise"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ddsdk.errors import require
+from ddsdk.foundation import require
 
 __all__ = ["NORMS", "Norm", "calibrate_batch_norm_", "has_batch_norm", "norm_layer", "uses_batch_statistics"]
 

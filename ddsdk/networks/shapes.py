@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from ddsdk.errors import require
+from ddsdk.foundation import require
 
 __all__ = ["ImageShape", "check_request", "head_inputs"]
 

@@ -1,1 +1,5 @@
-"""Objectives: byproduct x distance."""
+"""Objectives: what a step minimises."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ddsdk.data.sources import Source
+from ddsdk.data import Source
 
 __all__ = ["Objective", "embedding", "require_network"]
 

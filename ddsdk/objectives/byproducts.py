@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from ddsdk.augment import NO_DRAW, Draw
-from ddsdk.data.sources import Batch
-from ddsdk.errors import require
-from ddsdk.inner.micro import micro_batch, pieces
+from ddsdk.data import NO_DRAW, Batch, Draw
+from ddsdk.foundation import require
 from ddsdk.objectives.base import embedding, require_network
+from ddsdk.training import micro_batch, pieces
 
 __all__ = [
     "Byproduct",

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ddsdk.augment import NO_AUGMENTATION, Augmentation, Draw
-from ddsdk.data.sources import Batch, Source
-from ddsdk.errors import require_count
+from ddsdk.data import NO_AUGMENTATION, Augmentation, Batch, Draw, Source
+from ddsdk.foundation import derive, require_count
 from ddsdk.objectives.byproducts import in_pieces, mean_embedding, stacked
 from ddsdk.objectives.features import all_features
-from ddsdk.rng import derive
 
 __all__ = ["Discrimination"]
 

@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ddsdk.errors import require
+from ddsdk.foundation import require
 
 __all__ = ["Distance", "FilterGap", "absolute", "cosine", "filter_cosine", "squared"]
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ddsdk.data.sources import Batch
-from ddsdk.errors import require, require_rate
-from ddsdk.networks.pooling import AvgPool2
+from ddsdk.data import Batch
+from ddsdk.foundation import require, require_rate
+from ddsdk.networks import AvgPool2
 from ddsdk.objectives.base import embedding
 
 __all__ = ["AttentionMaps", "CharacteristicFunction", "all_features", "characteristic", "layer_means"]

@@ -9,20 +9,18 @@ from typing import Protocol, final
 import torch
 from torch import Tensor, nn
 
-from ddsdk.augment import NO_AUGMENTATION, Augmentation
-from ddsdk.data.sources import Source
-from ddsdk.errors import require_count
+from ddsdk.data import NO_AUGMENTATION, Augmentation, Source
+from ddsdk.foundation import derive, require_count
 from ddsdk.objectives.base import embedding
 from ddsdk.objectives.features import CharacteristicFunction, characteristic
 from ddsdk.objectives.match import ClassMatch
 from ddsdk.objectives.moments import CharacteristicDistance
-from ddsdk.rng import derive
 
 __all__ = ["CharacteristicMatch", "FrequencyLesson", "FrequencySampler"]
 
 
 class HasSampler(Protocol):
-    """A student with a `FrequencySampler` beside it, such as `ddsdk.Rivalled`."""
+    """A student with a `FrequencySampler` beside it, such as `ddsdk.students.Rivalled`."""
 
     @property
     def student(self) -> nn.Module:

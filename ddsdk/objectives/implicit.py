@@ -11,17 +11,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ddsdk.data.sources import Source
-from ddsdk.errors import require, require_count
-from ddsdk.inner.conjugate import conjugate_gradients
-from ddsdk.inner.fit import embeddings
-from ddsdk.inner.flat import FlatNetwork, weight_vector
-from ddsdk.inner.micro import micro_batch, pieces
-from ddsdk.inner.ridge import Ridge, solve
+from ddsdk.data import Source
+from ddsdk.foundation import derive, require, require_count
 from ddsdk.objectives.base import require_network
 from ddsdk.objectives.ridge import label_lead
 from ddsdk.objectives.training import Whole
-from ddsdk.rng import derive
+from ddsdk.training import (
+    FlatNetwork,
+    Ridge,
+    conjugate_gradients,
+    embeddings,
+    micro_batch,
+    pieces,
+    solve,
+    weight_vector,
+)
 
 __all__ = ["ImplicitRegression", "Linearised"]
 

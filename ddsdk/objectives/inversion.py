@@ -9,9 +9,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ddsdk.data.sources import Source
-from ddsdk.errors import require
-from ddsdk.rng import derive
+from ddsdk.data import Source
+from ddsdk.foundation import derive, require
 
 __all__ = ["Inversion"]
 

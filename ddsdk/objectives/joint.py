@@ -10,14 +10,12 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from ddsdk.augment import NO_AUGMENTATION, Augmentation, Draw
-from ddsdk.data.sources import Batch, Source
-from ddsdk.errors import require_count
-from ddsdk.inner.micro import micro_batch
+from ddsdk.data import NO_AUGMENTATION, Augmentation, Batch, Draw, Source
+from ddsdk.foundation import derive, require_count
 from ddsdk.objectives.byproducts import Byproduct, in_pieces
 from ddsdk.objectives.distances import Distance
 from ddsdk.objectives.match import RealSampler, random_images
-from ddsdk.rng import derive
+from ddsdk.training import micro_batch
 
 __all__ = ["CollectiveMatch"]
 

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ddsdk.augment import NO_AUGMENTATION, Augmentation
-from ddsdk.data.sources import Batch, Source
-from ddsdk.errors import require, require_count
+from ddsdk.data import NO_AUGMENTATION, Augmentation, Batch, Source
+from ddsdk.foundation import derive, require, require_count
 from ddsdk.objectives.byproducts import Byproduct, Gather, in_pieces
 from ddsdk.objectives.distances import Distance
-from ddsdk.rng import derive
 
 __all__ = ["ClassMatch", "RealSampler", "random_images"]
 

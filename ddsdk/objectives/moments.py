@@ -12,7 +12,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ddsdk.errors import require, require_rate
+from ddsdk.foundation import require, require_rate
 
 __all__ = ["CharacteristicDistance", "GaussianMMD", "LayerSquares"]
 

@@ -14,16 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ddsdk.data.sources import Batch, Source
-from ddsdk.errors import require, require_count, require_rate
-from ddsdk.inner.adversary import Adversary
-from ddsdk.inner.fit import embeddings
-from ddsdk.inner.kernels import Kernel
-from ddsdk.inner.micro import micro_batch, pieces
-from ddsdk.inner.ridge import Ridge, solve
+from ddsdk.data import Batch, Source
+from ddsdk.foundation import derive, require, require_count, require_rate
 from ddsdk.objectives.base import embedding
 from ddsdk.objectives.training import Whole
-from ddsdk.rng import derive
+from ddsdk.training import Adversary, Kernel, Ridge, embeddings, micro_batch, pieces, solve
 
 __all__ = ["ByFeatures", "Compare", "Compared", "FitAndTest", "by_kernel", "label_lead", "targets"]
 

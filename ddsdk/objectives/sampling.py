@@ -8,11 +8,10 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from ddsdk.data.sources import Batch, Source
-from ddsdk.errors import require_count
-from ddsdk.inner.fit import embeddings
+from ddsdk.data import Batch, Source
+from ddsdk.foundation import derive, require_count
 from ddsdk.objectives.base import embedding
-from ddsdk.rng import derive
+from ddsdk.training import embeddings
 
 __all__ = ["Representative", "cluster_members"]
 
@@ -59,7 +58,7 @@ class Representative:
 def cluster_members(features: Tensor, n: int, rounds: int, rng: torch.Generator) -> Tensor:
     """Return the member nearest the centre of each of `n` k-means clusters, without leaving the device.
 
-    `ddsdk.k_means_nearest` is the exact one for a selection that is made once; this one is made at every step.
+    `ddsdk.data.k_means_nearest` is the exact one for a selection that is made once; this one is made at every step.
 
     Args:
         features: (N, F), N > n.

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from ddsdk.data.sources import Source
-from ddsdk.errors import require, require_count
+from ddsdk.data import Source
+from ddsdk.foundation import derive, require, require_count
 from ddsdk.objectives.base import embedding
-from ddsdk.rng import derive
 
 __all__ = ["ViewSimilarity"]
 

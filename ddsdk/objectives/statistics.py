@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ddsdk.augment import NO_AUGMENTATION, Augmentation
-from ddsdk.data.sources import Batch, Source
-from ddsdk.errors import require, require_count
-from ddsdk.rng import derive
+from ddsdk.data import NO_AUGMENTATION, Augmentation, Batch, Source
+from ddsdk.foundation import derive, require, require_count
 
 __all__ = ["SlotSource", "StatisticsMatch", "StatisticsTeacher", "batch_moments"]
 

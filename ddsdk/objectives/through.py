@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from ddsdk.data.sources import Source
+from ddsdk.data import Source
 from ddsdk.objectives.base import Objective
 
 __all__ = ["Through"]

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ddsdk.augment import NO_AUGMENTATION, Augmentation
-from ddsdk.data.sources import Source
-from ddsdk.errors import require_count
+from ddsdk.data import NO_AUGMENTATION, Augmentation, Source
+from ddsdk.foundation import derive, require_count
 from ddsdk.objectives.base import Objective, require_network
-from ddsdk.rng import derive
 
 __all__ = ["CrossEntropy", "Total"]
 

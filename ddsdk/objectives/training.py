@@ -10,17 +10,23 @@ from typing import Literal, Protocol, final, get_args, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from ddsdk.augment import NO_AUGMENTATION, Augmentation
-from ddsdk.data.sources import Batch, Source
-from ddsdk.errors import require, require_count, require_rate
-from ddsdk.inner.adversary import Adversary
-from ddsdk.inner.flat import FlatNetwork, weight_vector
-from ddsdk.inner.losses import Loss, soft_cross_entropy
-from ddsdk.inner.micro import micro_batch, pieces
-from ddsdk.inner.optimizers import InnerOptimizer, InnerSGD
-from ddsdk.inner.unroll import StepLoss, Unroll, constant_memory
+from ddsdk.data import NO_AUGMENTATION, Augmentation, Batch, Source
+from ddsdk.foundation import derive, require, require_count, require_rate
 from ddsdk.objectives.base import require_network
-from ddsdk.rng import derive
+from ddsdk.training import (
+    Adversary,
+    FlatNetwork,
+    InnerOptimizer,
+    InnerSGD,
+    Loss,
+    StepLoss,
+    Unroll,
+    constant_memory,
+    micro_batch,
+    pieces,
+    soft_cross_entropy,
+    weight_vector,
+)
 
 __all__ = ["Order", "Rated", "SetTraining", "TrainAndTest", "Whole"]
 

@@ -9,12 +9,10 @@ from typing import Protocol, final
 import torch
 from torch import Tensor
 
-from ddsdk.augment import NO_AUGMENTATION, Augmentation
-from ddsdk.data.sources import Source
-from ddsdk.errors import require_count
-from ddsdk.inner.optimizers import InnerOptimizer, InnerSGD
-from ddsdk.inner.unroll import Unroll, constant_memory
+from ddsdk.data import NO_AUGMENTATION, Augmentation, Source
+from ddsdk.foundation import require_count
 from ddsdk.objectives.training import Rated, SetTraining, Whole
+from ddsdk.training import InnerOptimizer, InnerSGD, Unroll, constant_memory
 
 __all__ = ["MatchTrajectory", "Span"]
 

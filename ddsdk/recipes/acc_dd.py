@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
-from ddsdk.errors import require, require_count
+from ddsdk import foundation, students
+from ddsdk.foundation import require, require_count
 from ddsdk.recipes.sweeping import Sweeping, without
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.running import Plan
+    from ddsdk.students import MakeStudent
 
 __all__ = ["AccDD"]
 
@@ -56,9 +58,11 @@ class AccDD(Sweeping):
         require_count("pool_epochs", self.pool_epochs)
         require(0 <= self.low <= self.high, "low and high", "satisfy 0 <= low <= high", (self.low, self.high))
 
-    def runs(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.TrainedRuns:
+    def runs(
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> students.TrainedRuns:
         """Return the pool of early networks; those that are missing are made at first use."""
-        training = dd.Training(
+        training = students.Training(
             epochs=self.pool_epochs,
             lr=self.student_lr,
             momentum=0.9,
@@ -67,13 +71,11 @@ class AccDD(Sweeping):
             augmentation=without("cutout", self.augmentation),
             mix=self.mix,
         )
-        seed = dd.derive(rng, "pool").initial_seed()
-        return dd.TrainedRuns(real, make_student, training, count=self.pool, seed=seed)
+        seed = foundation.derive(rng, "pool").initial_seed()
+        return students.TrainedRuns(real, make_student, training, count=self.pool, seed=seed)
 
-    def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[nn.Module]:
         """Return matching of random real images under neighbours of the pool."""
         runs = self.runs(real, make_student=make_student, rng=rng)
-        near = dd.Perturbed(runs=runs, low=self.low, high=self.high)
+        near = students.Perturbed(runs=runs, low=self.low, high=self.high)
         return self.sweeps(real, make_student=near, rng=rng)

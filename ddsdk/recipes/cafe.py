@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
-from ddsdk.errors import require_count
+from ddsdk import objectives, running, students
+from ddsdk.foundation import require_count
 from ddsdk.recipes.distribution import DistributionMatching
 from ddsdk.recipes.parts import pixel_set, sgd_on_images
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent
 
 __all__ = ["CAFE"]
 
@@ -82,24 +83,24 @@ class CAFE(DistributionMatching):
         require_count("student_epochs", self.student_epochs, least=0)
 
     def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> running.Plan[nn.Module]:
         """Return layer-wise matching with discrimination, under students that follow their accuracy."""
         augmentation, images = self.siamese(real), self.real_batch
-        layers = dd.ClassMatch(
-            byproduct=dd.layer_means,
-            distance=dd.LayerSquares((self.early_weight, self.last_weight, self.last_weight)),
+        layers = objectives.ClassMatch(
+            byproduct=objectives.layer_means,
+            distance=objectives.LayerSquares((self.early_weight, self.last_weight, self.last_weight)),
             real_batch=images,
             augmentation=augmentation,
         )
-        apart = dd.Discrimination(real_batch=images, augmentation=augmentation)
-        return dd.Plan(
+        apart = objectives.Discrimination(real_batch=images, augmentation=augmentation)
+        return running.Plan(
             syn=pixel_set(real, self.ipc, self.start, rng),
-            objective=dd.Total(((1.0, layers), (self.discrimination, apart))),
-            students=dd.PlateauStudents(
+            objective=objectives.Total(((1.0, layers), (self.discrimination, apart))),
+            students=students.PlateauStudents(
                 make_student,
-                dd.OnSynthetic(epochs=1, augmentation=augmentation),
-                dd.accuracy_on(images),
+                students.OnSynthetic(epochs=1, augmentation=augmentation),
+                students.accuracy_on(images),
                 longest=self.steps_per_student,
                 most_lessons=self.student_epochs,
                 settled=self.settled,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
+from ddsdk import objectives, running, students
 from ddsdk.recipes.distribution import DistributionMatching
 from ddsdk.recipes.parts import pixel_set, sgd_on_images
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent
 
 __all__ = ["DataDAM"]
 
@@ -63,19 +64,19 @@ class DataDAM(DistributionMatching):
         self.check_fields(rates="power scale", momenta="image_momentum", weights="output_weight")
 
     def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> running.Plan[nn.Module]:
         """Return squared matching of attention maps and outputs under fresh networks."""
         derived = 1.0 if self.ipc <= 50 else 10.0
-        return dd.Plan(
+        return running.Plan(
             syn=pixel_set(real, self.ipc, self.start, rng),
-            objective=dd.ClassMatch(
-                byproduct=dd.AttentionMaps(self.power),
-                distance=dd.LayerSquares((self.scale, self.scale * self.output_weight)),
+            objective=objectives.ClassMatch(
+                byproduct=objectives.AttentionMaps(self.power),
+                distance=objectives.LayerSquares((self.scale, self.scale * self.output_weight)),
                 real_batch=self.real_batch,
                 augmentation=self.siamese(real),
             ),
-            students=dd.FreshStudents(make_student),
+            students=students.FreshStudents(make_student),
             make_optimizer=partial(
                 sgd_on_images,
                 lr=derived if self.image_lr is None else self.image_lr,

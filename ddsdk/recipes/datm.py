@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
-from ddsdk.errors import require_count, require_rate
+from ddsdk import foundation, students, synthetic
+from ddsdk.foundation import require_count, require_rate
 from ddsdk.recipes.trajectory import Points, TrajectoryMatching
 
 if TYPE_CHECKING:
     import torch
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.running import Plan
+    from ddsdk.students import ExpertSpan, MakeStudent, TrainedRuns
 
 __all__ = ["DATM"]
 
@@ -76,9 +78,7 @@ class DATM(TrajectoryMatching):
         if self.label_lr is not None:
             require_rate("label_lr", self.label_lr)
 
-    def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[dd.ExpertSpan]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[ExpertSpan]:
         """Return FTD's plan with a window of epochs, learned labels and a bound on the distance."""
         runs = self.runs(real, make_student=make_student, rng=rng)
         syn = self._known_set(real, runs, rng)
@@ -86,21 +86,23 @@ class DATM(TrajectoryMatching):
         average = self.derived_average(real, 10_000)
         return dataclasses.replace(plan, average=average, skip_above=1.1 if self.ipc == 1 else 1.0)
 
-    def _window(self, real: dd.RealData, runs: dd.TrainedRuns) -> dd.ExpertStudents:
+    def _window(self, real: RealData, runs: TrainedRuns) -> students.ExpertStudents:
         """Return the supply; derived bounds give way to given ones."""
         last = self.start_bound(real)
         early = min(round(self.value("early_max_start", real)), last)
         first = round(self.value("min_start", real))
         first = min(first, early - 1) if self.min_start is None else first
-        growth = dd.Growth(max(early, first + 1), self.steps)
-        return dd.ExpertStudents(runs, span=self.expert_span, first=first, last=last, growth=growth)
+        growth = students.Growth(max(early, first + 1), self.steps)
+        return students.ExpertStudents(runs, span=self.expert_span, first=first, last=last, growth=growth)
 
-    def _known_set(self, real: dd.RealData, runs: dd.TrainedRuns, rng: torch.Generator) -> dd.SyntheticSet:
+    def _known_set(self, real: RealData, runs: TrainedRuns, rng: torch.Generator) -> synthetic.SyntheticSet:
         """Return real images that the first expert knows, with soft labels and a rate that are learned."""
-        dd.check_ipc(real, self.ipc)
-        known = dd.known_images(runs.network(0), real, self.ipc, dd.derive(rng, "start"))
+        synthetic.check_ipc(real, self.ipc)
+        known = students.known_images(runs.network(0), real, self.ipc, foundation.derive(rng, "start"))
         batch = real.batch(known)
-        labels = dd.LearnedLabels(dd.expert_logits(runs, batch))
-        classes = dd.class_slots(real.num_classes, self.ipc)
+        labels = synthetic.LearnedLabels(students.expert_logits(runs, batch))
+        classes = synthetic.class_slots(real.num_classes, self.ipc)
         rate = self.learned_rate(real)
-        return dd.SyntheticSet(dd.Pixels(batch.x), labels, classes, real.num_classes, rate).to(real.device)
+        return synthetic.SyntheticSet(synthetic.Pixels(batch.x), labels, classes, real.num_classes, rate).to(
+            real.device
+        )

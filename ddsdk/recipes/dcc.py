@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
-from ddsdk.errors import require_count
+from ddsdk import objectives, running, students
+from ddsdk.foundation import require_count
 from ddsdk.recipes.gradient import AlongStudents
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.objectives import Objective
+    from ddsdk.running import Plan
+    from ddsdk.students import MakeStudent
 
 __all__ = ["DCC"]
 
@@ -54,17 +57,15 @@ class DCC(AlongStudents):
             require_count("warm_up", self.warm_up, least=0)
         require_count("warm_up_steps", self.warm_up_steps, least=0)
 
-    def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[nn.Module]:
         """Return class-wise and then collective matching under students trained on the set."""
-        single, joint = self.levels(real, dd.filter_cosine)
+        single, joint = self.levels(real, objectives.filter_cosine)
         period, epochs = self.loops()
         early = self.students // 4 if self.warm_up is None else self.warm_up
 
-        def at(step: int) -> dd.Objective[nn.Module]:
+        def at(step: int) -> Objective[nn.Module]:
             warming = step // period < early and step % period < self.warm_up_steps
             return single if warming else joint
 
-        lesson = dd.OnSynthetic(epochs=epochs, augmentation=self.siamese(real))
-        return self.along(real, dd.Schedule(at), lesson, make_student=make_student, rng=rng)
+        lesson = students.OnSynthetic(epochs=epochs, augmentation=self.siamese(real))
+        return self.along(real, running.Schedule(at), lesson, make_student=make_student, rng=rng)

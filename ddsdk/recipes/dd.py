@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
 from ddsdk.recipes.unrolled import OrderedBatches
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.running import Plan
+    from ddsdk.students import MakeStudent
 
 __all__ = ["DD"]
 
@@ -51,9 +52,7 @@ class DD(OrderedBatches):
         """Check counts and rates."""
         self.check_fields(counts="passes")
 
-    def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[nn.Module]:
         """Return back-propagation through all steps on batches with hard labels."""
         images = self.ipc * real.num_classes
         return self.ordered(real, make_student=make_student, rng=rng, images=images, learned=False)

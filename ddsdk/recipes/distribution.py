@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import TYPE_CHECKING, final
 
-import ddsdk as dd
+from ddsdk import data, training
 from ddsdk.recipes.base import IterativeRecipe
 from ddsdk.recipes.parts import augmentation_for, check_numbers
+
+if TYPE_CHECKING:
+    from ddsdk.data import RealData
 
 __all__ = ["DistributionMatching"]
 
@@ -43,11 +46,11 @@ class DistributionMatching(IterativeRecipe):
         )
 
     @final
-    def siamese(self, real: dd.RealData) -> dd.Augmentation:
+    def siamese(self, real: RealData) -> data.Augmentation:
         """Return the augmentation of both sides."""
-        return dd.Augmentation(augmentation_for(real, self.augmentation))
+        return data.Augmentation(augmentation_for(real, self.augmentation))
 
     @final
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+    def evaluation(self, real: RealData) -> training.Evaluation:
         """Return the published protocol of the field, with the recipe's augmentation."""
-        return dd.Evaluation.published(augmentation_for(real, self.augmentation))
+        return training.Evaluation.published(augmentation_for(real, self.augmentation))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
+from ddsdk import objectives, running, students
 from ddsdk.recipes.distribution import DistributionMatching
 from ddsdk.recipes.parts import pixel_set, sgd_on_images
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent
 
 __all__ = ["DM"]
 
@@ -54,19 +55,19 @@ class DM(DistributionMatching):
         self.check_fields(momenta="image_momentum")
 
     def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> running.Plan[nn.Module]:
         """Return squared matching of mean embeddings under fresh networks."""
         derived = 1.0 if self.ipc < 100 else 10.0
-        return dd.Plan(
+        return running.Plan(
             syn=pixel_set(real, self.ipc, self.start, rng),
-            objective=dd.ClassMatch(
-                byproduct=dd.mean_embedding,
-                distance=dd.squared,
+            objective=objectives.ClassMatch(
+                byproduct=objectives.mean_embedding,
+                distance=objectives.squared,
                 real_batch=self.real_batch,
                 augmentation=self.siamese(real),
             ),
-            students=dd.FreshStudents(make_student),
+            students=students.FreshStudents(make_student),
             make_optimizer=partial(
                 sgd_on_images,
                 lr=derived if self.image_lr is None else self.image_lr,

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
-from ddsdk.errors import require_count
+from ddsdk import objectives
+from ddsdk.foundation import require_count
 from ddsdk.recipes.sweeping import Sweeping
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.running import Plan
+    from ddsdk.students import MakeStudent
 
 __all__ = ["DREAM"]
 
@@ -30,7 +32,8 @@ class DREAM(Sweeping):
         candidates: Random images of the class that are clustered at each step.
 
     Differences from the published algorithm: those of `ddsdk.IDC`. The authors' code clusters a whole class every
-    ten steps of a network; here `candidates` of it are clustered at every step, see `ddsdk.Representative`. The start
+    ten steps of a network; here `candidates` of it are clustered at every step, see `ddsdk.objectives.Representative`.
+    The start
     clusters pixels where theirs clusters features. The variant that matches features too (DREAM+) is not offered.
 
     References:
@@ -47,9 +50,7 @@ class DREAM(Sweeping):
         self.check_fields()
         require_count("candidates", self.candidates)
 
-    def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[nn.Module]:
         """Return matching of representative real images under fresh networks that train on real data."""
-        sample = dd.Representative(candidates=self.candidates)
+        sample = objectives.Representative(candidates=self.candidates)
         return self.sweeps(real, make_student=make_student, rng=rng, sample=sample)

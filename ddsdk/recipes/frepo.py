@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, final, get_args
 
-import ddsdk as dd
-from ddsdk.errors import require, require_count
+from ddsdk import data, objectives, running, students, synthetic
+from ddsdk.foundation import require, require_count
 from ddsdk.recipes.parts import augmentation_for
 from ddsdk.recipes.regression import LabelRegression, regression_protocol
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent
+    from ddsdk.training import Evaluation
 
 __all__ = ["FRePo"]
 
@@ -84,17 +86,17 @@ class FRePo(LabelRegression):
         require_count("student_steps", self.student_steps, least=0)
 
     def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> running.Plan[nn.Module]:
         """Return regression on the features of a pool that trains on the set."""
         # Refused before the run, and not when its set is judged.
-        dd.Augmentation(augmentation_for(real, self.augmentation))
+        data.Augmentation(augmentation_for(real, self.augmentation))
         height = math.sqrt(10 / real.num_classes)
-        scale = None if self.loss == "mse" else dd.LearnedScale(10.0)
-        return dd.Plan(
+        scale = None if self.loss == "mse" else synthetic.LearnedScale(10.0)
+        return running.Plan(
             syn=self.scored_set(real, rng, label_scale=height, scale=scale),
-            objective=dd.FitAndTest(
-                compare=dd.ByFeatures(),
+            objective=objectives.FitAndTest(
+                compare=objectives.ByFeatures(),
                 ridge=self.share,
                 real_batch=self.real_batch,
                 loss=self.loss,
@@ -102,8 +104,8 @@ class FRePo(LabelRegression):
                 margin=1 / real.num_classes,
                 mirrored=self._mirrors(real),
             ),
-            students=dd.TrainedPool(
-                dd.plain_student(make_student),
+            students=students.TrainedPool(
+                students.plain_student(make_student),
                 pool=self.pool,
                 longest=self.student_steps,
                 lr=self.student_lr,
@@ -114,11 +116,11 @@ class FRePo(LabelRegression):
             knobs="image_lr, label_lr or student_lr",
         )
 
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+    def evaluation(self, real: RealData) -> Evaluation:
         """Return the paper's protocol."""
         return regression_protocol(real, self.ipc * real.num_classes, augmentation=self.augmentation)
 
-    def _mirrors(self, real: dd.RealData) -> bool:
+    def _mirrors(self, real: RealData) -> bool:
         if self.mirror is not None:
             return self.mirror
         few = self.ipc * real.num_classes <= _MIRRORED

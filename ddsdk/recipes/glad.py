@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
-from ddsdk.errors import require, require_count
+from ddsdk import running, students, synthetic
+from ddsdk.foundation import require, require_count
 from ddsdk.recipes.latents import LatentMatching
 from ddsdk.recipes.parts import adam_on_images, hard_set, start_images
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent
 
 __all__ = ["GLaD"]
 
@@ -27,7 +28,8 @@ class GLaD(LatentMatching):
 
     min_z sum_c ||mean psi_theta(A(G_l(z_c))) - mean psi_theta(A(T_c))||^2, where G_l are the layers of a frozen
     generator from l on. Early layers keep images natural, late ones leave them free. Another objective, such as DC's,
-    is `dataclasses.replace(plan, objective=..., students=...)`; another generator is `ddsdk.Latent(own, latents)`.
+    is `dataclasses.replace(plan, objective=..., students=...)`; another generator is `ddsdk.synthetic.Latent(own,
+    latents)`.
 
     Attributes:
         layer: The layer whose input is stored: 1 for maps of a quarter of the resolution, 2 for half of it.
@@ -52,24 +54,24 @@ class GLaD(LatentMatching):
         require(self.layer in (1, 2), "layer", "be 1 or 2", self.layer)
 
     def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> running.Plan[nn.Module]:
         """Return matching of mean embeddings over inner maps of the generator."""
         objective = self.matching(real)
         images = start_images(real, self.ipc, self.start, rng)
-        classes = dd.class_slots(real.num_classes, self.ipc).to(real.device)
+        classes = synthetic.class_slots(real.num_classes, self.ipc).to(real.device)
         both = self.trained(real, rng)
-        latent = dd.Latent(
+        latent = synthetic.Latent(
             both.generator.after(self.layer),
             both.generator.inner(both.latents(images), classes, self.layer),
             fit=self.inversion_steps,
             fit_lr=self.inversion_lr,
         )
         latent.encode(images)
-        return dd.Plan(
+        return running.Plan(
             syn=hard_set(real, self.ipc, latent),
             objective=objective,
-            students=dd.FreshStudents(make_student),
+            students=students.FreshStudents(make_student),
             make_optimizer=partial(adam_on_images, lr=self.image_lr),
             steps=self.steps,
         )

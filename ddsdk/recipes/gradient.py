@@ -7,8 +7,8 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, final
 
-import ddsdk as dd
-from ddsdk.errors import require_count, require_momentum, require_rate
+from ddsdk import data, objectives, running, students, training
+from ddsdk.foundation import require_count, require_momentum, require_rate
 from ddsdk.recipes.base import IterativeRecipe
 from ddsdk.recipes.parts import augmentation_for, pixel_set, sgd_on_images
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.objectives.base import Objective
-    from ddsdk.objectives.distances import Distance
-    from ddsdk.students.alternating import Lesson
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.objectives import Distance, Objective
+    from ddsdk.running import Schedule
+    from ddsdk.students import Lesson, MakeStudent
 
 __all__ = ["AlongStudents", "GradientMatching", "published_loops"]
 
@@ -88,45 +88,47 @@ class AlongStudents(IterativeRecipe):
         )
 
     @final
-    def levels(self, real: dd.RealData, distance: Distance) -> tuple[dd.ClassMatch, dd.CollectiveMatch]:
+    def levels(
+        self, real: RealData, distance: Distance
+    ) -> tuple[objectives.ClassMatch, objectives.CollectiveMatch]:
         """Return matching of weight gradients class by class, and of all classes at once."""
         parts: dict[str, Any] = {
-            "byproduct": dd.weight_gradients,
+            "byproduct": objectives.weight_gradients,
             "distance": distance,
             "real_batch": self.real_batch,
             "augmentation": self.siamese(real),
         }
-        return dd.ClassMatch(**parts), dd.CollectiveMatch(**parts)
+        return objectives.ClassMatch(**parts), objectives.CollectiveMatch(**parts)
 
     @final
-    def siamese(self, real: dd.RealData) -> dd.Augmentation:
+    def siamese(self, real: RealData) -> data.Augmentation:
         """Return the augmentation of both sides and of the students."""
-        return dd.Augmentation(augmentation_for(real, self.augmentation))
+        return data.Augmentation(augmentation_for(real, self.augmentation))
 
     @final
     def along(
         self,
-        real: dd.RealData,
-        objective: Objective[nn.Module] | dd.Schedule[nn.Module],
+        real: RealData,
+        objective: Objective[nn.Module] | Schedule[nn.Module],
         lesson: Lesson,
         *,
         make_student: MakeStudent,
         rng: torch.Generator,
-    ) -> dd.Plan[nn.Module]:
+    ) -> running.Plan[nn.Module]:
         """Return a plan of pixels that step by `objective` under students that have `lesson` in between."""
         steps, _ = self.loops()
-        return dd.Plan(
+        return running.Plan(
             syn=pixel_set(real, self.ipc, self.start, rng),
             objective=objective,
-            students=dd.AlternatingStudents(make_student, lesson, period=steps, lr=self.student_lr),
+            students=students.AlternatingStudents(make_student, lesson, period=steps, lr=self.student_lr),
             make_optimizer=partial(sgd_on_images, lr=self.image_lr, momentum=self.image_momentum),
             steps=self.students * steps,
         )
 
     @final
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+    def evaluation(self, real: RealData) -> training.Evaluation:
         """Return the published protocol, with the recipe's augmentation."""
-        return dd.Evaluation.published(augmentation_for(real, self.augmentation))
+        return training.Evaluation.published(augmentation_for(real, self.augmentation))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,10 +140,10 @@ class GradientMatching(AlongStudents):
         self.check_fields()
 
     def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> running.Plan[nn.Module]:
         """Return filter-cosine matching of class gradients under students trained on the set."""
-        match, _ = self.levels(real, dd.filter_cosine)
+        match, _ = self.levels(real, objectives.filter_cosine)
         _, epochs = self.loops()
-        lesson = dd.OnSynthetic(epochs=epochs, augmentation=self.siamese(real))
+        lesson = students.OnSynthetic(epochs=epochs, augmentation=self.siamese(real))
         return self.along(real, match, lesson, make_student=make_student, rng=rng)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
+from ddsdk import foundation, networks, objectives, running, students, synthetic, training
 from ddsdk.recipes.base import IterativeRecipe
 from ddsdk.recipes.parts import adam_on_images, check_numbers
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent
 
 __all__ = ["GTN"]
 
@@ -83,31 +84,31 @@ class GTN(IterativeRecipe):
         )
 
     def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> running.Plan[nn.Module]:
         """Return back-propagation through a student's whole curriculum, with a test after each step."""
         batch = self._per_class(real) * real.num_classes
         lessons = math.ceil(self.ipc * real.num_classes / batch)
-        return dd.Plan(
+        return running.Plan(
             syn=self._curriculum(real, lessons, rng),
-            objective=dd.TrainAndTest(
+            objective=objectives.TrainAndTest(
                 steps=lessons,
-                training=dd.SetTraining(batch_size=batch, order="stored"),
-                optimizer=dd.PacedSGD(),
-                unroll=dd.checkpointed(self.checkpoint_every),
+                training=objectives.SetTraining(batch_size=batch, order="stored"),
+                optimizer=training.PacedSGD(),
+                unroll=training.checkpointed(self.checkpoint_every),
                 real_batch=self.real_batch,
                 every_step=True,
             ),
-            students=dd.FreshStudents(make_student),
+            students=students.FreshStudents(make_student),
             make_optimizer=partial(adam_on_images, lr=self.image_lr),
             steps=self.steps,
             rate_at=self._falling,
             knobs="image_lr or student_lr",
         )
 
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+    def evaluation(self, real: RealData) -> training.Evaluation:
         """Return the paper's: one pass through the curriculum, at the learned rates and momenta."""
-        return dd.Evaluation(
+        return training.Evaluation(
             protocol="gtn",
             network_options={"width": 128},
             epochs=1,
@@ -119,24 +120,24 @@ class GTN(IterativeRecipe):
             order="stored",
         )
 
-    def _per_class(self, real: dd.RealData) -> int:
+    def _per_class(self, real: RealData) -> int:
         if self.per_class is not None:
             return self.per_class
         return max(1, min(round(self.ipc / _STEPS), round(_BATCH / real.num_classes)))
 
-    def _curriculum(self, real: dd.RealData, steps: int, rng: torch.Generator) -> dd.SyntheticSet:
+    def _curriculum(self, real: RealData, steps: int, rng: torch.Generator) -> synthetic.SyntheticSet:
         """Return random latents under a random generator, an image of each class after another."""
         from torch import arange, device, randn
 
         k = real.num_classes
         classes = arange(self.ipc * k) % k
         with device("meta"):
-            generator = dd.ConditionalGenerator(
+            generator = synthetic.ConditionalGenerator(
                 real.image_shape, k, dim=self.generator_dim, width=self.generator_width
             )
-        generator = dd.initialise(generator, dd.derive(rng, "generator"))
-        latents = randn(len(classes), self.generator_dim, generator=dd.derive(rng, "latents"))
-        rate = dd.LearnedRate(
+        generator = networks.initialise(generator, foundation.derive(rng, "generator"))
+        latents = randn(len(classes), self.generator_dim, generator=foundation.derive(rng, "latents"))
+        rate = synthetic.LearnedRate(
             self.student_lr,
             low=min(1e-4, self.student_lr),
             high=max(1.0, self.student_lr),
@@ -144,9 +145,9 @@ class GTN(IterativeRecipe):
             momentum=self.student_momentum,
             scale="log",
         )
-        syn = dd.SyntheticSet(
-            dd.Latent(generator, latents, classes, learned=True),
-            dd.hard_labels(classes, k),
+        syn = synthetic.SyntheticSet(
+            synthetic.Latent(generator, latents, classes, learned=True),
+            synthetic.hard_labels(classes, k),
             classes,
             k,
             rate,

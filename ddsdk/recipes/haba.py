@@ -8,15 +8,17 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
-from ddsdk.errors import require, require_count, require_rate
+from ddsdk import foundation, objectives, running, students, synthetic
+from ddsdk.foundation import require, require_count, require_rate
 from ddsdk.recipes.parts import cycled_images, hard_set
 from ddsdk.recipes.trajectory import MTT_VALUES, Points, TrajectoryMatching
 
 if TYPE_CHECKING:
     import torch
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import ExpertSpan, MakeStudent, Rivalled
+    from ddsdk.synthetic import SyntheticSet
 
 __all__ = ["HaBa"]
 
@@ -74,45 +76,45 @@ class HaBa(TrajectoryMatching):
         if self.hallucinator_lr is not None:
             require_rate("hallucinator_lr", self.hallucinator_lr)
 
-    def bases(self, real: dd.RealData, rng: torch.Generator) -> dd.SyntheticSet:
+    def bases(self, real: RealData, rng: torch.Generator) -> SyntheticSet:
         """Return bases that start as images, hallucinators near the identity, and a learned rate."""
         channels = real.image_shape[0]
         each = self.ipc * (channels if self.grey_bases else 1)
         images = cycled_images(real, self.ipc, each, self.start, rng)
-        parametrization = dd.Hallucination(
+        parametrization = synthetic.Hallucination(
             images.mean(1, keepdim=True) if self.grey_bases else images,
             self.hallucinators,
             channels=channels,
             fit=self.fit_steps,
-            rng=dd.derive(rng, "hallucinators"),
+            rng=foundation.derive(rng, "hallucinators"),
         )
         parametrization.encode(images.repeat_interleave(self.hallucinators, 0))
         start = self.value("student_lr", real)
-        rate = dd.LearnedRate(start, low=min(1e-3, start), high=max(1.0, start))
+        rate = synthetic.LearnedRate(start, low=min(1e-3, start), high=max(1.0, start))
         return hard_set(real, each, parametrization, rate)
 
     def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[dd.Rivalled[dd.ExpertSpan]]:
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> running.Plan[Rivalled[ExpertSpan]]:
         """Return MTT's plan over bases and hallucinators, with the similarity under a rival."""
         from torch.optim import SGD
 
         runs = self.runs(real, make_student=make_student, rng=rng)
-        experts = dd.ExpertStudents(runs, span=self.expert_span, last=self.start_bound(real))
+        experts = students.ExpertStudents(runs, span=self.expert_span, last=self.start_bound(real))
         mtt = self.matching(real, self.bases(real, rng), experts)
-        assert not isinstance(mtt.objective, dd.Schedule)
-        alike = dd.ViewSimilarity(views=self.hallucinators)
+        assert not isinstance(mtt.objective, running.Schedule)
+        alike = objectives.ViewSimilarity(views=self.hallucinators)
         parts = (
-            (1.0, dd.Through(attrgetter("student"), mtt.objective)),
-            (self.similarity, dd.Through(attrgetter("rival"), alike)),
+            (1.0, objectives.Through(attrgetter("student"), mtt.objective)),
+            (self.similarity, objectives.Through(attrgetter("rival"), alike)),
         )
-        return dd.Plan(
+        return running.Plan(
             syn=mtt.syn,
-            objective=dd.Total(parts),
-            students=dd.WithRival(
+            objective=objectives.Total(parts),
+            students=students.WithRival(
                 experts,
                 make_student,
-                dd.ViewLesson(views=self.hallucinators),
+                students.ViewLesson(views=self.hallucinators),
                 lambda weights: SGD(weights, lr=self.rival_lr),
             ),
             make_optimizer=partial(self._optimizer, mtt.make_optimizer),
@@ -121,7 +123,7 @@ class HaBa(TrajectoryMatching):
         )
 
     def _optimizer(
-        self, of_mtt: Callable[[dd.SyntheticSet], torch.optim.Optimizer], syn: dd.SyntheticSet
+        self, of_mtt: Callable[[SyntheticSet], torch.optim.Optimizer], syn: SyntheticSet
     ) -> torch.optim.Optimizer:
         """Return MTT's optimizer, with the hallucinators in a group of their own."""
         optimizer = of_mtt(syn)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
 from ddsdk.recipes.sweeping import Sweeping
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.running import Plan
+    from ddsdk.students import MakeStudent
 
 __all__ = ["IDC"]
 
@@ -42,8 +43,6 @@ class IDC(Sweeping):
         """Check counts, rates and the metric."""
         self.check_fields()
 
-    def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[nn.Module]:
         """Return matching of random real images under fresh networks that train on real data."""
         return self.sweeps(real, make_student=make_student, rng=rng)

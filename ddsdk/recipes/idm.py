@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
+from ddsdk import foundation, objectives, running, students, training
 from ddsdk.recipes.distribution import DistributionMatching
 from ddsdk.recipes.parts import multiformation_set, sgd_on_images
 
 if TYPE_CHECKING:
     import torch
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent, Rated
 
 __all__ = ["IDM"]
 
@@ -77,30 +78,35 @@ class IDM(DistributionMatching):
         )
 
     def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[dd.Rated]:
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> running.Plan[Rated]:
         """Return mean matching with a classification loss under a queue of networks."""
         augmentation = self.siamese(real)
         weight = self.weight(_features(real, make_student, rng))
-        match = dd.ClassMatch(
-            byproduct=dd.mean_embedding,
-            distance=dd.squared,
+        match = objectives.ClassMatch(
+            byproduct=objectives.mean_embedding,
+            distance=objectives.squared,
             real_batch=self.real_batch or (5000 if self.ipc == 1 else 256),
             augmentation=augmentation,
         )
-        recognised = dd.CrossEntropy(augmentation=augmentation)
-        return dd.Plan(
+        recognised = objectives.CrossEntropy(augmentation=augmentation)
+        return running.Plan(
             syn=multiformation_set(real, self.ipc, self.factor, self.start, rng),
-            objective=dd.Total(
+            objective=objectives.Total(
                 (
-                    (1.0, dd.Through(_network, match)),
-                    (lambda student: weight * 100 * student.accuracy, dd.Through(_network, recognised)),
+                    (1.0, objectives.Through(_network, match)),
+                    (
+                        lambda student: weight * 100 * student.accuracy,
+                        objectives.Through(_network, recognised),
+                    ),
                 )
             ),
-            students=dd.QueueStudents(
+            students=students.QueueStudents(
                 make_student,
-                dd.OnReal(steps=self.student_steps, batch_size=self.student_batch, augmentation=augmentation),
-                dd.accuracy_on(self.student_batch),
+                students.OnReal(
+                    steps=self.student_steps, batch_size=self.student_batch, augmentation=augmentation
+                ),
+                students.accuracy_on(self.student_batch),
                 queue=self.queue,
                 push_every=self.push_every or (5 if self.ipc == 1 else 30),
                 lr=self.student_lr,
@@ -122,10 +128,10 @@ class IDM(DistributionMatching):
         return published * features / 2048
 
 
-def _network(student: dd.Rated) -> torch.nn.Module:
+def _network(student: Rated) -> torch.nn.Module:
     return student.network
 
 
-def _features(real: dd.RealData, make_student: MakeStudent, rng: torch.Generator) -> int:
-    student = dd.enrol(make_student, real, dd.derive(rng, "features"))
-    return dd.embeddings(student, real.of_class(0, 1, rng).x).shape[1]
+def _features(real: RealData, make_student: MakeStudent, rng: torch.Generator) -> int:
+    student = students.enrol(make_student, real, foundation.derive(rng, "features"))
+    return training.embeddings(student, real.of_class(0, 1, rng).x).shape[1]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
-from ddsdk.errors import require
+from ddsdk import objectives, running, students, synthetic
+from ddsdk.foundation import require
 from ddsdk.recipes.latents import LatentMatching
 from ddsdk.recipes.parts import adam_on_images, hard_set, start_images
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent
 
 __all__ = ["ITGAN"]
 
@@ -54,14 +55,14 @@ class ITGAN(LatentMatching):
         require(self.inversion >= 0, "inversion", "not be negative", self.inversion)
 
     def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> running.Plan[nn.Module]:
         """Return matching of mean embeddings, and the inversion, over latents of chosen images."""
         objective = self.matching(real)
         images = start_images(real, self.ipc, self.start, rng)
-        classes = dd.class_slots(real.num_classes, self.ipc).to(real.device)
+        classes = synthetic.class_slots(real.num_classes, self.ipc).to(real.device)
         both = self.trained(real, rng)
-        latent = dd.Latent(
+        latent = synthetic.Latent(
             both.generator,
             both.latents(images),
             classes,
@@ -69,10 +70,10 @@ class ITGAN(LatentMatching):
             fit_lr=self.inversion_lr,
         )
         latent.encode(images)
-        return dd.Plan(
+        return running.Plan(
             syn=hard_set(real, self.ipc, latent),
-            objective=dd.Total(((1.0, objective), (self.inversion, dd.Inversion(images)))),
-            students=dd.FreshStudents(make_student),
+            objective=objectives.Total(((1.0, objective), (self.inversion, objectives.Inversion(images)))),
+            students=students.FreshStudents(make_student),
             make_optimizer=partial(adam_on_images, lr=self.image_lr),
             steps=self.steps,
         )

@@ -6,15 +6,17 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
-from ddsdk.errors import require, require_count
+from ddsdk import objectives, students
+from ddsdk.foundation import require, require_count
 from ddsdk.recipes.gradient import AlongStudents
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.running import Plan
+    from ddsdk.students import MakeStudent
 
 __all__ = ["Jiang"]
 
@@ -35,8 +37,8 @@ class Jiang(AlongStudents):
             `student_epochs` bounds it.
 
     Differences from the published algorithm: the weights, 1 and 1, and the rule by which students stop, see
-    `ddsdk.UntilOverfit`, were chosen here: no code was published with the paper. Image steps are as many as DC's
-    for each student; the paper adapts these too. Loops are interpolated for an ipc that DC's paper does not list.
+    `ddsdk.students.UntilOverfit`, were chosen here: no code was published with the paper. Image steps are as many as
+    DC's for each student; the paper adapts these too. Loops are interpolated for an ipc that DC's paper does not list.
 
     References:
         Jiang et al., "Delving into Effective Gradient Matching for Dataset Condensation", arXiv:2208.00311.
@@ -55,12 +57,10 @@ class Jiang(AlongStudents):
             value = getattr(self, name)
             require(0 <= value < math.inf, name, "be finite and not negative", value)
 
-    def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[nn.Module]:
         """Return matching on both levels under students that stop before they overfit."""
-        single, joint = self.levels(real, dd.FilterGap(self.magnitude))
-        both: dd.Total[nn.Module] = dd.Total(((1.0, single), (self.collective, joint)))
+        single, joint = self.levels(real, objectives.FilterGap(self.magnitude))
+        both: objectives.Total[nn.Module] = objectives.Total(((1.0, single), (self.collective, joint)))
         _, epochs = self.loops()
-        lesson = dd.UntilOverfit(epochs=epochs, augmentation=self.siamese(real), patience=self.patience)
+        lesson = students.UntilOverfit(epochs=epochs, augmentation=self.siamese(real), patience=self.patience)
         return self.along(real, both, lesson, make_student=make_student, rng=rng)

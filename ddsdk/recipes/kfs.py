@@ -7,8 +7,8 @@ from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
-from ddsdk.errors import require_count
+from ddsdk import foundation, objectives, running, students, synthetic
+from ddsdk.foundation import require_count
 from ddsdk.recipes.distribution import DistributionMatching
 from ddsdk.recipes.parts import adam_on_images, cycled_images, hard_set
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent
 
 __all__ = ["KFS"]
 
@@ -62,43 +63,46 @@ class KFS(DistributionMatching):
         self.check_fields(counts="decoders codes_batch")
         require_count("fit_steps", self.fit_steps, least=0)
 
-    def codes_per_class(self, real: dd.RealData) -> int:
+    def codes_per_class(self, real: RealData) -> int:
         """Return how many codes of each class the budget leaves beside the decoders."""
-        decoder = dd.tiny_decoder(real.image_shape, dd.generator("shapes"))
+        decoder = synthetic.tiny_decoder(real.image_shape, foundation.generator("shapes"))
         shared = self.decoders * sum(p.numel() for p in decoder.parameters())
         budget = real.num_classes * self.ipc * prod(real.image_shape) - shared
-        return max(1, budget // (real.num_classes * prod(dd.code_shape(real.image_shape))))
+        return max(1, budget // (real.num_classes * prod(synthetic.code_shape(real.image_shape))))
 
-    def parametrization(self, real: dd.RealData, rng: torch.Generator) -> dd.Codes:
+    def parametrization(self, real: RealData, rng: torch.Generator) -> synthetic.Codes:
         """Return codes and decoders, fitted to images of the start."""
         from torch import randn
 
         codes = self.codes_per_class(real)
         images = cycled_images(real, self.ipc, codes, self.start, rng)
-        shape = (len(images), *dd.code_shape(real.image_shape))
-        found = dd.Codes(
-            randn(shape, generator=dd.derive(rng, "codes")),
-            [dd.tiny_decoder(real.image_shape, dd.derive(rng, "decoder", i)) for i in range(self.decoders)],
+        shape = (len(images), *synthetic.code_shape(real.image_shape))
+        found = synthetic.Codes(
+            randn(shape, generator=foundation.derive(rng, "codes")),
+            [
+                synthetic.tiny_decoder(real.image_shape, foundation.derive(rng, "decoder", i))
+                for i in range(self.decoders)
+            ],
             fit=self.fit_steps,
         ).to(real.device)
         found.encode(images.repeat_interleave(self.decoders, 0))
         return found
 
     def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> running.Plan[nn.Module]:
         """Return squared matching of mean embeddings over codes and decoders."""
-        objective = dd.ClassMatch(
-            byproduct=dd.mean_embedding,
-            distance=dd.squared,
+        objective = objectives.ClassMatch(
+            byproduct=objectives.mean_embedding,
+            distance=objectives.squared,
             real_batch=self.real_batch,
             augmentation=self.siamese(real),
             synthetic_batch=self.codes_batch,
         )
-        return dd.Plan(
+        return running.Plan(
             syn=hard_set(real, self.codes_per_class(real), self.parametrization(real, rng)),
             objective=objective,
-            students=dd.FreshStudents(make_student),
+            students=students.FreshStudents(make_student),
             make_optimizer=partial(adam_on_images, lr=self.image_lr),
             steps=self.steps,
         )

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-import ddsdk as dd
+from ddsdk import objectives, running, students, synthetic, training
 from ddsdk.recipes.regression import LabelRegression
 
 if TYPE_CHECKING:
     import torch
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent
+    from ddsdk.synthetic import SyntheticSet
 
 __all__ = ["KIP", "ntk_protocol"]
 
@@ -65,37 +67,37 @@ class KIP(LabelRegression):
 
     def parts(
         self,
-        real: dd.RealData,
+        real: RealData,
         *,
         make_student: MakeStudent,  # noqa: ARG002
         rng: torch.Generator,
-    ) -> dd.Plan[Any]:
+    ) -> running.Plan[Any]:
         """Return regression with the kernel."""
-        kernel = dd.FullyConnectedNTK(depth=self.kernel_depth)
+        kernel = training.FullyConnectedNTK(depth=self.kernel_depth)
 
-        def solved(syn: dd.SyntheticSet, key: torch.Generator) -> dd.SyntheticSet:
-            return dd.label_solved(syn, kernel, real, self.share, key)
+        def solved(syn: SyntheticSet, key: torch.Generator) -> SyntheticSet:
+            return synthetic.label_solved(syn, kernel, real, self.share, key)
 
-        return dd.Plan(
+        return running.Plan(
             syn=self.scored_set(real, rng),
-            objective=dd.FitAndTest(
-                compare=dd.by_kernel, ridge=self.share, real_batch=self.real_batch, balanced=True
+            objective=objectives.FitAndTest(
+                compare=objectives.by_kernel, ridge=self.share, real_batch=self.real_batch, balanced=True
             ),
-            students=dd.FixedTeachers(lambda _: kernel),
+            students=students.FixedTeachers(lambda _: kernel),
             make_optimizer=self.adam(),
             steps=self.steps,
             finish=solved if self.solve_labels else None,
             knobs="image_lr or label_lr",
         )
 
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:  # noqa: ARG002
+    def evaluation(self, real: RealData) -> training.Evaluation:  # noqa: ARG002
         """Return kernel ridge regression with the same kernel and ridge; networks in its place fit the labels too."""
         return ntk_protocol(self.kernel_depth, self.ridge)
 
 
-def ntk_protocol(depth: int, ridge: float) -> dd.Evaluation:
+def ntk_protocol(depth: int, ridge: float) -> training.Evaluation:
     """Return regression with the kernel of a fully connected network of so many hidden layers."""
-    return dd.Evaluation(
+    return training.Evaluation(
         protocol="kernel regression",
         network="fc-ntk",
         network_options={"depth": depth, "rule": "trace", "ridge": ridge},

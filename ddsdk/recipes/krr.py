@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
-from ddsdk.errors import require_rng
+from ddsdk import synthetic, training
+from ddsdk.recipes.base import DirectRecipe
 from ddsdk.recipes.parts import check_numbers, hard_set, start_images
 
 if TYPE_CHECKING:
@@ -16,7 +15,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent
+    from ddsdk.synthetic import SyntheticSet
 
 __all__ = ["KRR"]
 
@@ -25,7 +26,7 @@ _AT_ONCE = 2000
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class KRR:
+class KRR(DirectRecipe):
     """Analytic distillation: images whose linear regression is exactly that of the whole data set.
 
     Ridge regression on all real images (T, y) gives weights W. With one-hot labels Y of the set, its images are
@@ -55,12 +56,13 @@ class KRR:
     ridge: float = 1e-3
     start: str = "real"
 
-    def __post_init__(self) -> None:
-        check_numbers(self, counts="ipc", weights="ridge")
+    def check(self) -> None:
+        """Check the ridge."""
+        check_numbers(self, weights="ridge")
 
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:  # noqa: ARG002
+    def evaluation(self, real: RealData) -> training.Evaluation:  # noqa: ARG002
         """Return linear regression without ridge or intercept."""
-        return dd.Evaluation(
+        return training.Evaluation(
             protocol="kernel regression",
             network="linear",
             network_options={"rule": "absolute", "ridge": 0.0},
@@ -68,36 +70,27 @@ class KRR:
             learner="kernel",
         )
 
-    def __call__(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Distilled:
-        """Solve.
-
-        Args:
-            real: All of it is read.
-            make_student: Not used.
-            rng: Draws the real images that the set is to be near.
+    def make(
+        self,
+        real: RealData,
+        *,
+        make_student: MakeStudent,  # noqa: ARG002
+        rng: torch.Generator,
+    ) -> SyntheticSet:
+        """Return the solution, near real images that `rng` draws.
 
         Raises:
             ValueError: If a class has fewer than `ipc` images, or there would be more images than pixels.
         """
-        require_rng(rng)
-        began = time.perf_counter()
         near = start_images(real, self.ipc, self.start, rng)
-        weights = dd.linear_weights(_parts(real), dd.Ridge(rule="trace", strength=self.ridge))
-        syn = hard_set(real, self.ipc, dd.Pixels(near))
+        weights = training.linear_weights(_parts(real), training.Ridge(rule="trace", strength=self.ridge))
+        syn = hard_set(real, self.ipc, synthetic.Pixels(near))
         rows = syn.detached(rng).y
-        syn.parametrization.encode(dd.images_of_weights(weights, rows, near).view_as(near).float())
-        return dd.assemble(
-            self,
-            syn,
-            real,
-            evaluation=self.evaluation(real),
-            rng=rng,
-            seconds=time.perf_counter() - began,
-            make_student=make_student,
-        )
+        syn.parametrization.encode(training.images_of_weights(weights, rows, near).view_as(near).float())
+        return syn
 
 
-def _parts(real: dd.RealData) -> Iterator[tuple[Tensor, Tensor]]:
+def _parts(real: RealData) -> Iterator[tuple[Tensor, Tensor]]:
     from torch import arange, split
 
     for index in split(arange(len(real)), _AT_ONCE):

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-import ddsdk as dd
-from ddsdk.errors import require_count
+from ddsdk import foundation, objectives, synthetic
+from ddsdk.foundation import require_count
 from ddsdk.recipes.distribution import DistributionMatching
 
 if TYPE_CHECKING:
     import torch
+
+    from ddsdk.data import RealData
+    from ddsdk.synthetic import Autoencoder
 
 __all__ = ["LatentMatching"]
 
@@ -49,22 +52,22 @@ class LatentMatching(DistributionMatching):
         require_count("inversion_steps", self.inversion_steps, least=0)
 
     @final
-    def trained(self, real: dd.RealData, rng: torch.Generator) -> dd.Autoencoder:
+    def trained(self, real: RealData, rng: torch.Generator) -> Autoencoder:
         """Return the generator, trained, with its encoder."""
-        return dd.train_generator(
+        return synthetic.train_generator(
             real,
             dim=self.generator_dim,
             width=self.generator_width,
             steps=self.generator_steps,
-            rng=dd.derive(rng, "generator"),
+            rng=foundation.derive(rng, "generator"),
         )
 
     @final
-    def matching(self, real: dd.RealData) -> dd.ClassMatch:
+    def matching(self, real: RealData) -> objectives.ClassMatch:
         """Return DM's objective."""
-        return dd.ClassMatch(
-            byproduct=dd.mean_embedding,
-            distance=dd.squared,
+        return objectives.ClassMatch(
+            byproduct=objectives.mean_embedding,
+            distance=objectives.squared,
             real_batch=self.real_batch,
             augmentation=self.siamese(real),
         )

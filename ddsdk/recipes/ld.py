@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
-from ddsdk.errors import require, require_rng
+from ddsdk import data, foundation, objectives, running, students, synthetic, training
+from ddsdk.foundation import require
 from ddsdk.recipes.base import IterativeRecipe
 from ddsdk.recipes.parts import adam_by_kind, check_numbers, classic_network, start_images
 
@@ -18,8 +17,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from ddsdk.objectives.base import Objective
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.artefact import Distilled
+    from ddsdk.data import RealData
+    from ddsdk.objectives import Objective
+    from ddsdk.running import Plan
+    from ddsdk.students import MakeStudent
 
 __all__ = ["LD"]
 
@@ -88,17 +90,17 @@ class LD(IterativeRecipe):
         require(self.start != "noise", "start", "choose real images", self.start)
 
     def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> running.Plan[nn.Module]:
         """Return labels of chosen images under a student that goes on learning."""
         images = self.ipc * real.num_classes
-        return dd.Plan(
+        return running.Plan(
             syn=self._labelled(real, start_images(real, self.ipc, self.start, rng)),
             objective=self._objective(images, make_student, real),
-            students=dd.OnlineStudents(
+            students=students.OnlineStudents(
                 make_student,
-                dd.OnBatch(batch_size=self._batch(images)),
-                dd.accuracy_on(self.check_batch),
+                students.OnBatch(batch_size=self._batch(images)),
+                students.accuracy_on(self.check_batch),
                 window=self._window(real) if self.window is None else self.window,
                 longest=self.student_steps,
                 lr=self.student_lr,
@@ -112,15 +114,20 @@ class LD(IterativeRecipe):
         )
 
     def across(
-        self, base: dd.RealData, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Distilled:
+        self,
+        base: RealData,
+        real: RealData,
+        *,
+        make_student: MakeStudent | None = None,
+        seed: int | torch.Generator = 0,
+    ) -> Distilled:
         """Learn labels of images of one data set that teach another one.
 
         Args:
-            base: Gives ipc K random images, which have the labels of `real`; its own labels are not looked at.
-            real: What networks should know, with K classes.
-            make_student: Builds a network from a generator.
-            rng: Root of every random number.
+            base: Source of ipc K random images, which get labels of the classes of `real`; its own labels are not read.
+            real: Data that networks should learn, with K classes.
+            make_student: Factory of the student networks, see `ddsdk.distill`.
+            seed: Root of every random number, see `ddsdk.distill`.
 
         Raises:
             ValueError: If the images have another shape, or there are too few.
@@ -128,38 +135,27 @@ class LD(IterativeRecipe):
         """
         from torch import arange
 
-        require_rng(rng)
+        rng = foundation.root(seed)
         wanted = self.ipc * real.num_classes
         require(
             base.image_shape == real.image_shape, "base", f"have shape {real.image_shape}", base.image_shape
         )
         require(len(base) >= wanted, "base", f"hold at least {wanted} images", len(base))
-        began = time.perf_counter()
-        chosen = dd.choose(arange(len(base)), wanted, dd.derive(rng, "base"))
-        # Seen as students see real images: in their value space.
+        chosen = data.choose(arange(len(base)), wanted, foundation.derive(rng, "base"))
+        # Students see them as they see real images: in their value space.
         images = base.with_preprocess(real.preprocess).batch(chosen).x.to(real.device)
-        plan = self.plan(real, make_student=make_student, rng=dd.derive(rng, "plan"))
-        plan = dataclasses.replace(plan, syn=self._labelled(real, images), finish=_by_label)
-        run = dd.Distillation(plan, real, rng=dd.derive(rng, "steps"))
-        for _ in run:
-            pass
-        about = base.description
-        return dd.assemble(
-            self,
-            run.result,
-            real,
-            evaluation=self.evaluation(real),
-            rng=rng,
-            seconds=time.perf_counter() - began,
-            make_student=make_student,
-            run={**run.record(), "base": about},
-        )
 
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+        def of_base(plan: Plan[nn.Module]) -> Plan[nn.Module]:
+            return dataclasses.replace(plan, syn=self._labelled(real, images), finish=_by_label)
+
+        made = running.distill(self, real, make_student=make_student, seed=rng, transform=of_base)
+        return dataclasses.replace(made, provenance={**made.provenance, "base": base.description})
+
+    def evaluation(self, real: RealData) -> training.Evaluation:
         """Return the paper's: a fresh LeNet, or AlexNet for colour, trained by Adam for as many steps as a student."""
         images = self.ipc * real.num_classes
         batch = self._batch(images)
-        return dd.Evaluation(
+        return training.Evaluation(
             protocol="ld",
             network=classic_network(real),
             epochs=math.ceil(self.student_steps / math.ceil(images / batch)),
@@ -173,47 +169,51 @@ class LD(IterativeRecipe):
     def _batch(self, images: int) -> int:
         return max(10, images // 2) if self.student_batch is None else self.student_batch
 
-    def _window(self, real: dd.RealData) -> int:
+    def _window(self, real: RealData) -> int:
         if self.ipc * real.num_classes <= 100:
             return 50
         return 100 if real.num_classes >= 49 else 200
 
-    def _labelled(self, real: dd.RealData, images: Tensor) -> dd.SyntheticSet:
+    def _labelled(self, real: RealData, images: Tensor) -> synthetic.SyntheticSet:
         """Return fixed images with labels that know nothing yet."""
         from torch import full
 
         k = real.num_classes
-        pixels = dd.Pixels(images).requires_grad_(False)
-        labels = dd.SimplexLabels(full((len(images), k), 1 / k))
-        scale = None if self.ridge is None else dd.LearnedScale()
-        return dd.SyntheticSet(pixels, labels, dd.class_slots(k, self.ipc), k, scale=scale).to(real.device)
+        pixels = synthetic.Pixels(images).requires_grad_(False)
+        labels = synthetic.SimplexLabels(full((len(images), k), 1 / k))
+        scale = None if self.ridge is None else synthetic.LearnedScale()
+        return synthetic.SyntheticSet(pixels, labels, synthetic.class_slots(k, self.ipc), k, scale=scale).to(
+            real.device
+        )
 
-    def _objective(self, images: int, make_student: MakeStudent, real: dd.RealData) -> Objective[nn.Module]:
+    def _objective(self, images: int, make_student: MakeStudent, real: RealData) -> Objective[nn.Module]:
         if self.ridge is None:
-            return dd.TrainAndTest(
+            return objectives.TrainAndTest(
                 steps=1,
-                training=dd.SetTraining(batch_size=self._batch(images)),
+                training=objectives.SetTraining(batch_size=self._batch(images)),
                 lr=self.inner_lr,
-                unroll=dd.full_graph,
+                unroll=training.full_graph,
                 real_batch=self.real_batch,
             )
         from torch import zeros
 
-        network = make_student(dd.generator("template")).to(real.device)
+        network = make_student(foundation.generator("template")).to(real.device)
         # Of one image alone, BatchNorm has no statistics.
-        features = dd.embeddings(network, zeros(2, *real.image_shape, device=real.device)).shape[1]
-        return dd.FitAndTest(
+        features = training.embeddings(network, zeros(2, *real.image_shape, device=real.device)).shape[1]
+        return objectives.FitAndTest(
             # The plain inner product, with one more feature that is always 1.
-            compare=dd.ByFeatures(slope=float(features), bias=1.0),
-            ridge=dd.Ridge(rule="absolute", strength=self.ridge),
+            compare=objectives.ByFeatures(slope=float(features), bias=1.0),
+            ridge=training.Ridge(rule="absolute", strength=self.ridge),
             real_batch=self.real_batch,
             loss="cross-entropy",
         )
 
 
-def _by_label(syn: dd.SyntheticSet, rng: torch.Generator) -> dd.SyntheticSet:  # noqa: ARG001
+def _by_label(syn: synthetic.SyntheticSet, rng: torch.Generator) -> synthetic.SyntheticSet:  # noqa: ARG001
     """Return the set with each image in the class of its largest label."""
     from torch import arange
 
     classes = syn.labels.rows(arange(len(syn)).to(syn.device)).argmax(1)
-    return dd.SyntheticSet(syn.parametrization, syn.labels, classes, syn.num_classes, syn.rate, syn.scale)
+    return synthetic.SyntheticSet(
+        syn.parametrization, syn.labels, classes, syn.num_classes, syn.rate, syn.scale
+    )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
+from ddsdk import objectives, running, students
 from ddsdk.recipes.distribution import DistributionMatching
 from ddsdk.recipes.parts import multiformation_set, sgd_on_images
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent
 
 __all__ = ["M3D"]
 
@@ -25,8 +26,8 @@ class M3D(DistributionMatching):
     """Minimise the maximum mean discrepancy of embeddings: DM whose distance sees all moments, not the mean alone.
 
     min_S E_theta sum_c MMD^2(psi_theta(A(S_c)), psi_theta(A(T_c))) with Gaussian kernels of several widths, each
-    multiplied by its squared width: see `ddsdk.GaussianMMD`. Canvases are cut into factor^2 tiles, and a random
-    network serves for several image steps.
+    multiplied by its squared width: see `ddsdk.objectives.GaussianMMD`. Canvases are cut into factor^2 tiles, and a
+    random network serves for several image steps.
 
     Attributes:
         steps: Image steps.
@@ -57,20 +58,20 @@ class M3D(DistributionMatching):
         self.check_fields(counts="steps_per_student factor", momenta="image_momentum")
 
     def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> running.Plan[nn.Module]:
         """Return kernel matching of all embeddings under networks that serve for a few steps."""
         derived = 1.0 if self.ipc < 100 else 10.0
-        return dd.Plan(
+        return running.Plan(
             syn=multiformation_set(real, self.ipc, self.factor, self.start, rng),
-            objective=dd.ClassMatch(
-                byproduct=dd.all_features,
-                distance=dd.GaussianMMD(),
-                gather=dd.stacked,
+            objective=objectives.ClassMatch(
+                byproduct=objectives.all_features,
+                distance=objectives.GaussianMMD(),
+                gather=objectives.stacked,
                 real_batch=self.real_batch,
                 augmentation=self.siamese(real),
             ),
-            students=dd.FreshStudents(make_student, period=self.steps_per_student),
+            students=students.FreshStudents(make_student, period=self.steps_per_student),
             make_optimizer=partial(
                 sgd_on_images,
                 lr=derived if self.image_lr is None else self.image_lr,

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
+from ddsdk import students
 from ddsdk.recipes.trajectory import MTT_VALUES, Points, TrajectoryMatching
 
 if TYPE_CHECKING:
     import torch
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.running import Plan
+    from ddsdk.students import ExpertSpan, MakeStudent
 
 __all__ = ["MTT"]
 
@@ -47,10 +49,8 @@ class MTT(TrajectoryMatching):
         """Check counts and rates."""
         self.check_matching()
 
-    def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[dd.ExpertSpan]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[ExpertSpan]:
         """Return trajectory matching with the exact gradient."""
         runs = self.runs(real, make_student=make_student, rng=rng)
-        students = dd.ExpertStudents(runs, span=self.expert_span, last=self.start_bound(real))
-        return self.matching(real, self.pixels(real, self.start, rng), students)
+        experts = students.ExpertStudents(runs, span=self.expert_span, last=self.start_bound(real))
+        return self.matching(real, self.pixels(real, self.start, rng), experts)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
-from ddsdk.errors import require, require_count
+from ddsdk import foundation, objectives, running, students, training
+from ddsdk.foundation import require, require_count
 from ddsdk.recipes.distribution import DistributionMatching
 from ddsdk.recipes.parts import augmentation_for, multiformation_set, unit_rate
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent, Rivalled
 
 __all__ = ["NCFM"]
 
@@ -84,7 +85,9 @@ class NCFM(DistributionMatching):
         require_count("sampler", self.sampler, least=0)
         require(0 <= self.amplitude_weight <= 1, "amplitude_weight", "lie in 0..1", self.amplitude_weight)
 
-    def runs(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.TrainedRuns:
+    def runs(
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> students.TrainedRuns:
         """Return the pool; no network is trained before it is needed.
 
         Args:
@@ -92,7 +95,7 @@ class NCFM(DistributionMatching):
             make_student: Builds a network.
             rng: That of `plan`.
         """
-        training = dd.Training(
+        training = students.Training(
             epochs=self.pool_epochs,
             lr=self.pool_lr,
             momentum=0.9,
@@ -101,12 +104,12 @@ class NCFM(DistributionMatching):
             thin=self.pool_epochs,
             images=self.pool_images,
         )
-        seed = dd.derive(rng, "runs").initial_seed()
-        return dd.TrainedRuns(real, make_student, training, count=self.pool, seed=seed)
+        seed = foundation.derive(rng, "runs").initial_seed()
+        return students.TrainedRuns(real, make_student, training, count=self.pool, seed=seed)
 
     def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[dd.Rivalled[nn.Module]]:
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> running.Plan[Rivalled[nn.Module]]:
         """Return matching of characteristic functions under partly trained networks, with new frequencies each step."""
         from torch import arange
         from torch.optim import Adam, AdamW
@@ -114,26 +117,33 @@ class NCFM(DistributionMatching):
         runs = self.runs(real, make_student=make_student, rng=rng)
         augmentation = self.siamese(real)
         teacher = runs.network(0).requires_grad_(False)
-        features = dd.embeddings(teacher, real.batch(arange(1)).x).shape[1]
-        distance = dd.CharacteristicDistance(amplitude=self.amplitude_weight, phase=1 - self.amplitude_weight)
-        match = dd.CharacteristicMatch(
+        features = training.embeddings(teacher, real.batch(arange(1)).x).shape[1]
+        distance = objectives.CharacteristicDistance(
+            amplitude=self.amplitude_weight, phase=1 - self.amplitude_weight
+        )
+        match = objectives.CharacteristicMatch(
             count=self.frequencies,
             distance=distance,
             real_batch=self.real_batch,
             augmentation=augmentation,
         )
-        recognised = dd.CrossEntropy(augmentation=augmentation, teacher=teacher)
-        lesson = dd.FrequencyLesson(count=self.frequencies, distance=distance, augmentation=augmentation)
+        recognised = objectives.CrossEntropy(augmentation=augmentation, teacher=teacher)
+        lesson = objectives.FrequencyLesson(
+            count=self.frequencies, distance=distance, augmentation=augmentation
+        )
         # A step of Adam is as long as its rate: one std of the value space for each unit.
         rate = unit_rate(real, 1.0) ** 0.5 * (0.01 if self.image_lr is None else self.image_lr)
-        return dd.Plan(
+        return running.Plan(
             syn=multiformation_set(real, self.ipc, self.factor, self.start, rng),
-            objective=dd.Total(
-                ((self.scale, match), (self.calibration, dd.Through(attrgetter("student"), recognised)))
+            objective=objectives.Total(
+                (
+                    (self.scale, match),
+                    (self.calibration, objectives.Through(attrgetter("student"), recognised)),
+                )
             ),
-            students=dd.WithRival(
-                dd.FreshStudents(dd.Interpolated(runs=runs)),
-                lambda key: dd.FrequencySampler(features, self.sampler, rng=key),
+            students=students.WithRival(
+                students.FreshStudents(students.Interpolated(runs=runs)),
+                lambda key: objectives.FrequencySampler(features, self.sampler, rng=key),
                 lesson if self.sampler else None,
                 lambda weights: Adam(weights, lr=self.sampler_lr),
             ),

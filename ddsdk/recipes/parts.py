@@ -5,14 +5,15 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-import ddsdk as dd
-from ddsdk.errors import require, require_count, require_momentum, require_rate
+from ddsdk import data, foundation, synthetic
+from ddsdk.foundation import require, require_count, require_momentum, require_rate
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ddsdk.synthetic.base import Bounds
+    from ddsdk.data import RealData
+    from ddsdk.synthetic import Bounds, LearnedRate, Parametrization
 
 __all__ = [
     "adam_by_kind",
@@ -34,7 +35,7 @@ __all__ = [
 _UNFLIPPED = {"digits", "kmnist", "mnist", "svhn", "usps"}
 
 
-def augmentation_for(real: dd.RealData, given: str | None) -> str:
+def augmentation_for(real: RealData, given: str | None) -> str:
     """Return `given`, or the published operations for `real` if it is None: all six, without flip for characters.
 
     Args:
@@ -47,19 +48,19 @@ def augmentation_for(real: dd.RealData, given: str | None) -> str:
     if not real.pictures:
         return ""
     name = real.name.lower().replace("-", "").replace("_", "")
-    kept = [op for op in dd.DSA_STRATEGY.split("_") if op != "flip" or name not in _UNFLIPPED]
+    kept = [op for op in data.DSA_STRATEGY.split("_") if op != "flip" or name not in _UNFLIPPED]
     return "_".join(kept)
 
 
 def pixel_set(
-    real: dd.RealData, ipc: int, start: str, rng: torch.Generator, *, bounded: bool = False
-) -> dd.SyntheticSet:
+    real: RealData, ipc: int, start: str, rng: torch.Generator, *, bounded: bool = False
+) -> synthetic.SyntheticSet:
     """Return a set of plain pixels with fixed one-hot labels, `ipc` for each class.
 
     Args:
         real: Gives classes, image shape and device.
         ipc: Images per class.
-        start: A key of `ddsdk.STARTS`.
+        start: A key of `ddsdk.synthetic.STARTS`.
         rng: For the start.
         bounded: Whether pixels are clamped to where the unit range lies.
 
@@ -67,12 +68,12 @@ def pixel_set(
         ValueError: If `start` is unknown, or a class of `real` has too few images for it.
     """
     images = start_images(real, ipc, start, rng)
-    return hard_set(real, ipc, dd.Pixels(images, unit_bounds(real) if bounded else None))
+    return hard_set(real, ipc, synthetic.Pixels(images, unit_bounds(real) if bounded else None))
 
 
 def multiformation_set(
-    real: dd.RealData, ipc: int, factor: int, start: str, rng: torch.Generator
-) -> dd.SyntheticSet:
+    real: RealData, ipc: int, factor: int, start: str, rng: torch.Generator
+) -> synthetic.SyntheticSet:
     """Return `ipc` canvases for each class, each of factor x factor tiles, clamped to where the unit range lies.
 
     Every tile starts as a real image of its own; a class with fewer than ipc factor^2 images gives some of them
@@ -82,7 +83,7 @@ def multiformation_set(
         real: Gives classes, image shape and device.
         ipc: Canvases per class.
         factor: Tiles along each side.
-        start: A key of `ddsdk.STARTS`.
+        start: A key of `ddsdk.synthetic.STARTS`.
         rng: For the start.
 
     Raises:
@@ -90,12 +91,12 @@ def multiformation_set(
     """
     cycled = cycled_images(real, ipc, ipc * factor * factor, start, rng)
     canvases = cycled[:: factor * factor]
-    parametrization = dd.MultiFormation(canvases, factor, unit_bounds(real))
+    parametrization = synthetic.MultiFormation(canvases, factor, unit_bounds(real))
     parametrization.encode(cycled)
     return hard_set(real, ipc, parametrization)
 
 
-def cycled_images(real: dd.RealData, ipc: int, wanted: int, start: str, rng: torch.Generator) -> Tensor:
+def cycled_images(real: RealData, ipc: int, wanted: int, start: str, rng: torch.Generator) -> Tensor:
     """Return `wanted` images of each class, (K*wanted, C, H, W), class by class; a small class gives some twice.
 
     Raises:
@@ -108,29 +109,29 @@ def cycled_images(real: dd.RealData, ipc: int, wanted: int, start: str, rng: tor
     return images[:, arange(wanted) % given].flatten(0, 1)
 
 
-def start_images(real: dd.RealData, ipc: int, start: str, rng: torch.Generator) -> Tensor:
+def start_images(real: RealData, ipc: int, start: str, rng: torch.Generator) -> Tensor:
     """Return `ipc` images of each class, (K*ipc, C, H, W), class by class, from the start called `start`.
 
     Raises:
         ValueError: If `start` is unknown, or a class of `real` has too few images for it.
     """
-    if start not in dd.STARTS:
-        near = get_close_matches(start, dd.STARTS, n=1)
+    if start not in synthetic.STARTS:
+        near = get_close_matches(start, synthetic.STARTS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"start must be one of {', '.join(dd.STARTS)}, got {start!r}{hint}")
-    return dd.STARTS[start](real, ipc, dd.derive(rng, "start"))
+        raise ValueError(f"start must be one of {', '.join(synthetic.STARTS)}, got {start!r}{hint}")
+    return synthetic.STARTS[start](real, ipc, foundation.derive(rng, "start"))
 
 
 def hard_set(
-    real: dd.RealData, ipc: int, parametrization: dd.Parametrization, rate: dd.LearnedRate | None = None
-) -> dd.SyntheticSet:
+    real: RealData, ipc: int, parametrization: Parametrization, rate: LearnedRate | None = None
+) -> synthetic.SyntheticSet:
     """Return a set whose slots are `ipc` for each class, class by class, with fixed one-hot labels."""
-    classes = dd.class_slots(real.num_classes, ipc)
-    labels = dd.hard_labels(classes, real.num_classes)
-    return dd.SyntheticSet(parametrization, labels, classes, real.num_classes, rate).to(real.device)
+    classes = synthetic.class_slots(real.num_classes, ipc)
+    labels = synthetic.hard_labels(classes, real.num_classes)
+    return synthetic.SyntheticSet(parametrization, labels, classes, real.num_classes, rate).to(real.device)
 
 
-def unit_bounds(real: dd.RealData) -> Bounds | None:
+def unit_bounds(real: RealData) -> Bounds | None:
     """Return where 0 and 1 of the unit range lie in the value space of `real`; None where whitening mixes pixels."""
     if real.preprocess.space == "zca":
         return None
@@ -140,7 +141,7 @@ def unit_bounds(real: dd.RealData) -> Bounds | None:
     return real.preprocess(zeros(shape)), real.preprocess(ones(shape))
 
 
-def unit_rate(real: dd.RealData, lr: float) -> float:
+def unit_rate(real: RealData, lr: float) -> float:
     """Return the learning rate that moves images of the value space as `lr` moves images of the unit range.
 
     Papers that store images in [0, 1] and normalise them inside the augmentation give rates for that range. With
@@ -152,7 +153,7 @@ def unit_rate(real: dd.RealData, lr: float) -> float:
     return lr / (sum(std) / len(std)) ** 2
 
 
-def sgd_on_images(syn: dd.SyntheticSet, *, lr: float, momentum: float) -> torch.optim.Optimizer:
+def sgd_on_images(syn: synthetic.SyntheticSet, *, lr: float, momentum: float) -> torch.optim.Optimizer:
     """Return SGD over everything that `syn` stores and learns."""
     from torch.optim import SGD
 
@@ -160,7 +161,7 @@ def sgd_on_images(syn: dd.SyntheticSet, *, lr: float, momentum: float) -> torch.
 
 
 def adam_on_images(
-    syn: dd.SyntheticSet, *, lr: float, betas: tuple[float, float] = (0.9, 0.999)
+    syn: synthetic.SyntheticSet, *, lr: float, betas: tuple[float, float] = (0.9, 0.999)
 ) -> torch.optim.Optimizer:
     """Return Adam over everything that `syn` learns."""
     from torch.optim import Adam
@@ -169,7 +170,7 @@ def adam_on_images(
 
 
 def adam_by_kind(
-    syn: dd.SyntheticSet, *, image_lr: float, label_lr: float, scale_lr: float
+    syn: synthetic.SyntheticSet, *, image_lr: float, label_lr: float, scale_lr: float
 ) -> torch.optim.Optimizer:
     """Return Adam over what `syn` learns, with a learning rate for each of images, labels and scale."""
     from torch.optim import Adam
@@ -211,7 +212,7 @@ def _require_weight(name: str, value: float) -> None:
     require(0 <= value < float("inf"), name, "be finite and not negative", value)
 
 
-def classic_network(real: dd.RealData) -> str:
+def classic_network(real: RealData) -> str:
     """Return what DD and its kin are judged on: LeNet for grey images of 12 pixels and more, AlexNet for others."""
     c, *sides = real.image_shape
     return "lenet" if c == 1 and min(sides) >= 12 else "alexnet"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
-from ddsdk.errors import require
+from ddsdk import data, objectives, running, students, synthetic, training
+from ddsdk.foundation import require
 from ddsdk.recipes.parts import adam_on_images, hard_set, start_images
 from ddsdk.recipes.unrolled import UnrolledTraining, flip_or_rotate, unroll_for
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent
 
 __all__ = ["RaTBPTT"]
 
@@ -40,7 +41,7 @@ class RaTBPTT(UnrolledTraining):
         student_batch: Synthetic images of each class in one of their steps.
         image_lr: Learning rate of images and learned labels (Adam).
         student_lr: Learning rate of the students (Adam).
-        student_eps: Epsilon inside the root of their Adam; see `ddsdk.InnerAdam`.
+        student_eps: Epsilon inside the root of their Adam; see `ddsdk.training.InnerAdam`.
         real_batch: Real images on which a student is tested.
         learned_labels: Learn the labels too: they start one-hot and stay non-negative, and their sums weigh images.
         clip_ratio: The gradient of a step is scaled down to this many times the usual norm, at least 1.
@@ -82,37 +83,37 @@ class RaTBPTT(UnrolledTraining):
         )
 
     def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> running.Plan[nn.Module]:
         """Return train and test with a drawn window, under fresh students."""
-        augmentation = dd.Augmentation(flip_or_rotate(real, self.augmentation))
-        return dd.Plan(
+        augmentation = data.Augmentation(flip_or_rotate(real, self.augmentation))
+        return running.Plan(
             syn=self._set(real, rng),
-            objective=dd.TrainAndTest(
+            objective=objectives.TrainAndTest(
                 steps=self.student_steps,
                 window=self.window,
                 drawn=self.drawn,
-                training=dd.SetTraining(
+                training=objectives.SetTraining(
                     batch_size=self.student_batch, order="stratified", augmentation=augmentation
                 ),
-                optimizer=dd.InnerAdam(eps=self.student_eps),
+                optimizer=training.InnerAdam(eps=self.student_eps),
                 lr=self.student_lr,
                 unroll=unroll_for(self.window),
                 real_batch=self.real_batch,
                 augmentation=augmentation,
             ),
-            students=dd.FreshStudents(make_student),
+            students=students.FreshStudents(make_student),
             make_optimizer=partial(adam_on_images, lr=self.image_lr),
             steps=self.steps,
             clip_ratio=self.clip_ratio,
             knobs="image_lr or student_lr",
         )
 
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+    def evaluation(self, real: RealData) -> training.Evaluation:
         """Return 1000 steps of the students' own Adam on a ConvNet-3 of width 128."""
         images = self.ipc * real.num_classes
         batch = min(images, self.student_batch * real.num_classes)
-        return dd.Evaluation(
+        return training.Evaluation(
             protocol="rat-bptt",
             network_options={"width": 128},
             epochs=-(-_ITERATIONS // -(-images // batch)),
@@ -124,9 +125,13 @@ class RaTBPTT(UnrolledTraining):
             augmentation=flip_or_rotate(real, self.augmentation),
         )
 
-    def _set(self, real: dd.RealData, rng: torch.Generator) -> dd.SyntheticSet:
-        syn = hard_set(real, self.ipc, dd.Pixels(start_images(real, self.ipc, self.start, rng)))
+    def _set(self, real: RealData, rng: torch.Generator) -> synthetic.SyntheticSet:
+        syn = hard_set(real, self.ipc, synthetic.Pixels(start_images(real, self.ipc, self.start, rng)))
         if not self.learned_labels:
             return syn
-        labels = dd.FreeLabels(dd.hard_labels(syn.classes, real.num_classes).probabilities, low=0.0)
-        return dd.SyntheticSet(syn.parametrization, labels, syn.classes, real.num_classes).to(real.device)
+        labels = synthetic.FreeLabels(
+            synthetic.hard_labels(syn.classes, real.num_classes).probabilities, low=0.0
+        )
+        return synthetic.SyntheticSet(syn.parametrization, labels, syn.classes, real.num_classes).to(
+            real.device
+        )

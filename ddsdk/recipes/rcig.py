@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
-from ddsdk.errors import require_count
+from ddsdk import objectives, running, students, synthetic, training
+from ddsdk.foundation import require_count
 from ddsdk.recipes.regression import LabelRegression, regression_protocol
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent
+    from ddsdk.training import Evaluation
 
 __all__ = ["RCIG"]
 
@@ -79,20 +81,20 @@ class RCIG(LabelRegression):
         require_count("student_steps", self.student_steps, least=0)
 
     def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> running.Plan[nn.Module]:
         """Return regression with linearised students of a pool."""
-        return dd.Plan(
-            syn=self.scored_set(real, rng, scale=dd.LearnedScale(10.0)),
-            objective=dd.ImplicitRegression(
-                ridge=dd.Ridge(rule="count", strength=self.ridge),
+        return running.Plan(
+            syn=self.scored_set(real, rng, scale=synthetic.LearnedScale(10.0)),
+            objective=objectives.ImplicitRegression(
+                ridge=training.Ridge(rule="count", strength=self.ridge),
                 real_batch=self.real_batch,
                 solve_steps=self.solve_steps,
                 implicit_steps=self.implicit_steps,
                 margin=0.5 / real.num_classes,
             ),
-            students=dd.TrainedPool(
-                dd.SoftStudents(dd.HeStudents(dd.plain_student(make_student))),
+            students=students.TrainedPool(
+                students.SoftStudents(students.HeStudents(students.plain_student(make_student))),
                 pool=self.pool,
                 longest=self.student_steps,
                 most_steps=self.most_steps,
@@ -105,6 +107,6 @@ class RCIG(LabelRegression):
             knobs="image_lr, label_lr or student_lr",
         )
 
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+    def evaluation(self, real: RealData) -> Evaluation:
         """Return FRePo's protocol."""
         return regression_protocol(real, self.ipc * real.num_classes)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
-from ddsdk.errors import require, require_count, require_rng
-from ddsdk.recipes.base import runs_record
+from ddsdk import data, foundation, synthetic, training
+from ddsdk.foundation import require, require_count
+from ddsdk.recipes.base import DirectRecipe
 from ddsdk.recipes.parts import augmentation_for, hard_set
 from ddsdk.recipes.teacher import check_teacher, labelled_evaluation, teacher_runs
 
@@ -16,14 +15,16 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent, TrainedRuns
+    from ddsdk.synthetic import SyntheticSet
 
 __all__ = ["RDED"]
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class RDED:
+class RDED(DirectRecipe):
     """Realistic, diverse, efficient: real crops that a teacher finds easy, tiled, with the teacher's labels.
 
     Of each class, `images` random real images are cropped `crops` times; crops are ranked by the teacher's
@@ -57,7 +58,6 @@ class RDED:
     """
 
     name: ClassVar[str] = "rded"
-    ipc: int = 10
     images: int = 300
     crops: int = 5
     smallest: float = 0.5
@@ -68,73 +68,57 @@ class RDED:
     teacher_lr: float = 0.01
     teacher_images: int | None = None
 
-    def __post_init__(self) -> None:
-        for name in ("ipc", "images", "crops"):
+    def check(self) -> None:
+        """Check counts and shares."""
+        for name in ("images", "crops"):
             require_count(name, getattr(self, name))
         if self.factor is not None:
             require_count("factor", self.factor)
         require(0 < self.smallest <= 1, "smallest", "lie in 0 < smallest <= 1", self.smallest)
         check_teacher(self.teacher_epochs, self.teacher_lr, self.teacher_images, self.temperature)
 
-    def runs(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.TrainedRuns:
+    def runs(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> TrainedRuns:
         """Return the run whose last network is the teacher."""
         settings = {"epochs": self.teacher_epochs, "lr": self.teacher_lr, "images": self.teacher_images}
         return teacher_runs(real, make_student, rng, **settings)  # type: ignore[arg-type]
 
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+    def evaluation(self, real: RealData) -> training.Evaluation:
         """Return the protocol of DSA and DM, named after the stored teacher labels."""
-        published = dd.Evaluation.published(augmentation_for(real, self.augmentation))
+        published = training.Evaluation.published(augmentation_for(real, self.augmentation))
         return labelled_evaluation(published, self.temperature)
 
-    def __call__(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Distilled:
-        """Choose, tile and label.
-
-        Args:
-            real: Where the crops come from.
-            make_student: Builds the teacher from a generator.
-            rng: Root of every random number.
+    def make(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> SyntheticSet:
+        """Return chosen crops, tiled and labelled.
 
         Raises:
             ValueError: If a class has fewer than `ipc` images, or fewer crops than are needed.
         """
         from torch import cat
 
-        require_rng(rng)
-        dd.check_ipc(real, self.ipc)
-        # The key of the iterative recipes: whoever makes the runs of a recipe beforehand uses it too.
-        runs = self.runs(real, make_student=make_student, rng=dd.derive(rng, "plan"))
-        teacher = runs.network(0)
-        began = time.perf_counter()
+        synthetic.check_ipc(real, self.ipc)
+        teacher = self.runs(real, make_student=make_student, rng=foundation.derive(rng, "plan")).network(0)
         factor = self.factor or (1 if min(real.image_shape[1:]) < 128 else 2)
         keep = self.ipc * factor**2
         crops = cat(
-            [self._easiest(real, c, keep, teacher, dd.derive(rng, c)) for c in range(real.num_classes)]
+            [
+                self._easiest(real, c, keep, teacher, foundation.derive(rng, c))
+                for c in range(real.num_classes)
+            ]
         )
-        tiled = dd.MultiFormation(crops[:: factor**2], factor)
+        tiled = synthetic.MultiFormation(crops[:: factor**2], factor)
         tiled.encode(crops)
         # The tiles stay together: a network sees the whole canvas as one image.
-        syn = hard_set(real, self.ipc, dd.Pixels(tiled.canvases))
-        if self.temperature is not None:
-            syn = dd.relabelled(syn, teacher, dd.derive(rng, "labels"), temperature=self.temperature)
-        return dd.assemble(
-            self,
-            syn,
-            real,
-            evaluation=self.evaluation(real),
-            rng=rng,
-            # A teacher that an earlier run has left in the cache counts as if it had been trained now.
-            seconds=time.perf_counter() - began + runs.seconds,
-            make_student=make_student,
-            run=runs_record(runs),
-        )
+        syn = hard_set(real, self.ipc, synthetic.Pixels(tiled.canvases))
+        if self.temperature is None:
+            return syn
+        key = foundation.derive(rng, "labels")
+        return synthetic.relabelled(syn, teacher, key, temperature=self.temperature)
 
-    def _easiest(
-        self, real: dd.RealData, c: int, keep: int, teacher: nn.Module, rng: torch.Generator
-    ) -> Tensor:
+    def _easiest(self, real: RealData, c: int, keep: int, teacher: nn.Module, rng: torch.Generator) -> Tensor:
         def loss(x: Tensor) -> Tensor:
-            return -dd.probabilities(teacher, x)[:, c].log()
+            return -training.probabilities(teacher, x)[:, c].log()
 
-        x = real.of_class(c, max(self.images, self.ipc), dd.derive(rng, "images")).x
-        return dd.easiest_crops(
-            x, loss, dd.derive(rng, "crops"), keep=keep, crops=self.crops, smallest=self.smallest
+        x = real.of_class(c, max(self.images, self.ipc), foundation.derive(rng, "images")).x
+        return data.easiest_crops(
+            x, loss, foundation.derive(rng, "crops"), keep=keep, crops=self.crops, smallest=self.smallest
         )

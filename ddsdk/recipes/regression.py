@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, final
 
-import ddsdk as dd
+from ddsdk import synthetic, training
 from ddsdk.recipes.base import IterativeRecipe
 from ddsdk.recipes.parts import adam_by_kind, augmentation_for, check_numbers, start_images
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
+
+    from ddsdk.data import RealData
+    from ddsdk.synthetic import LearnedScale
 
 __all__ = ["LabelRegression", "regression_protocol"]
 
@@ -57,33 +60,37 @@ class LabelRegression(IterativeRecipe):
     @final
     def scored_set(
         self,
-        real: dd.RealData,
+        real: RealData,
         rng: torch.Generator,
         *,
         label_scale: float = 1.0,
-        scale: dd.LearnedScale | None = None,
-    ) -> dd.SyntheticSet:
+        scale: LearnedScale | None = None,
+    ) -> synthetic.SyntheticSet:
         """Return plain pixels with labels label_scale (one-hot - 1/K), learned or not."""
         images = start_images(real, self.ipc, self.start, rng)
-        classes = dd.class_slots(real.num_classes, self.ipc)
-        rows = dd.centred_labels(classes, real.num_classes, label_scale)
-        labels = dd.FreeLabels(rows) if self.learn_labels else dd.FixedLabels(rows, space="scores")
-        syn = dd.SyntheticSet(dd.Pixels(images), labels, classes, real.num_classes, scale=scale)
+        classes = synthetic.class_slots(real.num_classes, self.ipc)
+        rows = synthetic.centred_labels(classes, real.num_classes, label_scale)
+        labels = (
+            synthetic.FreeLabels(rows) if self.learn_labels else synthetic.FixedLabels(rows, space="scores")
+        )
+        syn = synthetic.SyntheticSet(synthetic.Pixels(images), labels, classes, real.num_classes, scale=scale)
         return syn.to(real.device)
 
     @final
-    def adam(self, scale_lr: float = 1.0) -> Callable[[dd.SyntheticSet], torch.optim.Optimizer]:
+    def adam(self, scale_lr: float = 1.0) -> Callable[[synthetic.SyntheticSet], torch.optim.Optimizer]:
         """Return what builds Adam with a learning rate for each of images, labels and scale."""
         return partial(adam_by_kind, image_lr=self.image_lr, label_lr=self.label_lr, scale_lr=scale_lr)
 
     @final
     @property
-    def share(self) -> dd.Ridge:
+    def share(self) -> training.Ridge:
         """The ridge, as a share of the trace."""
-        return dd.Ridge(rule="trace", strength=self.ridge)
+        return training.Ridge(rule="trace", strength=self.ridge)
 
 
-def regression_protocol(real: dd.RealData, images: int, *, augmentation: str | None = None) -> dd.Evaluation:
+def regression_protocol(
+    real: RealData, images: int, *, augmentation: str | None = None
+) -> training.Evaluation:
     """Return FRePo's protocol for a set of so many images with centred labels.
 
     Networks without normalisation, half the squared error, Adam with a rate of 3e-4 after a warm-up of 500 steps and
@@ -93,7 +100,7 @@ def regression_protocol(real: dd.RealData, images: int, *, augmentation: str | N
     """
     batch = min(images, 500)
     steps = [s for n, s in _STEPS if n <= max(images, _STEPS[0][0])][-1]
-    return dd.Evaluation(
+    return training.Evaluation(
         protocol="regression",
         network_options={"width": 128, "norm": "none"},
         networks=5,

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
+from ddsdk import objectives, running, students, synthetic
 from ddsdk.recipes.regression import LabelRegression, regression_protocol
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent
+    from ddsdk.training import Evaluation
 
 __all__ = ["RFAD"]
 
@@ -60,24 +62,24 @@ class RFAD(LabelRegression):
         self.check_fields(counts="networks", rates="scale_lr")
 
     def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[tuple[nn.Module, ...]]:
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> running.Plan[tuple[nn.Module, ...]]:
         """Return regression on random features."""
-        make = dd.HeStudents(dd.plain_student(make_student))
-        return dd.Plan(
-            syn=self.scored_set(real, rng, scale=dd.LearnedScale(10.0)),
-            objective=dd.FitAndTest(
-                compare=dd.ByFeatures(slope=2.0, bias=0.01),
+        make = students.HeStudents(students.plain_student(make_student))
+        return running.Plan(
+            syn=self.scored_set(real, rng, scale=synthetic.LearnedScale(10.0)),
+            objective=objectives.FitAndTest(
+                compare=objectives.ByFeatures(slope=2.0, bias=0.01),
                 ridge=self.share,
                 real_batch=self.real_batch,
                 loss="cross-entropy",
             ),
-            students=dd.Several([dd.FreshStudents(make) for _ in range(self.networks)]),
+            students=students.Several([students.FreshStudents(make) for _ in range(self.networks)]),
             make_optimizer=self.adam(self.scale_lr),
             steps=self.steps,
             knobs="image_lr or label_lr",
         )
 
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+    def evaluation(self, real: RealData) -> Evaluation:
         """Return FRePo's protocol without augmentation, under which features of random networks never were."""
         return regression_protocol(real, self.ipc * real.num_classes, augmentation="")

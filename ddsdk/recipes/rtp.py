@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal, final, get_args
 
-import ddsdk as dd
-from ddsdk.errors import require
+from ddsdk import data, foundation, objectives, running, students, synthetic, training
+from ddsdk.foundation import require
 from ddsdk.recipes.parts import adam_on_images, cycled_images, hard_set, sgd_on_images
 from ddsdk.recipes.unrolled import UnrolledTraining, flip_or_rotate, unroll_for
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent
+    from ddsdk.synthetic import SyntheticSet
 
 __all__ = ["RTP"]
 
@@ -96,67 +98,67 @@ class RTP(UnrolledTraining):
         known = list(get_args(_OPTIMIZER))
         require(self.optimizer in known, "optimizer", f"be one of {known}", self.optimizer)
 
-    def images(self, real: dd.RealData) -> int:
+    def images(self, real: RealData) -> int:
         """Return the images of each class: as many as the budget pays, or `most`.
 
         Raises:
             ValueError: If the bases leave nothing for an address of each class.
         """
-        paid = dd.address_count(
+        paid = synthetic.address_count(
             self.ipc, real.num_classes, real.image_shape, bases=self.bases, factor=self.factor
         )
         return paid if self.most is None else min(self.most, paid)
 
-    def memory(self, real: dd.RealData, rng: torch.Generator) -> dd.SyntheticSet:
+    def memory(self, real: RealData, rng: torch.Generator) -> SyntheticSet:
         """Return bases and addresses at their start, with hard labels."""
         each = self.images(real)
-        parametrization = dd.AddressedBases(
+        parametrization = synthetic.AddressedBases(
             each * real.num_classes,
             real.image_shape,
             bases=self.bases,
             factor=self.factor,
-            rng=dd.derive(rng, "memory"),
+            rng=foundation.derive(rng, "memory"),
         )
         if self.start != "noise":
             parametrization.encode(cycled_images(real, 1, each, self.start, rng))
         return hard_set(real, each, parametrization)
 
     def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> running.Plan[nn.Module]:
         """Return train and test over bases and addresses, under fresh students."""
-        augmentation = dd.Augmentation(flip_or_rotate(real, self.augmentation))
+        augmentation = data.Augmentation(flip_or_rotate(real, self.augmentation))
         move = (
             partial(sgd_on_images, lr=self.image_lr, momentum=self.image_momentum)
             if self.optimizer == "sgd"
             else partial(adam_on_images, lr=self.image_lr)
         )
-        return dd.Plan(
+        return running.Plan(
             syn=self.memory(real, rng),
-            objective=dd.TrainAndTest(
+            objective=objectives.TrainAndTest(
                 steps=self.student_steps,
                 window=self.window,
                 drawn=self.window is not None,
-                training=dd.SetTraining(
+                training=objectives.SetTraining(
                     batch_size=self.student_batch, order="stratified", augmentation=augmentation
                 ),
-                optimizer=dd.InnerSGD(momentum=self.student_momentum),
+                optimizer=training.InnerSGD(momentum=self.student_momentum),
                 lr=self.student_lr,
                 unroll=unroll_for(self.window or self.student_steps),
                 real_batch=self.real_batch,
                 per_class=True,
                 augmentation=augmentation,
             ),
-            students=dd.FreshStudents(make_student),
+            students=students.FreshStudents(make_student),
             make_optimizer=move,
             steps=self.steps,
             clip_norm=_CLIP_NORM,
             knobs="image_lr or student_lr",
         )
 
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+    def evaluation(self, real: RealData) -> training.Evaluation:
         """Return 300 passes of the students' own SGD, without a schedule, over a ConvNet-3 of width 128."""
-        return dd.Evaluation(
+        return training.Evaluation(
             protocol="rtp",
             network_options={"width": 128},
             batch_size=64 * real.num_classes,

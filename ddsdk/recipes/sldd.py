@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
-from ddsdk.errors import require_count
+from ddsdk.foundation import require_count
 from ddsdk.recipes.unrolled import OrderedBatches
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.running import Plan
+    from ddsdk.students import MakeStudent
 
 __all__ = ["SLDD"]
 
@@ -55,9 +56,7 @@ class SLDD(OrderedBatches):
         if self.images is not None:
             require_count("images", self.images)
 
-    def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[nn.Module]:
         """Return DD's plan with free labels."""
         images = self.ipc * real.num_classes if self.images is None else self.images
         return self.ordered(real, make_student=make_student, rng=rng, images=images, learned=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
-from ddsdk.errors import require, require_count, require_rate
+from ddsdk import data, objectives, running, students, synthetic, training
+from ddsdk.foundation import require, require_count, require_rate
 from ddsdk.recipes.base import IterativeRecipe
 from ddsdk.recipes.parts import augmentation_for, pixel_set
 from ddsdk.recipes.teacher import check_teacher, labelled_evaluation, teacher_runs
@@ -16,7 +16,9 @@ from ddsdk.recipes.teacher import check_teacher, labelled_evaluation, teacher_ru
 if TYPE_CHECKING:
     import torch
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent, TrainedRuns
+    from ddsdk.synthetic import SyntheticSet
 
 __all__ = ["SRe2L"]
 
@@ -41,7 +43,8 @@ class SRe2L(IterativeRecipe):
         teacher_epochs: Epochs of the teacher on real data. Less trained ones can recover better.
         teacher_lr: Learning rate of the teacher.
         teacher_images: Real images of each class that the teacher sees; None for all.
-        teacher_curvature: Weight of the curvature of the teacher's loss at the images, see `ddsdk.CurvaturePenalty`;
+        teacher_curvature: Weight of the curvature of the teacher's loss at the images, see
+        `ddsdk.training.CurvaturePenalty`;
             0 for none. With 100 this is GUARD (AAAI 2025, arXiv:2403.10045), made for networks that resist attacks.
         teacher_curvature_step: Its step.
 
@@ -83,7 +86,7 @@ class SRe2L(IterativeRecipe):
         require(0 <= curvature < math.inf, "teacher_curvature", "be finite and not negative", curvature)
         require_rate("teacher_curvature_step", self.teacher_curvature_step)
 
-    def runs(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.TrainedRuns:
+    def runs(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> TrainedRuns:
         """Return the run whose last network is the teacher.
 
         Raises:
@@ -91,7 +94,7 @@ class SRe2L(IterativeRecipe):
         """
         return teacher_runs(
             real,
-            dd.batch_norm_student(make_student),
+            students.batch_norm_student(make_student),
             rng,
             epochs=self.teacher_epochs,
             lr=self.teacher_lr,
@@ -101,32 +104,34 @@ class SRe2L(IterativeRecipe):
         )
 
     def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[dd.StatisticsTeacher]:
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> running.Plan[objectives.StatisticsTeacher]:
         """Return statistics matching under one fixed teacher, which labels the result."""
         runs = self.runs(real, make_student=make_student, rng=rng)
 
-        def relabel(syn: dd.SyntheticSet, key: torch.Generator) -> dd.SyntheticSet:
-            return dd.relabelled(syn, runs.network(0), key, temperature=self.temperature or 1.0)
+        def relabel(syn: SyntheticSet, key: torch.Generator) -> SyntheticSet:
+            return synthetic.relabelled(syn, runs.network(0), key, temperature=self.temperature or 1.0)
 
-        return dd.Plan(
+        return running.Plan(
             syn=pixel_set(real, self.ipc, self.start, rng, bounded=True),
-            objective=dd.StatisticsMatch(
-                weight=self.weight, batch=self.batch, augmentation=dd.Augmentation(self.augmentation)
+            objective=objectives.StatisticsMatch(
+                weight=self.weight, batch=self.batch, augmentation=data.Augmentation(self.augmentation)
             ),
-            students=dd.FixedTeachers(lambda i: dd.StatisticsTeacher(runs.network(i))),
+            students=students.FixedTeachers(lambda i: objectives.StatisticsTeacher(runs.network(i))),
             make_optimizer=partial(_adam_on_images, lr=self.image_lr),
             steps=self.steps,
             rate_at=lambda step: (1 + math.cos(math.pi * min(1, step / self.steps))) / 2,
             finish=None if self.temperature is None else relabel,
         )
 
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+    def evaluation(self, real: RealData) -> training.Evaluation:
         """Return the protocol of DSA and DM, named after the stored teacher labels."""
-        return labelled_evaluation(dd.Evaluation.published(augmentation_for(real, None)), self.temperature)
+        return labelled_evaluation(
+            training.Evaluation.published(augmentation_for(real, None)), self.temperature
+        )
 
 
-def _adam_on_images(syn: dd.SyntheticSet, *, lr: float) -> torch.optim.Optimizer:
+def _adam_on_images(syn: SyntheticSet, *, lr: float) -> torch.optim.Optimizer:
     from torch.optim import Adam
 
     return Adam(syn.parameters(), lr=lr, betas=(0.5, 0.9))

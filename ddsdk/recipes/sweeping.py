@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
-from ddsdk.errors import require, require_count, require_momentum, require_rate
+from ddsdk import data, objectives, running, students, training
+from ddsdk.foundation import require, require_count, require_momentum, require_rate
 from ddsdk.recipes.base import IterativeRecipe
 from ddsdk.recipes.parts import augmentation_for, multiformation_set, sgd_on_images, unit_rate
 
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.objectives.match import RealSampler
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.objectives import RealSampler
+    from ddsdk.students import MakeStudent
 
 __all__ = ["Sweeping", "without"]
 
@@ -89,33 +90,33 @@ class Sweeping(IterativeRecipe):
     @final
     def sweeps(
         self,
-        real: dd.RealData,
+        real: RealData,
         *,
         make_student: MakeStudent,
         rng: torch.Generator,
         sample: RealSampler | None = None,
-    ) -> dd.Plan[nn.Module]:
+    ) -> running.Plan[nn.Module]:
         """Return the plan of IDC, with `sample` in place of random real images if it is given."""
         classes = real.num_classes
         metric = self.metric or ("l1" if real.image_shape[0] == 1 else "mse")
         rate = self.rates[metric] * self.ipc / 10 if self.image_lr is None else self.image_lr
         factor = min(2, *real.image_shape[1:]) if self.factor is None else self.factor
         matches = [
-            dd.ClassMatch(
-                byproduct=dd.body_gradients,
-                distance=dd.absolute if metric == "l1" else dd.squared,
+            objectives.ClassMatch(
+                byproduct=objectives.body_gradients,
+                distance=objectives.absolute if metric == "l1" else objectives.squared,
                 real_batch=self.real_batch,
                 synthetic_batch=max(1, self.synthetic_images // factor**2),
-                augmentation=dd.Augmentation(self.augmentation),
-                sample=dd.random_images if sample is None else sample,
+                augmentation=data.Augmentation(self.augmentation),
+                sample=objectives.random_images if sample is None else sample,
                 classes=(c,),
             )
             for c in range(classes)
         ]
-        return dd.Plan(
+        return running.Plan(
             syn=multiformation_set(real, self.ipc, factor, self.start, rng),
-            objective=dd.Schedule(lambda step: matches[step % classes]),
-            students=dd.AlternatingStudents(
+            objective=running.Schedule(lambda step: matches[step % classes]),
+            students=students.AlternatingStudents(
                 make_student,
                 self._lesson(real),
                 period=self.steps_per_student * classes,
@@ -130,17 +131,17 @@ class Sweeping(IterativeRecipe):
         )
 
     @final
-    def _lesson(self, real: dd.RealData) -> dd.OnReal:
+    def _lesson(self, real: RealData) -> students.OnReal:
         images = min(len(real), _GREY if real.image_shape[0] == 1 else _COLOUR)
-        return dd.OnReal(
+        return students.OnReal(
             steps=math.ceil(images / self.real_batch) if self.student_steps is None else self.student_steps,
             batch_size=self.real_batch,
-            augmentation=dd.Augmentation(without("cutout", self.augmentation)),
+            augmentation=data.Augmentation(without("cutout", self.augmentation)),
             mix=self.mix,
         )
 
     @final
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+    def evaluation(self, real: RealData) -> training.Evaluation:
         """Return IDC's protocol: small batches, two decays, CutMix, and DSA without cutout.
 
         Colour and flip are always applied, and one of crop, scale and rotate; characters are not flipped.
@@ -148,7 +149,7 @@ class Sweeping(IterativeRecipe):
         drawn = ("crop", "scale", "rotate")
         known = [op for op in augmentation_for(real, None).split("_") if op != "cutout"]
         always = [op for op in known if op not in drawn]
-        return dd.Evaluation(
+        return training.Evaluation(
             protocol="idc",
             network_options={"width": 128},
             epochs=1000,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-import ddsdk as dd
-from ddsdk.errors import require_count, require_rate
+from ddsdk import foundation, students
+from ddsdk.foundation import require_count, require_rate
 from ddsdk.recipes.parts import augmentation_for
 
 if TYPE_CHECKING:
     import torch
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent
+    from ddsdk.training import Evaluation
 
 __all__ = ["check_teacher", "labelled_evaluation", "teacher_runs"]
 
@@ -28,7 +30,7 @@ def check_teacher(epochs: int, lr: float, images: int | None, temperature: float
 
 
 def teacher_runs(
-    real: dd.RealData,
+    real: RealData,
     make_student: MakeStudent,
     rng: torch.Generator,
     *,
@@ -37,7 +39,7 @@ def teacher_runs(
     images: int | None,
     curvature: float = 0.0,
     curvature_step: float = 3.0,
-) -> dd.TrainedRuns:
+) -> students.TrainedRuns:
     """Return the one run whose last network is the teacher.
 
     SGD with momentum 0.9, weight decay 5e-4, shifts, and flips where the data allows them.
@@ -50,10 +52,10 @@ def teacher_runs(
         lr: Constant learning rate.
         images: Real images of each class that it sees; None for all.
         curvature: Weight of the curvature of its loss at the images; 0 for none.
-        curvature_step: See `ddsdk.CurvaturePenalty`.
+        curvature_step: See `ddsdk.training.CurvaturePenalty`.
     """
     flips = "flip" in augmentation_for(real, None).split("_")
-    training = dd.Training(
+    training = students.Training(
         epochs=epochs,
         lr=lr,
         momentum=0.9,
@@ -65,11 +67,11 @@ def teacher_runs(
         curvature=curvature,
         curvature_step=curvature_step,
     )
-    seed = dd.derive(rng, "teacher").initial_seed()
-    return dd.TrainedRuns(real, make_student, training, count=1, seed=seed)
+    seed = foundation.derive(rng, "teacher").initial_seed()
+    return students.TrainedRuns(real, make_student, training, count=1, seed=seed)
 
 
-def labelled_evaluation(evaluation: dd.Evaluation, temperature: float | None) -> dd.Evaluation:
+def labelled_evaluation(evaluation: Evaluation, temperature: float | None) -> Evaluation:
     """Return a protocol under a name that tells stored teacher labels apart; None keeps hard labels and the name."""
     if temperature is None:
         return evaluation

@@ -9,16 +9,18 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
-from ddsdk.errors import require, require_count, require_momentum, require_rate
+from ddsdk import data, foundation, objectives, running, students, synthetic, training
+from ddsdk.foundation import require, require_count, require_momentum, require_rate
 from ddsdk.recipes.base import IterativeRecipe
 from ddsdk.recipes.parts import augmentation_for, hard_set, start_images
 
 if TYPE_CHECKING:
     import torch
 
-    from ddsdk.inner.unroll import Unroll
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import ExpertSpan, ExpertStudents, MakeStudent
+    from ddsdk.synthetic import SyntheticSet
+    from ddsdk.training import Unroll
 
 __all__ = ["MTT_VALUES", "Points", "TrajectoryMatching", "between"]
 
@@ -137,24 +139,26 @@ class TrajectoryMatching(IterativeRecipe):
         return self.expert_epochs - self.expert_span + 1
 
     @final
-    def value(self, name: str, real: dd.RealData) -> float:
+    def value(self, name: str, real: RealData) -> float:
         """Return the field `name`, or the published value for so many images if it is None."""
         given = getattr(self, name)
         return between(self.values[name], self.ipc * real.num_classes) if given is None else float(given)
 
     @final
-    def start_bound(self, real: dd.RealData) -> int:
+    def start_bound(self, real: RealData) -> int:
         """Return the epoch below which students start: the published one, or what the experts have."""
         return min(round(self.value("max_start", real)), self._latest)
 
     @final
-    def derived_average(self, real: dd.RealData, published_steps: int) -> float:
+    def derived_average(self, real: RealData, published_steps: int) -> float:
         """Return the decay that leaves as much of the start in the average after `steps` as the paper's run did."""
         published = between(self.values["average"], self.ipc * real.num_classes)
         return float(published ** (published_steps / self.steps))
 
     @final
-    def runs(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.TrainedRuns:
+    def runs(
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> students.TrainedRuns:
         """Return the experts; none is trained before it is needed.
 
         Args:
@@ -162,7 +166,7 @@ class TrajectoryMatching(IterativeRecipe):
             make_student: Builds a network.
             rng: That of `plan`.
         """
-        training = dd.Training(
+        training = students.Training(
             epochs=self.expert_epochs,
             lr=self.expert_lr,
             augmentation=augmentation_for(real, self.augmentation),
@@ -170,19 +174,19 @@ class TrajectoryMatching(IterativeRecipe):
             surrogate=self.surrogate,
             images=self.expert_images,
         )
-        seed = dd.derive(rng, "runs").initial_seed()
-        return dd.TrainedRuns(real, make_student, training, count=self.experts, seed=seed)
+        seed = foundation.derive(rng, "runs").initial_seed()
+        return students.TrainedRuns(real, make_student, training, count=self.experts, seed=seed)
 
     @final
     def matching(
         self,
-        real: dd.RealData,
-        syn: dd.SyntheticSet,
-        students: dd.ExpertStudents,
+        real: RealData,
+        syn: SyntheticSet,
+        students: ExpertStudents,
         *,
         unroll: Unroll | None = None,
         label_lr: float = 2.0,
-    ) -> dd.Plan[dd.ExpertSpan]:
+    ) -> running.Plan[ExpertSpan]:
         """Return the plan that all four start from.
 
         Args:
@@ -194,13 +198,13 @@ class TrajectoryMatching(IterativeRecipe):
         """
         pixels = math.prod(real.image_shape[1:])
         derived = self.value("image_lr", real) * pixels / _PIXELS
-        return dd.Plan(
+        return running.Plan(
             syn=syn,
-            objective=dd.MatchTrajectory(
+            objective=objectives.MatchTrajectory(
                 steps=round(self.value("student_steps", real)),
                 batch_size=_LARGEST_BATCH if self.batch_size is None else self.batch_size,
-                augmentation=dd.Augmentation(augmentation_for(real, self.augmentation)),
-                unroll=dd.constant_memory if unroll is None else unroll,
+                augmentation=data.Augmentation(augmentation_for(real, self.augmentation)),
+                unroll=training.constant_memory if unroll is None else unroll,
             ),
             students=students,
             make_optimizer=partial(
@@ -215,25 +219,25 @@ class TrajectoryMatching(IterativeRecipe):
         )
 
     @final
-    def pixels(self, real: dd.RealData, start: str, rng: torch.Generator) -> dd.SyntheticSet:
-        """Return plain pixels with hard labels and a learned rate; `start` is a key of `ddsdk.STARTS`."""
+    def pixels(self, real: RealData, start: str, rng: torch.Generator) -> SyntheticSet:
+        """Return plain pixels with hard labels and a learned rate; `start` is a key of `ddsdk.synthetic.STARTS`."""
         images = start_images(real, self.ipc, start, rng)
-        return hard_set(real, self.ipc, dd.Pixels(images), self.learned_rate(real))
+        return hard_set(real, self.ipc, synthetic.Pixels(images), self.learned_rate(real))
 
     @final
-    def learned_rate(self, real: dd.RealData) -> dd.LearnedRate:
+    def learned_rate(self, real: RealData) -> synthetic.LearnedRate:
         """Return the learned rate of students at its start."""
         start = self.value("student_lr", real)
-        return dd.LearnedRate(start, low=min(1e-4, start), high=max(1.0, start))
+        return synthetic.LearnedRate(start, low=min(1e-4, start), high=max(1.0, start))
 
     @final
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+    def evaluation(self, real: RealData) -> training.Evaluation:
         """Return the published protocol, with the recipe's augmentation. The learned rate travels with the set."""
-        return dd.Evaluation.published(augmentation_for(real, self.augmentation))
+        return training.Evaluation.published(augmentation_for(real, self.augmentation))
 
 
 def sgd_by_kind(
-    syn: dd.SyntheticSet, *, image_lr: float, rate_lr: float, label_lr: float, momentum: float
+    syn: SyntheticSet, *, image_lr: float, rate_lr: float, label_lr: float, momentum: float
 ) -> torch.optim.Optimizer:
     """Return SGD with a learning rate for each of images, labels and learned rate; labels have a momentum of 0.9."""
     from torch.optim import SGD

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
-import ddsdk as dd
+from ddsdk import objectives, running, students, synthetic, training
 from ddsdk.recipes.base import IterativeRecipe
 from ddsdk.recipes.parts import adam_on_images, augmentation_for, check_numbers, classic_network, start_images
 
@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ddsdk.inner.unroll import Unroll
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.data import RealData
+    from ddsdk.students import MakeStudent
+    from ddsdk.training import Unroll
 
 __all__ = ["OrderedBatches", "UnrolledTraining", "flip_or_rotate", "unroll_for"]
 
@@ -28,10 +29,10 @@ _DROPS = 10
 
 def unroll_for(steps: int) -> Unroll:
     """Return the exact way to pass through so many steps that suits them: the full graph, or constant memory."""
-    return dd.full_graph if steps <= _LONG else dd.constant_memory
+    return training.full_graph if steps <= _LONG else training.constant_memory
 
 
-def flip_or_rotate(real: dd.RealData, given: str | None) -> str:
+def flip_or_rotate(real: RealData, given: str | None) -> str:
     """Return `given`, or if it is None one of flip and rotation, which suit the data; see `augmentation_for`."""
     if given is not None:
         return given
@@ -92,13 +93,13 @@ class OrderedBatches(UnrolledTraining):
     @final
     def ordered(
         self,
-        real: dd.RealData,
+        real: RealData,
         *,
         make_student: MakeStudent,
         rng: torch.Generator,
         images: int,
         learned: bool,
-    ) -> dd.Plan[nn.Module]:
+    ) -> running.Plan[nn.Module]:
         """Return the plan of so many images; labels are free numbers if `learned`, one-hot and fixed otherwise."""
         from torch import arange
 
@@ -107,23 +108,23 @@ class OrderedBatches(UnrolledTraining):
         # Class by class, as a start has them, to batch by batch.
         started = start_images(real, batches, self.start, rng).view(k, batches, *real.image_shape)
         classes = arange(images) % k
-        hard = dd.hard_labels(classes, k)
-        syn = dd.SyntheticSet(
-            dd.Pixels(started.transpose(0, 1).flatten(0, 1)[:images]),
-            dd.FreeLabels(hard.rows(arange(images))) if learned else hard,
+        hard = synthetic.hard_labels(classes, k)
+        syn = synthetic.SyntheticSet(
+            synthetic.Pixels(started.transpose(0, 1).flatten(0, 1)[:images]),
+            synthetic.FreeLabels(hard.rows(arange(images))) if learned else hard,
             classes,
             k,
             self._rates(real, batches * self.passes),
         )
-        return dd.Plan(
+        return running.Plan(
             syn=syn.to(real.device),
-            objective=dd.TrainAndTest(
+            objective=objectives.TrainAndTest(
                 steps=batches * self.passes,
-                training=dd.SetTraining(batch_size=k, order="stored"),
+                training=objectives.SetTraining(batch_size=k, order="stored"),
                 unroll=unroll_for(batches * self.passes),
                 real_batch=self.real_batch,
             ),
-            students=dd.FreshStudents(make_student),
+            students=students.FreshStudents(make_student),
             make_optimizer=partial(adam_on_images, lr=self.image_lr, betas=(0.5, 0.999)),
             steps=self.steps,
             rate_at=self._halved,
@@ -131,9 +132,9 @@ class OrderedBatches(UnrolledTraining):
         )
 
     @final
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
+    def evaluation(self, real: RealData) -> training.Evaluation:
         """Return the paper's: the same batches in the same order at the learned rates, and nothing else."""
-        return dd.Evaluation(
+        return training.Evaluation(
             protocol="stored order",
             network=classic_network(real),
             network_options={"init": "xavier-normal"},
@@ -146,13 +147,13 @@ class OrderedBatches(UnrolledTraining):
             order="stored",
         )
 
-    def _rates(self, real: dd.RealData, steps: int) -> dd.LearnedRate:
+    def _rates(self, real: RealData, steps: int) -> synthetic.LearnedRate:
         start = self._first_rate(real)
-        return dd.LearnedRate(
+        return synthetic.LearnedRate(
             start, low=min(1e-5, start), high=max(10.0, start), steps=steps, scale="softplus"
         )
 
-    def _first_rate(self, real: dd.RealData) -> float:
+    def _first_rate(self, real: RealData) -> float:
         derived = self.grey_lr if real.image_shape[0] == 1 else 0.001
         return derived if self.student_lr is None else self.student_lr
 

@@ -1,1 +1,5 @@
-"""Supplies of students: fresh ones, and ones that train between the steps."""
+"""Supplies of student networks: fresh, alternating, queues, pools, experts and fixed teachers."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

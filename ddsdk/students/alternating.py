@@ -10,12 +10,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ddsdk.augment import NO_AUGMENTATION, Augmentation, cutmix
-from ddsdk.data.sources import Batch, Source
-from ddsdk.errors import require
-from ddsdk.inner.fit import epoch, gradient_step
-from ddsdk.rng import derive
+from ddsdk.data import NO_AUGMENTATION, Augmentation, Batch, Source, cutmix
+from ddsdk.foundation import derive, require
 from ddsdk.students.fresh import MakeStudent, enrol
+from ddsdk.training import epoch, gradient_step
 
 __all__ = ["AlternatingStudents", "Lesson", "MakeOptimizer", "OnReal", "OnSynthetic", "WholeSource"]
 
@@ -92,6 +90,19 @@ class OnReal:
         rng: torch.Generator,
     ) -> None:
         """Train `student` in place."""
+        self.on(student, optimizer, real, rng)
+
+    def on(
+        self, student: nn.Module, optimizer: torch.optim.Optimizer, real: Source, rng: torch.Generator
+    ) -> None:
+        """Train a network in place, where there is no synthetic set.
+
+        Args:
+            student: Network to train.
+            optimizer: Optimizer of its parameters.
+            real: Source of the batches.
+            rng: Root of batches, augmentation and CutMix.
+        """
         for i in range(self.steps):
             x, y = real.mixed(self.batch_size, derive(rng, "real", i))
             draw = self.augmentation.per_image(len(x), derive(rng, "augmentation", i))

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
-from ddsdk.data.sources import Batch, Source
-from ddsdk.errors import require_count
-from ddsdk.networks.network import Network
-from ddsdk.rng import derive
+from ddsdk.data import Batch, Source
+from ddsdk.foundation import derive, require_count
+from ddsdk.networks import Network
 from ddsdk.students.alternating import WholeSource
 
 __all__ = ["ViewLesson", "supervised_contrast"]
@@ -24,7 +23,8 @@ class ViewLesson:
     """Teach a rival that two images of one slot are alike: an objective then drives them apart in its eyes.
 
     Its loss is the cross-entropy, plus `similarity` (1 - the cosine of two images of the same slot), plus `contrast`
-    times the supervised contrastive loss. `ddsdk.ViewSimilarity` is the objective of the set. See `ddsdk.WithRival`.
+    times the supervised contrastive loss. `ddsdk.objectives.ViewSimilarity` is the objective of the set. See
+    `ddsdk.students.WithRival`.
 
     Attributes:
         views: Images of each slot; at least 2.

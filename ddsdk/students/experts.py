@@ -8,12 +8,10 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from ddsdk.data.sources import Batch, RealData, Source
-from ddsdk.errors import require, require_count
-from ddsdk.inner.fit import probabilities
-from ddsdk.inner.flat import FlatNetwork
-from ddsdk.rng import derive
+from ddsdk.data import Batch, RealData, Source
+from ddsdk.foundation import derive, require, require_count
 from ddsdk.students.runs import TrainedRuns
+from ddsdk.training import FlatNetwork, probabilities
 
 __all__ = ["ExpertSpan", "ExpertStudents", "Growth", "expert_logits", "known_images"]
 

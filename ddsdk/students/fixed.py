@@ -7,11 +7,9 @@ from typing import Any, Generic, TypeVar, final
 
 import torch
 
-from ddsdk.data.sources import Source
-from ddsdk.errors import require_count
-from ddsdk.networks.catalog import NetworkFactory, network_factory
-from ddsdk.networks.norms import has_batch_norm
-from ddsdk.rng import generator
+from ddsdk.data import Source
+from ddsdk.foundation import generator, require_count
+from ddsdk.networks import NetworkFactory, has_batch_norm, network_factory
 from ddsdk.students.fresh import MakeStudent
 
 __all__ = ["FixedTeachers", "batch_norm_student"]

@@ -8,10 +8,9 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ddsdk.data.sources import Source
-from ddsdk.errors import require
-from ddsdk.networks.norms import calibrate_batch_norm_, has_batch_norm
-from ddsdk.rng import derive
+from ddsdk.data import Source
+from ddsdk.foundation import derive, require
+from ddsdk.networks import calibrate_batch_norm_, has_batch_norm
 
 __all__ = ["FreshStudents", "MakeStudent", "calibrate", "enrol"]
 

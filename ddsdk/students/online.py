@@ -8,15 +8,12 @@ from typing import Any, final
 import torch
 from torch import nn
 
-from ddsdk.augment import NO_AUGMENTATION, Augmentation
-from ddsdk.data.sources import Batch, Source
-from ddsdk.errors import require_count, require_rate
-from ddsdk.inner.fit import gradient_step
-from ddsdk.inner.losses import Loss, soft_cross_entropy
-from ddsdk.rng import derive
+from ddsdk.data import NO_AUGMENTATION, Augmentation, Batch, Source
+from ddsdk.foundation import derive, require_count, require_rate
 from ddsdk.students.alternating import Lesson, WholeSource
 from ddsdk.students.fresh import MakeStudent, enrol
 from ddsdk.students.plateau import Check
+from ddsdk.training import Loss, gradient_step, soft_cross_entropy
 
 __all__ = ["OnBatch", "OnlineStudents", "improves"]
 

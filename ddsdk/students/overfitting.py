@@ -9,13 +9,10 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from ddsdk.augment import NO_AUGMENTATION, Augmentation
-from ddsdk.data.sources import Batch, Source
-from ddsdk.errors import require_count
-from ddsdk.inner.fit import epoch, gradient_step
-from ddsdk.inner.micro import micro_batch, pieces
-from ddsdk.rng import derive
+from ddsdk.data import NO_AUGMENTATION, Augmentation, Batch, Source
+from ddsdk.foundation import derive, require_count
 from ddsdk.students.alternating import WholeSource
+from ddsdk.training import epoch, gradient_step, micro_batch, pieces
 
 __all__ = ["UntilOverfit"]
 

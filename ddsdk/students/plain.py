@@ -9,8 +9,8 @@ from typing import TypeVar, final
 import torch
 from torch import nn
 
-from ddsdk.errors import require, require_rate
-from ddsdk.networks.catalog import NetworkFactory, network_factory
+from ddsdk.foundation import require, require_rate
+from ddsdk.networks import NetworkFactory, network_factory
 from ddsdk.students.fresh import MakeStudent
 
 __all__ = ["HeStudents", "SoftStudents", "he_normal_", "plain_student"]

@@ -8,12 +8,11 @@ from typing import Any, final
 import torch
 from torch import nn
 
-from ddsdk.data.sources import Source
-from ddsdk.errors import require_count, require_rate
-from ddsdk.inner.fit import probabilities
-from ddsdk.rng import derive
+from ddsdk.data import Source
+from ddsdk.foundation import derive, require_count, require_rate
 from ddsdk.students.alternating import Lesson, WholeSource
 from ddsdk.students.fresh import MakeStudent, enrol
+from ddsdk.training import probabilities
 
 __all__ = ["Check", "PlateauStudents", "accuracy_on", "spread"]
 

@@ -8,8 +8,7 @@ from typing import final
 import torch
 from torch import nn
 
-from ddsdk.errors import require
-from ddsdk.rng import derive
+from ddsdk.foundation import derive, require
 from ddsdk.students.runs import TrainedRuns
 
 __all__ = ["Interpolated", "Perturbed", "perturb_filters_"]

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from ddsdk.data.sources import Source
-from ddsdk.errors import require_count
-from ddsdk.rng import derive, generator
+from ddsdk.data import Source
+from ddsdk.foundation import derive, generator, require_count
 from ddsdk.students.alternating import Lesson, WholeSource
 from ddsdk.students.fresh import MakeStudent, enrol
 from ddsdk.students.plateau import Check

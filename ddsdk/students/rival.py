@@ -8,8 +8,8 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, final
 import torch
 from torch import nn
 
-from ddsdk.data.sources import Source
-from ddsdk.rng import derive
+from ddsdk.data import Source
+from ddsdk.foundation import derive
 from ddsdk.students.alternating import WholeSource
 from ddsdk.students.fresh import MakeStudent, enrol
 
@@ -21,7 +21,7 @@ S_contra = TypeVar("S_contra", contravariant=True)
 
 
 class Supply(Protocol[S_co]):
-    """A supply of students, see `ddsdk.Students`."""
+    """A supply of students, see `ddsdk.running.Students`."""
 
     def next(self, real: Source, syn: Any, rng: torch.Generator) -> S_co:  # noqa: ANN401
         """Return the student of the next step."""
@@ -47,7 +47,7 @@ class RivalLesson(Protocol[S_contra]):
 
 
 class Rivalled(NamedTuple, Generic[S]):
-    """A student with the rival of its step; `ddsdk.Through` leads an objective to one of them.
+    """A student with the rival of its step; `ddsdk.objectives.Through` leads an objective to one of them.
 
     Attributes:
         student: From the other supply.

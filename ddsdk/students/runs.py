@@ -23,16 +23,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ddsdk.augment import Augmentation, cutmix
-from ddsdk.data.sources import Batch, RealData
-from ddsdk.errors import DivergedError, StorageError, require, require_count, require_momentum, require_rate
-from ddsdk.files import canonical_json, strict_json, sweep, write_atomic
-from ddsdk.inner.curvature import CurvaturePenalty
-from ddsdk.inner.fit import gradient_step
-from ddsdk.inner.flat import FlatNetwork, weight_vector
-from ddsdk.inner.sharpness import sharpness_aware_step
-from ddsdk.rng import derive, generator
+from ddsdk.data import Augmentation, Batch, RealData, cutmix
+from ddsdk.foundation import (
+    DivergedError,
+    StorageError,
+    canonical_json,
+    derive,
+    generator,
+    require,
+    require_count,
+    require_momentum,
+    require_rate,
+    strict_json,
+    sweep,
+    write_atomic,
+)
 from ddsdk.students.fresh import MakeStudent, calibrate, enrol
+from ddsdk.training import CurvaturePenalty, FlatNetwork, gradient_step, sharpness_aware_step, weight_vector
 
 __all__ = ["RunProgress", "TrainedRuns", "Training", "cache_folder"]
 
@@ -56,7 +63,7 @@ class Training:
         sharpness: Radius of sharpness-aware steps; 0 for plain ones.
         surrogate: Weight of their surrogate-gap term.
         images: Real images of each class that the runs see; None for all. Fewer make shorter epochs.
-        curvature: Weight of the curvature of the loss at the images, see `ddsdk.CurvaturePenalty`; 0 for none.
+        curvature: Weight of the curvature of the loss at the images, see `ddsdk.training.CurvaturePenalty`; 0 for none.
         curvature_step: Its step.
     """
 

@@ -7,9 +7,8 @@ from typing import Any, Generic, TypeVar, final
 
 import torch
 
-from ddsdk.data.sources import Source
-from ddsdk.errors import require
-from ddsdk.rng import derive
+from ddsdk.data import Source
+from ddsdk.foundation import derive, require
 from ddsdk.students.rival import Supply
 
 __all__ = ["Several"]

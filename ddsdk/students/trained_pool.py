@@ -7,14 +7,20 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from ddsdk.data.sources import Source
-from ddsdk.errors import require_count, require_rate
-from ddsdk.inner.flat import FlatNetwork, weight_vector
-from ddsdk.inner.losses import Loss, half_squares
-from ddsdk.inner.micro import micro_batch, pieces
-from ddsdk.inner.optimizers import InnerAdam, InnerOptimizer, State
-from ddsdk.rng import derive, generator
+from ddsdk.data import Source
+from ddsdk.foundation import derive, generator, require_count, require_rate
 from ddsdk.students.fresh import MakeStudent, calibrate, enrol
+from ddsdk.training import (
+    FlatNetwork,
+    InnerAdam,
+    InnerOptimizer,
+    Loss,
+    State,
+    half_squares,
+    micro_batch,
+    pieces,
+    weight_vector,
+)
 
 __all__ = ["TrainedPool"]
 

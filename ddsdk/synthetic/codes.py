@@ -9,8 +9,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from ddsdk.errors import require
-from ddsdk.networks.initialise import initialise
+from ddsdk.foundation import require
+from ddsdk.networks import initialise
 from ddsdk.synthetic.base import Parametrization
 from ddsdk.synthetic.fitting import check_images, fit_
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ddsdk.errors import require, require_count, require_rate
-from ddsdk.rng import generator
+from ddsdk.foundation import generator, require, require_count, require_rate
 from ddsdk.synthetic.base import Parametrization
 
 __all__ = ["check_images", "fit_"]

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from ddsdk.data.sources import RealData
-from ddsdk.errors import require, require_count, require_rate
-from ddsdk.inner.micro import micro_batch, pieces
-from ddsdk.networks.initialise import initialise
-from ddsdk.rng import derive
+from ddsdk.data import RealData
+from ddsdk.foundation import derive, require, require_count, require_rate
+from ddsdk.networks import initialise
+from ddsdk.training import micro_batch, pieces
 
 __all__ = ["Autoencoder", "ConditionalGenerator", "train_generator"]
 

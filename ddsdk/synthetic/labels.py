@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from ddsdk.errors import require
+from ddsdk.foundation import require
 
 __all__ = [
     "FixedLabels",
@@ -48,6 +48,10 @@ class Labels(nn.Module, ABC):
     @abstractmethod
     def project_(self) -> None:
         """Bring the stored tensors back to their admissible range, in place, after an optimizer step."""
+
+    def assign_(self, slots: Tensor, rows: Tensor) -> bool:  # noqa: ARG002
+        """Store `rows`, (B, K), at `slots` if the labels are learned; return whether they are."""
+        return False
 
 
 @final
@@ -106,6 +110,12 @@ class LearnedLabels(Labels):
     def project_(self) -> None:
         """Do nothing: every logit is admissible."""
 
+    @torch.no_grad()
+    def assign_(self, slots: Tensor, rows: Tensor) -> bool:
+        """Store the logarithms of `rows`, whose softmax they are; zeros become the smallest normal number."""
+        self.logits[slots] = rows.clamp_min(torch.finfo(rows.dtype).tiny).log()
+        return True
+
 
 @final
 class FreeLabels(Labels):
@@ -143,6 +153,12 @@ class FreeLabels(Labels):
         if self._low is not None:
             self.values.clamp_(min=self._low)
 
+    @torch.no_grad()
+    def assign_(self, slots: Tensor, rows: Tensor) -> bool:
+        """Store `rows` as they are."""
+        self.values[slots] = rows
+        return True
+
 
 @final
 class SimplexLabels(Labels):
@@ -176,6 +192,12 @@ class SimplexLabels(Labels):
         empty = rows.sum(1) <= 0
         rows[empty] = 1
         rows.div_(rows.sum(1, keepdim=True))
+
+    @torch.no_grad()
+    def assign_(self, slots: Tensor, rows: Tensor) -> bool:
+        """Store `rows` as they are."""
+        self.values[slots] = rows
+        return True
 
 
 def hard_labels(classes: Tensor, num_classes: int) -> FixedLabels:

@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from ddsdk.errors import require
+from ddsdk.foundation import require
 from ddsdk.synthetic.base import Parametrization
 from ddsdk.synthetic.fitting import check_images, fit_
 

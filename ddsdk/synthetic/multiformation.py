@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
-from ddsdk.errors import require, require_count
+from ddsdk.foundation import require, require_count
 from ddsdk.synthetic.base import Bounds, Parametrization
 
 __all__ = ["MultiFormation"]

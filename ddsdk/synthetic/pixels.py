@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from ddsdk.errors import require
+from ddsdk.foundation import require
 from ddsdk.synthetic.base import Bounds, Parametrization
 
 __all__ = ["Pixels"]

@@ -7,7 +7,7 @@ from typing import Literal, final, get_args
 import torch
 from torch import Tensor, nn
 
-from ddsdk.errors import require, require_count, require_momentum, require_rate
+from ddsdk.foundation import require, require_count, require_momentum, require_rate
 
 __all__ = ["LearnedRate", "RateScale"]
 
@@ -83,6 +83,27 @@ class LearnedRate(nn.Module):
         self.value.clamp_(self._low, self._high)
         if self.momentum is not None:
             self.momentum.clamp_(0, _HIGHEST_MOMENTUM)
+
+    @torch.no_grad()
+    def assign_(
+        self, rates: float | tuple[float, ...] | None, momenta: float | tuple[float, ...] | None = None
+    ) -> bool:
+        """Take rates of an earlier set, and momenta if both have some, within the bounds; return whether they fit.
+
+        Args:
+            rates: One rate, or one for each step, as in this module; None for a set without.
+            momenta: Momenta of the same steps; None for none.
+        """
+        given = None if rates is None else torch.tensor(rates)
+        if given is None or given.shape != self.value.shape:
+            return False
+        self.value.copy_(
+            torch.tensor([self._stored(rate) for rate in given.flatten().tolist()]).view(given.shape)
+        )
+        if self.momentum is not None and momenta is not None:
+            self.momentum.copy_(torch.tensor(momenta))
+        self.project_()
+        return True
 
     def _read(self, stored: Tensor) -> Tensor:
         if self._scale == "plain":

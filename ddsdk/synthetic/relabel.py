@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ddsdk.inner.fit import probabilities
 from ddsdk.synthetic.labels import FixedLabels
 from ddsdk.synthetic.set import SyntheticSet
+from ddsdk.training import probabilities
 
 __all__ = ["relabelled"]
 

@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from ddsdk.errors import require_rate
+from ddsdk.foundation import require_rate
 
 __all__ = ["LearnedScale"]
 

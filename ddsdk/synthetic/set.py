@@ -7,9 +7,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from ddsdk.data.sources import Batch, choose
-from ddsdk.errors import require
-from ddsdk.rng import derive
+from ddsdk.data import Batch, choose
+from ddsdk.foundation import derive, require
 from ddsdk.synthetic.base import Parametrization
 from ddsdk.synthetic.labels import Labels
 from ddsdk.synthetic.rate import LearnedRate

@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ddsdk.data.sources import RealData
-from ddsdk.inner.kernels import Kernel
-from ddsdk.inner.micro import pieces
-from ddsdk.inner.ridge import Ridge, solve_labels
+from ddsdk.data import RealData
 from ddsdk.synthetic.labels import FixedLabels
 from ddsdk.synthetic.set import SyntheticSet
+from ddsdk.training import Kernel, Ridge, pieces, solve_labels
 
 __all__ = ["label_solved"]
 
@@ -23,7 +21,7 @@ def label_solved(
 ) -> SyntheticSet:
     """Return the set with the labels of least squares over all real images, where kernel ridge regression predicts.
 
-    Targets are centred, y - 1/K. See `ddsdk.solve_labels`.
+    Targets are centred, y - 1/K. See `ddsdk.training.solve_labels`.
 
     Args:
         syn: A set with one image for each slot; images, class slots and learned rate are shared with the new one.

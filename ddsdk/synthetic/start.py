@@ -7,10 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ddsdk.data.select import herding, k_means_centres, k_means_nearest
-from ddsdk.data.sources import RealData, choose
-from ddsdk.errors import require
-from ddsdk.rng import derive
+from ddsdk.data import RealData, choose, herding, k_means_centres, k_means_nearest
+from ddsdk.foundation import derive, require
 
 __all__ = [
     "STARTS",

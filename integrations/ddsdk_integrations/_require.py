@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from ddsdk.errors import MissingExtraError
+from ddsdk.foundation import MissingExtraError
 
 __all__ = ["require_library"]
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import ddsdk as dd
-from ddsdk.inner.ridge import solve
+from ddsdk.training import KernelMachine, Ridge, kernel_machine, solve_labels
+from ddsdk.training.ridge import solve
 from ddsdk_integrations.explain import (
     Explainer,
     Influence,
@@ -22,7 +23,7 @@ from ddsdk_integrations.explain import (
 )
 from ddsdk_integrations.explain import __main__ as command
 
-MACHINE = dd.kernel_machine("fc-ntk", rule="absolute", ridge=0.01)
+MACHINE = kernel_machine("fc-ntk", rule="absolute", ridge=0.01)
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_contributions_sum_to_the_prediction_of_the_machine(tiny, small_set):
     x, _ = all_of(tiny)
     explainer = Explainer(small_set)
     found = explainer.explain(x)
-    machine = dd.kernel_machine("fc-ntk", depth=1, rule="trace", ridge=1e-6)
+    machine = kernel_machine("fc-ntk", depth=1, rule="trace", ridge=1e-6)
     theirs = machine.predict(small_set.images, small_set.labels, x)
     torch.testing.assert_close(found.prediction, theirs, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(found.contributions.sum(1), found.prediction, rtol=0, atol=1e-12)
@@ -107,7 +108,7 @@ def test_without_ridge_the_labels_are_those_of_label_solve(tiny, small_set):
     x, truth = all_of(tiny)
     gram = MACHINE.kernel(small_set.images, small_set.images)
     cross = MACHINE.kernel(x, small_set.images)
-    solved = dd.solve_labels(gram, [(cross, truth)], MACHINE.ridge).values
+    solved = solve_labels(gram, [(cross, truth)], MACHINE.ridge).values
     slow = MACHINE.predict(small_set.images, solved, x)
     found = Influence(Explainer(small_set, MACHINE), tiny).predict(x)
     torch.testing.assert_close(found, slow, rtol=1e-6, atol=1e-6)
@@ -133,12 +134,12 @@ def test_a_set_of_all_training_images_gives_leave_one_out_itself(tiny):
         class_names=tiny.class_names,
         preprocess=tiny.preprocess,
     )
-    none = dd.kernel_machine("fc-ntk", rule="absolute", ridge=0.0)
+    none = kernel_machine("fc-ntk", rule="absolute", ridge=0.0)
     explainer = Explainer(whole, none)
     queries = x[:6] * 0.7
     influence = Influence(explainer, tiny, ridge=0.05)
     classes = influence.predict(queries).argmax(1)
-    shared = dd.kernel_machine("fc-ntk", rule="absolute", ridge=0.05 * explainer.unit)
+    shared = kernel_machine("fc-ntk", rule="absolute", ridge=0.05 * explainer.unit)
     theirs = leave_one_out(shared, tiny, queries, classes)
     torch.testing.assert_close(influence.falls(queries), theirs, rtol=1e-5, atol=1e-8)
 
@@ -182,7 +183,7 @@ def test_named_images_carry_the_prediction_ten_times_more_than_random_ones(digit
 def test_influence_ranks_as_leave_one_out_does_and_better_than_neighbours(digits, kip):
     train, test = digits
     x = test.batch(torch.arange(40)).x
-    machine = dd.kernel_machine("fc-ntk", ridge=0.1)
+    machine = kernel_machine("fc-ntk", ridge=0.1)
     influence = Influence(Explainer(kip), train, ridge=0.1)
     assert influence.agreement > 0.95
     classes = influence.predict(x).argmax(1)
@@ -201,7 +202,7 @@ def test_features_of_a_network_are_a_kernel(tiny, make_student, small_set):
     x, _ = all_of(tiny)
     features = network.embed(x).double()
     torch.testing.assert_close(kernel(x, x[:3]), features @ features[:3].T / features.shape[1])
-    machine = dd.KernelMachine(kernel=kernel, ridge=dd.Ridge(strength=1e-3))
+    machine = KernelMachine(kernel=kernel, ridge=Ridge(strength=1e-3))
     found = Explainer(small_set, machine).explain(x)
     slow = (
         kernel(x, small_set.images)

@@ -11,6 +11,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
+from ddsdk.foundation import derive
+from ddsdk.objectives import weight_gradients
+from ddsdk.training import embeddings
 from ddsdk_integrations.finetune import (
     FrozenBackbone,
     LinearGradientMatching,
@@ -31,7 +34,7 @@ def backbone(tiny):
 
 @pytest.fixture
 def frozen(tiny, backbone):
-    features = dd.embeddings(backbone, tiny.batch(torch.arange(1)).x).shape[1]
+    features = embeddings(backbone, tiny.batch(torch.arange(1)).x).shape[1]
     return FrozenBackbone(backbone, features=features, num_classes=3)
 
 
@@ -62,7 +65,7 @@ def test_students_have_the_features_of_the_backbone_and_a_head_of_their_own(tiny
 def test_gradients_that_are_matched_are_those_of_the_head(tiny, frozen):
     batch = tiny.batch(torch.arange(6))
     student = frozen(dd.generator(0))
-    (found,) = dd.weight_gradients(student, batch, graph=False)
+    (found,) = weight_gradients(student, batch, graph=False)
     features = student.embed(batch.x)
     slow = (student(batch.x).softmax(1) - batch.y).T @ features / 6
     torch.testing.assert_close(found, slow.detach(), rtol=1e-4, atol=1e-6)
@@ -149,11 +152,11 @@ def test_matched_images_teach_a_probe_more_than_their_start(digits):
     setting = Setting(width=8, pretraining=8)
     train, test = (some_classes(data, range(5, 10)) for data in digits)
     backbone = pretrained(some_classes(digits[0], range(5)), setting, dd.generator("pretrained"))
-    features = dd.embeddings(backbone, train.batch(torch.arange(1)).x).shape[1]
+    features = embeddings(backbone, train.batch(torch.arange(1)).x).shape[1]
     frozen = FrozenBackbone(backbone, features=features, num_classes=5)
     recipe = LinearGradientMatching(ipc=1, steps=60, real_batch=32, augmentation="", start="real")
     found = recipe(train, make_student=frozen, rng=dd.generator("run"))
-    start = recipe.plan(train, make_student=frozen, rng=dd.derive(dd.generator("run"), "plan")).syn
+    start = recipe.plan(train, make_student=frozen, rng=derive(dd.generator("run"), "plan")).syn
     names = {"class_names": train.class_names, "preprocess": train.preprocess}
     before = dd.Distilled(*start.detached(dd.generator(0)), **names)
     gain = probe_accuracy(backbone, found, test) - probe_accuracy(backbone, before, test)

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import ddsdk as dd
+from ddsdk.foundation import derive
+from ddsdk.training import kernel_machine
 from ddsdk_integrations.recommend import (
     EASE,
     DistillCF,
@@ -59,7 +61,7 @@ def test_the_kernel_is_that_of_a_wide_network():
     a, b = torch.rand(2, 6, generator=rng).double()
     width, found = 40_000, []
     for i in range(4):
-        key = dd.derive(rng, i)
+        key = derive(rng, i)
         w, v = torch.randn(width, 6, generator=key).double(), torch.randn(width, generator=key).double()
         bias = torch.randn(width, generator=key).double()
         hidden = [math.sqrt(2 / 6) * w @ x + 0.1 * bias for x in (a, b)]
@@ -122,7 +124,7 @@ def test_the_backward_pass_that_draws_again_is_autograd(temperature):
 
     slow = logits.clone().requires_grad_()
     rng = dd.generator("draws")
-    total = sum(_draw(slow[[2, 0, 3]], temperature, dd.derive(rng, i)) for i in range(12)).clamp_max(1)
+    total = sum(_draw(slow[[2, 0, 3]], temperature, derive(rng, i)) for i in range(12)).clamp_max(1)
     (total * weights).sum().backward()
     torch.testing.assert_close(images[:, 0, 0], total, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(users.logits.grad, slow.grad, rtol=1e-10, atol=1e-12)
@@ -168,7 +170,7 @@ def test_learned_users_recommend_better_than_those_that_they_started_from(table,
     _, made = distilled
     train, validation, _ = table.split(dd.generator("s"))
     recipe = DistillCF(users=15, steps=1, draws=40)
-    start = recipe.plan(train, rng=dd.derive(dd.generator("d"), "plan")).syn.detached(dd.generator(0)).x
+    start = recipe.plan(train, rng=derive(dd.generator("d"), "plan")).syn.detached(dd.generator(0)).x
     weight = propensities(train.matrix.sum(0))
     found = [
         ranking(WideAutoencoder().scores(x[:, 0, 0], train.matrix), train.matrix, validation, weight).ndcg
@@ -185,7 +187,7 @@ def test_a_set_of_users_is_an_artefact_like_any_other(distilled, tmp_path):
     loaded = dd.Distilled.load(tmp_path / "users")
     assert torch.equal(loaded.images, made.images)
     own = dd.Evaluation.from_dict(loaded.evaluation)
-    machine = dd.kernel_machine(own.network, **own.network_options)
+    machine = kernel_machine(own.network, **own.network_options)
     rows = loaded.images[:, 0, 0]
     torch.testing.assert_close(
         machine.predict(rows, rows, train.matrix), WideAutoencoder(ridge=1.0).scores(rows, train.matrix)

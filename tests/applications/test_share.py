@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import ddsdk as dd
+from ddsdk.artefact import NoisedRelease
 from ddsdk_integrations.share import (
     ExportRefusedError,
     Limits,
@@ -34,7 +35,7 @@ CERTIFICATE = dd.Certificate(
     adjacency="adding or removing one record",
     protects="one image",
     mechanism="noised sums",
-    releases=(dd.NoisedRelease(what="sums", clip=1.0, noise_multiplier=1.0, sample_rate=0.1, count=3),),
+    releases=(NoisedRelease(what="sums", clip=1.0, noise_multiplier=1.0, sample_rate=0.1, count=3),),
     accountant="rdp",
     noise_source="the operating system",
     assumptions=("public normalisation",),

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import ddsdk as dd
+from ddsdk.synthetic import TileableCanvas
 from ddsdk_integrations.texture import __main__ as command
 from ddsdk_integrations.texture import (
     distil_canvases,
@@ -31,7 +32,7 @@ def numbered(height=5, width=7):
 
 def test_a_window_is_the_corner_of_a_rolled_canvas():
     canvases = numbered()
-    images, owners = dd.TileableCanvas(canvases, WINDOW, windows=40).decode(
+    images, owners = TileableCanvas(canvases, WINDOW, windows=40).decode(
         torch.tensor([1, 0]), dd.generator(0)
     )
     assert owners.tolist() == [1] * 40 + [0] * 40
@@ -50,7 +51,7 @@ def test_a_window_is_the_corner_of_a_rolled_canvas():
 
 def test_windows_that_stay_inside_are_slices():
     canvases = numbered()
-    images, _ = dd.TileableCanvas(canvases, WINDOW, windows=40, wrap=False).decode(
+    images, _ = TileableCanvas(canvases, WINDOW, windows=40, wrap=False).decode(
         torch.tensor([0]), dd.generator(0)
     )
     for image in images:
@@ -61,7 +62,7 @@ def test_windows_that_stay_inside_are_slices():
 
 def test_all_pixels_are_seen_equally_often_only_if_windows_wrap():
     for wrap, even in ((True, True), (False, False)):
-        canvas = dd.TileableCanvas(torch.zeros(1, 1, 6, 6), WINDOW, windows=4000, wrap=wrap)
+        canvas = TileableCanvas(torch.zeros(1, 1, 6, 6), WINDOW, windows=4000, wrap=wrap)
         canvas.decode(torch.tensor([0]), dd.generator(1))[0].sum().backward()
         counts = canvas.canvases.grad[0, 0]
         assert (float(counts.min()) > 0.9 * float(counts.max())) == even
@@ -69,14 +70,14 @@ def test_all_pixels_are_seen_equally_often_only_if_windows_wrap():
 
 def test_a_canvas_of_the_size_of_a_window_is_rolled():
     canvas = torch.rand(1, 2, 3, 4, generator=dd.generator("c"))
-    images, _ = dd.TileableCanvas(canvas, WINDOW, windows=5).decode(torch.tensor([0]), dd.generator(0))
+    images, _ = TileableCanvas(canvas, WINDOW, windows=5).decode(torch.tensor([0]), dd.generator(0))
     for image in images:
         assert torch.equal(image.flatten().sort().values, canvas.flatten().sort().values)
 
 
 def test_encode_repeats_the_mean_of_a_slot():
     bounds = (torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
-    canvas = dd.TileableCanvas(torch.zeros(1, 1, 6, 8), WINDOW, windows=2, bounds=bounds)
+    canvas = TileableCanvas(torch.zeros(1, 1, 6, 8), WINDOW, windows=2, bounds=bounds)
     images = torch.rand(2, 1, *WINDOW, generator=dd.generator("i"))
     canvas.encode(images)
     assert torch.equal(canvas.canvases.detach(), images.mean(0, keepdim=True).repeat(1, 1, 2, 2))
@@ -97,16 +98,16 @@ def test_encode_repeats_the_mean_of_a_slot():
 )
 def test_windows_that_do_not_fit_are_refused(how, message):
     with pytest.raises(ValueError, match=message):
-        dd.TileableCanvas(numbered(), **how)
+        TileableCanvas(numbered(), **how)
 
 
 def test_bad_tensors_are_refused():
     with pytest.raises(ValueError, match="canvases must have shape"):
-        dd.TileableCanvas(torch.zeros(1, 4, 4), WINDOW)
+        TileableCanvas(torch.zeros(1, 4, 4), WINDOW)
     with pytest.raises(ValueError, match="canvases must be finite"):
-        dd.TileableCanvas(torch.full((1, 1, 4, 4), math.nan), WINDOW)
+        TileableCanvas(torch.full((1, 1, 4, 4), math.nan), WINDOW)
     with pytest.raises(ValueError, match="images must have shape"):
-        dd.TileableCanvas(numbered(), WINDOW).encode(torch.zeros(1, 1, *WINDOW))
+        TileableCanvas(numbered(), WINDOW).encode(torch.zeros(1, 1, *WINDOW))
 
 
 def test_circular_padding_moves_features_with_the_image():

@@ -7,6 +7,8 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 import ddsdk as dd
+from ddsdk.objectives import ClassMatch
+from ddsdk.synthetic import Pixels, hard_labels
 from ddsdk_integrations.continual import Combining, Composing, RelationMatch
 from ddsdk_integrations.continual.composites import Combined, Composites
 
@@ -73,8 +75,8 @@ def test_relations_are_mean_cosines_with_remembered_class_means():
     make = dd.network_factory("mlp", SHAPE, 3)
     student = make(dd.generator("student"))
     syn = dd.SyntheticSet(
-        dd.Pixels(real.batch(torch.tensor([0, 9, 18])).x),
-        dd.hard_labels(torch.arange(3), 3),
+        Pixels(real.batch(torch.tensor([0, 9, 18])).x),
+        hard_labels(torch.arange(3), 3),
         torch.arange(3),
         3,
     )
@@ -115,7 +117,7 @@ def test_past_wants_a_recipe_that_matches_class_by_class(recipe):
     distiller = Distiller(recipe, network="mlp", past=True)
     if isinstance(getattr(recipe, "steps", None), int):
         plan = recipe.plan(real_data(), make_student=dd.network_factory("mlp", SHAPE, 3), rng=dd.generator(0))
-        assert not isinstance(plan.objective, dd.ClassMatch)
+        assert not isinstance(plan.objective, ClassMatch)
     with pytest.raises(ValueError, match="recipe must match class by class, which past wants"):
         distiller(real_data(), 2, rng=dd.generator("run"), new=2)
 

@@ -13,7 +13,7 @@ from avalanche.training.plugins import ReplayPlugin
 from streams import naive, network, stream
 
 import ddsdk as dd
-from ddsdk.errors import ResumeError
+from ddsdk.foundation.errors import ResumeError
 from ddsdk_integrations.continual import DistilledBuffer, Distiller, LowRank, Streaming, resume_run, save_run
 
 EXPERIENCES = [[0, 1], [2, 3], [4, 5], [0, 3]]

@@ -10,11 +10,56 @@ import torch
 from stored_sets import equal, stored
 
 import ddsdk as dd
+from ddsdk.foundation import derive
+from ddsdk.objectives import (
+    ByFeatures,
+    ClassMatch,
+    CollectiveMatch,
+    CrossEntropy,
+    FitAndTest,
+    MatchTrajectory,
+    SetTraining,
+    Total,
+    TrainAndTest,
+    cosine,
+    filter_cosine,
+    mean_embedding,
+    squared,
+    weight_gradients,
+)
 from ddsdk.recipes.parts import hard_set, sgd_on_images
+from ddsdk.students import (
+    AlternatingStudents,
+    ExpertStudents,
+    FreshStudents,
+    Interpolated,
+    OnReal,
+    OnSynthetic,
+    TrainedPool,
+    TrainedRuns,
+    Training,
+)
+from ddsdk.synthetic import (
+    AddressedBases,
+    Autoencoder,
+    Codes,
+    Frequency,
+    Hallucination,
+    Latent,
+    LearnedRate,
+    MultiFormation,
+    Pixels,
+    TileableCanvas,
+    class_slots,
+    code_shape,
+    tiny_decoder,
+    train_generator,
+)
 from ddsdk.synthetic.set import Leaves
+from ddsdk.training import Ridge
 
 IPC = 2
-AUTOENCODERS: dict[str, dd.Autoencoder] = {}
+AUTOENCODERS: dict[str, Autoencoder] = {}
 
 
 def start(real, count=IPC):
@@ -24,98 +69,98 @@ def start(real, count=IPC):
 
 
 def hallucination(real, **options):
-    found = dd.Hallucination(start(real), 2, rng=dd.generator("h"), **options)
+    found = Hallucination(start(real), 2, rng=dd.generator("h"), **options)
     found.encode(start(real).repeat_interleave(1 if found.sampled else 2, 0))
     return found
 
 
 def codes(real):
     rng = dd.generator("codes")
-    decoders = [dd.tiny_decoder(real.image_shape, dd.derive(rng, i)) for i in range(2)]
-    latents = torch.randn(3 * IPC, *dd.code_shape(real.image_shape), generator=rng)
-    found = dd.Codes(latents, decoders, fit=2)
+    decoders = [tiny_decoder(real.image_shape, derive(rng, i)) for i in range(2)]
+    latents = torch.randn(3 * IPC, *code_shape(real.image_shape), generator=rng)
+    found = Codes(latents, decoders, fit=2)
     found.encode(start(real).repeat_interleave(2, 0))
     return found
 
 
 def autoencoder(real):
     if real.fingerprint not in AUTOENCODERS:
-        found = dd.train_generator(real, dim=4, width=2, steps=2, rng=dd.generator("g"))
+        found = train_generator(real, dim=4, width=2, steps=2, rng=dd.generator("g"))
         AUTOENCODERS[real.fingerprint] = found
     return AUTOENCODERS[real.fingerprint]
 
 
 def latent(real, learned):
     both = autoencoder(real)
-    classes = dd.class_slots(3, IPC)
-    found = dd.Latent(both.generator, both.latents(start(real)), classes, learned=learned, fit=2)
+    classes = class_slots(3, IPC)
+    found = Latent(both.generator, both.latents(start(real)), classes, learned=learned, fit=2)
     found.encode(start(real))
     return found
 
 
 def addressed_bases(real):
-    found = dd.AddressedBases(3 * IPC, real.image_shape, bases=4, factor=2, rng=dd.generator("b"))
+    found = AddressedBases(3 * IPC, real.image_shape, bases=4, factor=2, rng=dd.generator("b"))
     found.encode(start(real))
     return found
 
 
 def canvas(real):
     c, h, w = real.image_shape
-    found = dd.TileableCanvas(torch.zeros(3 * IPC, c, h + 3, 2 * w), (h, w), windows=2)
+    found = TileableCanvas(torch.zeros(3 * IPC, c, h + 3, 2 * w), (h, w), windows=2)
     found.encode(start(real).repeat_interleave(2, 0))
     return found
 
 
 PARAMETRIZATIONS = {
-    "pixels": lambda real: dd.Pixels(start(real)),
-    "multi-formation": lambda real: dd.MultiFormation(start(real), 2),
+    "pixels": lambda real: Pixels(start(real)),
+    "multi-formation": lambda real: MultiFormation(start(real), 2),
     "hallucination": hallucination,
     "hallucination, sampled": partial(hallucination, sampled=True),
     "codes": codes,
     "latent": partial(latent, learned=False),
     "latent, learned": partial(latent, learned=True),
-    "frequency": lambda real: dd.Frequency(start(real), 0.5),
+    "frequency": lambda real: Frequency(start(real), 0.5),
     "addressed bases": addressed_bases,
     "tileable canvas": canvas,
 }
 
-DM = dd.ClassMatch(byproduct=dd.mean_embedding, distance=dd.squared, real_batch=4)
-DC = dd.ClassMatch(byproduct=dd.weight_gradients, distance=dd.filter_cosine, real_batch=4)
+DM = ClassMatch(byproduct=mean_embedding, distance=squared, real_batch=4)
+DC = ClassMatch(byproduct=weight_gradients, distance=filter_cosine, real_batch=4)
 AUGMENTED = dataclasses.replace(DM, augmentation=dd.Augmentation("crop_flip"))
 OF_NETWORKS = {
     "class match, embeddings": DM,
     "class match, gradients": DC,
-    "collective match": dd.CollectiveMatch(byproduct=dd.weight_gradients, distance=dd.cosine, real_batch=4),
-    "cross-entropy": dd.CrossEntropy(),
-    "train and test": dd.TrainAndTest(
-        steps=3, window=2, lr=0.05, real_batch=4, training=dd.SetTraining(batch_size=4)
+    "collective match": CollectiveMatch(byproduct=weight_gradients, distance=cosine, real_batch=4),
+    "cross-entropy": CrossEntropy(),
+    "train and test": TrainAndTest(
+        steps=3, window=2, lr=0.05, real_batch=4, training=SetTraining(batch_size=4)
     ),
-    "ridge regression": dd.FitAndTest(compare=dd.ByFeatures(), ridge=dd.Ridge(), real_batch=4),
-    "total": dd.Total(((1.0, AUGMENTED), (0.5, dd.CrossEntropy(batch=1)))),
+    "ridge regression": FitAndTest(compare=ByFeatures(), ridge=Ridge(), real_batch=4),
+    "total": Total(((1.0, AUGMENTED), (0.5, CrossEntropy(batch=1)))),
 }
-OF_SPANS = {"trajectory": dd.MatchTrajectory(steps=2, batch_size=4)}
+OF_SPANS = {"trajectory": MatchTrajectory(steps=2, batch_size=4)}
 
-TRAINING = dd.Training(epochs=2, lr=0.05, batch_size=8)
+TRAINING = Training(epochs=2, lr=0.05, batch_size=8)
 
 
 def alternating(lesson):
-    return lambda real, make: dd.AlternatingStudents(make, lesson, period=3, lr=0.05)
+    return lambda real, make: AlternatingStudents(make, lesson, period=3, lr=0.05)
 
 
 def experts(real, make):
-    return dd.ExpertStudents(runs(real, make), span=1, last=2)
+    return ExpertStudents(runs(real, make), span=1, last=2)
 
 
 def runs(real, make):
-    return dd.TrainedRuns(real, make, TRAINING, count=2, seed=0)
+    return TrainedRuns(real, make, TRAINING, count=2, seed=0)
 
 
 NETWORKS = {
-    "fresh": lambda real, make: dd.FreshStudents(make),
-    "on synthetic": alternating(dd.OnSynthetic(epochs=1, batch_size=4)),
-    "on real": alternating(dd.OnReal(steps=1, batch_size=4)),
-    "pool on synthetic": lambda real, make: dd.TrainedPool(make, pool=2, longest=2, batch_size=4),
-    "pool": lambda real, make: dd.FreshStudents(dd.Interpolated(runs=runs(real, make))),
+    "fresh": lambda real, make: FreshStudents(make),
+    "on synthetic": alternating(OnSynthetic(epochs=1, batch_size=4)),
+    "on real": alternating(OnReal(steps=1, batch_size=4)),
+    "pool on synthetic": lambda real, make: TrainedPool(make, pool=2, longest=2, batch_size=4),
+    "pool": lambda real, make: FreshStudents(Interpolated(runs=runs(real, make))),
 }
 SPANS = {"experts": experts}
 
@@ -135,7 +180,7 @@ def make_set(real, parametrization, rate=None):
 
 def make_plan(real, make_student, parametrization, students, objective):
     """A whole new plan: nothing is shared between two of them."""
-    rate = dd.LearnedRate(0.05) if objective in OF_SPANS else None
+    rate = LearnedRate(0.05) if objective in OF_SPANS else None
     return dd.Plan(
         syn=make_set(real, parametrization, rate),
         objective={**OF_NETWORKS, **OF_SPANS}[objective],
@@ -238,8 +283,8 @@ def test_a_chunked_pull_back_is_one_backward_through_the_decoder(tiny, parametri
     syn.zero_grad()
     images = []
     for i, part in enumerate(torch.split(torch.arange(len(syn)), chunk)):
-        key = dd.derive(dd.generator("draw"), "decode", 1, i)
-        images.append(syn.parametrization.decode(part, dd.derive(key))[0])
+        key = derive(dd.generator("draw"), "decode", 1, i)
+        images.append(syn.parametrization.decode(part, derive(key))[0])
     x = torch.cat(images)
     ((x.sin() * x).sum() * x.mean()).backward()
     for name, p in syn.named_parameters():
@@ -251,7 +296,7 @@ def test_a_chunked_pull_back_is_one_backward_through_the_decoder(tiny, parametri
 @pytest.mark.parametrize(("students", "objective"), GRID)
 def test_pixels_are_multi_formation_with_one_tile(tiny, make_student, monkeypatch, students, objective):
     found = []
-    for build in (dd.Pixels, partial(dd.MultiFormation, factor=1)):
+    for build in (Pixels, partial(MultiFormation, factor=1)):
         monkeypatch.setitem(PARAMETRIZATIONS, "tested", lambda real, build=build: build(start(real)))
         plan = make_plan(tiny, make_student, "tested", students, objective)
         losses = [step.loss for step in dd.Distillation(plan, tiny, rng=dd.generator("run"))]
@@ -263,7 +308,7 @@ def test_pixels_are_multi_formation_with_one_tile(tiny, make_student, monkeypatc
 def test_frequencies_that_are_all_kept_move_as_pixels_do(tiny, make_student):
     """The transform is orthonormal: one step of gradient descent is the same in both."""
     found = []
-    for build in (dd.Pixels, partial(dd.Frequency, fraction=1)):
+    for build in (Pixels, partial(Frequency, fraction=1)):
         syn = hard_set(tiny, IPC, build(start(tiny)))
         plan = make_plan(tiny, make_student, "pixels", "fresh", "class match, embeddings")
         plan = dataclasses.replace(plan, syn=syn)

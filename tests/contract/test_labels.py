@@ -9,18 +9,27 @@ import pytest
 import torch
 
 import ddsdk as dd
+from ddsdk.synthetic import (
+    FixedLabels,
+    FreeLabels,
+    LearnedLabels,
+    Pixels,
+    SimplexLabels,
+    centred_labels,
+    hard_labels,
+)
 from ddsdk.synthetic import labels as module
 
 CLASSES = torch.tensor([0, 1, 2, 0, 1])
 SOFT = 0.7 * torch.eye(3)[CLASSES] + 0.1
 LABELS = {
-    "hard": lambda: dd.hard_labels(CLASSES, 3),
-    "fixed, soft": lambda: dd.FixedLabels(SOFT),
-    "fixed, scores": lambda: dd.FixedLabels(dd.centred_labels(CLASSES, 3), space="scores"),
-    "learned": lambda: dd.LearnedLabels(SOFT.log()),
-    "free": lambda: dd.FreeLabels(dd.centred_labels(CLASSES, 3)),
-    "free, bounded": lambda: dd.FreeLabels(SOFT, low=0.0),
-    "simplex": lambda: dd.SimplexLabels(SOFT),
+    "hard": lambda: hard_labels(CLASSES, 3),
+    "fixed, soft": lambda: FixedLabels(SOFT),
+    "fixed, scores": lambda: FixedLabels(centred_labels(CLASSES, 3), space="scores"),
+    "learned": lambda: LearnedLabels(SOFT.log()),
+    "free": lambda: FreeLabels(centred_labels(CLASSES, 3)),
+    "free, bounded": lambda: FreeLabels(SOFT, low=0.0),
+    "simplex": lambda: SimplexLabels(SOFT),
 }
 
 
@@ -82,7 +91,7 @@ def test_gradients_reach_what_is_learned(labels):
 
 
 def test_a_set_projects_its_labels(labels):
-    syn = dd.SyntheticSet(dd.Pixels(torch.zeros(5, 1, 2, 2)), labels, CLASSES, 3)
+    syn = dd.SyntheticSet(Pixels(torch.zeros(5, 1, 2, 2)), labels, CLASSES, 3)
     with torch.no_grad():
         for p in labels.parameters():
             p.sub_(5.0)
@@ -107,7 +116,7 @@ def test_an_artefact_takes_every_class(labels, tmp_path):
 
 
 def test_a_row_without_mass_becomes_uniform():
-    labels = dd.SimplexLabels(SOFT)
+    labels = SimplexLabels(SOFT)
     with torch.no_grad():
         labels.values[1] = -1.0
         labels.values[2] = torch.tensor([0.5, 3.0, -1.0])
@@ -118,7 +127,7 @@ def test_a_row_without_mass_becomes_uniform():
 
 
 def test_a_bound_holds_from_below_only():
-    labels = dd.FreeLabels(SOFT, low=0.0)
+    labels = FreeLabels(SOFT, low=0.0)
     with torch.no_grad():
         labels.values[0] = torch.tensor([-2.0, 0.5, 7.0])
     labels.project_()
@@ -126,7 +135,7 @@ def test_a_bound_holds_from_below_only():
 
 
 def test_centred_rows_have_mean_zero():
-    rows = dd.centred_labels(CLASSES, 3, scale=2.0)
+    rows = centred_labels(CLASSES, 3, scale=2.0)
     torch.testing.assert_close(rows.sum(1), torch.zeros(5))
     torch.testing.assert_close(rows[0], torch.tensor([4 / 3, -2 / 3, -2 / 3]))
 
@@ -134,10 +143,10 @@ def test_centred_rows_have_mean_zero():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda bad: dd.FreeLabels(bad), "labels row 1 must be finite"),
-        (lambda bad: dd.FixedLabels(bad, space="scores"), "labels row 1 must be finite"),
-        (lambda bad: dd.SimplexLabels(bad), "labels row 1 must be probabilities"),
-        (lambda bad: dd.SimplexLabels(SOFT - 0.2), "labels row 0 must be probabilities"),
+        (lambda bad: FreeLabels(bad), "labels row 1 must be finite"),
+        (lambda bad: FixedLabels(bad, space="scores"), "labels row 1 must be finite"),
+        (lambda bad: SimplexLabels(bad), "labels row 1 must be probabilities"),
+        (lambda bad: SimplexLabels(SOFT - 0.2), "labels row 0 must be probabilities"),
     ],
 )
 def test_bad_rows_are_named(make, text):

@@ -15,16 +15,21 @@ from stored_sets import bounded, one_image_a_slot, stored
 from tiny_recipes import BASELINE_SETTINGS, RECIPE_SETTINGS
 
 import ddsdk as dd
+from ddsdk.artefact import assemble
 from ddsdk.baselines import BASELINES
-from ddsdk.errors import DivergedError
+from ddsdk.foundation import derive
+from ddsdk.foundation.errors import DivergedError
+from ddsdk.objectives import ClassMatch, CrossEntropy, FitAndTest, ImplicitRegression, Total, weight_gradients
 from ddsdk.recipes import RECIPES, IterativeRecipe
 from ddsdk.recipes.base import trained_runs
+from ddsdk.running import Schedule
+from ddsdk.synthetic import FixedLabels, LearnedLabels
 from ddsdk.synthetic.set import Leaves
 
 
 def plan_of(recipe, real, make_student):
     """The plan that a call with the generator "run" follows."""
-    rng = dd.derive(dd.generator("run"), "plan")
+    rng = derive(dd.generator("run"), "plan")
     return recipe.plan(real, make_student=make_student, rng=rng)
 
 
@@ -116,9 +121,9 @@ def test_a_run_that_diverges_hands_over_its_last_finite_set(recipe, tiny, make_s
     wild = dataclasses.replace(recipe, image_lr=1e30)
     plan = plan_of(wild, tiny, make_student)
     # Nothing diverges in a set that is clamped, whose steps are left out or that moves class by class.
-    safe = bounded(plan.syn) or plan.skip_above is not None or isinstance(plan.objective, dd.Schedule)
+    safe = bounded(plan.syn) or plan.skip_above is not None or isinstance(plan.objective, Schedule)
     # Nor where ridge regression in float64 divides by the scale of the images.
-    safe = safe or isinstance(plan.objective, dd.FitAndTest | dd.ImplicitRegression)
+    safe = safe or isinstance(plan.objective, FitAndTest | ImplicitRegression)
     try:
         found = wild(tiny, make_student=make_student, rng=dd.generator("run"))
     except DivergedError as error:
@@ -160,7 +165,7 @@ def check_what_the_plan_promised(recipe, real, make_student, found):
     assert (run.index, run.shrunk, run.diverged) == (2, 0, False)
     assert run.skipped == 0 or run.plan.skip_above is not None
     syn = run.result
-    images, owners = syn.parametrization.decode(torch.arange(len(syn)), dd.derive(rng, "export"))
+    images, owners = syn.parametrization.decode(torch.arange(len(syn)), derive(rng, "export"))
     assert torch.equal(found.images, images)
     assert torch.equal(found.owner, syn.classes[owners])
     rows = syn.labels.rows(owners)
@@ -293,14 +298,14 @@ def test_labels_can_be_swapped(recipe, tiny, make_student, kind):
     slots = torch.arange(len(plan.syn))
     rows = plan.syn.labels.rows(slots).detach()
     space = plan.syn.labels.space
-    soft = dd.FixedLabels(0.7 * rows + 0.1, space=space)
-    labels = {"soft": soft, "learned": dd.LearnedLabels(2 * rows)}[kind]
+    soft = FixedLabels(0.7 * rows + 0.1, space=space)
+    labels = {"soft": soft, "learned": LearnedLabels(2 * rows)}[kind]
 
     def with_labels(labels):
         learned = (plan.syn.rate, plan.syn.scale)
         return dd.SyntheticSet(plan.syn.parametrization, labels, plan.syn.classes, 3, *learned)
 
-    syn, other = with_labels(labels), with_labels(dd.FixedLabels(rows.roll(1, 1), space=space))
+    syn, other = with_labels(labels), with_labels(FixedLabels(rows.roll(1, 1), space=space))
     if not any(p.requires_grad for p in syn.parameters()):
         return  # real images with fixed labels learn nothing
     before = labels.rows(slots).detach().clone()
@@ -317,12 +322,12 @@ def test_labels_can_be_swapped(recipe, tiny, make_student, kind):
 
         return objective
 
-    watching = dataclasses.replace(plan, syn=syn, objective=dd.Schedule(watched))
+    watching = dataclasses.replace(plan, syn=syn, objective=Schedule(watched))
     run = dd.Distillation(watching, tiny, rng=dd.generator("run"))
     assert len(list(run)) == len(depends) == plan.steps
     moved = not torch.equal(labels.rows(slots), before)
     assert moved == (kind == "learned" and any(depends))
-    found = dd.assemble(
+    found = assemble(
         recipe, run.result, tiny, evaluation=recipe.evaluation(tiny), rng=dd.generator("run"), seconds=0.0
     )
     if found.label_space == "probabilities":
@@ -335,17 +340,17 @@ def test_the_rows_of_the_table_that_read_labels(tiny, make_student):
         plan = RECIPES[key](ipc=1, **RECIPE_SETTINGS[key]).plan(
             tiny, make_student=make_student, rng=dd.generator(0)
         )
-        assert (plan.objective.byproduct is dd.weight_gradients) == reads
+        assert (plan.objective.byproduct is weight_gradients) == reads
 
 
 def terms_of(objective, plan):
     """How many terms one call yields, where it can be said beforehand."""
-    if isinstance(objective, dd.ClassMatch):
+    if isinstance(objective, ClassMatch):
         classes = range(3) if objective.classes is None else objective.classes
         return sum(bool((plan.syn.classes == c).any()) for c in classes)
-    if isinstance(objective, dd.CrossEntropy):
+    if isinstance(objective, CrossEntropy):
         return 3
-    if isinstance(objective, dd.Total):
+    if isinstance(objective, Total):
         known = [terms_of(part, plan) for weight, part in objective.parts if weight]
         sure = all(n is not None for n in known) and not any(callable(w) for w, _ in objective.parts)
         return sum(known) if sure else None
@@ -370,7 +375,7 @@ def test_no_graph_outlives_its_term(recipe, tiny, make_student):
 
         return objective
 
-    watching = dataclasses.replace(plan, objective=dd.Schedule(watched))
+    watching = dataclasses.replace(plan, objective=Schedule(watched))
     list(dd.Distillation(watching, tiny, rng=dd.generator("run")))
     for step, counts in enumerate(alive):
         # The loop's own name for the last term is bound until the next one arrives.

@@ -7,6 +7,7 @@ from federation import CLIENTS, TASK, load, participant, run, vector
 from flwr.serverapp.strategy import FedAvg, FedProx
 
 import ddsdk as dd
+from ddsdk.foundation import derive
 from ddsdk_integrations.federated import (
     CountingGrid,
     DynaFed,
@@ -60,10 +61,10 @@ def test_fednova_by_hand():
 
 def gradient_steps(weights, network, data, training, rng, correct):
     """SGD in slow motion: the same batches, each gradient by autograd, each step by hand."""
-    from ddsdk.inner.fit import epoch
+    from ddsdk.training.fit import epoch
 
     names = [name for name, _ in network.named_parameters()]
-    for part in epoch(data.batch(), training.batch_size, dd.Augmentation(""), dd.derive(rng, "epoch", 0)):
+    for part in epoch(data.batch(), training.batch_size, dd.Augmentation(""), derive(rng, "epoch", 0)):
         leaves = [w.clone().requires_grad_() for w in weights]
         out = torch.func.functional_call(network, dict(zip(names, leaves, strict=True)), (part.x,))
         loss = torch.nn.functional.cross_entropy(out, part.y)

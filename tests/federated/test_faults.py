@@ -19,7 +19,7 @@ from flwr.app import ArrayRecord, MetricRecord
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
-from ddsdk.errors import ArtifactError, ResumeError
+from ddsdk.foundation.errors import ArtifactError, ResumeError
 from ddsdk_integrations.federated import (
     Encoding,
     InProcessGrid,

@@ -12,7 +12,9 @@ from flwr.app import Context, RecordDict
 from test_payload import reply
 
 import ddsdk as dd
-from ddsdk.inner.flat import weight_vector
+from ddsdk.foundation import derive
+from ddsdk.objectives import mean_embedding
+from ddsdk.training.flat import weight_vector
 from ddsdk_integrations.federated import Contract, Encoding, LocalData, LocalTraining, inspect_replies
 from ddsdk_integrations.federated.knowledge import dynamic_loss
 from ddsdk_integrations.federated.local import fit
@@ -47,7 +49,7 @@ def test_embeddings_with_logits_are_what_feddm_matches():
     assert torch.allclose(student.embed(x), torch.cat([network.embed(x), network(x)], 1), atol=1e-6)
     assert torch.allclose(student(x), network(x)[:, [1, 4]], atol=1e-6)
     real, fake = dd.Batch(x, None), dd.Batch(x.flip(0) * 0.5, None)
-    a, b = (dd.mean_embedding(student, batch, graph=False) for batch in (real, fake))
+    a, b = (mean_embedding(student, batch, graph=False) for batch in (real, fake))
     wanted = sum((f(real.x).mean(0) - f(fake.x).mean(0)).square().sum() for f in (network.embed, network))
     assert float((a[0] - b[0]).square().sum()) == pytest.approx(float(wanted), rel=1e-5)
 
@@ -98,7 +100,7 @@ def test_an_update_is_recovered_from_its_images():
     training = LocalTraining(lr=0.05, batch_size=32)
     trained = copy.deepcopy(network)
     rng = dd.generator("update")
-    fit(trained, data.batch(), training, dd.derive(rng, "fit"))
+    fit(trained, data.batch(), training, derive(rng, "fit"))
     target = weight_vector(trained) - weight_vector(network)
     before = weight_vector(network)
 

@@ -11,8 +11,8 @@ from federation import TASK, TRAIN, load
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 import ddsdk as dd
-from ddsdk.codecs import Components, Half, LowRank, Tiles, Uint8, codec_state
-from ddsdk.files import canonical_json
+from ddsdk.artefact.codecs import Components, Half, LowRank, Tiles, Uint8, codec_state
+from ddsdk.foundation.files import canonical_json
 from ddsdk_integrations.federated import (
     Contract,
     Encoding,

@@ -11,7 +11,7 @@ from federation import CLIENTS, QUICK, TASK, TEST, participant, run, strategy, t
 from flwr.serverapp.strategy import FedAvg
 
 import ddsdk as dd
-from ddsdk.codecs import LowRank
+from ddsdk.artefact.codecs import LowRank
 from ddsdk_integrations.federated import (
     Alone,
     AverageUpdates,

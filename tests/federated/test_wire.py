@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_payload import local, made, reply
 
-from ddsdk.codecs import Half, LowRank, Uint8
+from ddsdk.artefact.codecs import Half, LowRank, Uint8
 from ddsdk_integrations.federated import Contract, Limits, Packing, inspect_replies
 from ddsdk_integrations.federated.payload import content_digest, pack
 

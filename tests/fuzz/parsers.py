@@ -11,13 +11,13 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["ddsdk"]):
-    from ddsdk.artifact import unpack_artifact
-    from ddsdk.errors import ArtifactError
-    from ddsdk.evaluation import Evaluation
-    from ddsdk.files import strict_json
-    from ddsdk.manifest import decode_manifest
-    from ddsdk.safetensor_header import header_length, parse_header
-    from ddsdk.work.unit import Unit, open_result
+    from ddsdk.artefact.folder import unpack_artifact
+    from ddsdk.artefact.header import header_length, parse_header
+    from ddsdk.artefact.manifest import decode_manifest
+    from ddsdk.experiments.unit import Unit, open_result
+    from ddsdk.foundation.errors import ArtifactError
+    from ddsdk.foundation.files import strict_json
+    from ddsdk.training.protocol import Evaluation
 
 
 def manifest(data):

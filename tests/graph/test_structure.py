@@ -10,7 +10,10 @@ from small_graphs import small_graph
 from torch.nn.functional import normalize, one_hot
 
 import ddsdk as dd
+from ddsdk.foundation import derive
+from ddsdk.synthetic import hard_labels
 from ddsdk.synthetic.set import Leaves
+from ddsdk.training import Ridge
 from ddsdk_integrations.graph import (
     BernoulliEdges,
     DosCond,
@@ -89,14 +92,14 @@ def test_self_expression_is_its_closed_form():
     gram = unit @ unit.T
     c = torch.linalg.inv(gram + 0.5 * gram.trace() / 4 * torch.eye(4)) @ gram
     by_hand = ((c + c.T) / 2).clamp(0, 1) * (1 - torch.eye(4))
-    found = SelfExpressive(dd.Ridge(rule="trace", strength=0.5)).adjacency(x, None)
+    found = SelfExpressive(Ridge(rule="trace", strength=0.5)).adjacency(x, None)
     torch.testing.assert_close(found.double(), by_hand, atol=1e-5, rtol=1e-4)
 
 
 def make_syn(structure, m=6):
     classes = torch.arange(m) // (m // 3)
     return dd.SyntheticSet(
-        SyntheticNodes(features(m), structure, hops=2), dd.hard_labels(classes, 3), classes, 3
+        SyntheticNodes(features(m), structure, hops=2), hard_labels(classes, 3), classes, 3
     )
 
 
@@ -125,12 +128,12 @@ def test_gradients_of_leaves_are_those_of_the_whole_graph(name):
     weights = torch.randn(3, 1, 1, 5, generator=dd.generator(9))
     leaves, rng = Leaves(syn), dd.generator("term")
     for c in range(3):
-        term = (leaves.of_class(c, 9, dd.derive(rng, c)).x.square() * weights[c]).sum()
+        term = (leaves.of_class(c, 9, derive(rng, c)).x.square() * weights[c]).sum()
         torch.autograd.backward(term, inputs=leaves.inputs)
         leaves.pull_back()
     leaves.finish()
     # All terms saw one draw of the edges: that of the first class.
-    whole = direct.parametrization.decode(torch.arange(6), dd.derive(dd.derive(rng, 0), "decode"))[0]
+    whole = direct.parametrization.decode(torch.arange(6), derive(derive(rng, 0), "decode"))[0]
     (whole.square() * weights.repeat_interleave(2, 0)).sum().backward()
     for mine, theirs in zip(syn.parameters(), direct.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad)

@@ -9,8 +9,10 @@ import torch
 
 import ddsdk as dd
 from ddsdk import judge
-from ddsdk.work.executors import Processes
-from ddsdk.work.store import Store
+from ddsdk.experiments.executors import Processes
+from ddsdk.experiments.store import Store
+from ddsdk.foundation import derive
+from ddsdk.training import Pace
 from ddsdk_integrations.nas import Ranking, TrainedOn, distilled_proxy, early_stopping, rank
 from ddsdk_integrations.nas.ranking import network_signature
 
@@ -36,7 +38,7 @@ def test_a_score_is_the_accuracy_that_the_judge_measures(pictures, chosen, train
     proxy = distilled_proxy(chosen, pictures[1], evaluation=training, rng=dd.generator(0))
     protocol = dataclasses.replace(training, **options)
     expected = judge.network_accuracy((chosen.images, chosen.labels), pictures[1], protocol, 0, rng=root)
-    assert proxy(make, dd.derive(root, "network", 0)) == {"score": expected}
+    assert proxy(make, derive(root, "network", 0)) == {"score": expected}
 
 
 def test_soft_and_learned_labels_rates_and_spaces_come_from_the_set(pictures, chosen, candidates):
@@ -123,7 +125,7 @@ def test_bad_proxies_are_refused(pictures, chosen, training):
     with pytest.raises(ValueError, match="steps"):
         TrainedOn(**good, steps=0)
     with pytest.raises(ValueError, match="steps must be None"):
-        TrainedOn(**good, steps=2, pace=dd.Pace((0.1, 0.2)))
+        TrainedOn(**good, steps=2, pace=Pace((0.1, 0.2)))
     with pytest.raises(ValueError, match="statistics"):
         TrainedOn(**good, statistics=batch.x[:1])
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import ddsdk as dd
+from ddsdk.networks import Network, initialise
 from ddsdk_integrations.nas import GradientNorm, NasWot, ParameterCount, SynFlow
 
 SHAPE = (1, 4, 4)
@@ -28,7 +29,7 @@ class Small:
             self.activation(),
         ]
         body = nn.Sequential(*layers, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(8, 3), self.activation())
-        return dd.initialise(dd.Network(body, nn.Linear(3, 3)), rng)
+        return initialise(Network(body, nn.Linear(3, 3)), rng)
 
 
 class Chain:
@@ -36,8 +37,8 @@ class Chain:
 
     def __call__(self, rng):
         layers = [nn.Flatten(), nn.Linear(4, 3, bias=False), nn.Linear(3, 2, bias=False)]
-        network = dd.Network(nn.Sequential(*layers), nn.Linear(2, 2))
-        return dd.initialise(network, rng)
+        network = Network(nn.Sequential(*layers), nn.Linear(2, 2))
+        return initialise(network, rng)
 
 
 def test_parameters_are_counted():

@@ -6,11 +6,16 @@ import dataclasses
 
 import pytest
 import torch
+from ddsdk.training.train import train as train_on
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk.inner.fit import batch_gradient
-from ddsdk.judge import train as train_on
+from ddsdk.judging import trained_network
+from ddsdk.objectives import ByFeatures, FitAndTest, TrainAndTest, by_kernel
+from ddsdk.students import TrainedRuns, Training
+from ddsdk.synthetic import FreeLabels, LearnedScale, Pixels
+from ddsdk.training import CurvaturePenalty, FullyConnectedNTK, Ridge, full_graph
+from ddsdk.training.fit import batch_gradient
 
 SHAPE, CLASSES = (1, 8, 8), torch.arange(3).repeat_interleave(2)
 
@@ -52,7 +57,7 @@ class Recorder:
 def make_syn(scale=None):
     images = torch.randn(6, *SHAPE, generator=dd.generator("images"), dtype=torch.float64)
     rows = torch.eye(3, dtype=torch.float64)[CLASSES] - 1 / 3
-    return dd.SyntheticSet(dd.Pixels(images), dd.FreeLabels(rows), CLASSES, 3, scale=scale).double()
+    return dd.SyntheticSet(Pixels(images), FreeLabels(rows), CLASSES, 3, scale=scale).double()
 
 
 def network(**how):
@@ -75,17 +80,15 @@ def taken(objective, student, syn, real):
 
 OBJECTIVES = {
     "kernel": (
-        dd.FitAndTest(compare=dd.by_kernel, ridge=dd.Ridge(strength=1e-3), real_batch=40),
-        dd.FullyConnectedNTK(depth=1),
+        FitAndTest(compare=by_kernel, ridge=Ridge(strength=1e-3), real_batch=40),
+        FullyConnectedNTK(depth=1),
     ),
-    "features": (dd.FitAndTest(compare=dd.ByFeatures(), ridge=dd.Ridge(strength=1e-3), real_batch=40), None),
+    "features": (FitAndTest(compare=ByFeatures(), ridge=Ridge(strength=1e-3), real_batch=40), None),
     "cross-entropy": (
-        dd.FitAndTest(
-            compare=dd.ByFeatures(), ridge=dd.Ridge(strength=1e-3), real_batch=40, loss="cross-entropy"
-        ),
+        FitAndTest(compare=ByFeatures(), ridge=Ridge(strength=1e-3), real_batch=40, loss="cross-entropy"),
         None,
     ),
-    "unrolled": (dd.TrainAndTest(steps=3, lr=0.1, unroll=dd.full_graph, real_batch=40), None),
+    "unrolled": (TrainAndTest(steps=3, lr=0.1, unroll=full_graph, real_batch=40), None),
 }
 
 
@@ -93,7 +96,7 @@ OBJECTIVES = {
 def test_an_objective_under_attack_is_the_plain_one_on_the_attacked_images(name):
     objective, student = OBJECTIVES[name]
     student = network() if student is None else student
-    recorder, syn = Recorder(), make_syn(dd.LearnedScale(5.0) if name == "cross-entropy" else None)
+    recorder, syn = Recorder(), make_syn(LearnedScale(5.0) if name == "cross-entropy" else None)
     plain, _ = taken(objective, student, syn, Real())
     value, gradients = taken(dataclasses.replace(objective, adversary=recorder), student, syn, Real())
     # What the attack was shown is the loss of the very student that is tested.
@@ -109,7 +112,7 @@ def test_an_objective_under_attack_is_the_plain_one_on_the_attacked_images(name)
 def test_an_adversary_that_does_nothing_changes_nothing(name):
     objective, student = OBJECTIVES[name]
     student = network() if student is None else student
-    syn = make_syn(dd.LearnedScale(5.0) if name == "cross-entropy" else None)
+    syn = make_syn(LearnedScale(5.0) if name == "cross-entropy" else None)
     idle = dataclasses.replace(objective, adversary=lambda loss, x, rng: x)
     (a, first), (b, second) = (taken(o, student, syn, Real()) for o in (objective, idle))
     assert a == b
@@ -122,7 +125,7 @@ def test_adversarial_training_sees_attacked_images_in_every_step(tiny):
     )
     batch, recorder = tiny.batch(torch.arange(len(tiny))), Recorder()
     trained = [
-        dd.trained_network(batch, tiny, evaluation, 0, rng=dd.generator("t"), adversary=adversary)
+        trained_network(batch, tiny, evaluation, 0, rng=dd.generator("t"), adversary=adversary)
         for adversary in (recorder, lambda loss, x, rng: x, None)
     ]
     hard, idle, plain = ([p.detach() for p in t.parameters()] for t in trained)
@@ -157,7 +160,7 @@ def batch_of(n=5):
 
 def test_curvature_is_finite_differences_of_the_input_gradient():
     student, batch = smooth_network(), batch_of()
-    found = dd.CurvaturePenalty(weight=2.0, step=0.7)(student, batch)
+    found = CurvaturePenalty(weight=2.0, step=0.7)(student, batch)
     total = 0.0
     for n in range(len(batch.x)):
         x, y = batch.x[n : n + 1], batch.y[n : n + 1]
@@ -181,7 +184,7 @@ def test_curvature_is_finite_differences_of_the_input_gradient():
 
 def test_a_small_step_measures_the_hessian():
     student, batch = smooth_network(), batch_of(3)
-    found = float(dd.CurvaturePenalty(weight=1.0, step=1e-4)(student, batch).detach()) / 1e-4
+    found = float(CurvaturePenalty(weight=1.0, step=1e-4)(student, batch).detach()) / 1e-4
     total = 0.0
     for n in range(3):
         x, y = batch.x[n : n + 1], batch.y[n : n + 1]
@@ -193,7 +196,7 @@ def test_a_small_step_measures_the_hessian():
 
 def test_gradients_of_the_curvature_reach_the_weights():
     student, batch = smooth_network(), batch_of(2)
-    penalty = dd.CurvaturePenalty(weight=3.0, step=0.5)
+    penalty = CurvaturePenalty(weight=3.0, step=0.5)
     batch_gradient(student, batch, penalty=penalty)
     with_penalty = [p.grad.clone() for p in student.parameters()]
     batch_gradient(student, batch)
@@ -207,11 +210,11 @@ def test_gradients_of_the_curvature_reach_the_weights():
 
 def test_curvature_trains_flatter_networks(tiny, tmp_path):
     make = dd.network_factory("convnet", tiny.image_shape, 3, width=4, depth=1)
-    measure = dd.CurvaturePenalty(weight=1.0, step=1.0)
+    measure = CurvaturePenalty(weight=1.0, step=1.0)
     batch, found = tiny.batch(torch.arange(len(tiny))), []
     for weight in (0.0, 10.0):
-        training = dd.Training(epochs=30, lr=0.05, batch_size=20, curvature=weight, curvature_step=1.0)
-        runs = dd.TrainedRuns(tiny, make, training, count=1, seed=0, folder=tmp_path)
+        training = Training(epochs=30, lr=0.05, batch_size=20, curvature=weight, curvature_step=1.0)
+        runs = TrainedRuns(tiny, make, training, count=1, seed=0, folder=tmp_path)
         found.append(float(measure(runs.network(0), batch).detach()))
     assert found[1] < 0.7 * found[0]
 
@@ -219,10 +222,10 @@ def test_curvature_trains_flatter_networks(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: dd.CurvaturePenalty(weight=-1.0), "weight must be finite and not negative"),
-        (lambda: dd.CurvaturePenalty(step=0.0), "step must be positive"),
-        (lambda: dd.Training(epochs=1, curvature=-1.0), "curvature must be finite"),
-        (lambda: dd.Training(epochs=1, curvature=1.0, sharpness=0.1), "curvature must be 0"),
+        (lambda: CurvaturePenalty(weight=-1.0), "weight must be finite and not negative"),
+        (lambda: CurvaturePenalty(step=0.0), "step must be positive"),
+        (lambda: Training(epochs=1, curvature=-1.0), "curvature must be finite"),
+        (lambda: Training(epochs=1, curvature=1.0, sharpness=0.1), "curvature must be 0"),
         (lambda: dd.SRe2L(teacher_curvature=-1.0), "teacher_curvature must be finite"),
         (lambda: dd.SRe2L(teacher_curvature_step=0.0), "teacher_curvature_step must be positive"),
     ],

@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import interpolate
 
 import ddsdk as dd
+from ddsdk.synthetic import AddressedBases, address_count
 
 CIFAR, MNIST = (3, 32, 32), (1, 28, 28)
 
@@ -16,8 +17,8 @@ CIFAR, MNIST = (3, 32, 32), (1, 28, 28)
 )
 def test_the_budget_pays_the_bases_first_and_then_addresses(shape, ipc, count):
     """CIFAR-10: (10 * 3072 - 16 * 768) / 160 = 115.2; MNIST: (7840 - 16 * 196) / 160 = 29.4, and 470.4."""
-    assert dd.address_count(ipc, 10, shape, bases=16, factor=2) == count
-    stored = dd.AddressedBases(10 * count, shape, bases=16, factor=2, rng=dd.generator(0)).stored_floats()
+    assert address_count(ipc, 10, shape, bases=16, factor=2) == count
+    stored = AddressedBases(10 * count, shape, bases=16, factor=2, rng=dd.generator(0)).stored_floats()
     budget = ipc * 10 * shape[0] * shape[1] * shape[2]
     assert stored <= budget < stored + 10 * 16
 
@@ -26,14 +27,14 @@ def test_a_budget_without_an_address_is_refused():
     with pytest.raises(
         ValueError, match="bases must leave an address for each of 2 classes in 128 floats, got 8"
     ):
-        dd.address_count(1, 2, (1, 8, 8), bases=8, factor=2)
+        address_count(1, 2, (1, 8, 8), bases=8, factor=2)
     with pytest.raises(ValueError, match="factor must be at least 1, got 0"):
-        dd.AddressedBases(4, MNIST, factor=0, rng=dd.generator(0))
+        AddressedBases(4, MNIST, factor=0, rng=dd.generator(0))
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3])
 def test_an_image_is_its_mixture_enlarged(factor):
-    found = dd.AddressedBases(6, (2, 8, 7), bases=4, factor=factor, rng=dd.generator(1)).double()
+    found = AddressedBases(6, (2, 8, 7), bases=4, factor=factor, rng=dd.generator(1)).double()
     slots = torch.tensor([5, 0, 0, 3])
     images, owners = found.decode(slots, dd.generator(0))
     assert torch.equal(owners, slots)
@@ -48,7 +49,7 @@ def test_enough_bases_hold_the_images_themselves_and_fewer_the_nearest():
     images = torch.randn(6, 2, 5, 7, generator=dd.generator("images"))
     gaps = []
     for bases in (8, 6, 3, 2):
-        found = dd.AddressedBases(6, (2, 5, 7), bases=bases, factor=1, rng=dd.generator(1))
+        found = AddressedBases(6, (2, 5, 7), bases=bases, factor=1, rng=dd.generator(1))
         found.encode(images)
         decoded, _ = found.decode(torch.arange(6), dd.generator(0))
         gaps.append(float((decoded - images).square().sum().detach()))
@@ -62,7 +63,7 @@ def test_every_basis_can_move_from_any_start():
     """No basis and its addresses are both zero, where neither would have a gradient."""
     images = torch.randn(3, 1, 6, 6, generator=dd.generator("images"))
     for encoded in (False, True):
-        found = dd.AddressedBases(3, (1, 6, 6), bases=5, factor=2, rng=dd.generator(1))
+        found = AddressedBases(3, (1, 6, 6), bases=5, factor=2, rng=dd.generator(1))
         if encoded:
             found.encode(images)
         x, _ = found.decode(torch.arange(3), dd.generator(0))

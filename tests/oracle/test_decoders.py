@@ -12,7 +12,23 @@ from torch.autograd import gradcheck
 from torch.func import functional_call
 
 import ddsdk as dd
+from ddsdk.foundation import derive
+from ddsdk.networks import initialise
+from ddsdk.objectives import Inversion, ViewSimilarity
 from ddsdk.students.contrast import supervised_contrast
+from ddsdk.synthetic import (
+    Codes,
+    ConditionalGenerator,
+    Frequency,
+    Hallucination,
+    Latent,
+    Pixels,
+    class_slots,
+    code_shape,
+    hallucinator_floats,
+    hard_labels,
+    tiny_decoder,
+)
 from ddsdk.synthetic.frequency import cosine_rows
 
 
@@ -72,7 +88,7 @@ def slow_hallucination(p, slot, h):
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_hallucination_equals_loops(channels):
-    found = dd.Hallucination(random(3, channels, 4, 5), 2, channels=2, rng=dd.generator(0))
+    found = Hallucination(random(3, channels, 4, 5), 2, channels=2, rng=dd.generator(0))
     with torch.no_grad():
         for name, p in found.named_parameters():
             p.copy_(random(*p.shape, key=name))
@@ -83,7 +99,7 @@ def test_hallucination_equals_loops(channels):
 
 
 def test_a_sampled_hallucination_is_one_of_all():
-    found = dd.Hallucination(random(3, 2, 4, 5), 3, rng=dd.generator(0))
+    found = Hallucination(random(3, 2, 4, 5), 3, rng=dd.generator(0))
     whole, _ = found.decode(torch.arange(3), dd.generator(0))
     found.sampled = True
     seen = set()
@@ -121,8 +137,8 @@ def slow_tiny_decoder(decoder, code, shape):
 
 def test_codes_equal_loops():
     shape = (1, 6, 7)
-    decoders = [dd.tiny_decoder(shape, dd.generator(i)).double() for i in range(2)]
-    found = dd.Codes(random(3, *dd.code_shape(shape)), decoders)
+    decoders = [tiny_decoder(shape, dd.generator(i)).double() for i in range(2)]
+    found = Codes(random(3, *code_shape(shape)), decoders)
     with torch.no_grad():
         images, owners = found.decode(torch.tensor([1, 1, 0]), dd.generator(0))
         wanted = [slow_tiny_decoder(d, found.codes[slot], shape) for slot in (1, 1, 0) for d in decoders]
@@ -152,16 +168,16 @@ def slow_generator(generator, latent, c, shape):
 
 def test_latents_equal_loops():
     shape = (2, 5, 6)
-    generator = dd.initialise(dd.ConditionalGenerator(shape, 3, dim=4, width=2), dd.generator(0)).double()
+    generator = initialise(ConditionalGenerator(shape, 3, dim=4, width=2), dd.generator(0)).double()
     latents, classes = random(3, 4), torch.tensor([2, 0, 1])
-    found = dd.Latent(generator, latents, classes)
+    found = Latent(generator, latents, classes)
     slots = [2, 0, 1, 1]
     with torch.no_grad():
         images, owners = found.decode(torch.tensor(slots), dd.generator(0))
         wanted = [slow_generator(generator, latents[s], int(classes[s]), shape) for s in slots]
         torch.testing.assert_close(images, torch.stack(wanted), rtol=1e-12, atol=1e-12)
         for layer in (1, 2):
-            inner = dd.Latent(generator.after(layer), generator.inner(latents, classes, layer))
+            inner = Latent(generator.after(layer), generator.inner(latents, classes, layer))
             again, _ = inner.decode(torch.tensor(slots), dd.generator(0))
             torch.testing.assert_close(again, images, rtol=1e-12, atol=1e-12)
     assert owners.tolist() == slots
@@ -170,7 +186,7 @@ def test_latents_equal_loops():
 def test_any_module_from_latents_to_images_is_a_generator():
     linear = nn.Sequential(nn.Linear(3, 2 * 4 * 5), nn.Unflatten(1, (2, 4, 5))).double()
     latents = random(4, 3)
-    images, _ = dd.Latent(linear, latents).decode(torch.tensor([3, 1]), dd.generator(0))
+    images, _ = Latent(linear, latents).decode(torch.tensor([3, 1]), dd.generator(0))
     wanted = latents[[3, 1]] @ linear[0].weight.T + linear[0].bias
     torch.testing.assert_close(images.flatten(1), wanted, rtol=1e-12, atol=1e-12)
 
@@ -191,7 +207,7 @@ def test_cosine_rows_equal_their_formula(n):
 def test_frequencies_equal_scipy(shape):
     images = random(*shape)
     wanted = torch.from_numpy(dctn(images.numpy(), type=2, norm="ortho", axes=(2, 3)))
-    found = dd.Frequency(images, 1.0)
+    found = Frequency(images, 1.0)
     torch.testing.assert_close(found.coefficients.detach(), wanted, rtol=0, atol=1e-13)
     decoded, owners = found.decode(torch.arange(len(images)), dd.generator(0))
     torch.testing.assert_close(decoded, images, rtol=0, atol=1e-13)
@@ -201,14 +217,14 @@ def test_frequencies_equal_scipy(shape):
 @pytest.mark.parametrize("fraction", [0.05, 0.3, 0.6])
 def test_fewer_frequencies_are_the_low_ones_and_the_nearest_images(fraction):
     images = random(2, 1, 6, 8)
-    found = dd.Frequency(images, fraction)
+    found = Frequency(images, fraction)
     rows, columns = (max(1, round(side * math.sqrt(fraction))) for side in (6, 8))
     assert found.stored_floats() == 2 * rows * columns
     full = torch.from_numpy(dctn(images.numpy(), type=2, norm="ortho", axes=(2, 3)))
     torch.testing.assert_close(found.coefficients.detach(), full[:, :, :rows, :columns], rtol=0, atol=1e-13)
     # Nearest: what is lost is orthogonal to all that can be stored.
     decoded, _ = found.decode(torch.arange(2), dd.generator(0))
-    lost = dd.Frequency((images - decoded).detach(), fraction)
+    lost = Frequency((images - decoded).detach(), fraction)
     assert float(lost.coefficients.abs().max()) < 1e-13
 
 
@@ -225,16 +241,16 @@ class Decoded(nn.Module):
 
 def parametrizations():
     shape = (1, 4, 5)
-    generator = dd.initialise(dd.ConditionalGenerator(shape, 2, dim=3, width=1), dd.generator(1))
-    decoders = [dd.tiny_decoder(shape, dd.generator(i)) for i in range(2)]
+    generator = initialise(ConditionalGenerator(shape, 2, dim=3, width=1), dd.generator(1))
+    decoders = [tiny_decoder(shape, dd.generator(i)) for i in range(2)]
     classes = torch.tensor([0, 1, 1])
     return {
-        "hallucination": dd.Hallucination(random(3, *shape), 2, rng=dd.generator(0)),
-        "sampled": dd.Hallucination(random(3, *shape), 2, sampled=True, rng=dd.generator(0)),
-        "codes": dd.Codes(random(3, *dd.code_shape(shape)), decoders),
-        "latent": dd.Latent(generator, random(3, 3), classes),
-        "learned": dd.Latent(generator, random(3, 3), classes, learned=True),
-        "frequency": dd.Frequency(random(3, *shape), 0.5),
+        "hallucination": Hallucination(random(3, *shape), 2, rng=dd.generator(0)),
+        "sampled": Hallucination(random(3, *shape), 2, sampled=True, rng=dd.generator(0)),
+        "codes": Codes(random(3, *code_shape(shape)), decoders),
+        "latent": Latent(generator, random(3, 3), classes),
+        "learned": Latent(generator, random(3, 3), classes, learned=True),
+        "frequency": Frequency(random(3, *shape), 0.5),
     }
 
 
@@ -254,21 +270,21 @@ def test_gradients_through_decoders_agree_with_finite_differences(name):
 
 @pytest.mark.parametrize(("channels", "wanted"), [(3, 5568), (1, 84 + 84 + 5400 - 54)])
 def test_one_hallucinator_for_cifar_has_as_many_floats_as_published(channels, wanted):
-    assert dd.hallucinator_floats((3, 32, 32), channels) == wanted
-    found = dd.Hallucination(torch.zeros(10, channels, 32, 32), 5, channels=3, rng=dd.generator(0))
+    assert hallucinator_floats((3, 32, 32), channels) == wanted
+    found = Hallucination(torch.zeros(10, channels, 32, 32), 5, channels=3, rng=dd.generator(0))
     assert found.stored_floats() == 10 * channels * 32 * 32 + 5 * wanted
 
 
 def test_five_hallucinators_weigh_nine_images():
-    assert round(5 * dd.hallucinator_floats((3, 32, 32), 3) / 3072, 2) == 9.06
+    assert round(5 * hallucinator_floats((3, 32, 32), 3) / 3072, 2) == 9.06
 
 
 @pytest.mark.parametrize(("shape", "decoder"), [((1, 28, 28), 185), ((3, 32, 32), 1635)])
 def test_a_code_is_a_quarter_of_an_image_and_decoders_are_tiny(shape, decoder):
-    assert math.prod(dd.code_shape(shape)) * 4 == math.prod(shape)
-    made = dd.tiny_decoder(shape, dd.generator(0))
+    assert math.prod(code_shape(shape)) * 4 == math.prod(shape)
+    made = tiny_decoder(shape, dd.generator(0))
     assert sum(p.numel() for p in made.parameters()) == decoder
-    assert made(torch.zeros(2, *dd.code_shape(shape))).shape == (2, *shape)
+    assert made(torch.zeros(2, *code_shape(shape))).shape == (2, *shape)
 
 
 def slow_cosine(a, b):
@@ -279,14 +295,14 @@ def slow_cosine(a, b):
 def test_similarity_equals_loops(tiny, views):
     make = dd.network_factory("convnet", tiny.image_shape, 3, width=4, depth=1)
     student = make(dd.generator(0))
-    classes = dd.class_slots(3, 2)
+    classes = class_slots(3, 2)
     bases = tiny.batch(torch.arange(6)).x
-    found = dd.Hallucination(bases, views, rng=dd.generator(0))
-    syn = dd.SyntheticSet(found, dd.hard_labels(classes, 3), classes, 3)
-    terms = list(dd.ViewSimilarity(views=views)(student, tiny, syn, dd.generator("s")))
+    found = Hallucination(bases, views, rng=dd.generator(0))
+    syn = dd.SyntheticSet(found, hard_labels(classes, 3), classes, 3)
+    terms = list(ViewSimilarity(views=views)(student, tiny, syn, dd.generator("s")))
     images, _ = found.decode(torch.arange(6), dd.generator(0))
     for c, term in enumerate(terms):
-        key = dd.derive(dd.derive(dd.generator("s"), "class", c), "views")
+        key = derive(derive(dd.generator("s"), "class", c), "views")
         a, b = torch.randperm(views, generator=key)[:2].tolist()
         with torch.no_grad():
             features = student.embed(images).view(6, views, -1)
@@ -315,12 +331,12 @@ def test_inversion_equals_loops(tiny):
     classes = torch.tensor([0, 0, 2])
     anchors = random(3, 3, 8, 12)
     images = random(3, 3, 8, 12, key="images")
-    syn = dd.SyntheticSet(dd.Pixels(images), dd.hard_labels(classes, 3), classes, 3)
-    terms = [float(t) for t in dd.Inversion(anchors)(None, tiny, syn, dd.generator(0))]
+    syn = dd.SyntheticSet(Pixels(images), hard_labels(classes, 3), classes, 3)
+    terms = [float(t) for t in Inversion(anchors)(None, tiny, syn, dd.generator(0))]
     gaps = [
         sum((float(a) - float(b)) ** 2 for a, b in zip(x.flatten(), y.flatten(), strict=True))
         for x, y in zip(images, anchors, strict=True)
     ]
     assert terms == pytest.approx([(gaps[0] + gaps[1]) / 2, gaps[2]], rel=1e-12)
-    same = dd.Inversion(images)(None, tiny, syn, dd.generator(0))
+    same = Inversion(images)(None, tiny, syn, dd.generator(0))
     assert [float(t) for t in same] == [0, 0]

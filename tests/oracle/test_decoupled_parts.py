@@ -8,11 +8,15 @@ import pytest
 import torch
 
 import ddsdk as dd
+from ddsdk.data import easiest_crops
 from ddsdk.data.crops import cropped, random_boxes
 from ddsdk.data.sources import Batch
+from ddsdk.foundation import derive
 from ddsdk.networks.norms import calibrate_batch_norm_
+from ddsdk.objectives import StatisticsMatch, StatisticsTeacher
 from ddsdk.objectives.statistics import batch_moments
 from ddsdk.recipes.parts import hard_set, pixel_set
+from ddsdk.synthetic import MultiFormation, relabelled
 
 SHAPE = (2, 8, 8)
 
@@ -73,7 +77,7 @@ def slow_gap(z, layer):
 def test_gaps_are_those_of_a_loop_over_channels(network):
     teacher, images = network
     x = torch.randn(6, *images.shape[1:], generator=dd.generator("batch"), dtype=torch.float64)
-    logits, gaps = dd.StatisticsTeacher(teacher)(x)
+    logits, gaps = StatisticsTeacher(teacher)(x)
     torch.testing.assert_close(logits, teacher(x))
     layers = [m for m in teacher.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     slow = [slow_gap(z, m) for z, m in zip(inputs_of_norms(teacher, x), layers, strict=True)]
@@ -90,17 +94,17 @@ def test_the_batch_that_the_statistics_are_of_has_no_gap(network):
         for z, layer in zip(inputs_of_norms(teacher, images), layers, strict=True):
             layer.running_mean.copy_(z.mean((0, 2, 3)))
             layer.running_var.copy_(z.var((0, 2, 3)))
-    _, gaps = dd.StatisticsTeacher(teacher)(images)
+    _, gaps = StatisticsTeacher(teacher)(images)
     torch.testing.assert_close(gaps, torch.zeros_like(gaps), rtol=0, atol=1e-9)
-    _, moved = dd.StatisticsTeacher(teacher)(images + 1)
+    _, moved = StatisticsTeacher(teacher)(images + 1)
     assert float(moved.sum()) > 0.1
 
 
 def test_the_objective_is_its_formula(network):
     teacher, images = network
-    student = dd.StatisticsTeacher(teacher)
+    student = StatisticsTeacher(teacher)
     source = Slots(images[:6], torch.tensor([0, 0, 1, 1, 2, 2]), 3)
-    match = dd.StatisticsMatch(weight=0.3, first=7.0)
+    match = StatisticsMatch(weight=0.3, first=7.0)
     terms = list(match(student, source, source, dd.generator(0)))
     assert len(terms) == 2
     for i, term in enumerate(terms):
@@ -112,8 +116,8 @@ def test_the_objective_is_its_formula(network):
 
 def test_its_gradient_is_that_of_finite_differences(network):
     teacher, images = network
-    student = dd.StatisticsTeacher(teacher)
-    match = dd.StatisticsMatch(weight=0.5, augmentation=dd.Augmentation("crop+color"))
+    student = StatisticsTeacher(teacher)
+    match = StatisticsMatch(weight=0.5, augmentation=dd.Augmentation("crop+color"))
     classes = torch.tensor([0, 0, 1, 1, 2, 2])
 
     def loss(x):
@@ -187,15 +191,15 @@ def test_the_easiest_crops_are_those_of_a_full_search():
         return y.mean((1, 2, 3))
 
     rng = dd.generator("search")
-    found = dd.easiest_crops(x, score, rng, keep=n * crops, crops=crops)
-    drawn = [random_boxes(n, dd.derive(rng, "boxes", j)) for j in range(crops)]
+    found = easiest_crops(x, score, rng, keep=n * crops, crops=crops)
+    drawn = [random_boxes(n, derive(rng, "boxes", j)) for j in range(crops)]
     everything = [
         sorted((float(score(one)), one) for one in (cropped(x[i : i + 1], b[i : i + 1]) for b in drawn))
         for i in range(n)
     ]
     wanted = [one for rank in range(crops) for _, one in sorted(row[rank] for row in everything)]
     torch.testing.assert_close(found, torch.cat(wanted))
-    some = dd.easiest_crops(x, score, rng, keep=7, crops=crops)
+    some = easiest_crops(x, score, rng, keep=7, crops=crops)
     assert torch.equal(some, found[:7])
 
 
@@ -207,10 +211,10 @@ def test_a_planted_easy_crop_is_found():
     def score(y):
         return -y.mean((1, 2, 3))
 
-    found = dd.easiest_crops(x, score, dd.generator("crops"), keep=1, crops=100, smallest=0.2)
+    found = easiest_crops(x, score, dd.generator("crops"), keep=1, crops=100, smallest=0.2)
     assert float(found.mean()) > 0.99
     # Each image has a crop before any has a second one, so the others follow.
-    two = dd.easiest_crops(x, score, dd.generator("crops"), keep=2, crops=100, smallest=0.2)
+    two = easiest_crops(x, score, dd.generator("crops"), keep=2, crops=100, smallest=0.2)
     assert torch.equal(two[:1], found)
     assert float(two[1].mean()) < 0.8
 
@@ -219,7 +223,7 @@ def test_a_planted_easy_crop_is_found():
 def test_soft_labels_are_the_softmax_of_the_teacher(tiny, make_student, temperature):
     syn = pixel_set(tiny, 3, "real", dd.generator(0))
     teacher = make_student(dd.generator("teacher"))
-    labelled = dd.relabelled(syn, teacher, dd.generator(0), temperature=temperature)
+    labelled = relabelled(syn, teacher, dd.generator(0), temperature=temperature)
     rows = labelled.labels.rows(torch.arange(9))
     for i, image in enumerate(syn.parametrization.images.detach()):
         logits = (teacher(image[None])[0] / temperature).tolist()
@@ -231,9 +235,9 @@ def test_soft_labels_are_the_softmax_of_the_teacher(tiny, make_student, temperat
 
 def test_a_slot_of_several_images_has_their_mean_row(tiny, make_student):
     images = torch.randn(6, 3, 8, 12, generator=dd.generator("canvases"))
-    syn = hard_set(tiny, 2, dd.MultiFormation(images, 2))
+    syn = hard_set(tiny, 2, MultiFormation(images, 2))
     teacher = make_student(dd.generator("teacher"))
-    rows = dd.relabelled(syn, teacher, dd.generator(0)).labels.rows(torch.arange(6))
+    rows = relabelled(syn, teacher, dd.generator(0)).labels.rows(torch.arange(6))
     decoded, owners = syn.parametrization.decode(torch.arange(6), dd.generator(0))
     each = teacher(decoded.detach()).softmax(1)
     for i in range(6):

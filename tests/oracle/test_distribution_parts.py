@@ -11,9 +11,21 @@ from torch.autograd import gradcheck
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk.inner.micro import MICRO_BATCH
+from ddsdk.foundation import derive
+from ddsdk.objectives import (
+    AttentionMaps,
+    CharacteristicDistance,
+    CharacteristicFunction,
+    Discrimination,
+    GaussianMMD,
+    LayerSquares,
+    all_features,
+    layer_means,
+)
 from ddsdk.objectives.byproducts import in_pieces, stacked
+from ddsdk.synthetic import FixedLabels, Pixels, class_slots
 from ddsdk.synthetic.set import Leaves
+from ddsdk.training.micro import MICRO_BATCH
 
 DOUBLE = torch.float64
 
@@ -66,19 +78,19 @@ def slow_mmd(x, y, scales):
 
 def test_mmd_equals_a_double_loop():
     x, y = normal(4, 3), normal(6, 3, key="y") + 1
-    found = dd.GaussianMMD((0.5, 2.0))([x], [y])
+    found = GaussianMMD((0.5, 2.0))([x], [y])
     assert math.isclose(float(found), slow_mmd(x, y, (0.5, 2.0)), rel_tol=1e-10)
-    two = dd.GaussianMMD((0.5, 2.0))([x, y], [y, x])
+    two = GaussianMMD((0.5, 2.0))([x, y], [y, x])
     torch.testing.assert_close(two, 2 * found)
 
 
 def test_mmd_of_equal_samples_is_zero():
     x = normal(5, 3)
-    assert abs(float(dd.GaussianMMD()([x], [x[torch.tensor([3, 1, 4, 0, 2])]]))) < 1e-12
+    assert abs(float(GaussianMMD()([x], [x[torch.tensor([3, 1, 4, 0, 2])]]))) < 1e-12
     # A sample and its double hold the same distribution.
-    assert abs(float(dd.GaussianMMD()([x], [torch.cat([x, x])]))) < 1e-12
+    assert abs(float(GaussianMMD()([x], [torch.cat([x, x])]))) < 1e-12
     one = x[:1].clone().requires_grad_()
-    value = dd.GaussianMMD()([one], [one.detach()])
+    value = GaussianMMD()([one], [one.detach()])
     value.backward()
     assert float(value.detach()) == 0.0
     assert float(one.grad.abs().sum()) == 0.0
@@ -87,7 +99,7 @@ def test_mmd_of_equal_samples_is_zero():
 def test_a_wide_kernel_sees_the_mean_alone():
     x, y = normal(4, 3), normal(6, 3, key="y") + 1
     torch.testing.assert_close(
-        dd.GaussianMMD((1e5,))([x], [y]), (x.mean(0) - y.mean(0)).square().sum(), rtol=1e-4, atol=0
+        GaussianMMD((1e5,))([x], [y]), (x.mean(0) - y.mean(0)).square().sum(), rtol=1e-4, atol=0
     )
 
 
@@ -95,13 +107,13 @@ def test_mmd_sees_a_spread_that_the_mean_does_not():
     x = normal(50, 3)
     y = 3 * x - 2 * x.mean(0)
     torch.testing.assert_close(x.mean(0), y.mean(0))
-    assert float(dd.GaussianMMD()([x], [y])) > 0.1
+    assert float(GaussianMMD()([x], [y])) > 0.1
 
 
 def test_mmd_keeps_its_digits_far_from_the_origin():
     x, y = normal(8, 64), normal(8, 64, key="y")
-    found = dd.GaussianMMD()([x.float() + 100], [y.float() + 100])
-    torch.testing.assert_close(found.double(), dd.GaussianMMD()([x], [y]), rtol=1e-3, atol=0)
+    found = GaussianMMD()([x.float() + 100], [y.float() + 100])
+    torch.testing.assert_close(found.double(), GaussianMMD()([x], [y]), rtol=1e-3, atol=0)
 
 
 def test_mmd_gradient():
@@ -118,7 +130,7 @@ def test_mmd_gradient():
 
     assert gradcheck(fixed, x)
     (wanted,) = torch.autograd.grad(fixed(x), x)
-    (found,) = torch.autograd.grad(dd.GaussianMMD((0.5,))([x], [y]), x)
+    (found,) = torch.autograd.grad(GaussianMMD((0.5,))([x], [y]), x)
     torch.testing.assert_close(found, wanted)
 
 
@@ -130,7 +142,7 @@ def test_characteristic_distance_equals_complex_numbers(amplitude, phase):
         p, q = complex(re, im), complex(re2, im2)
         turned = 1 - math.cos(cmath.phase(p) - cmath.phase(q))
         total += math.sqrt(amplitude * (abs(p) - abs(q)) ** 2 + phase * 2 * abs(p) * abs(q) * turned)
-    found = dd.CharacteristicDistance(amplitude=amplitude, phase=phase)(a, b)
+    found = CharacteristicDistance(amplitude=amplitude, phase=phase)(a, b)
     assert math.isclose(float(found), total / 7, rel_tol=1e-10)
     if amplitude == phase:
         gaps = [
@@ -143,11 +155,11 @@ def test_characteristic_distance_equals_complex_numbers(amplitude, phase):
 def test_characteristic_distance_gradient_and_zero():
     p = [normal(5, key=k).requires_grad_() for k in "pq"]
     q = [normal(5, key=k) for k in "rs"]
-    assert gradcheck(lambda *p: dd.CharacteristicDistance(amplitude=0.3, phase=0.7)(p, q), p)
+    assert gradcheck(lambda *p: CharacteristicDistance(amplitude=0.3, phase=0.7)(p, q), p)
     for dtype in (torch.float32, DOUBLE):
         for values in (torch.zeros(2, 3, dtype=dtype), normal(2, 3).to(dtype)):
             a = values.clone().requires_grad_()
-            value = dd.CharacteristicDistance()(list(a), list(values))
+            value = CharacteristicDistance()(list(a), list(values))
             value.backward()
             assert float(value.detach()) < 1e-15
             assert float(a.grad.abs().sum()) == 0.0
@@ -162,8 +174,8 @@ def test_layer_squares():
         ((9.0, 3.0, 2.0, 5.0), (3.0, 2.0, 5.0)),
     ):
         wanted = sum(w * g for w, g in zip(full, gaps, strict=True))
-        assert math.isclose(float(dd.LayerSquares(weights)(a, b)), wanted, rel_tol=1e-12)
-    assert float(dd.LayerSquares((1.0,))(a, a)) == 0.0
+        assert math.isclose(float(LayerSquares(weights)(a, b)), wanted, rel_tol=1e-12)
+    assert float(LayerSquares((1.0,))(a, a)) == 0.0
 
 
 # Byproducts
@@ -186,7 +198,7 @@ def test_attention_maps_equal_loops(power):
                 mean += torch.tensor([v / length for v in attention], dtype=DOUBLE) / len(a)
             wanted.append(mean)
         x = pool(a)
-    found = dd.AttentionMaps(power)(student, batch, graph=False)
+    found = AttentionMaps(power)(student, batch, graph=False)
     assert len(found) == 3
     for one, other in zip(found, [*wanted, student(batch.x).mean(0)], strict=True):
         torch.testing.assert_close(one, other.detach())
@@ -198,14 +210,14 @@ def test_layer_means_equal_loops():
     first = student.body[0][:-1](batch.x)
     second = student.body[1][:-1](student.body[0](batch.x))
     wanted = [first.mean(0).flatten(), second.mean(0).flatten(), student.embed(batch.x).mean(0)]
-    for one, other in zip(dd.layer_means(student, batch, graph=False), wanted, strict=True):
+    for one, other in zip(layer_means(student, batch, graph=False), wanted, strict=True):
         torch.testing.assert_close(one, other.detach())
 
 
 def test_characteristic_function_equals_complex_numbers():
     student, batch = network(), images(3)
     frequencies = normal(16, 5, key="t")
-    cos, sin = dd.CharacteristicFunction(frequencies)(student, batch, graph=False)
+    cos, sin = CharacteristicFunction(frequencies)(student, batch, graph=False)
     features = student.embed(batch.x).tolist()
     for k, t in enumerate(frequencies.T.tolist()):
         values = []
@@ -218,9 +230,9 @@ def test_characteristic_function_equals_complex_numbers():
 
 
 MEANS = {
-    "layers": dd.layer_means,
-    "attention": dd.AttentionMaps(),
-    "characteristic": dd.CharacteristicFunction(normal(16, 5, key="t")),
+    "layers": layer_means,
+    "attention": AttentionMaps(),
+    "characteristic": CharacteristicFunction(normal(16, 5, key="t")),
 }
 
 
@@ -231,13 +243,13 @@ def test_pieces_of_a_mean_add_up(name, monkeypatch):
     whole = MEANS[name](student, batch, graph=False)
     for one, other in zip(in_pieces(MEANS[name], student, batch), whole, strict=True):
         torch.testing.assert_close(one, other)
-    rows = stacked(dd.all_features, student, batch)
+    rows = stacked(all_features, student, batch)
     torch.testing.assert_close(rows[0], student.embed(batch.x).detach())
 
 
 @pytest.mark.parametrize("name", [*MEANS, "rows"])
 def test_byproducts_have_a_graph_when_asked_and_the_right_gradient(name):
-    byproduct = {**MEANS, "rows": dd.all_features}[name]
+    byproduct = {**MEANS, "rows": all_features}[name]
     student = network(activation="sigmoid")
     batch = images(2)
     assert not any(t.requires_grad for t in byproduct(student, batch, graph=False))
@@ -252,9 +264,9 @@ NETWORKS = [("mlp", 3, 1), ("lenet", 5, 2), ("alexnet", 6, 5), ("resnet10", 7, 9
 def test_other_networks_have_layers_too(name, layers, attentions):
     batch = images(2, (2, 16, 16))
     student = network((2, 16, 16), name=name)
-    found = dd.layer_means(student, batch, graph=False)
+    found = layer_means(student, batch, graph=False)
     torch.testing.assert_close(found[-1], student.embed(batch.x).mean(0).detach())
-    maps = dd.AttentionMaps()(student, batch, graph=False)
+    maps = AttentionMaps()(student, batch, graph=False)
     torch.testing.assert_close(maps[-1], student(batch.x).mean(0).detach())
     assert (len(found), len(maps)) == (layers, attentions)
 
@@ -265,7 +277,7 @@ def test_other_networks_have_layers_too(name, layers, attentions):
 def discriminate(real, syn, student, objective=None):
     """The loss and the gradient of the images, as a distillation takes them."""
     leaves, total = Leaves(syn), 0.0
-    for term in (objective or dd.Discrimination(real_batch=4))(
+    for term in (objective or Discrimination(real_batch=4))(
         student, Doubled(real), leaves, dd.generator("d")
     ):
         torch.autograd.backward(term, inputs=leaves.inputs)
@@ -275,25 +287,23 @@ def discriminate(real, syn, student, objective=None):
 
 
 def synthetic(real, ipc=2, classes=None):
-    classes = dd.class_slots(real.num_classes, ipc) if classes is None else classes
-    labels = dd.FixedLabels(torch.eye(real.num_classes, dtype=DOUBLE)[classes])
-    return dd.SyntheticSet(
-        dd.Pixels(normal(len(classes), *real.image_shape)), labels, classes, real.num_classes
-    )
+    classes = class_slots(real.num_classes, ipc) if classes is None else classes
+    labels = FixedLabels(torch.eye(real.num_classes, dtype=DOUBLE)[classes])
+    return dd.SyntheticSet(Pixels(normal(len(classes), *real.image_shape)), labels, classes, real.num_classes)
 
 
 @pytest.mark.parametrize("augmentation", ["", "crop"])
 def test_discrimination_equals_the_plain_version(tiny, augmentation):
     syn, student = synthetic(tiny), network(tiny.image_shape)
-    objective = dd.Discrimination(real_batch=4, augmentation=dd.Augmentation(augmentation))
+    objective = Discrimination(real_batch=4, augmentation=dd.Augmentation(augmentation))
     total, gradient = discriminate(tiny, syn, student, objective)
     x = syn.parametrization.images.detach().clone().requires_grad_()
-    draw = objective.augmentation.siamese(dd.derive(dd.generator("d"), "augmentation"))
+    draw = objective.augmentation.siamese(derive(dd.generator("d"), "augmentation"))
     features = student.embed(draw(x))
     centres = torch.stack([features[2 * c : 2 * c + 2].mean(0) for c in range(3)])
     loss = 0.0
     for c in range(3):
-        batch = Doubled(tiny).of_class(c, 4, dd.derive(dd.generator("d"), "real", c))
+        batch = Doubled(tiny).of_class(c, 4, derive(dd.generator("d"), "real", c))
         for image in batch.x:
             logits = student.embed(draw(image[None])).detach()[0] @ centres.T
             loss = loss + torch.logsumexp(logits, 0) - logits[c]
@@ -322,7 +332,7 @@ def test_discrimination_leaves_out_classes_without_images(tiny):
     centres = student.embed(syn.parametrization.images.detach())
     wanted = 0.0
     for i, c in enumerate((0, 2)):
-        batch = Doubled(tiny).of_class(c, 4, dd.derive(dd.generator("d"), "real", c))
+        batch = Doubled(tiny).of_class(c, 4, derive(dd.generator("d"), "real", c))
         logits = student.embed(batch.x) @ centres.T
         wanted += float(cross_entropy(logits, torch.full((len(logits),), i), reduction="sum").detach())
     assert math.isclose(total, wanted, rel_tol=1e-10)

@@ -9,8 +9,24 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk.inner.micro import MICRO_BATCH
+from ddsdk.foundation import derive
+from ddsdk.objectives import (
+    ClassMatch,
+    CollectiveMatch,
+    FilterGap,
+    Representative,
+    absolute,
+    body_gradients,
+    cluster_members,
+    filter_cosine,
+    squared,
+    weight_gradients,
+)
+from ddsdk.students import Interpolated, Perturbed, TrainedRuns, Training, perturb_filters_
+from ddsdk.synthetic import FixedLabels, LearnedLabels, Pixels
 from ddsdk.synthetic.set import Leaves
+from ddsdk.training import weight_vector
+from ddsdk.training.micro import MICRO_BATCH
 
 
 class Cast:
@@ -37,8 +53,8 @@ def synthetic(real, sizes=(3, 1, 2), *, learned=False):
     classes = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
     images = torch.randn(len(classes), *real.image_shape, generator=dd.generator("set"), dtype=torch.float64)
     one_hot = torch.eye(real.num_classes, dtype=torch.float64)[classes]
-    labels = dd.LearnedLabels(2 * one_hot) if learned else dd.FixedLabels(one_hot)
-    return dd.SyntheticSet(dd.Pixels(images), labels, classes, real.num_classes)
+    labels = LearnedLabels(2 * one_hot) if learned else FixedLabels(one_hot)
+    return dd.SyntheticSet(Pixels(images), labels, classes, real.num_classes)
 
 
 def matched(objective, student, real, syn, rng):
@@ -88,9 +104,9 @@ def slow_gap(weight):
 
 
 DISTANCES = {
-    "absolute": (dd.absolute, slow_absolute),
-    "angle": (dd.FilterGap(0), slow_gap(0)),
-    "angle and length": (dd.FilterGap(0.3), slow_gap(0.3)),
+    "absolute": (absolute, slow_absolute),
+    "angle": (FilterGap(0), slow_gap(0)),
+    "angle and length": (FilterGap(0.3), slow_gap(0.3)),
 }
 
 
@@ -118,9 +134,9 @@ def test_zero_and_equal_byproducts_do_not_give_nan(name, zero):
 def test_the_angle_alone_does_not_see_length():
     a, _ = pairs()
     longer = [3 * t for t in a]
-    assert float(dd.filter_cosine(a, longer)) < 1e-4
+    assert float(filter_cosine(a, longer)) < 1e-4
     gaps = sum(float(2 * row.norm()) for t in a for row in t)
-    assert math.isclose(float(dd.FilterGap(1.0)(a, longer)), gaps, rel_tol=1e-4)
+    assert math.isclose(float(FilterGap(1.0)(a, longer)), gaps, rel_tol=1e-4)
 
 
 # Byproducts.
@@ -131,21 +147,21 @@ def test_body_gradients_are_those_of_all_weights_but_the_head(tiny, name):
     make = dd.network_factory(name, tiny.image_shape, tiny.num_classes)
     student = make(dd.generator(0)).double()
     x, y = Cast(tiny).mixed(5, dd.generator(1))
-    found = dd.body_gradients(student, dd.Batch(x, y), graph=True)
+    found = body_gradients(student, dd.Batch(x, y), graph=True)
     expected = loss_gradients(student, x, y, skip=1)
-    assert len(found) == len(dd.weight_gradients(student, dd.Batch(x, y), graph=False)) - 1
+    assert len(found) == len(weight_gradients(student, dd.Batch(x, y), graph=False)) - 1
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
         assert a.requires_grad
         assert a.shape[0] != tiny.num_classes
-    assert not any(g.requires_grad for g in dd.body_gradients(student, dd.Batch(x, y), graph=False))
+    assert not any(g.requires_grad for g in body_gradients(student, dd.Batch(x, y), graph=False))
 
 
 def test_a_student_that_is_all_head_is_refused(tiny):
     student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 12, 3))
     batch = tiny.batch(torch.arange(2))
     with pytest.raises(ValueError, match="student must have a weight beside its linear head, got 'Seq"):
-        dd.body_gradients(student, batch, graph=False)
+        body_gradients(student, batch, graph=False)
 
 
 # Collective matching.
@@ -153,13 +169,13 @@ def test_a_student_that_is_all_head_is_refused(tiny):
 
 def plain_collective(objective, student, real, syn, rng):
     """The distance with every graph kept and the real images taken at once, found from the keys alone."""
-    draw = objective.augmentation.siamese(dd.derive(rng, "augmentation"))
+    draw = objective.augmentation.siamese(derive(rng, "augmentation"))
     shown = objective.synthetic_batch or 10**9
     ours, theirs = [], []
     for c in range(real.num_classes):
         if (syn.classes == c).any():
-            ours.append(syn.of_class(c, shown, dd.derive(rng, "synthetic", c)))
-            x, y = real.of_class(c, objective.real_batch, dd.derive(rng, "real", c))
+            ours.append(syn.of_class(c, shown, derive(rng, "synthetic", c)))
+            x, y = real.of_class(c, objective.real_batch, derive(rng, "real", c))
             theirs.append([g.detach() for g in loss_gradients(student, draw(x), y)])
     value = loss_gradients(student, draw(torch.cat([b.x for b in ours])), torch.cat([b.y for b in ours]))
     target = [torch.stack(layer).mean(0) for layer in zip(*theirs, strict=True)]
@@ -176,9 +192,9 @@ def test_collective_matching_equals_the_plain_version(
     tiny, monkeypatch, pieces, augmentation, learned, distance
 ):
     monkeypatch.setitem(MICRO_BATCH, "cpu", pieces)
-    objective = dd.CollectiveMatch(
-        byproduct=dd.weight_gradients,
-        distance=dd.FilterGap(0.5) if distance == "gap" else getattr(dd, distance),
+    objective = CollectiveMatch(
+        byproduct=weight_gradients,
+        distance=FilterGap(0.5) if distance == "gap" else getattr(dd, distance),
         real_batch=7,
         synthetic_batch=2,
         augmentation=dd.Augmentation(augmentation),
@@ -195,8 +211,8 @@ def test_collective_matching_equals_the_plain_version(
 def test_collective_is_class_wise_where_there_is_one_class(tiny):
     real = Cast(tiny, classes=1)
     found = []
-    for kind in (dd.ClassMatch, dd.CollectiveMatch):
-        objective = kind(byproduct=dd.weight_gradients, distance=dd.filter_cosine)
+    for kind in (ClassMatch, CollectiveMatch):
+        objective = kind(byproduct=weight_gradients, distance=filter_cosine)
         syn = synthetic(tiny, (4,))
         found.append(matched(objective, network(tiny), real, syn, dd.generator(0)))
     (loss, (gradient,)), (other, (same,)) = found
@@ -205,7 +221,7 @@ def test_collective_is_class_wise_where_there_is_one_class(tiny):
 
 
 def test_classes_without_synthetic_images_take_no_part(tiny):
-    objective = dd.CollectiveMatch(byproduct=dd.weight_gradients, distance=dd.squared)
+    objective = CollectiveMatch(byproduct=weight_gradients, distance=squared)
     syn = synthetic(tiny, (2, 0, 2))
     loss, _ = matched(objective, network(tiny), Cast(tiny), syn, dd.generator(0))
     expected, _ = plain_collective(objective, network(tiny), Cast(tiny), syn, dd.generator(0))
@@ -218,9 +234,9 @@ def test_a_set_of_all_real_images_is_at_distance_zero(tiny):
     even = tiny.subset(torch.cat([tiny.index_of_class(c)[:5] for c in range(3)]))
     classes = even.labels
     images, one_hot = (t.double() for t in even.batch(torch.arange(15)))
-    syn = dd.SyntheticSet(dd.Pixels(images), dd.FixedLabels(one_hot), classes, 3)
-    for distance in (dd.squared, dd.absolute, dd.FilterGap(1.0)):
-        objective = dd.CollectiveMatch(byproduct=dd.body_gradients, distance=distance)
+    syn = dd.SyntheticSet(Pixels(images), FixedLabels(one_hot), classes, 3)
+    for distance in (squared, absolute, FilterGap(1.0)):
+        objective = CollectiveMatch(byproduct=body_gradients, distance=distance)
         loss, _ = matched(objective, network(tiny), Cast(even), syn, dd.generator(0))
         assert abs(loss) < 1e-3
 
@@ -251,7 +267,7 @@ def planted(sizes=(30, 20, 3, 2), spread=0.004):
 @pytest.mark.parametrize("seed", range(5))
 def test_representative_images_are_the_nearest_to_the_planted_centres(seed):
     real, _, cluster = planted()
-    found = dd.Representative()(Plane(), real, 0, 4, dd.generator(seed))
+    found = Representative()(Plane(), real, 0, 4, dd.generator(seed))
     points = Plane().embed(real.batch(real.index_of_class(0)).x)
     picked = [int((points == p).all(1).nonzero()) for p in Plane().embed(found.x)]
     assert sorted(int(cluster[i]) for i in picked) == [0, 1, 2, 3]
@@ -266,7 +282,7 @@ def test_representative_images_are_the_nearest_to_the_planted_centres(seed):
 
 def test_representative_images_are_distinct_members_and_can_be_replayed(tiny):
     student = network(tiny).float()
-    sample = dd.Representative(candidates=8, rounds=3)
+    sample = Representative(candidates=8, rounds=3)
     for c, size in enumerate((9, 6, 5)):
         for n in (1, 3, 5, 20):
             a, b = (sample(student, tiny, c, n, dd.generator("step", n)) for _ in range(2))
@@ -279,9 +295,9 @@ def test_representative_images_are_distinct_members_and_can_be_replayed(tiny):
 
 def test_twins_are_chosen_once():
     features = torch.zeros(6, 2)
-    assert dd.cluster_members(features, 3, 2, dd.generator(0)).tolist() == [0]
+    assert cluster_members(features, 3, 2, dd.generator(0)).tolist() == [0]
     features[5] = 1
-    assert dd.cluster_members(features, 3, 2, dd.generator(0)).tolist() in ([0, 5], [5, 0])
+    assert cluster_members(features, 3, 2, dd.generator(0)).tolist() in ([0, 5], [5, 0])
 
 
 # The pool.
@@ -289,21 +305,21 @@ def test_twins_are_chosen_once():
 
 @pytest.fixture
 def runs(tiny, make_student, tmp_path):
-    training = dd.Training(epochs=2, lr=0.05, batch_size=4)
-    return dd.TrainedRuns(tiny, make_student, training, count=3, seed=5, folder=tmp_path)
+    training = Training(epochs=2, lr=0.05, batch_size=4)
+    return TrainedRuns(tiny, make_student, training, count=3, seed=5, folder=tmp_path)
 
 
 def same(network, weights):
-    return torch.equal(dd.weight_vector(network), weights)
+    return torch.equal(weight_vector(network), weights)
 
 
 def test_the_ends_of_the_line_are_the_snapshots(runs):
     for seed in range(4):
         rng = dd.generator(seed)
-        first, last = (dd.Interpolated(runs=runs, low=a, high=a)(rng) for a in (0.0, 1.0))
+        first, last = (Interpolated(runs=runs, low=a, high=a)(rng) for a in (0.0, 1.0))
         (run,) = [i for i in range(3) if same(last, runs.weights(i, -1))]
         assert same(first, runs.weights(run, 0))
-        between = dd.weight_vector(dd.Interpolated(runs=runs)(rng))
+        between = weight_vector(Interpolated(runs=runs)(rng))
         a, b = runs.weights(run, 0), runs.weights(run, -1)
         share = (between - a) @ (b - a) / (b - a).square().sum()
         assert 0 <= float(share) <= 1
@@ -315,14 +331,14 @@ def test_all_runs_are_drawn(runs):
         i
         for seed in range(20)
         for i in range(3)
-        if same(dd.Interpolated(runs=runs, low=1.0)(dd.generator(seed)), runs.weights(i, -1))
+        if same(Interpolated(runs=runs, low=1.0)(dd.generator(seed)), runs.weights(i, -1))
     }
     assert seen == {0, 1, 2}
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_filter_moves_by_its_share_and_vectors_stay(runs, seed):
-    found = dd.Perturbed(runs=runs, low=0.02, high=0.07)(dd.generator(seed))
+    found = Perturbed(runs=runs, low=0.02, high=0.07)(dd.generator(seed))
     shares = []
     for run in range(3):
         origin = runs.network(run)
@@ -346,6 +362,6 @@ def test_directions_have_no_side():
         layer = torch.nn.Linear(4, 6)
         with torch.no_grad():
             layer.weight.fill_(0.5)
-        dd.perturb_filters_(layer, 1.0, dd.generator(seed))
+        perturb_filters_(layer, 1.0, dd.generator(seed))
         mean += (layer.weight.detach() - 0.5) / 300
     assert float(mean.norm(dim=1).max()) < 0.2

@@ -8,9 +8,12 @@ from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
 from ddsdk.data.sources import Batch
-from ddsdk.inner.conjugate import conjugate_gradients
-from ddsdk.inner.flat import FlatNetwork, weight_vector
+from ddsdk.objectives import ImplicitRegression
 from ddsdk.objectives.implicit import Linearised
+from ddsdk.students import SoftStudents
+from ddsdk.training import LinearKernel, Ridge
+from ddsdk.training.conjugate import conjugate_gradients
+from ddsdk.training.flat import FlatNetwork, weight_vector
 
 DOUBLE = torch.float64
 SHAPE = (1, 4, 6)
@@ -45,7 +48,7 @@ def network(request):
     options = {"activation": "sigmoid"} if smooth else {}
     make = dd.network_factory("convnet", SHAPE, 3, width=2, depth=1, norm="none", **options)
     if not smooth:
-        make = dd.SoftStudents(make, 3.0)
+        make = SoftStudents(make, 3.0)
     return make(dd.generator("network")).double().requires_grad_(False)
 
 
@@ -60,7 +63,7 @@ def leaves():
 
 def objective(**options):
     settings = {"solve_steps": 60, "implicit_steps": 60, "cap": float("inf")} | options
-    return dd.ImplicitRegression(ridge=dd.Ridge(rule="count", strength=STRENGTH), real_batch=5, **settings)
+    return ImplicitRegression(ridge=Ridge(rule="count", strength=STRENGTH), real_batch=5, **settings)
 
 
 def gradients(network, leaves, **options):
@@ -168,11 +171,11 @@ def test_conjugate_gradients_solve():
 
 def test_what_cannot_be_linearised_is_refused(leaves, tiny, make_student):
     with pytest.raises(TypeError, match=r"^student must be a network, got LinearKernel$"):
-        next(iter(objective()(dd.LinearKernel(), Real(), Whole(*leaves), dd.generator(0))))
+        next(iter(objective()(LinearKernel(), Real(), Whole(*leaves), dd.generator(0))))
     with pytest.raises(TypeError, match=r"^student must have a body and a method embed, got Linear$"):
         next(iter(objective()(torch.nn.Linear(2, 3), Real(), Whole(*leaves), dd.generator(0))))
     with pytest.raises(TypeError, match=r"^syn must be a set that can be taken whole, got RealData$"):
         next(iter(objective()(make_student(dd.generator(0)), tiny, tiny, dd.generator(0))))
     for name in ("real_batch", "solve_steps", "implicit_steps"):
         with pytest.raises(ValueError, match=rf"^{name} must be at least 1"):
-            dd.ImplicitRegression(**({"ridge": dd.Ridge(), "real_batch": 1} | {name: 0}))
+            ImplicitRegression(**({"ridge": Ridge(), "real_batch": 1} | {name: 0}))

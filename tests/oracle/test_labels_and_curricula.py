@@ -7,8 +7,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk.inner.flat import FlatNetwork
+from ddsdk.networks import Network, initialise
 from ddsdk.synthetic.set import Leaves
+from ddsdk.training import weight_vector
+from ddsdk.training.flat import FlatNetwork
 
 STEP = 1e-6
 
@@ -41,7 +43,7 @@ def smooth(rng):
     network = torch.nn.Sequential(
         torch.nn.Flatten(), torch.nn.Linear(16, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3)
     )
-    return dd.Network(dd.initialise(network[:3], rng), dd.initialise(network[3], rng)).double()
+    return Network(initialise(network[:3], rng), initialise(network[3], rng)).double()
 
 
 def run(plan, syn, real, student):
@@ -93,7 +95,7 @@ def test_one_step_is_written_out(real):
     plan, syn = plan_of(recipe, real)
     student = smooth(dd.generator("student"))
     (found,) = gradients(plan, syn, real, student).values()
-    flat, w = FlatNetwork(student), dd.weight_vector(student).requires_grad_()
+    flat, w = FlatNetwork(student), weight_vector(student).requires_grad_()
     x, _ = syn.detached(dd.generator("x"))
     y = syn.labels.values.detach().requires_grad_()
     (inner,) = torch.autograd.grad(cross_entropy(flat(w, x), y), w, create_graph=True)

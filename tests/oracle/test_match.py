@@ -9,15 +9,18 @@ import torch
 from torch.autograd import gradcheck
 
 import ddsdk as dd
-from ddsdk.bench.plain import plain_dc_loss, plain_dm_loss, plain_gradient, plain_network
-from ddsdk.inner.micro import MICRO_BATCH
+from benchmarks.machine.plain import plain_dc_loss, plain_dm_loss, plain_gradient, plain_network
+from ddsdk.foundation import derive
+from ddsdk.objectives import ClassMatch, cosine, filter_cosine, mean_embedding, squared, weight_gradients
+from ddsdk.synthetic import FixedLabels, LearnedLabels, Pixels, class_slots, hard_labels
 from ddsdk.synthetic.set import Leaves
+from ddsdk.training.micro import MICRO_BATCH
 
 METHODS = {
-    "dm": (dd.mean_embedding, dd.squared, plain_dm_loss),
-    "dc": (dd.weight_gradients, dd.filter_cosine, plain_dc_loss),
+    "dm": (mean_embedding, squared, plain_dm_loss),
+    "dc": (weight_gradients, filter_cosine, plain_dc_loss),
 }
-DISTANCES = {"squared": dd.squared, "cosine": dd.cosine, "filter_cosine": dd.filter_cosine}
+DISTANCES = {"squared": squared, "cosine": cosine, "filter_cosine": filter_cosine}
 
 
 class Cast:
@@ -36,10 +39,10 @@ class Cast:
 
 def synthetic(real, dtype, ipc=3):
     rng = dd.generator("synthetic")
-    classes = dd.class_slots(real.num_classes, ipc)
+    classes = class_slots(real.num_classes, ipc)
     images = torch.randn(len(classes), *real.image_shape, generator=rng, dtype=dtype)
-    labels = dd.FixedLabels(torch.eye(real.num_classes, dtype=dtype)[classes])
-    return dd.SyntheticSet(dd.Pixels(images), labels, classes, real.num_classes)
+    labels = FixedLabels(torch.eye(real.num_classes, dtype=dtype)[classes])
+    return dd.SyntheticSet(Pixels(images), labels, classes, real.num_classes)
 
 
 def network(real, dtype=torch.float64, **options):
@@ -63,10 +66,10 @@ def replayed(objective, real, syn, rng):
     """Return the augmented batches that the objective draws, class by class, found from the keys alone."""
     pairs = []
     for c in range(real.num_classes):
-        key = dd.derive(rng, "class", c)
-        draw = objective.augmentation.siamese(dd.derive(key, "augmentation"))
-        a = real.of_class(c, objective.real_batch, dd.derive(key, "real"))
-        b = syn.of_class(c, objective.synthetic_batch or 10**9, dd.derive(key, "synthetic"))
+        key = derive(rng, "class", c)
+        draw = objective.augmentation.siamese(derive(key, "augmentation"))
+        a = real.of_class(c, objective.real_batch, derive(key, "real"))
+        b = syn.of_class(c, objective.synthetic_batch or 10**9, derive(key, "synthetic"))
         pairs.append((dd.Batch(draw(a.x), a.y), b, draw))
     return pairs
 
@@ -80,7 +83,7 @@ def test_loss_and_gradient_equal_the_plain_version(
 ):
     monkeypatch.setitem(MICRO_BATCH, "cpu", pieces)
     byproduct, distance, plain = METHODS[method]
-    objective = dd.ClassMatch(
+    objective = ClassMatch(
         byproduct=byproduct,
         distance=distance,
         real_batch=7,
@@ -117,7 +120,7 @@ def test_loss_and_gradient_equal_the_plain_version(
 @pytest.mark.parametrize("method", METHODS)
 def test_micro_batches_give_the_whole_batch(tiny, monkeypatch, method):
     byproduct, distance, _ = METHODS[method]
-    objective = dd.ClassMatch(byproduct=byproduct, distance=distance)
+    objective = ClassMatch(byproduct=byproduct, distance=distance)
     results = []
     for size in (None, 1, 2, 4):
         monkeypatch.setitem(MICRO_BATCH, "cpu", size)
@@ -131,7 +134,7 @@ def test_micro_batches_give_the_whole_batch(tiny, monkeypatch, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_frozen_and_trainable_students_match_alike(tiny, method):
     byproduct, distance, _ = METHODS[method]
-    objective = dd.ClassMatch(byproduct=byproduct, distance=distance)
+    objective = ClassMatch(byproduct=byproduct, distance=distance)
     found = []
     for trainable in (True, False):
         student = network(tiny).requires_grad_(trainable)
@@ -144,7 +147,7 @@ def test_frozen_and_trainable_students_match_alike(tiny, method):
 
 def test_only_the_classes_that_were_drawn_get_a_gradient(tiny):
     syn = synthetic(tiny, torch.float64)
-    objective = dd.ClassMatch(byproduct=dd.mean_embedding, distance=dd.squared, synthetic_batch=1)
+    objective = ClassMatch(byproduct=mean_embedding, distance=squared, synthetic_batch=1)
     leaves = Leaves(syn)
     terms = objective(network(tiny), Cast(tiny, torch.float64), leaves, dd.generator(0))
     torch.autograd.backward(next(terms), inputs=leaves.inputs)
@@ -157,8 +160,8 @@ def test_only_the_classes_that_were_drawn_get_a_gradient(tiny):
 def test_classes_without_synthetic_images_are_passed_over(tiny):
     classes = torch.tensor([0, 0, 2])
     images = torch.randn(3, *tiny.image_shape, generator=dd.generator(0))
-    syn = dd.SyntheticSet(dd.Pixels(images), dd.hard_labels(classes, 3), classes, 3)
-    objective = dd.ClassMatch(byproduct=dd.mean_embedding, distance=dd.squared)
+    syn = dd.SyntheticSet(Pixels(images), hard_labels(classes, 3), classes, 3)
+    objective = ClassMatch(byproduct=mean_embedding, distance=squared)
     terms = list(objective(network(tiny, torch.float32), tiny, Leaves(syn), dd.generator(0)))
     assert len(terms) == 2
 
@@ -171,19 +174,19 @@ def test_gradient_matching_agrees_with_finite_differences(distance):
     ).double()
     labels = torch.eye(2, dtype=torch.float64)
     target = dd.Batch(torch.randn(2, 1, 4, 4, generator=rng, dtype=torch.float64), labels)
-    wanted = dd.weight_gradients(student, target, graph=False)
+    wanted = weight_gradients(student, target, graph=False)
     x = torch.randn(2, 1, 4, 4, generator=rng, dtype=torch.float64, requires_grad=True)
 
     def loss(images):
-        return DISTANCES[distance](dd.weight_gradients(student, dd.Batch(images, labels), graph=True), wanted)
+        return DISTANCES[distance](weight_gradients(student, dd.Batch(images, labels), graph=True), wanted)
 
     assert gradcheck(loss, x, eps=1e-6, atol=1e-6, rtol=1e-5)
 
 
 def test_gradient_matching_reaches_learned_labels(tiny):
     syn = synthetic(tiny, torch.float64)
-    syn.labels = dd.LearnedLabels(torch.zeros(9, 3, dtype=torch.float64))
-    objective = dd.ClassMatch(byproduct=dd.weight_gradients, distance=dd.filter_cosine)
+    syn.labels = LearnedLabels(torch.zeros(9, 3, dtype=torch.float64))
+    objective = ClassMatch(byproduct=weight_gradients, distance=filter_cosine)
     matched(objective, network(tiny), Cast(tiny, torch.float64), syn, dd.generator(0))
     assert float(syn.labels.logits.grad.abs().sum()) > 0
 
@@ -259,8 +262,8 @@ def test_byproducts_of_another_length_are_refused(name):
 
 def test_refusals(tiny):
     with pytest.raises(ValueError, match="real_batch must be at least 1, got 0"):
-        dd.ClassMatch(byproduct=dd.mean_embedding, distance=dd.squared, real_batch=0)
+        ClassMatch(byproduct=mean_embedding, distance=squared, real_batch=0)
     with pytest.raises(ValueError, match="synthetic_batch must be at least 1, got 0"):
-        dd.ClassMatch(byproduct=dd.mean_embedding, distance=dd.squared, synthetic_batch=0)
+        ClassMatch(byproduct=mean_embedding, distance=squared, synthetic_batch=0)
     with pytest.raises(TypeError, match="embed"):
-        dd.mean_embedding(torch.nn.Identity(), tiny.batch(torch.arange(2)), graph=True)
+        mean_embedding(torch.nn.Identity(), tiny.batch(torch.arange(2)), graph=True)

@@ -11,7 +11,9 @@ from torch.nn.functional import log_softmax
 
 import ddsdk as dd
 from ddsdk.data.sources import Batch
+from ddsdk.objectives import ByFeatures, FitAndTest, by_kernel
 from ddsdk.synthetic.set import Leaves
+from ddsdk.training import FullyConnectedNTK, LinearKernel, Ridge
 
 DOUBLE = torch.float64
 SHAPE = (1, 4, 6)
@@ -85,8 +87,8 @@ def by_hand(networks, x, y, new, *, slope, bias, ridge):
 def test_the_loss_is_that_of_regression_on_features(networks, loss, count):
     used = networks[:count]
     x, y, scale = inputs()
-    objective = dd.FitAndTest(
-        compare=dd.ByFeatures(slope=2.0, bias=0.01), ridge=dd.Ridge(strength=5e-3), real_batch=5, loss=loss
+    objective = FitAndTest(
+        compare=ByFeatures(slope=2.0, bias=0.01), ridge=Ridge(strength=5e-3), real_batch=5, loss=loss
     )
     new, truth = Real().mixed(5, None)
     x, y, scale = (t.detach() for t in (x, y, scale))
@@ -103,51 +105,49 @@ def test_the_loss_is_that_of_regression_on_features(networks, loss, count):
 
 @pytest.mark.parametrize("options", [{}, {"loss": "cross-entropy"}, {"mirrored": True, "margin": 0.4}])
 def test_meta_gradients_are_finite_differences(networks, options):
-    objective = dd.FitAndTest(
-        compare=dd.ByFeatures(slope=2.0, bias=0.01), ridge=dd.Ridge(strength=0.01), real_batch=5, **options
+    objective = FitAndTest(
+        compare=ByFeatures(slope=2.0, bias=0.01), ridge=Ridge(strength=0.01), real_batch=5, **options
     )
     known = inputs() if "loss" in options else inputs()[:2]
     assert gradcheck(lambda *given: loss_of(objective, networks, *given), known)
 
 
 def test_meta_gradients_through_a_kernel_are_finite_differences():
-    objective = dd.FitAndTest(
-        compare=dd.by_kernel, ridge=dd.Ridge(strength=1e-3), real_batch=4, balanced=True
-    )
-    kernel = dd.FullyConnectedNTK(depth=2)
+    objective = FitAndTest(compare=by_kernel, ridge=Ridge(strength=1e-3), real_batch=4, balanced=True)
+    kernel = FullyConnectedNTK(depth=2)
     assert gradcheck(lambda *given: loss_of(objective, kernel, *given), inputs()[:2])
 
 
 def test_real_images_have_a_graph_only_where_they_ask_for_one(networks):
     images, new = inputs()[0].detach(), normal(5, *SHAPE, key="n")
     for asked in (False, True):
-        compared = dd.ByFeatures()(networks, images, new.clone().requires_grad_(asked))
+        compared = ByFeatures()(networks, images, new.clone().requires_grad_(asked))
         assert not compared.gram.requires_grad
         assert compared.cross.requires_grad is asked
 
 
 def test_a_mirrored_set_is_one_of_twice_as_many_images(networks):
     x, y, _ = inputs()
-    settings = {"compare": dd.ByFeatures(), "ridge": dd.Ridge(strength=0.01), "real_batch": 5}
-    one = loss_of(dd.FitAndTest(**settings, mirrored=True), networks, x, y)
-    two = loss_of(dd.FitAndTest(**settings), networks, torch.cat([x, x.flip(3)]), torch.cat([y, y]))
+    settings = {"compare": ByFeatures(), "ridge": Ridge(strength=0.01), "real_batch": 5}
+    one = loss_of(FitAndTest(**settings, mirrored=True), networks, x, y)
+    two = loss_of(FitAndTest(**settings), networks, torch.cat([x, x.flip(3)]), torch.cat([y, y]))
     torch.testing.assert_close(one, two)
 
 
 def test_the_margin_is_that_of_the_labels(networks):
     x, _, _ = inputs()
     y = torch.tensor([[1.0, 0.0, 0.9], [2.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 0.3, 0.0]], dtype=DOUBLE)
-    settings = {"compare": dd.ByFeatures(), "ridge": dd.Ridge(strength=0.01), "real_batch": 5}
-    plain = loss_of(dd.FitAndTest(**settings), networks, x, y)
-    with_margin = loss_of(dd.FitAndTest(**settings, margin=0.25), networks, x, y)
+    settings = {"compare": ByFeatures(), "ridge": Ridge(strength=0.01), "real_batch": 5}
+    plain = loss_of(FitAndTest(**settings), networks, x, y)
+    with_margin = loss_of(FitAndTest(**settings, margin=0.25), networks, x, y)
     assert float((plain - with_margin).detach()) == pytest.approx((0.1 + 0.25 + 0.0 + 0.25) / 4)
 
 
 def test_the_label_scale_is_that_of_the_targets(networks):
     x, y, _ = inputs()
-    settings = {"compare": dd.ByFeatures(), "ridge": dd.Ridge(strength=0.01), "real_batch": 5}
-    one = loss_of(dd.FitAndTest(**settings, label_scale=3.0), networks, x, 3 * y)
-    torch.testing.assert_close(one, 9 * loss_of(dd.FitAndTest(**settings), networks, x, y))
+    settings = {"compare": ByFeatures(), "ridge": Ridge(strength=0.01), "real_batch": 5}
+    one = loss_of(FitAndTest(**settings, label_scale=3.0), networks, x, 3 * y)
+    torch.testing.assert_close(one, 9 * loss_of(FitAndTest(**settings), networks, x, y))
 
 
 def test_a_balanced_batch_has_as_many_of_each_class(tiny):
@@ -155,11 +155,11 @@ def test_a_balanced_batch_has_as_many_of_each_class(tiny):
 
     def compare(student, images, new):
         seen.append(new)
-        return dd.by_kernel(student, images, new)
+        return by_kernel(student, images, new)
 
     syn = dd.RFAD(ipc=1).scored_set(tiny, dd.generator(0))
-    objective = dd.FitAndTest(compare=compare, ridge=dd.Ridge(), real_batch=10, balanced=True)
-    list(objective(dd.LinearKernel(), tiny, Leaves(syn), dd.generator(1)))
+    objective = FitAndTest(compare=compare, ridge=Ridge(), real_batch=10, balanced=True)
+    list(objective(LinearKernel(), tiny, Leaves(syn), dd.generator(1)))
     assert len(seen[0]) == 12
     where = [int((tiny.batch(torch.arange(20)).x == x).flatten(1).all(1).nonzero()) for x in seen[0]]
     assert tiny.labels[where].bincount().tolist() == [4, 4, 4]
@@ -168,11 +168,11 @@ def test_a_balanced_batch_has_as_many_of_each_class(tiny):
 def test_students_and_sets_that_do_not_fit_are_refused(tiny, make_student):
     syn = dd.RFAD(ipc=1).scored_set(tiny, dd.generator(0))
     network = make_student(dd.generator(0))
-    features = dd.FitAndTest(compare=dd.ByFeatures(), ridge=dd.Ridge(), real_batch=4)
-    kernel = dd.FitAndTest(compare=dd.by_kernel, ridge=dd.Ridge(), real_batch=4)
-    sure = dd.FitAndTest(compare=dd.ByFeatures(), ridge=dd.Ridge(), real_batch=4, loss="cross-entropy")
+    features = FitAndTest(compare=ByFeatures(), ridge=Ridge(), real_batch=4)
+    kernel = FitAndTest(compare=by_kernel, ridge=Ridge(), real_batch=4)
+    sure = FitAndTest(compare=ByFeatures(), ridge=Ridge(), real_batch=4, loss="cross-entropy")
     cases = [
-        (features, dd.LinearKernel(), Leaves(syn), TypeError, "student must have a method embed"),
+        (features, LinearKernel(), Leaves(syn), TypeError, "student must have a method embed"),
         (kernel, network, Leaves(syn), TypeError, "student must be a kernel, got Network"),
         (features, network, tiny, TypeError, "syn must be a set that can be taken whole, got RealData"),
         (sure, network, Leaves(syn), ValueError, "scale must be learned with the set"),
@@ -181,8 +181,8 @@ def test_students_and_sets_that_do_not_fit_are_refused(tiny, make_student):
         with pytest.raises(error, match=f"^{message}"):
             list(objective(student, tiny, source, dd.generator(0)))
     with pytest.raises(ValueError, match=r"^loss must be one of"):
-        dd.FitAndTest(compare=dd.ByFeatures(), ridge=dd.Ridge(), real_batch=4, loss="l1")
+        FitAndTest(compare=ByFeatures(), ridge=Ridge(), real_batch=4, loss="l1")
     with pytest.raises(ValueError, match=r"^margin must be finite and not negative"):
-        dd.FitAndTest(compare=dd.ByFeatures(), ridge=dd.Ridge(), real_batch=4, margin=-1.0)
+        FitAndTest(compare=ByFeatures(), ridge=Ridge(), real_batch=4, margin=-1.0)
     with pytest.raises(ValueError, match=r"^bias must be finite and not negative"):
-        dd.ByFeatures(bias=-1.0)
+        ByFeatures(bias=-1.0)

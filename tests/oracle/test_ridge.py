@@ -11,8 +11,18 @@ import torch
 from torch.autograd import gradcheck
 
 import ddsdk as dd
-from ddsdk.inner.kernels import predict
-from ddsdk.inner.ridge import solve
+from ddsdk.training import (
+    FullyConnectedNTK,
+    LinearKernel,
+    Ridge,
+    fc_ntk,
+    images_of_weights,
+    kernel_machine,
+    linear_weights,
+    solve_labels,
+)
+from ddsdk.training.kernels import predict
+from ddsdk.training.ridge import solve
 
 DOUBLE = torch.float64
 RULES = ("trace", "absolute", "count")
@@ -30,7 +40,7 @@ def added(rule, strength, gram):
 @pytest.mark.parametrize("rule", RULES)
 def test_the_solution_is_that_of_the_normal_equations(rule):
     x, y, new = normal(7, 5), normal(7, 3, key="y"), normal(4, 5, key="new")
-    gram, ridge = x @ x.T, dd.Ridge(rule=rule, strength=0.03)
+    gram, ridge = x @ x.T, Ridge(rule=rule, strength=0.03)
     amount = added(rule, 0.03, gram)
     weights = torch.linalg.inv(x.T @ x + amount * torch.eye(5, dtype=DOUBLE)) @ x.T @ y
     found = solve(gram, y, ridge)
@@ -42,7 +52,7 @@ def test_the_solution_is_that_of_the_normal_equations(rule):
 def test_single_precision_is_solved_in_double():
     x = normal(6, 9).float()
     gram, y = x @ x.T, normal(6, 2, key="y").float()
-    found = solve(gram, y, dd.Ridge(strength=1e-3)).values
+    found = solve(gram, y, Ridge(strength=1e-3)).values
     amount = added("trace", 1e-3, gram.double()) * torch.eye(6, dtype=DOUBLE)
     assert found.dtype == DOUBLE
     torch.testing.assert_close(found, torch.linalg.inv(gram.double() + amount) @ y.double())
@@ -50,7 +60,7 @@ def test_single_precision_is_solved_in_double():
 
 @pytest.mark.parametrize("rule", RULES)
 def test_gradients_of_the_solution_are_finite_differences(rule):
-    ridge = dd.Ridge(rule=rule, strength=0.1)
+    ridge = Ridge(rule=rule, strength=0.1)
 
     def function(x, y):
         return solve(x @ x.T, y, ridge).values
@@ -64,46 +74,46 @@ def test_a_singular_matrix_gets_a_jitter_that_is_told():
     with pytest.warns(
         UserWarning, match="singular to working precision: 1e-.* of its mean was added to its diagonal"
     ):
-        found = solve(x @ x.T, y, dd.Ridge(strength=0.0))
+        found = solve(x @ x.T, y, Ridge(strength=0.0))
     unit = float((x @ x.T).diagonal().mean())
     assert 0 < found.jitter <= 1e-4 * unit
     torch.testing.assert_close(x @ x.T @ found.values, y, rtol=1e-5, atol=1e-5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert solve(x @ x.T, y, dd.Ridge(strength=1e-6)).jitter == 0
+        assert solve(x @ x.T, y, Ridge(strength=1e-6)).jitter == 0
 
 
 def test_what_is_no_gram_matrix_is_refused():
     bad = torch.diag(torch.tensor([1.0, -1.0]))
     with pytest.raises(ValueError, match=r"^gram must be positive semi-definite .* raise the ridge$"):
-        solve(bad, torch.ones(2, 1), dd.Ridge())
+        solve(bad, torch.ones(2, 1), Ridge())
     with pytest.raises(ValueError, match=r"^gram must be a square matrix, got \(2, 3\)$"):
-        solve(torch.ones(2, 3), torch.ones(2, 1), dd.Ridge())
+        solve(torch.ones(2, 3), torch.ones(2, 1), Ridge())
     with pytest.raises(ValueError, match=r"^targets must have 2 rows, got \(3, 1\)$"):
-        solve(torch.eye(2), torch.ones(3, 1), dd.Ridge())
+        solve(torch.eye(2), torch.ones(3, 1), Ridge())
     with pytest.raises(ValueError, match=r"^rule must be one of trace, absolute, count, got 'tr'$"):
-        dd.Ridge(rule="tr")
+        Ridge(rule="tr")
     for strength in (-1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match=r"^strength must be finite and not negative"):
-            dd.Ridge(strength=strength)
+            Ridge(strength=strength)
 
 
 def test_what_is_not_finite_stays_so():
     gram = torch.eye(2).requires_grad_()
-    found = solve(gram * torch.inf, torch.ones(2, 1), dd.Ridge()).values
+    found = solve(gram * torch.inf, torch.ones(2, 1), Ridge()).values
     assert bool(found.isnan().all())
 
 
 @pytest.mark.parametrize("size", [3, 20])
 def test_solved_labels_are_those_of_least_squares(size):
     x, new, wanted = normal(6, 8), normal(20, 8, key="new"), normal(20, 3, key="t")
-    gram, cross, ridge = x @ x.T, new @ x.T, dd.Ridge(strength=0.01)
+    gram, cross, ridge = x @ x.T, new @ x.T, Ridge(strength=0.01)
     inverse = torch.linalg.inv(gram + added("trace", 0.01, gram) * torch.eye(6, dtype=DOUBLE))
     exact = torch.linalg.lstsq(cross @ inverse, wanted).solution
     parts = list(zip(cross.split(size), wanted.split(size), strict=True))
-    torch.testing.assert_close(dd.solve_labels(gram, parts, ridge).values, exact, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(solve_labels(gram, parts, ridge).values, exact, rtol=1e-9, atol=1e-9)
     with pytest.raises(ValueError, match=r"^pieces must not be empty, got none$"):
-        dd.solve_labels(gram, [], ridge)
+        solve_labels(gram, [], ridge)
 
 
 def tangents(x, depth, width, rng, w=2**0.5, b=0.1):
@@ -121,7 +131,7 @@ def tangents(x, depth, width, rng, w=2**0.5, b=0.1):
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_the_kernel_is_that_of_a_wide_network(depth):
     x = normal(4, 6)
-    exact = dd.fc_ntk(x, x, depth)
+    exact = fc_ntk(x, x, depth)
     found = torch.zeros(4, 4, dtype=DOUBLE)
     for i in range(8):
         rows = tangents(x, depth, 600, dd.generator("wide", i))
@@ -130,8 +140,8 @@ def test_the_kernel_is_that_of_a_wide_network(depth):
 
 
 def test_options_of_the_kernel_reach_it():
-    x, kernel = normal(3, 1, 2, 2), dd.FullyConnectedNTK(depth=2, weight_std=1.0, bias_std=0.3)
-    torch.testing.assert_close(kernel(x, x), dd.fc_ntk(x, x, 2, weight_std=1.0, bias_std=0.3))
+    x, kernel = normal(3, 1, 2, 2), FullyConnectedNTK(depth=2, weight_std=1.0, bias_std=0.3)
+    torch.testing.assert_close(kernel(x, x), fc_ntk(x, x, 2, weight_std=1.0, bias_std=0.3))
     rows = torch.zeros(3, 3, dtype=DOUBLE)
     for i in range(8):
         one = tangents(x.flatten(1), 2, 500, dd.generator("wide", i), w=1.0, b=0.3)
@@ -142,14 +152,14 @@ def test_options_of_the_kernel_reach_it():
 @pytest.mark.parametrize("depth", [1, 3])
 def test_gradients_of_the_kernel_are_finite_differences(depth):
     inputs = (normal(3, 4).requires_grad_(), normal(2, 4, key="z").requires_grad_())
-    assert gradcheck(lambda x, z: dd.fc_ntk(x, z, depth), inputs)
-    assert gradcheck(lambda x: dd.fc_ntk(x, x, depth), inputs[:1])
+    assert gradcheck(lambda x, z: fc_ntk(x, z, depth), inputs)
+    assert gradcheck(lambda x: fc_ntk(x, x, depth), inputs[:1])
 
 
 def test_images_that_are_parallel_or_empty_have_finite_gradients():
     x = normal(2, 4)
     x = torch.cat([x, 2 * x[:1], -x[:1], torch.zeros(1, 4, dtype=DOUBLE)]).requires_grad_()
-    kernel = dd.fc_ntk(x, x, 2, bias_std=0.0)
+    kernel = fc_ntk(x, x, 2, bias_std=0.0)
     (gradient,) = torch.autograd.grad(kernel.sum(), x)
     assert bool(kernel.isfinite().all())
     assert bool(gradient.isfinite().all())
@@ -159,13 +169,13 @@ def test_images_that_are_parallel_or_empty_have_finite_gradients():
 
 def test_a_kernel_is_positive_semi_definite():
     x = normal(12, 5)
-    for kernel in (dd.FullyConnectedNTK(depth=3), dd.LinearKernel(bias=0.5)):
+    for kernel in (FullyConnectedNTK(depth=3), LinearKernel(bias=0.5)):
         assert float(torch.linalg.eigvalsh(kernel(x, x)).min()) > -1e-12
 
 
 def test_a_machine_is_what_its_options_say():
     x, y, new = normal(5, 1, 2, 3), normal(5, 2, key="y"), normal(3, 1, 2, 3, key="new")
-    machine = dd.kernel_machine("linear", rule="count", ridge=0.2, bias=0.5)
+    machine = kernel_machine("linear", rule="count", ridge=0.2, bias=0.5)
     gram = x.flatten(1) @ x.flatten(1).T / 6 + 0.25
     cross = new.flatten(1) @ x.flatten(1).T / 6 + 0.25
     exact = cross @ torch.linalg.inv(gram + 0.2 * 5 * torch.eye(5, dtype=DOUBLE)) @ y
@@ -174,30 +184,30 @@ def test_a_machine_is_what_its_options_say():
     with pytest.raises(
         ValueError, match=r"^kernel must be one of fc-ntk, linear, got 'fcntk'; did you mean 'fc-ntk'\?$"
     ):
-        dd.kernel_machine("fcntk")
+        kernel_machine("fcntk")
     with pytest.raises(
         TypeError, match=r"^options of kernel 'linear' must be among .*'bias'\], got 'depth'$"
     ):
-        dd.kernel_machine("linear", depth=2)
+        kernel_machine("linear", depth=2)
     with pytest.raises(ValueError, match=r"^depth must be at least 1, got 0$"):
-        dd.kernel_machine("fc-ntk", depth=0)
+        kernel_machine("fc-ntk", depth=0)
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_linear_weights_are_the_regression_of_the_linear_kernel(rule):
     x, y, new = normal(9, 1, 2, 3), normal(9, 2, key="y"), normal(4, 1, 2, 3, key="new")
-    ridge = dd.Ridge(rule=rule, strength=0.05)
-    weights = dd.linear_weights(zip(x.split(4), y.split(4), strict=True), ridge)
-    torch.testing.assert_close(new.flatten(1) @ weights, predict(dd.LinearKernel(), x, y, new, ridge))
+    ridge = Ridge(rule=rule, strength=0.05)
+    weights = linear_weights(zip(x.split(4), y.split(4), strict=True), ridge)
+    torch.testing.assert_close(new.flatten(1) @ weights, predict(LinearKernel(), x, y, new, ridge))
     with pytest.raises(ValueError, match=r"^parts must not be empty, got none$"):
-        dd.linear_weights([], ridge)
+        linear_weights([], ridge)
 
 
 @pytest.mark.parametrize("ipc", [1, 2])
 def test_images_have_the_weights_that_they_were_made_for(ipc):
     weights, near = normal(12, 3), normal(3 * ipc, 3, 4, key="near")
     labels = torch.eye(3, dtype=DOUBLE).repeat_interleave(ipc, 0)
-    images = dd.images_of_weights(weights, labels, near)
+    images = images_of_weights(weights, labels, near)
     torch.testing.assert_close(torch.linalg.lstsq(images, labels).solution, weights, rtol=1e-8, atol=1e-9)
     cosines = torch.nn.functional.cosine_similarity(torch.linalg.pinv(images) @ labels, weights, dim=0)
     assert float(cosines.min()) > 0.99
@@ -206,6 +216,6 @@ def test_images_have_the_weights_that_they_were_made_for(ipc):
 def test_images_that_cannot_be_are_refused():
     labels = torch.eye(3, dtype=DOUBLE).repeat_interleave(2, 0)
     with pytest.raises(ValueError, match=r"^ipc must make at most 5 images in all, got 6$"):
-        dd.images_of_weights(normal(5, 3), labels, normal(6, 5))
+        images_of_weights(normal(5, 3), labels, normal(6, 5))
     with pytest.raises(ValueError, match=r"^near must hold images that do not depend on each other"):
-        dd.images_of_weights(normal(9, 3), labels, torch.ones(6, 9, dtype=DOUBLE))
+        images_of_weights(normal(9, 3), labels, torch.ones(6, 9, dtype=DOUBLE))

@@ -9,15 +9,19 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk.inner.flat import FlatNetwork, weight_vector
-from ddsdk.inner.losses import half_squares
-from ddsdk.inner.micro import MICRO_BATCH
+from ddsdk.foundation import derive
+from ddsdk.objectives import SetTraining, TrainAndTest
+from ddsdk.synthetic import FreeLabels, LearnedRate, Pixels
 from ddsdk.synthetic.set import Leaves
+from ddsdk.training import InnerAdam, InnerSGD, checkpointed, constant_memory, full_graph
+from ddsdk.training.flat import FlatNetwork, weight_vector
+from ddsdk.training.losses import half_squares
+from ddsdk.training.micro import MICRO_BATCH
 
 STEPS, SHAPE = 4, (2, 8, 8)
 CLASSES = torch.arange(3).repeat_interleave(2)
-OPTIMIZERS = {"sgd": dd.InnerSGD(), "momentum": dd.InnerSGD(momentum=0.9), "adam": dd.InnerAdam()}
-UNROLLS = {"full": dd.full_graph, "constant": dd.constant_memory, "checkpointed": dd.checkpointed(2)}
+OPTIMIZERS = {"sgd": InnerSGD(), "momentum": InnerSGD(momentum=0.9), "adam": InnerAdam()}
+UNROLLS = {"full": full_graph, "constant": constant_memory, "checkpointed": checkpointed(2)}
 ORDERS = {"shuffled": 4, "stored": 4, "stratified": 1}
 
 
@@ -50,9 +54,9 @@ class Real:
 def make_syn(rate=0.3, **options):
     images = torch.randn(6, *SHAPE, generator=dd.generator("images"), dtype=torch.float64)
     rows = 0.3 * torch.randn(6, 3, generator=dd.generator("rows"), dtype=torch.float64)
-    labels = dd.FreeLabels(torch.eye(3, dtype=torch.float64)[CLASSES] + rows)
-    learned = None if rate is None else dd.LearnedRate(rate, **options).double()
-    return dd.SyntheticSet(dd.Pixels(images), labels, CLASSES, 3, learned)
+    labels = FreeLabels(torch.eye(3, dtype=torch.float64)[CLASSES] + rows)
+    learned = None if rate is None else LearnedRate(rate, **options).double()
+    return dd.SyntheticSet(Pixels(images), labels, CLASSES, 3, learned)
 
 
 def gradients(objective, network, syn, real=None):
@@ -94,10 +98,10 @@ def same(found, wanted, tolerance=1e-9):
 def test_the_gradient_is_that_of_finite_differences(network, optimizer, order):
     """With each way to pass through the training; a test after the end, and one after every step."""
     augmentation = dd.Augmentation("color_crop_scale")
-    training = dd.SetTraining(batch_size=ORDERS[order], order=order, augmentation=augmentation)
+    training = SetTraining(batch_size=ORDERS[order], order=order, augmentation=augmentation)
     for every_step, steps in ((False, None), (True, STEPS)):
         syn = make_syn(rate=0.05, steps=steps)
-        objective = dd.TrainAndTest(
+        objective = TrainAndTest(
             steps=STEPS,
             training=training,
             optimizer=optimizer,
@@ -108,7 +112,7 @@ def test_the_gradient_is_that_of_finite_differences(network, optimizer, order):
         loss, found = gradients(objective, network, syn)
         for gradient, (slope, way) in zip(found, slopes(objective, network, syn), strict=True):
             assert float((gradient * way).sum()) == pytest.approx(slope, rel=1e-4, abs=1e-8)
-        for unroll in (dd.full_graph, dd.checkpointed(3)):
+        for unroll in (full_graph, checkpointed(3)):
             again, other = gradients(dataclasses.replace(objective, unroll=unroll), network, syn)
             torch.testing.assert_close(again, loss, rtol=1e-13, atol=1e-13)
             same(other, found)
@@ -121,12 +125,12 @@ def plain(network, syn, steps, tested, real_batch):
     rng, losses = dd.generator("step"), []
     for k in range(steps):
         weights = weights if weights.requires_grad else weights.requires_grad_()
-        part = torch.randperm(6, generator=dd.derive(rng, "order", k // 2))[4 * (k % 2) :][:4]
+        part = torch.randperm(6, generator=derive(rng, "order", k // 2))[4 * (k % 2) :][:4]
         loss = cross_entropy(flat(weights, x[part]), y[part])
         (step,) = torch.autograd.grad(loss, weights, create_graph=True)
         weights = weights - rate * step
         if k in tested:
-            at = dd.derive(dd.derive(rng, "test", len(losses)), "real")
+            at = derive(derive(rng, "test", len(losses)), "real")
             real_x, real_y = Real().mixed(real_batch, at)
             losses.append(cross_entropy(flat(weights, real_x), real_y))
     total = torch.stack(losses).mean()
@@ -137,9 +141,9 @@ def plain(network, syn, steps, tested, real_batch):
 @pytest.mark.parametrize("size", [None, 7, 64])
 def test_pieces_of_a_test_and_the_whole_are_one_gradient(network, monkeypatch, unroll, size):
     monkeypatch.setitem(MICRO_BATCH, "cpu", size)
-    training = dd.SetTraining(batch_size=4)
+    training = SetTraining(batch_size=4)
     syn = make_syn()
-    end = dd.TrainAndTest(steps=STEPS, training=training, unroll=unroll, real_batch=50)
+    end = TrainAndTest(steps=STEPS, training=training, unroll=unroll, real_batch=50)
     every = dataclasses.replace(end, every_step=True)
     for objective, tested in ((end, [STEPS - 1]), (every, range(STEPS))):
         loss, found = gradients(objective, network, syn)
@@ -151,7 +155,7 @@ def test_pieces_of_a_test_and_the_whole_are_one_gradient(network, monkeypatch, u
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_a_window_that_is_the_whole_training_has_no_burn_in(network, optimizer):
     syn = make_syn(rate=0.05)
-    whole = dd.TrainAndTest(steps=STEPS, optimizer=optimizer, real_batch=20)
+    whole = TrainAndTest(steps=STEPS, optimizer=optimizer, real_batch=20)
     loss, wanted = gradients(whole, network, syn)
     for window in (STEPS, 2):
         windowed = dataclasses.replace(whole, window=window)
@@ -169,9 +173,9 @@ def test_a_drawn_window_ends_anywhere(network):
     def watched(loss, start, inputs, rate, *, steps, optimizer, burn_in=0):
         assert tuple(rate.shape) == (steps + burn_in,)
         ends.append((burn_in, burn_in + steps))
-        return dd.full_graph(loss, start, inputs, rate, steps=steps, optimizer=optimizer, burn_in=burn_in)
+        return full_graph(loss, start, inputs, rate, steps=steps, optimizer=optimizer, burn_in=burn_in)
 
-    drawn = dd.TrainAndTest(steps=STEPS, window=2, drawn=True, unroll=watched, real_batch=5)
+    drawn = TrainAndTest(steps=STEPS, window=2, drawn=True, unroll=watched, real_batch=5)
     for i in range(30):
         list(drawn(network, Real(), Leaves(syn), dd.generator("step", i)))
     assert set(ends) == {(0, 2), (1, 3), (2, 4)}
@@ -185,15 +189,15 @@ def test_every_class_may_have_as_many_real_images(network):
             seen.append((c, n))
             return super().of_class(c, n, rng)
 
-    objective = dd.TrainAndTest(steps=1, lr=0.1, real_batch=5, per_class=True)
+    objective = TrainAndTest(steps=1, lr=0.1, real_batch=5, per_class=True)
     list(objective(network, Watched(), Leaves(make_syn(rate=None)), dd.generator("step")))
     assert seen == [(0, 5), (1, 5), (2, 5)]
 
 
 def test_another_loss_may_teach_and_another_may_judge(network):
     syn = make_syn()
-    objective = dd.TrainAndTest(
-        steps=1, training=dd.SetTraining(loss=half_squares), loss=half_squares, real_batch=70
+    objective = TrainAndTest(
+        steps=1, training=SetTraining(loss=half_squares), loss=half_squares, real_batch=70
     )
     loss, _ = gradients(objective, network, syn)
     flat, weights = FlatNetwork(network), weight_vector(network).requires_grad_()
@@ -205,7 +209,7 @@ def test_another_loss_may_teach_and_another_may_judge(network):
 
 
 def test_every_image_is_seen_as_often_as_any_other():
-    shuffled, stored = dd.SetTraining(batch_size=4), dd.SetTraining(batch_size=4, order="stored")
+    shuffled, stored = SetTraining(batch_size=4), SetTraining(batch_size=4, order="stored")
     for images, sizes in ((10, [4, 4, 2]), (4, [4]), (3, [3])):
         for training in (shuffled, stored):
             parts = [training.part(k, [images], dd.generator(0)) for k in range(2 * len(sizes))]
@@ -215,7 +219,7 @@ def test_every_image_is_seen_as_often_as_any_other():
                 assert sorted(seen) == list(range(images))
                 assert training.order == "shuffled" or seen == sorted(seen)
             assert torch.equal(training.part(1, [images], dd.generator(0)), parts[1])
-    stratified = dd.SetTraining(batch_size=2, order="stratified")
+    stratified = SetTraining(batch_size=2, order="stratified")
     drawn = [stratified.part(k, [3, 5, 1], dd.generator(0)).tolist() for k in range(60)]
     assert {
         tuple(sum(at in r for at in part) for r in (range(3), range(3, 8), range(8, 9))) for part in drawn
@@ -228,7 +232,7 @@ def test_a_step_sees_its_own_images_under_stratified_order(network):
     syn = make_syn()
     mixed = torch.tensor([2, 0, 1, 0, 2, 1])
     syn = dd.SyntheticSet(syn.parametrization, syn.labels, mixed, 3, syn.rate)
-    loss, (x, _) = dd.SetTraining(order="stratified").on(FlatNetwork(network), Leaves(syn), dd.generator(0))
+    loss, (x, _) = SetTraining(order="stratified").on(FlatNetwork(network), Leaves(syn), dd.generator(0))
     order = torch.argsort(mixed, stable=True)
     assert torch.equal(x, syn.parametrization.images[order])
     assert float(loss(0, weight_vector(network), syn.at(order, dd.generator(0))).detach()) > 0
@@ -236,14 +240,14 @@ def test_a_step_sees_its_own_images_under_stratified_order(network):
 
 def test_impossible_trainings_are_refused(network, tiny):
     with pytest.raises(ValueError, match=r"steps must be at least 1, got 0"):
-        dd.TrainAndTest(steps=0)
+        TrainAndTest(steps=0)
     with pytest.raises(ValueError, match=r"window must be at most 3 steps, got 4"):
-        dd.TrainAndTest(steps=3, window=4)
+        TrainAndTest(steps=3, window=4)
     with pytest.raises(ValueError, match=r"order must be one of .*got 'sorted'"):
-        dd.SetTraining(order="sorted")
+        SetTraining(order="sorted")
     with pytest.raises(ValueError, match=r"batch_size must be at least 1, got 0"):
-        dd.SetTraining(batch_size=0)
-    objective = dd.TrainAndTest(steps=3)
+        SetTraining(batch_size=0)
+    objective = TrainAndTest(steps=3)
     with pytest.raises(TypeError, match="syn must be a set that can be taken whole, got RealData"):
         next(objective(network, tiny, tiny, dd.generator(0)))
     with pytest.raises(ValueError, match="rate must be learned with the set"):
@@ -256,11 +260,11 @@ def test_impossible_trainings_are_refused(network, tiny):
 
 @pytest.mark.parametrize("scale", ["plain", "log", "softplus"])
 def test_a_learned_rate_is_what_it_was_set_to(scale):
-    rate = dd.LearnedRate(0.02, low=1e-3, high=0.5, steps=3, momentum=0.5, scale=scale)
+    rate = LearnedRate(0.02, low=1e-3, high=0.5, steps=3, momentum=0.5, scale=scale)
     torch.testing.assert_close(rate(), torch.tensor([[0.02, 0.5]] * 3))
     assert rate.rates == pytest.approx([0.02] * 3)
     assert rate.momenta == (0.5,) * 3
-    alone = dd.LearnedRate(0.02, scale=scale)
+    alone = LearnedRate(0.02, scale=scale)
     assert alone().shape == ()
     assert (alone.rates, alone.momenta) == (pytest.approx(0.02), None)
     with torch.no_grad():
@@ -273,10 +277,10 @@ def test_a_learned_rate_is_what_it_was_set_to(scale):
 
 def test_impossible_rates_are_refused():
     with pytest.raises(ValueError, match="scale must be one of"):
-        dd.LearnedRate(0.1, scale="exp")
+        LearnedRate(0.1, scale="exp")
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
-        dd.LearnedRate(0.1, steps=0)
+        LearnedRate(0.1, steps=0)
     with pytest.raises(ValueError, match="steps must be a number where momentum is learned, got None"):
-        dd.LearnedRate(0.1, momentum=0.5)
+        LearnedRate(0.1, momentum=0.5)
     with pytest.raises(ValueError, match=r"momentum must lie in 0 <= value < 1, got 1"):
-        dd.LearnedRate(0.1, steps=2, momentum=1.0)
+        LearnedRate(0.1, steps=2, momentum=1.0)

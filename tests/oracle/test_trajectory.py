@@ -8,11 +8,13 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk.inner.flat import FlatNetwork, weight_vector
-from ddsdk.inner.unroll import constant_memory, full_graph, truncated
+from ddsdk.foundation import derive
 from ddsdk.objectives.trajectory import MatchTrajectory
 from ddsdk.students.experts import ExpertSpan
+from ddsdk.synthetic import LearnedLabels, LearnedRate, Pixels
 from ddsdk.synthetic.set import Leaves
+from ddsdk.training.flat import FlatNetwork, weight_vector
+from ddsdk.training.unroll import constant_memory, full_graph, truncated
 
 STEPS, RATE = 5, 0.3
 SHAPE, CLASSES = (2, 8, 8), torch.arange(3).repeat_interleave(2)
@@ -35,9 +37,9 @@ def span(network):
 def make_syn(labels=None, rate=RATE):
     images = torch.randn(6, *SHAPE, generator=dd.generator("images"), dtype=torch.float64)
     logits = torch.randn(6, 3, generator=dd.generator("logits"), dtype=torch.float64)
-    labels = dd.LearnedLabels(logits) if labels is None else labels
-    learned = None if rate is None else dd.LearnedRate(rate).double()
-    return dd.SyntheticSet(dd.Pixels(images), labels, CLASSES, 3, learned)
+    labels = LearnedLabels(logits) if labels is None else labels
+    learned = None if rate is None else LearnedRate(rate).double()
+    return dd.SyntheticSet(Pixels(images), labels, CLASSES, 3, learned)
 
 
 def gradients(match, span, syn):
@@ -64,10 +66,10 @@ def plain(match, network, span, syn, size):
     order, epoch = [], 0
     for k in range(match.steps):
         if not order:
-            order = torch.randperm(6, generator=dd.derive(rng, "order", epoch)).tolist()
+            order = torch.randperm(6, generator=derive(rng, "order", epoch)).tolist()
             epoch += 1
         part, order = order[:size], order[size:]
-        draw = match.augmentation.per_image(len(part), dd.derive(rng, "augmentation", k))
+        draw = match.augmentation.per_image(len(part), derive(rng, "augmentation", k))
         out = functional_call(network, weights, (draw(x[part]),))
         loss = cross_entropy(out, logits[part].softmax(1))
         steps = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
@@ -115,7 +117,7 @@ def test_the_gradient_is_that_of_finite_differences(span):
 def test_a_student_that_stays_has_distance_1_and_one_that_meets_the_target_0(span):
     syn = make_syn()
     match = MatchTrajectory(steps=STEPS, augmentation=AUGMENTATION)
-    still = dd.SyntheticSet(syn.parametrization, syn.labels, CLASSES, 3, dd.LearnedRate(1e-12, low=1e-12))
+    still = dd.SyntheticSet(syn.parametrization, syn.labels, CLASSES, 3, LearnedRate(1e-12, low=1e-12))
     (loss,) = match(span, None, Leaves(still), dd.generator("step"))
     assert float(loss.detach()) == pytest.approx(1, abs=1e-9)
 

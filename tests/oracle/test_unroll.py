@@ -7,9 +7,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk.inner.flat import FlatNetwork, weight_vector
-from ddsdk.inner.optimizers import InnerAdam, InnerSGD, PacedSGD
-from ddsdk.inner.unroll import checkpointed, constant_memory, full_graph, truncated
+from ddsdk.training.flat import FlatNetwork, weight_vector
+from ddsdk.training.optimizers import InnerAdam, InnerSGD, PacedSGD
+from ddsdk.training.unroll import checkpointed, constant_memory, full_graph, truncated
 
 STEPS = 5
 OPTIMIZERS = {"sgd": InnerSGD(), "momentum": InnerSGD(momentum=0.9), "adam": InnerAdam()}

@@ -10,6 +10,7 @@ import torch
 from careless_distillers import QUICK, copying, digits, noise_only
 
 import ddsdk as dd
+from ddsdk.synthetic import Pixels
 from ddsdk_integrations.privacy import NDPDC, Budget, Ledger, PrivateData, distilled_privately
 from ddsdk_integrations.privacy.audit import audit_in_one_run, mislabelled
 from ddsdk_integrations.privacy.bounds import one_run_bound, p_value
@@ -92,7 +93,7 @@ def test_a_real_start_under_a_claim_of_epsilon_1_is_refuted():
         private = PrivateData(records, Ledger(budget), class_size=80, statistics="constants")
         plan = recipe.plan(private, make_student=make, rng=rng)
         start = torch.cat([records.of_class(c, 40, rng).x for c in range(10)])
-        syn = dd.SyntheticSet(dd.Pixels(start), plan.syn.labels, plan.syn.classes, 10)
+        syn = dd.SyntheticSet(Pixels(start), plan.syn.labels, plan.syn.classes, 10)
         plan = dataclasses.replace(plan, syn=syn)
         how = {"recipe": recipe, "evaluation": QUICK, "make_student": make, "rng": rng}
         return distilled_privately(plan, private, **how)

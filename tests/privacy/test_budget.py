@@ -8,14 +8,14 @@ import math
 import numpy as np
 import pytest
 
-import ddsdk as dd
+from ddsdk.artefact import NoisedRelease
 from ddsdk_integrations.privacy.budget import Budget, BudgetSpentError, Ledger, epsilon_of
 
 Q = 256 / 60_000
 
 
 def sums(count, noise=2.0, rate=0.02, what="sums"):
-    return dd.NoisedRelease(what=what, clip=1.0, noise_multiplier=noise, sample_rate=rate, count=count)
+    return NoisedRelease(what=what, clip=1.0, noise_multiplier=noise, sample_rate=rate, count=count)
 
 
 def noise_for(budget, **how):

@@ -7,6 +7,10 @@ import torch
 from private_records import mechanism, records, sealed, student
 
 import ddsdk as dd
+from ddsdk.objectives import ByFeatures, by_kernel, weight_gradients
+from ddsdk.students import FixedTeachers, FreshStudents
+from ddsdk.synthetic import MultiFormation, centred_labels, class_slots, hard_labels
+from ddsdk.training import FullyConnectedNTK, Ridge
 from ddsdk_integrations.privacy.budget import Budget, BudgetSpentError
 from ddsdk_integrations.privacy.dp_kip import NoisedRegression
 from ddsdk_integrations.privacy.dp_sgd import dp_sgd
@@ -36,7 +40,7 @@ def test_the_gradients_of_records_are_those_of_a_loop(name):
     found = sample_gradients(network, batch, matched_weights(network))
     for i in range(5):
         one = dd.Batch(batch.x[i : i + 1], batch.y[i : i + 1])
-        alone = dd.weight_gradients(network, one, graph=False)
+        alone = weight_gradients(network, one, graph=False)
         assert torch.allclose(found[i], torch.cat([g.flatten() for g in alone]), atol=1e-5)
     assert all(p.grad is None for p in network.parameters())
 
@@ -54,7 +58,7 @@ def test_gradients_by_all_parameters_are_those_of_a_loop():
 def test_a_release_is_the_clipped_sum_over_the_expected_size():
     real = records(12)
     made = mechanism(real, sample_rate=1.0, clip=0.1)
-    supply = NoisedGradients(made, dd.FreshStudents(student()), expected=[8.0, 6.0, 6.0])
+    supply = NoisedGradients(made, FreshStudents(student()), expected=[8.0, 6.0, 6.0])
     lesson = supply.next(sealed(real), None, dd.generator("step"))
     rows = sample_gradients(lesson.network, real.batch(torch.arange(12)), matched_weights(lesson.network))
     wanted = (rows * (0.1 / rows.norm(dim=1, keepdim=True)).clamp_max(1)).sum(0) / 20
@@ -71,9 +75,7 @@ def test_gradients_of_classes_are_those_of_their_records_under_the_same_augmenta
     made = mechanism(real, sample_rate=1.0, clip=0.1)
     flip = dd.Augmentation("flip_crop")
     how = {"expected": [4.0, 2.0, 8.0], "augmentation": flip, "classwise": True}
-    lesson = NoisedGradients(made, dd.FreshStudents(student()), **how).next(
-        sealed(real), None, dd.generator(3)
-    )
+    lesson = NoisedGradients(made, FreshStudents(student()), **how).next(sealed(real), None, dd.generator(3))
     batch = real.batch(torch.arange(12))
     names = matched_weights(lesson.network)
     rows = sample_gradients(lesson.network, dd.Batch(lesson.draw(batch.x), batch.y), names)
@@ -92,12 +94,12 @@ def test_any_parametrization_runs_on_releases_alone():
     private = sealed(records(30))
     made = private.mechanism("gradients", releases=4, sample_rate=0.8, noise_multiplier=1e-9)
     canvases = torch.randn(6, 1, 8, 8, generator=dd.generator("start"))
-    classes = dd.class_slots(3, 2)
-    syn = dd.SyntheticSet(dd.MultiFormation(canvases.clone(), 2), dd.hard_labels(classes, 3), classes, 3)
+    classes = class_slots(3, 2)
+    syn = dd.SyntheticSet(MultiFormation(canvases.clone(), 2), hard_labels(classes, 3), classes, 3)
     plan = dd.Plan(
         syn=syn,
         objective=MatchNoisedGradients(),
-        students=NoisedGradients(made, dd.FreshStudents(student()), expected=[8.0] * 3),
+        students=NoisedGradients(made, FreshStudents(student()), expected=[8.0] * 3),
         make_optimizer=lambda syn: torch.optim.SGD(syn.parameters(), lr=0.1),
         steps=4,
     )
@@ -110,9 +112,9 @@ def test_any_parametrization_runs_on_releases_alone():
 
 def test_batch_norm_is_refused():
     made = mechanism()
-    supply = NoisedGradients(made, dd.FreshStudents(student()), expected=[8.0, 6.0, 6.0])
+    supply = NoisedGradients(made, FreshStudents(student()), expected=[8.0, 6.0, 6.0])
     batch_norm = student(norm="batch")(dd.generator(0))
-    supply._students = dd.FixedTeachers(lambda _: batch_norm)
+    supply._students = FixedTeachers(lambda _: batch_norm)
     with pytest.raises(PrivacyError, match="BatchNorm2d"):
         supply.next(sealed(), None, dd.generator("step"))
     assert made.left == 1
@@ -123,15 +125,15 @@ def test_gradients_of_regression_are_those_of_a_loop(kind):
     """In float64 against autograd on one record at a time, ridge included."""
     real = records(7)
     if kind == "kernel":
-        compare, learner = dd.by_kernel, dd.FullyConnectedNTK(depth=2)
+        compare, learner = by_kernel, FullyConnectedNTK(depth=2)
     else:
-        compare, learner = dd.ByFeatures(bias=0.1), student()(dd.generator(1)).eval().requires_grad_(False)
+        compare, learner = ByFeatures(bias=0.1), student()(dd.generator(1)).eval().requires_grad_(False)
     objective = NoisedRegression(
-        mechanism=mechanism(real), compare=compare, ridge=dd.Ridge(rule="trace", strength=0.1), expected=7.0
+        mechanism=mechanism(real), compare=compare, ridge=Ridge(rule="trace", strength=0.1), expected=7.0
     )
-    classes = dd.class_slots(3, 2)
+    classes = class_slots(3, 2)
     images = torch.randn(6, 1, 8, 8, generator=dd.generator("images"))
-    labels = dd.centred_labels(classes, 3, 1.0)
+    labels = centred_labels(classes, 3, 1.0)
     batch = real.batch(torch.arange(7))
     found = objective.record_gradients(learner, dd.Batch(images, labels), batch)
     assert found.shape == (7, 6 * 64)

@@ -9,7 +9,9 @@ import torch
 from private_records import records, sealed, student
 
 import ddsdk as dd
-import ddsdk.errors
+import ddsdk.foundation.errors
+from ddsdk.objectives import ClassMatch, mean_embedding, squared
+from ddsdk.students import FreshStudents
 from ddsdk_integrations.privacy import DPKIP, NDPDC, PSG
 from ddsdk_integrations.privacy.budget import Budget, BudgetSpentError
 from ddsdk_integrations.privacy.guard import PrivacyError
@@ -183,8 +185,8 @@ def test_a_plan_that_draws_records_is_refused():
     """The engine's own objectives ask the real source, which is sealed."""
     private = sealed(budget=ONE)
     plan = RECIPES["ndpdc"].plan(private, make_student=student(), rng=dd.generator("run"))
-    match = dd.ClassMatch(byproduct=dd.mean_embedding, distance=dd.squared, real_batch=4)
-    open_plan = dataclasses.replace(plan, objective=match, students=dd.FreshStudents(student()))
+    match = ClassMatch(byproduct=mean_embedding, distance=squared, real_batch=4)
+    open_plan = dataclasses.replace(plan, objective=match, students=FreshStudents(student()))
     how = {"recipe": RECIPES["ndpdc"], "make_student": student(), "rng": dd.generator("run")}
     with pytest.raises(PrivacyError, match="private records must not leave the mechanism"):
         distilled_privately(open_plan, private, evaluation=dd.Evaluation(), **how)

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
 from ddsdk.networks.network import Network
+from ddsdk.students import OnSynthetic
 from ddsdk_integrations.robustness.backdoor import (
     Doorping,
     DoorpingStudents,
@@ -41,7 +42,7 @@ def poisoned_of(real):
 
 
 def victims(real):
-    return TrainedVictims(make_student=make(real), lesson=dd.OnSynthetic(epochs=2))
+    return TrainedVictims(make_student=make(real), lesson=OnSynthetic(epochs=2))
 
 
 def stamped_loss(network, poisoned, trigger):

@@ -7,6 +7,7 @@ import torch
 from tiny_recipes import RECIPE_SETTINGS
 
 import ddsdk as dd
+from ddsdk.students import FixedTeachers
 from ddsdk_integrations.robustness import (
     AdversarialLearning,
     AttackedSource,
@@ -91,7 +92,7 @@ def test_attacked_images_stay_in_their_ball_and_fool_their_victim(digits, models
 
 
 def test_the_wrapped_objective_sees_what_the_source_gives(tiny, make_student):
-    victims = dd.FixedTeachers(lambda i: make_student(dd.generator("victim")).requires_grad_(False))
+    victims = FixedTeachers(lambda i: make_student(dd.generator("victim")).requires_grad_(False))
     seen = []
 
     def objective(student, real, syn, rng):

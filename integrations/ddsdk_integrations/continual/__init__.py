@@ -12,7 +12,7 @@ from ddsdk_integrations._require import require_library
 
 require_library("avalanche", feature="Distilled replay", package="avalanche-lib", extra="continual")
 
-from ddsdk.codecs import LABEL_BYTES, Codec, Components, Half, LowRank, Tiles, Uint8  # noqa: E402
+from ddsdk.artefact import LABEL_BYTES, Codec, Components, Half, LowRank, Tiles, Uint8  # noqa: E402
 from ddsdk_integrations.continual.buffer import DistilledBuffer  # noqa: E402
 from ddsdk_integrations.continual.composites import Combining, Composing  # noqa: E402
 from ddsdk_integrations.continual.configurations import (  # noqa: E402

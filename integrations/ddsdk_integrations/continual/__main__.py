@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, final
 
 import ddsdk as dd
-from ddsdk.bench.cells import CellBenchmark, Question, known_words, numbers, run_command, words
+from ddsdk.experiments import CellBenchmark, Question, known_words, numbers, run_command, words
 from ddsdk_integrations.continual.benchmark import LEARNERS, METHODS, Cell, Setting, measure
 from ddsdk_integrations.continual.table import markdown, plot
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import ddsdk as dd
-from ddsdk.codecs import Codec, LowRank
-from ddsdk.errors import require, require_count
+from ddsdk.artefact import Codec, LowRank
+from ddsdk.foundation import require, require_count
 from ddsdk_integrations.continual.buffer import DistilledBuffer
 from ddsdk_integrations.continual.distiller import Distiller
 from ddsdk_integrations.continual.memory import sample_bytes

@@ -10,8 +10,8 @@ from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.training.storage_policy import BalancedExemplarsBuffer, ExemplarsBuffer
 
 import ddsdk as dd
-from ddsdk.codecs import LABEL_BYTES, Codec, Uint8, codec_state
-from ddsdk.errors import ResumeError, require, require_count
+from ddsdk.artefact import LABEL_BYTES, Codec, Uint8, codec_state
+from ddsdk.foundation import ResumeError, require, require_count
 from ddsdk_integrations.continual.distiller import Distiller, Made
 from ddsdk_integrations.continual.memory import Key, Memory, Part, sample_bytes
 from ddsdk_integrations.continual.moment import Moment, moments, starts

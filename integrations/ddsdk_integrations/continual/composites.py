@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import ddsdk as dd
-from ddsdk.codecs import LABEL_BYTES
-from ddsdk.errors import require, require_count, require_rate
-from ddsdk.recipes import IterativeRecipe
-from ddsdk.recipes.parts import cycled_images, start_images, unit_bounds
-from ddsdk.synthetic.base import Bounds
+from ddsdk.artefact import LABEL_BYTES
+from ddsdk.foundation import derive, require, require_count, require_rate
+from ddsdk.recipes import IterativeRecipe, cycled_images, start_images, unit_bounds
+from ddsdk.synthetic import Bounds, Parametrization, class_slots, hard_labels
 
 __all__ = ["Combined", "Combining", "Composing", "Composites"]
 
@@ -24,7 +23,7 @@ _EDGE = 1e-3
 
 
 @final
-class Composites(dd.Parametrization):
+class Composites(Parametrization):
     """Images of a class as sigmoids of weighted sums of its components: sigmoid(weights @ components).
 
     Args:
@@ -77,7 +76,7 @@ class Composites(dd.Parametrization):
 
 
 @final
-class Combined(dd.Parametrization):
+class Combined(Parametrization):
     """Images of a class as weighted means of real ones, with weights that are positive and sum to 1.
 
     Args:
@@ -154,13 +153,13 @@ class _Swapped(IterativeRecipe):
         self,
         real: dd.RealData,
         per_class: int,
-        images: dd.Parametrization,
+        images: Parametrization,
         **how: Any,  # noqa: ANN401
     ) -> dd.Plan[Any]:
         """Return the recipe's plan with other images, `per_class` of each class."""
         plan = dataclasses.replace(self.matching, ipc=self.ipc).parts(real, **how)
-        classes = dd.class_slots(real.num_classes, per_class)
-        labels = dd.hard_labels(classes, real.num_classes)
+        classes = class_slots(real.num_classes, per_class)
+        labels = hard_labels(classes, real.num_classes)
         syn = dd.SyntheticSet(images, labels, classes, real.num_classes).to(real.device)
         return dataclasses.replace(plan, syn=syn, make_optimizer=partial(_adam, lr=self.lr))
 
@@ -230,5 +229,5 @@ class Combining(_Swapped):
         require_count("candidates", self.candidates)
         n = max(self.ipc, min(self.candidates, *real.class_sizes))
         images = start_images(real, n, "real", how["rng"]).view(real.num_classes, n, *real.image_shape)
-        combined = Combined(images, self.ipc, dd.derive(how["rng"], "combinations"))
+        combined = Combined(images, self.ipc, derive(how["rng"], "combinations"))
         return self.swapped(real, self.ipc, combined, **how)

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.codecs import LABEL_BYTES, Codec, Components, Packed, Tiles
-from ddsdk.errors import require, require_rate
+from ddsdk.artefact import LABEL_BYTES, Codec, Components, Packed, Tiles, assemble
+from ddsdk.foundation import derive, require, require_rate
+from ddsdk.objectives import ClassMatch, Total
 from ddsdk.recipes import IterativeRecipe
+from ddsdk.synthetic import MultiFormation, Pixels
 from ddsdk_integrations.continual.composites import Composing, Composites
 from ddsdk_integrations.continual.relation import RelationMatch
 
@@ -53,7 +55,8 @@ class Distiller:
         seconds: After so many no further step is taken, and the set is what it is by then. A recipe without
             steps, and the networks that a recipe trains before its first one, cannot be cut short. None for all steps.
         past: Let what is remembered of the task be further classes: students know them and train on them beside the
-            new ones, and nothing of them changes. Wants a recipe that matches class by class (`ddsdk.ClassMatch`).
+            new ones, and nothing of them changes. Wants a recipe that matches class by class
+            (`ddsdk.objectives.ClassMatch`).
         relation: Weight of `RelationMatch`, which compares with what is remembered; 0 leaves it out. Wants `past`.
 
     Raises:
@@ -129,16 +132,16 @@ class Distiller:
             self._refuse_past()
             made = recipe(real, make_student=make, rng=rng)
             return self._made(made, None, began)
-        plan = recipe.plan(real, make_student=make, rng=dd.derive(rng, "plan"))
+        plan = recipe.plan(real, make_student=make, rng=derive(rng, "plan"))
         for c, items in (start or {}).items():
             _go_on_from(plan.syn, c, real.preprocess(items.to(real.device)))
         plan = self._beside_past(plan, real.num_classes if new is None else new)
-        run: dd.Distillation[Any] = dd.Distillation(plan, real, rng=dd.derive(rng, "steps"))
+        run: dd.Distillation[Any] = dd.Distillation(plan, real, rng=derive(rng, "steps"))
         while self.seconds is None or time.monotonic() - began < self.seconds:
             if next(run, None) is None:
                 break
         syn = run.result
-        made = dd.assemble(
+        made = assemble(
             recipe, syn, real, evaluation=recipe.evaluation(real), rng=rng, seconds=0, run=run.record()
         )
         return self._made(made, syn, began)
@@ -146,13 +149,13 @@ class Distiller:
     def _beside_past(self, plan: dd.Plan[Any], new: int) -> dd.Plan[Any]:
         """Return a plan that changes the new classes only, and compares with the others where that is asked for."""
         match = plan.objective
-        if not isinstance(match, dd.ClassMatch):
+        if not isinstance(match, ClassMatch):
             self._refuse_past()
             return plan
         mine: Any = dataclasses.replace(match, classes=tuple(range(new)))
         if self.relation:
             relation = RelationMatch(new=new, real_batch=match.real_batch, augmentation=match.augmentation)
-            mine = dd.Total(((1.0, mine), (self.relation, relation)))
+            mine = Total(((1.0, mine), (self.relation, relation)))
         return dataclasses.replace(plan, objective=mine)
 
     def _refuse_past(self) -> None:
@@ -174,7 +177,7 @@ def _stored(syn: dd.SyntheticSet, preprocess: dd.Preprocess) -> dict[int, tuple[
     stored = syn.parametrization
     found: dict[int, tuple[Codec, Packed]] = {}
     for c in range(syn.num_classes):
-        if isinstance(stored, dd.MultiFormation) and stored.factor > 1:
+        if isinstance(stored, MultiFormation) and stored.factor > 1:
             canvases = stored.canvases.detach()[syn.slots_of_class(c)]
             tiles = Tiles(stored.factor)
             found[c] = (tiles, tiles.pack(preprocess.inverse(canvases).clamp(0, 1).cpu()))
@@ -189,6 +192,6 @@ def _go_on_from(syn: dd.SyntheticSet, c: int, items: Tensor) -> None:
     """Put items of class `c`, in the value space, in the place of its start, where they are pixels or canvases."""
     slots = syn.slots_of_class(c)
     stored = syn.parametrization
-    if isinstance(stored, dd.Pixels | dd.MultiFormation) and len(items) == len(slots):
-        pixels = stored.images if isinstance(stored, dd.Pixels) else stored.canvases
+    if isinstance(stored, Pixels | MultiFormation) and len(items) == len(slots):
+        pixels = stored.images if isinstance(stored, Pixels) else stored.canvases
         pixels[slots] = items

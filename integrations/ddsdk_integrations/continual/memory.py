@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-import ddsdk as dd
-from ddsdk.codecs import LABEL_BYTES, Codec, Packed, Uint8, codec_from, codec_state
-from ddsdk.errors import require, require_count
+from ddsdk.artefact import LABEL_BYTES, Codec, Packed, Uint8, codec_from, codec_state
+from ddsdk.data import herding
+from ddsdk.foundation import require, require_count
 
 __all__ = ["Key", "Memory", "Part", "sample_bytes", "shrunk"]
 
@@ -132,7 +132,7 @@ def shrunk(part: Part, budget: int) -> Part:
     fixed = 0 if part.soft is None else LABEL_BYTES
     n = (budget - fixed) * len(part) // (part.nbytes - fixed)
     require(n > 0, "budget", f"hold an item of {(part.nbytes - fixed) // len(part)} bytes", budget)
-    return part.take(dd.herding(part.images().reshape(len(part), -1), n))
+    return part.take(herding(part.images().reshape(len(part), -1), n))
 
 
 @final

@@ -7,7 +7,7 @@ from typing import Any, final
 from avalanche.evaluation import PluginMetric
 from avalanche.evaluation.metric_results import MetricValue
 
-from ddsdk.errors import require
+from ddsdk.foundation import require
 from ddsdk_integrations.continual.buffer import DistilledBuffer
 
 __all__ = ["MemoryMetric", "memory_metrics"]

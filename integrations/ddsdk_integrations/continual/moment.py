@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.codecs import Tiles, to_bytes
+from ddsdk.artefact import Tiles, to_bytes
+from ddsdk.foundation import derive
 from ddsdk_integrations.continual.memory import Key, Part
 from ddsdk_integrations.continual.stream import Arrivals
 
@@ -70,7 +71,7 @@ class Moment:
             names.append(str(label))
         if len(names) == 1:
             noise = torch.randint(
-                0, 256, self.images.shape, generator=dd.derive(rng, "noise"), dtype=torch.uint8
+                0, 256, self.images.shape, generator=derive(rng, "noise"), dtype=torch.uint8
             )
             images.append(noise)
             labels.append(torch.ones(len(noise), dtype=torch.int64))

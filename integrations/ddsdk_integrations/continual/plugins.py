@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torch.utils.data import default_collate
 
-from ddsdk.errors import require, require_count
+from ddsdk.foundation import require, require_count
 from ddsdk_integrations.continual.buffer import DistilledBuffer
 
 __all__ = ["SoftCollate", "SoftLabels", "TrainOnMemory"]

@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count
+from ddsdk.foundation import require, require_count
 from ddsdk_integrations.continual.stream import Arrivals
 
 __all__ = ["Queue", "Streaming"]

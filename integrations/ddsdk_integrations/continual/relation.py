@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 import ddsdk as dd
-from ddsdk.objectives.base import embedding
+from ddsdk.data import Source
+from ddsdk.foundation import derive
+from ddsdk.objectives import embedding
 
 __all__ = ["RelationMatch"]
 
@@ -44,23 +46,23 @@ class RelationMatch:
     def __call__(
         self,
         student: Any,  # noqa: ANN401
-        real: dd.Source,
-        syn: dd.Source,
+        real: Source,
+        syn: Source,
         rng: torch.Generator,
     ) -> Iterator[Tensor]:
         """Yield a term for each new class; none where nothing is remembered."""
         embed = embedding(student)
         for c in range(self.new if self.new < real.num_classes else 0):
-            key = dd.derive(rng, "relation", c)
-            draw = self.augmentation.siamese(dd.derive(key, "augmentation"))
+            key = derive(rng, "relation", c)
+            draw = self.augmentation.siamese(derive(key, "augmentation"))
             with torch.no_grad():
                 past = [
-                    embed(draw(real.of_class(j, self.real_batch, dd.derive(key, "past", j)).x)).mean(0)
+                    embed(draw(real.of_class(j, self.real_batch, derive(key, "past", j)).x)).mean(0)
                     for j in range(self.new, real.num_classes)
                 ]
                 means = normalize(torch.stack(past), dim=1)
-                seen = embed(draw(real.of_class(c, self.real_batch, dd.derive(key, "real")).x))
+                seen = embed(draw(real.of_class(c, self.real_batch, derive(key, "real")).x))
                 wanted = (normalize(seen, dim=1) @ means.T).mean(0)
-            x = draw(syn.of_class(c, sys.maxsize, dd.derive(key, "synthetic")).x)
+            x = draw(syn.of_class(c, sys.maxsize, derive(key, "synthetic")).x)
             if len(x):
                 yield ((normalize(embed(x), dim=1) @ means.T).mean(0) - wanted).square().sum()

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ddsdk.checkpoint import read_checkpoint, write_checkpoint
-from ddsdk.errors import ResumeError, require_count
+from ddsdk.foundation import ResumeError, require_count
+from ddsdk.running import read_checkpoint, write_checkpoint
 from ddsdk_integrations.continual.buffer import DistilledBuffer
 
 __all__ = ["resume_run", "save_run"]

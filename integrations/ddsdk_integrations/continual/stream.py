@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 import ddsdk as dd
-from ddsdk.codecs import to_bytes
-from ddsdk.errors import require, require_count
+from ddsdk.artefact import to_bytes
+from ddsdk.foundation import require, require_count
 from ddsdk_integrations.continual.memory import Key, Part
 
 __all__ = ["Arrivals", "Items", "Replay", "Schema", "arrivals", "as_avalanche", "value_space"]

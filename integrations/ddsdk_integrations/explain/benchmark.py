@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count
+from ddsdk.foundation import derive, require, require_count
+from ddsdk.training import KernelMachine, kernel_machine
 from ddsdk_integrations.explain.faithfulness import (
     data_modelling_score,
     leave_one_out,
@@ -55,9 +56,9 @@ class Setting:
         require(0 <= self.ridge < 1, "ridge", "lie in 0 <= value < 1", self.ridge)
 
     @property
-    def machine(self) -> dd.KernelMachine:
+    def machine(self) -> KernelMachine:
         """Kernel and ridge."""
-        return dd.kernel_machine("fc-ntk", ridge=self.ridge)
+        return kernel_machine("fc-ntk", ridge=self.ridge)
 
     def recipe(self) -> dd.KIP:
         """Return how the learned set is made: images and labels."""
@@ -141,7 +142,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
     rng = dd.generator("explain", cell.seed)
     case, truth = _case(setting, train, test)
     began = time.perf_counter()
-    influence, distilled = ROWS[cell.method](case, dd.derive(rng, "set"))
+    influence, distilled = ROWS[cell.method](case, derive(rng, "set"))
     seconds = time.perf_counter() - began
     return {
         "cell": asdict(cell),
@@ -150,8 +151,8 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
         "floats": None if distilled is None else distilled.images.numel(),
         "training floats": train.batch(torch.arange(1)).x.numel() * len(train),
         **_agreement(influence, truth, case),
-        "lds": _foretold(influence, case, dd.derive(rng, "subsets")),
-        **({} if distilled is None else _of_set(distilled, case, test, dd.derive(rng, "removal"))),
+        "lds": _foretold(influence, case, derive(rng, "subsets")),
+        **({} if distilled is None else _of_set(distilled, case, test, derive(rng, "removal"))),
     }
 
 
@@ -182,7 +183,7 @@ def _agreement(influence: Tensor, truth: Tensor, case: Case) -> dict[str, float]
 
 
 def _foretold(influence: Tensor, case: Case, rng: torch.Generator) -> float:
-    subsets = random_subsets(len(case.train), case.setting.subsets, 0.5, dd.derive(rng, "draw"))
+    subsets = random_subsets(len(case.train), case.setting.subsets, 0.5, derive(rng, "draw"))
     outputs = torch.stack([_scores(case, members, rng) for members in subsets])
     return data_modelling_score(influence, subsets, outputs)
 
@@ -191,7 +192,7 @@ def _scores(case: Case, members: Tensor, rng: torch.Generator) -> Tensor:
     """Return what a model of some training images says of the predicted classes, (B,)."""
     half, machine = case.train.subset(torch.nonzero(members).flatten()), case.setting.machine
     if case.setting.again:
-        made = case.setting.recipe()(half, make_student=_no_student, rng=dd.derive(rng, "again"))
+        made = case.setting.recipe()(half, make_student=_no_student, rng=derive(rng, "again"))
         found = machine.predict(made.images, made.labels, case.x)
     else:
         x, y = half.batch(torch.arange(len(half)))
@@ -204,7 +205,7 @@ def _of_set(distilled: dd.Distilled, case: Case, test: dd.RealData, rng: torch.G
     held_out = test.with_preprocess(case.train.preprocess).batch(torch.arange(len(test))).x
     right = explainer.explain(held_out).classes == test.labels
     falls = [
-        asdict(removal(explainer, case.x, count, dd.derive(rng, count)))
+        asdict(removal(explainer, case.x, count, derive(rng, count)))
         for count in _REMOVED
         if count < len(explainer)
     ]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count
-from ddsdk.inner.ridge import solve
-from ddsdk.objectives.ridge import targets
+from ddsdk.foundation import require, require_count
+from ddsdk.objectives import targets
+from ddsdk.training import KernelMachine, solve
 from ddsdk_integrations.explain.weights import Explainer
 
 __all__ = [
@@ -72,7 +72,7 @@ def removal(explainer: Explainer, x: Tensor, count: int, rng: torch.Generator) -
     return Removal(count=count, **falls)
 
 
-def leave_one_out(machine: dd.KernelMachine, records: dd.RealData, x: Tensor, classes: Tensor) -> Tensor:
+def leave_one_out(machine: KernelMachine, records: dd.RealData, x: Tensor, classes: Tensor) -> Tensor:
     """Return by how much scores of regression on *all* records fall without each of them, (B, N) float64: the truth.
 
     With P = (k(T, T) + r I)^-1 and alpha = P (y - 1/K), the score of x falls by (k(x, T) P)_t alpha_t / P_tt. The

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.errors import require
-from ddsdk.inner.micro import pieces
-from ddsdk.objectives.ridge import targets
+from ddsdk.foundation import require
+from ddsdk.objectives import targets
+from ddsdk.training import pieces
 from ddsdk_integrations.explain.weights import Explainer
 
 __all__ = ["Influence"]

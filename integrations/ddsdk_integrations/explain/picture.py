@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.bench.pages import empty_figure
+from ddsdk.experiments import empty_figure
 from ddsdk_integrations.explain.influence import Influence
 from ddsdk_integrations.explain.weights import Explainer
 

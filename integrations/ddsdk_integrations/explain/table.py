@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddsdk.bench.pages import by_method, empty_figure, markdown_table
+from ddsdk.experiments import by_method, empty_figure, markdown_table
 
 __all__ = ["markdown", "plot"]
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count
-from ddsdk.inner.ridge import solve
-from ddsdk.objectives.ridge import targets
+from ddsdk.foundation import require, require_count
+from ddsdk.objectives import targets
+from ddsdk.training import KernelMachine, embeddings, kernel_machine, solve
 
 __all__ = ["Explainer", "Explanation", "NetworkKernel"]
 
@@ -32,7 +32,7 @@ class NetworkKernel:
 
     def __call__(self, x: Tensor, z: Tensor) -> Tensor:
         """Return the kernel values, (B, B') float64, without graph."""
-        of_x, of_z = (dd.embeddings(self.network, images).double() for images in (x, z))
+        of_x, of_z = (embeddings(self.network, images).double() for images in (x, z))
         return of_x @ of_z.T / of_x.shape[1]
 
 
@@ -98,7 +98,7 @@ class Explainer:
         Loo, Hasani, Amini and Rus, NeurIPS 2022, arXiv:2210.12067.
     """
 
-    def __init__(self, distilled: dd.Distilled, machine: dd.KernelMachine | None = None) -> None:
+    def __init__(self, distilled: dd.Distilled, machine: KernelMachine | None = None) -> None:
         self.machine = _machine(distilled) if machine is None else machine
         self.images = distilled.images
         rows = distilled.labels
@@ -158,8 +158,8 @@ class Explainer:
         return found
 
 
-def _machine(distilled: dd.Distilled) -> dd.KernelMachine:
+def _machine(distilled: dd.Distilled) -> KernelMachine:
     own = dd.Evaluation.from_dict(distilled.evaluation)
     rule = "be given for a set that is made for networks: explanations are of kernel ridge regression"
     require(own.learner == "kernel", "machine", rule, None)
-    return dd.kernel_machine(own.network, **own.network_options)
+    return kernel_machine(own.network, **own.network_options)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import ddsdk as dd
-from ddsdk.bench.cells import CellBenchmark, Question, known_words, numbers, run_command, words
-from ddsdk.errors import require_rate
+from ddsdk.experiments import CellBenchmark, Question, known_words, numbers, run_command, words
+from ddsdk.foundation import require_rate
 from ddsdk_integrations.federated.benchmark import METHODS, Cell, Setting, described, measure
 from ddsdk_integrations.federated.table import markdown, plot
 

@@ -13,8 +13,8 @@ from flwr.serverapp.strategy import FedAvg, FedProx, Strategy
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.codecs import Half
-from ddsdk.errors import require, require_count, require_rate
+from ddsdk.artefact import Half
+from ddsdk.foundation import require, require_count, require_rate
 from ddsdk_integrations.federated.averaging import FedNova, Scaffold
 from ddsdk_integrations.federated.checks import Limits
 from ddsdk_integrations.federated.client import Participant

@@ -18,10 +18,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddsdk.codecs import RowCodec, codec_from
-from ddsdk.errors import require, require_count
-from ddsdk.files import strict_json
-from ddsdk.text import clean, clean_json
+from ddsdk.artefact import RowCodec, codec_from
+from ddsdk.foundation import clean, clean_json, require, require_count, strict_json
 from ddsdk_integrations.federated.payload import (
     ARRAYS,
     CODEC_NAMES,

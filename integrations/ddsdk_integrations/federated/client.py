@@ -14,8 +14,9 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.errors import require_count
-from ddsdk.recipes.base import IterativeRecipe, Recipe
+from ddsdk.artefact import assemble
+from ddsdk.foundation import derive, require_count
+from ddsdk.recipes import IterativeRecipe, Recipe
 from ddsdk_integrations.federated.local import LocalTraining, fit_reply
 from ddsdk_integrations.federated.near import NearStudents
 from ddsdk_integrations.federated.payload import Packing, pack
@@ -183,11 +184,11 @@ def distilled(
     for _ in run:
         pass
     evaluation = fitting.evaluation(real)
-    return dd.assemble(fitting, run.result, real, evaluation=evaluation, rng=rng, seconds=0, run=run.record())
+    return assemble(fitting, run.result, real, evaluation=evaluation, rng=rng, seconds=0, run=run.record())
 
 
 def _begin_from(syn: dd.SyntheticSet, start: Mapping[int, Tensor], rng: torch.Generator) -> None:
-    decoded, owners = syn.parametrization.decode(torch.arange(len(syn)), dd.derive(rng, "begin"))
+    decoded, owners = syn.parametrization.decode(torch.arange(len(syn)), derive(rng, "begin"))
     images, classes = decoded.detach().clone(), syn.classes[owners]
     for c, given in start.items():
         rows = torch.nonzero(classes == c).flatten()[: len(given)]

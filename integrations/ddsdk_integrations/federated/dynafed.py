@@ -12,9 +12,11 @@ from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count, require_rate
-from ddsdk.inner.fit import epoch, gradient_step
-from ddsdk.inner.flat import FlatNetwork, weight_vector
+from ddsdk.artefact import assemble
+from ddsdk.foundation import derive, require, require_count, require_rate
+from ddsdk.networks import Network
+from ddsdk.synthetic import STARTS, LearnedRate, class_slots
+from ddsdk.training import FlatNetwork, epoch, gradient_step, weight_vector
 from ddsdk_integrations.federated.spans import Spans, matching_plan
 from ddsdk_integrations.federated.task import Task
 
@@ -72,25 +74,25 @@ class Trajectory:
         """
         require(len(weights) > self.span, "weights", f"have more than {self.span} rounds", len(weights))
         stand_in = _stand_in(task)
-        classes = dd.class_slots(task.num_classes, self.ipc)
+        classes = class_slots(task.num_classes, self.ipc)
         plan = matching_plan(
             self,
-            dd.STARTS["noise"](stand_in, self.ipc, dd.derive(rng, "start")),
+            STARTS["noise"](stand_in, self.ipc, derive(rng, "start")),
             classes,
-            dd.LearnedRate(self.student_lr, low=1e-4, high=1.0),
+            LearnedRate(self.student_lr, low=1e-4, high=1.0),
             Spans(FlatNetwork(task.make(rng)), tuple(weights), self.span),
             num_classes=task.num_classes,
             batch_size=self.tune_batch,
         )
-        run: dd.Distillation[Any] = dd.Distillation(plan, stand_in, rng=dd.derive(rng, "steps"))
+        run: dd.Distillation[Any] = dd.Distillation(plan, stand_in, rng=derive(rng, "steps"))
         for _ in run:
             pass
         evaluation = dd.Evaluation(network=task.network, network_options=task.network_options)
-        return dd.assemble(
+        return assemble(
             self, run.result, stand_in, evaluation=evaluation, rng=rng, seconds=0, run=run.record()
         )
 
-    def tune(self, network: dd.Network, made: dd.Distilled, rng: torch.Generator) -> None:
+    def tune(self, network: Network, made: dd.Distilled, rng: torch.Generator) -> None:
         """Train a network in place on the distilled trajectory."""
         batch = dd.Batch(*made.as_dataset("probabilities").tensors)
         rate = made.learned_lr
@@ -99,7 +101,7 @@ class Trajectory:
         network.train()
         done = 0
         while done < self.tune_steps:
-            for part in epoch(batch, self.tune_batch, dd.Augmentation(""), dd.derive(rng, "tune", done)):
+            for part in epoch(batch, self.tune_batch, dd.Augmentation(""), derive(rng, "tune", done)):
                 gradient_step(network, optimizer, part)
                 done += 1
                 if done == self.tune_steps:
@@ -154,7 +156,7 @@ class DynaFed(FedAvg):
             self._weights.append(weight_vector(network))
             if len(self._weights) <= self.trajectory.rounds:
                 return arrays, metrics
-            self.made = self.trajectory.distil(self._task, self._weights, dd.derive(rng, "distil"))
+            self.made = self.trajectory.distil(self._task, self._weights, derive(rng, "distil"))
         self.trajectory.tune(network, self.made, rng)
         return ArrayRecord(network.state_dict()), metrics
 

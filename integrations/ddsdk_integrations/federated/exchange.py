@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
-from ddsdk.text import clean
+from ddsdk.foundation import clean
 
 __all__ = ["error_text", "exchange"]
 

@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 import ddsdk as dd
-from ddsdk.errors import require
+from ddsdk.foundation import derive, require
 
 __all__ = ["InProcessGrid"]
 
@@ -67,7 +67,7 @@ class InProcessGrid(Grid):
             for i, node in enumerate(ids)
         }
         self._silent = {ids[i] for i in silent}
-        self._rng = dd.derive(rng, "order")
+        self._rng = derive(rng, "order")
         self._waiting: dict[str, Message] = {}
         self._sent = 0
 

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk.recipes.base import IterativeRecipe
-from ddsdk.recipes.parts import check_numbers
+from ddsdk.recipes import IterativeRecipe, check_numbers
+from ddsdk.training import InnerSGD
 
 if TYPE_CHECKING:
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.students import MakeStudent
 
 __all__ = ["MetaKnowledge", "dynamic_loss"]
 
@@ -45,7 +45,7 @@ class MetaKnowledge(IterativeRecipe):
         image_lr: Learning rate of the images (Adam).
         student_lr: Learning rate of a student (SGD).
         real_batch: Real images of one test.
-        start: Where the images start, a key of `ddsdk.STARTS`, where nobody else's knowledge takes its place.
+        start: Where the images start, a key of `ddsdk.synthetic.STARTS`, where nobody else's knowledge takes its place.
 
     Differences from the published algorithm: the weight of an image is a function of its loss, as in the paper, whose
     formula could not be checked; the server's learnable constraint is left out.
@@ -82,7 +82,7 @@ class MetaKnowledge(IterativeRecipe):
             augmentation="",
         ).parts(real, make_student=make_student, rng=rng)
         objective: Any = plan.objective
-        changed = dataclasses.replace(objective, loss=dynamic_loss, optimizer=dd.InnerSGD())
+        changed = dataclasses.replace(objective, loss=dynamic_loss, optimizer=InnerSGD())
         return dataclasses.replace(plan, objective=changed)
 
     def evaluation(self, real: dd.RealData) -> dd.Evaluation:  # noqa: ARG002

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count, require_rate
-from ddsdk.inner.fit import batch_gradient
-from ddsdk.inner.flat import FlatNetwork, weight_vector
-from ddsdk.judge import train
+from ddsdk.foundation import derive, require, require_count, require_rate
+from ddsdk.networks import Network
+from ddsdk.training import FlatNetwork, batch_gradient, train, weight_vector
 from ddsdk_integrations.federated.checks import Refusal
 from ddsdk_integrations.federated.payload import Contribution
 from ddsdk_integrations.federated.pool import Pool, Weighing, pooled
@@ -35,7 +34,7 @@ class Learned(NamedTuple):
         refused: What turned out to be of no use.
     """
 
-    network: dd.Network
+    network: Network
     share: float
     influence: float
     pool: Pool | None = None
@@ -47,7 +46,7 @@ class Learner(Protocol):
 
     def __call__(
         self,
-        network: dd.Network,
+        network: Network,
         sets: Sequence[Contribution],
         task: Task,
         rng: torch.Generator,
@@ -89,7 +88,7 @@ class TrainOnPool:
 
     def __call__(
         self,
-        network: dd.Network,
+        network: Network,
         sets: Sequence[Contribution],
         task: Task,
         rng: torch.Generator,
@@ -99,9 +98,9 @@ class TrainOnPool:
         """Return the trained network."""
         pool = pooled(sets, task, self.weighing, quota=quota)
         if self.fresh:
-            network = task.make(dd.derive(rng, "fresh"))
+            network = task.make(derive(rng, "fresh"))
         batch, began = pool.batch(task), weight_vector(network)
-        for _ in train(network, batch, self.evaluation, dd.derive(rng, "train")):
+        for _ in train(network, batch, self.evaluation, derive(rng, "train")):
             if self.radius is not None:
                 _bring_back(network, began, self.radius)
         network.eval()
@@ -134,7 +133,7 @@ class MergedSteps:
 
     def __call__(
         self,
-        network: dd.Network,
+        network: Network,
         sets: Sequence[Contribution],
         task: Task,
         rng: torch.Generator,  # noqa: ARG002
@@ -183,7 +182,7 @@ class AverageUpdates:
 
     def __call__(
         self,
-        network: dd.Network,
+        network: Network,
         sets: Sequence[Contribution],
         task: Task,
         rng: torch.Generator,  # noqa: ARG002
@@ -206,7 +205,7 @@ class AverageUpdates:
         return Learned(network, 1 / len(sound), reach, refused=refused)
 
 
-def _step(network: dd.Network, batch: dd.Batch, rate: float, reach: float) -> None:
+def _step(network: Network, batch: dd.Batch, rate: float, reach: float) -> None:
     batch_gradient(network, batch)
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     length = rate * float(torch.nn.utils.get_total_norm(gradients))

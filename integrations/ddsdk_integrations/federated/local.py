@@ -11,8 +11,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from torch import Tensor, nn
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count, require_momentum, require_rate
-from ddsdk.inner.fit import accuracy, batch_gradient, epoch
+from ddsdk.foundation import derive, require, require_count, require_momentum, require_rate
+from ddsdk.training import accuracy, batch_gradient, epoch
 from ddsdk_integrations.federated.task import LocalData, Task, arrays_of
 
 __all__ = ["LocalTraining", "accuracy_of", "fit", "fit_reply"]
@@ -72,7 +72,7 @@ def fit(
     steps, loss = 0, 0.0
     for i in range(training.epochs):
         loss, before = 0.0, steps
-        for part in epoch(batch, training.batch_size, augmentation, dd.derive(rng, "epoch", i)):
+        for part in epoch(batch, training.batch_size, augmentation, derive(rng, "epoch", i)):
             loss += batch_gradient(network, part)
             if correct is not None:
                 correct(network)

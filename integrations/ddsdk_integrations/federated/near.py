@@ -9,8 +9,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-import ddsdk as dd
-from ddsdk.errors import require
+from ddsdk.foundation import derive, require
+from ddsdk.networks import Network
 from ddsdk_integrations.federated.task import LocalData
 
 __all__ = ["NearStudents"]
@@ -35,23 +35,23 @@ class NearStudents:
     """
 
     data: LocalData
-    around: dd.Network | None = None
+    around: Network | None = None
     radius: float = 0.0
     logits: bool = False
 
     def __post_init__(self) -> None:
         require(0 <= self.radius < float("inf"), "radius", "be finite and not negative", self.radius)
 
-    def __call__(self, rng: torch.Generator) -> dd.Network:
+    def __call__(self, rng: torch.Generator) -> Network:
         """Return a student; all chance comes from `rng`."""
         if self.around is None:
-            network = self.data.task.make(dd.derive(rng, "init"))
+            network = self.data.task.make(derive(rng, "init"))
         else:
             network = copy.deepcopy(self.around)
-            _move(network, self.radius, dd.derive(rng, "near"))
+            _move(network, self.radius, derive(rng, "near"))
         return self._narrowed(network)
 
-    def _narrowed(self, network: dd.Network) -> dd.Network:
+    def _narrowed(self, network: Network) -> Network:
         rows = list(self.data.classes)
         weight, bias = network.head.weight.detach()[rows], network.head.bias.detach()[rows]
         body: nn.Module = network.body
@@ -61,7 +61,7 @@ class NearStudents:
         with torch.device("meta"):
             head = nn.Linear(weight.shape[1], len(rows))
         head.weight, head.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
-        return dd.Network(body, head)
+        return Network(body, head)
 
 
 @final

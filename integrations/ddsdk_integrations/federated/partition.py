@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-import ddsdk as dd
-from ddsdk.errors import require, require_count, require_rate
+from ddsdk.foundation import derive, require, require_count, require_rate
 
 __all__ = ["dirichlet", "quantity_skew", "shards"]
 
@@ -38,12 +37,12 @@ def dirichlet(
     require_rate("alpha", alpha)
     require(least * clients <= len(labels), "least", f"not exceed {len(labels)} images", least)
     for attempt in range(tries):
-        key = dd.derive(rng, "dirichlet", attempt)
+        key = derive(rng, "dirichlet", attempt)
         owner = torch.empty(len(labels), dtype=torch.int64)
         for c in torch.unique(labels).tolist():
             rows = torch.nonzero(labels == c).flatten()
-            rows = rows[torch.randperm(len(rows), generator=dd.derive(key, "order", c))]
-            share = _dirichlet_draw(alpha, clients, dd.derive(key, "share", c))
+            rows = rows[torch.randperm(len(rows), generator=derive(key, "order", c))]
+            share = _dirichlet_draw(alpha, clients, derive(key, "share", c))
             cuts = (share.cumsum(0) * len(rows)).round().long()[:-1]
             owner[rows] = torch.bucketize(torch.arange(len(rows)), cuts, right=True)
         if int(torch.bincount(owner, minlength=clients).min()) >= least:
@@ -67,10 +66,10 @@ def shards(labels: Tensor, clients: int, per_client: int, rng: torch.Generator) 
     require_count("per_client", per_client)
     total = clients * per_client
     require(total <= len(labels), "per_client", f"leave an image for each of {total} shards", per_client)
-    mixed = torch.randperm(len(labels), generator=dd.derive(rng, "order"))
+    mixed = torch.randperm(len(labels), generator=derive(rng, "order"))
     ordered = mixed[labels[mixed].argsort(stable=True)]
     shard = torch.arange(len(labels)) * total // len(labels)
-    given = torch.randperm(total, generator=dd.derive(rng, "gift")) // per_client
+    given = torch.randperm(total, generator=derive(rng, "gift")) // per_client
     owner = torch.empty(len(labels), dtype=torch.int64)
     owner[ordered] = given[shard]
     return _by_owner(owner, clients)
@@ -88,12 +87,12 @@ def quantity_skew(labels: Tensor, clients: int, alpha: float, rng: torch.Generat
     require_count("clients", clients)
     require_rate("alpha", alpha)
     require(clients <= len(labels), "clients", f"not exceed {len(labels)} images", clients)
-    share = _dirichlet_draw(alpha, clients, dd.derive(rng, "share"))
+    share = _dirichlet_draw(alpha, clients, derive(rng, "share"))
     cuts = (share.cumsum(0) * (len(labels) - clients)).round().long()[:-1]
     spare = torch.bucketize(torch.arange(len(labels) - clients), cuts, right=True)
     owner = torch.cat([torch.arange(clients), spare])
     mixed = torch.empty_like(owner)
-    mixed[torch.randperm(len(labels), generator=dd.derive(rng, "order"))] = owner
+    mixed[torch.randperm(len(labels), generator=derive(rng, "order"))] = owner
     return _by_owner(mixed, clients)
 
 

@@ -18,9 +18,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.codecs import Half, LowRank, RowCodec, Uint8, codec_state
-from ddsdk.errors import require
-from ddsdk.files import canonical_json
+from ddsdk.artefact import Half, LowRank, RowCodec, Uint8, codec_state
+from ddsdk.foundation import canonical_json, require
 from ddsdk_integrations.federated.task import LocalData
 
 __all__ = [
@@ -50,7 +49,7 @@ class Packing:
     """In how few bytes a set is sent.
 
     Attributes:
-        codec: Of the images, such as `ddsdk.codecs.Uint8` or `LowRank`.
+        codec: Of the images, such as `ddsdk.artefact.codecs.Uint8` or `LowRank`.
         soft: Send label rows, as half floats, beside the class ids.
     """
 

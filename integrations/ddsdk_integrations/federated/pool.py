@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.errors import require
+from ddsdk.foundation import require
 from ddsdk_integrations.federated.payload import Contribution
 from ddsdk_integrations.federated.task import Task
 

@@ -10,8 +10,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-import ddsdk as dd
-from ddsdk.errors import require
+from ddsdk.foundation import derive, require
+from ddsdk.training import embeddings
 from ddsdk_integrations.federated.checks import Refusal
 from ddsdk_integrations.federated.payload import Contribution
 from ddsdk_integrations.federated.task import Task
@@ -63,7 +63,7 @@ class Screen:
                 so it must come from a secret.
         """
         sets, refused = self._without_copies(sets)
-        networks = [task.make(dd.derive(rng, "network", i)).eval() for i in range(_NETWORKS)]
+        networks = [task.make(derive(rng, "network", i)).eval() for i in range(_NETWORKS)]
         sets, far = self._without_outliers(sets, task, networks)
         return sets, refused + far
 
@@ -127,5 +127,5 @@ def _told(name: str, distance: float) -> str:
 def _class_means(one: Contribution, task: Task, networks: Sequence[nn.Module]) -> dict[int, Tensor]:
     """Return the mean embedding of each class, that of one network after that of another."""
     x = task.preprocess(one.images)
-    features = torch.cat([dd.embeddings(network, x) for network in networks], 1)
+    features = torch.cat([embeddings(network, x) for network in networks], 1)
     return {int(c): features[one.classes == c].mean(0) for c in torch.unique(one.classes)}

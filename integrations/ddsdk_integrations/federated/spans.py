@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.inner.flat import FlatNetwork
-from ddsdk.recipes.parts import adam_by_kind
+from ddsdk.data import Source
+from ddsdk.objectives import MatchTrajectory
+from ddsdk.recipes import adam_by_kind
+from ddsdk.students import ExpertSpan
+from ddsdk.synthetic import LearnedLabels, LearnedRate, Pixels
+from ddsdk.training import FlatNetwork
 
 __all__ = ["Spans", "matching_plan"]
 
@@ -33,10 +37,10 @@ class Spans:
     weights: tuple[Tensor, ...]
     span: int
 
-    def next(self, real: dd.Source, syn: dd.Source, rng: torch.Generator) -> dd.ExpertSpan:  # noqa: ARG002
+    def next(self, real: Source, syn: Source, rng: torch.Generator) -> ExpertSpan:  # noqa: ARG002
         """Return a stretch; its start is uniform."""
         start = int(torch.randint(len(self.weights) - self.span, (), generator=rng))
-        return dd.ExpertSpan(self.network, self.weights[start], self.weights[start + self.span])
+        return ExpertSpan(self.network, self.weights[start], self.weights[start + self.span])
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: all is given at the start."""
@@ -65,7 +69,7 @@ def matching_plan(
     how: _Matching,
     images: Tensor,
     classes: Tensor,
-    rate: dd.LearnedRate,
+    rate: LearnedRate,
     spans: Spans,
     *,
     num_classes: int,
@@ -82,10 +86,10 @@ def matching_plan(
         num_classes: K of the labels.
         batch_size: Images of one step on the set; None takes all.
     """
-    labels = dd.LearnedLabels(_LABEL_SCALE * torch.nn.functional.one_hot(classes, num_classes).float())
+    labels = LearnedLabels(_LABEL_SCALE * torch.nn.functional.one_hot(classes, num_classes).float())
     return dd.Plan(
-        syn=dd.SyntheticSet(dd.Pixels(images), labels, classes, num_classes, rate),
-        objective=dd.MatchTrajectory(steps=how.student_steps, batch_size=batch_size),
+        syn=dd.SyntheticSet(Pixels(images), labels, classes, num_classes, rate),
+        objective=MatchTrajectory(steps=how.student_steps, batch_size=batch_size),
         students=spans,
         make_optimizer=partial(
             adam_by_kind, image_lr=how.image_lr, label_lr=how.label_lr, scale_lr=how.scale_lr

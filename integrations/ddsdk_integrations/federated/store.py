@@ -12,8 +12,7 @@ from flwr.app import ArrayRecord
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from ddsdk.errors import ArtifactError, ResumeError
-from ddsdk.files import lock, readable_json, strict_json, write_atomic
+from ddsdk.foundation import ArtifactError, ResumeError, lock, readable_json, strict_json, write_atomic
 from ddsdk_integrations.federated.payload import Contribution
 from ddsdk_integrations.federated.report import RoundReport
 

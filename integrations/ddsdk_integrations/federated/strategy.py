@@ -17,8 +17,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
 import ddsdk as dd
-from ddsdk.codecs import to_bytes
-from ddsdk.errors import require, require_count
+from ddsdk.artefact import to_bytes
+from ddsdk.foundation import require, require_count
 from ddsdk_integrations.federated.census import Census
 from ddsdk_integrations.federated.checks import Contract, Limits, Refusal, inspect_replies
 from ddsdk_integrations.federated.exchange import error_text, exchange

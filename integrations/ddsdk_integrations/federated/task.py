@@ -13,8 +13,8 @@ from flwr.app import ArrayRecord, RecordDict
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.errors import require
-from ddsdk.files import canonical_json
+from ddsdk.foundation import canonical_json, require
+from ddsdk.networks import Network
 
 __all__ = ["LocalData", "Task", "arrays_of"]
 
@@ -78,7 +78,7 @@ class Task:
         }
         return hashlib.sha256(canonical_json(agreed)).hexdigest()
 
-    def make(self, rng: torch.Generator) -> dd.Network:
+    def make(self, rng: torch.Generator) -> Network:
         """Return a new network, whose weights come from `rng` alone."""
         factory = dd.network_factory(self.network, self.image_shape, self.num_classes, **self.network_options)
         return factory(rng)
@@ -87,7 +87,7 @@ class Task:
         """Return the weights of a new network, as a strategy's ``start`` takes them."""
         return ArrayRecord(self.make(dd.generator("global", seed)).state_dict())
 
-    def loaded(self, arrays: ArrayRecord) -> dd.Network:
+    def loaded(self, arrays: ArrayRecord) -> Network:
         """Return a network with these weights.
 
         Raises:

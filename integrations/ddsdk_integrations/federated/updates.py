@@ -13,11 +13,11 @@ from flwr.app import RecordDict
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.certificate import NO_PRIVACY
-from ddsdk.codecs import Half, RowCodec
-from ddsdk.errors import require_count, require_rate
-from ddsdk.inner.fit import gradient_step
-from ddsdk.inner.flat import FlatNetwork, weight_vector
+from ddsdk.artefact import NO_PRIVACY, Half, RowCodec
+from ddsdk.foundation import derive, require_count, require_rate
+from ddsdk.networks import Network
+from ddsdk.synthetic import STARTS, LearnedRate
+from ddsdk.training import FlatNetwork, gradient_step, weight_vector
 from ddsdk_integrations.federated.local import LocalTraining, fit
 from ddsdk_integrations.federated.payload import Contribution, manifest, pack_images
 from ddsdk_integrations.federated.spans import Spans, matching_plan
@@ -39,7 +39,7 @@ class Encoding:
         image_lr: Learning rate of the images (Adam).
         label_lr: Learning rate of the label logits (Adam).
         scale_lr: Learning rate of the learned rate (Adam).
-        start: Where the images start, a key of `ddsdk.STARTS`: noise tells nothing of the client's images.
+        start: Where the images start, a key of `ddsdk.synthetic.STARTS`: noise tells nothing of the client's images.
         codec: Of the images. Bytes are too coarse for a gradient.
 
     References:
@@ -64,7 +64,7 @@ class Encoding:
 
 
 def encoded_update(
-    network: dd.Network,
+    network: Network,
     data: LocalData,
     training: LocalTraining,
     encoding: Encoding,
@@ -87,21 +87,21 @@ def encoded_update(
     """
     began = time.monotonic()
     trained = copy.deepcopy(network)
-    fit(trained, data.batch(), training, dd.derive(rng, "fit"))
+    fit(trained, data.batch(), training, derive(rng, "fit"))
     plan = matching_plan(
         encoding,
         *_start(data, encoding, rng),
-        dd.LearnedRate(training.lr, low=1e-4, high=10.0),
+        LearnedRate(training.lr, low=1e-4, high=10.0),
         Spans(FlatNetwork(network), (weight_vector(network), weight_vector(trained)), 1),
         num_classes=data.task.num_classes,
     )
-    run: dd.Distillation[Any] = dd.Distillation(plan, data.real, rng=dd.derive(rng, "steps"))
+    run: dd.Distillation[Any] = dd.Distillation(plan, data.real, rng=derive(rng, "steps"))
     loss = 1.0
     for step in run:
         loss = step.loss
     syn = run.result
     assert syn.rate is not None
-    batch = syn.detached(dd.derive(rng, "export"))
+    batch = syn.detached(derive(rng, "export"))
     rates = syn.rate.rates
     return pack_images(
         data.task.preprocess.inverse(batch.x),
@@ -124,7 +124,7 @@ def _parameters(encoding: Encoding) -> dict[str, Any]:
     return {name: value for name, value in vars(encoding).items() if name != "codec"}
 
 
-def recovered_update(network: dd.Network, one: Contribution, task: Task, student_steps: int) -> Tensor:
+def recovered_update(network: Network, one: Contribution, task: Task, student_steps: int) -> Tensor:
     """Return by how much training on a set moves the weights of `network`, (P,).
 
     Args:
@@ -193,7 +193,7 @@ def _start(data: LocalData, encoding: Encoding, rng: torch.Generator) -> tuple[T
     for n in range(encoding.images):
         given[int(((n + 1) * sizes / sizes.sum() - given).argmax())] += 1
     most = int(given.max())
-    starts = dd.STARTS[encoding.start](data.real, min(most, *data.real.class_sizes), dd.derive(rng, "start"))
+    starts = STARTS[encoding.start](data.real, min(most, *data.real.class_sizes), derive(rng, "start"))
     per = len(starts) // len(sizes)
     local = torch.cat([torch.full((int(n),), c) for c, n in enumerate(given)])
     rows = torch.cat([c * per + torch.arange(int(n)) % per for c, n in enumerate(given)])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import ddsdk as dd
-from ddsdk.bench.cells import CellBenchmark, Question, run_command
+from ddsdk.experiments import CellBenchmark, Question, run_command
 from ddsdk_integrations.finetune.benchmark import ROWS, Cell, Setting, markdown, measure, plot
 
 __all__ = ["Benchmark", "main"]

@@ -8,8 +8,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from ddsdk.errors import require, require_count
-from ddsdk.networks.network import Network
+from ddsdk.foundation import require, require_count
+from ddsdk.networks import Network
 
 __all__ = ["FrozenBackbone"]
 

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 import ddsdk as dd
-from ddsdk.bench.pages import by_method, empty_figure, markdown_table, percent
-from ddsdk.errors import require_count
-from ddsdk.inner.fit import accuracy
-from ddsdk.judge import train as train_network
+from ddsdk.experiments import by_method, empty_figure, markdown_table, percent
+from ddsdk.foundation import derive, require_count
+from ddsdk.training import accuracy, embeddings
+from ddsdk.training import train as train_network
 from ddsdk_integrations.finetune.backbone import FrozenBackbone
 from ddsdk_integrations.finetune.matching import LinearGradientMatching
 from ddsdk_integrations.finetune.probe import fine_tuned, probe_accuracy
@@ -106,9 +106,9 @@ def some_classes(real: dd.RealData, classes: range) -> dd.RealData:
 def pretrained(real: dd.RealData, setting: Setting, rng: torch.Generator) -> nn.Module:
     """Return a ConvNet that was trained on real images, in eval mode."""
     make = dd.network_factory("convnet", real.image_shape, real.num_classes, **setting.options)
-    network = make(dd.derive(rng, "init"))
+    network = make(derive(rng, "init"))
     lessons = dd.Evaluation(protocol="pretraining", epochs=setting.pretraining, lr=0.02)
-    for _ in train_network(network, real.batch(torch.arange(len(real))), lessons, dd.derive(rng, "train")):
+    for _ in train_network(network, real.batch(torch.arange(len(real))), lessons, derive(rng, "train")):
         pass
     return network.eval()
 
@@ -123,11 +123,11 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
         test: Of the other half; read once.
     """
     rng, half = dd.generator("finetune", cell.seed), train.num_classes // 2
-    backbone = pretrained(some_classes(train, range(half)), setting, dd.derive(rng, "backbone"))
+    backbone = pretrained(some_classes(train, range(half)), setting, derive(rng, "backbone"))
     rest = range(half, train.num_classes)
     real, held = some_classes(train, rest), some_classes(test, rest)
     began = time.perf_counter()
-    made = _made(ROWS[cell.method], setting, real, backbone, dd.derive(rng, "set"))
+    made = _made(ROWS[cell.method], setting, real, backbone, derive(rng, "set"))
     seconds = time.perf_counter() - began
     tuning = dd.Evaluation(
         protocol="tuning",
@@ -136,7 +136,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
         epochs=setting.epochs,
         lr=0.005,
     )
-    tuned = fine_tuned(backbone, made, tuning, rng=dd.derive(rng, "tuning"))
+    tuned = fine_tuned(backbone, made, tuning, rng=derive(rng, "tuning"))
     scratch = dd.Evaluation(
         protocol="scratch",
         network_options=setting.options,
@@ -144,7 +144,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
         epochs=setting.epochs * 2,
         lr=0.03,
     )
-    score = dd.evaluate((made.images, made.labels), held, scratch, rng=dd.derive(rng, "scratch"))
+    score = dd.evaluate((made.images, made.labels), held, scratch, rng=derive(rng, "scratch"))
     return {
         "cell": asdict(cell),
         "probe": probe_accuracy(backbone, made, held),
@@ -162,7 +162,7 @@ def _made(
         everything = real.batch(torch.arange(len(real)))
         names = {"class_names": real.class_names, "preprocess": real.preprocess}
         return dd.Distilled(everything.x, everything.y, **names)  # type: ignore[arg-type]
-    features = dd.embeddings(backbone, real.batch(torch.arange(1)).x).shape[1]
+    features = embeddings(backbone, real.batch(torch.arange(1)).x).shape[1]
     frozen = FrozenBackbone(backbone, features=features, num_classes=real.num_classes)
     fresh = dd.network_factory("convnet", real.image_shape, real.num_classes, **setting.options)
     found: dd.Distilled = row.make(setting)(real, make_student=frozen if row.backbone else fresh, rng=rng)

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import ddsdk as dd
-from ddsdk.recipes.base import IterativeRecipe
-from ddsdk.recipes.parts import adam_on_images, augmentation_for, check_numbers, pixel_set
-from ddsdk.students.fresh import MakeStudent
+from ddsdk.objectives import CollectiveMatch, cosine, weight_gradients
+from ddsdk.recipes import IterativeRecipe, adam_on_images, augmentation_for, check_numbers, pixel_set
+from ddsdk.students import FreshStudents, MakeStudent
 from ddsdk_integrations.finetune.backbone import FrozenBackbone
 
 __all__ = ["LinearGradientMatching"]
@@ -63,13 +63,13 @@ class LinearGradientMatching(IterativeRecipe):
             raise TypeError(f"make_student must be a FrozenBackbone, got {type(make_student).__name__}")
         return dd.Plan(
             syn=pixel_set(real, self.ipc, self.start, rng),
-            objective=dd.CollectiveMatch(
-                byproduct=dd.weight_gradients,
-                distance=dd.cosine,
+            objective=CollectiveMatch(
+                byproduct=weight_gradients,
+                distance=cosine,
                 real_batch=self.real_batch,
                 augmentation=dd.Augmentation(augmentation_for(real, self.augmentation)),
             ),
-            students=dd.FreshStudents(make_student),
+            students=FreshStudents(make_student),
             make_optimizer=partial(adam_on_images, lr=self.image_lr),
             steps=self.steps,
         )

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk.errors import require_rate
-from ddsdk.inner.fit import accuracy
-from ddsdk.judge import train
-from ddsdk.synthetic.labels import read_labels
+from ddsdk.foundation import require_rate
+from ddsdk.synthetic import read_labels
+from ddsdk.training import accuracy, embeddings, train
 
 __all__ = ["fine_tuned", "linear_probe", "probe_accuracy"]
 
@@ -77,7 +76,7 @@ def _probed(backbone: nn.Module, distilled: dd.Distilled, decay: float) -> tuple
     body = copy.deepcopy(backbone).eval()
     joined = _Joined(body, nn.Linear(1, 1))
     rows = read_labels(distilled.labels, "probabilities" if distilled.label_space == "scores" else "stored")
-    joined.head = linear_probe(dd.embeddings(joined, distilled.images), rows, decay=decay)
+    joined.head = linear_probe(embeddings(joined, distilled.images), rows, decay=decay)
     return joined, rows
 
 

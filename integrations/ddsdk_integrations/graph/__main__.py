@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
-from ddsdk.bench.cells import CellTable, Loaded, Question, numbers, run_command, words
-from ddsdk.errors import require
+from ddsdk.experiments import CellTable, Loaded, Question, numbers, run_command, words
+from ddsdk.foundation import require
 from ddsdk_integrations.graph.benchmark import METHODS, Cell, Setting, measure
 from ddsdk_integrations.graph.data import GraphData
 from ddsdk_integrations.graph.load import load_graph

@@ -13,7 +13,9 @@ from torch import Tensor
 from torch_geometric.utils import subgraph
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count, require_rng
+from ddsdk.data import herding, k_center, k_means_nearest
+from ddsdk.foundation import derive, require, require_count, require_rng
+from ddsdk.synthetic import hard_labels
 from ddsdk_integrations.graph.data import GraphData
 from ddsdk_integrations.graph.judge import GRAPH_PROTOCOL, held_out, trained_on_part
 from ddsdk_integrations.graph.recipe import allotted, exported, start_features
@@ -23,9 +25,9 @@ __all__ = ["ChosenNodes", "PropagatedNodes", "whole_graph"]
 
 _CHOICES: Mapping[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
     "random": lambda x, n, rng: torch.randperm(len(x), generator=rng)[:n],
-    "herding": lambda x, n, rng: dd.herding(x, n),  # noqa: ARG005
-    "k-center": lambda x, n, rng: dd.k_center(x, n),  # noqa: ARG005
-    "k-means": dd.k_means_nearest,
+    "herding": lambda x, n, rng: herding(x, n),  # noqa: ARG005
+    "k-center": lambda x, n, rng: k_center(x, n),  # noqa: ARG005
+    "k-means": k_means_nearest,
 }
 
 
@@ -63,12 +65,12 @@ class ChosenNodes:
         for c, n in enumerate(wanted.tolist()):
             mine = torch.nonzero(graph.train.labels == c).flatten()
             enough = n < len(mine)
-            chosen = _CHOICES[self.choice](x[mine], n, dd.derive(rng, c)) if enough else slice(None)
+            chosen = _CHOICES[self.choice](x[mine], n, derive(rng, c)) if enough else slice(None)
             picks.append(mine[chosen])
         at = torch.cat(picks)
         graph_seen, nodes = graph.train.graph, graph.train.nodes[at]
         classes = graph.train.labels[at]
-        labels = dd.hard_labels(classes, graph.num_classes)
+        labels = hard_labels(classes, graph.num_classes)
         syn = dd.SyntheticSet(SyntheticNodes(graph_seen.x[nodes]), labels, classes, graph.num_classes)
         seconds = time.perf_counter() - began
         distilled = exported(self, syn, graph, evaluation=GRAPH_PROTOCOL, rng=rng, seconds=seconds)
@@ -106,7 +108,7 @@ class PropagatedNodes:
         began = time.perf_counter()
         classes = allotted(graph.class_sizes, self.nodes)
         x = start_features(graph, classes, "means" if self.means else "propagated", self.hops, rng)
-        labels = dd.hard_labels(classes, graph.num_classes)
+        labels = hard_labels(classes, graph.num_classes)
         syn = dd.SyntheticSet(SyntheticNodes(x), labels, classes, graph.num_classes)
         seconds = time.perf_counter() - began
         return exported(self, syn, graph, evaluation=GRAPH_PROTOCOL, rng=rng, seconds=seconds)
@@ -120,5 +122,5 @@ def whole_graph(graph: GraphData, evaluation: dd.Evaluation, *, rng: torch.Gener
         evaluation: As for condensed graphs.
         rng: Network i derives its weights from it.
     """
-    keys = (dd.derive(rng, "network", i) for i in range(evaluation.networks))
+    keys = (derive(rng, "network", i) for i in range(evaluation.networks))
     return [held_out(trained_on_part(graph, evaluation, key), graph, graph.test) for key in keys]

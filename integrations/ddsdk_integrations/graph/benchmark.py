@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import ddsdk as dd
-from ddsdk.errors import require_count
+from ddsdk.foundation import derive, require_count
 from ddsdk_integrations.graph.baselines import ChosenNodes, PropagatedNodes, whole_graph
 from ddsdk_integrations.graph.data import GraphData
 from ddsdk_integrations.graph.gcdm import GCDM
@@ -126,7 +126,7 @@ def measure(cell: Cell, setting: Setting, graph: GraphData) -> dict[str, Any]:
     recipe = METHODS[cell.method](cell.nodes)
     if recipe is None:
         began = time.perf_counter()
-        whole = whole_graph(graph, setting.judge("gcn"), rng=dd.derive(rng, "judge"))
+        whole = whole_graph(graph, setting.judge("gcn"), rng=derive(rng, "judge"))
         return _row(cell, {"gcn": summary(whole)}, {"judge_seconds": time.perf_counter() - began})
     distilled = recipe(graph, rng=rng)
     storage, began = distilled.manifest.storage, time.perf_counter()
@@ -138,7 +138,7 @@ def measure(cell: Cell, setting: Setting, graph: GraphData) -> dict[str, Any]:
         judge = dataclasses.replace(
             setting.judge(network), labels="hard" if own.learner == "kernel" else "stored"
         )
-        found = evaluate_graph(distilled, graph, judge, rng=dd.derive(rng, "judge", network)).accuracies
+        found = evaluate_graph(distilled, graph, judge, rng=derive(rng, "judge", network)).accuracies
         scores[network] = summary(found)
     edges = 0 if distilled.edge_weight is None else len(distilled.edge_weight)
     costs = {

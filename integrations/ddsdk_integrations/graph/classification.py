@@ -18,12 +18,14 @@ from torch_geometric.data import Data
 from torch_geometric.utils import to_dense_adj
 
 import ddsdk as dd
-from ddsdk.data.sources import Batch
-from ddsdk.errors import require, require_count, require_rate, require_rng
-from ddsdk.evaluation import Score
-from ddsdk.inner.fit import accuracy
-from ddsdk.judge import train
-from ddsdk.students.fresh import MakeStudent
+from ddsdk.artefact import assemble
+from ddsdk.data import Batch, choose
+from ddsdk.foundation import derive, require, require_count, require_rate, require_rng
+from ddsdk.networks import Network, initialise
+from ddsdk.objectives import ClassMatch, squared, weight_gradients
+from ddsdk.students import FreshStudents, MakeStudent
+from ddsdk.synthetic import Parametrization, Pixels, class_slots, hard_labels
+from ddsdk.training import Score, accuracy, train
 from ddsdk_integrations.graph.load import TextGraphs
 from ddsdk_integrations.graph.propagation import dense_normalised
 from ddsdk_integrations.graph.structure import BernoulliEdges
@@ -96,8 +98,8 @@ class GraphSet:
             name=name,
             pictures=False,
         )
-        rest, self.test = whole.split(0.1, dd.derive(rng, "test"))
-        self.train, self.val = rest.split(1 / 9, dd.derive(rng, "validation"))
+        rest, self.test = whole.split(0.1, derive(rng, "test"))
+        self.train, self.val = rest.split(1 / 9, derive(rng, "validation"))
 
 
 def _as_bytes(graph: Data, nodes: int) -> Tensor:
@@ -144,13 +146,13 @@ def graph_student(tags: int, classes: int, *, width: int = 128, layers: int = 3)
 
     def make(rng: torch.Generator) -> nn.Module:
         body = nn.Sequential(DenseConvolutions(tags, width, layers))
-        return dd.initialise(dd.Network(body, nn.Linear(width, classes)), rng)
+        return initialise(Network(body, nn.Linear(width, classes)), rng)
 
     return make
 
 
 @final
-class SyntheticGraphs(dd.Parametrization):
+class SyntheticGraphs(Parametrization):
     """Graphs of one size with free features and Bernoulli edges; a slot is a graph, and decodes to a packed one.
 
     Args:
@@ -232,20 +234,16 @@ class DosCondGraphs:
         Raises:
             ValueError: If a class has fewer than `ipc` graphs of at most `nodes` nodes.
         """
-        x, adjacency = unpacked(
-            small_graphs(graphs, self.ipc, self.nodes, dd.derive(rng, "start")), graphs.tags
-        )
+        x, adjacency = unpacked(small_graphs(graphs, self.ipc, self.nodes, derive(rng, "start")), graphs.tags)
         edges = BernoulliEdges.scaled(adjacency)
         density = float(adjacency.mean()) * self.nodes / max(1, self.nodes - 1)
         allowed = density if self.density is None else self.density
-        classes = dd.class_slots(graphs.train.num_classes, self.ipc)
-        labels = dd.hard_labels(classes, graphs.train.num_classes)
+        classes = class_slots(graphs.train.num_classes, self.ipc)
+        labels = hard_labels(classes, graphs.train.num_classes)
         return dd.Plan(
             syn=dd.SyntheticSet(SyntheticGraphs(x, edges), labels, classes, graphs.train.num_classes),
-            objective=dd.ClassMatch(
-                byproduct=dd.weight_gradients, distance=dd.squared, real_batch=self.real_batch
-            ),
-            students=dd.FreshStudents(
+            objective=ClassMatch(byproduct=weight_gradients, distance=squared, real_batch=self.real_batch),
+            students=FreshStudents(
                 graph_student(graphs.tags, graphs.train.num_classes, width=self.width, layers=self.layers)
             ),
             make_optimizer=self._optimizer,
@@ -259,8 +257,8 @@ class DosCondGraphs:
         """Run the loop and return the set: features (M, 1, N, T) and edges between their rows."""
         require_rng(rng)
         began = time.perf_counter()
-        plan = self.plan(graphs, rng=dd.derive(rng, "plan"))
-        distillation = dd.Distillation(plan, graphs.train, rng=dd.derive(rng, "steps"))
+        plan = self.plan(graphs, rng=derive(rng, "plan"))
+        distillation = dd.Distillation(plan, graphs.train, rng=derive(rng, "steps"))
         for _ in distillation:
             pass
         graph = distillation.result.parametrization
@@ -295,8 +293,8 @@ class RandomGraphs:
     def __call__(self, graphs: GraphSet, *, rng: torch.Generator) -> dd.Distilled:
         """Draw the graphs."""
         began = time.perf_counter()
-        images = small_graphs(graphs, self.ipc, self.nodes, dd.derive(rng, "start"))
-        classes = dd.class_slots(graphs.train.num_classes, self.ipc)
+        images = small_graphs(graphs, self.ipc, self.nodes, derive(rng, "start"))
+        classes = class_slots(graphs.train.num_classes, self.ipc)
         return as_distilled(self, images, classes, graphs, rng=rng, seconds=time.perf_counter() - began)
 
 
@@ -313,7 +311,7 @@ def small_graphs(graphs: GraphSet, ipc: int, nodes: int, rng: torch.Generator) -
         x, adjacency = unpacked(graphs.train.batch(index).x, tags)
         small = torch.nonzero(x.flatten(1).sum(1) <= nodes).flatten()
         require(len(small) >= ipc, "ipc", f"not exceed the {len(small)} graphs of class {c} so small", ipc)
-        picks = dd.choose(small, ipc, dd.derive(rng, c))
+        picks = choose(small, ipc, derive(rng, c))
         found.append(packed(*_resized(x[picks], adjacency[picks], nodes)))
     return torch.cat(found)
 
@@ -338,8 +336,8 @@ def as_distilled(
     """Return packed graphs as an artefact: features as images, and edges between the rows of all of them."""
     x, adjacency = unpacked(images, graphs.tags)
     k = graphs.train.num_classes
-    syn = dd.SyntheticSet(dd.Pixels(x[:, None]), dd.hard_labels(classes, k), classes, k)
-    distilled = dd.assemble(
+    syn = dd.SyntheticSet(Pixels(x[:, None]), hard_labels(classes, k), classes, k)
+    distilled = assemble(
         recipe, syn, graphs.train, evaluation=GRAPHS_PROTOCOL, rng=rng, seconds=seconds, run=run
     )
     graph, start, end = torch.nonzero(adjacency > 0, as_tuple=True)
@@ -405,9 +403,7 @@ def evaluate_graphs(
         shown = batch.batch(torch.arange(len(batch)))
     else:
         shown = Batch(_repacked(batch), batch.labels)
-    found = [
-        _one(shown, graphs, evaluation, dd.derive(rng, "network", i)) for i in range(evaluation.networks)
-    ]
+    found = [_one(shown, graphs, evaluation, derive(rng, "network", i)) for i in range(evaluation.networks)]
     floats = shown.x.numel() if real is not None else batch.manifest.storage.floats  # type: ignore[union-attr]
     return Score(
         name=name,
@@ -424,10 +420,10 @@ def evaluate_graphs(
 
 def _one(shown: Batch, graphs: GraphSet, evaluation: dd.Evaluation, rng: torch.Generator) -> float:
     make = graph_student(graphs.tags, graphs.train.num_classes, **evaluation.network_options)
-    network = make(dd.derive(rng, "init"))
+    network = make(derive(rng, "init"))
     best, state = -1.0, network.state_dict()
     val, test = (part.batch(torch.arange(len(part))).x for part in (graphs.val, graphs.test))
-    for done in train(network, shown, evaluation, dd.derive(rng, "train")):
+    for done in train(network, shown, evaluation, derive(rng, "train")):
         if done % _EVERY and done < evaluation.epochs:
             continue
         reached = accuracy(network, val, graphs.val.labels)

@@ -14,7 +14,7 @@ from torch_geometric.data import Data
 from torch_geometric.utils import subgraph
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count
+from ddsdk.foundation import require, require_count
 from ddsdk_integrations.graph.propagation import normalised, propagated
 
 __all__ = ["Graph", "GraphData", "Part", "Setting", "feature_space"]

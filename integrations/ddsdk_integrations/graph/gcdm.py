@@ -9,7 +9,9 @@ from typing import Any, ClassVar, final
 import torch
 
 import ddsdk as dd
-from ddsdk.errors import require_count
+from ddsdk.foundation import require_count
+from ddsdk.objectives import ClassMatch, mean_embedding, squared
+from ddsdk.students import AlternatingStudents, OnSynthetic
 from ddsdk_integrations.graph.data import GraphData
 from ddsdk_integrations.graph.recipe import NetworkRecipe, check_rates, perceptron_student
 
@@ -55,17 +57,15 @@ class GCDM(NetworkRecipe):
 
     def parts(self, graph: GraphData, *, rng: torch.Generator) -> dd.Plan[Any]:
         """Return feature matching with students that alternate."""
-        students = dd.AlternatingStudents(
+        students = AlternatingStudents(
             perceptron_student(graph.num_features, graph.num_classes, self.width),
-            dd.OnSynthetic(epochs=self.inner, batch_size=max(256, self.nodes)),
+            OnSynthetic(epochs=self.inner, batch_size=max(256, self.nodes)),
             period=self.outer,
             make_optimizer=partial(torch.optim.Adam, lr=self.student_lr),
         )
         return dd.Plan(
             syn=self.synthetic(graph, rng=rng),
-            objective=dd.ClassMatch(
-                byproduct=dd.mean_embedding, distance=dd.squared, real_batch=self.real_batch
-            ),
+            objective=ClassMatch(byproduct=mean_embedding, distance=squared, real_batch=self.real_batch),
             students=students,
             make_optimizer=lambda syn: torch.optim.Adam(syn.parametrization.parameters(), lr=self.feature_lr),
             steps=self.steps,

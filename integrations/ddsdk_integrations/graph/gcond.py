@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count
+from ddsdk.foundation import derive, require, require_count
+from ddsdk.objectives import ClassMatch, filter_cosine, squared, weight_gradients
+from ddsdk.students import AlternatingStudents, FreshStudents, OnSynthetic
 from ddsdk_integrations.graph.data import GraphData
 from ddsdk_integrations.graph.recipe import NetworkRecipe, allotted, check_rates, linear_student
 from ddsdk_integrations.graph.structure import (
@@ -23,7 +25,7 @@ from ddsdk_integrations.graph.structure import (
 
 __all__ = ["DosCond", "GCond", "TakeTurns"]
 
-_DISTANCES = {"ours": dd.filter_cosine, "mse": dd.squared}
+_DISTANCES = {"ours": filter_cosine, "mse": squared}
 
 
 @final
@@ -113,9 +115,9 @@ class GCond(NetworkRecipe):
 
     def parts(self, graph: GraphData, *, rng: torch.Generator) -> dd.Plan[Any]:
         """Return gradient matching with students that alternate."""
-        students = dd.AlternatingStudents(
+        students = AlternatingStudents(
             linear_student(graph.num_features, graph.num_classes),
-            dd.OnSynthetic(epochs=self.inner, batch_size=max(256, self.nodes)),
+            OnSynthetic(epochs=self.inner, batch_size=max(256, self.nodes)),
             period=self.outer,
             make_optimizer=partial(torch.optim.Adam, lr=self.student_lr),
         )
@@ -133,7 +135,7 @@ class GCond(NetworkRecipe):
             return None
         if self.structure == "self-expressive":
             return SelfExpressive()
-        return PairwiseMLP(graph.num_features, bias=self.edge_bias, rng=dd.derive(rng, "edges"))
+        return PairwiseMLP(graph.num_features, bias=self.edge_bias, rng=derive(rng, "edges"))
 
     def _optimizer(self, syn: dd.SyntheticSet) -> torch.optim.Optimizer:
         nodes = syn.parametrization
@@ -145,11 +147,11 @@ class GCond(NetworkRecipe):
         return TakeTurns(edges, [nodes.x], lrs=rates, turns=turns)
 
 
-def class_matching(graph: GraphData, nodes: int, distance: str, real_batch: int) -> dd.ClassMatch:
+def class_matching(graph: GraphData, nodes: int, distance: str, real_batch: int) -> ClassMatch:
     """Return GCond's objective: gradients of each class, weighted by its share of the synthetic nodes."""
     counts = torch.bincount(allotted(graph.class_sizes, nodes), minlength=graph.num_classes)
-    return dd.ClassMatch(
-        byproduct=dd.weight_gradients,
+    return ClassMatch(
+        byproduct=weight_gradients,
         distance=_DISTANCES[distance],
         real_batch=real_batch,
         weights=tuple((counts / counts.max()).tolist()),
@@ -202,7 +204,7 @@ class DosCond(NetworkRecipe):
         return dd.Plan(
             syn=self.synthetic(graph, structure=structure, rng=rng),
             objective=class_matching(graph, self.nodes, self.distance, self.real_batch),
-            students=dd.FreshStudents(linear_student(graph.num_features, graph.num_classes)),
+            students=FreshStudents(linear_student(graph.num_features, graph.num_classes)),
             make_optimizer=self._optimizer,
             steps=self.steps,
             penalty=None if structure is None else self._penalty,

@@ -13,11 +13,10 @@ from torch.nn.functional import one_hot
 from torch_geometric.data import Data
 
 import ddsdk as dd
-from ddsdk.data.sources import Batch
-from ddsdk.errors import require
-from ddsdk.evaluation import Score
-from ddsdk.judge import train
-from ddsdk.synthetic.labels import read_labels
+from ddsdk.data import Batch
+from ddsdk.foundation import derive, require
+from ddsdk.synthetic import read_labels
+from ddsdk.training import Score, train
 from ddsdk_integrations.graph.data import GraphData, Part
 from ddsdk_integrations.graph.kernel import kernel_scores
 from ddsdk_integrations.graph.networks import graph_network
@@ -130,7 +129,7 @@ def evaluate_graph(
     rule, began = f"have {graph.num_features} features", time.perf_counter()
     require(distilled.images.shape[-1] == graph.num_features, "distilled", rule, distilled.images.shape[-1])
     many = own.networks if own.learner == "network" else 1
-    found = [reached(distilled, graph, graph.test, own, dd.derive(rng, "network", i)) for i in range(many)]
+    found = [reached(distilled, graph, graph.test, own, derive(rng, "network", i)) for i in range(many)]
     return Score(
         name=name,
         protocol=own.protocol,
@@ -187,11 +186,11 @@ def _fitted(
 ) -> nn.Module:
     options = dict(evaluation.network_options)
     network = graph_network(
-        evaluation.network, graph.num_features, graph.num_classes, dd.derive(rng, "init"), **options
+        evaluation.network, graph.num_features, graph.num_classes, derive(rng, "init"), **options
     )
     bound = OnGraph(network, x, edge_index, edge_weight)
     best, state = -1.0, network.state_dict()
-    for done in train(bound, shown, evaluation, dd.derive(rng, "train")):
+    for done in train(bound, shown, evaluation, derive(rng, "train")):
         if done % _EVERY and done < evaluation.epochs:
             continue
         found = held_out(network, graph, graph.val)

@@ -10,12 +10,10 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 import ddsdk as dd
-from ddsdk.data.sources import Batch, choose
-from ddsdk.errors import require, require_count
-from ddsdk.inner.kernels import Moments, relu_layers
-from ddsdk.inner.micro import pieces
-from ddsdk.inner.ridge import Ridge, solve
-from ddsdk.objectives.ridge import Compared
+from ddsdk.data import Batch, choose
+from ddsdk.foundation import require, require_count
+from ddsdk.objectives import Compared
+from ddsdk.training import Moments, Ridge, pieces, relu_layers, solve
 from ddsdk_integrations.graph.data import Graph, Part
 from ddsdk_integrations.graph.propagation import neighbours
 
@@ -129,7 +127,7 @@ class StructureKernel:
 
 
 def by_structure(student: StructureKernel, images: Tensor, new: Tensor) -> Compared:
-    """Compare nodes of a set, (M, 1, 1, D), with nodes of the real graph, (B,) int64: for `ddsdk.FitAndTest`."""
+    """Compare nodes of a set, (M, 1, 1, D), with nodes of the real graph, (B,) int64: for `FitAndTest`."""
     x = images.flatten(1)
     return Compared(student.gram(x), student.cross(new, x))
 

@@ -16,7 +16,7 @@ from torch_geometric.io import read_planetoid_data
 from torch_geometric.utils import to_undirected
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count, require_rate
+from ddsdk.foundation import require, require_count, require_rate
 from ddsdk_integrations.graph.data import GraphData, Setting
 
 __all__ = ["TextGraphs", "load_graph", "planetoid", "read_text_graphs", "stochastic_blocks", "tolokers"]

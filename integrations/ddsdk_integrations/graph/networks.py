@@ -12,7 +12,7 @@ from torch.nn.functional import relu
 from torch_geometric.nn import APPNP, ChebConv, GATConv, GCNConv, SAGEConv, SGConv
 from torch_geometric.utils import add_remaining_self_loops
 
-from ddsdk.errors import require, require_count
+from ddsdk.foundation import require, require_count
 
 __all__ = ["GRAPH_NETWORKS", "GraphNetwork", "graph_network"]
 

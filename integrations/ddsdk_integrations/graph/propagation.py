@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
-from ddsdk.errors import require_count
+from ddsdk.foundation import require_count
 
 __all__ = ["dense_normalised", "neighbours", "normalised", "propagated"]
 

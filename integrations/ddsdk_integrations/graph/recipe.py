@@ -14,9 +14,12 @@ import torch
 from torch import Tensor, nn
 
 import ddsdk as dd
-from ddsdk.data.select import k_means_centres
-from ddsdk.errors import require, require_count, require_rate, require_rng
-from ddsdk.students.fresh import MakeStudent
+from ddsdk.artefact import assemble
+from ddsdk.data import Source, k_means_centres
+from ddsdk.foundation import derive, require, require_count, require_rate, require_rng
+from ddsdk.networks import Network, initialise
+from ddsdk.students import MakeStudent
+from ddsdk.synthetic import LearnedRate, hard_labels
 from ddsdk_integrations.graph.data import GraphData
 from ddsdk_integrations.graph.judge import GRAPH_PROTOCOL, reached
 from ddsdk_integrations.graph.structure import Structure, SyntheticNodes
@@ -76,7 +79,7 @@ def start_features(
     x = graph.propagated(0 if start == "real" else hops)
     found = []
     for c, n in enumerate(torch.bincount(classes, minlength=graph.num_classes).tolist()):
-        mine, key = x[graph.train.labels == c], dd.derive(rng, "start", c)
+        mine, key = x[graph.train.labels == c], derive(rng, "start", c)
         if start == "means" and n < len(mine):
             found.append(k_means_centres(mine, n, key).to(mine))
         else:
@@ -89,7 +92,7 @@ def linear_student(features: int, classes: int) -> MakeStudent:
     """Return what makes SGC on rows that were propagated before: one linear layer."""
 
     def make(rng: torch.Generator) -> nn.Module:
-        return dd.initialise(dd.Network(nn.Sequential(nn.Flatten()), nn.Linear(features, classes)), rng)
+        return initialise(Network(nn.Sequential(nn.Flatten()), nn.Linear(features, classes)), rng)
 
     return make
 
@@ -99,7 +102,7 @@ def perceptron_student(features: int, classes: int, width: int) -> MakeStudent:
 
     def make(rng: torch.Generator) -> nn.Module:
         body = nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(features, width), nn.ReLU()))
-        return dd.initialise(dd.Network(body, nn.Linear(width, classes)), rng)
+        return initialise(Network(body, nn.Linear(width, classes)), rng)
 
     return make
 
@@ -143,7 +146,7 @@ class GraphRecipe(ABC):
         """Return the parts of the method."""
 
     @abstractmethod
-    def real(self, graph: GraphData) -> dd.Source:
+    def real(self, graph: GraphData) -> Source:
         """Return what the loop draws from."""
 
     @abstractmethod
@@ -156,7 +159,7 @@ class GraphRecipe(ABC):
         plan = self.parts(graph, rng=rng)
         if not self.validate_every:
             return plan
-        validate = partial(self._validated, graph, dd.derive(rng, "validation"))
+        validate = partial(self._validated, graph, derive(rng, "validation"))
         return dataclasses.replace(plan, validate=validate, validate_every=self.validate_every)
 
     @final
@@ -174,8 +177,8 @@ class GraphRecipe(ABC):
         require_rng(rng)
         began = time.perf_counter()
         real = self.real(graph)
-        plan = self.plan(graph, rng=dd.derive(rng, "plan"))
-        distillation = dd.Distillation(plan, real, rng=dd.derive(rng, "steps"))
+        plan = self.plan(graph, rng=derive(rng, "plan"))
+        distillation = dd.Distillation(plan, real, rng=derive(rng, "steps"))
         for _ in distillation:
             pass
         return exported(
@@ -195,13 +198,13 @@ class GraphRecipe(ABC):
         graph: GraphData,
         *,
         structure: Structure | None = None,
-        rate: dd.LearnedRate | None = None,
+        rate: LearnedRate | None = None,
         rng: torch.Generator,
     ) -> dd.SyntheticSet:
         """Return nodes at their start with hard labels, in the shares of the training labels."""
         classes = allotted(graph.class_sizes, self.nodes)
         x = start_features(graph, classes, self.start, self.hops, rng)
-        labels = dd.hard_labels(classes, graph.num_classes)
+        labels = hard_labels(classes, graph.num_classes)
         nodes = SyntheticNodes(x, structure, hops=self.hops)
         return dd.SyntheticSet(nodes, labels, classes, graph.num_classes, rate).to(graph.device)
 
@@ -218,7 +221,7 @@ class NetworkRecipe(GraphRecipe, ABC):
     """A recipe whose students see propagated training nodes, and whose set is for networks."""
 
     @final
-    def real(self, graph: GraphData) -> dd.Source:
+    def real(self, graph: GraphData) -> Source:
         """Return the propagated training nodes."""
         return graph.rows(self.hops)
 
@@ -254,7 +257,7 @@ def exported(
     nodes = syn.parametrization
     assert isinstance(nodes, SyntheticNodes)
     plain = dd.SyntheticSet(SyntheticNodes(nodes.x.detach()), syn.labels, syn.classes, syn.num_classes)
-    distilled = dd.assemble(recipe, plain, graph, evaluation=evaluation, rng=rng, seconds=seconds, run=run)
+    distilled = assemble(recipe, plain, graph, evaluation=evaluation, rng=rng, seconds=seconds, run=run)
     index, weight = nodes.edges(threshold)
     if not len(weight):
         return distilled

@@ -8,7 +8,10 @@ from typing import Any, ClassVar, final
 import torch
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count
+from ddsdk.foundation import derive, require, require_count
+from ddsdk.objectives import MatchTrajectory
+from ddsdk.students import ExpertStudents, TrainedRuns, Training
+from ddsdk.synthetic import LearnedLabels, LearnedRate
 from ddsdk_integrations.graph.data import GraphData
 from ddsdk_integrations.graph.recipe import NetworkRecipe, check_rates, perceptron_student
 
@@ -20,7 +23,7 @@ __all__ = ["SFGC"]
 class SFGC(NetworkRecipe):
     """Nodes without edges on which a student goes where experts went on the real graph.
 
-    Experts are files in the user's cache, made at the first run, see `ddsdk.TrainedRuns`.
+    Experts are files in the user's cache, made at the first run, see `ddsdk.students.TrainedRuns`.
 
     Attributes:
         width: Hidden units of experts and students.
@@ -72,14 +75,14 @@ class SFGC(NetworkRecipe):
         end = self.expert_epochs // self.every - self.span + 1
         require(self.last <= end, "last", f"be at most {end}, so that all stretches end", self.last)
 
-    def runs(self, graph: GraphData, *, rng: torch.Generator) -> dd.TrainedRuns:
+    def runs(self, graph: GraphData, *, rng: torch.Generator) -> TrainedRuns:
         """Return the experts; none is trained before it is needed.
 
         Args:
             graph: What they train on.
             rng: That of `plan`.
         """
-        training = dd.Training(
+        training = Training(
             epochs=self.expert_epochs,
             lr=self.expert_lr,
             weight_decay=self.expert_decay,
@@ -87,21 +90,21 @@ class SFGC(NetworkRecipe):
             thin=self.every,
         )
         make = perceptron_student(graph.num_features, graph.num_classes, self.width)
-        seed = dd.derive(rng, "runs").initial_seed()
-        return dd.TrainedRuns(graph.rows(self.hops), make, training, count=self.experts, seed=seed)
+        seed = derive(rng, "runs").initial_seed()
+        return TrainedRuns(graph.rows(self.hops), make, training, count=self.experts, seed=seed)
 
     def parts(self, graph: GraphData, *, rng: torch.Generator) -> dd.Plan[Any]:
         """Return trajectory matching."""
-        rate = dd.LearnedRate(self.student_lr, low=self.student_lr / 100, high=self.student_lr * 100)
+        rate = LearnedRate(self.student_lr, low=self.student_lr / 100, high=self.student_lr * 100)
         syn = self.synthetic(graph, rate=rate, rng=rng)
         if self.label_lr:
             logits = 4.0 * syn.labels.rows(torch.arange(len(syn)))
-            labels = dd.LearnedLabels(logits)
+            labels = LearnedLabels(logits)
             syn = dd.SyntheticSet(syn.parametrization, labels, syn.classes, syn.num_classes, rate)
         return dd.Plan(
             syn=syn,
-            objective=dd.MatchTrajectory(steps=self.student_steps),
-            students=dd.ExpertStudents(self.runs(graph, rng=rng), span=self.span, last=self.last),
+            objective=MatchTrajectory(steps=self.student_steps),
+            students=ExpertStudents(self.runs(graph, rng=rng), span=self.span, last=self.last),
             make_optimizer=self._optimizer,
             steps=self.steps,
             knobs="feature_lr, rate_lr or student_lr",

@@ -8,8 +8,12 @@ from typing import Any, ClassVar, final
 import torch
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count
-from ddsdk.inner.ridge import Ridge
+from ddsdk.data import Source
+from ddsdk.foundation import require, require_count
+from ddsdk.objectives import FitAndTest
+from ddsdk.students import FixedTeachers
+from ddsdk.synthetic import FixedLabels, FreeLabels, centred_labels
+from ddsdk.training import Ridge
 from ddsdk_integrations.graph.data import GraphData
 from ddsdk_integrations.graph.kernel import LabelledNodes, by_structure, structure_kernel
 from ddsdk_integrations.graph.recipe import GraphRecipe, check_rates
@@ -55,7 +59,7 @@ class GCSNTK(GraphRecipe):
         check_rates(self, "feature_lr", "ridge")
         require(0 <= self.label_lr < float("inf"), "label_lr", "be finite, not negative", self.label_lr)
 
-    def real(self, graph: GraphData) -> dd.Source:
+    def real(self, graph: GraphData) -> Source:
         """Return the training nodes as numbers."""
         return LabelledNodes(graph.train, graph.num_classes)
 
@@ -74,14 +78,14 @@ class GCSNTK(GraphRecipe):
     def parts(self, graph: GraphData, *, rng: torch.Generator) -> dd.Plan[Any]:
         """Return regression with the kernel."""
         syn = self.synthetic(graph, rng=rng)
-        rows = dd.centred_labels(syn.classes, graph.num_classes)
-        labels = dd.FreeLabels(rows) if self.label_lr else dd.FixedLabels(rows, space="scores")
+        rows = centred_labels(syn.classes, graph.num_classes)
+        labels = FreeLabels(rows) if self.label_lr else FixedLabels(rows, space="scores")
         kernel = structure_kernel(graph.train.graph, blocks=self.blocks, layers=self.layers)
         ridge = Ridge(rule="trace", strength=self.ridge)
         return dd.Plan(
             syn=dd.SyntheticSet(syn.parametrization, labels, syn.classes, syn.num_classes),
-            objective=dd.FitAndTest(compare=by_structure, ridge=ridge, real_batch=self.real_batch),
-            students=dd.FixedTeachers(lambda _: kernel),
+            objective=FitAndTest(compare=by_structure, ridge=ridge, real_batch=self.real_batch),
+            students=FixedTeachers(lambda _: kernel),
             make_optimizer=self._optimizer,
             steps=self.steps,
             knobs="feature_lr or label_lr",

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-import ddsdk as dd
-from ddsdk.errors import require, require_count, require_rate
-from ddsdk.inner.ridge import Ridge, solve
+from ddsdk.foundation import require, require_count, require_rate
+from ddsdk.networks import initialise
+from ddsdk.synthetic import Parametrization
+from ddsdk.training import Ridge, solve
 from ddsdk_integrations.graph.propagation import dense_normalised, propagated
 
 __all__ = ["BernoulliEdges", "PairwiseMLP", "SelfExpressive", "Structure", "SyntheticNodes", "symmetric"]
@@ -67,7 +68,7 @@ class PairwiseMLP(Structure):
         norms = (nn.BatchNorm1d(width, track_running_stats=False) for _ in range(2))
         self.rest = nn.Sequential(next(norms), nn.ReLU(), nn.Linear(width, width), next(norms), nn.ReLU())
         self.last = nn.Linear(width, 1)
-        dd.initialise(self, rng)
+        initialise(self, rng)
         nn.init.constant_(self.last.bias, bias)
 
     def adjacency(self, x: Tensor, rng: torch.Generator | None) -> Tensor:  # noqa: ARG002
@@ -154,7 +155,7 @@ class SelfExpressive(Structure):
 
 
 @final
-class SyntheticNodes(dd.Parametrization):
+class SyntheticNodes(Parametrization):
     """The nodes of a condensed graph: each slot is a node, and decodes to its features after the propagation.
 
     With a structure A' = g(X'), what decodes is operator(A')^hops X', as `GraphData.rows` has it of the real graph. So

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddsdk.bench.pages import markdown_table
-from ddsdk.errors import MissingExtraError
+from ddsdk.experiments import markdown_table
+from ddsdk.foundation import MissingExtraError
 from ddsdk_integrations.graph.benchmark import PUBLISHED
 
 __all__ = ["markdown", "plot"]

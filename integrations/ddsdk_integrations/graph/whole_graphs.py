@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, final
 
 import ddsdk as dd
-from ddsdk.bench.cells import CellTable, Loaded, Question, numbers, run_command
-from ddsdk.errors import require_count
+from ddsdk.experiments import CellTable, Loaded, Question, numbers, run_command
+from ddsdk.foundation import derive, require_count
 from ddsdk_integrations.graph.benchmark import summary
 from ddsdk_integrations.graph.classification import (
     GRAPHS_PROTOCOL,
@@ -75,14 +75,12 @@ def measure(cell: Cell, setting: Setting, graphs: TextGraphs) -> dict[str, Any]:
         graphs: All; the split keeps a tenth for validation and a tenth for the test, read once by each network.
     """
     rng = dd.generator("whole graphs", cell.seed)
-    parts = GraphSet(graphs, rng=dd.derive(rng, "split"))
+    parts = GraphSet(graphs, rng=derive(rng, "split"))
     recipe, began = METHODS[cell.method](cell.ipc, setting), time.perf_counter()
-    found: dd.Distilled | None = None if recipe is None else recipe(parts, rng=dd.derive(rng, "set"))
+    found: dd.Distilled | None = None if recipe is None else recipe(parts, rng=derive(rng, "set"))
     seconds = time.perf_counter() - began
     judge = dataclasses.replace(GRAPHS_PROTOCOL, networks=setting.networks, epochs=setting.epochs)
-    score = evaluate_graphs(
-        parts.train if found is None else found, parts, judge, rng=dd.derive(rng, "judge")
-    )
+    score = evaluate_graphs(parts.train if found is None else found, parts, judge, rng=derive(rng, "judge"))
     told = {"cell": dataclasses.asdict(cell), "scores": {"gcn": summary(score.accuracies)}}
     if found is None:
         return told

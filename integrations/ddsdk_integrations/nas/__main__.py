@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 import ddsdk as dd
-from ddsdk.bench.cells import CellBenchmark, Question, known_words, numbers, run_command
-from ddsdk.errors import require, require_count
-from ddsdk.work.executors import InProcess, Processes
+from ddsdk.experiments import CellBenchmark, InProcess, Processes, Question, known_words, numbers, run_command
+from ddsdk.foundation import require, require_count
 from ddsdk_integrations.nas.benchmark import METHODS, STUDENTS, TRUTH, Cell, Place, described, measure
 from ddsdk_integrations.nas.narrow import Setting
 from ddsdk_integrations.nas.table import markdown, plot

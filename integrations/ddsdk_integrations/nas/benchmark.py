@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import ddsdk as dd
-from ddsdk.errors import require_count
-from ddsdk.files import readable_json, strict_json, write_atomic
-from ddsdk.work.executors import Executor
+from ddsdk.experiments import Executor
+from ddsdk.foundation import readable_json, require_count, strict_json, write_atomic
 from ddsdk_integrations.nas.cells import Cell as Cell201
 from ddsdk_integrations.nas.cells import read_accuracies
 from ddsdk_integrations.nas.narrow import Parts, Setting, plain

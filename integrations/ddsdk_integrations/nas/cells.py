@@ -14,9 +14,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-import ddsdk as dd
-from ddsdk.errors import require, require_count
-from ddsdk.networks.shapes import check_request
+from ddsdk.foundation import require, require_count
+from ddsdk.networks import Network, check_request, initialise
 from ddsdk_integrations.nas.space import Candidate, Space
 
 __all__ = ["EDGES", "OPERATIONS", "Cell", "CellSpace", "cell_network", "read_accuracies", "unique"]
@@ -183,7 +182,7 @@ def cell_network(
     *,
     channels: int = 16,
     cells: int = 5,
-) -> dd.Network:
+) -> Network:
     """Build the network of NAS-Bench-201 from a cell, with PyTorch's own initial weights.
 
     A 3x3 convolution, three stages of cells with C, 2C and 4C channels and a residual block with stride 2 before the
@@ -218,13 +217,13 @@ def cell_network(
         reduction = [_Reduction(width // 2, width)] if stage else []
         stages.append(nn.Sequential(*reduction, *(_CellModule(cell, width) for _ in range(cells))))
     last = nn.Sequential(nn.BatchNorm2d(4 * channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
-    return dd.Network(nn.Sequential(*stages, last), nn.Linear(4 * channels, num_classes))
+    return Network(nn.Sequential(*stages, last), nn.Linear(4 * channels, num_classes))
 
 
-def _made(rng: torch.Generator, build: partial[dd.Network]) -> dd.Network:
+def _made(rng: torch.Generator, build: partial[Network]) -> Network:
     with torch.device("meta"):
         network = build()
-    return dd.initialise(network, rng)
+    return initialise(network, rng)
 
 
 @final

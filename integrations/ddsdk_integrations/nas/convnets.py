@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import ddsdk as dd
-from ddsdk.networks.norms import NORMS
+from ddsdk.networks import NORMS
 from ddsdk_integrations.nas.space import Candidate, Space
 
 __all__ = ["ConvNetSpace"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count, require_rate
+from ddsdk.foundation import require, require_count, require_rate
 from ddsdk_integrations.nas.cells import Cell, CellSpace, unique
 from ddsdk_integrations.nas.convnets import ConvNetSpace
 from ddsdk_integrations.nas.space import Candidate

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count
-from ddsdk.inner.fit import accuracy
-from ddsdk.judge import train, train_steps
-from ddsdk.networks.norms import calibrate_batch_norm_
-from ddsdk.students.fresh import MakeStudent
-from ddsdk.synthetic.labels import read_labels
+from ddsdk.foundation import derive, require, require_count
+from ddsdk.networks import calibrate_batch_norm_
+from ddsdk.students import MakeStudent
+from ddsdk.synthetic import read_labels
+from ddsdk.training import Pace, accuracy, train, train_steps
 
 __all__ = ["Proxy", "TrainedOn", "distilled_proxy", "early_stopping", "tensor_hash"]
 
@@ -61,7 +60,7 @@ class TrainedOn:
     evaluation: dd.Evaluation
     held_out: dd.RealData
     steps: int | None = None
-    pace: dd.Pace = dd.Pace()  # noqa: RUF009 - a tuple, which nobody can change
+    pace: Pace = Pace()  # noqa: RUF009 - a tuple, which nobody can change
     statistics: Tensor | None = None
     test: dd.RealData | None = None
     seconds: float = 0.0
@@ -96,8 +95,8 @@ class TrainedOn:
 
     def __call__(self, make: MakeStudent, rng: torch.Generator) -> Mapping[str, float]:
         """Return the accuracy on held-out images, and on the test where it is given."""
-        network = make(dd.derive(rng, "init")).to(self.batch.x.device)
-        key, shown = dd.derive(rng, "train"), read_labels(self.batch.y, self.evaluation.labels)
+        network = make(derive(rng, "init")).to(self.batch.x.device)
+        key, shown = derive(rng, "train"), read_labels(self.batch.y, self.evaluation.labels)
         batch = dd.Batch(self.batch.x, shown)
         if self.steps is None:
             for _ in train(network, batch, self.evaluation, key, self.pace):
@@ -154,21 +153,21 @@ def distilled_proxy(
         ValueError: If the set is for a kernel machine and no `evaluation` is given, or does not fit the images.
     """
     own = dd.Evaluation.from_dict(distilled.evaluation)
-    pace = dd.Pace()
+    pace = Pace()
     if evaluation is None:
         evaluation, pace = own.with_learned(distilled.learned_lr, distilled.learned_momentum)
     seen = held_out.with_preprocess(distilled.preprocess)
     images = None
     if statistics is not None:
         real = statistics.with_preprocess(distilled.preprocess)
-        drawn = [real.of_class(c, 16, dd.derive(rng, "statistics", c)).x for c in range(real.num_classes)]
+        drawn = [real.of_class(c, 16, derive(rng, "statistics", c)).x for c in range(real.num_classes)]
         images = torch.cat(drawn)
     return TrainedOn(
         batch=dd.Batch(distilled.images.to(seen.device), distilled.labels.to(seen.device)),
         evaluation=evaluation,
         held_out=seen,
         steps=steps,
-        pace=pace if steps is None else dd.Pace(),
+        pace=pace if steps is None else Pace(),
         statistics=images,
         seconds=float(distilled.provenance.get("seconds", 0.0)) if seconds is None else seconds,
     )

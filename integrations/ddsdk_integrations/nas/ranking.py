@@ -15,13 +15,9 @@ import msgspec
 import torch
 
 import ddsdk as dd
-from ddsdk.bench.kinds import here
-from ddsdk.errors import require, require_count, require_rng
-from ddsdk.files import canonical_json, strict_json
-from ddsdk.students.fresh import MakeStudent
-from ddsdk.work.executors import Executor, InProcess
-from ddsdk.work.store import Store
-from ddsdk.work.unit import Unit
+from ddsdk.experiments import Executor, InProcess, Store, Unit, here
+from ddsdk.foundation import canonical_json, require, require_count, require_rng, strict_json
+from ddsdk.students import MakeStudent
 from ddsdk_integrations.nas.proxies import Proxy
 from ddsdk_integrations.nas.space import Candidate, named
 
@@ -133,7 +129,7 @@ def rank(
         seeds: Scores of each candidate.
         store: Folder of the units; what is there already is not computed again. In one folder a name stands for one
             factory: a change that shows in neither layers nor initial weights goes unnoticed. None keeps nothing.
-        executor: Who works: `ddsdk.work.executors.InProcess` (if None), `Processes` or `RayTasks`.
+        executor: Who works: `ddsdk.experiments.executors.InProcess` (if None), `Processes` or `RayTasks`.
         name: What to call the proxy in tables.
         wall_clock: Count the seconds that units took by the clock, as for a GPU, and not those of the CPU.
 

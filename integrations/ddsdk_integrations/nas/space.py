@@ -12,10 +12,9 @@ from typing import Any, final
 import torch
 from torch import nn
 
-import ddsdk as dd
-from ddsdk.errors import require, require_count
-from ddsdk.networks.catalog import NetworkFactory
-from ddsdk.students.fresh import MakeStudent
+from ddsdk.foundation import derive, require, require_count
+from ddsdk.networks import NetworkFactory
+from ddsdk.students import MakeStudent
 
 __all__ = ["AnyOf", "Candidate", "Space", "named"]
 
@@ -122,11 +121,10 @@ class Space(ABC):
             rest = {one.name for one in self.sample(len(self) - count, rng)} if count < len(self) else set()
             return tuple(one for one in self if one.name not in rest)
         columns = {
-            name: _dealt(levels, count, dd.derive(rng, "factor", name))
-            for name, levels in self.choices.items()
+            name: _dealt(levels, count, derive(rng, "factor", name)) for name, levels in self.choices.items()
         }
         drawn = [tuple(column[i] for column in columns.values()) for i in range(count)]
-        _part_twins(drawn, dd.derive(rng, "twins"))
+        _part_twins(drawn, derive(rng, "twins"))
         return tuple(self.candidate(**dict(zip(columns, one, strict=True))) for one in drawn)
 
     @final
@@ -178,5 +176,5 @@ class AnyOf:
 
     def __call__(self, rng: torch.Generator) -> nn.Module:
         """Return a network of one of them; which one, and its weights, come from `rng`."""
-        which = int(torch.randint(len(self.factories), (), generator=dd.derive(rng, "which")))
-        return self.factories[which](dd.derive(rng, "weights"))
+        which = int(torch.randint(len(self.factories), (), generator=derive(rng, "which")))
+        return self.factories[which](derive(rng, "weights"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 
 import ddsdk as dd
-from ddsdk.errors import require_count, require_rng
+from ddsdk.foundation import derive, require_count, require_rng
 from ddsdk_integrations._require import require_library
 from ddsdk_integrations.nas.proxies import Proxy
 from ddsdk_integrations.nas.ranking import Ranking
@@ -82,7 +82,7 @@ class ProxyObjective:
         mean = statistics.fmean(scores)
         if not self.parameters:
             return mean
-        network = candidate.make(dd.derive(self.rng, "size"))
+        network = candidate.make(derive(self.rng, "size"))
         return mean, sum(p.numel() for p in network.parameters())
 
 

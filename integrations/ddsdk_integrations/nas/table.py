@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ddsdk as dd
-from ddsdk.bench.pages import markdown_table
-from ddsdk.errors import MissingExtraError, require
+from ddsdk.experiments import markdown_table
+from ddsdk.foundation import MissingExtraError, require
 from ddsdk_integrations.nas.ranking import Ranking
 from ddsdk_integrations.nas.verdict import Estimate, Verdict, edge, judge, rank_average
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import ddsdk as dd
-from ddsdk.errors import require
-from ddsdk.inner.fit import batch_gradient
-from ddsdk.students.fresh import MakeStudent
+from ddsdk.foundation import require
+from ddsdk.students import MakeStudent
+from ddsdk.training import batch_gradient
 from ddsdk_integrations.nas.proxies import tensor_hash
 
 __all__ = ["GradientNorm", "NasWot", "ParameterCount", "SynFlow"]

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from ddsdk.errors import require, require_count
+from ddsdk.foundation import require, require_count
 from ddsdk_integrations.nas.ranking import Ranking
 
 __all__ = [

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import ddsdk as dd
-from ddsdk.bench.cells import CellBenchmark, Question, known_words, numbers, run_command, words
+from ddsdk.experiments import CellBenchmark, Question, known_words, numbers, run_command, words
 from ddsdk_integrations.privacy.benchmark import METHODS, Cell, Setting, described, measure
 from ddsdk_integrations.privacy.table import markdown, plot
 

@@ -13,16 +13,8 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.audit.membership import (
-    Distiller,
-    Roc,
-    joined,
-    known_confidences,
-    nearest_distances,
-    roc,
-    unit_images,
-)
-from ddsdk.errors import require, require_count
+from ddsdk.foundation import derive, require, require_count
+from ddsdk.judging import Distiller, Roc, joined, known_confidences, nearest_distances, roc, unit_images
 from ddsdk_integrations.privacy.bounds import one_run_bound
 
 __all__ = ["OneRun", "audit_in_one_run", "mislabelled"]
@@ -122,11 +114,11 @@ def audit_in_one_run(
     require_count("networks", networks)
     require(0 < delta < 1, "delta", "lie strictly between 0 and 1", delta)
     require(0 < level < 1, "level", "lie strictly between 0 and 1", level)
-    kept = torch.rand(len(canaries), generator=dd.derive(rng, "coins")) < 0.5
+    kept = torch.rand(len(canaries), generator=derive(rng, "coins")) < 0.5
     require(0 < int(kept.sum()) < len(kept), "canaries", "be enough for coins to differ", len(canaries))
     audited = joined(records, canaries, torch.nonzero(kept).flatten())
-    distilled = distil(audited, dd.derive(rng, "run"))
-    found = _scores(distilled, canaries, evaluation, networks, dd.derive(rng, "networks"))
+    distilled = distil(audited, derive(rng, "run"))
+    found = _scores(distilled, canaries, evaluation, networks, derive(rng, "networks"))
     curves = {name: roc(score[kept], score[~kept]) for name, score in found.items()}
     plans = _guess_plans(len(canaries))
     share = level / (len(found) * len(plans))

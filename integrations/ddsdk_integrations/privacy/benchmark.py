@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count, require_rate
-from ddsdk.inner.fit import accuracy
+from ddsdk.foundation import derive, require, require_count, require_rate
+from ddsdk.training import accuracy
 from ddsdk_integrations.privacy.budget import Budget, Ledger
 from ddsdk_integrations.privacy.data import PrivateData
 from ddsdk_integrations.privacy.dp_kip import DPKIP
@@ -142,7 +142,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
     else:
         sealed = method.private or isinstance(made, NDPDC)
         distilled = made(private if sealed else train, make_student=make, rng=rng)
-        rows = _judged(distilled, test, setting, dd.derive(rng, "judge"))
+        rows = _judged(distilled, test, setting, derive(rng, "judge"))
     return {
         "cell": asdict(cell),
         **rows,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import binom
 
-from ddsdk.errors import require, require_count
+from ddsdk.foundation import require, require_count
 
 __all__ = ["OneRunBound", "one_run_bound", "p_value"]
 

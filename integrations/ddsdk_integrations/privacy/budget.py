@@ -18,9 +18,16 @@ from opacus.accountants import create_accountant
 from opacus.accountants.analysis import rdp
 
 import ddsdk as dd
-from ddsdk.certificate import require_line
-from ddsdk.errors import require, require_count, require_rate
-from ddsdk.files import lock, readable_json, strict_json, write_atomic
+from ddsdk.artefact import NoisedRelease, require_line
+from ddsdk.foundation import (
+    lock,
+    readable_json,
+    require,
+    require_count,
+    require_rate,
+    strict_json,
+    write_atomic,
+)
 
 __all__ = ["Budget", "BudgetSpentError", "Ledger", "certified_epsilon", "epsilon_of"]
 
@@ -88,7 +95,7 @@ class Ledger:
         self._read()
 
     @property
-    def releases(self) -> tuple[dd.NoisedRelease, ...]:
+    def releases(self) -> tuple[NoisedRelease, ...]:
         """What was reserved so far, in the order of the first of each kind."""
         return self._read().releases
 
@@ -119,7 +126,7 @@ class Ledger:
             if what not in self._kept.assumptions:
                 self._write(assumptions=(*self._kept.assumptions, what))
 
-    def reserve(self, *releases: dd.NoisedRelease) -> None:
+    def reserve(self, *releases: NoisedRelease) -> None:
         """Enter releases that are about to be made, all or none: they count from here on, made or not.
 
         One composition for all of them: asking the accountant before every release would take longer than the release.
@@ -147,7 +154,7 @@ class Ledger:
         sample_rate: float,
         releases: int,
         share: float = 1.0,
-        after: tuple[dd.NoisedRelease, ...] = (),
+        after: tuple[NoisedRelease, ...] = (),
     ) -> float:
         """Return the smallest noise multiplier, to a thousandth, with which so many releases fit what is left.
 
@@ -191,7 +198,7 @@ class Ledger:
             high = _least(lambda noise: fits(noise, tight), 0.8 * high, high)
         return math.ceil(high * 1e6) / 1e6
 
-    def _cost(self, releases: tuple[dd.NoisedRelease, ...]) -> float:
+    def _cost(self, releases: tuple[NoisedRelease, ...]) -> float:
         return epsilon_of(_history(releases), self.budget.delta, self.budget.accountant)
 
     @contextmanager
@@ -227,11 +234,11 @@ class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """What the file holds."""
 
     budget: dict[str, float | str]
-    releases: tuple[dd.NoisedRelease, ...] = ()
+    releases: tuple[NoisedRelease, ...] = ()
     assumptions: tuple[str, ...] = ()
 
 
-def _with(releases: tuple[dd.NoisedRelease, ...], new: dd.NoisedRelease) -> tuple[dd.NoisedRelease, ...]:
+def _with(releases: tuple[NoisedRelease, ...], new: NoisedRelease) -> tuple[NoisedRelease, ...]:
     """Return the releases with one more kind, or more of a kind that is there."""
     for i, old in enumerate(releases):
         if msgspec.structs.replace(old, count=new.count) == new:
@@ -243,7 +250,7 @@ def _with(releases: tuple[dd.NoisedRelease, ...], new: dd.NoisedRelease) -> tupl
     return (*releases, new)
 
 
-def _history(releases: tuple[dd.NoisedRelease, ...]) -> History:
+def _history(releases: tuple[NoisedRelease, ...]) -> History:
     return tuple((one.noise_multiplier, one.sample_rate, one.count) for one in releases)
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import ddsdk as dd
-from ddsdk.errors import require
+from ddsdk.data import Source
+from ddsdk.foundation import derive, require
 from ddsdk_integrations.privacy.guard import refuse_mixing
 from ddsdk_integrations.privacy.mechanism import Mechanism, clipped
 
@@ -48,7 +49,7 @@ class FeatureSpace:
         """Return network and augmentation of a key: the same again for the same key."""
         rng = torch.Generator().manual_seed(key)
         network = self.make_student(rng).to(self.device).eval().requires_grad_(False)
-        return network, self.augmentation.siamese(dd.derive(rng, "augmentation"))
+        return network, self.augmentation.siamese(derive(rng, "augmentation"))
 
     def at(self, key: int) -> Features:
         """Return the features of a key, with what they take from public images.
@@ -129,7 +130,7 @@ def released_class_sums(
     """
     found = []
     for i in range(mechanism.left):
-        key = dd.derive(rng, i).initial_seed()
+        key = derive(rng, i).initial_seed()
         features = space.at(key)
 
         def rows(batch: dd.Batch, features: Features = features) -> Tensor:
@@ -173,7 +174,7 @@ class ReleasedSums:
     def __post_init__(self) -> None:
         require(len(self.releases) > 0, "releases", "hold at least one", 0)
 
-    def next(self, real: dd.Source, syn: dd.Source, rng: torch.Generator) -> Released:  # noqa: ARG002
+    def next(self, real: Source, syn: Source, rng: torch.Generator) -> Released:  # noqa: ARG002
         """Return a release at random."""
         one = self.releases[int(torch.randint(len(self.releases), (), generator=rng))]
         return Released(Features(*self.space.network(one.key), one.centre, one.basis), one.sums)
@@ -203,11 +204,11 @@ class MatchClassSums:
     clip: float
 
     def __call__(
-        self, student: Released, real: dd.Source, syn: dd.Source, rng: torch.Generator
+        self, student: Released, real: Source, syn: Source, rng: torch.Generator
     ) -> Iterator[Tensor]:
         """Yield one distance for each class."""
         for c in range(real.num_classes):
-            x, _ = syn.of_class(c, sys.maxsize, dd.derive(rng, "class", c))
+            x, _ = syn.of_class(c, sys.maxsize, derive(rng, "class", c))
             if len(x) > 0:
                 rows = clipped(student.features(x), self.clip)
                 yield (student.sums[c] / self.expected[c] - rows.mean(0)).square().sum()

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.errors import require, require_rate
+from ddsdk.artefact import NoisedRelease
+from ddsdk.foundation import require, require_rate
 from ddsdk_integrations.privacy.budget import Ledger
 from ddsdk_integrations.privacy.guard import PrivacyError, refuse_fitted_values
 from ddsdk_integrations.privacy.mechanism import Mechanism
@@ -33,7 +34,8 @@ _ALWAYS = (
 class PrivateData:
     """Records with the ledger that counts what is released of them. Methods may know what is public, and draw nothing.
 
-    It stands where the engine expects a `ddsdk.Source`: every draw is refused. Numbers leave by a `Mechanism` alone.
+    It stands where the engine expects a `ddsdk.data.Source`: every draw is refused. Numbers leave by a `Mechanism`
+    alone.
 
     Args:
         real: The records.
@@ -122,8 +124,8 @@ class PrivateData:
         clip: float = 1.0,
         noise_multiplier: float | None = None,
         share: float = 1.0,
-        after: tuple[dd.NoisedRelease, ...] = (),
-    ) -> dd.NoisedRelease:
+        after: tuple[NoisedRelease, ...] = (),
+    ) -> NoisedRelease:
         """Return releases as the ledger would have them; nothing is entered yet.
 
         Args:
@@ -143,11 +145,11 @@ class PrivateData:
             noise_multiplier = self.ledger.noise_for(
                 sample_rate=sample_rate, releases=releases, share=share, after=after
             )
-        return dd.NoisedRelease(
+        return NoisedRelease(
             what=what, clip=clip, noise_multiplier=noise_multiplier, sample_rate=sample_rate, count=releases
         )
 
-    def mechanisms(self, *releases: dd.NoisedRelease) -> tuple[Mechanism, ...]:
+    def mechanisms(self, *releases: NoisedRelease) -> tuple[Mechanism, ...]:
         """Enter releases in the ledger, all or none, and return what makes them.
 
         Raises:

@@ -13,16 +13,19 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 import ddsdk as dd
-from ddsdk.inner.ridge import solve
-from ddsdk.objectives.ridge import Compare, targets
-from ddsdk.recipes.kip import ntk_protocol
-from ddsdk.recipes.parts import adam_on_images, check_numbers
+from ddsdk.data import Source
+from ddsdk.foundation import derive
+from ddsdk.objectives import ByFeatures, Compare, by_kernel, targets
+from ddsdk.recipes import adam_on_images, check_numbers, ntk_protocol
+from ddsdk.students import FixedTeachers
+from ddsdk.synthetic import FixedLabels, centred_labels
+from ddsdk.training import FullyConnectedNTK, Ridge, solve
 from ddsdk_integrations.privacy.guard import refuse_bad_student
 from ddsdk_integrations.privacy.mechanism import Mechanism
 from ddsdk_integrations.privacy.recipe import PrivateRecipe, fixed_label_pixels
 
 if TYPE_CHECKING:
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.students import MakeStudent
     from ddsdk_integrations.privacy.data import PrivateData
 
 __all__ = ["DPKIP", "NoisedRegression"]
@@ -41,19 +44,19 @@ class NoisedRegression(Generic[S]):
 
     Attributes:
         mechanism: One release for each step.
-        compare: From a student to the kernel, such as `ddsdk.by_kernel` or `ddsdk.ByFeatures`.
+        compare: From a student to the kernel, such as `ddsdk.objectives.by_kernel` or `ddsdk.objectives.ByFeatures`.
         ridge: Gives r.
         expected: Size of a sample as it is publicly expected.
     """
 
     mechanism: Mechanism
     compare: Compare[S]
-    ridge: dd.Ridge
+    ridge: Ridge
     expected: float
 
-    def __call__(self, student: S, real: dd.Source, syn: dd.Source, rng: torch.Generator) -> Iterator[Tensor]:  # noqa: ARG002
+    def __call__(self, student: S, real: Source, syn: Source, rng: torch.Generator) -> Iterator[Tensor]:  # noqa: ARG002
         """Yield the one term."""
-        images, labels = syn.mixed(1 << 30, dd.derive(rng, "synthetic"))
+        images, labels = syn.mixed(1 << 30, derive(rng, "synthetic"))
         leaf, rows = images.detach(), labels.detach()
 
         def gradients(batch: dd.Batch) -> Tensor:
@@ -140,12 +143,12 @@ class DPKIP(PrivateRecipe):
         rng: torch.Generator,
     ) -> dd.Plan[Any]:
         """Return regression with the kernel, each gradient released when its step comes."""
-        learner: Any = dd.FullyConnectedNTK(depth=self.kernel_depth)
-        compare: Any = dd.by_kernel
+        learner: Any = FullyConnectedNTK(depth=self.kernel_depth)
+        compare: Any = by_kernel
         if self.features:
             refuse_bad_student(make_student, embeds=True)
-            network = make_student(dd.derive(rng, "features")).to(private.device)
-            learner, compare = network.eval().requires_grad_(False), dd.ByFeatures()
+            network = make_student(derive(rng, "features")).to(private.device)
+            learner, compare = network.eval().requires_grad_(False), ByFeatures()
         mechanism = private.mechanism(
             "gradients of ridge regression",
             releases=self.steps,
@@ -154,16 +157,14 @@ class DPKIP(PrivateRecipe):
             noise_multiplier=self.noise_multiplier,
         )
         return dd.Plan(
-            syn=fixed_label_pixels(
-                self, private, public, dd.derive(rng, "start"), make_labels=_centred_scores
-            ),
+            syn=fixed_label_pixels(self, private, public, derive(rng, "start"), make_labels=_centred_scores),
             objective=NoisedRegression(
                 mechanism=mechanism,
                 compare=compare,
-                ridge=dd.Ridge(rule="trace", strength=self.ridge),
+                ridge=Ridge(rule="trace", strength=self.ridge),
                 expected=self.sample_rate * sum(private.class_sizes),
             ),
-            students=dd.FixedTeachers(lambda _: learner),
+            students=FixedTeachers(lambda _: learner),
             make_optimizer=partial(adam_on_images, lr=self.image_lr),
             steps=self.steps,
             average=self.average,
@@ -176,5 +177,5 @@ class DPKIP(PrivateRecipe):
         return ntk_protocol(self.kernel_depth, self.ridge)
 
 
-def _centred_scores(classes: Tensor, num_classes: int) -> dd.FixedLabels:
-    return dd.FixedLabels(dd.centred_labels(classes, num_classes, 1.0), space="scores")
+def _centred_scores(classes: Tensor, num_classes: int) -> FixedLabels:
+    return FixedLabels(centred_labels(classes, num_classes, 1.0), space="scores")

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ddsdk.errors import require_count, require_momentum, require_rate
+from ddsdk.foundation import require_count, require_momentum, require_rate
 from ddsdk_integrations.privacy.data import require_private
 from ddsdk_integrations.privacy.gradients import noised_gradients
 from ddsdk_integrations.privacy.guard import refuse_bad_student
 
 if TYPE_CHECKING:
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.students import MakeStudent
     from ddsdk_integrations.privacy.data import PrivateData
 
 __all__ = ["dp_sgd"]

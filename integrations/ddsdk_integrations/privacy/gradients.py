@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk.augment import NO_AUGMENTATION, NO_DRAW
+from ddsdk.data import NO_AUGMENTATION, NO_DRAW, Source
+from ddsdk.foundation import derive
+from ddsdk.objectives import filter_cosine, weight_gradients
+from ddsdk.running import Students
 from ddsdk_integrations.privacy.guard import refuse_mixing
 from ddsdk_integrations.privacy.mechanism import Mechanism
 
@@ -128,7 +131,7 @@ class NoisedGradients:
 
     Args:
         mechanism: Samples, clips, adds noise and counts.
-        students: Where networks come from, such as `ddsdk.FreshStudents`; it sees no record.
+        students: Where networks come from, such as `ddsdk.students.FreshStudents`; it sees no record.
         expected: Size of a sample of each class as it is publicly expected.
         augmentation: One draw for each step, of records and synthetic images alike (DSA).
         classwise: Whether there is one gradient for each class (DC), in one release: a record has one class. Each has
@@ -138,7 +141,7 @@ class NoisedGradients:
     def __init__(
         self,
         mechanism: Mechanism,
-        students: dd.Students[nn.Module],
+        students: Students[nn.Module],
         *,
         expected: Sequence[float],
         augmentation: dd.Augmentation = NO_AUGMENTATION,
@@ -150,10 +153,10 @@ class NoisedGradients:
         self._augmentation = augmentation
         self._classwise = classwise
 
-    def next(self, real: dd.Source, syn: dd.SyntheticSet, rng: torch.Generator) -> GradientLesson:
+    def next(self, real: Source, syn: dd.SyntheticSet, rng: torch.Generator) -> GradientLesson:
         """Return the next network, with a release at it."""
-        network = self._students.next(real, syn, dd.derive(rng, "student"))
-        draw = self._augmentation.siamese(dd.derive(rng, "augmentation"))
+        network = self._students.next(real, syn, derive(rng, "student"))
+        draw = self._augmentation.siamese(derive(rng, "augmentation"))
         found = noised_gradients(
             self._mechanism,
             network,
@@ -179,26 +182,26 @@ class MatchNoisedGradients:
     """The distance between noised gradients and those of the synthetic set: of all of it, or class by class.
 
     Attributes:
-        distance: Such as `ddsdk.filter_cosine`, between tuples of tensors.
+        distance: Such as `ddsdk.objectives.filter_cosine`, between tuples of tensors.
 
     References:
         Chen, Kerkouche and Fritz, "Private Set Generation with Discriminative Information", NeurIPS 2022.
     """
 
-    distance: Any = dd.filter_cosine
+    distance: Any = filter_cosine
 
     def __call__(
         self,
         student: GradientLesson,
-        real: dd.Source,
-        syn: dd.Source,
+        real: Source,
+        syn: Source,
         rng: torch.Generator,
     ) -> Iterator[Tensor]:
         """Yield one distance for all classes, or one for each."""
         together = len(student.gradients) != real.num_classes
         for c, gradients in enumerate(student.gradients):
-            key = dd.derive(rng, "synthetic", c)
+            key = derive(rng, "synthetic", c)
             x, y = syn.mixed(sys.maxsize, key) if together else syn.of_class(c, sys.maxsize, key)
             if len(x) > 0:
                 batch = dd.Batch(student.draw(x), y)
-                yield self.distance(dd.weight_gradients(student.network, batch, graph=True), gradients)
+                yield self.distance(weight_gradients(student.network, batch, graph=True), gradients)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.errors import require
-from ddsdk.inner.micro import pieces
+from ddsdk.artefact import NoisedRelease
+from ddsdk.foundation import require
+from ddsdk.training import pieces
 from ddsdk_integrations.privacy.budget import BudgetSpentError
 from ddsdk_integrations.privacy.entropy import secret_bernoulli, secret_normal
 from ddsdk_integrations.privacy.guard import PrivacyError, refuse_mixed_rows
@@ -45,7 +46,7 @@ class Mechanism:
         left: Releases that are paid and not made yet.
     """
 
-    def __init__(self, real: dd.RealData, release: dd.NoisedRelease) -> None:
+    def __init__(self, real: dd.RealData, release: NoisedRelease) -> None:
         self.release = release
         self.left = release.count
         self._real = real

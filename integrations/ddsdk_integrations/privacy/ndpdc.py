@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
 import ddsdk as dd
-from ddsdk.errors import require
-from ddsdk.recipes.parts import check_numbers, sgd_on_images
+from ddsdk.foundation import derive, require
+from ddsdk.recipes import check_numbers, sgd_on_images
 from ddsdk_integrations.privacy.class_sums import (
     FeatureSpace,
     MatchClassSums,
@@ -23,7 +23,7 @@ from ddsdk_integrations.privacy.statistics import planned_class_means, released_
 if TYPE_CHECKING:
     import torch
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.students import MakeStudent
     from ddsdk_integrations.privacy.data import PrivateData
     from ddsdk_integrations.privacy.mechanism import Mechanism
 
@@ -96,7 +96,7 @@ class NDPDC(PrivateRecipe):
         if self.directions and public is None:
             raise PrivacyError(f"public must be given for directions={self.directions}, got None")
         sums, means = self._paid(private)
-        syn = fixed_label_pixels(self, private, public, dd.derive(rng, "start"), means)
+        syn = fixed_label_pixels(self, private, public, derive(rng, "start"), means)
         space = FeatureSpace(
             make_student,
             dd.Augmentation(self.augmentation),
@@ -105,7 +105,7 @@ class NDPDC(PrivateRecipe):
             directions=self.directions,
             device=private.device,
         )
-        released = released_class_sums(sums, space, private.image_shape, dd.derive(rng, "networks"))
+        released = released_class_sums(sums, space, private.image_shape, derive(rng, "networks"))
         expected = tuple(self.sample_rate * size for size in private.class_sizes)
         return dd.Plan(
             syn=syn,

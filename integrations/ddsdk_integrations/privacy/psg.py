@@ -7,7 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
 import ddsdk as dd
-from ddsdk.recipes.parts import check_numbers, sgd_on_images
+from ddsdk.foundation import derive
+from ddsdk.recipes import check_numbers, sgd_on_images
+from ddsdk.students import AlternatingStudents, OnSynthetic
 from ddsdk_integrations.privacy.gradients import GradientLesson, MatchNoisedGradients, NoisedGradients
 from ddsdk_integrations.privacy.guard import refuse_bad_student
 from ddsdk_integrations.privacy.recipe import PrivateRecipe, fixed_label_pixels
@@ -15,7 +17,7 @@ from ddsdk_integrations.privacy.recipe import PrivateRecipe, fixed_label_pixels
 if TYPE_CHECKING:
     import torch
 
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.students import MakeStudent
     from ddsdk_integrations.privacy.data import PrivateData
 
 __all__ = ["PSG"]
@@ -86,9 +88,9 @@ class PSG(PrivateRecipe):
             clip=self.clip,
             noise_multiplier=self.noise_multiplier,
         )
-        students = dd.AlternatingStudents(
+        students = AlternatingStudents(
             make_student,
-            dd.OnSynthetic(epochs=self.student_epochs),
+            OnSynthetic(epochs=self.student_epochs),
             period=self.steps_per_student,
             every=self.lesson_every,
             lr=self.student_lr,
@@ -101,7 +103,7 @@ class PSG(PrivateRecipe):
             classwise=self.classwise,
         )
         return dd.Plan(
-            syn=fixed_label_pixels(self, private, public, dd.derive(rng, "start")),
+            syn=fixed_label_pixels(self, private, public, derive(rng, "start")),
             objective=MatchNoisedGradients(),
             students=supply,
             make_optimizer=partial(sgd_on_images, lr=self.image_lr, momentum=self.image_momentum),

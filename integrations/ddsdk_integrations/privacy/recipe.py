@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 import torch
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count, require_rate, require_rng
+from ddsdk.artefact import assemble
+from ddsdk.foundation import derive, require, require_count, require_rate, require_rng
+from ddsdk.synthetic import FixedLabels, Pixels, class_slots, hard_labels
 from ddsdk_integrations.privacy.data import PrivateData, require_private
 from ddsdk_integrations.privacy.guard import PrivacyError, refuse_private_start, refuse_unsealed
 
 if TYPE_CHECKING:
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.students import MakeStudent
 
 __all__ = ["PrivateRecipe", "distilled_privately", "fixed_label_pixels"]
 
@@ -105,7 +107,7 @@ class PrivateRecipe(ABC):
         if self.start == "public" and public is None:
             raise PrivacyError("public must be given for a start from public images, got None")
         images = None if public is None else private.public_images(public)
-        return self.parts(private, make_student=make_student, public=images, rng=dd.derive(rng, "plan"))
+        return self.parts(private, make_student=make_student, public=images, rng=derive(rng, "plan"))
 
     @final
     def __call__(
@@ -174,10 +176,10 @@ def distilled_privately(
     refuse_unsealed(plan)
     require_private(private)
     began = time.perf_counter()
-    run = dd.Distillation(plan, private, rng=dd.derive(rng, "steps"), retries=retries)
+    run = dd.Distillation(plan, private, rng=derive(rng, "steps"), retries=retries)
     for _ in run:
         pass
-    return dd.assemble(
+    return assemble(
         recipe,
         run.result,
         private,
@@ -197,7 +199,7 @@ def fixed_label_pixels(
     rng: torch.Generator,
     means: torch.Tensor | None = None,
     *,
-    make_labels: Callable[[torch.Tensor, int], dd.FixedLabels] = dd.hard_labels,
+    make_labels: Callable[[torch.Tensor, int], FixedLabels] = hard_labels,
 ) -> dd.SyntheticSet:
     """Return plain pixels with fixed labels, which start as the recipe says.
 
@@ -209,11 +211,11 @@ def fixed_label_pixels(
         means: Images of classes that were paid for, (K, C, H, W), for the start ``"means"``: with noise on top.
         make_labels: From class slots and the number of classes.
     """
-    classes = dd.class_slots(private.num_classes, recipe.ipc)
+    classes = class_slots(private.num_classes, recipe.ipc)
     images = torch.randn(len(classes), *private.image_shape, generator=rng)
     if recipe.start == "public" and public is not None:
         images = public[torch.randint(len(public), (len(classes),), generator=rng)].cpu().clone()
     if recipe.start == "means" and means is not None:
         images = means.cpu()[classes] + _SPREAD * images
     labels = make_labels(classes, private.num_classes)
-    return dd.SyntheticSet(dd.Pixels(images), labels, classes, private.num_classes).to(private.device)
+    return dd.SyntheticSet(Pixels(images), labels, classes, private.num_classes).to(private.device)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.errors import require
+from ddsdk.artefact import NoisedRelease
+from ddsdk.foundation import require
 from ddsdk_integrations.privacy.data import PrivateData
 from ddsdk_integrations.privacy.mechanism import Mechanism
 
@@ -94,7 +95,7 @@ def paid_class_means(private: PrivateData, *, share: float) -> Tensor:
     return released_class_means(private, mechanism)
 
 
-def planned_class_means(private: PrivateData, *, share: float) -> dd.NoisedRelease:
+def planned_class_means(private: PrivateData, *, share: float) -> NoisedRelease:
     """Return what `paid_class_means` enters in the ledger."""
     middle, corner = _middle_and_corner(private)
     clip = float((corner - middle).norm())

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddsdk.bench.curve_view import need_plotting
+from ddsdk.experiments import need_plotting
 from ddsdk_integrations.privacy.benchmark import PUBLISHED
 
 __all__ = ["markdown", "plot"]

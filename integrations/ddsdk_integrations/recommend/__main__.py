@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, final
 
 import ddsdk as dd
-from ddsdk.bench.cells import CellTable, Loaded, Question, run_command
+from ddsdk.experiments import CellTable, Loaded, Question, run_command
 from ddsdk_integrations.recommend.benchmark import ROWS, Cell, Setting, markdown, measure, plot
 from ddsdk_integrations.recommend.interactions import Interactions, simulated_interactions
 

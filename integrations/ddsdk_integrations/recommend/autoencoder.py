@@ -9,8 +9,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-import ddsdk as dd
-from ddsdk.errors import require, require_count
+from ddsdk.foundation import require, require_count
+from ddsdk.training import KernelMachine, kernel_machine
 
 __all__ = ["EASE", "WideAutoencoder", "popularity"]
 
@@ -38,9 +38,9 @@ class WideAutoencoder:
         require_count("depth", self.depth)
 
     @property
-    def machine(self) -> dd.KernelMachine:
+    def machine(self) -> KernelMachine:
         """Kernel and ridge."""
-        return dd.kernel_machine("fc-ntk", depth=self.depth, ridge=self.ridge)
+        return kernel_machine("fc-ntk", depth=self.depth, ridge=self.ridge)
 
     @torch.no_grad()
     def scores(self, users: Tensor, new: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.bench.pages import by_method, empty_figure, markdown_table, percent
-from ddsdk.errors import require, require_count
+from ddsdk.experiments import by_method, empty_figure, markdown_table, percent
+from ddsdk.foundation import derive, require, require_count
 from ddsdk_integrations.recommend.autoencoder import EASE, WideAutoencoder, popularity
 from ddsdk_integrations.recommend.distill_cf import DistillCF, sampled_users
 from ddsdk_integrations.recommend.interactions import Interactions
@@ -75,9 +75,9 @@ def measure(cell: Cell, setting: Setting, table: Interactions) -> dict[str, Any]
         table: All interactions.
     """
     rng = dd.generator("recommend", cell.seed)
-    train, validation, test = table.split(dd.derive(rng, "split"))
+    train, validation, test = table.split(derive(rng, "split"))
     began = time.perf_counter()
-    users, numbers = _small(cell.method, setting, train, dd.derive(rng, "set"))
+    users, numbers = _small(cell.method, setting, train, derive(rng, "set"))
     seconds = time.perf_counter() - began
     case = _Case(train=train.matrix, validation=validation, test=test, k=setting.k)
     kind = cell.method.split()[0] if cell.method in ROWS[:2] else "autoencoder"

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.assemble import provenance
-from ddsdk.errors import require, require_count, require_rate
-from ddsdk.files import write_atomic
-from ddsdk.inner.ridge import solve
-from ddsdk.objectives.training import Whole
-from ddsdk.recipes.parts import adam_on_images
+from ddsdk.artefact import provenance
+from ddsdk.data import Source
+from ddsdk.foundation import derive, require, require_count, require_rate, write_atomic
+from ddsdk.objectives import Whole
+from ddsdk.recipes import adam_on_images
+from ddsdk.students import FixedTeachers
+from ddsdk.synthetic import hard_labels
+from ddsdk.training import FullyConnectedNTK, Kernel, Ridge, solve
 from ddsdk_integrations.recommend.interactions import Interactions
 from ddsdk_integrations.recommend.users import GumbelUsers
 
@@ -42,18 +44,16 @@ class Reconstruct:
         sparsity: Weight of the second term.
     """
 
-    ridge: dd.Ridge
+    ridge: Ridge
     real_batch: int
     sparsity: float
 
-    def __call__(
-        self, student: dd.Kernel, real: dd.Source, syn: dd.Source, rng: torch.Generator
-    ) -> Iterator[Tensor]:
+    def __call__(self, student: Kernel, real: Source, syn: Source, rng: torch.Generator) -> Iterator[Tensor]:
         """Yield the one loss."""
         if not isinstance(syn, Whole):
             raise TypeError(f"syn must be a set that can be taken whole, got {type(syn).__name__}")
-        users = syn.whole(dd.derive(rng, "decode")).x
-        truth = real.mixed(self.real_batch, dd.derive(rng, "real")).x
+        users = syn.whole(derive(rng, "decode")).x
+        truth = real.mixed(self.real_batch, derive(rng, "real")).x
         flat, wanted = users.flatten(1).double(), truth.flatten(1).double()
         gram, cross = student(users, users), student(truth, users)
         found = cross @ solve(gram, flat, self.ridge).values
@@ -114,19 +114,19 @@ class DistillCF:
         """
         require(self.users <= len(table.users), "users", f"not exceed {len(table.users)}", self.users)
         real = table.as_real()
-        first = real.of_class(0, self.users, dd.derive(rng, "start")).x
+        first = real.of_class(0, self.users, derive(rng, "start")).x
         parametrization = GumbelUsers(
             torch.zeros(self.users, first.shape[3]), draws=self.draws, temperature=self.temperature
         )
         parametrization.encode(first)
         classes = torch.zeros(self.users, dtype=torch.int64)
-        kernel = dd.FullyConnectedNTK(depth=self.depth)
+        kernel = FullyConnectedNTK(depth=self.depth)
         return dd.Plan(
-            syn=dd.SyntheticSet(parametrization, dd.hard_labels(classes, 1), classes, 1),
+            syn=dd.SyntheticSet(parametrization, hard_labels(classes, 1), classes, 1),
             objective=Reconstruct(
-                ridge=dd.Ridge(strength=self.ridge), real_batch=self.real_batch, sparsity=self.sparsity
+                ridge=Ridge(strength=self.ridge), real_batch=self.real_batch, sparsity=self.sparsity
             ),
-            students=dd.FixedTeachers(lambda _: kernel),
+            students=FixedTeachers(lambda _: kernel),
             make_optimizer=partial(adam_on_images, lr=self.lr),
             steps=self.steps,
         )
@@ -140,11 +140,11 @@ class DistillCF:
         """
         began, real = time.perf_counter(), table.as_real()
         distillation = dd.Distillation(
-            self.plan(table, rng=dd.derive(rng, "plan")), real, rng=dd.derive(rng, "steps")
+            self.plan(table, rng=derive(rng, "plan")), real, rng=derive(rng, "steps")
         )
         for _ in distillation:
             pass
-        batch = distillation.result.detached(dd.derive(rng, "export"))
+        batch = distillation.result.detached(derive(rng, "export"))
         seconds = time.perf_counter() - began
         how = {"depth": self.depth, "rule": "trace", "ridge": self.ridge}
         evaluation = dd.Evaluation(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count
+from ddsdk.foundation import derive, require, require_count
 
 __all__ = ["Interactions", "simulated_interactions"]
 
@@ -169,14 +169,14 @@ def simulated_interactions(
         require_count(name, value)
     require(mean_items > 5, "mean_items", "be above 5", mean_items)
     u, v = (
-        torch.nn.functional.normalize(torch.randn(n, tastes, generator=dd.derive(rng, name)), dim=1)
+        torch.nn.functional.normalize(torch.randn(n, tastes, generator=derive(rng, name)), dim=1)
         for n, name in ((users, "users"), (items, "items"))
     )
     popularity = -skew * torch.arange(1, items + 1).double().log()
     logits = popularity + sharpness * (u @ v.T).double()
     # The largest of logits plus Gumbel noise are draws without replacement.
-    noise = -(-torch.rand(users, items, generator=dd.derive(rng, "noise"), dtype=torch.float64).log()).log()
-    tail = torch.rand(users, generator=dd.derive(rng, "counts")).clamp_min(1e-9).log()
+    noise = -(-torch.rand(users, items, generator=derive(rng, "noise"), dtype=torch.float64).log()).log()
+    tail = torch.rand(users, generator=derive(rng, "counts")).clamp_min(1e-9).log()
     counts = (5 + (-(mean_items - 5) * tail)).long().clamp(5, items)
     order = (logits + noise).argsort(dim=1, descending=True)
     matrix = torch.zeros(users, items)

@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ddsdk.errors import require
+from ddsdk.foundation import require
 
 __all__ = ["Ranking", "propensities", "ranking"]
 

@@ -8,9 +8,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-import ddsdk as dd
-from ddsdk.errors import require, require_count
-from ddsdk.synthetic.base import Parametrization
+from ddsdk.foundation import derive, require, require_count
+from ddsdk.synthetic import Parametrization
 
 __all__ = ["GumbelUsers"]
 
@@ -31,7 +30,7 @@ class _SumOfDraws(torch.autograd.Function):
         """Add up the draws."""
         total = torch.zeros_like(logits)
         for i in range(draws):
-            total += _draw(logits, temperature, dd.derive(rng, i))
+            total += _draw(logits, temperature, derive(rng, i))
         ctx.save_for_backward(logits, total < 1)
         ctx.how = draws, temperature, rng
         return total.clamp_max(1)
@@ -43,7 +42,7 @@ class _SumOfDraws(torch.autograd.Function):
         draws, temperature, rng = ctx.how
         slope, found = grads[0] * open_, torch.zeros_like(logits)
         for i in range(draws):
-            p = _draw(logits, temperature, dd.derive(rng, i))
+            p = _draw(logits, temperature, derive(rng, i))
             found += p * (slope - (p * slope).sum(1, keepdim=True))
         return found / temperature, None, None, None
 

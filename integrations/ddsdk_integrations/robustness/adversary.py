@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.errors import require_count, require_rate
+from ddsdk.foundation import require_count, require_rate
 from ddsdk_integrations.robustness.attacks import ascend
 from ddsdk_integrations.robustness.threat import Threat
 
@@ -20,7 +20,7 @@ __all__ = ["PixelAdversary"]
 @final
 @dataclass(frozen=True, kw_only=True)
 class PixelAdversary:
-    """A few steps of projected gradient ascent from a random start, for `ddsdk.Adversary`.
+    """A few steps of projected gradient ascent from a random start, for `ddsdk.training.Adversary`.
 
     Images come and go in the value space; the step, the radius and the range are those of pixels.
 

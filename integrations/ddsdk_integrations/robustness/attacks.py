@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ddsdk.errors import require_count, require_rate
-from ddsdk.inner.micro import micro_batch, pieces
-from ddsdk.rng import derive
+from ddsdk.foundation import derive, require_count, require_rate
+from ddsdk.training import micro_batch, pieces
 from ddsdk_integrations.robustness.threat import Threat
 from ddsdk_integrations.robustness.unit_model import UnitModel
 

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import torch
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count, require_rate
-from ddsdk.inner.fit import probabilities
+from ddsdk.foundation import derive, require, require_count, require_rate
+from ddsdk.judging import trained_network
+from ddsdk.training import kernel_machine, probabilities
 from ddsdk_integrations.robustness.adversary import PixelAdversary
 from ddsdk_integrations.robustness.attacks import FGSM, PGD
 from ddsdk_integrations.robustness.judge import RobustnessJudge, Trial
@@ -239,7 +240,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
     """
     rng = dd.generator("robustness", cell.seed)
     made = _made(cell, setting, setting.judge, train, rng)
-    report = setting.judge(made.models, test, rng=dd.derive(rng, "attack"), name=cell.method)
+    report = setting.judge(made.models, test, rng=derive(rng, "attack"), name=cell.method)
     return {
         "cell": asdict(cell),
         **report.to_dict(),
@@ -265,7 +266,7 @@ def measure_transfer(
     )
     models = {cell.method: _made(cell, setting, judge, train, rng).models[0] for cell in crossing.cells}
     x, labels = judge.test_images(test)
-    matrix = transfer(models, x, labels, setting.threat, rng=dd.derive(rng, "transfer"))
+    matrix = transfer(models, x, labels, setting.threat, rng=derive(rng, "transfer"))
     return {"crossing": asdict(crossing), "table": matrix.table()}
 
 
@@ -290,25 +291,25 @@ def _made(
     adversary = PixelAdversary(preprocess=train.preprocess, threat=setting.threat, steps=_ATTACK)
     began = time.perf_counter()
     if method.robust_labels:
-        teacher = dd.trained_network(
+        teacher = trained_network(
             shown.batch(torch.arange(len(shown))),
             train,
             _training(setting, None),
             0,
-            rng=dd.derive(rng, "teacher"),
+            rng=derive(rng, "teacher"),
             adversary=adversary,
         )
         batch = dd.Batch(batch.x, probabilities(teacher.eval(), batch.x))
     distilled_at = time.perf_counter()
     if method.kernel and own is not None:
-        machine = dd.kernel_machine(own.network, **own.network_options)
+        machine = kernel_machine(own.network, **own.network_options)
         models = [UnitModel(KernelClassifier(machine, batch), train.preprocess)]
     else:
         models = judge.networks_of(
             batch,
             train,
             _training(setting, None if cell.ipc == 0 else len(batch.x)),
-            rng=dd.derive(rng, "judge"),
+            rng=derive(rng, "judge"),
             adversary=adversary if method.adversarial else None,
         )
     return _Made(models, seconds + distilled_at - began, time.perf_counter() - distilled_at)

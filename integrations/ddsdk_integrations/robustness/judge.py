@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count
+from ddsdk.foundation import derive, require, require_count
+from ddsdk.judging import trained_network
+from ddsdk.training import Adversary
 from ddsdk_integrations.robustness.attacks import FGSM, PGD, Attack, surviving
 from ddsdk_integrations.robustness.library import AutoAttack, square
 from ddsdk_integrations.robustness.report import LARGE_RADIUS, Outcome, Robustness
@@ -92,7 +94,7 @@ class RobustnessJudge:
         evaluation: dd.Evaluation,
         *,
         rng: torch.Generator,
-        adversary: dd.Adversary | None = None,
+        adversary: Adversary | None = None,
     ) -> list[UnitModel]:
         """Return networks that trained on a set, those of `ddsdk.evaluate` where there is no adversary.
 
@@ -104,7 +106,7 @@ class RobustnessJudge:
             adversary: For adversarial training, see `PixelAdversary`.
         """
         made = [
-            dd.trained_network(batch, like, evaluation, i, rng=rng, adversary=adversary)
+            trained_network(batch, like, evaluation, i, rng=rng, adversary=adversary)
             for i in range(self.networks)
         ]
         return [UnitModel(network, like.preprocess) for network in made]
@@ -170,7 +172,7 @@ class RobustnessJudge:
             for radius in trial.radii or self.radii:
                 began = time.perf_counter()
                 threat = Threat(self.norm, radius)  # type: ignore[arg-type]
-                key = dd.derive(rng, "attack", network, trial.attack.name, str(radius))
+                key = derive(rng, "attack", network, trial.attack.name, str(radius))
                 kept = surviving(trial.attack, model, shown, truth, threat, key)
                 seconds = time.perf_counter() - began
                 found.append(Outcome(trial.attack.name, radius, network, tuple(kept.tolist()), seconds))

@@ -9,7 +9,7 @@ import pyautoattack
 import torch
 from torch import Tensor
 
-from ddsdk.errors import require, require_count
+from ddsdk.foundation import require, require_count
 from ddsdk_integrations.robustness.threat import Threat
 from ddsdk_integrations.robustness.unit_model import UnitModel
 

@@ -12,15 +12,18 @@ import torch
 from torch import Tensor, nn
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count, require_rate
-from ddsdk.inner.fit import evaluating_mode
-from ddsdk.inner.losses import soft_cross_entropy
-from ddsdk.recipes.base import IterativeRecipe, NeedsRuns
+from ddsdk.data import Source
+from ddsdk.foundation import derive, require, require_count, require_rate
+from ddsdk.objectives import FitAndTest, Objective, TrainAndTest
+from ddsdk.recipes import IterativeRecipe, NeedsRuns
+from ddsdk.running import Schedule
+from ddsdk.students import AlternatingStudents, FixedTeachers, FreshStudents, TrainedRuns, Training
+from ddsdk.training import Adversary, evaluating_mode, soft_cross_entropy
 from ddsdk_integrations.robustness.adversary import PixelAdversary
 from ddsdk_integrations.robustness.threat import Threat
 
 if TYPE_CHECKING:
-    from ddsdk.students.fresh import MakeStudent
+    from ddsdk.students import MakeStudent
 
 __all__ = ["AdversarialLearning", "AttackedSource", "OnAttacked", "RobustMatching"]
 
@@ -77,7 +80,7 @@ class AdversarialLearning(_Hardened):
     the set is taken at the attacked images.
 
     Attributes:
-        recipe: One whose objective is `ddsdk.FitAndTest` or `ddsdk.TrainAndTest`.
+        recipe: One whose objective is `ddsdk.objectives.FitAndTest` or `ddsdk.objectives.TrainAndTest`.
         threat: How far images are moved, in the unit range.
         attack_steps: Gradient steps of each attack.
         of: Name of the recipe.
@@ -105,7 +108,7 @@ class AdversarialLearning(_Hardened):
         """
         plan = self.recipe.plan(real, make_student=make_student, rng=rng)
         found = plan.objective
-        testing = isinstance(found, dd.FitAndTest | dd.TrainAndTest)
+        testing = isinstance(found, FitAndTest | TrainAndTest)
         rule = "have the objective FitAndTest or TrainAndTest; RobustMatching hardens those that match"
         require(testing, "recipe", rule, f"{self.of} with {type(found).__name__}")
         hardened = dataclasses.replace(found, adversary=self.adversary(real))  # type: ignore[type-var]
@@ -131,7 +134,7 @@ class RobustMatching(_Hardened):
         network_epochs: Epochs of their training on the real data.
         network_lr: Their learning rate; momentum is 0.9.
         network_images: Real images of each class that they see; None for all.
-        curvature: Weight of the penalty, see `ddsdk.CurvaturePenalty`; 0 gives plain networks.
+        curvature: Weight of the penalty, see `ddsdk.training.CurvaturePenalty`; 0 gives plain networks.
         curvature_step: Its step.
         of: Name of the recipe.
 
@@ -162,10 +165,10 @@ class RobustMatching(_Hardened):
         require(alone, "recipe", "train no networks of its own before it starts", self.of)
         self._training()
 
-    def runs(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.TrainedRuns:
+    def runs(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> TrainedRuns:
         """Return the flat networks; none is trained before it is needed."""
-        seed = dd.derive(rng, "robust networks").initial_seed()
-        return dd.TrainedRuns(real, make_student, self._training(), count=self.networks, seed=seed)
+        seed = derive(rng, "robust networks").initial_seed()
+        return TrainedRuns(real, make_student, self._training(), count=self.networks, seed=seed)
 
     def parts(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
         """Return the recipe's plan with attacked images, flat students, or both.
@@ -175,20 +178,20 @@ class RobustMatching(_Hardened):
         """
         plan = self.recipe.plan(real, make_student=make_student, rng=rng)
         runs = self.runs(real, make_student=make_student, rng=rng)
-        flat: dd.FixedTeachers[nn.Module] = dd.FixedTeachers(
+        flat: FixedTeachers[nn.Module] = FixedTeachers(
             lambda i: runs.network(i).requires_grad_(False), self.networks
         )
         if self.attacked:
             plan = dataclasses.replace(plan, objective=_attacked(plan.objective, self.adversary(real), flat))
         if self.students == "own":
             return plan
-        plain = isinstance(plan.students, dd.FreshStudents | dd.AlternatingStudents)
+        plain = isinstance(plan.students, FreshStudents | AlternatingStudents)
         rule = "have single networks as students where flat ones take their place"
         require(plain, "recipe", rule, f"{self.of} with {type(plan.students).__name__}")
         return dataclasses.replace(plan, students=flat)
 
-    def _training(self) -> dd.Training:
-        return dd.Training(
+    def _training(self) -> Training:
+        return Training(
             epochs=self.network_epochs,
             lr=self.network_lr,
             momentum=0.9,
@@ -200,12 +203,12 @@ class RobustMatching(_Hardened):
 
 
 def _attacked(
-    objective: dd.Objective[Any] | dd.Schedule[Any],
-    adversary: dd.Adversary,
-    victims: dd.FixedTeachers[nn.Module],
-) -> dd.Objective[Any] | dd.Schedule[Any]:
-    if isinstance(objective, dd.Schedule):
-        return dd.Schedule(lambda step: OnAttacked(objective.at(step), adversary, victims))
+    objective: Objective[Any] | Schedule[Any],
+    adversary: Adversary,
+    victims: FixedTeachers[nn.Module],
+) -> Objective[Any] | Schedule[Any]:
+    if isinstance(objective, Schedule):
+        return Schedule(lambda step: OnAttacked(objective.at(step), adversary, victims))
     return OnAttacked(objective, adversary, victims)
 
 
@@ -220,19 +223,19 @@ class OnAttacked:
         victims: Networks whose loss the attack raises; one for each step.
     """
 
-    objective: dd.Objective[Any]
-    adversary: dd.Adversary
-    victims: dd.FixedTeachers[nn.Module]
+    objective: Objective[Any]
+    adversary: Adversary
+    victims: FixedTeachers[nn.Module]
 
     def __call__(
         self,
         student: Any,  # noqa: ANN401
-        real: dd.Source,
-        syn: dd.Source,
+        real: Source,
+        syn: Source,
         rng: torch.Generator,
     ) -> Iterator[Tensor]:
         """Yield the terms of the objective."""
-        victim = self.victims.next(real, syn, dd.derive(rng, "victim"))
+        victim = self.victims.next(real, syn, derive(rng, "victim"))
         yield from self.objective(student, AttackedSource(real, victim, self.adversary), syn, rng)
 
 
@@ -246,7 +249,7 @@ class AttackedSource:
         adversary: Attacks.
     """
 
-    def __init__(self, real: dd.Source, victim: nn.Module, adversary: dd.Adversary) -> None:
+    def __init__(self, real: Source, victim: nn.Module, adversary: Adversary) -> None:
         self._real, self._victim, self._adversary = real, victim, adversary
 
     @property
@@ -271,6 +274,6 @@ class AttackedSource:
         x, y = batch
         with evaluating_mode(self._victim):
             attacked = self._adversary(
-                lambda z: soft_cross_entropy(self._victim(z), y), x, dd.derive(rng, "adversary")
+                lambda z: soft_cross_entropy(self._victim(z), y), x, derive(rng, "adversary")
             )
         return dd.Batch(attacked, y)

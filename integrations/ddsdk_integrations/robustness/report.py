@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from ddsdk.bench.pages import markdown_table, percent
+from ddsdk.experiments import markdown_table, percent
 
 __all__ = ["LARGE_RADIUS", "Outcome", "Robustness", "robustness_table"]
 

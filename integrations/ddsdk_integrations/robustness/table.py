@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddsdk.bench.curve_view import need_plotting
-from ddsdk.bench.pages import markdown_table, percent
+from ddsdk.experiments import markdown_table, need_plotting, percent
 
 __all__ = ["markdown", "plot"]
 

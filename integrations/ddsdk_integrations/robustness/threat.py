@@ -8,7 +8,7 @@ from typing import Literal, final, get_args
 import torch
 from torch import Tensor
 
-from ddsdk.errors import require, require_rate
+from ddsdk.foundation import require, require_rate
 
 __all__ = ["BrokenAttackError", "Threat"]
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-import ddsdk as dd
-from ddsdk.bench.pages import markdown_table
-from ddsdk.errors import require
+from ddsdk.experiments import markdown_table
+from ddsdk.foundation import derive, require
 from ddsdk_integrations.robustness.attacks import PGD, Attack
 from ddsdk_integrations.robustness.threat import Threat
 from ddsdk_integrations.robustness.unit_model import UnitModel
@@ -70,7 +69,7 @@ def transfer(
     require(len(models) > 0, "models", "hold at least one network", len(models))
     rows = []
     for name, source in models.items():
-        attacked = threat.check(attack(source, x, labels, threat, dd.derive(rng, "transfer", name)), x)
+        attacked = threat.check(attack(source, x, labels, threat, derive(rng, "transfer", name)), x)
         rows.append(tuple(_accuracy(model, attacked, labels) for model in models.values()))
     clean = tuple(_accuracy(model, x, labels) for model in models.values())
     return Transfer(tuple(models), tuple(rows), clean, threat)

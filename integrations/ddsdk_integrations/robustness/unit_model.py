@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import ddsdk as dd
-from ddsdk.errors import require
-from ddsdk.inner.fit import probabilities
+from ddsdk.foundation import require
+from ddsdk.training import KernelMachine, probabilities
 
 __all__ = ["KernelClassifier", "UnitModel"]
 
@@ -21,11 +21,11 @@ class KernelClassifier(nn.Module):
     """Kernel ridge regression on a set, as a network whose scores are its logits.
 
     Args:
-        machine: See `ddsdk.kernel_machine`.
+        machine: See `ddsdk.training.kernel_machine`.
         batch: Images (M, C, H, W) in the value space, and label rows (M, K).
     """
 
-    def __init__(self, machine: dd.KernelMachine, batch: dd.Batch) -> None:
+    def __init__(self, machine: KernelMachine, batch: dd.Batch) -> None:
         super().__init__()
         self._machine = machine
         self._batch = batch

@@ -8,11 +8,12 @@
 
 from __future__ import annotations
 
+from ddsdk_integrations.share.audit import Audit, audit
 from ddsdk_integrations.share.claims import check_words
 from ddsdk_integrations.share.figures import Figures, figures
 from ddsdk_integrations.share.groups import split_by_group
 from ddsdk_integrations.share.limits import ExportRefusedError, Limits
-from ddsdk_integrations.share.release import Audit, Release, Terms, audit, release, reproduces
+from ddsdk_integrations.share.release import Release, Terms, release, reproduces
 from ddsdk_integrations.share.soft_labels import SoftLabels
 
 __all__ = [

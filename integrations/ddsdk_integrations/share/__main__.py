@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import ddsdk as dd
-from ddsdk.bench.cells import CellBenchmark, Question, run_command, words
+from ddsdk.experiments import CellBenchmark, Question, run_command, words
 from ddsdk_integrations.share.benchmark import ROWS, Cell, Setting, measure
 from ddsdk_integrations.share.table import markdown, plot
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count
+from ddsdk.foundation import derive, require, require_count
 from ddsdk_integrations.share.limits import Limits
 from ddsdk_integrations.share.patients import simulated_patients
 from ddsdk_integrations.share.release import Terms, release
@@ -82,7 +82,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
         test: Not read: its images have no patient.
     """
     rng = dd.generator("share", cell.seed)
-    records, patients = simulated_patients(train, setting.per_patient, dd.derive(rng, "patients"))
+    records, patients = simulated_patients(train, setting.per_patient, derive(rng, "patients"))
     groups = patients if cell.split == "patient" else torch.arange(len(records))
     options = {"width": setting.width, "depth": 2}
     evaluation = dd.Evaluation(protocol="quick", network_options=options, epochs=setting.epochs, lr=0.03)
@@ -92,7 +92,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
         groups,
         recipe=ROWS[cell.method](setting),
         make_student=dd.network_factory("convnet", records.image_shape, records.num_classes, **options),
-        rng=dd.derive(rng, "release"),
+        rng=derive(rng, "release"),
         terms=_TERMS,
         evaluation=evaluation,
         networks=setting.networks,

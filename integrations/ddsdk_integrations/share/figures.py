@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import ddsdk as dd
-from ddsdk.errors import require
+from ddsdk.foundation import require
+from ddsdk.training import probabilities
 from ddsdk_integrations.share.groups import group_ids
 
 __all__ = ["Figures", "figures"]
@@ -50,7 +51,7 @@ def figures(
     """
     require(len(networks) > 0, "networks", "hold one", 0)
     x, labels = held_out.batch(torch.arange(len(held_out))).x, held_out.labels
-    found = torch.stack([dd.probabilities(network, x) for network in networks]).mean(0)
+    found = torch.stack([probabilities(network, x) for network in networks]).mean(0)
     recall = _recall(found, labels)
     return Figures(
         accuracy=float((found.argmax(1) == labels).double().mean()),

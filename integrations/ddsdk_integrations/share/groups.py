@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.errors import require
+from ddsdk.foundation import require
 
 __all__ = ["group_ids", "split_by_group"]
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count
-
-if TYPE_CHECKING:
-    from ddsdk_integrations.share.release import Audit
+from ddsdk.foundation import require, require_count
+from ddsdk.judging import LikelihoodRatio, Roc
+from ddsdk_integrations.share.audit import Audit
 
 __all__ = ["ExportRefusedError", "Limits"]
 
@@ -96,5 +95,5 @@ class Limits:
         return f"{words} {value:.4g} {'above' if sign > 0 else 'below'} the limit {limit:g}"
 
 
-def _of_shadow(shadow: dd.LikelihoodRatio) -> tuple[dd.Roc, dd.Roc]:
+def _of_shadow(shadow: LikelihoodRatio) -> tuple[Roc, Roc]:
     return shadow.confidence, shadow.distance

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 import ddsdk as dd
-from ddsdk.errors import require_count
+from ddsdk.foundation import derive, require_count
 
 __all__ = ["simulated_patients"]
 
@@ -31,13 +31,13 @@ def simulated_patients(
     count = 0
     for c in range(real.num_classes):
         index = real.index_of_class(c)
-        order = index[torch.randperm(len(index), generator=dd.derive(rng, "order", c))]
+        order = index[torch.randperm(len(index), generator=derive(rng, "order", c))]
         patient[order] = count + torch.arange(len(order)) // per_patient
         count = int(patient[order].max()) + 1
     channels, *size = real.image_shape
-    coarse = torch.rand(count, channels, 3, 3, generator=dd.derive(rng, "background"))
+    coarse = torch.rand(count, channels, 3, 3, generator=derive(rng, "background"))
     background = strength * interpolate(coarse, size, mode="bilinear", align_corners=True)
-    gain = 0.6 + 0.4 * torch.rand(count, 1, 1, 1, generator=dd.derive(rng, "gain"))
+    gain = 0.6 + 0.4 * torch.rand(count, 1, 1, 1, generator=derive(rng, "gain"))
     unit = real.images.cpu()
     unit = unit if unit.is_floating_point() else unit.float() / 255
     images = ((1 - strength) * gain[patient] * unit + background[patient]).clamp(0, 1)

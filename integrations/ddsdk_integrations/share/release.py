@@ -8,22 +8,23 @@ import os
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.audit.membership import confidences, roc, trained_networks
-from ddsdk.errors import require, require_count
-from ddsdk.students.fresh import MakeStudent
+from ddsdk.foundation import derive, require
+from ddsdk.judging import trained_networks
+from ddsdk.students import MakeStudent
+from ddsdk_integrations.share.audit import Audit, audit
 from ddsdk_integrations.share.claims import check_words
 from ddsdk_integrations.share.figures import Figures, figures
 from ddsdk_integrations.share.groups import group_ids, split_by_group
 from ddsdk_integrations.share.limits import ExportRefusedError, Limits
 from ddsdk_integrations.share.soft_labels import Makes
 
-__all__ = ["Audit", "Release", "Terms", "audit", "release", "reproduces"]
+__all__ = ["Release", "Terms", "release", "reproduces"]
 
 
 @final
@@ -40,85 +41,6 @@ class Terms:
     title: str
     intended_use: str
     licence: str
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Audit:
-    """What attacks on a set found, and what it is good for. Passing them proves nothing.
-
-    Attributes:
-        membership: How well networks that train on the set tell distilled from held-out records.
-        distance: How well the distance to the nearest synthetic image does.
-        near_copies: Synthetic images nearer to a record than the nearest hundredth of held-out records are.
-        smallest_distance: Least distance of a synthetic image to a record, root mean square over pixels of 0..1.
-        shadow: The likelihood-ratio attack on the recipe, where shadow runs were made.
-        figures: Of networks that train on the set, on held-out groups.
-    """
-
-    membership: dd.Roc
-    distance: dd.Roc
-    near_copies: int
-    smallest_distance: float
-    shadow: dd.LikelihoodRatio | None
-    figures: Figures
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """Plain values for the card."""
-        return {
-            "membership_auc": self.membership.auc,
-            "membership_at_1": self.membership.at_1,
-            "distance_auc": self.distance.auc,
-            "distance_at_1": self.distance.at_1,
-            "near_copies": self.near_copies,
-            "smallest_distance": self.smallest_distance,
-            **({} if self.shadow is None else {"shadow": _shadow_record(self.shadow)}),
-            "meaning": "attacks that were tried; passing them proves nothing",
-        }
-
-
-def _shadow_record(shadow: dd.LikelihoodRatio) -> dict[str, float]:
-    return {
-        "runs": shadow.runs,
-        "confidence_auc": shadow.confidence.auc,
-        "distance_auc": shadow.distance.auc,
-    }
-
-
-def audit(
-    distilled: dd.Distilled,
-    inside: dd.RealData,
-    outside: dd.RealData,
-    groups: Sequence[Hashable] | Tensor,
-    *,
-    rng: torch.Generator,
-    networks: int = 3,
-    shadow: dd.LikelihoodRatio | None = None,
-) -> Audit:
-    """Attack a set, and measure its use on the same networks.
-
-    Args:
-        distilled: The set.
-        inside: What it was made of.
-        outside: Held out; of other groups, or the audit tells nothing.
-        groups: Of the held-out images, one entry each.
-        rng: For the networks.
-        networks: How many train on the set, as it says.
-        shadow: What `ddsdk.audit_by_likelihood` found of the recipe, if it was asked.
-    """
-    require_count("networks", networks)
-    seen, unseen = (side.to("cpu").with_preprocess(distilled.preprocess) for side in (inside, outside))
-    trained = trained_networks(distilled, None, networks, rng)
-    near = dd.nearest_records(distilled, inside, outside)
-    return Audit(
-        membership=roc(confidences(trained, seen), confidences(trained, unseen)),
-        distance=near.scores,
-        near_copies=near.copies,
-        smallest_distance=near.smallest,
-        shadow=shadow,
-        figures=figures(trained, unseen, group_ids(groups, len(unseen))),
-    )
 
 
 @final
@@ -188,22 +110,22 @@ def release(
         ValueError: If the groups cannot be split, or a text promises what is not measured.
     """
     began = time.perf_counter()
-    rest, held = split_by_group(records, groups, held_out, dd.derive(rng, "split"))
+    rest, held = split_by_group(records, groups, held_out, derive(rng, "split"))
     inside, outside = records.subset(rest), records.subset(held)
 
     def distil(real: dd.RealData, key: torch.Generator) -> dd.Distilled:
         made = recipe(real, make_student=make_student, rng=key)
         return made if evaluation is None else dataclasses.replace(made, evaluation=evaluation.to_dict())
 
-    distilled = distil(inside, dd.derive(rng, "distil"))
+    distilled = distil(inside, derive(rng, "distil"))
     for name, text in asdict(terms).items():
         check_words(name, text, distilled)
     shadow = None
     if shadow_runs:
-        key = dd.derive(rng, "shadow")
+        key = derive(rng, "shadow")
         shadow = dd.audit_by_likelihood(distil, inside, rng=key, runs=shadow_runs, networks=1)
     ids = group_ids(groups, len(records))
-    key = dd.derive(rng, "audit")
+    key = derive(rng, "audit")
     found = audit(distilled, inside, outside, ids[held], rng=key, networks=networks, shadow=shadow)
     told = {
         **distilled.provenance,

@@ -10,9 +10,9 @@ from typing import ClassVar, Protocol, final
 import torch
 
 import ddsdk as dd
-from ddsdk.errors import require_count, require_rate
-from ddsdk.judge import train
-from ddsdk.students.fresh import MakeStudent
+from ddsdk.foundation import derive, require_count, require_rate
+from ddsdk.students import MakeStudent
+from ddsdk.training import probabilities, train
 
 __all__ = ["Makes", "SoftLabels"]
 
@@ -61,13 +61,13 @@ class SoftLabels:
             rng: Root of every random number.
         """
         began = time.perf_counter()
-        distilled = self.recipe(real, make_student=make_student, rng=dd.derive(rng, "recipe"))
-        teacher = make_student(dd.derive(rng, "teacher")).to(real.device)
+        distilled = self.recipe(real, make_student=make_student, rng=derive(rng, "recipe"))
+        teacher = make_student(derive(rng, "teacher")).to(real.device)
         how = dd.Evaluation(protocol="teacher", epochs=self.epochs, lr=self.lr)
-        for _ in train(teacher, real.batch(torch.arange(len(real))), how, dd.derive(rng, "lessons")):
+        for _ in train(teacher, real.batch(torch.arange(len(real))), how, derive(rng, "lessons")):
             pass
         images = distilled.images.to(real.device)
-        rows = dd.probabilities(teacher.eval(), images, self.temperature).cpu()
+        rows = probabilities(teacher.eval(), images, self.temperature).cpu()
         told = {"epochs": self.epochs, "lr": self.lr, "temperature": self.temperature}
         return dataclasses.replace(
             distilled,

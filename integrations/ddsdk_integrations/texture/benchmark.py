@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 import ddsdk as dd
-from ddsdk.bench.pages import by_method, empty_figure, markdown_table
-from ddsdk.errors import require_count
-from ddsdk.judge import train as train_network
-from ddsdk.students.fresh import MakeStudent
+from ddsdk.experiments import by_method, empty_figure, markdown_table
+from ddsdk.foundation import derive, require_count
+from ddsdk.students import MakeStudent
+from ddsdk.training import probabilities
+from ddsdk.training import train as train_network
 from ddsdk_integrations.texture.canvases import distil_canvases, windows_of
 from ddsdk_integrations.texture.seam import seam_scores
 
@@ -104,10 +105,10 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
     """
     rng = dd.generator("texture", cell.seed)
     began = time.perf_counter()
-    made = ROWS[cell.method](setting, train, dd.derive(rng, "set"))
+    made = ROWS[cell.method](setting, train, derive(rng, "set"))
     seconds = time.perf_counter() - began
     lie = "canvas" in made.provenance
-    seen = windows_of(made, setting.windows, dd.derive(rng, "windows")) if lie else made
+    seen = windows_of(made, setting.windows, derive(rng, "windows")) if lie else made
     how = dd.Evaluation(
         protocol="quick",
         network_options={"width": setting.width, "depth": 2},
@@ -115,14 +116,14 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
         epochs=setting.epochs,
         lr=0.03,
     )
-    score = dd.evaluate((seen.images, seen.labels), test, how, rng=dd.derive(rng, "judge"))
+    score = dd.evaluate((seen.images, seen.labels), test, how, rng=derive(rng, "judge"))
     scores = seam_scores(made.images)
     return {
         "cell": asdict(cell),
         "rows": float(scores[:, 0].mean()),
         "columns": float(scores[:, 1].mean()),
         "accuracy": score.mean,
-        "looks like": _probability(seen, train, how, dd.derive(rng, "classifier")),
+        "looks like": _probability(seen, train, how, derive(rng, "classifier")),
         "floats": made.stored_floats,
         "seconds": seconds,
     }
@@ -131,11 +132,11 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
 def _probability(seen: dd.Distilled, real: dd.RealData, how: dd.Evaluation, rng: torch.Generator) -> float:
     """Return the mean probability of their class that a network trained on real images gives to a set's images."""
     make = dd.network_factory("convnet", real.image_shape, real.num_classes, **how.network_options)
-    network = make(dd.derive(rng, "init"))
+    network = make(derive(rng, "init"))
     lessons = dd.Evaluation(protocol="classifier", epochs=20, lr=0.02)
-    for _ in train_network(network, real.batch(torch.arange(len(real))), lessons, dd.derive(rng, "train")):
+    for _ in train_network(network, real.batch(torch.arange(len(real))), lessons, derive(rng, "train")):
         pass
-    found = dd.probabilities(network.eval(), seen.images)
+    found = probabilities(network.eval(), seen.images)
     return float(found.gather(1, seen.owner[:, None]).mean())
 
 

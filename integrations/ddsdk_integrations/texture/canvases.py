@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 import ddsdk as dd
-from ddsdk.assemble import provenance
-from ddsdk.errors import require, require_count
-from ddsdk.recipes.base import IterativeRecipe
-from ddsdk.recipes.parts import start_images, unit_bounds
-from ddsdk.students.fresh import MakeStudent
+from ddsdk.artefact import provenance
+from ddsdk.foundation import derive, require, require_count
+from ddsdk.recipes import IterativeRecipe, start_images, unit_bounds
+from ddsdk.students import MakeStudent
+from ddsdk.synthetic import TileableCanvas
 from ddsdk_integrations.texture.seam import seam_scores
 
 __all__ = ["distil_canvases", "windows_of"]
@@ -50,15 +50,15 @@ def distil_canvases(
     require(real.preprocess.space != "zca", "real", "not be whitened", real.preprocess.space)
     require_count("factor", factor)
     began = time.perf_counter()
-    plan = recipe.plan(real, make_student=make_student, rng=dd.derive(rng, "plan"))
-    canvas = _noise(recipe, real, factor, dd.derive(rng, "canvas"))
+    plan = recipe.plan(real, make_student=make_student, rng=derive(rng, "plan"))
+    canvas = _noise(recipe, real, factor, derive(rng, "canvas"))
     height, width = real.image_shape[1:]
     how: dict[str, Any] = {"windows": windows, "wrap": wrap, "bounds": unit_bounds(real)}
     old = plan.syn
-    parametrization = dd.TileableCanvas(canvas, (height, width), **how)
+    parametrization = TileableCanvas(canvas, (height, width), **how)
     parts = (old.labels, old.classes, old.num_classes, old.rate, old.scale)
     plan = dataclasses.replace(plan, syn=dd.SyntheticSet(parametrization, *parts).to(real.device))
-    distillation = dd.Distillation(plan, real, rng=dd.derive(rng, "steps"))
+    distillation = dd.Distillation(plan, real, rng=derive(rng, "steps"))
     for _ in distillation:
         pass
     return _assembled(
@@ -128,7 +128,7 @@ def windows_of(canvases: dd.Distilled, count: int, rng: torch.Generator) -> dd.D
         raise ValueError(f"canvases must come from distil_canvases, got {canvases!r}")
     height, width = told["window"]
     wrap = bool(told["wrap"])
-    cut = dd.TileableCanvas(canvases.images, (height, width), windows=count, wrap=wrap)
+    cut = TileableCanvas(canvases.images, (height, width), windows=count, wrap=wrap)
     with torch.no_grad():
         images, owners = cut.decode(torch.arange(len(canvases)), rng)
     return dataclasses.replace(

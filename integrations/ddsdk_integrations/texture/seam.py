@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ddsdk.errors import require, require_count
+from ddsdk.foundation import require, require_count
 
 __all__ = ["seam_scores", "tiled"]
 

@@ -11,11 +11,10 @@ from PIL import Image
 from torch import nn
 
 import ddsdk as dd
-from ddsdk.bench.pages import empty_figure
-from ddsdk.errors import require
-from ddsdk.files import readable_json, staged_folder, write_atomic
-from ddsdk.sheet import png_bytes, to_pixels
-from ddsdk.text import file_stem
+from ddsdk.artefact import png_bytes, to_pixels
+from ddsdk.experiments import empty_figure
+from ddsdk.foundation import file_stem, readable_json, require, staged_folder, write_atomic
+from ddsdk.training import probabilities
 from ddsdk_integrations.texture.canvases import windows_of
 from ddsdk_integrations.texture.seam import seam_scores, tiled
 
@@ -98,7 +97,7 @@ def draw_gallery(
         pictures = [unit[i], tiled(unit[i : i + 1])[0]]
         for k in range(i * _SHOWN, (i + 1) * _SHOWN):
             pictures.append(cut.unit_images()[k])
-            sure = [dd.probabilities(network, cut.images[k : k + 1])[0, c] for network in networks]
+            sure = [probabilities(network, cut.images[k : k + 1])[0, c] for network in networks]
             titles.append(f"p = {float(torch.stack(sure).mean()):.2f}" if sure else "")
         for cell, picture, title in zip(cells, pictures, titles, strict=True):
             pixels = picture.permute(1, 2, 0).squeeze(-1).numpy()

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import ddsdk as dd
-from ddsdk.bench.cells import CellBenchmark, Question, known_words, numbers, run_command, words
-from ddsdk.errors import require
+from ddsdk.experiments import CellBenchmark, Question, known_words, numbers, run_command, words
+from ddsdk.foundation import require
 from ddsdk_integrations.robustness.backdoor.benchmark import (
     ATTACKS,
     METHODS,

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count
-from ddsdk.inner.fit import accuracy
-from ddsdk.recipes.base import IterativeRecipe
+from ddsdk.foundation import derive, require, require_count
+from ddsdk.recipes import IterativeRecipe
+from ddsdk.training import accuracy
 from ddsdk_integrations.robustness.backdoor.doorping import Doorping, TrainedVictims, distil_doorping
 from ddsdk_integrations.robustness.backdoor.inversion import Inversion
 from ddsdk_integrations.robustness.backdoor.scan import TESTS, scan
@@ -145,7 +145,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
         network_options={"width": setting.judge_width},
         epochs=100,
     )
-    nets = trained_on(distilled, networks=setting.networks, rng=dd.derive(rng, "judge"), evaluation=judge)
+    nets = trained_on(distilled, networks=setting.networks, rng=derive(rng, "judge"), evaluation=judge)
     whole = test.batch(torch.arange(len(test))).x
     success = attack_success(nets, test, trigger, TARGET)
     found: dict[str, Any] = {"scores": None, "pointed": None}
@@ -156,7 +156,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
             networks=nets,
             images=100,
             inversion=_INVERSION,
-            rng=dd.derive(rng, "scan"),
+            rng=derive(rng, "scan"),
         )
         found["scores"] = {name: seen.score(name) for name in TESTS}
         found["pointed"] = {name: seen.highest(name).label for name in TESTS}
@@ -178,12 +178,12 @@ def _distilled(
     """Return the set, and the trigger that is tried on it; a set without an attack is tried with a white corner."""
     recipe = METHODS[cell.method](setting)
     make = dd.network_factory("convnet", real.image_shape, real.num_classes, width=setting.width)
-    colours = None if cell.attack in ("none", "white") else dd.derive(rng, "colours")
+    colours = None if cell.attack in ("none", "white") else derive(rng, "colours")
     trigger = Trigger.corner(real.image_shape, setting.size, colours)
-    run = dd.derive(rng, "run")
+    run = derive(rng, "run")
     if cell.attack == "none":
         return recipe(real, make_student=make, rng=run), trigger
-    poisoned = poison(real, trigger, target=TARGET, fraction=cell.fraction, rng=dd.derive(rng, "poison"))
+    poisoned = poison(real, trigger, target=TARGET, fraction=cell.fraction, rng=derive(rng, "poison"))
     settings = ATTACKS[cell.attack]
     if settings is None:
         return recipe(poisoned.data, make_student=make, rng=run), trigger

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk.data.sources import Source
-from ddsdk.distill import Students
-from ddsdk.errors import require, require_count, require_rate
-from ddsdk.recipes.base import IterativeRecipe
-from ddsdk.students.alternating import Lesson
-from ddsdk.students.fresh import MakeStudent, enrol
+from ddsdk.artefact import assemble
+from ddsdk.data import Source
+from ddsdk.foundation import derive, require, require_count, require_rate
+from ddsdk.recipes import IterativeRecipe
+from ddsdk.running import Students
+from ddsdk.students import Lesson, MakeStudent, OnSynthetic, enrol
 from ddsdk_integrations.robustness.backdoor.triggers import Poisoned, Trigger
 
 __all__ = ["Doorping", "DoorpingStudents", "Opened", "TrainedVictims", "distil_doorping", "optimised_trigger"]
@@ -152,7 +152,7 @@ class TrainedVictims:
     """
 
     make_student: MakeStudent
-    lesson: Lesson = dd.OnSynthetic(epochs=40)  # noqa: RUF009 - a frozen value
+    lesson: Lesson = OnSynthetic(epochs=40)  # noqa: RUF009 - a frozen value
     lr: float = 0.03
 
     def __post_init__(self) -> None:
@@ -160,9 +160,9 @@ class TrainedVictims:
 
     def next(self, real: Source, syn: dd.SyntheticSet, rng: torch.Generator) -> nn.Module:
         """Return a new network after its lesson."""
-        network = enrol(self.make_student, real, dd.derive(rng, "start"))
+        network = enrol(self.make_student, real, derive(rng, "start"))
         optimizer = torch.optim.SGD(network.parameters(), lr=self.lr, momentum=0.9)
-        self.lesson(network, optimizer, real, syn, dd.derive(rng, "lesson"))
+        self.lesson(network, optimizer, real, syn, derive(rng, "lesson"))
         return network
 
     def state_dict(self) -> dict[str, Any]:
@@ -214,7 +214,7 @@ class DoorpingStudents(Generic[S]):
         """Return the recipe's student, after the trigger has followed."""
         student = self._students.next(real, syn, rng)
         if self._served % self._settings.every == 0:
-            self._follow(student, real, syn, dd.derive(rng, "trigger"))
+            self._follow(student, real, syn, derive(rng, "trigger"))
         self._served += 1
         return student
 
@@ -238,7 +238,7 @@ class DoorpingStudents(Generic[S]):
     def _follow(self, student: S, real: Source, syn: dd.SyntheticSet, rng: torch.Generator) -> None:
         network: object = student
         if self._victims is not None:
-            network = self._victims.next(real, syn, dd.derive(rng, "victims"))
+            network = self._victims.next(real, syn, derive(rng, "victims"))
         if not isinstance(network, nn.Module):
             raise TypeError(f"students must be networks, or victims be given, got {type(network).__name__}")
         self._stamp(optimised_trigger(network, self._poisoned, self.trigger, self._settings, rng))
@@ -296,16 +296,16 @@ def distil_doorping(
     began = time.perf_counter()
     for _ in range(rounds):
         poisoned.restamp_(trigger)
-        plan = recipe.plan(poisoned.data, make_student=make_student, rng=dd.derive(rng, "plan"))
+        plan = recipe.plan(poisoned.data, make_student=make_student, rng=derive(rng, "plan"))
         students = DoorpingStudents(
             plan.students, poisoned=poisoned, trigger=trigger, settings=settings, victims=victims
         )
         plan = dataclasses.replace(plan, students=students)
-        loop = dd.Distillation(plan, poisoned.data, rng=dd.derive(rng, "steps"))
+        loop = dd.Distillation(plan, poisoned.data, rng=derive(rng, "steps"))
         for _ in loop:
             pass
         trigger = students.trigger
-    distilled = dd.assemble(
+    distilled = assemble(
         recipe,
         loop.result,
         poisoned.data,

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ddsdk.data.preprocess import Preprocess
-from ddsdk.errors import require, require_count, require_rate
-from ddsdk.rng import derive
+from ddsdk.data import Preprocess
+from ddsdk.foundation import derive, require, require_count, require_rate
 
 __all__ = ["Inversion", "InvertedTriggers", "invert_triggers", "outlier_indices"]
 

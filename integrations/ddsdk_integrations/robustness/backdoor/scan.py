@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count, require_rate, require_rng
+from ddsdk.foundation import derive, require, require_count, require_rate, require_rng
 from ddsdk_integrations.robustness.backdoor.inversion import Inversion, invert_triggers, outlier_indices
 from ddsdk_integrations.robustness.backdoor.signatures import pasted_regions, spectral_signatures
 from ddsdk_integrations.robustness.backdoor.triggers import unit_images
@@ -193,10 +193,10 @@ def scan(
     own = (distilled.unit_images(), distilled.owner)
     onto, whose = own, f"{len(own[0])} images of the set itself"
     if clean is not None:
-        onto = _trusted(distilled, clean, images, dd.derive(rng, "images"))
+        onto = _trusted(distilled, clean, images, derive(rng, "images"))
         whose = f"{len(onto[0])} trusted images"
     nets = (
-        trained_on(distilled, networks=networks, rng=dd.derive(rng, "networks"), evaluation=evaluation)
+        trained_on(distilled, networks=networks, rng=derive(rng, "networks"), evaluation=evaluation)
         if isinstance(networks, int)
         else list(networks)
     )
@@ -210,7 +210,7 @@ def scan(
         size=side,
         inversion=inversion or Inversion(),
         thresholds=thresholds or Thresholds(),
-        rng=dd.derive(rng, "inversion"),
+        rng=derive(rng, "inversion"),
     )
 
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ddsdk.data.preprocess import Preprocess
-from ddsdk.errors import require, require_count
-from ddsdk.inner.fit import embeddings, probabilities
+from ddsdk.data import Preprocess
+from ddsdk.foundation import require, require_count
+from ddsdk.training import embeddings, probabilities
 
 __all__ = ["Pasted", "Spectrum", "occlusion_falls", "pasted_regions", "spectral_signatures"]
 

@@ -10,8 +10,8 @@ from typing import Any, final
 
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from ddsdk.bench.pages import markdown_table
-from ddsdk.errors import MissingExtraError
+from ddsdk.experiments import markdown_table
+from ddsdk.foundation import MissingExtraError
 from ddsdk_integrations.robustness.backdoor.benchmark import TARGET
 from ddsdk_integrations.robustness.backdoor.scan import TESTS
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import ddsdk as dd
-from ddsdk.errors import require, require_count
-from ddsdk.inner.fit import probabilities
+from ddsdk.foundation import require, require_count
+from ddsdk.training import probabilities
 
 __all__ = ["Poisoned", "Success", "Trigger", "attack_success", "poison", "unit_images"]
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import ddsdk as dd
-from ddsdk.data.sources import Batch
-from ddsdk.errors import require_count
-from ddsdk.judge import train
-from ddsdk.synthetic.labels import read_labels
+from ddsdk.data import Batch
+from ddsdk.foundation import derive, require_count
+from ddsdk.synthetic import read_labels
+from ddsdk.training import train
 
 __all__ = ["trained_on"]
 
@@ -45,8 +45,8 @@ def trained_on(
     make = dd.network_factory(own.network, (c, h, w), distilled.num_classes, **own.network_options)
     found: list[nn.Module] = []
     for i in range(networks):
-        network = make(dd.derive(rng, i, "init")).to(distilled.images.device)
-        for _ in train(network, batch, own, dd.derive(rng, i, "train"), pace):
+        network = make(derive(rng, i, "init")).to(distilled.images.device)
+        for _ in train(network, batch, own, derive(rng, i, "train"), pace):
             pass
         found.append(network.eval().requires_grad_(False))
     return found

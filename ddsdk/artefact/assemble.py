@@ -1,0 +1,144 @@
+"""From a finished run to an artefact: the set, how to train on it, and where it comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ddsdk.artefact.certificate import Certificate
+from ddsdk.artefact.distilled import Distilled
+from ddsdk.data import Preprocess
+from ddsdk.foundation import derive
+from ddsdk.networks import NetworkFactory
+from ddsdk.synthetic import SyntheticSet
+from ddsdk.training import Evaluation
+
+__all__ = ["Described", "assemble", "device_name", "provenance"]
+
+
+class Described(Protocol):
+    """What a set must know of the data that it was made of: `ddsdk.RealData`, or what stands for private data."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """K names."""
+        ...
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """From the unit range to the value space."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything ran."""
+        ...
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What may be said of the data, JSON values."""
+        ...
+
+
+def provenance(
+    recipe: Any,  # noqa: ANN401
+    real: Described,
+    *,
+    rng: torch.Generator,
+    seconds: float,
+    make_student: object = None,
+    run: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Describe where a set comes from, in plain values.
+
+    Args:
+        recipe: A recipe or baseline dataclass; all its parameters are kept. Its `name`, or that of its class, says
+            which method it is.
+        real: What was distilled; its description is kept.
+        rng: The run's root generator; its seed is kept.
+        seconds: Wall-clock time of the run.
+        make_student: What built the students; the network and all its options are kept where it tells them.
+        run: What became of the run, see `ddsdk.Distillation.record`.
+    """
+    return {
+        "recipe": getattr(recipe, "name", type(recipe).__name__),
+        "class": type(recipe).__name__,
+        "parameters": dataclasses.asdict(recipe),
+        "data": real.description,
+        **({} if make_student is None else {"student": _student(make_student)}),
+        "rng_seed": rng.initial_seed(),
+        **(run or {}),
+        "seconds": round(seconds, 3),
+        "versions": {
+            "ddsdk": version("ddsdk"),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "device": device_name(real.device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def assemble(
+    recipe: Any,  # noqa: ANN401
+    syn: SyntheticSet,
+    real: Described,
+    *,
+    evaluation: Evaluation,
+    rng: torch.Generator,
+    seconds: float,
+    make_student: object = None,
+    run: Mapping[str, Any] | None = None,
+    certificate: Certificate | None = None,
+) -> Distilled:
+    """Export a synthetic set as an artefact.
+
+    Args:
+        recipe: What made it.
+        syn: The set.
+        real: What it was made from.
+        evaluation: How to train on it.
+        rng: The run's root generator. A stochastic decoder draws one sample from it.
+        seconds: Wall-clock time of the run.
+        make_student: What built the students.
+        run: What became of the run, see `ddsdk.Distillation.record`.
+        certificate: Of a private release.
+    """
+    with torch.no_grad():
+        images, owners = syn.parametrization.decode(
+            torch.arange(len(syn)).to(syn.device), derive(rng, "export")
+        )
+        labels = syn.labels.rows(owners)
+    return Distilled(
+        images.cpu(),
+        labels.float().cpu(),
+        class_names=real.class_names,
+        preprocess=real.preprocess.to("cpu"),
+        evaluation=evaluation.to_dict(),
+        classes=syn.classes[owners].cpu(),
+        label_space=syn.labels.space,
+        learned_lr=None if syn.rate is None else syn.rate.rates,
+        learned_momentum=None if syn.rate is None else syn.rate.momenta,
+        stored_floats=syn.parametrization.stored_floats(),
+        provenance=provenance(recipe, real, rng=rng, seconds=seconds, make_student=make_student, run=run),
+        certificate=certificate,
+    )
+
+
+def _student(make_student: object) -> dict[str, Any]:
+    if isinstance(make_student, NetworkFactory):
+        return {"network": make_student.name, "options": dict(make_student.options)}
+    return {"network": getattr(make_student, "__qualname__", type(make_student).__name__)}
+
+
+def device_name(device: torch.device | str) -> str:
+    """Return what a device is called: the model of a GPU, or its type."""
+    where = torch.device(device)
+    return torch.cuda.get_device_name(where) if where.type == "cuda" else where.type

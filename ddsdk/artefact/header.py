@@ -1,0 +1,151 @@
+"""A strict reader and a reproducible writer of the safetensors layout.
+
+The layout is 8 bytes little-endian header length, a JSON header, and the raw tensors without gaps. The reader
+accepts less than the format allows, and makes every check before anything is allocated. The writer gives the
+same bytes for the same tensors, whatever the order in which they are named.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ddsdk.foundation import ArtifactError, canonical_json, strict_json
+
+__all__ = ["DTYPES", "HEADER_CAP", "Header", "TensorSpec", "build_header", "header_length", "parse_header"]
+
+DTYPES: Mapping[str, int] = {"F32": 4, "I64": 8}
+HEADER_CAP = 8 << 20
+_MAX_RANK, _MAX_DIM, _MAX_TENSORS = 4, 1 << 31, 16
+
+
+class TensorSpec(NamedTuple):
+    """Where one tensor lies.
+
+    Attributes:
+        dtype: A key of `DTYPES`.
+        shape: Lengths of the axes; empty for a scalar.
+        begin: First byte, counted from the end of the header.
+        end: One past the last byte.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class Header(NamedTuple):
+    """The tensors in the order of their bytes, and the metadata map."""
+
+    tensors: dict[str, TensorSpec]
+    metadata: dict[str, str]
+
+
+def build_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
+    """Return length and header of a file that holds the tensors in order of their names.
+
+    Args:
+        tensors: (dtype, shape) by name.
+        metadata: At most one entry, so that no reader or writer can order it differently.
+
+    Raises:
+        ValueError: If there is more than one metadata entry.
+    """
+    if len(metadata) > 1:
+        raise ValueError(f"metadata must have at most one key, got {sorted(metadata)!r}")
+    entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    begin = 0
+    # Wide dtypes first: every tensor then starts at a multiple of its item size.
+    for name in sorted(tensors, key=lambda n: (-DTYPES[tensors[n][0]], n)):
+        dtype, shape = tensors[name]
+        end = begin + DTYPES[dtype] * math.prod(shape)
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+        begin = end
+    text = canonical_json(entries)
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def header_length(prefix: bytes, file_size: int) -> int:
+    """Return the length of the JSON header, which the first 8 bytes of a file declare.
+
+    Raises:
+        ArtifactError: ``"truncated"`` or ``"header"``.
+    """
+    if len(prefix) < 8:
+        raise ArtifactError("truncated", f"tensor file has {file_size} bytes, a header needs at least 8")
+    length = int.from_bytes(prefix[:8], "little")
+    if length > HEADER_CAP:
+        raise ArtifactError("header", f"tensor file declares a header of {length} bytes, cap is {HEADER_CAP}")
+    if 8 + length > file_size:
+        raise ArtifactError("truncated", f"tensor file ends inside its header ({file_size} bytes)")
+    return length
+
+
+def parse_header(text: bytes, data_size: int) -> Header:
+    """Parse the JSON header of a safetensors file.
+
+    Args:
+        text: The header without its length.
+        data_size: Bytes that follow it in the file.
+
+    Raises:
+        ArtifactError: ``"header"`` if anything but ordered, gapless, described tensors is found;
+            ``"truncated"`` if they do not cover the file exactly.
+    """
+    try:
+        raw = strict_json(text)
+    except ValueError as error:
+        raise ArtifactError("header", f"tensor header is not strict JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise ArtifactError("header", "tensor header is not a JSON object")
+    metadata = _metadata(raw.pop("__metadata__", {}))
+    if not 1 <= len(raw) <= _MAX_TENSORS:
+        raise ArtifactError("header", f"tensor header names {len(raw)} tensors, 1 to {_MAX_TENSORS} allowed")
+    specs = {name: _spec(name, entry) for name, entry in raw.items()}
+    specs = dict(sorted(specs.items(), key=lambda item: item[1].begin))
+    position = 0
+    for name, spec in specs.items():
+        if spec.begin != position:
+            raise ArtifactError("header", f"tensor {name!r} leaves a gap or overlaps at byte {spec.begin}")
+        position = spec.end
+    if position != data_size:
+        raise ArtifactError("truncated", f"tensors need {position} bytes, the file holds {data_size}")
+    return Header(specs, metadata)
+
+
+def _metadata(raw: object) -> dict[str, str]:
+    if not isinstance(raw, dict) or len(raw) > 1 or not all(isinstance(v, str) for v in raw.values()):
+        raise ArtifactError("header", "metadata of the tensor file is not a map of at most one string")
+    return raw
+
+
+def _spec(name: str, entry: object) -> TensorSpec:
+    if not (1 <= len(name) <= 64 and name.isascii() and name.replace(".", "_").isidentifier()):
+        raise ArtifactError("header", f"tensor header holds a name that is not plain: {name[:64]!r}")
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise ArtifactError("header", f"tensor {name!r} is not described by dtype, shape and data_offsets")
+    dtype = entry["dtype"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ArtifactError(
+            "dtype", f"tensor {name!r} has dtype {str(dtype)[:32]!r}, not one of {sorted(DTYPES)}"
+        )
+    shape = _integers(name, entry["shape"], 0, _MAX_RANK)
+    begin, end = _integers(name, entry["data_offsets"], 2, 2)
+    if not all(1 <= d <= _MAX_DIM for d in shape):
+        raise ArtifactError("header", f"tensor {name!r} has an axis outside 1..{_MAX_DIM}")
+    if end - begin != DTYPES[dtype] * math.prod(shape):
+        raise ArtifactError(
+            "header", f"tensor {name!r} has {end - begin} bytes, its shape {shape} needs others"
+        )
+    return TensorSpec(dtype, shape, begin, end)
+
+
+def _integers(name: str, raw: object, least: int, most: int) -> tuple[int, ...]:
+    if not isinstance(raw, list) or not least <= len(raw) <= most:
+        raise ArtifactError("header", f"tensor {name!r} has a list of the wrong length in its header")
+    if not all(type(v) is int and 0 <= v < 1 << 62 for v in raw):
+        raise ArtifactError("header", f"tensor {name!r} has a header entry that is not a small whole number")
+    return tuple(raw)

@@ -1,0 +1,331 @@
+"""What `manifest.json` says about a distilled set, and the two hashes that hold it together.
+
+The *id* names the set: SHA-256 over names, dtypes, shapes and bytes of the tensors and over everything that
+changes what they mean or how they must be used. Provenance is left out, so that two runs that computed the
+same set in different times give the same id. The *seal* is SHA-256 over the whole manifest, provenance
+included. Both tell of damage, not of forgery: a hash is integrity and no authenticity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ddsdk.artefact.certificate import NO_PRIVACY, Certificate
+from ddsdk.foundation import (
+    NAME_LIMIT,
+    ArtifactError,
+    canonical_json,
+    clean,
+    clean_json,
+    readable_json,
+    strict_json,
+)
+
+__all__ = [
+    "FORMAT",
+    "Manifest",
+    "Storage",
+    "TensorEntry",
+    "build_manifest",
+    "decode_manifest",
+    "encode_manifest",
+    "tensor_bytes",
+]
+
+FORMAT = 4
+"""The latest layout. A set has the least number whose readers understand it."""
+
+_NUMPY = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
+# Ranks of every tensor that a set may hold; the first two are required.
+_SCHEMA: Mapping[str, tuple[str, tuple[int, ...]]] = {
+    "images": ("F32", (4,)),
+    "labels": ("F32", (2,)),
+    "learned_lr": ("F32", (0, 1)),
+    "learned_momentum": ("F32", (0, 1)),
+    "classes": ("I64", (1,)),
+    "edge_index": ("I64", (2,)),
+    "edge_weight": ("F32", (1,)),
+    "zca_mean": ("F32", (1,)),
+    "zca_basis": ("F32", (2,)),
+    "zca_eigenvalues": ("F32", (1,)),
+}
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The strictness that all parts share."""
+
+
+class TensorEntry(_Record, frozen=True, kw_only=True):
+    """One tensor of `set.safetensors`.
+
+    Attributes:
+        dtype: ``"F32"`` or ``"I64"``.
+        shape: Lengths of the axes.
+        sha256: Of the raw little-endian bytes in C order, in hex.
+    """
+
+    dtype: Literal["F32", "I64"]
+    shape: tuple[int, ...]
+    sha256: str
+
+
+class Storage(_Record, frozen=True, kw_only=True):
+    """What the set costs, counted as the papers count it and as the disk does.
+
+    Attributes:
+        image_floats: Floats from which the images are made; fewer than pixels where codes are stored.
+        label_floats: M K for soft labels; M where every label is one class id.
+        other_floats: Learned learning rates and momenta, and three numbers for each edge: from, to and weight.
+        floats: The sum of the three.
+        bytes: Four times `floats`.
+        tensor_bytes: Bytes of the decoded tensors in the file, preprocessing included.
+        labels: Whether the labels are class ids, or rows of K numbers.
+    """
+
+    image_floats: int
+    label_floats: int
+    other_floats: int
+    floats: int
+    bytes: int
+    tensor_bytes: int
+    labels: Literal["hard", "soft"]
+
+
+class Manifest(_Record, frozen=True, kw_only=True):
+    """Everything about a distilled set but the numbers themselves.
+
+    Attributes:
+        format: Version of this layout: 4 for edges; 3 for a certificate; 2 for scores, and for rates or momenta of
+            single steps; 1 for all else.
+        kind: Tells this manifest from those of other programs.
+        id: Content id, 64 hex digits.
+        seal: SHA-256 of the canonical manifest without this entry, 64 hex digits.
+        tensors: What the tensor file holds, by name.
+        value_range: Least and greatest value of the images, in the value space.
+        preprocess: How unit-range images become the values; ``"space"`` names the value space.
+        label_space: How the labels are to be read.
+        class_names: K printable names.
+        evaluation: How to train on the set.
+        storage: What the set costs.
+        provenance: Recipe and parameters, data fingerprint, seeds, versions, device, threads, seconds.
+        privacy: The statement of the certificate, or `ddsdk.artefact.certificate.NO_PRIVACY`.
+        certificate: Of a private release; absent for all others.
+    """
+
+    format: int
+    kind: Literal["ddsdk.distilled"] = "ddsdk.distilled"
+    id: str = ""
+    seal: str = ""
+    tensors: dict[str, TensorEntry]
+    value_range: tuple[float, float]
+    preprocess: dict[str, Any]
+    label_space: Literal["probabilities", "scores"]
+    class_names: tuple[str, ...]
+    evaluation: dict[str, Any]
+    storage: Storage
+    provenance: dict[str, Any]
+    privacy: str
+    certificate: Certificate | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def space(self) -> str:
+        """The value space of the images: ``"unit"``, ``"normalised"`` or ``"zca"``."""
+        return str(self.preprocess["space"])
+
+    @property
+    def image_shape(self) -> tuple[int, int, int, int]:
+        """(M, C, H, W)."""
+        m, c, h, w = self.tensors["images"].shape
+        return m, c, h, w
+
+
+def tensor_bytes(array: NDArray[Any]) -> bytes:
+    """Return the raw little-endian bytes in C order."""
+    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(order="C")
+
+
+def build_manifest(
+    tensors: Mapping[str, NDArray[Any]],
+    *,
+    class_names: Sequence[str],
+    preprocess: Mapping[str, Any],
+    label_space: str,
+    evaluation: Mapping[str, Any],
+    image_floats: int,
+    provenance: Mapping[str, Any],
+    certificate: Certificate | None,
+) -> Manifest:
+    """Describe tensors, count what they cost, and compute id and seal.
+
+    Args:
+        tensors: Arrays by name: images (M, C, H, W) and labels (M, K) float32, and optional ones.
+        class_names: K names.
+        preprocess: State of the preprocessing, with its ``"space"``.
+        label_space: ``"probabilities"`` or ``"scores"``.
+        evaluation: How to train on the set, JSON values.
+        image_floats: Floats from which the images are made.
+        provenance: Where the set comes from, JSON values.
+        certificate: Of a private release.
+
+    Raises:
+        ArtifactError: If the result would be refused on reading.
+        TypeError: If a mapping holds something that JSON does not know.
+    """
+    entries = {name: _entry(array) for name, array in sorted(tensors.items())}
+    images = tensors["images"]
+    body: dict[str, Any] = {
+        "format": _format(
+            label_space,
+            {name: array.ndim for name, array in tensors.items()},
+            certified=certificate is not None,
+        ),
+        "kind": "ddsdk.distilled",
+        "tensors": entries,
+        "value_range": [float(images.min()), float(images.max())],
+        "preprocess": clean_json(dict(preprocess)),
+        "label_space": label_space,
+        "class_names": [clean(name) for name in class_names],
+        "evaluation": clean_json(dict(evaluation)),
+        "storage": _storage(tensors, image_floats),
+        "provenance": clean_json(dict(provenance)),
+        **_guarantee(certificate),
+    }
+    body["id"] = _content_id(body)
+    body["seal"] = _seal(body)
+    return decode_manifest(canonical_json(body))
+
+
+def _guarantee(certificate: Certificate | None) -> dict[str, Any]:
+    if certificate is None:
+        return {"privacy": NO_PRIVACY}
+    return {"privacy": certificate.statement, "certificate": clean_json(msgspec.to_builtins(certificate))}
+
+
+def _format(label_space: str, ranks: Mapping[str, int], *, certified: bool) -> int:
+    if "edge_index" in ranks or "edge_weight" in ranks:
+        return 4
+    if certified:
+        return 3
+    later = label_space != "probabilities" or "learned_momentum" in ranks or ranks.get("learned_lr", 0) > 0
+    return 2 if later else 1
+
+
+def _entry(array: NDArray[Any]) -> dict[str, Any]:
+    names = {dtype: name for name, dtype in _NUMPY.items()}
+    dtype = names.get(array.dtype.newbyteorder("<"), str(array.dtype))
+    digest = hashlib.sha256(tensor_bytes(array)).hexdigest()
+    return {"dtype": dtype, "shape": list(array.shape), "sha256": digest}
+
+
+def _storage(tensors: Mapping[str, NDArray[Any]], image_floats: int) -> dict[str, Any]:
+    labels = tensors["labels"]
+    hard = bool(((labels == 0) | (labels == 1)).all() and (labels.sum(axis=-1) == 1).all())
+    label_floats = len(labels) if hard else labels.size
+    other = sum(array.size for name, array in tensors.items() if name.startswith(("learned_", "edge_")))
+    floats = image_floats + label_floats + other
+    return {
+        "image_floats": image_floats,
+        "label_floats": label_floats,
+        "other_floats": other,
+        "floats": floats,
+        "bytes": 4 * floats,
+        "tensor_bytes": sum(a.nbytes for a in tensors.values()),
+        "labels": "hard" if hard else "soft",
+    }
+
+
+def _content_id(body: Mapping[str, Any]) -> str:
+    part = {key: value for key, value in body.items() if key not in ("id", "seal", "provenance")}
+    return hashlib.sha256(canonical_json(part)).hexdigest()
+
+
+def _seal(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json({k: v for k, v in body.items() if k != "seal"})).hexdigest()
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Return the content of `manifest.json`."""
+    return readable_json(msgspec.to_builtins(manifest))
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """Parse and check a manifest: format, schema, text, seal, id, and the table of tensors.
+
+    Raises:
+        ArtifactError: ``"manifest"``, ``"format"``, ``"schema"``, ``"text"``, ``"seal"`` or ``"privacy"``.
+    """
+    try:
+        raw = strict_json(data)
+    except ValueError as error:
+        raise ArtifactError("manifest", f"manifest.json is not strict JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise ArtifactError("manifest", "manifest.json is not a JSON object")
+    _check_format(raw.get("format"))
+    try:
+        manifest = msgspec.convert(raw, Manifest, strict=True)
+        good = (_content_id(raw), _seal(raw)) == (manifest.id, manifest.seal)
+        same = clean_json(raw) == raw
+    except (msgspec.ValidationError, ValueError, TypeError, RecursionError) as error:
+        raise ArtifactError("schema", f"manifest.json: {clean(str(error))}") from None
+    if not same or any(len(name) > NAME_LIMIT for name in manifest.class_names):
+        raise ArtifactError("text", "manifest.json holds control characters or an overlong text")
+    if not good:
+        raise ArtifactError("seal", "manifest.json was changed: its hashes do not fit its content")
+    _check_privacy(manifest)
+    _check_table(manifest)
+    return manifest
+
+
+def _check_format(number: object) -> None:
+    if type(number) is not int or number < 1:
+        raise ArtifactError("format", "manifest.json has no format number")
+    if number > FORMAT:
+        rule = f"this version of ddsdk reads up to {FORMAT}; upgrade ddsdk"
+        raise ArtifactError("format", f"manifest.json has format {str(number)[:20]}, {rule}")
+
+
+def _check_privacy(manifest: Manifest) -> None:
+    certificate = manifest.certificate
+    stated = NO_PRIVACY if isinstance(certificate, msgspec.UnsetType) else certificate.statement
+    if manifest.privacy != stated:
+        rule = "what its certificate says, and without one there is no guarantee"
+        raise ArtifactError("privacy", f"manifest.json must claim {rule}, got {clean(manifest.privacy)!r}")
+
+
+def _check_table(manifest: Manifest) -> None:
+    table = manifest.tensors
+    _expect(
+        {"images", "labels"} <= set(table) <= set(_SCHEMA), f"unexpected tensor names {sorted(table)[:8]!r}"
+    )
+    for name, entry in table.items():
+        dtype, ranks = _SCHEMA[name]
+        _expect(entry.dtype == dtype, f"{name} must have dtype {dtype}, got {entry.dtype}")
+        wanted = " or ".join(map(str, ranks))
+        _expect(len(entry.shape) in ranks, f"{name} must have {wanted} axes, got shape {entry.shape}")
+        _expect(all(d >= 1 for d in entry.shape), f"{name} must not be empty, got shape {entry.shape}")
+        _expect(re.fullmatch("[0-9a-f]{64}", entry.sha256) is not None, f"{name} has no SHA-256")
+    images, classes = table["images"].shape, len(manifest.class_names)
+    _expect(table["labels"].shape == (images[0], classes), f"labels must have shape {(images[0], classes)}")
+    if "classes" in table:
+        _expect(table["classes"].shape == (images[0],), f"classes must have shape {(images[0],)}")
+    _expect(isinstance(manifest.preprocess.get("space"), str), "preprocess must name its space")
+    _expect(manifest.storage.image_floats >= 1, "image_floats must be positive")
+    zca = {name: entry.shape for name, entry in table.items() if name.startswith("zca_")}
+    d = images[1] * images[2] * images[3]
+    whole = {"zca_mean": (d,), "zca_basis": (d, d), "zca_eigenvalues": (d,)}
+    _expect(zca == (whole if manifest.space == "zca" else {}), f"zca tensors must fit the images, got {zca}")
+    axes = {name: len(entry.shape) for name, entry in table.items()}
+    least = _format(manifest.label_space, axes, certified=bool(manifest.certificate))
+    _expect(manifest.format == least, f"format must be {least} for what the set holds, got {manifest.format}")
+
+
+def _expect(ok: bool, message: str) -> None:
+    if not ok:
+        raise ArtifactError("schema", message)

@@ -1,0 +1,125 @@
+"""One self-contained HTML page about distilled sets and what training on them gave."""
+
+from __future__ import annotations
+
+import base64
+import statistics
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, NotRequired, TypedDict
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from ddsdk.artefact.card import fact_rows, flatten
+from ddsdk.artefact.distilled import Distilled
+from ddsdk.artefact.sheet import sheet_png
+from ddsdk.foundation import clean, require
+
+__all__ = ["Result", "html_report", "page_template"]
+
+
+class Result(TypedDict):
+    """One evaluation, in plain values.
+
+    Attributes:
+        name: What was trained on: the title of a set, or a baseline such as ``"random real images"``.
+        protocol: Name of the evaluation protocol.
+        network: Network with its options.
+        accuracies: Test accuracy of each repeat, in 0..1.
+        images: Training images.
+        stored_floats: Floats stored for them.
+        seconds: Wall-clock time of all repeats.
+        labels: What kind of labels was trained on, see `ddsdk.Score`; may be left out.
+        loss: With which loss; may be left out.
+    """
+
+    name: str
+    protocol: str
+    network: str
+    accuracies: Sequence[float]
+    images: int
+    stored_floats: int
+    seconds: float
+    labels: NotRequired[str]
+    loss: NotRequired[str]
+
+
+def html_report(
+    sets: Sequence[tuple[str, Distilled]],
+    results: Sequence[Result],
+    *,
+    title: str = "Distilled sets",
+) -> str:
+    """Return one HTML page that needs no other file and runs no script.
+
+    Each set gets its contact sheet, its facts, how to train on it, where it comes from, and a table of
+    results. A result whose name is the title of a set belongs to that set; every other one is a baseline and
+    stands beside each of them.
+
+    Args:
+        sets: (title, set) pairs with different titles.
+        results: Of sets and baselines.
+        title: Of the page.
+
+    Raises:
+        ValueError: If two titles are the same, or a result holds no accuracy or one outside 0..1.
+    """
+    titles = [name for name, _ in sets]
+    require(len(set(titles)) == len(titles), "titles", "differ", titles)
+    for result in results:
+        ok = len(result["accuracies"]) > 0 and all(0 <= a <= 1 for a in result["accuracies"])
+        require(ok, "accuracies", "be one or more numbers in 0..1", result["accuracies"])
+    baselines = [_row(r, own=False) for r in results if r["name"] not in titles]
+    own = {name: [_row(r, own=True) for r in results if r["name"] == name] for name in titles}
+    sections = [_section(name, distilled, [*own[name], *baselines]) for name, distilled in sets]
+    everything = [*(row for rows in own.values() for row in rows), *baselines]
+    return page_template("report.html").render(
+        title=clean(title), sections=sections, overview=everything if len(sets) != 1 else []
+    )
+
+
+@cache
+def page_template(name: str) -> Template:
+    """Return one of the HTML templates of this room; what is put into it is escaped."""
+    environment = Environment(
+        loader=PackageLoader("ddsdk.artefact"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template(name)
+
+
+def _row(result: Result, *, own: bool) -> dict[str, Any]:
+    accuracies = [100 * a for a in result["accuracies"]]
+    mean = statistics.fmean(accuracies)
+    spread = statistics.stdev(accuracies) if len(accuracies) > 1 else None
+    return {
+        "own": own,
+        "name": clean(result["name"], 80),
+        "mean": f"{mean:.1f}",
+        "spread": "" if spread is None else f"± {spread:.1f}",
+        "repeats": len(accuracies),
+        "bar": f"{mean:.1f}",
+        "images": f"{result['images']:,}",
+        "floats": f"{result['stored_floats']:,}",
+        "network": clean(result["network"], 80),
+        "protocol": clean(result["protocol"], 80),
+        "labels": clean(", ".join(filter(None, (result.get("labels"), result.get("loss")))), 80),
+        "seconds": f"{result['seconds']:,.1f}",
+    }
+
+
+def _section(title: str, distilled: Distilled, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    manifest = distilled.manifest
+    names = [clean(name, 60) for name in manifest.class_names[:100]]
+    return {
+        "title": clean(title, 80),
+        "sheet": base64.b64encode(sheet_png(distilled)).decode(),
+        "facts": [(what, clean(text, 400)) for what, text in fact_rows(manifest)],
+        "classes": ", ".join(names) + (", …" if len(manifest.class_names) > len(names) else ""),
+        "evaluation": _leaves(manifest.evaluation),
+        "provenance": _leaves(manifest.provenance),
+        "rows": rows,
+    }
+
+
+def _leaves(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(clean(name, 80), clean(text)) for name, text in list(flatten(values))[:80]]

@@ -1,1 +1,0 @@
-"""Measurements: speed, and the plain implementations that they are held against."""

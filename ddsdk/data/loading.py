@@ -1,0 +1,231 @@
+"""One way in for real data: a name, a folder, parquet files, a dataset, or arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ddsdk.data.arrays import Array, LabelledImages, read_arrays, read_dataset
+from ddsdk.data.folders import read_folder
+from ddsdk.data.named import NAMED, TEXTS, known_name, nearest_name, read_named
+from ddsdk.data.parquet import parquet_files, read_parquet
+from ddsdk.data.preprocess import KNOWN_NORMALISATION, Preprocess
+from ddsdk.data.raw import Raw, check_resize
+from ddsdk.data.sources import RealData
+from ddsdk.foundation import require
+
+__all__ = ["Loadable", "load", "load_pair"]
+
+Loadable: TypeAlias = str | Path | tuple[Array, Array] | LabelledImages
+Split: TypeAlias = Literal["train", "test"]
+
+
+def load(
+    data: Loadable,
+    *,
+    root: str | Path | None = None,
+    split: Split = "train",
+    image_column: str | None = None,
+    label_column: str | None = None,
+    resize: tuple[int, int] | None = None,
+    zca: bool = False,
+    preprocess: Preprocess | None = None,
+    pictures: bool = True,
+) -> RealData:
+    """Load one split as real data on the CPU.
+
+    The preprocessing is that of the *train* split, also for the test split: the published channel constants
+    where the field has them, else constants fitted on the train images.
+
+    Args:
+        data: One of
+            a name: "digits" (scikit-learn, 8x8 grey, a fixed stratified quarter held out as test), "python-docs"
+            (text: docstrings of the standard library, each a matrix of 32 word vectors), or
+            "mnist", "fashion-mnist", "kmnist", "usps", "cifar10", "cifar100", "svhn", "stl10";
+            a folder with one subfolder of pictures for each class, maybe below train/ and test/;
+            a parquet file, or a folder of them with the split in their names;
+            a dataset with ``len(data)`` and ``data[i] -> (image, class id)``;
+            a pair (images, labels) of tensors (N, C, H, W) or arrays (N, H, W[, C]).
+        root: Folder in which named data sets lie or go; ``~/.cache/ddsdk`` if None.
+        split: "train" or "test". Datasets, pairs and single files have no "test"; see `load_pair`.
+        image_column: Parquet only: the column of pictures, if its type and name do not tell.
+        label_column: Parquet only: the column of class ids, if its type and name do not tell.
+        resize: Picture files and parquet only: (H, W) to resample to. All must have one size if None.
+        zca: Whiten with a ZCA fitted on the train images, instead of normalising.
+        preprocess: Use this one instead of any of the above.
+        pictures: False for text and whatever else is no picture, see `RealData`; "python-docs" is none anyway.
+
+    Returns:
+        Images as stored, uint8 or float32 in the unit range, with labels, class names and preprocessing.
+
+    Raises:
+        TypeError: If `data`, an item or a dtype is of another kind.
+        ValueError: If the name, an option, a file or the content is refused; the message names it.
+        FileNotFoundError: If a named data set is neither there nor to be downloaded.
+        MissingExtraError: If parquet is asked for and pyarrow is not installed.
+    """
+    require(split in ("train", "test"), "split", "be 'train' or 'test'", split)
+    found = _find(data, root, image_column, label_column, resize, pictures)
+    ready = preprocess or _published(found, zca)
+    raw = found.read(split)
+    if ready is not None:
+        return _real(raw, found, ready)
+    train = raw if split == "train" else found.read("train")
+    return _real(raw, found, _fit(train, found, zca))
+
+
+def load_pair(
+    data: Loadable,
+    test: Loadable | None = None,
+    *,
+    root: str | Path | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    resize: tuple[int, int] | None = None,
+    zca: bool = False,
+    preprocess: Preprocess | None = None,
+    pictures: bool = True,
+) -> tuple[RealData, RealData]:
+    """Load train and test data with the classes and the preprocessing of the train split.
+
+    Args:
+        data: As for `load`.
+        test: The test data, as for `load` and taken whole, where `data` has no test split of its own. The
+            test split of `data` if None.
+        root: As for `load`, like every option below.
+        image_column: Parquet only.
+        label_column: Parquet only.
+        resize: Picture files and parquet only.
+        zca: Whiten instead of normalising.
+        preprocess: Use this one.
+        pictures: False for what is no picture.
+
+    Returns:
+        (train, test).
+
+    Raises:
+        TypeError, ValueError, FileNotFoundError, MissingExtraError: As `load`; and ``ValueError`` if there is
+            no test split, or the two differ in classes or image shape.
+    """
+    found = _find(data, root, image_column, label_column, resize, pictures)
+    if test is None:
+        held_out = found.read("test")
+    else:
+        other = _find(test, root, image_column, label_column, resize, pictures)
+        held_out = other.read("test" if other.known else "train")
+    raw = found.read("train")
+    ready = preprocess or _published(found, zca) or _fit(raw, found, zca)
+    train = _real(raw, found, ready)
+    names = held_out.class_names or train.class_names
+    require(names == train.class_names, "classes of test", f"be {list(train.class_names)}", list(names))
+    shape = tuple(held_out.images.shape[1:])
+    require(shape == train.image_shape, "test images", f"have shape {train.image_shape} as in train", shape)
+    return train, _real(Raw(held_out.images, held_out.labels, names), found, ready)
+
+
+@dataclass(frozen=True)
+class _Found:
+    name: str
+    read: Callable[[str], Raw]
+    known: bool = False
+    pictures: bool = True
+
+
+def _find(
+    data: Loadable,
+    root: str | Path | None,
+    image_column: str | None,
+    label_column: str | None,
+    resize: tuple[int, int] | None,
+    pictures: bool,
+) -> _Found:
+    check_resize(resize)
+    path = _path(data)
+    in_parquet = path is not None and (path.is_file() or bool(parquet_files(path)))
+    for option, value in (("image_column", image_column), ("label_column", label_column)):
+        require(value is None or in_parquet, option, "be left out unless data is parquet", value)
+    require(resize is None or path is not None, "resize", "be left out unless data is a path", resize)
+    if path is not None and in_parquet:
+        options = {"image_column": image_column, "label_column": label_column}
+        return _Found(
+            path.stem, lambda split: read_parquet(path, split, **options, resize=resize), pictures=pictures
+        )
+    if path is not None:
+        return _Found(path.name, lambda split: read_folder(path, split, resize), pictures=pictures)
+    if isinstance(data, str):
+        name = known_name(data) or data
+        home = Path.home() / ".cache" / "ddsdk" if root is None else Path(root)
+        shown = pictures and name not in TEXTS
+        return _Found(name, lambda split: read_named(name, split, home), known=True, pictures=shown)
+    return _Found("data", lambda split: _in_memory(data, split), pictures=pictures)
+
+
+def _path(data: Loadable) -> Path | None:
+    if not isinstance(data, str | Path) or (isinstance(data, str) and known_name(data)):
+        return None
+    path = Path(data)
+    if path.is_dir() or (path.is_file() and path.suffix == ".parquet"):
+        return path
+    near = nearest_name(str(data))
+    hint = f"; did you mean {near!r}?" if near else ""
+    rule = f"be a folder, a .parquet file, or one of {', '.join(NAMED)}"
+    raise ValueError(f"data must {rule}, got {str(data)!r}{hint}")
+
+
+def _in_memory(data: Loadable, split: str) -> Raw:
+    pair = isinstance(data, tuple | list) and len(data) == 2
+    kind = type(data).__name__
+    if not pair and (isinstance(data, tuple | list | dict) or not hasattr(data, "__getitem__")):
+        raise TypeError(f"data must be a name, a path, a dataset or a pair (images, labels), got {kind}")
+    rule = "have a test split; pass load_pair(train, test) with two of them"
+    require(split == "train", "data", rule, "a pair of arrays" if pair else kind)
+    if isinstance(data, tuple | list):
+        return read_arrays(data[0], data[1])
+    if not hasattr(data, "__len__"):
+        raise TypeError(f"data must have a length, got the iterable dataset {kind}")
+    return read_dataset(data)  # type: ignore[arg-type]
+
+
+def _published(found: _Found, zca: bool) -> Preprocess | None:
+    if zca or not found.known or found.name not in KNOWN_NORMALISATION:
+        return None
+    return Preprocess.normalise(*KNOWN_NORMALISATION[found.name])
+
+
+def _fit(train: Raw, found: _Found, zca: bool) -> Preprocess:
+    # Checked before it is fitted: a NaN should be reported as the NaN that it is.
+    images = _real(train, found, Preprocess.unit(train.images.shape[1])).images
+    return Preprocess.fit_zca(images) if zca else Preprocess.fit_normalise(images)
+
+
+def _real(raw: Raw, found: _Found, preprocess: Preprocess) -> RealData:
+    channels = raw.images.shape[1]
+    require(preprocess.channels == channels, "preprocess", f"be for {channels} channels", preprocess.channels)
+    names = raw.class_names or _numbered(raw.labels)
+    real = RealData(
+        raw.images,
+        raw.labels,
+        class_names=names,
+        preprocess=preprocess,
+        name=found.name,
+        pictures=found.pictures,
+    )
+    # A part of some data, as of one client, may have one class; a whole data set that has one is a mistake.
+    require(len(names) >= 2, "class_names", "name at least 2 classes", list(names))
+    return real
+
+
+def _numbered(labels: Tensor) -> tuple[str, ...]:
+    present = torch.unique(labels)
+    present = present[present >= 0]
+    gaps = torch.nonzero(present != torch.arange(len(present)))
+    # Found here and not by counting up to the largest id, which may be any number.
+    if len(gaps):
+        rule = f"number the classes 0, 1, 2, … up to {int(present[-1])} without a gap"
+        raise ValueError(f"labels must {rule}, got no image of class {int(gaps[0])}")
+    return tuple(map(str, range(len(present))))

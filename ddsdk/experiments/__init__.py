@@ -1,0 +1,5 @@
+"""Experiments of many runs: tables and curves on a store of work units."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,153 @@
+"""Under which protocols each table judges a set."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
+from typing import Any, NamedTuple
+
+from ddsdk.artefact import Distilled
+from ddsdk.networks import NETWORKS
+from ddsdk.training import Evaluation
+
+__all__ = [
+    "COLUMNS",
+    "NO_AUGMENTATION",
+    "TRANSFER_NETWORKS",
+    "Column",
+    "Judging",
+    "own_protocol",
+    "wants_centred",
+]
+
+TRANSFER_NETWORKS = ("convnet", "mlp", "alexnet", "vgg11", "resnet10", "resnet18", "resnet152", "densenet121")
+"""The networks of the survey's tables 3 and 4."""
+
+NO_AUGMENTATION = "own, no augmentation"
+_DSA = "color_crop_cutout_flip_scale_rotate"
+_AUGMENTATIONS = {"none": "", "crop": "crop", "cutout": "cutout", "DSA": _DSA}
+_ADAM: dict[str, Any] = {
+    "optimizer": "adam",
+    "lr": 1e-3,
+    "weight_decay": 0.0,
+    "schedule": "cosine",
+    "decay_at": (),
+    "decay": 0.01,
+}
+
+
+class Column(NamedTuple):
+    """One way to judge a set.
+
+    Attributes:
+        name: What it is called beside the others of its table.
+        evaluation: The protocol.
+    """
+
+    name: str
+    evaluation: Evaluation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judging:
+    """How much a judgement may cost: what is changed becomes part of a protocol's name.
+
+    Attributes:
+        networks: Fresh networks for each set.
+        epochs: Epochs at most, of protocols that are not a method's own, which belong to its rates; None for all.
+        width: Width of networks that have one; None for the protocol's.
+        transfer: Networks of the table of transfer.
+    """
+
+    networks: int = 3
+    epochs: int | None = None
+    width: int | None = None
+    transfer: tuple[str, ...] = TRANSFER_NETWORKS
+
+    def of(self, evaluation: Evaluation, *, own: bool = False) -> Evaluation:
+        """Return a protocol within this cost.
+
+        Args:
+            evaluation: The protocol.
+            own: Whether it is a method's own.
+        """
+        if evaluation.learner == "kernel":
+            return evaluation
+        wide = self.width is not None and "width" in signature(NETWORKS[evaluation.network]).parameters
+        short = None if self.epochs is None or own else min(self.epochs, evaluation.epochs)
+        return evaluation.changed(
+            options={"width": self.width} if wide else {}, epochs=short, networks=self.networks
+        )
+
+
+def own_protocol(distilled: Distilled) -> Evaluation:
+    """Return the protocol that a set brings."""
+    return Evaluation.from_dict(distilled.evaluation)
+
+
+def wants_centred(distilled: Distilled, evaluation: Evaluation) -> bool:
+    """Tell whether real images need centred label rows, to be comparable with a set's scores under a protocol."""
+    regression = evaluation.loss == "mse" or evaluation.learner == "kernel"
+    return distilled.label_space == "scores" and evaluation.labels == "stored" and regression
+
+
+def _ordinary(distilled: Distilled, augmentation: str) -> Evaluation:
+    """Return what an ordinary user does with a set: its images and a class for each, under the papers' protocol."""
+    hard = distilled.manifest.storage.labels == "hard"
+    exact = Evaluation.published(augmentation)
+    return exact if hard else dataclasses.replace(exact, labels="hard")
+
+
+def _is_own(own: Evaluation) -> bool:
+    """Tell whether a protocol is more than the papers' common one."""
+    exact = Evaluation.published(own.augmentation)
+    return dataclasses.replace(own, networks=exact.networks) != exact
+
+
+def _survey(distilled: Distilled, judging: Judging) -> list[Column]:
+    own = own_protocol(distilled)
+    hard = _ordinary(distilled, own.augmentation)
+    found = [Column("hard labels", judging.of(hard))]
+    if _is_own(own) or hard.labels != own.labels:
+        found.append(Column("own", judging.of(own, own=_is_own(own))))
+    return found
+
+
+def _transfer(distilled: Distilled, judging: Judging) -> list[Column]:
+    hard = _ordinary(distilled, own_protocol(distilled).augmentation)
+    return [
+        Column(name, judging.of(hard.changed(network=name, options=None if name == hard.network else {})))
+        for name in judging.transfer
+    ]
+
+
+def _recipes(distilled: Distilled, judging: Judging) -> list[Column]:
+    found = []
+    for name, augmentation in _AUGMENTATIONS.items():
+        # One number of epochs for all, so that a column differs in what it is named after.
+        sgd = _ordinary(distilled, augmentation).changed(epochs=Evaluation.published().epochs)
+        adam = dataclasses.replace(sgd, protocol=f"{sgd.protocol}, adam", **_ADAM)
+        found += [Column(f"sgd, {name}", judging.of(sgd)), Column(f"adam, {name}", judging.of(adam))]
+    return found
+
+
+def _fair(distilled: Distilled, judging: Judging) -> list[Column]:
+    own = own_protocol(distilled)
+    plain = dataclasses.replace(own, protocol=f"{own.protocol}, no augmentation", augmentation="")
+    found = [
+        Column("hard labels", judging.of(_ordinary(distilled, own.augmentation))),
+        Column("own", judging.of(own, own=_is_own(own))),
+    ]
+    return (
+        [*found, Column(NO_AUGMENTATION, judging.of(plain, own=_is_own(own)))] if own.augmentation else found
+    )
+
+
+COLUMNS: Mapping[str, Callable[[Distilled, Judging], Sequence[Column]]] = {
+    "survey-1": _survey,
+    "cross-architecture": _transfer,
+    "robustness-to-recipe": _recipes,
+    "fair-scores": _fair,
+}
+"""Name of a table to the protocols under which it judges a set."""

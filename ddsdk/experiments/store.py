@@ -1,0 +1,259 @@
+"""The folder that holds units: what is asked for, who works on what, and the results.
+
+Any number of processes on any number of machines share one folder. A result appears whole under its name or not at
+all. A lease says that somebody works on a unit; it lapses when its holder stops touching it. That two may once compute
+the same unit does no harm: their files are the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar, final
+
+import msgspec
+
+from ddsdk.experiments.unit import Unit, open_result, seal_result
+from ddsdk.foundation import (
+    ArtifactError,
+    FolderBusyError,
+    StorageError,
+    clean,
+    lock,
+    readable_json,
+    require_rate,
+    strict_json,
+    sweep,
+    write_atomic,
+)
+
+__all__ = ["LEASE_SECONDS", "Failure", "Store", "Timing"]
+
+T = TypeVar("T")
+
+LEASE_SECONDS = 60.0
+_ROOMS = ("asked", "results", "leases", "failed", "times")
+_LINE = 2000
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a result took. It is no part of the result, which is the same everywhere.
+
+    Attributes:
+        seconds: Wall-clock time.
+        cpu_seconds: CPU time of the process.
+        host: Where.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    host: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no result.
+
+    Attributes:
+        error: Name of the error.
+        message: What it said.
+    """
+
+    error: str
+    message: str
+
+
+@final
+class Store:
+    """A folder of units.
+
+    Args:
+        folder: Made if it does not exist. What lies in it is believed where its hashes fit, so it should be yours.
+        lease_seconds: A lease lapses when nobody touched it for so long. All who share the folder need the same.
+
+    Raises:
+        StorageError: If the folder cannot be made.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, lease_seconds: float = LEASE_SECONDS) -> None:
+        require_rate("lease_seconds", lease_seconds)
+        self.folder = Path(folder)
+        self.lease_seconds = lease_seconds
+        try:
+            for room in _ROOMS:
+                (self.folder / room).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot make store {str(folder)!r}: {error.strerror or error}") from error
+        for room in _ROOMS:
+            sweep(self.folder / room)
+
+    def ask(self, units: Iterable[Unit]) -> None:
+        """Put units where workers look for them. A failure of an earlier time is forgotten."""
+        for unit in units:
+            self._failed(unit.id).unlink(missing_ok=True)
+            path = self.folder / "asked" / f"{unit.id}.json"
+            if not path.is_file():
+                write_atomic(path, unit.description)
+
+    def asked(self) -> list[Unit]:
+        """Return what was asked for, by id; a description that cannot be read is passed over."""
+        found = []
+        for path in sorted((self.folder / "asked").glob("*.json")):
+            with contextlib.suppress(ArtifactError, OSError):
+                unit = Unit.read(path.read_bytes())
+                if unit.id == path.stem:
+                    found.append(unit)
+        return found
+
+    def has(self, unit_id: str) -> bool:
+        """Tell whether there is a result."""
+        return self.path(unit_id).is_file()
+
+    def finished(self) -> set[str]:
+        """Return the ids of all units that have a result."""
+        return _stems(self.folder / "results", ".unit")
+
+    def failed(self) -> set[str]:
+        """Return the ids of all units that have failed."""
+        return _stems(self.folder / "failed", ".json")
+
+    def path(self, unit_id: str) -> Path:
+        """Return where the result of a unit is or will be."""
+        return self.folder / "results" / f"{unit_id}.unit"
+
+    def read(self, unit_id: str) -> bytes | None:
+        """Return a result, or None where there is none. A damaged file is renamed to ``.bad`` and counts as none."""
+        path = self.path(unit_id)
+        try:
+            return open_result(unit_id, path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ArtifactError:
+            with contextlib.suppress(OSError):
+                path.replace(path.with_suffix(".bad"))
+            return None
+
+    def needed(self, unit: Unit) -> dict[str, bytes] | None:
+        """Return the results that a unit needs, by id; None while one is missing."""
+        found = {need: self.read(need) for need in unit.needs}
+        whole = {need: result for need, result in found.items() if result is not None}
+        return whole if len(whole) == len(found) else None
+
+    def publish(self, unit: Unit, result: bytes, timing: Timing) -> None:
+        """Write a result and what it took. Where there is one already, it stays.
+
+        Raises:
+            StorageError: If a write fails; there is then no result, or a whole one.
+        """
+        if not self.has(unit.id):
+            write_atomic(self.folder / "times" / f"{unit.id}.json", readable_json(asdict(timing)))
+            write_atomic(self.path(unit.id), seal_result(unit, result))
+
+    def timing(self, unit_id: str) -> Timing | None:
+        """Return what a result took, or None where nobody knows."""
+        return _read(self.folder / "times" / f"{unit_id}.json", Timing)
+
+    def fail(self, unit: Unit, error: Exception) -> None:
+        """Note why a unit has no result, for all who wait for it."""
+        failure = Failure(type(error).__name__, clean(str(error), _LINE))
+        write_atomic(self._failed(unit.id), readable_json(asdict(failure)))
+
+    def failure(self, unit_id: str) -> Failure | None:
+        """Return why there is no result, or None where there is one or nobody knows."""
+        return None if self.has(unit_id) else _read(self._failed(unit_id), Failure)
+
+    @contextlib.contextmanager
+    def lease(self, unit_id: str) -> Iterator[bool]:
+        """Try to hold a unit for the length of a block.
+
+        Yields:
+            Whether it is held. A thread keeps the lease young meanwhile.
+        """
+        path = self.folder / "leases" / unit_id
+        if not self._take(path):
+            yield False
+            return
+        done = threading.Event()
+        pulse = threading.Thread(target=self._touch, args=(path, done), daemon=True)
+        pulse.start()
+        try:
+            yield True
+        finally:
+            done.set()
+            pulse.join()
+            path.unlink(missing_ok=True)
+
+    def release(self, pid: int) -> list[str]:
+        """Drop the leases of a process of this machine that is dead; return the units that it held."""
+        found, mine = [], f"{pid} {socket.gethostname()}"
+        for path in (self.folder / "leases").glob("[0-9a-f]*"):
+            with contextlib.suppress(OSError):
+                if path.read_text() == mine:
+                    path.unlink()
+                    found.append(path.name)
+        return found
+
+    def _take(self, path: Path) -> bool:
+        for _ in range(2):
+            try:
+                handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            except FileExistsError:
+                if not self._lapsed(path) or not self._bury(path):
+                    return False
+                continue
+            except OSError as error:
+                raise StorageError(f"cannot lease {path.name}: {error.strerror or error}") from error
+            with os.fdopen(handle, "w") as file:
+                file.write(f"{os.getpid()} {socket.gethostname()}")
+            return True
+        return False
+
+    def _bury(self, path: Path) -> bool:
+        """Remove a lapsed lease; tell whether the way is free. One at a time, or a new lease would be taken for it."""
+        try:
+            with lock(path.parent):
+                lapsed = self._lapsed(path)
+                if lapsed:
+                    path.unlink(missing_ok=True)
+                return lapsed
+        except FolderBusyError:
+            return False
+
+    def _lapsed(self, path: Path) -> bool:
+        """Tell whether a lease is older than it may be, by the clock of the machine that holds the folder."""
+        probe = path.with_name(f".clock-{secrets.token_hex(8)}")
+        try:
+            probe.touch()
+            return probe.stat().st_mtime - path.stat().st_mtime > self.lease_seconds
+        except FileNotFoundError:
+            return True
+        finally:
+            probe.unlink(missing_ok=True)
+
+    def _touch(self, path: Path, done: threading.Event) -> None:
+        while not done.wait(self.lease_seconds / 5):
+            with contextlib.suppress(OSError):
+                os.utime(path)
+
+    def _failed(self, unit_id: str) -> Path:
+        return self.folder / "failed" / f"{unit_id}.json"
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    """Return what a small file tells, or None where it is not there or tells something else."""
+    try:
+        return msgspec.convert(strict_json(path.read_bytes()), kind, strict=True)
+    except (OSError, ValueError, msgspec.ValidationError):
+        return None
+
+
+def _stems(folder: Path, suffix: str) -> set[str]:
+    # Names alone: a table of thousands of units is looked through after each of them.
+    return {path.stem for path in folder.iterdir() if path.suffix == suffix}

@@ -1,0 +1,113 @@
+"""A unit of work: a kind, a configuration and a key, which together name one file."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, final
+
+import msgspec
+
+from ddsdk.foundation import ArtifactError, canonical_json, require, strict_json
+
+__all__ = ["Compute", "Unit", "open_result", "seal_result"]
+
+_FORMAT = 1
+_ID = re.compile(r"[0-9a-f]{32}")
+_KIND = re.compile(r"[a-z][a-z-]{0,39}")
+
+
+@final
+@dataclass(frozen=True)
+class Unit:
+    """Something that is computed from its description alone, wherever and in whichever order.
+
+    Attributes:
+        kind: What is computed, in lower case.
+        config: Everything that the result depends on, as JSON values; the root of its random numbers too.
+        key: Which one of several alike; random numbers derive from it.
+        needs: Ids of the units whose results it reads.
+    """
+
+    kind: str
+    config: Mapping[str, Any]
+    key: tuple[int | str, ...] = ()
+    needs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(bool(_KIND.fullmatch(self.kind)), "kind", "be a short word in lower case", self.kind)
+        for need in self.needs:
+            require(bool(_ID.fullmatch(need)), "needs", "hold ids of units", need)
+
+    @cached_property
+    def id(self) -> str:
+        """32 hex digits of the SHA-256 of the description: the name of the result's file."""
+        return hashlib.sha256(self.description).hexdigest()[:32]
+
+    @cached_property
+    def description(self) -> bytes:
+        """The unit as canonical JSON."""
+        told = {"kind": self.kind, "config": dict(self.config), "key": self.key, "needs": self.needs}
+        return canonical_json({"format": _FORMAT, **told})
+
+    @classmethod
+    def read(cls, description: bytes) -> Unit:
+        """Return the unit that a description tells of.
+
+        Raises:
+            ArtifactError: ``"unit"``, if it tells of none.
+        """
+        try:
+            found = msgspec.convert(strict_json(description), _Description, strict=True)
+            unit = cls(found.kind, found.config, tuple(found.key), tuple(found.needs))
+        except (ValueError, msgspec.ValidationError) as error:
+            raise ArtifactError("unit", f"a description of a unit must be sound, got: {error}") from None
+        if found.format != _FORMAT:
+            raise ArtifactError("format", f"units have format {_FORMAT}, got {found.format}")
+        return unit
+
+
+Compute = Callable[[Unit, Mapping[str, bytes]], bytes]
+"""From a unit and the results that it needs, by id, to its result: a pure function."""
+
+
+class _Description(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    format: int
+    kind: str
+    config: dict[str, Any]
+    key: list[int | str]
+    needs: list[str]
+
+
+class _Seal(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    unit: dict[str, Any]
+    sha256: str
+
+
+def seal_result(unit: Unit, result: bytes) -> bytes:
+    """Return the content of a unit's file: a line of JSON that says what it is, with a hash, and the result."""
+    told = {"unit": strict_json(unit.description), "sha256": hashlib.sha256(result).hexdigest()}
+    return canonical_json(told) + b"\n" + result
+
+
+def open_result(unit_id: str, content: bytes) -> bytes:
+    """Return the result in the content of a file.
+
+    Raises:
+        ArtifactError: ``"unit"``, if the file is damaged or belongs to another unit.
+    """
+    line, end, result = content.partition(b"\n")
+    try:
+        seal = msgspec.convert(strict_json(line), _Seal, strict=True)
+        unit = Unit.read(canonical_json(seal.unit))
+    except (ValueError, msgspec.ValidationError) as error:
+        raise ArtifactError(
+            "unit", f"the file of unit {unit_id} must begin with its seal, got: {error}"
+        ) from None
+    whole = bool(end) and seal.sha256 == hashlib.sha256(result).hexdigest()
+    if unit.id != unit_id or not whole:
+        raise ArtifactError("unit", f"the file of unit {unit_id} is damaged, or is that of another unit")
+    return result

@@ -1,1 +1,0 @@
-"""What happens inside a student: ordinary training, in micro-batches."""

@@ -1,0 +1,268 @@
+"""Judge a set: train fresh networks on it under a stated protocol and test them once, at the end.
+
+A set for a kernel machine trains none: kernel ridge regression on it is tested instead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ddsdk.data import Batch, RealData
+from ddsdk.foundation import derive, require, require_count
+from ddsdk.networks import NetworkFactory, network_factory
+from ddsdk.synthetic import read_labels
+from ddsdk.training import (
+    Adversary,
+    Evaluation,
+    Pace,
+    Score,
+    accuracy,
+    kernel_machine,
+    train,
+)
+
+__all__ = [
+    "Progress",
+    "evaluate",
+    "evaluating",
+    "network_accuracy",
+    "trained_network",
+]
+
+
+class Progress(NamedTuple):
+    """How far an evaluation is.
+
+    Attributes:
+        done: Finished epochs, counted over all networks.
+        total: Epochs of all networks.
+        score: What came out; only the last one has it.
+        kept: Whether the score was read from a file and not computed.
+    """
+
+    done: int
+    total: int
+    score: Score | None = None
+    kept: bool = False
+
+
+def evaluate(
+    batch: Batch | tuple[Tensor, Tensor],
+    test: RealData,
+    evaluation: Evaluation,
+    *,
+    rng: torch.Generator,
+    name: str = "set",
+    pace: Pace = Pace(),  # noqa: B008
+) -> Score:
+    """Train fresh networks on a set and return their accuracy on `test`.
+
+    Args:
+        batch: Images (M, C, H, W) in the value space of `test`, and label rows (M, K), probabilities or scores.
+        test: Held-out real data; read once for each network, after its last epoch.
+        evaluation: The protocol.
+        rng: Network i derives its initialisation and training from it.
+        name: For tables.
+        pace: Rate and momentum of each step, where they were learned with the set.
+
+    Returns:
+        The accuracies with what they mean; one accuracy for a kernel, which has no chance in it.
+
+    Raises:
+        ValueError: If images or labels do not fit `test`, or the pace does not fit the protocol.
+    """
+    for step in evaluating(batch, test, evaluation, rng=rng, name=name, pace=pace):
+        score = step.score
+    assert score is not None  # the last step of every evaluation has it
+    return score
+
+
+def evaluating(
+    batch: Batch | tuple[Tensor, Tensor],
+    test: RealData,
+    evaluation: Evaluation,
+    *,
+    rng: torch.Generator,
+    name: str = "set",
+    pace: Pace = Pace(),  # noqa: B008
+) -> Iterator[Progress]:
+    """Do what `evaluate` does, giving control back after each epoch.
+
+    The arguments are those of `evaluate`; they are checked before this returns.
+
+    Yields:
+        How far it is. The last one holds the score.
+
+    Raises:
+        ValueError: As `evaluate`.
+    """
+    checked = _checked(batch, test, evaluation, pace)
+    if evaluation.learner == "kernel":
+        return _by_kernel(checked, test, evaluation, name)
+    return _by_networks(checked, test, evaluation, rng, name, pace)
+
+
+def network_accuracy(
+    batch: Batch | tuple[Tensor, Tensor],
+    test: RealData,
+    evaluation: Evaluation,
+    index: int,
+    *,
+    rng: torch.Generator,
+    pace: Pace = Pace(),  # noqa: B008
+) -> float:
+    """Return the accuracy of one of the networks that `evaluate` trains, the same to the last bit.
+
+    Args:
+        batch: As for `evaluate`, as are the other arguments.
+        test: Held-out real data.
+        evaluation: The protocol; `networks` does not count.
+        index: Which network, from 0. A kernel knows one only.
+        rng: The root that `evaluate` gets.
+        pace: Rate and momentum of each step.
+
+    Raises:
+        ValueError: As `evaluate`, or if `index` is negative.
+    """
+    require_count("index", index, least=0)
+    checked = _checked(batch, test, evaluation, pace)
+    if evaluation.learner == "kernel":
+        return _kernel_accuracy(checked, test, evaluation)
+    network, training = _network(checked, test, evaluation, index, rng, pace)
+    for _ in training:
+        pass
+    return _test_accuracy(network, test)
+
+
+def trained_network(
+    batch: Batch | tuple[Tensor, Tensor],
+    like: RealData,
+    evaluation: Evaluation,
+    index: int,
+    *,
+    rng: torch.Generator,
+    pace: Pace = Pace(),  # noqa: B008
+    adversary: Adversary | None = None,
+) -> nn.Module:
+    """Return one of the networks that `evaluate` trains, the same to the last bit where there is no adversary.
+
+    Args:
+        batch: As for `evaluate`, as are the other arguments.
+        like: Real data of the same shape and classes. It is not looked at.
+        evaluation: The protocol, for networks; `networks` does not count.
+        index: Which network, from 0.
+        rng: The root that `evaluate` gets.
+        pace: Rate and momentum of each step.
+        adversary: See `train`.
+
+    Raises:
+        ValueError: As `evaluate`, or if `index` is negative, or the protocol is that of a kernel.
+    """
+    require_count("index", index, least=0)
+    require(evaluation.learner == "network", "learner", "be 'network'", evaluation.learner)
+    checked = _checked(batch, like, evaluation, pace)
+    network, training = _network(checked, like, evaluation, index, rng, pace, adversary)
+    for _ in training:
+        pass
+    return network
+
+
+def _checked(
+    batch: Batch | tuple[Tensor, Tensor], test: RealData, evaluation: Evaluation, pace: Pace
+) -> Batch:
+    x, y = batch
+    require(
+        tuple(x.shape[1:]) == test.image_shape, "images", f"have shape {test.image_shape}", tuple(x.shape[1:])
+    )
+    require(len(y) == len(x), "labels", f"have one row for each of the {len(x)} images", len(y))
+    require(y.shape[1] == test.num_classes, "labels", f"have {test.num_classes} columns", y.shape[1])
+    pace.check(evaluation, len(x))
+    if evaluation.learner == "kernel":
+        kernel_machine(evaluation.network, **evaluation.network_options)
+    else:
+        _factory(test, evaluation)
+    return Batch(x, y)
+
+
+def _factory(test: RealData, evaluation: Evaluation) -> NetworkFactory:
+    options = evaluation.network_options
+    return network_factory(evaluation.network, test.image_shape, test.num_classes, **options)
+
+
+def _network(
+    batch: Batch,
+    like: RealData,
+    evaluation: Evaluation,
+    index: int,
+    rng: torch.Generator,
+    pace: Pace,
+    adversary: Adversary | None = None,
+) -> tuple[nn.Module, Iterator[int]]:
+    """Return a fresh network, and what trains it epoch by epoch."""
+    shown = Batch(batch.x, read_labels(batch.y, evaluation.labels))
+    key = derive(rng, "network", index)
+    network = _factory(like, evaluation)(derive(key, "init")).to(batch.x.device)
+    return network, train(network, shown, evaluation, derive(key, "train"), pace, adversary)
+
+
+def _test_accuracy(network: nn.Module, test: RealData) -> float:
+    return accuracy(network, test.batch(torch.arange(len(test))).x, test.labels)
+
+
+def _by_networks(
+    batch: Batch, test: RealData, evaluation: Evaluation, rng: torch.Generator, name: str, pace: Pace
+) -> Iterator[Progress]:
+    began = time.perf_counter()
+    accuracies: list[float] = []
+    for i in range(evaluation.networks):
+        network, training = _network(batch, test, evaluation, i, rng, pace)
+        for epochs in training:
+            yield Progress(i * evaluation.epochs + epochs, evaluation.rounds)
+        accuracies.append(_test_accuracy(network, test))
+    seconds = time.perf_counter() - began
+    score = _score(batch, evaluation, accuracies, seconds, name)
+    yield Progress(evaluation.rounds, evaluation.rounds, score)
+
+
+def _by_kernel(batch: Batch, test: RealData, evaluation: Evaluation, name: str) -> Iterator[Progress]:
+    began = time.perf_counter()
+    found = _kernel_accuracy(batch, test, evaluation)
+    score = _score(batch, evaluation, [found], time.perf_counter() - began, name)
+    yield Progress(evaluation.rounds, evaluation.rounds, score)
+
+
+def _kernel_accuracy(batch: Batch, test: RealData, evaluation: Evaluation) -> float:
+    machine = kernel_machine(evaluation.network, **evaluation.network_options)
+    held_out = test.batch(torch.arange(len(test))).x
+    with torch.no_grad():
+        found = machine.predict(batch.x, read_labels(batch.y, evaluation.labels), held_out).argmax(1)
+    return int((found == test.labels).sum()) / len(test)
+
+
+def _score(batch: Batch, evaluation: Evaluation, accuracies: list[float], seconds: float, name: str) -> Score:
+    x, y = batch
+    kind = _kind(y)
+    same = evaluation.labels == "stored" or kind == "hard"
+    return Score(
+        name=name,
+        protocol=evaluation.protocol,
+        network=evaluation.network_label,
+        accuracies=tuple(accuracies),
+        images=len(x),
+        stored_floats=x.numel() + (len(y) if kind == "hard" else y.numel()),
+        seconds=seconds,
+        labels=kind if same else f"{kind} as {evaluation.labels}",
+        loss=evaluation.loss if evaluation.learner == "network" else "ridge",
+    )
+
+
+def _kind(rows: Tensor) -> str:
+    sums = ((rows.double().sum(1) - 1).abs() <= 1e-4).all()
+    if not bool(sums & (rows >= 0).all()):
+        return "scores"
+    return "hard" if bool(((rows == 0) | (rows == 1)).all()) else "soft"

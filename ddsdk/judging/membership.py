@@ -1,0 +1,186 @@
+"""Scores by which an attacker tells members from others, by networks that train on a set, or by its images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from sklearn.metrics import roc_auc_score, roc_curve
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
+
+from ddsdk.artefact import Distilled
+from ddsdk.data import Batch, RealData
+from ddsdk.foundation import derive, require
+from ddsdk.networks import network_factory
+from ddsdk.synthetic import read_labels
+from ddsdk.training import Evaluation, train
+
+__all__ = [
+    "Distiller",
+    "Roc",
+    "confidences",
+    "joined",
+    "known_confidences",
+    "nearest_distances",
+    "roc",
+    "trained_networks",
+    "unit_images",
+]
+
+Distiller = Callable[[RealData, torch.Generator], Distilled]
+"""Everything that is done with real data, from the records to the set: what an audit runs again and again."""
+
+_PIECE = 512
+
+
+def trained_networks(
+    distilled: Distilled, evaluation: Evaluation | None, networks: int, rng: torch.Generator
+) -> list[nn.Module]:
+    """Return networks that train on a set, as anyone can train them who has it, on the CPU and in eval mode.
+
+    Args:
+        distilled: The set.
+        evaluation: How the networks train. None takes what the set says; for a set that is made for a kernel, the quick
+            protocol on the class of each image.
+        networks: How many train.
+        rng: For them.
+    """
+    own = Evaluation.from_dict(distilled.evaluation) if evaluation is None else evaluation
+    if own.learner == "kernel":
+        own = dataclasses.replace(Evaluation.quick(""), labels="hard")
+    own, pace = own.with_learned(distilled.learned_lr, distilled.learned_momentum)
+    batch = Batch(distilled.images.cpu(), read_labels(distilled.labels.cpu(), own.labels))
+    _, c, h, w = distilled.images.shape
+    make = network_factory(own.network, (c, h, w), distilled.num_classes, **own.network_options)
+    found: list[nn.Module] = []
+    for i in range(networks):
+        network = make(derive(rng, i, "init"))
+        for _ in train(network, batch, own, derive(rng, i, "train"), pace):
+            pass
+        found.append(network.eval())
+    return found
+
+
+def known_confidences(
+    distilled: Distilled,
+    records: RealData,
+    evaluation: Evaluation | None,
+    networks: int,
+    rng: torch.Generator,
+) -> Tensor:
+    """Return `confidences` of networks that train on a set, see `trained_networks`.
+
+    Args:
+        distilled: The set.
+        records: To score, in any value space.
+        evaluation: How the networks train.
+        networks: How many train.
+        rng: For them.
+    """
+    found = trained_networks(distilled, evaluation, networks, rng)
+    return confidences(found, records.to("cpu").with_preprocess(distilled.preprocess))
+
+
+@torch.no_grad()
+def confidences(networks: Sequence[nn.Module], records: RealData) -> Tensor:
+    """Return log(p / (1 - p)) of the true class of each record, (N,), the mean over networks.
+
+    Args:
+        networks: Map (B, C, H, W) to logits (B, K).
+        records: In the value space of the networks.
+
+    References:
+        Carlini et al., "Membership Inference Attacks From First Principles", S&P 2022.
+    """
+    x = records.batch(torch.arange(len(records))).x
+    label = records.labels[:, None]
+    found = []
+    for network in networks:
+        logs = log_softmax(torch.cat([network(part) for part in torch.split(x, _PIECE)]).double(), 1)
+        own = logs.gather(1, label)[:, 0]
+        others = logs.scatter(1, label, -torch.inf).logsumexp(1)
+        found.append(own - others)
+    return torch.stack(found).mean(0)
+
+
+@torch.no_grad()
+def nearest_distances(images: Tensor, records: Tensor) -> Tensor:
+    """Return the distance of each record to the nearest synthetic image, (N,): root mean square over pixels.
+
+    Args:
+        images: (M, C, H, W), in the unit range.
+        records: (N, C, H, W), in the unit range.
+    """
+    flat = images.flatten(1)
+    parts = [torch.cdist(part.flatten(1), flat).min(1).values for part in torch.split(records, _PIECE)]
+    found: Tensor = torch.cat(parts) / flat.shape[1] ** 0.5
+    return found
+
+
+class Roc(NamedTuple):
+    """How well a score tells members from others.
+
+    Attributes:
+        auc: Area under the curve; 0.5 for a score that knows nothing.
+        at_1: True positives at 1 % false positives.
+        at_01: True positives at 0.1 % false positives.
+    """
+
+    auc: float
+    at_1: float
+    at_01: float
+
+
+def roc(members: Tensor, others: Tensor) -> Roc:
+    """Return the curve's figures for scores that are higher for members.
+
+    Args:
+        members: Scores, (A,).
+        others: Scores, (B,).
+    """
+    require(
+        len(members) > 0 and len(others) > 0, "members and others", "hold scores", (len(members), len(others))
+    )
+    truth = [1] * len(members) + [0] * len(others)
+    scores = torch.cat([members, others]).double().numpy()
+    false, true, _ = roc_curve(truth, scores, drop_intermediate=False)
+    at_1, at_01 = (float(true[false <= rate].max()) for rate in (0.01, 0.001))
+    return Roc(float(roc_auc_score(truth, scores)), at_1, at_01)
+
+
+def joined(first: RealData, second: RealData, index: Tensor) -> RealData:
+    """Return the records of the first and those at `index` of the second, in the value space of the first.
+
+    Raises:
+        ValueError: If their classes differ.
+    """
+    require(
+        second.class_names == first.class_names,
+        "canaries",
+        "have the classes of the records",
+        second.class_names,
+    )
+    index = index.to(second.device)
+    bytes_too = first.images.dtype == second.images.dtype
+    mine, theirs = (
+        (first.images, second.images[index])
+        if bytes_too
+        else (unit_images(first), unit_images(second)[index.cpu()])
+    )
+    return RealData(
+        torch.cat([mine, theirs.to(mine.device)]),
+        torch.cat([first.labels.to(mine.device), second.labels[index].to(mine.device)]),
+        class_names=first.class_names,
+        preprocess=first.preprocess.to(mine.device),
+        name=first.name,
+        pictures=first.pictures,
+    )
+
+
+def unit_images(records: RealData) -> Tensor:
+    """Return all records in the unit range, (N, C, H, W), on the CPU."""
+    images = records.images.cpu()
+    return images if images.is_floating_point() else images.float() / 255

@@ -1,0 +1,170 @@
+"""Scores that were computed once and kept: one small file for each, named by everything that it depends on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from ddsdk.artefact import Distilled
+from ddsdk.data import RealData
+from ddsdk.foundation import (
+    ArtifactError,
+    canonical_json,
+    clean,
+    file_stem,
+    generator,
+    readable_json,
+    require,
+    strict_json,
+    write_atomic,
+)
+from ddsdk.judging.judge import Progress, evaluating
+from ddsdk.training import Evaluation, Score
+
+__all__ = ["kept_score", "read_scores", "results_folder", "scoring"]
+
+
+class _Conditions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What a score depends on; files of older versions do not name the versions."""
+
+    set: str
+    test: str
+    evaluation: dict[str, Any]
+    seed: int
+    device: str
+    versions: dict[str, str] = {}
+
+
+class _Record(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """One file."""
+
+    score: Score
+    data: str
+    ipc: int
+    distil_seconds: float | None = None
+    conditions: _Conditions
+
+
+def results_folder(folder: Path) -> Path:
+    """Return where the scores of the set in `folder` go: beside it, so that a set from elsewhere brings none."""
+    whole = folder if folder.name not in ("", "..") else folder.resolve()
+    return whole.with_name(f"{whole.name}-results")
+
+
+def kept_score(
+    folder: Path,
+    name: str,
+    distilled: Distilled,
+    test: RealData,
+    evaluation: Evaluation,
+    seed: int,
+    *,
+    fresh: bool = False,
+) -> Score:
+    """Return the score of a set, from `folder` if it was computed under the same conditions before.
+
+    Args:
+        folder: Where the files are; made if it does not exist. Its files are believed, so it should be yours.
+        name: For tables.
+        distilled: The set.
+        test: Real data in the set's value space, with the set's classes.
+        evaluation: The protocol.
+        seed: Root of every random number.
+        fresh: Compute it again also if it is there.
+
+    Raises:
+        ValueError: If the set does not fit `test`.
+        ArtifactError: ``"score"``, if the file in `folder` is no score.
+    """
+    for step in scoring(folder, name, distilled, test, evaluation, seed, fresh=fresh):
+        score = step.score
+    assert score is not None  # the last step of every evaluation has it
+    return score
+
+
+def scoring(
+    folder: Path,
+    name: str,
+    distilled: Distilled,
+    test: RealData,
+    evaluation: Evaluation,
+    seed: int,
+    *,
+    fresh: bool = False,
+) -> Iterator[Progress]:
+    """Do what `kept_score` does, giving control back after each epoch.
+
+    A learning rate that was learned with the set is part of the set: it replaces that of `evaluation`, and so does a
+    momentum. One for each step holds where the images come in their stored order.
+
+    Yields:
+        How far it is. The last one holds the score, and tells whether it was kept from before.
+    """
+    names = tuple(map(clean, test.class_names))
+    rule = f"be those of the set, {list(distilled.class_names)}"
+    require(names == distilled.class_names, "class names of test", rule, list(names))
+    evaluation, pace = evaluation.with_learned(distilled.learned_lr, distilled.learned_momentum)
+    if distilled.manifest.storage.labels == "hard":
+        # Every reading of one-hot rows is the same, and so is its score.
+        evaluation = dataclasses.replace(evaluation, labels="stored")
+    conditions: dict[str, Any] = {
+        "set": distilled.content_id,
+        "test": test.fingerprint,
+        "evaluation": evaluation.to_dict(),
+        "seed": seed,
+        "device": test.device.type,
+        "versions": {"ddsdk": version("ddsdk"), "torch": torch.__version__},
+    }
+    key = hashlib.sha256(canonical_json(conditions)).hexdigest()[:16]
+    # The name may come from a stranger's provenance.
+    path = folder / f"{file_stem(name) or 'set'}-{key}.json"
+    if path.is_file() and not fresh:
+        yield Progress(evaluation.rounds, evaluation.rounds, _read(path).score, kept=True)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    images, labels = distilled.images.to(test.device), distilled.labels.to(test.device)
+    rng = generator(seed)
+    for step in evaluating((images, labels), test, evaluation, rng=rng, name=name, pace=pace):
+        if step.score is None:
+            yield step
+            continue
+        score, seconds = step.score, distilled.provenance.get("seconds")
+        score = dataclasses.replace(score, stored_floats=distilled.manifest.storage.floats)
+        record = {
+            "score": dataclasses.asdict(score),
+            "data": test.name,
+            "ipc": distilled.stored_ipc,
+            "distil_seconds": seconds if isinstance(seconds, int | float) else None,
+            "conditions": conditions,
+        }
+        write_atomic(path, readable_json(record))
+        yield step._replace(score=score)
+
+
+def read_scores(folder: Path) -> list[dict[str, Any]]:
+    """Return the records that `kept_score` wrote to `folder`, by file name.
+
+    Raises:
+        ArtifactError: ``"score"``, if a file there is no score.
+    """
+    records = [_read(path) for path in sorted(folder.glob("*.json"))]
+    return [msgspec.json.decode(msgspec.json.encode(record)) for record in records]
+
+
+def _read(path: Path) -> _Record:
+    try:
+        record = msgspec.convert(strict_json(path.read_bytes()), _Record, strict=True)
+        record.conditions.evaluation = Evaluation.from_dict(record.conditions.evaluation).to_dict()
+    except (ValueError, msgspec.ValidationError) as error:
+        raise ArtifactError("score", f"{str(path)!r} must hold a score, got: {clean(str(error))}") from None
+    accuracies = record.score.accuracies
+    if not accuracies or not all(0 <= a <= 1 for a in accuracies):
+        raise ArtifactError("score", f"{str(path)!r} must hold accuracies in 0..1, got {accuracies!r}")
+    return record

@@ -1,0 +1,11 @@
+from .catalog import NETWORKS as NETWORKS
+from .catalog import NetworkFactory as NetworkFactory
+from .catalog import network_factory as network_factory
+from .initialise import initialise as initialise
+from .network import Network as Network
+from .norms import NORMS as NORMS
+from .norms import calibrate_batch_norm_ as calibrate_batch_norm_
+from .norms import has_batch_norm as has_batch_norm
+from .norms import uses_batch_statistics as uses_batch_statistics
+from .pooling import AvgPool2 as AvgPool2
+from .shapes import check_request as check_request

@@ -1,0 +1,5 @@
+"""Planning a run: presets, measured curves, and the method that they choose."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,15 @@
+from .choice import Choice as Choice
+from .choice import LabelKind as LabelKind
+from .choice import choose as choose
+from .choice import reached as reached
+from .choice import standings as standings
+from .measured import MEASURED as MEASURED
+from .measured import Board as Board
+from .measured import Entry as Entry
+from .measured import Figure as Figure
+from .measured import read_boards as read_boards
+from .methods import METHODS as METHODS
+from .methods import chosen_methods as chosen_methods
+from .methods import made_of as made_of
+from .presets import family as family
+from .presets import small as small

@@ -1,0 +1,5 @@
+"""One run: the loop, the run that owns it, jobs with checkpoints, estimates, and several processes."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

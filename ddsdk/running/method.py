@@ -1,0 +1,99 @@
+"""Methods as a run sees them: with steps, or without."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, final
+
+if TYPE_CHECKING:
+    import torch
+
+    from ddsdk.artefact import Certificate, Described
+    from ddsdk.data import Source
+    from ddsdk.running.loop import Plan
+    from ddsdk.students import MakeStudent, TrainedRuns
+    from ddsdk.synthetic import SyntheticSet
+    from ddsdk.training import Evaluation
+
+__all__ = ["DirectMethod", "IterativeMethod", "Method"]
+
+R = TypeVar("R")
+
+
+class Method(ABC, Generic[R]):
+    """A method that makes a distilled set of real data of type R, as a frozen dataclass of its parameters.
+
+    Attributes:
+        name: Name on the command line and in tables.
+        retries: Number of times that a step with values that are not finite may be tried again at a smaller rate.
+    """
+
+    name: ClassVar[str]
+    retries: ClassVar[int] = 5
+
+    @abstractmethod
+    def evaluation(self, real: R) -> Evaluation:
+        """Return the protocol of training on a set of `real`."""
+
+    @abstractmethod
+    def source(self, real: R) -> Source:
+        """Return the batches of `real` that a step draws."""
+
+    @abstractmethod
+    def described(self, real: R) -> Described:
+        """Return what the artefact records of `real`."""
+
+    @abstractmethod
+    def student(self, real: R) -> MakeStudent:
+        """Return the factory of the student networks where the caller names none."""
+
+    def runs(self, real: R, *, make_student: MakeStudent, rng: torch.Generator) -> TrainedRuns | None:  # noqa: ARG002
+        """Return the networks that must be trained on `real` first: experts, pools or teachers; None for none.
+
+        Args:
+            real: Training data of these networks.
+            make_student: Factory of the networks.
+            rng: Generator that `IterativeMethod.plan` gets too; the seed of the networks derives from it.
+        """
+        return None
+
+    @classmethod
+    @final
+    def trains_networks(cls) -> bool:
+        """Return whether the method needs networks that are trained on the real data first."""
+        return cls.runs is not Method.runs
+
+    def stored(self, syn: SyntheticSet, real: R) -> tuple[SyntheticSet, dict[str, Any]]:  # noqa: ARG002
+        """Return the set that the artefact stores, and further fields of `ddsdk.Distilled`, such as edges."""
+        return syn, {}
+
+    def certificate(self, real: R) -> Certificate | None:  # noqa: ARG002
+        """Return the certificate of a private release; None without one."""
+        return None
+
+
+class IterativeMethod(Method[R]):
+    """A method that runs the loop of `ddsdk.Distillation` over a plan.
+
+    Attributes:
+        length: Field that holds the number of outer steps, or of students with a fixed number of steps each.
+        repeatable: Whether a plan may be built twice and a step taken twice; false where either is a paid release.
+    """
+
+    length: ClassVar[str] = "steps"
+    repeatable: ClassVar[bool] = True
+
+    @abstractmethod
+    def plan(self, real: R, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[Any]:
+        """Return the plan; `dataclasses.replace` swaps one part of it."""
+
+    def admit(self, plan: Plan[Any]) -> None:
+        """Raise an error for a changed plan that the method does not allow; the default allows all."""
+
+
+class DirectMethod(Method[R]):
+    """A method without steps: selection, or a solution in closed form."""
+
+    @abstractmethod
+    def make(self, real: R, *, make_student: MakeStudent, rng: torch.Generator) -> SyntheticSet:
+        """Return the set."""

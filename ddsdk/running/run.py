@@ -1,0 +1,308 @@
+"""The run: the one owner of keys, trained networks, the loop, the clock and the artefact."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Generic, Protocol, TypeVar, final
+
+import torch
+
+from ddsdk.artefact import Distilled, assemble
+from ddsdk.foundation import derive, require, root
+from ddsdk.running.budget import BudgetFit, shortened
+from ddsdk.running.loop import Distillation, Plan, Step
+from ddsdk.running.method import DirectMethod, IterativeMethod, Method
+from ddsdk.running.preview import Estimate, estimate
+from ddsdk.running.warm_start import WarmStart, warm_start_
+from ddsdk.students import MakeStudent, RunProgress
+from ddsdk.synthetic import SyntheticSet
+from ddsdk.training import Evaluation
+
+__all__ = ["Run", "Validator", "distill"]
+
+R = TypeVar("R")
+
+
+class Validator(Protocol):
+    """A score of sets on held-out data, such as `ddsdk.Validation`."""
+
+    @property
+    def every(self) -> int:
+        """Steps between two scores."""
+        ...
+
+    def under(self, evaluation: Evaluation, *, rng: torch.Generator) -> Callable[[SyntheticSet], float]:
+        """Return the score of a set under a protocol; larger is better."""
+        ...
+
+
+@final
+class Run(Generic[R], Iterator[Step]):
+    """One distillation, from a method and real data to the artefact; an iterator of the steps that are left.
+
+    `distill` is the short form. This class is for callers that act between steps: progress, checkpoints, pauses.
+
+    Args:
+        method: Recipe, baseline, or another method.
+        real: Real data; its device is the device of everything.
+        make_student: Factory of the student networks; None takes the network of the method's own protocol.
+        seed: Root of every random number: an integer, or a generator, which is not advanced.
+        start: Warm start, see `warm_start_`; None for the method's own start.
+        validation: Score on held-out data that chooses the best set of the run; None takes the set of the last step.
+        transform: Function that changes the plan before the loop is built; None for the plan as it is.
+
+    Attributes:
+        method: Method, shortened where a budget asked for it.
+        make_student: Factory of the student networks.
+        seconds: Wall-clock time of the run so far, without the time of trained networks.
+        cpu_seconds: Processor time of the same.
+
+    Raises:
+        TypeError: If `seed` is neither an integer nor a generator.
+        ValueError: If an option does not fit a method without steps, or a parameter does not fit the data.
+    """
+
+    def __init__(
+        self,
+        method: Method[R],
+        real: R,
+        *,
+        make_student: MakeStudent | None = None,
+        seed: int | torch.Generator = 0,
+        start: WarmStart | None = None,
+        validation: Validator | None = None,
+        transform: Callable[[Plan[Any]], Plan[Any]] | None = None,
+    ) -> None:
+        self.method = method
+        self.real = real
+        self.make_student = method.student(real) if make_student is None else make_student
+        self.seconds = self.cpu_seconds = 0.0
+        self._rng = root(seed)
+        self._start, self._validation, self._transform = start, validation, transform
+        self._record: dict[str, Any] = {}
+        self._distillation: Distillation[Any] | None = None
+        if not isinstance(method, IterativeMethod):
+            options = {"start": start, "validation": validation, "transform": transform}
+            for name, value in options.items():
+                require(value is None, name, f"be left out for {method.name}, which has no steps", value)
+        with self._clock():
+            self.runs = method.runs(real, make_student=self.make_student, rng=derive(self._rng, "plan"))
+
+    @property
+    def iterative(self) -> bool:
+        """Whether the method has steps."""
+        return isinstance(self.method, IterativeMethod)
+
+    @property
+    def distillation(self) -> Distillation[Any]:
+        """Loop of the run, built at first use.
+
+        Raises:
+            ValueError: If the method has no steps.
+        """
+        if self._distillation is None:
+            with self._clock():
+                self._distillation = self._built()
+        return self._distillation
+
+    def __iter__(self) -> Run[R]:
+        """Return self: a run is its own iterator."""
+        return self
+
+    def __next__(self) -> Step:
+        """Take one step.
+
+        Raises:
+            DivergedError: If values stay non-finite; the last finite set is the error's `syn`.
+        """
+        if not self.iterative:
+            raise StopIteration
+        distillation = self.distillation
+        with self._clock():
+            return next(distillation)
+
+    def prepare(self) -> Iterator[RunProgress]:
+        """Train the networks that the method needs and that no earlier run has left in the cache.
+
+        Yields:
+            Progress after each epoch.
+        """
+        if self.runs is not None:
+            yield from self.runs.make()
+
+    def estimate(self) -> Estimate:
+        """Measure a few steps and return time, memory and disk of the whole run; the run itself stays where it is.
+
+        Raises:
+            ValueError: If steps of the method cannot be taken twice.
+        """
+        once = isinstance(self.method, IterativeMethod) and not self.method.repeatable
+        require(
+            not once, "budget", f"be left out for {self.method.name}, whose steps are taken once", "a trial"
+        )
+        return estimate(self.distillation)
+
+    def fit(self, budget: float) -> BudgetFit:
+        """Shorten the method to as many steps as fit into a time.
+
+        Time that the run has taken so far counts, trained networks included, and so does the trial that measures a
+        step.
+
+        Args:
+            budget: Seconds of the whole run, > 0.
+        """
+        began = time.perf_counter()
+        before = self.seconds
+        whole = self.estimate()
+        built = self.seconds - before
+        trained = 0.0 if self.runs is None else self.runs.seconds
+        # The plan of a shorter run is built once more.
+        spent = before + trained + time.perf_counter() - began + built
+        fits = int((budget - spent) / (whole.seconds / whole.steps))
+        assert isinstance(self.method, IterativeMethod)  # the estimate has asked for steps
+        self.method, steps = shortened(self.method, whole.steps, fits)
+        if steps < whole.steps:
+            self._distillation = None
+        left = dataclasses.replace(whole, steps=steps, seconds=whole.seconds * steps / whole.steps)
+        return BudgetFit(left, planned=whole.steps, fits=fits, spent=spent)
+
+    def complete(self, stop: Callable[[], bool] | None = None) -> Distilled:
+        """Train the missing networks, take the steps that are left, and return the set.
+
+        Args:
+            stop: See `distill`.
+        """
+        for _ in self.prepare():
+            pass
+        while (stop is None or not stop()) and next(self, None) is not None:
+            pass
+        return self.distilled()
+
+    def distilled(self) -> Distilled:
+        """Return the set so far as an artefact, finished as the method says."""
+        loop = None if isinstance(self.method, DirectMethod) else self.distillation
+        with self._clock():
+            if isinstance(self.method, DirectMethod):
+                syn = self.method.make(self.real, make_student=self.make_student, rng=self._rng)
+            else:
+                assert loop is not None  # built just above
+                syn = loop.result
+            stored, fields = self.method.stored(syn, self.real)
+        record = {**({} if loop is None else loop.record()), **self._record}
+        if self.runs is not None:
+            record["runs"] = {"count": len(self.runs), "seconds": round(self.runs.seconds, 3)}
+        made = assemble(
+            self.method,
+            stored,
+            self.method.described(self.real),
+            evaluation=self.method.evaluation(self.real),
+            rng=self._rng,
+            # Networks that an earlier run has left in the cache count as if they had been trained now.
+            seconds=self.seconds + (0.0 if self.runs is None else self.runs.seconds),
+            make_student=self.make_student,
+            run=record,
+            certificate=self.method.certificate(self.real),
+        )
+        return dataclasses.replace(made, **fields) if fields else made
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next step depends on, beside method, data and seed."""
+        return {"distillation": self.distillation.state_dict(), "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where `state_dict` was taken."""
+        self.distillation.load_state_dict(state["distillation"])
+        self.seconds = state["seconds"]
+
+    def _built(self) -> Distillation[Any]:
+        method, key = self.method, self._rng
+        if not isinstance(method, IterativeMethod):
+            raise ValueError(f"method must have steps, got {method.name}")
+        plan = method.plan(self.real, make_student=self.make_student, rng=derive(key, "plan"))
+        if self._transform is not None:
+            plan = self._transform(plan)
+        if self._start is not None:
+            # Before the loop, which copies the set for its moving average and for its undo.
+            self._record["start"] = warm_start_(
+                plan.syn, self._start, method.described(self.real), derive(key, "start")
+            )
+        if self._validation is not None:
+            validate = self._validation.under(method.evaluation(self.real), rng=derive(key, "validation"))
+            plan = dataclasses.replace(plan, validate=validate, validate_every=self._validation.every)
+        method.admit(plan)
+        source = method.source(self.real)
+        return Distillation(plan, source, rng=derive(key, "steps"), retries=method.retries)
+
+    @contextmanager
+    def _clock(self) -> Iterator[None]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - wall
+            self.cpu_seconds += time.process_time() - cpu
+
+
+def distill(
+    method: Method[R],
+    real: R,
+    *,
+    make_student: MakeStudent | None = None,
+    seed: int | torch.Generator = 0,
+    start: WarmStart | None = None,
+    validation: Validator | None = None,
+    budget: float | None = None,
+    stop: Callable[[], bool] | None = None,
+    transform: Callable[[Plan[Any]], Plan[Any]] | None = None,
+) -> Distilled:
+    """Distil real data and return the artefact.
+
+    Args:
+        method: Recipe such as ``ddsdk.DM(ipc=10)``, baseline, or another method.
+        real: Real data; its device is the device of everything.
+        make_student: Factory of the student networks, see `ddsdk.network_factory`; None takes the network of the
+            method's own protocol.
+        seed: Root of every random number: an integer, or a generator, which is not advanced.
+        start: Earlier set whose images the run starts from, such as an artefact, see `ddsdk.running.WarmStart`; None
+            for the method's own start.
+        validation: Held-out images that choose the best set of the run, see `ddsdk.Validation`; None takes the set of
+            the last step.
+        budget: Seconds of the whole run, of which the steps take what a trial leaves; None for all steps of the method.
+        stop: Function that is called before each step and ends the run early where it returns true; None for all steps.
+        transform: Function that changes the plan before the loop is built; None for the plan as it is.
+
+    Raises:
+        ValueError: If a parameter does not fit the data, or an option does not fit a method without steps.
+        DivergedError: If the loss stays non-finite; the last finite set is the error's `syn`.
+
+    Example:
+        >>> import ddsdk
+        >>> train, _ = ddsdk.load_pair("digits")
+        >>> distilled = ddsdk.distill(ddsdk.DM(ipc=1, steps=2), train, seed=0)
+        >>> len(distilled)
+        10
+    """
+    run = Run(
+        method,
+        real,
+        make_student=make_student,
+        seed=seed,
+        start=start,
+        validation=validation,
+        transform=transform,
+    )
+    for option, value in (("budget", budget), ("stop", stop)):
+        require(
+            value is None or run.iterative,
+            option,
+            f"be left out for {method.name}, which has no steps",
+            value,
+        )
+    if budget is not None:
+        for _ in run.prepare():
+            pass
+        run.fit(budget)
+    return run.complete(stop)
