@@ -28,7 +28,7 @@ trigger = Trigger.corner(train.image_shape, size=2)
 poisoned = poison(train, trigger, target=TARGET, fraction=0.2, rng=dd.generator("poison"))
 
 for name, real in (("honest", train), ("poisoned", poisoned.data)):
-    distilled = recipe(real, make_student=make_student, rng=dd.generator("run"))
+    distilled = dd.distill(recipe, real, make_student=make_student, seed=dd.generator("run"))
     networks = trained_on(distilled, networks=2, rng=dd.generator("networks"), evaluation=protocol)
     success = attack_success(networks, test, trigger, TARGET)
     print(

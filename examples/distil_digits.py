@@ -6,7 +6,7 @@ train, test = ddsdk.load_pair("digits")
 student = ddsdk.network_factory("convnet", train.image_shape, train.num_classes, width=32)
 recipe = ddsdk.DM(ipc=1, steps=100, augmentation="color_crop_scale_rotate")
 
-distilled = recipe(train, make_student=student, rng=ddsdk.generator(0))
+distilled = ddsdk.distill(recipe, train, make_student=student, seed=ddsdk.generator(0))
 distilled.save("out/digits")
 
 again = ddsdk.Distilled.load("out/digits")

@@ -27,7 +27,7 @@ recipes = {
 }
 tuning = dd.Evaluation(epochs=40, lr=0.005)
 for name, recipe in recipes.items():
-    distilled = recipe(train, make_student=make_student, rng=dd.generator("run"))
+    distilled = dd.distill(recipe, train, make_student=make_student, seed=dd.generator("run"))
     probe = probe_accuracy(backbone, distilled, test)
     tuned = fine_tuned(backbone, distilled, tuning, rng=dd.generator("tuning"))
     after = accuracy(tuned, test.batch(torch.arange(len(test))).x, test.labels)

@@ -47,7 +47,7 @@ def main() -> None:
     # Students of many architectures, none of them favoured.
     many = AnyOf(tuple(one.make for one in space.sample(12, dd.generator("students"))))
     recipe = dd.DM(ipc=5, steps=20, real_batch=32, augmentation="")
-    distilled = recipe(train, make_student=many, rng=dd.generator("set"))
+    distilled = dd.distill(recipe, train, make_student=many, seed=dd.generator("set"))
 
     # Candidates train on the set as they will in the end, only shorter, and are scored on real images.
     training = dd.Evaluation(epochs=2, batch_size=50, lr=0.05, schedule="cosine", decay=0.0, warm_up=0.1)

@@ -11,6 +11,6 @@ images = (60 * labels[:, None, None, None] + rng.integers(0, 60, (125, 12, 20, 3
 
 data = ddsdk.load((images, labels))
 student = ddsdk.network_factory("convnet", data.image_shape, data.num_classes, width=16)
-distilled = ddsdk.DM(ipc=2, steps=10)(data, make_student=student, rng=ddsdk.generator(0))
+distilled = ddsdk.distill(ddsdk.DM(ipc=2, steps=10), data, make_student=student, seed=ddsdk.generator(0))
 print(distilled.images.shape, distilled.class_names)
 ddsdk.to_npz(distilled, "own.npz")

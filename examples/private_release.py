@@ -40,7 +40,7 @@ def sealed(records, ledger):
 Path("out").mkdir(exist_ok=True)
 Path("out/ledger.json").unlink(missing_ok=True)
 private = sealed(train, Ledger(CLAIM, "out/ledger.json"))
-distilled = recipe(private, make_student=make_student, rng=dd.generator("run"))
+distilled = dd.distill(recipe, private, make_student=make_student, seed=dd.generator("run"))
 distilled.save("out/private-digits")
 judge = dd.Evaluation(network_options={"width": 16, "depth": 2}, networks=2, epochs=150, lr=0.03)
 score = dd.evaluate((distilled.images, distilled.labels), test, judge, rng=dd.generator("judge"))
@@ -49,8 +49,11 @@ for what, text in distilled.certificate.facts:
     print(f"  {what}: {text}")
 
 try:
-    recipe(
-        sealed(train, Ledger(CLAIM, "out/ledger.json")), make_student=make_student, rng=dd.generator("again")
+    dd.distill(
+        recipe,
+        sealed(train, Ledger(CLAIM, "out/ledger.json")),
+        make_student=make_student,
+        seed=dd.generator("again"),
     )
 except BudgetSpentError as error:
     print("a second run:", error)
@@ -73,7 +76,7 @@ def cheat(records, rng):
 
 def honest(records, rng):
     """Distil as above."""
-    return recipe(sealed(records, Ledger(CLAIM)), make_student=make_student, rng=rng)
+    return dd.distill(recipe, sealed(records, Ledger(CLAIM)), make_student=make_student, seed=rng)
 
 
 keep = torch.cat([train.index_of_class(c)[:20] for c in range(10)])

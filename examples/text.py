@@ -7,13 +7,13 @@ from ddsdk.data import python_docs_vocabulary
 train, test = ddsdk.load_pair("python-docs")
 student = ddsdk.network_factory("textcnn", train.image_shape, train.num_classes, width=32)
 
-chosen = ddsdk.BASELINES["random"](ipc=1)(train, make_student=student, rng=ddsdk.generator(0))
+chosen = ddsdk.distill(ddsdk.BASELINES["random"](ipc=1), train, make_student=student, seed=ddsdk.generator(0))
 protocol = ddsdk.Evaluation(network="textcnn", network_options={"width": 32}, epochs=60, lr=0.05)
 score = ddsdk.evaluate((chosen.images, chosen.labels), test, protocol, rng=ddsdk.generator(0))
 print(f"one real sentence of each class: {100 * score.mean:.1f} %")
 
 recipe = ddsdk.SLDD(ipc=1, steps=100, passes=10, image_lr=0.05, student_lr=0.05, real_batch=128, start="real")
-distilled = recipe(train, make_student=student, rng=ddsdk.generator(0))
+distilled = ddsdk.distill(recipe, train, make_student=student, seed=ddsdk.generator(0))
 # The protocol that the set brings, with its learned rate for each step, under a network for text.
 own = recipe.evaluation(train).changed(network="textcnn", options={"width": 32})
 own, pace = own.with_learned(distilled.learned_lr)

@@ -48,6 +48,7 @@ def tiny() -> dd.RealData:
         class_names=("ant", "bee", "cat"),
         preprocess=dd.Preprocess.normalise([0.5] * 3, [0.25] * 3),
         name="tiny",
+        mirror_safe=True,
     )
 
 

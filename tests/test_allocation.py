@@ -8,6 +8,7 @@ from tiny_recipes import RECIPE_SETTINGS
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ddsdk as dd
+from ddsdk.running.run import Run
 
 CHOSEN = ("dm", "dc", "idc", "rfad", "rat-bptt", "sldd", "kfs")
 
@@ -28,7 +29,7 @@ class FailingAt(TorchDispatchMode):
 
 def start(name, real, make_student):
     recipe = dd.RECIPES[name](ipc=1, **RECIPE_SETTINGS[name])
-    return recipe.distillation(real, make_student=make_student, rng=dd.generator(0))
+    return Run(recipe, real, make_student=make_student, seed=0).distillation
 
 
 def images(run):

@@ -10,16 +10,16 @@ import sys
 
 import msgspec
 import pytest
+from ddsdk.planning.length import shortened
 
 import ddsdk as dd
 from ddsdk.cli import main
 from ddsdk.cli.chosen import chosen_method, duration
+from ddsdk.experiments.boards import boards_of
 from ddsdk.experiments.curve import CurvePoint, RecipeCurve
 from ddsdk.foundation.errors import ArtifactError
 from ddsdk.foundation.files import readable_json
 from ddsdk.planning.choice import choose, reached, standings
-from ddsdk.planning.length import shortened
-from ddsdk.experiments.boards import boards_of
 from ddsdk.planning.measured import MEASURED, Board, Entry, Figure, read_boards
 from ddsdk.planning.methods import METHODS
 from ddsdk.running import estimate

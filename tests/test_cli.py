@@ -78,7 +78,7 @@ def scored_digits(folder, **changes):
     from ddsdk.synthetic import centred_labels
 
     train, _ = dd.load_pair("digits")
-    chosen = dd.BASELINES["random"](ipc=2)(train, make_student=None, rng=dd.generator(0))
+    chosen = dd.distill(dd.BASELINES["random"](ipc=2), train, make_student=None, seed=0)
     rows = centred_labels(chosen.owner, 10)
     own = dataclasses.replace(chosen, labels=rows, label_space="scores", provenance={"recipe": "own"})
     dataclasses.replace(own, **changes).save(folder)

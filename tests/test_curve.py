@@ -20,7 +20,7 @@ from ddsdk.experiments.curve_view import curve_picture, curve_table, spread_out
 from ddsdk.foundation.errors import ArtifactError, DivergedError
 from ddsdk.planning.methods import METHODS, chosen_methods
 from ddsdk.planning.presets import FAMILIES, SMALL, family, small
-from ddsdk.recipes.base import trained_runs
+from ddsdk.running.run import Run
 from ddsdk.training.protocol import Evaluation, Score
 
 JUDGE = {"judge_networks": 1, "judge_epochs": 2, "judge_width": 4}
@@ -88,7 +88,7 @@ def test_the_sets_are_those_of_a_run_without_pauses(tmp_path, task, ticking):
     curve = measured(tmp_path, "dm", dd.DM(ipc=1, steps=50, real_batch=4), task)
     rest, _ = task.split()
     make = dd.network_factory("convnet", rest.image_shape, 3, width=4, depth=1)
-    whole = dd.DM(ipc=1, steps=7, real_batch=4)(rest, make_student=make, rng=dd.generator(0))
+    whole = dd.distill(dd.DM(ipc=1, steps=7, real_batch=4), rest, make_student=make, seed=0)
     (home,) = tmp_path.iterdir()
     assert [dd.Distilled.load(home / f"{m:g}").content_id for m in task.seconds] == [
         p.set for p in curve.points
@@ -124,7 +124,7 @@ def test_networks_count_whenever_they_were_trained(tmp_path, task, monkeypatch):
     assert len(list((tmp_path / "cache").glob("run-*"))) == 2
     make = dd.network_factory("convnet", task.train.image_shape, 3, **task.network_options)
     rest, _ = task.split()
-    spent = trained_runs(method, rest, make_student=make, rng=dd.generator(0)).cpu_seconds
+    spent = Run(method, rest, make_student=make, seed=0).runs.cpu_seconds
     assert spent > 0
     assert first.prepared > spent - 0.01
     assert again.prepared > spent - 0.01

@@ -16,6 +16,7 @@ from ddsdk.networks.norms import has_batch_norm, uses_batch_statistics
 from ddsdk.objectives import StatisticsMatch, StatisticsTeacher
 from ddsdk.recipes.parts import pixel_set
 from ddsdk.running.checkpoint import pack, unpack
+from ddsdk.running.run import Run
 from ddsdk.students import FixedTeachers, TrainedRuns, Training, batch_norm_student
 from ddsdk.synthetic import Pixels, hard_labels, relabelled
 from ddsdk.synthetic.set import Leaves
@@ -143,7 +144,7 @@ def test_the_rate_of_a_step_is_the_optimizers_times_its_factor(tiny, plan):
 def test_a_run_with_factors_goes_on_bit_for_bit(tiny, make_student):
     def start():
         recipe = dd.SRe2L(ipc=2, steps=5, image_lr=0.1, **TEACHER)
-        return recipe.distillation(tiny, make_student=make_student, rng=dd.generator("run"))
+        return Run(recipe, tiny, make_student=make_student, seed=dd.generator("run")).distillation
 
     straight = start()
     losses = [step.loss for step in straight]
@@ -174,10 +175,10 @@ def test_a_result_is_finished_and_the_set_of_the_run_is_not(tiny, make_student, 
 def test_sre2l_lowers_its_loss_and_stores_its_teachers_rows(real, make):
     student = make(real)
     recipe = dd.SRe2L(ipc=2, steps=30, image_lr=0.1, weight=0.1, **TEACHER)
-    run = recipe.distillation(real, make_student=student, rng=dd.generator("run"))
+    run = Run(recipe, real, make_student=student, seed=dd.generator("run")).distillation
     losses = [step.loss for step in run]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
-    found = recipe(real, make_student=student, rng=dd.generator("run"))
+    found = dd.distill(recipe, real, make_student=student, seed=dd.generator("run"))
     runs = recipe.runs(real, make_student=student, rng=derive(dd.generator("run"), "plan"))
     assert runs.missing == []
     torch.testing.assert_close(found.labels, runs.network(0)(found.images).softmax(1).detach())
@@ -196,7 +197,7 @@ def test_statistics_come_closer_when_they_are_asked_for(digits):
     gaps = {}
     for weight in (0.0, 0.1):
         recipe = dd.SRe2L(ipc=1, steps=40, weight=weight, augmentation="", **TEACHER)
-        found = recipe(train, make_student=make, rng=dd.generator("run"))
+        found = dd.distill(recipe, train, make_student=make, seed=dd.generator("run"))
         runs = recipe.runs(train, make_student=make, rng=derive(dd.generator("run"), "plan"))
         gaps[weight] = float(StatisticsTeacher(runs.network(0))(found.images)[1].sum())
     assert gaps[0.1] < 0.6 * gaps[0.0]
@@ -205,12 +206,12 @@ def test_statistics_come_closer_when_they_are_asked_for(digits):
 @pytest.mark.parametrize("recipe", [dd.SRe2L(ipc=1, steps=1, **TEACHER), dd.RDED(ipc=1, images=4, **TEACHER)])
 def test_hard_labels_stay_possible_and_keep_the_protocols_name(recipe, tiny, make_student):
     hard = dataclasses.replace(recipe, temperature=None)
-    found = hard(tiny, make_student=make_student, rng=dd.generator(0))
+    found = dd.distill(hard, tiny, make_student=make_student, seed=0)
     assert torch.equal(found.labels, torch.eye(3))
     assert found.evaluation["protocol"] == "published"
-    soft = recipe(tiny, make_student=make_student, rng=dd.generator(0))
-    softer = dataclasses.replace(recipe, temperature=8.0)(
-        tiny, make_student=make_student, rng=dd.generator(0)
+    soft = dd.distill(recipe, tiny, make_student=make_student, seed=0)
+    softer = dd.distill(
+        dataclasses.replace(recipe, temperature=8.0), tiny, make_student=make_student, seed=0
     )
     assert torch.equal(soft.images, found.images)
     assert torch.equal(soft.images, softer.images)
@@ -222,7 +223,7 @@ def test_hard_labels_stay_possible_and_keep_the_protocols_name(recipe, tiny, mak
 def test_rded_stores_tiled_crops_with_its_teachers_rows(real, factor):
     make = batch_norm(real, norm="instance")
     recipe = dd.RDED(ipc=2, images=3, crops=4, factor=factor, **TEACHER)
-    found = recipe(real, make_student=make, rng=dd.generator("run"))
+    found = dd.distill(recipe, real, make_student=make, seed=dd.generator("run"))
     assert found.images.shape == (2 * real.num_classes, *real.image_shape)
     teacher = recipe.runs(real, make_student=make, rng=derive(dd.generator("run"), "plan")).network(0)
     torch.testing.assert_close(found.labels, teacher(found.images).softmax(1).detach())
@@ -238,7 +239,7 @@ def test_rded_stores_tiled_crops_with_its_teachers_rows(real, factor):
 def test_rded_takes_the_crops_that_its_teacher_finds_easy(digits, make_digit_student):
     train, _ = digits
     recipe = dd.RDED(ipc=2, images=30, teacher_epochs=10, teacher_lr=0.05)
-    found = recipe(train, make_student=make_digit_student, rng=dd.generator("run"))
+    found = dd.distill(recipe, train, make_student=make_digit_student, seed=dd.generator("run"))
     key = derive(dd.generator("run"), "plan")
     teacher = recipe.runs(train, make_student=make_digit_student, rng=key).network(0)
 
@@ -255,18 +256,18 @@ def test_the_factor_follows_the_size_of_the_images():
     for real, tiles in ((small, 1), (large, 2)):
         make = dd.network_factory("mlp", real.image_shape, 2)
         settings = {"ipc": 1, "images": 2, "crops": 2, "teacher_epochs": 1, "temperature": None}
-        derived = dd.RDED(**settings)(real, make_student=make, rng=dd.generator(0))
-        given = dd.RDED(**settings, factor=tiles)(real, make_student=make, rng=dd.generator(0))
+        derived = dd.distill(dd.RDED(**settings), real, make_student=make, seed=0)
+        given = dd.distill(dd.RDED(**settings, factor=tiles), real, make_student=make, seed=0)
         assert torch.equal(derived.images, given.images)
 
 
 def test_few_images_give_several_crops_of_each_and_too_few_are_refused(tiny, make_student):
     many = dd.RDED(ipc=5, crops=4, factor=2, **TEACHER)
-    found = many(tiny, make_student=make_student, rng=dd.generator(0))
+    found = dd.distill(many, tiny, make_student=make_student, seed=0)
     assert len(found.images) == 15
     few = dataclasses.replace(many, crops=3)
     with pytest.raises(ValueError, match=r"keep must lie in 1..18, the crops of 6 images, got 20"):
-        few(tiny, make_student=make_student, rng=dd.generator(0))
+        dd.distill(few, tiny, make_student=make_student, seed=0)
 
 
 @pytest.mark.parametrize(

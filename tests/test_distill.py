@@ -19,6 +19,7 @@ from ddsdk.recipes import RECIPES, IterativeRecipe
 from ddsdk.recipes.parts import sgd_on_images
 from ddsdk.running import Schedule
 from ddsdk.running.checkpoint import pack, unpack
+from ddsdk.running.run import Run
 from ddsdk.students import AlternatingStudents, FreshStudents, OnReal
 
 STEPS = 6
@@ -97,7 +98,9 @@ def test_the_global_seed_is_neither_read_nor_changed(start):
 
 def test_another_seed_gives_another_set(tiny, make_student):
     recipe = dd.DM(ipc=1, steps=1, real_batch=4, start="noise")
-    one, two = (recipe.distillation(tiny, make_student=make_student, rng=dd.generator(s)) for s in (0, 1))
+    one, two = (
+        Run(recipe, tiny, make_student=make_student, seed=dd.generator(s)).distillation for s in (0, 1)
+    )
     next(one), next(two)
     assert not torch.equal(pixels(one), pixels(two))
 
@@ -290,7 +293,7 @@ def test_terms_may_share_a_draw(tiny, dm_plan):
 
 def test_a_student_that_learns_gets_no_gradient_from_the_outer_step(tiny, make_student):
     recipe = dd.DC(ipc=1, **RECIPE_SETTINGS["dc"])
-    run = recipe.distillation(tiny, make_student=make_student, rng=dd.generator("run"))
+    run = Run(recipe, tiny, make_student=make_student, seed=dd.generator("run")).distillation
     next(run)
     assert all(p.grad is None for p in run.plan.students._student.parameters())
 
@@ -298,7 +301,7 @@ def test_a_student_that_learns_gets_no_gradient_from_the_outer_step(tiny, make_s
 def test_distribution_matching_learns_on_digits(digits, make_digit_student):
     train, _ = digits
     recipe = dd.DM(ipc=1, steps=60, real_batch=128, augmentation="", start="noise", image_lr=1.0)
-    run = recipe.distillation(train, make_student=make_digit_student, rng=dd.generator("digits"))
+    run = Run(recipe, train, make_student=make_digit_student, seed=dd.generator("digits")).distillation
     losses = [step.loss for step in run]
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
     means = torch.stack([train.of_class(c, 999, dd.generator(0)).x.mean(0) for c in range(10)])

@@ -23,6 +23,7 @@ from ddsdk.objectives import (
     layer_means,
 )
 from ddsdk.recipes import RECIPES
+from ddsdk.running.run import Run
 from ddsdk.students import FreshStudents, Rated, accuracy_on
 
 FAMILY = ("cafe", "idm", "datadam", "m3d", "ncfm")
@@ -131,7 +132,7 @@ def test_any_sizes_will_do(name):
     )
     make = dd.network_factory("convnet", real.image_shape, 2, width=3, depth=2)
     recipe = RECIPES[name](ipc=2, **RECIPE_SETTINGS[name])
-    found = recipe(real, make_student=make, rng=dd.generator(0))
+    found = dd.distill(recipe, real, make_student=make, seed=0)
     assert bool(torch.isfinite(found.images).all())
     assert len(found.images) in (4, 16)
 
@@ -142,7 +143,7 @@ def test_other_networks_will_do(tiny, name, network):
     options = {"norm": "batch"} if network == "resnet10" else {"width": 8}
     make = dd.network_factory(network, tiny.image_shape, 3, **options)
     fields = RECIPE_SETTINGS[name] | {"steps": 1}
-    run = RECIPES[name](ipc=1, **fields).distillation(tiny, make_student=make, rng=dd.generator(0))
+    run = Run(RECIPES[name](ipc=1, **fields), tiny, make_student=make, seed=0).distillation
     before = copy.deepcopy(run.plan.syn.state_dict())
     losses = [s.loss for s in run]
     assert all(math.isfinite(loss) for loss in losses)

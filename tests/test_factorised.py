@@ -338,7 +338,7 @@ def test_a_generator_may_learn_with_its_latents(tiny, make_student):
 def test_a_wild_rate_ends_with_a_finite_set(tiny, make_student):
     recipe = dd.KFS(ipc=1, steps=2, decoders=1, fit_steps=0, image_lr=1e30)
     with pytest.raises(DivergedError) as error:
-        recipe(tiny, make_student=make_student, rng=dd.generator(0))
+        dd.distill(recipe, tiny, make_student=make_student, seed=0)
     assert error.value.syn.is_finite()
 
 

@@ -22,6 +22,7 @@ from ddsdk.objectives import (
     FrequencySampler,
 )
 from ddsdk.recipes.parts import pixel_set
+from ddsdk.running.run import Run
 from ddsdk.students import FreshStudents, Rivalled, WithRival
 from ddsdk.training import embeddings
 
@@ -134,7 +135,7 @@ def test_ncfm_with_and_without_a_sampler(tiny, make_student):
     found = {}
     for hidden in (0, 4):
         recipe = dd.NCFM(ipc=1, **RECIPE_SETTINGS["ncfm"], sampler=hidden, sampler_lr=0.5)
-        run = recipe.distillation(tiny, make_student=make_student, rng=dd.generator(0))
+        run = Run(recipe, tiny, make_student=make_student, seed=0).distillation
         found[hidden] = [s.loss for s in run]
         state = run.state_dict()["students"]
         assert bool(state["rival"]) == bool(hidden)

@@ -13,6 +13,7 @@ from ddsdk.objectives import ClassMatch, CollectiveMatch, FilterGap, Representat
 from ddsdk.recipes.base import NeedsRuns
 from ddsdk.recipes.parts import pixel_set, unit_rate
 from ddsdk.recipes.sweeping import without
+from ddsdk.running.run import Run
 from ddsdk.students import (
     AlternatingStudents,
     Interpolated,
@@ -154,7 +155,7 @@ def test_idc_steps_class_by_class_and_has_a_lesson_after_each_sweep(tiny, make_s
 
 def test_a_step_moves_the_images_of_its_class_alone(tiny, make_student):
     recipe = dd.IDC(ipc=2, steps=2, image_lr=0.5, real_batch=4)
-    run = recipe.distillation(tiny, make_student=make_student, rng=dd.generator(0))
+    run = Run(recipe, tiny, make_student=make_student, seed=0).distillation
     run.plan.syn.project_()
     before = run.plan.syn.parametrization.canvases.detach().clone()
     next(run)

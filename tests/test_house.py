@@ -54,7 +54,7 @@ ROOMS = (
     *("recipes", "baselines", "judging", "planning", "experiments", "cli"),
 )
 # Rooms that know each other by protocol only.
-STRANGERS = ({"students", "objectives"}, {"recipes", "baselines"})
+STRANGERS = ({"students", "objectives"},)
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "tools"}
 
 

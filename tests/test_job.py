@@ -15,6 +15,7 @@ from ddsdk.artefact import assemble
 from ddsdk.foundation.errors import DivergedError, FolderBusyError, ResumeError, StorageError
 from ddsdk.running.checkpoint import read_checkpoint
 from ddsdk.running.job import CHECKPOINT
+from ddsdk.running.run import Run
 
 CONFIG = {"recipe": "dm", "steps": 5}
 RECIPE = dd.DM(ipc=1, steps=5, real_batch=4)
@@ -32,7 +33,7 @@ except FolderBusyError as error:
 
 @pytest.fixture
 def start(tiny, make_student):
-    return lambda: RECIPE.distillation(tiny, make_student=make_student, rng=dd.generator("run"))
+    return lambda: Run(RECIPE, tiny, make_student=make_student, seed=dd.generator("run")).distillation
 
 
 @pytest.fixture
@@ -210,10 +211,10 @@ def test_what_killed_writers_left_is_swept(tmp_path):
 
 def test_a_diverged_run_keeps_its_last_finite_set(tmp_path, tiny, make_student):
     recipe = dd.DM(ipc=1, steps=9, real_batch=4, image_lr=1e30)
-    run = recipe.distillation(tiny, make_student=make_student, rng=dd.generator("run"))
+    run = Run(recipe, tiny, make_student=make_student, seed=dd.generator("run")).distillation
     with dd.Job(tmp_path, CONFIG) as job, pytest.raises(DivergedError):
         list(job.steps(run))
-    again = recipe.distillation(tiny, make_student=make_student, rng=dd.generator("run"))
+    again = Run(recipe, tiny, make_student=make_student, seed=dd.generator("run")).distillation
     again.load_state_dict(read_checkpoint(tmp_path / CHECKPOINT, CONFIG)["distillation"])
     assert again.plan.syn.is_finite()
     assert torch.equal(again.plan.syn.parametrization.images, run.plan.syn.parametrization.images)
@@ -222,7 +223,7 @@ def test_a_diverged_run_keeps_its_last_finite_set(tmp_path, tiny, make_student):
 def test_the_set_of_a_diverged_run_says_so(tmp_path, tiny, make_student):
     recipe = dd.DM(ipc=1, steps=9, real_batch=4, image_lr=1e30)
     rng = dd.generator("run")
-    run = recipe.distillation(tiny, make_student=make_student, rng=rng)
+    run = Run(recipe, tiny, make_student=make_student, seed=rng).distillation
     with dd.Job(tmp_path, CONFIG) as job:
         with pytest.raises(DivergedError) as error:
             list(job.steps(run))

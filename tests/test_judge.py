@@ -30,7 +30,9 @@ QUICK = dd.Evaluation(
 @pytest.fixture
 def chosen(digits, make_digit_student):
     train, _ = digits
-    return BASELINES["random"](ipc=10)(train, make_student=make_digit_student, rng=dd.generator("set"))
+    return dd.distill(
+        BASELINES["random"](ipc=10), train, make_student=make_digit_student, seed=dd.generator("set")
+    )
 
 
 @pytest.fixture

@@ -8,13 +8,16 @@ import pytest
 import torch
 
 import ddsdk as dd
+from ddsdk.running.run import Run
 
 SMALL = {"steps": 60, "label_lr": 0.1, "inner_lr": 0.2, "real_batch": 64, "check_batch": 32}
 
 
 @pytest.fixture(scope="module")
 def grown(digits, make_digit_student):
-    return dd.LD(ipc=1, **SMALL)(digits[0], make_student=make_digit_student, rng=dd.generator("ld"))
+    return dd.distill(
+        dd.LD(ipc=1, **SMALL), digits[0], make_student=make_digit_student, seed=dd.generator("ld")
+    )
 
 
 def test_labels_are_learned_from_nothing(grown, digits):
@@ -32,7 +35,7 @@ def test_labels_are_learned_from_nothing(grown, digits):
 @pytest.mark.parametrize("ridge", [None, 1.0])
 def test_only_labels_move(tiny, make_student, ridge):
     recipe = dd.LD(ipc=2, steps=3, real_batch=4, check_batch=4, ridge=ridge, start="real")
-    run = recipe.distillation(tiny, make_student=make_student, rng=dd.generator(0))
+    run = Run(recipe, tiny, make_student=make_student, seed=0).distillation
     images = run.plan.syn.parametrization.images.clone()
     rows = run.plan.syn.labels.values.detach().clone()
     assert torch.equal(rows, torch.full((6, 3), 1 / 3))
@@ -119,7 +122,7 @@ def test_the_paper_has_64_steps_of_about_128_images(digits):
 def test_a_curriculum_gets_better(digits, make_digit_student):
     settings = {"student_lr": 0.1, "student_momentum": 0.8, "generator_dim": 16, "generator_width": 16}
     recipe = dd.GTN(ipc=5, steps=25, real_batch=48, **settings)
-    run = recipe.distillation(digits[0], make_student=make_digit_student, rng=dd.generator("gtn"))
+    run = Run(recipe, digits[0], make_student=make_digit_student, seed=dd.generator("gtn")).distillation
     rates = run.plan.syn.rate().detach().clone()
     losses = [step.loss for step in run]
     assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.04
@@ -130,7 +133,7 @@ def test_a_curriculum_gets_better(digits, make_digit_student):
 
 def test_the_learned_pace_travels(tiny, make_student, tmp_path):
     recipe = dd.GTN(ipc=2, steps=2, real_batch=4, generator_dim=2, generator_width=1)
-    found = recipe(tiny, make_student=make_student, rng=dd.generator(0))
+    found = dd.distill(recipe, tiny, make_student=make_student, seed=0)
     found.save(tmp_path / "set")
     found = dd.Distilled.load(tmp_path / "set")
     assert len(found.learned_lr) == len(found.learned_momentum) == 2

@@ -17,6 +17,7 @@ from ddsdk.objectives import ClassMatch, mean_embedding, squared
 from ddsdk.recipes.parts import sgd_on_images
 from ddsdk.running import Schedule
 from ddsdk.running.checkpoint import pack, unpack
+from ddsdk.running.run import Run
 from ddsdk.synthetic import LearnedLabels
 from ddsdk.synthetic.rate import LearnedRate
 
@@ -142,8 +143,8 @@ def test_a_recipe_hands_over_its_average(tiny, make_student):
             return dataclasses.replace(plan, average=0.5)
 
     recipe = Averaged(ipc=1, steps=2, real_batch=4)
-    found = recipe(tiny, make_student=make_student, rng=dd.generator("run"))
-    run = recipe.distillation(tiny, make_student=make_student, rng=dd.generator("run"))
+    found = dd.distill(recipe, tiny, make_student=make_student, seed=dd.generator("run"))
+    run = Run(recipe, tiny, make_student=make_student, seed=dd.generator("run")).distillation
     list(run)
     assert torch.equal(found.images, run.result.parametrization.images)
     assert not torch.equal(found.images, run.plan.syn.parametrization.images)

@@ -13,6 +13,7 @@ import ddsdk as dd
 from ddsdk.objectives import ByFeatures, FitAndTest
 from ddsdk.recipes.regression import regression_protocol
 from ddsdk.running.checkpoint import pack, unpack
+from ddsdk.running.run import Run
 from ddsdk.students import FreshStudents, HeStudents, Several, TrainedPool, enrol, plain_student
 from ddsdk.training import FullyConnectedNTK, LinearKernel, Ridge, kernel_machine
 from ddsdk.training.fit import batch_gradient
@@ -166,7 +167,7 @@ def test_he_weights_keep_the_size_of_a_signal():
 def test_random_features_learn_what_regression_needs(digits, make_digit_student):
     train, test = digits
     recipe = dd.RFAD(ipc=1, steps=60, real_batch=100)
-    run = recipe.distillation(train, make_student=make_digit_student, rng=dd.generator(0))
+    run = Run(recipe, train, make_student=make_digit_student, seed=0).distillation
 
     def score():
         make = HeStudents(plain_student(make_digit_student))
@@ -188,7 +189,7 @@ def test_random_features_learn_what_regression_needs(digits, make_digit_student)
 @pytest.mark.parametrize("learned", [True, False])
 def test_labels_are_centred_scores_that_may_be_learned(tiny, make_student, kind, learned):
     recipe = kind(ipc=2, steps=2, real_batch=4, learn_labels=learned)
-    found = recipe(tiny, make_student=make_student, rng=dd.generator("run"))
+    found = dd.distill(recipe, tiny, make_student=make_student, seed=dd.generator("run"))
     assert found.label_space == "scores"
     rows = torch.eye(3)[found.owner] - 1 / 3
     if kind is dd.FRePo:
@@ -199,9 +200,9 @@ def test_labels_are_centred_scores_that_may_be_learned(tiny, make_student, kind,
 
 def test_solved_labels_are_the_best_there_are(tiny, make_student):
     recipe = dd.KIP(ipc=2, steps=3, real_batch=6, solve_labels=True, ridge=1e-3)
-    found = recipe(tiny, make_student=make_student, rng=dd.generator("run"))
+    found = dd.distill(recipe, tiny, make_student=make_student, seed=dd.generator("run"))
     plain = dataclasses.replace(recipe, solve_labels=False)
-    other = plain(tiny, make_student=make_student, rng=dd.generator("run"))
+    other = dd.distill(plain, tiny, make_student=make_student, seed=dd.generator("run"))
     assert torch.equal(found.images, other.images)
     x, y = tiny.batch(torch.arange(len(tiny)))
     kernel = FullyConnectedNTK()
@@ -219,7 +220,7 @@ def test_solved_labels_are_the_best_there_are(tiny, make_student):
 @pytest.mark.parametrize("ipc", [1, 3])
 def test_the_regression_of_an_analytic_set_is_that_of_all_data(tiny, make_student, ipc):
     recipe = dd.KRR(ipc=ipc, ridge=1e-3)
-    found = recipe(tiny, make_student=make_student, rng=dd.generator("run"))
+    found = dd.distill(recipe, tiny, make_student=make_student, seed=dd.generator("run"))
     x, y = tiny.batch(torch.arange(len(tiny)))
     new = torch.randn(10, *tiny.image_shape, generator=dd.generator("new"))
     exact = predict(LinearKernel(), x, y, new, Ridge(strength=1e-3))
@@ -232,7 +233,7 @@ def test_the_regression_of_an_analytic_set_is_that_of_all_data(tiny, make_studen
 
 def test_an_analytic_set_is_judged_as_a_kernel_machine(digits, make_digit_student):
     train, test = digits
-    found = dd.KRR(ipc=1)(train, make_student=make_digit_student, rng=dd.generator(0))
+    found = dd.distill(dd.KRR(ipc=1), train, make_student=make_digit_student, seed=0)
     how = dd.Evaluation.from_dict(found.evaluation)
     score = dd.evaluate((found.images, found.labels), test, how, rng=dd.generator(1))
     assert score.mean > 0.85

@@ -53,7 +53,7 @@ def test_a_recipe_in_a_program_finds_the_networks_of_the_command_line(tmp_path, 
     train, _ = digits
     make = dd.network_factory("convnet", train.image_shape, 10, width=4, depth=1)
     recipe = dd.MTT(ipc=1, steps=2, student_steps=2, experts=2, expert_epochs=3, expert_images=10)
-    found = recipe(train, make_student=make, rng=dd.generator(0))
+    found = dd.distill(recipe, train, make_student=make, seed=0)
     assert found.content_id == dd.Distilled.load(tmp_path / "a").content_id
     assert len(list(cache.glob("run-*"))) == 2
 

@@ -245,7 +245,7 @@ def distilled(labels="hard", **options):
     real, _ = dd.load_pair("digits")
     method = dd.RFAD(ipc=1, steps=1) if labels == "scores" else Random(ipc=1, **options)
     make = dd.network_factory("convnet", real.image_shape, 10, width=2)
-    return method(real, make_student=make, rng=dd.generator(0))
+    return dd.distill(method, real, make_student=make, seed=0)
 
 
 def test_columns_of_each_table():

@@ -173,7 +173,7 @@ def test_learned_sentences_beat_random_ones_and_are_read_back(docs, tmp_path):
     train, test = docs
     make = dd.network_factory("textcnn", train.image_shape, train.num_classes, width=16)
     recipe = dd.DC(ipc=1, students=30, real_batch=32, start="real")
-    found = recipe(train, make_student=make, rng=dd.generator(0))
+    found = dd.distill(recipe, train, make_student=make, seed=0)
     found.save(tmp_path / "set")
     found = dd.Distilled.load(tmp_path / "set")
     words = python_docs_vocabulary().nearest(found.preprocess.inverse(found.images))
@@ -181,7 +181,7 @@ def test_learned_sentences_beat_random_ones_and_are_read_back(docs, tmp_path):
     protocol = dd.Evaluation(network="textcnn", network_options={"width": 16}, epochs=60, networks=3, lr=0.05)
     means = []
     for seed in range(3):
-        chosen = dd.BASELINES["random"](ipc=1)(train, make_student=make, rng=dd.generator(seed))
+        chosen = dd.distill(dd.BASELINES["random"](ipc=1), train, make_student=make, seed=dd.generator(seed))
         score = dd.evaluate((chosen.images, chosen.labels), test, protocol, rng=dd.generator(0))
         means.append(score.mean)
     learned = dd.evaluate((found.images, found.labels), test, protocol, rng=dd.generator(0)).mean

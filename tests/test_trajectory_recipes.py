@@ -11,8 +11,9 @@ import torch
 from tiny_recipes import RECIPE_SETTINGS
 
 import ddsdk as dd
-from ddsdk.recipes.base import NeedsRuns, trained_runs
+from ddsdk.recipes.base import NeedsRuns
 from ddsdk.recipes.trajectory import MTT_VALUES, between, sgd_by_kind
+from ddsdk.running.run import Run
 from ddsdk.students import ExpertStudents, Growth, TrainedRuns, Training, expert_logits, known_images
 from ddsdk.training import constant_memory, truncated
 
@@ -225,11 +226,11 @@ def test_recipes_say_which_networks_they_need(recipe, tiny, make_student):
     assert isinstance(recipe, NeedsRuns)
     assert not isinstance(dd.DM(), NeedsRuns)
     rng = dd.generator(3)
-    assert trained_runs(dd.DM(), tiny, make_student=make_student, rng=rng) is None
-    early = trained_runs(recipe, tiny, make_student=make_student, rng=rng)
-    plan = recipe.distillation(tiny, make_student=make_student, rng=rng).plan
+    assert Run(dd.DM(), tiny, make_student=make_student, seed=rng).runs is None
+    early = Run(recipe, tiny, make_student=make_student, seed=rng).runs
+    plan = Run(recipe, tiny, make_student=make_student, seed=rng).distillation.plan
     assert early._keys == plan.students._runs._keys
-    other = trained_runs(recipe, tiny, make_student=make_student, rng=dd.generator(4))
+    other = Run(recipe, tiny, make_student=make_student, seed=4).runs
     assert not set(early._keys) & set(other._keys)
 
 
@@ -237,7 +238,7 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(recipe, tiny, make_stu
     recipe = dataclasses.replace(recipe, steps=4)
 
     def fresh():
-        return recipe.distillation(tiny, make_student=make_student, rng=dd.generator("run"))
+        return Run(recipe, tiny, make_student=make_student, seed=dd.generator("run")).distillation
 
     whole, first = fresh(), fresh()
     losses = [step.loss for step in whole]
@@ -265,7 +266,7 @@ def test_the_set_carries_its_rate_and_what_the_networks_took(recipe, tiny, make_
 
 def test_images_labels_and_rate_are_learned(tiny, make_student):
     recipe = dd.DATM(ipc=2, **RECIPE_SETTINGS["datm"])
-    run = recipe.distillation(tiny, make_student=make_student, rng=dd.generator("run"))
+    run = Run(recipe, tiny, make_student=make_student, seed=dd.generator("run")).distillation
     before = {k: v.clone() for k, v in run.plan.syn.state_dict().items()}
     next(run)
     after = run.plan.syn.state_dict()
@@ -275,7 +276,7 @@ def test_images_labels_and_rate_are_learned(tiny, make_student):
 
 def test_a_network_with_batch_norm_can_be_followed(tiny):
     make = dd.network_factory("convnet", tiny.image_shape, 3, width=4, depth=1, norm="batch")
-    found = dd.MTT(ipc=2, **RECIPE_SETTINGS["mtt"])(tiny, make_student=make, rng=dd.generator(0))
+    found = dd.distill(dd.MTT(ipc=2, **RECIPE_SETTINGS["mtt"]), tiny, make_student=make, seed=0)
     assert torch.isfinite(found.images).all()
 
 
@@ -284,7 +285,7 @@ def test_following_brings_a_student_nearer(digits, make_digit_student):
     recipe = dd.MTT(
         ipc=1, steps=12, student_steps=5, experts=1, expert_epochs=6, expert_images=40, max_start=1
     )
-    run = recipe.distillation(train, make_student=make_digit_student, rng=dd.generator(0))
+    run = Run(recipe, train, make_student=make_digit_student, seed=0).distillation
     losses = [step.loss for step in run]
     assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
     assert all(b < 1.1 * a for a, b in pairwise(losses[:4]))
@@ -313,4 +314,6 @@ def test_impossible_settings_are_refused(kind, settings, message):
 
 def test_too_few_real_images_are_refused(tiny, make_student):
     with pytest.raises(ValueError, match=r"5 images of class 2 \('cat'\), got 6"):
-        dd.DATM(ipc=6, **RECIPE_SETTINGS["datm"])(tiny, make_student=make_student, rng=dd.generator(0))
+        dd.distill(
+            dd.DATM(ipc=6, **RECIPE_SETTINGS["datm"]), tiny, make_student=make_student, seed=0
+        )

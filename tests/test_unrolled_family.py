@@ -6,15 +6,16 @@ import dataclasses
 
 import pytest
 import torch
-from ddsdk.training.train import train
 
 import ddsdk as dd
 from ddsdk.foundation import derive
 from ddsdk.recipes.unrolled import flip_or_rotate, unroll_for
+from ddsdk.running.run import Run
 from ddsdk.synthetic import STARTS
 from ddsdk.synthetic.set import Leaves
 from ddsdk.training import InnerAdam, InnerSGD, constant_memory, full_graph
 from ddsdk.training.flat import FlatNetwork, weight_vector
+from ddsdk.training.train import train
 
 ORDERED = {"dd": dd.DD, "sldd": dd.SLDD}
 
@@ -31,9 +32,9 @@ def test_a_judge_takes_the_very_steps_of_a_student(kind, options, tiny, make_stu
         return
     given = {"ipc": 3, "steps": 3, "passes": 2, "real_batch": 4, "image_lr": 0.2, "student_lr": 0.1}
     recipe = kind(**{**given, **options})
-    run = recipe.distillation(tiny, make_student=make_student, rng=dd.generator("run"))
+    run = Run(recipe, tiny, make_student=make_student, seed=dd.generator("run")).distillation
     list(run)
-    found = recipe(tiny, make_student=make_student, rng=dd.generator("run"))
+    found = dd.distill(recipe, tiny, make_student=make_student, seed=dd.generator("run"))
     objective, syn = run.plan.objective, run.result
     network = make_student(dd.generator("network")).requires_grad_(False)
     loss, inputs = objective.training.on(FlatNetwork(network), Leaves(syn), dd.generator("any"))
@@ -61,7 +62,7 @@ def test_a_batch_of_dd_has_one_image_of_each_class(tiny, make_student):
 @pytest.mark.parametrize("images", [1, 2, 7])
 def test_soft_labels_need_no_image_of_each_class(images, tiny, make_student):
     recipe = dd.SLDD(images=images, steps=3, passes=2, real_batch=4)
-    found = recipe(tiny, make_student=make_student, rng=dd.generator("run"))
+    found = dd.distill(recipe, tiny, make_student=make_student, seed=dd.generator("run"))
     assert len(found) == images
     assert found.label_space == "scores"
     start = plan_of(recipe, tiny, make_student).syn.labels.values
@@ -75,7 +76,7 @@ def test_learned_labels_stay_non_negative(tiny, make_student):
     recipe = dd.RaTBPTT(
         ipc=1, steps=3, student_steps=3, window=2, real_batch=4, image_lr=0.5, learned_labels=True
     )
-    found = recipe(tiny, make_student=make_student, rng=dd.generator("run"))
+    found = dd.distill(recipe, tiny, make_student=make_student, seed=dd.generator("run"))
     assert found.label_space == "scores"
     assert float(found.labels.min()) == 0
     assert not torch.allclose(found.labels.sum(1), torch.ones(3))
@@ -106,7 +107,7 @@ def test_rtp_fills_its_budget(tiny, make_student):
     recipe = dd.RTP(ipc=2, bases=5, factor=2, steps=2, student_steps=2, real_batch=4)
     each = (2 * 3 * 288 - 5 * 72) // (3 * 5)
     assert recipe.images(tiny) == each
-    found = recipe(tiny, make_student=make_student, rng=dd.generator("run"))
+    found = dd.distill(recipe, tiny, make_student=make_student, seed=dd.generator("run"))
     assert found.ipc == each
     assert found.stored_floats == 5 * 72 + 3 * each * 5 <= 2 * 3 * 288
     assert found.stored_ipc == 2

@@ -15,6 +15,7 @@ from ddsdk.cli import main
 from ddsdk.recipes import RECIPES
 from ddsdk.recipes.base import IterativeRecipe
 from ddsdk.running.checkpoint import pack, unpack
+from ddsdk.running.run import Run
 from ddsdk.synthetic import LearnedRate, Pixels, hard_labels
 
 ITERATIVE = sorted(key for key, recipe in RECIPES.items() if issubclass(recipe, IterativeRecipe))
@@ -144,13 +145,15 @@ def test_a_recipe_takes_the_best_by_held_out_images(tiny, make_student):
     rest, held = tiny.split(0.3, dd.generator("validation"))
     recipe = dd.DM(ipc=1, steps=4, real_batch=4)
     validation = dd.Validation(held=held, every=1, epochs=2, width=2)
-    run = recipe.distillation(rest, make_student=make_student, rng=dd.generator(0), validation=validation)
+    run = Run(
+        recipe, rest, make_student=make_student, seed=0, validation=validation
+    ).distillation
     states = [stored(step.syn) for step in run]
     assert [step for step, _ in run.validations] == [1, 2, 3, 4]
     best = run.record()["best_step"]
     assert dict(run.validations)[best] == max(value for _, value in run.validations)
     assert equal(stored(run.result), states[best - 1])
-    found = recipe(rest, make_student=make_student, rng=dd.generator(0), validation=validation)
+    found = dd.distill(recipe, rest, make_student=make_student, seed=0, validation=validation)
     assert torch.equal(found.images, states[best - 1]["parametrization.images"])
     assert found.provenance["best_step"] == best
 

@@ -68,7 +68,7 @@ def _row(name: str, data: RealData, width: int, ipc: int, repeats: int) -> dict[
     method = METHODS[name](**{"ipc": ipc, **small(name, ipc)})
     network, options = students_of(method, data, "", {"width": width})
     make = network_factory(network, SHAPE, data.num_classes, **options)
-    run = method.distillation(data, make_student=make, rng=generator("profile"))
+    run = Run(method, data, make_student=make, seed=generator("profile")).distillation
     next(run)
     times, found = [], []
     for _ in range(repeats):

@@ -41,7 +41,7 @@ from ddsdk.objectives import (
     weight_gradients,
 )
 from ddsdk.planning import METHODS, reached, read_boards, small
-from ddsdk.recipes import IterativeRecipe, NeedsRuns, pixel_set, trained_runs
+from ddsdk.recipes import IterativeRecipe, NeedsRuns, pixel_set
 from ddsdk.running import Distillation, peak_memory, restart_peak_memory
 from ddsdk.synthetic import Leaves
 
@@ -182,10 +182,10 @@ def _recipe_row(name: str, width: int, data: RealData, real_batch: int, ipc: int
     recipe = _made(name, real_batch, ipc)
     network, options = students_of(recipe, data, "", {"width": width})
     student = network_factory(network, SHAPE, data.num_classes, **options)
-    runs = trained_runs(recipe, data, make_student=student, rng=generator("recipe"))
+    runs = Run(recipe, data, make_student=student, seed=generator("recipe")).runs
     # Networks that would be trained when a step first asks for them would be timed with it.
     deque(runs.make() if runs is not None else (), maxlen=0)
-    distillation = recipe.distillation(data, make_student=student, rng=generator("recipe"))
+    distillation = Run(recipe, data, make_student=student, seed=generator("recipe")).distillation
     multiply, operations = matrix_product(data.device)
     product, seconds = median_times((multiply, lambda: next(distillation)), repeats, data.device)
     with FlopCounterMode(display=False) as counted:
@@ -252,9 +252,9 @@ def _peak_above_start(name: str, classes: int, real_batch: int, ipc: int, width:
         recipe = _made(name, real, images, student_epochs=1)
         network, options = students_of(recipe, data, "", {"width": width})
         student = network_factory(network, SHAPE, classes, **options)
-        distillation: Distillation[Any] = recipe.distillation(
-            data, make_student=student, rng=generator("memory")
-        )
+        distillation: Distillation[Any] = Run(
+            recipe, data, make_student=student, seed=generator("memory")
+        ).distillation
         return distillation
 
     # A first small pass pays for what the libraries allocate once.

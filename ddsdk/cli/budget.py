@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ddsdk import running
 from ddsdk.cli.console import err, out
 from ddsdk.recipes import IterativeRecipe
-from ddsdk.running import BudgetFit
+
+if TYPE_CHECKING:
+    from ddsdk.running import BudgetFit
 
 __all__ = ["as_begun", "tell"]
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from ddsdk import data, networks
+from ddsdk import data, judging, networks
+from ddsdk.cli.console import out
 from ddsdk.foundation import require
 
 if TYPE_CHECKING:
@@ -36,6 +38,10 @@ class DataOptions:
         image_column: Column of a parquet file that holds the images; found by its type if not given.
         label_column: Column of a parquet file that holds the labels.
         resize: Height and width to resample pictures to, for folders and parquet.
+        mirror_safe: Whether the mirror image of an image has the same class, so that recipes may mirror it. auto: yes
+        for
+            fashion-mnist, cifar10, cifar100 and stl10, no for all other data. check: train a small network and take the
+            measured answer.
         device: cpu, cuda, cuda:1 ... Everything runs where the data is.
         threads: CPU threads; None leaves it to torch. It is part of what makes a run repeatable.
     """
@@ -46,19 +52,36 @@ class DataOptions:
     image_column: str | None = None
     label_column: str | None = None
     resize: tuple[int, int] | None = None
+    mirror_safe: Literal["auto", "yes", "no", "check"] = "auto"
     device: str = "cpu"
     threads: int | None = None
 
     def train(self) -> RealData:
         """Load the train split onto the device."""
         self._prepare()
-        return data.load(self.data, **self._where()).to(self.device)
+        train = data.load(self.data, **self._where()).to(self.device)
+        return train.with_mirror_safe(self._mirror_safe(train))
 
     def pair(self, test: str | None = None) -> tuple[RealData, RealData]:
         """Load the train and test splits onto the device; `test` names the test data if `data` has none."""
         self._prepare()
-        train, held_out = data.load_pair(self.data, test, **self._where())
-        return train.to(self.device), held_out.to(self.device)
+        train, held_out = (part.to(self.device) for part in data.load_pair(self.data, test, **self._where()))
+        safe = self._mirror_safe(train)
+        return train.with_mirror_safe(safe), held_out.with_mirror_safe(safe)
+
+    def _mirror_safe(self, train: RealData) -> bool:
+        """Return whether images may be mirrored, and say what was assumed or measured."""
+        if self.mirror_safe == "check":
+            found = judging.mirror_check(train)
+            may = "may" if found.safe else "must not"
+            out(
+                f"mirror check: {found.plain:.1%} of {found.images} held-out images, {found.mirrored:.1%} of "
+                f"their mirror images: images {may} be mirrored"
+            )
+            return found.safe
+        if self.mirror_safe == "auto" and Path(self.data).exists():
+            out("images are not mirrored, for nothing is known of these data: --mirror-safe yes, no or check")
+        return train.mirror_safe
 
     def _prepare(self) -> None:
         import torch
@@ -75,6 +98,7 @@ class DataOptions:
             "image_column": self.image_column,
             "label_column": self.label_column,
             "resize": self.resize,
+            **({"mirror_safe": self.mirror_safe == "yes"} if self.mirror_safe in ("yes", "no") else {}),
         }
 
 

@@ -19,7 +19,7 @@ from ddsdk.cli.console import err, out, progress
 from ddsdk.cli.options import DataOptions, NetworkOptions, check_device, names, whole_numbers
 from ddsdk.foundation import escape_terminal, require, require_count
 from ddsdk.planning import chosen_methods
-from ddsdk.recipes import IterativeRecipe
+from ddsdk.recipes import IterativeRecipe, student_network
 
 if TYPE_CHECKING:
     from ddsdk.data import RealData
@@ -104,7 +104,11 @@ class TableBench(NetworkOptions, DataOptions):
         train, _ = self.pair()
         entries = self._entries(train)
         task = Task(
-            data={"data": self.data, **{k: v for k, v in self._where().items() if k != "root"}},
+            data={
+                "data": self.data,
+                **{k: v for k, v in self._where().items() if k != "root"},
+                **({} if self.mirror_safe == "auto" else {"mirror_safe": train.mirror_safe}),
+            },
             fingerprint=train.fingerprint,
             seed=self.seed,
             threads=self.threads or 1,
@@ -151,7 +155,7 @@ class TableBench(NetworkOptions, DataOptions):
         return Processes(self.workers) if self.workers else InProcess()
 
     def _entries(self, train: RealData) -> list[Entry]:
-        from ddsdk.experiments import Entry, students_of
+        from ddsdk.experiments import Entry
 
         known = not self.network or self.network in networks.NETWORKS
         require(known, "network", f"be among {', '.join(networks.NETWORKS)}", self.network)
@@ -162,7 +166,7 @@ class TableBench(NetworkOptions, DataOptions):
                 set_by_hand = any(change.startswith(f"{name}.anneal=") for change in self.set)
                 if isinstance(method, IterativeRecipe) and not (self.paper or set_by_hand):
                     method = dataclasses.replace(method, anneal=True)
-                student = students_of(method, train, self.network, self.network_options())
+                student = student_network(method, train, self.network, self.network_options())
                 found.append(Entry(name, method, *student))
         return found
 

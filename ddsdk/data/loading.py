@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddsdk.data.arrays import Array, LabelledImages, read_arrays, read_dataset
 from ddsdk.data.folders import read_folder
-from ddsdk.data.named import NAMED, TEXTS, known_name, nearest_name, read_named
+from ddsdk.data.named import MIRROR_SAFE, NAMED, TEXTS, known_name, nearest_name, read_named
 from ddsdk.data.parquet import parquet_files, read_parquet
 from ddsdk.data.preprocess import KNOWN_NORMALISATION, Preprocess
 from ddsdk.data.raw import Raw, check_resize
@@ -36,6 +36,7 @@ def load(
     zca: bool = False,
     preprocess: Preprocess | None = None,
     pictures: bool = True,
+    mirror_safe: bool | None = None,
 ) -> RealData:
     """Load one split as real data on the CPU.
 
@@ -59,6 +60,9 @@ def load(
         zca: Whiten with a ZCA fitted on the train images, instead of normalising.
         preprocess: Use this one instead of any of the above.
         pictures: False for text and whatever else is no picture, see `RealData`; "python-docs" is none anyway.
+        mirror_safe: Whether the mirror image of an image has the same class, so that recipes may mirror it. None takes
+            True for "fashion-mnist", "cifar10", "cifar100" and "stl10", and False for all other data: nothing is known
+            of your own. `ddsdk.judging.mirror_check` measures it.
 
     Returns:
         Images as stored, uint8 or float32 in the unit range, with labels, class names and preprocessing.
@@ -70,7 +74,7 @@ def load(
         MissingExtraError: If parquet is asked for and pyarrow is not installed.
     """
     require(split in ("train", "test"), "split", "be 'train' or 'test'", split)
-    found = _find(data, root, image_column, label_column, resize, pictures)
+    found = _find(data, root, image_column, label_column, resize, pictures, mirror_safe)
     ready = preprocess or _published(found, zca)
     raw = found.read(split)
     if ready is not None:
@@ -90,6 +94,7 @@ def load_pair(
     zca: bool = False,
     preprocess: Preprocess | None = None,
     pictures: bool = True,
+    mirror_safe: bool | None = None,
 ) -> tuple[RealData, RealData]:
     """Load train and test data with the classes and the preprocessing of the train split.
 
@@ -104,6 +109,7 @@ def load_pair(
         zca: Whiten instead of normalising.
         preprocess: Use this one.
         pictures: False for what is no picture.
+        mirror_safe: Whether images may be mirrored.
 
     Returns:
         (train, test).
@@ -112,11 +118,11 @@ def load_pair(
         TypeError, ValueError, FileNotFoundError, MissingExtraError: As `load`; and ``ValueError`` if there is
             no test split, or the two differ in classes or image shape.
     """
-    found = _find(data, root, image_column, label_column, resize, pictures)
+    found = _find(data, root, image_column, label_column, resize, pictures, mirror_safe)
     if test is None:
         held_out = found.read("test")
     else:
-        other = _find(test, root, image_column, label_column, resize, pictures)
+        other = _find(test, root, image_column, label_column, resize, pictures, mirror_safe)
         held_out = other.read("test" if other.known else "train")
     raw = found.read("train")
     ready = preprocess or _published(found, zca) or _fit(raw, found, zca)
@@ -134,6 +140,7 @@ class _Found:
     read: Callable[[str], Raw]
     known: bool = False
     pictures: bool = True
+    mirror_safe: bool = False
 
 
 def _find(
@@ -143,6 +150,7 @@ def _find(
     label_column: str | None,
     resize: tuple[int, int] | None,
     pictures: bool,
+    mirror_safe: bool | None,
 ) -> _Found:
     check_resize(resize)
     path = _path(data)
@@ -150,19 +158,27 @@ def _find(
     for option, value in (("image_column", image_column), ("label_column", label_column)):
         require(value is None or in_parquet, option, "be left out unless data is parquet", value)
     require(resize is None or path is not None, "resize", "be left out unless data is a path", resize)
+    facts = {"pictures": pictures, "mirror_safe": bool(mirror_safe)}
     if path is not None and in_parquet:
         options = {"image_column": image_column, "label_column": label_column}
-        return _Found(
-            path.stem, lambda split: read_parquet(path, split, **options, resize=resize), pictures=pictures
-        )
+        name = _own_name(path.stem)
+        return _Found(name, lambda split: read_parquet(path, split, **options, resize=resize), **facts)
     if path is not None:
-        return _Found(path.name, lambda split: read_folder(path, split, resize), pictures=pictures)
+        return _Found(_own_name(path.name), lambda split: read_folder(path, split, resize), **facts)
     if isinstance(data, str):
         name = known_name(data) or data
         home = Path.home() / ".cache" / "ddsdk" if root is None else Path(root)
         shown = pictures and name not in TEXTS
-        return _Found(name, lambda split: read_named(name, split, home), known=True, pictures=shown)
-    return _Found("data", lambda split: _in_memory(data, split), pictures=pictures)
+        safe = name in MIRROR_SAFE if mirror_safe is None else mirror_safe
+        return _Found(
+            name, lambda split: read_named(name, split, home), known=True, pictures=shown, mirror_safe=safe
+        )
+    return _Found("data", lambda split: _in_memory(data, split), **facts)
+
+
+def _own_name(name: str) -> str:
+    """Return the name of a user's own data: never that of a data set with published figures."""
+    return f"{name} (own data)" if known_name(name) else name
 
 
 def _path(data: Loadable) -> Path | None:
@@ -214,6 +230,7 @@ def _real(raw: Raw, found: _Found, preprocess: Preprocess) -> RealData:
         preprocess=preprocess,
         name=found.name,
         pictures=found.pictures,
+        mirror_safe=found.mirror_safe,
     )
     # A part of some data, as of one client, may have one class; a whole data set that has one is a mistake.
     require(len(names) >= 2, "class_names", "name at least 2 classes", list(names))

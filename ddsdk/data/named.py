@@ -14,7 +14,7 @@ from ddsdk.data.python_docs import read_python_docs
 from ddsdk.data.raw import Raw
 from ddsdk.foundation import generator
 
-__all__ = ["NAMED", "TEXTS", "known_name", "nearest_name", "read_named"]
+__all__ = ["MIRROR_SAFE", "NAMED", "TEXTS", "known_name", "nearest_name", "read_named"]
 
 # Class in torchvision.datasets, and whether its split is train=True/False or split="train"/"test".
 _TORCHVISION: dict[str, tuple[str, str]] = {
@@ -29,7 +29,10 @@ _TORCHVISION: dict[str, tuple[str, str]] = {
 }
 NAMED: tuple[str, ...] = ("digits", "python-docs", *_TORCHVISION)
 TEXTS: tuple[str, ...] = ("python-docs",)
-"""Those whose images are no pictures but sentences of word vectors."""
+"""Data sets whose images are no pictures but sentences of word vectors."""
+
+MIRROR_SAFE: tuple[str, ...] = ("fashion-mnist", "cifar10", "cifar100", "stl10")
+"""Data sets whose mirror images have the same class. Characters and sentences have not: a mirrored 2 looks like a 5."""
 
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _TEST_FRACTION = 0.25

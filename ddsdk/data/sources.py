@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,10 @@ from ddsdk.data.preprocess import Preprocess
 from ddsdk.foundation import derive, require
 
 __all__ = ["Batch", "RealData", "Source", "choose"]
+
+T = TypeVar("T")
+_KNOWN = 8
+"""Computed values that are kept with the data."""
 
 
 class Batch(NamedTuple):
@@ -63,14 +67,18 @@ def choose(candidates: Tensor, n: int, rng: torch.Generator) -> Tensor:
 class RealData:
     """A labelled image data set that lives on one device as one tensor, with an index for each class.
 
+    Class names, value space, name, and what is known of the images stay with every subset, split and copy.
+
     Args:
         images: (N, C, H, W), uint8 in 0..255 or float in the unit range [0, 1].
         labels: (N,) int64 class ids. Every class 0..K-1 needs at least one image.
         class_names: K names.
         preprocess: From the unit range to the value space in which students see images.
-        name: What to call the data in reports.
-        pictures: False for matrices that are no pictures, such as sentences of word vectors: recipes then neither
-            mirror nor rotate them, nor augment them in any other way that they are not told to.
+        name: Label of the data in reports. Nothing else depends on it.
+        pictures: False for matrices that are no pictures, such as sentences of word vectors: recipes then augment them
+            in no way that the caller does not name.
+        mirror_safe: Whether the mirror image of an image has the same class. Recipes mirror images by default only
+            where it has: a mirrored 3 is no 3.
 
     Raises:
         TypeError: If `images` or `labels` has the wrong dtype.
@@ -86,16 +94,19 @@ class RealData:
         preprocess: Preprocess,
         name: str = "data",
         pictures: bool = True,
+        mirror_safe: bool = False,
     ) -> None:
         _validate_images(images)
         _validate_labels(labels, len(images), class_names)
         self.name = name
         self.pictures = pictures
+        self.mirror_safe = mirror_safe
         self.class_names = tuple(str(c) for c in class_names)
         self.preprocess = preprocess
         self.labels = labels
         self.images = images if images.dtype == torch.uint8 else images.float()
         self._index = [torch.nonzero(labels == c).flatten() for c in range(len(self.class_names))]
+        self._known: dict[Hashable, Any] = {}
         # Whitening is a large matrix product: pay for it once. A normalisation is cheaper than four times the memory.
         self._whitened = preprocess(self._unit(None)) if preprocess.space == "zca" else None
 
@@ -122,13 +133,48 @@ class RealData:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of images, labels and class names, in hex."""
+        """SHA-256 of images, labels and class names, in hex; it is computed once."""
+        found: str = self.computed_once("fingerprint", self._fingerprint)
+        return found
+
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for t in (self.images, self.labels):
             digest.update(f"{t.dtype}{tuple(t.shape)}".encode())
             digest.update(t.contiguous().cpu().numpy().data)
         digest.update("\0".join(self.class_names).encode())
         return digest.hexdigest()
+
+    def computed_once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return what `compute` gives of these images, from memory where the same key was asked for before.
+
+        The last eight are kept.
+
+        Args:
+            key: Everything that the value depends on, beside the data.
+            compute: Function of the data and the key. Its value must not be changed.
+        """
+        if key not in self._known:
+            self._known[key] = compute()
+            for old in list(self._known)[:-_KNOWN]:
+                del self._known[old]
+        found: T = self._known[key]
+        return found
+
+    def replace_images_(self, index: Tensor, images: Tensor) -> None:
+        """Replace the images at `index`, in place.
+
+        Args:
+            index: Positions, (M,) int64.
+            images: (M, C, H, W), stored as the data stores its images.
+
+        Raises:
+            ValueError: If the data is whitened: the whitened images would not follow.
+        """
+        space = self.preprocess.space
+        require(space != "zca", "data", "not be whitened to be changed in place", space)
+        self.images[index.to(self.device)] = images.to(self.images)
+        self._known.clear()
 
     @property
     def description(self) -> dict[str, Any]:
@@ -184,6 +230,12 @@ class RealData:
         """Return the same images in another value space, such as that of a set to be judged on them."""
         return self._like(self.images, self.labels, preprocess.to(self.device))
 
+    def with_mirror_safe(self, mirror_safe: bool) -> RealData:
+        """Return the same images with another answer to whether they may be mirrored."""
+        same = self._like(self.images, self.labels)
+        same.mirror_safe = mirror_safe
+        return same
+
     def _like(self, images: Tensor, labels: Tensor, preprocess: Preprocess | None = None) -> RealData:
         return RealData(
             images,
@@ -192,6 +244,7 @@ class RealData:
             preprocess=self.preprocess if preprocess is None else preprocess,
             name=self.name,
             pictures=self.pictures,
+            mirror_safe=self.mirror_safe,
         )
 
     def _unit(self, index: Tensor | None) -> Tensor:

@@ -14,6 +14,8 @@ from .membership import nearest_distances as nearest_distances
 from .membership import roc as roc
 from .membership import trained_networks as trained_networks
 from .membership import unit_images as unit_images
+from .mirror import MirrorCheck as MirrorCheck
+from .mirror import mirror_check as mirror_check
 from .nearest import Nearest as Nearest
 from .nearest import nearest_records as nearest_records
 from .scores import kept_score as kept_score

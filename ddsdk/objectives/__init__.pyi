@@ -45,5 +45,4 @@ from .total import CrossEntropy as CrossEntropy
 from .total import Total as Total
 from .training import SetTraining as SetTraining
 from .training import TrainAndTest as TrainAndTest
-from .training import Whole as Whole
 from .trajectory import MatchTrajectory as MatchTrajectory

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ddsdk.data import Source
+from ddsdk.synthetic import SyntheticView
 
 __all__ = ["Objective", "embedding", "require_network"]
 
@@ -19,7 +20,7 @@ class Objective(Protocol[S_contra]):
     """What is minimised: terms whose gradients add."""
 
     def __call__(
-        self, student: S_contra, real: Source, syn: Source, rng: torch.Generator
+        self, student: S_contra, real: Source, syn: SyntheticView, rng: torch.Generator
     ) -> Iterable[Tensor]:
         """Yield scalars with graph to the images and labels of `syn`, one after another."""
         ...

@@ -14,6 +14,7 @@ from ddsdk.data import NO_AUGMENTATION, Augmentation, Batch, Draw, Source
 from ddsdk.foundation import derive, require_count
 from ddsdk.objectives.byproducts import in_pieces, mean_embedding, stacked
 from ddsdk.objectives.features import all_features
+from ddsdk.synthetic import SyntheticView
 
 __all__ = ["Discrimination"]
 
@@ -43,7 +44,7 @@ class Discrimination:
         require_count("real_batch", self.real_batch)
 
     def __call__(
-        self, student: nn.Module, real: Source, syn: Source, rng: torch.Generator
+        self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator
     ) -> Iterator[Tensor]:
         """Yield one term for each class that has synthetic images."""
         draw = self.augmentation.siamese(derive(rng, "augmentation"))

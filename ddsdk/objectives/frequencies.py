@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -15,22 +15,9 @@ from ddsdk.objectives.base import embedding
 from ddsdk.objectives.features import CharacteristicFunction, characteristic
 from ddsdk.objectives.match import ClassMatch
 from ddsdk.objectives.moments import CharacteristicDistance
+from ddsdk.synthetic import SyntheticSet, SyntheticView
 
 __all__ = ["CharacteristicMatch", "FrequencyLesson", "FrequencySampler"]
-
-
-class HasSampler(Protocol):
-    """A student with a `FrequencySampler` beside it, such as `ddsdk.students.Rivalled`."""
-
-    @property
-    def student(self) -> nn.Module:
-        """The network whose embeddings are compared."""
-        ...
-
-    @property
-    def rival(self) -> nn.Module:
-        """The sampler."""
-        ...
 
 
 @final
@@ -94,18 +81,27 @@ class CharacteristicMatch:
         require_count("real_batch", self.real_batch)
 
     def __call__(
-        self, student: HasSampler, real: Source, syn: Source, rng: torch.Generator
+        self, student: tuple[nn.Module, nn.Module], real: Source, syn: SyntheticView, rng: torch.Generator
     ) -> Iterator[Tensor]:
-        """Yield one distance for each class that has synthetic images."""
+        """Yield one distance for each class that has synthetic images.
+
+        Args:
+            student: Network whose embeddings are compared, with a `FrequencySampler`; such as
+            `ddsdk.students.Rivalled`.
+            real: Real data.
+            syn: Synthetic set.
+            rng: Root of every random number.
+        """
+        network, sampler = student
         with torch.no_grad():
-            drawn = _sampler(student.rival).draw(self.count, real.device, derive(rng, "frequencies"))
+            drawn = _sampler(sampler).draw(self.count, real.device, derive(rng, "frequencies"))
         match = ClassMatch(
             byproduct=CharacteristicFunction(drawn),
             distance=self.distance,
             real_batch=self.real_batch,
             augmentation=self.augmentation,
         )
-        yield from match(student.student, real, syn, derive(rng, "match"))
+        yield from match(network, real, syn, derive(rng, "match"))
 
 
 @final
@@ -134,7 +130,7 @@ class FrequencyLesson:
         rival: nn.Module,
         student: nn.Module,
         real: Source,
-        syn: Source,
+        syn: SyntheticSet,
         rng: torch.Generator,
     ) -> Tensor:
         """Return minus the sum of the distances of all classes, with graph to the rival alone."""

@@ -15,7 +15,7 @@ from ddsdk.data import Source
 from ddsdk.foundation import derive, require, require_count
 from ddsdk.objectives.base import require_network
 from ddsdk.objectives.ridge import label_lead
-from ddsdk.objectives.training import Whole
+from ddsdk.synthetic import SyntheticView
 from ddsdk.training import (
     FlatNetwork,
     Ridge,
@@ -117,17 +117,15 @@ class ImplicitRegression:
         require(self.cap >= 0, "cap", "not be negative", self.cap)
 
     def __call__(
-        self, student: nn.Module, real: Source, syn: Source, rng: torch.Generator
+        self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator
     ) -> Iterator[Tensor]:
         """Yield the loss; its gradient is the sum of the direct and the capped implicit one.
 
         Raises:
-            TypeError: If the student has no body and head, or `syn` cannot be taken whole.
+            TypeError: If the student has no body and head.
             ValueError: If `syn` has no learned scale.
         """
         linear = Linearised(student)
-        if not isinstance(syn, Whole):
-            raise TypeError(f"syn must be a set that can be taken whole, got {type(syn).__name__}")
         images, labels = syn.whole(derive(rng, "decode"))
         new, truth = real.mixed(self.real_batch, derive(rng, "real"))
         product, right = self._system(linear, images.detach(), labels.detach())
@@ -142,7 +140,7 @@ class ImplicitRegression:
         residual = labels.double() - linear.forward(images, change).double()
         head = solve(features @ features.T, residual, self.ridge).values
         found = moved + seen @ (features.T @ head)
-        loss = cross_entropy(syn.scale * found, truth.double())  # type: ignore[attr-defined]
+        loss = cross_entropy(syn.scale * found, truth.double())
         if self.margin:
             loss = loss - label_lead(labels, self.margin)
 

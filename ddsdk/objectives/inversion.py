@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ddsdk.data import Source
 from ddsdk.foundation import derive, require
+from ddsdk.synthetic import SyntheticView
 
 __all__ = ["Inversion"]
 
@@ -37,7 +38,7 @@ class Inversion:
         self,
         student: object,  # noqa: ARG002
         real: Source,  # noqa: ARG002
-        syn: Source,
+        syn: SyntheticView,
         rng: torch.Generator,
     ) -> Iterator[Tensor]:
         """Yield one distance for each class.

@@ -15,6 +15,7 @@ from ddsdk.foundation import derive, require_count
 from ddsdk.objectives.byproducts import Byproduct, in_pieces
 from ddsdk.objectives.distances import Distance
 from ddsdk.objectives.match import RealSampler, random_images
+from ddsdk.synthetic import SyntheticView
 from ddsdk.training import micro_batch
 
 __all__ = ["CollectiveMatch"]
@@ -64,7 +65,7 @@ class CollectiveMatch:
             require_count("synthetic_batch", self.synthetic_batch)
 
     def __call__(
-        self, student: nn.Module, real: Source, syn: Source, rng: torch.Generator
+        self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator
     ) -> Iterator[Tensor]:
         """Yield terms that add up to the distance of the classes that have synthetic images."""
         draw = self.augmentation.siamese(derive(rng, "augmentation"))

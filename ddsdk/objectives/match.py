@@ -13,6 +13,7 @@ from ddsdk.data import NO_AUGMENTATION, Augmentation, Batch, Source
 from ddsdk.foundation import derive, require, require_count
 from ddsdk.objectives.byproducts import Byproduct, Gather, in_pieces
 from ddsdk.objectives.distances import Distance
+from ddsdk.synthetic import SyntheticView
 
 __all__ = ["ClassMatch", "RealSampler", "random_images"]
 
@@ -63,7 +64,7 @@ class ClassMatch:
             require_count("synthetic_batch", self.synthetic_batch)
 
     def __call__(
-        self, student: nn.Module, real: Source, syn: Source, rng: torch.Generator
+        self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator
     ) -> Iterator[Tensor]:
         """Yield one distance for each class that has synthetic images."""
         if self.weights is not None:

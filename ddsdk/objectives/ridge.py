@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from ddsdk.data import Batch, Source
 from ddsdk.foundation import derive, require, require_count, require_rate
 from ddsdk.objectives.base import embedding
-from ddsdk.objectives.training import Whole
+from ddsdk.synthetic import SyntheticView
 from ddsdk.training import Adversary, Kernel, Ridge, embeddings, micro_batch, pieces, solve
 
 __all__ = ["ByFeatures", "Compare", "Compared", "FitAndTest", "by_kernel", "label_lead", "targets"]
@@ -146,20 +146,20 @@ class FitAndTest(Generic[S]):
         require_rate("label_scale", self.label_scale)
         require(0 <= self.margin < math.inf, "margin", "be finite and not negative", self.margin)
 
-    def __call__(self, student: S, real: Source, syn: Source, rng: torch.Generator) -> Iterator[Tensor]:
+    def __call__(
+        self, student: S, real: Source, syn: SyntheticView, rng: torch.Generator
+    ) -> Iterator[Tensor]:
         """Yield the one loss.
 
         Raises:
-            TypeError: If `compare` cannot use the student, or `syn` cannot be taken whole.
+            TypeError: If `compare` cannot use the student.
             ValueError: If `syn` has no learned scale and the loss is the cross-entropy.
         """
-        if not isinstance(syn, Whole):
-            raise TypeError(f"syn must be a set that can be taken whole, got {type(syn).__name__}")
         images, labels = syn.whole(derive(rng, "decode"))
         new, truth = self._batch(real, derive(rng, "real"))
         seen = (images, images.flip(3)) if self.mirrored else (images,)
         images, labels = torch.cat(seen), labels.repeat(len(seen), 1)
-        scale = syn.scale if self.loss == "cross-entropy" else None  # type: ignore[attr-defined]
+        scale = syn.scale if self.loss == "cross-entropy" else None
         if self.adversary is not None:
             key = derive(rng, "adversary")
             new = self._attacked(student, Batch(images, labels), Batch(new, truth), scale, key)
@@ -171,7 +171,8 @@ class FitAndTest(Generic[S]):
         """Return the loss of predictions, summed over the batch."""
         if self.loss == "mse":
             return 0.5 * (found - targets(truth, self.label_scale)).square().sum()
-        return cross_entropy(scale * found, truth.double(), reduction="sum")  # type: ignore[operator]
+        assert scale is not None  # the set learns one for this loss
+        return cross_entropy(scale * found, truth.double(), reduction="sum")
 
     def _attacked(
         self, student: S, syn: Batch, real: Batch, scale: Tensor | None, rng: torch.Generator

@@ -14,6 +14,7 @@ from torch.nn.functional import cosine_similarity
 from ddsdk.data import Source
 from ddsdk.foundation import derive, require, require_count
 from ddsdk.objectives.base import embedding
+from ddsdk.synthetic import SyntheticView
 
 __all__ = ["ViewSimilarity"]
 
@@ -45,7 +46,7 @@ class ViewSimilarity:
         self,
         student: nn.Module,
         real: Source,  # noqa: ARG002
-        syn: Source,
+        syn: SyntheticView,
         rng: torch.Generator,
     ) -> Iterator[Tensor]:
         """Yield the share of each class.

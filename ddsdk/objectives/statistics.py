@@ -5,30 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ddsdk.data import NO_AUGMENTATION, Augmentation, Batch, Source
+from ddsdk.data import NO_AUGMENTATION, Augmentation, Source
 from ddsdk.foundation import derive, require, require_count
+from ddsdk.synthetic import SyntheticView
 
-__all__ = ["SlotSource", "StatisticsMatch", "StatisticsTeacher", "batch_moments"]
-
-
-@runtime_checkable
-class SlotSource(Source, Protocol):
-    """A source whose items keep their places, as those of a synthetic set do."""
-
-    def slots_of_class(self, c: int) -> Tensor:
-        """Return the slots of class `c`, (n,) int64."""
-        ...
-
-    def at(self, slots: Tensor, rng: torch.Generator) -> Batch:
-        """Return the items at `slots`."""
-        ...
+__all__ = ["StatisticsMatch", "StatisticsTeacher", "batch_moments"]
 
 
 def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,23 +116,17 @@ class StatisticsMatch:
         self,
         student: StatisticsTeacher,
         real: Source,  # noqa: ARG002
-        syn: Source,
+        syn: SyntheticView,
         rng: torch.Generator,
     ) -> Iterator[Tensor]:
-        """Yield one loss for each batch.
-
-        Raises:
-            TypeError: If `syn` does not tell its slots.
-        """
-        if not isinstance(syn, SlotSource):
-            raise TypeError(f"syn must have slots_of_class and at, got {type(syn).__name__}")
+        """Yield one loss for each batch."""
         for i, slots in enumerate(self._batches(syn)):
             key = derive(rng, "batch", i)
             x, y = syn.at(slots, derive(key, "synthetic"))
             logits, gaps = student(self.augmentation.siamese(derive(key, "augmentation"))(x))
             yield cross_entropy(logits, y) + self.weight * (self.first * gaps[0] + gaps[1:].sum())
 
-    def _batches(self, syn: SlotSource) -> Iterator[Tensor]:
+    def _batches(self, syn: SyntheticView) -> Iterator[Tensor]:
         """Give the slots of each batch: the first image of each class, the second of each ..."""
         members = [syn.slots_of_class(c).tolist() for c in range(syn.num_classes)]
         for i in range(max(map(len, members))):

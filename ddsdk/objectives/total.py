@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from ddsdk.data import NO_AUGMENTATION, Augmentation, Source
 from ddsdk.foundation import derive, require_count
 from ddsdk.objectives.base import Objective, require_network
+from ddsdk.synthetic import SyntheticView
 
 __all__ = ["CrossEntropy", "Total"]
 
@@ -30,7 +31,9 @@ class Total(Generic[S]):
 
     parts: tuple[tuple[float | Callable[[S], float], Objective[S]], ...]
 
-    def __call__(self, student: S, real: Source, syn: Source, rng: torch.Generator) -> Iterator[Tensor]:
+    def __call__(
+        self, student: S, real: Source, syn: SyntheticView, rng: torch.Generator
+    ) -> Iterator[Tensor]:
         """Yield the weighted terms of each part."""
         for i, (weight, part) in enumerate(self.parts):
             factor = weight(student) if callable(weight) else weight
@@ -61,7 +64,7 @@ class CrossEntropy:
         self,
         student: nn.Module,
         real: Source,  # noqa: ARG002
-        syn: Source,
+        syn: SyntheticView,
         rng: torch.Generator,
     ) -> Iterator[Tensor]:
         """Yield one loss for each class that has synthetic images."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, final, get_args, runtime_checkable
+from typing import Literal, final, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ddsdk.data import NO_AUGMENTATION, Augmentation, Batch, Source
 from ddsdk.foundation import derive, require, require_count, require_rate
 from ddsdk.objectives.base import require_network
+from ddsdk.synthetic import SyntheticView
 from ddsdk.training import (
     Adversary,
     FlatNetwork,
@@ -28,31 +29,12 @@ from ddsdk.training import (
     weight_vector,
 )
 
-__all__ = ["Order", "Rated", "SetTraining", "TrainAndTest", "Whole"]
+__all__ = ["Order", "SetTraining", "TrainAndTest"]
 
 Order = Literal["shuffled", "stored", "stratified"]
 """How a set is cut into the batches of a student's steps."""
 
 _SGD = InnerSGD()
-
-
-@runtime_checkable
-class Whole(Protocol):
-    """A synthetic set that can be taken as a whole."""
-
-    def whole(self, rng: torch.Generator) -> Batch:
-        """Return everything in stored order, with graph."""
-        ...
-
-
-@runtime_checkable
-class Rated(Protocol):
-    """A synthetic set with a learning rate of its own."""
-
-    @property
-    def rate(self) -> Tensor:
-        """The learning rate with graph: a scalar, or as `Unroll` takes it for each step."""
-        ...
 
 
 @final
@@ -80,7 +62,7 @@ class SetTraining:
         require(self.order in get_args(Order), "order", f"be one of {list(get_args(Order))}", self.order)
 
     def on(
-        self, network: Callable[[Tensor, Tensor], Tensor], syn: Source, rng: torch.Generator
+        self, network: Callable[[Tensor, Tensor], Tensor], syn: SyntheticView, rng: torch.Generator
     ) -> tuple[StepLoss, Batch]:
         """Return what step k descends, and the images and labels that it depends on.
 
@@ -90,9 +72,6 @@ class SetTraining:
             network: Weights, (P,), and images, (B, C, H, W), to outputs, (B, K).
             syn: The set.
             rng: For decoders, order and augmentation.
-
-        Raises:
-            TypeError: If `syn` cannot be taken whole.
         """
         batch, sizes = self._taken(syn, derive(rng, "decode"))
 
@@ -128,14 +107,12 @@ class SetTraining:
         )
         return order[i * size : (i + 1) * size]
 
-    def _taken(self, syn: Source, rng: torch.Generator) -> tuple[Batch, Sequence[int]]:
+    def _taken(self, syn: SyntheticView, rng: torch.Generator) -> tuple[Batch, Sequence[int]]:
         """Return the whole set with graph, and the sizes that `part` wants."""
         if self.order == "stratified":
             drawn = [syn.of_class(c, sys.maxsize, derive(rng, c)) for c in range(syn.num_classes)]
             x, y = zip(*drawn, strict=True)
             return Batch(torch.cat(x), torch.cat(y)), [len(part) for part in x]
-        if not isinstance(syn, Whole):
-            raise TypeError(f"syn must be a set that can be taken whole, got {type(syn).__name__}")
         batch = syn.whole(rng)
         return batch, [len(batch.x)]
 
@@ -200,12 +177,12 @@ class TrainAndTest:
             require_rate("lr", self.lr)
 
     def __call__(
-        self, student: nn.Module, real: Source, syn: Source, rng: torch.Generator
+        self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator
     ) -> Iterator[Tensor]:
         """Yield the one loss.
 
         Raises:
-            TypeError: If `student` is no network, or `syn` cannot be taken whole.
+            TypeError: If `student` is no network.
             ValueError: If there is no learning rate, or not one for each step.
         """
         require_network(student)
@@ -231,11 +208,9 @@ class TrainAndTest:
     def _steps(self, window: int, rng: torch.Generator) -> int:
         return int(torch.randint(window, self.steps + 1, (), generator=rng)) if self.drawn else self.steps
 
-    def _rate(self, syn: Source, start: Tensor) -> Tensor:
+    def _rate(self, syn: SyntheticView, start: Tensor) -> Tensor:
         if self.lr is not None:
             return start.new_tensor(self.lr)
-        if not isinstance(syn, Rated):
-            raise TypeError(f"syn must be a set with a rate where lr is None, got {type(syn).__name__}")
         found = syn.rate
         fits = not found.ndim or len(found) == self.steps
         require(fits, "rate", f"hold one number for each of {self.steps} steps", tuple(found.shape))

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ddsdk.data import NO_AUGMENTATION, Augmentation, Source
 from ddsdk.foundation import require_count
-from ddsdk.objectives.training import Rated, SetTraining, Whole
+from ddsdk.objectives.training import SetTraining
+from ddsdk.synthetic import SyntheticView
 from ddsdk.training import InnerOptimizer, InnerSGD, Unroll, constant_memory
 
 __all__ = ["MatchTrajectory", "Span"]
@@ -77,21 +78,19 @@ class MatchTrajectory:
         self,
         student: Span,
         real: Source,  # noqa: ARG002
-        syn: Source,
+        syn: SyntheticView,
         rng: torch.Generator,
     ) -> Iterator[Tensor]:
         """Yield the one distance.
 
         Raises:
-            TypeError: If `student` is no stretch of a trajectory, or `syn` cannot be taken whole.
+            TypeError: If `student` is no stretch of a trajectory.
             ValueError: If `syn` has no learning rate of its own.
         """
         if not all(hasattr(student, part) for part in ("network", "start", "target")):
             raise TypeError(
                 f"student must be a stretch of an expert's trajectory, got {type(student).__name__}"
             )
-        if not (isinstance(syn, Whole) and isinstance(syn, Rated)):
-            raise TypeError(f"syn must be a whole set with a rate, got {type(syn).__name__}")
         training = SetTraining(batch_size=self.batch_size, augmentation=self.augmentation)
         loss, inputs = training.on(student.network, syn, rng)
         *_, end = self.unroll(

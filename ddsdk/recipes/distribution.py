@@ -24,7 +24,7 @@ class DistributionMatching(IterativeRecipe):
         image_lr: Learning rate of the images.
         start: Where the images start: noise, real, k-means, means or herding.
         augmentation: DSA operations joined by "_"; empty for none. None takes the published ones that suit the data:
-            without flip for digits and characters.
+            without flip unless the data is mirror-safe.
     """
 
     steps: int = 20_000

@@ -36,7 +36,7 @@ class DM(DistributionMatching):
         real_batch: Real images of each class in one step.
         start: Where the images start: noise, real, k-means, means or herding.
         augmentation: DSA operations joined by "_"; empty for none. None takes the published ones that suit the data:
-            without flip for digits and characters.
+            without flip unless the data is mirror-safe.
 
     Differences from the published algorithm: none for networks without BatchNorm. With it, the statistics are those
     of 16 real images of each class and stay frozen; the paper's code embeds the images of all classes in one batch.

@@ -52,7 +52,7 @@ class AlongStudents(IterativeRecipe):
         real_batch: Real images of each class in one step.
         start: Where the images start: noise, real, k-means, means or herding.
         augmentation: DSA operations joined by "_"; empty for none. None takes the published ones that suit the data:
-            without flip for digits and characters.
+            without flip unless the data is mirror-safe.
     """
 
     students: int = 1000

@@ -37,7 +37,7 @@ class KFS(DistributionMatching):
         real_batch: Real images of each class in one step.
         start: Which images the codes stand for at first: noise, real, k-means, means or herding.
         augmentation: DSA operations joined by "_"; empty for none. None takes the published ones that suit the data:
-            without flip for digits and characters.
+            without flip unless the data is mirror-safe.
         decoders: Decoders, each of which makes an image of each code.
         codes_batch: Codes of each class in one step, at most.
         fit_steps: Steps of the fit of codes and decoders to the images of the start.

@@ -28,7 +28,7 @@ class LatentMatching(DistributionMatching):
         real_batch: Real images of each class in one step.
         start: Which images the latents stand for at first: noise, real, k-means, means or herding.
         augmentation: DSA operations joined by "_"; empty for none. None takes the published ones that suit the data:
-            without flip for digits and characters.
+            without flip unless the data is mirror-safe.
         generator_dim: Length of the generator's latent vectors.
         generator_width: Channels of the generator's inner maps.
         generator_steps: Steps of the generator's training.

@@ -31,25 +31,19 @@ __all__ = [
     "unit_rate",
 ]
 
-# A mirrored 3 is no 3, and a mirrored 2 looks like a 5.
-_UNFLIPPED = {"digits", "kmnist", "mnist", "svhn", "usps"}
-
 
 def augmentation_for(real: RealData, given: str | None) -> str:
-    """Return `given`, or the published operations for `real` if it is None: all six, without flip for characters.
+    """Return `given`, or the published operations for `real` if it is None: all six, without flip unless mirror-safe.
 
     Args:
-        real: Its name decides: digits, KMNIST, MNIST, SVHN and USPS are characters. For what is no picture, such as
-            text, there are no operations at all.
+        real: Data that is augmented. Data that are no pictures, such as text, have no operations at all.
         given: DSA operations joined by "_"; empty for none.
     """
     if given is not None:
         return given
     if not real.pictures:
         return ""
-    name = real.name.lower().replace("-", "").replace("_", "")
-    kept = [op for op in data.DSA_STRATEGY.split("_") if op != "flip" or name not in _UNFLIPPED]
-    return "_".join(kept)
+    return "_".join(op for op in data.DSA_STRATEGY.split("_") if op != "flip" or real.mirror_safe)
 
 
 def pixel_set(
@@ -119,7 +113,12 @@ def start_images(real: RealData, ipc: int, start: str, rng: torch.Generator) -> 
         near = get_close_matches(start, synthetic.STARTS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"start must be one of {', '.join(synthetic.STARTS)}, got {start!r}{hint}")
-    return synthetic.STARTS[start](real, ipc, foundation.derive(rng, "start"))
+    key = foundation.derive(rng, "start")
+    # A run that a budget shortens builds its plan twice, and k-means over all images takes its time.
+    made = real.computed_once(
+        ("start", start, ipc, key.initial_seed()), lambda: synthetic.STARTS[start](real, ipc, key)
+    )
+    return made.clone()
 
 
 def hard_set(

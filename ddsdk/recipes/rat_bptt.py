@@ -47,7 +47,7 @@ class RaTBPTT(UnrolledTraining):
         clip_ratio: The gradient of a step is scaled down to this many times the usual norm, at least 1.
         start: Where the images start: noise, real, k-means, means or herding.
         augmentation: DSA operations joined by "_", for both sides and evaluation; empty for none. None takes flip or
-            rotation, without flip for digits and characters.
+            rotation, without flip unless the data is mirror-safe.
 
     The defaults are the paper's, for a GPU. On a CPU: narrow students (width 16), `student_steps` 15, `window` 5,
     `student_lr` 3e-3, `image_lr` 0.01, `real_batch` 256, and some hundred `steps` at one image per class.

@@ -55,7 +55,7 @@ class RTP(UnrolledTraining):
         start: ``"noise"`` draws bases and addresses at random. From real, k-means, means or herding both start as
             the leading singular vectors of such images.
         augmentation: DSA operations joined by "_", for both sides and evaluation; empty for none. None takes flip or
-            rotation, without flip for digits and characters.
+            rotation, without flip unless the data is mirror-safe.
 
     The defaults are the paper's, for a GPU: 150 steps of a student for each image step. On a CPU: narrow students
     (width 16), `student_steps` 60 with a `window` of 10, Adam, a start from k-means, `student_batch` 5 and `real_batch`

@@ -144,7 +144,7 @@ class Sweeping(IterativeRecipe):
     def evaluation(self, real: RealData) -> training.Evaluation:
         """Return IDC's protocol: small batches, two decays, CutMix, and DSA without cutout.
 
-        Colour and flip are always applied, and one of crop, scale and rotate; characters are not flipped.
+        Colour and flip are always applied, and one of crop, scale and rotate; flip only where the data is mirror-safe.
         """
         drawn = ("crop", "scale", "rotate")
         known = [op for op in augmentation_for(real, None).split("_") if op != "cutout"]

@@ -82,7 +82,7 @@ class TrajectoryMatching(IterativeRecipe):
         student_lr: Learning rate of the students at the start; it is learned with the images.
         rate_lr: Learning rate of that learning rate.
         augmentation: DSA operations joined by "_", for experts, students and evaluation; empty for none. None takes
-            the published ones that suit the data: without flip for digits and characters.
+            the published ones that suit the data: without flip unless the data is mirror-safe.
     """
 
     values: ClassVar[Mapping[str, Points]]

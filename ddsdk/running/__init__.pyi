@@ -8,7 +8,6 @@ from .loop import Distillation as Distillation
 from .loop import Plan as Plan
 from .loop import Schedule as Schedule
 from .loop import Step as Step
-from .loop import Students as Students
 from .method import DirectMethod as DirectMethod
 from .method import IterativeMethod as IterativeMethod
 from .method import Method as Method

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, final
+from typing import Any, Generic, NamedTuple, TypeVar, final
 
 import torch
 from torch import Tensor
@@ -14,9 +14,10 @@ from torch import Tensor
 from ddsdk.data import Source
 from ddsdk.foundation import DivergedError, derive, require, require_rate, require_rng
 from ddsdk.objectives import Objective
+from ddsdk.students import Students
 from ddsdk.synthetic import Leaves, SyntheticSet
 
-__all__ = ["Distillation", "Plan", "Schedule", "Step", "Students"]
+__all__ = ["Distillation", "Plan", "Schedule", "Step"]
 
 _USUAL = 0.9
 """Decay of the moving average of gradient norms."""
@@ -25,23 +26,6 @@ _SKIPS = 100
 """Steps in a row that may be left out before the run counts as diverged."""
 
 S = TypeVar("S")
-S_co = TypeVar("S_co", covariant=True)
-
-
-class Students(Protocol[S_co]):
-    """A supply of students: the main difference between papers."""
-
-    def next(self, real: Source, syn: SyntheticSet, rng: torch.Generator) -> S_co:
-        """Return the student of the next step."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return tensors, numbers and strings that `load_state_dict` needs to go on from here."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where `state_dict` was taken."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -33,4 +33,5 @@ from .runs import RunProgress as RunProgress
 from .runs import TrainedRuns as TrainedRuns
 from .runs import Training as Training
 from .several import Several as Several
+from .supply import Students as Students
 from .trained_pool import TrainedPool as TrainedPool

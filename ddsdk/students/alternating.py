@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,20 +13,13 @@ from torch import nn
 from ddsdk.data import NO_AUGMENTATION, Augmentation, Batch, Source, cutmix
 from ddsdk.foundation import derive, require
 from ddsdk.students.fresh import MakeStudent, enrol
+from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import epoch, gradient_step
 
-__all__ = ["AlternatingStudents", "Lesson", "MakeOptimizer", "OnReal", "OnSynthetic", "WholeSource"]
+__all__ = ["AlternatingStudents", "Lesson", "MakeOptimizer", "OnReal", "OnSynthetic"]
 
 
-class WholeSource(Source, Protocol):
-    """A source that is small enough to be taken whole, as a synthetic set is."""
-
-    def detached(self, rng: torch.Generator) -> Batch:
-        """Return everything, without a graph."""
-        ...
-
-
-Lesson = Callable[[nn.Module, torch.optim.Optimizer, Source, WholeSource, torch.Generator], None]
+Lesson = Callable[[nn.Module, torch.optim.Optimizer, Source, SyntheticSet, torch.Generator], None]
 """`(student, optimizer, real, syn, rng)`: trains the student in place."""
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -52,7 +45,7 @@ class OnSynthetic:
         student: nn.Module,
         optimizer: torch.optim.Optimizer,
         real: Source,  # noqa: ARG002
-        syn: WholeSource,
+        syn: SyntheticSet,
         rng: torch.Generator,
     ) -> None:
         """Train `student` in place."""
@@ -86,7 +79,7 @@ class OnReal:
         student: nn.Module,
         optimizer: torch.optim.Optimizer,
         real: Source,
-        syn: Source,  # noqa: ARG002
+        syn: SyntheticSet,  # noqa: ARG002
         rng: torch.Generator,
     ) -> None:
         """Train `student` in place."""
@@ -152,7 +145,7 @@ class AlternatingStudents:
         self._optimizer: torch.optim.Optimizer | None = None
         self._loaded: dict[str, Any] | None = None
 
-    def next(self, real: Source, syn: WholeSource, rng: torch.Generator) -> nn.Module:
+    def next(self, real: Source, syn: SyntheticSet, rng: torch.Generator) -> nn.Module:
         """Return a new network, or the present one after its lesson."""
         if self._served % self._period == 0:
             self._start(real, rng)

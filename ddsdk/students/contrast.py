@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 from ddsdk.data import Batch, Source
 from ddsdk.foundation import derive, require_count
 from ddsdk.networks import Network
-from ddsdk.students.alternating import WholeSource
+from ddsdk.synthetic import SyntheticSet
 
 __all__ = ["ViewLesson", "supervised_contrast"]
 
@@ -50,7 +50,7 @@ class ViewLesson:
         rival: nn.Module,
         student: object,  # noqa: ARG002
         real: Source,  # noqa: ARG002
-        syn: WholeSource,
+        syn: SyntheticSet,
         rng: torch.Generator,
     ) -> Tensor:
         """Return the loss on two views of some slots."""

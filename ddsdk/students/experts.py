@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ddsdk.data import Batch, RealData, Source
 from ddsdk.foundation import derive, require, require_count
 from ddsdk.students.runs import TrainedRuns
+from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import FlatNetwork, probabilities
 
 __all__ = ["ExpertSpan", "ExpertStudents", "Growth", "expert_logits", "known_images"]
@@ -86,7 +87,7 @@ class ExpertStudents:
         lowest, steps = self._growth
         return lowest + (self._last - lowest) * min(self._taken, steps) // steps
 
-    def next(self, real: Source, syn: Source, rng: torch.Generator) -> ExpertSpan:  # noqa: ARG002
+    def next(self, real: Source, syn: SyntheticSet, rng: torch.Generator) -> ExpertSpan:  # noqa: ARG002
         """Return a stretch; run and start are uniform."""
         run = int(torch.randint(len(self._runs), (), generator=derive(rng, "run")))
         start = int(torch.randint(self._first, self.bound, (), generator=derive(rng, "start")))

@@ -11,6 +11,7 @@ from ddsdk.data import Source
 from ddsdk.foundation import generator, require_count
 from ddsdk.networks import NetworkFactory, has_batch_norm, network_factory
 from ddsdk.students.fresh import MakeStudent
+from ddsdk.synthetic import SyntheticSet
 
 __all__ = ["FixedTeachers", "batch_norm_student"]
 
@@ -32,8 +33,12 @@ class FixedTeachers(Generic[S]):
         self._count = count
         self._known: dict[int, S] = {}
 
-    def next(self, real: Source, syn: Source, rng: torch.Generator) -> S:  # noqa: ARG002
+    def next(self, real: Source, syn: SyntheticSet, rng: torch.Generator) -> S:  # noqa: ARG002
         """Return the teacher of a step."""
+        return self.draw(rng)
+
+    def draw(self, rng: torch.Generator) -> S:
+        """Return one of the teachers, at random if there are several."""
         i = int(torch.randint(self._count, (), generator=rng))
         if i not in self._known:
             self._known[i] = self._teacher(i)

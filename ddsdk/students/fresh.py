@@ -11,6 +11,7 @@ from torch import nn
 from ddsdk.data import Source
 from ddsdk.foundation import derive, require
 from ddsdk.networks import calibrate_batch_norm_, has_batch_norm
+from ddsdk.synthetic import SyntheticSet
 
 __all__ = ["FreshStudents", "MakeStudent", "calibrate", "enrol"]
 
@@ -63,7 +64,7 @@ class FreshStudents:
         self._seed = 0
         self._student: nn.Module | None = None
 
-    def next(self, real: Source, syn: Source, rng: torch.Generator) -> nn.Module:  # noqa: ARG002
+    def next(self, real: Source, syn: SyntheticSet, rng: torch.Generator) -> nn.Module:  # noqa: ARG002
         """Return a new network, or the present one."""
         if self._served % self._period == 0:
             self._seed, self._student = rng.initial_seed(), None

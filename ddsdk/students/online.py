@@ -10,9 +10,10 @@ from torch import nn
 
 from ddsdk.data import NO_AUGMENTATION, Augmentation, Batch, Source
 from ddsdk.foundation import derive, require_count, require_rate
-from ddsdk.students.alternating import Lesson, WholeSource
+from ddsdk.students.alternating import Lesson
 from ddsdk.students.fresh import MakeStudent, enrol
 from ddsdk.students.plateau import Check
+from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import Loss, gradient_step, soft_cross_entropy
 
 __all__ = ["OnBatch", "OnlineStudents", "improves"]
@@ -41,7 +42,7 @@ class OnBatch:
         student: nn.Module,
         optimizer: torch.optim.Optimizer,
         real: Source,  # noqa: ARG002
-        syn: WholeSource,
+        syn: SyntheticSet,
         rng: torch.Generator,
     ) -> None:
         """Train `student` in place."""
@@ -109,7 +110,7 @@ class OnlineStudents:
         self._optimizer: torch.optim.Optimizer | None = None
         self._loaded: dict[str, Any] | None = None
 
-    def next(self, real: Source, syn: WholeSource, rng: torch.Generator) -> nn.Module:
+    def next(self, real: Source, syn: SyntheticSet, rng: torch.Generator) -> nn.Module:
         """Return a new network, or the present one after its lesson."""
         if not self._checks or self._is_done():
             student, _ = self._start(real, rng)

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from ddsdk.data import NO_AUGMENTATION, Augmentation, Batch, Source
 from ddsdk.foundation import derive, require_count
-from ddsdk.students.alternating import WholeSource
+from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import epoch, gradient_step, micro_batch, pieces
 
 __all__ = ["UntilOverfit"]
@@ -52,7 +52,7 @@ class UntilOverfit:
         student: nn.Module,
         optimizer: torch.optim.Optimizer,
         real: Source,
-        syn: WholeSource,
+        syn: SyntheticSet,
         rng: torch.Generator,
     ) -> None:
         """Train `student` in place."""

@@ -10,8 +10,9 @@ from torch import nn
 
 from ddsdk.data import Source
 from ddsdk.foundation import derive, require_count, require_rate
-from ddsdk.students.alternating import Lesson, WholeSource
+from ddsdk.students.alternating import Lesson
 from ddsdk.students.fresh import MakeStudent, enrol
+from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import probabilities
 
 __all__ = ["Check", "PlateauStudents", "accuracy_on", "spread"]
@@ -93,7 +94,7 @@ class PlateauStudents:
         self._student: nn.Module | None = None
         self._loaded: dict[str, Any] | None = None
 
-    def next(self, real: Source, syn: WholeSource, rng: torch.Generator) -> nn.Module:
+    def next(self, real: Source, syn: SyntheticSet, rng: torch.Generator) -> nn.Module:
         """Return a new network, or the present one after its lessons."""
         if not self._checks or self._is_done():
             self._loaded = None
@@ -126,7 +127,7 @@ class PlateauStudents:
         flat = life >= self._window and spread(self._checks, self._window) < self._settled
         return flat or life >= self._longest
 
-    def _teach(self, student: nn.Module, real: Source, syn: WholeSource, rng: torch.Generator) -> float:
+    def _teach(self, student: nn.Module, real: Source, syn: SyntheticSet, rng: torch.Generator) -> float:
         """Give lessons until the accuracy has moved; return it."""
         optimizer = torch.optim.SGD(student.parameters(), lr=self._lr)
         found = [self._checks[-1]]

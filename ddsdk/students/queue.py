@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from ddsdk.data import Source
 from ddsdk.foundation import derive, generator, require_count
-from ddsdk.students.alternating import Lesson, WholeSource
+from ddsdk.students.alternating import Lesson
 from ddsdk.students.fresh import MakeStudent, enrol
 from ddsdk.students.plateau import Check
+from ddsdk.synthetic import SyntheticSet
 
 __all__ = ["QueueStudents", "Rated"]
 
@@ -79,7 +80,7 @@ class QueueStudents:
         self._accuracies: list[float] = []
         self._network: nn.Module | None = None
 
-    def next(self, real: Source, syn: WholeSource, rng: torch.Generator) -> Rated:
+    def next(self, real: Source, syn: SyntheticSet, rng: torch.Generator) -> Rated:
         """Return one of the networks, after the lessons of some."""
         if self._network is None:
             self._network = enrol(self._make_student, real, generator("template"))
@@ -114,7 +115,7 @@ class QueueStudents:
         self._accuracies.append(0.0)
         del self._vectors[: -self._queue], self._accuracies[: -self._queue]
 
-    def _teach(self, network: nn.Module, real: Source, syn: WholeSource, rng: torch.Generator) -> None:
+    def _teach(self, network: nn.Module, real: Source, syn: SyntheticSet, rng: torch.Generator) -> None:
         chosen = torch.randperm(len(self._vectors), generator=derive(rng, "chosen"))[: self._trained]
         for at in chosen.tolist():
             _write(network, self._vectors[at])

@@ -10,37 +10,21 @@ from torch import nn
 
 from ddsdk.data import Source
 from ddsdk.foundation import derive
-from ddsdk.students.alternating import WholeSource
 from ddsdk.students.fresh import MakeStudent, enrol
+from ddsdk.students.supply import Students
+from ddsdk.synthetic import SyntheticSet
 
 __all__ = ["RivalLesson", "Rivalled", "WithRival"]
 
 S = TypeVar("S")
-S_co = TypeVar("S_co", covariant=True)
 S_contra = TypeVar("S_contra", contravariant=True)
-
-
-class Supply(Protocol[S_co]):
-    """A supply of students, see `ddsdk.running.Students`."""
-
-    def next(self, real: Source, syn: Any, rng: torch.Generator) -> S_co:  # noqa: ANN401
-        """Return the student of the next step."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the next student depends on."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        ...
 
 
 class RivalLesson(Protocol[S_contra]):
     """What a rival learns from before a step."""
 
     def __call__(
-        self, rival: nn.Module, student: S_contra, real: Source, syn: WholeSource, rng: torch.Generator
+        self, rival: nn.Module, student: S_contra, real: Source, syn: SyntheticSet, rng: torch.Generator
     ) -> torch.Tensor:
         """Return the loss of the rival, which goes down in its eyes as the set gets worse."""
         ...
@@ -74,7 +58,7 @@ class WithRival(Generic[S]):
 
     def __init__(
         self,
-        students: Supply[S],
+        students: Students[S],
         make_rival: MakeStudent,
         lesson: RivalLesson[S] | None,
         make_optimizer: Callable[[Any], torch.optim.Optimizer],
@@ -87,7 +71,7 @@ class WithRival(Generic[S]):
         self._optimizer: torch.optim.Optimizer | None = None
         self._loaded: dict[str, Any] = {"rival": {}, "optimizer": {}}
 
-    def next(self, real: Source, syn: WholeSource, rng: torch.Generator) -> Rivalled[S]:
+    def next(self, real: Source, syn: SyntheticSet, rng: torch.Generator) -> Rivalled[S]:
         """Return a student of the other supply, and the network after its step."""
         student = self._students.next(real, syn, derive(rng, "student"))
         rival = self._rival or self._enrolled(real, derive(rng, "rival"))

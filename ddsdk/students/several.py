@@ -9,7 +9,8 @@ import torch
 
 from ddsdk.data import Source
 from ddsdk.foundation import derive, require
-from ddsdk.students.rival import Supply
+from ddsdk.students.supply import Students
+from ddsdk.synthetic import SyntheticSet
 
 __all__ = ["Several"]
 
@@ -27,11 +28,11 @@ class Several(Generic[S]):
         ValueError: If there are none.
     """
 
-    def __init__(self, supplies: Sequence[Supply[S]]) -> None:
+    def __init__(self, supplies: Sequence[Students[S]]) -> None:
         require(len(supplies) >= 1, "supplies", "hold at least one", len(supplies))
         self._supplies = tuple(supplies)
 
-    def next(self, real: Source, syn: Any, rng: torch.Generator) -> tuple[S, ...]:  # noqa: ANN401
+    def next(self, real: Source, syn: SyntheticSet, rng: torch.Generator) -> tuple[S, ...]:
         """Return the students of the next step."""
         return tuple(
             s.next(real, syn, derive(rng, "one of several", i)) for i, s in enumerate(self._supplies)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ddsdk.data import Source
 from ddsdk.foundation import derive, generator, require_count, require_rate
 from ddsdk.students.fresh import MakeStudent, calibrate, enrol
+from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import (
     FlatNetwork,
     InnerAdam,
@@ -78,7 +79,7 @@ class TrainedPool:
         self._at = 0
         self._network: nn.Module | None = None
 
-    def next(self, real: Source, syn: Source, rng: torch.Generator) -> nn.Module:
+    def next(self, real: Source, syn: SyntheticSet, rng: torch.Generator) -> nn.Module:
         """Return one network of the pool, as a constant, after the lesson of the one before."""
         if self._network is None:
             self._network = enrol(self._make_student, real, generator("template")).requires_grad_(False)
@@ -107,7 +108,7 @@ class TrainedPool:
     def _fresh(self, real: Source, rng: torch.Generator) -> State:
         return self._optimizer.start(weight_vector(enrol(self._make_student, real, rng)))
 
-    def _go_on(self, real: Source, syn: Source, rng: torch.Generator) -> None:
+    def _go_on(self, real: Source, syn: SyntheticSet, rng: torch.Generator) -> None:
         """Train the network that served last, or put a fresh one in its place."""
         at, left = self._at, self._longest - self._ages[self._at]
         steps = int(torch.randint(self._most_steps, (), generator=derive(rng, "steps"))) + 1
@@ -117,7 +118,7 @@ class TrainedPool:
         if self._ages[at] >= self._longest:
             self._states[at], self._ages[at] = self._fresh(real, rng), 0
 
-    def _trained(self, state: State, real: Source, syn: Source, rng: torch.Generator) -> State:
+    def _trained(self, state: State, real: Source, syn: SyntheticSet, rng: torch.Generator) -> State:
         assert self._network is not None
         flat, weights = FlatNetwork(self._network), state[0].detach().requires_grad_()
         # Statistics of BatchNorm are no part of the state: those that lie there may be another network's.

@@ -34,3 +34,4 @@ from .solved import label_solved as label_solved
 from .start import STARTS as STARTS
 from .start import check_ipc as check_ipc
 from .start import class_slots as class_slots
+from .view import SyntheticView as SyntheticView

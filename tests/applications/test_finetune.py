@@ -81,7 +81,7 @@ def test_gradients_that_are_matched_are_those_of_the_head(tiny, frozen):
 )
 def test_no_recipe_changes_the_backbone(tiny, backbone, frozen, recipe):
     before, inside = state(backbone), state(frozen._features._held[0])
-    found = recipe(tiny, make_student=frozen, rng=dd.generator("run"))
+    found = dd.distill(recipe, tiny, make_student=frozen, seed=dd.generator("run"))
     assert len(found) == 3
     assert same(before, state(backbone))
     assert same(inside, state(frozen._features._held[0]))
@@ -89,7 +89,9 @@ def test_no_recipe_changes_the_backbone(tiny, backbone, frozen, recipe):
 
 def test_gradients_of_all_weights_are_refused(tiny, make_student):
     with pytest.raises(TypeError, match="make_student must be a FrozenBackbone, got NetworkFactory"):
-        LinearGradientMatching(ipc=1, steps=1)(tiny, make_student=make_student, rng=dd.generator(0))
+        dd.distill(
+            LinearGradientMatching(ipc=1, steps=1), tiny, make_student=make_student, seed=0
+        )
     with pytest.raises(ValueError, match="image_lr must"):
         LinearGradientMatching(image_lr=0)
 
@@ -128,7 +130,7 @@ def test_a_probe_on_pixels_of_all_images_is_logistic_regression(digits):
 
 
 def test_tuning_moves_a_copy_and_keeps_the_statistics_of_batch_norm(tiny, backbone):
-    chosen = dd.BASELINES["random"](ipc=2)(tiny, make_student=None, rng=dd.generator(0))
+    chosen = dd.distill(dd.BASELINES["random"](ipc=2), tiny, make_student=None, seed=0)
     before = state(backbone)
     how = dd.Evaluation(epochs=3, lr=0.05)
     found = fine_tuned(backbone, chosen, how, rng=dd.generator("t"))
@@ -155,7 +157,7 @@ def test_matched_images_teach_a_probe_more_than_their_start(digits):
     features = embeddings(backbone, train.batch(torch.arange(1)).x).shape[1]
     frozen = FrozenBackbone(backbone, features=features, num_classes=5)
     recipe = LinearGradientMatching(ipc=1, steps=60, real_batch=32, augmentation="", start="real")
-    found = recipe(train, make_student=frozen, rng=dd.generator("run"))
+    found = dd.distill(recipe, train, make_student=frozen, seed=dd.generator("run"))
     start = recipe.plan(train, make_student=frozen, rng=derive(dd.generator("run"), "plan")).syn
     names = {"class_names": train.class_names, "preprocess": train.preprocess}
     before = dd.Distilled(*start.detached(dd.generator(0)), **names)

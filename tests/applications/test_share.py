@@ -145,7 +145,7 @@ def test_soft_labels_are_those_of_the_teacher(patients, from_noise):
     torch.testing.assert_close(found.labels.sum(1), torch.ones(30))
     records, _ = patients
     recipe = SoftLabels(recipe=dd.BASELINES["random"](ipc=1), epochs=1, temperature=1e6)
-    flat = recipe(records, make_student=students(records), rng=dd.generator(0))
+    flat = dd.distill(recipe, records, make_student=students(records), seed=0)
     torch.testing.assert_close(flat.labels, torch.full((10, 10), 0.1), atol=1e-4, rtol=0)
 
 

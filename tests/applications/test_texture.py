@@ -215,7 +215,9 @@ def test_what_shows_an_edge_is_not_exported(canvases, tmp_path):
 def test_what_cannot_be_a_texture_is_refused(tiny, make_student, digits):
     with pytest.raises(ValueError, match="canvases must come from distil_canvases"):
         windows_of(
-            dd.BASELINES["random"](ipc=1)(tiny, make_student=None, rng=dd.generator(0)), 2, dd.generator(0)
+            dd.distill(dd.BASELINES["random"](ipc=1), tiny, make_student=None, seed=0),
+            2,
+            dd.generator(0),
         )
     white = tiny.with_preprocess(dd.Preprocess.fit_zca(tiny.images))
     with pytest.raises(ValueError, match="real must not be whitened"):

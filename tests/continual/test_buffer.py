@@ -253,7 +253,7 @@ class Blended:
     ipc: int = 1
 
     def __call__(self, real, *, make_student, rng):
-        made = dd.BASELINES["random"](ipc=self.ipc)(real, make_student=make_student, rng=rng)
+        made = dd.distill(dd.BASELINES["random"](ipc=self.ipc), real, make_student=make_student, seed=rng)
         return dataclasses.replace(made, labels=0.8 * made.labels + 0.2 / real.num_classes)
 
 

@@ -8,6 +8,7 @@ from torch.nn.functional import cosine_similarity
 
 import ddsdk as dd
 from ddsdk.objectives import ClassMatch
+from ddsdk.running.run import Run
 from ddsdk.synthetic import Pixels, hard_labels
 from ddsdk_integrations.continual import Combining, Composing, RelationMatch
 from ddsdk_integrations.continual.composites import Combined, Composites
@@ -60,7 +61,7 @@ def test_a_run_lowers_its_loss_and_repeats(kind):
     make = dd.network_factory("mlp", SHAPE, 3)
     losses = []
     for _ in range(2):
-        run = recipe.distillation(real, make_student=make, rng=dd.generator("run"))
+        run = Run(recipe, real, make_student=make, seed=dd.generator("run")).distillation
         losses.append([step.loss for step in run])
     assert losses[0] == losses[1]
     assert sum(losses[0][-10:]) < 0.9 * sum(losses[0][:10])

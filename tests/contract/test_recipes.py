@@ -21,8 +21,8 @@ from ddsdk.foundation import derive
 from ddsdk.foundation.errors import DivergedError
 from ddsdk.objectives import ClassMatch, CrossEntropy, FitAndTest, ImplicitRegression, Total, weight_gradients
 from ddsdk.recipes import RECIPES, IterativeRecipe
-from ddsdk.recipes.base import trained_runs
 from ddsdk.running import Schedule
+from ddsdk.running.run import Run
 from ddsdk.synthetic import FixedLabels, LearnedLabels
 from ddsdk.synthetic.set import Leaves
 
@@ -66,7 +66,7 @@ def test_a_student_of_ones_own_is_named(tiny, make_student):
     def own(rng):
         return make_student(rng)
 
-    found = dd.DM(ipc=1, steps=1)(tiny, make_student=own, rng=dd.generator(0))
+    found = dd.distill(dd.DM(ipc=1, steps=1), tiny, make_student=own, seed=0)
     assert found.provenance["student"]["network"].endswith("own")
 
 
@@ -109,7 +109,9 @@ def test_every_synthetic_image_moves_at_a_large_ipc(make_student):
         preprocess=dd.Preprocess.unit(3),
     )
     make = dd.network_factory("convnet", real.image_shape, 2, width=2, depth=1)
-    run = dd.DM(ipc=300, steps=1, real_batch=4).distillation(real, make_student=make, rng=dd.generator(0))
+    run = Run(
+        dd.DM(ipc=300, steps=1, real_batch=4), real, make_student=make, seed=0
+    ).distillation
     before = run.plan.syn.parametrization.images.detach().clone()
     next(run)
     assert bool((run.plan.syn.parametrization.images != before).flatten(1).any(1).all())
@@ -125,7 +127,7 @@ def test_a_run_that_diverges_hands_over_its_last_finite_set(recipe, tiny, make_s
     # Nor where ridge regression in float64 divides by the scale of the images.
     safe = safe or isinstance(plan.objective, FitAndTest | ImplicitRegression)
     try:
-        found = wild(tiny, make_student=make_student, rng=dd.generator("run"))
+        found = dd.distill(wild, tiny, make_student=make_student, seed=dd.generator("run"))
     except DivergedError as error:
         assert error.syn.is_finite()
     else:
@@ -159,7 +161,7 @@ def check_plain_pixels(found):
 def check_what_the_plan_promised(recipe, real, make_student, found):
     """The artefact is what the run stores in the end: no more, no less, nothing left out."""
     rng = dd.generator("run")
-    run = recipe.distillation(real, make_student=make_student, rng=rng)
+    run = Run(recipe, real, make_student=make_student, seed=rng).distillation
     assert len(list(run)) == 2
     assert run.record().items() <= found.provenance.items()
     assert (run.index, run.shrunk, run.diverged) == (2, 0, False)
@@ -188,7 +190,7 @@ def test_a_set_comes_out_whole(method, tiny, make_student):
     np.random.seed(1)  # noqa: NPY002
     state = torch.get_rng_state()
     real_before = tiny.fingerprint
-    found = method(tiny, make_student=make_student, rng=dd.generator("run"))
+    found = dd.distill(method, tiny, make_student=make_student, seed=dd.generator("run"))
 
     assert isinstance(found, dd.Distilled)
     assert found.images.shape[1:] == tiny.image_shape
@@ -229,7 +231,7 @@ def test_a_set_comes_out_whole(method, tiny, make_student):
 
     torch.manual_seed(2)
     np.random.seed(2)  # noqa: NPY002
-    again = method(tiny, make_student=make_student, rng=dd.generator("run"))
+    again = dd.distill(method, tiny, make_student=make_student, seed=dd.generator("run"))
     assert again.content_id == found.content_id
 
 
@@ -238,12 +240,12 @@ def test_networks_that_are_trained_beforehand_are_those_that_the_recipe_names(
 ):
     monkeypatch.setenv("DDSDK_CACHE", str(tmp_path))
     rng = dd.generator("run")
-    runs = trained_runs(method, tiny, make_student=make_student, rng=rng)
+    runs = Run(method, tiny, make_student=make_student, seed=rng).runs
     assert list(tmp_path.iterdir()) == []
     made = [] if runs is None else list(runs.make())
     files = {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
     assert len(files) == (0 if runs is None else len(runs))
-    found = method(tiny, make_student=make_student, rng=rng)
+    found = dd.distill(method, tiny, make_student=make_student, seed=rng)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == files
     if runs is None:
         assert "runs" not in found.provenance
@@ -255,7 +257,7 @@ def test_networks_that_are_trained_beforehand_are_those_that_the_recipe_names(
 
 
 def test_a_set_survives_the_disk(method, tiny, make_student, tmp_path):
-    found = method(tiny, make_student=make_student, rng=dd.generator("run"))
+    found = dd.distill(method, tiny, make_student=make_student, seed=dd.generator("run"))
     content_id = found.save(tmp_path / "set")
     opened = dd.Distilled.load(tmp_path / "set")
     assert opened.content_id == content_id == found.content_id
@@ -266,7 +268,7 @@ def test_a_set_survives_the_disk(method, tiny, make_student, tmp_path):
 
 def test_one_image_of_each_class_is_enough(method, tiny, make_student):
     one = dataclasses.replace(method, ipc=1)
-    found = one(tiny, make_student=make_student, rng=dd.generator("run"))
+    found = dd.distill(one, tiny, make_student=make_student, seed=dd.generator("run"))
     assert found.owner.tolist() == owners_in_order(found)
     assert torch.isfinite(found.images).all()
 
@@ -274,7 +276,7 @@ def test_one_image_of_each_class_is_enough(method, tiny, make_student):
 @pytest.mark.parametrize("name", [name for name in BASELINES if name != "means"])
 def test_a_baseline_takes_distinct_real_images_of_the_right_class(name, tiny, make_student):
     method = BASELINES[name](ipc=5, **TINY[name])
-    found = method(tiny, make_student=make_student, rng=dd.generator("run"))
+    found = dd.distill(method, tiny, make_student=make_student, seed=dd.generator("run"))
     for c in range(3):
         members = tiny.batch(tiny.index_of_class(c)).x
         mine = found.images[found.owner == c]
@@ -283,8 +285,8 @@ def test_a_baseline_takes_distinct_real_images_of_the_right_class(name, tiny, ma
 
 
 def test_the_baseline_of_means_gives_the_mean_image_of_each_class(tiny, make_student):
-    found = BASELINES["means"](ipc=1, **TINY["means"])(
-        tiny, make_student=make_student, rng=dd.generator("run")
+    found = dd.distill(
+        BASELINES["means"](ipc=1, **TINY["means"]), tiny, make_student=make_student, seed=dd.generator("run")
     )
     for c in range(3):
         mean = tiny.batch(tiny.index_of_class(c)).x.mean(0)

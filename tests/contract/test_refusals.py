@@ -62,7 +62,7 @@ def test_a_rate_that_is_none_is_refused_by_its_name(kind, value):
 
 def test_a_seed_in_place_of_a_generator_is_refused(method, tiny, make_student):
     with pytest.raises(TypeError, match=r"rng must be a torch.Generator such as ddsdk.generator\(0\), got 0"):
-        method(tiny, make_student=make_student, rng=0)
+        dd.distill(method, tiny, make_student=make_student, seed=0)
 
 
 def test_impossible_sizes_are_refused(method, tiny, make_student):
@@ -75,14 +75,14 @@ def test_impossible_sizes_are_refused(method, tiny, make_student):
     if start is None and isinstance(method, IterativeRecipe):
         # A method that needs no real image for each of its own may go on; it then gives what it was asked for.
         try:
-            found = many(tiny, make_student=make_student, rng=dd.generator(0))
+            found = dd.distill(many, tiny, make_student=make_student, seed=0)
         except ValueError as error:
             assert "got 6" in str(error)
         else:
             assert found.ipc >= 6
         return
     with pytest.raises(ValueError, match=r"5 images of class 2 \('cat'\), got 6"):
-        many(tiny, make_student=make_student, rng=dd.generator(0))
+        dd.distill(many, tiny, make_student=make_student, seed=0)
 
 
 def test_an_unknown_augmentation_is_refused_before_the_run(recipe, tiny, make_student):

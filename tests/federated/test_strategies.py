@@ -126,7 +126,7 @@ def test_a_function_of_the_data_distils():
     herding = dd.BASELINES["herding"](ipc=3)
 
     def function(real):
-        return herding(real, make_student=None, rng=dd.generator("mine"))
+        return dd.distill(herding, real, make_student=None, seed=dd.generator("mine"))
 
     made = strategy(one_shot, evaluation=QUICK)
     run(made, participant(distil=Alone(function, ipc=3)).app())

@@ -19,7 +19,9 @@ from ddsdk_integrations.nas.ranking import network_signature
 
 @pytest.fixture
 def chosen(pictures):
-    return dd.BASELINES["random"](ipc=3)(pictures[0], make_student=None, rng=dd.generator("chosen"))
+    return dd.distill(
+        dd.BASELINES["random"](ipc=3), pictures[0], make_student=None, seed=dd.generator("chosen")
+    )
 
 
 @pytest.fixture

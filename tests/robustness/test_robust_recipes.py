@@ -28,7 +28,7 @@ def recipe(name, **how):
 
 
 def distilled(robust, tiny, make_student):
-    return robust(tiny, make_student=make_student, rng=dd.generator("run"))
+    return dd.distill(robust, tiny, make_student=make_student, seed=dd.generator("run"))
 
 
 @pytest.mark.parametrize("name", LEARNING)

@@ -163,7 +163,7 @@ def sets():
     trigger = Trigger.corner(train.image_shape)
     poisoned = poison(train, trigger, target=3, fraction=0.2, rng=dd.generator("poison")).data
     pick = dd.BASELINES["random"](ipc=10)
-    made = [pick(real, make_student=None, rng=dd.generator(0)) for real in (train, poisoned)]
+    made = [dd.distill(pick, real, make_student=None, seed=0) for real in (train, poisoned)]
     return *made, trusted, trigger
 
 

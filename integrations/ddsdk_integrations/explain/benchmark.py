@@ -99,7 +99,7 @@ def _truth(case: Case, rng: torch.Generator) -> Ranked:  # noqa: ARG001
 
 def _through(make: Callable[[Setting], Any]) -> Callable[[Case, torch.Generator], Ranked]:
     def ranked(case: Case, rng: torch.Generator) -> Ranked:
-        distilled = make(case.setting)(case.train, make_student=_no_student, rng=rng)
+        distilled = dd.distill(make(case.setting), case.train, make_student=_no_student, seed=rng)
         explainer = Explainer(distilled, case.setting.machine)
         return Influence(explainer, case.train, ridge=case.setting.ridge).falls(case.x), distilled
 
@@ -108,7 +108,7 @@ def _through(make: Callable[[Setting], Any]) -> Callable[[Case, torch.Generator]
 
 def _by_weights(case: Case, rng: torch.Generator) -> Ranked:
     """Rank by how alike the weights of synthetic images are in both predictions, as RFAD does."""
-    distilled = case.setting.recipe()(case.train, make_student=_no_student, rng=rng)
+    distilled = dd.distill(case.setting.recipe(), case.train, make_student=_no_student, seed=rng)
     explainer = Explainer(distilled, case.setting.machine)
     everything = case.train.batch(torch.arange(len(case.train))).x
     a, b = (normalize(explainer.weights(x), dim=1) for x in (case.x, everything))
@@ -192,7 +192,7 @@ def _scores(case: Case, members: Tensor, rng: torch.Generator) -> Tensor:
     """Return what a model of some training images says of the predicted classes, (B,)."""
     half, machine = case.train.subset(torch.nonzero(members).flatten()), case.setting.machine
     if case.setting.again:
-        made = case.setting.recipe()(half, make_student=_no_student, rng=derive(rng, "again"))
+        made = dd.distill(case.setting.recipe(), half, make_student=_no_student, seed=derive(rng, "again"))
         found = machine.predict(made.images, made.labels, case.x)
     else:
         x, y = half.batch(torch.arange(len(half)))

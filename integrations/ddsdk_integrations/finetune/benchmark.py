@@ -165,7 +165,9 @@ def _made(
     features = embeddings(backbone, real.batch(torch.arange(1)).x).shape[1]
     frozen = FrozenBackbone(backbone, features=features, num_classes=real.num_classes)
     fresh = dd.network_factory("convnet", real.image_shape, real.num_classes, **setting.options)
-    found: dd.Distilled = row.make(setting)(real, make_student=frozen if row.backbone else fresh, rng=rng)
+    found: dd.Distilled = dd.distill(
+        row.make(setting), real, make_student=frozen if row.backbone else fresh, seed=rng
+    )
     return found
 
 

@@ -243,7 +243,7 @@ def _kept_set(cell: Cell, setting: Setting, place: Place, train: dd.RealData) ->
         began = clock()
         make_student = STUDENTS[cell.students or "one"](setting, train)
         rng = dd.generator("nas", "set", cell.seed)
-        made: dd.Distilled = _made(cell)(train, make_student=make_student, rng=rng)
+        made: dd.Distilled = dd.distill(_made(cell), train, make_student=make_student, seed=rng)
         took = round(clock() - began, 3)
         made.save(folder)
         write_atomic(folder / "took.json", readable_json({"seconds": took}))

@@ -141,7 +141,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
         rows: Rows = {"accuracy": accuracy(network, everything.x, test.labels)}
     else:
         sealed = method.private or isinstance(made, NDPDC)
-        distilled = made(private if sealed else train, make_student=make, rng=rng)
+        distilled = dd.distill(made, private if sealed else train, make_student=make, seed=rng)
         rows = _judged(distilled, test, setting, derive(rng, "judge"))
     return {
         "cell": asdict(cell),

@@ -320,7 +320,7 @@ def _kept_set(recipe: Any, train: dd.RealData, width: int, seed: int) -> tuple[d
     """Return a set with the seconds that it took, made once for the rows of a command that train on it."""
     make = dd.network_factory("convnet", train.image_shape, train.num_classes, width=width)
     began = time.perf_counter()
-    distilled = recipe(train, make_student=make, rng=dd.generator("robustness", seed))
+    distilled = dd.distill(recipe, train, make_student=make, seed=dd.generator("robustness", seed))
     return distilled, time.perf_counter() - began
 
 

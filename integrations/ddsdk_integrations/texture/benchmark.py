@@ -73,7 +73,7 @@ def _canvas(wrap: bool, *, whole: bool = False) -> Callable[..., dd.Distilled]:
 
 def _images(make: Callable[[Setting], Any]) -> Callable[..., dd.Distilled]:
     def made(setting: Setting, real: dd.RealData, rng: torch.Generator) -> dd.Distilled:
-        found: dd.Distilled = make(setting)(real, make_student=_students(setting, real), rng=rng)
+        found: dd.Distilled = dd.distill(make(setting), real, make_student=_students(setting, real), seed=rng)
         return found
 
     return made

@@ -182,11 +182,11 @@ def _distilled(
     trigger = Trigger.corner(real.image_shape, setting.size, colours)
     run = derive(rng, "run")
     if cell.attack == "none":
-        return recipe(real, make_student=make, rng=run), trigger
+        return dd.distill(recipe, real, make_student=make, seed=run), trigger
     poisoned = poison(real, trigger, target=TARGET, fraction=cell.fraction, rng=derive(rng, "poison"))
     settings = ATTACKS[cell.attack]
     if settings is None:
-        return recipe(poisoned.data, make_student=make, rng=run), trigger
+        return dd.distill(recipe, poisoned.data, make_student=make, seed=run), trigger
     opened = distil_doorping(
         recipe,
         poisoned,

@@ -117,9 +117,8 @@ class Poisoned:
         Raises:
             ValueError: If the data is whitened: it was multiplied out once, and would not follow.
         """
-        require(self.data.preprocess.space != "zca", "data", "not be whitened to be stamped again", "zca")
-        images = self.data.images
-        images[self.index.to(images.device)] = _stored_as(images.dtype, trigger.stamp(self.originals))
+        stamped = _stored_as(self.data.images.dtype, trigger.stamp(self.originals))
+        self.data.replace_images_(self.index, stamped)
 
 
 def poison(
