@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from ddsdk.data import Source
 from ddsdk.foundation import derive, require, require_count
-from ddsdk.objectives.base import require_network
+from ddsdk.objectives.base import embedding, require_network
 from ddsdk.objectives.ridge import label_lead
 from ddsdk.synthetic import SyntheticView
 from ddsdk.training import (
@@ -71,8 +71,7 @@ class Linearised:
 
     def features(self, x: Tensor) -> Tensor:
         """Return the features of images, (B, F) float64, with graph."""
-        found: Tensor = self.network.embed(x)  # type: ignore[operator]
-        return found.double()
+        return embedding(self.network)(x).double()
 
 
 @final
