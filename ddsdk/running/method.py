@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, final
 
+from ddsdk.foundation import require
+
 if TYPE_CHECKING:
     import torch
 
@@ -25,10 +27,12 @@ class Method(ABC, Generic[R]):
 
     Attributes:
         name: Name on the command line and in tables.
+        length: Field that holds the number of outer steps, or of students with a fixed number of steps each.
         retries: Number of times that a step with values that are not finite may be tried again at a smaller rate.
     """
 
     name: ClassVar[str]
+    length: ClassVar[str] = "steps"
     retries: ClassVar[int] = 5
 
     @abstractmethod
@@ -47,6 +51,16 @@ class Method(ABC, Generic[R]):
     def student(self, real: R) -> MakeStudent:
         """Return the factory of the student networks where the caller names none."""
 
+    def refuse(self, real: R, *, start: object, validation: object, transform: object) -> None:
+        """Raise an error for data or options that the method does not allow, before any work; the default allows all.
+
+        Args:
+            real: Real data of the run.
+            start: Warm start of the run; None without one.
+            validation: Held-out score of the run; None without one.
+            transform: Change of the plan; None without one.
+        """
+
     def runs(self, real: R, *, make_student: MakeStudent, rng: torch.Generator) -> TrainedRuns | None:  # noqa: ARG002
         """Return the networks that must be trained on `real` first: experts, pools or teachers; None for none.
 
@@ -64,7 +78,10 @@ class Method(ABC, Generic[R]):
         return cls.runs is not Method.runs
 
     def stored(self, syn: SyntheticSet, real: R) -> tuple[SyntheticSet, dict[str, Any]]:  # noqa: ARG002
-        """Return the set that the artefact stores, and further fields of `ddsdk.Distilled`, such as edges."""
+        """Return the set that the artefact stores, and further fields of `ddsdk.Distilled`, such as edges.
+
+        Entries of a field ``provenance`` take the place of those of the run; the others stay.
+        """
         return syn, {}
 
     def certificate(self, real: R) -> Certificate | None:  # noqa: ARG002
@@ -76,11 +93,9 @@ class IterativeMethod(Method[R]):
     """A method that runs the loop of `ddsdk.Distillation` over a plan.
 
     Attributes:
-        length: Field that holds the number of outer steps, or of students with a fixed number of steps each.
         repeatable: Whether a plan may be built twice and a step taken twice; false where either is a paid release.
     """
 
-    length: ClassVar[str] = "steps"
     repeatable: ClassVar[bool] = True
 
     @abstractmethod
@@ -93,6 +108,15 @@ class IterativeMethod(Method[R]):
 
 class DirectMethod(Method[R]):
     """A method without steps: selection, or a solution in closed form."""
+
+    def refuse(self, real: R, *, start: object, validation: object, transform: object) -> None:  # noqa: ARG002
+        """Refuse every option of a plan.
+
+        Raises:
+            ValueError: If one is given.
+        """
+        for option, value in {"start": start, "validation": validation, "transform": transform}.items():
+            require(value is None, option, f"be left out for {self.name}, which has no steps", value)
 
     @abstractmethod
     def make(self, real: R, *, make_student: MakeStudent, rng: torch.Generator) -> SyntheticSet:

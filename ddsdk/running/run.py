@@ -76,6 +76,7 @@ class Run(Generic[R], Iterator[Step]):
         validation: Validator | None = None,
         transform: Callable[[Plan[Any]], Plan[Any]] | None = None,
     ) -> None:
+        method.refuse(real, start=start, validation=validation, transform=transform)
         self.method = method
         self.real = real
         self.make_student = method.student(real) if make_student is None else make_student
@@ -84,10 +85,6 @@ class Run(Generic[R], Iterator[Step]):
         self._start, self._validation, self._transform = start, validation, transform
         self._record: dict[str, Any] = {}
         self._distillation: Distillation[Any] | None = None
-        if not isinstance(method, IterativeMethod):
-            options = {"start": start, "validation": validation, "transform": transform}
-            for name, value in options.items():
-                require(value is None, name, f"be left out for {method.name}, which has no steps", value)
         with self._clock():
             self.runs = method.runs(real, make_student=self.make_student, rng=derive(self._rng, "plan"))
 
@@ -206,6 +203,8 @@ class Run(Generic[R], Iterator[Step]):
             run=record,
             certificate=self.method.certificate(self.real),
         )
+        if "provenance" in fields:
+            fields = {**fields, "provenance": {**made.provenance, **fields["provenance"]}}
         return dataclasses.replace(made, **fields) if fields else made
 
     def state_dict(self) -> dict[str, Any]:
