@@ -10,7 +10,6 @@ import sys
 
 import msgspec
 import pytest
-from ddsdk.planning.length import shortened
 
 import ddsdk as dd
 from ddsdk.cli import main
@@ -23,6 +22,7 @@ from ddsdk.planning.choice import choose, reached, standings
 from ddsdk.planning.measured import MEASURED, Board, Entry, Figure, read_boards
 from ddsdk.planning.methods import METHODS
 from ddsdk.running import estimate
+from ddsdk.running.budget import shortened
 from ddsdk.training.protocol import Score
 
 BASE = ["distill", "--data", "digits", "--threads", "1", "--ipc", "1"]

@@ -210,9 +210,7 @@ def test_hard_labels_stay_possible_and_keep_the_protocols_name(recipe, tiny, mak
     assert torch.equal(found.labels, torch.eye(3))
     assert found.evaluation["protocol"] == "published"
     soft = dd.distill(recipe, tiny, make_student=make_student, seed=0)
-    softer = dd.distill(
-        dataclasses.replace(recipe, temperature=8.0), tiny, make_student=make_student, seed=0
-    )
+    softer = dd.distill(dataclasses.replace(recipe, temperature=8.0), tiny, make_student=make_student, seed=0)
     assert torch.equal(soft.images, found.images)
     assert torch.equal(soft.images, softer.images)
     torch.testing.assert_close(softer.labels, soft.labels.log().div(8).softmax(1))

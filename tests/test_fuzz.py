@@ -13,7 +13,7 @@ import pytest
 from artefact_sets import make_set
 from quick_units import echo
 
-from ddsdk.experiments.unit import seal_result
+from ddsdk.foundation.unit import seal_result
 
 pytest.importorskip("atheris")
 

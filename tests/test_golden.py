@@ -12,7 +12,7 @@ import torch
 from artefact_sets import same
 
 import ddsdk as dd
-from ddsdk.experiments.unit import open_result
+from ddsdk.foundation.unit import open_result
 
 GOLDEN = Path(__file__).parent / "golden"
 IDS = {

@@ -11,16 +11,16 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk import judge, scores
 from ddsdk.baselines import BASELINES
 from ddsdk.data.augment import cutmix
 from ddsdk.experiments.tables import score_table
 from ddsdk.foundation import derive
 from ddsdk.foundation.errors import ArtifactError
-from ddsdk.judging import kept_score
+from ddsdk.judging import judge, kept_score, scores
 from ddsdk.students import enrol
 from ddsdk.training.fit import accuracy
 from ddsdk.training.micro import MICRO_BATCH
+from ddsdk.training.train import train
 
 QUICK = dd.Evaluation(
     protocol="test", network_options={"width": 8, "depth": 2}, networks=2, epochs=25, batch_size=64, lr=0.05
@@ -70,7 +70,7 @@ def test_train_equals_a_slow_loop(digits, make_digit_student, batch, monkeypatch
     monkeypatch.setitem(MICRO_BATCH, "cpu", pieces)
     evaluation = dataclasses.replace(QUICK, epochs=6, batch_size=1000)
     network = make_digit_student(dd.generator("init"))
-    done = list(judge.train(network, batch, evaluation, dd.generator("train")))
+    done = list(train(network, batch, evaluation, dd.generator("train")))
     assert done == [1, 2, 3, 4, 5, 6]
 
     slow = make_digit_student(dd.generator("init"))
@@ -108,7 +108,7 @@ def test_the_rate_falls_at_each_of_its_decays():
 def test_several_decays_reach_the_training(make_digit_student, batch):
     evaluation = dataclasses.replace(QUICK, epochs=4, batch_size=1000, decay_at=(0.25, 0.5), decay=0.5)
     network = make_digit_student(dd.generator("init"))
-    list(judge.train(network, batch, evaluation, dd.generator("train")))
+    list(train(network, batch, evaluation, dd.generator("train")))
     slow = make_digit_student(dd.generator("init"))
     velocity = [torch.zeros_like(p) for p in slow.parameters()]
     for rate in (0.05, 0.025, 0.0125, 0.0125):

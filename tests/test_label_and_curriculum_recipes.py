@@ -55,8 +55,8 @@ def test_labels_of_another_data_set(digits, make_digit_student):
         name="hidden",
     )
     recipe = dd.LD(ipc=2, **{**SMALL, "steps": 100, "inner_lr": 1.0}, student_batch=20)
-    found = recipe.across(hidden, train, make_student=make_digit_student, rng=dd.generator("a"))
-    again = recipe.across(hidden, train, make_student=make_digit_student, rng=dd.generator("a"))
+    found = recipe.across(hidden, train, make_student=make_digit_student, seed=dd.generator("a"))
+    again = recipe.across(hidden, train, make_student=make_digit_student, seed=dd.generator("a"))
     assert found.content_id == again.content_id
     assert len(found) == 20 and found.class_names == train.class_names
     assert found.preprocess == train.preprocess
@@ -84,9 +84,9 @@ def test_what_ld_refuses(tiny, make_student):
         preprocess=dd.Preprocess.unit(1),
     )
     with pytest.raises(ValueError, match=r"base must have shape \(3, 8, 12\), got \(1, 8, 8\)"):
-        dd.LD(ipc=1).across(other, tiny, make_student=make_student, rng=dd.generator(0))
+        dd.LD(ipc=1).across(other, tiny, make_student=make_student, seed=dd.generator(0))
     with pytest.raises(ValueError, match="base must hold at least 21 images, got 20"):
-        dd.LD(ipc=7).across(tiny, tiny, make_student=make_student, rng=dd.generator(0))
+        dd.LD(ipc=7).across(tiny, tiny, make_student=make_student, seed=dd.generator(0))
 
 
 def test_what_ld_derives(tiny, digits):

@@ -11,7 +11,6 @@ import torch
 from tiny_recipes import RECIPE_SETTINGS
 
 import ddsdk as dd
-from ddsdk.recipes.base import NeedsRuns
 from ddsdk.recipes.trajectory import MTT_VALUES, between, sgd_by_kind
 from ddsdk.running.run import Run
 from ddsdk.students import ExpertStudents, Growth, TrainedRuns, Training, expert_logits, known_images
@@ -223,8 +222,8 @@ def test_the_window_of_datm_follows_the_number_of_images(tiny, make_student):
 
 
 def test_recipes_say_which_networks_they_need(recipe, tiny, make_student):
-    assert isinstance(recipe, NeedsRuns)
-    assert not isinstance(dd.DM(), NeedsRuns)
+    assert recipe.trains_networks()
+    assert not dd.DM().trains_networks()
     rng = dd.generator(3)
     assert Run(dd.DM(), tiny, make_student=make_student, seed=rng).runs is None
     early = Run(recipe, tiny, make_student=make_student, seed=rng).runs
@@ -252,12 +251,12 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(recipe, tiny, make_stu
 
 
 def test_the_set_carries_its_rate_and_what_the_networks_took(recipe, tiny, make_student):
-    found = recipe(tiny, make_student=make_student, rng=dd.generator("run"))
+    found = dd.distill(recipe, tiny, make_student=make_student, seed=dd.generator("run"))
     assert 1e-4 <= found.learned_lr <= 1
     about = found.provenance
     assert about["runs"]["count"] == 2
     assert about["runs"]["seconds"] > 0
-    again = recipe(tiny, make_student=make_student, rng=dd.generator("run"))
+    again = dd.distill(recipe, tiny, make_student=make_student, seed=dd.generator("run"))
     assert again.content_id == found.content_id
     # Networks that lie in the cache count as if they had been trained now.
     assert again.provenance["runs"] == about["runs"]
@@ -314,6 +313,4 @@ def test_impossible_settings_are_refused(kind, settings, message):
 
 def test_too_few_real_images_are_refused(tiny, make_student):
     with pytest.raises(ValueError, match=r"5 images of class 2 \('cat'\), got 6"):
-        dd.distill(
-            dd.DATM(ipc=6, **RECIPE_SETTINGS["datm"]), tiny, make_student=make_student, seed=0
-        )
+        dd.distill(dd.DATM(ipc=6, **RECIPE_SETTINGS["datm"]), tiny, make_student=make_student, seed=0)

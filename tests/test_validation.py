@@ -145,9 +145,7 @@ def test_a_recipe_takes_the_best_by_held_out_images(tiny, make_student):
     rest, held = tiny.split(0.3, dd.generator("validation"))
     recipe = dd.DM(ipc=1, steps=4, real_batch=4)
     validation = dd.Validation(held=held, every=1, epochs=2, width=2)
-    run = Run(
-        recipe, rest, make_student=make_student, seed=0, validation=validation
-    ).distillation
+    run = Run(recipe, rest, make_student=make_student, seed=0, validation=validation).distillation
     states = [stored(step.syn) for step in run]
     assert [step for step, _ in run.validations] == [1, 2, 3, 4]
     best = run.record()["best_step"]

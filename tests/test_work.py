@@ -15,8 +15,8 @@ from failing_calls import fail_at
 from quick_units import calls, compute, echo
 
 from ddsdk.experiments.executors import InProcess, Processes, RayTasks, Shared
-from ddsdk.experiments.store import Failure, Store, Timing
-from ddsdk.experiments.unit import Unit, open_result, seal_result
+from ddsdk.foundation.store import Failure, Store, Timing
+from ddsdk.foundation.unit import Unit, open_result, seal_result
 from ddsdk.experiments.worker import work
 from ddsdk.foundation.errors import ArtifactError, MissingExtraError, StorageError
 from ddsdk.foundation.files import strict_json
@@ -245,7 +245,7 @@ DRIVER = """
 import sys
 from quick_units import compute, echo
 from ddsdk.experiments.executors import Processes
-from ddsdk.experiments.store import Store
+from ddsdk.foundation.store import Store
 if __name__ == "__main__":
     folder, log, gate = sys.argv[1:]
     units = [echo(f"u{i}", log=log) for i in range(3)]

@@ -19,7 +19,7 @@ import ray
 from ray.cluster_utils import Cluster
 from quick_units import calls, compute, echo
 from ddsdk.experiments.executors import RayTasks
-from ddsdk.experiments.store import Store
+from ddsdk.foundation.store import Store
 
 folder, log, gate = sys.argv[1:]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -53,7 +53,7 @@ Path(os.environ["RAY_TMPDIR"], "ray", "ray_current_cluster").write_text("127.0.0
 
 from quick_units import compute, echo
 from ddsdk.experiments.executors import InProcess, RayTasks
-from ddsdk.experiments.store import Store
+from ddsdk.foundation.store import Store
 
 def files(store):
     return {p.name: p.read_bytes() for p in (store.folder / "results").iterdir()}
@@ -77,7 +77,7 @@ import sys
 import ray
 from quick_units import compute, echo
 from ddsdk.experiments.executors import RayTasks
-from ddsdk.experiments.store import Store
+from ddsdk.foundation.store import Store
 
 def names():
     return [d.unit.config["name"] for d in RayTasks(cpus=1).run(Store(sys.argv[1]), [echo("a")], compute)]

@@ -15,11 +15,12 @@ from typing import Any
 
 from benchmarks.machine.machine import SHAPE, MachineTable, machine_of, random_pixels
 from ddsdk.data import RealData
-from ddsdk.experiments import students_label, students_of
+from ddsdk.experiments import students_label
 from ddsdk.foundation import generator, require, require_count
 from ddsdk.networks import network_factory
 from ddsdk.planning import METHODS, small
-from ddsdk.recipes import IterativeRecipe, NeedsRuns
+from ddsdk.recipes import IterativeRecipe, student_network
+from ddsdk.running import Run
 
 __all__ = ["profile_table", "shares"]
 
@@ -53,7 +54,7 @@ def profile_table(*, recipes: Sequence[str], width: int, ipc: int, repeats: int,
     timed = [
         name
         for name, kind in METHODS.items()
-        if issubclass(kind, IterativeRecipe) and not issubclass(kind, NeedsRuns)
+        if issubclass(kind, IterativeRecipe) and not kind.trains_networks()
     ]
     for name in recipes:
         require(name in timed, "recipes", f"be among {', '.join(timed)}", name)
@@ -66,7 +67,7 @@ def profile_table(*, recipes: Sequence[str], width: int, ipc: int, repeats: int,
 
 def _row(name: str, data: RealData, width: int, ipc: int, repeats: int) -> dict[str, Any]:
     method = METHODS[name](**{"ipc": ipc, **small(name, ipc)})
-    network, options = students_of(method, data, "", {"width": width})
+    network, options = student_network(method, data, "", {"width": width})
     make = network_factory(network, SHAPE, data.num_classes, **options)
     run = Run(method, data, make_student=make, seed=generator("profile")).distillation
     next(run)

@@ -27,7 +27,7 @@ from benchmarks.machine.machine import (
 )
 from benchmarks.machine.plain import ClassLoss, plain_dc_loss, plain_dm_loss, plain_gradient, plain_network
 from ddsdk.data import RealData
-from ddsdk.experiments import students_label, students_of
+from ddsdk.experiments import students_label
 from ddsdk.foundation import derive, generator, require, require_count
 from ddsdk.networks import network_factory
 from ddsdk.objectives import (
@@ -41,8 +41,8 @@ from ddsdk.objectives import (
     weight_gradients,
 )
 from ddsdk.planning import METHODS, reached, read_boards, small
-from ddsdk.recipes import IterativeRecipe, NeedsRuns, pixel_set
-from ddsdk.running import Distillation, peak_memory, restart_peak_memory
+from ddsdk.recipes import IterativeRecipe, pixel_set, student_network
+from ddsdk.running import Distillation, Run, peak_memory, restart_peak_memory
 from ddsdk.synthetic import Leaves
 
 __all__ = ["conv_flops", "speed_table", "step_memory"]
@@ -174,13 +174,14 @@ def _made(name: str, real_batch: int, ipc: int, **changes: int) -> IterativeReci
     kind = METHODS[name]
     asked = {"ipc": ipc, "real_batch": real_batch, **changes}
     known = {key: value for key, value in asked.items() if key in kind.__dataclass_fields__}
-    recipe: IterativeRecipe = kind(**{**small(name, ipc), **known})
+    recipe = kind(**{**small(name, ipc), **known})
+    assert isinstance(recipe, IterativeRecipe)  # the table has asked for steps
     return recipe
 
 
 def _recipe_row(name: str, width: int, data: RealData, real_batch: int, ipc: int, repeats: int) -> Row:
     recipe = _made(name, real_batch, ipc)
-    network, options = students_of(recipe, data, "", {"width": width})
+    network, options = student_network(recipe, data, "", {"width": width})
     student = network_factory(network, SHAPE, data.num_classes, **options)
     runs = Run(recipe, data, make_student=student, seed=generator("recipe")).runs
     # Networks that would be trained when a step first asks for them would be timed with it.
@@ -208,7 +209,7 @@ def _memory(name: str, real_batch: int, ipc: int, width: int) -> Row:
         "100 classes": (100, real_batch),
         f"10 classes, {4 * real_batch} real": (10, 4 * real_batch),
     }
-    held = not issubclass(METHODS[name], NeedsRuns)
+    held = not METHODS[name].trains_networks()
     return {
         f"{case}, MiB": round(step_memory(name, classes, real, ipc, width) / 2**20) if held else "–"
         for case, (classes, real) in cases.items()
@@ -250,7 +251,7 @@ def _peak_above_start(name: str, classes: int, real_batch: int, ipc: int, width:
         data = random_pixels(classes, max(images, real))
         # Lessons of one epoch: their number costs time and no memory.
         recipe = _made(name, real, images, student_epochs=1)
-        network, options = students_of(recipe, data, "", {"width": width})
+        network, options = student_network(recipe, data, "", {"width": width})
         student = network_factory(network, SHAPE, classes, **options)
         distillation: Distillation[Any] = Run(
             recipe, data, make_student=student, seed=generator("memory")

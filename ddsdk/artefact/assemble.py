@@ -15,7 +15,6 @@ from ddsdk.artefact.certificate import Certificate
 from ddsdk.artefact.distilled import Distilled
 from ddsdk.data import Preprocess
 from ddsdk.foundation import derive
-from ddsdk.networks import NetworkFactory
 from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import Evaluation
 
@@ -63,7 +62,9 @@ def provenance(
         real: What was distilled; its description is kept.
         rng: The run's root generator; its seed is kept.
         seconds: Wall-clock time of the run.
-        make_student: What built the students; the network and all its options are kept where it tells them.
+        make_student: Factory of the student networks. One with a `name` (str) and `options` (a mapping of JSON values),
+            such as `ddsdk.networks.NetworkFactory`, is recorded by them, another one by the name of its function or
+            class. None records nothing.
         run: What became of the run, see `ddsdk.Distillation.record`.
     """
     return {
@@ -107,7 +108,7 @@ def assemble(
         evaluation: How to train on it.
         rng: The run's root generator. A stochastic decoder draws one sample from it.
         seconds: Wall-clock time of the run.
-        make_student: What built the students.
+        make_student: Factory of the student networks, see `provenance`.
         run: What became of the run, see `ddsdk.Distillation.record`.
         certificate: Of a private release.
     """
@@ -133,8 +134,9 @@ def assemble(
 
 
 def _student(make_student: object) -> dict[str, Any]:
-    if isinstance(make_student, NetworkFactory):
-        return {"network": make_student.name, "options": dict(make_student.options)}
+    name, options = (getattr(make_student, key, None) for key in ("name", "options"))
+    if isinstance(name, str) and isinstance(options, Mapping):
+        return {"network": name, "options": dict(options)}
     return {"network": getattr(make_student, "__qualname__", type(make_student).__name__)}
 
 

@@ -50,13 +50,12 @@ def _message(error: Exception) -> str:
 def _parse(args: list[str]) -> Any:  # noqa: ANN401
     import tyro
 
-    from ddsdk.cli.bench import bench_verb
     from ddsdk.cli.curve import Curve
     from ddsdk.cli.demo import Demo
     from ddsdk.cli.distill import distill_verb
     from ddsdk.cli.evaluate import Evaluate
     from ddsdk.cli.look import Export, Inspect, Recipes, Report, Show
-    from ddsdk.cli.tables import Worker
+    from ddsdk.cli.tables import TableBench, Worker
     from ddsdk.cli.winners import Winners
 
     verbs: dict[str, Any] = {
@@ -67,7 +66,7 @@ def _parse(args: list[str]) -> Any:  # noqa: ANN401
         "export": Export,
         "report": Report,
         "recipes": Recipes,
-        "bench": bench_verb(args),
+        "bench": TableBench,
         "curve": Curve,
         "winners": Winners,
         "worker": Worker,

@@ -248,7 +248,8 @@ class Worker:
         """Work."""
         import time
 
-        from ddsdk.experiments import Place, Store, compute_in, here, work
+        from ddsdk.experiments import Place, compute_in, here, work
+        from ddsdk.foundation import Store
 
         check_device(self.device)
         require(self.store.is_dir(), "store", "be the folder of a store", str(self.store))

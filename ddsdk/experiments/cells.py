@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import statistics
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -24,8 +25,10 @@ __all__ = [
     "Loaded",
     "Question",
     "benchmark_data",
+    "by_method",
     "known_words",
     "numbers",
+    "percent",
     "run_command",
     "words",
 ]
@@ -234,3 +237,17 @@ def benchmark_data(
         keep = [train.index_of_class(c)[:images] for c in range(train.num_classes)]
         train = train.subset(torch.cat(keep))
     return train, test
+
+
+def percent(values: Sequence[float]) -> str:
+    """Return the mean of shares in %, with the deviation between them where there are several."""
+    mean = f"{100 * statistics.fmean(values):.1f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def by_method(cells: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Return answers of a benchmark under the method of their cell, in the order in which methods come up."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        found.setdefault(cell["cell"]["method"], []).append(cell)
+    return found

@@ -24,7 +24,7 @@ __all__ = [
     "CurvePoint",
     "CurveTask",
     "RecipeCurve",
-    "read_curve",
+    "curve_of",
     "read_curves",
     "students_label",
 ]
@@ -176,13 +176,13 @@ def _options_of(network: str) -> set[str]:
     return set(signature(NETWORKS[network]).parameters)
 
 
-def read_curve(path: Path) -> RecipeCurve:
-    """Return the curve that `measuring` wrote.
+def curve_of(result: bytes, where: str) -> RecipeCurve:
+    """Return the curve in the result of a unit.
 
     Raises:
-        ArtifactError: ``"curve"``, if the file holds none.
+        ArtifactError: ``"curve"``, if the result is none.
     """
-    return _read(path, RecipeCurve, "a curve")
+    return _read(result, RecipeCurve, where, "a curve")
 
 
 def read_curves(path: Path) -> tuple[RecipeCurve, ...]:
@@ -191,7 +191,7 @@ def read_curves(path: Path) -> tuple[RecipeCurve, ...]:
     Raises:
         ArtifactError: ``"curve"``, if the file holds none.
     """
-    return _read(path, _Plot, "curves").curves
+    return _read(path.read_bytes(), _Plot, repr(str(path)), "curves").curves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,8 +199,8 @@ class _Plot:
     curves: tuple[RecipeCurve, ...]
 
 
-def _read(path: Path, kind: type[T], what: str) -> T:
+def _read(content: bytes, kind: type[T], where: str, what: str) -> T:
     try:
-        return msgspec.convert(strict_json(path.read_bytes()), kind, strict=True)
+        return msgspec.convert(strict_json(content), kind, strict=True)
     except (ValueError, msgspec.ValidationError) as error:
-        raise ArtifactError("curve", f"{str(path)!r} must hold {what}, got: {clean(str(error))}") from None
+        raise ArtifactError("curve", f"{where} must hold {what}, got: {clean(str(error))}") from None

@@ -7,7 +7,6 @@ judging. What a method needs before its first step, such as experts or pools, do
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,15 +15,17 @@ from typing import NamedTuple, final
 import torch
 
 from ddsdk.artefact import Distilled
-from ddsdk.experiments.curve import CurvePoint, CurveTask, RecipeCurve, read_curve
+from ddsdk.experiments.curve import CurvePoint, CurveTask, RecipeCurve, curve_of
 from ddsdk.foundation import (
     DivergedError,
+    FolderBusyError,
+    Store,
+    Timing,
+    Unit,
     canonical_json,
     clean,
-    lock,
     readable_json,
     strict_json,
-    write_atomic,
 )
 from ddsdk.judging import kept_score
 from ddsdk.networks import network_factory
@@ -34,8 +35,6 @@ from ddsdk.running import Run
 from ddsdk.training import Evaluation, Score
 
 __all__ = ["CurveProgress", "measuring"]
-
-_RECORD = "curve.json"
 
 
 class CurveProgress(NamedTuple):
@@ -55,11 +54,11 @@ class CurveProgress(NamedTuple):
 def measuring(folder: Path, name: str, method: Recipe, task: CurveTask) -> Iterator[CurveProgress]:
     """Measure the curve of one method, or read it where it was measured under the same conditions before.
 
-    The sets of all points are saved too. The record is written once the curve is whole: a method that was stopped on
-    its way is measured again.
+    The sets of all points are saved too. The curve is kept once it is whole: a method that was stopped on its way is
+    measured again.
 
     Args:
-        folder: The curve has a folder of its own in it, named after method and conditions.
+        folder: Folder of the store of curves, and of a folder for each curve with its sets and scores.
         name: Name of the method.
         method: A recipe or baseline.
         task: What all curves of a plot share.
@@ -68,19 +67,20 @@ def measuring(folder: Path, name: str, method: Recipe, task: CurveTask) -> Itera
         Each point once it is judged. The last progress has the curve.
 
     Raises:
-        ArtifactError: ``"curve"``, if a file of an earlier run is no curve.
+        ArtifactError: ``"curve"``, if the result of an earlier run is no curve.
         FolderBusyError: If another process measures the same curve.
     """
-    conditions = task.conditions(name, method)
-    home = folder / f"{name}-{hashlib.sha256(canonical_json(conditions)).hexdigest()[:16]}"
-    path = home / _RECORD
-    if path.is_file():
-        yield CurveProgress(curve=read_curve(path), kept=True)
+    store, unit = Store(folder / "store"), Unit("curve", task.conditions(name, method))
+    kept = store.read(unit.id)
+    if kept is not None:
+        yield CurveProgress(curve=curve_of(kept, f"the curve of {name}"), kept=True)
         return
-    home.mkdir(parents=True, exist_ok=True)
-    with lock(home):
+    with store.lease(unit.id) as held:
+        if not held:
+            raise FolderBusyError(f"another process measures the curve of {name} in {str(folder)!r}")
+        wall, cpu = time.perf_counter(), time.process_time()
         _warm_up()
-        run = _Curve(home, name, method, task)
+        run = _Curve(folder / f"{name}-{unit.id[:16]}", name, method, task)
         for point in run.points():
             yield CurveProgress(point=point)
         curve = RecipeCurve(
@@ -91,9 +91,9 @@ def measuring(folder: Path, name: str, method: Recipe, task: CurveTask) -> Itera
             ended=run.ended,
             note=run.note,
             # As a file would give them back.
-            conditions=strict_json(canonical_json(conditions)),
+            conditions=strict_json(canonical_json(dict(unit.config))),
         )
-        write_atomic(path, readable_json(dataclasses.asdict(curve)))
+        store.publish(unit, readable_json(dataclasses.asdict(curve)), Timing.since(wall, cpu))
     yield CurveProgress(curve=curve)
 
 

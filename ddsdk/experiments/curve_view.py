@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ddsdk.experiments.curve import CurvePoint, RecipeCurve
-from ddsdk.foundation import MissingExtraError, escape_markdown, require
+from ddsdk.experiments.pages import empty_figure, markdown_table, mean_text, need_plotting
+from ddsdk.foundation import escape_markdown, require
 from ddsdk.training import Score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["curve_picture", "curve_table", "need_plotting"]
+__all__ = ["curve_picture", "curve_table"]
 
 _COLUMNS: dict[str, Callable[[CurvePoint], Score]] = {
     "published protocol, a class for each image": lambda point: point.published,
@@ -49,7 +50,7 @@ def curve_table(curves: Sequence[RecipeCurve]) -> str:
         "prepared in",
         "note",
     ]
-    rows = [head, ["---"] * len(head)]
+    rows = []
     for curve in curves:
         for judged, column in zip(("published", "own"), _columns(curve), strict=False):
             found = [curve.at(mark) for mark in marks]
@@ -58,19 +59,7 @@ def curve_table(curves: Sequence[RecipeCurve]) -> str:
             about = ["–", "–"] if known is None else [known.protocol, known.labels or "as stored"]
             cells = [curve.recipe, curve.family, judged, *about, *map(_accuracy, scores)]
             rows.append([escape_markdown(c) for c in [*cells, f"{curve.prepared:.0f} s", curve.note]])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
-
-
-def need_plotting() -> None:
-    """Refuse at once where a picture could not be drawn at the end.
-
-    Raises:
-        MissingExtraError: If matplotlib is not installed.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("a picture of curves", "matplotlib", "bench") from None
+    return markdown_table(head, rows)
 
 
 def curve_picture(curves: Sequence[RecipeCurve], form: str = "png") -> bytes:
@@ -90,7 +79,6 @@ def curve_picture(curves: Sequence[RecipeCurve], form: str = "png") -> bytes:
     """
     need_plotting()
     import matplotlib
-    from matplotlib.figure import Figure
 
     marks, drawn = _marks(curves), [curve for curve in curves if curve.points]
     require(bool(drawn), "curves", "have a point between them", [curve.recipe for curve in curves])
@@ -98,7 +86,7 @@ def curve_picture(curves: Sequence[RecipeCurve], form: str = "png") -> bytes:
     columns = dict(list(_COLUMNS.items())[: 2 if differ else 1])
     # A fixed salt, and no date: the same curves give the same file.
     with matplotlib.rc_context({"svg.hashsalt": "ddsdk", "font.size": 10, "svg.fonttype": "none"}):
-        figure = Figure(figsize=(8.5 * len(columns), 6.5), layout="constrained")
+        figure = empty_figure(8.5 * len(columns), 6.5)
         panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
         for axes, (title, column) in zip(panels, columns.items(), strict=True):
             _panel(axes, title, column, drawn, marks)
@@ -125,10 +113,7 @@ def _columns(curve: RecipeCurve) -> list[Callable[[CurvePoint], Score]]:
 
 
 def _accuracy(score: Score | None) -> str:
-    if score is None:
-        return "–"
-    spread = f" ± {100 * score.std:.1f}" if len(score.accuracies) > 1 else ""
-    return f"{100 * score.mean:.1f}{spread}"
+    return "–" if score is None else mean_text(score.accuracies, scale=100)
 
 
 def _title(curve: RecipeCurve) -> str:

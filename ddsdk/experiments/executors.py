@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol, final
 
-from ddsdk.experiments.store import Store
-from ddsdk.experiments.unit import Compute, Unit
 from ddsdk.experiments.worker import UNIT_ERRORS, Done, Graph, compute_timed, work
-from ddsdk.foundation import MissingExtraError, require_count
+from ddsdk.foundation import Compute, MissingExtraError, Store, Unit, require_count
 
 __all__ = ["Executor", "InProcess", "Processes", "RayTasks", "Shared"]
 

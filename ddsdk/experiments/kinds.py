@@ -15,8 +15,7 @@ import torch
 
 from ddsdk.artefact import Distilled
 from ddsdk.data import Batch, RealData, load_pair
-from ddsdk.experiments.unit import Compute, Unit
-from ddsdk.foundation import canonical_json, generator, require, strict_json
+from ddsdk.foundation import Compute, Unit, canonical_json, generator, require, strict_json
 from ddsdk.judging import network_accuracy
 from ddsdk.networks import NetworkFactory, network_factory
 from ddsdk.planning import made_of

@@ -1,39 +1,54 @@
-"""What pages of benchmarks are made of: answers by method, shares in %, a table in markdown, and an empty figure."""
+"""Tables in markdown and pictures of measured values."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ddsdk.foundation import MissingExtraError
 
-__all__ = ["by_method", "empty_figure", "markdown_table", "percent"]
+__all__ = ["draw_lines", "empty_figure", "markdown_table", "mean_text", "need_plotting"]
+
+_MARKERS = "os^Dv*PXhp"
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table, a line for each row, with a line feed at its end.
 
     Args:
-        heads: Of the columns.
-        rows: Cells, as many as heads.
+        heads: Heads of the columns.
+        rows: Cells, as many in a row as there are heads.
     """
     lines = [heads, ["---"] * len(heads), *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def percent(values: Sequence[float]) -> str:
-    """Return the mean of shares in %, with the deviation between them where there are several."""
-    mean = f"{100 * statistics.fmean(values):.1f}"
-    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
+def mean_text(values: Sequence[float], *, scale: float = 1.0, digits: int = 1) -> str:
+    """Return the mean of values times `scale`, with the sample standard deviation where there are several.
+
+    Args:
+        values: Numbers; a dash stands for none.
+        scale: Factor, such as 100 for percent.
+        digits: Digits behind the point.
+    """
+    if not values:
+        return "–"
+    mean = f"{scale * statistics.fmean(values):.{digits}f}"
+    return f"{mean} ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
-def by_method(cells: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Return answers of a benchmark under the method of their cell, in the order in which methods come up."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for cell in cells:
-        found.setdefault(cell["cell"]["method"], []).append(cell)
-    return found
+def need_plotting() -> None:
+    """Refuse at once where a picture could not be drawn at the end.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("a picture", "matplotlib", "bench") from None
 
 
 def empty_figure(width: float, height: float) -> Any:  # noqa: ANN401 - matplotlib has no types
@@ -42,8 +57,47 @@ def empty_figure(width: float, height: float) -> Any:  # noqa: ANN401 - matplotl
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise MissingExtraError("a picture", "matplotlib", "bench") from None
+    need_plotting()
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def draw_lines(
+    lines: Mapping[str, Sequence[tuple[float | None, float]]],
+    path: Path,
+    *,
+    x_label: str,
+    y_label: str,
+    log_x: bool = False,
+    joined: bool = True,
+) -> None:
+    """Draw a line or points for each name, with a legend beside them.
+
+    Args:
+        lines: Name to points (x, y); a point without x is a horizontal line at y.
+        path: Picture to write.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
+        log_x: Whether x is logarithmic.
+        joined: Whether points are joined.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+    """
+    figure = empty_figure(7.5, 4.2)
+    axes = figure.subplots()
+    for i, (name, points) in enumerate(lines.items()):
+        marker = _MARKERS[i % len(_MARKERS)]
+        there = [(x, y) for x, y in points if x is not None]
+        if there:
+            axes.plot(*zip(*there, strict=True), marker=marker, linestyle="-" if joined else "", label=name)
+        for _, y in (point for point in points if point[0] is None):
+            axes.axhline(y, color=f"C{i % 10}", linestyle="--", linewidth=0.9, label=None if there else name)
+    if log_x:
+        axes.set_xscale("log")
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right center", fontsize=8)
+    figure.savefig(path, dpi=120)

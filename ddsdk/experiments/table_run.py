@@ -14,12 +14,11 @@ from ddsdk.experiments.columns import COLUMNS, Column, Judging, own_protocol, wa
 from ddsdk.experiments.executors import Executor
 from ddsdk.experiments.kinds import Entry, Place, Task, accuracy_of, compute_in, set_of
 from ddsdk.experiments.published import PUBLISHED, published, transferred
-from ddsdk.experiments.store import Store
 from ddsdk.experiments.table import Cell, Measured, TableRow
-from ddsdk.experiments.table_plan import Lengths
+from ddsdk.experiments.table_plan import fitted_entry
 from ddsdk.experiments.tables import figure_kind
-from ddsdk.experiments.unit import Unit
 from ddsdk.experiments.worker import UNIT_ERRORS, Done
+from ddsdk.foundation import Store, Unit
 from ddsdk.running import Run
 from ddsdk.training import Evaluation
 
@@ -54,7 +53,7 @@ class TableRun:
         entries: Methods with their settings, ipc among them.
         task: What the units share.
         train: The training data.
-        store: Folder of the units; what a budget buys is noted there too.
+        store: Folder of the units, the lengths that a budget buys among them.
         place: Where the data lies for this process.
         sets: Distilled sets of each method.
         judging: What a judgement may cost.
@@ -82,7 +81,7 @@ class TableRun:
         self.store = Store(store)
         self._entries, self._task, self._train, self._place = list(entries), task, train, place
         self._sets, self._judging = sets, judging or Judging()
-        self._lengths = Lengths(store / "plan.json", budget)
+        self._budget = budget
         self._baselines = list(baselines)
         self._made: dict[int, list[Unit]] = {}
         self._needed: dict[tuple[int, int], list[Unit]] = {}
@@ -124,7 +123,9 @@ class TableRun:
         found = []
         for i, entry in enumerate(self._entries):
             try:
-                fitted = self._lengths.fit(entry, self._train, self._task.seed)
+                fitted = fitted_entry(
+                    entry, self._train, budget=self._budget, seed=self._task.seed, store=self.store
+                )
             except UNIT_ERRORS:
                 fitted = entry  # as above: its own unit says what is wrong
             self._entries[i] = fitted

@@ -15,6 +15,7 @@ from ddsdk.experiments.fair import (
     improvement_over_random,
     label_robust_score,
 )
+from ddsdk.experiments.pages import markdown_table
 from ddsdk.experiments.table import Cell, Measured, TableRow
 from ddsdk.foundation import clean, escape_markdown
 
@@ -97,10 +98,8 @@ def table_markdown(table: str, rows: Sequence[TableRow], whole: Measured | None 
     """Return a table in markdown, see `grids`."""
     parts = []
     for grid in grids(table, rows, whole):
-        lines = [grid.columns, *grid.rows]
-        told = ["| " + " | ".join(escape_markdown(cell) for cell in line) + " |" for line in lines]
-        told.insert(1, "| " + " | ".join("---" for _ in grid.columns) + " |")
-        parts.append("\n".join(told) + "\n")
+        heads, *rows_ = ([escape_markdown(cell) for cell in line] for line in (grid.columns, *grid.rows))
+        parts.append(markdown_table(heads, rows_))
     if whole is not None:
         parts.append(f"Trained on all of the training data: {_number(whole)} %.\n")
     notes = [f"- {escape_markdown(note, 400)}" for note in _notes(rows)]

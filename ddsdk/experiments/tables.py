@@ -9,6 +9,7 @@ from typing import Any
 
 from ddsdk.artefact import Distilled
 from ddsdk.baselines import BASELINES
+from ddsdk.experiments.pages import markdown_table, mean_text
 from ddsdk.experiments.published import Under, published
 from ddsdk.foundation import escape_markdown
 from ddsdk.training import Evaluation
@@ -47,12 +48,7 @@ def score_table(records: Sequence[dict[str, Any]], sets: Sequence[Distilled]) ->
         if record["conditions"]["set"] in wanted or record["score"]["name"] in BASELINES:
             rows[tuple(_cells(record))] = _order(record)
     ordered = sorted(rows, key=lambda row: rows[row])
-    lines = [_line(_COLUMNS), _line(["---"] * len(_COLUMNS)), *map(_line, ordered)]
-    return "\n".join(lines) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return markdown_table(_COLUMNS, ordered)
 
 
 def _order(record: dict[str, Any]) -> tuple[Any, ...]:
@@ -84,7 +80,6 @@ def _accuracies(record: dict[str, Any]) -> list[float]:
 def _cells(record: dict[str, Any]) -> list[str]:
     score, evaluation = record["score"], record["conditions"]["evaluation"]
     accuracies = _accuracies(record)
-    spread = f" ± {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
     kind = figure_kind(Evaluation.from_dict(evaluation))
     paper = None if kind is None else published(record["data"], score["name"], record["ipc"], kind)
     trained = evaluation.get("learner", "network") == "network"
@@ -93,7 +88,7 @@ def _cells(record: dict[str, Any]) -> list[str]:
         record["data"],
         record["ipc"],
         score["name"],
-        f"{statistics.fmean(accuracies):.1f}{spread}" + (f" ({len(accuracies)} networks)" if trained else ""),
+        mean_text(accuracies) + (f" ({len(accuracies)} networks)" if trained else ""),
         "–" if paper is None else paper,
         score["network"],
         score["protocol"],

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from ddsdk.experiments.store import Failure, Store, Timing
-from ddsdk.experiments.unit import Compute, Unit
+from ddsdk.foundation import Compute, Failure, Store, Timing, Unit
 
 __all__ = ["UNIT_ERRORS", "Done", "Graph", "compute_timed", "work"]
 
@@ -94,8 +92,7 @@ def compute_timed(unit: Unit, inputs: dict[str, bytes], compute: Compute) -> tup
     """Return the result of a unit, and what it took."""
     wall, cpu = time.perf_counter(), time.process_time()
     result = compute(unit, inputs)
-    seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
-    return result, Timing(round(seconds, 3), round(cpu_seconds, 3), socket.gethostname())
+    return result, Timing.since(wall, cpu)
 
 
 def work(

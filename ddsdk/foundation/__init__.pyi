@@ -19,6 +19,9 @@ from .files import write_atomic as write_atomic
 from .rng import derive as derive
 from .rng import generator as generator
 from .rng import root as root
+from .store import Failure as Failure
+from .store import Store as Store
+from .store import Timing as Timing
 from .text import NAME_LIMIT as NAME_LIMIT
 from .text import clean as clean
 from .text import clean_json as clean_json
@@ -27,3 +30,5 @@ from .text import escape_terminal as escape_terminal
 from .text import escape_yaml as escape_yaml
 from .text import file_stem as file_stem
 from .text import unique_names as unique_names
+from .unit import Compute as Compute
+from .unit import Unit as Unit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -16,14 +16,14 @@ from ddsdk.artefact import Distilled
 from ddsdk.data import RealData
 from ddsdk.foundation import (
     ArtifactError,
-    canonical_json,
+    Store,
+    Timing,
+    Unit,
     clean,
-    file_stem,
     generator,
     readable_json,
     require,
     strict_json,
-    write_atomic,
 )
 from ddsdk.judging.judge import Progress, evaluating
 from ddsdk.training import Evaluation, Score
@@ -32,24 +32,23 @@ __all__ = ["kept_score", "read_scores", "results_folder", "scoring"]
 
 
 class _Conditions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a score depends on; files of older versions do not name the versions."""
+    """Everything that a score depends on."""
 
     set: str
     test: str
     evaluation: dict[str, Any]
     seed: int
     device: str
-    versions: dict[str, str] = {}
+    versions: dict[str, str]
 
 
 class _Record(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """One file."""
+    """One result."""
 
     score: Score
     data: str
     ipc: int
     distil_seconds: float | None = None
-    conditions: _Conditions
 
 
 def results_folder(folder: Path) -> Path:
@@ -122,13 +121,13 @@ def scoring(
         "device": test.device.type,
         "versions": {"ddsdk": version("ddsdk"), "torch": torch.__version__},
     }
-    key = hashlib.sha256(canonical_json(conditions)).hexdigest()[:16]
-    # The name may come from a stranger's provenance.
-    path = folder / f"{file_stem(name) or 'set'}-{key}.json"
-    if path.is_file() and not fresh:
-        yield Progress(evaluation.rounds, evaluation.rounds, _read(path).score, kept=True)
+    # The name tells rows of a table apart whose sets are the same, such as those of two baselines.
+    store, unit = Store(folder), Unit("score", conditions, (name,))
+    kept = store.read(unit.id)
+    if kept is not None and not fresh:
+        yield Progress(evaluation.rounds, evaluation.rounds, _read(unit, kept).score, kept=True)
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    wall, cpu = time.perf_counter(), time.process_time()
     images, labels = distilled.images.to(test.device), distilled.labels.to(test.device)
     rng = generator(seed)
     for step in evaluating((images, labels), test, evaluation, rng=rng, name=name, pace=pace):
@@ -142,29 +141,31 @@ def scoring(
             "data": test.name,
             "ipc": distilled.stored_ipc,
             "distil_seconds": seconds if isinstance(seconds, int | float) else None,
-            "conditions": conditions,
         }
-        write_atomic(path, readable_json(record))
+        store.publish(unit, readable_json(record), Timing.since(wall, cpu), replace=fresh)
         yield step._replace(score=score)
 
 
 def read_scores(folder: Path) -> list[dict[str, Any]]:
-    """Return the records that `kept_score` wrote to `folder`, by file name.
+    """Return the scores that `kept_score` has kept in `folder`, each with its conditions.
 
     Raises:
-        ArtifactError: ``"score"``, if a file there is no score.
+        ArtifactError: ``"score"``, if a result there is no score.
     """
-    records = [_read(path) for path in sorted(folder.glob("*.json"))]
-    return [msgspec.json.decode(msgspec.json.encode(record)) for record in records]
+    return [
+        {**msgspec.to_builtins(_read(unit, result)), "conditions": dict(unit.config)}
+        for unit, result in Store(folder).results("score")
+    ]
 
 
-def _read(path: Path) -> _Record:
+def _read(unit: Unit, result: bytes) -> _Record:
     try:
-        record = msgspec.convert(strict_json(path.read_bytes()), _Record, strict=True)
-        record.conditions.evaluation = Evaluation.from_dict(record.conditions.evaluation).to_dict()
+        msgspec.convert(unit.config, _Conditions, strict=True)
+        Evaluation.from_dict(unit.config["evaluation"])
+        record = msgspec.convert(strict_json(result), _Record, strict=True)
     except (ValueError, msgspec.ValidationError) as error:
-        raise ArtifactError("score", f"{str(path)!r} must hold a score, got: {clean(str(error))}") from None
+        raise ArtifactError("score", f"unit {unit.id} must hold a score, got: {clean(str(error))}") from None
     accuracies = record.score.accuracies
     if not accuracies or not all(0 <= a <= 1 for a in accuracies):
-        raise ArtifactError("score", f"{str(path)!r} must hold accuracies in 0..1, got {accuracies!r}")
+        raise ArtifactError("score", f"unit {unit.id} must hold accuracies in 0..1, got {accuracies!r}")
     return record

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from ddsdk import data, objectives, running, students, training
 from ddsdk.foundation import require_count, require_momentum, require_rate
@@ -55,6 +55,7 @@ class AlongStudents(IterativeRecipe):
             without flip unless the data is mirror-safe.
     """
 
+    length: ClassVar[str] = "students"
     students: int = 1000
     steps_per_student: int | None = None
     student_epochs: int | None = None

@@ -47,9 +47,18 @@ class Method(ABC, Generic[R]):
     def described(self, real: R) -> Described:
         """Return what the artefact records of `real`."""
 
-    @abstractmethod
-    def student(self, real: R) -> MakeStudent:
-        """Return the factory of the student networks where the caller names none."""
+    def student(self, real: R) -> MakeStudent | None:  # noqa: ARG002
+        """Return the factory of the student networks where the caller names none; None for a method without networks.
+
+        A method with networks overrides this; one without refuses a factory of the caller.
+        """
+        return None
+
+    @classmethod
+    @final
+    def uses_networks(cls) -> bool:
+        """Return whether the method has student networks."""
+        return cls.student is not Method.student
 
     def refuse(self, real: R, *, start: object, validation: object, transform: object) -> None:
         """Raise an error for data or options that the method does not allow, before any work; the default allows all.

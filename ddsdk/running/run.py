@@ -6,7 +6,8 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Generic, Protocol, TypeVar, final
+from functools import partial
+from typing import Any, Generic, NoReturn, Protocol, TypeVar, final
 
 import torch
 
@@ -48,7 +49,7 @@ class Run(Generic[R], Iterator[Step]):
     Args:
         method: Recipe, baseline, or another method.
         real: Real data; its device is the device of everything.
-        make_student: Factory of the student networks; None takes the network of the method's own protocol.
+        make_student: Factory of the student networks; None takes the method's own, see `Method.student`.
         seed: Root of every random number: an integer, or a generator, which is not advanced.
         start: Warm start, see `warm_start_`; None for the method's own start.
         validation: Score on held-out data that chooses the best set of the run; None takes the set of the last step.
@@ -56,13 +57,14 @@ class Run(Generic[R], Iterator[Step]):
 
     Attributes:
         method: Method, shortened where a budget asked for it.
-        make_student: Factory of the student networks.
+        make_student: Factory of the student networks; None for a method without networks.
         seconds: Wall-clock time of the run so far, without the time of trained networks.
         cpu_seconds: Processor time of the same.
 
     Raises:
         TypeError: If `seed` is neither an integer nor a generator.
-        ValueError: If an option does not fit a method without steps, or a parameter does not fit the data.
+        ValueError: If an option does not fit a method without steps or without networks, or a parameter does not fit
+            the data.
     """
 
     def __init__(
@@ -79,14 +81,17 @@ class Run(Generic[R], Iterator[Step]):
         method.refuse(real, start=start, validation=validation, transform=transform)
         self.method = method
         self.real = real
+        takes = make_student is None or method.uses_networks()
+        require(takes, "make_student", f"be left out for {method.name}, which has no networks", make_student)
         self.make_student = method.student(real) if make_student is None else make_student
+        self._networks = partial(_refuse, method.name) if self.make_student is None else self.make_student
         self.seconds = self.cpu_seconds = 0.0
         self._rng = root(seed)
         self._start, self._validation, self._transform = start, validation, transform
         self._record: dict[str, Any] = {}
         self._distillation: Distillation[Any] | None = None
         with self._clock():
-            self.runs = method.runs(real, make_student=self.make_student, rng=derive(self._rng, "plan"))
+            self.runs = method.runs(real, make_student=self._networks, rng=derive(self._rng, "plan"))
 
     @property
     def iterative(self) -> bool:
@@ -183,7 +188,7 @@ class Run(Generic[R], Iterator[Step]):
         loop = None if isinstance(self.method, DirectMethod) else self.distillation
         with self._clock():
             if isinstance(self.method, DirectMethod):
-                syn = self.method.make(self.real, make_student=self.make_student, rng=self._rng)
+                syn = self.method.make(self.real, make_student=self._networks, rng=self._rng)
             else:
                 assert loop is not None  # built just above
                 syn = loop.result
@@ -220,7 +225,7 @@ class Run(Generic[R], Iterator[Step]):
         method, key = self.method, self._rng
         if not isinstance(method, IterativeMethod):
             raise ValueError(f"method must have steps, got {method.name}")
-        plan = method.plan(self.real, make_student=self.make_student, rng=derive(key, "plan"))
+        plan = method.plan(self.real, make_student=self._networks, rng=derive(key, "plan"))
         if self._transform is not None:
             plan = self._transform(plan)
         if self._start is not None:
@@ -245,6 +250,11 @@ class Run(Generic[R], Iterator[Step]):
             self.cpu_seconds += time.process_time() - cpu
 
 
+def _refuse(method: str, rng: torch.Generator) -> NoReturn:  # noqa: ARG001
+    """Stand in for the factory of a method without networks."""
+    raise TypeError(f"make_student must be a factory of networks for this plan of {method}, got None")
+
+
 def distill(
     method: Method[R],
     real: R,
@@ -262,8 +272,8 @@ def distill(
     Args:
         method: Recipe such as ``ddsdk.DM(ipc=10)``, baseline, or another method.
         real: Real data; its device is the device of everything.
-        make_student: Factory of the student networks, see `ddsdk.network_factory`; None takes the network of the
-            method's own protocol.
+        make_student: Factory of the student networks, see `ddsdk.network_factory`; None takes the method's own, for a
+            recipe the network of its protocol.
         seed: Root of every random number: an integer, or a generator, which is not advanced.
         start: Earlier set whose images the run starts from, such as an artefact, see `ddsdk.running.WarmStart`; None
             for the method's own start.
@@ -274,7 +284,8 @@ def distill(
         transform: Function that changes the plan before the loop is built; None for the plan as it is.
 
     Raises:
-        ValueError: If a parameter does not fit the data, or an option does not fit a method without steps.
+        ValueError: If a parameter does not fit the data, or an option does not fit a method without steps or without
+            networks.
         DivergedError: If the loss stays non-finite; the last finite set is the error's `syn`.
 
     Example:

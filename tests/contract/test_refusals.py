@@ -8,6 +8,7 @@ import pytest
 from every_method import METHODS, fields
 
 import ddsdk as dd
+from ddsdk.baselines import BASELINES
 from ddsdk.recipes import RECIPES, IterativeRecipe
 
 NAN = float("nan")
@@ -60,9 +61,25 @@ def test_a_rate_that_is_none_is_refused_by_its_name(kind, value):
             kind(**{name: 1})
 
 
-def test_a_seed_in_place_of_a_generator_is_refused(method, tiny, make_student):
-    with pytest.raises(TypeError, match=r"rng must be a torch.Generator such as ddsdk.generator\(0\), got 0"):
-        dd.distill(method, tiny, make_student=make_student, seed=0)
+@pytest.mark.parametrize("seed", [1.5, "0", True, None])
+def test_a_seed_that_is_none_is_refused(seed, tiny, make_student):
+    with pytest.raises(TypeError, match=r"seed must be an integer or a torch\.Generator, got "):
+        dd.distill(dd.DM(ipc=1, steps=1), tiny, make_student=make_student, seed=seed)
+
+
+def test_options_of_steps_are_refused_where_there_are_none(tiny, make_student):
+    start = dd.distill(BASELINES["random"](ipc=1), tiny, make_student=make_student)
+    held = dd.Validation(held=tiny)
+    given = {
+        "start": start,
+        "validation": held,
+        "transform": lambda p: p,
+        "budget": 1.0,
+        "stop": lambda: False,
+    }
+    for option, value in given.items():
+        with pytest.raises(ValueError, match=f"^{option} must be left out for krr, which has no steps"):
+            dd.distill(dd.KRR(), tiny, make_student=make_student, **{option: value})
 
 
 def test_impossible_sizes_are_refused(method, tiny, make_student):

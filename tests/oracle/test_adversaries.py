@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 import torch
-from ddsdk.training.train import train as train_on
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
@@ -16,6 +15,7 @@ from ddsdk.students import TrainedRuns, Training
 from ddsdk.synthetic import FreeLabels, LearnedScale, Pixels
 from ddsdk.training import CurvaturePenalty, FullyConnectedNTK, Ridge, full_graph
 from ddsdk.training.fit import batch_gradient
+from ddsdk.training.train import train as train_on
 
 SHAPE, CLASSES = (1, 8, 8), torch.arange(3).repeat_interleave(2)
 

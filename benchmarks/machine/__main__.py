@@ -1,39 +1,34 @@
-"""`ddsdk bench`: measure this machine, or make a table of the survey."""
+"""`python -m benchmarks.machine`: how fast the recipes run here, and how much memory they take."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
-from ddsdk.cli.console import out, table
+import tyro
+
+from benchmarks.machine.machine import MachineTable
+from benchmarks.machine.profile import profile_table
+from benchmarks.machine.speed import speed_table
+from benchmarks.machine.stacked import stacked_table
+from benchmarks.machine.unroll import unroll_table
+from ddsdk.cli.console import err, out, table
 from ddsdk.cli.options import check_device, names, whole_numbers
-from ddsdk.foundation import require
+from ddsdk.foundation import readable_json, require, write_atomic
 
-if TYPE_CHECKING:
-    from benchmarks.machine.machine import MachineTable
-
-__all__ = ["Bench", "bench_verb"]
-
-
-def bench_verb(args: Sequence[str]) -> type[Any]:
-    """Return the options of `ddsdk bench` for the table that `args` name: those of a machine's, or of the survey's."""
-    from ddsdk.cli.tables import TABLES, TableBench
-
-    words = [word.partition("=")[2] or word for word in args] if args[:1] == ["bench"] else []
-    return TableBench if any(word in TABLES for word in words) else Bench
+__all__ = ["MachineBenchmark", "main"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class MachineBenchmark:
     """Measure how fast the recipes run here, as shares of the machine's own matrix-product rate.
 
     Attributes:
         table: Which table: speed, unroll for the memory of one step of trajectory matching, profile for where the
-            time of a step goes, or stacked for several networks that train as one. The tables of the survey have
-            options of their own: `ddsdk bench --table survey-1 --help`; others are cross-architecture,
-            robustness-to-recipe and fair-scores.
+            time of a step goes, or stacked for several networks that train as one.
         recipes: Recipes to time, separated by commas; all that have an outer step if empty.
         widths: Widths of the ConvNet, separated by commas. Empty takes 32, 64 and 128, and 32 for unroll and profile.
         student_steps: Steps of the student, separated by commas (unroll).
@@ -59,8 +54,6 @@ class Bench:
 
     def run(self) -> int:
         """Measure and print."""
-        from ddsdk.foundation import readable_json, write_atomic
-
         for name in ("real_batch", "ipc", "repeats"):
             require(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
         check_device(self.device)
@@ -79,8 +72,6 @@ class Bench:
         return 0
 
     def _speed(self) -> MachineTable:
-        from benchmarks.machine.speed import speed_table
-
         return speed_table(
             recipes=names(self.recipes),
             widths=whole_numbers("widths", self.widths or "32,64,128"),
@@ -92,8 +83,6 @@ class Bench:
         )
 
     def _unroll(self) -> MachineTable:
-        from benchmarks.machine.unroll import unroll_table
-
         return unroll_table(
             student_steps=whole_numbers("student_steps", self.student_steps),
             widths=whole_numbers("widths", self.widths or "32"),
@@ -103,8 +92,6 @@ class Bench:
         )
 
     def _profile(self) -> MachineTable:
-        from benchmarks.machine.profile import profile_table
-
         widths = whole_numbers("widths", self.widths or "32")
         require(len(widths) == 1, "widths", "be one width for the table profile", self.widths)
         return profile_table(
@@ -116,11 +103,22 @@ class Bench:
         )
 
     def _stacked(self) -> MachineTable:
-        from benchmarks.machine.stacked import stacked_table
-
         return stacked_table(
             widths=whole_numbers("widths", self.widths or "32,64,128"),
             ipc=self.ipc,
             repeats=self.repeats,
             device=self.device,
         )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark that the command line names; return the exit status."""
+    try:
+        return tyro.cli(MachineBenchmark, prog="python -m benchmarks.machine", args=argv).run()
+    except (ValueError, OSError, ImportError) as error:
+        err(f"error: {error}")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -12,26 +12,18 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar, final
 
 import msgspec
 
-from ddsdk.experiments.unit import Unit, open_result, seal_result
-from ddsdk.foundation import (
-    ArtifactError,
-    FolderBusyError,
-    StorageError,
-    clean,
-    lock,
-    readable_json,
-    require_rate,
-    strict_json,
-    sweep,
-    write_atomic,
-)
+from ddsdk.foundation.errors import ArtifactError, FolderBusyError, StorageError, require_rate
+from ddsdk.foundation.files import lock, readable_json, strict_json, sweep, write_atomic
+from ddsdk.foundation.text import clean
+from ddsdk.foundation.unit import Unit, open_result, seal_result
 
 __all__ = ["LEASE_SECONDS", "Failure", "Store", "Timing"]
 
@@ -56,6 +48,12 @@ class Timing:
     cpu_seconds: float
     host: str
 
+    @classmethod
+    def since(cls, wall: float, cpu: float) -> Timing:
+        """Return the time since two readings, of `time.perf_counter` and of `time.process_time`, on this host."""
+        seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+        return cls(round(seconds, 3), round(cpu_seconds, 3), socket.gethostname())
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -78,27 +76,32 @@ class Store:
         folder: Made if it does not exist. What lies in it is believed where its hashes fit, so it should be yours.
         lease_seconds: A lease lapses when nobody touched it for so long. All who share the folder need the same.
 
-    Raises:
-        StorageError: If the folder cannot be made.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, lease_seconds: float = LEASE_SECONDS) -> None:
         require_rate("lease_seconds", lease_seconds)
         self.folder = Path(folder)
         self.lease_seconds = lease_seconds
-        try:
-            for room in _ROOMS:
-                (self.folder / room).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot make store {str(folder)!r}: {error.strerror or error}") from error
         for room in _ROOMS:
-            sweep(self.folder / room)
+            if (self.folder / room).is_dir():
+                sweep(self.folder / room)
+
+    def _room(self, name: str) -> Path:
+        """Return a folder of the store, made if it does not exist."""
+        room = self.folder / name
+        try:
+            room.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"cannot make store {str(self.folder)!r}: {error.strerror or error}"
+            ) from error
+        return room
 
     def ask(self, units: Iterable[Unit]) -> None:
         """Put units where workers look for them. A failure of an earlier time is forgotten."""
         for unit in units:
             self._failed(unit.id).unlink(missing_ok=True)
-            path = self.folder / "asked" / f"{unit.id}.json"
+            path = self._room("asked") / f"{unit.id}.json"
             if not path.is_file():
                 write_atomic(path, unit.description)
 
@@ -132,7 +135,8 @@ class Store:
         """Return a result, or None where there is none. A damaged file is renamed to ``.bad`` and counts as none."""
         path = self.path(unit_id)
         try:
-            return open_result(unit_id, path.read_bytes())
+            _, result = open_result(unit_id, path.read_bytes())
+            return result
         except FileNotFoundError:
             return None
         except ArtifactError:
@@ -146,15 +150,44 @@ class Store:
         whole = {need: result for need, result in found.items() if result is not None}
         return whole if len(whole) == len(found) else None
 
-    def publish(self, unit: Unit, result: bytes, timing: Timing) -> None:
+    def publish(self, unit: Unit, result: bytes, timing: Timing, *, replace: bool = False) -> None:
         """Write a result and what it took. Where there is one already, it stays.
+
+        Args:
+            unit: Unit of the result.
+            result: Result of the unit.
+            timing: Time that it took.
+            replace: Whether it takes the place of a result that is there.
 
         Raises:
             StorageError: If a write fails; there is then no result, or a whole one.
         """
-        if not self.has(unit.id):
-            write_atomic(self.folder / "times" / f"{unit.id}.json", readable_json(asdict(timing)))
-            write_atomic(self.path(unit.id), seal_result(unit, result))
+        if replace or not self.has(unit.id):
+            write_atomic(self._room("times") / f"{unit.id}.json", readable_json(asdict(timing)))
+            write_atomic(self._room("results") / self.path(unit.id).name, seal_result(unit, result))
+
+    def once(self, unit: Unit, compute: Callable[[], bytes]) -> tuple[bytes, bool]:
+        """Return the result of a unit, and whether it was there before; compute and keep it where it was not.
+
+        Args:
+            unit: Unit without needs.
+            compute: Function that returns the result.
+        """
+        kept = self.read(unit.id)
+        if kept is not None:
+            return kept, True
+        wall, cpu = time.perf_counter(), time.process_time()
+        result = compute()
+        self.publish(unit, result, Timing.since(wall, cpu))
+        return result, False
+
+    def results(self, kind: str) -> Iterator[tuple[Unit, bytes]]:
+        """Give every unit of a kind that has a result, with the result, by id; damaged files are passed over."""
+        for path in sorted((self.folder / "results").glob("*.unit")):
+            with contextlib.suppress(ArtifactError, OSError):
+                unit, result = open_result(path.stem, path.read_bytes())
+                if unit.kind == kind:
+                    yield unit, result
 
     def timing(self, unit_id: str) -> Timing | None:
         """Return what a result took, or None where nobody knows."""
@@ -163,7 +196,7 @@ class Store:
     def fail(self, unit: Unit, error: Exception) -> None:
         """Note why a unit has no result, for all who wait for it."""
         failure = Failure(type(error).__name__, clean(str(error), _LINE))
-        write_atomic(self._failed(unit.id), readable_json(asdict(failure)))
+        write_atomic(self._room("failed") / f"{unit.id}.json", readable_json(asdict(failure)))
 
     def failure(self, unit_id: str) -> Failure | None:
         """Return why there is no result, or None where there is one or nobody knows."""
@@ -176,7 +209,7 @@ class Store:
         Yields:
             Whether it is held. A thread keeps the lease young meanwhile.
         """
-        path = self.folder / "leases" / unit_id
+        path = self._room("leases") / unit_id
         if not self._take(path):
             yield False
             return
@@ -256,4 +289,4 @@ def _read(path: Path, kind: type[T]) -> T | None:
 
 def _stems(folder: Path, suffix: str) -> set[str]:
     # Names alone: a table of thousands of units is looked through after each of them.
-    return {path.stem for path in folder.iterdir() if path.suffix == suffix}
+    return set() if not folder.is_dir() else {path.stem for path in folder.iterdir() if path.suffix == suffix}

@@ -11,7 +11,8 @@ from typing import Any, final
 
 import msgspec
 
-from ddsdk.foundation import ArtifactError, canonical_json, require, strict_json
+from ddsdk.foundation.errors import ArtifactError, require
+from ddsdk.foundation.files import canonical_json, strict_json
 
 __all__ = ["Compute", "Unit", "open_result", "seal_result"]
 
@@ -93,8 +94,8 @@ def seal_result(unit: Unit, result: bytes) -> bytes:
     return canonical_json(told) + b"\n" + result
 
 
-def open_result(unit_id: str, content: bytes) -> bytes:
-    """Return the result in the content of a file.
+def open_result(unit_id: str, content: bytes) -> tuple[Unit, bytes]:
+    """Return the unit and the result in the content of a file.
 
     Raises:
         ArtifactError: ``"unit"``, if the file is damaged or belongs to another unit.
@@ -110,4 +111,4 @@ def open_result(unit_id: str, content: bytes) -> bytes:
     whole = bool(end) and seal.sha256 == hashlib.sha256(result).hexdigest()
     if unit.id != unit_id or not whole:
         raise ArtifactError("unit", f"the file of unit {unit_id} is damaged, or is that of another unit")
-    return result
+    return unit, result

@@ -1,0 +1,1 @@
+"""Measurements of ddsdk and of its integrations; no part of the wheel."""
