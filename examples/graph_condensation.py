@@ -24,7 +24,7 @@ for name, method in {
     "GCond-X, no edges": GCond(nodes=8, structure="none", steps=40, feature_lr=0.01),
     "GCond, learned edges": GCond(nodes=8, steps=40, feature_lr=0.01, edge_turn=10, feature_turn=30),
 }.items():
-    condensed = method(graph, rng=ddsdk.generator("run"))
+    condensed = ddsdk.distill(method, graph, seed=ddsdk.generator("run"))
     score = evaluate_graph(condensed, graph, judge, rng=ddsdk.generator("judge"))
     print(f"{name}: {100 * score.mean:.1f} %, {condensed.manifest.storage.bytes} bytes")
 

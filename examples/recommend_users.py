@@ -23,7 +23,7 @@ table = simulated_interactions(300, 120, dd.generator("people"), tastes=6, sharp
 train, validation, test = table.split(dd.generator("split"))
 weights, known = propensities(train.matrix.sum(0)), train.matrix
 
-distilled = DistillCF(users=20, steps=60, draws=100)(train, rng=dd.generator("run"))
+distilled = dd.distill(DistillCF(users=20, steps=60, draws=100), train, seed=dd.generator("run"))
 sparse = sampled_users(distilled, 25)
 few = {
     "20 random users": known[:20],

@@ -10,6 +10,7 @@ import torch
 
 import ddsdk as dd
 from ddsdk.foundation import derive
+from ddsdk.running import Run
 from ddsdk.training import kernel_machine
 from ddsdk_integrations.recommend import (
     EASE,
@@ -163,14 +164,14 @@ def test_simulated_items_are_skewed_and_people_differ(table):
 def distilled(table):
     train, *_ = table.split(dd.generator("s"))
     recipe = DistillCF(users=15, steps=40, draws=40)
-    return train, recipe(train, rng=dd.generator("d"))
+    return train, dd.distill(recipe, train, seed=dd.generator("d"))
 
 
 def test_learned_users_recommend_better_than_those_that_they_started_from(table, distilled):
     _, made = distilled
     train, validation, _ = table.split(dd.generator("s"))
-    recipe = DistillCF(users=15, steps=1, draws=40)
-    start = recipe.plan(train, rng=derive(dd.generator("d"), "plan")).syn.detached(dd.generator(0)).x
+    run = Run(DistillCF(users=15, steps=1, draws=40), train, seed=dd.generator("d"))
+    start = run.distillation.plan.syn.detached(dd.generator(0)).x
     weight = propensities(train.matrix.sum(0))
     found = [
         ranking(WideAutoencoder().scores(x[:, 0, 0], train.matrix), train.matrix, validation, weight).ndcg
@@ -251,7 +252,7 @@ def test_bad_input_is_refused(table):
     with pytest.raises(ValueError, match="ridge must be positive"):
         EASE(ridge=0)
     with pytest.raises(ValueError, match="users must not exceed 200, got 500"):
-        DistillCF(users=500, steps=1)(table, rng=dd.generator(0))
+        dd.distill(DistillCF(users=500, steps=1), table, seed=0)
     with pytest.raises(ValueError, match="temperature must be positive"):
         GumbelUsers(torch.zeros(2, 3), temperature=0)
     with pytest.raises(ValueError, match="draws must be at least 1"):

@@ -20,7 +20,7 @@ from ddsdk_integrations.graph import (
     graph_student,
     to_batch,
 )
-from ddsdk_integrations.graph.classification import packed, unpacked
+from ddsdk_integrations.graph.graph_sets import packed, unpacked
 from ddsdk_integrations.graph.load import TextGraphs
 
 QUICK = dataclasses.replace(GRAPHS_PROTOCOL, networks=2, epochs=30, network_options={"width": 8, "layers": 2})
@@ -78,12 +78,12 @@ def test_the_dense_network_is_pygs_on_padded_graphs(task):
 
 def test_condensed_graphs_travel_and_are_judged(task, tmp_path):
     recipe = DosCondGraphs(ipc=2, nodes=6, steps=5, width=8, layers=2, real_batch=8)
-    distilled = recipe(task, rng=dd.generator(0))
+    distilled = dd.distill(recipe, task, seed=0)
     assert tuple(distilled.images.shape) == (4, 1, 6, 3)
     assert set(distilled.edge_weight.tolist()) == {1.0}
     distilled.save(tmp_path / "set")
     again = dd.Distilled.load(tmp_path / "set")
-    assert again.content_id == distilled.content_id == recipe(task, rng=dd.generator(0)).content_id
+    assert again.content_id == distilled.content_id == dd.distill(recipe, task, seed=0).content_id
     batch = to_batch(again)
     assert batch.num_graphs == 4
     assert batch.y.tolist() == [0, 0, 1, 1]
@@ -96,7 +96,7 @@ def test_condensed_graphs_travel_and_are_judged(task, tmp_path):
 
 
 def test_random_graphs_are_real_ones(task):
-    distilled = RandomGraphs(ipc=3, nodes=8)(task, rng=dd.generator(0))
+    distilled = dd.distill(RandomGraphs(ipc=3, nodes=8), task, seed=0)
     batch = to_batch(distilled)
     for graph in batch.to_data_list():
         degrees = torch.bincount(graph.edge_index[0], minlength=len(graph.x))
@@ -113,6 +113,6 @@ def test_a_network_learns_from_real_graphs(task):
 
 def test_too_few_small_graphs_are_refused(task):
     with pytest.raises(ValueError, match="ipc must not exceed the"):
-        DosCondGraphs(ipc=20, nodes=4, steps=1)(task, rng=dd.generator(0))
+        dd.distill(DosCondGraphs(ipc=20, nodes=4, steps=1), task, seed=0)
     with pytest.raises(ValueError, match="nodes"):
         DosCondGraphs(nodes=0)

@@ -54,8 +54,8 @@ QUICK = dataclasses.replace(GRAPH_PROTOCOL, network_options={"width": 8}, networ
 @pytest.mark.parametrize("setting", ["transductive", "inductive"])
 def test_every_method_gives_a_set_that_comes_back_and_is_judged(name, setting, tmp_path):
     graph = small_graph(setting=setting)
-    distilled = RECIPES[name](graph, rng=dd.generator("run"))
-    assert distilled.content_id == RECIPES[name](graph, rng=dd.generator("run")).content_id
+    distilled = dd.distill(RECIPES[name], graph, seed=1)
+    assert distilled.content_id == dd.distill(RECIPES[name], graph, seed=1).content_id
     distilled.save(tmp_path / "set")
     again = dd.Distilled.load(tmp_path / "set")
     assert (
@@ -80,7 +80,7 @@ def test_every_method_gives_a_set_that_comes_back_and_is_judged(name, setting, t
 
 def test_real_nodes_keep_the_edges_among_them():
     data = small_data()
-    found = to_data(ChosenNodes(nodes=8)(GraphData(data), rng=dd.generator(0)))
+    found = to_data(dd.distill(ChosenNodes(nodes=8), GraphData(data), seed=0))
     place = [int(torch.nonzero((data.x == row).all(1))) for row in found.x]
     assert sorted(place) == torch.nonzero(data.train_mask).flatten().tolist()
     mine = {(place[a], place[b]) for a, b in found.edge_index.T.tolist()}
@@ -91,8 +91,8 @@ def test_real_nodes_keep_the_edges_among_them():
 
 def test_light_edges_are_left_out_of_the_export():
     graph, recipe = small_graph(), GCond(nodes=7, steps=1, edge_bias=0.0)
-    all_of_them = dataclasses.replace(recipe, threshold=0.0)(graph, rng=dd.generator(0))
-    heavy = dataclasses.replace(recipe, threshold=0.5)(graph, rng=dd.generator(0))
+    all_of_them = dd.distill(dataclasses.replace(recipe, threshold=0.0), graph, seed=0)
+    heavy = dd.distill(dataclasses.replace(recipe, threshold=0.5), graph, seed=0)
     assert all_of_them.edge_index.shape[1] == 42
     assert float(heavy.edge_weight.min()) >= 0.5
     assert heavy.edge_index.shape[1] == int((all_of_them.edge_weight >= 0.5).sum())
@@ -100,7 +100,7 @@ def test_light_edges_are_left_out_of_the_export():
 
 def test_a_kernel_has_one_score_of_its_own_kind():
     graph = small_graph()
-    distilled = GCSNTK(nodes=7, steps=2)(graph, rng=dd.generator(0))
+    distilled = dd.distill(GCSNTK(nodes=7, steps=2), graph, seed=0)
     score = evaluate_graph(distilled, graph, rng=dd.generator(1))
     assert (len(score.accuracies), score.loss) == (1, "ridge")
     assert "structure-ntk kernel" in score.network
@@ -117,7 +117,7 @@ def test_networks_come_from_their_generator_and_train(name):
     protocol = dataclasses.replace(QUICK, network=name, epochs=40, lr=0.05)
     if name == "sgc":
         protocol = dataclasses.replace(protocol, network_options={"hops": 2})
-    found = to_data(ChosenNodes(nodes=12)(graph, rng=dd.generator(0)))
+    found = to_data(dd.distill(ChosenNodes(nodes=12), graph, seed=0))
     network = trained_on_graph(found, graph, protocol, dd.generator("t"))
     assert held_out(network, graph, graph.val) > 0.6
 
@@ -136,7 +136,7 @@ def test_the_test_nodes_decide_nothing():
     data, other = small_data(), small_data()
     other.y = torch.where(other.test_mask, (other.y + 1) % 3, other.y)
     sets = [
-        GCond(nodes=7, steps=2, validate_every=2, structure="none")(GraphData(d), rng=dd.generator(0))
+        dd.distill(GCond(nodes=7, steps=2, validate_every=2, structure="none"), GraphData(d), seed=0)
         for d in (data, other)
     ]
     assert torch.equal(sets[0].images, sets[1].images)
@@ -149,7 +149,7 @@ def test_the_test_nodes_decide_nothing():
 
 def test_validation_keeps_the_best_set():
     recipe = GCond(nodes=7, steps=4, validate_every=2, structure="none")
-    found = recipe(small_graph(), rng=dd.generator(0)).provenance
+    found = dd.distill(recipe, small_graph(), seed=0).provenance
     assert found["best_step"] in (2, 4)
     assert 0 <= found["best_value"] <= 1
 
@@ -169,7 +169,7 @@ def test_condensed_nodes_beat_random_ones():
     judge = dataclasses.replace(QUICK, networks=1, epochs=60, network_options={"width": 16})
 
     def reached(recipe):
-        return evaluate_graph(recipe(graph, rng=dd.generator(0)), graph, judge, rng=dd.generator(1)).mean
+        return evaluate_graph(dd.distill(recipe, graph, seed=0), graph, judge, rng=dd.generator(1)).mean
 
     condensed = reached(GCond(nodes=8, steps=30, inner=5, structure="none", feature_lr=0.01))
     assert condensed > reached(ChosenNodes(nodes=8)) + 0.05
@@ -192,7 +192,7 @@ def test_the_whole_graph_trains_networks_too():
         (lambda: ChosenNodes(choice="best"), "choice must be one of"),
         (lambda: graph_network("gin", 5, 3, dd.generator(0)), "network must be one of"),
         (lambda: graph_network("gcn", 5, 3, dd.generator(0), width=0), "width"),
-        (lambda: GCond(nodes=2)(small_graph(), rng=dd.generator(0)), "nodes"),
+        (lambda: dd.distill(GCond(nodes=2), small_graph(), seed=0), "nodes"),
     ],
 )
 def test_bad_settings_are_refused(act, message):
@@ -201,6 +201,6 @@ def test_bad_settings_are_refused(act, message):
 
 
 def test_a_set_of_another_graph_is_refused():
-    distilled = PropagatedNodes(nodes=4)(stochastic_blocks(200, features=7), rng=dd.generator(0))
+    distilled = dd.distill(PropagatedNodes(nodes=4), stochastic_blocks(200, features=7), seed=0)
     with pytest.raises(ValueError, match="distilled must have 5 features, got 7"):
         evaluate_graph(distilled, small_graph(), rng=dd.generator(0))

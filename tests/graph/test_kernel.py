@@ -10,7 +10,15 @@ import torch
 from small_graphs import small_data, small_graph
 
 import ddsdk as dd
-from ddsdk_integrations.graph import GCSNTK, LabelledNodes, StructureKernel, by_structure, normalised
+from ddsdk.running import Run
+from ddsdk_integrations.graph import (
+    GCSNTK,
+    LabelledNodes,
+    StructureKernel,
+    by_structure,
+    normalised,
+    to_data,
+)
 from ddsdk_integrations.graph.kernel import kernel_scores
 
 
@@ -64,8 +72,8 @@ def test_labelled_nodes_are_numbers_of_their_class():
 
 def test_scores_are_ridge_regression_by_hand():
     graph, recipe = small_graph(), GCSNTK(nodes=6, steps=2)
-    distilled = recipe(graph, rng=dd.generator(0))
-    found = kernel_scores(distilled, graph.test, recipe.evaluation())
+    distilled = dd.distill(recipe, graph, seed=0)
+    found = kernel_scores(to_data(distilled), graph.test, recipe.evaluation(graph))
     expected = direct(small_data(), distilled.images.flatten(1), 2, 2)
     gram = expected[24:, 24:]
     ridged = gram + gram.diagonal().mean() * torch.eye(6)
@@ -75,8 +83,7 @@ def test_scores_are_ridge_regression_by_hand():
 
 def test_the_objective_falls():
     graph, recipe = small_graph(), GCSNTK(nodes=6, steps=30, label_lr=0.01, ridge=0.1)
-    loop = dd.Distillation(recipe.plan(graph, rng=dd.generator(0)), recipe.real(graph), rng=dd.generator(1))
-    losses = [step.loss for step in loop]
+    losses = [step.loss for step in Run(recipe, graph)]
     assert losses[-1] < 0.5 * losses[0]
 
 
@@ -84,12 +91,12 @@ def test_what_the_kernel_cannot_do_is_refused():
     graph = small_graph()
     with pytest.raises(ValueError, match="blocks must be 1 or 2, got 3"):
         GCSNTK(blocks=3)
-    distilled = GCSNTK(nodes=6, steps=1)(graph, rng=dd.generator(0))
+    distilled = dd.distill(GCSNTK(nodes=6, steps=1), graph, seed=0)
     edged = dataclasses.replace(distilled, edge_index=torch.tensor([[0], [1]]), edge_weight=torch.ones(1))
     with pytest.raises(ValueError, match="have no edges for this kernel"):
-        kernel_scores(edged, graph.val, GCSNTK().evaluation())
+        kernel_scores(to_data(edged), graph.val, GCSNTK().evaluation(graph))
     with pytest.raises(ValueError, match="kernel must be 'structure-ntk'"):
-        kernel_scores(distilled, graph.val, dd.Evaluation(learner="kernel", network="fc-ntk"))
+        kernel_scores(to_data(distilled), graph.val, dd.Evaluation(learner="kernel", network="fc-ntk"))
 
 
 def test_two_sides_compare_as_the_objective_wants():

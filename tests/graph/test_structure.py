@@ -11,8 +11,8 @@ from torch.nn.functional import normalize, one_hot
 
 import ddsdk as dd
 from ddsdk.foundation import derive
-from ddsdk.synthetic import hard_labels
-from ddsdk.synthetic.set import Leaves
+from ddsdk.running import Run
+from ddsdk.synthetic import Leaves, hard_labels
 from ddsdk.training import Ridge
 from ddsdk_integrations.graph import (
     BernoulliEdges,
@@ -141,7 +141,7 @@ def test_gradients_of_leaves_are_those_of_the_whole_graph(name):
 
 def test_the_distance_of_gcond_is_that_by_hand():
     graph, recipe = small_graph(), GCond(nodes=7, hops=2, edge_bias=-0.5)
-    plan = recipe.plan(graph, rng=dd.generator("plan"))
+    plan = recipe.plan(graph, make_student=recipe.student(graph), rng=dd.generator("plan"))
     student = plan.students.next(graph.rows(2), plan.syn, dd.generator("student"))
     w, b = student.head.weight.detach(), student.head.bias.detach()
     nodes = plan.syn.parametrization
@@ -191,18 +191,16 @@ def test_edges_and_features_take_turns_and_resume_in_them():
 def test_a_run_resumes_bit_for_bit(recipe):
     graph = small_graph()
 
-    def loop():
-        plan = recipe.plan(graph, rng=dd.generator("plan"))
-        return dd.Distillation(plan, recipe.real(graph), rng=dd.generator("steps"))
-
-    whole, half, rest = loop(), loop(), loop()
+    whole, half, rest = (Run(recipe, graph, seed=3) for _ in range(3))
     list(whole)
     for _ in range(3):
         next(half)
     rest.load_state_dict(half.state_dict())
     list(rest)
-    for name, value in whole.result.state_dict().items():
-        assert torch.equal(value, rest.result.state_dict()[name]), name
+    made = rest.distillation.result.state_dict()
+    for name, value in whole.distillation.result.state_dict().items():
+        assert torch.equal(value, made[name]), name
+    assert rest.distilled().content_id == whole.distilled().content_id
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 >>> from ddsdk_integrations.graph import GCond, evaluate_graph, stochastic_blocks, to_data
 >>> graph = stochastic_blocks(2000)
->>> distilled = GCond(nodes=40, structure="none")(graph, rng=ddsdk.generator("run"))
+>>> distilled = ddsdk.distill(GCond(nodes=40, structure="none"), graph, seed=0)
 >>> score = evaluate_graph(distilled, graph, rng=ddsdk.generator("judge"))
 >>> data = to_data(distilled)
 """
@@ -17,16 +17,15 @@ from ddsdk_integrations.graph.baselines import ChosenNodes, PropagatedNodes, who
 from ddsdk_integrations.graph.classification import (  # noqa: E402
     GRAPHS_PROTOCOL,
     DosCondGraphs,
-    GraphSet,
     RandomGraphs,
     SyntheticGraphs,
     evaluate_graphs,
-    graph_student,
     to_batch,
 )
 from ddsdk_integrations.graph.data import Graph, GraphData, Part  # noqa: E402
 from ddsdk_integrations.graph.gcdm import GCDM  # noqa: E402
 from ddsdk_integrations.graph.gcond import DosCond, GCond  # noqa: E402
+from ddsdk_integrations.graph.graph_sets import GraphSet  # noqa: E402
 from ddsdk_integrations.graph.judge import GRAPH_PROTOCOL, evaluate_graph, to_data  # noqa: E402
 from ddsdk_integrations.graph.kernel import LabelledNodes, StructureKernel, by_structure  # noqa: E402
 from ddsdk_integrations.graph.load import (  # noqa: E402
@@ -48,6 +47,7 @@ from ddsdk_integrations.graph.structure import (  # noqa: E402
     Structure,
     SyntheticNodes,
 )
+from ddsdk_integrations.graph.students import graph_student  # noqa: E402
 
 __all__ = [
     "GCDM",

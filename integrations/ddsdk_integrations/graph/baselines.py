@@ -1,9 +1,7 @@
-"""What a condensed graph must beat: real nodes that were chosen, their propagated features, class means, all nodes."""
+"""Baselines of a condensed graph: chosen real nodes, their propagated features, class means, and all nodes."""
 
 from __future__ import annotations
 
-import dataclasses
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
@@ -14,12 +12,14 @@ from torch_geometric.utils import subgraph
 
 import ddsdk as dd
 from ddsdk.data import herding, k_center, k_means_nearest
-from ddsdk.foundation import derive, require, require_count, require_rng
+from ddsdk.foundation import derive, require
+from ddsdk.running import DirectMethod
+from ddsdk.students import MakeStudent
 from ddsdk.synthetic import hard_labels
 from ddsdk_integrations.graph.data import GraphData
-from ddsdk_integrations.graph.judge import GRAPH_PROTOCOL, held_out, trained_on_part
-from ddsdk_integrations.graph.recipe import allotted, exported, start_features
-from ddsdk_integrations.graph.structure import SyntheticNodes
+from ddsdk_integrations.graph.judge import held_out, trained_on_part
+from ddsdk_integrations.graph.recipe import NodeMethod, allotted
+from ddsdk_integrations.graph.structure import KeptEdges, SyntheticNodes
 
 __all__ = ["ChosenNodes", "PropagatedNodes", "whole_graph"]
 
@@ -33,33 +33,35 @@ _CHOICES: Mapping[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class ChosenNodes:
+class ChosenNodes(NodeMethod, DirectMethod[GraphData]):
     """Real training nodes with the edges among them.
 
     Attributes:
-        name: What tables call the baseline.
+        name: Name in tables.
         choice: ``"random"``, or by propagated features ``"herding"``, ``"k-center"`` or ``"k-means"``.
-        nodes: How many.
-        hops: Of the features that are looked at.
+        nodes: Number of nodes; a class with too few gives all that it has.
+        hops: Propagations of the features that the choice compares.
     """
 
     name: ClassVar[str] = "nodes"
     choice: Literal["random", "herding", "k-center", "k-means"] = "random"
-    nodes: int = 70
-    hops: int = 2
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the choice."""
         require(self.choice in _CHOICES, "choice", f"be one of {list(_CHOICES)}", self.choice)
-        require_count("nodes", self.nodes)
 
-    def __call__(self, graph: GraphData, *, rng: torch.Generator) -> dd.Distilled:
-        """Return the chosen nodes as an artefact; a class with too few gives all that it has.
+    def make(
+        self,
+        graph: GraphData,
+        *,
+        make_student: MakeStudent,  # noqa: ARG002
+        rng: torch.Generator,
+    ) -> dd.SyntheticSet:
+        """Return the chosen nodes, class by class.
 
         Raises:
             ValueError: If there are fewer nodes than classes.
         """
-        require_rng(rng)
-        began = time.perf_counter()
         wanted = torch.bincount(allotted(graph.class_sizes, self.nodes), minlength=graph.num_classes)
         x, picks = graph.propagated(self.hops), []
         for c, n in enumerate(wanted.tolist()):
@@ -68,59 +70,50 @@ class ChosenNodes:
             chosen = _CHOICES[self.choice](x[mine], n, derive(rng, c)) if enough else slice(None)
             picks.append(mine[chosen])
         at = torch.cat(picks)
-        graph_seen, nodes = graph.train.graph, graph.train.nodes[at]
-        classes = graph.train.labels[at]
-        labels = hard_labels(classes, graph.num_classes)
-        syn = dd.SyntheticSet(SyntheticNodes(graph_seen.x[nodes]), labels, classes, graph.num_classes)
-        seconds = time.perf_counter() - began
-        distilled = exported(self, syn, graph, evaluation=GRAPH_PROTOCOL, rng=rng, seconds=seconds)
+        seen, nodes, classes = graph.train.graph, graph.train.nodes[at], graph.train.labels[at]
         inside = nodes.sort().values
-        index, _ = subgraph(inside, graph_seen.edge_index, relabel_nodes=True, num_nodes=len(graph_seen.x))
-        if not index.shape[1]:
-            return distilled
+        index, _ = subgraph(inside, seen.edge_index, relabel_nodes=True, num_nodes=len(seen.x))
         # `subgraph` numbers nodes by their place in the graph, the set by its classes.
-        order = nodes.argsort()
-        return dataclasses.replace(distilled, edge_index=order[index], edge_weight=torch.ones(index.shape[1]))
+        kept = KeptEdges(nodes.argsort()[index])
+        items = SyntheticNodes(seen.x[nodes], kept, hops=self.hops)
+        return dd.SyntheticSet(items, hard_labels(classes, graph.num_classes), classes, graph.num_classes)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class PropagatedNodes:
+class PropagatedNodes(NodeMethod, DirectMethod[GraphData]):
     """Propagated features without edges: those of random training nodes, or the means of clusters of each class.
 
     The second is what GCPA computes before it trains anything (ICML 2025): one message passing and class means.
 
     Attributes:
-        name: What tables call the baseline.
+        name: Name in tables.
         means: Whether means of clusters are taken; random nodes otherwise.
-        nodes: How many.
-        hops: Of the propagation.
+        nodes: Number of nodes.
+        hops: Number of propagations.
     """
 
     name: ClassVar[str] = "propagated"
     means: bool = False
-    nodes: int = 70
-    hops: int = 2
 
-    def __call__(self, graph: GraphData, *, rng: torch.Generator) -> dd.Distilled:
-        """Return them as an artefact."""
-        require_rng(rng)
-        began = time.perf_counter()
-        classes = allotted(graph.class_sizes, self.nodes)
-        x = start_features(graph, classes, "means" if self.means else "propagated", self.hops, rng)
-        labels = hard_labels(classes, graph.num_classes)
-        syn = dd.SyntheticSet(SyntheticNodes(x), labels, classes, graph.num_classes)
-        seconds = time.perf_counter() - began
-        return exported(self, syn, graph, evaluation=GRAPH_PROTOCOL, rng=rng, seconds=seconds)
+    def make(
+        self,
+        graph: GraphData,
+        *,
+        make_student: MakeStudent,  # noqa: ARG002
+        rng: torch.Generator,
+    ) -> dd.SyntheticSet:
+        """Return the nodes, class by class."""
+        return self.synthetic(graph, "means" if self.means else "propagated", rng=rng)
 
 
 def whole_graph(graph: GraphData, evaluation: dd.Evaluation, *, rng: torch.Generator) -> list[float]:
-    """Return what networks reach on the test nodes that train on the training nodes of the real graph, in 0..1.
+    """Return the scores on the test nodes of networks that train on the training nodes of the real graph, in 0..1.
 
     Args:
-        graph: The real graph.
-        evaluation: As for condensed graphs.
-        rng: Network i derives its weights from it.
+        graph: Real graph.
+        evaluation: Protocol of training, as for condensed graphs.
+        rng: Generator from which network i derives its weights.
     """
     keys = (derive(rng, "network", i) for i in range(evaluation.networks))
     return [held_out(trained_on_part(graph, evaluation, key), graph, graph.test) for key in keys]

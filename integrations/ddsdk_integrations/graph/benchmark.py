@@ -128,7 +128,7 @@ def measure(cell: Cell, setting: Setting, graph: GraphData) -> dict[str, Any]:
         began = time.perf_counter()
         whole = whole_graph(graph, setting.judge("gcn"), rng=derive(rng, "judge"))
         return _row(cell, {"gcn": summary(whole)}, {"judge_seconds": time.perf_counter() - began})
-    distilled = recipe(graph, rng=rng)
+    distilled = dd.distill(recipe, graph, seed=rng)
     storage, began = distilled.manifest.storage, time.perf_counter()
     scores: dict[str, dict[str, float]] = {}
     own = dd.Evaluation.from_dict(distilled.evaluation)

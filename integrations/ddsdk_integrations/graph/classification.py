@@ -1,46 +1,37 @@
-"""Classification of whole graphs: a padded graph is a matrix of features beside its adjacency, and so an image."""
+"""Classification of whole graphs: DosCond, random graphs, and their scores."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import time
-from collections.abc import Mapping
+from abc import ABC
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu
 from torch_geometric.data import Batch as GraphBatch
 from torch_geometric.data import Data
-from torch_geometric.utils import to_dense_adj
 
 import ddsdk as dd
-from ddsdk.artefact import assemble
-from ddsdk.data import Batch, choose
-from ddsdk.foundation import derive, require, require_count, require_rate, require_rng
-from ddsdk.networks import Network, initialise
+from ddsdk.data import Batch
+from ddsdk.foundation import derive, require, require_count, require_rate
 from ddsdk.objectives import ClassMatch, squared, weight_gradients
+from ddsdk.running import DirectMethod, IterativeMethod, Method
 from ddsdk.students import FreshStudents, MakeStudent
 from ddsdk.synthetic import Parametrization, Pixels, class_slots, hard_labels
 from ddsdk.training import Score, accuracy, train
-from ddsdk_integrations.graph.load import TextGraphs
-from ddsdk_integrations.graph.propagation import dense_normalised
+from ddsdk_integrations.graph.graph_sets import GraphSet, packed, small_graphs, unpacked
 from ddsdk_integrations.graph.structure import BernoulliEdges
+from ddsdk_integrations.graph.students import StudentFactory, graph_student
 
 __all__ = [
     "GRAPHS_PROTOCOL",
     "DosCondGraphs",
-    "GraphSet",
     "RandomGraphs",
     "SyntheticGraphs",
     "evaluate_graphs",
-    "graph_student",
-    "packed",
     "to_batch",
-    "unpacked",
 ]
 
 GRAPHS_PROTOCOL = dd.Evaluation(
@@ -60,104 +51,13 @@ GRAPHS_PROTOCOL = dd.Evaluation(
 _EVERY = 10
 
 
-def packed(x: Tensor, adjacency: Tensor) -> Tensor:
-    """Return graphs as images, (B, 1, N, T + N): features (B, N, T) beside the adjacency (B, N, N)."""
-    return torch.cat([x, adjacency], dim=2)[:, None]
-
-
-def unpacked(images: Tensor, tags: int) -> tuple[Tensor, Tensor]:
-    """Return features (B, N, T) and adjacency (B, N, N) of `packed` graphs."""
-    rows = images[:, 0]
-    return rows[..., :tags], rows[..., tags:]
-
-
-@final
-class GraphSet:
-    """Labelled graphs in three parts, each as real data of packed graphs.
-
-    Args:
-        found: PyG graphs with one-hot tags x, edge_index both ways and y (1,), and the number of classes.
-        rng: Draws validation and test, a tenth of each class each.
-        name: What to call the data.
-
-    A graph with fewer nodes than the largest is padded with nodes that have no tag and no edge. Adjacencies are kept as
-    bytes: N (T + N) for each graph.
-    """
-
-    def __init__(self, found: TextGraphs, *, rng: torch.Generator, name: str = "graphs") -> None:
-        graphs, classes = found
-        require(len(graphs) > 0, "graphs", "hold a graph", len(graphs))
-        self.tags = int(graphs[0].x.shape[1])
-        largest = max(len(graph.x) for graph in graphs)
-        images = torch.stack([_as_bytes(graph, largest) for graph in graphs])
-        whole = dd.RealData(
-            images,
-            torch.cat([graph.y for graph in graphs]),
-            class_names=tuple(map(str, range(classes))),
-            preprocess=dd.Preprocess.unit(1),
-            name=name,
-            pictures=False,
-        )
-        rest, self.test = whole.split(0.1, derive(rng, "test"))
-        self.train, self.val = rest.split(1 / 9, derive(rng, "validation"))
-
-
-def _as_bytes(graph: Data, nodes: int) -> Tensor:
-    size = len(graph.x)
-    image = torch.zeros(1, nodes, graph.x.shape[1] + nodes, dtype=torch.uint8)
-    image[0, :size, : graph.x.shape[1]] = graph.x.byte() * 255
-    # A bond that a file names twice is one.
-    dense = to_dense_adj(graph.edge_index, max_num_nodes=size)[0] > 0
-    image[0, :size, graph.x.shape[1] : graph.x.shape[1] + size] = dense.byte() * 255
-    return image
-
-
-@final
-class DenseConvolutions(nn.Module):
-    """Graph convolutions with ReLU on packed graphs, and the mean over the nodes that have features.
-
-    Args:
-        tags: T.
-        width: Units.
-        layers: How many.
-    """
-
-    def __init__(self, tags: int, width: int, layers: int) -> None:
-        super().__init__()
-        sizes = [tags] + [width] * layers
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        self._tags = tags
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return embeddings, (B, width), of packed graphs (B, 1, N, T + N)."""
-        x, adjacency = unpacked(images, self._tags)
-        there = (x.detach().abs().sum(2, keepdim=True) > 0).to(x)
-        operator = dense_normalised(adjacency)
-        for layer in self.layers:
-            x = relu(operator @ layer(x))
-        pooled: Tensor = (x * there).sum(1) / there.sum(1).clamp_min(1)
-        return pooled
-
-
-def graph_student(tags: int, classes: int, *, width: int = 128, layers: int = 3) -> MakeStudent:
-    """Return what makes a GCN over packed graphs with mean pooling and a linear head."""
-    require_count("width", width)
-    require_count("layers", layers)
-
-    def make(rng: torch.Generator) -> nn.Module:
-        body = nn.Sequential(DenseConvolutions(tags, width, layers))
-        return initialise(Network(body, nn.Linear(width, classes)), rng)
-
-    return make
-
-
 @final
 class SyntheticGraphs(Parametrization):
     """Graphs of one size with free features and Bernoulli edges; a slot is a graph, and decodes to a packed one.
 
     Args:
         x: Features at the start, (M, N, T).
-        edges: M adjacencies.
+        edges: Edges of the M graphs.
     """
 
     joint: ClassVar[bool] = True
@@ -178,6 +78,11 @@ class SyntheticGraphs(Parametrization):
         """Return drawn graphs, (B, 1, N, T + N)."""
         return packed(self.x, self.edges.adjacency(self.x, rng))[slots], slots
 
+    @torch.no_grad()
+    def likely(self) -> Tensor:
+        """Return the graphs with their likely edges, (M, 1, N, T + N), detached."""
+        return packed(self.x.detach(), self.edges.adjacency(self.x, None))
+
     def project_(self) -> None:
         """Do nothing: features and logits are free."""
 
@@ -186,32 +91,74 @@ class SyntheticGraphs(Parametrization):
         return self.x.numel()
 
 
+@dataclass(frozen=True, kw_only=True)
+class GraphsMethod(Method[GraphSet], ABC):
+    """A method whose sets are graphs: features (M, 1, N, T), and edges between the rows of all of them.
+
+    Attributes:
+        name: Name in tables.
+        ipc: Graphs of each class.
+        nodes: Nodes of a graph of the set; the real graphs that it is made of have at most as many.
+    """
+
+    ipc: int = 10
+    nodes: int = 28
+
+    def __post_init__(self) -> None:
+        for name in ("ipc", "nodes"):
+            require_count(name, getattr(self, name))
+
+    @final
+    def evaluation(self, graphs: GraphSet) -> dd.Evaluation:  # noqa: ARG002
+        """Return Adam on the set."""
+        return GRAPHS_PROTOCOL
+
+    @final
+    def source(self, graphs: GraphSet) -> dd.RealData:
+        """Return the packed training graphs."""
+        return graphs.train
+
+    @final
+    def described(self, graphs: GraphSet) -> dd.RealData:
+        """Return the training graphs."""
+        return graphs.train
+
+    @final
+    def stored(self, syn: dd.SyntheticSet, graphs: GraphSet) -> tuple[dd.SyntheticSet, dict[str, Any]]:
+        """Return the features as images, and the edges between the rows of all of them."""
+        x, adjacency = unpacked(_packed_graphs(syn), graphs.tags)
+        plain = dd.SyntheticSet(Pixels(x[:, None]), syn.labels, syn.classes, syn.num_classes)
+        graph, start, end = torch.nonzero(adjacency > 0, as_tuple=True)
+        if not len(graph):
+            return plain, {}
+        index = torch.stack([graph * x.shape[1] + start, graph * x.shape[1] + end])
+        return plain, {"edge_index": index, "edge_weight": adjacency[graph, start, end]}
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
-class DosCondGraphs:
+class DosCondGraphs(GraphsMethod, IterativeMethod[GraphSet]):
     """DosCond for whole graphs: gradients of a GCN at its initialisation are matched once in each step.
 
     Attributes:
-        name: What tables call the method.
+        name: Name in tables.
         ipc: Graphs of each class.
-        nodes: Of each synthetic graph; they start as real graphs that are no larger.
+        nodes: Nodes of each synthetic graph; it starts as a real graph that is no larger.
         steps: Outer steps.
-        width: Of the GCN.
-        layers: Of the GCN.
+        width: Units of each layer of the GCN.
+        layers: Layers of the GCN.
         real_batch: Real graphs of each class in one step.
         feature_lr: Learning rate of features (Adam).
-        edge_lr: Of the logits of edges.
+        edge_lr: Learning rate of the logits of edges.
         density: Mean probability of an edge above which it is punished; None takes that of the real graphs of the
             start.
-        penalty: Weight of that punishment.
+        penalty: Weight of the punishment.
 
     References:
         Jin et al., "Condensing Graphs via One-Step Gradient Matching", KDD 2022, arXiv:2206.07746.
     """
 
     name: ClassVar[str] = "doscond graphs"
-    ipc: int = 10
-    nodes: int = 28
     steps: int = 300
     width: int = 128
     layers: int = 3
@@ -222,13 +169,20 @@ class DosCondGraphs:
     penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("ipc", "nodes", "steps", "width", "layers", "real_batch"):
+        super().__post_init__()
+        for name in ("steps", "width", "layers", "real_batch"):
             require_count(name, getattr(self, name))
         for name in ("feature_lr", "edge_lr"):
             require_rate(name, getattr(self, name))
         require(0 <= self.penalty < float("inf"), "penalty", "be finite, not negative", self.penalty)
 
-    def plan(self, graphs: GraphSet, *, rng: torch.Generator) -> dd.Plan[nn.Module]:
+    def student(self, graphs: GraphSet) -> StudentFactory:
+        """Return a GCN over packed graphs."""
+        return graph_student(graphs.tags, graphs.train.num_classes, width=self.width, layers=self.layers)
+
+    def plan(
+        self, graphs: GraphSet, *, make_student: MakeStudent, rng: torch.Generator
+    ) -> dd.Plan[nn.Module]:
         """Return the parts, ready to run.
 
         Raises:
@@ -243,108 +197,68 @@ class DosCondGraphs:
         return dd.Plan(
             syn=dd.SyntheticSet(SyntheticGraphs(x, edges), labels, classes, graphs.train.num_classes),
             objective=ClassMatch(byproduct=weight_gradients, distance=squared, real_batch=self.real_batch),
-            students=FreshStudents(
-                graph_student(graphs.tags, graphs.train.num_classes, width=self.width, layers=self.layers)
-            ),
+            students=FreshStudents(make_student),
             make_optimizer=self._optimizer,
             steps=self.steps,
-            penalty=lambda syn: self.penalty * _edges(syn).excess(allowed),
+            penalty=lambda syn: self.penalty * _graphs_of(syn).edges.excess(allowed),
             rate_at=lambda step: 1.0 if step < 0.4 * self.steps else 0.1,
             knobs="feature_lr or edge_lr",
         )
 
-    def __call__(self, graphs: GraphSet, *, rng: torch.Generator) -> dd.Distilled:
-        """Run the loop and return the set: features (M, 1, N, T) and edges between their rows."""
-        require_rng(rng)
-        began = time.perf_counter()
-        plan = self.plan(graphs, rng=derive(rng, "plan"))
-        distillation = dd.Distillation(plan, graphs.train, rng=derive(rng, "steps"))
-        for _ in distillation:
-            pass
-        graph = distillation.result.parametrization
-        assert isinstance(graph, SyntheticGraphs)
-        with torch.no_grad():
-            images = packed(graph.x, graph.edges.adjacency(graph.x, None))
-        seconds, run = time.perf_counter() - began, distillation.record()
-        return as_distilled(self, images, plan.syn.classes, graphs, rng=rng, seconds=seconds, run=run)
+    def admit(self, plan: dd.Plan[Any]) -> None:
+        """Refuse a plan whose set could not be exported.
+
+        Raises:
+            TypeError: If the items of the set are no graphs.
+        """
+        _graphs_of(plan.syn)
 
     def _optimizer(self, syn: dd.SyntheticSet) -> torch.optim.Optimizer:
-        graph = syn.parametrization
-        assert isinstance(graph, SyntheticGraphs)
-        groups: list[dict[str, Any]] = [{"params": [graph.x], "lr": self.feature_lr}]
-        return torch.optim.Adam([*groups, {"params": [graph.edges.logits], "lr": self.edge_lr}])
+        graphs = _graphs_of(syn)
+        groups: list[dict[str, Any]] = [{"params": [graphs.x], "lr": self.feature_lr}]
+        return torch.optim.Adam([*groups, {"params": [graphs.edges.logits], "lr": self.edge_lr}])
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class RandomGraphs:
+class RandomGraphs(GraphsMethod, DirectMethod[GraphSet]):
     """Real graphs at random, the baseline.
 
     Attributes:
-        name: What tables call it.
+        name: Name in tables.
         ipc: Graphs of each class.
-        nodes: They have at most so many nodes, as those of `DosCondGraphs`.
+        nodes: Largest number of nodes of a graph, as for `DosCondGraphs`.
     """
 
     name: ClassVar[str] = "random graphs"
-    ipc: int = 10
-    nodes: int = 28
 
-    def __call__(self, graphs: GraphSet, *, rng: torch.Generator) -> dd.Distilled:
-        """Draw the graphs."""
-        began = time.perf_counter()
+    def make(
+        self,
+        graphs: GraphSet,
+        *,
+        make_student: MakeStudent,  # noqa: ARG002
+        rng: torch.Generator,
+    ) -> dd.SyntheticSet:
+        """Return the graphs, class by class.
+
+        Raises:
+            ValueError: If a class has fewer than `ipc` graphs of at most `nodes` nodes.
+        """
         images = small_graphs(graphs, self.ipc, self.nodes, derive(rng, "start"))
-        classes = class_slots(graphs.train.num_classes, self.ipc)
-        return as_distilled(self, images, classes, graphs, rng=rng, seconds=time.perf_counter() - began)
+        classes, k = class_slots(graphs.train.num_classes, self.ipc), graphs.train.num_classes
+        return dd.SyntheticSet(Pixels(images), hard_labels(classes, k), classes, k)
 
 
-def _edges(syn: dd.SyntheticSet) -> BernoulliEdges:
-    assert isinstance(syn.parametrization, SyntheticGraphs)
-    return syn.parametrization.edges
+def _graphs_of(syn: dd.SyntheticSet) -> SyntheticGraphs:
+    if not isinstance(syn.parametrization, SyntheticGraphs):
+        raise TypeError(f"syn must be a set of SyntheticGraphs, got {type(syn.parametrization).__name__}")
+    return syn.parametrization
 
 
-def small_graphs(graphs: GraphSet, ipc: int, nodes: int, rng: torch.Generator) -> Tensor:
-    """Return random real graphs of each class with at most `nodes` nodes, packed to that size, class by class."""
-    tags, found = graphs.tags, []
-    for c in range(graphs.train.num_classes):
-        index = graphs.train.index_of_class(c)
-        x, adjacency = unpacked(graphs.train.batch(index).x, tags)
-        small = torch.nonzero(x.flatten(1).sum(1) <= nodes).flatten()
-        require(len(small) >= ipc, "ipc", f"not exceed the {len(small)} graphs of class {c} so small", ipc)
-        picks = choose(small, ipc, derive(rng, c))
-        found.append(packed(*_resized(x[picks], adjacency[picks], nodes)))
-    return torch.cat(found)
-
-
-def _resized(x: Tensor, adjacency: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
-    """Return graphs with `nodes` places, the real nodes first; none of them is lost."""
-    more = max(0, nodes - x.shape[1])
-    pad = nn.functional.pad
-    return pad(x, (0, 0, 0, more))[:, :nodes], pad(adjacency, (0, more, 0, more))[:, :nodes, :nodes]
-
-
-def as_distilled(
-    recipe: object,
-    images: Tensor,
-    classes: Tensor,
-    graphs: GraphSet,
-    *,
-    rng: torch.Generator,
-    seconds: float,
-    run: Mapping[str, Any] | None = None,
-) -> dd.Distilled:
-    """Return packed graphs as an artefact: features as images, and edges between the rows of all of them."""
-    x, adjacency = unpacked(images, graphs.tags)
-    k = graphs.train.num_classes
-    syn = dd.SyntheticSet(Pixels(x[:, None]), hard_labels(classes, k), classes, k)
-    distilled = assemble(
-        recipe, syn, graphs.train, evaluation=GRAPHS_PROTOCOL, rng=rng, seconds=seconds, run=run
-    )
-    graph, start, end = torch.nonzero(adjacency > 0, as_tuple=True)
-    if not len(graph):
-        return distilled
-    index = torch.stack([graph * x.shape[1] + start, graph * x.shape[1] + end])
-    return dataclasses.replace(distilled, edge_index=index, edge_weight=adjacency[graph, start, end])
+def _packed_graphs(syn: dd.SyntheticSet) -> Tensor:
+    """Return the packed graphs of an export: real ones as they are, learned ones with their likely edges."""
+    stored = syn.parametrization
+    return stored.images.detach() if isinstance(stored, Pixels) else _graphs_of(syn).likely()
 
 
 def to_batch(distilled: dd.Distilled) -> GraphBatch:
@@ -388,14 +302,14 @@ def evaluate_graphs(
 ) -> Score:
     """Train fresh GCNs on a set of graphs, or on real ones, and return their accuracy on the test graphs.
 
-    Every 10 epochs a network is asked about the validation graphs; the best weights are tested, once.
+    Every 10 epochs a network is measured on the validation graphs; the best weights are tested, once.
 
     Args:
-        batch: A condensed set, or real data such as ``graphs.train``.
-        graphs: The real ones.
-        evaluation: The protocol.
-        rng: Network i derives everything from it.
-        name: For tables.
+        batch: Condensed set, or real data such as ``graphs.train``.
+        graphs: Real graphs.
+        evaluation: Protocol.
+        rng: Generator from which network i derives everything.
+        name: Name in tables.
     """
     began = time.perf_counter()
     real = batch if isinstance(batch, dd.RealData) else None

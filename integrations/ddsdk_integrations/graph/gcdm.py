@@ -11,16 +11,17 @@ import torch
 import ddsdk as dd
 from ddsdk.foundation import require_count
 from ddsdk.objectives import ClassMatch, mean_embedding, squared
-from ddsdk.students import AlternatingStudents, OnSynthetic
+from ddsdk.students import AlternatingStudents, MakeStudent, OnSynthetic
 from ddsdk_integrations.graph.data import GraphData
-from ddsdk_integrations.graph.recipe import NetworkRecipe, check_rates, perceptron_student
+from ddsdk_integrations.graph.recipe import GraphRecipe, check_rates
+from ddsdk_integrations.graph.students import StudentFactory, perceptron_student
 
 __all__ = ["GCDM"]
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class GCDM(NetworkRecipe):
+class GCDM(GraphRecipe):
     """Match the class means of the embeddings of receptive fields, under a network that trains on the set meanwhile.
 
     There is no official code, and re-implementations disagree. The reading here: no edges between synthetic nodes; the
@@ -31,7 +32,7 @@ class GCDM(NetworkRecipe):
     Attributes:
         width: Hidden units.
         outer: Steps with one network.
-        inner: Its epochs on the set between two steps.
+        inner: Epochs of that network on the set between two steps.
         real_batch: Real nodes of each class in one step.
         feature_lr: Learning rate of the features (Adam).
         student_lr: Learning rate of the networks (Adam).
@@ -55,16 +56,20 @@ class GCDM(NetworkRecipe):
             require_count(name, getattr(self, name))
         check_rates(self, "feature_lr", "student_lr")
 
-    def parts(self, graph: GraphData, *, rng: torch.Generator) -> dd.Plan[Any]:
+    def student(self, graph: GraphData) -> StudentFactory:
+        """Return a perceptron on propagated rows."""
+        return perceptron_student(graph.num_features, graph.num_classes, self.width)
+
+    def parts(self, graph: GraphData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
         """Return feature matching with students that alternate."""
         students = AlternatingStudents(
-            perceptron_student(graph.num_features, graph.num_classes, self.width),
+            make_student,
             OnSynthetic(epochs=self.inner, batch_size=max(256, self.nodes)),
             period=self.outer,
             make_optimizer=partial(torch.optim.Adam, lr=self.student_lr),
         )
         return dd.Plan(
-            syn=self.synthetic(graph, rng=rng),
+            syn=self.synthetic(graph, self.start, rng=rng),
             objective=ClassMatch(byproduct=mean_embedding, distance=squared, real_batch=self.real_batch),
             students=students,
             make_optimizer=lambda syn: torch.optim.Adam(syn.parametrization.parameters(), lr=self.feature_lr),

@@ -12,16 +12,17 @@ from torch import Tensor
 import ddsdk as dd
 from ddsdk.foundation import derive, require, require_count
 from ddsdk.objectives import ClassMatch, filter_cosine, squared, weight_gradients
-from ddsdk.students import AlternatingStudents, FreshStudents, OnSynthetic
+from ddsdk.students import AlternatingStudents, FreshStudents, MakeStudent, OnSynthetic
 from ddsdk_integrations.graph.data import GraphData
-from ddsdk_integrations.graph.recipe import NetworkRecipe, allotted, check_rates, linear_student
+from ddsdk_integrations.graph.recipe import GraphRecipe, allotted, check_rates
 from ddsdk_integrations.graph.structure import (
     BernoulliEdges,
     PairwiseMLP,
     SelfExpressive,
     Structure,
-    SyntheticNodes,
+    nodes_of,
 )
+from ddsdk_integrations.graph.students import StudentFactory, linear_student
 
 __all__ = ["DosCond", "GCond", "TakeTurns"]
 
@@ -34,8 +35,8 @@ class TakeTurns(torch.optim.Adam):
 
     Args:
         first: Parameters of the first group, such as those of edges.
-        second: Of the second, such as features.
-        lrs: Learning rate of each.
+        second: Parameters of the second group, such as features.
+        lrs: Learning rates of both groups.
         turns: Steps of each turn.
     """
 
@@ -66,7 +67,7 @@ class TakeTurns(torch.optim.Adam):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class GCond(NetworkRecipe):
+class GCond(GraphRecipe):
     """Match the gradients of SGC on real and synthetic nodes, class by class, while it trains on the synthetic ones.
 
     Attributes:
@@ -79,9 +80,9 @@ class GCond(NetworkRecipe):
         feature_lr: Learning rate of the features (Adam).
         edge_lr: Learning rate of the perceptron.
         student_lr: Learning rate of the students (Adam).
-        edge_turn: Steps in which edges move, before
-        feature_turn: steps in which features do.
-        edge_bias: Where the logits of edges start.
+        edge_turn: Steps in a row in which edges move, before those of features.
+        feature_turn: Steps in a row in which features move.
+        edge_bias: Mean of the logits of edges at the start.
 
     Differences from the published algorithm: rows of the real graph are propagated once, so that class-wise gradients
     are exact and no neighbours are sampled; every node starts as one of its own class; features start propagated.
@@ -113,16 +114,20 @@ class GCond(NetworkRecipe):
         require(self.structure in known, "structure", f"be one of {known}", self.structure)
         require(self.distance in _DISTANCES, "distance", f"be one of {list(_DISTANCES)}", self.distance)
 
-    def parts(self, graph: GraphData, *, rng: torch.Generator) -> dd.Plan[Any]:
+    def student(self, graph: GraphData) -> StudentFactory:
+        """Return SGC on propagated rows."""
+        return linear_student(graph.num_features, graph.num_classes)
+
+    def parts(self, graph: GraphData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
         """Return gradient matching with students that alternate."""
         students = AlternatingStudents(
-            linear_student(graph.num_features, graph.num_classes),
+            make_student,
             OnSynthetic(epochs=self.inner, batch_size=max(256, self.nodes)),
             period=self.outer,
             make_optimizer=partial(torch.optim.Adam, lr=self.student_lr),
         )
         return dd.Plan(
-            syn=self.synthetic(graph, structure=self._structure(graph, rng), rng=rng),
+            syn=self.synthetic(graph, self.start, structure=self._structure(graph, rng), rng=rng),
             objective=class_matching(graph, self.nodes, self.distance, self.real_batch),
             students=students,
             make_optimizer=self._optimizer,
@@ -138,8 +143,7 @@ class GCond(NetworkRecipe):
         return PairwiseMLP(graph.num_features, bias=self.edge_bias, rng=derive(rng, "edges"))
 
     def _optimizer(self, syn: dd.SyntheticSet) -> torch.optim.Optimizer:
-        nodes = syn.parametrization
-        assert isinstance(nodes, SyntheticNodes)
+        nodes = nodes_of(syn)
         edges = [] if nodes.structure is None else list(nodes.structure.parameters())
         if not edges:
             return torch.optim.Adam([nodes.x], lr=self.feature_lr)
@@ -160,7 +164,7 @@ def class_matching(graph: GraphData, nodes: int, distance: str, real_batch: int)
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class DosCond(NetworkRecipe):
+class DosCond(GraphRecipe):
     """Match gradients once, at the initialisation of a new student in every step, with edges that are drawn.
 
     Attributes:
@@ -168,9 +172,9 @@ class DosCond(NetworkRecipe):
         real_batch: Real nodes of each class in one step.
         distance: ``"ours"`` or ``"mse"``.
         feature_lr: Learning rate of the features (Adam).
-        edge_lr: Of the logits of edges.
+        edge_lr: Learning rate of the logits of edges.
         density: Mean probability of an edge above which it is punished.
-        penalty: Weight of that punishment.
+        penalty: Weight of the punishment.
 
     References:
         Jin et al., "Condensing Graphs via One-Step Gradient Matching", KDD 2022, arXiv:2206.07746.
@@ -196,15 +200,19 @@ class DosCond(NetworkRecipe):
         require(0 <= self.density <= 1, "density", "lie in 0..1", self.density)
         require(0 <= self.penalty < float("inf"), "penalty", "be finite, not negative", self.penalty)
 
-    def parts(self, graph: GraphData, *, rng: torch.Generator) -> dd.Plan[Any]:
+    def student(self, graph: GraphData) -> StudentFactory:
+        """Return SGC on propagated rows."""
+        return linear_student(graph.num_features, graph.num_classes)
+
+    def parts(self, graph: GraphData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
         """Return gradient matching with fresh students."""
         structure = None
         if self.structure == "bernoulli":
             structure = BernoulliEdges.scaled(torch.zeros(self.nodes, self.nodes), logit=3.0)
         return dd.Plan(
-            syn=self.synthetic(graph, structure=structure, rng=rng),
+            syn=self.synthetic(graph, self.start, structure=structure, rng=rng),
             objective=class_matching(graph, self.nodes, self.distance, self.real_batch),
-            students=FreshStudents(linear_student(graph.num_features, graph.num_classes)),
+            students=FreshStudents(make_student),
             make_optimizer=self._optimizer,
             steps=self.steps,
             penalty=None if structure is None else self._penalty,
@@ -212,14 +220,12 @@ class DosCond(NetworkRecipe):
         )
 
     def _penalty(self, syn: dd.SyntheticSet) -> Tensor:
-        nodes = syn.parametrization
-        assert isinstance(nodes, SyntheticNodes)
-        assert isinstance(nodes.structure, BernoulliEdges)
-        return self.penalty * nodes.structure.excess(self.density)
+        structure = nodes_of(syn).structure
+        assert isinstance(structure, BernoulliEdges)  # the plan has a penalty with such edges only
+        return self.penalty * structure.excess(self.density)
 
     def _optimizer(self, syn: dd.SyntheticSet) -> torch.optim.Optimizer:
-        nodes = syn.parametrization
-        assert isinstance(nodes, SyntheticNodes)
+        nodes = nodes_of(syn)
         groups: list[dict[str, Any]] = [{"params": [nodes.x], "lr": self.feature_lr}]
         if nodes.structure is not None:
             groups.append({"params": list(nodes.structure.parameters()), "lr": self.edge_lr})

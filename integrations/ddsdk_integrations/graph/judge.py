@@ -1,4 +1,4 @@
-"""Judge a condensed graph: networks train on it, and are tested on the real graph."""
+"""Scores of condensed graphs: networks train on them and are tested on the real graph."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from ddsdk_integrations.graph.networks import graph_network
 __all__ = [
     "GRAPH_PROTOCOL",
     "OnGraph",
+    "as_data",
     "evaluate_graph",
     "held_out",
     "metric_of",
@@ -56,10 +57,10 @@ class OnGraph(nn.Module):
     """A graph network bound to one graph: a function of the numbers of nodes.
 
     Args:
-        network: Takes (x, edge_index, edge_weight).
+        network: Function of x, edge_index and edge_weight.
         x: Features of all nodes, (N, D).
-        edge_index: (2, E).
-        edge_weight: (E,), or None for 1.
+        edge_index: Source and target of each edge, (2, E).
+        edge_weight: Weight of each edge, (E,); None for 1.
     """
 
     whole_batch = True
@@ -89,14 +90,34 @@ def to_data(distilled: dd.Distilled) -> Data:
     """
     shape = tuple(distilled.images.shape)
     require(shape[1:3] == (1, 1), "distilled", "hold rows of features, (M, 1, 1, D)", shape)
-    index, weight = distilled.edge_index, distilled.edge_weight
+    x, edges = distilled.images.flatten(1), (distilled.edge_index, distilled.edge_weight)
+    data = as_data(x, distilled.labels, distilled.owner, *edges)
+    data.content_id = distilled.content_id
+    return data
+
+
+def as_data(
+    x: Tensor,
+    rows: Tensor,
+    classes: Tensor,
+    edge_index: Tensor | None = None,
+    edge_weight: Tensor | None = None,
+) -> Data:
+    """Return a small graph as `trained_on_graph` and `kernel_scores` take it.
+
+    Args:
+        x: Features, (M, D).
+        rows: Rows of labels, (M, K).
+        classes: Class of each node, (M,) int64.
+        edge_index: Source and target of each edge, (2, E); None for no edges.
+        edge_weight: Weight of each edge, (E,); None for no edges.
+    """
     return Data(
-        x=distilled.images.flatten(1),
-        edge_index=torch.zeros(2, 0, dtype=torch.int64) if index is None else index,
-        edge_weight=torch.zeros(0) if weight is None else weight,
-        y=distilled.owner,
-        y_rows=distilled.labels,
-        content_id=distilled.content_id,
+        x=x,
+        edge_index=torch.zeros(2, 0, dtype=torch.int64) if edge_index is None else edge_index,
+        edge_weight=torch.zeros(0) if edge_weight is None else edge_weight,
+        y=classes,
+        y_rows=rows,
     )
 
 
@@ -108,16 +129,16 @@ def evaluate_graph(
     rng: torch.Generator,
     name: str = "set",
 ) -> Score:
-    """Train fresh networks on a set and return what they reach on the test nodes of the real graph.
+    """Train fresh networks on a set and return their scores on the test nodes of the real graph.
 
-    Every 20 epochs a network is asked about the validation nodes; the best weights are tested, once.
+    Every 20 epochs a network is measured on the validation nodes; the best weights are tested, once.
 
     Args:
-        distilled: A condensed graph.
-        graph: The real one.
-        evaluation: The protocol; that of the set if None.
-        rng: Network i derives its weights from it.
-        name: For tables.
+        distilled: Condensed graph.
+        graph: Real graph.
+        evaluation: Protocol; None takes that of the set.
+        rng: Generator from which network i derives its weights.
+        name: Name in tables.
 
     Raises:
         ValueError: If the set does not fit the graph.
@@ -129,7 +150,8 @@ def evaluate_graph(
     rule, began = f"have {graph.num_features} features", time.perf_counter()
     require(distilled.images.shape[-1] == graph.num_features, "distilled", rule, distilled.images.shape[-1])
     many = own.networks if own.learner == "network" else 1
-    found = [reached(distilled, graph, graph.test, own, derive(rng, "network", i)) for i in range(many)]
+    data = to_data(distilled)
+    found = [reached(data, graph, graph.test, own, derive(rng, "network", i)) for i in range(many)]
     return Score(
         name=name,
         protocol=own.protocol,
@@ -144,12 +166,20 @@ def evaluate_graph(
 
 
 def reached(
-    distilled: dd.Distilled, graph: GraphData, part: Part, evaluation: dd.Evaluation, rng: torch.Generator
+    data: Data, graph: GraphData, part: Part, evaluation: dd.Evaluation, rng: torch.Generator
 ) -> float:
-    """Return what one network that trains on a set, or its kernel, reaches on a part of the real graph, in 0..1."""
+    """Return the score of one network that trains on a small graph, or of its kernel, on a part of the real graph.
+
+    Args:
+        data: Small graph, see `as_data`.
+        graph: Real graph.
+        part: Part of it whose labelled nodes are predicted.
+        evaluation: Protocol.
+        rng: Generator of the network.
+    """
     if evaluation.learner == "kernel":
-        return metric_of(kernel_scores(distilled, part, evaluation), part.labels, graph.metric)
-    return held_out(trained_on_graph(to_data(distilled), graph, evaluation, rng), graph, part)
+        return metric_of(kernel_scores(data, part, evaluation), part.labels, graph.metric)
+    return held_out(trained_on_graph(data, graph, evaluation, rng), graph, part)
 
 
 def trained_on_graph(
@@ -158,10 +188,10 @@ def trained_on_graph(
     """Return a network that trained on a small graph, with its best weights on the validation nodes.
 
     Args:
-        data: As `to_data` gives it.
-        graph: The real graph; its test nodes are not looked at.
-        evaluation: The protocol.
-        rng: Draws the weights.
+        data: Small graph, see `as_data`.
+        graph: Real graph; its test nodes are not read.
+        evaluation: Protocol.
+        rng: Generator of the weights.
     """
     rows = read_labels(data.y_rows, evaluation.labels)
     shown = Batch(torch.arange(len(data.x)), rows)

@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
+from torch_geometric.data import Data
 
 import ddsdk as dd
 from ddsdk.data import Batch, choose
@@ -24,11 +25,11 @@ _AT_ONCE = 64
 
 @final
 class LabelledNodes:
-    """The labelled nodes of a part, as numbers: for students that look them up in the graph that they know.
+    """The labelled nodes of a part as their positions in the graph, for students that hold the graph.
 
     Args:
-        part: Of a graph.
-        num_classes: K.
+        part: Part of a graph.
+        num_classes: Number of classes K.
     """
 
     def __init__(self, part: Part, num_classes: int) -> None:
@@ -65,9 +66,10 @@ class StructureKernel:
     S = T = <x, x'>. On the side of the nodes without edges P' is the identity.
 
     Args:
-        graph: The real one.
-        blocks: 1 or 2, as the paper's settings have it: more would need the kernel within ever larger neighbourhoods.
-        layers: At least 1.
+        graph: Real graph.
+        blocks: Number of blocks, 1 or 2, as the paper's settings have it: more would need the kernel within ever larger
+            neighbourhoods.
+        layers: Number of ReLU layers of each block, at least 1.
 
     Cost: B F multiplications of length D for B nodes with F neighbours, and once for each node the square of its
     degree; never a matrix over all nodes.
@@ -97,7 +99,7 @@ class StructureKernel:
 
         Args:
             nodes: Positions in the graph, (B,) int64.
-            x: (M, D).
+            x: Features of the nodes without edges, (M, D).
         """
         x = x.double()
         own = x.square().sum(1)
@@ -139,22 +141,23 @@ def structure_kernel(graph: Graph, *, blocks: int, layers: int) -> StructureKern
 
 
 @torch.no_grad()
-def kernel_scores(distilled: dd.Distilled, part: Part, evaluation: dd.Evaluation) -> Tensor:
-    """Return what ridge regression on a set says of the labelled nodes of a part, (L, K) float64.
+def kernel_scores(data: Data, part: Part, evaluation: dd.Evaluation) -> Tensor:
+    """Return the predictions of ridge regression on a set for the labelled nodes of a part, (L, K) float64.
 
     Args:
-        distilled: A set of nodes without edges.
-        part: Of the real graph.
-        evaluation: Its `network_options` hold blocks, layers, rule and ridge.
+        data: Nodes without edges: features x (M, D) and rows of labels y_rows (M, K).
+        part: Part of the real graph.
+        evaluation: Protocol whose `network_options` hold blocks, layers, rule and ridge.
 
     Raises:
         ValueError: If the set has edges, or the kernel is another one.
     """
     require(evaluation.network == "structure-ntk", "kernel", "be 'structure-ntk'", evaluation.network)
-    require(distilled.edge_index is None, "distilled", "have no edges for this kernel", distilled)
+    edges = data.edge_index.shape[1]
+    require(edges == 0, "set", "have no edges for this kernel", edges)
     options = dict(evaluation.network_options)
     ridge = Ridge(rule=options.pop("rule", "trace"), strength=options.pop("ridge", 1.0))
-    kernel, x = structure_kernel(part.graph, **options), distilled.images.flatten(1)
-    values = solve(kernel.gram(x), distilled.labels, ridge).values
+    kernel, x = structure_kernel(part.graph, **options), data.x
+    values = solve(kernel.gram(x), data.y_rows, ridge).values
     found = [kernel.cross(part.nodes[piece], x) @ values for piece in pieces(len(part.nodes), 1000)]
     return torch.cat(found)

@@ -10,32 +10,33 @@ import torch
 import ddsdk as dd
 from ddsdk.foundation import derive, require, require_count
 from ddsdk.objectives import MatchTrajectory
-from ddsdk.students import ExpertStudents, TrainedRuns, Training
+from ddsdk.students import ExpertStudents, MakeStudent, TrainedRuns, Training
 from ddsdk.synthetic import LearnedLabels, LearnedRate
 from ddsdk_integrations.graph.data import GraphData
-from ddsdk_integrations.graph.recipe import NetworkRecipe, check_rates, perceptron_student
+from ddsdk_integrations.graph.recipe import GraphRecipe, check_rates
+from ddsdk_integrations.graph.students import StudentFactory, perceptron_student
 
 __all__ = ["SFGC"]
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class SFGC(NetworkRecipe):
-    """Nodes without edges on which a student goes where experts went on the real graph.
+class SFGC(GraphRecipe):
+    """Match the trajectories of experts on the real graph by students that train on nodes without edges.
 
     Experts are files in the user's cache, made at the first run, see `ddsdk.students.TrainedRuns`.
 
     Attributes:
         width: Hidden units of experts and students.
-        experts: Networks that are trained on the real graph.
-        expert_epochs: Steps of each, all training nodes at once (SGD).
-        expert_lr: Their learning rate.
-        expert_decay: Their weight decay.
+        experts: Number of networks that are trained on the real graph.
+        expert_epochs: Steps of an expert, all training nodes at once (SGD).
+        expert_lr: Learning rate of the experts.
+        expert_decay: Weight decay of the experts.
         every: Epochs between two snapshots.
-        span: Snapshots that a student has to make up for.
-        last: A student starts at a snapshot below this one.
+        span: Snapshots between the start of a student and its target.
+        last: Number of snapshots from which a student may start, the first ones.
         student_steps: Steps of a student on the set.
-        student_lr: Their rate at the start; it is learned with the set.
+        student_lr: Learning rate of students at the start of the run; it is learned with the set.
         rate_lr: Learning rate of that rate.
         feature_lr: Learning rate of the features (Adam).
         label_lr: Learning rate of the labels (Adam), which begin hard and become soft; 0 leaves them hard.
@@ -75,13 +76,12 @@ class SFGC(NetworkRecipe):
         end = self.expert_epochs // self.every - self.span + 1
         require(self.last <= end, "last", f"be at most {end}, so that all stretches end", self.last)
 
-    def runs(self, graph: GraphData, *, rng: torch.Generator) -> TrainedRuns:
-        """Return the experts; none is trained before it is needed.
+    def student(self, graph: GraphData) -> StudentFactory:
+        """Return a perceptron on propagated rows."""
+        return perceptron_student(graph.num_features, graph.num_classes, self.width)
 
-        Args:
-            graph: What they train on.
-            rng: That of `plan`.
-        """
+    def runs(self, graph: GraphData, *, make_student: MakeStudent, rng: torch.Generator) -> TrainedRuns:
+        """Return the experts."""
         training = Training(
             epochs=self.expert_epochs,
             lr=self.expert_lr,
@@ -89,22 +89,22 @@ class SFGC(NetworkRecipe):
             batch_size=max(1024, len(graph.train.nodes)),
             thin=self.every,
         )
-        make = perceptron_student(graph.num_features, graph.num_classes, self.width)
         seed = derive(rng, "runs").initial_seed()
-        return TrainedRuns(graph.rows(self.hops), make, training, count=self.experts, seed=seed)
+        return TrainedRuns(graph.rows(self.hops), make_student, training, count=self.experts, seed=seed)
 
-    def parts(self, graph: GraphData, *, rng: torch.Generator) -> dd.Plan[Any]:
+    def parts(self, graph: GraphData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
         """Return trajectory matching."""
         rate = LearnedRate(self.student_lr, low=self.student_lr / 100, high=self.student_lr * 100)
-        syn = self.synthetic(graph, rate=rate, rng=rng)
+        syn = self.synthetic(graph, self.start, rate=rate, rng=rng)
         if self.label_lr:
             logits = 4.0 * syn.labels.rows(torch.arange(len(syn)))
             labels = LearnedLabels(logits)
             syn = dd.SyntheticSet(syn.parametrization, labels, syn.classes, syn.num_classes, rate)
+        experts = self.runs(graph, make_student=make_student, rng=rng)
         return dd.Plan(
             syn=syn,
             objective=MatchTrajectory(steps=self.student_steps),
-            students=ExpertStudents(self.runs(graph, rng=rng), span=self.span, last=self.last),
+            students=ExpertStudents(experts, span=self.span, last=self.last),
             make_optimizer=self._optimizer,
             steps=self.steps,
             knobs="feature_lr, rate_lr or student_lr",

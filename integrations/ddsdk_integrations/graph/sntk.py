@@ -11,7 +11,7 @@ import ddsdk as dd
 from ddsdk.data import Source
 from ddsdk.foundation import require, require_count
 from ddsdk.objectives import FitAndTest
-from ddsdk.students import FixedTeachers
+from ddsdk.students import FixedTeachers, MakeStudent
 from ddsdk.synthetic import FixedLabels, FreeLabels, centred_labels
 from ddsdk.training import Ridge
 from ddsdk_integrations.graph.data import GraphData
@@ -26,12 +26,12 @@ __all__ = ["GCSNTK"]
 class GCSNTK(GraphRecipe):
     """Features and labels from which ridge regression with the structure-based kernel predicts the real nodes.
 
-    The set is for this kernel machine; networks that train on it do worse.
+    The set is for this kernel machine; networks that train on it do worse. No step has a network.
 
     Attributes:
-        blocks: Of the kernel, see `StructureKernel`.
+        blocks: Blocks of the kernel, see `StructureKernel`.
         layers: ReLU layers of each block.
-        ridge: Added to the diagonal of the Gram matrix, in units of its mean.
+        ridge: Ridge of the regression, added to the diagonal of the Gram matrix, in units of its mean.
         real_batch: Real nodes of one step.
         feature_lr: Learning rate of the features (Adam).
         label_lr: Learning rate of the labels; 0 leaves them one-hot, centred.
@@ -59,11 +59,11 @@ class GCSNTK(GraphRecipe):
         check_rates(self, "feature_lr", "ridge")
         require(0 <= self.label_lr < float("inf"), "label_lr", "be finite, not negative", self.label_lr)
 
-    def real(self, graph: GraphData) -> Source:
+    def source(self, graph: GraphData) -> Source:
         """Return the training nodes as numbers."""
         return LabelledNodes(graph.train, graph.num_classes)
 
-    def evaluation(self) -> dd.Evaluation:
+    def evaluation(self, graph: GraphData) -> dd.Evaluation:  # noqa: ARG002
         """Return ridge regression with the same kernel."""
         options = {"blocks": self.blocks, "layers": self.layers, "rule": "trace", "ridge": self.ridge}
         return dd.Evaluation(
@@ -75,9 +75,15 @@ class GCSNTK(GraphRecipe):
             loss="mse",
         )
 
-    def parts(self, graph: GraphData, *, rng: torch.Generator) -> dd.Plan[Any]:
+    def parts(
+        self,
+        graph: GraphData,
+        *,
+        make_student: MakeStudent,  # noqa: ARG002
+        rng: torch.Generator,
+    ) -> dd.Plan[Any]:
         """Return regression with the kernel."""
-        syn = self.synthetic(graph, rng=rng)
+        syn = self.synthetic(graph, self.start, rng=rng)
         rows = centred_labels(syn.classes, graph.num_classes)
         labels = FreeLabels(rows) if self.label_lr else FixedLabels(rows, space="scores")
         kernel = structure_kernel(graph.train.graph, blocks=self.blocks, layers=self.layers)

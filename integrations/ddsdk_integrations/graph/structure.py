@@ -1,4 +1,4 @@
-"""Nodes of a small graph as a parametrization: free features, and where the edges come from."""
+"""Nodes of a small graph as a parametrization: free features, and edges from a structure."""
 
 from __future__ import annotations
 
@@ -11,24 +11,47 @@ from torch.nn.functional import normalize
 
 from ddsdk.foundation import require, require_count, require_rate
 from ddsdk.networks import initialise
-from ddsdk.synthetic import Parametrization
+from ddsdk.synthetic import Parametrization, SyntheticSet
 from ddsdk.training import Ridge, solve
 from ddsdk_integrations.graph.propagation import dense_normalised, propagated
 
-__all__ = ["BernoulliEdges", "PairwiseMLP", "SelfExpressive", "Structure", "SyntheticNodes", "symmetric"]
+__all__ = [
+    "BernoulliEdges",
+    "KeptEdges",
+    "PairwiseMLP",
+    "SelfExpressive",
+    "Structure",
+    "SyntheticNodes",
+    "nodes_of",
+    "symmetric",
+]
 
 
 class Structure(nn.Module, ABC):
-    """Where the edges of a small graph come from; without one, no node has a neighbour."""
+    """The edges of a small graph; without a structure, no node has a neighbour."""
 
     @abstractmethod
     def adjacency(self, x: Tensor, rng: torch.Generator | None) -> Tensor:
-        """Return the weights of all edges, (M, M), symmetric, in 0..1 and without loops, with graph to all they are of.
+        """Return the weights of all edges, (M, M), in 0..1 and without loops, with graph to features and parameters.
+
+        Weights are symmetric to the last bit, but for the directed edges of a real graph.
 
         Args:
             x: Features, (M, D).
-            rng: For edges that are drawn; None for what an export takes.
+            rng: Generator of edges that are drawn; None for the edges of an export.
         """
+
+    @torch.no_grad()
+    def edges(self, x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+        """Return the edges of an export that weigh at least `threshold`: index (2, E) and weight (E,), on the CPU.
+
+        Args:
+            x: Features, (M, D).
+            threshold: Least weight of an edge; edges of weight 0 are never there.
+        """
+        weights = self.adjacency(x, None).cpu()
+        index = torch.nonzero(weights >= max(threshold, 1e-12)).T
+        return index.contiguous(), weights[index[0], index[1]].float()
 
 
 def symmetric(scores: Tensor) -> Tensor:
@@ -41,6 +64,30 @@ def _no_loops(weights: Tensor) -> Tensor:
 
 
 @final
+class KeptEdges(Structure):
+    """Edges of a real graph, in their own order and direction, each with weight 1.
+
+    Args:
+        index: Source and target of each edge, (2, E) int64.
+    """
+
+    def __init__(self, index: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("index", index)
+        self.index: Tensor
+
+    def adjacency(self, x: Tensor, rng: torch.Generator | None) -> Tensor:  # noqa: ARG002
+        """Return the edges as a matrix whose row is the target; it is symmetric where the real graph is."""
+        source, target = self.index
+        one = x.new_ones(len(source))
+        return x.new_zeros(len(x), len(x)).index_put((target, source), one, accumulate=True)
+
+    def edges(self, x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Return all edges."""
+        return self.index.cpu(), torch.ones(self.index.shape[1])
+
+
+@final
 class PairwiseMLP(Structure):
     """GCond's structure: a perceptron looks at the features of each pair, and its mean over both orders is the logit.
 
@@ -49,11 +96,11 @@ class PairwiseMLP(Structure):
     and at export alike.
 
     Args:
-        features: D.
+        features: Features of a node, D.
         width: Units of the hidden layers.
-        bias: Where the logits start on average: -3 begins with few and weak edges, 0 with a graph in which
+        bias: Mean of the logits at the start: -3 begins with few and weak edges, 0 with a graph in which
             everything is half connected to everything.
-        rng: Draws the weights.
+        rng: Generator of the weights.
 
     References:
         Jin et al., "Graph Condensation for Graph Neural Networks", ICLR 2022, arXiv:2110.07580, eq. 8.
@@ -80,14 +127,14 @@ class PairwiseMLP(Structure):
 
 @final
 class BernoulliEdges(Structure):
-    """DosCond's structure: each edge has a probability of its own, and is drawn anew in every step.
+    """DosCond's structure: each edge has a probability of its own and is drawn anew in every step.
 
     A draw is relaxed so that it has a gradient: sigmoid((logit + logistic noise) / temperature). An export takes the
     edges that are more likely than not.
 
     Args:
-        logits: (M, M) at the start, or (B, M, M) for several graphs; their symmetric part counts.
-        temperature: > 0; a draw tends to 0 and 1 as it falls.
+        logits: Logits at the start, (M, M), or (B, M, M) for several graphs; their symmetric part counts.
+        temperature: Temperature of a draw, > 0; a draw tends to 0 and 1 as it falls.
 
     References:
         Jin et al., "Condensing Graphs via One-Step Gradient Matching", KDD 2022, arXiv:2206.07746.
@@ -121,7 +168,7 @@ class BernoulliEdges(Structure):
         return _no_loops(((symmetric(self.logits) + noise) / self._temperature).sigmoid())
 
     def excess(self, density: float) -> Tensor:
-        """Return how far the mean probability of an edge lies above `density`, at least 0: DosCond's penalty."""
+        """Return the excess of the mean probability of an edge over `density`, at least 0: DosCond's penalty."""
         m = self.logits.shape[-1]
         return (self.probabilities.mean() * m / max(1, m - 1) - density).clamp_min(0)
 
@@ -134,7 +181,7 @@ class SelfExpressive(Structure):
     (C + C^T) / 2. Nothing is stored but the features.
 
     Args:
-        ridge: r, as the engine's solver takes it.
+        ridge: Ridge r of the regression; None for 1 in units of the mean of the diagonal.
 
     Differences from the published algorithm: no prior of propagated features and no moving average.
 
@@ -163,8 +210,8 @@ class SyntheticNodes(Parametrization):
 
     Args:
         x: Features at the start, (M, D).
-        structure: Gives the edges; None for none.
-        hops: Of the propagation.
+        structure: Edges between the nodes; None for none.
+        hops: Number of propagations.
     """
 
     joint: ClassVar[bool] = True
@@ -199,10 +246,18 @@ class SyntheticNodes(Parametrization):
         return self.x.numel()
 
     def edges(self, threshold: float) -> tuple[Tensor, Tensor]:
-        """Return the edges of the export that weigh at least `threshold`: index (2, E) and weight (E,)."""
+        """Return the edges of an export, see `Structure.edges`."""
         if self.structure is None:
             return torch.zeros(2, 0, dtype=torch.int64), torch.zeros(0)
-        with torch.no_grad():
-            weights = self.structure.adjacency(self.x, None).cpu()
-        index = torch.nonzero(weights >= max(threshold, 1e-12)).T
-        return index.contiguous(), weights[index[0], index[1]].float()
+        return self.structure.edges(self.x, threshold)
+
+
+def nodes_of(syn: SyntheticSet) -> SyntheticNodes:
+    """Return the nodes of a set.
+
+    Raises:
+        TypeError: If its items are no nodes.
+    """
+    if not isinstance(syn.parametrization, SyntheticNodes):
+        raise TypeError(f"syn must be a set of SyntheticNodes, got {type(syn.parametrization).__name__}")
+    return syn.parametrization

@@ -18,10 +18,10 @@ from ddsdk_integrations.graph.benchmark import summary
 from ddsdk_integrations.graph.classification import (
     GRAPHS_PROTOCOL,
     DosCondGraphs,
-    GraphSet,
     RandomGraphs,
     evaluate_graphs,
 )
+from ddsdk_integrations.graph.graph_sets import GraphSet
 from ddsdk_integrations.graph.load import TextGraphs, read_text_graphs
 from ddsdk_integrations.graph.table import markdown, plot
 
@@ -77,7 +77,7 @@ def measure(cell: Cell, setting: Setting, graphs: TextGraphs) -> dict[str, Any]:
     rng = dd.generator("whole graphs", cell.seed)
     parts = GraphSet(graphs, rng=derive(rng, "split"))
     recipe, began = METHODS[cell.method](cell.ipc, setting), time.perf_counter()
-    found: dd.Distilled | None = None if recipe is None else recipe(parts, rng=derive(rng, "set"))
+    found = None if recipe is None else dd.distill(recipe, parts, seed=derive(rng, "set"))
     seconds = time.perf_counter() - began
     judge = dataclasses.replace(GRAPHS_PROTOCOL, networks=setting.networks, epochs=setting.epochs)
     score = evaluate_graphs(parts.train if found is None else found, parts, judge, rng=derive(rng, "judge"))

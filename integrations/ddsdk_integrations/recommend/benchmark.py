@@ -102,7 +102,7 @@ def _small(method: str, setting: Setting, train: Interactions, rng: torch.Genera
         picked = x[order[: setting.users]]
         return picked, int(picked.sum())
     recipe = DistillCF(users=setting.users, steps=setting.steps, draws=setting.draws)
-    made = recipe(train, rng=rng)
+    made = dd.distill(recipe, train, seed=rng)
     if method == ROWS[6]:
         made = sampled_users(made, round(float(x.sum(1).mean())))
     return made.images[:, 0, 0], made.stored_floats

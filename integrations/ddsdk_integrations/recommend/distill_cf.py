@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import io
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,13 +15,12 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.artefact import provenance
 from ddsdk.data import Source
 from ddsdk.foundation import derive, require, require_count, require_rate, write_atomic
-from ddsdk.objectives import Whole
 from ddsdk.recipes import adam_on_images
-from ddsdk.students import FixedTeachers
-from ddsdk.synthetic import hard_labels
+from ddsdk.running import IterativeMethod
+from ddsdk.students import FixedTeachers, MakeStudent
+from ddsdk.synthetic import SyntheticView, hard_labels
 from ddsdk.training import FullyConnectedNTK, Kernel, Ridge, solve
 from ddsdk_integrations.recommend.interactions import Interactions
 from ddsdk_integrations.recommend.users import GumbelUsers
@@ -33,13 +31,13 @@ __all__ = ["DistillCF", "Reconstruct", "sampled_users", "write_users"]
 @final
 @dataclass(frozen=True, kw_only=True)
 class Reconstruct:
-    """The wide autoencoder that is fitted to the set must name the items of real users.
+    """Reconstruct real users by the wide autoencoder that is fitted to the set.
 
-    Yields the multinomial cross-entropy -mean sum_i t_i log softmax(f(t))_i / sum_i t_i of a batch of real users t,
-    plus `sparsity` times the mean number of items of a synthetic user over that of a real one.
+    The loss is the multinomial cross-entropy -mean sum_i t_i log softmax(f(t))_i / sum_i t_i of real users t, plus
+    `sparsity` times the mean number of items of a synthetic user over that of a real one.
 
     Attributes:
-        ridge: Gives what is added to the diagonal.
+        ridge: Ridge of the autoencoder.
         real_batch: Real users of one step.
         sparsity: Weight of the second term.
     """
@@ -48,10 +46,10 @@ class Reconstruct:
     real_batch: int
     sparsity: float
 
-    def __call__(self, student: Kernel, real: Source, syn: Source, rng: torch.Generator) -> Iterator[Tensor]:
+    def __call__(
+        self, student: Kernel, real: Source, syn: SyntheticView, rng: torch.Generator
+    ) -> Iterator[Tensor]:
         """Yield the one loss."""
-        if not isinstance(syn, Whole):
-            raise TypeError(f"syn must be a set that can be taken whole, got {type(syn).__name__}")
         users = syn.whole(derive(rng, "decode")).x
         truth = real.mixed(self.real_batch, derive(rng, "real")).x
         flat, wanted = users.flatten(1).double(), truth.flatten(1).double()
@@ -64,22 +62,22 @@ class Reconstruct:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class DistillCF:
+class DistillCF(IterativeMethod[Interactions]):
     """Few synthetic users, learned so that the wide autoencoder fitted to them reconstructs real users.
 
     Attributes:
-        name: What tables call the method.
-        users: How many.
-        steps: Of Adam.
+        name: Name in tables.
+        users: Number of synthetic users.
+        steps: Outer steps.
         draws: Gumbel draws of a synthetic user.
-        temperature: Of a draw.
-        lr: Learning rate of the logits.
-        ridge: Of the autoencoder, in units of the mean of the diagonal.
-        depth: Of its network.
+        temperature: Temperature of a draw.
+        lr: Learning rate of the logits (Adam).
+        ridge: Ridge of the autoencoder, in units of the mean of the diagonal.
+        depth: Hidden layers of the network whose kernel the autoencoder has.
         real_batch: Real users of one step; a number not below that of users takes all.
         sparsity: Weight of the number of items.
 
-    Experimental: see the measured table.
+    Experimental: see the measured table. The autoencoder is a kernel machine: no step has a network.
 
     Differences from the published algorithm: temperature and rate were chosen on validation items of simulated users.
 
@@ -106,7 +104,28 @@ class DistillCF:
         for name in ("ridge", "sparsity"):
             require(getattr(self, name) >= 0, name, "not be negative", getattr(self, name))
 
-    def plan(self, table: Interactions, *, rng: torch.Generator) -> dd.Plan[Any]:
+    def evaluation(self, table: Interactions) -> dd.Evaluation:  # noqa: ARG002
+        """Return the autoencoder itself."""
+        how = {"depth": self.depth, "rule": "trace", "ridge": self.ridge}
+        return dd.Evaluation(
+            protocol="wide autoencoder", network="fc-ntk", network_options=how, networks=1, learner="kernel"
+        )
+
+    def source(self, table: Interactions) -> dd.RealData:
+        """Return the users as items."""
+        return table.as_real()
+
+    def described(self, table: Interactions) -> dd.RealData:
+        """Return the users as items."""
+        return table.as_real()
+
+    def plan(
+        self,
+        table: Interactions,
+        *,
+        make_student: MakeStudent,  # noqa: ARG002
+        rng: torch.Generator,
+    ) -> dd.Plan[Any]:
         """Return the parts, ready to run; `dataclasses.replace` swaps one.
 
         Raises:
@@ -131,41 +150,13 @@ class DistillCF:
             steps=self.steps,
         )
 
-    def __call__(self, table: Interactions, *, rng: torch.Generator) -> dd.Distilled:
-        """Distil, and return the synthetic users as they are learned: numbers of 0..1, (M, 1, 1, I).
-
-        Args:
-            table: Training interactions; nothing held out may be in it.
-            rng: Root of every random number.
-        """
-        began, real = time.perf_counter(), table.as_real()
-        distillation = dd.Distillation(
-            self.plan(table, rng=derive(rng, "plan")), real, rng=derive(rng, "steps")
-        )
-        for _ in distillation:
-            pass
-        batch = distillation.result.detached(derive(rng, "export"))
-        seconds = time.perf_counter() - began
-        how = {"depth": self.depth, "rule": "trace", "ridge": self.ridge}
-        evaluation = dd.Evaluation(
-            protocol="wide autoencoder", network="fc-ntk", network_options=how, networks=1, learner="kernel"
-        )
-        return dd.Distilled(
-            batch.x,
-            batch.y,
-            class_names=real.class_names,
-            preprocess=real.preprocess,
-            evaluation=evaluation.to_dict(),
-            provenance=provenance(self, real, rng=rng, seconds=seconds, run=distillation.record()),
-        )
-
 
 def sampled_users(distilled: dd.Distilled, items: int) -> dd.Distilled:
     """Return the users with their largest `items` entries as ones: sparse, and counted as one index each.
 
     Args:
         distilled: Synthetic users, (M, 1, 1, I).
-        items: Of each user.
+        items: Items of each user.
 
     Raises:
         ValueError: If the set holds no users, or a user has not so many items.
@@ -186,9 +177,9 @@ def write_users(distilled: dd.Distilled, items: tuple[str, ...], path: str | os.
     """Write sparse synthetic users as CSV rows of user, item and rating 1, which any recommender reads.
 
     Args:
-        distilled: Of `sampled_users`.
+        distilled: Set of `sampled_users`.
         items: Names of the items.
-        path: The file.
+        path: Path of the file.
 
     Raises:
         ValueError: If an entry is neither zero nor one, or names do not fit.
