@@ -18,7 +18,6 @@ from ddsdk_integrations.privacy import (
     PrivacyError,
     PrivateData,
     audit_in_one_run,
-    distilled_privately,
     mislabelled,
 )
 
@@ -65,13 +64,14 @@ except PrivacyError as error:
 
 def cheat(records, rng):
     """Claim the same epsilon, but start from records: what no check of the plan can see."""
-    hidden, larger = sealed(records, Ledger(CLAIM)), dataclasses.replace(recipe, ipc=40)
-    plan = larger.plan(hidden, make_student=make_student, rng=rng)
     start = torch.cat([records.of_class(c, 40, rng).x for c in range(10)])
-    parts = plan.syn.labels, plan.syn.classes, plan.syn.num_classes
-    plan = dataclasses.replace(plan, syn=dd.SyntheticSet(Pixels(start), *parts), steps=2)
-    how = {"recipe": larger, "evaluation": judge, "make_student": make_student, "rng": rng}
-    return distilled_privately(plan, hidden, **how)
+
+    def from_records(plan):
+        parts = plan.syn.labels, plan.syn.classes, plan.syn.num_classes
+        return dataclasses.replace(plan, syn=dd.SyntheticSet(Pixels(start), *parts), steps=2)
+
+    larger, hidden = dataclasses.replace(recipe, ipc=40), sealed(records, Ledger(CLAIM))
+    return dd.distill(larger, hidden, make_student=make_student, seed=rng, transform=from_records)
 
 
 def honest(records, rng):
@@ -84,7 +84,7 @@ rest = torch.cat([train.index_of_class(c)[20:80] for c in range(10)])
 records, canaries = train.subset(keep), mislabelled(train.subset(rest), dd.generator("canaries"))
 for name, distil in (("honest", honest), ("cheating", cheat)):
     found = audit_in_one_run(
-        distil, records, canaries, delta=1e-4, rng=dd.generator("audit"), networks=1, evaluation=judge
+        distil, records, canaries, delta=1e-4, seed=dd.generator("audit"), networks=1, evaluation=judge
     )
     verdict = "refuted" if found.refutes(CLAIM.epsilon) else "not refuted"
     print(f"{name}: the claim of epsilon {CLAIM.epsilon:g} is {verdict}: {found}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from careless_distillers import QUICK, copying, digits, noise_only
 
 import ddsdk as dd
 from ddsdk.synthetic import Pixels
-from ddsdk_integrations.privacy import NDPDC, Budget, Ledger, PrivateData, distilled_privately
+from ddsdk_integrations.privacy import NDPDC, Budget, Ledger, PrivateData
 from ddsdk_integrations.privacy.audit import audit_in_one_run, mislabelled
 from ddsdk_integrations.privacy.bounds import one_run_bound, p_value
 
@@ -32,6 +33,25 @@ def test_the_p_value_is_the_tail_of_the_guesses():
     assert p_value(24, 30, 50, epsilon=0.7, delta=0.0) == pytest.approx(tail, rel=1e-9)
     assert p_value(24, 30, 50, epsilon=0.7, delta=1e-3) > tail
     assert p_value(24, 30, 50, epsilon=0.7, delta=0.5) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("right", "guesses", "canaries", "odds", "delta", "exact"),
+    [
+        # 1/2, and 2 m delta P[none is right] = 2 delta / 2.
+        (1, 1, 1, 1, "1/10", "6/10"),
+        # 9/16, and 2 * 3 delta max(6/16, (6/16 + 1/16) / 2).
+        (2, 2, 3, 3, "1/10", "63/80"),
+        # 1/16, and 2 * 5 delta max(4/16, (4/16 + 6/16) / 2, 14/16 / 3, 15/16 / 4): the largest mean is the second.
+        (4, 4, 5, 1, "1/20", "7/32"),
+    ],
+)
+def test_the_p_value_of_a_few_guesses_is_that_worked_out_by_hand(
+    right, guesses, canaries, odds, delta, exact
+):
+    """Theorem 5.2 of Steinke et al., in fractions; `odds` is e^epsilon to one."""
+    found = p_value(right, guesses, canaries, epsilon=math.log(odds), delta=float(Fraction(delta)))
+    assert found == pytest.approx(float(Fraction(exact)), rel=1e-12)
 
 
 def test_coins_show_nothing_and_delta_costs():
@@ -58,12 +78,12 @@ def test_one_run_refutes_a_distiller_that_copies():
     real, held = digits()
     canaries = mislabelled(held, dd.generator("canaries"))
     assert bool((canaries.labels != held.labels).all())
-    found = audit_in_one_run(copying, real, canaries, delta=1e-5, rng=dd.generator("audit"))
+    found = audit_in_one_run(copying, real, canaries, delta=1e-5, seed=dd.generator("audit"))
     assert found.refutes(1.0)
     assert found.score == "distance"
     assert found.epsilon <= found.ceiling
     assert "Passing an audit is no proof" in str(found)
-    blind = audit_in_one_run(noise_only, real, canaries, delta=1e-5, rng=dd.generator("audit"), networks=1)
+    blind = audit_in_one_run(noise_only, real, canaries, delta=1e-5, seed=dd.generator("audit"), networks=1)
     assert blind.epsilon == 0
     assert not blind.refutes(0.5)
 
@@ -74,7 +94,7 @@ def test_records_are_scored_in_the_value_space_of_the_set():
     canaries = mislabelled(held, dd.generator("canaries"))
     other = dd.Preprocess.normalise([0.0], [0.05])
     found = [
-        audit_in_one_run(distil, real, canaries, delta=1e-5, rng=dd.generator("audit"), networks=1)
+        audit_in_one_run(distil, real, canaries, delta=1e-5, seed=dd.generator("audit"), networks=1)
         for distil in (copying, lambda data, rng: copying(data.with_preprocess(other), rng))
     ]
     assert found[1].scores["distance"].auc == pytest.approx(found[0].scores["distance"].auc, abs=0.01)
@@ -91,12 +111,14 @@ def test_a_real_start_under_a_claim_of_epsilon_1_is_refuted():
     def cheat(records, rng):
         budget = Budget(epsilon=1, delta=1e-4)
         private = PrivateData(records, Ledger(budget), class_size=80, statistics="constants")
-        plan = recipe.plan(private, make_student=make, rng=rng)
-        start = torch.cat([records.of_class(c, 40, rng).x for c in range(10)])
-        syn = dd.SyntheticSet(Pixels(start), plan.syn.labels, plan.syn.classes, 10)
-        plan = dataclasses.replace(plan, syn=syn)
-        how = {"recipe": recipe, "evaluation": QUICK, "make_student": make, "rng": rng}
-        return distilled_privately(plan, private, **how)
+
+        def from_records(plan):
+            start = torch.cat([records.of_class(c, 40, rng).x for c in range(10)])
+            syn = dd.SyntheticSet(Pixels(start), plan.syn.labels, plan.syn.classes, 10)
+            return dataclasses.replace(plan, syn=syn)
+
+        made = dd.distill(recipe, private, make_student=make, seed=rng, transform=from_records)
+        return dataclasses.replace(made, evaluation=QUICK.to_dict())
 
     seen = []
 
@@ -104,6 +126,6 @@ def test_a_real_start_under_a_claim_of_epsilon_1_is_refuted():
         seen.append(cheat(records, rng))
         return seen[-1]
 
-    found = audit_in_one_run(watched, real, canaries, delta=1e-4, rng=dd.generator("audit"), networks=1)
+    found = audit_in_one_run(watched, real, canaries, delta=1e-4, seed=dd.generator("audit"), networks=1)
     assert seen[0].certificate.epsilon <= 1
     assert found.refutes(1.0)

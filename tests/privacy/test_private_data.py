@@ -33,12 +33,28 @@ def test_texts_that_no_certificate_could_hold_are_refused_at_once():
 
 def test_records_are_not_public_images():
     real = records()
-    private = sealed(real)
     for same in (real, real.with_preprocess(dd.Preprocess.unit(1))):
         with pytest.raises(PrivacyError, match="public must not be the records"):
-            private.public_images(same)
-    assert private.public_images(records(5, seed=1)).shape == (5, 1, 8, 8)
+            sealed(real, public=same)
+    others = records(5, seed=1, preprocess=dd.Preprocess.unit(1))
+    private = sealed(real, public=others)
+    assert torch.equal(private.public, PUBLIC(others.images))
     assert "the images called 'data' are public" in private.ledger.assumptions
+    assert sealed().public is None
+
+
+def test_public_images_must_fit_and_follow_into_another_value_space():
+    small = dd.RealData(
+        torch.rand(3, 1, 4, 4),
+        torch.zeros(3, dtype=torch.int64),
+        class_names="a",
+        preprocess=dd.Preprocess.unit(1),
+    )
+    with pytest.raises(ValueError, match=r"public must have shape \(1, 8, 8\)"):
+        sealed(public=small)
+    others, other = records(5, seed=1), dd.Preprocess.normalise([0.1], [0.2])
+    moved = sealed(public=others).with_preprocess(other, "constants")
+    assert torch.equal(moved.public, other(others.images))
 
 
 @pytest.mark.parametrize("preprocess", [PUBLIC, dd.Preprocess.fit_zca(records().images)], ids=["mean", "zca"])

@@ -6,16 +6,16 @@ import dataclasses
 
 import pytest
 import torch
-from private_records import records, sealed, student
+from private_records import HUGE, PUBLIC, records, sealed, student
 
 import ddsdk as dd
-import ddsdk.foundation.errors
+from ddsdk.foundation import DivergedError
 from ddsdk.objectives import ClassMatch, mean_embedding, squared
+from ddsdk.running import Run
 from ddsdk.students import FreshStudents
 from ddsdk_integrations.privacy import DPKIP, NDPDC, PSG
 from ddsdk_integrations.privacy.budget import Budget, BudgetSpentError
 from ddsdk_integrations.privacy.guard import PrivacyError
-from ddsdk_integrations.privacy.recipe import distilled_privately
 
 ONE = Budget(epsilon=1, delta=1e-3)
 RECIPES = {
@@ -47,9 +47,14 @@ def public():
     )
 
 
+def shown(budget=ONE, **how):
+    """Sealed records, beside images that everybody may see."""
+    return sealed(budget=budget, **{"public": public(), **how})
+
+
 def run(recipe, private, **how):
-    usual = {"make_student": student(), "rng": dd.generator("run"), "public": public()}
-    return recipe(private, **{**usual, **how})
+    usual = {"make_student": student(), "seed": dd.generator("run")}
+    return dd.distill(recipe, private, **{**usual, **how})
 
 
 @pytest.fixture(params=RECIPES, name="recipe")
@@ -58,7 +63,7 @@ def each_recipe(request):
 
 
 def test_a_run_spends_the_budget_and_certifies_its_set(recipe, tmp_path):
-    private = sealed(budget=ONE)
+    private = shown()
     distilled = run(recipe, private)
     assert distilled.images.shape == (3 * recipe.ipc, 1, 8, 8)
     assert 0.9 < private.ledger.epsilon <= 1
@@ -79,7 +84,7 @@ def test_a_run_spends_the_budget_and_certifies_its_set(recipe, tmp_path):
 
 def test_nothing_of_the_records_is_in_the_provenance(recipe):
     real = records()
-    distilled = run(recipe, sealed(real, budget=ONE))
+    distilled = run(recipe, shown(real=real))
     assert distilled.provenance["data"] == {"name": "data"}
     told = str(distilled.provenance) + str(distilled.certificate)
     assert real.fingerprint not in told
@@ -87,19 +92,19 @@ def test_nothing_of_the_records_is_in_the_provenance(recipe):
 
 
 def test_a_noise_multiplier_may_be_given(recipe):
-    private = sealed()
+    private = shown(budget=HUGE)
     run(dataclasses.replace(recipe, noise_multiplier=50.0), private)
     assert private.ledger.releases[-1].noise_multiplier == 50.0
 
 
 def test_sets_differ_from_run_to_run_for_their_noise_has_no_seed(recipe):
-    one, two = (run(recipe, sealed(budget=ONE)) for _ in range(2))
+    one, two = (run(recipe, shown()) for _ in range(2))
     assert not torch.equal(one.images, two.images)
 
 
 def test_the_global_generator_changes_nothing_and_is_left_alone(recipe):
     before = torch.random.get_rng_state()
-    run(recipe, sealed(budget=ONE))
+    run(recipe, shown())
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -124,26 +129,28 @@ def test_unpaid_means_and_unknown_starts_are_refused():
 
 def test_a_public_start_needs_public_images_and_says_so():
     recipe, private = RECIPES["ndpdc in a public subspace"], sealed(budget=ONE)
-    with pytest.raises(PrivacyError, match="public must be given for a start from public images"):
-        run(recipe, private, public=None)
-    small = dd.RealData(
-        torch.rand(3, 1, 4, 4),
-        torch.zeros(3, dtype=torch.int64),
-        class_names="a",
-        preprocess=dd.Preprocess.unit(1),
-    )
-    with pytest.raises(ValueError, match=r"public must have shape \(1, 8, 8\)"):
-        run(recipe, private, public=small)
-    with pytest.raises(PrivacyError, match="public must be given for directions=3"):
-        run(NDPDC(ipc=1, directions=3), private, public=None)
+    with pytest.raises(
+        PrivacyError, match="public must be given to PrivateData for a start from public images"
+    ):
+        run(recipe, private)
+    with pytest.raises(PrivacyError, match="public must be given to PrivateData for directions=3"):
+        run(NDPDC(ipc=1, directions=3), private)
     assert private.ledger.releases == ()
-    assert "the images called 'postcards' are public" in run(recipe, private).certificate.assumptions
+    assert "the images called 'postcards' are public" in run(recipe, shown()).certificate.assumptions
+
+
+def test_a_public_start_is_public_images_in_the_value_space_of_the_records():
+    private = shown(budget=HUGE)
+    syn = PSG(ipc=2, start="public").plan(private, make_student=student(), rng=dd.generator("plan")).syn
+    images = PUBLIC(public().images)
+    for image in syn.parametrization.images.detach():
+        assert bool((images == image).flatten(1).all(1).any())
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != "dp-kip"])
 def test_networks_that_will_not_do_are_refused_before_anything_is_spent(name):
     recipe = RECIPES[name]
-    private = sealed(budget=ONE)
+    private = shown()
     with pytest.raises(PrivacyError, match="network must treat records one by one, got BatchNorm2d"):
         run(recipe, private, make_student=student(norm="batch"))
     if not isinstance(recipe, PSG):
@@ -153,43 +160,79 @@ def test_networks_that_will_not_do_are_refused_before_anything_is_spent(name):
 
 
 def test_too_little_noise_is_refused_before_the_means_are_released():
-    private = sealed(budget=ONE)
+    private = shown()
     with pytest.raises(BudgetSpentError, match="class means and 4 releases of class sums"):
         run(NDPDC(ipc=1, releases=4, steps=2, noise_multiplier=0.3), private)
     assert private.ledger.releases == ()
 
 
 def test_a_step_that_is_not_finite_costs_no_second_release():
-    private = sealed(budget=ONE)
+    private = shown()
     wild = PSG(ipc=1, students=2, steps_per_student=3, sample_rate=0.3, image_lr=1e38)
-    with pytest.raises(dd.errors.DivergedError) as caught:
+    with pytest.raises(DivergedError) as caught:
         run(wild, private)
     assert bool(torch.isfinite(caught.value.syn.parametrization.images).all())
 
 
 def test_selection_on_held_out_records_is_refused(recipe):
-    private = sealed(budget=ONE)
-    plan = recipe.plan(private, make_student=student(), rng=dd.generator("run"), public=public())
-    chosen = dataclasses.replace(plan, validate=lambda syn: 0.0)
-    how = {"recipe": recipe, "make_student": student(), "rng": dd.generator("run")}
-    with pytest.raises(PrivacyError, match="plan must not validate"):
-        distilled_privately(chosen, private, evaluation=recipe.evaluation(private), **how)
-    finished = dataclasses.replace(plan, finish=lambda syn, rng: syn)
-    with pytest.raises(PrivacyError, match="plan must not finish a set"):
-        distilled_privately(finished, private, evaluation=recipe.evaluation(private), **how)
-    with pytest.raises(TypeError, match="validation"):
-        run(recipe, private, validation=None)
+    for change, words in (
+        ({"validate": lambda syn: 0.0}, "plan must not validate"),
+        ({"finish": lambda syn, rng: syn}, "plan must not finish a set"),
+    ):
+        with pytest.raises(PrivacyError, match=words):
+            run(recipe, shown(), transform=lambda plan, change=change: dataclasses.replace(plan, **change))
+
+
+def test_options_that_bypass_the_ledger_are_refused_before_anything_is_spent(recipe):
+    private = shown()
+    earlier = (torch.rand(3, 1, 8, 8), torch.arange(3))
+    with pytest.raises(PrivacyError, match=r"start must be left out .* PrivateData as public="):
+        run(recipe, private, start=earlier)
+    with pytest.raises(PrivacyError, match="validation must be left out for private records"):
+        run(recipe, private, validation=dd.Validation(held=records()))
+    # A trial of the steps would spend them.
+    with pytest.raises(ValueError, match=r"budget must be left out for .*, whose steps are taken once"):
+        run(recipe, private, budget=60.0)
+    with pytest.raises(ValueError, match="whose steps are taken once"):
+        Run(recipe, private, make_student=student()).estimate()
+    assert private.ledger.releases == ()
+    run(recipe, private)
+
+
+def test_a_run_pays_once_however_often_it_is_read(recipe):
+    private = shown()
+    run = Run(recipe, private, make_student=student())
+    one = run.complete()
+    paid = private.ledger.releases
+    two = run.distilled()
+    run.state_dict()
+    assert private.ledger.releases == paid
+    assert torch.equal(one.images, two.images)
+
+
+def test_a_run_that_is_stopped_early_is_certified_for_all_that_it_paid():
+    private = shown()
+    found = run(RECIPES["psg"], private, stop=lambda: True)
+    assert found.provenance["steps_done"] == 0
+    assert found.certificate == private.certificate
+    assert found.certificate.releases[0].count == 6
+
+
+def test_the_usual_network_is_that_of_the_recipes_protocol(recipe):
+    private = shown(budget=HUGE)
+    found = dd.distill(dataclasses.replace(recipe, noise_multiplier=50.0), private)
+    assert found.provenance["student"]["network"] == "convnet"
 
 
 def test_a_plan_that_draws_records_is_refused():
     """The engine's own objectives ask the real source, which is sealed."""
-    private = sealed(budget=ONE)
-    plan = RECIPES["ndpdc"].plan(private, make_student=student(), rng=dd.generator("run"))
     match = ClassMatch(byproduct=mean_embedding, distance=squared, real_batch=4)
-    open_plan = dataclasses.replace(plan, objective=match, students=FreshStudents(student()))
-    how = {"recipe": RECIPES["ndpdc"], "make_student": student(), "rng": dd.generator("run")}
+
+    def opened(plan):
+        return dataclasses.replace(plan, objective=match, students=FreshStudents(student()))
+
     with pytest.raises(PrivacyError, match="private records must not leave the mechanism"):
-        distilled_privately(open_plan, private, evaluation=dd.Evaluation(), **how)
+        run(RECIPES["ndpdc"], shown(), transform=opened)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 >>> from ddsdk_integrations.privacy import NDPDC, Budget, Ledger, PrivateData
 >>> private = PrivateData(real, Ledger(Budget(epsilon=1, delta=1e-5), "ledger.json"), class_size=6000)
->>> distilled = NDPDC(ipc=10)(private, make_student=make_student, rng=ddsdk.generator("run"))
+>>> distilled = ddsdk.distill(NDPDC(ipc=10), private, seed=0)
 >>> print(distilled.privacy)
 """
 
@@ -32,7 +32,7 @@ from ddsdk_integrations.privacy.gradients import (  # noqa: E402
 from ddsdk_integrations.privacy.guard import PrivacyError  # noqa: E402
 from ddsdk_integrations.privacy.ndpdc import NDPDC  # noqa: E402
 from ddsdk_integrations.privacy.psg import PSG  # noqa: E402
-from ddsdk_integrations.privacy.recipe import PrivateRecipe, distilled_privately  # noqa: E402
+from ddsdk_integrations.privacy.recipe import PrivateRecipe  # noqa: E402
 from ddsdk_integrations.privacy.statistics import (  # noqa: E402
     paid_class_means,
     paid_class_sizes,
@@ -59,7 +59,6 @@ __all__ = [
     "ReleasedSums",
     "audit_in_one_run",
     "certified_epsilon",
-    "distilled_privately",
     "dp_sgd",
     "mislabelled",
     "one_run_bound",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.foundation import derive, require, require_count
+from ddsdk.foundation import derive, require, require_count, root
 from ddsdk.judging import Distiller, Roc, joined, known_confidences, nearest_distances, roc, unit_images
 from ddsdk_integrations.privacy.bounds import one_run_bound
 
@@ -78,6 +78,7 @@ def mislabelled(records: dd.RealData, rng: torch.Generator) -> dd.RealData:
         preprocess=records.preprocess,
         name=records.name,
         pictures=records.pictures,
+        mirror_safe=records.mirror_safe,
     )
 
 
@@ -87,7 +88,7 @@ def audit_in_one_run(
     canaries: dd.RealData,
     *,
     delta: float,
-    rng: torch.Generator,
+    seed: int | torch.Generator = 0,
     networks: int = 3,
     evaluation: dd.Evaluation | None = None,
     level: float = 0.05,
@@ -99,18 +100,19 @@ def audit_in_one_run(
     numbers of guesses; `level` is divided among all of these.
 
     Args:
-        distil: From records to the set, whole.
-        records: Of the run.
-        canaries: Such as `mislabelled` ones. An (epsilon, delta) claim must hold for any.
-        delta: Of the claim.
-        rng: For coins, run and networks.
-        networks: How many train on the set.
-        evaluation: How they do; None takes what the set says.
+        distil: Function of records and a generator that returns the set; selections and starts included.
+        records: Records of the run, beside the canaries.
+        canaries: Records that the audit guesses, such as `mislabelled` ones. An (epsilon, delta) claim holds for any.
+        delta: Delta of the claim.
+        seed: Root of coins, run and networks: an integer, or a generator, which is not advanced.
+        networks: Number of networks that train on the set.
+        evaluation: Protocol of their training; None takes that of the set.
         level: Probability with which the bound may be wrong.
 
     References:
         Steinke, Nasr and Jagielski, "Privacy Auditing with One (1) Training Run", NeurIPS 2023.
     """
+    rng = root(seed)
     require_count("networks", networks)
     require(0 < delta < 1, "delta", "lie strictly between 0 and 1", delta)
     require(0 < level < 1, "level", "lie strictly between 0 and 1", level)

@@ -136,7 +136,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
     width = setting.judge_width if method.classifier else setting.width
     make = dd.network_factory("convnet", train.image_shape, train.num_classes, width=width)
     if method.classifier:
-        network = dp_sgd(private, make_student=make, rng=rng, **made)
+        network = dp_sgd(private, make_student=make, seed=rng, **made)
         everything = test.batch(torch.arange(len(test)))
         rows: Rows = {"accuracy": accuracy(network, everything.x, test.labels)}
     else:

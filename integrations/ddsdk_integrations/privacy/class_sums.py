@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import ddsdk as dd
 from ddsdk.data import Source
 from ddsdk.foundation import derive, require
+from ddsdk.synthetic import SyntheticView
 from ddsdk_integrations.privacy.guard import refuse_mixing
 from ddsdk_integrations.privacy.mechanism import Mechanism, clipped
 
@@ -174,7 +175,7 @@ class ReleasedSums:
     def __post_init__(self) -> None:
         require(len(self.releases) > 0, "releases", "hold at least one", 0)
 
-    def next(self, real: Source, syn: Source, rng: torch.Generator) -> Released:  # noqa: ARG002
+    def next(self, real: Source, syn: dd.SyntheticSet, rng: torch.Generator) -> Released:  # noqa: ARG002
         """Return a release at random."""
         one = self.releases[int(torch.randint(len(self.releases), (), generator=rng))]
         return Released(Features(*self.space.network(one.key), one.centre, one.basis), one.sums)
@@ -204,7 +205,7 @@ class MatchClassSums:
     clip: float
 
     def __call__(
-        self, student: Released, real: Source, syn: Source, rng: torch.Generator
+        self, student: Released, real: Source, syn: SyntheticView, rng: torch.Generator
     ) -> Iterator[Tensor]:
         """Yield one distance for each class."""
         for c in range(real.num_classes):

@@ -38,20 +38,29 @@ class PrivateData:
     alone.
 
     Args:
-        real: The records.
-        ledger: Counts all that is released of them, by any method, restarts and sweeps included.
-        class_size: About how many records a class has, as is publicly known, or one number for each class. A wrong one
-            costs accuracy, no privacy: the true numbers are private.
-        statistics: Where the normalisation of `real` comes from, in words, where it was not computed from the
-            records, such as "published constants"; not needed in the unit range. See `paid_normalisation`.
+        real: Records.
+        ledger: Counter of all that is released of them, by any method, restarts and sweeps included.
+        class_size: Approximate number of records of a class, as is publicly known, or one number for each class. A
+            wrong one costs accuracy, no privacy: the true numbers are private.
+        statistics: Source of the normalisation of `real`, in words, where it was not computed from the records, such
+            as "published constants"; not needed in the unit range. See `paid_normalisation`.
+        public: Images that everybody may see, of the same shape and any classes, from which recipes may start or take
+            directions; None for none.
 
     Raises:
-        PrivacyError: If normalisation or whitening are not declared public.
-        ValueError: If `class_size` does not fit, or delta does not lie below one over the expected number of records.
+        PrivacyError: If normalisation or whitening are not declared public, or `public` holds the records.
+        ValueError: If `class_size` or the shape of `public` does not fit, or delta does not lie below one over the
+            expected number of records.
     """
 
     def __init__(
-        self, real: dd.RealData, ledger: Ledger, *, class_size: float | Sequence[float], statistics: str = ""
+        self,
+        real: dd.RealData,
+        ledger: Ledger,
+        *,
+        class_size: float | Sequence[float],
+        statistics: str = "",
+        public: dd.RealData | None = None,
     ) -> None:
         refuse_fitted_values(real.preprocess, statistics)
         self.class_sizes = _sizes(class_size, real.num_classes)
@@ -59,10 +68,15 @@ class PrivateData:
         require(
             ledger.budget.delta < limit, "delta", f"lie below 1/records, {limit:.3g}", ledger.budget.delta
         )
+        if public is not None:
+            _refuse_records(public, real)
         if statistics:
             ledger.assume(f"normalisation: {statistics}")
+        if public is not None:
+            ledger.assume(f"the images called {public.name!r} are public"[:_LONGEST_NAME])
         self.ledger = ledger
         self._real = real
+        self._public = public
 
     @property
     def num_classes(self) -> int:
@@ -93,6 +107,14 @@ class PrivateData:
     def description(self) -> dict[str, Any]:
         """The name alone: fingerprint and exact size are functions of the records without noise."""
         return {"name": self._real.name}
+
+    @property
+    def public(self) -> Tensor | None:
+        """Public images, (N, C, H, W), in the value space and on the device of the records; None without any."""
+        if self._public is None:
+            return None
+        same = self._public.to(self.device).with_preprocess(self.preprocess)
+        return same.batch(torch.arange(len(same))).x
 
     @property
     def certificate(self) -> dd.Certificate:
@@ -162,36 +184,20 @@ class PrivateData:
         """Enter one kind of releases and return what makes them; the arguments are those of `planned`."""
         return self.mechanisms(self.planned(what, **how))[0]
 
-    def public_images(self, public: dd.RealData) -> Tensor:
-        """Return images that everybody may see, (N, C, H, W), in the value space and on the device of the records.
-
-        Raises:
-            PrivacyError: If they are the records.
-            ValueError: If their shape differs.
-        """
-        require(
-            public.image_shape == self.image_shape,
-            "public",
-            f"have shape {self.image_shape}",
-            public.image_shape,
-        )
-        if public.images.untyped_storage().data_ptr() == self._real.images.untyped_storage().data_ptr():
-            raise PrivacyError(
-                f"public must not be the records, got {public.name!r}, which holds their images"
-            )
-        self.ledger.assume(f"the images called {public.name!r} are public"[:_LONGEST_NAME])
-        same = public.to(self.device).with_preprocess(self.preprocess)
-        return same.batch(torch.arange(len(same))).x
-
     def with_preprocess(self, preprocess: dd.Preprocess, statistics: str) -> PrivateData:
         """Return the records in another value space, under the same ledger.
 
         Args:
-            preprocess: From the unit range to the value space.
-            statistics: Where its numbers come from.
+            preprocess: Map from the unit range to the value space.
+            statistics: Source of its numbers, in words.
         """
-        real = self._real.with_preprocess(preprocess)
-        return PrivateData(real, self.ledger, class_size=self.class_sizes, statistics=statistics)
+        return PrivateData(
+            self._real.with_preprocess(preprocess),
+            self.ledger,
+            class_size=self.class_sizes,
+            statistics=statistics,
+            public=self._public,
+        )
 
     def of_class(self, c: int, n: int, rng: torch.Generator) -> dd.Batch:  # noqa: ARG002
         """Refuse.
@@ -221,6 +227,15 @@ def require_private(real: object) -> PrivateData:
             f"real must be PrivateData, got {type(real).__name__}: a ledger has to count what is released of it"
         )
     return real
+
+
+def _refuse_records(public: dd.RealData, real: dd.RealData) -> None:
+    """Refuse public images of another shape, and the records themselves."""
+    require(
+        public.image_shape == real.image_shape, "public", f"have shape {real.image_shape}", public.image_shape
+    )
+    if public.images.untyped_storage().data_ptr() == real.images.untyped_storage().data_ptr():
+        raise PrivacyError(f"public must not be the records, got {public.name!r}, which holds their images")
 
 
 def _sizes(given: float | Sequence[float], classes: int) -> tuple[float, ...]:

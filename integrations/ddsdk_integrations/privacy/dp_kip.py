@@ -18,7 +18,7 @@ from ddsdk.foundation import derive
 from ddsdk.objectives import ByFeatures, Compare, by_kernel, targets
 from ddsdk.recipes import adam_on_images, check_numbers, ntk_protocol
 from ddsdk.students import FixedTeachers
-from ddsdk.synthetic import FixedLabels, centred_labels
+from ddsdk.synthetic import FixedLabels, SyntheticView, centred_labels
 from ddsdk.training import FullyConnectedNTK, Ridge, solve
 from ddsdk_integrations.privacy.guard import refuse_bad_student
 from ddsdk_integrations.privacy.mechanism import Mechanism
@@ -54,9 +54,15 @@ class NoisedRegression(Generic[S]):
     ridge: Ridge
     expected: float
 
-    def __call__(self, student: S, real: Source, syn: Source, rng: torch.Generator) -> Iterator[Tensor]:  # noqa: ARG002
+    def __call__(
+        self,
+        student: S,
+        real: Source,  # noqa: ARG002
+        syn: SyntheticView,
+        rng: torch.Generator,
+    ) -> Iterator[Tensor]:
         """Yield the one term."""
-        images, labels = syn.mixed(1 << 30, derive(rng, "synthetic"))
+        images, labels = syn.whole(derive(rng, "synthetic"))
         leaf, rows = images.detach(), labels.detach()
 
         def gradients(batch: dd.Batch) -> Tensor:
@@ -134,14 +140,7 @@ class DPKIP(PrivateRecipe):
         """Check counts and rates."""
         check_numbers(self, counts="steps kernel_depth", rates="image_lr", weights="ridge")
 
-    def parts(
-        self,
-        private: PrivateData,
-        *,
-        make_student: MakeStudent,
-        public: torch.Tensor | None,
-        rng: torch.Generator,
-    ) -> dd.Plan[Any]:
+    def parts(self, private: PrivateData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
         """Return regression with the kernel, each gradient released when its step comes."""
         learner: Any = FullyConnectedNTK(depth=self.kernel_depth)
         compare: Any = by_kernel
@@ -157,7 +156,7 @@ class DPKIP(PrivateRecipe):
             noise_multiplier=self.noise_multiplier,
         )
         return dd.Plan(
-            syn=fixed_label_pixels(self, private, public, derive(rng, "start"), make_labels=_centred_scores),
+            syn=fixed_label_pixels(self, private, derive(rng, "start"), make_labels=_centred_scores),
             objective=NoisedRegression(
                 mechanism=mechanism,
                 compare=compare,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ddsdk.foundation import require_count, require_momentum, require_rate
+import ddsdk as dd
+from ddsdk.foundation import derive, require_count, require_momentum, require_rate, root
 from ddsdk_integrations.privacy.data import require_private
 from ddsdk_integrations.privacy.gradients import noised_gradients
 from ddsdk_integrations.privacy.guard import refuse_bad_student
@@ -22,8 +23,8 @@ __all__ = ["dp_sgd"]
 def dp_sgd(
     private: PrivateData,
     *,
-    make_student: MakeStudent,
-    rng: torch.Generator,
+    make_student: MakeStudent | None = None,
+    seed: int | torch.Generator = 0,
     steps: int = 300,
     sample_rate: float = 0.02,
     clip: float = 0.1,
@@ -34,15 +35,15 @@ def dp_sgd(
     """Train one network on noised gradients of private records, and return it.
 
     Args:
-        private: The records; one release is spent for each step.
-        make_student: Builds the network, which must treat records one by one.
-        rng: For its start.
-        steps: Of SGD.
+        private: Private records; one release is spent for each step.
+        make_student: Factory of the network, which must treat records one by one; None takes the field's ConvNet.
+        seed: Root of the initial weights: an integer, or a generator, which is not advanced.
+        steps: Steps of SGD.
         sample_rate: Probability with which a record is in a sample.
         clip: Norm of the gradient of a record, over all parameters.
         lr: Learning rate.
-        momentum: Of SGD.
-        noise_multiplier: Over `clip`. None spends all that is left.
+        momentum: Momentum of SGD.
+        noise_multiplier: Standard deviation of the noise, over `clip`. None spends all that is left.
 
     Raises:
         BudgetSpentError: If the steps do not fit what is left.
@@ -54,15 +55,19 @@ def dp_sgd(
     require_count("steps", steps)
     require_rate("lr", lr)
     require_momentum("momentum", momentum)
+    rng = root(seed)
+    require_private(private)
+    if make_student is None:
+        make_student = dd.network_factory("convnet", private.image_shape, private.num_classes)
     refuse_bad_student(make_student)
-    mechanism = require_private(private).mechanism(
+    mechanism = private.mechanism(
         "gradients of a classifier",
         releases=steps,
         sample_rate=sample_rate,
         clip=clip,
         noise_multiplier=noise_multiplier,
     )
-    network = make_student(rng).to(private.device)
+    network = make_student(derive(rng, "start")).to(private.device)
     names = [name for name, _ in network.named_parameters()]
     optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=momentum)
     expected = [sample_rate * size for size in private.class_sizes]

@@ -18,7 +18,8 @@ import ddsdk as dd
 from ddsdk.data import NO_AUGMENTATION, NO_DRAW, Source
 from ddsdk.foundation import derive
 from ddsdk.objectives import filter_cosine, weight_gradients
-from ddsdk.running import Students
+from ddsdk.students import Students
+from ddsdk.synthetic import SyntheticView
 from ddsdk_integrations.privacy.guard import refuse_mixing
 from ddsdk_integrations.privacy.mechanism import Mechanism
 
@@ -194,14 +195,14 @@ class MatchNoisedGradients:
         self,
         student: GradientLesson,
         real: Source,
-        syn: Source,
+        syn: SyntheticView,
         rng: torch.Generator,
     ) -> Iterator[Tensor]:
         """Yield one distance for all classes, or one for each."""
         together = len(student.gradients) != real.num_classes
         for c, gradients in enumerate(student.gradients):
             key = derive(rng, "synthetic", c)
-            x, y = syn.mixed(sys.maxsize, key) if together else syn.of_class(c, sys.maxsize, key)
+            x, y = syn.whole(key) if together else syn.of_class(c, sys.maxsize, key)
             if len(x) > 0:
                 batch = dd.Batch(student.draw(x), y)
                 yield self.distance(weight_gradients(student.network, batch, graph=True), gradients)

@@ -18,11 +18,16 @@ __all__ = [
     "refuse_fitted_values",
     "refuse_mixed_rows",
     "refuse_mixing",
+    "refuse_options",
     "refuse_private_start",
     "refuse_unsealed",
 ]
 
 _MANY, _FEW = 16, 2
+_CHOOSING = (
+    "choosing among sets by their score on private records is a release that nobody counted. Score them on public "
+    "data, after the run"
+)
 _STARTS_FROM_RECORDS = ("real", "k-means", "means", "herding")
 
 
@@ -129,6 +134,23 @@ def refuse_private_start(start: str, allowed: tuple[str, ...]) -> None:
         raise PrivacyError(f"start must be one of {', '.join(allowed)}, got {start!r}{reason}")
 
 
+def refuse_options(*, start: object, validation: object) -> None:
+    """Refuse options of a run that may carry something of the records past the ledger.
+
+    Raises:
+        PrivacyError: If one is given.
+    """
+    if start is not None:
+        raise PrivacyError(
+            f"start must be left out for private records, got {type(start).__name__}: where an earlier set comes from "
+            'is unknown here. Give images that everybody may see to PrivateData as public=, and take start="public"'
+        )
+    if validation is not None:
+        raise PrivacyError(
+            f"validation must be left out for private records, got {type(validation).__name__}: {_CHOOSING}"
+        )
+
+
 def refuse_unsealed(plan: dd.Plan[Any]) -> None:
     """Refuse a plan that chooses or changes its set by what the mechanism does not see.
 
@@ -136,10 +158,7 @@ def refuse_unsealed(plan: dd.Plan[Any]) -> None:
         PrivacyError: If it validates, or has something to finish with.
     """
     if plan.validate is not None:
-        raise PrivacyError(
-            "plan must not validate, got a validation: choosing among sets by their score on private records is a "
-            "release that nobody counted. Score them on public data, after the run"
-        )
+        raise PrivacyError(f"plan must not validate, got a validation: {_CHOOSING}")
     if plan.finish is not None:
         raise PrivacyError(
             "plan must not finish a set, got a function: labels of a teacher that knows the records are a release that "

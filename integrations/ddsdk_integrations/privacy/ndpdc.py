@@ -84,24 +84,22 @@ class NDPDC(PrivateRecipe):
         require(0 < self.means_share < 1, "means_share", "lie strictly between 0 and 1", self.means_share)
 
     def parts(
-        self,
-        private: PrivateData,
-        *,
-        make_student: MakeStudent,
-        public: torch.Tensor | None,
-        rng: torch.Generator,
+        self, private: PrivateData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[Released]:
         """Return matching of sums that are released here."""
         refuse_bad_student(make_student, embeds=True)
+        public = private.public if self.directions else None
         if self.directions and public is None:
-            raise PrivacyError(f"public must be given for directions={self.directions}, got None")
+            raise PrivacyError(
+                f"public must be given to PrivateData for directions={self.directions}, got None"
+            )
         sums, means = self._paid(private)
-        syn = fixed_label_pixels(self, private, public, derive(rng, "start"), means)
+        syn = fixed_label_pixels(self, private, derive(rng, "start"), means)
         space = FeatureSpace(
             make_student,
             dd.Augmentation(self.augmentation),
             centre=syn.detached(rng).x if self.centred else None,
-            subspace=public if self.directions else None,
+            subspace=public,
             directions=self.directions,
             device=private.device,
         )

@@ -71,12 +71,7 @@ class PSG(PrivateRecipe):
         check_numbers(self, counts=counts, rates="student_lr image_lr", momenta="image_momentum")
 
     def parts(
-        self,
-        private: PrivateData,
-        *,
-        make_student: MakeStudent,
-        public: torch.Tensor | None,
-        rng: torch.Generator,
+        self, private: PrivateData, *, make_student: MakeStudent, rng: torch.Generator
     ) -> dd.Plan[GradientLesson]:
         """Return matching of gradients, each released when its step comes."""
         refuse_bad_student(make_student)
@@ -103,7 +98,7 @@ class PSG(PrivateRecipe):
             classwise=self.classwise,
         )
         return dd.Plan(
-            syn=fixed_label_pixels(self, private, public, derive(rng, "start")),
+            syn=fixed_label_pixels(self, private, derive(rng, "start")),
             objective=MatchNoisedGradients(),
             students=supply,
             make_optimizer=partial(sgd_on_images, lr=self.image_lr, momentum=self.image_momentum),
