@@ -23,7 +23,8 @@ def warm_start_(syn: SyntheticSet, start: WarmStart, real: Described, rng: torch
     """Put the images of `start` in the place of those of `syn`, class by class, and return what was done.
 
     The first images of each class are taken, as many as `syn` decodes to; a class with fewer keeps its own start behind
-    them. A synthetic set of the same form is copied exactly. Labels and learned rates of an artefact are taken too
+    them. A parametrization that decodes images from other numbers is fitted to the images by its own `encode`. A
+    synthetic set of the same form is copied exactly. Labels and learned rates of an artefact are taken too
     where `syn` learns such labels or such rates.
 
     Args:
