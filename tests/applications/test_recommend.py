@@ -10,7 +10,7 @@ import torch
 
 import ddsdk as dd
 from ddsdk.foundation import derive
-from ddsdk.running import Run
+from ddsdk.running import DirectMethod, Run
 from ddsdk.training import kernel_machine
 from ddsdk_integrations.recommend import (
     EASE,
@@ -193,6 +193,36 @@ def test_a_set_of_users_is_an_artefact_like_any_other(distilled, tmp_path):
     torch.testing.assert_close(
         machine.predict(rows, rows, train.matrix), WideAutoencoder(ridge=1.0).scores(rows, train.matrix)
     )
+
+
+def test_a_method_without_networks_records_none_and_takes_none(table, distilled):
+    _, made = distilled
+    assert "student" not in made.provenance
+    given = dd.network_factory("mlp", (1, 1, 80), 2)
+    with pytest.raises(
+        ValueError, match="make_student must be left out for distill-cf, which has no networks"
+    ):
+        dd.distill(DistillCF(users=5, steps=1), table, make_student=given)
+
+
+def test_a_plan_that_calls_for_a_network_that_is_not_there_says_so(table):
+    class Calls(DirectMethod):
+        name = "calls"
+
+        def evaluation(self, real):
+            raise AssertionError
+
+        def source(self, real):
+            raise AssertionError
+
+        def described(self, real):
+            raise AssertionError
+
+        def make(self, real, *, make_student, rng):
+            return make_student(rng)
+
+    with pytest.raises(TypeError, match="make_student must be a factory of networks for this plan of calls"):
+        dd.distill(Calls(), table)
 
 
 def test_sparse_users_come_back_from_their_file(distilled, tmp_path):

@@ -70,6 +70,23 @@ def test_a_student_of_ones_own_is_named(tiny, make_student):
     assert found.provenance["student"]["network"].endswith("own")
 
 
+@pytest.mark.parametrize(
+    ("options", "recorded"),
+    [({"width": 3}, {"network": "own", "options": {"width": 3}}), (3, {"network": "Own"})],
+)
+def test_a_factory_with_a_name_and_options_is_recorded_by_them(options, recorded, tiny, make_student):
+    class Own:
+        name = "own"
+
+        def __call__(self, rng):
+            return make_student(rng)
+
+    own = Own()
+    own.options = options
+    found = dd.distill(dd.DM(ipc=1, steps=1), tiny, make_student=own, seed=0)
+    assert found.provenance["student"] == recorded
+
+
 @pytest.mark.parametrize("kind", [dd.DM, dd.DSA])
 def test_images_are_flipped_where_the_data_is_mirror_safe(kind, tiny, make_student):
     for flipped in (True, False):

@@ -95,6 +95,19 @@ def test_condensed_graphs_travel_and_are_judged(task, tmp_path):
     assert score.accuracies == evaluate_graphs(again, task, QUICK, rng=dd.generator(1)).accuracies
 
 
+def test_the_network_that_matched_graphs_is_recorded(task):
+    recipe = DosCondGraphs(ipc=1, nodes=6, steps=1, width=8, layers=2, real_batch=8)
+    options = {"tags": 3, "classes": 2, "width": 8, "layers": 2}
+    found = dd.distill(recipe, task)
+    assert found.provenance["student"] == {"network": "dense-gcn", "options": options}
+    other = dd.distill(recipe, task, make_student=graph_student(3, 2, width=4, layers=1))
+    assert other.provenance["student"]["options"]["width"] == 4
+    assert not torch.equal(other.images, found.images)
+    assert "student" not in dd.distill(RandomGraphs(ipc=1, nodes=6), task).provenance
+    with pytest.raises(ValueError, match="make_student must be left out for random graphs"):
+        dd.distill(RandomGraphs(ipc=1), task, make_student=graph_student(3, 2))
+
+
 def test_random_graphs_are_real_ones(task):
     distilled = dd.distill(RandomGraphs(ipc=3, nodes=8), task, seed=0)
     batch = to_batch(distilled)
@@ -116,3 +129,7 @@ def test_too_few_small_graphs_are_refused(task):
         dd.distill(DosCondGraphs(ipc=20, nodes=4, steps=1), task, seed=0)
     with pytest.raises(ValueError, match="nodes"):
         DosCondGraphs(nodes=0)
+    with pytest.raises(ValueError, match="ipc"):
+        RandomGraphs(ipc=0)
+    with pytest.raises(ValueError, match="validation must be left out for graphs"):
+        dd.distill(DosCondGraphs(), task, validation=object())

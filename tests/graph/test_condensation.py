@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from small_graphs import small_data, small_graph
 from torch_geometric.data import Data
 
 import ddsdk as dd
+from ddsdk.running import Run
+from ddsdk.synthetic import Pixels
 from ddsdk_integrations.graph import (
     GCDM,
     GCSNTK,
@@ -23,12 +26,14 @@ from ddsdk_integrations.graph import (
     PropagatedNodes,
     evaluate_graph,
     graph_network,
+    graph_student,
     stochastic_blocks,
     to_data,
     whole_graph,
 )
 from ddsdk_integrations.graph.judge import held_out, metric_of, trained_on_graph
 from ddsdk_integrations.graph.networks import GraphNetwork
+from ddsdk_integrations.graph.students import linear_student, perceptron_student
 
 RECIPES = {
     "gcond": GCond(nodes=7, steps=4, outer=2, inner=1, edge_bias=-0.5),
@@ -76,6 +81,68 @@ def test_every_method_gives_a_set_that_comes_back_and_is_judged(name, setting, t
     assert len(score.accuracies) == 2
     assert score.accuracies == evaluate_graph(again, graph, judge, rng=dd.generator("judge")).accuracies
     assert (score.images, score.stored_floats, score.loss) == (7, storage.floats, "cross-entropy")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_network_that_matched_a_set_is_recorded(name):
+    graph, method = small_graph(), RECIPES[name]
+    found = dd.distill(method, graph).provenance.get("student")
+    networks = {"gcond": "linear", "doscond": "linear", "gcdm": "perceptron", "sfgc": "perceptron"}
+    wanted = networks.get(method.name)
+    if wanted is None:
+        assert found is None
+        assert not method.uses_networks()
+        return
+    width = {"width": method.width} if wanted == "perceptron" else {}
+    assert found == {"network": wanted, "options": {"features": 5, "classes": 3, **width}}
+
+
+@pytest.mark.parametrize("name", ["gcond-x", "doscond", "gcdm", "sfgc"])
+def test_sets_are_matched_under_the_network_of_the_caller(name):
+    graph = small_graph()
+    given = dd.network_factory("mlp", graph.rows(2).image_shape, 3, width=4)
+    found = dd.distill(RECIPES[name], graph, make_student=given)
+    assert found.provenance["student"] == {"network": "mlp", "options": given.options}
+    assert not torch.equal(found.images, dd.distill(RECIPES[name], graph).images)
+
+
+@pytest.mark.parametrize("name", ["gc-sntk", "random", "propagated"])
+def test_a_factory_is_refused_where_nothing_would_use_it(name):
+    graph = small_graph()
+    message = f"make_student must be left out for {RECIPES[name].name}, which has no networks"
+    with pytest.raises(ValueError, match=message):
+        dd.distill(RECIPES[name], graph, make_student=linear_student(5, 3))
+
+
+def test_experts_count_among_the_costs():
+    graph = small_graph()
+    found = dd.distill(RECIPES["sfgc"], graph).provenance
+    assert found["runs"]["count"] == 2
+    assert found["seconds"] >= found["runs"]["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: linear_student(5, 3), lambda: perceptron_student(5, 3, 4), lambda: graph_student(2, 3, width=4)],
+)
+def test_factories_draw_from_their_generator_alone_and_are_pickled(make):
+    state, factory = torch.get_rng_state(), make()
+    again = pickle.loads(pickle.dumps(factory))  # noqa: S301  # what was just written
+    one, two = factory(dd.generator("w")), again(dd.generator("w"))
+    assert torch.equal(torch.get_rng_state(), state)
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert any(bool(p.any()) for p in one.parameters())
+
+
+def test_a_set_that_is_no_graph_is_refused_before_the_first_step():
+    def rows_alone(plan):
+        syn = plan.syn
+        pixels = Pixels(syn.parametrization.x.detach()[:, None, None])
+        return dataclasses.replace(plan, syn=dd.SyntheticSet(pixels, syn.labels, syn.classes, 3))
+
+    with pytest.raises(TypeError, match="syn must be a set of SyntheticNodes, got Pixels"):
+        _ = Run(GCond(nodes=7), small_graph(), transform=rows_alone).distillation
 
 
 def test_real_nodes_keep_the_edges_among_them():
@@ -193,6 +260,11 @@ def test_the_whole_graph_trains_networks_too():
         (lambda: graph_network("gin", 5, 3, dd.generator(0)), "network must be one of"),
         (lambda: graph_network("gcn", 5, 3, dd.generator(0), width=0), "width"),
         (lambda: dd.distill(GCond(nodes=2), small_graph(), seed=0), "nodes"),
+        (
+            lambda: dd.distill(GCond(), small_graph(), validation=object()),
+            "validation must be left out for graphs",
+        ),
+        (lambda: dd.distill(ChosenNodes(), small_graph(), budget=1.0), "budget must be left out for nodes"),
     ],
 )
 def test_bad_settings_are_refused(act, message):

@@ -44,6 +44,43 @@ def test_the_operator_is_that_of_pyg_sparse_and_dense():
     torch.testing.assert_close(dense_normalised(dense(data)), theirs)
 
 
+def directed_data():
+    """Return the small graph with one-way edges that differ in weight, no two of them between the same nodes."""
+    data = small_data()
+    pairs = {tuple(sorted(edge)) for edge in data.edge_index.T.tolist()}
+    ends = [(a, b) if (a + b) % 3 else (b, a) for a, b in sorted(pairs)]
+    data.edge_index = torch.tensor(ends).T
+    return data, torch.rand(len(ends), generator=dd.generator("weights")) + 0.5
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_messages_of_a_directed_graph_go_from_source_to_target(weighted):
+    """Slow: one edge at a time."""
+    data, weights = directed_data()
+    given = weights if weighted else None
+    edges = [
+        (a, b, float(w) if weighted else 1.0)
+        for (a, b), w in zip(data.edge_index.T.tolist(), weights, strict=True)
+    ]
+    edges += [(i, i, 1.0) for i in range(24)]
+    into = [sum(w for _, end, w in edges if end == i) for i in range(24)]
+    slow = data.x.clone()
+    for _ in range(2):
+        before, slow = slow, torch.zeros_like(slow)
+        for a, b, w in edges:
+            slow[b] += w * before[a] / (into[a] * into[b]) ** 0.5
+    operator = normalised(data.edge_index, 24, given)
+    torch.testing.assert_close(propagated(operator, data.x, 2), slow)
+    other_way = propagated(operator.to_dense().T, data.x, 2)
+    assert float((other_way - slow).abs().max()) > 0.1
+    nodes = torch.tensor([7, 2, 2, 19])
+    columns, part = neighbours(operator, nodes)
+    torch.testing.assert_close(part @ propagated(operator, data.x, 1)[columns], slow[nodes])
+    if not weighted:
+        rows = GraphData(data).rows(2)
+        torch.testing.assert_close(rows.batch(torch.arange(8)).x.flatten(1), slow[data.train_mask])
+
+
 def test_weighted_edges_are_normalised_as_by_hand():
     weights = torch.tensor([[0.0, 0.5, 0.0], [0.5, 0.0, 0.25], [0.0, 0.25, 0.0]])
     index = torch.nonzero(weights).T

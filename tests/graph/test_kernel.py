@@ -13,6 +13,7 @@ import ddsdk as dd
 from ddsdk.running import Run
 from ddsdk_integrations.graph import (
     GCSNTK,
+    GraphData,
     LabelledNodes,
     StructureKernel,
     by_structure,
@@ -51,6 +52,14 @@ def test_the_kernel_is_that_over_all_pairs(blocks, layers):
     torch.testing.assert_close(kernel.cross(nodes, x), expected[nodes, 24:], atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(kernel.gram(x), expected[24:, 24:], atol=1e-6, rtol=1e-6)
     # What it keeps of a node does not depend on who was asked about before.
+    torch.testing.assert_close(kernel.cross(torch.arange(24), x), expected[:24, 24:], atol=1e-6, rtol=1e-6)
+
+
+def test_the_kernel_of_a_directed_graph_is_that_over_all_pairs():
+    data, x = small_data(), torch.rand(3, 5, generator=dd.generator("x"))
+    data.edge_index = data.edge_index[:, data.edge_index[0] < data.edge_index[1]]
+    kernel = StructureKernel(GraphData(data).train.graph)
+    expected = direct(data, x, 2, 2)
     torch.testing.assert_close(kernel.cross(torch.arange(24), x), expected[:24, 24:], atol=1e-6, rtol=1e-6)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -22,9 +23,12 @@ from ddsdk_integrations.graph import (
     SelfExpressive,
     SyntheticNodes,
     dense_normalised,
+    normalised,
+    propagated,
 )
 from ddsdk_integrations.graph.gcond import TakeTurns, class_matching
 from ddsdk_integrations.graph.recipe import allotted, start_features
+from ddsdk_integrations.graph.structure import KeptEdges
 
 
 def features(m=6, d=5, seed=0):
@@ -73,6 +77,53 @@ def test_drawn_edges_are_symmetric_replayed_and_as_likely_as_their_logits_say():
     assert torch.equal(again, draws[7])
     likely = edges.adjacency(features(5), None)
     assert torch.equal(likely, (edges.probabilities > 0.5).float())
+
+
+@pytest.mark.parametrize("m", [5, 7, 9, 11, 13, 19, 27, 33])
+def test_weights_are_symmetric_to_the_last_bit_and_have_no_loops(m):
+    logits = torch.randn(2, m, m, generator=dd.generator("logits", m)) * 3
+    x = features(m, 4, seed=m)
+    edges = BernoulliEdges(logits)
+    found = {
+        "pairs": PairwiseMLP(4, width=8, bias=-0.5, rng=dd.generator(3)).adjacency(x, None),
+        "draw": edges.adjacency(x, dd.generator("draw", m)),
+        "likely": edges.adjacency(x, None),
+        "probabilities": edges.probabilities,
+        "self-expressive": SelfExpressive().adjacency(x, None),
+    }
+    for name, weights in ((name, w.detach()) for name, w in found.items()):
+        assert torch.equal(weights, weights.mT), name
+        assert not weights.diagonal(dim1=-2, dim2=-1).any(), name
+        assert 0 <= float(weights.min()) < float(weights.max()) <= 1, name
+
+
+def test_probabilities_are_those_of_the_mean_logit_and_share_its_gradient():
+    edges = BernoulliEdges(torch.randn(5, 5, generator=dd.generator(2)))
+    s = edges.logits.detach()
+    slow, slope = torch.zeros(5, 5), torch.zeros(5, 5)
+    weights = torch.randn(5, 5, generator=dd.generator(8))
+    for i in range(5):
+        for j in range(5):
+            if i != j:
+                slow[i, j] = 1 / (1 + math.exp(-float(s[i, j] + s[j, i]) / 2))
+                # Each order of a pair has half of the gradient of both weights.
+                both = float(weights[i, j] + weights[j, i]) / 2
+                slope[i, j] = both * float(slow[i, j] * (1 - slow[i, j]))
+    torch.testing.assert_close(edges.probabilities.detach(), slow)
+    (edges.probabilities * weights).sum().backward()
+    torch.testing.assert_close(edges.logits.grad, slope)
+
+
+DIRECTED = torch.tensor([[0, 0, 3, 2, 1, 4], [1, 2, 0, 1, 4, 2]])
+
+
+def test_kept_edges_are_exported_as_they_are_and_propagate_from_source_to_target():
+    nodes = SyntheticNodes(features(5, 3), KeptEdges(DIRECTED), hops=2)
+    index, weight = nodes.edges(0.5)
+    assert torch.equal(index, DIRECTED)
+    assert weight.tolist() == [1] * 6
+    found = nodes.decode(torch.arange(5), dd.generator(0))[0].flatten(1)
+    torch.testing.assert_close(found, propagated(normalised(DIRECTED, 5), nodes.x, 2))
 
 
 def test_too_many_edges_are_punished():

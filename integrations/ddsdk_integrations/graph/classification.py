@@ -205,6 +205,14 @@ class DosCondGraphs(GraphsMethod, IterativeMethod[GraphSet]):
             knobs="feature_lr or edge_lr",
         )
 
+    def refuse(self, graphs: GraphSet, *, start: object, validation: object, transform: object) -> None:  # noqa: ARG002
+        """Refuse a validation on images.
+
+        Raises:
+            ValueError: If one is given.
+        """
+        require(validation is None, "validation", "be left out for graphs", validation)
+
     def admit(self, plan: dd.Plan[Any]) -> None:
         """Refuse a plan whose set could not be exported.
 

@@ -1,4 +1,4 @@
-"""A graph with a split, as methods see it: what condensation may look at, and what it may not."""
+"""A graph with a split: the nodes and edges that condensation may see, and those that it may not."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Graph:
 
     Attributes:
         x: (N, D) float32.
-        edge_index: From and to, (2, E) int64; an undirected edge is there both ways.
+        edge_index: Source and target of each edge, (2, E) int64; an undirected edge is there both ways.
     """
 
     x: Tensor
@@ -50,10 +50,10 @@ class Part:
     """Nodes of one split, and the graph that may be seen with them.
 
     Attributes:
-        graph: Every node that may be seen.
+        graph: Graph of all nodes that may be seen.
         nodes: Positions of the labelled ones in it, (L,) int64.
         labels: Their classes, (L,) int64.
-        ids: Which node of the data each node of `graph` is, (N,) int64: what the leak check compares.
+        ids: Number in the data of each node of `graph`, (N,) int64: the leak check compares them.
     """
 
     graph: Graph
@@ -67,13 +67,13 @@ class GraphData:
     """A task of node classification.
 
     Args:
-        data: A PyG graph with x (N, D), edge_index, y (N,) and train_mask, val_mask and test_mask.
+        data: PyG graph with x (N, D), edge_index, y (N,) and train_mask, val_mask and test_mask.
         setting: ``"transductive"``: all parts share one graph. ``"inductive"``: each part is the sub-graph of its own
             nodes.
-        split: Which column of masks (N, S) is taken.
-        class_names: K names; numbers if not given.
-        name: What to call the data in reports.
-        metric: What counts on held-out nodes: ``"accuracy"``, or ``"auc"`` for two classes.
+        split: Column of masks (N, S).
+        class_names: K names; None for numbers.
+        name: Label of the data in reports.
+        metric: Score on held-out nodes: ``"accuracy"``, or ``"auc"`` for two classes.
 
     Raises:
         TypeError: If `data` is no PyG graph, or a tensor has the wrong dtype.
@@ -114,16 +114,16 @@ class GraphData:
         """Return an inductive task of three graphs that were cut before.
 
         Args:
-            train: Each graph has x, edge_index, y, and n_id (N,): which node of the data each node is. A `mask` says
-                which nodes are labelled; all are without one.
-            val: As `train`.
-            test: As `train`; it may hold training nodes as context.
-            class_names: K names.
-            name: What to call the data.
-            metric: What counts.
+            train: Training graph with x, edge_index, y, and n_id (N,), the number in the data of each node. A `mask`
+                marks the labelled nodes; all are labelled without one.
+            val: Validation graph with the same fields.
+            test: Test graph with the same fields; it may hold training nodes as context.
+            class_names: K names; None for numbers.
+            name: Label of the data in reports.
+            metric: Score on held-out nodes.
 
         Raises:
-            ValueError: As the class does; above all, if the training graph holds a held-out node.
+            ValueError: If a graph is one that the class refuses, or the training graph holds a held-out node.
         """
         task = cls.__new__(cls)
         parts = []
@@ -182,7 +182,7 @@ class GraphData:
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """What a set that was made of it says about it."""
+        """Facts of the graph for the provenance of a set: name, fingerprint, setting and sizes."""
         digest = hashlib.sha256(self.setting.encode())
         for part in (self.train, self.val, self.test):
             for t in (part.graph.x, part.graph.edge_index, part.nodes, part.labels):
@@ -208,7 +208,7 @@ class GraphData:
         sees of the graph: class-wise gradients are exact, and no neighbour is sampled.
 
         Args:
-            hops: 0 gives the features as they are.
+            hops: Number of propagations; 0 gives the features as they are.
 
         Cost: see `propagated`; the whole graph is never held as a dense matrix.
         """

@@ -36,10 +36,10 @@ def planetoid(
 
     Args:
         name: ``"cora"``.
-        root: Holds ``Cora/raw/ind.cora.x`` and so on.
-        shares: Divide each row of features by its sum, as GCond and most others do; False leaves 0 and 1 for the
-            words of a paper, as GC-SNTK has them.
-        setting: See `GraphData`.
+        root: Folder that holds ``Cora/raw/ind.cora.x`` and so on.
+        shares: Whether each row of features is divided by its sum, as GCond and most others do; False leaves 0 and 1
+            for the words of a paper, as GC-SNTK has them.
+        setting: Setting, see `GraphData`.
 
     Raises:
         FileNotFoundError: If a file is not there.
@@ -64,9 +64,9 @@ def tolokers(root: str | Path, *, split: int = 0, setting: Setting = "transducti
     Features are standardised on the nodes of training.
 
     Args:
-        root: Holds ``tolokers/raw/tolokers.npz``.
-        split: One of ten.
-        setting: See `GraphData`.
+        root: Folder that holds ``tolokers/raw/tolokers.npz``.
+        split: Number of the split, 0 to 9.
+        setting: Setting, see `GraphData`.
 
     References:
         Platonov et al., "A critical look at the evaluation of GNNs under heterophily", ICLR 2023, arXiv:2302.11640.
@@ -100,15 +100,15 @@ def stochastic_blocks(
     random unit vectors m_c.
 
     Args:
-        nodes: N.
-        classes: K.
-        features: D.
+        nodes: Number of nodes N.
+        classes: Number of classes K.
+        features: Features of a node, D.
         degree: Mean number of neighbours.
-        homophily: In 0..1.
+        homophily: Probability that an edge stays in its community, besides edges to any node, in 0..1.
         signal: Length of the class means.
-        labelled: Part of the nodes in each of training and validation; the rest is for the test.
-        seed: Of everything.
-        setting: See `GraphData`.
+        labelled: Share of the nodes in each of training and validation; the rest is for the test.
+        seed: Seed of everything.
+        setting: Setting, see `GraphData`.
     """
     for name, value in (("nodes", nodes), ("classes", classes), ("features", features)):
         require_count(name, value)
@@ -138,9 +138,9 @@ def load_graph(name: str, root: str | Path | None = None, *, setting: Setting = 
     """Return the graph called ``"cora"``, ``"cora-words"`` or ``"tolokers"``, or ``"sbm-N"`` for N generated nodes.
 
     Args:
-        name: Of the graph.
-        root: Folder of the files; a generated graph needs none.
-        setting: See `GraphData`.
+        name: Name of the graph.
+        root: Folder of the files; None for a generated graph.
+        setting: Setting, see `GraphData`.
     """
     word, _, nodes = name.partition("-")
     if word == "sbm" and nodes.isdigit():
@@ -158,8 +158,8 @@ class TextGraphs(NamedTuple):
     """Labelled graphs of one file.
 
     Attributes:
-        graphs: One PyG graph for each, with one-hot tags x (n, T), edge_index both ways, and y (1,).
-        num_classes: K.
+        graphs: PyG graphs with one-hot tags x (n, T), edge_index both ways, and y (1,).
+        num_classes: Number of classes K.
     """
 
     graphs: list[Data]
@@ -173,10 +173,10 @@ def read_text_graphs(path: str | Path) -> TextGraphs:
     labels become numbers from 0 in their order.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
 
     Raises:
-        ValueError: If a line is not as it should be, or a neighbour is no node of its graph.
+        ValueError: If a line does not follow the form, or a neighbour is no node of its graph.
     """
     lines = iter(Path(path).read_text().split("\n"))
     found = [_read_graph(lines, str(path)) for _ in range(_numbers(lines, str(path), 1)[0])]

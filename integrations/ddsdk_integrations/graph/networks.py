@@ -22,9 +22,9 @@ class GraphNetwork(nn.Module):
     """Two layers of one kind of convolution with a ReLU between them; no dropout, so that nothing is random.
 
     Args:
-        kind: A key of `GRAPH_NETWORKS`.
-        features: D.
-        classes: K.
+        kind: Key of `GRAPH_NETWORKS`.
+        features: Features of a node, D.
+        classes: Number of classes K.
         width: Units of the hidden layer.
     """
 
@@ -44,9 +44,9 @@ class GraphNetwork(nn.Module):
         """Return the logits of all nodes, (N, K).
 
         Args:
-            x: (N, D).
-            edge_index: (2, E), without loops.
-            edge_weight: (E,), or None for 1. GraphSAGE and GAT look at which edges there are alone.
+            x: Features, (N, D).
+            edge_index: Source and target of each edge, (2, E), without loops.
+            edge_weight: Weight of each edge, (E,); None for 1. GraphSAGE and GAT ignore weights.
         """
         edges: tuple[Tensor | None, ...] = (edge_index, edge_weight)
         if self.kind == "mlp":
@@ -96,7 +96,7 @@ GRAPH_NETWORKS: Mapping[str, str] = {
     "cheb": "two Chebyshev convolutions of order 2",
     "mlp": "a perceptron that sees no edge",
 }
-"""Name of a network to what it is."""
+"""Name of a network to its description."""
 
 
 def graph_network(
@@ -105,12 +105,12 @@ def graph_network(
     """Return a network whose weights come from `rng` alone: Glorot-uniform matrices, and biases of 0.
 
     Args:
-        name: A key of `GRAPH_NETWORKS`.
-        features: D.
-        classes: K.
+        name: Key of `GRAPH_NETWORKS`.
+        features: Features of a node, D.
+        classes: Number of classes K.
         rng: CPU generator.
-        width: Hidden units.
-        hops: Of SGC.
+        width: Units of the hidden layer.
+        hops: Propagations of SGC.
 
     Raises:
         ValueError: If the name is unknown or a number is out of range.

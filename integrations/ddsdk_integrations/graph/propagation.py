@@ -1,4 +1,4 @@
-"""What a graph convolution multiplies by: the normalised adjacency, sparse for real graphs and dense for small ones."""
+"""The normalised adjacency of graph convolutions, sparse for real graphs and dense for small ones."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ __all__ = ["dense_normalised", "neighbours", "normalised", "propagated"]
 def normalised(edge_index: Tensor, num_nodes: int, edge_weight: Tensor | None = None) -> Tensor:
     """Return D^-1/2 (A + I) D^-1/2 as a sparse CSR matrix, (N, N), by PyG's own normalisation.
 
+    A has the weight of an edge in the row of its target and the column of its source, and D the row sums of A + I: a
+    product with features sends messages from source to target.
+
     Args:
-        edge_index: From and to, (2, E).
-        num_nodes: N. A node without edges keeps itself alone.
-        edge_weight: (E,), or None for 1.
+        edge_index: Source and target of each edge, (2, E).
+        num_nodes: Number of nodes N. A node without edges keeps itself alone.
+        edge_weight: Weight of each edge, (E,); None for 1.
 
     References:
         Kipf and Welling, "Semi-Supervised Classification with Graph Convolutional Networks", ICLR 2017,
@@ -35,7 +38,7 @@ def dense_normalised(adjacency: Tensor) -> Tensor:
     """Return D^-1/2 (A + I) D^-1/2 of dense matrices without loops, (..., M, M), with graph to them.
 
     Args:
-        adjacency: Symmetric and non-negative, with zeros on the diagonal.
+        adjacency: Non-negative weights with zeros on the diagonal, in the row of the target.
     """
     looped = adjacency + torch.eye(adjacency.shape[-1], dtype=adjacency.dtype, device=adjacency.device)
     scale = looped.sum(-1).rsqrt()
@@ -46,9 +49,9 @@ def propagated(operator: Tensor, x: Tensor, hops: int) -> Tensor:
     """Return operator^hops x.
 
     Args:
-        operator: (N, N), sparse or dense.
-        x: (N, D).
-        hops: 0 returns `x`.
+        operator: Operator, (N, N), sparse or dense.
+        x: Features, (N, D).
+        hops: Number of multiplications; 0 returns `x`.
 
     Cost: hops x D multiplications for each edge; memory for two matrices like `x`.
     """
@@ -62,8 +65,8 @@ def neighbours(operator: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows of a sparse operator at `nodes` over the columns that they touch.
 
     Args:
-        operator: CSR, (N, N).
-        nodes: (B,) int64.
+        operator: Sparse CSR matrix, (N, N).
+        nodes: Positions, (B,) int64.
 
     Returns:
         The columns, (F,) int64 in order, and the sparse COO matrix (B, F) with ``operator[nodes] = part[:, columns]``.

@@ -196,6 +196,16 @@ class GraphRecipe(NodeMethod, IterativeMethod[GraphData], ABC):
         return dataclasses.replace(plan, validate=validate, validate_every=self.validate_every)
 
     @final
+    def refuse(self, graph: GraphData, *, start: object, validation: object, transform: object) -> None:  # noqa: ARG002
+        """Refuse a validation on images.
+
+        Raises:
+            ValueError: If one is given.
+        """
+        rule = "be left out for graphs, where validate_every has the same effect on the validation nodes"
+        require(validation is None, "validation", rule, validation)
+
+    @final
     def admit(self, plan: dd.Plan[Any]) -> None:
         """Refuse a plan whose set could not be exported.
 

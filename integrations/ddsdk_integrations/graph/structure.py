@@ -22,6 +22,7 @@ __all__ = [
     "SelfExpressive",
     "Structure",
     "SyntheticNodes",
+    "mirrored",
     "nodes_of",
     "symmetric",
 ]
@@ -59,8 +60,14 @@ def symmetric(scores: Tensor) -> Tensor:
     return (scores + scores.mT) / 2
 
 
-def _no_loops(weights: Tensor) -> Tensor:
-    return weights * (1 - torch.eye(weights.shape[-1], dtype=weights.dtype, device=weights.device))
+def mirrored(weights: Tensor) -> Tensor:
+    """Return the weights above the diagonal, (..., M, M), with their mirror images below it and zeros on it.
+
+    The last bit of a sigmoid depends on the place of a number in a vector register: the weights of symmetric logits are
+    symmetric only when one of both is taken twice.
+    """
+    upper = weights.triu(1)
+    return upper + upper.mT
 
 
 @final
@@ -122,7 +129,7 @@ class PairwiseMLP(Structure):
         """Return sigmoid((f(x_i, x_j) + f(x_j, x_i)) / 2)."""
         m = len(x)
         pairs = (self.first(x)[:, None] + self.second(x)[None]).flatten(0, 1)
-        return _no_loops(symmetric(self.last(self.rest(pairs)).view(m, m)).sigmoid())
+        return mirrored(symmetric(self.last(self.rest(pairs)).view(m, m)).sigmoid())
 
 
 @final
@@ -156,16 +163,15 @@ class BernoulliEdges(Structure):
     @property
     def probabilities(self) -> Tensor:
         """The probability of each edge, in the shape of the logits, with graph."""
-        return _no_loops(symmetric(self.logits).sigmoid())
+        return mirrored(symmetric(self.logits).sigmoid())
 
     def adjacency(self, x: Tensor, rng: torch.Generator | None) -> Tensor:  # noqa: ARG002
         """Return a relaxed draw, or with no generator the likely edges, as 0 and 1."""
         if rng is None:
             return (self.probabilities > 0.5).float()
-        uniform = torch.rand(self.logits.shape, generator=rng).clamp(1e-6, 1 - 1e-6).triu(1)
-        # Both directions of an edge are one draw.
-        noise = (uniform + uniform.mT + 0.5 * torch.eye(uniform.shape[-1])).logit().to(self.logits.device)
-        return _no_loops(((symmetric(self.logits) + noise) / self._temperature).sigmoid())
+        uniform = torch.rand(self.logits.shape, generator=rng).clamp(1e-6, 1 - 1e-6)
+        noise = uniform.logit().to(self.logits.device)
+        return mirrored(((symmetric(self.logits) + noise) / self._temperature).sigmoid())
 
     def excess(self, density: float) -> Tensor:
         """Return the excess of the mean probability of an edge over `density`, at least 0: DosCond's penalty."""
@@ -198,7 +204,7 @@ class SelfExpressive(Structure):
         """Return the positive part of the symmetric coefficients."""
         unit = normalize(x, dim=1)
         gram = unit @ unit.T
-        return _no_loops(symmetric(solve(gram, gram, self._ridge).values).to(x).clamp(0, 1))
+        return mirrored(symmetric(solve(gram, gram, self._ridge).values).to(x).clamp(0, 1))
 
 
 @final

@@ -23,8 +23,8 @@ class WideAutoencoder:
     R = k(X', X) (k(X, X) + ridge tr k(X, X) / n I)^-1 X: the engine's kernel machine, whose labels are the users.
 
     Attributes:
-        ridge: In units of the mean of the diagonal: its only parameter.
-        depth: Hidden layers.
+        ridge: Ridge in units of the mean of the diagonal.
+        depth: Number of hidden layers.
 
     References:
         Sachdeva, Dhaliwal, Wu and McAuley, "Infinite Recommendation Networks: A Data-Centric Approach", NeurIPS 2022.
@@ -48,7 +48,7 @@ class WideAutoencoder:
 
         Args:
             users: Rows of users to learn from, (n, I), real or synthetic.
-            new: What is known of those to recommend to, (N, I).
+            new: Known items of the users to recommend to, (N, I).
         """
         return self.machine.predict(users, users, new)
 
@@ -59,7 +59,7 @@ class EASE:
     """The linear autoencoder without a diagonal: B = I - P diag(1 / P_ii), P = (X^T X + ridge I)^-1.
 
     Attributes:
-        ridge: Positive.
+        ridge: Ridge added to the diagonal, > 0.
 
     References:
         Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019, arXiv:1905.03375.
@@ -81,5 +81,5 @@ class EASE:
 
 
 def popularity(users: Tensor, new: Tensor) -> Tensor:
-    """Return how many of `users`, (n, I), have each item, as the score for all of `new`, (N, I) float64."""
+    """Return the number of `users`, (n, I), with each item, as the score for all of `new`, (N, I) float64."""
     return users.double().sum(0).expand(len(new), -1)

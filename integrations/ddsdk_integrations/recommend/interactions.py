@@ -1,4 +1,4 @@
-"""Who liked what: a sparse table of users and items, split user by user."""
+"""Interactions of users with items: a binary table, split user by user."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Interactions:
     """A binary matrix of users and items.
 
     Attributes:
-        matrix: (U, I) float32 of zeros and ones; each user has at least one item.
+        matrix: Zeros and ones, (U, I) float32; each user has at least one item.
         users: U names.
         items: I names.
 
@@ -53,8 +53,8 @@ class Interactions:
         """Return the table of (user, item, rating) rows; a pair counts where its rating is not below the least.
 
         Args:
-            rows: In any order; a pair may come twice.
-            least_rating: Rows below it are dropped.
+            rows: Rows in any order; a pair may come twice.
+            least_rating: Least rating of a row that counts.
 
         Raises:
             ValueError: If no row is left.
@@ -80,11 +80,11 @@ class Interactions:
         """Return the table of a CSV file with a head.
 
         Args:
-            path: The file.
-            user: Name of its column of users.
-            item: Of items.
-            rating: Of ratings; None takes every row.
-            least_rating: Rows below it are dropped.
+            path: Path of the file.
+            user: Name of the column of users.
+            item: Name of the column of items.
+            rating: Name of the column of ratings; None takes every row.
+            least_rating: Least rating of a row that counts.
 
         Raises:
             ValueError: If a column is missing, or a rating is no number.
@@ -104,9 +104,9 @@ class Interactions:
         A user keeps at least one item; one with fewer than three has nothing held out.
 
         Args:
-            rng: Draws them.
-            validation: Part of a user's items, rounded.
-            test: The same.
+            rng: Generator of the choice.
+            validation: Share of a user's items for validation, rounded, in 0 <= value < 0.5.
+            test: Share of a user's items for the test, rounded to at least one, in 0 <= value < 0.5.
         """
         for name, value in (("validation", validation), ("test", test)):
             require(0 <= value < 0.5, name, "lie in 0 <= value < 0.5", value)
@@ -125,7 +125,7 @@ class Interactions:
         return Interactions(rest, self.users, self.items), parts[0], parts[1]
 
     def as_real(self) -> dd.RealData:
-        """Return the users as real data of one class, (U, 1, 1, I) in the unit range: what the engine distils."""
+        """Return the users as real data of one class, (U, 1, 1, I) in the unit range."""
         return users_as_images(self.matrix, name="interactions")
 
 
@@ -157,13 +157,13 @@ def simulated_interactions(
     draw says, at least five, without replacement, with probabilities softmax(log popularity + sharpness <u, j>).
 
     Args:
-        users: How many.
-        items: How many.
-        rng: Draws everything.
+        users: Number of users.
+        items: Number of items.
+        rng: Generator of everything.
         tastes: Dimensions of the vectors, which have length 1.
-        skew: 0 for items that are alike.
-        mean_items: Of a user.
-        sharpness: How much taste counts.
+        skew: Exponent of the popularity; 0 for items that are alike.
+        mean_items: Mean number of items of a user, above 5.
+        sharpness: Weight of tastes against popularity.
     """
     for name, value in (("users", users), ("items", items), ("tastes", tastes)):
         require_count(name, value)

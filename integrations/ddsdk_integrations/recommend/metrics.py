@@ -1,4 +1,4 @@
-"""How good a ranking of items is: hit rate, nDCG, and precision that is weighted against popularity."""
+"""Scores of a ranking of items: hit rate, nDCG, and precision that is weighted against popularity."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Ranking:
 
 
 def propensities(counts: Tensor, *, a: float = 0.55, b: float = 1.5) -> Tensor:
-    """Return how likely an item that is liked is seen, (I,) float64: 1 / (1 + C e^(-a log(n + b))).
+    """Return the probability that an item that is liked is seen, (I,) float64: 1 / (1 + C e^(-a log(n + b))).
 
     C = (log N - 1) (b + 1)^a, N the number of interactions and n that of an item.
 
     Args:
         counts: Interactions of each item, (I,).
-        a: Of the published model.
-        b: The same.
+        a: Exponent a of the published model.
+        b: Offset b of the published model.
 
     References:
         Jain, Prabhu and Varma, "Extreme Multi-label Loss Functions for Recommendation, Tagging, Ranking & Other Missing
@@ -53,11 +53,11 @@ def ranking(scores: Tensor, seen: Tensor, held_out: Tensor, propensity: Tensor, 
     """Return the figures of the first k items that a user has not seen.
 
     Args:
-        scores: (U, I), higher is better.
-        seen: (U, I), items that are not recommended again: training items, and validation items in a test.
-        held_out: (U, I), what the user likes beside them.
-        propensity: (I,), see `propensities`, of the training items.
-        k: How many are recommended.
+        scores: Scores, (U, I); higher is better.
+        seen: Items that are not recommended again, (U, I): training items, and validation items in a test.
+        held_out: Items that the user likes beside them, (U, I).
+        propensity: Propensities of the training items, (I,), see `propensities`.
+        k: Number of items that are recommended.
 
     Raises:
         ValueError: If an item is seen and held out, or nothing is held out.

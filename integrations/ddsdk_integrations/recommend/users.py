@@ -55,9 +55,9 @@ class GumbelUsers(Parametrization):
     up and capped at one, make nearly a set of items.
 
     Args:
-        logits: (M, I), copied.
-        draws: How many are added. With few, distilling makes users worse.
-        temperature: Of the softmax; small for draws of one item each.
+        logits: Logits at the start, (M, I), copied.
+        draws: Number of draws that are added. With few, distilling makes users worse.
+        temperature: Temperature of the softmax, > 0; small for draws of one item each.
 
     Raises:
         ValueError: If logits are not finite, or a number is out of range.
