@@ -125,6 +125,30 @@ def test_a_set_of_the_same_form_is_copied_whole(tiny, make_student):
         assert torch.equal(value, state[name]), name
 
 
+def test_fixed_labels_of_another_space_stay(tiny, make_student):
+    """Scores and one-hot rows are tensors of one shape: a set with hard labels gives its images alone."""
+    recipe = dd.KIP(ipc=2, **RECIPE_SETTINGS["kip"], learn_labels=False)
+    own = Run(recipe, tiny, make_student=make_student).distillation.plan.syn
+    images, classes = levels(tiny, ipc=2)
+    start = dd.SyntheticSet(Pixels(tiny.preprocess(images)), label_kinds.hard_labels(classes, 3), classes, 3)
+    begun = Run(recipe, tiny, make_student=make_student, start=start).distillation.plan.syn
+    slots = torch.arange(6)
+    assert torch.equal(begun.labels.rows(slots), own.labels.rows(slots))
+    assert torch.equal(begun.parametrization.images, start.parametrization.images)
+
+
+def test_canvases_of_other_tiles_are_not_copied(tiny, make_student):
+    recipe = dd.IDC(ipc=2, **{**RECIPE_SETTINGS["idc"], "steps": 1}, factor=2)
+    classes = torch.arange(3).repeat_interleave(2)
+    canvases = torch.randn(6, *tiny.image_shape, generator=dd.generator("canvases"))
+    start = dd.SyntheticSet(MultiFormation(canvases, 3), label_kinds.hard_labels(classes, 3), classes, 3)
+    syn = Run(recipe, tiny, make_student=make_student, start=start).distillation.plan.syn
+    (first, *_), _ = start.parametrization.decode(torch.arange(6), dd.generator("decode"))
+    (shrunk, *_), _ = syn.parametrization.decode(torch.arange(6), dd.generator("decode"))
+    assert not torch.equal(syn.parametrization.canvases, canvases)
+    assert float((shrunk - first).detach().abs().mean()) < 0.5 * float(first.detach().abs().mean())
+
+
 def test_labels_and_rates_of_an_artefact_come_along_where_they_are_learned(tiny, make_student):
     made = dd.distill(dd.FRePo(ipc=1, **RECIPE_SETTINGS["frepo"]), tiny, make_student=make_student, seed=3)
     run = Run(dd.FRePo(ipc=1, **RECIPE_SETTINGS["frepo"]), tiny, make_student=make_student, start=made)

@@ -68,15 +68,18 @@ def warm_start_(syn: SyntheticSet, start: WarmStart, real: Described, rng: torch
 
 def _loaded(syn: SyntheticSet, start: SyntheticSet) -> bool:
     """Copy the whole state of a set of the same form; return whether it is one."""
-    mine, theirs = syn.state_dict(), start.state_dict()
-    same = {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in theirs.items()}
-    kinds = type(syn.parametrization) is type(start.parametrization)
-    if not (same and kinds and type(syn.labels) is type(start.labels)):
+    if _form(syn) != _form(start) or not torch.equal(syn.classes.cpu(), start.classes.cpu()):
         return False
-    if not torch.equal(syn.classes.cpu(), start.classes.cpu()):
-        return False
-    syn.load_state_dict(theirs)
+    syn.load_state_dict(start.state_dict())
     return True
+
+
+def _form(syn: SyntheticSet) -> tuple[Any, ...]:
+    """Return everything that two sets must have in common for the state of one to mean the same in the other."""
+    stored, labels = syn.parametrization, syn.labels
+    # Canvases of other tiles, and fixed rows of another space, have the same shapes.
+    kinds = type(stored), getattr(stored, "factor", None), type(labels), labels.space
+    return *kinds, {name: value.shape for name, value in syn.state_dict().items()}
 
 
 class _Stored(NamedTuple):
