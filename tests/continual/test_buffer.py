@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import weakref
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -23,6 +23,8 @@ from streams import SHAPE, dataset, images, naive, network, stream
 from torch.utils.data import DataLoader, TensorDataset
 
 import ddsdk as dd
+from ddsdk.recipes import DirectRecipe
+from ddsdk.synthetic import FixedLabels
 from ddsdk_integrations.continual import (
     Composing,
     DistilledBuffer,
@@ -247,14 +249,27 @@ def test_distillation_stops_with_its_seconds_and_keeps_what_it_has():
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blended:
-    """A recipe of one's own: random real images with softened labels."""
+class Own(DirectRecipe):
+    """A recipe of one's own."""
 
-    ipc: int = 1
+    name: ClassVar[str] = "own"
 
-    def __call__(self, real, *, make_student, rng):
-        made = dd.distill(dd.BASELINES["random"](ipc=self.ipc), real, make_student=make_student, seed=rng)
-        return dataclasses.replace(made, labels=0.8 * made.labels + 0.2 / real.num_classes)
+    def check(self):
+        pass
+
+    def evaluation(self, real):
+        return dd.Evaluation()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blended(Own):
+    """Random real images with softened labels."""
+
+    def make(self, real, *, make_student, rng):
+        drawn = dd.BASELINES["random"](ipc=self.ipc).make(real, make_student=make_student, rng=rng)
+        k = real.num_classes
+        rows = 0.8 * torch.nn.functional.one_hot(drawn.classes, k) + 0.2 / k
+        return dd.SyntheticSet(drawn.parametrization, FixedLabels(rows), drawn.classes, k)
 
 
 def soft_memory(**how):
@@ -333,12 +348,10 @@ def test_a_class_beyond_the_soft_labels_is_refused_before_any_work():
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failing:
+class Failing(Own):
     """A recipe that fails."""
 
-    ipc: int = 1
-
-    def __call__(self, real, *, make_student, rng):
+    def make(self, real, *, make_student, rng):
         raise RuntimeError("no")
 
 
@@ -401,7 +414,7 @@ def test_bad_sizes_are_refused(how, message):
 
 
 def test_bad_parts_are_refused():
-    with pytest.raises(TypeError, match="recipe must be a recipe with ipc, such as"):
+    with pytest.raises(TypeError, match=r"recipe must be a ddsdk\.Recipe, such as"):
         DistilledBuffer(10, "dm")
     with pytest.raises(ValueError, match="network must be one of"):
         Distiller(dd.DM(), network="resnet9")

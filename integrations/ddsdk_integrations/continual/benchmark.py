@@ -220,6 +220,8 @@ def _policy(cell: Cell, setting: Setting, train: dd.RealData) -> ExemplarsBuffer
         codec=method.codec(cell.ipc),
         replay=Replay(fill=setting.fill),
         preprocess=train.preprocess,
+        pictures=train.pictures,
+        mirror_safe=train.mirror_safe,
         seed=cell.seed,
     )
 

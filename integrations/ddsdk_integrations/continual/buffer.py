@@ -14,7 +14,7 @@ from ddsdk.artefact import LABEL_BYTES, Codec, Uint8, codec_state
 from ddsdk.foundation import ResumeError, require, require_count
 from ddsdk_integrations.continual.distiller import Distiller, Made
 from ddsdk_integrations.continual.memory import Key, Memory, Part, sample_bytes
-from ddsdk_integrations.continual.moment import Moment, moments, starts
+from ddsdk_integrations.continual.moment import Moment, moments, remembered, start_of
 from ddsdk_integrations.continual.queue import Queue, Streaming
 from ddsdk_integrations.continual.stream import (
     Arrivals,
@@ -61,6 +61,9 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
         streaming: For streams of small pieces: when to distil. None distils each experience at its end.
         preprocess: From the unit range to the values of the stream. None takes the extremes of the first
             experience for black and white.
+        pictures: False for matrices that are no pictures, see `ddsdk.RealData`.
+        mirror_safe: Whether the mirror image of an image has the same class, see `ddsdk.RealData`. The recipe mirrors
+            images by default only where it has.
         seed: Of every random number.
 
     Raises:
@@ -75,7 +78,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
     def __init__(
         self,
         max_size: int,
-        recipe: Any,  # noqa: ANN401
+        recipe: dd.Recipe | Distiller,
         *,
         budget_bytes: int | None = None,
         classes: int | None = None,
@@ -85,6 +88,8 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
         replay: Replay | None = None,
         streaming: Streaming | None = None,
         preprocess: dd.Preprocess | None = None,
+        pictures: bool = True,
+        mirror_safe: bool = False,
         seed: int = 0,
     ) -> None:
         given = {"max_size": max_size, "budget_bytes": budget_bytes, "classes": classes, "visits": visits}
@@ -105,6 +110,8 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
         self._seed = seed
         self._queue = self._no_queue()
         self._preprocess = preprocess
+        self._pictures = pictures
+        self._mirror_safe = mirror_safe
         self._memory: Memory | None = None
         self._schema: Schema | None = None
         self._shape: tuple[int, int, int] | None = None
@@ -229,6 +236,8 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
             "_visits",
             "_merge",
             "_streaming",
+            "_pictures",
+            "_mirror_safe",
             "_seed",
         )
         told = {name.lstrip("_"): repr(getattr(self, name)) for name in names}
@@ -263,17 +272,19 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
         rng = dd.generator("continual", self._seed, number)
         alone = len(moment.keys) == 1
         past = moment.past(memory.parts) if self.distiller.past or alone else {}
-        start = {len(moment.keys) + i: items for i, items in starts(list(past), memory.parts).items()}
+        old = {len(moment.keys) + c: part for c, part in remembered(list(past), memory.parts).items()}
         visits = 1
         if self._merge:
-            start |= starts(moment.keys, memory.parts)
+            old |= remembered(moment.keys, memory.parts)
             moment = moment.with_old(memory.parts)
         else:
             visits += max(len(memory.of(key)) for key in moment.keys)
         labels = LABEL_BYTES if self.replay.soft is None else 2 * len(moment.keys)
         share = memory.share(coming, visits)
         ipc = self.distiller.items_within(share, moment.shape, self.codec, labels)
-        real = moment.real(self._preprocess, past, rng)
+        facts = {"pictures": self._pictures, "mirror_safe": self._mirror_safe}
+        real = moment.real(self._preprocess, past, rng, **facts)
+        start = start_of(old, self._preprocess, real.num_classes)
         made = self.distiller(real, ipc, rng=rng, new=len(moment.keys), start=start)
         self.calls += 1
         self.seconds += made.seconds

@@ -6,18 +6,20 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.artefact import LABEL_BYTES, Codec, Components, Packed, Tiles, assemble
-from ddsdk.foundation import derive, require, require_rate
+from ddsdk.artefact import LABEL_BYTES, Codec, Components, Packed, Tiles
+from ddsdk.foundation import require, require_rate
 from ddsdk.objectives import ClassMatch, Total
 from ddsdk.recipes import IterativeRecipe
-from ddsdk.synthetic import MultiFormation, Pixels
-from ddsdk_integrations.continual.composites import Composing, Composites
+from ddsdk.running import Run, WarmStart
+from ddsdk.synthetic import MultiFormation
+from ddsdk_integrations.continual.composites import Combining, Composing, Composites
 from ddsdk_integrations.continual.relation import RelationMatch
 
 __all__ = ["Distiller", "Made"]
@@ -47,8 +49,8 @@ class Distiller:
     """Runs a recipe on real images.
 
     Attributes:
-        recipe: Any recipe or baseline of ddsdk, or a frozen dataclass of the same form. Its `ipc` is set anew by the
-            bytes that there are.
+        recipe: Recipe or baseline of ddsdk, or one's own subclass of `ddsdk.Recipe`. Its `ipc` is set anew by the bytes
+            that there are.
         network: Name in `ddsdk.NETWORKS` of the students. Fresh ones, never the learner: a memory that is made
             for one network serves another one less.
         network_options: Options of its builder; None for width 32 of a ConvNet, and for the usual ones of others.
@@ -60,11 +62,11 @@ class Distiller:
         relation: Weight of `RelationMatch`, which compares with what is remembered; 0 leaves it out. Wants `past`.
 
     Raises:
-        TypeError: If the recipe has no `ipc`.
+        TypeError: If the recipe is none.
         ValueError: If the network is unknown or `seconds` is not positive.
     """
 
-    recipe: Any
+    recipe: dd.Recipe
     _: KW_ONLY
     network: str = "convnet"
     network_options: Mapping[str, Any] | None = None
@@ -73,8 +75,8 @@ class Distiller:
     relation: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (dataclasses.is_dataclass(self.recipe) and hasattr(self.recipe, "ipc")):
-            raise TypeError(f"recipe must be a recipe with ipc, such as ddsdk.DM(), got {self.recipe!r}")
+        if not isinstance(self.recipe, dd.Recipe):
+            raise TypeError(f"recipe must be a ddsdk.Recipe, such as ddsdk.DM(), got {self.recipe!r}")
         require(self.network in dd.NETWORKS, "network", f"be one of {', '.join(dd.NETWORKS)}", self.network)
         if self.seconds is not None:
             require_rate("seconds", self.seconds)
@@ -108,7 +110,7 @@ class Distiller:
         *,
         rng: torch.Generator,
         new: int | None = None,
-        start: Mapping[int, Tensor] | None = None,
+        start: WarmStart | None = None,
     ) -> Made:
         """Distil `real` to `ipc` items of each class, or as many as its smallest new class has images.
 
@@ -117,8 +119,9 @@ class Distiller:
             ipc: Items of each class.
             new: Number of its classes that are new; None for all of them.
             rng: Root of every random number.
-            start: Class to items, (ipc, C, H, W) in the unit range, from which a recipe of pixels or tiles
-                goes on in place of its own start; other numbers of items are passed over.
+            start: Earlier images from which the recipe goes on, class by class and as far as they go, see
+                `ddsdk.distill`; None for its own start. `Composing`, `Combining` and recipes without steps pass them
+                over.
 
         Raises:
             ValueError: If `past` is asked for, and the recipe does not match class by class.
@@ -128,23 +131,22 @@ class Distiller:
         usual = {"width": 32} if self.network == "convnet" else {}
         options = usual if self.network_options is None else dict(self.network_options)
         make = dd.network_factory(self.network, real.image_shape, real.num_classes, **options)
-        if not isinstance(recipe, IterativeRecipe):
+        if isinstance(recipe, IterativeRecipe):
+            # Their images are made of real ones, not of earlier ones.
+            start = None if isinstance(recipe, Composing | Combining) else start
+            beside = partial(self._beside_past, new=real.num_classes if new is None else new)
+            run = Run(recipe, real, make_student=make, seed=rng, start=start, transform=beside)
+        else:
             self._refuse_past()
-            made = recipe(real, make_student=make, rng=rng)
-            return self._made(made, None, began)
-        plan = recipe.plan(real, make_student=make, rng=derive(rng, "plan"))
-        for c, items in (start or {}).items():
-            _go_on_from(plan.syn, c, real.preprocess(items.to(real.device)))
-        plan = self._beside_past(plan, real.num_classes if new is None else new)
-        run: dd.Distillation[Any] = dd.Distillation(plan, real, rng=derive(rng, "steps"))
-        while self.seconds is None or time.monotonic() - began < self.seconds:
-            if next(run, None) is None:
-                break
-        syn = run.result
-        made = assemble(
-            recipe, syn, real, evaluation=recipe.evaluation(real), rng=rng, seconds=0, run=run.record()
-        )
-        return self._made(made, syn, began)
+            run = Run(recipe, real, make_student=make, seed=rng)
+        made = run.complete(lambda: self.seconds is not None and time.monotonic() - began >= self.seconds)
+        labels = made.as_dataset("probabilities").tensors[1].cpu()
+        classes, stored = made.owner, _stored(run, made.preprocess)
+        if stored:
+            # One label for each item, which may decode to several images.
+            classes = run.distillation.plan.syn.classes
+            labels = labels[:: len(labels) // len(classes)]
+        return Made(made.unit_images().cpu(), classes.cpu(), labels, stored, time.monotonic() - began)
 
     def _beside_past(self, plan: dd.Plan[Any], new: int) -> dd.Plan[Any]:
         """Return a plan that changes the new classes only, and compares with the others where that is asked for."""
@@ -162,18 +164,14 @@ class Distiller:
         name = type(self.recipe).__name__
         require(not self.past, "recipe", "match class by class, which past wants", name)
 
-    def _made(self, made: dd.Distilled, syn: dd.SyntheticSet | None, began: float) -> Made:
-        labels = made.as_dataset("probabilities").tensors[1].cpu()
-        stored = {} if syn is None else _stored(syn, made.preprocess)
-        classes = made.owner
-        if syn is not None and stored:
-            # One label for each item, which may decode to several images.
-            classes, labels = syn.classes, labels[:: len(labels) // len(syn)]
-        return Made(made.unit_images().cpu(), classes.cpu(), labels, stored, time.monotonic() - began)
 
-
-def _stored(syn: dd.SyntheticSet, preprocess: dd.Preprocess) -> dict[int, tuple[Codec, Packed]]:
+def _stored(run: Run[dd.RealData], preprocess: dd.Preprocess) -> dict[int, tuple[Codec, Packed]]:
     """Return, for each class, what a set stores where that is not images: canvases, or components with weights."""
+    if not (
+        run.iterative and isinstance(run.distillation.plan.syn.parametrization, MultiFormation | Composites)
+    ):
+        return {}
+    syn = run.distillation.result
     stored = syn.parametrization
     found: dict[int, tuple[Codec, Packed]] = {}
     for c in range(syn.num_classes):
@@ -185,13 +183,3 @@ def _stored(syn: dd.SyntheticSet, preprocess: dd.Preprocess) -> dict[int, tuple[
             parts = stored.components.detach()[c].cpu(), stored.weights.detach()[c].cpu()
             found[c] = (Components(), Components().pack_parts(*parts))
     return found
-
-
-@torch.no_grad()
-def _go_on_from(syn: dd.SyntheticSet, c: int, items: Tensor) -> None:
-    """Put items of class `c`, in the value space, in the place of its start, where they are pixels or canvases."""
-    slots = syn.slots_of_class(c)
-    stored = syn.parametrization
-    if isinstance(stored, Pixels | MultiFormation) and len(items) == len(slots):
-        pixels = stored.images if isinstance(stored, Pixels) else stored.canvases
-        pixels[slots] = items

@@ -12,10 +12,11 @@ from torch import Tensor
 import ddsdk as dd
 from ddsdk.artefact import Tiles, to_bytes
 from ddsdk.foundation import derive
+from ddsdk.synthetic import MultiFormation, Pixels, hard_labels
 from ddsdk_integrations.continual.memory import Key, Part
 from ddsdk_integrations.continual.stream import Arrivals
 
-__all__ = ["Moment", "moments", "starts"]
+__all__ = ["Moment", "moments", "remembered", "start_of"]
 
 
 @final
@@ -55,11 +56,24 @@ class Moment:
         return Moment(torch.cat(images), torch.cat(labels), self.keys)
 
     def real(
-        self, preprocess: dd.Preprocess, past: Mapping[Key, Tensor], rng: torch.Generator
+        self,
+        preprocess: dd.Preprocess,
+        past: Mapping[Key, Tensor],
+        rng: torch.Generator,
+        *,
+        pictures: bool,
+        mirror_safe: bool,
     ) -> dd.RealData:
         """Return the images as real data, with what is remembered as further classes.
 
         A recipe needs two classes: one that comes alone while nothing is remembered has noise beside it.
+
+        Args:
+            preprocess: Map from the unit range to the value space.
+            past: Key of each remembered class to its images, uint8.
+            rng: Root of the noise.
+            pictures: Fact of the stream, see `ddsdk.RealData`.
+            mirror_safe: Fact of the stream, see `ddsdk.RealData`.
         """
         names = [str(label) for _, label in self.keys]
         images, labels = [self.images], [self.labels]
@@ -77,7 +91,15 @@ class Moment:
             labels.append(torch.ones(len(noise), dtype=torch.int64))
             names.append("noise")
         pixels, of = torch.cat(images), torch.cat(labels)
-        return dd.RealData(pixels, of, class_names=names, preprocess=preprocess, name="stream")
+        return dd.RealData(
+            pixels,
+            of,
+            class_names=names,
+            preprocess=preprocess,
+            name="stream",
+            pictures=pictures,
+            mirror_safe=mirror_safe,
+        )
 
     def past(self, parts: Sequence[Part]) -> dict[Key, Tensor]:
         """Return the remembered images of the task's other classes, uint8, by key."""
@@ -100,13 +122,36 @@ def moments(came: Arrivals) -> list[Moment]:
     return found
 
 
-def starts(keys: Sequence[Key], parts: Sequence[Part]) -> dict[int, Tensor]:
-    """Return, for the place of each key that was remembered once, its items in the unit range."""
+def remembered(keys: Sequence[Key], parts: Sequence[Part]) -> dict[int, Part]:
+    """Return, for the place of each key that was remembered once, its part."""
     found = {}
     for c, key in enumerate(keys):
         mine = [part for part in parts if part.key == key]
         if len(mine) == 1:
-            (part,) = mine
-            tiled = isinstance(part.codec, Tiles)
-            found[c] = part.packed["canvases"].float() / 255 if tiled else part.images()
+            found[c] = mine[0]
     return found
+
+
+def start_of(
+    parts: Mapping[int, Part], preprocess: dd.Preprocess, num_classes: int
+) -> dd.SyntheticSet | None:
+    """Return remembered parts as the warm start of a run, in the value space; None for no parts.
+
+    Args:
+        parts: Place of a class among those of the run to its part.
+        preprocess: Map from the unit range to the value space.
+        num_classes: Number of classes of the run.
+    """
+    if not parts:
+        return None
+    factors = {part.codec.factor if isinstance(part.codec, Tiles) else 1 for part in parts.values()}
+    tiled = len(factors) == 1 and factors != {1}
+    items = [
+        # Canvases go on as canvases: shrinking their enlarged tiles again would blur them.
+        part.packed["canvases"].float() / 255 if tiled else part.images()
+        for part in parts.values()
+    ]
+    classes = torch.cat([torch.full((len(one),), c) for c, one in zip(parts, items, strict=True)])
+    values = preprocess(torch.cat(items))
+    stored = MultiFormation(values, factors.pop()) if tiled else Pixels(values)
+    return dd.SyntheticSet(stored, hard_labels(classes, num_classes), classes, num_classes)

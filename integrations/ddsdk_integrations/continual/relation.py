@@ -15,6 +15,7 @@ import ddsdk as dd
 from ddsdk.data import Source
 from ddsdk.foundation import derive
 from ddsdk.objectives import embedding
+from ddsdk.synthetic import SyntheticView
 
 __all__ = ["RelationMatch"]
 
@@ -47,7 +48,7 @@ class RelationMatch:
         self,
         student: Any,  # noqa: ANN401
         real: Source,
-        syn: Source,
+        syn: SyntheticView,
         rng: torch.Generator,
     ) -> Iterator[Tensor]:
         """Yield a term for each new class; none where nothing is remembered."""
