@@ -65,6 +65,19 @@ def test_a_claimed_count_is_capped_by_the_median():
     assert pool.share == pytest.approx(30 / 50)
 
 
+@pytest.mark.parametrize("liar", [0, 1])
+def test_of_two_holders_the_smaller_count_caps_the_other(liar):
+    """The median of an even number is the lower one: with the upper one a liar would cap itself."""
+    counts = [10, 30]
+    sets = [with_counts(i, [0], c0=10**6 if i == liar else n) for i, n in enumerate(counts)]
+    pool = pooled(sets, TASK, Weighing(by="examples", cap=3), quota=4)
+    shares = (pool.weights / pool.weights.sum()).tolist()
+    wanted = [10**6, 30] if liar == 0 else [10, 10**6]
+    least = min(wanted)
+    assert shares == pytest.approx([min(n, 3 * least) / (4 * least) for n in wanted])
+    assert pool.influence[0] == pytest.approx(0.75)
+
+
 @pytest.mark.parametrize("by", ["images", "examples"])
 @pytest.mark.parametrize("counts", [(7, 20, 12), (1, 1000, 5), (1, 1, 1), (50, 2, 900)])
 def test_no_client_does_more_than_the_stated_influence(by, counts):

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import final
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -14,9 +14,9 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.artefact import assemble
-from ddsdk.foundation import derive, require_count
-from ddsdk.recipes import IterativeRecipe, Recipe
+from ddsdk.foundation import require_count
+from ddsdk.recipes import IterativeRecipe
+from ddsdk.synthetic import Pixels, hard_labels
 from ddsdk_integrations.federated.local import LocalTraining, fit_reply
 from ddsdk_integrations.federated.near import NearStudents
 from ddsdk_integrations.federated.payload import Packing, pack
@@ -32,25 +32,18 @@ _KEPT = "ddsdk-set"
 @final
 @dataclass(frozen=True)
 class Alone:
-    """A function of the real data alone, as what distils: for methods that are no recipes of ddsdk.
+    """A function in the place of a recipe, for methods that are no recipes of ddsdk.
+
+    Its set is sent as it is, with its own provenance and privacy statement. It has no use for the students and the
+    start that a strategy gives.
 
     Attributes:
-        function: Of a client's images, to the set.
-        ipc: Images of a class that it needs.
+        function: Function of a client's images that returns the set.
+        ipc: Number of images that it needs of a class.
     """
 
     function: Callable[[dd.RealData], dd.Distilled]
     ipc: int = 1
-
-    def __call__(
-        self,
-        real: dd.RealData,
-        *,
-        make_student: Callable[[torch.Generator], torch.nn.Module],  # noqa: ARG002
-        rng: torch.Generator,  # noqa: ARG002
-    ) -> dd.Distilled:
-        """Return what the function makes of the data."""
-        return self.function(real)
 
 
 @final
@@ -62,7 +55,7 @@ class Participant:
         task: What is agreed on.
         load: From Flower's context to the client's images, (N, C, H, W), uint8 or float in the unit range, and class
             ids of the task, (N,) int64. It is called for each message.
-        distil: Any recipe or baseline of ddsdk, or `Alone` around a function. It sees the client's classes only.
+        distil: Recipe or baseline of ddsdk, or `Alone` around a function. It sees the client's classes only.
         packing: Codec and label form of what is sent.
         training: How the client trains weights, where a strategy averages them.
         encoding: How the client writes a weight update as images, where a strategy asks for that.
@@ -71,7 +64,7 @@ class Participant:
 
     task: Task
     load: Callable[[Context], tuple[Tensor, Tensor]]
-    distil: Recipe
+    distil: dd.Recipe | Alone
     packing: Packing = field(default_factory=Packing)
     training: LocalTraining = field(default_factory=LocalTraining)
     encoding: Encoding = field(default_factory=Encoding)
@@ -140,60 +133,33 @@ class Participant:
             radius=float(config.get("radius", 0.0)),  # type: ignore[arg-type]
             logits=bool(config.get("logits", False)),
         )
-        start = _knowledge(content, data)
+        known = _knowledge(content, data)
         go_on = bool(config.get("go-on", False))
         if go_on:
-            start |= _kept(context)
-        made = distilled(self.distil, data.real, students, self._rng(message, context), start)
+            known |= _kept(context, data)
+        made = self._made(data.real, students, self._rng(message, context), known)
         if go_on:
-            context.state[_KEPT] = ArrayRecord({"images": made.images.half(), "classes": made.owner})
+            kept = {"images": made.images.half(), "classes": data.ids(made.owner)}
+            context.state[_KEPT] = ArrayRecord(kept)
         seconds = time.monotonic() - began
         reply = pack(made, data, self.packing, round_number=_round(content), seconds=seconds)
         return Message(reply, reply_to=message)
+
+    def _made(
+        self, real: dd.RealData, students: NearStudents, rng: torch.Generator, known: Mapping[int, Tensor]
+    ) -> dd.Distilled:
+        """Distil the client's images, from the known images of each class as far as they go."""
+        if isinstance(self.distil, Alone):
+            return self.distil.function(real)
+        # A client with few images of a class sends fewer of all.
+        recipe = dataclasses.replace(self.distil, ipc=min(self.distil.ipc, *real.class_sizes))
+        start = _start(known, real.num_classes) if isinstance(recipe, IterativeRecipe) else None
+        return dd.distill(recipe, real, make_student=students, seed=rng, start=start)
 
     def _rng(self, message: Message, context: Context) -> torch.Generator:
         config = _config(message.content)
         seed, turn = int(config.get("seed", 0)), _round(message.content)  # type: ignore[arg-type]
         return dd.generator("client", seed, turn, partition_of(context))
-
-
-def distilled(
-    recipe: Recipe,
-    real: dd.RealData,
-    make_student: Callable[[torch.Generator], torch.nn.Module],
-    rng: torch.Generator,
-    start: Mapping[int, Tensor],
-) -> dd.Distilled:
-    """Distil the images of a client, from given images where a recipe can start from them.
-
-    Args:
-        recipe: Its `ipc` is lowered to the images of the smallest class.
-        real: What to distil.
-        make_student: Builds students.
-        rng: Root of every random number.
-        start: Class of `real` to images in the value space, which take the place of the recipe's own start, as far as
-            they go. Recipes without steps pass them over.
-    """
-    ipc = min(recipe.ipc, *real.class_sizes)
-    fitting: Any = dataclasses.replace(recipe, ipc=ipc) if ipc < recipe.ipc else recipe  # type: ignore[type-var]
-    if not (start and isinstance(fitting, IterativeRecipe)):
-        made: dd.Distilled = fitting(real, make_student=make_student, rng=rng)
-        return made
-    run = fitting.distillation(real, make_student=make_student, rng=rng)
-    _begin_from(run.plan.syn, start, rng)
-    for _ in run:
-        pass
-    evaluation = fitting.evaluation(real)
-    return assemble(fitting, run.result, real, evaluation=evaluation, rng=rng, seconds=0, run=run.record())
-
-
-def _begin_from(syn: dd.SyntheticSet, start: Mapping[int, Tensor], rng: torch.Generator) -> None:
-    decoded, owners = syn.parametrization.decode(torch.arange(len(syn)), derive(rng, "begin"))
-    images, classes = decoded.detach().clone(), syn.classes[owners]
-    for c, given in start.items():
-        rows = torch.nonzero(classes == c).flatten()[: len(given)]
-        images[rows] = given[: len(rows)].to(images)
-    syn.parametrization.encode(images)
 
 
 def partition_of(context: Context) -> int:
@@ -211,18 +177,31 @@ def _round(content: RecordDict) -> int:
 
 
 def _knowledge(content: RecordDict, data: LocalData) -> dict[int, Tensor]:
-    """Return what others know of this client's classes, by its own class ids, in the value space."""
+    """Return the images that the server sent of this client's classes, by its own class ids, in the value space."""
     if "knowledge" not in content:
         return {}
     told = arrays_of(content, "knowledge").to_torch_state_dict()
-    images = data.task.preprocess(told["images"].float() / 255)
-    found = {local: images[told["classes"] == c] for local, c in enumerate(data.classes)}
-    return {c: given for c, given in found.items() if len(given)}
+    return _by_class(data.task.preprocess(told["images"].float() / 255), told["classes"], data)
 
 
-def _kept(context: Context) -> dict[int, Tensor]:
+def _kept(context: Context, data: LocalData) -> dict[int, Tensor]:
+    """Return the images of the client's last set, in the same form."""
     kept = context.state.get(_KEPT)
     if not isinstance(kept, ArrayRecord):
         return {}
     told = kept.to_torch_state_dict()
-    return {int(c): told["images"][told["classes"] == c].float() for c in torch.unique(told["classes"])}
+    return _by_class(told["images"].float(), told["classes"], data)
+
+
+def _by_class(images: Tensor, classes: Tensor, data: LocalData) -> dict[int, Tensor]:
+    found = {local: images[classes == c] for local, c in enumerate(data.classes)}
+    return {c: given for c, given in found.items() if len(given)}
+
+
+def _start(known: Mapping[int, Tensor], num_classes: int) -> dd.SyntheticSet | None:
+    """Return known images of the value space as a warm start; None without any."""
+    if not known:
+        return None
+    classes = torch.cat([torch.full((len(images),), c) for c, images in known.items()])
+    pixels = Pixels(torch.cat(list(known.values())))
+    return dd.SyntheticSet(pixels, hard_labels(classes, num_classes), classes, num_classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord
@@ -12,12 +12,11 @@ from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.artefact import assemble
 from ddsdk.foundation import derive, require, require_count, require_rate
 from ddsdk.networks import Network
-from ddsdk.synthetic import STARTS, LearnedRate, class_slots
-from ddsdk.training import FlatNetwork, epoch, gradient_step, weight_vector
-from ddsdk_integrations.federated.spans import Spans, matching_plan
+from ddsdk.synthetic import STARTS, class_slots
+from ddsdk.training import epoch, gradient_step, weight_vector
+from ddsdk_integrations.federated.spans import PathMatching, WeightPath, stand_in
 from ddsdk_integrations.federated.task import Task
 
 __all__ = ["DynaFed", "Trajectory"]
@@ -25,7 +24,7 @@ __all__ = ["DynaFed", "Trajectory"]
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Trajectory:
+class Trajectory(PathMatching):
     """How the server distils the weights of the first rounds, and tunes those of the later ones.
 
     Attributes:
@@ -37,14 +36,16 @@ class Trajectory:
         image_lr: Learning rate of the images (Adam).
         label_lr: Learning rate of the label logits (Adam).
         scale_lr: Learning rate of the learned rate (Adam).
-        student_lr: Where the learned rate starts.
+        student_lr: Learning rate at which the learned one starts.
         tune_steps: Steps on the set after each aggregation, with the learned rate.
-        tune_batch: Images of one of these steps.
+        tune_batch: Images of one of these steps, and of those of `student_steps`.
 
     References:
         Pi et al., "DynaFed: Tackling Client Data Heterogeneity with Global Dynamics", CVPR 2023, arXiv:2211.10878.
     """
 
+    name: ClassVar[str] = "dynafed"
+    highest_rate: ClassVar[float] = 1.0
     rounds: int = 10
     ipc: int = 10
     span: int = 3
@@ -58,45 +59,45 @@ class Trajectory:
     tune_batch: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "ipc", "span", "student_steps", "steps", "tune_steps", "tune_batch"):
+        super().__post_init__()
+        for name in ("rounds", "ipc", "span", "tune_steps", "tune_batch"):
             require_count(name, getattr(self, name))
-        for name in ("image_lr", "label_lr", "scale_lr", "student_lr"):
-            require_rate(name, getattr(self, name))
+        require_rate("student_lr", self.student_lr)
         require(self.span <= self.rounds, "span", f"not exceed {self.rounds} rounds", self.span)
+
+    @property
+    def stretch(self) -> int:
+        """Rounds from the start of a stretch to its end."""
+        return self.span
+
+    @property
+    def student_batch(self) -> int | None:
+        """Images of one step on the set."""
+        return self.tune_batch
 
     def distil(self, task: Task, weights: Sequence[Tensor], rng: torch.Generator) -> dd.Distilled:
         """Distil a trajectory of weights, from noise: the server has no images.
 
         Args:
             task: What is agreed on.
-            weights: Of the network, (P,) each, round by round, the first ones included.
+            weights: Weights of the network, (P,) each, round by round, the first ones included.
             rng: Root of every random number.
         """
         require(len(weights) > self.span, "weights", f"have more than {self.span} rounds", len(weights))
-        stand_in = _stand_in(task)
-        classes = class_slots(task.num_classes, self.ipc)
-        plan = matching_plan(
-            self,
-            STARTS["noise"](stand_in, self.ipc, derive(rng, "start")),
-            classes,
-            LearnedRate(self.student_lr, low=1e-4, high=1.0),
-            Spans(FlatNetwork(task.make(rng)), tuple(weights), self.span),
-            num_classes=task.num_classes,
-            batch_size=self.tune_batch,
+        path = WeightPath(
+            task=task,
+            weights=tuple(weights),
+            images=STARTS["noise"](stand_in(task), self.ipc, derive(rng, "start")),
+            classes=class_slots(task.num_classes, self.ipc),
+            rate=self.student_lr,
         )
-        run: dd.Distillation[Any] = dd.Distillation(plan, stand_in, rng=derive(rng, "steps"))
-        for _ in run:
-            pass
-        evaluation = dd.Evaluation(network=task.network, network_options=task.network_options)
-        return assemble(
-            self, run.result, stand_in, evaluation=evaluation, rng=rng, seconds=0, run=run.record()
-        )
+        return dd.distill(self, path, seed=rng)
 
     def tune(self, network: Network, made: dd.Distilled, rng: torch.Generator) -> None:
         """Train a network in place on the distilled trajectory."""
         batch = dd.Batch(*made.as_dataset("probabilities").tensors)
         rate = made.learned_lr
-        assert isinstance(rate, float)  # one rate for all steps, see `distil`
+        assert isinstance(rate, float)  # one rate for all steps, see `PathMatching`
         optimizer = torch.optim.SGD(network.parameters(), lr=rate)
         network.train()
         done = 0
@@ -159,14 +160,3 @@ class DynaFed(FedAvg):
             self.made = self.trajectory.distil(self._task, self._weights, derive(rng, "distil"))
         self.trajectory.tune(network, self.made, rng)
         return ArrayRecord(network.state_dict()), metrics
-
-
-def _stand_in(task: Task) -> dd.RealData:
-    """Return data of the right shape, one grey image of each class: trajectory matching looks at no images."""
-    return dd.RealData(
-        torch.full((task.num_classes, *task.image_shape), 0.5),
-        torch.arange(task.num_classes),
-        class_names=task.class_names,
-        preprocess=task.preprocess,
-        name="none",
-    )

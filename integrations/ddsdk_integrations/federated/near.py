@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -41,6 +42,16 @@ class NearStudents:
 
     def __post_init__(self) -> None:
         require(0 <= self.radius < float("inf"), "radius", "be finite and not negative", self.radius)
+
+    @property
+    def name(self) -> str:
+        """Name of the network in `ddsdk.NETWORKS`, for the provenance of a set."""
+        return self.data.task.network
+
+    @property
+    def options(self) -> Mapping[str, object]:
+        """Options of its builder, for the same."""
+        return self.data.task.factory.options
 
     def __call__(self, rng: torch.Generator) -> Network:
         """Return a student; all chance comes from `rng`."""

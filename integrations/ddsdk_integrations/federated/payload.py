@@ -31,6 +31,8 @@ __all__ = [
     "content_digest",
     "manifest",
     "pack",
+    "pack_images",
+    "rates_of",
 ]
 
 FORMAT = 1
@@ -120,7 +122,7 @@ def pack(
         data.rows(labels) if packing.soft else None,
         data,
         packing.codec,
-        rate=_rates(made.learned_lr),
+        rate=rates_of(made),
         told={
             "round": round_number,
             "manifest": manifest(
@@ -201,7 +203,9 @@ def content_digest(arrays: ArrayRecord, meta: ConfigRecord) -> str:
     return found.hexdigest()
 
 
-def _rates(rate: float | tuple[float, ...] | None) -> tuple[float, ...]:
+def rates_of(made: dd.Distilled) -> tuple[float, ...]:
+    """Return the learning rates that were learned with a set: none, one, or one for each step."""
+    rate = made.learned_lr
     if rate is None:
         return ()
     return rate if isinstance(rate, tuple) else (rate,)

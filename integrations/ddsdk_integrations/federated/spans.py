@@ -1,23 +1,28 @@
-"""Stretches of one trajectory of weights, and sets whose training goes as far as these."""
+"""Trajectories of weights without images behind them, and methods whose sets move weights along these."""
 
 from __future__ import annotations
 
+from abc import ABC
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol, final
+from functools import cached_property, partial
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
 import ddsdk as dd
 from ddsdk.data import Source
+from ddsdk.foundation import require_count, require_rate
+from ddsdk.networks import NetworkFactory
 from ddsdk.objectives import MatchTrajectory
 from ddsdk.recipes import adam_by_kind
-from ddsdk.students import ExpertSpan
+from ddsdk.running import IterativeMethod
+from ddsdk.students import ExpertSpan, MakeStudent
 from ddsdk.synthetic import LearnedLabels, LearnedRate, Pixels
 from ddsdk.training import FlatNetwork
+from ddsdk_integrations.federated.task import Task
 
-__all__ = ["Spans", "matching_plan"]
+__all__ = ["PathMatching", "Spans", "WeightPath", "stand_in"]
 
 _LABEL_SCALE = 4.0
 
@@ -37,7 +42,7 @@ class Spans:
     weights: tuple[Tensor, ...]
     span: int
 
-    def next(self, real: Source, syn: Source, rng: torch.Generator) -> ExpertSpan:  # noqa: ARG002
+    def next(self, real: Source, syn: dd.SyntheticSet, rng: torch.Generator) -> ExpertSpan:  # noqa: ARG002
         """Return a stretch; its start is uniform."""
         start = int(torch.randint(len(self.weights) - self.span, (), generator=rng))
         return ExpertSpan(self.network, self.weights[start], self.weights[start + self.span])
@@ -50,49 +55,106 @@ class Spans:
         """Take back nothing."""
 
 
-class _Matching(Protocol):
-    """What `Encoding` and `Trajectory` say alike."""
-
-    @property
-    def student_steps(self) -> int: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def image_lr(self) -> float: ...
-    @property
-    def label_lr(self) -> float: ...
-    @property
-    def scale_lr(self) -> float: ...
+def stand_in(task: Task) -> dd.RealData:
+    """Return data of the right shape, one grey image of each class, in the place of images that nobody looks at."""
+    grey = torch.full((task.num_classes, *task.image_shape), 0.5)
+    return task.real(grey, torch.arange(task.num_classes), name="none")
 
 
-def matching_plan(
-    how: _Matching,
-    images: Tensor,
-    classes: Tensor,
-    rate: LearnedRate,
-    spans: Spans,
-    *,
-    num_classes: int,
-    batch_size: int | None = None,
-) -> dd.Plan[Any]:
-    """Return the plan of a set that moves weights along a trajectory: its images, soft labels and rate are learned.
+@final
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WeightPath:
+    """A trajectory of the weights of one network, and the start of a set whose training must go along it.
 
-    Args:
-        how: Steps and learning rates.
-        images: (M, C, H, W) to start from, in the value space.
-        classes: (M,) ids, at which the labels start.
-        rate: Of the steps on the set.
-        spans: Of the trajectory.
-        num_classes: K of the labels.
-        batch_size: Images of one step on the set; None takes all.
+    Attributes:
+        task: Task, whose network has these weights.
+        weights: Weights of the network, (P,) each, in the order of the rounds.
+        images: Images of the set at the start, (M, C, H, W) in the value space.
+        classes: Class ids of the task, (M,) int64, at which the soft labels start.
+        rate: Learning rate at which that of the set starts.
     """
-    labels = LearnedLabels(_LABEL_SCALE * torch.nn.functional.one_hot(classes, num_classes).float())
-    return dd.Plan(
-        syn=dd.SyntheticSet(Pixels(images), labels, classes, num_classes, rate),
-        objective=MatchTrajectory(steps=how.student_steps, batch_size=batch_size),
-        students=spans,
-        make_optimizer=partial(
-            adam_by_kind, image_lr=how.image_lr, label_lr=how.label_lr, scale_lr=how.scale_lr
-        ),
-        steps=how.steps,
-    )
+
+    task: Task
+    weights: tuple[Tensor, ...]
+    images: Tensor
+    classes: Tensor
+    rate: float
+
+    @cached_property
+    def real(self) -> dd.RealData:
+        """Data that stand for real images: trajectory matching looks at none."""
+        return stand_in(self.task)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathMatching(IterativeMethod[WeightPath], ABC):
+    """Trajectory matching along a given path of weights: images, soft labels and a learning rate are learned.
+
+    Attributes:
+        student_steps: Steps on the set that must go as far as a stretch of the path.
+        steps: Image steps.
+        image_lr: Learning rate of the images (Adam).
+        label_lr: Learning rate of the label logits (Adam).
+        scale_lr: Learning rate of the learned rate (Adam).
+        highest_rate: Upper bound of the learned rate.
+    """
+
+    highest_rate: ClassVar[float]
+    student_steps: int
+    steps: int
+    image_lr: float
+    label_lr: float
+    scale_lr: float
+
+    def __post_init__(self) -> None:
+        require_count("student_steps", self.student_steps)
+        require_count("steps", self.steps)
+        for name in ("image_lr", "label_lr", "scale_lr"):
+            require_rate(name, getattr(self, name))
+
+    @property
+    def stretch(self) -> int:
+        """Rounds from the start of a stretch to its end."""
+        return 1
+
+    @property
+    def student_batch(self) -> int | None:
+        """Images of one step on the set; None takes all."""
+        return None
+
+    @final
+    def evaluation(self, real: WeightPath) -> dd.Evaluation:
+        """Return the usual protocol with the network of the task."""
+        return dd.Evaluation(network=real.task.network, network_options=real.task.network_options)
+
+    @final
+    def source(self, real: WeightPath) -> dd.RealData:
+        """Return the stand-in."""
+        return real.real
+
+    @final
+    def described(self, real: WeightPath) -> dd.RealData:
+        """Return the stand-in."""
+        return real.real
+
+    @final
+    def student(self, real: WeightPath) -> NetworkFactory:
+        """Return the factory of the task's network."""
+        return real.task.factory
+
+    @final
+    def plan(self, real: WeightPath, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
+        """Return the plan of a set that moves weights along the path."""
+        k = real.task.num_classes
+        labels = LearnedLabels(_LABEL_SCALE * torch.nn.functional.one_hot(real.classes, k).float())
+        rate = LearnedRate(real.rate, high=self.highest_rate)
+        return dd.Plan(
+            syn=dd.SyntheticSet(Pixels(real.images), labels, real.classes, k, rate),
+            objective=MatchTrajectory(steps=self.student_steps, batch_size=self.student_batch),
+            # The weights are those of the path: the network gives the architecture alone.
+            students=Spans(FlatNetwork(make_student(rng)), real.weights, self.stretch),
+            make_optimizer=partial(
+                adam_by_kind, image_lr=self.image_lr, label_lr=self.label_lr, scale_lr=self.scale_lr
+            ),
+            steps=self.steps,
+        )

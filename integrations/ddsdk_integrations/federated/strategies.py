@@ -12,15 +12,21 @@ from ddsdk_integrations.federated.task import Task
 
 __all__ = ["dosfl", "fed_dm", "fed_mk", "fed_synth", "one_shot"]
 
-_ONE_SHOT = dd.Evaluation(
-    protocol="federated", epochs=100, lr=0.03, augmentation="crop_flip", decay_at=(0.7,), batch_size=128
-)
-_ROUND = dd.Evaluation(
-    protocol="federated", epochs=40, lr=0.03, augmentation="crop_flip", decay_at=(0.7,), batch_size=128
-)
+
+def _training(task: Task, epochs: int) -> dd.Evaluation:
+    """Return the server's training on a union: with crops of pictures, mirrored where the task allows it."""
+    augmentation = "crop_flip" if task.mirror_safe else "crop"
+    return dd.Evaluation(
+        protocol="federated",
+        epochs=epochs,
+        lr=0.03,
+        augmentation=augmentation if task.pictures else "",
+        decay_at=(0.7,),
+        batch_size=128,
+    )
 
 
-def one_shot(task: Task, *, evaluation: dd.Evaluation = _ONE_SHOT, **options: Any) -> SetStrategy:  # noqa: ANN401
+def one_shot(task: Task, *, evaluation: dd.Evaluation | None = None, **options: Any) -> SetStrategy:  # noqa: ANN401
     """Return the exchange of one round: clients distil alone, the server trains a new network on the union.
 
     With `ddsdk.KIP` or `ddsdk.KRR` as what the clients distil with it is FedD3. Run it with ``num_rounds=1``:
@@ -28,14 +34,14 @@ def one_shot(task: Task, *, evaluation: dd.Evaluation = _ONE_SHOT, **options: An
 
     Args:
         task: What is agreed on.
-        evaluation: How the server trains.
+        evaluation: Protocol of the server's training; None takes 100 epochs, augmented as the task allows.
         **options: Of `SetStrategy`.
 
     References:
         Song et al., "Federated Learning via Decentralized Dataset Distillation in Resource-Constrained Edge
         Environments" (FedD3), 2022, arXiv:2208.11311.
     """
-    learn = TrainOnPool(evaluation=evaluation, fresh=True)
+    learn = TrainOnPool(evaluation=evaluation or _training(task, 100), fresh=True)
     return SetStrategy(task, ask=Ask(model=False), learn=learn, **options)
 
 
@@ -63,7 +69,7 @@ def fed_dm(
     *,
     radius: float = 5.0,
     trust: float | None = None,
-    evaluation: dd.Evaluation = _ROUND,
+    evaluation: dd.Evaluation | None = None,
     go_on: bool = False,
     **options: Any,  # noqa: ANN401
 ) -> SetStrategy:
@@ -75,7 +81,7 @@ def fed_dm(
         task: What is agreed on.
         radius: Clients match on networks within so far of the server's weights.
         trust: The server's training stays within so far of them; None leaves it free.
-        evaluation: How the server trains on the union.
+        evaluation: Protocol of the server's training on the union; None takes 40 epochs, augmented as the task allows.
         go_on: Whether a client starts from its own set of the round before.
         **options: Of `SetStrategy`.
 
@@ -86,14 +92,15 @@ def fed_dm(
         CVPR 2023, arXiv:2207.09653.
     """
     ask = Ask(radius=radius, logits=True, go_on=go_on)
-    return SetStrategy(task, ask=ask, learn=TrainOnPool(evaluation=evaluation, radius=trust), **options)
+    learn = TrainOnPool(evaluation=evaluation or _training(task, 40), radius=trust)
+    return SetStrategy(task, ask=ask, learn=learn, **options)
 
 
 def fed_mk(
     task: Task,
     *,
     knowledge: int = 2,
-    evaluation: dd.Evaluation = _ROUND,
+    evaluation: dd.Evaluation | None = None,
     **options: Any,  # noqa: ANN401
 ) -> SetStrategy:
     """Return FedMK: clients condense what the server's network does not know yet, from what others have sent.
@@ -103,7 +110,7 @@ def fed_mk(
     Args:
         task: What is agreed on.
         knowledge: Images of each class that clients get from the round before, to start from.
-        evaluation: How the server trains on the union.
+        evaluation: Protocol of the server's training on the union; None takes 40 epochs, augmented as the task allows.
         **options: Of `SetStrategy`.
 
     References:
@@ -111,7 +118,8 @@ def fed_mk(
     """
     # Sets that start from the same knowledge are alike without being copies.
     parts = {"screen": Screen(near=1e-3), **options}
-    return SetStrategy(task, ask=Ask(knowledge=knowledge), learn=TrainOnPool(evaluation=evaluation), **parts)
+    learn = TrainOnPool(evaluation=evaluation or _training(task, 40))
+    return SetStrategy(task, ask=Ask(knowledge=knowledge), learn=learn, **parts)
 
 
 def fed_synth(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, final
@@ -14,7 +14,7 @@ from torch import Tensor
 
 import ddsdk as dd
 from ddsdk.foundation import canonical_json, require
-from ddsdk.networks import Network
+from ddsdk.networks import Network, NetworkFactory
 
 __all__ = ["LocalData", "Task", "arrays_of"]
 
@@ -22,13 +22,16 @@ __all__ = ["LocalData", "Task", "arrays_of"]
 @final
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Classes, images, value space and network that a federation agrees on.
+    """Classes, images, value space, facts of the images and network that a federation agrees on.
 
     Attributes:
         class_names: Names of the K classes, in the order of their ids.
         image_shape: (C, H, W).
         preprocess: From the unit range to the value space. Choose it from public knowledge: a fit on private images
             would tell of them. Whitening is refused, for codecs need pixels.
+        pictures: False for matrices that are no pictures, see `ddsdk.RealData`.
+        mirror_safe: Whether the mirror image of an image has the same class, see `ddsdk.RealData`. Clients mirror
+            images by default only where it has.
         network: A key of `ddsdk.NETWORKS`.
         network_options: Options of its builder, such as ``{"width": 32}``.
 
@@ -39,6 +42,8 @@ class Task:
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     preprocess: dd.Preprocess
+    pictures: bool = True
+    mirror_safe: bool = False
     network: str = "convnet"
     network_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -56,6 +61,8 @@ class Task:
             class_names=real.class_names,
             image_shape=real.image_shape,
             preprocess=real.preprocess,
+            pictures=real.pictures,
+            mirror_safe=real.mirror_safe,
             network=network,
             network_options=options,
         )
@@ -73,15 +80,42 @@ class Task:
             "image_shape": self.image_shape,
             "mean": self.preprocess.mean,
             "std": self.preprocess.std,
+            "pictures": self.pictures,
+            "mirror_safe": self.mirror_safe,
             "network": self.network,
             "network_options": dict(self.network_options),
         }
         return hashlib.sha256(canonical_json(agreed)).hexdigest()
 
+    @property
+    def factory(self) -> NetworkFactory:
+        """Factory of the network."""
+        return dd.network_factory(self.network, self.image_shape, self.num_classes, **self.network_options)
+
     def make(self, rng: torch.Generator) -> Network:
         """Return a new network, whose weights come from `rng` alone."""
-        factory = dd.network_factory(self.network, self.image_shape, self.num_classes, **self.network_options)
-        return factory(rng)
+        return self.factory(rng)
+
+    def real(
+        self, images: Tensor, labels: Tensor, *, classes: Sequence[int] | None = None, name: str
+    ) -> dd.RealData:
+        """Return images as real data with the value space and the facts of the task.
+
+        Args:
+            images: (N, C, H, W), uint8 or float in the unit range.
+            labels: (N,) int64, positions in `classes`.
+            classes: Class ids of the task; None for all.
+            name: Label of the data.
+        """
+        return dd.RealData(
+            images,
+            labels,
+            class_names=[self.class_names[c] for c in classes or range(self.num_classes)],
+            preprocess=self.preprocess,
+            name=name,
+            pictures=self.pictures,
+            mirror_safe=self.mirror_safe,
+        )
 
     def initial_arrays(self, seed: int = 0) -> ArrayRecord:
         """Return the weights of a new network, as a strategy's ``start`` takes them."""
@@ -137,13 +171,8 @@ class LocalData:
         classes = tuple(c for c, n in enumerate(counts) if n >= max(1, least))
         require(len(classes) > 0, "labels", f"have {least} images of at least one class", counts)
         kept = torch.isin(labels, torch.tensor(classes))
-        real = dd.RealData(
-            images[kept],
-            torch.searchsorted(torch.tensor(classes), labels[kept]),
-            class_names=[task.class_names[c] for c in classes],
-            preprocess=task.preprocess,
-            name="client",
-        )
+        local = torch.searchsorted(torch.tensor(classes), labels[kept])
+        real = task.real(images[kept], local, classes=classes, name="client")
         return cls(task, real, classes, tuple(counts))
 
     def batch(self) -> dd.Batch:

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from flwr.app import RecordDict
@@ -14,13 +14,14 @@ from torch import Tensor
 
 import ddsdk as dd
 from ddsdk.artefact import NO_PRIVACY, Half, RowCodec
-from ddsdk.foundation import derive, require_count, require_rate
+from ddsdk.foundation import derive, require_count
 from ddsdk.networks import Network
-from ddsdk.synthetic import STARTS, LearnedRate
-from ddsdk.training import FlatNetwork, gradient_step, weight_vector
+from ddsdk.running import Run
+from ddsdk.synthetic import STARTS
+from ddsdk.training import gradient_step, weight_vector
 from ddsdk_integrations.federated.local import LocalTraining, fit
-from ddsdk_integrations.federated.payload import Contribution, manifest, pack_images
-from ddsdk_integrations.federated.spans import Spans, matching_plan
+from ddsdk_integrations.federated.payload import Contribution, manifest, pack_images, rates_of
+from ddsdk_integrations.federated.spans import PathMatching, WeightPath
 from ddsdk_integrations.federated.task import LocalData, Task
 
 __all__ = ["Encoding", "encoded_update", "recovered_update", "robust_mean"]
@@ -28,25 +29,27 @@ __all__ = ["Encoding", "encoded_update", "recovered_update", "robust_mean"]
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Encoding:
-    """How an update is written as images with learned labels and a learned rate.
+class Encoding(PathMatching):
+    """How an update is written as images with learned labels and a learned rate: matching of a path of one round.
 
     Attributes:
-        images: Of the whole client.
+        images: Images of the whole client.
         student_steps: Steps of the training that must reproduce the update: 1 matches a gradient, as Goetz and Tewari
             do; more are FedSynth's.
         steps: Image steps.
         image_lr: Learning rate of the images (Adam).
         label_lr: Learning rate of the label logits (Adam).
         scale_lr: Learning rate of the learned rate (Adam).
-        start: Where the images start, a key of `ddsdk.synthetic.STARTS`: noise tells nothing of the client's images.
-        codec: Of the images. Bytes are too coarse for a gradient.
+        start: Start of the images, a key of `ddsdk.synthetic.STARTS`: noise tells nothing of the client's images.
+        codec: Codec of the images. Bytes are too coarse for a gradient.
 
     References:
         Goetz and Tewari, "Federated Learning via Synthetic Data", 2020, arXiv:2008.04489.
         Hu et al., "FedSynth: Gradient Compression via Synthetic Data in Federated Learning", 2022, arXiv:2204.01273.
     """
 
+    name: ClassVar[str] = "update"
+    highest_rate: ClassVar[float] = 10.0
     images: int = 20
     student_steps: int = 3
     steps: int = 100
@@ -57,10 +60,8 @@ class Encoding:
     codec: RowCodec = field(default_factory=Half)
 
     def __post_init__(self) -> None:
-        for name in ("images", "student_steps", "steps"):
-            require_count(name, getattr(self, name))
-        for name in ("image_lr", "label_lr", "scale_lr"):
-            require_rate(name, getattr(self, name))
+        require_count("images", self.images)
+        super().__post_init__()
 
 
 def encoded_update(
@@ -88,31 +89,27 @@ def encoded_update(
     began = time.monotonic()
     trained = copy.deepcopy(network)
     fit(trained, data.batch(), training, derive(rng, "fit"))
-    plan = matching_plan(
-        encoding,
-        *_start(data, encoding, rng),
-        LearnedRate(training.lr, low=1e-4, high=10.0),
-        Spans(FlatNetwork(network), (weight_vector(network), weight_vector(trained)), 1),
-        num_classes=data.task.num_classes,
+    images, classes = _start(data, encoding, rng)
+    path = WeightPath(
+        task=data.task,
+        weights=(weight_vector(network), weight_vector(trained)),
+        images=images,
+        classes=classes,
+        rate=training.lr,
     )
-    run: dd.Distillation[Any] = dd.Distillation(plan, data.real, rng=derive(rng, "steps"))
-    loss = 1.0
-    for step in run:
-        loss = step.loss
-    syn = run.result
-    assert syn.rate is not None
-    batch = syn.detached(derive(rng, "export"))
-    rates = syn.rate.rates
+    run = Run(encoding, path, seed=rng)
+    *_, last = run
+    made = run.distilled()
     return pack_images(
-        data.task.preprocess.inverse(batch.x),
-        syn.classes,
-        batch.y,
+        made.preprocess.inverse(made.images),
+        made.owner,
+        made.labels,
         data,
         encoding.codec,
-        rate=rates if isinstance(rates, tuple) else (rates,),
+        rate=rates_of(made),
         told={
             "round": round_number,
-            "manifest": manifest("update", _parameters(encoding), gap=loss),
+            "manifest": manifest(encoding.name, _parameters(encoding), gap=last.loss),
             "privacy": NO_PRIVACY,
         },
         seconds=time.monotonic() - began,
