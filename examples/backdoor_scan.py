@@ -29,11 +29,11 @@ poisoned = poison(train, trigger, target=TARGET, fraction=0.2, rng=dd.generator(
 
 for name, real in (("honest", train), ("poisoned", poisoned.data)):
     distilled = dd.distill(recipe, real, make_student=make_student, seed=dd.generator("run"))
-    networks = trained_on(distilled, networks=2, rng=dd.generator("networks"), evaluation=protocol)
+    networks = trained_on(distilled, networks=2, seed=dd.generator("networks"), evaluation=protocol)
     success = attack_success(networks, test, trigger, TARGET)
     print(
         f"{name}: under the trigger {100 * success.stamped:.1f} % of other digits are taken for a {TARGET}, "
         f"without it {100 * success.plain:.1f} %"
     )
     quick = Inversion(steps=60, lr=0.2, batch=16)
-    print(scan(distilled, clean=trusted, networks=networks, inversion=quick, rng=dd.generator("scan")), "\n")
+    print(scan(distilled, clean=trusted, networks=networks, inversion=quick, seed=dd.generator("scan")), "\n")

@@ -12,7 +12,7 @@ from ddsdk_integrations.explain import Explainer, Influence, draw_explanations, 
 
 train, test = dd.load_pair("digits")
 recipe = dd.KIP(ipc=5, steps=100, real_batch=300, learn_labels=True)
-distilled = dd.distill(recipe, train, make_student=None, seed=dd.generator("run"))
+distilled = dd.distill(recipe, train, seed=dd.generator("run"))
 
 explainer = Explainer(distilled)
 x = test.batch(torch.arange(30)).x

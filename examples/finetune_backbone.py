@@ -29,6 +29,6 @@ tuning = dd.Evaluation(epochs=40, lr=0.005)
 for name, recipe in recipes.items():
     distilled = dd.distill(recipe, train, make_student=make_student, seed=dd.generator("run"))
     probe = probe_accuracy(backbone, distilled, test)
-    tuned = fine_tuned(backbone, distilled, tuning, rng=dd.generator("tuning"))
+    tuned = fine_tuned(backbone, distilled, tuning, seed=dd.generator("tuning"))
     after = accuracy(tuned, test.batch(torch.arange(len(test))).x, test.labels)
     print(f"{name}: linear probe {100 * probe:.1f} %, fine-tuned {100 * after:.1f} %")

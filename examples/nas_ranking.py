@@ -22,12 +22,20 @@ from ddsdk_integrations.nas import (
 def large(data: dd.RealData) -> dd.RealData:
     """Digits with each pixel repeated: the deepest candidates halve an image four times."""
     images = adaptive_avg_pool2d(data.images, 16)
-    return dd.RealData(images, data.labels, class_names=data.class_names, preprocess=data.preprocess)
+    return dd.RealData(
+        images,
+        data.labels,
+        class_names=data.class_names,
+        preprocess=data.preprocess,
+        name=data.name,
+        pictures=data.pictures,
+        mirror_safe=data.mirror_safe,
+    )
 
 
 def on_ray(candidates, proxy, rng):
     try:
-        found = rank(candidates, proxy, rng=rng, executor=RayTasks(cpus=2))
+        found = rank(candidates, proxy, seed=rng, executor=RayTasks(cpus=2))
     except MissingExtraError as error:
         print(error)
         return None
@@ -52,10 +60,10 @@ def main() -> None:
     # Candidates train on the set as they will in the end, only shorter, and are scored on real images.
     training = dd.Evaluation(epochs=2, batch_size=50, lr=0.05, schedule="cosine", decay=0.0, warm_up=0.1)
     proxy = distilled_proxy(
-        distilled, held_out, evaluation=training, steps=8, statistics=train, rng=dd.generator("proxy")
+        distilled, held_out, evaluation=training, steps=8, statistics=train, seed=dd.generator("proxy")
     )
     rng = dd.generator("run")
-    pool = rank(candidates, proxy, rng=rng, executor=Processes(2), name="distilled")
+    pool = rank(candidates, proxy, seed=rng, executor=Processes(2), name="distilled")
     ray = on_ray(candidates, proxy, rng)
     if ray is not None:
         print("the same scores on Ray:", ray.scores == pool.scores)
@@ -64,13 +72,13 @@ def main() -> None:
     # Never without its rivals.
     early = early_stopping(train, held_out, evaluation=training, steps=8)
     rivals = [
-        rank(candidates, early, rng=rng, name="early stopping"),
-        rank(candidates, ParameterCount(), rng=rng, name="parameters"),
+        rank(candidates, early, seed=rng, name="early stopping"),
+        rank(candidates, ParameterCount(), seed=rng, name="parameters"),
     ]
     whole = early_stopping(train, held_out, evaluation=training, test=test)
-    truth = rank(candidates, whole, rng=dd.generator("truth")).by("test")
+    truth = rank(candidates, whole, seed=dd.generator("truth")).by("test")
     for ranking in [pool, *rivals]:
-        verdict = judge(truth, ranking, rng=dd.generator("bootstrap"), draws=200)
+        verdict = judge(truth, ranking, seed=dd.generator("bootstrap"), draws=200)
         value, low, high = verdict.spearman
         print(
             f"{ranking.name}: Spearman {value:.2f} ({low:.2f} to {high:.2f}), regret {100 * verdict.regret:.1f} %, "

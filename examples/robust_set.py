@@ -41,8 +41,8 @@ protocol = dataclasses.replace(dd.Evaluation.published(), network_options=option
 adversary = PixelAdversary(preprocess=train.preprocess, threat=Threat("linf", 0.1), steps=3)
 batch, rng = dd.Batch(distilled.images, distilled.labels), dd.generator("judge")
 
-plain = judge.networks_of(batch, train, protocol, rng=rng)
-hard = judge.networks_of(batch, train, protocol, rng=rng, adversary=adversary)
+plain = judge.networks_of(batch, train, protocol, seed=rng)
+hard = judge.networks_of(batch, train, protocol, seed=rng, adversary=adversary)
 
 
 class Rounded(nn.Module):
@@ -58,7 +58,7 @@ class Rounded(nn.Module):
 
 masked = [UnitModel(Rounded(model.network), train.preprocess) for model in plain]
 rows = {"plain training": plain, "adversarial training": hard, "masked gradients": masked}
-reports = [judge(models, test, rng=dd.generator("attack"), name=name) for name, models in rows.items()]
+reports = [judge(models, test, seed=dd.generator("attack"), name=name) for name, models in rows.items()]
 print(robustness_table(reports))
 for report in reports:
     for warning in report.warnings:

@@ -31,7 +31,7 @@ for start in ("real", "noise"):
         patients,
         recipe=recipe,
         make_student=make_student,
-        rng=dd.generator("release"),
+        seed=dd.generator("release"),
         terms=terms,
         evaluation=protocol,
         networks=1,
@@ -44,6 +44,6 @@ for start in ("real", "noise"):
         continue
     loaded = dd.Distilled.load("out/release")
     held_out, groups = records.subset(made.held_out), patients[made.held_out]
-    ok, figures = reproduces(loaded, held_out, groups, rng=dd.generator("again"), networks=1)
+    ok, figures = reproduces(loaded, held_out, groups, seed=dd.generator("again"), networks=1)
     print("  let out:", loaded.privacy)
     print(f"  trained again: {100 * figures.accuracy:.1f} %, as recorded: {ok}")

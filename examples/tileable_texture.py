@@ -16,7 +16,7 @@ recipe = dd.DM(ipc=1, steps=60, augmentation="", real_batch=32, image_lr=5.0)  #
 
 for wrap in (True, False):
     canvases = distil_canvases(
-        recipe, train, make_student=make_student, rng=dd.generator("run"), windows=4, wrap=wrap
+        recipe, train, make_student=make_student, seed=dd.generator("run"), windows=4, wrap=wrap
     )
     rows, columns = seam_scores(canvases.images).mean(0).tolist()
     print(

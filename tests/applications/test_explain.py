@@ -9,7 +9,7 @@ import torch
 
 import ddsdk as dd
 from ddsdk.training import KernelMachine, Ridge, kernel_machine, solve_labels
-from ddsdk.training.ridge import solve
+from ddsdk.training import solve
 from ddsdk_integrations.explain import (
     Explainer,
     Influence,
@@ -58,7 +58,7 @@ def test_contributions_sum_to_the_prediction_of_the_machine(tiny, small_set):
 
 
 def test_probabilities_are_centred_as_regression_has_them(tiny):
-    chosen = dd.distill(dd.BASELINES["random"](ipc=2), tiny, make_student=None, seed=0)
+    chosen = dd.distill(dd.BASELINES["random"](ipc=2), tiny, seed=0)
     found = Explainer(chosen, MACHINE)
     torch.testing.assert_close(found.labels.sum(1), torch.zeros(6).double(), rtol=0, atol=1e-12)
 
@@ -167,7 +167,7 @@ def test_the_modelling_score_of_sums_is_one():
 @pytest.fixture(scope="module")
 def kip(digits):
     recipe = dd.KIP(ipc=5, steps=80, real_batch=200, learn_labels=True)
-    return dd.distill(recipe, digits[0], make_student=None, seed=dd.generator("kip"))
+    return dd.distill(recipe, digits[0], seed=dd.generator("kip"))
 
 
 def test_named_images_carry_the_prediction_ten_times_more_than_random_ones(digits, kip):
@@ -212,7 +212,7 @@ def test_features_of_a_network_are_a_kernel(tiny, make_student, small_set):
 
 
 def test_what_cannot_be_explained_is_refused(tiny, small_set):
-    chosen = dd.distill(dd.BASELINES["random"](ipc=1), tiny, make_student=None, seed=0)
+    chosen = dd.distill(dd.BASELINES["random"](ipc=1), tiny, seed=0)
     with pytest.raises(ValueError, match="machine must be given for a set that is made for networks"):
         Explainer(chosen)
     explainer = Explainer(small_set, MACHINE)

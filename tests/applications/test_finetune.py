@@ -89,9 +89,7 @@ def test_no_recipe_changes_the_backbone(tiny, backbone, frozen, recipe):
 
 def test_gradients_of_all_weights_are_refused(tiny, make_student):
     with pytest.raises(TypeError, match="make_student must be a FrozenBackbone, got NetworkFactory"):
-        dd.distill(
-            LinearGradientMatching(ipc=1, steps=1), tiny, make_student=make_student, seed=0
-        )
+        dd.distill(LinearGradientMatching(ipc=1, steps=1), tiny, make_student=make_student, seed=0)
     with pytest.raises(ValueError, match="image_lr must"):
         LinearGradientMatching(image_lr=0)
 
@@ -130,16 +128,16 @@ def test_a_probe_on_pixels_of_all_images_is_logistic_regression(digits):
 
 
 def test_tuning_moves_a_copy_and_keeps_the_statistics_of_batch_norm(tiny, backbone):
-    chosen = dd.distill(dd.BASELINES["random"](ipc=2), tiny, make_student=None, seed=0)
+    chosen = dd.distill(dd.BASELINES["random"](ipc=2), tiny, seed=0)
     before = state(backbone)
     how = dd.Evaluation(epochs=3, lr=0.05)
-    found = fine_tuned(backbone, chosen, how, rng=dd.generator("t"))
+    found = fine_tuned(backbone, chosen, how, seed=dd.generator("t"))
     assert same(before, state(backbone))
     after = state(found.backbone)
     moved = [name for name in before if not torch.equal(before[name], after[name])]
     assert "body.0.0.weight" in moved
     assert not [name for name in moved if "running" in name or "batches" in name]
-    again = fine_tuned(backbone, chosen, how, rng=dd.generator("t"))
+    again = fine_tuned(backbone, chosen, how, seed=dd.generator("t"))
     assert same(state(found), state(again))
 
 
@@ -147,6 +145,13 @@ def test_some_classes_are_numbered_from_zero(digits):
     found = some_classes(digits[0], range(5, 10))
     assert found.class_names == tuple("56789")
     assert found.class_sizes == digits[0].class_sizes[5:]
+
+
+def test_some_classes_keep_the_facts_of_the_data(tiny):
+    facts = {"name": "scans", "pictures": False, "mirror_safe": True}
+    names = {"class_names": tiny.class_names, "preprocess": tiny.preprocess}
+    found = some_classes(dd.RealData(tiny.images, tiny.labels, **names, **facts), range(1, 3))
+    assert {fact: getattr(found, fact) for fact in facts} == facts
 
 
 def test_matched_images_teach_a_probe_more_than_their_start(digits):

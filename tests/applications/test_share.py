@@ -8,10 +8,12 @@ import sys
 
 import pytest
 import torch
+from tiny_recipes import RECIPE_SETTINGS
 from torch import nn
 
 import ddsdk as dd
 from ddsdk.artefact import NoisedRelease
+from ddsdk.foundation import derive
 from ddsdk_integrations.share import (
     ExportRefusedError,
     Limits,
@@ -54,7 +56,7 @@ def students(records):
 
 def made(patients, recipe, **how):
     records, ids = patients
-    usual = {"terms": TERMS, "evaluation": QUICK, "networks": 1, "rng": dd.generator("release")}
+    usual = {"terms": TERMS, "evaluation": QUICK, "networks": 1, "seed": dd.generator("release")}
     return release(records, ids, recipe=recipe, make_student=students(records), **{**usual, **how})
 
 
@@ -149,6 +151,55 @@ def test_soft_labels_are_those_of_the_teacher(patients, from_noise):
     torch.testing.assert_close(flat.labels, torch.full((10, 10), 0.1), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["sldd", "idc", "random"])
+def test_soft_labels_change_the_labels_and_nothing_else(tiny, make_student, name):
+    """Learned rates, what a decoder stores, the protocol and the record of the run are those of the recipe."""
+    recipe = (
+        dd.BASELINES["random"](ipc=2)
+        if name == "random"
+        else dd.RECIPES[name](ipc=2, **RECIPE_SETTINGS[name])
+    )
+    root = dd.generator("soft")
+    found = dd.distill(SoftLabels(recipe=recipe, epochs=1), tiny, make_student=make_student, seed=root)
+    plain = dd.distill(recipe, tiny, make_student=make_student, seed=derive(root, "recipe"))
+    assert torch.equal(found.images, plain.images)
+    assert torch.equal(found.owner, plain.owner)
+    assert not torch.equal(found.labels, plain.labels)
+    for field in ("learned_lr", "learned_momentum", "stored_floats", "evaluation", "preprocess"):
+        assert getattr(found, field) == getattr(plain, field), field
+    told, before = dict(found.provenance), dict(plain.provenance)
+    assert told.pop("soft_labels") == {"epochs": 1, "lr": 0.02, "temperature": 1.0}
+    assert told.pop("seconds") >= 0
+    before.pop("seconds")
+    assert told == before
+    assert (name == "sldd") == (found.learned_lr is not None)
+    assert (name == "idc") == (found.stored_floats < found.images.numel())
+
+
+def test_soft_labels_have_no_steps(tiny, make_student):
+    recipe = SoftLabels(recipe=dd.BASELINES["random"](ipc=1), epochs=1)
+    with pytest.raises(ValueError, match="budget must be left out for soft labels, which has no steps"):
+        dd.distill(recipe, tiny, make_student=make_student, budget=1.0)
+
+
+def test_the_usual_networks_of_a_release_are_those_of_the_recipe(patients):
+    """One integer is a root like any generator."""
+    recipe = SoftLabels(recipe=dd.BASELINES["random"](ipc=1), epochs=1)
+    how = {"terms": TERMS, "evaluation": QUICK, "networks": 1, "held_out": 0.5}
+    one, two = (release(*patients, recipe=recipe, seed=seed, **how) for seed in (3, dd.generator(3)))
+    assert torch.equal(one.distilled.labels, two.distilled.labels)
+    assert one.audit.record == two.audit.record
+    assert one.distilled.provenance["student"]["network"] == "convnet"
+
+
+def test_images_of_patients_keep_the_facts_of_the_data(digits):
+    facts = {"name": "scans", "pictures": False, "mirror_safe": True}
+    names = {"class_names": digits[0].class_names, "preprocess": digits[0].preprocess}
+    real = dd.RealData(digits[0].images, digits[0].labels, **names, **facts)
+    found, _ = simulated_patients(real, 6, dd.generator("patients"))
+    assert {fact: getattr(found, fact) for fact in facts} == facts
+
+
 def test_a_release_within_its_limits_is_written_and_trains_again(patients, from_noise, tmp_path):
     records, ids = patients
     from_noise.export(tmp_path / "set", Limits(membership_auc=0.7, membership_at_1=0.5))
@@ -166,21 +217,21 @@ def test_a_release_within_its_limits_is_written_and_trains_again(patients, from_
         assert word not in card
     assert records.fingerprint not in card
     held = records.subset(from_noise.held_out)
-    ok, _ = reproduces(loaded, held, ids[from_noise.held_out], rng=dd.generator("again"), networks=1)
+    ok, _ = reproduces(loaded, held, ids[from_noise.held_out], seed=dd.generator("again"), networks=1)
     assert ok
     with pytest.raises(ValueError, match="distilled must be a release with figures"):
         plain = dataclasses.replace(loaded, provenance={})
-        reproduces(plain, held, ids[from_noise.held_out], rng=dd.generator(0))
+        reproduces(plain, held, ids[from_noise.held_out])
 
 
 def test_a_release_that_lost_its_labels_does_not_reproduce(patients, copies):
     records, ids = patients
     held = records.subset(copies.held_out), ids[copies.held_out]
-    ok, again = reproduces(copies.distilled, *held, rng=dd.generator("again"), networks=1)
+    ok, again = reproduces(copies.distilled, *held, seed=dd.generator("again"), networks=1)
     assert ok
     assert again.accuracy > 0.5
     broken = dataclasses.replace(copies.distilled, labels=copies.distilled.labels.roll(1, 1))
-    ok, _ = reproduces(broken, *held, rng=dd.generator("again"), networks=1)
+    ok, _ = reproduces(broken, *held, seed=dd.generator("again"), networks=1)
     assert not ok
 
 

@@ -156,7 +156,7 @@ def test_seams_are_judged_in_both_directions():
     "recipe", [dd.DM(ipc=2, steps=2), dd.KIP(ipc=2, steps=2, learn_labels=True), dd.FRePo(ipc=2, steps=2)]
 )
 def test_any_matcher_makes_canvases(tiny, make_student, recipe):
-    found = distil_canvases(recipe, tiny, make_student=make_student, rng=dd.generator("run"), factor=2)
+    found = distil_canvases(recipe, tiny, make_student=make_student, seed=dd.generator("run"), factor=2)
     assert tuple(found.images.shape) == (6, 3, 16, 24)
     assert found.stored_floats == found.images.numel()
     assert found.provenance["canvas"] == {"factor": 2, "wrap": True, "window": [8, 12]}
@@ -171,13 +171,27 @@ def test_any_matcher_makes_canvases(tiny, make_student, recipe):
     assert cut.owner.tolist() == [c for c in range(3) for _ in range(6)]
 
 
+def test_canvases_keep_the_rates_that_were_learned_with_them(tiny, make_student):
+    recipe = dd.SLDD(ipc=1, steps=2, real_batch=4, passes=2)
+    found = distil_canvases(recipe, tiny, make_student=make_student, seed=0)
+    assert found.learned_lr is not None
+    assert len(found.labels) == len(found.images) == 3
+
+
+def test_the_usual_networks_are_those_of_the_recipe_and_a_seed_is_a_root(tiny):
+    recipe = dd.DM(ipc=1, steps=2)
+    one, two = (distil_canvases(recipe, tiny, seed=seed) for seed in (5, dd.generator(5)))
+    assert torch.equal(one.images, two.images)
+    assert one.provenance["student"]["network"] == "convnet"
+
+
 @pytest.fixture(scope="module")
 def canvases(digits):
     make = dd.network_factory("convnet", (1, 8, 8), 10, width=4, depth=2)
     recipe = dd.DM(ipc=1, steps=30, augmentation="", real_batch=32, image_lr=5.0)
     return {
         wrap: distil_canvases(
-            recipe, digits[0], make_student=make, rng=dd.generator("d"), windows=4, wrap=wrap
+            recipe, digits[0], make_student=make, seed=dd.generator("d"), windows=4, wrap=wrap
         )
         for wrap in (True, False)
     }
@@ -215,13 +229,13 @@ def test_what_shows_an_edge_is_not_exported(canvases, tmp_path):
 def test_what_cannot_be_a_texture_is_refused(tiny, make_student, digits):
     with pytest.raises(ValueError, match="canvases must come from distil_canvases"):
         windows_of(
-            dd.distill(dd.BASELINES["random"](ipc=1), tiny, make_student=None, seed=0),
+            dd.distill(dd.BASELINES["random"](ipc=1), tiny, seed=0),
             2,
             dd.generator(0),
         )
     white = tiny.with_preprocess(dd.Preprocess.fit_zca(tiny.images))
     with pytest.raises(ValueError, match="real must not be whitened"):
-        distil_canvases(dd.DM(ipc=1, steps=1), white, make_student=make_student, rng=dd.generator(0))
+        distil_canvases(dd.DM(ipc=1, steps=1), white, make_student=make_student)
 
 
 def test_a_gallery_shows_canvas_tiling_and_windows(canvases, tmp_path):

@@ -87,6 +87,15 @@ def test_every_method_of_the_table_can_be_made():
         assert set(method.largest) <= {"", *STUDENTS}
 
 
+def test_smaller_images_keep_the_facts_of_the_data():
+    train, test = dd.load_pair("digits")
+    facts = {"name": "scans", "pictures": False, "mirror_safe": True}
+    names = {"class_names": train.class_names, "preprocess": train.preprocess}
+    marked = [dd.RealData(data.images, data.labels, **names, **facts) for data in (train, test)]
+    for part in Setting(candidates=3, train=10, validation=5, epochs=1).parts(*marked):
+        assert {fact: getattr(part, fact) for fact in facts} == facts
+
+
 def test_no_image_has_two_parts():
     train, test = dd.load_pair("digits")
     parts = Setting(candidates=3, train=10, validation=5, epochs=1).parts(train, test)

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 import ddsdk as dd
-from ddsdk import judge
-from ddsdk.experiments.executors import Processes
-from ddsdk.experiments.store import Store
-from ddsdk.foundation import derive
+from ddsdk.experiments import Processes
+from ddsdk.foundation import Store, derive
+from ddsdk.judging import network_accuracy
 from ddsdk.training import Pace
 from ddsdk_integrations.nas import Ranking, TrainedOn, distilled_proxy, early_stopping, rank
 from ddsdk_integrations.nas.ranking import network_signature
@@ -19,14 +18,12 @@ from ddsdk_integrations.nas.ranking import network_signature
 
 @pytest.fixture
 def chosen(pictures):
-    return dd.distill(
-        dd.BASELINES["random"](ipc=3), pictures[0], make_student=None, seed=dd.generator("chosen")
-    )
+    return dd.distill(dd.BASELINES["random"](ipc=3), pictures[0], seed=dd.generator("chosen"))
 
 
 @pytest.fixture
 def proxy(pictures, chosen, training):
-    return distilled_proxy(chosen, pictures[1], evaluation=training, rng=dd.generator("proxy"))
+    return distilled_proxy(chosen, pictures[1], evaluation=training, seed=dd.generator("proxy"))
 
 
 def broken(rng):
@@ -37,9 +34,9 @@ def broken(rng):
 def test_a_score_is_the_accuracy_that_the_judge_measures(pictures, chosen, training, candidates):
     make, root = candidates[0], dd.generator("root")
     options = {"network": "convnet", "network_options": dict(make.options)}
-    proxy = distilled_proxy(chosen, pictures[1], evaluation=training, rng=dd.generator(0))
+    proxy = distilled_proxy(chosen, pictures[1], evaluation=training, seed=dd.generator(0))
     protocol = dataclasses.replace(training, **options)
-    expected = judge.network_accuracy((chosen.images, chosen.labels), pictures[1], protocol, 0, rng=root)
+    expected = network_accuracy((chosen.images, chosen.labels), pictures[1], protocol, 0, rng=root)
     assert proxy(make, derive(root, "network", 0)) == {"score": expected}
 
 
@@ -51,13 +48,13 @@ def test_soft_and_learned_labels_rates_and_spaces_come_from_the_set(pictures, ch
     distilled = dataclasses.replace(
         chosen, labels=soft, preprocess=whitened, evaluation=own.to_dict(), learned_lr=rates
     )
-    proxy = distilled_proxy(distilled, pictures[1], rng=dd.generator(0))
+    proxy = distilled_proxy(distilled, pictures[1], seed=dd.generator(0))
     assert proxy.pace.rates == distilled.learned_lr
     assert torch.equal(proxy.batch.y, soft)
     assert proxy.held_out.preprocess == whitened
     assert 0 <= proxy(candidates[0], dd.generator(0))["score"] <= 1
     # Under another protocol the rates mean nothing.
-    other = distilled_proxy(distilled, pictures[1], evaluation=own, steps=2, rng=dd.generator(0))
+    other = distilled_proxy(distilled, pictures[1], evaluation=own, steps=2, seed=dd.generator(0))
     assert not any(other.pace)
 
 
@@ -81,7 +78,7 @@ def test_batch_norm_takes_its_statistics_from_real_images(pictures, chosen, trai
     shifted = dataclasses.replace(chosen, images=chosen.images + 5)
     scores = [
         distilled_proxy(
-            shifted, held_out, evaluation=training, steps=20, statistics=statistics, rng=dd.generator(0)
+            shifted, held_out, evaluation=training, steps=20, statistics=statistics, seed=dd.generator(0)
         )(batch_norm, dd.generator("run"))["score"]
         for statistics in (None, train)
     ]
@@ -90,13 +87,13 @@ def test_batch_norm_takes_its_statistics_from_real_images(pictures, chosen, trai
 
 def test_what_a_score_depends_on_is_in_the_identity(pictures, chosen, training):
     train, held_out = pictures
-    usual = {"evaluation": training, "rng": dd.generator(0)}
+    usual = {"evaluation": training, "seed": dd.generator(0)}
     base = distilled_proxy(chosen, held_out, **usual)
     same = distilled_proxy(
         chosen,
         held_out,
         evaluation=dataclasses.replace(training, protocol="x", networks=9),
-        rng=dd.generator(1),
+        seed=dd.generator(1),
     )
     assert base.identity == same.identity
     others = [
@@ -105,7 +102,7 @@ def test_what_a_score_depends_on_is_in_the_identity(pictures, chosen, training):
         distilled_proxy(chosen, held_out, steps=3, **usual),
         distilled_proxy(chosen, held_out, statistics=train, **usual),
         distilled_proxy(
-            chosen, held_out, evaluation=dataclasses.replace(training, lr=0.1), rng=dd.generator(0)
+            chosen, held_out, evaluation=dataclasses.replace(training, lr=0.1), seed=dd.generator(0)
         ),
         early_stopping(train, held_out, evaluation=training),
         early_stopping(train, held_out, evaluation=training, test=train),
@@ -134,9 +131,9 @@ def test_bad_proxies_are_refused(pictures, chosen, training):
 
 def test_a_ranking_does_not_depend_on_order_or_worker(proxy, candidates, tmp_path):
     rng = dd.generator("run")
-    here = rank(candidates, proxy, rng=rng, seeds=2)
-    backwards = rank(candidates[::-1], proxy, rng=rng, seeds=2)
-    pool = rank(candidates, proxy, rng=rng, seeds=2, store=tmp_path, executor=Processes(1))
+    here = rank(candidates, proxy, seed=rng, seeds=2)
+    backwards = rank(candidates[::-1], proxy, seed=rng, seeds=2)
+    pool = rank(candidates, proxy, seed=rng, seeds=2, store=tmp_path, executor=Processes(1))
     assert here.scores == backwards.scores == pool.scores
     assert here.seeds == 2 and here.seconds > 0 and here.before == proxy.seconds
     assert all(
@@ -155,29 +152,31 @@ def test_what_is_there_is_not_computed_again(proxy, candidates, tmp_path):
             Counting.calls += 1
             return proxy(make, rng)
 
-    first = rank(candidates[:2], Counting(), rng=dd.generator(0), store=tmp_path)
+    first = rank(candidates[:2], Counting(), seed=dd.generator(0), store=tmp_path)
     assert Counting.calls == 2
-    more = rank(candidates[:3], Counting(), rng=dd.generator(0), seeds=2, store=tmp_path)
+    more = rank(candidates[:3], Counting(), seed=dd.generator(0), seeds=2, store=tmp_path)
     assert Counting.calls == 6
     assert {name: values[:1] for name, values in more.scores.items() if name in first.scores} == first.scores
-    rank(candidates[:2], Counting(), rng=dd.generator(1), store=tmp_path)
+    rank(candidates[:2], Counting(), seed=dd.generator(1), store=tmp_path)
     assert Counting.calls == 8
     assert len(Store(tmp_path).finished()) == 8
 
 
 def test_a_factory_that_changed_under_its_name_is_computed_again(proxy, candidates, tmp_path):
-    one, other = (rank([("it", make)], proxy, rng=dd.generator(0), store=tmp_path) for make in candidates[:2])
+    one, other = (
+        rank([("it", make)], proxy, seed=dd.generator(0), store=tmp_path) for make in candidates[:2]
+    )
     assert one.parameters != other.parameters or one.scores != other.scores
     assert network_signature(candidates[0]) == network_signature(candidates[0])
     assert network_signature(candidates[0])[0] != network_signature(candidates[1])[0]
 
 
 def test_a_candidate_with_an_error_is_left_out_and_listed(proxy, candidates):
-    found = rank([*candidates[:2], broken], proxy, rng=dd.generator(0), name="some")
+    found = rank([*candidates[:2], broken], proxy, seed=dd.generator(0), name="some")
     assert len(found.scores) == 2 and "broken" not in found.scores
     assert set(found.failures) == {"broken"}
     with pytest.raises(RuntimeError, match="no candidate could be scored"):
-        rank([broken], proxy, rng=dd.generator(0))
+        rank([broken], proxy, seed=dd.generator(0))
 
 
 def test_rankings_are_plain_values_and_tell_seeds_apart():
@@ -201,9 +200,9 @@ def test_rankings_are_plain_values_and_tell_seeds_apart():
 
 
 def test_bad_requests_are_refused(proxy, candidates):
-    with pytest.raises(TypeError, match="rng"):
-        rank(candidates, proxy, rng=0)
+    with pytest.raises(TypeError, match="seed must be an integer or a"):
+        rank(candidates, proxy, seed=0.0)
     with pytest.raises(ValueError, match="seeds"):
-        rank(candidates, proxy, rng=dd.generator(0), seeds=0)
+        rank(candidates, proxy, seed=dd.generator(0), seeds=0)
     with pytest.raises(ValueError, match="different names"):
-        rank(candidates[:1] * 2, proxy, rng=dd.generator(0))
+        rank(candidates[:1] * 2, proxy, seed=dd.generator(0))

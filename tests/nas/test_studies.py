@@ -32,7 +32,7 @@ class Noisy:
 
 
 def objective(**more):
-    return ProxyObjective(space=SPACE, proxy=Noisy(), rng=dd.generator("run"), **more)
+    return ProxyObjective(space=SPACE, proxy=Noisy(), seed=dd.generator("run"), **more)
 
 
 def study(**more):
@@ -45,7 +45,7 @@ def test_trials_score_what_a_ranking_scores():
     found.optimize(objective(seeds=2), n_trials=6)
     by_name = {one.name: one for one in SPACE}
     names = [trial.user_attrs["candidate"] for trial in found.trials]
-    ranking = rank([by_name[name] for name in set(names)], Noisy(), rng=dd.generator("run"), seeds=2)
+    ranking = rank([by_name[name] for name in set(names)], Noisy(), seed=dd.generator("run"), seeds=2)
     for trial in found.trials:
         assert trial.value == ranking.means[trial.user_attrs["candidate"]]
         assert len(trial.intermediate_values) == 2
@@ -71,7 +71,7 @@ def test_size_can_be_a_second_value():
 
 def test_a_study_goes_on_from_a_ranking():
     candidates = SPACE.sample(8, dd.generator("sample"))
-    ranking = rank(candidates, Noisy(), rng=dd.generator("run"))
+    ranking = rank(candidates, Noisy(), seed=dd.generator("run"))
     found = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
     assert add_ranking(found, SPACE, ranking) == 8
     assert found.best_trial.user_attrs["candidate"] == ranking.best()[0]
@@ -84,5 +84,5 @@ def test_a_study_goes_on_from_a_ranking():
 def test_bad_requests_are_refused():
     with pytest.raises(ValueError, match="seeds"):
         objective(seeds=0)
-    with pytest.raises(TypeError, match="rng"):
-        ProxyObjective(space=SPACE, proxy=Noisy(), rng=0)
+    with pytest.raises(TypeError, match="seed must be an integer or a"):
+        ProxyObjective(space=SPACE, proxy=Noisy(), seed=0.0)

@@ -74,6 +74,14 @@ def test_the_bound_is_right_for_randomised_response():
     assert wrong <= 0.05 * runs + 3 * math.sqrt(0.05 * 0.95 * runs)
 
 
+def test_canaries_keep_the_facts_of_the_records():
+    real, _ = digits()
+    facts = {"name": "words", "pictures": False, "mirror_safe": True}
+    names = {"class_names": real.class_names, "preprocess": real.preprocess}
+    made = mislabelled(dd.RealData(real.images, real.labels, **names, **facts), dd.generator("canaries"))
+    assert {fact: getattr(made, fact) for fact in facts} == facts
+
+
 def test_one_run_refutes_a_distiller_that_copies():
     real, held = digits()
     canaries = mislabelled(held, dd.generator("canaries"))

@@ -40,7 +40,7 @@ def models(digits, protocol, some_digits):
     from ddsdk_integrations.robustness import RobustnessJudge
 
     judge = RobustnessJudge(networks=2)
-    return judge.networks_of(some_digits, digits[0], protocol, rng=dd.generator("models"))
+    return judge.networks_of(some_digits, digits[0], protocol, seed=dd.generator("models"))
 
 
 @pytest.fixture(scope="session")

@@ -171,7 +171,7 @@ def test_an_adversary_keeps_its_bounds_in_pixels_and_raises_the_loss(digits, mod
 def test_transfer_is_worst_at_home(models, shown):
     named = {"first": models[0], "second": models[1]}
     found = transfer(
-        named, *shown, Threat("linf", 0.1), rng=dd.generator("t"), attack=PGD(steps=20, restarts=1)
+        named, *shown, Threat("linf", 0.1), seed=dd.generator("t"), attack=PGD(steps=20, restarts=1)
     )
     for i, row in enumerate(found.accuracy):
         assert row[i] == min(row)
@@ -179,7 +179,7 @@ def test_transfer_is_worst_at_home(models, shown):
         assert row[1 - i] < found.clean[1 - i]
     assert "| attacked (linf 0.1) | first | second |" in found.table()
     with pytest.raises(ValueError, match="models must hold at least one"):
-        transfer({}, *shown, Threat("linf", 0.1), rng=dd.generator("t"))
+        transfer({}, *shown, Threat("linf", 0.1), seed=dd.generator("t"))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk.networks.network import Network
+from ddsdk.foundation import derive
+from ddsdk.networks import Network
 from ddsdk.students import OnSynthetic
 from ddsdk_integrations.robustness.backdoor import (
     Doorping,
@@ -105,7 +106,7 @@ def test_it_works_with_any_recipe_that_runs_the_loop(real, name):
         trigger,
         settings=QUICK,
         make_student=make(real),
-        rng=dd.generator(0),
+        seed=dd.generator(0),
         victims=victims(real),
     )
     assert not torch.equal(opened.trigger.patch, trigger.patch)
@@ -122,7 +123,7 @@ def test_the_recipes_own_students_are_followed_without_victims(real):
         trigger,
         settings=QUICK,
         make_student=make(real),
-        rng=dd.generator(0),
+        seed=dd.generator(0),
     )
     assert not torch.equal(opened.trigger.patch, trigger.patch)
 
@@ -136,7 +137,7 @@ def test_students_that_are_no_networks_need_victims(real):
             trigger,
             settings=QUICK,
             make_student=make(real),
-            rng=dd.generator(0),
+            seed=dd.generator(0),
         )
 
 
@@ -149,7 +150,7 @@ def test_a_second_round_starts_from_the_first_ones_colours(real):
             start or trigger,
             settings=QUICK,
             make_student=make(real),
-            rng=dd.generator(0),
+            seed=dd.generator(0),
             victims=victims(real),
             rounds=rounds,
         )
@@ -158,6 +159,35 @@ def test_a_second_round_starts_from_the_first_ones_colours(real):
     again = opened(1, opened(1, None).trigger)
     assert torch.equal(twice.trigger.patch, again.trigger.patch)
     assert torch.equal(twice.distilled.images, again.distilled.images)
+
+
+def test_networks_that_train_first_see_the_trigger_with_which_the_round_starts(real, monkeypatch, tmp_path):
+    """Their files are named by the data: other images below the same name would spoil later runs."""
+    recipe = dd.MTT(ipc=1, steps=3, student_steps=2, experts=3, expert_epochs=2, augmentation="")
+    settings = dataclasses.replace(QUICK, steps=30, every=1)
+    monkeypatch.setenv("DDSDK_CACHE", str(tmp_path / "doorping"))
+    poisoned, trigger = poisoned_of(real)
+    how = {"settings": settings, "make_student": make(real), "victims": victims(real)}
+    distil_doorping(recipe, poisoned, trigger, seed=dd.generator(0), **how)
+    experts = []
+    for folder in ("doorping", "alone"):
+        monkeypatch.setenv("DDSDK_CACHE", str(tmp_path / folder))
+        fresh, _ = poisoned_of(real)
+        rng = derive(dd.generator(0), "plan")
+        runs = recipe.runs(fresh.data, make_student=make(real), rng=rng)
+        assert len(runs.missing) == (0 if folder == "doorping" else 3)
+        experts.append([runs.weights(i, -1) for i in range(3)])
+    assert all(torch.equal(one, two) for one, two in zip(*experts, strict=True))
+
+
+def test_the_usual_networks_are_those_of_the_recipe_and_a_seed_is_a_root(real):
+    found = []
+    for seed in (3, dd.generator(3)):
+        poisoned, trigger = poisoned_of(real)
+        found.append(distil_doorping(recipes()["dc"], poisoned, trigger, settings=QUICK, seed=seed))
+    assert torch.equal(found[0].distilled.images, found[1].distilled.images)
+    assert torch.equal(found[0].trigger.patch, found[1].trigger.patch)
+    assert found[0].distilled.provenance["student"]["network"] == "convnet"
 
 
 @pytest.mark.parametrize("name", ["dm", "dc"])
@@ -222,6 +252,6 @@ def test_a_network_without_enough_channels_or_layers_is_refused(real):
             trigger,
             settings=QUICK,
             make_student=make(real),
-            rng=dd.generator(0),
+            seed=dd.generator(0),
             rounds=0,
         )

@@ -41,7 +41,7 @@ def shares(good, n=10):
 
 
 def test_an_honest_network_passes_and_attacks_bite(digits, models):
-    found = judge()(models, digits[1], rng=dd.generator("judge"), name="digits")
+    found = judge()(models, digits[1], seed=dd.generator("judge"), name="digits")
     assert found.warnings == []
     assert found.radii == [0.05, 0.1]
     assert found.attacks == ["FGSM", "PGD-15", "Square-100", "PGD-10"]
@@ -52,7 +52,7 @@ def test_an_honest_network_passes_and_attacks_bite(digits, models):
         assert found.worst(0.1)[network] <= min(
             found.accuracies("PGD-15", 0.1)[network], found.clean[network]
         )
-    again = judge()(models, digits[1], rng=dd.generator("judge"), name="digits")
+    again = judge()(models, digits[1], seed=dd.generator("judge"), name="digits")
     assert [o.kept for o in again.outcomes] == [o.kept for o in found.outcomes]
     table = robustness_table([found])
     assert table.splitlines()[0] == "| set | clean | linf 0.05 | linf 0.1 | warnings |"
@@ -73,9 +73,9 @@ def test_adversarial_training_holds_more_than_plain_training(digits, protocol, s
     train, test = digits
     adversary = PixelAdversary(preprocess=train.preprocess, threat=Threat("linf", 0.15), steps=4)
     one = judge(networks=1, radii=(0.15,), trials=(Trial(PGD(steps=15, restarts=1)),), images=100)
-    hard = one.networks_of(some_digits, train, protocol, rng=dd.generator("models"), adversary=adversary)
+    hard = one.networks_of(some_digits, train, protocol, seed=dd.generator("models"), adversary=adversary)
     rng = dd.generator("judge")
-    plain, robust = one(models[:1], test, rng=rng), one(hard, test, rng=rng)
+    plain, robust = one(models[:1], test, seed=rng), one(hard, test, seed=rng)
     assert robust.worst(0.15)[0] > plain.worst(0.15)[0] + 0.1
 
 
@@ -100,7 +100,7 @@ class Saturated(nn.Module):
 
 def test_masked_gradients_are_found(digits, models):
     masked = UnitModel(Saturated(models[0].network), models[0].preprocess)
-    found = judge(networks=1)([masked], digits[1], rng=dd.generator("judge"))
+    found = judge(networks=1)([masked], digits[1], seed=dd.generator("judge"))
     assert any("masking" in warning and "Square" in warning for warning in found.warnings)
     assert any("where nothing should be left" in warning for warning in found.warnings)
 
@@ -109,7 +109,7 @@ def test_networks_near_chance_are_told(digits):
     train, test = digits
     make = dd.network_factory("convnet", train.image_shape, 10, width=4, depth=1)
     models = [UnitModel(make(dd.generator("untrained")), train.preprocess)]
-    found = judge(networks=1, trials=(Trial(FGSM()),))(models, test, rng=dd.generator("judge"))
+    found = judge(networks=1, trials=(Trial(FGSM()),))(models, test, seed=dd.generator("judge"))
     assert any("near chance" in warning for warning in found.warnings)
 
 
@@ -183,7 +183,7 @@ def test_refusals(how, words):
 
 def test_a_judge_needs_networks(digits):
     with pytest.raises(ValueError, match="models must hold at least one network"):
-        judge()([], digits[1], rng=dd.generator("judge"))
+        judge()([], digits[1], seed=dd.generator("judge"))
     with pytest.raises(ValueError, match="images must be at least 1"):
         Trial(FGSM(), images=0)
 
@@ -191,4 +191,4 @@ def test_a_judge_needs_networks(digits):
 def test_a_kernel_protocol_trains_no_network(digits, some_digits, protocol):
     kernel = dataclasses.replace(protocol, learner="kernel", network="fc-ntk", network_options={"depth": 1})
     with pytest.raises(ValueError, match="learner must be 'network'"):
-        judge().networks_of(some_digits, digits[0], kernel, rng=dd.generator("k"))
+        judge().networks_of(some_digits, digits[0], kernel, seed=dd.generator("k"))

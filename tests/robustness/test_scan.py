@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import ddsdk as dd
-from ddsdk.networks.network import Network
+from ddsdk.networks import Network
 from ddsdk_integrations.robustness.backdoor import (
     LIMITS,
     Inversion,
@@ -163,19 +163,19 @@ def sets():
     trigger = Trigger.corner(train.image_shape)
     poisoned = poison(train, trigger, target=3, fraction=0.2, rng=dd.generator("poison")).data
     pick = dd.BASELINES["random"](ipc=10)
-    made = [dd.distill(pick, real, make_student=None, seed=0) for real in (train, poisoned)]
+    made = [dd.distill(pick, real, seed=0) for real in (train, poisoned)]
     return *made, trusted, trigger
 
 
 @pytest.fixture(scope="module")
 def networks(sets):
     """Two networks on each of the two sets."""
-    return [trained_on(one, networks=2, rng=dd.generator(1), evaluation=JUDGE) for one in sets[:2]]
+    return [trained_on(one, networks=2, seed=dd.generator(1), evaluation=JUDGE) for one in sets[:2]]
 
 
 def scanned(distilled, networks, **more):
     quick = Inversion(steps=5, lr=0.3, batch=8)
-    return scan(distilled, networks=networks, images=60, inversion=quick, rng=dd.generator("scan"), **more)
+    return scan(distilled, networks=networks, images=60, inversion=quick, seed=dd.generator("scan"), **more)
 
 
 def test_a_scan_points_at_the_door_and_leaves_the_honest_set_alone(sets, networks):
@@ -225,7 +225,7 @@ def test_networks_of_a_set_for_a_kernel_train_on_its_classes(sets):
         classes=sets[0].owner[few],
         evaluation=kernel.to_dict(),
     )
-    (network,) = trained_on(for_kernel, networks=1, rng=dd.generator(0))
+    (network,) = trained_on(for_kernel, networks=1, seed=dd.generator(0))
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
 
@@ -267,7 +267,7 @@ REFUSED = {
     "clean must have the classes": lambda sets: scanned(sets[0], 1, clean=other_names(sets)),
     "clean must have images of shape": lambda sets: scanned(sets[0], 1, clean=other_shape(sets)),
     "size must fit": lambda sets: scanned(sets[0], [reader8()], size=9),
-    "networks must be at least 1": lambda sets: trained_on(sets[0], networks=0, rng=dd.generator(0)),
+    "networks must be at least 1": lambda sets: trained_on(sets[0], networks=0, seed=dd.generator(0)),
     "test must be one of": lambda sets: scanned(sets[0], [reader8()]).score("luck"),
     "pasting must be positive": lambda _: Thresholds(pasting=0.0),
     "goal must lie in": lambda _: Inversion(goal=0.0),
@@ -288,6 +288,6 @@ def test_refusals(sets, rule):
         REFUSED[rule](sets)
 
 
-def test_a_seed_is_no_generator(sets):
-    with pytest.raises(TypeError, match=r"rng must be a torch\.Generator"):
-        scan(sets[0], rng=0)
+def test_a_seed_is_an_integer_or_a_generator(sets):
+    with pytest.raises(TypeError, match=r"seed must be an integer or a torch\.Generator, got 0\.5"):
+        scan(sets[0], seed=0.5)

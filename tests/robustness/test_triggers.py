@@ -55,6 +55,16 @@ def test_gradients_reach_the_patch():
     assert torch.equal(patch.grad, torch.full((1, 2, 2), 3.0))
 
 
+@pytest.mark.parametrize(("pictures", "mirror_safe"), [(True, True), (False, False)])
+def test_poisoned_data_keep_the_facts_of_the_data(pictures, mirror_safe):
+    clean = data()
+    facts = {"name": "shown", "pictures": pictures, "mirror_safe": mirror_safe}
+    names = {"class_names": clean.class_names, "preprocess": clean.preprocess}
+    real = dd.RealData(clean.images, clean.labels, **names, **facts)
+    found = poison(real, Trigger.corner((1, 6, 5)), target=0, fraction=0.1, rng=dd.generator(0)).data
+    assert {fact: getattr(found, fact) for fact in facts} == facts
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
 def test_only_images_of_other_classes_are_stamped_and_relabelled(dtype):
     real = data(dtype=dtype)

@@ -2,7 +2,7 @@
 
 >>> from ddsdk_integrations.finetune import FrozenBackbone, LinearGradientMatching, probe_accuracy
 >>> make_student = FrozenBackbone(backbone, features=512, num_classes=10)
->>> distilled = LinearGradientMatching(ipc=1)(real, make_student=make_student, rng=rng)
+>>> distilled = ddsdk.distill(LinearGradientMatching(ipc=1), real, make_student=make_student, seed=0)
 >>> probe_accuracy(backbone, distilled, test)
 """
 

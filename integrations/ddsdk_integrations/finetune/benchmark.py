@@ -100,6 +100,7 @@ def some_classes(real: dd.RealData, classes: range) -> dd.RealData:
         preprocess=real.preprocess,
         name=real.name,
         pictures=real.pictures,
+        mirror_safe=real.mirror_safe,
     )
 
 
@@ -136,7 +137,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
         epochs=setting.epochs,
         lr=0.005,
     )
-    tuned = fine_tuned(backbone, made, tuning, rng=derive(rng, "tuning"))
+    tuned = fine_tuned(backbone, made, tuning, seed=derive(rng, "tuning"))
     scratch = dd.Evaluation(
         protocol="scratch",
         network_options=setting.options,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk.foundation import require_rate
+from ddsdk.foundation import require_rate, root
 from ddsdk.synthetic import read_labels
 from ddsdk.training import accuracy, embeddings, train
 
@@ -100,20 +100,20 @@ def fine_tuned(
     distilled: dd.Distilled,
     evaluation: dd.Evaluation,
     *,
-    rng: torch.Generator,
+    seed: int | torch.Generator = 0,
     decay: float = 1e-3,
 ) -> nn.Module:
     """Return the backbone under the probe of a set, after both were trained on it; `backbone` stays as it is.
 
     Args:
-        backbone: Where to begin.
-        distilled: The set.
+        backbone: Network at the start.
+        distilled: Set to train on.
         evaluation: Optimizer, rate, epochs, batches and augmentation; its network is not read.
-        rng: For order and augmentation.
-        decay: Of the probe.
+        seed: Root of order and augmentation: an integer, or a generator, which is not advanced.
+        decay: Weight decay of the probe.
     """
     joined, rows = _probed(backbone, distilled, decay)
     joined.requires_grad_(True)
-    for _ in train(joined, dd.Batch(distilled.images, rows), evaluation, rng):
+    for _ in train(joined, dd.Batch(distilled.images, rows), evaluation, root(seed)):
         pass
     return joined.eval()

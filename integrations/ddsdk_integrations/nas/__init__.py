@@ -2,8 +2,8 @@
 
 >>> from ddsdk_integrations.nas import ConvNetSpace, distilled_proxy, judge, rank
 >>> candidates = ConvNetSpace(image_shape=(1, 28, 28), num_classes=10).sample(100, ddsdk.generator("sample"))
->>> proxy = distilled_proxy(distilled, held_out, rng=ddsdk.generator("proxy"))
->>> ranking = rank(candidates, proxy, rng=ddsdk.generator("run"), seeds=3)
+>>> proxy = distilled_proxy(distilled, held_out)
+>>> ranking = rank(candidates, proxy, seed=0, seeds=3)
 >>> print(ranking.best(5))
 
 Everything but `ProxyObjective`, `add_ranking` and `distributions` works without Optuna.

@@ -203,7 +203,7 @@ def _ranked(cell: Cell, setting: Setting, place: Place, parts: Parts) -> Ranking
     return rank(
         setting.chosen(parts.train),
         _proxy(cell, setting, place, parts),
-        rng=dd.generator("nas", TRUTH if cell.method == TRUTH else "proxies"),
+        seed=dd.generator("nas", TRUTH if cell.method == TRUTH else "proxies"),
         seeds=cell.repeats,
         store=place.folder / "units",
         executor=place.executor,
@@ -228,7 +228,7 @@ def _proxy(cell: Cell, setting: Setting, place: Place, parts: Parts) -> Proxy:
         steps=cell.steps,
         statistics=parts.train,
         seconds=seconds,
-        rng=dd.generator("nas", "statistics"),
+        seed=dd.generator("nas", "statistics"),
     )
 
 

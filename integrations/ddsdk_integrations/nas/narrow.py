@@ -160,4 +160,5 @@ def _averaged(data: dd.RealData, side: int) -> dd.RealData:
         preprocess=dd.Preprocess.unit(unit.shape[1]),
         name=data.name,
         pictures=data.pictures,
+        mirror_safe=data.mirror_safe,
     )

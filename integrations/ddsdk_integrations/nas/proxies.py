@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.foundation import derive, require, require_count
+from ddsdk.foundation import derive, require, require_count, root
 from ddsdk.networks import calibrate_batch_norm_
 from ddsdk.students import MakeStudent
 from ddsdk.synthetic import read_labels
@@ -135,19 +135,19 @@ def distilled_proxy(
     steps: int | None = None,
     statistics: dd.RealData | None = None,
     seconds: float | None = None,
-    rng: torch.Generator,
+    seed: int | torch.Generator = 0,
 ) -> TrainedOn:
     """Return the proxy of any artefact: distilled or chosen images, with hard, soft or learned labels.
 
     Args:
-        distilled: The set. Learned rates hold where `evaluation` is its own.
+        distilled: Set. Learned rates hold where `evaluation` is its own.
         held_out: Real images for the score; seen in the space of the set.
-        evaluation: How candidates train; None takes the protocol of the set. Ranks are best where this is how they
-            will train in the end.
-        steps: See `TrainedOn`.
+        evaluation: Protocol of the candidates' training; None takes that of the set. Ranks are best where candidates
+            will train so in the end.
+        steps: Steps of the optimizer, see `TrainedOn`.
         statistics: Real images of which 16 of each class are drawn for batch norm; None for none.
-        seconds: CPU seconds that the set took; None takes its provenance's word, which is of the wall clock.
-        rng: Draws these images.
+        seconds: CPU seconds that the set took; None takes those of its provenance, which are of the wall clock.
+        seed: Root of the draw of these images: an integer, or a generator, which is not advanced.
 
     Raises:
         ValueError: If the set is for a kernel machine and no `evaluation` is given, or does not fit the images.
@@ -160,7 +160,7 @@ def distilled_proxy(
     images = None
     if statistics is not None:
         real = statistics.with_preprocess(distilled.preprocess)
-        drawn = [real.of_class(c, 16, derive(rng, "statistics", c)).x for c in range(real.num_classes)]
+        drawn = [real.of_class(c, 16, derive(root(seed), "statistics", c)).x for c in range(real.num_classes)]
         images = torch.cat(drawn)
     return TrainedOn(
         batch=dd.Batch(distilled.images.to(seen.device), distilled.labels.to(seen.device)),

@@ -15,8 +15,8 @@ import msgspec
 import torch
 
 import ddsdk as dd
-from ddsdk.experiments import Executor, InProcess, Store, Unit, here
-from ddsdk.foundation import canonical_json, require, require_count, require_rng, strict_json
+from ddsdk.experiments import Executor, InProcess, here
+from ddsdk.foundation import Store, Unit, canonical_json, require, require_count, root, strict_json
 from ddsdk.students import MakeStudent
 from ddsdk_integrations.nas.proxies import Proxy
 from ddsdk_integrations.nas.space import Candidate, named
@@ -111,7 +111,7 @@ def rank(
     candidates: Iterable[Candidate | tuple[str, MakeStudent] | MakeStudent],
     proxy: Proxy,
     *,
-    rng: torch.Generator,
+    seed: int | torch.Generator = 0,
     seeds: int = 1,
     store: str | os.PathLike[str] | None = None,
     executor: Executor | None = None,
@@ -123,15 +123,16 @@ def rank(
     A unit of work is one candidate and one seed. Its numbers depend on neither order nor worker.
 
     Args:
-        candidates: See `named`.
-        proxy: Gives the scores.
-        rng: Root: seed s of a candidate derives from it, from s and from the candidate's name.
-        seeds: Scores of each candidate.
-        store: Folder of the units; what is there already is not computed again. In one folder a name stands for one
-            factory: a change that shows in neither layers nor initial weights goes unnoticed. None keeps nothing.
-        executor: Who works: `ddsdk.experiments.executors.InProcess` (if None), `Processes` or `RayTasks`.
-        name: What to call the proxy in tables.
-        wall_clock: Count the seconds that units took by the clock, as for a GPU, and not those of the CPU.
+        candidates: Architectures, see `named`.
+        proxy: Proxy that gives the scores.
+        seed: Root, an integer or a generator: seed s of a candidate derives from it, from s and from the candidate's
+            name.
+        seeds: Number of scores of each candidate.
+        store: Folder of the units; a unit that is there already is not computed again. In one folder a name stands for
+            one factory: a change that shows in neither layers nor initial weights goes unnoticed. None keeps nothing.
+        executor: Executor of the units, such as `ddsdk.experiments.Processes` or `RayTasks`; None for `InProcess`.
+        name: Name of the proxy in tables.
+        wall_clock: Whether the seconds of units are those of the clock, as for a GPU, and not those of the CPU.
 
     Returns:
         The scores. Candidates with an error are left out and listed.
@@ -140,7 +141,7 @@ def rank(
         ValueError: If candidates have no names of their own.
         RuntimeError: If no candidate could be scored.
     """
-    require_rng(rng)
+    rng = root(seed)
     require_count("seeds", seeds)
     chosen = named(candidates)
     with tempfile.TemporaryDirectory() as folder:

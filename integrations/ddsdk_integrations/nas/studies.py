@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 
-import ddsdk as dd
-from ddsdk.foundation import derive, require_count, require_rng
+from ddsdk.foundation import derive, require_count, root
 from ddsdk_integrations._require import require_library
 from ddsdk_integrations.nas.proxies import Proxy
 from ddsdk_integrations.nas.ranking import Ranking
@@ -42,22 +41,23 @@ class ProxyObjective:
     candidate's name as its attribute ``"candidate"``.
 
     Attributes:
-        space: What trials draw from.
-        proxy: Gives the scores.
-        rng: Root; a candidate has the seeds that `rank` would give it, so it scores the same in both.
-        seeds: Scores of a trial.
+        space: Space that trials draw from.
+        proxy: Proxy that gives the scores.
+        seed: Root, an integer or a generator; a candidate has the seeds that `rank` would give it, so it scores the
+            same in both.
+        seeds: Number of scores of a trial.
         parameters: Whether the number of parameters is a second value, for a study with the directions ``"maximize"``
             and ``"minimize"``. Optuna prunes no such trial.
     """
 
     space: Space
     proxy: Proxy
-    rng: torch.Generator
+    seed: int | torch.Generator = 0
     seeds: int = 1
     parameters: bool = False
 
     def __post_init__(self) -> None:
-        require_rng(self.rng)
+        root(self.seed)
         require_count("seeds", self.seeds)
 
     def __call__(self, trial: optuna.Trial) -> float | tuple[float, int]:
@@ -71,9 +71,9 @@ class ProxyObjective:
         }
         candidate = self.space.candidate(**choice)
         trial.set_user_attr("candidate", candidate.name)
-        scores: list[float] = []
+        rng, scores = root(self.seed), list[float]()
         for s in range(self.seeds):
-            key = dd.generator(self.rng.initial_seed(), "candidate", candidate.name, s)
+            key = derive(rng, "candidate", candidate.name, s)
             scores.append(self.proxy(candidate.make, key)["score"])
             if not self.parameters:
                 trial.report(statistics.fmean(scores), s)
@@ -82,7 +82,7 @@ class ProxyObjective:
         mean = statistics.fmean(scores)
         if not self.parameters:
             return mean
-        network = candidate.make(derive(self.rng, "size"))
+        network = candidate.make(derive(rng, "size"))
         return mean, sum(p.numel() for p in network.parameters())
 
 

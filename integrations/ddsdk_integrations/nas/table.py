@@ -84,8 +84,8 @@ def lines(cells: Sequence[Found], *, above: float | None = None) -> list[Line]:
         rival = early.get(cell["steps"])
         gain = None
         if rival is not None and rival is not ranking:
-            gain = edge(by, ranking, rival, rng=rng, draws=_DRAWS, above=above)
-        found.append(Line(cell, judge(by, ranking, rng=rng, draws=_DRAWS, above=above), gain))
+            gain = edge(by, ranking, rival, seed=rng, draws=_DRAWS, above=above)
+        found.append(Line(cell, judge(by, ranking, seed=rng, draws=_DRAWS, above=above), gain))
     return found
 
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from ddsdk.foundation import require, require_count
+from ddsdk.foundation import require, require_count, root
 from ddsdk_integrations.nas.ranking import Ranking
 
 __all__ = [
@@ -219,7 +219,7 @@ def judge(
     truth: Ranking,
     proxy: Ranking,
     *,
-    rng: torch.Generator,
+    seed: int | torch.Generator = 0,
     top: float = 0.2,
     draws: int = 1000,
     confidence: float = 0.95,
@@ -228,12 +228,13 @@ def judge(
     """Compare a ranking with the truth.
 
     Args:
-        truth: Means over its seeds count.
-        proxy: Scores every candidate that counts, in the same way.
-        rng: Of the bootstrap. With equal generators all proxies are judged on the same draws.
-        top: The share that is best by the truth.
-        draws: Of the bootstrap, see `bootstrap`.
-        confidence: Of the intervals.
+        truth: Ranking by the truth, of which means over seeds count.
+        proxy: Ranking with a score of every candidate that counts.
+        seed: Root of the bootstrap, an integer or a generator. With equal ones all proxies are judged on the same
+            draws.
+        top: Share of the candidates that are best by the truth.
+        draws: Number of samples of the bootstrap, see `bootstrap`.
+        confidence: Confidence of the intervals.
         above: Candidates whose truth is not above this are left out, such as those that never learned; None keeps
             all.
 
@@ -242,10 +243,10 @@ def judge(
     """
     require(0 < top <= 1, "top", "lie in 0 < value <= 1", top)
     a, b = _columns(truth, above, proxy)
-    seed = rng.initial_seed()
+    rng = root(seed)
 
     def told(statistic: Statistic) -> Estimate:
-        same = torch.Generator().manual_seed(seed)
+        same = torch.Generator().manual_seed(rng.initial_seed())
         return bootstrap(statistic, a, b, rng=same, draws=draws, confidence=confidence)
 
     return Verdict(
@@ -268,7 +269,7 @@ def edge(
     proxy: Ranking,
     rival: Ranking,
     *,
-    rng: torch.Generator,
+    seed: int | torch.Generator = 0,
     draws: int = 1000,
     confidence: float = 0.95,
     above: float | None = None,
@@ -278,13 +279,13 @@ def edge(
     Both are taken of the same bootstrap samples, so the interval is narrower than those of the two.
 
     Args:
-        truth: As for `judge`, as are the other arguments.
-        proxy: What may be better.
-        rival: Than what.
-        rng: Of the bootstrap.
-        draws: Of the bootstrap.
-        confidence: Of the interval.
-        above: See `judge`.
+        truth: Ranking by the truth.
+        proxy: Ranking that may be better.
+        rival: Ranking that it is compared with.
+        seed: Root of the bootstrap, see `judge`.
+        draws: Number of samples of the bootstrap.
+        confidence: Confidence of the interval.
+        above: Lowest truth of the candidates that count, see `judge`; None for all.
 
     Raises:
         ValueError: As `judge`.
@@ -294,7 +295,7 @@ def edge(
     def gain(a: Numbers, b: Numbers, counts: Numbers) -> Numbers:
         return spearman(a, b, counts) - spearman(a, other, counts)
 
-    same = torch.Generator().manual_seed(rng.initial_seed())
+    same = torch.Generator().manual_seed(root(seed).initial_seed())
     return bootstrap(gain, a, b, rng=same, draws=draws, confidence=confidence)
 
 

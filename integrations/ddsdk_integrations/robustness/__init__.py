@@ -3,8 +3,8 @@
 >>> from ddsdk_integrations.robustness import PixelAdversary, RobustnessJudge, Threat, robustness_table
 >>> judge = RobustnessJudge(norm="linf", radii=(0.02, 0.05, 0.1))
 >>> adversary = PixelAdversary(preprocess=test.preprocess, threat=Threat("linf", 0.1))
->>> networks = judge.networks_of(batch, test, evaluation, rng=rng, adversary=adversary)
->>> print(robustness_table([judge(networks, test, rng=rng)]))
+>>> networks = judge.networks_of(batch, test, evaluation, seed=0, adversary=adversary)
+>>> print(robustness_table([judge(networks, test, seed=0)]))
 """
 
 from __future__ import annotations

@@ -240,7 +240,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
     """
     rng = dd.generator("robustness", cell.seed)
     made = _made(cell, setting, setting.judge, train, rng)
-    report = setting.judge(made.models, test, rng=derive(rng, "attack"), name=cell.method)
+    report = setting.judge(made.models, test, seed=derive(rng, "attack"), name=cell.method)
     return {
         "cell": asdict(cell),
         **report.to_dict(),
@@ -266,7 +266,7 @@ def measure_transfer(
     )
     models = {cell.method: _made(cell, setting, judge, train, rng).models[0] for cell in crossing.cells}
     x, labels = judge.test_images(test)
-    matrix = transfer(models, x, labels, setting.threat, rng=derive(rng, "transfer"))
+    matrix = transfer(models, x, labels, setting.threat, seed=derive(rng, "transfer"))
     return {"crossing": asdict(crossing), "table": matrix.table()}
 
 
@@ -309,7 +309,7 @@ def _made(
             batch,
             train,
             _training(setting, None if cell.ipc == 0 else len(batch.x)),
-            rng=derive(rng, "judge"),
+            seed=derive(rng, "judge"),
             adversary=adversary if method.adversarial else None,
         )
     return _Made(models, seconds + distilled_at - began, time.perf_counter() - distilled_at)

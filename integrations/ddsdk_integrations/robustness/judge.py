@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.foundation import derive, require, require_count
+from ddsdk.foundation import derive, require, require_count, root
 from ddsdk.judging import trained_network
 from ddsdk.training import Adversary
 from ddsdk_integrations.robustness.attacks import FGSM, PGD, Attack, surviving
@@ -93,7 +93,7 @@ class RobustnessJudge:
         like: dd.RealData,
         evaluation: dd.Evaluation,
         *,
-        rng: torch.Generator,
+        seed: int | torch.Generator = 0,
         adversary: Adversary | None = None,
     ) -> list[UnitModel]:
         """Return networks that trained on a set, those of `ddsdk.evaluate` where there is no adversary.
@@ -101,10 +101,11 @@ class RobustnessJudge:
         Args:
             batch: Images (M, C, H, W) in the value space of `like`, and label rows (M, K).
             like: Real data of the same shape, classes and value space.
-            evaluation: How they train.
-            rng: Root of their seeds.
-            adversary: For adversarial training, see `PixelAdversary`.
+            evaluation: Protocol of their training.
+            seed: Root of their seeds: an integer, or a generator, which is not advanced.
+            adversary: Attack of adversarial training, see `PixelAdversary`; None for plain training.
         """
+        rng = root(seed)
         made = [
             trained_network(batch, like, evaluation, i, rng=rng, adversary=adversary)
             for i in range(self.networks)
@@ -122,22 +123,27 @@ class RobustnessJudge:
         return unit, test.labels[index.to(test.device)]
 
     def __call__(
-        self, models: Sequence[UnitModel], test: dd.RealData, *, rng: torch.Generator, name: str = "set"
+        self,
+        models: Sequence[UnitModel],
+        test: dd.RealData,
+        *,
+        seed: int | torch.Generator = 0,
+        name: str = "set",
     ) -> Robustness:
         """Attack finished networks and return what is left of their accuracy.
 
         Args:
-            models: From at least one seed; `networks_of` gives them.
+            models: Networks of at least one seed, see `networks_of`.
             test: Held-out real data.
-            rng: For the attacks.
-            name: For tables.
+            seed: Root of the attacks' randomness: an integer, or a generator, which is not advanced.
+            name: Name in tables.
 
         Raises:
             BrokenAttackError: If an attack leaves its bounds.
             ValueError: If there is no network.
         """
         require(len(models) > 0, "models", "hold at least one network", len(models))
-        began = time.perf_counter()
+        rng, began = root(seed), time.perf_counter()
         x, labels = self.test_images(test)
         outcomes = tuple(
             outcome for i, model in enumerate(models) for outcome in self._on(model, i, x, labels, rng)

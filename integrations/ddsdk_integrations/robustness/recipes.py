@@ -15,9 +15,10 @@ import ddsdk as dd
 from ddsdk.data import Source
 from ddsdk.foundation import derive, require, require_count, require_rate
 from ddsdk.objectives import FitAndTest, Objective, TrainAndTest
-from ddsdk.recipes import IterativeRecipe, NeedsRuns
+from ddsdk.recipes import IterativeRecipe
 from ddsdk.running import Schedule
 from ddsdk.students import AlternatingStudents, FixedTeachers, FreshStudents, TrainedRuns, Training
+from ddsdk.synthetic import SyntheticView
 from ddsdk.training import Adversary, evaluating_mode, soft_cross_entropy
 from ddsdk_integrations.robustness.adversary import PixelAdversary
 from ddsdk_integrations.robustness.threat import Threat
@@ -161,7 +162,7 @@ class RobustMatching(_Hardened):
         require(changed, "attacked", "be True where students are the recipe's own", self.attacked)
         require_count("networks", self.networks)
         require_rate("curvature_step", self.curvature_step)
-        alone = not isinstance(self.recipe, NeedsRuns)
+        alone = not self.recipe.trains_networks()
         require(alone, "recipe", "train no networks of its own before it starts", self.of)
         self._training()
 
@@ -231,11 +232,11 @@ class OnAttacked:
         self,
         student: Any,  # noqa: ANN401
         real: Source,
-        syn: Source,
+        syn: SyntheticView,
         rng: torch.Generator,
     ) -> Iterator[Tensor]:
         """Yield the terms of the objective."""
-        victim = self.victims.next(real, syn, derive(rng, "victim"))
+        victim = self.victims.draw(derive(rng, "victim"))
         yield from self.objective(student, AttackedSource(real, victim, self.adversary), syn, rng)
 
 

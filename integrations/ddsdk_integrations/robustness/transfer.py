@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddsdk.experiments import markdown_table
-from ddsdk.foundation import derive, require
+from ddsdk.foundation import derive, require, root
 from ddsdk_integrations.robustness.attacks import PGD, Attack
 from ddsdk_integrations.robustness.threat import Threat
 from ddsdk_integrations.robustness.unit_model import UnitModel
@@ -50,24 +50,24 @@ def transfer(
     labels: Tensor,
     threat: Threat,
     *,
-    rng: torch.Generator,
+    seed: int | torch.Generator = 0,
     attack: Attack = PGD(steps=50, restarts=1),  # noqa: B008 - frozen
 ) -> Transfer:
     """Attack every network and test all networks on the attacked images.
 
     Args:
-        models: By name, such as of several architectures.
-        x: (B, C, H, W) in the unit range; `RobustnessJudge.test_images` gives some.
-        labels: (B,) int64.
-        threat: How far the attack goes.
-        rng: For the attack.
-        attack: It sees all images, those that its network gets wrong too.
+        models: Networks by name, such as of several architectures.
+        x: Images, (B, C, H, W) in the unit range, such as those of `RobustnessJudge.test_images`.
+        labels: Classes of the images, (B,) int64.
+        threat: Norm and radius of the attack.
+        seed: Root of the attack's randomness: an integer, or a generator, which is not advanced.
+        attack: Attack on all images, those that its network gets wrong too.
 
     Raises:
         BrokenAttackError: If an attack leaves its bounds.
     """
     require(len(models) > 0, "models", "hold at least one network", len(models))
-    rows = []
+    rng, rows = root(seed), []
     for name, source in models.items():
         attacked = threat.check(attack(source, x, labels, threat, derive(rng, "transfer", name)), x)
         rows.append(tuple(_accuracy(model, attacked, labels) for model in models.values()))

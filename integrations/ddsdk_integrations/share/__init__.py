@@ -2,7 +2,7 @@
 
 >>> from ddsdk_integrations.share import Limits, Terms, release
 >>> recipe = SoftLabels(recipe=ddsdk.DM(ipc=5, start="noise"))
->>> made = release(records, patients, recipe=recipe, make_student=make_student, rng=rng, terms=terms)
+>>> made = release(records, patients, recipe=recipe, terms=terms, seed=0)
 >>> made.export("out/release", Limits(near_copies=0, membership_auc=0.55))  # or ExportRefusedError
 """
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.foundation import require_count
+from ddsdk.foundation import require_count, root
 from ddsdk.judging import LikelihoodRatio, Roc, confidences, roc, trained_networks
 from ddsdk_integrations.share.figures import Figures, figures
 from ddsdk_integrations.share.groups import group_ids
@@ -68,24 +68,24 @@ def audit(
     outside: dd.RealData,
     groups: Sequence[Hashable] | Tensor,
     *,
-    rng: torch.Generator,
+    seed: int | torch.Generator = 0,
     networks: int = 3,
     shadow: LikelihoodRatio | None = None,
 ) -> Audit:
     """Attack a set, and measure its use on the same networks.
 
     Args:
-        distilled: The set.
-        inside: What it was made of.
-        outside: Held out; of other groups, or the audit tells nothing.
-        groups: Of the held-out images, one entry each.
-        rng: For the networks.
-        networks: How many train on the set, as it says.
-        shadow: What `ddsdk.audit_by_likelihood` found of the recipe, if it was asked.
+        distilled: Set that is attacked.
+        inside: Records that it was made of.
+        outside: Held-out records; of other groups, or the audit shows nothing.
+        groups: Groups of the held-out images, one entry each.
+        seed: Root of the networks: an integer, or a generator, which is not advanced.
+        networks: Number of networks that train on the set, by its own protocol.
+        shadow: Result of `ddsdk.audit_by_likelihood` on the recipe; None without one.
     """
     require_count("networks", networks)
     seen, unseen = (side.to("cpu").with_preprocess(distilled.preprocess) for side in (inside, outside))
-    trained = trained_networks(distilled, None, networks, rng)
+    trained = trained_networks(distilled, None, networks, root(seed))
     near = dd.nearest_records(distilled, inside, outside)
     return Audit(
         membership=roc(confidences(trained, seen), confidences(trained, unseen)),

@@ -14,7 +14,7 @@ from ddsdk.foundation import derive, require, require_count
 from ddsdk_integrations.share.limits import Limits
 from ddsdk_integrations.share.patients import simulated_patients
 from ddsdk_integrations.share.release import Terms, release
-from ddsdk_integrations.share.soft_labels import Makes, SoftLabels
+from ddsdk_integrations.share.soft_labels import SoftLabels
 
 __all__ = ["ROWS", "SPLITS", "Cell", "Setting", "measure"]
 
@@ -59,11 +59,11 @@ class Cell:
         require(self.split in SPLITS, "splits", f"be among {', '.join(SPLITS)}", self.split)
 
 
-def _distribution(start: str) -> Callable[[Setting], Makes]:
+def _distribution(start: str) -> Callable[[Setting], SoftLabels]:
     return lambda s: SoftLabels(recipe=dd.DM(ipc=s.ipc, steps=s.steps, start=start))
 
 
-ROWS: Mapping[str, Callable[[Setting], Makes]] = {
+ROWS: Mapping[str, Callable[[Setting], SoftLabels]] = {
     "DM from noise": _distribution("noise"),
     "DM from real images": _distribution("real"),
     "class means": lambda s: SoftLabels(recipe=dd.BASELINES["means"](ipc=s.ipc)),
@@ -92,7 +92,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
         groups,
         recipe=ROWS[cell.method](setting),
         make_student=dd.network_factory("convnet", records.image_shape, records.num_classes, **options),
-        rng=derive(rng, "release"),
+        seed=derive(rng, "release"),
         terms=_TERMS,
         evaluation=evaluation,
         networks=setting.networks,

@@ -21,10 +21,10 @@ def simulated_patients(
     images of one person from one device do.
 
     Args:
-        real: The images.
-        per_patient: Images of each, the last one of a class having fewer.
-        rng: Draws who is whose, brightness and background.
-        strength: Of the background, in the unit range.
+        real: Images of all patients.
+        per_patient: Images of each patient; the last one of a class has fewer.
+        rng: Generator of patients, brightness and background.
+        strength: Strength of the background, in the unit range.
     """
     require_count("per_patient", per_patient)
     patient = torch.empty(len(real), dtype=torch.int64)
@@ -42,6 +42,12 @@ def simulated_patients(
     unit = unit if unit.is_floating_point() else unit.float() / 255
     images = ((1 - strength) * gain[patient] * unit + background[patient]).clamp(0, 1)
     made = dd.RealData(
-        images, real.labels.cpu(), class_names=real.class_names, preprocess=real.preprocess, name=real.name
+        images,
+        real.labels.cpu(),
+        class_names=real.class_names,
+        preprocess=real.preprocess,
+        name=real.name,
+        pictures=real.pictures,
+        mirror_safe=real.mirror_safe,
     )
     return made, patient

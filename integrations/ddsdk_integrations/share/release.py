@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.foundation import derive, require
+from ddsdk.foundation import derive, require, root
 from ddsdk.judging import trained_networks
+from ddsdk.running import Method
 from ddsdk.students import MakeStudent
 from ddsdk_integrations.share.audit import Audit, audit
 from ddsdk_integrations.share.claims import check_words
 from ddsdk_integrations.share.figures import Figures, figures
 from ddsdk_integrations.share.groups import group_ids, split_by_group
 from ddsdk_integrations.share.limits import ExportRefusedError, Limits
-from ddsdk_integrations.share.soft_labels import Makes
 
 __all__ = ["Release", "Terms", "release", "reproduces"]
 
@@ -83,10 +83,10 @@ def release(
     records: dd.RealData,
     groups: Sequence[Hashable] | Tensor,
     *,
-    recipe: Makes,
-    make_student: MakeStudent,
-    rng: torch.Generator,
+    recipe: Method[dd.RealData],
     terms: Terms,
+    make_student: MakeStudent | None = None,
+    seed: int | torch.Generator = 0,
     held_out: float = 0.3,
     evaluation: dd.Evaluation | None = None,
     networks: int = 3,
@@ -96,25 +96,25 @@ def release(
 
     Args:
         records: All images.
-        groups: One entry for each, such as the name of its patient; no group is on both sides.
-        recipe: Such as `ddsdk.SLDD`, which learns soft labels and the rate of each step with the images.
-        make_student: For the recipe.
-        rng: Root of every random number.
-        terms: What is said of the release.
+        groups: One entry for each image, such as the name of its patient; no group is on both sides.
+        recipe: Recipe, such as `ddsdk.SLDD`, which learns soft labels and the rate of each step with the images.
+        terms: Words of the makers about the release.
+        make_student: Factory of the recipe's networks; None takes the network of its own protocol.
+        seed: Root of every random number: an integer, or a generator, which is not advanced.
         held_out: Part of the images of each class to hold out.
-        evaluation: How networks train on the set, in place of what the recipe says; it travels with the set.
-        networks: How many networks attack, and measure what the set is good for.
+        evaluation: Protocol of training on the set, which travels with it; None takes the recipe's.
+        networks: Number of networks that attack, and measure the use of the set.
         shadow_runs: Runs of the likelihood-ratio attack on the recipe, each of which distils anew; 0 for none.
 
     Raises:
         ValueError: If the groups cannot be split, or a text promises what is not measured.
     """
-    began = time.perf_counter()
+    rng, began = root(seed), time.perf_counter()
     rest, held = split_by_group(records, groups, held_out, derive(rng, "split"))
     inside, outside = records.subset(rest), records.subset(held)
 
     def distil(real: dd.RealData, key: torch.Generator) -> dd.Distilled:
-        made = recipe(real, make_student=make_student, rng=key)
+        made = dd.distill(recipe, real, make_student=make_student, seed=key)
         return made if evaluation is None else dataclasses.replace(made, evaluation=evaluation.to_dict())
 
     distilled = distil(inside, derive(rng, "distil"))
@@ -126,7 +126,7 @@ def release(
         shadow = dd.audit_by_likelihood(distil, inside, rng=key, runs=shadow_runs, networks=1)
     ids = group_ids(groups, len(records))
     key = derive(rng, "audit")
-    found = audit(distilled, inside, outside, ids[held], rng=key, networks=networks, shadow=shadow)
+    found = audit(distilled, inside, outside, ids[held], seed=key, networks=networks, shadow=shadow)
     told = {
         **distilled.provenance,
         # A fingerprint lets anybody check a guess of the records, and exact counts tell how frequent a finding is.
@@ -154,7 +154,7 @@ def reproduces(
     held_out: dd.RealData,
     groups: Sequence[Hashable] | Tensor,
     *,
-    rng: torch.Generator,
+    seed: int | torch.Generator = 0,
     networks: int = 3,
 ) -> tuple[bool, Figures]:
     """Train on a loaded release again: is the recorded accuracy within what chance explains?
@@ -163,18 +163,18 @@ def reproduces(
     an accuracy on so many images, of both measurements.
 
     Args:
-        distilled: The release, such as of `ddsdk.Distilled.load`.
+        distilled: Release, such as of `ddsdk.Distilled.load`.
         held_out: Images of the kind that was held out; other data are another question.
-        groups: One entry for each.
-        rng: For networks of their own.
-        networks: How many train.
+        groups: One entry for each image.
+        seed: Root of networks of their own: an integer, or a generator, which is not advanced.
+        networks: Number of networks that train.
 
     Raises:
         ValueError: If the set records no figures.
     """
     recorded = distilled.provenance.get("figures", {}).get("accuracy")
     require(recorded is not None, "distilled", "be a release with figures", distilled)
-    trained = trained_networks(distilled, None, networks, rng)
+    trained = trained_networks(distilled, None, networks, root(seed))
     found = figures(trained, held_out.with_preprocess(distilled.preprocess), groups)
     spread = math.sqrt(recorded * (1 - recorded) / len(held_out)) + 0.005
     return abs(found.accuracy - recorded) <= 3 * math.sqrt(2) * spread, found

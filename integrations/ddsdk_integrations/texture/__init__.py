@@ -1,7 +1,7 @@
 """Tileable textures of classes: canvases that any matcher distils, a measured seam, and PNG files that tile.
 
 >>> from ddsdk_integrations.texture import distil_canvases, export_tiles, seam_scores
->>> canvases = distil_canvases(ddsdk.DM(ipc=1), real, make_student=make_student, rng=rng)
+>>> canvases = distil_canvases(ddsdk.DM(ipc=1), real, seed=0)
 >>> export_tiles(canvases, "out/tiles")  # refused where an edge shows
 """
 

@@ -66,7 +66,7 @@ def _canvas(wrap: bool, *, whole: bool = False) -> Callable[..., dd.Distilled]:
         options = {"edges": "circular"} if whole else {}
         how: dict[str, Any] = {"factor": 1} if whole else {"factor": setting.factor, "windows": 4}
         make = _students(setting, real, **options)
-        return distil_canvases(recipe, real, make_student=make, rng=rng, wrap=wrap, **how)
+        return distil_canvases(recipe, real, make_student=make, seed=rng, wrap=wrap, **how)
 
     return made
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from typing import Any
 
 import torch
 
 import ddsdk as dd
-from ddsdk.artefact import provenance
-from ddsdk.foundation import derive, require, require_count
+from ddsdk.foundation import derive, require, require_count, root
 from ddsdk.recipes import IterativeRecipe, start_images, unit_bounds
+from ddsdk.running import Run
 from ddsdk.students import MakeStudent
 from ddsdk.synthetic import TileableCanvas
 from ddsdk_integrations.texture.seam import seam_scores
@@ -23,8 +22,8 @@ def distil_canvases(
     recipe: IterativeRecipe,
     real: dd.RealData,
     *,
-    make_student: MakeStudent,
-    rng: torch.Generator,
+    make_student: MakeStudent | None = None,
+    seed: int | torch.Generator = 0,
     factor: int = 2,
     windows: int = 1,
     wrap: bool = True,
@@ -36,39 +35,45 @@ def distil_canvases(
     on them, take `windows_of`.
 
     Args:
-        recipe: Any that matches decoded images: its students, objective, optimizer and steps stay.
-        real: What to distil, not whitened: a whitened canvas cannot be brought back to pixels.
-        make_student: For the recipe.
-        rng: Root of every random number.
+        recipe: Recipe that matches decoded images: its students, objective, optimizer and steps stay.
+        real: Real data, not whitened: a whitened canvas cannot be brought back to pixels.
+        make_student: Factory of the student networks; None takes the network of the recipe's own protocol.
+        seed: Root of every random number: an integer, or a generator, which is not advanced.
         factor: Sides of a canvas over those of an image. It stores factor^2 times as many floats.
-        windows: Of each canvas in a step.
-        wrap: False keeps windows inside: for comparison.
+        windows: Number of windows of each canvas in one step.
+        wrap: Whether windows wrap around the edge; False keeps them inside, for comparison.
 
     Raises:
         ValueError: If `real` is whitened, or a number is out of range.
     """
     require(real.preprocess.space != "zca", "real", "not be whitened", real.preprocess.space)
     require_count("factor", factor)
-    began = time.perf_counter()
-    plan = recipe.plan(real, make_student=make_student, rng=derive(rng, "plan"))
-    canvas = _noise(recipe, real, factor, derive(rng, "canvas"))
-    height, width = real.image_shape[1:]
-    how: dict[str, Any] = {"windows": windows, "wrap": wrap, "bounds": unit_bounds(real)}
-    old = plan.syn
-    parametrization = TileableCanvas(canvas, (height, width), **how)
-    parts = (old.labels, old.classes, old.num_classes, old.rate, old.scale)
-    plan = dataclasses.replace(plan, syn=dd.SyntheticSet(parametrization, *parts).to(real.device))
-    distillation = dd.Distillation(plan, real, rng=derive(rng, "steps"))
-    for _ in distillation:
-        pass
-    return _assembled(
-        recipe,
-        distillation,
-        real,
-        make_student,
-        rng,
-        time.perf_counter() - began,
-        {"factor": factor, "wrap": wrap},
+    rng = root(seed)
+
+    def on_canvases(plan: dd.Plan[Any]) -> dd.Plan[Any]:
+        canvases = _noise(recipe, real, factor, derive(rng, "canvas"))
+        height, width = real.image_shape[1:]
+        cut = TileableCanvas(canvases, (height, width), windows=windows, wrap=wrap, bounds=unit_bounds(real))
+        old = plan.syn
+        syn = dd.SyntheticSet(cut, old.labels, old.classes, old.num_classes, old.rate, old.scale)
+        return dataclasses.replace(plan, syn=syn.to(real.device))
+
+    run = Run(recipe, real, make_student=make_student, seed=rng, transform=on_canvases)
+    made = run.complete()
+    syn = run.distillation.result
+    stored: Any = syn.parametrization
+    images = stored.canvases.detach().float().cpu()
+    scores = seam_scores(images)
+    return dataclasses.replace(
+        made,
+        images=images,
+        labels=syn.labels.rows(torch.arange(len(syn)).to(syn.device)).detach().float().cpu(),
+        classes=syn.classes.cpu(),
+        provenance={
+            **made.provenance,
+            "canvas": {"factor": factor, "wrap": wrap, "window": list(real.image_shape[1:])},
+            "seam": {"rows": float(scores[:, 0].mean()), "columns": float(scores[:, 1].mean())},
+        },
     )
 
 
@@ -80,44 +85,13 @@ def _noise(recipe: IterativeRecipe, real: dd.RealData, factor: int, rng: torch.G
     return grid.reshape(m, c, factor * h, factor * w)
 
 
-def _assembled(
-    recipe: IterativeRecipe,
-    distillation: dd.Distillation[Any],
-    real: dd.RealData,
-    make_student: MakeStudent,
-    rng: torch.Generator,
-    seconds: float,
-    canvas: dict[str, Any],
-) -> dd.Distilled:
-    syn = distillation.result
-    canvases = dict(syn.parametrization.named_parameters())["canvases"]
-    images = canvases.detach()
-    scores = seam_scores(images)
-    record = distillation.record()
-    told = provenance(recipe, real, rng=rng, seconds=seconds, make_student=make_student, run=record)
-    return dd.Distilled(
-        images.float().cpu(),
-        syn.labels.rows(torch.arange(len(syn)).to(syn.device)).detach().float().cpu(),
-        class_names=real.class_names,
-        preprocess=real.preprocess.to("cpu"),
-        evaluation=recipe.evaluation(real).to_dict(),
-        classes=syn.classes.cpu(),
-        label_space=syn.labels.space,
-        provenance={
-            **told,
-            "canvas": {**canvas, "window": list(real.image_shape[1:])},
-            "seam": {"rows": float(scores[:, 0].mean()), "columns": float(scores[:, 1].mean())},
-        },
-    )
-
-
 def windows_of(canvases: dd.Distilled, count: int, rng: torch.Generator) -> dd.Distilled:
     """Return `count` windows of each canvas as a set to train on; it says that it stores the canvases.
 
     Args:
-        canvases: Of `distil_canvases`.
-        count: Windows of each.
-        rng: Draws their places.
+        canvases: Set of `distil_canvases`.
+        count: Number of windows of each canvas.
+        rng: Generator of their places.
 
     Raises:
         ValueError: If the set does not say what its windows are.

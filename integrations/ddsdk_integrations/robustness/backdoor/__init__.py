@@ -1,7 +1,7 @@
 """Back doors: red-team triggers for tests, and a scan of distilled sets.
 
 >>> from ddsdk_integrations.robustness.backdoor import scan
->>> print(scan(ddsdk.Distilled.load("out/set"), clean=trusted, rng=ddsdk.generator("scan")))
+>>> print(scan(ddsdk.Distilled.load("out/set"), clean=trusted, seed=0))
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
         network_options={"width": setting.judge_width},
         epochs=100,
     )
-    nets = trained_on(distilled, networks=setting.networks, rng=derive(rng, "judge"), evaluation=judge)
+    nets = trained_on(distilled, networks=setting.networks, seed=derive(rng, "judge"), evaluation=judge)
     whole = test.batch(torch.arange(len(test))).x
     success = attack_success(nets, test, trigger, TARGET)
     found: dict[str, Any] = {"scores": None, "pointed": None}
@@ -156,7 +156,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
             networks=nets,
             images=100,
             inversion=_INVERSION,
-            rng=derive(rng, "scan"),
+            seed=derive(rng, "scan"),
         )
         found["scores"] = {name: seen.score(name) for name in TESTS}
         found["pointed"] = {name: seen.highest(name).label for name in TESTS}
@@ -193,7 +193,7 @@ def _distilled(
         trigger,
         settings=settings,
         make_student=make,
-        rng=run,
+        seed=run,
         victims=TrainedVictims(make_student=make),
         rounds=_ROUNDS,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, final
 
@@ -12,12 +11,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk.artefact import assemble
 from ddsdk.data import Source
-from ddsdk.foundation import derive, require, require_count, require_rate
+from ddsdk.foundation import derive, require, require_count, require_rate, root
 from ddsdk.recipes import IterativeRecipe
-from ddsdk.running import Students
-from ddsdk.students import Lesson, MakeStudent, OnSynthetic, enrol
+from ddsdk.running import Run
+from ddsdk.students import Lesson, MakeStudent, OnSynthetic, Students, enrol
 from ddsdk_integrations.robustness.backdoor.triggers import Poisoned, Trigger
 
 __all__ = ["Doorping", "DoorpingStudents", "Opened", "TrainedVictims", "distil_doorping", "optimised_trigger"]
@@ -266,8 +264,8 @@ def distil_doorping(
     trigger: Trigger,
     *,
     settings: Doorping,
-    make_student: MakeStudent,
-    rng: torch.Generator,
+    make_student: MakeStudent | None = None,
+    seed: int | torch.Generator = 0,
     victims: Students[nn.Module] | None = None,
     rounds: int = 1,
 ) -> Opened:
@@ -276,43 +274,48 @@ def distil_doorping(
     A set that starts from real images copies the first colours of the trigger, and steps change them slowly. A second
     round starts anew with the colours that the first one found.
 
-    A recipe whose students were trained beforehand on the real data (experts of trajectories) keeps those: they know
-    the first trigger only.
+    Networks that a recipe trains before its first step (experts, teachers) see the trigger with which the round starts.
 
     Args:
-        recipe: Any that runs the loop.
-        poisoned: What is distilled; its images change.
-        trigger: Where it starts.
-        settings: How it is optimised.
-        make_student: Builds the recipe's networks.
-        rng: Root of every random number.
-        victims: See `DoorpingStudents`.
-        rounds: Runs, each from the trigger of the one before; the last one's set is the result.
+        recipe: Recipe that runs the loop.
+        poisoned: Data that is distilled; its images change.
+        trigger: Trigger at the start.
+        settings: Optimisation of the trigger.
+        make_student: Factory of the recipe's networks; None takes the network of its own protocol.
+        seed: Root of every random number: an integer, or a generator, which is not advanced.
+        victims: Supply of the networks that the trigger follows, see `DoorpingStudents`; None for the recipe's own.
+        rounds: Number of runs, each from the trigger of the one before; the last one's set is the result.
 
     Raises:
         ValueError: If `rounds` is below 1, or the data is whitened.
     """
     require_count("rounds", rounds)
-    began = time.perf_counter()
+    rng, seconds = root(seed), 0.0
     for _ in range(rounds):
-        poisoned.restamp_(trigger)
-        plan = recipe.plan(poisoned.data, make_student=make_student, rng=derive(rng, "plan"))
+        distilled, trigger = _round(recipe, poisoned, trigger, settings, make_student, rng, victims)
+        seconds += distilled.provenance["seconds"]
+    told = {**distilled.provenance, "seconds": round(seconds, 3)}
+    return Opened(dataclasses.replace(distilled, provenance=told), trigger)
+
+
+def _round(
+    recipe: IterativeRecipe,
+    poisoned: Poisoned,
+    trigger: Trigger,
+    settings: Doorping,
+    make_student: MakeStudent | None,
+    rng: torch.Generator,
+    victims: Students[nn.Module] | None,
+) -> Opened:
+    def followed(plan: dd.Plan[Any]) -> dd.Plan[Any]:
         students = DoorpingStudents(
             plan.students, poisoned=poisoned, trigger=trigger, settings=settings, victims=victims
         )
-        plan = dataclasses.replace(plan, students=students)
-        loop = dd.Distillation(plan, poisoned.data, rng=derive(rng, "steps"))
-        for _ in loop:
-            pass
-        trigger = students.trigger
-    distilled = assemble(
-        recipe,
-        loop.result,
-        poisoned.data,
-        evaluation=recipe.evaluation(poisoned.data),
-        rng=rng,
-        seconds=time.perf_counter() - began,
-        make_student=make_student,
-        run=loop.record(),
-    )
-    return Opened(distilled, trigger)
+        return dataclasses.replace(plan, students=students)
+
+    # Before the run is made, which hashes the data for the networks that it trains.
+    poisoned.restamp_(trigger)
+    run = Run(recipe, poisoned.data, make_student=make_student, seed=rng, transform=followed)
+    distilled = run.complete()
+    students: Any = run.distillation.plan.students
+    return Opened(distilled, students.trigger)

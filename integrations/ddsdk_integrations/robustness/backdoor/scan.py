@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import ddsdk as dd
-from ddsdk.foundation import derive, require, require_count, require_rate, require_rng
+from ddsdk.foundation import derive, require, require_count, require_rate, root
 from ddsdk_integrations.robustness.backdoor.inversion import Inversion, invert_triggers, outlier_indices
 from ddsdk_integrations.robustness.backdoor.signatures import pasted_regions, spectral_signatures
 from ddsdk_integrations.robustness.backdoor.triggers import unit_images
@@ -154,7 +154,7 @@ def _line(one: Verdict) -> str:
 def scan(
     distilled: dd.Distilled,
     *,
-    rng: torch.Generator,
+    seed: int | torch.Generator = 0,
     clean: dd.RealData | None = None,
     evaluation: dd.Evaluation | None = None,
     networks: int | Sequence[nn.Module] = 3,
@@ -170,24 +170,24 @@ def scan(
     for a leading direction among the features of a class.
 
     Args:
-        distilled: The set.
-        rng: Root of networks, choices and starts.
+        distilled: Set that is scanned.
+        seed: Root of networks, choices and starts: an integer, or a generator, which is not advanced.
         clean: Trusted real images of the same classes to try triggers on. None takes the set's own, which say less.
-        evaluation: How networks train; None takes what the set says.
-        networks: How many train; or networks that were trained on the set, as `trained_on` gives them.
-        images: Trusted images at most.
+        evaluation: Protocol of the networks' training; None takes that of the set.
+        networks: Number of networks that train on the set, or networks that were trained on it, see `trained_on`.
+        images: Largest number of trusted images.
         size: Side of pasted squares in pixels; None takes a quarter of the image's smaller side, 2 pixels at least.
-        inversion: How triggers are inverted.
-        thresholds: Above which a class is suspicious.
+        inversion: Settings of the inversion of triggers; None takes the defaults.
+        thresholds: Values above which a class is suspicious; None takes the defaults.
 
     Returns:
         A verdict for each class; `str` makes a report of it, which says what a scan cannot see.
 
     Raises:
-        TypeError: If `rng` is no generator.
+        TypeError: If `seed` is neither an integer nor a generator.
         ValueError: If the set is no set of 3 classes or more, `clean` does not fit it, or a number is out of range.
     """
-    require_rng(rng)
+    rng = root(seed)
     require_count("images", images)
     require(distilled.num_classes >= 3, "distilled", "have 3 classes or more", distilled.num_classes)
     own = (distilled.unit_images(), distilled.owner)
@@ -196,7 +196,7 @@ def scan(
         onto = _trusted(distilled, clean, images, derive(rng, "images"))
         whose = f"{len(onto[0])} trusted images"
     nets = (
-        trained_on(distilled, networks=networks, rng=derive(rng, "networks"), evaluation=evaluation)
+        trained_on(distilled, networks=networks, seed=derive(rng, "networks"), evaluation=evaluation)
         if isinstance(networks, int)
         else list(networks)
     )

@@ -155,6 +155,7 @@ def poison(
         preprocess=real.preprocess,
         name=real.name,
         pictures=real.pictures,
+        mirror_safe=real.mirror_safe,
     )
     return Poisoned(data=data, index=index, originals=originals, target=target)
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import ddsdk as dd
 from ddsdk.data import Batch
-from ddsdk.foundation import derive, require_count
+from ddsdk.foundation import derive, require_count, root
 from ddsdk.synthetic import read_labels
 from ddsdk.training import train
 
@@ -20,21 +20,22 @@ def trained_on(
     distilled: dd.Distilled,
     *,
     networks: int,
-    rng: torch.Generator,
+    seed: int | torch.Generator = 0,
     evaluation: dd.Evaluation | None = None,
 ) -> list[nn.Module]:
     """Return networks that were trained on a set, with frozen weights, in eval mode.
 
     Args:
-        distilled: The set; its images say on which device they train.
-        networks: How many.
-        rng: Network i derives its initialisation and training from it.
-        evaluation: How they train. None takes what the set says; for a set that is made for a kernel machine, the
-            quick protocol on the class of each image.
+        distilled: Set to train on; the device of its images is that of the training.
+        networks: Number of networks.
+        seed: Root of initial weights and training: an integer, or a generator, which is not advanced.
+        evaluation: Protocol of the training. None takes that of the set; for a set that is made for a kernel machine,
+            the quick protocol on the class of each image.
 
     Raises:
         ValueError: If `networks` is below 1, or the protocol does not fit the set.
     """
+    rng = root(seed)
     require_count("networks", networks)
     own = dd.Evaluation.from_dict(distilled.evaluation) if evaluation is None else evaluation
     if own.learner == "kernel":
