@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import ddsdk as dd
-from ddsdk.training import KernelMachine, Ridge, kernel_machine, solve_labels
-from ddsdk.training import solve
+from ddsdk.training import KernelMachine, Ridge, kernel_machine, solve, solve_labels
 from ddsdk_integrations.explain import (
     Explainer,
     Influence,
