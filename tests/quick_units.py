@@ -7,8 +7,8 @@ import signal
 import time
 from pathlib import Path
 
-from ddsdk.experiments.unit import Unit
 from ddsdk.foundation.files import canonical_json
+from ddsdk.foundation.unit import Unit
 
 
 def echo(name, *needs, seconds=0.0, **config):

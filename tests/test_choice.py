@@ -21,7 +21,7 @@ from ddsdk.foundation.files import readable_json
 from ddsdk.planning.choice import choose, reached, standings
 from ddsdk.planning.measured import MEASURED, Board, Entry, Figure, read_boards
 from ddsdk.planning.methods import METHODS
-from ddsdk.running import estimate
+from ddsdk.running import run
 from ddsdk.running.budget import shortened
 from ddsdk.training.protocol import Score
 
@@ -292,13 +292,13 @@ def measured(tmp_path):
 @pytest.fixture
 def slow(monkeypatch):
     """A trial that says that a step takes 0.1 s, of as many steps as the recipe has."""
-    real = estimate
+    real = run.estimate
 
-    def told(make):
-        found = real(make)
+    def told(distillation):
+        found = real(distillation)
         return dataclasses.replace(found, seconds=found.steps / 10)
 
-    monkeypatch.setattr(dd, "estimate", told)
+    monkeypatch.setattr(run, "estimate", told)
 
 
 def test_distill_takes_the_winner_and_as_many_steps_as_fit(tmp_path, measured, slow, capsys):
@@ -362,9 +362,9 @@ def test_a_run_with_a_budget_goes_on_with_its_own_number_of_steps(
     calls = []
 
     def stopping(self):
-        # The trial takes the first, and the start of the run the second.
+        # The trial takes the first two, and the start of the run the third.
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
         return write(self)
 

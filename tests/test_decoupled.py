@@ -115,12 +115,6 @@ def test_a_batch_has_one_image_of_each_class(tiny):
     assert [len(b) for b in StatisticsMatch(batch=100)._batches(many)] == [51, 50]
 
 
-def test_a_source_without_slots_is_refused(tiny):
-    teacher = StatisticsTeacher(batch_norm(tiny)(dd.generator(0)))
-    with pytest.raises(TypeError, match="syn must have slots_of_class and at, got RealData"):
-        next(StatisticsMatch()(teacher, tiny, tiny, dd.generator(0)))
-
-
 @pytest.fixture
 def plan(tiny, make_student):
     recipe = dd.DM(ipc=1, steps=4, real_batch=4, augmentation="", image_lr=0.1)

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import ddsdk as dd
-from ddsdk.artefact import assemble
 from ddsdk.foundation.errors import DivergedError, FolderBusyError, ResumeError, StorageError
 from ddsdk.running.checkpoint import read_checkpoint
 from ddsdk.running.job import CHECKPOINT
@@ -33,35 +32,18 @@ except FolderBusyError as error:
 
 @pytest.fixture
 def start(tiny, make_student):
-    return lambda: Run(RECIPE, tiny, make_student=make_student, seed=dd.generator("run")).distillation
+    return lambda: Run(RECIPE, tiny, make_student=make_student, seed=dd.generator("run"))
 
 
-@pytest.fixture
-def finish(tiny):
-    def ready(job, distillation):
-        syn = distillation.plan.syn
-        found = assemble(
-            RECIPE,
-            syn,
-            tiny,
-            evaluation=RECIPE.evaluation(tiny),
-            rng=dd.generator("run"),
-            seconds=job.seconds,
-        )
-        return job.finish(found)
-
-    return ready
-
-
-def run_through(folder, start, finish, *, resume=False, every=0.0):
+def run_through(folder, start, *, resume=False, every=0.0):
     run = start()
     with dd.Job(folder, CONFIG, resume=resume, every=every) as job:
         numbers = [step.number for step in job.steps(run)]
-        return numbers, finish(job, run)
+        return numbers, job.finish(run.distilled())
 
 
-def test_a_whole_run_leaves_a_set_and_no_checkpoint(tmp_path, start, finish):
-    numbers, content_id = run_through(tmp_path / "a" / "b", start, finish)
+def test_a_whole_run_leaves_a_set_and_no_checkpoint(tmp_path, start):
+    numbers, content_id = run_through(tmp_path / "a" / "b", start)
     assert numbers == [1, 2, 3, 4, 5]
     assert dd.Distilled.load(tmp_path / "a" / "b").content_id == content_id
     with dd.Job(tmp_path / "a" / "b", CONFIG, resume=True) as job:
@@ -71,21 +53,20 @@ def test_a_whole_run_leaves_a_set_and_no_checkpoint(tmp_path, start, finish):
 
 @pytest.mark.parametrize("every", [0.0, 1e9])
 @pytest.mark.parametrize("how", ["break", "error"])
-def test_a_run_resumes_after_any_step(tmp_path, start, finish, every, how):
-    _, straight = run_through(tmp_path / "straight", start, finish)
+def test_a_run_resumes_after_any_step(tmp_path, start, every, how):
+    _, straight = run_through(tmp_path / "straight", start)
     for stop in range(1, 6):
-        folder = tmp_path / f"stop {stop}"
+        folder, run = tmp_path / f"stop {stop}", start()
         job = dd.Job(folder, CONFIG, every=every)
         with job, contextlib.suppress(KeyboardInterrupt):
-            for step in (steps := job.steps(start())):
+            for step in (steps := job.steps(run)):
                 if step.number == stop and how == "break":
                     break
                 if step.number == stop:
                     steps.throw(KeyboardInterrupt)
         del steps
-        assert (folder / CHECKPOINT).exists()
-        assert job.seconds > 0
-        numbers, content_id = run_through(folder, start, finish, resume=True, every=every)
+        assert read_checkpoint(folder / CHECKPOINT, CONFIG)["seconds"] == run.seconds > 0
+        numbers, content_id = run_through(folder, start, resume=True, every=every)
         assert numbers == list(range(stop + 1, 6))
         assert content_id == straight
 
@@ -121,10 +102,10 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
             pass
 
 
-def test_an_interrupt_within_a_step_leaves_a_sound_checkpoint(tmp_path, start, finish):
-    _, straight = run_through(tmp_path / "straight", start, finish)
+def test_an_interrupt_within_a_step_leaves_a_sound_checkpoint(tmp_path, start):
+    _, straight = run_through(tmp_path / "straight", start)
     run, folder = start(), tmp_path / "broken"
-    optimizer = run._optimizer
+    optimizer = run.distillation._optimizer
     step, calls = optimizer.step, []
 
     def interrupted():
@@ -136,13 +117,13 @@ def test_an_interrupt_within_a_step_leaves_a_sound_checkpoint(tmp_path, start, f
     optimizer.step = interrupted
     with dd.Job(folder, CONFIG) as job, pytest.raises(KeyboardInterrupt):
         list(job.steps(run))
-    numbers, content_id = run_through(folder, start, finish, resume=True)
+    numbers, content_id = run_through(folder, start, resume=True)
     assert numbers == [3, 4, 5]
     assert content_id == straight
 
 
-def test_resuming_with_nothing_to_resume_starts_at_the_beginning(tmp_path, start, finish):
-    numbers, _ = run_through(tmp_path, start, finish, resume=True)
+def test_resuming_with_nothing_to_resume_starts_at_the_beginning(tmp_path, start):
+    numbers, _ = run_through(tmp_path, start, resume=True)
     assert numbers == [1, 2, 3, 4, 5]
 
 
@@ -154,13 +135,13 @@ def test_a_checkpoint_is_there_before_the_first_step(tmp_path, start):
     assert (tmp_path / CHECKPOINT).exists()
 
 
-def test_a_used_folder_is_refused_without_resume(tmp_path, start, finish):
+def test_a_used_folder_is_refused_without_resume(tmp_path, start):
     folder = tmp_path / "run"
     with dd.Job(folder, CONFIG) as job:
         next(job.steps(start()))
     with pytest.raises(ResumeError, match="already holds a run; pass --resume"), dd.Job(folder, CONFIG):
         pass
-    run_through(folder, start, finish, resume=True)
+    run_through(folder, start, resume=True)
     with pytest.raises(ResumeError, match="already holds a run"), dd.Job(folder, CONFIG):
         pass
     # A refusal lets go of the folder.
@@ -211,38 +192,28 @@ def test_what_killed_writers_left_is_swept(tmp_path):
 
 def test_a_diverged_run_keeps_its_last_finite_set(tmp_path, tiny, make_student):
     recipe = dd.DM(ipc=1, steps=9, real_batch=4, image_lr=1e30)
-    run = Run(recipe, tiny, make_student=make_student, seed=dd.generator("run")).distillation
+    run = Run(recipe, tiny, make_student=make_student)
     with dd.Job(tmp_path, CONFIG) as job, pytest.raises(DivergedError):
         list(job.steps(run))
-    again = Run(recipe, tiny, make_student=make_student, seed=dd.generator("run")).distillation
-    again.load_state_dict(read_checkpoint(tmp_path / CHECKPOINT, CONFIG)["distillation"])
-    assert again.plan.syn.is_finite()
-    assert torch.equal(again.plan.syn.parametrization.images, run.plan.syn.parametrization.images)
+    again = Run(recipe, tiny, make_student=make_student)
+    again.load_state_dict(read_checkpoint(tmp_path / CHECKPOINT, CONFIG))
+    mine, kept = (r.distillation.plan.syn for r in (run, again))
+    assert kept.is_finite()
+    assert torch.equal(kept.parametrization.images, mine.parametrization.images)
 
 
 def test_the_set_of_a_diverged_run_says_so(tmp_path, tiny, make_student):
     recipe = dd.DM(ipc=1, steps=9, real_batch=4, image_lr=1e30)
-    rng = dd.generator("run")
-    run = Run(recipe, tiny, make_student=make_student, seed=rng).distillation
+    run = Run(recipe, tiny, make_student=make_student)
     with dd.Job(tmp_path, CONFIG) as job:
         with pytest.raises(DivergedError) as error:
             list(job.steps(run))
-        assert error.value.syn is run.plan.syn
-        job.finish(
-            assemble(
-                recipe,
-                run.plan.syn,
-                tiny,
-                evaluation=recipe.evaluation(tiny),
-                rng=rng,
-                seconds=job.seconds,
-                run=run.record(),
-            )
-        )
+        assert error.value.syn is run.distillation.plan.syn
+        job.finish(run.distilled())
     about = dd.Distilled.load(tmp_path).provenance
     assert about["diverged"] is True
     assert about["rate_reductions"] == 5
-    assert about["steps_done"] == run.index
+    assert about["steps_done"] == run.distillation.index
     with dd.Job(tmp_path, CONFIG, resume=True) as job:
         assert job.finished
         assert job.diverged

@@ -18,9 +18,9 @@ from ddsdk.foundation import derive
 from ddsdk.foundation.errors import ArtifactError
 from ddsdk.judging import judge, kept_score, scores
 from ddsdk.students import enrol
+from ddsdk.training.by_protocol import train
 from ddsdk.training.fit import accuracy
 from ddsdk.training.micro import MICRO_BATCH
-from ddsdk.training.train import train
 
 QUICK = dd.Evaluation(
     protocol="test", network_options={"width": 8, "depth": 2}, networks=2, epochs=25, batch_size=64, lr=0.05

@@ -11,11 +11,10 @@ import pytest
 import torch
 
 import ddsdk as dd
-import ddsdk.training.train as training
 from ddsdk.foundation.errors import ArtifactError
 from ddsdk.judging import judge, kept_score
 from ddsdk.synthetic import FixedLabels, LearnedRate, Pixels, centred_labels
-from ddsdk.training import Pace, fc_ntk
+from ddsdk.training import Pace, by_protocol, fc_ntk
 
 SHORT = dd.Evaluation(
     protocol="test", network_options={"width": 4, "depth": 2}, networks=1, epochs=3, batch_size=40, lr=0.05
@@ -37,7 +36,7 @@ def trained(make, batch, evaluation, pace=None):
     """Return the weights that the judge reaches, in float64, and the fresh ones."""
     network, fresh = (make(dd.generator("init")).double() for _ in range(2))
     both = dd.Batch(batch.x.double(), batch.y.double())
-    list(training.train(network, both, evaluation, dd.generator("train"), pace or Pace()))
+    list(by_protocol.train(network, both, evaluation, dd.generator("train"), pace or Pace()))
     return list(network.parameters()), fresh, both
 
 
@@ -345,27 +344,27 @@ def test_steps_are_those_of_whole_epochs(digits, batch, schedule):
     make = dd.network_factory("convnet", digits[0].image_shape, 10, width=4, depth=2)
     evaluation = dataclasses.replace(SHORT, schedule=schedule, decay_at=(0.5,), warm_up=0.2)
     by_epochs, by_steps, fewer = (make(dd.generator("init")) for _ in range(3))
-    list(training.train(by_epochs, batch, evaluation, dd.generator("train")))
-    training.train_steps(
+    list(by_protocol.train(by_epochs, batch, evaluation, dd.generator("train")))
+    by_protocol.train_steps(
         by_steps, batch, evaluation, 3 * evaluation.steps_in_epoch(100), dd.generator("train")
     )
     for a, b in zip(by_epochs.parameters(), by_steps.parameters(), strict=True):
         assert torch.equal(a, b)
-    training.train_steps(fewer, batch, evaluation, 4, dd.generator("train"))
+    by_protocol.train_steps(fewer, batch, evaluation, 4, dd.generator("train"))
     assert not torch.equal(next(fewer.parameters()), next(by_steps.parameters()))
     with pytest.raises(ValueError, match="steps"):
-        training.train_steps(fewer, batch, evaluation, 0, dd.generator("train"))
+        by_protocol.train_steps(fewer, batch, evaluation, 0, dd.generator("train"))
 
 
 def test_fewer_steps_see_the_whole_schedule(digits, batch, monkeypatch):
     make, seen = dd.network_factory("convnet", digits[0].image_shape, 10, width=4, depth=2), []
     monkeypatch.setattr(
-        training, "gradient_step", lambda n, optimizer, *_: seen.append(optimizer.param_groups[0]["lr"])
+        by_protocol, "gradient_step", lambda n, optimizer, *_: seen.append(optimizer.param_groups[0]["lr"])
     )
     evaluation = dataclasses.replace(SHORT, epochs=2, decay_at=(0.5,), decay=0.1, lr=1.0)
-    training.train_steps(make(dd.generator(0)), batch, evaluation, 5, dd.generator(0))
+    by_protocol.train_steps(make(dd.generator(0)), batch, evaluation, 5, dd.generator(0))
     assert seen == pytest.approx([1, 1, 1, 0.1, 0.1])
     seen.clear()
     cosine = dataclasses.replace(evaluation, schedule="cosine", decay=0.0)
-    training.train_steps(make(dd.generator(0)), batch, cosine, 4, dd.generator(0))
+    by_protocol.train_steps(make(dd.generator(0)), batch, cosine, 4, dd.generator(0))
     assert seen == pytest.approx([(1 + math.cos(math.pi * k / 4)) / 2 for k in range(4)])

@@ -16,12 +16,12 @@ from ddsdk.experiments.columns import COLUMNS, TRANSFER_NETWORKS, Judging, wants
 from ddsdk.experiments.fair import label_robust_score
 from ddsdk.experiments.kinds import Entry, Place, Task, compute_in
 from ddsdk.experiments.published import PUBLISHED, published, transferred
-from ddsdk.foundation.store import Store
 from ddsdk.experiments.table import Cell, Measured, TableRow, read_rows
 from ddsdk.experiments.table_view import fair_scores, table_html, table_markdown
 from ddsdk.experiments.tables import figure_kind
-from ddsdk.foundation.unit import Unit
 from ddsdk.foundation.errors import ArtifactError
+from ddsdk.foundation.store import Store
+from ddsdk.foundation.unit import Unit
 from ddsdk.judging.judge import evaluate, network_accuracy
 from ddsdk.training.protocol import Evaluation
 

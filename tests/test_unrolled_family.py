@@ -14,8 +14,8 @@ from ddsdk.running.run import Run
 from ddsdk.synthetic import STARTS
 from ddsdk.synthetic.set import Leaves
 from ddsdk.training import InnerAdam, InnerSGD, constant_memory, full_graph
+from ddsdk.training.by_protocol import train
 from ddsdk.training.flat import FlatNetwork, weight_vector
-from ddsdk.training.train import train
 
 ORDERED = {"dd": dd.DD, "sldd": dd.SLDD}
 
@@ -152,11 +152,11 @@ def test_rtp_starts_from_images_where_it_is_asked_to(tiny, make_student):
 
 
 def test_operations_suit_the_data(tiny):
-    for name, pictures, found in (
-        ("cifar10", True, "flip_rotate"),
-        ("MNIST", True, "rotate"),
-        ("a text", False, ""),
+    for mirror_safe, pictures, found in (
+        (True, True, "flip_rotate"),
+        (False, True, "rotate"),
+        (True, False, ""),
     ):
-        tiny.name, tiny.pictures = name, pictures
+        tiny.mirror_safe, tiny.pictures = mirror_safe, pictures
         assert flip_or_rotate(tiny, None) == found
     assert flip_or_rotate(tiny, "crop") == "crop"

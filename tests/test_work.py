@@ -15,11 +15,11 @@ from failing_calls import fail_at
 from quick_units import calls, compute, echo
 
 from ddsdk.experiments.executors import InProcess, Processes, RayTasks, Shared
-from ddsdk.foundation.store import Failure, Store, Timing
-from ddsdk.foundation.unit import Unit, open_result, seal_result
 from ddsdk.experiments.worker import work
 from ddsdk.foundation.errors import ArtifactError, MissingExtraError, StorageError
 from ddsdk.foundation.files import strict_json
+from ddsdk.foundation.store import Failure, Store, Timing
+from ddsdk.foundation.unit import Unit, open_result, seal_result
 
 TOOK = Timing(1.0, 0.5, "here")
 

@@ -1,6 +1,8 @@
 from .adversary import Adversary as Adversary
 from .analytic import images_of_weights as images_of_weights
 from .analytic import linear_weights as linear_weights
+from .by_protocol import train as train
+from .by_protocol import train_steps as train_steps
 from .conjugate import conjugate_gradients as conjugate_gradients
 from .curvature import CurvaturePenalty as CurvaturePenalty
 from .fit import accuracy as accuracy
@@ -39,8 +41,6 @@ from .ridge import Ridge as Ridge
 from .ridge import solve as solve
 from .ridge import solve_labels as solve_labels
 from .sharpness import sharpness_aware_step as sharpness_aware_step
-from .train import train as train
-from .train import train_steps as train_steps
 from .unroll import StepLoss as StepLoss
 from .unroll import Unroll as Unroll
 from .unroll import checkpointed as checkpointed

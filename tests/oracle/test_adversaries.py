@@ -14,8 +14,8 @@ from ddsdk.objectives import ByFeatures, FitAndTest, TrainAndTest, by_kernel
 from ddsdk.students import TrainedRuns, Training
 from ddsdk.synthetic import FreeLabels, LearnedScale, Pixels
 from ddsdk.training import CurvaturePenalty, FullyConnectedNTK, Ridge, full_graph
+from ddsdk.training.by_protocol import train as train_on
 from ddsdk.training.fit import batch_gradient
-from ddsdk.training.train import train as train_on
 
 SHAPE, CLASSES = (1, 8, 8), torch.arange(3).repeat_interleave(2)
 

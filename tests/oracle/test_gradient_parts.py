@@ -187,14 +187,16 @@ def plain_collective(objective, student, real, syn, rng):
 @pytest.mark.parametrize("pieces", [None, 1, 3, 4])
 @pytest.mark.parametrize("augmentation", ["", "color_crop+flip_scale"])
 @pytest.mark.parametrize("learned", [False, True])
-@pytest.mark.parametrize("distance", ["filter_cosine", "squared", "gap"])
+@pytest.mark.parametrize(
+    "distance", [filter_cosine, squared, FilterGap(0.5)], ids=["filter_cosine", "squared", "gap"]
+)
 def test_collective_matching_equals_the_plain_version(
     tiny, monkeypatch, pieces, augmentation, learned, distance
 ):
     monkeypatch.setitem(MICRO_BATCH, "cpu", pieces)
     objective = CollectiveMatch(
         byproduct=weight_gradients,
-        distance=FilterGap(0.5) if distance == "gap" else getattr(dd, distance),
+        distance=distance,
         real_batch=7,
         synthetic_batch=2,
         augmentation=dd.Augmentation(augmentation),

@@ -174,7 +174,6 @@ def test_students_and_sets_that_do_not_fit_are_refused(tiny, make_student):
     cases = [
         (features, LinearKernel(), Leaves(syn), TypeError, "student must have a method embed"),
         (kernel, network, Leaves(syn), TypeError, "student must be a kernel, got Network"),
-        (features, network, tiny, TypeError, "syn must be a set that can be taken whole, got RealData"),
         (sure, network, Leaves(syn), ValueError, "scale must be learned with the set"),
     ]
     for objective, student, source, error, message in cases:
