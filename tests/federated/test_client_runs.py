@@ -245,6 +245,12 @@ def test_the_set_of_a_function_is_sent_as_it_is():
     assert seen == [False]
 
 
+@pytest.mark.parametrize("distil", [dd.DM, lambda real: None, "dm"])
+def test_what_is_no_recipe_is_refused(distil):
+    with pytest.raises(TypeError, match=r"distil must be a ddsdk\.Recipe or Alone, got"):
+        participant(distil=distil)
+
+
 SHORT = {"student_steps": 2, "steps": 3}
 PATHS = {
     "update": (Encoding(images=10, **SHORT), 2),

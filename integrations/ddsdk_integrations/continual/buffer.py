@@ -47,32 +47,34 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
         max_size: Real images whose bytes the memory may take: a byte for each channel of a pixel, and two for
             the class. It must be the plugin's ``mem_size``. It is no number of items: small tiles or low-rank
             factors give more images for the same bytes, soft labels fewer.
-        recipe: What distils: a recipe of ddsdk, whose ipc follows from the bytes, or a `Distiller` that says with
-            which students and for how many seconds.
+        recipe: Recipe of ddsdk, whose ipc follows from the bytes, or a `Distiller` with the students and the seconds of
+            each distillation.
         budget_bytes: Bytes, in place of those of `max_size` real images.
         classes: Classes that there will be in the end, over all tasks that number them anew. None divides by those
             that came so far, so that older ones shrink as new ones come.
         visits: Experiences in which each class will have come in the end. None divides the bytes of a class by those so
             far. Of no use with `merge`.
-        codec: How images are packed, such as `LowRank`. Recipes that store tiles or components keep theirs.
-        merge: When a class comes again, distil its new images together with those remembered, weighted by visits, and
-            go on from these; otherwise its bytes are divided among the visits, and older ones shrink.
-        replay: How the memory is given to those who train on it.
-        streaming: For streams of small pieces: when to distil. None distils each experience at its end.
-        preprocess: From the unit range to the values of the stream. None takes the extremes of the first
+        codec: Codec of the images, such as `LowRank`; None for bytes. Recipes that store tiles or components keep
+            theirs.
+        merge: Whether the new images of a class that comes again are distilled together with those remembered, weighted
+            by visits, from which the run goes on; otherwise its bytes are divided among the visits, and older ones
+            shrink.
+        replay: Form in which the memory is given to those who train on it; None for each item once.
+        streaming: Times of distillation in a stream of small pieces. None distils each experience at its end.
+        preprocess: Map from the unit range to the values of the stream. None takes the extremes of the first
             experience for black and white.
         pictures: False for matrices that are no pictures, see `ddsdk.RealData`.
         mirror_safe: Whether the mirror image of an image has the same class, see `ddsdk.RealData`. The recipe mirrors
             images by default only where it has.
-        seed: Of every random number.
+        seed: Root of every random number.
 
     Raises:
         ValueError: If a number is out of range; while it runs, if a share of the bytes holds no image, or if
             values of the stream leave the unit range.
 
     Attributes:
-        calls: Distillations so far.
-        seconds: What they took.
+        calls: Number of distillations so far.
+        seconds: Time that they took.
     """
 
     def __init__(

@@ -26,14 +26,14 @@ __all__ = ["Distiller", "Made"]
 
 
 class Made(NamedTuple):
-    """What a distillation left.
+    """Result of a distillation.
 
     Attributes:
-        images: (M, C, H, W) in the unit range.
-        classes: (M,) int64, the class slot of each item.
-        labels: (M, K) probabilities.
+        images: Images, (M, C, H, W) in the unit range.
+        classes: Class of each item, (M,) int64.
+        labels: Label of each item, (M, K) probabilities.
         stored: Class to its items as the recipe stores them, where that is not as images.
-        seconds: What it took.
+        seconds: Time of the distillation.
     """
 
     images: Tensor
@@ -54,15 +54,15 @@ class Distiller:
         network: Name in `ddsdk.NETWORKS` of the students. Fresh ones, never the learner: a memory that is made
             for one network serves another one less.
         network_options: Options of its builder; None for width 32 of a ConvNet, and for the usual ones of others.
-        seconds: After so many no further step is taken, and the set is what it is by then. A recipe without
-            steps, and the networks that a recipe trains before its first one, cannot be cut short. None for all steps.
-        past: Let what is remembered of the task be further classes: students know them and train on them beside the
-            new ones, and nothing of them changes. Wants a recipe that matches class by class
-            (`ddsdk.objectives.ClassMatch`).
-        relation: Weight of `RelationMatch`, which compares with what is remembered; 0 leaves it out. Wants `past`.
+        seconds: Time after which no further step is taken; the set is what it is by then. A recipe without steps, and
+            the networks that a recipe trains before its first one, cannot be cut short. None for all steps.
+        past: Whether what is remembered of the task stands beside the new classes as further ones: students have
+            outputs for them and train on them, and their images do not change. It needs a recipe that matches class by
+            class (`ddsdk.objectives.ClassMatch`).
+        relation: Weight of `RelationMatch`, which compares with what is remembered; 0 leaves it out. It needs `past`.
 
     Raises:
-        TypeError: If the recipe is none.
+        TypeError: If `recipe` is no `ddsdk.Recipe`.
         ValueError: If the network is unknown or `seconds` is not positive.
     """
 
@@ -95,9 +95,9 @@ class Distiller:
 
         Args:
             budget: Bytes of a class.
-            shape: Of an image.
-            codec: How images are packed, where the recipe makes images.
-            label_bytes: Of an item.
+            shape: Shape of an image, (C, H, W).
+            codec: Codec of the images, for recipes that make images.
+            label_bytes: Bytes of the label of an item.
         """
         if isinstance(self.recipe, Composing):
             return self.recipe.most_components(budget, shape)
@@ -115,7 +115,7 @@ class Distiller:
         """Distil `real` to `ipc` items of each class, or as many as its smallest new class has images.
 
         Args:
-            real: The images of one moment. With `past`, what is remembered stands behind its new classes.
+            real: Images of one moment. With `past`, what is remembered stands behind its new classes.
             ipc: Items of each class.
             new: Number of its classes that are new; None for all of them.
             rng: Root of every random number.

@@ -23,8 +23,8 @@ class Scaffold(FedAvg):
     The clients are those of `Participant.app`, with momentum 0.
 
     Args:
-        task: What is agreed on.
-        **options: Of Flower's FedAvg.
+        task: Task that all sides agree on.
+        **options: Options of Flower's FedAvg.
 
     Differences from the published algorithm: weights are averaged by numbers of images, as Flower does, and not evenly.
 

@@ -27,7 +27,7 @@ class Census:
     """Registered nodes, with the images of each class that they say they have.
 
     Args:
-        task: What is agreed on.
+        task: Task that all sides agree on.
         action: What they will be asked for: a recipe may need more images of a class than an update.
     """
 

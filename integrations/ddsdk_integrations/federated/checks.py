@@ -103,7 +103,7 @@ class Contract:
     """What a reply of this round must be.
 
     Attributes:
-        task: What is agreed on.
+        task: Task that all sides agree on.
         round_number: The round.
         allowed: For each node that was asked, the classes that it may send.
         limits: What it may send at most.

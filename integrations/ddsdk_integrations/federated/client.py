@@ -39,7 +39,7 @@ class Alone:
 
     Attributes:
         function: Function of a client's images that returns the set.
-        ipc: Number of images that it needs of a class.
+        ipc: Number of images of a class that it needs.
     """
 
     function: Callable[[dd.RealData], dd.Distilled]
@@ -52,14 +52,17 @@ class Participant:
     """A client: its data, what distils them, and in how few bytes it answers.
 
     Attributes:
-        task: What is agreed on.
-        load: From Flower's context to the client's images, (N, C, H, W), uint8 or float in the unit range, and class
-            ids of the task, (N,) int64. It is called for each message.
+        task: Task that all sides agree on.
+        load: Function from Flower's context to the client's images, (N, C, H, W), uint8 or float in the unit range, and
+            class ids of the task, (N,) int64. It is called for each message.
         distil: Recipe or baseline of ddsdk, or `Alone` around a function. It sees the client's classes only.
         packing: Codec and label form of what is sent.
-        training: How the client trains weights, where a strategy averages them.
-        encoding: How the client writes a weight update as images, where a strategy asks for that.
+        training: Training of weights, for strategies that average them.
+        encoding: Method that writes a weight update as images, for strategies that average updates.
         least: Classes with fewer images are left out. None takes the `ipc` of the recipe, which may start from as many.
+
+    Raises:
+        TypeError: If `distil` is neither a recipe nor `Alone`.
     """
 
     task: Task
@@ -71,6 +74,8 @@ class Participant:
     least: int | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.distil, dd.Recipe | Alone):
+            raise TypeError(f"distil must be a ddsdk.Recipe or Alone, got {self.distil!r}")
         if self.least is not None:
             require_count("least", self.least)
 

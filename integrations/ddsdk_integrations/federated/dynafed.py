@@ -79,7 +79,7 @@ class Trajectory(PathMatching):
         """Distil a trajectory of weights, from noise: the server has no images.
 
         Args:
-            task: What is agreed on.
+            task: Task that all sides agree on.
             weights: Weights of the network, (P,) each, round by round, the first ones included.
             rng: Root of every random number.
         """
@@ -116,10 +116,10 @@ class DynaFed(FedAvg):
     It takes the place of Flower's FedAvg before any clients; the traffic is that of FedAvg.
 
     Args:
-        task: What is agreed on.
-        trajectory: How it distils and tunes.
+        task: Task that all sides agree on.
+        trajectory: Method that distils and tunes.
         seed: Root of every random number of the server.
-        **options: Of Flower's FedAvg.
+        **options: Options of Flower's FedAvg.
 
     Attributes:
         made: The distilled trajectory; None before it is there.

@@ -58,7 +58,7 @@ class Learner(Protocol):
         Args:
             network: The server's, which may be changed.
             sets: At least one.
-            task: What is agreed on.
+            task: Task that all sides agree on.
             rng: Root of every random number of the round.
             quota: Images of a class that one client may send.
         """

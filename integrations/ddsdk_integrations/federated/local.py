@@ -171,7 +171,7 @@ def accuracy_of(task: Task, test: dd.RealData) -> Callable[[int, ArrayRecord], M
     """Return ``evaluate_fn`` for a strategy's ``start``: the accuracy on held-out images of the task.
 
     Args:
-        task: What is agreed on.
+        task: Task that all sides agree on.
         test: Images in the order of the task's classes.
     """
     x, labels = test.with_preprocess(task.preprocess).batch(torch.arange(len(test))).x, test.labels

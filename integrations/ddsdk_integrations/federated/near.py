@@ -23,7 +23,8 @@ class NearStudents:
     """Builds the students of a client, as recipes of ddsdk take them.
 
     Attributes:
-        data: Of the client: a student has an output for each of its classes, with the weights of the network's own.
+        data: Data of the client: a student has an output for each of its classes, with the weights of that of the
+            network.
         around: Weights of the server; None for fresh networks.
         radius: A student lies at most so far from `around`, in the norm of all its weights: in a random direction, at
             a distance that is uniform in 0..radius.

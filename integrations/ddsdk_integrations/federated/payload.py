@@ -51,7 +51,7 @@ class Packing:
     """In how few bytes a set is sent.
 
     Attributes:
-        codec: Of the images, such as `ddsdk.artefact.codecs.Uint8` or `LowRank`.
+        codec: Codec of the images, such as `ddsdk.artefact.Uint8` or `ddsdk.artefact.LowRank`.
         soft: Send label rows, as half floats, beside the class ids.
     """
 
@@ -70,7 +70,7 @@ class Contribution:
         labels: (M, K) probabilities over all classes.
         classes: (M,) int64, the class that each image was made for.
         examples: Real images that the client has, as it says; classes that were too small to be distilled count too.
-        counts: Of each class.
+        counts: Number of real images of each class.
         rate: Learning rates learned with the set: none, one, or one for each step.
         meta: The other things that it says of itself, such as `manifest` and the privacy statement.
     """
@@ -105,10 +105,10 @@ def pack(
 
     Args:
         made: Over the classes of the client.
-        data: Of the client; says which classes these are in the task.
+        data: Data of the client, with the ids of its classes in the task.
         packing: Codec and label form.
         round_number: The round that it answers.
-        seconds: That it took.
+        seconds: Time of the distillation.
 
     Raises:
         ValueError: If the codec does not keep each image by itself, or labels are no probabilities.
@@ -176,7 +176,7 @@ def manifest(recipe: str, parameters: Mapping[str, Any], **found: float) -> str:
 
     Args:
         recipe: Name of the method.
-        parameters: Of the method, JSON values.
+        parameters: Parameters of the method, JSON values.
         **found: Numbers of the run that are worth telling.
     """
     versions = {"ddsdk": version("ddsdk"), "torch": str(torch.__version__)}

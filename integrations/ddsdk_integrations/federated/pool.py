@@ -82,7 +82,7 @@ def pooled(sets: Sequence[Contribution], task: Task, weighing: Weighing, *, quot
 
     Args:
         sets: At least one.
-        task: What is agreed on.
+        task: Task that all sides agree on.
         weighing: How much each counts.
         quota: Images of a class that one client may send.
 

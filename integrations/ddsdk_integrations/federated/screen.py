@@ -58,7 +58,7 @@ class Screen:
 
         Args:
             sets: That have passed the checks of single replies.
-            task: What is agreed on.
+            task: Task that all sides agree on.
             rng: For the networks of the embeddings. A client that could tell their weights could make images for them,
                 so it must come from a secret.
         """

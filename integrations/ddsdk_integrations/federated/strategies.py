@@ -33,9 +33,9 @@ def one_shot(task: Task, *, evaluation: dd.Evaluation | None = None, **options: 
     nothing is sent to clients but the question.
 
     Args:
-        task: What is agreed on.
+        task: Task that all sides agree on.
         evaluation: Protocol of the server's training; None takes 100 epochs, augmented as the task allows.
-        **options: Of `SetStrategy`.
+        **options: Options of `SetStrategy`.
 
     References:
         Song et al., "Federated Learning via Decentralized Dataset Distillation in Resource-Constrained Edge
@@ -52,9 +52,9 @@ def dosfl(task: Task, *, passes: int = 1, **options: Any) -> SetStrategy:  # noq
     goes through the steps of all clients in turn.
 
     Args:
-        task: What is agreed on.
-        passes: Through all steps, as many as the clients' recipe has.
-        **options: Of `SetStrategy`.
+        task: Task that all sides agree on.
+        passes: Number of passes through all steps, that of the clients' recipe.
+        **options: Options of `SetStrategy`.
 
     Differences from the published algorithm: no random masking of steps; labels are those of the recipe.
 
@@ -78,12 +78,12 @@ def fed_dm(
     Clients distil with `ddsdk.DM`; other recipes run with the same students.
 
     Args:
-        task: What is agreed on.
+        task: Task that all sides agree on.
         radius: Clients match on networks within so far of the server's weights.
         trust: The server's training stays within so far of them; None leaves it free.
         evaluation: Protocol of the server's training on the union; None takes 40 epochs, augmented as the task allows.
         go_on: Whether a client starts from its own set of the round before.
-        **options: Of `SetStrategy`.
+        **options: Options of `SetStrategy`.
 
     Differences from the published algorithm: clients match the classes of which they have enough images.
 
@@ -108,10 +108,10 @@ def fed_mk(
     Clients distil with `MetaKnowledge`.
 
     Args:
-        task: What is agreed on.
+        task: Task that all sides agree on.
         knowledge: Images of each class that clients get from the round before, to start from.
         evaluation: Protocol of the server's training on the union; None takes 40 epochs, augmented as the task allows.
-        **options: Of `SetStrategy`.
+        **options: Options of `SetStrategy`.
 
     References:
         Liu et al., "Meta Knowledge Condensation for Federated Learning", ICLR 2023, arXiv:2209.14851.
@@ -132,10 +132,11 @@ def fed_synth(
     """Return gradient as data: clients send images that move the weights as their own training does.
 
     Args:
-        task: What is agreed on.
-        student_steps: Of the replay; it must be that of the clients' `Encoding`. 1 is the method of Goetz and Tewari.
+        task: Task that all sides agree on.
+        student_steps: Number of steps of the replay, that of the clients' `Encoding`. 1 is the method of Goetz and
+            Tewari.
         trim: Share of the highest and of the lowest values of each weight that is left out of the mean.
-        **options: Of `SetStrategy`.
+        **options: Options of `SetStrategy`.
 
     Differences from the published algorithm: all clients count the same, whatever they say of their sizes.
 

@@ -72,7 +72,7 @@ class SetStrategy(FedAvg):
     timeout. The first one waits as long for nodes to come, and once more for what they say they hold.
 
     Args:
-        task: What is agreed on.
+        task: Task that all sides agree on.
         ask: What clients are asked for.
         learn: What is made of their sets.
         screen: Which sets are refused for what the others sent.

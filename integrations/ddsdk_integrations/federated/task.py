@@ -27,7 +27,7 @@ class Task:
     Attributes:
         class_names: Names of the K classes, in the order of their ids.
         image_shape: (C, H, W).
-        preprocess: From the unit range to the value space. Choose it from public knowledge: a fit on private images
+        preprocess: Map from the unit range to the value space. Choose it from public knowledge: a fit on private images
             would tell of them. Whitening is refused, for codecs need pixels.
         pictures: False for matrices that are no pictures, see `ddsdk.RealData`.
         mirror_safe: Whether the mirror image of an image has the same class, see `ddsdk.RealData`. Clients mirror
@@ -138,7 +138,7 @@ class LocalData:
     """The images of one client: classes without images, or with too few, are left out.
 
     Attributes:
-        task: What is agreed on.
+        task: Task that all sides agree on.
         real: Its images, whose classes 0, 1, … are those of `classes`.
         classes: Their ids in the task.
         counts: Images of each of the K classes of the task, those left out included.
@@ -154,7 +154,7 @@ class LocalData:
         """Return the data of a client.
 
         Args:
-            task: What is agreed on.
+            task: Task that all sides agree on.
             images: (N, C, H, W), uint8 or float in the unit range.
             labels: (N,) int64 class ids of the task.
             least: Classes with fewer images are left out: a recipe that starts from real images needs as many as it

@@ -79,12 +79,12 @@ def encoded_update(
     N steps on S: the objective of trajectory matching, on a trajectory of one round.
 
     Args:
-        network: The server's; it is not changed.
-        data: Of the client.
-        training: Its own training.
-        encoding: How the update is written.
+        network: Network of the server; it is not changed.
+        data: Data of the client.
+        training: Training of the client.
+        encoding: Method that writes the update as images.
         rng: Root of every random number.
-        round_number: The round that it answers.
+        round_number: Number of the round.
     """
     began = time.monotonic()
     trained = copy.deepcopy(network)
@@ -125,10 +125,10 @@ def recovered_update(network: Network, one: Contribution, task: Task, student_st
     """Return by how much training on a set moves the weights of `network`, (P,).
 
     Args:
-        network: Not changed.
-        one: What `encoded_update` sent.
-        task: What is agreed on.
-        student_steps: Of the training.
+        network: Network of the server; it is not changed.
+        one: Set that `encoded_update` made.
+        task: Task that all sides agree on.
+        student_steps: Number of steps of the training.
     """
     moved = copy.deepcopy(network)
     moved.train()
