@@ -1,15 +1,3 @@
-from .benchmark import Axis as Axis
-from .benchmark import Benchmark as Benchmark
-from .benchmark import Cell as Cell
-from .benchmark import Column as Column
-from .benchmark import Group as Group
-from .benchmark import Options as Options
-from .benchmark import Plot as Plot
-from .benchmark import Result as Result
-from .benchmark import image_data as image_data
-from .benchmark import mean_of as mean_of
-from .benchmark import percent_of as percent_of
-from .benchmark import value_of as value_of
 from .boards import boards_of as boards_of
 from .cells import CellBenchmark as CellBenchmark
 from .cells import CellTable as CellTable

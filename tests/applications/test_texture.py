@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from PIL import Image
 
 import ddsdk as dd
 from ddsdk.synthetic import TileableCanvas
-from ddsdk_integrations.texture import __main__ as command
 from ddsdk_integrations.texture import (
     distil_canvases,
     draw_gallery,
@@ -243,29 +241,3 @@ def test_a_gallery_shows_canvas_tiling_and_windows(canvases, tmp_path):
     draw_gallery(canvases[True], tmp_path / "g.png", rng=dd.generator(0), networks=[network])
     assert (tmp_path / "g.png").stat().st_size > 5000
     assert tiled(numbered(), 3).shape == (2, 1, 15, 21)
-
-
-def test_the_benchmark_measures_every_row_once(monkeypatch, tmp_path, capsys):
-    asked = [
-        "x",
-        "--data",
-        "digits",
-        "--out",
-        str(tmp_path),
-        "--images",
-        "10",
-        "--steps",
-        "2",
-        "--width",
-        "4",
-    ]
-    asked += ["--networks", "1", "--epochs", "2", "--windows", "2"]
-    monkeypatch.setattr(sys, "argv", asked)
-    assert command.main() == 0
-    table = (tmp_path / "table.md").read_text()
-    # A canvas stores as much as four images.
-    assert table.count("| 2560 |") == 5
-    assert (tmp_path / "texture.png").stat().st_size > 5000
-    capsys.readouterr()
-    assert command.main() == 0
-    assert capsys.readouterr().out == table + "\n"

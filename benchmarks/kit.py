@@ -7,6 +7,7 @@ that was stopped goes on where it was.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import itertools
 import statistics
 import sys
@@ -20,7 +21,7 @@ import torch
 import tyro
 
 from ddsdk.data import RealData, load_pair
-from ddsdk.experiments.pages import draw_lines, markdown_table, mean_text
+from ddsdk.experiments import draw_lines, markdown_table, mean_text
 from ddsdk.foundation import (
     Store,
     Unit,
@@ -260,7 +261,7 @@ class Benchmark(Generic[S]):
             for name, axis in self.axes.items()
         ]
         made = make_dataclass("Command", fields, bases=(Options,), frozen=True, kw_only=True)
-        made.__doc__ = f"{self.text}\n\n{_attributes(Options)}{_attributes(self.setting)}"
+        made.__doc__ = f"{self.text}\n\nAttributes:\n{_attributes(Options)}\n{_attributes(self.setting)}"
         made.__module__ = self.setting.__module__
         return made
 
@@ -418,8 +419,8 @@ def _default(known: dataclasses.Field[Any]) -> Any:  # noqa: ANN401
 
 def _attributes(kind: type[Any]) -> str:
     """Return the documented attributes of a dataclass, for the help of an option."""
-    _, _, attributes = (kind.__doc__ or "").partition("Attributes:\n")
-    return f"Attributes:\n{attributes}"
+    _, _, attributes = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
+    return attributes
 
 
 def _word(value: Any) -> str:  # noqa: ANN401

@@ -1,0 +1,60 @@
+"""A contract of all benchmarks: a small run measures every row once, and writes the table and the picture."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import benchmarks
+from benchmarks.kit import Benchmark
+
+HOME = Path(benchmarks.__file__).parent
+
+
+class Small(NamedTuple):
+    """Words of a small run, the texts that its table has with their numbers, and its picture."""
+
+    words: str
+    counted: dict[str, int]
+    picture: str | None = None
+
+
+SMALL = {
+    # A canvas stores as many floats as four images.
+    "texture": Small(
+        "--data digits --images 10 --steps 2 --width 4 --networks 1 --epochs 2 --windows 2",
+        {"| 2560 |": 5},
+        "texture.png",
+    ),
+}
+
+
+def benchmark(name: str) -> Benchmark:
+    return importlib.import_module(f"benchmarks.{name}").BENCHMARK
+
+
+def test_every_benchmark_has_a_small_run():
+    files = {p.relative_to(HOME).with_suffix("").as_posix().replace("/", ".") for p in HOME.rglob("*.py")}
+    declared = {f for f in files if "BENCHMARK = " in (HOME / f"{f.replace('.', '/')}.py").read_text()}
+    assert declared == set(SMALL)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_run_measures_every_row_once(name, tmp_path, capsys):
+    words, counted, picture = SMALL[name]
+    asked = [*words.split(), "--out", str(tmp_path)]
+    assert benchmark(name).prog == f"python -m benchmarks.{name}"
+    assert benchmark(name).run(asked) == 0
+    table = (tmp_path / "table.md").read_text()
+    assert {text: table.count(text) for text in counted} == counted
+    cells = json.loads((tmp_path / "cells.json").read_text())["cells"]
+    assert {cell["cell"]["method"] for cell in cells} <= set(benchmark(name).methods)
+    if picture is not None:
+        assert (tmp_path / picture).stat().st_size > 5000
+    capsys.readouterr()
+    assert benchmark(name).run(asked) == 0
+    assert capsys.readouterr().out == table + "\n"
