@@ -22,34 +22,7 @@ import tyro
 
 from ddsdk.data import RealData, load_pair
 from ddsdk.experiments import draw_lines, markdown_table, mean_text
-from ddsdk.foundation import (
-    Store,
-    Unit,
-    canonical_json,
-    generator,
-    readable_json,
-    require,
-    strict_json,
-    write_atomic,
-)
-
-__all__ = [
-    "Axis",
-    "Benchmark",
-    "Cell",
-    "Column",
-    "Group",
-    "Loaded",
-    "Options",
-    "Plot",
-    "Result",
-    "image_data",
-    "known_words",
-    "mean_of",
-    "percent_of",
-    "value_of",
-    "words",
-]
+from ddsdk.foundation import Store, Unit, canonical_json, generator, readable_json, require, strict_json, write_atomic
 
 S = TypeVar("S")
 Result = Mapping[str, Any]

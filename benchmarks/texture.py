@@ -65,9 +65,7 @@ def _canvas(wrap: bool) -> Make:
     def made(setting: Setting, real: dd.RealData, rng: torch.Generator) -> dd.Distilled:
         recipe = dd.DM(ipc=1, steps=setting.steps, start="noise", augmentation="")
         make = setting.students(real)
-        return distil_canvases(
-            recipe, real, make_student=make, seed=rng, wrap=wrap, factor=setting.factor, windows=4
-        )
+        return distil_canvases(recipe, real, make_student=make, seed=rng, wrap=wrap, factor=setting.factor, windows=4)
 
     return made
 
@@ -119,9 +117,7 @@ def measure(cell: Cell, setting: Setting, train_data: dd.RealData, test: dd.Real
     }
 
 
-def _probability(
-    seen: dd.Distilled, real: dd.RealData, protocol: dd.Evaluation, rng: torch.Generator
-) -> float:
+def _probability(seen: dd.Distilled, real: dd.RealData, protocol: dd.Evaluation, rng: torch.Generator) -> float:
     """Return the mean probability of their class that a network trained on real images gives to a set's images."""
     make = dd.network_factory("convnet", real.image_shape, real.num_classes, **protocol.network_options)
     network = make(derive(rng, "init"))

@@ -6,14 +6,7 @@ python examples/backdoor_scan.py
 import dataclasses
 
 import ddsdk as dd
-from ddsdk_integrations.robustness.backdoor import (
-    Inversion,
-    Trigger,
-    attack_success,
-    poison,
-    scan,
-    trained_on,
-)
+from ddsdk_integrations.robustness.backdoor import Inversion, Trigger, attack_success, poison, scan, trained_on
 
 TARGET = 3
 

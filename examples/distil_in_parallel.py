@@ -32,9 +32,7 @@ def main(out: str, steps: int) -> None:
             if group.rank == 0:
                 print(f"step {step.number}: loss {step.loss:.4f}")
         if group.rank == 0:
-            made = assemble(
-                recipe, run.result, real, evaluation=recipe.evaluation(real), rng=rng, seconds=0.0
-            )
+            made = assemble(recipe, run.result, real, evaluation=recipe.evaluation(real), rng=rng, seconds=0.0)
             print(f"{out}: {made.save(out)}")
         # Whoever leaves the group first may take the others with it.
         dist.barrier()

@@ -32,9 +32,7 @@ truth = leave_one_out(explainer.machine, train, x, found.classes)
 behind = influence.behind(x, 10)
 shared = (behind[:, :, None] == truth.topk(10, dim=1).indices[:, None]).any(2).double().mean()
 print(f"training images behind image 0: {behind[0, :5].tolist()}")
-print(
-    f"of the ten that matter most by leave-one-out, {100 * float(shared):.0f} % are among the ten that it names"
-)
+print(f"of the ten that matter most by leave-one-out, {100 * float(shared):.0f} % are among the ten that it names")
 
 Path("out").mkdir(exist_ok=True)
 draw_explanations(explainer, train, test, torch.tensor([0, 1, 2]), "out/explained.png")

@@ -40,10 +40,7 @@ def load(context):
 
 
 client = Participant(
-    task=task,
-    load=load,
-    distil=dd.DM(ipc=5, steps=20, real_batch=64),
-    training=LocalTraining(lr=0.05, batch_size=32),
+    task=task, load=load, distil=dd.DM(ipc=5, steps=20, real_batch=64), training=LocalTraining(lr=0.05, batch_size=32)
 )
 
 

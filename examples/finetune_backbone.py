@@ -14,9 +14,7 @@ everything, held_out = dd.load_pair("digits")
 train, test = (some_classes(data, range(5, 10)) for data in (everything, held_out))
 
 # Any module that makes features of images will do; this one is trained here.
-backbone = pretrained(
-    some_classes(everything, range(5)), Setting(width=16, pretraining=15), dd.generator("old")
-)
+backbone = pretrained(some_classes(everything, range(5)), Setting(width=16, pretraining=15), dd.generator("old"))
 features = embeddings(backbone, train.batch(torch.arange(1)).x).shape[1]
 make_student = FrozenBackbone(backbone, features=features, num_classes=5)
 

@@ -6,14 +6,7 @@ python examples/graph_condensation.py
 import dataclasses
 
 import ddsdk
-from ddsdk_integrations.graph import (
-    GRAPH_PROTOCOL,
-    ChosenNodes,
-    GCond,
-    evaluate_graph,
-    stochastic_blocks,
-    to_data,
-)
+from ddsdk_integrations.graph import GRAPH_PROTOCOL, ChosenNodes, GCond, evaluate_graph, stochastic_blocks, to_data
 
 # Your own: GraphData(data) for any PyG graph with masks; planetoid("cora", folder) reads local files.
 graph = stochastic_blocks(2000, features=16, signal=0.6, homophily=0.9)

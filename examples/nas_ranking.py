@@ -8,15 +8,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 import ddsdk as dd
 from ddsdk.experiments import Processes, RayTasks
 from ddsdk.foundation import MissingExtraError
-from ddsdk_integrations.nas import (
-    AnyOf,
-    ConvNetSpace,
-    ParameterCount,
-    distilled_proxy,
-    early_stopping,
-    judge,
-    rank,
-)
+from ddsdk_integrations.nas import AnyOf, ConvNetSpace, ParameterCount, distilled_proxy, early_stopping, judge, rank
 
 
 def large(data: dd.RealData) -> dd.RealData:

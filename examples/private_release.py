@@ -49,10 +49,7 @@ for what, text in distilled.certificate.facts:
 
 try:
     dd.distill(
-        recipe,
-        sealed(train, Ledger(CLAIM, "out/ledger.json")),
-        make_student=make_student,
-        seed=dd.generator("again"),
+        recipe, sealed(train, Ledger(CLAIM, "out/ledger.json")), make_student=make_student, seed=dd.generator("again")
     )
 except BudgetSpentError as error:
     print("a second run:", error)

@@ -22,10 +22,7 @@ from ddsdk_integrations.robustness import (
 train, test = dd.load_pair("digits")
 make_student = dd.network_factory("convnet", train.image_shape, 10, width=8, depth=2)
 distilled = dd.distill(
-    dd.DM(ipc=10, steps=60, real_batch=64, augmentation=""),
-    train,
-    make_student=make_student,
-    seed=dd.generator("run"),
+    dd.DM(ipc=10, steps=60, real_batch=64, augmentation=""), train, make_student=make_student, seed=dd.generator("run")
 )
 
 # Radii are those of pixels in [0, 1]; models normalise by themselves, and every attack is checked for its bounds.

@@ -18,9 +18,7 @@ options = {"width": 12, "depth": 2}
 make_student = dd.network_factory("convnet", records.image_shape, 10, **options)
 protocol = dd.Evaluation(protocol="quick", network_options=options, networks=1, epochs=60, lr=0.03)
 terms = Terms(
-    title="Digits of nobody",
-    intended_use="To try the command; not for diagnosis.",
-    licence="That of the source.",
+    title="Digits of nobody", intended_use="To try the command; not for diagnosis.", licence="That of the source."
 )
 limits = Limits(membership_auc=0.65, membership_at_1=0.1, near_copies=0)
 

@@ -15,16 +15,10 @@ make_student = dd.network_factory("convnet", train.image_shape, 10, width=8, dep
 recipe = dd.DM(ipc=1, steps=60, augmentation="", real_batch=32, image_lr=5.0)  # any other matcher goes here
 
 for wrap in (True, False):
-    canvases = distil_canvases(
-        recipe, train, make_student=make_student, seed=dd.generator("run"), windows=4, wrap=wrap
-    )
+    canvases = distil_canvases(recipe, train, make_student=make_student, seed=dd.generator("run"), windows=4, wrap=wrap)
     rows, columns = seam_scores(canvases.images).mean(0).tolist()
-    print(
-        f"windows {'wrap around' if wrap else 'stay inside'}: seam {rows:.2f} of rows, {columns:.2f} of columns"
-    )
-    print(
-        f"  {canvases.stored_floats} floats, as many as {canvases.stored_floats // 640} images of each class"
-    )
+    print(f"windows {'wrap around' if wrap else 'stay inside'}: seam {rows:.2f} of rows, {columns:.2f} of columns")
+    print(f"  {canvases.stored_floats} floats, as many as {canvases.stored_floats // 640} images of each class")
     shutil.rmtree("out/tiles", ignore_errors=True)
     try:
         export_tiles(canvases, "out/tiles")

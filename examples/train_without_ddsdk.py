@@ -94,9 +94,7 @@ def cutmix(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     for axis, side in enumerate((height, width)):
         half, middle = side * math.sqrt(share) / 2, centre[axis] * side
         low, high = max(0, round(middle - half)), min(side, round(middle + half))
-        inside = inside * window(torch.tensor([low]), high - low, side).view(
-            (-1, 1) if axis == 0 else (1, -1)
-        )
+        inside = inside * window(torch.tensor([low]), high - low, side).view((-1, 1) if axis == 0 else (1, -1))
     area = inside.mean()
     return torch.where(inside > 0, x[order], x), (1 - area) * y + area * y[order]
 
@@ -105,9 +103,7 @@ def train(network: nn.Module) -> None:
     # One operation of each group: "flip+crop_scale" flips half of the images, and then crops or scales all of them.
     groups = [group.split("_") for group in rules["augmentation"].split("+") if group]
     decays = rules["decay_at"] if isinstance(rules["decay_at"], list) else [rules["decay_at"]]
-    sgd = torch.optim.SGD(
-        network.parameters(), lr=rate, momentum=rules["momentum"], weight_decay=rules["weight_decay"]
-    )
+    sgd = torch.optim.SGD(network.parameters(), lr=rate, momentum=rules["momentum"], weight_decay=rules["weight_decay"])
     for epoch in range(epochs):
         passed = sum(epoch >= max(1, int(epochs * at)) for at in decays)
         sgd.param_groups[0]["lr"] = rate * rules["decay"] ** passed

@@ -33,9 +33,7 @@ CERTIFICATE = Certificate(
 def make_set(*, seed=0, classes=3, ipc=2, shape=(3, 4, 5), soft=False, zca=False, **options):
     rng = torch.Generator().manual_seed(seed)
     unit = torch.rand((classes * ipc, *shape), generator=rng)
-    preprocess = (
-        Preprocess.fit_zca(unit) if zca else Preprocess.normalise([0.5] * shape[0], [0.25] * shape[0])
-    )
+    preprocess = Preprocess.fit_zca(unit) if zca else Preprocess.normalise([0.5] * shape[0], [0.25] * shape[0])
     labels = torch.eye(classes).repeat_interleave(ipc, 0)
     if soft:
         labels = (labels + torch.rand(labels.shape, generator=rng)).softmax(1)

@@ -30,6 +30,4 @@ def copying(real, rng):
 def noise_only(real, rng):
     x = torch.randn(20, *real.image_shape, generator=rng)
     y = torch.eye(10).repeat(2, 1)
-    return dd.Distilled(
-        x, y, class_names=real.class_names, preprocess=real.preprocess, evaluation=QUICK.to_dict()
-    )
+    return dd.Distilled(x, y, class_names=real.class_names, preprocess=real.preprocess, evaluation=QUICK.to_dict())

@@ -28,10 +28,7 @@ RECIPES = {
     "dm": ["--steps", str(STEPS)],
     "dc": ["--students", str(STEPS // 10), "--steps-per-student", "10", "--student-epochs", "1"],
 }
-KILLS = {
-    "dm": {"start": 4, "steps": 8, "end": 8},
-    "dc": {"start": 1, "steps": 8, "end": 2},
-}
+KILLS = {"dm": {"start": 4, "steps": 8, "end": 8}, "dc": {"start": 1, "steps": 8, "end": 2}}
 RECIPE = sys.argv[2] if __name__ == "__main__" else "dm"
 ARGS = ["distill", "--data", "digits", "--recipe", RECIPE, *RECIPES[RECIPE], "--ipc", "1"]
 ARGS += ["--real-batch", "16", "--width", "4", "--depth", "1", "--threads", "1", "--checkpoint-seconds", "0"]

@@ -24,6 +24,4 @@ def queue(make_student, **options):
 def plateau(make_student, check=None, **options):
     """Return a supply whose networks learn from the synthetic set until their accuracy is flat."""
     settings = {"longest": 4, "most_lessons": 3, "window": 3, "lr": 0.05} | options
-    return PlateauStudents(
-        make_student, OnSynthetic(epochs=1, batch_size=4), check or accuracy_on(8), **settings
-    )
+    return PlateauStudents(make_student, OnSynthetic(epochs=1, batch_size=4), check or accuracy_on(8), **settings)

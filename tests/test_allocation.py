@@ -51,9 +51,7 @@ def test_a_step_that_runs_out_of_memory_is_undone(tiny, make_student, name):
     assert count > 50
     run = start(name, tiny, make_student)
     before = images(run)
-    for n in sorted(
-        {1, 2, count // 3, count // 2, count - 40, count - 3, *range(7, count, max(11, count // 12))}
-    ):
+    for n in sorted({1, 2, count // 3, count // 2, count - 40, count - 3, *range(7, count, max(11, count // 12))}):
         with pytest.raises((MemoryError, RuntimeError)), FailingAt(n):
             next(run)
         assert run.index == 0

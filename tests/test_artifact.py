@@ -85,12 +85,7 @@ def test_id_is_content_and_not_history():
     a = make_set()
     assert a.content_id == make_set(provenance={"seconds": 99.0}).content_id
     assert a.manifest.seal != make_set(provenance={"seconds": 99.0}).manifest.seal
-    others = [
-        make_set(seed=1),
-        make_set(soft=True),
-        make_set(evaluation={"lr": 1}),
-        make_set(certificate=CERTIFICATE),
-    ]
+    others = [make_set(seed=1), make_set(soft=True), make_set(evaluation={"lr": 1}), make_set(certificate=CERTIFICATE)]
     others += [make_set(class_names=("a", "b", "c")), make_set(learned_lr=0.1), make_set(stored_floats=5)]
     assert len({a.content_id, *(o.content_id for o in others)}) == len(others) + 1
 
@@ -124,9 +119,7 @@ import sys
 from ddsdk.artefact.folder import read_manifest_summary
 print(read_manifest_summary(sys.argv[1]).id, "torch" in sys.modules)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [make_set().content_id, "False"]
 
 
@@ -201,11 +194,7 @@ def entry(begin, end, shape, dtype="F32"):
 @pytest.mark.parametrize(
     ("header", "size", "reason"),
     [
-        (
-            b'{"a":' + canonical_json(entry(0, 4, [1])) + b',"a":' + canonical_json(entry(0, 4, [1])) + b"}",
-            4,
-            "header",
-        ),
+        (b'{"a":' + canonical_json(entry(0, 4, [1])) + b',"a":' + canonical_json(entry(0, 4, [1])) + b"}", 4, "header"),
         (canonical_json({"a": entry(0, 4, [1]), "b": entry(8, 12, [1])}), 12, "header"),
         (canonical_json({"a": entry(0, 8, [2]), "b": entry(4, 8, [1])}), 8, "header"),
         (canonical_json({"a": entry(4, 8, [1])}), 8, "header"),
@@ -287,11 +276,7 @@ def forge(folder, edit=None, rehash=True, **arrays):
     body = json.loads(encode_manifest(base.manifest))
     kinds = {np.dtype("<f4"): "F32", np.dtype("<i8"): "I64"}
     body["tensors"] = {
-        n: {
-            "dtype": kinds[a.dtype],
-            "shape": list(a.shape),
-            "sha256": hashlib.sha256(a.tobytes()).hexdigest(),
-        }
+        n: {"dtype": kinds[a.dtype], "shape": list(a.shape), "sha256": hashlib.sha256(a.tobytes()).hexdigest()}
         for n, a in tensors.items()
     }
     with np.errstate(invalid="ignore"):
@@ -301,9 +286,7 @@ def forge(folder, edit=None, rehash=True, **arrays):
     if rehash:
         part = {k: v for k, v in body.items() if k not in ("id", "seal", "provenance")}
         body["id"] = hashlib.sha256(canonical_json(part)).hexdigest()
-        body["seal"] = hashlib.sha256(
-            canonical_json({k: v for k, v in body.items() if k != "seal"})
-        ).hexdigest()
+        body["seal"] = hashlib.sha256(canonical_json({k: v for k, v in body.items() if k != "seal"})).hexdigest()
     told = {k: body.get(k) for k in ("id", "preprocess", "label_space", "class_names")}
     header = build_header(
         {n: (kinds[a.dtype], a.shape) for n, a in tensors.items()}, {"ddsdk": canonical_json(told).decode()}
@@ -328,9 +311,7 @@ def test_an_honest_forgery_opens(tmp_path):
 @pytest.mark.parametrize("name", ["images", "labels", "learned_lr"])
 def test_non_finite_numbers_are_refused(tmp_path, name, value):
     base = make_set()
-    array = (
-        {"images": base.images, "labels": base.labels, "learned_lr": torch.tensor(0.1)}[name].numpy().copy()
-    )
+    array = {"images": base.images, "labels": base.labels, "learned_lr": torch.tensor(0.1)}[name].numpy().copy()
     array.flat[-1] = value
 
     def keep_range(body):
@@ -424,9 +405,7 @@ def test_edited_provenance_breaks_the_seal(tmp_path):
 
 def test_bottomless_and_huge_manifests(tmp_path):
     forge(tmp_path)
-    (tmp_path / "manifest.json").write_bytes(
-        b'{"format":1,"provenance":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
-    )
+    (tmp_path / "manifest.json").write_bytes(b'{"format":1,"provenance":' + b"[" * 200_000 + b"]" * 200_000 + b"}")
     assert reason_of(tmp_path)[0] == "manifest"
     with (tmp_path / "manifest.json").open("wb") as handle:
         handle.truncate(1 << 30)
@@ -434,9 +413,7 @@ def test_bottomless_and_huge_manifests(tmp_path):
 
 
 def test_hostile_class_names_travel_clean(tmp_path):
-    distilled = make_set(
-        classes=len(HOSTILE), class_names=HOSTILE, provenance={"\x1b[1mk": ["\x07", HOSTILE[5]]}
-    )
+    distilled = make_set(classes=len(HOSTILE), class_names=HOSTILE, provenance={"\x1b[1mk": ["\x07", HOSTILE[5]]})
     distilled.save(tmp_path)
     found = Distilled.load(tmp_path)
     same(found, distilled)

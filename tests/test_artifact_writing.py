@@ -104,9 +104,7 @@ def test_killed_at_every_call_shows_old_or_new(tmp_path):
         old.save(tmp_path / f"{n}")
     here = str(Path(__file__).parent)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [sys.executable, "-c", DIE, str(tmp_path), "1", here, f"{last}"], check=True, env=environment
-    )
+    subprocess.run([sys.executable, "-c", DIE, str(tmp_path), "1", here, f"{last}"], check=True, env=environment)
     shown = []
     for n in range(1, last):
         shown.append(opened_id(tmp_path / f"{n}") == new.content_id)

@@ -238,9 +238,7 @@ def test_groups_of_one_operation_are_drawn_with_numbers_of_their_own():
     assert not torch.equal(twice[0][1], twice[1][1])
 
 
-@pytest.mark.parametrize(
-    "strategy", ["+", "flip+", "+flip", "flip++color", "_", "flip_", "flip + color", " "]
-)
+@pytest.mark.parametrize("strategy", ["+", "flip+", "+flip", "flip++color", "_", "flip_", "flip + color", " "])
 def test_a_strategy_with_a_hole_is_refused(strategy):
     with pytest.raises(ValueError, match="augmentation must name operations of"):
         Augmentation(strategy)
@@ -264,9 +262,7 @@ def slow_cutmix(x, y, rng):
     height, width = x.shape[2:]
     sides = [side * math.sqrt(share) for side in (height, width)]
     low = [max(0, round(at * s - cut / 2)) for at, s, cut in zip(centre, (height, width), sides, strict=True)]
-    high = [
-        min(s, round(at * s + cut / 2)) for at, s, cut in zip(centre, (height, width), sides, strict=True)
-    ]
+    high = [min(s, round(at * s + cut / 2)) for at, s, cut in zip(centre, (height, width), sides, strict=True)]
     out, labels = x.clone(), y.clone()
     for i, other in enumerate(order):
         taken = 0

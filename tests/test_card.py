@@ -44,9 +44,7 @@ def test_clean_keeps_ordinary_names():
 
 
 def test_clean_json_cleans_keys_and_values():
-    assert clean_json({"a\x07": ("b\x1b", 1, None, True, {"c": 0.5})}) == {
-        "a": ["b", 1, None, True, {"c": 0.5}]
-    }
+    assert clean_json({"a\x07": ("b\x1b", 1, None, True, {"c": 0.5})}) == {"a": ["b", 1, None, True, {"c": 0.5}]}
 
 
 @settings(derandomize=True, deadline=None, max_examples=300)

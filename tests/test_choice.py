@@ -116,9 +116,7 @@ def test_the_line_says_what_differs_from_what_was_asked():
     assert known.endswith("the whole list: ddsdk winners")
     assert "measured" not in known
     other = choose(BOARDS, kind="hard", budget=2.0, ipc=5, data="cifar10").told()
-    assert (
-        "(measured on fashion-mnist and not on cifar10, at ipc 10 and not 5, after 60 s and not 2)" in other
-    )
+    assert "(measured on fashion-mnist and not on cifar10, at ipc 10 and not 5, after 60 s and not 2)" in other
 
 
 @pytest.mark.parametrize(
@@ -127,10 +125,7 @@ def test_the_line_says_what_differs_from_what_was_asked():
         ({"ipc": 0}, "ipc must be at least 1"),
         ({"budget": 0.0}, "budget must be positive"),
         ({"boards": ()}, "name a recipe"),
-        (
-            {"boards": (board("x", 1, (1.0,), entry("kip", (1.0, 1.0, 0.5), kernel=True)),)},
-            "none at 1 s on x",
-        ),
+        ({"boards": (board("x", 1, (1.0,), entry("kip", (1.0, 1.0, 0.5), kernel=True)),)}, "none at 1 s on x"),
     ],
 )
 def test_a_choice_that_cannot_be_made(changes, message):
@@ -166,14 +161,7 @@ def test_methods_run_as_long_as_there_is_time_and_no_longer_than_they_want():
 
 def score(value, loss="cross-entropy"):
     return Score(
-        name="x",
-        protocol="p",
-        network="n",
-        accuracies=(value,),
-        images=1,
-        stored_floats=1,
-        seconds=1.0,
-        loss=loss,
+        name="x", protocol="p", network="n", accuracies=(value,), images=1, stored_floats=1, seconds=1.0, loss=loss
     )
 
 
@@ -206,9 +194,7 @@ def curve(name, values, own=(), seed=0, ended=False, loss="mse", **changes):
         "seed": seed,
         **changes,
     }
-    return RecipeCurve(
-        recipe=name, family="x", points=points, prepared=0.0, ended=ended, conditions=conditions
-    )
+    return RecipeCurve(recipe=name, family="x", points=points, prepared=0.0, ended=ended, conditions=conditions)
 
 
 def test_curves_become_a_board():
@@ -327,18 +313,7 @@ def test_a_budget_that_is_gone_takes_one_step_and_says_so(tmp_path, measured, sl
 
 
 def test_what_the_user_sets_holds(tmp_path, measured):
-    args = [
-        *BASE,
-        *measured,
-        "--steps",
-        "2",
-        "--real-batch",
-        "3",
-        "--width",
-        "8",
-        "--out",
-        str(tmp_path / "s"),
-    ]
+    args = [*BASE, *measured, "--steps", "2", "--real-batch", "3", "--width", "8", "--out", str(tmp_path / "s")]
     assert main(args) == 0
     about = dd.Distilled.load(tmp_path / "s").provenance
     assert (about["steps_done"], about["parameters"]["real_batch"]) == (2, 3)
@@ -353,9 +328,7 @@ def test_soft_labels_take_the_network_of_the_protocol(tmp_path, measured, capsys
     assert (options["norm"], options["width"]) == ("none", 4)
 
 
-def test_a_run_with_a_budget_goes_on_with_its_own_number_of_steps(
-    tmp_path, measured, slow, monkeypatch, capsys
-):
+def test_a_run_with_a_budget_goes_on_with_its_own_number_of_steps(tmp_path, measured, slow, monkeypatch, capsys):
     args = [*BASE, *measured, "--budget", "3s", "--out", str(tmp_path / "set")]
     monkeypatch.setattr(sys, "argv", ["ddsdk", *args])
     write = dd.Distillation.state_dict
@@ -392,10 +365,7 @@ def test_a_budget_of_a_named_recipe_is_the_time_of_its_steps(tmp_path, slow, cap
     [
         (["--recipe", "dm", "--label-kind", "soft"], "label-kind must be left out with --recipe dm"),
         (["--recipe=dm", "--measured", "x.json"], "measured must be left out with --recipe dm"),
-        (
-            ["--recipe", "random", "--budget", "5s"],
-            "budget must be left out for random, which has no steps",
-        ),
+        (["--recipe", "random", "--budget", "5s"], "budget must be left out for random, which has no steps"),
         (["--recipe", "dm", "--budget", "5s", "--steps=3"], "left out where steps are given"),
         (["--recipe", "dc", "--budget", "5s", "--students", "3"], "left out where students are given"),
         (["--label-kind", "crisp"], "label-kind must be one of hard, soft, got 'crisp'"),

@@ -237,9 +237,7 @@ def test_a_set_is_not_judged_on_other_classes(tmp_path, capsys):
     data = str(image_folder(tmp_path / "train"))
     args = ["evaluate", str(folder), "--data", data, "--test", data, *ONCE, "--width", "4"]
     assert main(args) == 2
-    assert (
-        "class names of test must be those of the set, ['b', 'a'], got ['a', 'b']" in capsys.readouterr().err
-    )
+    assert "class names of test must be those of the set, ['b', 'a'], got ['a', 'b']" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", [{"network": 5}, {"augmentation": 5}, {"epochs": "3"}, {"lr": True}])

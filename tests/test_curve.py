@@ -24,19 +24,7 @@ from ddsdk.running.run import Run
 from ddsdk.training.protocol import Evaluation, Score
 
 JUDGE = {"judge_networks": 1, "judge_epochs": 2, "judge_width": 4}
-ARGS = [
-    "curve",
-    "--data",
-    "digits",
-    "--threads",
-    "1",
-    "--width",
-    "4",
-    "--depth",
-    "1",
-    "--seconds",
-    "0.05,0.15",
-]
+ARGS = ["curve", "--data", "digits", "--threads", "1", "--width", "4", "--depth", "1", "--seconds", "0.05,0.15"]
 ARGS += ["--judge-epochs", "2", "--judge-width", "4", "--no-plot", "--set", "dm.real_batch=4"]
 
 
@@ -90,9 +78,7 @@ def test_the_sets_are_those_of_a_run_without_pauses(tmp_path, task, ticking):
     make = dd.network_factory("convnet", rest.image_shape, 3, width=4, depth=1)
     whole = dd.distill(dd.DM(ipc=1, steps=7, real_batch=4), rest, make_student=make, seed=0)
     (home,) = tmp_path.iterdir()
-    assert [dd.Distilled.load(home / f"{m:g}").content_id for m in task.seconds] == [
-        p.set for p in curve.points
-    ]
+    assert [dd.Distilled.load(home / f"{m:g}").content_id for m in task.seconds] == [p.set for p in curve.points]
     last = dd.Distilled.load(home / "4")
     assert last.content_id == whole.content_id
     assert last.provenance["cpu_seconds"] == 4.2
@@ -227,10 +213,7 @@ def test_a_finished_method_is_not_run_again(tmp_path, capsys, monkeypatch):
     assert "dm: measured before" in said
     assert "random: measured before" in said
     assert {p: p.read_bytes() for p in files} == files
-    assert {c["recipe"] for c in json.loads((tmp_path / "curves.json").read_text())["curves"]} == {
-        "dm",
-        "random",
-    }
+    assert {c["recipe"] for c in json.loads((tmp_path / "curves.json").read_text())["curves"]} == {"dm", "random"}
 
 
 def test_a_method_that_was_stopped_is_measured_again(tmp_path, task, ticking):
@@ -289,12 +272,7 @@ def drawn(name, values, own=None, seconds=(30.0, 60.0, 120.0, 240.0), ended=Fals
         "parameters": {"ipc": 1},
     }
     return RecipeCurve(
-        recipe=name,
-        family=family(name),
-        points=points,
-        prepared=3.0,
-        ended=ended,
-        conditions=conditions,
+        recipe=name, family=family(name), points=points, prepared=3.0, ended=ended, conditions=conditions
     )
 
 
@@ -391,12 +369,7 @@ def test_every_preset_fits_its_method():
 def test_settings_have_the_types_of_their_parameters():
     given = ["mtt.image_lr=1e3", "mtt.augmentation=none", "mtt.anneal=true", "mtt.student-steps=5"]
     method = chosen_methods(["mtt"], 2, given)["mtt"]
-    assert (method.image_lr, method.augmentation, method.anneal, method.student_steps) == (
-        1000.0,
-        None,
-        True,
-        5,
-    )
+    assert (method.image_lr, method.augmentation, method.anneal, method.student_steps) == (1000.0, None, True, 5)
 
 
 @pytest.mark.parametrize("name", METHODS)

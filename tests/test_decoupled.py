@@ -69,13 +69,9 @@ def test_a_student_that_cannot_have_it_is_refused(tiny):
     mlp = dd.network_factory("mlp", tiny.image_shape, 3)
     recipe = dd.SRe2L(ipc=1, steps=1, **TEACHER)
     for make in (mlp, lambda rng: mlp(rng)):
-        with pytest.raises(
-            ValueError, match="student must have BatchNorm layers, or be a network of the cata"
-        ):
+        with pytest.raises(ValueError, match="student must have BatchNorm layers, or be a network of the cata"):
             recipe.plan(tiny, make_student=make, rng=dd.generator(0))
-    with pytest.raises(
-        ValueError, match="teacher must have BatchNorm layers with running statistics, got 'Net"
-    ):
+    with pytest.raises(ValueError, match="teacher must have BatchNorm layers with running statistics, got 'Net"):
         StatisticsTeacher(mlp(dd.generator(0)))
 
 
@@ -107,10 +103,7 @@ def test_a_batch_has_one_image_of_each_class(tiny):
     batches = [b.tolist() for b in StatisticsMatch()._batches(uneven)]
     assert batches == [[0, 5, 8], [1, 6], [2, 7], [3], [4]]
     many = dd.SyntheticSet(
-        Pixels(torch.zeros(101, 3, 2, 2)),
-        hard_labels(torch.arange(101), 101),
-        torch.arange(101),
-        101,
+        Pixels(torch.zeros(101, 3, 2, 2)), hard_labels(torch.arange(101), 101), torch.arange(101), 101
     )
     assert [len(b) for b in StatisticsMatch(batch=100)._batches(many)] == [51, 50]
 

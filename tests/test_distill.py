@@ -98,9 +98,7 @@ def test_the_global_seed_is_neither_read_nor_changed(start):
 
 def test_another_seed_gives_another_set(tiny, make_student):
     recipe = dd.DM(ipc=1, steps=1, real_batch=4, start="noise")
-    one, two = (
-        Run(recipe, tiny, make_student=make_student, seed=dd.generator(s)).distillation for s in (0, 1)
-    )
+    one, two = (Run(recipe, tiny, make_student=make_student, seed=dd.generator(s)).distillation for s in (0, 1))
     next(one), next(two)
     assert not torch.equal(pixels(one), pixels(two))
 
@@ -232,9 +230,7 @@ def test_a_rate_that_is_too_large_shrinks_until_the_loss_falls(tiny, dm_plan):
         yield torch.where(x.abs().amax() > 40, math.inf, 1.0) * x.square().sum()
 
     optimizer = partial(sgd_on_images, lr=6.0, momentum=0.0)
-    run = dd.Distillation(
-        dm_plan(objective=touchy, make_optimizer=optimizer, steps=20), tiny, rng=dd.generator("run")
-    )
+    run = dd.Distillation(dm_plan(objective=touchy, make_optimizer=optimizer, steps=20), tiny, rng=dd.generator("run"))
     losses = {step.number: step.loss for step in run}
     assert run.shrunk == 3
     assert losses[20] < 1e-3 * losses[1]

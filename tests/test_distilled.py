@@ -52,10 +52,7 @@ def test_views_of_a_set():
     assert 0 <= float(unit.min()) <= float(unit.max()) <= 1
     torch.testing.assert_close(distilled.preprocess(unit), distilled.images)
     loud = Distilled(
-        distilled.images * 9,
-        distilled.labels,
-        class_names=distilled.class_names,
-        preprocess=distilled.preprocess,
+        distilled.images * 9, distilled.labels, class_names=distilled.class_names, preprocess=distilled.preprocess
     )
     assert float(loud.unit_images().max()) == 1
 

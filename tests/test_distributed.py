@@ -66,9 +66,7 @@ def test_a_shared_step_is_that_of_one_process(tmp_path, size):
             assert found[name][0] == pytest.approx(losses, rel=1e-4)
             torch.testing.assert_close(found[name][1], images, rtol=1e-3, atol=1e-4)
             assert torch.equal(found[name][1], shared[0][name][1]), "all processes took the same step"
-        assert not torch.equal(
-            images, whole_plan(recipes()[name], dd.load("digits")).syn.detached(dd.generator(0)).x
-        )
+        assert not torch.equal(images, whole_plan(recipes()[name], dd.load("digits")).syn.detached(dd.generator(0)).x)
 
 
 def test_torchrun_runs_the_example(tmp_path):

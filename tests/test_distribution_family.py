@@ -125,10 +125,7 @@ def test_any_sizes_will_do(name):
     rng = dd.generator("odd")
     labels = torch.arange(2).repeat_interleave(torch.tensor([7, 2]))
     real = dd.RealData(
-        torch.rand(9, 1, 9, 13, generator=rng),
-        labels,
-        class_names=("a", "b"),
-        preprocess=dd.Preprocess.unit(1),
+        torch.rand(9, 1, 9, 13, generator=rng), labels, class_names=("a", "b"), preprocess=dd.Preprocess.unit(1)
     )
     make = dd.network_factory("convnet", real.image_shape, 2, width=3, depth=2)
     recipe = RECIPES[name](ipc=2, **RECIPE_SETTINGS[name])
@@ -197,13 +194,7 @@ def test_refusals(tiny, make_student):
     for name in ("queue", "first", "push_every", "trained"):
         with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
             queue(make_student, **{name: 0})
-    for name, value in (
-        ("longest", 0),
-        ("most_lessons", -1),
-        ("window", 1),
-        ("settled", 0.0),
-        ("moved", -1.0),
-    ):
+    for name, value in (("longest", 0), ("most_lessons", -1), ("window", 1), ("settled", 0.0), ("moved", -1.0)):
         with pytest.raises(ValueError, match=f"^{name} must"):
             plateau(make_student, **{name: value})
 

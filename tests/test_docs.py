@@ -92,9 +92,7 @@ def test_the_script_without_ddsdk_reaches_the_accuracy_that_ddsdk_reports(tmp_pa
     protocol = ddsdk.Evaluation(
         network_options={"width": 16}, networks=3, epochs=100, lr=0.05, augmentation=augmentation, mix=mix
     )
-    chosen = ddsdk.distill(
-        ddsdk.BASELINES["herding"](ipc=10), train, make_student=None, seed=ddsdk.generator(0)
-    )
+    chosen = ddsdk.distill(ddsdk.BASELINES["herding"](ipc=10), train, make_student=None, seed=ddsdk.generator(0))
     chosen = dataclasses.replace(chosen, evaluation=protocol.to_dict())
     chosen.save(tmp_path / "set")
     images = (test.images * 255).round().to(torch.uint8)[:, 0].numpy()

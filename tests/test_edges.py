@@ -51,17 +51,9 @@ def test_edges_travel_and_are_counted(tmp_path):
         ({"edge_index": torch.tensor([[0, 1, 6], [1, 0, 2]])}, ValueError, r"lie in 0\.\.5, got 0\.\.6"),
         ({"edge_index": torch.tensor([[0, -1, 1], [1, 0, 2]])}, ValueError, r"got -1\.\.2"),
         ({"edge_index": torch.tensor([[0, 1], [1, 0]])}, ValueError, "have shape"),
-        (
-            {"edge_weight": torch.tensor([0.5, torch.inf, 1])},
-            ValueError,
-            "edge_weight must be finite, got inf",
-        ),
+        ({"edge_weight": torch.tensor([0.5, torch.inf, 1])}, ValueError, "edge_weight must be finite, got inf"),
         ({"edge_index": torch.zeros(2, 3)}, TypeError, "edge_index must be torch.int64"),
-        (
-            {"edge_weight": torch.zeros(3, dtype=torch.float64)},
-            TypeError,
-            "edge_weight must be torch.float32",
-        ),
+        ({"edge_weight": torch.zeros(3, dtype=torch.float64)}, TypeError, "edge_weight must be torch.float32"),
     ],
 )
 def test_bad_edges_are_refused(changes, error, message):
@@ -127,10 +119,7 @@ def test_classes_may_weigh_differently(tiny, make_student):
 
 def test_students_take_another_optimizer(tiny, make_student):
     students = AlternatingStudents(
-        make_student,
-        OnSynthetic(epochs=1),
-        period=3,
-        make_optimizer=lambda p: torch.optim.Adam(p, lr=0.1),
+        make_student, OnSynthetic(epochs=1), period=3, make_optimizer=lambda p: torch.optim.Adam(p, lr=0.1)
     )
     syn = plan(tiny, make_student).syn
     first = [p.detach().clone() for p in students.next(tiny, syn, dd.generator(0)).parameters()]

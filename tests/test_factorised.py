@@ -141,10 +141,7 @@ def test_bases_without_colour_are_the_mean_of_the_channels(tiny):
         (lambda: Codes(torch.zeros(2, 4, 2, 2), []), "decoders must hold at least one module"),
         (lambda: Codes(torch.full((2, 4), torch.inf), [nn.Identity()]), "codes must be finite"),
         (lambda: Latent(nn.Identity(), torch.full((2, 4), torch.nan)), "latents must be finite"),
-        (
-            lambda: Latent(nn.Identity(), torch.zeros(2, 4), torch.zeros(3)),
-            "classes must have length 2, got 3",
-        ),
+        (lambda: Latent(nn.Identity(), torch.zeros(2, 4), torch.zeros(3)), "classes must have length 2, got 3"),
         (lambda: ConditionalGenerator((1, 8, 8), 3, dim=0), "dim must be at least 1, got 0"),
         (lambda: ConditionalGenerator((1, 8, 8), 3).after(3), "layer must be 1 or 2, got 3"),
         (lambda: ViewSimilarity(views=1), "views must be at least 2, got 1"),
@@ -245,10 +242,7 @@ def test_a_rival_is_kept_from_step_to_step_and_over_a_resume(tiny, make_student)
     with pytest.raises(ValueError, match="views must be at least 2, got 1"):
         ViewLesson(views=1)
     plain = WithRival(
-        FreshStudents(make_student),
-        lambda rng: nn.Linear(1, 1),
-        ViewLesson(views=2),
-        partial(SGD, lr=0.1),
+        FreshStudents(make_student), lambda rng: nn.Linear(1, 1), ViewLesson(views=2), partial(SGD, lr=0.1)
     )
     with pytest.raises(TypeError, match="rival must be a Network with embed and head, got Linear"):
         step(plain, 0)

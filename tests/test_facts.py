@@ -102,11 +102,7 @@ def test_the_mirror_check_measures(tiny):
     assert not MirrorCheck(0.9, 0.85, 10_000).safe
     assert MirrorCheck(0.9, 0.85, 50).safe
     words = dd.RealData(
-        tiny.images,
-        tiny.labels,
-        class_names=tiny.class_names,
-        preprocess=tiny.preprocess,
-        pictures=False,
+        tiny.images, tiny.labels, class_names=tiny.class_names, preprocess=tiny.preprocess, pictures=False
     )
     with pytest.raises(ValueError, match="real must hold pictures"):
         mirror_check(words)
@@ -131,16 +127,6 @@ def test_the_command_line_says_what_it_assumes(tmp_path, capsys, choice, said, f
 
 def test_the_command_line_takes_the_measured_answer(tmp_path, capsys):
     folder = picture_folder(tmp_path / "pictures")
-    args = [
-        "distill",
-        "--data",
-        str(folder),
-        "--recipe",
-        "random",
-        "--ipc",
-        "1",
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    args = ["distill", "--data", str(folder), "--recipe", "random", "--ipc", "1", "--out", str(tmp_path / "out")]
     assert main([*args, "--mirror-safe", "check"]) == 0
     assert "mirror check: " in capsys.readouterr().out

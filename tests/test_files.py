@@ -226,16 +226,7 @@ def test_canonical_json_has_one_spelling():
 
 @pytest.mark.parametrize(
     "text",
-    [
-        b'{"a":1,"a":2}',
-        b"[NaN]",
-        b"[-Infinity]",
-        b"{",
-        b"",
-        b"\xff",
-        b"[" * 100_000,
-        b"[" * 100_000 + b"]" * 100_000,
-    ],
+    [b'{"a":1,"a":2}', b"[NaN]", b"[-Infinity]", b"{", b"", b"\xff", b"[" * 100_000, b"[" * 100_000 + b"]" * 100_000],
 )
 def test_strict_json_refuses(text):
     with pytest.raises(ValueError):

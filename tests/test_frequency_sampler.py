@@ -80,9 +80,7 @@ def test_the_match_is_that_at_the_sampled_frequencies(tiny, supply, syn):
 
     # Every network of this test draws the same numbers from the same key.
     frequencies = student.rival.draw(COUNT, tiny.device, derive(dd.generator("a"), "frequencies"))
-    plain = ClassMatch(
-        byproduct=CharacteristicFunction(frequencies), distance=CharacteristicDistance(), real_batch=4
-    )
+    plain = ClassMatch(byproduct=CharacteristicFunction(frequencies), distance=CharacteristicDistance(), real_batch=4)
     key = derive(dd.generator("a"), "match")
     assert values("a") == [float(t.detach()) for t in plain(student.student, tiny, syn, key)]
     assert values("a") == values("a")
@@ -98,9 +96,7 @@ def test_a_lesson_makes_the_functions_differ_more(tiny, supply, syn):
         return sum(float(t.detach()) for t in terms)
 
     students = supply()
-    first = distance(
-        Rivalled(step(supply(hidden=0), tiny, syn, 0).student, step(supply(0), tiny, syn, 0).rival)
-    )
+    first = distance(Rivalled(step(supply(hidden=0), tiny, syn, 0).student, step(supply(0), tiny, syn, 0).rival))
     for i in range(30):
         student = step(students, tiny, syn, i)
     assert distance(student) > 1.05 * first

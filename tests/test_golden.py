@@ -30,11 +30,7 @@ def test_an_old_set_opens_as_what_it_was(name):
     assert found.class_names == ("class 0", "class 1", "class 2")
     assert float(found.unit_images().min()) >= 0
     if name == "format-2":
-        assert (found.label_space, found.learned_lr, found.learned_momentum) == (
-            "scores",
-            (0.5, 0.25),
-            (0.0, 0.5),
-        )
+        assert (found.label_space, found.learned_lr, found.learned_momentum) == ("scores", (0.5, 0.25), (0.0, 0.5))
         assert found.preprocess.to_state()[0]["space"] == "zca"
         assert torch.equal(found.owner, torch.arange(3))
 
@@ -49,7 +45,4 @@ def test_the_same_set_still_gives_the_same_bytes(name, tmp_path):
 
 
 def test_an_old_result_of_a_unit_opens():
-    assert (
-        open_result("79b07c3810ed50a00e4c9c2fdfad0c5e", (GOLDEN / "result.unit").read_bytes())
-        == b"what came out"
-    )
+    assert open_result("79b07c3810ed50a00e4c9c2fdfad0c5e", (GOLDEN / "result.unit").read_bytes()) == b"what came out"

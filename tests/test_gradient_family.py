@@ -13,15 +13,7 @@ from ddsdk.objectives import ClassMatch, CollectiveMatch, FilterGap, Representat
 from ddsdk.recipes.parts import pixel_set, unit_rate
 from ddsdk.recipes.sweeping import without
 from ddsdk.running.run import Run
-from ddsdk.students import (
-    AlternatingStudents,
-    Interpolated,
-    OnReal,
-    OnSynthetic,
-    Perturbed,
-    UntilOverfit,
-    enrol,
-)
+from ddsdk.students import AlternatingStudents, Interpolated, OnReal, OnSynthetic, Perturbed, UntilOverfit, enrol
 from ddsdk.training import weight_vector
 
 
@@ -33,10 +25,7 @@ def plan_of(recipe, real, make_student):
 def grey():
     images = torch.rand(40, 1, 8, 8, generator=dd.generator("grey"))
     return dd.RealData(
-        images,
-        torch.arange(4).repeat(10),
-        class_names=tuple("abcd"),
-        preprocess=dd.Preprocess.normalise([0.2], [0.4]),
+        images, torch.arange(4).repeat(10), class_names=tuple("abcd"), preprocess=dd.Preprocess.normalise([0.2], [0.4])
     )
 
 

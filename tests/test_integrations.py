@@ -28,9 +28,7 @@ def python(code):
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_a_missing_library_is_named_with_its_extra(name):
     module, package, feature = LIBRARIES[name]
-    done = python(
-        f"import sys; sys.modules[{module!r}] = None; import ddsdk_integrations.{name}{ASKS.get(name, '')}"
-    )
+    done = python(f"import sys; sys.modules[{module!r}] = None; import ddsdk_integrations.{name}{ASKS.get(name, '')}")
     assert done.returncode == 1
     line = done.stderr.strip().splitlines()[-1]
     assert line == (

@@ -30,9 +30,7 @@ QUICK = dd.Evaluation(
 @pytest.fixture
 def chosen(digits, make_digit_student):
     train, _ = digits
-    return dd.distill(
-        BASELINES["random"](ipc=10), train, make_student=make_digit_student, seed=dd.generator("set")
-    )
+    return dd.distill(BASELINES["random"](ipc=10), train, make_student=make_digit_student, seed=dd.generator("set"))
 
 
 @pytest.fixture
@@ -139,8 +137,7 @@ def test_mixing_is_part_of_a_protocol(digits, batch):
     _, test = digits
     short = dataclasses.replace(QUICK, networks=1, epochs=3)
     plain, one, two = (
-        dd.evaluate(batch, test, dataclasses.replace(short, mix=m), rng=dd.generator("judge"))
-        for m in (0.0, 0.5, 0.5)
+        dd.evaluate(batch, test, dataclasses.replace(short, mix=m), rng=dd.generator("judge")) for m in (0.0, 0.5, 0.5)
     )
     assert one.accuracies == two.accuracies != plain.accuracies
 
@@ -240,13 +237,7 @@ def test_evaluations_refuse_nonsense():
     for decays in ((-0.1,), (0.5, 1.5), (float("nan"),)):
         with pytest.raises(ValueError, match=r"decay_at must hold fractions 0\.\.1, got "):
             dd.Evaluation(decay_at=decays)
-    for values in (
-        {"network": 5},
-        {"augmentation": 5},
-        {"epochs": True},
-        {"network_options": []},
-        {"lr": "1"},
-    ):
+    for values in ({"network": 5}, {"augmentation": 5}, {"epochs": True}, {"network_options": []}, {"lr": "1"}):
         with pytest.raises(ArtifactError, match="evaluation must be sound") as caught:
             dd.Evaluation.from_dict(values)
         assert caught.value.reason == "evaluation"

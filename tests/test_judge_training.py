@@ -142,11 +142,7 @@ def test_labels_are_read_as_the_protocol_says(digits, batch):
     hard, near, stored = score("hard"), score("probabilities"), score("stored")
     # Centred one-hot rows give the one-hot rows back.
     assert hard.accuracies == near.accuracies == plain.accuracies
-    assert (hard.labels, near.labels, stored.labels) == (
-        "scores as hard",
-        "scores as probabilities",
-        "scores",
-    )
+    assert (hard.labels, near.labels, stored.labels) == ("scores as hard", "scores as probabilities", "scores")
     assert (plain.labels, plain.loss) == ("hard", "cross-entropy")
     assert score("hard", batch).labels == "hard"
     soft = dd.Batch(batch.x, 0.5 * batch.y + 0.05)
@@ -189,11 +185,7 @@ def test_a_kernel_is_judged_without_training(digits, batch):
     found = (cross @ torch.linalg.inv(gram + ridge) @ given.y.double()).argmax(1)
     assert score.accuracies == (int((found == test.labels).sum()) / len(test),)
     assert score.mean > 0.7
-    assert (score.network, score.loss, score.labels) == (
-        "fc-ntk kernel (depth 2, ridge 0.001)",
-        "ridge",
-        "scores",
-    )
+    assert (score.network, score.loss, score.labels) == ("fc-ntk kernel (depth 2, ridge 0.001)", "ridge", "scores")
     # Chance has no part in it.
     assert dd.evaluate(given, test, KERNEL, rng=dd.generator(1)).accuracies == score.accuracies
     # A network that is asked for is trained.
@@ -345,9 +337,7 @@ def test_steps_are_those_of_whole_epochs(digits, batch, schedule):
     evaluation = dataclasses.replace(SHORT, schedule=schedule, decay_at=(0.5,), warm_up=0.2)
     by_epochs, by_steps, fewer = (make(dd.generator("init")) for _ in range(3))
     list(by_protocol.train(by_epochs, batch, evaluation, dd.generator("train")))
-    by_protocol.train_steps(
-        by_steps, batch, evaluation, 3 * evaluation.steps_in_epoch(100), dd.generator("train")
-    )
+    by_protocol.train_steps(by_steps, batch, evaluation, 3 * evaluation.steps_in_epoch(100), dd.generator("train"))
     for a, b in zip(by_epochs.parameters(), by_steps.parameters(), strict=True):
         assert torch.equal(a, b)
     by_protocol.train_steps(fewer, batch, evaluation, 4, dd.generator("train"))

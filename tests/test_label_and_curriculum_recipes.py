@@ -15,9 +15,7 @@ SMALL = {"steps": 60, "label_lr": 0.1, "inner_lr": 0.2, "real_batch": 64, "check
 
 @pytest.fixture(scope="module")
 def grown(digits, make_digit_student):
-    return dd.distill(
-        dd.LD(ipc=1, **SMALL), digits[0], make_student=make_digit_student, seed=dd.generator("ld")
-    )
+    return dd.distill(dd.LD(ipc=1, **SMALL), digits[0], make_student=make_digit_student, seed=dd.generator("ld"))
 
 
 def test_labels_are_learned_from_nothing(grown, digits):
@@ -61,11 +59,7 @@ def test_labels_of_another_data_set(digits, make_digit_student):
     assert len(found) == 20 and found.class_names == train.class_names
     assert found.preprocess == train.preprocess
     assert torch.equal(found.owner, found.labels.argmax(1))
-    assert found.provenance["base"] == {
-        "name": "hidden",
-        "fingerprint": hidden.fingerprint,
-        "images": len(hidden),
-    }
+    assert found.provenance["base"] == {"name": "hidden", "fingerprint": hidden.fingerprint, "images": len(hidden)}
     every = train.batch(torch.arange(len(train))).x
     at = [int((every == image).flatten(1).all(1).nonzero()[0]) for image in found.images]
     # Two of twenty by chance.

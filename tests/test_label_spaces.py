@@ -79,9 +79,7 @@ def test_rates_of_steps_are_counted():
     ],
 )
 def test_bad_scores_and_paces_are_named(change, text):
-    space = (
-        {} if change.keys() & {"label_space"} or change.get("labels") is SCORES else {"label_space": "scores"}
-    )
+    space = {} if change.keys() & {"label_space"} or change.get("labels") is SCORES else {"label_space": "scores"}
     with pytest.raises(ValueError, match=text):
         dataclasses.replace(make_set(), **space, **change)
 
@@ -239,9 +237,7 @@ def test_assembled_sets_carry_what_was_learned(tiny):
     rate = LearnedRate(0.1, steps=4, momentum=0.5)
     labels = FreeLabels(centred_labels(classes, 3))
     syn = dd.SyntheticSet(Pixels(torch.zeros(3, 3, 8, 12)), labels, classes, 3, rate)
-    found = assemble(
-        dd.DM(ipc=1), syn, tiny, evaluation=dd.Evaluation(loss="mse"), rng=dd.generator(0), seconds=1.0
-    )
+    found = assemble(dd.DM(ipc=1), syn, tiny, evaluation=dd.Evaluation(loss="mse"), rng=dd.generator(0), seconds=1.0)
     assert found.label_space == "scores"
     assert found.learned_lr == pytest.approx((0.1,) * 4)
     assert found.learned_momentum == (0.5,) * 4

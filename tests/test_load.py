@@ -35,9 +35,7 @@ def write_folder(home: Path, images=PIXELS, classes=("cat", "dog", "eel")) -> Pa
     return home
 
 
-def write_parquet(
-    path: Path, *, label="label", image="img", names=None, contents=None, labels=LABELS, more=None
-):
+def write_parquet(path: Path, *, label="label", image="img", names=None, contents=None, labels=LABELS, more=None):
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 
@@ -147,12 +145,7 @@ def test_parquet_without_pyarrow(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "shown",
-    [
-        Image.fromarray,
-        lambda p: p,
-        lambda p: p.transpose(2, 0, 1),
-        lambda p: torch.tensor(p).permute(2, 0, 1),
-    ],
+    [Image.fromarray, lambda p: p, lambda p: p.transpose(2, 0, 1), lambda p: torch.tensor(p).permute(2, 0, 1)],
     ids=["pil", "array HWC", "array CHW", "tensor CHW"],
 )
 def test_datasets(shown):
@@ -169,9 +162,7 @@ def test_datasets_keep_their_class_names_and_grey_items():
 
 def test_torch_datasets():
     images = expected().float() / 255
-    train, test = load_pair(
-        torch.utils.data.TensorDataset(images, torch.from_numpy(LABELS)), (images[:6], LABELS[:6])
-    )
+    train, test = load_pair(torch.utils.data.TensorDataset(images, torch.from_numpy(LABELS)), (images[:6], LABELS[:6]))
     assert torch.equal(train.images, images) and len(test) == 6 and test.preprocess == train.preprocess
 
 
@@ -215,19 +206,9 @@ def altered(array, index, value):
 UNIT = PIXELS / 255
 BAD = {
     "unknown name": ("fashon-mnist", {}, ValueError, "did you mean 'fashion-mnist'?"),
-    "unlike any name": (
-        "no/such/folder",
-        {},
-        ValueError,
-        "data must be a folder, a .parquet file, or one of",
-    ),
+    "unlike any name": ("no/such/folder", {}, ValueError, "data must be a folder, a .parquet file, or one of"),
     "split": ("digits", {"split": "valid"}, ValueError, "split must be 'train' or 'test', got 'valid'"),
-    "resize of a name": (
-        "digits",
-        {"resize": (4, 4)},
-        ValueError,
-        "resize must be left out unless data is a path",
-    ),
+    "resize of a name": ("digits", {"resize": (4, 4)}, ValueError, "resize must be left out unless data is a path"),
     "resize": ("digits", {"resize": (4, 0)}, ValueError, "resize must be (height, width)"),
     "column of a name": ("digits", {"label_column": "y"}, ValueError, "label_column must be left out"),
     "kind": (7, {}, TypeError, "data must be a name, a path, a dataset or a pair (images, labels), got int"),
@@ -235,52 +216,27 @@ BAD = {
     "test of a pair": ((PIXELS, LABELS), {"split": "test"}, ValueError, "load_pair(train, test)"),
     "missing class": ((PIXELS, altered(LABELS, LABELS == 1, 3)), {}, ValueError, "no image of class 1"),
     "far label": ((PIXELS, altered(LABELS, 0, 10**12)), {}, ValueError, "no image of class 3"),
-    "negative label": (
-        (PIXELS, altered(LABELS, 0, -1)),
-        {},
-        ValueError,
-        "labels must lie in 0..2, got (-1, 2)",
-    ),
+    "negative label": ((PIXELS, altered(LABELS, 0, -1)), {}, ValueError, "labels must lie in 0..2, got (-1, 2)"),
     "one class": ((PIXELS, LABELS * 0), {}, ValueError, "at least 2 classes"),
     "float labels": ((PIXELS, LABELS * 1.0), {}, TypeError, "labels must be integers, got float64"),
     "bool labels": ((PIXELS, torch.ones(12, dtype=torch.bool)), {}, TypeError, "labels must be integers"),
     "label list": ((PIXELS, list(LABELS)), {}, TypeError, "labels must be a tensor or a numpy array"),
-    "label shape": (
-        (PIXELS, np.eye(12, dtype=int)),
-        {},
-        ValueError,
-        "labels must have shape (N,), got (12, 12)",
-    ),
+    "label shape": ((PIXELS, np.eye(12, dtype=int)), {}, ValueError, "labels must have shape (N,), got (12, 12)"),
     "label count": ((PIXELS, LABELS[:9]), {}, ValueError, "labels must have one entry for each of the 12"),
     "image list": (([1], LABELS), {}, TypeError, "images must be a tensor or a numpy array, got list"),
-    "image dtype": (
-        (PIXELS.astype(int), LABELS),
-        {},
-        TypeError,
-        "images must be uint8 or floating point, got int64",
-    ),
+    "image dtype": ((PIXELS.astype(int), LABELS), {}, TypeError, "images must be uint8 or floating point, got int64"),
     "tensor dtype": ((expected().int(), LABELS), {}, TypeError, "images must be uint8 or floating point"),
     "no images": ((PIXELS[:0], LABELS[:0]), {}, ValueError, "images must have shape"),
     "NaN": ((altered(UNIT, (4, 1, 1, 0), np.nan), LABELS), {}, ValueError, "NaN or infinity in image 4"),
     "range": ((UNIT * 255, LABELS), {}, ValueError, "unit range [0, 1]"),
     "constant": ((PIXELS * 0, LABELS), {}, ValueError, "images must vary in every channel"),
     "ambiguous": ((UNIT[:, :3], LABELS), {}, ValueError, "exactly one of the second and the last axis"),
-    "no channels": (
-        (UNIT.repeat(2, 3), LABELS),
-        {},
-        ValueError,
-        "exactly one of the second and the last axis",
-    ),
+    "no channels": ((UNIT.repeat(2, 3), LABELS), {}, ValueError, "exactly one of the second and the last axis"),
     "tensor NHWC": ((torch.tensor(UNIT), LABELS), {}, ValueError, "permute(0, 3, 1, 2) first"),
     "two axes": ((UNIT[0, ..., 0], LABELS[:6]), {}, ValueError, "images must have shape (N, H, W)"),
     "empty dataset": (Listed([]), {}, ValueError, "data must hold at least one item"),
     "item": (Listed([(PIXELS[0], 0), PIXELS[1]]), {}, TypeError, "item 1 must be a pair (image, class id)"),
-    "label": (
-        Listed([(PIXELS[0], "cat")]),
-        {},
-        TypeError,
-        "label of item 0 must be an integer class id, got 'cat'",
-    ),
+    "label": (Listed([(PIXELS[0], "cat")]), {}, TypeError, "label of item 0 must be an integer class id, got 'cat'"),
     "image": (Listed([("cat.png", 0)]), {}, TypeError, "image of item 0 must be a PIL image, a tensor or"),
     "sizes": (
         Listed([(PIXELS[0], 0), (PIXELS[1, :4], 1)]),

@@ -15,17 +15,12 @@ from ddsdk.training import probabilities
 
 def test_curves_are_those_of_the_definition():
     rng = dd.generator("scores")
-    a, b = (
-        torch.randn(300, generator=rng).round(decimals=1) + 1,
-        torch.randn(400, generator=rng).round(decimals=1),
-    )
+    a, b = (torch.randn(300, generator=rng).round(decimals=1) + 1, torch.randn(400, generator=rng).round(decimals=1))
     found = roc(a, b)
     pairs = (a[:, None] > b).double() + 0.5 * (a[:, None] == b).double()
     assert found.auc == pytest.approx(float(pairs.mean()), abs=1e-9)
     for rate, got in ((0.01, found.at_1), (0.001, found.at_01)):
-        best = max(
-            float((a > t).double().mean()) for t in b.tolist() if float((b > t).double().mean()) <= rate
-        )
+        best = max(float((a > t).double().mean()) for t in b.tolist() if float((b > t).double().mean()) <= rate)
         assert got == pytest.approx(best, abs=1e-9)
     with pytest.raises(ValueError, match="members and others must hold scores"):
         roc(a, b[:0])

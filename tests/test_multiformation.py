@@ -70,18 +70,14 @@ def test_decoding_is_that_of_a_loop(height, width, factor):
 @pytest.mark.parametrize(("height", "width", "factor"), SIZES)
 def test_encoding_shrinks_each_image_into_its_tile(height, width, factor):
     parametrization = MultiFormation(canvases(2, height, width), factor)
-    images = torch.randn(
-        2 * factor**2, 3, height, width, generator=dd.generator("images"), dtype=torch.float64
-    )
+    images = torch.randn(2 * factor**2, 3, height, width, generator=dd.generator("images"), dtype=torch.float64)
     parametrization.encode(images)
     tall, wide = math.ceil(height / factor), math.ceil(width / factor)
     for n, image in enumerate(images):
         slot, place = divmod(n, factor**2)
         row, column = divmod(place, factor)
         small = interpolate(image[None], (tall, wide), mode="bilinear", antialias=True)[0]
-        stored = parametrization.canvases[
-            slot, :, row * tall : (row + 1) * tall, column * wide : (column + 1) * wide
-        ]
+        stored = parametrization.canvases[slot, :, row * tall : (row + 1) * tall, column * wide : (column + 1) * wide]
         torch.testing.assert_close(stored.detach(), small[:, : stored.shape[1], : stored.shape[2]])
 
 

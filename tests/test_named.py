@@ -105,9 +105,7 @@ def test_a_failed_download_says_where_it_looked(tmp_path, monkeypatch, name):
         raise RuntimeError("no network") if download else FileNotFoundError("no file")
 
     monkeypatch.setattr(torchvision.datasets, name.upper(), refuse)
-    with pytest.raises(
-        FileNotFoundError, match=f"{name} is not under .*{tmp_path.name}.*pass root=.*no network"
-    ):
+    with pytest.raises(FileNotFoundError, match=f"{name} is not under .*{tmp_path.name}.*pass root=.*no network"):
         load(name, root=tmp_path)
 
 

@@ -225,9 +225,7 @@ def test_initialise_draws_as_xavier_has_it_where_it_is_asked_to():
         lambda: network_factory("lenet", (1, 28, 28), 10, init="zeros"),
         lambda: initialise(module, generator(0), "zeros"),
     ):
-        with pytest.raises(
-            ValueError, match=r"init must be one of \['pytorch', 'xavier-normal'\], got 'zeros'"
-        ):
+        with pytest.raises(ValueError, match=r"init must be one of \['pytorch', 'xavier-normal'\], got 'zeros'"):
             refused()
 
 

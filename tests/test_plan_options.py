@@ -372,19 +372,13 @@ def test_a_step_for_each_class_moves_that_class_alone(make_run):
     ("options", "message"),
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
-        *[
-            ({"average": v}, f"average must lie strictly between 0 and 1, got {v}")
-            for v in (0, 1, -1, math.nan)
-        ],
+        *[({"average": v}, f"average must lie strictly between 0 and 1, got {v}") for v in (0, 1, -1, math.nan)],
         *[
             ({name: v}, f"{name} must be positive and finite, got {v}")
             for name in ("skip_above", "clip_norm")
             for v in (0, -1.0, math.nan, math.inf)
         ],
-        *[
-            ({"clip_ratio": v}, f"clip_ratio must be at least 1 and finite, got {v}")
-            for v in (0.5, math.nan, math.inf)
-        ],
+        *[({"clip_ratio": v}, f"clip_ratio must be at least 1 and finite, got {v}") for v in (0.5, math.nan, math.inf)],
     ],
 )
 def test_refusals(make_run, options, message):

@@ -12,9 +12,7 @@ def test_pooling_equals_the_library(shape):
 
 
 def test_first_and_second_derivatives():
-    x = torch.randn(
-        2, 2, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True
-    )
+    x = torch.randn(2, 2, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     assert torch.autograd.gradcheck(AvgPool2(), (x,))
     assert torch.autograd.gradgradcheck(lambda t: AvgPool2()(t).square(), (x,))
 

@@ -147,9 +147,7 @@ def test_bad_images_are_refused():
     with pytest.raises(ValueError, match="60 pixel values for this whitening"):
         ALL["zca"](torch.zeros(2, 3, 5, 5))
     with pytest.raises(ValueError, match="vary in every channel, got 'channel 1 constant'"):
-        Preprocess.fit_normalise(
-            torch.stack([torch.arange(8.0), torch.full((8,), 0.8)]).reshape(1, 2, 2, 4) / 8
-        )
+        Preprocess.fit_normalise(torch.stack([torch.arange(8.0), torch.full((8,), 0.8)]).reshape(1, 2, 2, 4) / 8)
     with pytest.raises(ValueError, match="at least 2 to be whitened"):
         Preprocess.fit_zca(pictures()[:1])
     with pytest.raises(ValueError, match="eps must be positive"):

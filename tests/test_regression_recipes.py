@@ -32,11 +32,7 @@ def take(students, real, syn, steps):
 
 
 def run_with(students, real, **options):
-    settings = {
-        "compare": ByFeatures(slope=2.0, bias=0.01),
-        "ridge": Ridge(strength=5e-3),
-        "real_batch": 8,
-    }
+    settings = {"compare": ByFeatures(slope=2.0, bias=0.01), "ridge": Ridge(strength=5e-3), "real_batch": 8}
     recipe = dd.RFAD(ipc=2, steps=4)
     plan = dd.Plan(
         syn=recipe.scored_set(real, dd.generator(0)),
@@ -259,24 +255,13 @@ def test_mirror_images_join_where_the_paper_has_them(tiny, make_student):
 
 
 def test_the_protocol_follows_the_number_of_images(tiny):
-    for images, steps in (
-        (3, 1000),
-        (10, 1000),
-        (99, 1000),
-        (100, 2000),
-        (200, 20_000),
-        (500, 5000),
-        (5000, 40_000),
-    ):
+    for images, steps in ((3, 1000), (10, 1000), (99, 1000), (100, 2000), (200, 20_000), (500, 5000), (5000, 40_000)):
         how = regression_protocol(tiny, images)
         assert how.epochs * how.steps_in_epoch(images) == pytest.approx(steps, rel=0.02)
         assert (how.loss, how.optimizer, how.schedule) == ("mse", "adam", "cosine")
         assert how.network_options == {"width": 128, "norm": "none"}
         assert how.warm_up * steps == pytest.approx(500)
-    assert (
-        dd.KIP(kernel_depth=2).evaluation(tiny).network_label
-        == "fc-ntk kernel (depth 2, rule trace, ridge 1e-06)"
-    )
+    assert dd.KIP(kernel_depth=2).evaluation(tiny).network_label == "fc-ntk kernel (depth 2, rule trace, ridge 1e-06)"
 
 
 def test_frepo_takes_the_cross_entropy_where_it_is_asked_to(tiny, make_student):

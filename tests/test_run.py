@@ -50,9 +50,7 @@ def test_a_warm_start_is_what_the_average_and_the_undo_go_back_to(tiny, make_stu
     images, classes = levels(tiny)
     start = (images, classes)
     if form != "tensors":
-        syn = dd.SyntheticSet(
-            Pixels(tiny.preprocess(images)), label_kinds.hard_labels(classes, 3), classes, 3
-        )
+        syn = dd.SyntheticSet(Pixels(tiny.preprocess(images)), label_kinds.hard_labels(classes, 3), classes, 3)
         start = syn
         if form == "artefact":
             start = dd.distill(dd.DM(ipc=1, **STILL), tiny, make_student=make_student, start=syn)
@@ -165,10 +163,7 @@ def test_labels_and_rates_of_an_artefact_come_along_where_they_are_learned(tiny,
 
 def test_what_a_learned_label_or_rate_takes_is_what_it_gives():
     rows = torch.tensor([[0.2, 0.8], [1.0, 0.0]])
-    for kind in (
-        label_kinds.LearnedLabels(torch.zeros(3, 2)),
-        label_kinds.SimplexLabels(torch.full((3, 2), 0.5)),
-    ):
+    for kind in (label_kinds.LearnedLabels(torch.zeros(3, 2)), label_kinds.SimplexLabels(torch.full((3, 2), 0.5))):
         assert kind.assign_(torch.tensor([0, 2]), rows)
         assert torch.allclose(kind.rows(torch.tensor([0, 2])), rows, atol=1e-6)
         assert torch.allclose(kind.rows(torch.tensor([1])), torch.tensor([[0.5, 0.5]]))

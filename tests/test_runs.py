@@ -102,9 +102,7 @@ def test_every_part_of_a_training_is_part_of_the_name(start, tiny, make_student)
         start(count=1, real=tiny.with_preprocess(dd.Preprocess.fit_zca(tiny.images))),
         start(count=1, real=tiny.with_preprocess(dd.Preprocess.fit_zca(tiny.images[:10]))),
         start(count=1, make=dd.network_factory("convnet", tiny.image_shape, 3, width=5, depth=1)),
-        start(
-            count=1, make=dd.network_factory("convnet", tiny.image_shape, 3, width=4, depth=1, pooling="max")
-        ),
+        start(count=1, make=dd.network_factory("convnet", tiny.image_shape, 3, width=4, depth=1, pooling="max")),
         start(count=1, make=lambda rng: doubled(make_student(rng))),
         start(count=2),
     ]
@@ -245,9 +243,7 @@ def test_seconds_are_those_of_the_making_whenever_that_was(start):
 @pytest.mark.parametrize("changes", [{"lr": 1e30}, {"lr": 1e4, "half": True, "epochs": 1}])
 def test_a_run_that_diverges_raises_and_leaves_no_file(start, changes):
     runs = start(count=1, augmentation="", mix=0.0, **changes)
-    with pytest.raises(
-        DivergedError, match=r"weights of trained run 0 are not finite; lower its lr of 1"
-    ) as e:
+    with pytest.raises(DivergedError, match=r"weights of trained run 0 are not finite; lower its lr of 1") as e:
         list(runs.make())
     assert e.value.syn is None
     assert files(runs) == []
@@ -294,10 +290,7 @@ def test_a_kill_leaves_no_half_file(start, moment, monkeypatch):
                 os.kill(os.getpid(), signal.SIGKILL)
             if moment == "writing":
                 write = os.write
-                os.write = lambda handle, data: (
-                    write(handle, bytes(data)[:100]),
-                    os.kill(os.getpid(), signal.SIGKILL),
-                )
+                os.write = lambda handle, data: (write(handle, bytes(data)[:100]), os.kill(os.getpid(), signal.SIGKILL))
             else:
                 os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
             list(start(count=1, epochs=3).make())

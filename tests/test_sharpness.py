@@ -118,9 +118,7 @@ def test_a_batch_norm_network_sees_its_batch_whole(monkeypatch):
     net = network(norm="batch").train()
     loss, wanted = gradient(network(norm="batch").train(), batch())
     assert batch_gradient(net, batch()) == pytest.approx(loss, rel=1e-12)
-    torch.testing.assert_close(
-        torch.cat([p.grad.flatten() for p in net.parameters()]), wanted, rtol=1e-10, atol=1e-12
-    )
+    torch.testing.assert_close(torch.cat([p.grad.flatten() for p in net.parameters()]), wanted, rtol=1e-10, atol=1e-12)
 
 
 def test_sharp_steps_end_in_a_flatter_place(digits, make_digit_student):

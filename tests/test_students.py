@@ -77,10 +77,7 @@ def test_period_one_is_a_supply_of_fresh_networks(tiny, syn, make_student):
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_a_lesson_teaches(digits, make_digit_student, lesson):
     train, test = digits
-    lessons = {
-        "synthetic": OnSynthetic(epochs=30, batch_size=32),
-        "real": OnReal(steps=40, batch_size=64),
-    }
+    lessons = {"synthetic": OnSynthetic(epochs=30, batch_size=32), "real": OnReal(steps=40, batch_size=64)}
     students = AlternatingStudents(make_digit_student, lessons[lesson], period=2, lr=0.05, momentum=0.9)
     shown = pixel_set(train, 10, "real", dd.generator(0))
     x, y = test.batch(torch.arange(len(test)))
@@ -149,9 +146,7 @@ def test_batch_norm_is_measured_on_real_images_and_then_frozen(tiny, syn):
         assert torch.equal(*statistics)
 
 
-@pytest.mark.parametrize(
-    ("every", "lessons"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4]), (3, [3]), (6, []), (9, [])]
-)
+@pytest.mark.parametrize(("every", "lessons"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4]), (3, [3]), (6, []), (9, [])])
 def test_lessons_come_every_few_steps_of_a_network(tiny, syn, make_student, every, lessons):
     found = take(alternating(make_student, period=6, every=every), tiny, syn, range(12))
     changed = [i for i in range(1, 12) if not torch.equal(found[i], found[i - 1])]

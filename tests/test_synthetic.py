@@ -230,9 +230,7 @@ def test_impossible_sizes_are_refused(tiny, start):
 
 
 def test_an_unknown_start_is_refused_with_the_nearest_name(tiny):
-    with pytest.raises(
-        ValueError, match=r"start must be one of noise, .* got 'herdin'; did you mean 'herding'"
-    ):
+    with pytest.raises(ValueError, match=r"start must be one of noise, .* got 'herdin'; did you mean 'herding'"):
         pixel_set(tiny, 1, "herdin", dd.generator(0))
 
 
@@ -284,12 +282,7 @@ def with_rate(start=0.1):
 
 def test_a_set_stores_projects_and_checks_its_rate():
     syn = with_rate()
-    assert set(syn.state_dict()) == {
-        "classes",
-        "parametrization.images",
-        "labels.probabilities",
-        "rate.value",
-    }
+    assert set(syn.state_dict()) == {"classes", "parametrization.images", "labels.probabilities", "rate.value"}
     assert {name for name, _ in syn.named_parameters()} == {"parametrization.images", "rate.value"}
     syn.rate.value.data.fill_(-1.0)
     syn.project_()
@@ -312,9 +305,7 @@ def test_an_objective_can_differentiate_by_the_rate():
 
 
 def test_a_rate_that_is_not_learned_is_refused():
-    with pytest.raises(
-        ValueError, match="rate must be learned with the set for this objective, got a set without"
-    ):
+    with pytest.raises(ValueError, match="rate must be learned with the set for this objective, got a set without"):
         _ = Leaves(make_set()).rate
 
 

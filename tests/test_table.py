@@ -67,9 +67,7 @@ def test_a_table_has_every_method_under_every_protocol(survey):
 def test_a_figure_of_the_table_is_that_of_the_commands(survey, tmp_path, capsys):
     """Seed 1 of a table is `ddsdk distill --seed 1`, and its networks are those of `ddsdk evaluate`."""
     row = read_rows(survey / "table.json")[0]
-    words = (
-        "--data digits --recipe dm --ipc 1 --steps 2 --real-batch 64 --width 4 --seed 1 --threads 1 --anneal"
-    )
+    words = "--data digits --recipe dm --ipc 1 --steps 2 --real-batch 64 --width 4 --seed 1 --threads 1 --anneal"
     assert main(["distill", *words.split(), "--out", str(tmp_path / "set")]) == 0
     found = dd.Distilled.load(tmp_path / "set")
     assert found.content_id == row.sets[1]
@@ -114,9 +112,7 @@ def test_workers_elsewhere_can_do_all_of_it(tmp_path, capsys):
     import threading
 
     codes = []
-    driver = threading.Thread(
-        target=lambda: codes.append(bench(tmp_path, "--engine", "shared", "--repeats", "1"))
-    )
+    driver = threading.Thread(target=lambda: codes.append(bench(tmp_path, "--engine", "shared", "--repeats", "1")))
     driver.start()
     while driver.is_alive():
         if (tmp_path / "store").is_dir():
@@ -188,11 +184,7 @@ def test_a_method_that_fails_while_it_is_planned_costs_its_row_too(tmp_path, mon
     monkeypatch.setenv("DDSDK_CACHE", str(tmp_path / "cache"))
     words = ["--set", "rtp.bases=9000", "--budget", "2s", "--repeats", "1", "--baselines", ""]
     # A rate that no network survives.
-    words += [
-        part
-        for word in ("experts=1", "expert_epochs=3", "expert_lr=1e30")
-        for part in ("--set", f"mtt.{word}")
-    ]
+    words += [part for word in ("experts=1", "expert_epochs=3", "expert_lr=1e30") for part in ("--set", f"mtt.{word}")]
     assert bench(tmp_path / "out", *words, recipes="rtp,mtt,dm") == 0
     first, second, third = read_rows(tmp_path / "out" / "table.json")
     assert "bases must leave an address" in first.note
@@ -261,12 +253,8 @@ def test_columns_of_each_table():
         for example in (hard, scores):
             columns = COLUMNS[table](example, judging)
             told = [(c.evaluation.protocol, c.evaluation.augmentation) for c in columns]
-            different = {
-                json.dumps(c.evaluation.to_dict() | {"protocol": ""}, sort_keys=True) for c in columns
-            }
-            assert len(set(told)) == len(different) or table == "fair-scores", (
-                "a protocol's name tells it apart"
-            )
+            different = {json.dumps(c.evaluation.to_dict() | {"protocol": ""}, sort_keys=True) for c in columns}
+            assert len(set(told)) == len(different) or table == "fair-scores", "a protocol's name tells it apart"
             assert all(c.evaluation.networks == 2 for c in columns)
     first, second = COLUMNS["survey-1"](scores, judging)
     assert (first.evaluation.labels, second.evaluation.loss) == ("hard", "mse")

@@ -140,9 +140,7 @@ def test_cross_entropy_reads_soft_labels(student, tiny, syn):
     terms, _ = run(CrossEntropy(), student, tiny, soft)
     for c, term in enumerate(terms):
         logits = student(soft.parametrization.images[3 * c : 3 * c + 3]).log_softmax(1)
-        assert term == pytest.approx(
-            -float((rows[3 * c : 3 * c + 3] * logits).sum(1).mean().detach()), rel=1e-5
-        )
+        assert term == pytest.approx(-float((rows[3 * c : 3 * c + 3] * logits).sum(1).mean().detach()), rel=1e-5)
 
 
 def test_a_teacher_judges_in_place_of_the_student(student, make_student, tiny, syn):
@@ -211,12 +209,7 @@ def test_a_match_gathers_samples_and_takes_the_classes_it_is_told(student, tiny,
         return real.batch(real.index_of_class(c)[:n])
 
     objective = ClassMatch(
-        byproduct=rows_of,
-        distance=pairwise,
-        real_batch=4,
-        gather=stacked,
-        sample=first_ones,
-        classes=(2, 0),
+        byproduct=rows_of, distance=pairwise, real_batch=4, gather=stacked, sample=first_ones, classes=(2, 0)
     )
     terms, gradient = run(objective, student, tiny, syn)
     assert asked == [(2, 4), (0, 4)]

@@ -99,12 +99,7 @@ def test_known_images_come_first():
     labels = torch.arange(3).repeat_interleave(3)
     images[[1, 3, 4, 5]] = 0.5  # their mean becomes 1
     images[[7, 8]] = 1.0  # 2
-    real = dd.RealData(
-        images,
-        labels,
-        class_names=("a", "b", "c"),
-        preprocess=dd.Preprocess.normalise([0.0], [0.5]),
-    )
+    real = dd.RealData(images, labels, class_names=("a", "b", "c"), preprocess=dd.Preprocess.normalise([0.0], [0.5]))
     for seed in range(5):
         picked = known_images(Says(), real, 2, dd.generator(seed)).tolist()
         assert [real.labels[i] for i in picked] == [0, 0, 1, 1, 2, 2]
@@ -281,9 +276,7 @@ def test_a_network_with_batch_norm_can_be_followed(tiny):
 
 def test_following_brings_a_student_nearer(digits, make_digit_student):
     train, _ = digits
-    recipe = dd.MTT(
-        ipc=1, steps=12, student_steps=5, experts=1, expert_epochs=6, expert_images=40, max_start=1
-    )
+    recipe = dd.MTT(ipc=1, steps=12, student_steps=5, experts=1, expert_epochs=6, expert_images=40, max_start=1)
     run = Run(recipe, train, make_student=make_digit_student, seed=0).distillation
     losses = [step.loss for step in run]
     assert sum(losses[-4:]) < 0.8 * sum(losses[:4])

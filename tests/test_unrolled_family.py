@@ -73,9 +73,7 @@ def test_soft_labels_need_no_image_of_each_class(images, tiny, make_student):
 
 
 def test_learned_labels_stay_non_negative(tiny, make_student):
-    recipe = dd.RaTBPTT(
-        ipc=1, steps=3, student_steps=3, window=2, real_batch=4, image_lr=0.5, learned_labels=True
-    )
+    recipe = dd.RaTBPTT(ipc=1, steps=3, student_steps=3, window=2, real_batch=4, image_lr=0.5, learned_labels=True)
     found = dd.distill(recipe, tiny, make_student=make_student, seed=dd.generator("run"))
     assert found.label_space == "scores"
     assert float(found.labels.min()) == 0
@@ -121,11 +119,7 @@ def test_rtp_fills_its_budget(tiny, make_student):
 
 def test_rtp_takes_a_drawn_window_and_adam_where_it_is_asked_to(tiny, make_student):
     whole = plan_of(dd.RTP(ipc=2, bases=3), tiny, make_student)
-    assert (whole.objective.window, whole.objective.drawn, whole.objective.unroll) == (
-        None,
-        False,
-        constant_memory,
-    )
+    assert (whole.objective.window, whole.objective.drawn, whole.objective.unroll) == (None, False, constant_memory)
     assert isinstance(whole.make_optimizer(whole.syn), torch.optim.SGD)
     recipe = dd.RTP(ipc=2, bases=3, window=10, optimizer="adam", image_lr=0.02)
     plan = plan_of(recipe, tiny, make_student)
@@ -152,11 +146,7 @@ def test_rtp_starts_from_images_where_it_is_asked_to(tiny, make_student):
 
 
 def test_operations_suit_the_data(tiny):
-    for mirror_safe, pictures, found in (
-        (True, True, "flip_rotate"),
-        (False, True, "rotate"),
-        (True, False, ""),
-    ):
+    for mirror_safe, pictures, found in ((True, True, "flip_rotate"), (False, True, "rotate"), (True, False, "")):
         tiny.mirror_safe, tiny.pictures = mirror_safe, pictures
         assert flip_or_rotate(tiny, None) == found
     assert flip_or_rotate(tiny, "crop") == "crop"

@@ -133,10 +133,7 @@ def test_a_look_is_an_evaluation_on_the_held_out_images(tiny):
     assert (
         brief(syn)
         == dd.evaluate(
-            batch,
-            tiny,
-            dataclasses.replace(wanted, lr=float(syn.rate.value.detach())),
-            rng=dd.generator("look"),
+            batch, tiny, dataclasses.replace(wanted, lr=float(syn.rate.value.detach())), rng=dd.generator("look")
         ).mean
     )
 
@@ -163,16 +160,7 @@ def test_what_cannot_be_counted_is_refused(tiny, field):
 
 
 ARGS = ["distill", "--data", "digits", "--recipe", "dm", "--ipc", "1", "--width", "4", "--real-batch", "4"]
-LOOKS = [
-    "--validation",
-    "0.2",
-    "--validate-every",
-    "2",
-    "--validation-epochs",
-    "2",
-    "--validation-width",
-    "4",
-]
+LOOKS = ["--validation", "0.2", "--validate-every", "2", "--validation-epochs", "2", "--validation-width", "4"]
 
 
 def test_the_command_line_holds_images_out(tmp_path, capsys, digits):
@@ -205,9 +193,7 @@ def test_every_recipe_takes_the_common_options(key, tiny, make_student):
     settings = {"ipc": 1, **RECIPE_SETTINGS[key]}
     own = RECIPES[key](**settings).plan(tiny, make_student=make_student, rng=dd.generator(0))
     asked = {"average": 0.75, "clip_norm": 2.0, "skip_above": 5.0}
-    plan = RECIPES[key](**settings | asked, anneal=True).plan(
-        tiny, make_student=make_student, rng=dd.generator(0)
-    )
+    plan = RECIPES[key](**settings | asked, anneal=True).plan(tiny, make_student=make_student, rng=dd.generator(0))
     assert {name: getattr(plan, name) for name in asked} == asked
     for step in range(own.steps + 1):
         factor = 1.0 if own.rate_at is None else own.rate_at(step)

@@ -19,8 +19,6 @@ from ddsdk.cli.console import err, out, table
 from ddsdk.cli.options import check_device, names, whole_numbers
 from ddsdk.foundation import readable_json, require, write_atomic
 
-__all__ = ["MachineBenchmark", "main"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class MachineBenchmark:
@@ -95,11 +93,7 @@ class MachineBenchmark:
         widths = whole_numbers("widths", self.widths or "32")
         require(len(widths) == 1, "widths", "be one width for the table profile", self.widths)
         return profile_table(
-            recipes=names(self.recipes),
-            width=widths[0],
-            ipc=self.ipc,
-            repeats=self.repeats,
-            device=self.device,
+            recipes=names(self.recipes), width=widths[0], ipc=self.ipc, repeats=self.repeats, device=self.device
         )
 
     def _stacked(self) -> MachineTable:

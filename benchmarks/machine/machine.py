@@ -14,8 +14,6 @@ import torch
 from ddsdk.data import Preprocess, RealData
 from ddsdk.foundation import generator
 
-__all__ = ["SHAPE", "MachineTable", "Row", "machine_of", "matrix_product", "median_times", "random_pixels"]
-
 SHAPE = (1, 28, 28)
 _MATRIX = 2048
 Row = dict[str, Any]
@@ -48,9 +46,7 @@ def machine_of(device: str, repeats: int) -> Row:
     return {"torch": torch.__version__, "device": device, "threads": threads, "repeats": repeats}
 
 
-def median_times(
-    functions: Sequence[Callable[[], object]], repeats: int, device: torch.device
-) -> list[float]:
+def median_times(functions: Sequence[Callable[[], object]], repeats: int, device: torch.device) -> list[float]:
     """Time the functions in turn, `repeats` times after one warm-up round; return the medians in seconds."""
     times: list[list[float]] = [[] for _ in functions]
     for turn in range(repeats + 1):
@@ -72,9 +68,7 @@ def matrix_product(device: torch.device) -> tuple[Callable[[], object], float]:
 
 def random_pixels(num_classes: int, per_class: int) -> RealData:
     """Return random images of FashionMNIST's shape, as many of each class."""
-    images = torch.randint(
-        0, 256, (num_classes * per_class, *SHAPE), generator=generator("speed"), dtype=torch.uint8
-    )
+    images = torch.randint(0, 256, (num_classes * per_class, *SHAPE), generator=generator("speed"), dtype=torch.uint8)
     labels = torch.arange(num_classes).repeat_interleave(per_class)
     names = [str(c) for c in range(num_classes)]
     preprocess = Preprocess.normalise((0.2861,), (0.3530,))

@@ -15,8 +15,6 @@ from torch.nn.functional import cross_entropy
 from ddsdk.data import Batch
 from ddsdk.networks import AvgPool2
 
-__all__ = ["plain_dc_loss", "plain_dm_loss", "plain_gradient", "plain_network"]
-
 ClassLoss = Callable[[nn.Module, Batch, Batch], Tensor]
 
 
@@ -63,7 +61,5 @@ def plain_gradient(
         syn: One batch for each class.
     """
     leaves = [b.x.detach().requires_grad_() for b in syn]
-    total = torch.stack(
-        [loss(network, r, Batch(x, s.y)) for r, s, x in zip(real, syn, leaves, strict=True)]
-    ).sum()
+    total = torch.stack([loss(network, r, Batch(x, s.y)) for r, s, x in zip(real, syn, leaves, strict=True)]).sum()
     return float(total.detach()), list(torch.autograd.grad(total, leaves))

@@ -22,8 +22,6 @@ from ddsdk.planning import METHODS, small
 from ddsdk.recipes import IterativeRecipe, student_network
 from ddsdk.running import Run
 
-__all__ = ["profile_table", "shares"]
-
 _KINDS: Mapping[str, re.Pattern[str]] = {
     "convolution": re.compile(r"conv", re.IGNORECASE),
     "matrix product": re.compile(
@@ -51,11 +49,7 @@ def profile_table(*, recipes: Sequence[str], width: int, ipc: int, repeats: int,
     Raises:
         ValueError: If a recipe is unknown or has no such step, or a number is below 1.
     """
-    timed = [
-        name
-        for name, kind in METHODS.items()
-        if issubclass(kind, IterativeRecipe) and not kind.trains_networks()
-    ]
+    timed = [name for name, kind in METHODS.items() if issubclass(kind, IterativeRecipe) and not kind.trains_networks()]
     for name in recipes:
         require(name in timed, "recipes", f"be among {', '.join(timed)}", name)
     for name, value in (("width", width), ("ipc", ipc), ("repeats", repeats)):

@@ -16,15 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.machine.machine import (
-    SHAPE,
-    MachineTable,
-    Row,
-    machine_of,
-    matrix_product,
-    median_times,
-    random_pixels,
-)
+from benchmarks.machine.machine import SHAPE, MachineTable, Row, machine_of, matrix_product, median_times, random_pixels
 from benchmarks.machine.plain import ClassLoss, plain_dc_loss, plain_dm_loss, plain_gradient, plain_network
 from ddsdk.data import RealData
 from ddsdk.experiments import students_label
@@ -44,8 +36,6 @@ from ddsdk.planning import METHODS, reached, read_boards, small
 from ddsdk.recipes import IterativeRecipe, pixel_set, student_network
 from ddsdk.running import Distillation, Run, peak_memory, restart_peak_memory
 from ddsdk.synthetic import Leaves
-
-__all__ = ["conv_flops", "speed_table", "step_memory"]
 
 # What each framework matches, and the plain version of its step.
 _STEPS: dict[str, tuple[Byproduct, Distance, ClassLoss]] = {
@@ -253,9 +243,7 @@ def _peak_above_start(name: str, classes: int, real_batch: int, ipc: int, width:
         recipe = _made(name, real, images, student_epochs=1)
         network, options = student_network(recipe, data, "", {"width": width})
         student = network_factory(network, SHAPE, classes, **options)
-        distillation: Distillation[Any] = Run(
-            recipe, data, make_student=student, seed=generator("memory")
-        ).distillation
+        distillation: Distillation[Any] = Run(recipe, data, make_student=student, seed=generator("memory")).distillation
         return distillation
 
     # A first small pass pays for what the libraries allocate once.

@@ -13,14 +13,10 @@ from benchmarks.machine.machine import SHAPE, MachineTable, Row, machine_of, med
 from ddsdk.foundation import generator, require, require_count
 from ddsdk.networks import network_factory
 
-__all__ = ["stacked_table"]
-
 _CLASSES = 10
 
 
-def stacked_table(
-    *, widths: Sequence[int], ipc: int, repeats: int, device: str, networks: int = 5
-) -> MachineTable:
+def stacked_table(*, widths: Sequence[int], ipc: int, repeats: int, device: str, networks: int = 5) -> MachineTable:
     """Time the gradients of some networks on one batch at FashionMNIST shapes: by `torch.func.vmap`, and by a loop.
 
     Args:
@@ -45,9 +41,7 @@ def stacked_table(
     return MachineTable(machine_of(device, repeats), {title: rows})
 
 
-def _row(
-    kind: str, options: dict[str, int], ipc: int, repeats: int, device: torch.device, networks: int
-) -> Row:
+def _row(kind: str, options: dict[str, int], ipc: int, repeats: int, device: torch.device, networks: int) -> Row:
     make = network_factory(kind, SHAPE, _CLASSES, **options)
     nets = [make(generator("stacked", i)).to(device) for i in range(networks)]
     weights, buffers = stack_module_state(nets)

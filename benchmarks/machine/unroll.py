@@ -21,24 +21,10 @@ from ddsdk.recipes import hard_set
 from ddsdk.running import peak_memory, restart_peak_memory
 from ddsdk.students import ExpertSpan
 from ddsdk.synthetic import LearnedRate, Leaves, Pixels
-from ddsdk.training import (
-    FlatNetwork,
-    Unroll,
-    constant_memory,
-    full_graph,
-    gradient_step,
-    truncated,
-    weight_vector,
-)
-
-__all__ = ["Measured", "measure_unroll", "unroll_table"]
+from ddsdk.training import FlatNetwork, Unroll, constant_memory, full_graph, gradient_step, truncated, weight_vector
 
 _SHAPE, _CLASSES = (1, 28, 28), 10
-_WAYS: dict[str, Unroll] = {
-    "constant": constant_memory,
-    "full": full_graph,
-    "truncated": truncated,
-}
+_WAYS: dict[str, Unroll] = {"constant": constant_memory, "full": full_graph, "truncated": truncated}
 # The expert's steps, on other random pixels; its rate is that of the student too.
 _EXPERT_STEPS, _RATE = 40, 0.01
 _AUGMENTATION = Augmentation(DSA_STRATEGY)

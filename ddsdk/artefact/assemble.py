@@ -18,8 +18,6 @@ from ddsdk.foundation import derive
 from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import Evaluation
 
-__all__ = ["Described", "assemble", "device_name", "provenance"]
-
 
 class Described(Protocol):
     """What a set must know of the data that it was made of: `ddsdk.RealData`, or what stands for private data."""
@@ -113,9 +111,7 @@ def assemble(
         certificate: Of a private release.
     """
     with torch.no_grad():
-        images, owners = syn.parametrization.decode(
-            torch.arange(len(syn)).to(syn.device), derive(rng, "export")
-        )
+        images, owners = syn.parametrization.decode(torch.arange(len(syn)).to(syn.device), derive(rng, "export"))
         labels = syn.labels.rows(owners)
     return Distilled(
         images.cpu(),

@@ -9,8 +9,6 @@ from ddsdk.artefact.folder import CARD_MARK
 from ddsdk.artefact.manifest import Manifest
 from ddsdk.foundation import clean, escape_markdown, escape_yaml
 
-__all__ = ["card_markdown", "card_title", "fact_rows", "flatten"]
-
 _ROWS, _NAMES = 60, 30
 _OF_KERNELS = ("protocol", "learner", "network", "network_options", "labels")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -219,10 +217,7 @@ def _scores(manifest: Manifest) -> list[str]:
 
 def _pace(manifest: Manifest) -> list[str]:
     lines = []
-    for name, entry, replaced in (
-        ("learning rate", "learned_lr", "lr"),
-        ("momentum", "learned_momentum", "momentum"),
-    ):
+    for name, entry, replaced in (("learning rate", "learned_lr", "lr"), ("momentum", "learned_momentum", "momentum")):
         if entry not in manifest.tensors:
             continue
         shape = manifest.tensors[entry].shape
@@ -230,9 +225,7 @@ def _pace(manifest: Manifest) -> list[str]:
             told = f"For each of {shape[0]} steps a {name} was learned with the set: `{entry}` in the file. Take the"
             lines += ["", told, "images in their stored order, pass after pass, in batches of `batch_size`."]
         else:
-            told = (
-                f"A {name} was learned with the set: `{entry}` in the file. Use it in place of `{replaced}`."
-            )
+            told = f"A {name} was learned with the set: `{entry}` in the file. Use it in place of `{replaced}`."
             lines += ["", told]
     return lines
 

@@ -11,8 +11,6 @@ import msgspec
 
 from ddsdk.foundation import clean, require
 
-__all__ = ["NO_PRIVACY", "Certificate", "NoisedRelease", "require_line"]
-
 NO_PRIVACY = "no formal privacy guarantee"
 _LONGEST = 300
 

@@ -18,23 +18,6 @@ from torch import Tensor
 from ddsdk.foundation import generator, require, require_count
 from ddsdk.synthetic import MultiFormation
 
-__all__ = [
-    "CODECS",
-    "LABEL_BYTES",
-    "Codec",
-    "Components",
-    "Half",
-    "Layout",
-    "LowRank",
-    "Packed",
-    "RowCodec",
-    "Tiles",
-    "Uint8",
-    "codec_from",
-    "codec_state",
-    "to_bytes",
-]
-
 LABEL_BYTES = 2
 """Of a class id, for real and for synthetic images."""
 

@@ -25,8 +25,6 @@ from ddsdk.data import Preprocess
 from ddsdk.foundation import ArtifactError, clean, clean_json, require
 from ddsdk.synthetic import LabelReading, read_labels
 
-__all__ = ["Distilled"]
-
 _OPTIONAL = ("classes", "edge_index", "edge_weight")
 
 
@@ -90,9 +88,7 @@ class Distilled:
         self._set("provenance", clean_json(dict(self.provenance)))
         self._set("stored_floats", int(self.stored_floats) or self.images.numel())
         if self.certificate is not None and not isinstance(self.certificate, Certificate):
-            raise TypeError(
-                f"certificate must be a Certificate or None, got {type(self.certificate).__name__}"
-            )
+            raise TypeError(f"certificate must be a Certificate or None, got {type(self.certificate).__name__}")
         require(self.stored_floats > 0, "stored_floats", "be positive", self.stored_floats)
         self._check_pace()
 
@@ -104,9 +100,7 @@ class Distilled:
         if images.dtype != torch.float32:
             raise TypeError(f"images must be float32, got {images.dtype}")
         shape = tuple(images.shape)
-        require(
-            images.ndim == 4 and images.numel() > 0, "images", "have shape (M, C, H, W), not empty", shape
-        )
+        require(images.ndim == 4 and images.numel() > 0, "images", "have shape (M, C, H, W), not empty", shape)
         channels = self.preprocess.channels
         require(shape[1] == channels, "images", f"have the {channels} channels of preprocess", shape)
         bad = ~torch.isfinite(images).flatten(1).all(1)
@@ -126,13 +120,9 @@ class Distilled:
         if self.classes is not None:
             if self.classes.dtype != torch.int64:
                 raise TypeError(f"classes must be int64, got {self.classes.dtype}")
-            require(
-                tuple(self.classes.shape) == (m,), "classes", f"have shape ({m},)", tuple(self.classes.shape)
-            )
+            require(tuple(self.classes.shape) == (m,), "classes", f"have shape ({m},)", tuple(self.classes.shape))
             low, high = int(self.classes.min()), int(self.classes.max())
-            require(
-                low >= 0 and high < self.num_classes, "classes", f"lie below {self.num_classes}", (low, high)
-            )
+            require(low >= 0 and high < self.num_classes, "classes", f"lie below {self.num_classes}", (low, high))
 
     def _check_edges(self) -> None:
         given = {"edge_index": torch.int64, "edge_weight": torch.float32}

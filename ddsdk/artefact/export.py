@@ -32,8 +32,6 @@ from ddsdk.foundation import (
 if TYPE_CHECKING:
     from ddsdk.artefact.distilled import Distilled
 
-__all__ = ["ranking_arguments", "to_image_folder", "to_npz", "to_parquet"]
-
 
 def _pictures(distilled: Distilled) -> list[bytes]:
     channels = distilled.images.shape[1]
@@ -69,9 +67,7 @@ def to_parquet(distilled: Distilled, path: str | os.PathLike[str]) -> None:
         pa.array(list(labels), pa.list_(pa.float32())),
     ]
     table = pa.table(columns, names=["image", "label", "soft_label"])
-    table = table.replace_schema_metadata(
-        {"huggingface": _features(distilled), "ddsdk": _metadata(distilled)}
-    )
+    table = table.replace_schema_metadata({"huggingface": _features(distilled), "ddsdk": _metadata(distilled)})
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     write_atomic(path, buffer.getvalue())

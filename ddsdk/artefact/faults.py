@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["edge_fault", "label_fault", "pace_fault"]
-
 
 def label_fault(labels: NDArray[Any], label_space: str) -> str | None:
     """Return what is wrong with labels (M, K), naming the first bad row, or None.

@@ -24,39 +24,8 @@ from numpy.typing import NDArray
 
 from ddsdk.artefact.faults import edge_fault, label_fault, pace_fault
 from ddsdk.artefact.header import build_header, header_length, parse_header
-from ddsdk.artefact.manifest import (
-    FORMAT,
-    Manifest,
-    build_manifest,
-    decode_manifest,
-    encode_manifest,
-    tensor_bytes,
-)
-from ddsdk.foundation import (
-    ArtifactError,
-    StorageError,
-    canonical_json,
-    lock,
-    strict_json,
-    sweep,
-    write_atomic,
-)
-
-__all__ = [
-    "CARD_MARK",
-    "FORMAT",
-    "MAX_BYTES",
-    "Artifact",
-    "Manifest",
-    "build_manifest",
-    "current_manifest",
-    "pack_artifact",
-    "read_artifact",
-    "read_manifest_summary",
-    "refuse_foreign",
-    "unpack_artifact",
-    "write_artifact",
-]
+from ddsdk.artefact.manifest import Manifest, decode_manifest, encode_manifest, tensor_bytes
+from ddsdk.foundation import ArtifactError, StorageError, canonical_json, lock, strict_json, sweep, write_atomic
 
 MAX_BYTES = 64 << 30
 CARD_MARK = "<!-- written by ddsdk -->"
@@ -215,12 +184,7 @@ def _check_tensors(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> N
 
 
 def write_artifact(
-    folder: str | os.PathLike[str],
-    manifest: Manifest,
-    tensors: Mapping[str, NDArray[Any]],
-    *,
-    card: str,
-    sheet: bytes,
+    folder: str | os.PathLike[str], manifest: Manifest, tensors: Mapping[str, NDArray[Any]], *, card: str, sheet: bytes
 ) -> str:
     """Write a set into a new folder, or in place of the set that a folder holds.
 
@@ -303,9 +267,7 @@ def unpack_artifact(data: bytes, *, max_bytes: int = MAX_BYTES) -> Artifact:
     """
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or not 0 < length <= min(_MANIFEST_CAP, len(data) - 8):
-        raise ArtifactError(
-            "size", f"a packed set must tell the length of its manifest, got {len(data)} bytes"
-        )
+        raise ArtifactError("size", f"a packed set must tell the length of its manifest, got {len(data)} bytes")
     manifest, blob = decode_manifest(data[8 : 8 + length]), memoryview(data)[8 + length :]
     if len(blob) > max_bytes:
         raise ArtifactError("size", f"tensor file has {len(blob)} bytes, cap is {max_bytes}")
@@ -337,9 +299,7 @@ def refuse_foreign(folder: Path, old: Manifest | None) -> None:
     with contextlib.suppress(OSError), card.open("rb") as handle:
         if CARD_MARK.encode() in handle.read(1 << 20):
             return
-    raise StorageError(
-        f"{str(folder)!r} holds a README.md or manifest.json of something else; name a new folder"
-    )
+    raise StorageError(f"{str(folder)!r} holds a README.md or manifest.json of something else; name a new folder")
 
 
 def _settle(folder: Path, manifest: Manifest) -> None:
@@ -350,9 +310,7 @@ def _settle(folder: Path, manifest: Manifest) -> None:
     try:
         os.replace(pending, folder / _SET)  # noqa: PTH105 - where tests inject faults
     except OSError as error:
-        message = (
-            f"cannot rename {pending.name} in {str(folder)!r}: {error.strerror}; the set opens all the same"
-        )
+        message = f"cannot rename {pending.name} in {str(folder)!r}: {error.strerror}; the set opens all the same"
         raise StorageError(message) from error
 
 

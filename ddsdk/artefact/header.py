@@ -13,8 +13,6 @@ from typing import NamedTuple
 
 from ddsdk.foundation import ArtifactError, canonical_json, strict_json
 
-__all__ = ["DTYPES", "HEADER_CAP", "Header", "TensorSpec", "build_header", "header_length", "parse_header"]
-
 DTYPES: Mapping[str, int] = {"F32": 4, "I64": 8}
 HEADER_CAP = 8 << 20
 _MAX_RANK, _MAX_DIM, _MAX_TENSORS = 4, 1 << 31, 16
@@ -129,17 +127,13 @@ def _spec(name: str, entry: object) -> TensorSpec:
         raise ArtifactError("header", f"tensor {name!r} is not described by dtype, shape and data_offsets")
     dtype = entry["dtype"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ArtifactError(
-            "dtype", f"tensor {name!r} has dtype {str(dtype)[:32]!r}, not one of {sorted(DTYPES)}"
-        )
+        raise ArtifactError("dtype", f"tensor {name!r} has dtype {str(dtype)[:32]!r}, not one of {sorted(DTYPES)}")
     shape = _integers(name, entry["shape"], 0, _MAX_RANK)
     begin, end = _integers(name, entry["data_offsets"], 2, 2)
     if not all(1 <= d <= _MAX_DIM for d in shape):
         raise ArtifactError("header", f"tensor {name!r} has an axis outside 1..{_MAX_DIM}")
     if end - begin != DTYPES[dtype] * math.prod(shape):
-        raise ArtifactError(
-            "header", f"tensor {name!r} has {end - begin} bytes, its shape {shape} needs others"
-        )
+        raise ArtifactError("header", f"tensor {name!r} has {end - begin} bytes, its shape {shape} needs others")
     return TensorSpec(dtype, shape, begin, end)
 
 

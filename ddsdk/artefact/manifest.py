@@ -18,26 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddsdk.artefact.certificate import NO_PRIVACY, Certificate
-from ddsdk.foundation import (
-    NAME_LIMIT,
-    ArtifactError,
-    canonical_json,
-    clean,
-    clean_json,
-    readable_json,
-    strict_json,
-)
-
-__all__ = [
-    "FORMAT",
-    "Manifest",
-    "Storage",
-    "TensorEntry",
-    "build_manifest",
-    "decode_manifest",
-    "encode_manifest",
-    "tensor_bytes",
-]
+from ddsdk.foundation import NAME_LIMIT, ArtifactError, canonical_json, clean, clean_json, readable_json, strict_json
 
 FORMAT = 4
 """The latest layout. A set has the least number whose readers understand it."""
@@ -182,9 +163,7 @@ def build_manifest(
     images = tensors["images"]
     body: dict[str, Any] = {
         "format": _format(
-            label_space,
-            {name: array.ndim for name, array in tensors.items()},
-            certified=certificate is not None,
+            label_space, {name: array.ndim for name, array in tensors.items()}, certified=certificate is not None
         ),
         "kind": "ddsdk.distilled",
         "tensors": entries,
@@ -301,9 +280,7 @@ def _check_privacy(manifest: Manifest) -> None:
 
 def _check_table(manifest: Manifest) -> None:
     table = manifest.tensors
-    _expect(
-        {"images", "labels"} <= set(table) <= set(_SCHEMA), f"unexpected tensor names {sorted(table)[:8]!r}"
-    )
+    _expect({"images", "labels"} <= set(table) <= set(_SCHEMA), f"unexpected tensor names {sorted(table)[:8]!r}")
     for name, entry in table.items():
         dtype, ranks = _SCHEMA[name]
         _expect(entry.dtype == dtype, f"{name} must have dtype {dtype}, got {entry.dtype}")

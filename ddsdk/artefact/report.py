@@ -15,8 +15,6 @@ from ddsdk.artefact.distilled import Distilled
 from ddsdk.artefact.sheet import sheet_png
 from ddsdk.foundation import clean, require
 
-__all__ = ["Result", "html_report", "page_template"]
-
 
 class Result(TypedDict):
     """One evaluation, in plain values.
@@ -45,10 +43,7 @@ class Result(TypedDict):
 
 
 def html_report(
-    sets: Sequence[tuple[str, Distilled]],
-    results: Sequence[Result],
-    *,
-    title: str = "Distilled sets",
+    sets: Sequence[tuple[str, Distilled]], results: Sequence[Result], *, title: str = "Distilled sets"
 ) -> str:
     """Return one HTML page that needs no other file and runs no script.
 

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from ddsdk.foundation import clean, require
 
-__all__ = ["contact_sheet", "png_bytes", "sheet_png", "side_by_side", "to_pixels"]
-
 _TILE = 64
 _GAP, _MARGIN, _LABEL = 4, 12, 190
 _MAX_ROWS = 100

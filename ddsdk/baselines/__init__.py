@@ -8,18 +8,7 @@ from ddsdk.baselines.means import Means
 from ddsdk.baselines.random import Random
 from ddsdk.baselines.scores import EL2N, GraNd
 
-__all__ = [
-    "BASELINES",
-    "EL2N",
-    "Baseline",
-    "GraNd",
-    "Herding",
-    "KCenter",
-    "KMeans",
-    "Means",
-    "Random",
-    "Selection",
-]
+__all__ = ["BASELINES", "EL2N", "Baseline", "GraNd", "Herding", "KCenter", "KMeans", "Means", "Random", "Selection"]
 
 BASELINES: dict[str, type[Baseline]] = {
     "random": Random,

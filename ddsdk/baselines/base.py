@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from ddsdk.synthetic import SyntheticSet
     from ddsdk.training import Evaluation
 
-__all__ = ["Baseline", "Selection", "trained_student"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline(DirectRecipe, ABC):
@@ -84,9 +82,7 @@ class Selection(Baseline):
         return real.batch(cat(self.select(real, make_student=make_student, rng=rng))).x
 
 
-def trained_student(
-    real: RealData, epochs: int, *, make_student: MakeStudent, rng: torch.Generator
-) -> nn.Module:
+def trained_student(real: RealData, epochs: int, *, make_student: MakeStudent, rng: torch.Generator) -> nn.Module:
     """Return a student after `epochs` passes over `real` with SGD (lr 0.01, momentum 0.9, batches of 256)."""
     from torch.optim import SGD
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ddsdk.data import RealData
     from ddsdk.students import MakeStudent
 
-__all__ = ["Herding", "KCenter", "KMeans"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class _ByFeatures(Selection):

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from ddsdk.data import RealData
     from ddsdk.students import MakeStudent
 
-__all__ = ["Means"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from ddsdk.data import RealData
     from ddsdk.students import MakeStudent
 
-__all__ = ["Random"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +32,5 @@ class Random(Selection):
     ) -> list[Tensor]:
         """Draw `ipc` images of each class without replacement."""
         return [
-            data.choose(real.index_of_class(c), self.ipc, foundation.derive(rng, c))
-            for c in range(real.num_classes)
+            data.choose(real.index_of_class(c), self.ipc, foundation.derive(rng, c)) for c in range(real.num_classes)
         ]

@@ -12,8 +12,6 @@ from ddsdk.recipes import IterativeRecipe
 if TYPE_CHECKING:
     from ddsdk.running import BudgetFit
 
-__all__ = ["as_begun", "tell"]
-
 
 def as_begun(method: IterativeRecipe, folder: Path) -> IterativeRecipe:
     """Return a recipe with the length that the run in a folder has; as it is where there is none.

@@ -18,7 +18,6 @@ from ddsdk.recipes import IterativeRecipe
 if TYPE_CHECKING:
     from ddsdk.planning import Choice
 
-__all__ = ["Chosen", "chosen_method", "duration"]
 
 _BUDGET, _IPC = "5m", 10
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -127,6 +126,4 @@ def _set(method: type[Any], settings: Mapping[str, Any]) -> Any:  # noqa: ANN401
     try:
         return method(**{n: msgspec.convert(value, kinds[n], strict=False) for n, value in settings.items()})
     except (KeyError, msgspec.ValidationError) as error:
-        raise ArtifactError(
-            "measured", f"measured must have parameters of {method.__name__}, got: {error}"
-        ) from None
+        raise ArtifactError("measured", f"measured must have parameters of {method.__name__}, got: {error}") from None

@@ -20,8 +20,6 @@ from ddsdk.planning import chosen_methods
 if TYPE_CHECKING:
     from ddsdk.experiments import CurvePoint, CurveTask, RecipeCurve
 
-__all__ = ["Curve"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Curve(NetworkOptions, DataOptions):

@@ -12,8 +12,6 @@ from ddsdk.cli.evaluate import follow, judge, show_scores
 from ddsdk.cli.look import write_report
 from ddsdk.training import Evaluation
 
-__all__ = ["Demo"]
-
 # Digits must not be flipped, and at 8x8 pixels a cutout of half the side leaves nothing to read.
 _AUGMENTATION = "color_crop_scale_rotate"
 _FULL_EPOCHS = 40
@@ -43,12 +41,7 @@ class Demo:
 
         train, test = data.load_pair("digits")
         options = DistillOptions(
-            data="digits",
-            out=self.out,
-            width=64,
-            seed=self.seed,
-            resume=True,
-            threads=torch.get_num_threads(),
+            data="digits", out=self.out, width=64, seed=self.seed, resume=True, threads=torch.get_num_threads()
         )
         method = recipes.DM(ipc=self.ipc, steps=self.steps, augmentation=_AUGMENTATION)
         code = run_recipe(method, train, options)

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ddsdk.running import Distillation, Estimate, Job, Run, Step
     from ddsdk.students import TrainedRuns
 
-__all__ = ["DistillOptions", "distill_verb", "run_recipe"]
 
 _VALIDATION = ("validation", "validate_every", "validation_epochs", "validation_width")
 
@@ -99,10 +98,7 @@ class DistillOptions(NetworkOptions, DataOptions):
         # One split for all seeds: figures of several runs are of the same images.
         rest, held = train.split(self.validation, foundation.generator("validation"))
         return rest, judging.Validation(
-            held=held,
-            every=self.validate_every,
-            epochs=self.validation_epochs,
-            width=self.validation_width,
+            held=held, every=self.validate_every, epochs=self.validation_epochs, width=self.validation_width
         )
 
 
@@ -129,9 +125,7 @@ def distill_verb(args: Sequence[str]) -> type[Any]:
     return verb
 
 
-def configuration(
-    method: Recipe, train: RealData, options: DistillOptions, start: Distilled | None
-) -> dict[str, Any]:
+def configuration(method: Recipe, train: RealData, options: DistillOptions, start: Distilled | None) -> dict[str, Any]:
     """Return everything that the result depends on."""
     import torch
 
@@ -154,13 +148,7 @@ def configuration(
     }
 
 
-def run_recipe(
-    method: Recipe,
-    train: RealData,
-    options: DistillOptions,
-    *,
-    told_to_resume: bool = False,
-) -> int:
+def run_recipe(method: Recipe, train: RealData, options: DistillOptions, *, told_to_resume: bool = False) -> int:
     """Run a recipe or baseline in its folder; return the exit code.
 
     Args:
@@ -192,9 +180,7 @@ def run_recipe(
             return 0
         if told_to_resume and not job.resumes:
             out(f"no checkpoint in {options.out}, starting at step 1")
-        run = running.Run(
-            method, train, make_student=student, seed=options.seed, start=start, validation=validation
-        )
+        run = running.Run(method, train, make_student=student, seed=options.seed, start=start, validation=validation)
         if not _train(run):
             missing = len(run.runs.missing) if run.runs is not None else 0
             err(f"stopped with {missing} networks to train; {_go_on(options)}")
@@ -300,10 +286,7 @@ def announce(estimate: Estimate, taken: int = 0) -> None:
     seconds = estimate.seconds * left / estimate.steps
     time = f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
     steps = f"{left} of {estimate.steps} steps left" if taken else f"{estimate.steps} steps"
-    out(
-        f"{steps}, about {time}, peak memory {estimate.memory / 2**20:.0f} MiB, "
-        f"disk {estimate.disk / 2**20:.1f} MiB"
-    )
+    out(f"{steps}, about {time}, peak memory {estimate.memory / 2**20:.0f} MiB, disk {estimate.disk / 2**20:.1f} MiB")
 
 
 @contextmanager

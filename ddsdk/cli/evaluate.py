@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from ddsdk.data import RealData
     from ddsdk.judging import Progress
 
-__all__ = ["Evaluate", "Row", "baseline_size", "follow", "judge", "show_scores"]
-
 
 class Row(NamedTuple):
     """A score, and whether it was read from a file and not computed now."""
@@ -72,9 +70,7 @@ class Evaluate(NetworkOptions, DataOptions):
         train, test = (data.with_preprocess(distilled.preprocess) for data in self.pair(self.test))
         chosen = names(self.networks)
         for network in chosen:
-            require(
-                network in networks.NETWORKS, "networks", f"be among {', '.join(networks.NETWORKS)}", network
-            )
+            require(network in networks.NETWORKS, "networks", f"be among {', '.join(networks.NETWORKS)}", network)
         evaluations = self._evaluations(distilled, chosen)
         judged = []
         for evaluation in evaluations:
@@ -116,9 +112,7 @@ class Evaluate(NetworkOptions, DataOptions):
         found = []
         for base in bases:
             for network in chosen or [base.network]:
-                changed = base.changed(
-                    network=network, options=self._options(base, network, chosen), **changes
-                )
+                changed = base.changed(network=network, options=self._options(base, network, chosen), **changes)
                 found += [_reading(changed, reading) for reading in readings] or [changed]
         return [e for i, e in enumerate(found) if e not in found[:i]]
 
@@ -170,9 +164,7 @@ def judge(
             size = baseline_size(distilled, train)
             selection = BASELINES[name](ipc=size, augmentation=evaluation.augmentation)
             update(each * i, f"selecting {name}")
-            chosen = running.distill(
-                selection, train, make_student=student, seed=foundation.generator(seed, name)
-            )
+            chosen = running.distill(selection, train, make_student=student, seed=foundation.generator(seed, name))
             chosen = _alike(chosen, distilled, evaluation)
             # The order of a set is a part of what was learned; that of real images tells their classes.
             shuffled = evaluation.changed(order="shuffled")
@@ -185,9 +177,7 @@ def _reading(evaluation: Evaluation, labels: Any) -> Evaluation:  # noqa: ANN401
     return evaluation.changed(labels=labels)
 
 
-def _alike(
-    chosen: artefact.Distilled, distilled: artefact.Distilled, evaluation: Evaluation
-) -> artefact.Distilled:
+def _alike(chosen: artefact.Distilled, distilled: artefact.Distilled, evaluation: Evaluation) -> artefact.Distilled:
     """Return a baseline with centred labels where the set has scores and is judged by regression on them."""
     from ddsdk.experiments import wants_centred
 
@@ -243,9 +233,7 @@ def show_scores(data: str, evaluation: Evaluation, rows: list[Row]) -> None:
         return
     augmentation = evaluation.augmentation or "none"
     networks, epochs = evaluation.networks, evaluation.epochs
-    out(
-        f"{networks} networks, {epochs} epochs, loss {evaluation.loss}, augmentation {augmentation}, last epoch"
-    )
+    out(f"{networks} networks, {epochs} epochs, loss {evaluation.loss}, augmentation {augmentation}, last epoch")
 
 
 def show_side_by_side(data: str, judged: list[list[Row]]) -> None:
@@ -254,9 +242,7 @@ def show_side_by_side(data: str, judged: list[list[Row]]) -> None:
     for rows in judged:
         own = rows[0].score
         columns.append(
-            escape_terminal(
-                f"{own.protocol}: {own.network}, {own.labels or 'stored'} labels, {own.loss}", 120
-            )
+            escape_terminal(f"{own.protocol}: {own.network}, {own.labels or 'stored'} labels, {own.loss}", 120)
         )
     cells = [
         (escape_terminal(same[0].score.name), *(_accuracy(row.score) for row in same))

@@ -16,8 +16,6 @@ from ddsdk.cli.console import out, table
 from ddsdk.foundation import escape_terminal, require, write_atomic
 from ddsdk.recipes import RECIPES
 
-__all__ = ["Export", "Inspect", "Recipes", "Report", "Show", "write_report"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Inspect:

@@ -10,8 +10,6 @@ from typing import Any
 from ddsdk.cli.console import err
 from ddsdk.foundation import DivergedError, MissingExtraError
 
-__all__ = ["main"]
-
 EXIT_BAD_INPUT = 2
 EXIT_DIVERGED = 3
 EXIT_INTERRUPTED = 75

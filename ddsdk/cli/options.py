@@ -16,16 +16,6 @@ if TYPE_CHECKING:
     from ddsdk.data import RealData
     from ddsdk.students import MakeStudent
 
-__all__ = [
-    "DataOptions",
-    "NetworkOptions",
-    "check_device",
-    "fitting_options",
-    "make_student",
-    "names",
-    "whole_numbers",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:

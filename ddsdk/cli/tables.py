@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from ddsdk.data import RealData
     from ddsdk.experiments import Done, Entry, Executor, TableRun
 
-__all__ = ["TABLES", "TableBench", "Worker"]
-
-TABLES = ("survey-1", "cross-architecture", "robustness-to-recipe", "fair-scores")
-
 
 @dataclass(frozen=True, kw_only=True)
 class TableBench(NetworkOptions, DataOptions):
@@ -141,9 +137,7 @@ class TableBench(NetworkOptions, DataOptions):
         transfer = tuple(names(self.networks)) or TRANSFER_NETWORKS
         for name in transfer:
             require(name in networks.NETWORKS, "networks", f"be among {', '.join(networks.NETWORKS)}", name)
-        return Judging(
-            networks=self.repeats, epochs=self.judge_epochs, width=self.judge_width, transfer=transfer
-        )
+        return Judging(networks=self.repeats, epochs=self.judge_epochs, width=self.judge_width, transfer=transfer)
 
     def _executor(self) -> Executor:
         from ddsdk.experiments import InProcess, Processes, RayTasks, Shared

@@ -13,8 +13,6 @@ from ddsdk.cli.console import out, table
 from ddsdk.foundation import escape_terminal, require
 from ddsdk.planning import Board, LabelKind, reached, read_boards, standings
 
-__all__ = ["Winners"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Winners:
@@ -64,13 +62,9 @@ def _plain(boards: Sequence[Board]) -> object:
 
 
 def _show(board: Board, kind: LabelKind) -> None:
-    columns = [
-        {id(entry): accuracy for accuracy, _, entry in standings(board, kind, mark)} for mark in board.marks
-    ]
+    columns = [{id(entry): accuracy for accuracy, _, entry in standings(board, kind, mark)} for mark in board.marks]
     # By the last mark; what had nothing there by the one before, and so on.
-    ranked = {
-        id(entry): entry for mark in reversed(board.marks) for _, _, entry in standings(board, kind, mark)
-    }
+    ranked = {id(entry): entry for mark in reversed(board.marks) for _, _, entry in standings(board, kind, mark)}
     rows = [
         (
             escape_terminal(entry.recipe),
@@ -84,9 +78,6 @@ def _show(board: Board, kind: LabelKind) -> None:
 
 
 def _show_times(board: Board, kind: LabelKind, percent: float) -> None:
-    rows = [
-        (escape_terminal(entry.recipe), f"{seconds:.0f}")
-        for seconds, entry in reached(board, kind, percent / 100)
-    ]
+    rows = [(escape_terminal(entry.recipe), f"{seconds:.0f}") for seconds, entry in reached(board, kind, percent / 100)]
     title = f"{board.data}, ipc {board.ipc}, {kind} labels: {percent:g} % of held-out training images"
     table(escape_terminal(title), ("method", "CPU seconds"), rows)

@@ -14,8 +14,6 @@ from torch import Tensor
 from ddsdk.data.raw import Raw, decode
 from ddsdk.foundation import require
 
-__all__ = ["Array", "LabelledImages", "read_arrays", "read_dataset"]
-
 Array: TypeAlias = Tensor | NDArray[Any]
 
 

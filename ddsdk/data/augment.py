@@ -20,8 +20,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-__all__ = ["DSA_STRATEGY", "NO_AUGMENTATION", "NO_DRAW", "OPS", "Augmentation", "Draw", "cutmix"]
-
 
 class Op(NamedTuple):
     """One operation: how many uniform numbers an image needs, and what they do.
@@ -73,9 +71,7 @@ def _crop(x: Tensor, u: Tensor) -> Tensor:
     dy, dx = _positions(u[:, 0], -down, down), _positions(u[:, 1], -right, right)
     rows = torch.arange(height, device=x.device) + dy[:, None]
     columns = torch.arange(width, device=x.device) + dx[:, None]
-    inside = ((rows >= 0) & (rows < height))[:, None, :, None] & ((columns >= 0) & (columns < width))[
-        :, None, None, :
-    ]
+    inside = ((rows >= 0) & (rows < height))[:, None, :, None] & ((columns >= 0) & (columns < width))[:, None, None, :]
     rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
     if len(u) == 1:
         moved = x[:, :, rows[0]][:, :, :, columns[0]]

@@ -11,8 +11,6 @@ from torch.nn.functional import grid_sample
 
 from ddsdk.foundation import derive, require, require_count
 
-__all__ = ["cropped", "easiest_crops", "random_boxes"]
-
 _RATIO = 4 / 3
 
 
@@ -50,9 +48,7 @@ def cropped(x: Tensor, boxes: Tensor) -> Tensor:
         # grid_sample counts from -1 to 1 where boxes count from 0 to 1.
         lines.append(2 * (boxes[:, axis, None] + boxes[:, axis + 2, None] * centres) - 1)
     rows, columns = lines
-    grid = torch.stack(
-        [columns[:, None, :].expand(-1, height, -1), rows[:, :, None].expand(-1, -1, width)], 3
-    )
+    grid = torch.stack([columns[:, None, :].expand(-1, height, -1), rows[:, :, None].expand(-1, -1, width)], 3)
     return grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
@@ -85,9 +81,7 @@ def easiest_crops(
     require_count("crops", crops)
     n = len(x)
     require(1 <= keep <= n * crops, "keep", f"lie in 1..{n * crops}, the crops of {n} images", keep)
-    boxes = torch.stack(
-        [random_boxes(n, derive(rng, "boxes", j), smallest=smallest) for j in range(crops)], 1
-    )
+    boxes = torch.stack([random_boxes(n, derive(rng, "boxes", j), smallest=smallest) for j in range(crops)], 1)
     scores = torch.stack([score(cropped(x, boxes[:, j])).cpu() for j in range(crops)], 1)
     places = scores.argsort(dim=1, stable=True).argsort(dim=1).flatten()
     order = scores.flatten().argsort(stable=True)

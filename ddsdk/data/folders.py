@@ -8,8 +8,6 @@ import torch
 
 from ddsdk.data.raw import Raw, decode, stack
 
-__all__ = ["SPLIT_NAMES", "read_folder"]
-
 SPLIT_NAMES: dict[str, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
 """Names under which a split is looked for, the first one found wins."""
 
@@ -38,9 +36,7 @@ def read_folder(folder: Path, split: str, resize: tuple[int, int] | None = None)
     for label, where in enumerate(classes):
         found = _pictures(where)
         if not found:
-            raise ValueError(
-                f"class folder {str(where)!r} must hold pictures, such as .png or .jpg, got none"
-            )
+            raise ValueError(f"class folder {str(where)!r} must hold pictures, such as .png or .jpg, got none")
         files += found
         labels += [label] * len(found)
     names = [f"image file {str(file)!r}" for file in files]

@@ -19,8 +19,6 @@ from ddsdk.data.raw import Raw, check_resize
 from ddsdk.data.sources import RealData
 from ddsdk.foundation import require
 
-__all__ = ["Loadable", "load", "load_pair"]
-
 Loadable: TypeAlias = str | Path | tuple[Array, Array] | LabelledImages
 Split: TypeAlias = Literal["train", "test"]
 
@@ -170,9 +168,7 @@ def _find(
         home = Path.home() / ".cache" / "ddsdk" if root is None else Path(root)
         shown = pictures and name not in TEXTS
         safe = name in MIRROR_SAFE if mirror_safe is None else mirror_safe
-        return _Found(
-            name, lambda split: read_named(name, split, home), known=True, pictures=shown, mirror_safe=safe
-        )
+        return _Found(name, lambda split: read_named(name, split, home), known=True, pictures=shown, mirror_safe=safe)
     return _Found("data", lambda split: _in_memory(data, split), **facts)
 
 

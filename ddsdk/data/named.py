@@ -14,8 +14,6 @@ from ddsdk.data.python_docs import read_python_docs
 from ddsdk.data.raw import Raw
 from ddsdk.foundation import generator
 
-__all__ = ["MIRROR_SAFE", "NAMED", "TEXTS", "known_name", "nearest_name", "read_named"]
-
 # Class in torchvision.datasets, and whether its split is train=True/False or split="train"/"test".
 _TORCHVISION: dict[str, tuple[str, str]] = {
     "mnist": ("MNIST", "train"),

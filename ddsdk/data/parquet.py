@@ -13,8 +13,6 @@ from ddsdk.data.folders import SPLIT_NAMES
 from ddsdk.data.raw import Pixels, Raw, decode, stack
 from ddsdk.foundation import MissingExtraError, require
 
-__all__ = ["parquet_files", "read_parquet"]
-
 _ROWS = 1024
 
 

@@ -17,8 +17,6 @@ from torch import Tensor
 from ddsdk.data.whitening import Whitening
 from ddsdk.foundation import require
 
-__all__ = ["KNOWN_NORMALISATION", "Preprocess"]
-
 KNOWN_NORMALISATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "mnist": ((0.1307,), (0.3081,)),
     "fashion-mnist": ((0.2861,), (0.3530,)),
@@ -72,9 +70,7 @@ class Preprocess:
         Raises:
             ValueError: If the shape is another one, or a channel is constant.
         """
-        require(
-            images.ndim == 4 and len(images) > 0, "images", "have shape (N, C, H, W)", tuple(images.shape)
-        )
+        require(images.ndim == 4 and len(images) > 0, "images", "have shape (N, C, H, W)", tuple(images.shape))
         scale = 1.0 if images.is_floating_point() else 255.0
         channels = images.transpose(0, 1).flatten(1)
         # One channel and chunk at a time: a float64 copy of a whole data set would be eight times its size.
@@ -86,12 +82,7 @@ class Preprocess:
         ]
         std = [math.sqrt(value / channels.shape[1]) for value in squares]
         # A constant channel leaves only rounding behind.
-        require(
-            min(std) > 1e-7 * scale,
-            "images",
-            "vary in every channel",
-            f"channel {std.index(min(std))} constant",
-        )
+        require(min(std) > 1e-7 * scale, "images", "vary in every channel", f"channel {std.index(min(std))} constant")
         return cls.normalise([m / scale for m in mean], [s / scale for s in std])
 
     @classmethod
@@ -154,9 +145,7 @@ class Preprocess:
         if self.whitening is None:
             return self
         w = self.whitening
-        moved = replace(
-            w, mean=w.mean.to(device), basis=w.basis.to(device), eigenvalues=w.eigenvalues.to(device)
-        )
+        moved = replace(w, mean=w.mean.to(device), basis=w.basis.to(device), eigenvalues=w.eigenvalues.to(device))
         return replace(self, whitening=moved)
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -185,9 +174,7 @@ class Preprocess:
             parts = tensors["zca_mean"], tensors["zca_basis"], tensors["zca_eigenvalues"]
             whitening = Whitening(*parts, eps=_numbers("eps", [json["eps"]])[0])
         found = cls(_numbers("mean", json["mean"]), _numbers("std", json["std"]), whitening)
-        require(
-            found.space == json["space"], "space", f"be {found.space!r} for this mean and std", json["space"]
-        )
+        require(found.space == json["space"], "space", f"be {found.space!r} for this mean and std", json["space"])
         return found
 
     def __eq__(self, other: object) -> bool:

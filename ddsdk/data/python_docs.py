@@ -18,8 +18,6 @@ from ddsdk.data.raw import Raw
 from ddsdk.data.words import Vocabulary, tokens
 from ddsdk.foundation import generator
 
-__all__ = ["python_docs", "python_docs_vocabulary", "read_python_docs"]
-
 # Modules that are written in Python, in 3.11 and in those after it.
 _FAMILIES: dict[str, str] = {
     "concurrency": "asyncio concurrent multiprocessing threading queue sched",
@@ -74,8 +72,7 @@ def _documents() -> tuple[tuple[str, ...], ...]:
     """Return the documents of each family."""
     seen: set[tuple[str, ...]] = set()
     return tuple(
-        tuple(text for text in _docstrings(modules.split()) if _is_new(text, seen))
-        for modules in _FAMILIES.values()
+        tuple(text for text in _docstrings(modules.split()) if _is_new(text, seen)) for modules in _FAMILIES.values()
     )
 
 

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from ddsdk.foundation import require
 
-__all__ = ["Raw", "check_resize", "decode", "stack"]
-
 Pixels = NDArray[np.uint8]
 
 

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from ddsdk.foundation import require
 
-__all__ = ["herding", "k_center", "k_means_centres", "k_means_nearest"]
-
 
 def herding(features: Tensor, n: int) -> Tensor:
     """Choose greedily so that the mean of the chosen follows the mean of all.

@@ -13,8 +13,6 @@ from torch.nn.functional import one_hot
 from ddsdk.data.preprocess import Preprocess
 from ddsdk.foundation import derive, require
 
-__all__ = ["Batch", "RealData", "Source", "choose"]
-
 T = TypeVar("T")
 _KNOWN = 8
 """Computed values that are kept with the data."""
@@ -211,9 +209,7 @@ class RealData:
     def split(self, fraction: float, rng: torch.Generator) -> tuple[RealData, RealData]:
         """Split class by class into (the rest, `fraction` of each class held out, at least one image)."""
         require(0 < fraction < 1, "fraction", "lie strictly between 0 and 1", fraction)
-        require(
-            min(self.class_sizes) > 1, "data", "have 2 images of each class to be split", self.class_sizes
-        )
+        require(min(self.class_sizes) > 1, "data", "have 2 images of each class to be split", self.class_sizes)
         held = []
         for c in range(self.num_classes):
             n = max(1, min(self.class_sizes[c] - 1, round(fraction * self.class_sizes[c])))
@@ -255,9 +251,7 @@ class RealData:
 def _validate_images(images: Tensor) -> None:
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise TypeError(f"images must be uint8 or floating point, got {images.dtype}")
-    require(
-        images.ndim == 4 and 0 not in images.shape, "images", "have shape (N, C, H, W)", tuple(images.shape)
-    )
+    require(images.ndim == 4 and 0 not in images.shape, "images", "have shape (N, C, H, W)", tuple(images.shape))
     if images.is_floating_point():
         bad = ~torch.isfinite(images).flatten(1).all(1)
         if bad.any():

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from ddsdk.foundation import require
 
-__all__ = ["Whitening"]
-
 _CHUNK = 4096
 
 

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from ddsdk.foundation import require, require_count
 
-__all__ = ["PADDING", "Vocabulary", "tokens"]
-
 PADDING = ""
 """What stands behind the last word of a short text; its vector is the middle of the unit range."""
 

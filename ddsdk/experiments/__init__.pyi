@@ -36,6 +36,7 @@ from .pages import empty_figure as empty_figure
 from .pages import markdown_table as markdown_table
 from .pages import mean_text as mean_text
 from .pages import need_plotting as need_plotting
+from .table import read_rows as read_rows
 from .table_run import TableRun as TableRun
 from .table_view import table_html as table_html
 from .table_view import table_markdown as table_markdown

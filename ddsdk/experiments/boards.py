@@ -13,8 +13,6 @@ from ddsdk.experiments.curve import RecipeCurve
 from ddsdk.foundation import ArtifactError, require
 from ddsdk.planning import Board, Entry, Figure
 
-__all__ = ["boards_of"]
-
 
 def boards_of(curves: Iterable[RecipeCurve], methods: Mapping[str, type[Any]]) -> tuple[Board, ...]:
     """Return a board for each data set and number of images per class, in the order in which they first come.
@@ -41,10 +39,7 @@ def boards_of(curves: Iterable[RecipeCurve], methods: Mapping[str, type[Any]]) -
         runs.setdefault(key, {}).setdefault(same, []).append(curve)
     require(bool(boards), "curves", "hold at least one curve", [])
     return tuple(
-        replace(
-            board,
-            entries=tuple(_entry(same, board.marks, methods[same[0].recipe]) for same in runs[key].values()),
-        )
+        replace(board, entries=tuple(_entry(same, board.marks, methods[same[0].recipe]) for same in runs[key].values()))
         for key, board in boards.items()
     )
 
@@ -64,9 +59,7 @@ def _board(curve: RecipeCurve) -> Board:
             strict=True,
         )
     except (KeyError, msgspec.ValidationError) as error:
-        raise ArtifactError(
-            "curve", f"the curve of {curve.recipe} must say how it was measured: {error}"
-        ) from None
+        raise ArtifactError("curve", f"the curve of {curve.recipe} must say how it was measured: {error}") from None
 
 
 def _require_alike(first: Board, other: Board) -> None:

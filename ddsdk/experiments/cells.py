@@ -19,20 +19,6 @@ import tyro
 from ddsdk.data import RealData, load_pair
 from ddsdk.foundation import generator, readable_json, require, strict_json, write_atomic
 
-__all__ = [
-    "CellBenchmark",
-    "CellTable",
-    "Loaded",
-    "Question",
-    "benchmark_data",
-    "by_method",
-    "known_words",
-    "numbers",
-    "percent",
-    "run_command",
-    "words",
-]
-
 D = TypeVar("D")
 S = TypeVar("S")
 

@@ -11,16 +11,6 @@ from ddsdk.artefact import Distilled
 from ddsdk.networks import NETWORKS
 from ddsdk.training import Evaluation
 
-__all__ = [
-    "COLUMNS",
-    "NO_AUGMENTATION",
-    "TRANSFER_NETWORKS",
-    "Column",
-    "Judging",
-    "own_protocol",
-    "wants_centred",
-]
-
 TRANSFER_NETWORKS = ("convnet", "mlp", "alexnet", "vgg11", "resnet10", "resnet18", "resnet152", "densenet121")
 """The networks of the survey's tables 3 and 4."""
 
@@ -76,9 +66,7 @@ class Judging:
             return evaluation
         wide = self.width is not None and "width" in signature(NETWORKS[evaluation.network]).parameters
         short = None if self.epochs is None or own else min(self.epochs, evaluation.epochs)
-        return evaluation.changed(
-            options={"width": self.width} if wide else {}, epochs=short, networks=self.networks
-        )
+        return evaluation.changed(options={"width": self.width} if wide else {}, epochs=short, networks=self.networks)
 
 
 def own_protocol(distilled: Distilled) -> Evaluation:
@@ -139,9 +127,7 @@ def _fair(distilled: Distilled, judging: Judging) -> list[Column]:
         Column("hard labels", judging.of(_ordinary(distilled, own.augmentation))),
         Column("own", judging.of(own, own=_is_own(own))),
     ]
-    return (
-        [*found, Column(NO_AUGMENTATION, judging.of(plain, own=_is_own(own)))] if own.augmentation else found
-    )
+    return [*found, Column(NO_AUGMENTATION, judging.of(plain, own=_is_own(own)))] if own.augmentation else found
 
 
 COLUMNS: Mapping[str, Callable[[Distilled, Judging], Sequence[Column]]] = {

@@ -20,15 +20,6 @@ from ddsdk.networks import NETWORKS
 from ddsdk.recipes import Recipe, student_network
 from ddsdk.training import Evaluation, Score
 
-__all__ = [
-    "CurvePoint",
-    "CurveTask",
-    "RecipeCurve",
-    "curve_of",
-    "read_curves",
-    "students_label",
-]
-
 T = TypeVar("T")
 
 

@@ -34,8 +34,6 @@ from ddsdk.recipes import Recipe
 from ddsdk.running import Run
 from ddsdk.training import Evaluation, Score
 
-__all__ = ["CurveProgress", "measuring"]
-
 
 class CurveProgress(NamedTuple):
     """How far a curve is.
@@ -192,9 +190,7 @@ class _Curve:
             seconds=round(seconds, 3),
             step=step,
             set=distilled.content_id,
-            published=self._score(
-                distilled, self._task.short(published, epochs=self._task.judge_epochs), mark
-            ),
+            published=self._score(distilled, self._task.short(published, epochs=self._task.judge_epochs), mark),
             own=None if same else self._score(distilled, self._task.short(own), mark),
         )
         self.judged.append(point)

@@ -14,7 +14,6 @@ from ddsdk.training import Score
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["curve_picture", "curve_table"]
 
 _COLUMNS: dict[str, Callable[[CurvePoint], Score]] = {
     "published protocol, a class for each image": lambda point: point.published,
@@ -40,16 +39,7 @@ def curve_table(curves: Sequence[RecipeCurve]) -> str:
         ValueError: If there is no curve, or they have other marks.
     """
     marks = _marks(curves)
-    head = [
-        "method",
-        "family",
-        "judge",
-        "protocol",
-        "labels",
-        *(f"{m:g} s" for m in marks),
-        "prepared in",
-        "note",
-    ]
+    head = ["method", "family", "judge", "protocol", "labels", *(f"{m:g} s" for m in marks), "prepared in", "note"]
     rows = []
     for curve in curves:
         for judged, column in zip(("published", "own"), _columns(curve), strict=False):
@@ -141,11 +131,7 @@ def _style(curve: RecipeCurve, curves: Sequence[RecipeCurve]) -> dict[str, Any]:
 
 
 def _panel(
-    axes: Axes,
-    title: str,
-    column: Callable[[CurvePoint], Score],
-    curves: Sequence[RecipeCurve],
-    marks: Sequence[float],
+    axes: Axes, title: str, column: Callable[[CurvePoint], Score], curves: Sequence[RecipeCurve], marks: Sequence[float]
 ) -> None:
     from matplotlib.ticker import NullLocator
 
@@ -173,9 +159,7 @@ def _right(curves: Sequence[RecipeCurve], marks: Sequence[float]) -> float:
     return max(marks[-1], *(point.seconds for curve in curves for point in curve.points))
 
 
-def _name_ends(
-    axes: Axes, column: Callable[[CurvePoint], Score], curves: Sequence[RecipeCurve], right: float
-) -> None:
+def _name_ends(axes: Axes, column: Callable[[CurvePoint], Score], curves: Sequence[RecipeCurve], right: float) -> None:
     """Write the name of each method behind the right edge, at the height of its end or near it."""
     low, high = axes.get_ylim()
     ends = sorted((100 * column(curve.points[-1]).mean, i) for i, curve in enumerate(curves))

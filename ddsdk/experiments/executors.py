@@ -17,8 +17,6 @@ from typing import Any, Protocol, final
 from ddsdk.experiments.worker import UNIT_ERRORS, Done, Graph, compute_timed, work
 from ddsdk.foundation import Compute, MissingExtraError, Store, Unit, require_count
 
-__all__ = ["Executor", "InProcess", "Processes", "RayTasks", "Shared"]
-
 _PAUSE = 0.1
 _DEATHS = 3
 """A unit that has taken so many workers with it is given up."""
@@ -125,9 +123,7 @@ def _child(folder: str, lease_seconds: float, units: Sequence[Unit], compute: Co
         pass
 
 
-def _alive(
-    team: list[BaseProcess], store: Store, units: Sequence[Unit], deaths: Counter[str]
-) -> list[BaseProcess]:
+def _alive(team: list[BaseProcess], store: Store, units: Sequence[Unit], deaths: Counter[str]) -> list[BaseProcess]:
     """Return those that are alive, and free what the others held.
 
     Raises:

@@ -13,13 +13,6 @@ import math
 
 from ddsdk.foundation import require
 
-__all__ = [
-    "augmentation_robust_score",
-    "hard_label_recovery",
-    "improvement_over_random",
-    "label_robust_score",
-]
-
 
 def hard_label_recovery(full: float, hard: float) -> float:
     """Return what class labels lose against all of the training data: lower is better.

@@ -24,8 +24,6 @@ from ddsdk.running import Run
 from ddsdk.synthetic import centred_labels
 from ddsdk.training import Evaluation
 
-__all__ = ["Entry", "Place", "Task", "accuracy_of", "compute_in", "here", "set_of"]
-
 
 @dataclass(frozen=True)
 class Place:
@@ -140,9 +138,7 @@ def _network(unit: Unit, _: Mapping[str, bytes], place: Place) -> bytes:
     config = unit.config
     runs = _prepared(config, unit.key[0], place).runs
     index = int(unit.key[1])
-    require(
-        runs is not None and len(runs) == config["count"], "count", "be that of the method", config["count"]
-    )
+    require(runs is not None and len(runs) == config["count"], "count", "be that of the method", config["count"])
     assert runs is not None
     last = runs.weights(index, -1).cpu().contiguous()
     return canonical_json({"last": hashlib.sha256(last.numpy().tobytes()).hexdigest()})
@@ -200,10 +196,7 @@ def _pair(data: str, fingerprint: str, place: Place) -> tuple[RealData, RealData
     options = json.loads(data)
     train, test = load_pair(options.pop("data"), root=place.root, **options)
     require(
-        train.fingerprint == fingerprint,
-        "fingerprint",
-        f"be that of the data here, {train.fingerprint}",
-        fingerprint,
+        train.fingerprint == fingerprint, "fingerprint", f"be that of the data here, {train.fingerprint}", fingerprint
     )
     return train.to(place.device), test.to(place.device)
 

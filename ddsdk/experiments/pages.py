@@ -9,8 +9,6 @@ from typing import Any
 
 from ddsdk.foundation import MissingExtraError
 
-__all__ = ["draw_lines", "empty_figure", "markdown_table", "mean_text", "need_plotting"]
-
 _MARKERS = "os^Dv*PXhp"
 
 

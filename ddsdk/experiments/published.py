@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-__all__ = ["PUBLISHED", "TRANSFER", "Published", "Under", "published", "transferred"]
-
 Under = Literal["plain", "augmented", "own"]
 """The protocol of a figure: DC's with a ConvNet-3 of width 128, the same with augmentation, or the method's own."""
 

@@ -13,8 +13,6 @@ import msgspec
 
 from ddsdk.foundation import ArtifactError, clean, strict_json
 
-__all__ = ["Cell", "Measured", "TableRow", "read_rows"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:

@@ -11,8 +11,6 @@ from ddsdk.planning import made_of
 from ddsdk.recipes import IterativeRecipe
 from ddsdk.running import Run
 
-__all__ = ["fitted_entry"]
-
 
 def fitted_entry(entry: Entry, train: RealData, *, budget: float | None, seed: int, store: Store) -> Entry:
     """Return a method with as many steps as a budget pays for on this machine.

@@ -22,8 +22,6 @@ from ddsdk.foundation import Store, Unit
 from ddsdk.running import Run
 from ddsdk.training import Evaluation
 
-__all__ = ["TableRun", "Wave"]
-
 _TAUGHT = frozenset(("sre2l", "rded"))
 """Methods whose labels come from networks that were trained on the real data."""
 
@@ -123,15 +121,12 @@ class TableRun:
         found = []
         for i, entry in enumerate(self._entries):
             try:
-                fitted = fitted_entry(
-                    entry, self._train, budget=self._budget, seed=self._task.seed, store=self.store
-                )
+                fitted = fitted_entry(entry, self._train, budget=self._budget, seed=self._task.seed, store=self.store)
             except UNIT_ERRORS:
                 fitted = entry  # as above: its own unit says what is wrong
             self._entries[i] = fitted
             self._made[i] = [
-                self._task.distil(fitted, s, tuple(unit.id for unit in self._needed[i, s]))
-                for s in range(self._sets)
+                self._task.distil(fitted, s, tuple(unit.id for unit in self._needed[i, s])) for s in range(self._sets)
             ]
             found += self._made[i]
         return found

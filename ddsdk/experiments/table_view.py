@@ -19,8 +19,6 @@ from ddsdk.experiments.pages import markdown_table
 from ddsdk.experiments.table import Cell, Measured, TableRow
 from ddsdk.foundation import clean, escape_markdown
 
-__all__ = ["fair_scores", "table_html", "table_markdown", "table_values"]
-
 _NONE = "–"
 
 
@@ -112,15 +110,7 @@ def _notes(rows: Sequence[TableRow]) -> list[str]:
 
 def _by_protocol(rows: Sequence[TableRow]) -> Grid:
     rivals = list(dict.fromkeys(name for row in rows for cell in row.cells for name in cell.baselines))
-    columns = [
-        "data",
-        "ipc",
-        "method",
-        "judged by",
-        "accuracy, %",
-        "published, %",
-        *[f"{r}, %" for r in rivals],
-    ]
+    columns = ["data", "ipc", "method", "judged by", "accuracy, %", "published, %", *[f"{r}, %" for r in rivals]]
     columns += ["labels", "augmentation", "learned lr", "floats", "distilled in"]
     lines = []
     for row in rows:

@@ -14,8 +14,6 @@ from ddsdk.experiments.published import Under, published
 from ddsdk.foundation import escape_markdown
 from ddsdk.training import Evaluation
 
-__all__ = ["figure_kind", "score_table"]
-
 _COLUMNS = (
     "data",
     "ipc",

@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 from ddsdk.foundation import Compute, Failure, Store, Timing, Unit
 
-__all__ = ["UNIT_ERRORS", "Done", "Graph", "compute_timed", "work"]
-
 UNIT_ERRORS = (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError, LookupError)
 """What goes wrong with one unit, and leaves the others alone. An error of the disk ends the worker instead."""
 

@@ -8,20 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     pass
 
-__all__ = [
-    "ArtifactError",
-    "DivergedError",
-    "FolderBusyError",
-    "MissingExtraError",
-    "ResumeError",
-    "StorageError",
-    "require",
-    "require_count",
-    "require_momentum",
-    "require_rate",
-    "require_rng",
-]
-
 
 class ArtifactError(ValueError):
     """A file or folder is not a distilled set that may be opened.

@@ -23,17 +23,6 @@ from filelock import FileLock, Timeout
 
 from ddsdk.foundation.errors import FolderBusyError, StorageError
 
-__all__ = [
-    "STALE_SECONDS",
-    "canonical_json",
-    "lock",
-    "readable_json",
-    "staged_folder",
-    "strict_json",
-    "sweep",
-    "write_atomic",
-]
-
 STALE_SECONDS = 3600.0
 _PREFIX, _SUFFIX = ".ddsdk-", ".tmp"
 _LOCK, _OWNER = ".ddsdk.lock", ".ddsdk.owner"

@@ -12,8 +12,6 @@ import json
 
 import torch
 
-__all__ = ["derive", "generator", "root"]
-
 
 def generator(*key: int | str) -> torch.Generator:
     """Return a CPU generator that is seeded by the key alone.

@@ -25,8 +25,6 @@ from ddsdk.foundation.files import lock, readable_json, strict_json, sweep, writ
 from ddsdk.foundation.text import clean
 from ddsdk.foundation.unit import Unit, open_result, seal_result
 
-__all__ = ["LEASE_SECONDS", "Failure", "Store", "Timing"]
-
 T = TypeVar("T")
 
 LEASE_SECONDS = 60.0
@@ -92,9 +90,7 @@ class Store:
         try:
             room.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(
-                f"cannot make store {str(self.folder)!r}: {error.strerror or error}"
-            ) from error
+            raise StorageError(f"cannot make store {str(self.folder)!r}: {error.strerror or error}") from error
         return room
 
     def ask(self, units: Iterable[Unit]) -> None:

@@ -10,18 +10,6 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = [
-    "NAME_LIMIT",
-    "TEXT_LIMIT",
-    "clean",
-    "clean_json",
-    "escape_markdown",
-    "escape_terminal",
-    "escape_yaml",
-    "file_stem",
-    "unique_names",
-]
-
 NAME_LIMIT = 200
 TEXT_LIMIT = 20_000
 

@@ -14,8 +14,6 @@ import msgspec
 from ddsdk.foundation.errors import ArtifactError, require
 from ddsdk.foundation.files import canonical_json, strict_json
 
-__all__ = ["Compute", "Unit", "open_result", "seal_result"]
-
 _FORMAT = 1
 _ID = re.compile(r"[0-9a-f]{32}")
 _KIND = re.compile(r"[a-z][a-z-]{0,39}")
@@ -105,9 +103,7 @@ def open_result(unit_id: str, content: bytes) -> tuple[Unit, bytes]:
         seal = msgspec.convert(strict_json(line), _Seal, strict=True)
         unit = Unit.read(canonical_json(seal.unit))
     except (ValueError, msgspec.ValidationError) as error:
-        raise ArtifactError(
-            "unit", f"the file of unit {unit_id} must begin with its seal, got: {error}"
-        ) from None
+        raise ArtifactError("unit", f"the file of unit {unit_id} must begin with its seal, got: {error}") from None
     whole = bool(end) and seal.sha256 == hashlib.sha256(result).hexdigest()
     if unit.id != unit_id or not whole:
         raise ArtifactError("unit", f"the file of unit {unit_id} is damaged, or is that of another unit")

@@ -16,23 +16,7 @@ from ddsdk.data import Batch, RealData
 from ddsdk.foundation import derive, require, require_count
 from ddsdk.networks import NetworkFactory, network_factory
 from ddsdk.synthetic import read_labels
-from ddsdk.training import (
-    Adversary,
-    Evaluation,
-    Pace,
-    Score,
-    accuracy,
-    kernel_machine,
-    train,
-)
-
-__all__ = [
-    "Progress",
-    "evaluate",
-    "evaluating",
-    "network_accuracy",
-    "trained_network",
-]
+from ddsdk.training import Adversary, Evaluation, Pace, Score, accuracy, kernel_machine, train
 
 
 class Progress(NamedTuple):
@@ -172,13 +156,9 @@ def trained_network(
     return network
 
 
-def _checked(
-    batch: Batch | tuple[Tensor, Tensor], test: RealData, evaluation: Evaluation, pace: Pace
-) -> Batch:
+def _checked(batch: Batch | tuple[Tensor, Tensor], test: RealData, evaluation: Evaluation, pace: Pace) -> Batch:
     x, y = batch
-    require(
-        tuple(x.shape[1:]) == test.image_shape, "images", f"have shape {test.image_shape}", tuple(x.shape[1:])
-    )
+    require(tuple(x.shape[1:]) == test.image_shape, "images", f"have shape {test.image_shape}", tuple(x.shape[1:]))
     require(len(y) == len(x), "labels", f"have one row for each of the {len(x)} images", len(y))
     require(y.shape[1] == test.num_classes, "labels", f"have {test.num_classes} columns", y.shape[1])
     pace.check(evaluation, len(x))

@@ -13,8 +13,6 @@ from ddsdk.foundation import derive, require_count
 from ddsdk.judging.membership import Distiller, Roc, known_confidences, nearest_distances, roc, unit_images
 from ddsdk.training import Evaluation
 
-__all__ = ["LikelihoodRatio", "audit_by_likelihood", "likelihood_ratios"]
-
 _TRIALS = 20
 
 

@@ -18,18 +18,6 @@ from ddsdk.networks import network_factory
 from ddsdk.synthetic import read_labels
 from ddsdk.training import Evaluation, train
 
-__all__ = [
-    "Distiller",
-    "Roc",
-    "confidences",
-    "joined",
-    "known_confidences",
-    "nearest_distances",
-    "roc",
-    "trained_networks",
-    "unit_images",
-]
-
 Distiller = Callable[[RealData, torch.Generator], Distilled]
 """Everything that is done with real data, from the records to the set: what an audit runs again and again."""
 
@@ -65,11 +53,7 @@ def trained_networks(
 
 
 def known_confidences(
-    distilled: Distilled,
-    records: RealData,
-    evaluation: Evaluation | None,
-    networks: int,
-    rng: torch.Generator,
+    distilled: Distilled, records: RealData, evaluation: Evaluation | None, networks: int, rng: torch.Generator
 ) -> Tensor:
     """Return `confidences` of networks that train on a set, see `trained_networks`.
 
@@ -141,9 +125,7 @@ def roc(members: Tensor, others: Tensor) -> Roc:
         members: Scores, (A,).
         others: Scores, (B,).
     """
-    require(
-        len(members) > 0 and len(others) > 0, "members and others", "hold scores", (len(members), len(others))
-    )
+    require(len(members) > 0 and len(others) > 0, "members and others", "hold scores", (len(members), len(others)))
     truth = [1] * len(members) + [0] * len(others)
     scores = torch.cat([members, others]).double().numpy()
     false, true, _ = roc_curve(truth, scores, drop_intermediate=False)
@@ -157,18 +139,11 @@ def joined(first: RealData, second: RealData, index: Tensor) -> RealData:
     Raises:
         ValueError: If their classes differ.
     """
-    require(
-        second.class_names == first.class_names,
-        "canaries",
-        "have the classes of the records",
-        second.class_names,
-    )
+    require(second.class_names == first.class_names, "canaries", "have the classes of the records", second.class_names)
     index = index.to(second.device)
     bytes_too = first.images.dtype == second.images.dtype
     mine, theirs = (
-        (first.images, second.images[index])
-        if bytes_too
-        else (unit_images(first), unit_images(second)[index.cpu()])
+        (first.images, second.images[index]) if bytes_too else (unit_images(first), unit_images(second)[index.cpu()])
     )
     return RealData(
         torch.cat([mine, theirs.to(mine.device)]),

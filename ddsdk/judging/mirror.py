@@ -12,8 +12,6 @@ from ddsdk.foundation import derive, require, root
 from ddsdk.networks import network_factory
 from ddsdk.training import Evaluation, accuracy, train
 
-__all__ = ["MirrorCheck", "mirror_check"]
-
 _IMAGES = 500
 """Images of each class at most: more would take minutes and change nothing."""
 

@@ -9,8 +9,6 @@ from ddsdk.artefact import Distilled
 from ddsdk.data import RealData
 from ddsdk.judging.membership import Roc, nearest_distances, roc, unit_images
 
-__all__ = ["Nearest", "nearest_records"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

@@ -14,21 +14,9 @@ import torch
 
 from ddsdk.artefact import Distilled
 from ddsdk.data import RealData
-from ddsdk.foundation import (
-    ArtifactError,
-    Store,
-    Timing,
-    Unit,
-    clean,
-    generator,
-    readable_json,
-    require,
-    strict_json,
-)
+from ddsdk.foundation import ArtifactError, Store, Timing, Unit, clean, generator, readable_json, require, strict_json
 from ddsdk.judging.judge import Progress, evaluating
 from ddsdk.training import Evaluation, Score
-
-__all__ = ["kept_score", "read_scores", "results_folder", "scoring"]
 
 
 class _Conditions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

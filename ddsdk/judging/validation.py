@@ -16,8 +16,6 @@ from ddsdk.networks import NETWORKS
 from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import Evaluation
 
-__all__ = ["Validation"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)

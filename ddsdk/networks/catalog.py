@@ -19,8 +19,6 @@ from ddsdk.networks.network import Network
 from ddsdk.networks.shapes import ImageShape, check_request
 from ddsdk.networks.textcnn import textcnn
 
-__all__ = ["NETWORKS", "NetworkFactory", "network_factory"]
-
 Builder = Callable[..., Network]
 
 NETWORKS: dict[str, Builder] = {
@@ -61,9 +59,7 @@ class NetworkFactory:
         return initialise(network, rng, **{k: v for k, v in self.options.items() if k == "init"})  # type: ignore[arg-type]
 
 
-def network_factory(
-    name: str, image_shape: ImageShape, num_classes: int, **options: object
-) -> NetworkFactory:
+def network_factory(name: str, image_shape: ImageShape, num_classes: int, **options: object) -> NetworkFactory:
     """Return ``make_student(rng)``, which builds the named network with weights drawn from `rng` alone.
 
     The network is built once here without memory, so that a wrong size or option is refused before a long

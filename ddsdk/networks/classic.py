@@ -9,8 +9,6 @@ from ddsdk.networks.network import Network
 from ddsdk.networks.norms import Norm, norm_layer
 from ddsdk.networks.shapes import ImageShape, check_request, head_inputs
 
-__all__ = ["alexnet", "lenet", "mlp", "vgg11"]
-
 _VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 
 

@@ -15,19 +15,13 @@ from ddsdk.networks.norms import Norm, norm_layer
 from ddsdk.networks.pooling import AvgPool2
 from ddsdk.networks.shapes import ImageShape, check_request, head_inputs
 
-__all__ = ["ACTIVATIONS", "POOLINGS", "convnet", "derived_depth"]
-
 # In place: what a normalisation puts out is read by nothing else, and memory traffic is what costs here.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": partial(nn.ReLU, inplace=True),
     "leaky-relu": partial(nn.LeakyReLU, inplace=True),
     "sigmoid": nn.Sigmoid,
 }
-POOLINGS: dict[str, Callable[[], nn.Module] | None] = {
-    "avg": AvgPool2,
-    "max": partial(nn.MaxPool2d, 2),
-    "none": None,
-}
+POOLINGS: dict[str, Callable[[], nn.Module] | None] = {"avg": AvgPool2, "max": partial(nn.MaxPool2d, 2), "none": None}
 
 
 def derived_depth(image_shape: ImageShape) -> int:

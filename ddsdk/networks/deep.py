@@ -13,8 +13,6 @@ from ddsdk.networks.network import Network
 from ddsdk.networks.norms import norm_layer
 from ddsdk.networks.shapes import ImageShape, check_request
 
-__all__ = ["densenet121", "resnet10", "resnet18", "resnet152"]
-
 DeepNorm = Literal["instance", "batch"]
 
 
@@ -80,24 +78,15 @@ def densenet121(image_shape: ImageShape, num_classes: int, *, norm: DeepNorm = "
 
 
 def _resnet(
-    name: str,
-    block: str,
-    layers: tuple[int, ...],
-    image_shape: ImageShape,
-    num_classes: int,
-    norm: DeepNorm,
+    name: str, block: str, layers: tuple[int, ...], image_shape: ImageShape, num_classes: int, norm: DeepNorm
 ) -> Network:
     check_request(image_shape, num_classes)
     _check_last_map(name, image_shape, [-(-side // 8) for side in image_shape[1:]], norm)
     room = _torchvision("resnet")
     built = room.ResNet(getattr(room, block), list(layers), num_classes, norm_layer=partial(norm_layer, norm))
-    stem = nn.Sequential(
-        nn.Conv2d(image_shape[0], 64, 3, padding=1, bias=False), norm_layer(norm, 64), nn.ReLU()
-    )
+    stem = nn.Sequential(nn.Conv2d(image_shape[0], 64, 3, padding=1, bias=False), norm_layer(norm, 64), nn.ReLU())
     stages = [built.layer1, built.layer2, built.layer3, built.layer4]
-    return Network(
-        nn.Sequential(stem, *stages, nn.AdaptiveAvgPool2d(1)), nn.Linear(built.fc.in_features, num_classes)
-    )
+    return Network(nn.Sequential(stem, *stages, nn.AdaptiveAvgPool2d(1)), nn.Linear(built.fc.in_features, num_classes))
 
 
 def _torchvision(module: str) -> Any:  # noqa: ANN401

@@ -13,8 +13,6 @@ from torch.nn.parameter import is_lazy
 
 from ddsdk.foundation import require
 
-__all__ = ["Init", "initialise"]
-
 Init = Literal["pytorch", "xavier-normal"]
 """Where linear and convolution layers start: see `initialise`."""
 

@@ -6,8 +6,6 @@ from typing import final
 
 from torch import Tensor, nn
 
-__all__ = ["Network"]
-
 
 @final
 class Network(nn.Module):

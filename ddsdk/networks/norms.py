@@ -10,8 +10,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddsdk.foundation import require
 
-__all__ = ["NORMS", "Norm", "calibrate_batch_norm_", "has_batch_norm", "norm_layer", "uses_batch_statistics"]
-
 M = TypeVar("M", bound=nn.Module)
 Norm = Literal["instance", "batch", "layer", "group", "none"]
 NORMS: tuple[Norm, ...] = ("instance", "batch", "layer", "group", "none")

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.functional import avg_pool2d
 
-__all__ = ["AvgPool2"]
-
 
 class _Linear(Function):
     """A linear map that needs no memory: what forward, reverse and batched derivatives share."""

@@ -6,8 +6,6 @@ from typing import TypeAlias
 
 from ddsdk.foundation import require
 
-__all__ = ["ImageShape", "check_request", "head_inputs"]
-
 ImageShape: TypeAlias = tuple[int, int, int]
 
 
@@ -22,7 +20,5 @@ def head_inputs(name: str, image_shape: ImageShape, channels: int, height: int, 
     """Return channels * height * width of the last map, refusing images that vanish on the way."""
     if min(height, width) < 1:
         size = f"{image_shape[1]}x{image_shape[2]}"
-        raise ValueError(
-            f"image_shape must be large enough for {name}, got {size}: its last map would be empty"
-        )
+        raise ValueError(f"image_shape must be large enough for {name}, got {size}: its last map would be empty")
     return channels * height * width

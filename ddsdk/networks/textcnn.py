@@ -11,8 +11,6 @@ from ddsdk.foundation import require
 from ddsdk.networks.network import Network
 from ddsdk.networks.shapes import ImageShape, check_request
 
-__all__ = ["Phrases", "textcnn"]
-
 _LENGTHS = (3, 4, 5)
 
 

@@ -11,17 +11,13 @@ from torch import Tensor, nn
 from ddsdk.data import Source
 from ddsdk.synthetic import SyntheticView
 
-__all__ = ["Objective", "embedding", "require_network"]
-
 S_contra = TypeVar("S_contra", contravariant=True)
 
 
 class Objective(Protocol[S_contra]):
     """What is minimised: terms whose gradients add."""
 
-    def __call__(
-        self, student: S_contra, real: Source, syn: SyntheticView, rng: torch.Generator
-    ) -> Iterable[Tensor]:
+    def __call__(self, student: S_contra, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterable[Tensor]:
         """Yield scalars with graph to the images and labels of `syn`, one after another."""
         ...
 

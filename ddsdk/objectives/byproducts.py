@@ -18,16 +18,6 @@ from ddsdk.foundation import require
 from ddsdk.objectives.base import embedding, require_network
 from ddsdk.training import micro_batch, pieces
 
-__all__ = [
-    "Byproduct",
-    "Gather",
-    "body_gradients",
-    "in_pieces",
-    "mean_embedding",
-    "stacked",
-    "weight_gradients",
-]
-
 
 class Byproduct(Protocol):
     """A function of a student and a batch."""
@@ -40,9 +30,7 @@ class Byproduct(Protocol):
 class Gather(Protocol):
     """Computes the byproduct of a batch without a graph, in micro-batches: `in_pieces` or `stacked`."""
 
-    def __call__(
-        self, byproduct: Byproduct, student: nn.Module, batch: Batch, draw: Draw = ...
-    ) -> tuple[Tensor, ...]:
+    def __call__(self, byproduct: Byproduct, student: nn.Module, batch: Batch, draw: Draw = ...) -> tuple[Tensor, ...]:
         """Return the byproduct of the whole augmented batch."""
         ...
 
@@ -114,9 +102,7 @@ def _gradients(student: nn.Module, batch: Batch, names: list[str], *, graph: boo
         return torch.autograd.grad(loss, weights, create_graph=graph)
 
 
-def in_pieces(
-    byproduct: Byproduct, student: nn.Module, batch: Batch, draw: Draw = NO_DRAW
-) -> tuple[Tensor, ...]:
+def in_pieces(byproduct: Byproduct, student: nn.Module, batch: Batch, draw: Draw = NO_DRAW) -> tuple[Tensor, ...]:
     """Return `byproduct` of the whole augmented batch without a graph, computed in micro-batches.
 
     Args:
@@ -138,9 +124,7 @@ def in_pieces(
     return total
 
 
-def stacked(
-    byproduct: Byproduct, student: nn.Module, batch: Batch, draw: Draw = NO_DRAW
-) -> tuple[Tensor, ...]:
+def stacked(byproduct: Byproduct, student: nn.Module, batch: Batch, draw: Draw = NO_DRAW) -> tuple[Tensor, ...]:
     """Return `byproduct` of the whole augmented batch without a graph, its rows computed in micro-batches.
 
     Args:

@@ -16,8 +16,6 @@ from ddsdk.objectives.byproducts import in_pieces, mean_embedding, stacked
 from ddsdk.objectives.features import all_features
 from ddsdk.synthetic import SyntheticView
 
-__all__ = ["Discrimination"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Discrimination:
@@ -43,9 +41,7 @@ class Discrimination:
     def __post_init__(self) -> None:
         require_count("real_batch", self.real_batch)
 
-    def __call__(
-        self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator
-    ) -> Iterator[Tensor]:
+    def __call__(self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterator[Tensor]:
         """Yield one term for each class that has synthetic images."""
         draw = self.augmentation.siamese(derive(rng, "augmentation"))
         drawn = [syn.of_class(c, sys.maxsize, derive(rng, "synthetic", c)) for c in range(real.num_classes)]
@@ -61,13 +57,7 @@ class Discrimination:
             yield pull + (losses[i] - pull).detach()
 
     def _losses(
-        self,
-        student: nn.Module,
-        real: Source,
-        classes: list[int],
-        centres: Tensor,
-        draw: Draw,
-        rng: torch.Generator,
+        self, student: nn.Module, real: Source, classes: list[int], centres: Tensor, draw: Draw, rng: torch.Generator
     ) -> Tensor:
         losses = []
         for i, c in enumerate(classes):

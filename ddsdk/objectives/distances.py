@@ -11,8 +11,6 @@ from torch import Tensor
 
 from ddsdk.foundation import require
 
-__all__ = ["Distance", "FilterGap", "absolute", "cosine", "filter_cosine", "squared"]
-
 Distance = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 """`(synthetic, real) -> scalar`, differentiable with respect to both."""
 

@@ -20,8 +20,6 @@ from ddsdk.foundation import require, require_rate
 from ddsdk.networks import AvgPool2
 from ddsdk.objectives.base import embedding
 
-__all__ = ["AttentionMaps", "CharacteristicFunction", "all_features", "characteristic", "layer_means"]
-
 _ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Sigmoid)
 _POOLINGS = (AvgPool2, nn.MaxPool2d, nn.AvgPool2d)
 

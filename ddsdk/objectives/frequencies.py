@@ -17,8 +17,6 @@ from ddsdk.objectives.match import ClassMatch
 from ddsdk.objectives.moments import CharacteristicDistance
 from ddsdk.synthetic import SyntheticSet, SyntheticView
 
-__all__ = ["CharacteristicMatch", "FrequencyLesson", "FrequencySampler"]
-
 
 @final
 class FrequencySampler(nn.Module):
@@ -126,12 +124,7 @@ class FrequencyLesson:
         require_count("images", self.images)
 
     def __call__(
-        self,
-        rival: nn.Module,
-        student: nn.Module,
-        real: Source,
-        syn: SyntheticSet,
-        rng: torch.Generator,
+        self, rival: nn.Module, student: nn.Module, real: Source, syn: SyntheticSet, rng: torch.Generator
     ) -> Tensor:
         """Return minus the sum of the distances of all classes, with graph to the rival alone."""
         drawn = _sampler(rival).draw(self.count, real.device, derive(rng, "frequencies"))

@@ -27,8 +27,6 @@ from ddsdk.training import (
     weight_vector,
 )
 
-__all__ = ["ImplicitRegression", "Linearised"]
-
 
 @final
 class Linearised:
@@ -115,9 +113,7 @@ class ImplicitRegression:
         require(0 <= self.margin < math.inf, "margin", "be finite and not negative", self.margin)
         require(self.cap >= 0, "cap", "not be negative", self.cap)
 
-    def __call__(
-        self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator
-    ) -> Iterator[Tensor]:
+    def __call__(self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterator[Tensor]:
         """Yield the loss; its gradient is the sum of the direct and the capped implicit one.
 
         Raises:
@@ -151,9 +147,7 @@ class ImplicitRegression:
         implicit = (linear.forward(images, answer).double() * head).sum()
         yield self._joined(loss, implicit, [t for t in (images, labels) if t.requires_grad])
 
-    def _system(
-        self, linear: Linearised, images: Tensor, labels: Tensor
-    ) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    def _system(self, linear: Linearised, images: Tensor, labels: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
         """Return what applies J^T M J + I, and J^T M Y."""
         with torch.no_grad():
             features = linear.features(images)

@@ -13,8 +13,6 @@ from ddsdk.data import Source
 from ddsdk.foundation import derive, require
 from ddsdk.synthetic import SyntheticView
 
-__all__ = ["Inversion"]
-
 
 @final
 class Inversion:

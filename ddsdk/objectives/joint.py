@@ -18,8 +18,6 @@ from ddsdk.objectives.match import RealSampler, random_images
 from ddsdk.synthetic import SyntheticView
 from ddsdk.training import micro_batch
 
-__all__ = ["CollectiveMatch"]
-
 Values = tuple[Tensor, ...]
 
 
@@ -64,9 +62,7 @@ class CollectiveMatch:
         if self.synthetic_batch is not None:
             require_count("synthetic_batch", self.synthetic_batch)
 
-    def __call__(
-        self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator
-    ) -> Iterator[Tensor]:
+    def __call__(self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterator[Tensor]:
         """Yield terms that add up to the distance of the classes that have synthetic images."""
         draw = self.augmentation.siamese(derive(rng, "augmentation"))
         shown = sys.maxsize if self.synthetic_batch is None else self.synthetic_batch
@@ -96,9 +92,7 @@ class CollectiveMatch:
     def _value(self, student: nn.Module, batch: Batch, draw: Draw) -> Values:
         return self.byproduct(student, Batch(draw(batch.x), batch.y), graph=True)
 
-    def _terms(
-        self, student: nn.Module, groups: Sequence[Batch], target: Values, draw: Draw
-    ) -> Iterator[Tensor]:
+    def _terms(self, student: nn.Module, groups: Sequence[Batch], target: Values, draw: Draw) -> Iterator[Tensor]:
         images = sum(len(g.x) for g in groups)
         whole: Values = ()
         for g in groups:

@@ -15,8 +15,6 @@ from ddsdk.objectives.byproducts import Byproduct, Gather, in_pieces
 from ddsdk.objectives.distances import Distance
 from ddsdk.synthetic import SyntheticView
 
-__all__ = ["ClassMatch", "RealSampler", "random_images"]
-
 RealSampler = Callable[[nn.Module, Source, int, int, torch.Generator], Batch]
 """`(student, real, c, n, rng) -> Batch`: which at most `n` real images of class `c` a step compares with."""
 
@@ -63,9 +61,7 @@ class ClassMatch:
         if self.synthetic_batch is not None:
             require_count("synthetic_batch", self.synthetic_batch)
 
-    def __call__(
-        self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator
-    ) -> Iterator[Tensor]:
+    def __call__(self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterator[Tensor]:
         """Yield one distance for each class that has synthetic images."""
         if self.weights is not None:
             rule = f"hold one number for each of {real.num_classes} classes"

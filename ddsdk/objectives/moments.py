@@ -14,8 +14,6 @@ from torch import Tensor
 
 from ddsdk.foundation import require, require_rate
 
-__all__ = ["CharacteristicDistance", "GaussianMMD", "LayerSquares"]
-
 
 @final
 @dataclass(frozen=True)

@@ -20,8 +20,6 @@ from ddsdk.objectives.base import embedding
 from ddsdk.synthetic import SyntheticView
 from ddsdk.training import Adversary, Kernel, Ridge, embeddings, micro_batch, pieces, solve
 
-__all__ = ["ByFeatures", "Compare", "Compared", "FitAndTest", "by_kernel", "label_lead", "targets"]
-
 S = TypeVar("S")
 S_contra = TypeVar("S_contra", contravariant=True)
 _LOSS = Literal["mse", "cross-entropy"]
@@ -146,9 +144,7 @@ class FitAndTest(Generic[S]):
         require_rate("label_scale", self.label_scale)
         require(0 <= self.margin < math.inf, "margin", "be finite and not negative", self.margin)
 
-    def __call__(
-        self, student: S, real: Source, syn: SyntheticView, rng: torch.Generator
-    ) -> Iterator[Tensor]:
+    def __call__(self, student: S, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterator[Tensor]:
         """Yield the one loss.
 
         Raises:
@@ -174,9 +170,7 @@ class FitAndTest(Generic[S]):
         assert scale is not None  # the set learns one for this loss
         return cross_entropy(scale * found, truth.double(), reduction="sum")
 
-    def _attacked(
-        self, student: S, syn: Batch, real: Batch, scale: Tensor | None, rng: torch.Generator
-    ) -> Tensor:
+    def _attacked(self, student: S, syn: Batch, real: Batch, scale: Tensor | None, rng: torch.Generator) -> Tensor:
         adversary, images = self.adversary, syn.x.detach()
         assert adversary is not None  # asked by the caller
         with torch.no_grad():

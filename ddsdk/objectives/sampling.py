@@ -13,8 +13,6 @@ from ddsdk.foundation import derive, require_count
 from ddsdk.objectives.base import embedding
 from ddsdk.training import embeddings
 
-__all__ = ["Representative", "cluster_members"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +87,7 @@ def _spread(features: Tensor, n: int, rng: torch.Generator) -> Tensor:
     centres = torch.empty(n, features.shape[1], dtype=features.dtype, device=features.device)
     for i in range(n):
         edges = weight.cumsum(0)
-        pick = torch.searchsorted(edges, chances[i : i + 1] * edges[-1], right=True).clamp_max(
-            len(features) - 1
-        )
+        pick = torch.searchsorted(edges, chances[i : i + 1] * edges[-1], right=True).clamp_max(len(features) - 1)
         centres[i : i + 1] = features[pick]
         gap = torch.minimum(gap, (features - centres[i]).square().sum(1).double())
         # Where every item is a centre already, any of them will do.

@@ -16,8 +16,6 @@ from ddsdk.foundation import derive, require, require_count
 from ddsdk.objectives.base import embedding
 from ddsdk.synthetic import SyntheticView
 
-__all__ = ["ViewSimilarity"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,6 @@ from ddsdk.data import NO_AUGMENTATION, Augmentation, Source
 from ddsdk.foundation import derive, require, require_count
 from ddsdk.synthetic import SyntheticView
 
-__all__ = ["StatisticsMatch", "StatisticsTeacher", "batch_moments"]
-
 
 def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and unbiased variance of each channel, (C,) each, over batch and places.
@@ -43,9 +41,7 @@ class StatisticsTeacher:
 
     def __init__(self, network: nn.Module) -> None:
         self._layers = [
-            layer
-            for layer in network.modules()
-            if isinstance(layer, _BatchNorm) and layer.running_mean is not None
+            layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None
         ]
         found = type(network).__name__
         require(bool(self._layers), "teacher", "have BatchNorm layers with running statistics", found)
@@ -107,9 +103,7 @@ class StatisticsMatch:
 
     def __post_init__(self) -> None:
         for name in ("weight", "first"):
-            require(
-                0 <= getattr(self, name) < math.inf, name, "be finite and not negative", getattr(self, name)
-            )
+            require(0 <= getattr(self, name) < math.inf, name, "be finite and not negative", getattr(self, name))
         require_count("batch", self.batch, least=2)
 
     def __call__(

@@ -13,8 +13,6 @@ from ddsdk.data import Source
 from ddsdk.objectives.base import Objective
 from ddsdk.synthetic import SyntheticView
 
-__all__ = ["Through"]
-
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -31,8 +29,6 @@ class Through(Generic[S, T]):
     part: Callable[[S], T]
     objective: Objective[T]
 
-    def __call__(
-        self, student: S, real: Source, syn: SyntheticView, rng: torch.Generator
-    ) -> Iterator[Tensor]:
+    def __call__(self, student: S, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterator[Tensor]:
         """Yield the terms of the objective."""
         yield from self.objective(self.part(student), real, syn, rng)

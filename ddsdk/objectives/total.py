@@ -16,8 +16,6 @@ from ddsdk.foundation import derive, require_count
 from ddsdk.objectives.base import Objective, require_network
 from ddsdk.synthetic import SyntheticView
 
-__all__ = ["CrossEntropy", "Total"]
-
 S = TypeVar("S")
 
 
@@ -31,9 +29,7 @@ class Total(Generic[S]):
 
     parts: tuple[tuple[float | Callable[[S], float], Objective[S]], ...]
 
-    def __call__(
-        self, student: S, real: Source, syn: SyntheticView, rng: torch.Generator
-    ) -> Iterator[Tensor]:
+    def __call__(self, student: S, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterator[Tensor]:
         """Yield the weighted terms of each part."""
         for i, (weight, part) in enumerate(self.parts):
             factor = weight(student) if callable(weight) else weight

@@ -29,8 +29,6 @@ from ddsdk.training import (
     weight_vector,
 )
 
-__all__ = ["Order", "SetTraining", "TrainAndTest"]
-
 Order = Literal["shuffled", "stored", "stratified"]
 """How a set is cut into the batches of a student's steps."""
 
@@ -102,9 +100,7 @@ class SetTraining:
         size = images if self.batch_size is None else min(self.batch_size, images)
         epoch, i = divmod(k, -(-images // size))
         stored = self.order == "stored"
-        order = (
-            torch.arange(images) if stored else torch.randperm(images, generator=derive(rng, "order", epoch))
-        )
+        order = torch.arange(images) if stored else torch.randperm(images, generator=derive(rng, "order", epoch))
         return order[i * size : (i + 1) * size]
 
     def _taken(self, syn: SyntheticView, rng: torch.Generator) -> tuple[Batch, Sequence[int]]:
@@ -176,9 +172,7 @@ class TrainAndTest:
         if self.lr is not None:
             require_rate("lr", self.lr)
 
-    def __call__(
-        self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator
-    ) -> Iterator[Tensor]:
+    def __call__(self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterator[Tensor]:
         """Yield the one loss.
 
         Raises:
@@ -216,9 +210,7 @@ class TrainAndTest:
         require(fits, "rate", f"hold one number for each of {self.steps} steps", tuple(found.shape))
         return found
 
-    def _test(
-        self, network: FlatNetwork, weights: Tensor, real: Source, size: int, rng: torch.Generator
-    ) -> Tensor:
+    def _test(self, network: FlatNetwork, weights: Tensor, real: Source, size: int, rng: torch.Generator) -> Tensor:
         """Return the mean loss on real images, with graph to `weights`; one micro-batch has a graph at a time."""
         x, y = self._real(real, derive(rng, "real"))
         draw = self.augmentation.per_image(len(x), derive(rng, "augmentation"))
@@ -234,9 +226,7 @@ class TrainAndTest:
         # As large as the loss and as steep: the difference is exactly zero.
         return value + ((weights - fixed.detach()) * gradient).sum()
 
-    def _attacked(
-        self, network: FlatNetwork, weights: Tensor, x: Tensor, y: Tensor, rng: torch.Generator
-    ) -> Tensor:
+    def _attacked(self, network: FlatNetwork, weights: Tensor, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
         if self.adversary is None:
             return x
         weights = weights.detach()

@@ -15,8 +15,6 @@ from ddsdk.objectives.training import SetTraining
 from ddsdk.synthetic import SyntheticView
 from ddsdk.training import InnerOptimizer, InnerSGD, Unroll, constant_memory
 
-__all__ = ["MatchTrajectory", "Span"]
-
 _SGD = InnerSGD()
 
 
@@ -88,12 +86,8 @@ class MatchTrajectory:
             ValueError: If `syn` has no learning rate of its own.
         """
         if not all(hasattr(student, part) for part in ("network", "start", "target")):
-            raise TypeError(
-                f"student must be a stretch of an expert's trajectory, got {type(student).__name__}"
-            )
+            raise TypeError(f"student must be a stretch of an expert's trajectory, got {type(student).__name__}")
         training = SetTraining(batch_size=self.batch_size, augmentation=self.augmentation)
         loss, inputs = training.on(student.network, syn, rng)
-        *_, end = self.unroll(
-            loss, student.start, inputs, syn.rate, steps=self.steps, optimizer=self.optimizer
-        )
+        *_, end = self.unroll(loss, student.start, inputs, syn.rate, steps=self.steps, optimizer=self.optimizer)
         yield (end - student.target).square().sum() / (student.start - student.target).square().sum()

@@ -10,8 +10,6 @@ from typing import Any, Literal
 from ddsdk.foundation import clean, require, require_count, require_rate
 from ddsdk.planning.measured import Board, Entry, Figure
 
-__all__ = ["Choice", "LabelKind", "choose", "reached", "standings"]
-
 LabelKind = Literal["hard", "soft"]
 _LINE = 2000
 _LATE = 1.5
@@ -101,9 +99,7 @@ def standings(board: Board, kind: LabelKind, mark: float) -> list[tuple[float, F
     return sorted(found, key=lambda row: (-row[0], row[1].seconds, row[2].recipe))
 
 
-def choose(
-    boards: Sequence[Board], *, kind: LabelKind, budget: float, ipc: int, data: str | None = None
-) -> Choice:
+def choose(boards: Sequence[Board], *, kind: LabelKind, budget: float, ipc: int, data: str | None = None) -> Choice:
     """Return the winner at the largest measured mark within the budget, or at the smallest if all are beyond it.
 
     Args:

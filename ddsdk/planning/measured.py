@@ -13,8 +13,6 @@ import msgspec
 
 from ddsdk.foundation import ArtifactError, clean, strict_json
 
-__all__ = ["MEASURED", "Board", "Entry", "Figure", "read_boards"]
-
 MEASURED = Path(__file__).with_name("measured.json")
 """The curves that ship with the package."""
 

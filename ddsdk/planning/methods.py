@@ -15,8 +15,6 @@ from ddsdk.foundation import require
 from ddsdk.planning.presets import SMALL, small
 from ddsdk.recipes import RECIPES, Recipe
 
-__all__ = ["METHODS", "chosen_methods", "made_of"]
-
 METHODS: dict[str, type[Recipe]] = {**RECIPES, **BASELINES}
 
 
@@ -43,8 +41,7 @@ def chosen_methods(
         require(name in given, "set", f"name one of the methods, {', '.join(wanted)}", change)
         given[name][field] = _value(METHODS[name], field, text, change)
     return {
-        name: METHODS[name](**{"ipc": ipc, **({} if paper else small(name, ipc)), **given[name]})
-        for name in wanted
+        name: METHODS[name](**{"ipc": ipc, **({} if paper else small(name, ipc)), **given[name]}) for name in wanted
     }
 
 

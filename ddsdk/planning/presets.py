@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["FAMILIES", "SMALL", "family", "small"]
-
 _EXPERTS = {"experts": 4, "expert_epochs": 4, "expert_images": 2000, "student_steps": 20, "student_lr": 0.02}
 _TEACHER = {"teacher_epochs": 4, "teacher_images": 1000}
 _CLASSES = {"real_batch": 64, "image_lr": 1.0}
@@ -82,9 +80,7 @@ of their next relative or those of their paper. gtn is left out: it makes a curr
 """
 
 FAMILIES: Mapping[str, frozenset[str]] = {
-    "meta-learning": frozenset(
-        ("dd", "ld", "sldd", "gtn", "rtp", "rat-bptt", "kip", "rfad", "frepo", "rcig", "krr")
-    ),
+    "meta-learning": frozenset(("dd", "ld", "sldd", "gtn", "rtp", "rat-bptt", "kip", "rfad", "frepo", "rcig", "krr")),
     "selection": frozenset(("random", "herding", "k-center", "k-means", "means", "grand", "el2n", "rded")),
 }
 """Family to methods: unrolled training and kernel regression, and choice of real images. The others match."""

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ddsdk.running import Plan
     from ddsdk.students import MakeStudent
 
-__all__ = ["AccDD"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +56,7 @@ class AccDD(Sweeping):
         require_count("pool_epochs", self.pool_epochs)
         require(0 <= self.low <= self.high, "low and high", "satisfy 0 <= low <= high", (self.low, self.high))
 
-    def runs(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> students.TrainedRuns:
+    def runs(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> students.TrainedRuns:
         """Return the pool of early networks; those that are missing are made at first use."""
         training = students.Training(
             epochs=self.pool_epochs,

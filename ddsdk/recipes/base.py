@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from ddsdk.running import Plan
     from ddsdk.students import MakeStudent
 
-__all__ = ["DirectRecipe", "IterativeRecipe", "Recipe", "student_network"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Method["RealData"], ABC):

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ddsdk.data import RealData
     from ddsdk.students import MakeStudent
 
-__all__ = ["CAFE"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +80,7 @@ class CAFE(DistributionMatching):
         )
         require_count("student_epochs", self.student_epochs, least=0)
 
-    def parts(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
         """Return layer-wise matching with discrimination, under students that follow their accuracy."""
         augmentation, images = self.siamese(real), self.real_batch
         layers = objectives.ClassMatch(
@@ -108,9 +104,7 @@ class CAFE(DistributionMatching):
                 lr=self.student_lr,
             ),
             make_optimizer=partial(
-                sgd_on_images,
-                lr=0.1 if self.image_lr is None else self.image_lr,
-                momentum=self.image_momentum,
+                sgd_on_images, lr=0.1 if self.image_lr is None else self.image_lr, momentum=self.image_momentum
             ),
             steps=self.steps,
             rate_at=lambda step: self.decay ** sum(step >= at * self.steps for at in (0.6, 0.8, 0.9)),

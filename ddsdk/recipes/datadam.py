@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ddsdk.data import RealData
     from ddsdk.students import MakeStudent
 
-__all__ = ["DataDAM"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +61,7 @@ class DataDAM(DistributionMatching):
         """Check counts and rates."""
         self.check_fields(rates="power scale", momenta="image_momentum", weights="output_weight")
 
-    def parts(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
         """Return squared matching of attention maps and outputs under fresh networks."""
         derived = 1.0 if self.ipc <= 50 else 10.0
         return running.Plan(
@@ -78,9 +74,7 @@ class DataDAM(DistributionMatching):
             ),
             students=students.FreshStudents(make_student),
             make_optimizer=partial(
-                sgd_on_images,
-                lr=derived if self.image_lr is None else self.image_lr,
-                momentum=self.image_momentum,
+                sgd_on_images, lr=derived if self.image_lr is None else self.image_lr, momentum=self.image_momentum
             ),
             steps=self.steps,
         )

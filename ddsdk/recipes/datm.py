@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ddsdk.running import Plan
     from ddsdk.students import ExpertSpan, MakeStudent, TrainedRuns
 
-__all__ = ["DATM"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from ddsdk.running import Plan
     from ddsdk.students import MakeStudent
 
-__all__ = ["DD"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,6 @@ from ddsdk.recipes.parts import augmentation_for, check_numbers
 if TYPE_CHECKING:
     from ddsdk.data import RealData
 
-__all__ = ["DistributionMatching"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class DistributionMatching(IterativeRecipe):
@@ -33,16 +31,10 @@ class DistributionMatching(IterativeRecipe):
     augmentation: str | None = None
 
     @final
-    def check_fields(
-        self, *, counts: str = "", rates: str = "", momenta: str = "", weights: str = ""
-    ) -> None:
+    def check_fields(self, *, counts: str = "", rates: str = "", momenta: str = "", weights: str = "") -> None:
         """Check the common fields, and more by their names, separated by spaces; None counts as derived."""
         check_numbers(
-            self,
-            counts=f"steps real_batch {counts}",
-            rates=f"image_lr {rates}",
-            momenta=momenta,
-            weights=weights,
+            self, counts=f"steps real_batch {counts}", rates=f"image_lr {rates}", momenta=momenta, weights=weights
         )
 
     @final

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ddsdk.data import RealData
     from ddsdk.students import MakeStudent
 
-__all__ = ["DM"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +52,7 @@ class DM(DistributionMatching):
         """Check counts and rates."""
         self.check_fields(momenta="image_momentum")
 
-    def parts(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
         """Return squared matching of mean embeddings under fresh networks."""
         derived = 1.0 if self.ipc < 100 else 10.0
         return running.Plan(
@@ -69,9 +65,7 @@ class DM(DistributionMatching):
             ),
             students=students.FreshStudents(make_student),
             make_optimizer=partial(
-                sgd_on_images,
-                lr=derived if self.image_lr is None else self.image_lr,
-                momentum=self.image_momentum,
+                sgd_on_images, lr=derived if self.image_lr is None else self.image_lr, momentum=self.image_momentum
             ),
             steps=self.steps,
         )

@@ -7,8 +7,6 @@ from typing import ClassVar, final
 
 from ddsdk.recipes.gradient import GradientMatching
 
-__all__ = ["DSA"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ddsdk.students import MakeStudent
     from ddsdk.training import Evaluation
 
-__all__ = ["FRePo"]
 
 _LOSS = Literal["mse", "cross-entropy"]
 _MIRRORED = 500
@@ -85,9 +84,7 @@ class FRePo(LabelRegression):
         require(self.loss in known, "loss", f"be one of {known}", self.loss)
         require_count("student_steps", self.student_steps, least=0)
 
-    def parts(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
         """Return regression on the features of a pool that trains on the set."""
         # Refused before the run, and not when its set is judged.
         data.Augmentation(augmentation_for(real, self.augmentation))

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ddsdk.running import Plan
     from ddsdk.students import ExpertSpan, MakeStudent
 
-__all__ = ["FTD"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

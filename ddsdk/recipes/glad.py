@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ddsdk.data import RealData
     from ddsdk.students import MakeStudent
 
-__all__ = ["GLaD"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +51,7 @@ class GLaD(LatentMatching):
         require_count("layer", self.layer)
         require(self.layer in (1, 2), "layer", "be 1 or 2", self.layer)
 
-    def parts(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
         """Return matching of mean embeddings over inner maps of the generator."""
         objective = self.matching(real)
         images = start_images(real, self.ipc, self.start, rng)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ddsdk.running import Schedule
     from ddsdk.students import Lesson, MakeStudent
 
-__all__ = ["AlongStudents", "GradientMatching", "published_loops"]
 
 # (ipc, image steps of one student, epochs of the student between two of them), as published.
 _LOOPS = ((1, 1, 1), (10, 10, 50), (20, 20, 25), (30, 30, 20), (40, 40, 15), (50, 50, 10))
@@ -32,9 +31,7 @@ def published_loops(ipc: int) -> tuple[int, int]:
     for (a, steps_a, epochs_a), (b, steps_b, epochs_b) in pairwise(_LOOPS):
         if ipc <= b:
             share = (ipc - a) / (b - a)
-            return round(steps_a + share * (steps_b - steps_a)), round(
-                epochs_a + share * (epochs_b - epochs_a)
-            )
+            return round(steps_a + share * (steps_b - steps_a)), round(epochs_a + share * (epochs_b - epochs_a))
     return _LOOPS[-1][1:]
 
 
@@ -89,9 +86,7 @@ class AlongStudents(IterativeRecipe):
         )
 
     @final
-    def levels(
-        self, real: RealData, distance: Distance
-    ) -> tuple[objectives.ClassMatch, objectives.CollectiveMatch]:
+    def levels(self, real: RealData, distance: Distance) -> tuple[objectives.ClassMatch, objectives.CollectiveMatch]:
         """Return matching of weight gradients class by class, and of all classes at once."""
         parts: dict[str, Any] = {
             "byproduct": objectives.weight_gradients,
@@ -140,9 +135,7 @@ class GradientMatching(AlongStudents):
         """Check counts and rates."""
         self.check_fields()
 
-    def parts(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
         """Return filter-cosine matching of class gradients under students trained on the set."""
         match, _ = self.levels(real, objectives.filter_cosine)
         _, epochs = self.loops()

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ddsdk.data import RealData
     from ddsdk.students import MakeStudent
 
-__all__ = ["GTN"]
 
 _STEPS, _BATCH = 64, 128
 """The paper's steps of a student, and images of each."""
@@ -83,9 +82,7 @@ class GTN(IterativeRecipe):
             momenta="student_momentum",
         )
 
-    def parts(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
         """Return back-propagation through a student's whole curriculum, with a test after each step."""
         batch = self._per_class(real) * real.num_classes
         lessons = math.ceil(self.ipc * real.num_classes / batch)

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ddsdk.students import ExpertSpan, MakeStudent, Rivalled
     from ddsdk.synthetic import SyntheticSet
 
-__all__ = ["HaBa"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ddsdk.data import RealData
     from ddsdk.students import MakeStudent, Rated
 
-__all__ = ["IDM"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +75,7 @@ class IDM(DistributionMatching):
             weights="class_weight",
         )
 
-    def parts(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> running.Plan[Rated]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[Rated]:
         """Return mean matching with a classification loss under a queue of networks."""
         augmentation = self.siamese(real)
         weight = self.weight(_features(real, make_student, rng))
@@ -95,17 +91,12 @@ class IDM(DistributionMatching):
             objective=objectives.Total(
                 (
                     (1.0, objectives.Through(_network, match)),
-                    (
-                        lambda student: weight * 100 * student.accuracy,
-                        objectives.Through(_network, recognised),
-                    ),
+                    (lambda student: weight * 100 * student.accuracy, objectives.Through(_network, recognised)),
                 )
             ),
             students=students.QueueStudents(
                 make_student,
-                students.OnReal(
-                    steps=self.student_steps, batch_size=self.student_batch, augmentation=augmentation
-                ),
+                students.OnReal(steps=self.student_steps, batch_size=self.student_batch, augmentation=augmentation),
                 students.accuracy_on(self.student_batch),
                 queue=self.queue,
                 push_every=self.push_every or (5 if self.ipc == 1 else 30),
@@ -113,9 +104,7 @@ class IDM(DistributionMatching):
                 momentum=self.student_momentum,
             ),
             make_optimizer=partial(
-                sgd_on_images,
-                lr=0.2 if self.image_lr is None else self.image_lr,
-                momentum=self.image_momentum,
+                sgd_on_images, lr=0.2 if self.image_lr is None else self.image_lr, momentum=self.image_momentum
             ),
             steps=self.steps,
         )

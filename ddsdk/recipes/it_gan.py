@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ddsdk.data import RealData
     from ddsdk.students import MakeStudent
 
-__all__ = ["ITGAN"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -54,20 +52,14 @@ class ITGAN(LatentMatching):
         self.check_shared()
         require(self.inversion >= 0, "inversion", "not be negative", self.inversion)
 
-    def parts(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
         """Return matching of mean embeddings, and the inversion, over latents of chosen images."""
         objective = self.matching(real)
         images = start_images(real, self.ipc, self.start, rng)
         classes = synthetic.class_slots(real.num_classes, self.ipc).to(real.device)
         both = self.trained(real, rng)
         latent = synthetic.Latent(
-            both.generator,
-            both.latents(images),
-            classes,
-            fit=self.inversion_steps,
-            fit_lr=self.inversion_lr,
+            both.generator, both.latents(images), classes, fit=self.inversion_steps, fit_lr=self.inversion_lr
         )
         latent.encode(images)
         return running.Plan(

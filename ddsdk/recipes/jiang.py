@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ddsdk.running import Plan
     from ddsdk.students import MakeStudent
 
-__all__ = ["Jiang"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from ddsdk.data import RealData
     from ddsdk.students import MakeStudent
 
-__all__ = ["KFS"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +86,7 @@ class KFS(DistributionMatching):
         found.encode(images.repeat_interleave(self.decoders, 0))
         return found
 
-    def parts(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
         """Return squared matching of mean embeddings over codes and decoders."""
         objective = objectives.ClassMatch(
             byproduct=objectives.mean_embedding,

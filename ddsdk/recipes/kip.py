@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from ddsdk.students import MakeStudent
     from ddsdk.synthetic import SyntheticSet
 
-__all__ = ["KIP", "ntk_protocol"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

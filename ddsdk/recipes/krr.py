@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ddsdk.students import MakeStudent
     from ddsdk.synthetic import SyntheticSet
 
-__all__ = ["KRR"]
 
 _AT_ONCE = 2000
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from ddsdk.data import RealData
     from ddsdk.synthetic import Autoencoder
 
-__all__ = ["LatentMatching"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class LatentMatching(DistributionMatching):

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ddsdk.running import Plan
     from ddsdk.students import MakeStudent
 
-__all__ = ["LD"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +87,7 @@ class LD(IterativeRecipe):
         )
         require(self.start != "noise", "start", "choose real images", self.start)
 
-    def parts(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
         """Return labels of chosen images under a student that goes on learning."""
         images = self.ipc * real.num_classes
         return running.Plan(
@@ -137,9 +133,7 @@ class LD(IterativeRecipe):
 
         rng = foundation.root(seed)
         wanted = self.ipc * real.num_classes
-        require(
-            base.image_shape == real.image_shape, "base", f"have shape {real.image_shape}", base.image_shape
-        )
+        require(base.image_shape == real.image_shape, "base", f"have shape {real.image_shape}", base.image_shape)
         require(len(base) >= wanted, "base", f"hold at least {wanted} images", len(base))
         chosen = data.choose(arange(len(base)), wanted, foundation.derive(rng, "base"))
         # Students see them as they see real images: in their value space.
@@ -214,6 +208,4 @@ def _by_label(syn: synthetic.SyntheticSet, rng: torch.Generator) -> synthetic.Sy
     from torch import arange
 
     classes = syn.labels.rows(arange(len(syn)).to(syn.device)).argmax(1)
-    return synthetic.SyntheticSet(
-        syn.parametrization, syn.labels, classes, syn.num_classes, syn.rate, syn.scale
-    )
+    return synthetic.SyntheticSet(syn.parametrization, syn.labels, classes, syn.num_classes, syn.rate, syn.scale)

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ddsdk.data import RealData
     from ddsdk.students import MakeStudent
 
-__all__ = ["M3D"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +55,7 @@ class M3D(DistributionMatching):
         """Check counts and rates."""
         self.check_fields(counts="steps_per_student factor", momenta="image_momentum")
 
-    def parts(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
         """Return kernel matching of all embeddings under networks that serve for a few steps."""
         derived = 1.0 if self.ipc < 100 else 10.0
         return running.Plan(
@@ -73,9 +69,7 @@ class M3D(DistributionMatching):
             ),
             students=students.FreshStudents(make_student, period=self.steps_per_student),
             make_optimizer=partial(
-                sgd_on_images,
-                lr=derived if self.image_lr is None else self.image_lr,
-                momentum=self.image_momentum,
+                sgd_on_images, lr=derived if self.image_lr is None else self.image_lr, momentum=self.image_momentum
             ),
             steps=self.steps,
         )

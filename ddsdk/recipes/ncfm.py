@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ddsdk.data import RealData
     from ddsdk.students import MakeStudent, Rivalled
 
-__all__ = ["NCFM"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +83,7 @@ class NCFM(DistributionMatching):
         require_count("sampler", self.sampler, least=0)
         require(0 <= self.amplitude_weight <= 1, "amplitude_weight", "lie in 0..1", self.amplitude_weight)
 
-    def runs(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> students.TrainedRuns:
+    def runs(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> students.TrainedRuns:
         """Return the pool; no network is trained before it is needed.
 
         Args:
@@ -118,28 +114,18 @@ class NCFM(DistributionMatching):
         augmentation = self.siamese(real)
         teacher = runs.network(0).requires_grad_(False)
         features = training.embeddings(teacher, real.batch(arange(1)).x).shape[1]
-        distance = objectives.CharacteristicDistance(
-            amplitude=self.amplitude_weight, phase=1 - self.amplitude_weight
-        )
+        distance = objectives.CharacteristicDistance(amplitude=self.amplitude_weight, phase=1 - self.amplitude_weight)
         match = objectives.CharacteristicMatch(
-            count=self.frequencies,
-            distance=distance,
-            real_batch=self.real_batch,
-            augmentation=augmentation,
+            count=self.frequencies, distance=distance, real_batch=self.real_batch, augmentation=augmentation
         )
         recognised = objectives.CrossEntropy(augmentation=augmentation, teacher=teacher)
-        lesson = objectives.FrequencyLesson(
-            count=self.frequencies, distance=distance, augmentation=augmentation
-        )
+        lesson = objectives.FrequencyLesson(count=self.frequencies, distance=distance, augmentation=augmentation)
         # A step of Adam is as long as its rate: one std of the value space for each unit.
         rate = unit_rate(real, 1.0) ** 0.5 * (0.01 if self.image_lr is None else self.image_lr)
         return running.Plan(
             syn=multiformation_set(real, self.ipc, self.factor, self.start, rng),
             objective=objectives.Total(
-                (
-                    (self.scale, match),
-                    (self.calibration, objectives.Through(attrgetter("student"), recognised)),
-                )
+                ((self.scale, match), (self.calibration, objectives.Through(attrgetter("student"), recognised)))
             ),
             students=students.WithRival(
                 students.FreshStudents(students.Interpolated(runs=runs)),

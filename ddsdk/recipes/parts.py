@@ -15,22 +15,6 @@ if TYPE_CHECKING:
     from ddsdk.data import RealData
     from ddsdk.synthetic import Bounds, LearnedRate, Parametrization
 
-__all__ = [
-    "adam_by_kind",
-    "adam_on_images",
-    "augmentation_for",
-    "check_numbers",
-    "classic_network",
-    "cycled_images",
-    "hard_set",
-    "multiformation_set",
-    "pixel_set",
-    "sgd_on_images",
-    "start_images",
-    "unit_bounds",
-    "unit_rate",
-]
-
 
 def augmentation_for(real: RealData, given: str | None) -> str:
     """Return `given`, or the published operations for `real` if it is None: all six, without flip unless mirror-safe.
@@ -183,9 +167,7 @@ def adam_by_kind(
     return Adam([group for group in groups if group["params"]])
 
 
-def check_numbers(
-    recipe: object, *, counts: str = "", rates: str = "", momenta: str = "", weights: str = ""
-) -> None:
+def check_numbers(recipe: object, *, counts: str = "", rates: str = "", momenta: str = "", weights: str = "") -> None:
     """Check fields of a recipe by their names, separated by spaces; None counts as derived.
 
     Args:
@@ -195,12 +177,7 @@ def check_numbers(
         momenta: In 0 <= value < 1.
         weights: Finite and not negative.
     """
-    checks = (
-        (require_count, counts),
-        (require_rate, rates),
-        (require_momentum, momenta),
-        (_require_weight, weights),
-    )
+    checks = ((require_count, counts), (require_rate, rates), (require_momentum, momenta), (_require_weight, weights))
     for check, names in checks:
         for name in names.split():
             if getattr(recipe, name) is not None:

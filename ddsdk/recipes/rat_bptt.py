@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ddsdk.data import RealData
     from ddsdk.students import MakeStudent
 
-__all__ = ["RaTBPTT"]
 
 _ITERATIONS = 1000
 """Steps of a network that is judged."""
@@ -78,13 +77,9 @@ class RaTBPTT(UnrolledTraining):
         self.check_fields(counts="student_steps window student_batch", rates="student_eps")
         longest = self.student_steps
         require(self.window <= longest, "window", f"be at most {longest} student_steps", self.window)
-        require(
-            1 <= self.clip_ratio < float("inf"), "clip_ratio", "be at least 1 and finite", self.clip_ratio
-        )
+        require(1 <= self.clip_ratio < float("inf"), "clip_ratio", "be at least 1 and finite", self.clip_ratio)
 
-    def parts(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
         """Return train and test with a drawn window, under fresh students."""
         augmentation = data.Augmentation(flip_or_rotate(real, self.augmentation))
         return running.Plan(
@@ -129,9 +124,5 @@ class RaTBPTT(UnrolledTraining):
         syn = hard_set(real, self.ipc, synthetic.Pixels(start_images(real, self.ipc, self.start, rng)))
         if not self.learned_labels:
             return syn
-        labels = synthetic.FreeLabels(
-            synthetic.hard_labels(syn.classes, real.num_classes).probabilities, low=0.0
-        )
-        return synthetic.SyntheticSet(syn.parametrization, labels, syn.classes, real.num_classes).to(
-            real.device
-        )
+        labels = synthetic.FreeLabels(synthetic.hard_labels(syn.classes, real.num_classes).probabilities, low=0.0)
+        return synthetic.SyntheticSet(syn.parametrization, labels, syn.classes, real.num_classes).to(real.device)

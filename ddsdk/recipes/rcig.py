@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ddsdk.students import MakeStudent
     from ddsdk.training import Evaluation
 
-__all__ = ["RCIG"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +78,7 @@ class RCIG(LabelRegression):
         )
         require_count("student_steps", self.student_steps, least=0)
 
-    def parts(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
         """Return regression with linearised students of a pool."""
         return running.Plan(
             syn=self.scored_set(real, rng, scale=synthetic.LearnedScale(10.0)),

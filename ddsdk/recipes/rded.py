@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from ddsdk.students import MakeStudent, TrainedRuns
     from ddsdk.synthetic import SyntheticSet
 
-__all__ = ["RDED"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +97,7 @@ class RDED(DirectRecipe):
         teacher = self.runs(real, make_student=make_student, rng=foundation.derive(rng, "plan")).network(0)
         factor = self.factor or (1 if min(real.image_shape[1:]) < 128 else 2)
         keep = self.ipc * factor**2
-        crops = cat(
-            [
-                self._easiest(real, c, keep, teacher, foundation.derive(rng, c))
-                for c in range(real.num_classes)
-            ]
-        )
+        crops = cat([self._easiest(real, c, keep, teacher, foundation.derive(rng, c)) for c in range(real.num_classes)])
         tiled = synthetic.MultiFormation(crops[:: factor**2], factor)
         tiled.encode(crops)
         # The tiles stay together: a network sees the whole canvas as one image.

@@ -6,8 +6,6 @@ from importlib import import_module
 
 from ddsdk.recipes.base import Recipe
 
-__all__ = ["MODULES", "RECIPES"]
-
 MODULES = (
     "dc",
     "dsa",

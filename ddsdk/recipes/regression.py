@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ddsdk.data import RealData
     from ddsdk.synthetic import LearnedScale
 
-__all__ = ["LabelRegression", "regression_protocol"]
 
 _STEPS = ((10, 1000), (100, 2000), (200, 20_000), (500, 5000), (1000, 10_000), (2000, 40_000))
 """From so many images on, FRePo's code trains for so many steps."""
@@ -50,29 +49,17 @@ class LabelRegression(IterativeRecipe):
     @final
     def check_fields(self, *, counts: str = "", rates: str = "") -> None:
         """Check the common fields, and more by their names, separated by spaces."""
-        check_numbers(
-            self,
-            counts=f"steps real_batch {counts}",
-            rates=f"image_lr label_lr {rates}",
-            weights="ridge",
-        )
+        check_numbers(self, counts=f"steps real_batch {counts}", rates=f"image_lr label_lr {rates}", weights="ridge")
 
     @final
     def scored_set(
-        self,
-        real: RealData,
-        rng: torch.Generator,
-        *,
-        label_scale: float = 1.0,
-        scale: LearnedScale | None = None,
+        self, real: RealData, rng: torch.Generator, *, label_scale: float = 1.0, scale: LearnedScale | None = None
     ) -> synthetic.SyntheticSet:
         """Return plain pixels with labels label_scale (one-hot - 1/K), learned or not."""
         images = start_images(real, self.ipc, self.start, rng)
         classes = synthetic.class_slots(real.num_classes, self.ipc)
         rows = synthetic.centred_labels(classes, real.num_classes, label_scale)
-        labels = (
-            synthetic.FreeLabels(rows) if self.learn_labels else synthetic.FixedLabels(rows, space="scores")
-        )
+        labels = synthetic.FreeLabels(rows) if self.learn_labels else synthetic.FixedLabels(rows, space="scores")
         syn = synthetic.SyntheticSet(synthetic.Pixels(images), labels, classes, real.num_classes, scale=scale)
         return syn.to(real.device)
 
@@ -88,9 +75,7 @@ class LabelRegression(IterativeRecipe):
         return training.Ridge(rule="trace", strength=self.ridge)
 
 
-def regression_protocol(
-    real: RealData, images: int, *, augmentation: str | None = None
-) -> training.Evaluation:
+def regression_protocol(real: RealData, images: int, *, augmentation: str | None = None) -> training.Evaluation:
     """Return FRePo's protocol for a set of so many images with centred labels.
 
     Networks without normalisation, half the squared error, Adam with a rate of 3e-4 after a warm-up of 500 steps and

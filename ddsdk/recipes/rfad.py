@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ddsdk.students import MakeStudent
     from ddsdk.training import Evaluation
 
-__all__ = ["RFAD"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ddsdk.students import MakeStudent
     from ddsdk.synthetic import SyntheticSet
 
-__all__ = ["RTP"]
 
 _CLIP_NORM = 2.0
 _OPTIMIZER = Literal["sgd", "adam"]
@@ -89,8 +88,7 @@ class RTP(UnrolledTraining):
     def check(self) -> None:
         """Check counts and rates."""
         self.check_fields(
-            counts="bases factor most student_steps window student_batch",
-            momenta="image_momentum student_momentum",
+            counts="bases factor most student_steps window student_batch", momenta="image_momentum student_momentum"
         )
         longest = self.student_steps
         fits = self.window is None or self.window <= longest
@@ -123,9 +121,7 @@ class RTP(UnrolledTraining):
             parametrization.encode(cycled_images(real, 1, each, self.start, rng))
         return hard_set(real, each, parametrization)
 
-    def parts(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
         """Return train and test over bases and addresses, under fresh students."""
         augmentation = data.Augmentation(flip_or_rotate(real, self.augmentation))
         move = (

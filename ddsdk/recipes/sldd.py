@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ddsdk.running import Plan
     from ddsdk.students import MakeStudent
 
-__all__ = ["SLDD"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

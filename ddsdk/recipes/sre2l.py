@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ddsdk.students import MakeStudent, TrainedRuns
     from ddsdk.synthetic import SyntheticSet
 
-__all__ = ["SRe2L"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +124,7 @@ class SRe2L(IterativeRecipe):
 
     def evaluation(self, real: RealData) -> training.Evaluation:
         """Return the protocol of DSA and DM, named after the stored teacher labels."""
-        return labelled_evaluation(
-            training.Evaluation.published(augmentation_for(real, None)), self.temperature
-        )
+        return labelled_evaluation(training.Evaluation.published(augmentation_for(real, None)), self.temperature)
 
 
 def _adam_on_images(syn: SyntheticSet, *, lr: float) -> torch.optim.Optimizer:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ddsdk.objectives import RealSampler
     from ddsdk.students import MakeStudent
 
-__all__ = ["Sweeping", "without"]
 
 _GREY, _COLOUR = 500, 2000
 """Real images on which a network trains between two sweeps, as published for 28x28 and 32x32 data."""
@@ -89,12 +88,7 @@ class Sweeping(IterativeRecipe):
 
     @final
     def sweeps(
-        self,
-        real: RealData,
-        *,
-        make_student: MakeStudent,
-        rng: torch.Generator,
-        sample: RealSampler | None = None,
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator, sample: RealSampler | None = None
     ) -> running.Plan[nn.Module]:
         """Return the plan of IDC, with `sample` in place of random real images if it is given."""
         classes = real.num_classes

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ddsdk.students import MakeStudent
     from ddsdk.training import Evaluation
 
-__all__ = ["check_teacher", "labelled_evaluation", "teacher_runs"]
-
 
 def check_teacher(epochs: int, lr: float, images: int | None, temperature: float | None) -> None:
     """Check the settings of a teacher by the names that the recipes give them."""

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ddsdk.synthetic import SyntheticSet
     from ddsdk.training import Unroll
 
-__all__ = ["MTT_VALUES", "Points", "TrajectoryMatching", "between"]
 
 Points = Mapping[int, float]
 """Number of synthetic images to a value that was published for it."""
@@ -121,17 +120,10 @@ class TrajectoryMatching(IterativeRecipe):
         for name in ("sharpness", "surrogate"):
             require(getattr(self, name) >= 0, name, "not be negative", getattr(self, name))
         longest = self.expert_epochs
-        require(
-            self.expert_span <= longest,
-            "expert_span",
-            f"not exceed {longest} expert_epochs",
-            self.expert_span,
-        )
+        require(self.expert_span <= longest, "expert_span", f"not exceed {longest} expert_epochs", self.expert_span)
         if self.max_start is not None:
             latest = self._latest
-            require(
-                self.max_start <= latest, "max_start", f"be at most {latest}, to end in time", self.max_start
-            )
+            require(self.max_start <= latest, "max_start", f"be at most {latest}, to end in time", self.max_start)
 
     @property
     def _latest(self) -> int:
@@ -156,9 +148,7 @@ class TrajectoryMatching(IterativeRecipe):
         return float(published ** (published_steps / self.steps))
 
     @final
-    def runs(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> students.TrainedRuns:
+    def runs(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> students.TrainedRuns:
         """Return the experts; none is trained before it is needed.
 
         Args:
@@ -242,14 +232,8 @@ def sgd_by_kind(
     """Return SGD with a learning rate for each of images, labels and learned rate; labels have a momentum of 0.9."""
     from torch.optim import SGD
 
-    kinds = (
-        (syn.parametrization, image_lr, momentum),
-        (syn.labels, label_lr, 0.9),
-        (syn.rate, rate_lr, momentum),
-    )
+    kinds = ((syn.parametrization, image_lr, momentum), (syn.labels, label_lr, 0.9), (syn.rate, rate_lr, momentum))
     groups = [
-        {"params": list(module.parameters()), "lr": lr, "momentum": m}
-        for module, lr, m in kinds
-        if module is not None
+        {"params": list(module.parameters()), "lr": lr, "momentum": m} for module, lr, m in kinds if module is not None
     ]
     return SGD([group for group in groups if group["params"]])

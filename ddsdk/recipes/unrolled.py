@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ddsdk.students import MakeStudent
     from ddsdk.training import Unroll
 
-__all__ = ["OrderedBatches", "UnrolledTraining", "flip_or_rotate", "unroll_for"]
 
 _LONG = 30
 """Steps from which on rebuilding graphs is worth their memory; up to there it costs 1.4 times as long."""
@@ -61,9 +60,7 @@ class UnrolledTraining(IterativeRecipe):
     @final
     def check_fields(self, *, counts: str = "", rates: str = "", momenta: str = "") -> None:
         """Check the common fields, and more by their names, separated by spaces; None counts as derived."""
-        check_numbers(
-            self, counts=f"steps real_batch {counts}", rates=f"image_lr student_lr {rates}", momenta=momenta
-        )
+        check_numbers(self, counts=f"steps real_batch {counts}", rates=f"image_lr student_lr {rates}", momenta=momenta)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +89,7 @@ class OrderedBatches(UnrolledTraining):
 
     @final
     def ordered(
-        self,
-        real: RealData,
-        *,
-        make_student: MakeStudent,
-        rng: torch.Generator,
-        images: int,
-        learned: bool,
+        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator, images: int, learned: bool
     ) -> running.Plan[nn.Module]:
         """Return the plan of so many images; labels are free numbers if `learned`, one-hot and fixed otherwise."""
         from torch import arange
@@ -149,9 +140,7 @@ class OrderedBatches(UnrolledTraining):
 
     def _rates(self, real: RealData, steps: int) -> synthetic.LearnedRate:
         start = self._first_rate(real)
-        return synthetic.LearnedRate(
-            start, low=min(1e-5, start), high=max(10.0, start), steps=steps, scale="softplus"
-        )
+        return synthetic.LearnedRate(start, low=min(1e-5, start), high=max(10.0, start), steps=steps, scale="softplus")
 
     def _first_rate(self, real: RealData) -> float:
         derived = self.grey_lr if real.image_shape[0] == 1 else 0.001

@@ -8,8 +8,6 @@ from typing import Any, NamedTuple, TypeVar
 from ddsdk.running.method import IterativeMethod
 from ddsdk.running.preview import Estimate
 
-__all__ = ["BudgetFit", "shortened", "with_length"]
-
 M = TypeVar("M", bound=IterativeMethod[Any])
 
 

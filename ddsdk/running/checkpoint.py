@@ -15,8 +15,6 @@ from torch import Tensor
 
 from ddsdk.foundation import ResumeError, write_atomic
 
-__all__ = ["check_config", "pack", "read_checkpoint", "read_config", "unpack", "write_checkpoint"]
-
 
 def pack(tree: Any) -> tuple[Any, dict[str, Tensor]]:  # noqa: ANN401
     """Split a nested state into JSON values and the tensors that they refer to.

@@ -14,8 +14,6 @@ from ddsdk.foundation import ResumeError, StorageError, lock, require, sweep
 from ddsdk.running.checkpoint import check_config, read_checkpoint, read_config, write_checkpoint
 from ddsdk.running.loop import Step
 
-__all__ = ["CHECKPOINT", "Job", "Resumable", "found_config"]
-
 CHECKPOINT = "checkpoint.safetensors"
 
 
@@ -89,8 +87,7 @@ class Job:
             refuse_foreign(self.folder, current_manifest(self.folder))
             if not self._resume and (self._checkpoint.exists() or self._holds_set):
                 raise ResumeError(
-                    f"{str(self.folder)!r} already holds a run; pass --resume to go on with it, or name another "
-                    "folder"
+                    f"{str(self.folder)!r} already holds a run; pass --resume to go on with it, or name another folder"
                 )
             if self.finished:
                 made = read_manifest_summary(self.folder).provenance.get("configuration", {})

@@ -17,8 +17,6 @@ from ddsdk.objectives import Objective
 from ddsdk.students import Students
 from ddsdk.synthetic import Leaves, SyntheticSet
 
-__all__ = ["Distillation", "Plan", "Schedule", "Step"]
-
 _USUAL = 0.9
 """Decay of the moving average of gradient norms."""
 
@@ -91,9 +89,7 @@ class Plan(Generic[S]):
             if getattr(self, name) is not None:
                 require_rate(name, getattr(self, name))
         if self.clip_ratio is not None:
-            require(
-                1 <= self.clip_ratio < math.inf, "clip_ratio", "be at least 1 and finite", self.clip_ratio
-            )
+            require(1 <= self.clip_ratio < math.inf, "clip_ratio", "be at least 1 and finite", self.clip_ratio)
 
     def objective_at(self, step: int) -> Objective[S]:
         """Return the objective of a step, counted from 0."""
@@ -218,11 +214,7 @@ class Distillation(Generic[S], Iterator[Step]):
             "steps_skipped": self.skipped,
             "rate_reductions": self.shrunk,
             "diverged": self.diverged,
-            **(
-                {}
-                if self._best is None
-                else {"best_step": self._best["step"], "best_value": self._best["value"]}
-            ),
+            **({} if self._best is None else {"best_step": self._best["step"], "best_value": self._best["value"]}),
         }
 
     def state_dict(self) -> dict[str, Any]:

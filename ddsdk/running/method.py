@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ddsdk.synthetic import SyntheticSet
     from ddsdk.training import Evaluation
 
-__all__ = ["DirectMethod", "IterativeMethod", "Method"]
 
 R = TypeVar("R")
 

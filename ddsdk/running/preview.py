@@ -15,8 +15,6 @@ import torch
 from ddsdk.running.checkpoint import pack
 from ddsdk.running.loop import Distillation
 
-__all__ = ["Estimate", "estimate", "peak_memory", "restart_peak_memory"]
-
 _STATUS = Path("/proc/self/status")
 
 

@@ -18,8 +18,6 @@ from ddsdk.foundation import require
 from ddsdk.objectives import ClassMatch
 from ddsdk.running.loop import Plan, Schedule
 
-__all__ = ["ProcessSum", "shared_plan"]
-
 
 @final
 class ProcessSum:
@@ -33,9 +31,7 @@ class ProcessSum:
 
     def __init__(self) -> None:
         if not (dist.is_available() and dist.is_initialized()):
-            raise RuntimeError(
-                "group must exist: start with torchrun, and call torch.distributed.init_process_group"
-            )
+            raise RuntimeError("group must exist: start with torchrun, and call torch.distributed.init_process_group")
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
 
@@ -75,9 +71,7 @@ def shared_plan(plan: Plan[Any], num_classes: int, group: ProcessSum) -> Plan[An
     require(group.size <= num_classes, "processes", f"be at most the {num_classes} classes", group.size)
     objective = plan.objective
     if isinstance(objective, Schedule) or not isinstance(objective, ClassMatch):
-        raise TypeError(
-            f"objective must be a ClassMatch, which goes class by class, got {type(objective).__name__}"
-        )
+        raise TypeError(f"objective must be a ClassMatch, which goes class by class, got {type(objective).__name__}")
     asked = range(num_classes) if objective.classes is None else objective.classes
     mine = tuple(asked[group.rank :: group.size])
     return dataclasses.replace(plan, objective=dataclasses.replace(objective, classes=mine))

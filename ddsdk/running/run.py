@@ -22,8 +22,6 @@ from ddsdk.students import MakeStudent, RunProgress
 from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import Evaluation
 
-__all__ = ["Run", "Validator", "distill"]
-
 R = TypeVar("R")
 
 
@@ -142,9 +140,7 @@ class Run(Generic[R], Iterator[Step]):
             ValueError: If steps of the method cannot be taken twice.
         """
         once = isinstance(self.method, IterativeMethod) and not self.method.repeatable
-        require(
-            not once, "budget", f"be left out for {self.method.name}, whose steps are taken once", "a trial"
-        )
+        require(not once, "budget", f"be left out for {self.method.name}, whose steps are taken once", "a trial")
         return estimate(self.distillation)
 
     def fit(self, budget: float) -> BudgetFit:
@@ -296,21 +292,10 @@ def distill(
         10
     """
     run = Run(
-        method,
-        real,
-        make_student=make_student,
-        seed=seed,
-        start=start,
-        validation=validation,
-        transform=transform,
+        method, real, make_student=make_student, seed=seed, start=start, validation=validation, transform=transform
     )
     for option, value in (("budget", budget), ("stop", stop)):
-        require(
-            value is None or run.iterative,
-            option,
-            f"be left out for {method.name}, which has no steps",
-            value,
-        )
+        require(value is None or run.iterative, option, f"be left out for {method.name}, which has no steps", value)
     if budget is not None:
         for _ in run.prepare():
             pass

@@ -11,8 +11,6 @@ from ddsdk.artefact import Described, Distilled
 from ddsdk.foundation import clean, derive, require
 from ddsdk.synthetic import MultiFormation, Pixels, SyntheticSet
 
-__all__ = ["WarmStart", "warm_start_"]
-
 WarmStart: TypeAlias = Distilled | SyntheticSet | tuple[Tensor, Tensor]
 """An artefact; a synthetic set in the value space of the data; or images of the unit range, (M, C, H, W), with the
 class of each, (M,) int64."""
@@ -51,9 +49,7 @@ def warm_start_(syn: SyntheticSet, start: WarmStart, real: Described, rng: torch
     slots = torch.arange(len(syn), device=syn.device)
     decoded, owners = syn.parametrization.decode(slots, derive(rng, "begin"))
     shape = tuple(decoded.shape[1:])
-    require(
-        tuple(images.shape[1:]) == shape, "start", f"hold images of shape {shape}", tuple(images.shape[1:])
-    )
+    require(tuple(images.shape[1:]) == shape, "start", f"hold images of shape {shape}", tuple(images.shape[1:]))
     rows, taken = _places(syn.classes[owners], classes)
     decoded = decoded.detach().clone()
     decoded[rows] = images[taken].to(decoded)
@@ -119,9 +115,7 @@ def _images(start: WarmStart, real: Described, rng: torch.Generator) -> tuple[Te
         return batch.x, start.classes[owners].cpu()
     if isinstance(start, Distilled):
         names = tuple(map(clean, real.class_names))
-        require(
-            start.class_names == names, "start", f"have the classes {list(names)}", list(start.class_names)
-        )
+        require(start.class_names == names, "start", f"have the classes {list(names)}", list(start.class_names))
         require(start.edge_index is None, "start", "have no edges", "a graph")
         if start.preprocess == real.preprocess.to("cpu"):
             return start.images, start.owner.cpu()

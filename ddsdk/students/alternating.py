@@ -16,9 +16,6 @@ from ddsdk.students.fresh import MakeStudent, enrol
 from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import epoch, gradient_step
 
-__all__ = ["AlternatingStudents", "Lesson", "MakeOptimizer", "OnReal", "OnSynthetic"]
-
-
 Lesson = Callable[[nn.Module, torch.optim.Optimizer, Source, SyntheticSet, torch.Generator], None]
 """`(student, optimizer, real, syn, rng)`: trains the student in place."""
 
@@ -85,9 +82,7 @@ class OnReal:
         """Train `student` in place."""
         self.on(student, optimizer, real, rng)
 
-    def on(
-        self, student: nn.Module, optimizer: torch.optim.Optimizer, real: Source, rng: torch.Generator
-    ) -> None:
+    def on(self, student: nn.Module, optimizer: torch.optim.Optimizer, real: Source, rng: torch.Generator) -> None:
         """Train a network in place, where there is no synthetic set.
 
         Args:

@@ -14,8 +14,6 @@ from ddsdk.foundation import derive, require_count
 from ddsdk.networks import Network
 from ddsdk.synthetic import SyntheticSet
 
-__all__ = ["ViewLesson", "supervised_contrast"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

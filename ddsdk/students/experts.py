@@ -14,8 +14,6 @@ from ddsdk.students.runs import TrainedRuns
 from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import FlatNetwork, probabilities
 
-__all__ = ["ExpertSpan", "ExpertStudents", "Growth", "expert_logits", "known_images"]
-
 _CHUNK = 256
 _UNKNOWN = 0.9
 """The probability of the true class where no expert is right."""

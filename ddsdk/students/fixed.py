@@ -13,8 +13,6 @@ from ddsdk.networks import NetworkFactory, has_batch_norm, network_factory
 from ddsdk.students.fresh import MakeStudent
 from ddsdk.synthetic import SyntheticSet
 
-__all__ = ["FixedTeachers", "batch_norm_student"]
-
 S = TypeVar("S")
 
 

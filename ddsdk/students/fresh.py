@@ -13,8 +13,6 @@ from ddsdk.foundation import derive, require
 from ddsdk.networks import calibrate_batch_norm_, has_batch_norm
 from ddsdk.synthetic import SyntheticSet
 
-__all__ = ["FreshStudents", "MakeStudent", "calibrate", "enrol"]
-
 M = TypeVar("M", bound=nn.Module)
 
 MakeStudent = Callable[[torch.Generator], nn.Module]

@@ -16,8 +16,6 @@ from ddsdk.students.plateau import Check
 from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import Loss, gradient_step, soft_cross_entropy
 
-__all__ = ["OnBatch", "OnlineStudents", "improves"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +57,7 @@ def improves(found: list[float], window: int) -> bool:
         found: At least one number.
         window: Numbers that are averaged, and for which a network may stay without a new best average.
     """
-    sums = (
-        torch.tensor(found, dtype=torch.float64).unfold(0, window, 1).mean(1)
-        if len(found) >= window
-        else None
-    )
+    sums = torch.tensor(found, dtype=torch.float64).unfold(0, window, 1).mean(1) if len(found) >= window else None
     return sums is None or len(sums) - 1 - int(sums.argmax()) < window
 
 

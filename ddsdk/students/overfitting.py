@@ -14,8 +14,6 @@ from ddsdk.foundation import derive, require_count
 from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import epoch, gradient_step, micro_batch, pieces
 
-__all__ = ["UntilOverfit"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,6 @@ from ddsdk.foundation import require, require_rate
 from ddsdk.networks import NetworkFactory, network_factory
 from ddsdk.students.fresh import MakeStudent
 
-__all__ = ["HeStudents", "SoftStudents", "he_normal_", "plain_student"]
-
 M = TypeVar("M", bound=nn.Module)
 
 

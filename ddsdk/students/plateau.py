@@ -15,8 +15,6 @@ from ddsdk.students.fresh import MakeStudent, enrol
 from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import probabilities
 
-__all__ = ["Check", "PlateauStudents", "accuracy_on", "spread"]
-
 Check = Callable[[nn.Module, Source, torch.Generator], float]
 """`(student, real, rng) -> accuracy`, 0..1."""
 

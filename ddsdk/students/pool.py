@@ -11,8 +11,6 @@ from torch import nn
 from ddsdk.foundation import derive, require
 from ddsdk.students.runs import TrainedRuns
 
-__all__ = ["Interpolated", "Perturbed", "perturb_filters_"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,6 @@ from ddsdk.students.fresh import MakeStudent, enrol
 from ddsdk.students.plateau import Check
 from ddsdk.synthetic import SyntheticSet
 
-__all__ = ["QueueStudents", "Rated"]
-
 
 class Rated(NamedTuple):
     """A network with what it is worth.
@@ -98,11 +96,7 @@ class QueueStudents:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the weights and accuracies of the queue, oldest first, and how many steps it has served."""
-        return {
-            "served": self._served,
-            "vectors": list(self._vectors),
-            "accuracies": list(self._accuracies),
-        }
+        return {"served": self._served, "vectors": list(self._vectors), "accuracies": list(self._accuracies)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""

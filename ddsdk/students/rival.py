@@ -14,8 +14,6 @@ from ddsdk.students.fresh import MakeStudent, enrol
 from ddsdk.students.supply import Students
 from ddsdk.synthetic import SyntheticSet
 
-__all__ = ["RivalLesson", "Rivalled", "WithRival"]
-
 S = TypeVar("S")
 S_contra = TypeVar("S_contra", contravariant=True)
 

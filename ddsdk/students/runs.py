@@ -41,8 +41,6 @@ from ddsdk.foundation import (
 from ddsdk.students.fresh import MakeStudent, calibrate, enrol
 from ddsdk.training import CurvaturePenalty, FlatNetwork, gradient_step, sharpness_aware_step, weight_vector
 
-__all__ = ["RunProgress", "TrainedRuns", "Training", "cache_folder"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -317,9 +315,7 @@ class TrainedRuns:
         weights = torch.stack(rows).to(torch.float16 if self.training.half else torch.float32)
         # Asked after rounding: what float16 cannot hold is infinite there.
         if not bool(torch.isfinite(weights).all()):
-            raise DivergedError(
-                f"the weights of trained run {run} are not finite; lower its lr of {self.training.lr}"
-            )
+            raise DivergedError(f"the weights of trained run {run} are not finite; lower its lr of {self.training.lr}")
         note = {
             "sha256": _digest(weights),
             "seconds": round(time.perf_counter() - began[0], 3),
@@ -335,10 +331,7 @@ class TrainedRuns:
         network = enrol(self._make_student, self._real, key)
         network.train()
         optimizer = torch.optim.SGD(
-            network.parameters(),
-            lr=training.lr,
-            momentum=training.momentum,
-            weight_decay=training.weight_decay,
+            network.parameters(), lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
         )
         data, taken = self._pool(key), 0
         yield 0, [weight_vector(network).cpu()]
@@ -357,23 +350,17 @@ class TrainedRuns:
         picks = []
         for c in range(self._real.num_classes):
             index = self._real.index_of_class(c)
-            picks.append(
-                index[torch.randperm(len(index), generator=derive(key, "pool", c))][: self.training.images]
-            )
+            picks.append(index[torch.randperm(len(index), generator=derive(key, "pool", c))][: self.training.images])
         return torch.cat(picks)
 
-    def _pass(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer, order: Tensor, key: torch.Generator
-    ) -> None:
+    def _pass(self, network: nn.Module, optimizer: torch.optim.Optimizer, order: Tensor, key: torch.Generator) -> None:
         training, augmentation = self.training, Augmentation(self.training.augmentation)
         for i, part in enumerate(torch.split(order, training.batch_size)):
             x, y = self._real.batch(part)
             draw = augmentation.per_image(len(x), derive(key, "augmentation", i))
             batch = Batch(*cutmix(draw(x), y, training.mix, derive(key, "mix", i)))
             if training.sharpness:
-                sharpness_aware_step(
-                    network, optimizer, batch, rho=training.sharpness, alpha=training.surrogate
-                )
+                sharpness_aware_step(network, optimizer, batch, rho=training.sharpness, alpha=training.surrogate)
             else:
                 gradient_step(network, optimizer, batch, penalty=training.penalty)
 
@@ -383,9 +370,7 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(
-            f"cannot keep trained runs in {str(folder)!r}: {error.strerror or error}"
-        ) from error
+        raise StorageError(f"cannot keep trained runs in {str(folder)!r}: {error.strerror or error}") from error
 
 
 def _hash(parts: dict[str, Any]) -> str:

@@ -12,8 +12,6 @@ from ddsdk.foundation import derive, require
 from ddsdk.students.supply import Students
 from ddsdk.synthetic import SyntheticSet
 
-__all__ = ["Several"]
-
 S = TypeVar("S")
 
 
@@ -34,9 +32,7 @@ class Several(Generic[S]):
 
     def next(self, real: Source, syn: SyntheticSet, rng: torch.Generator) -> tuple[S, ...]:
         """Return the students of the next step."""
-        return tuple(
-            s.next(real, syn, derive(rng, "one of several", i)) for i, s in enumerate(self._supplies)
-        )
+        return tuple(s.next(real, syn, derive(rng, "one of several", i)) for i, s in enumerate(self._supplies))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of all supplies."""

@@ -9,8 +9,6 @@ import torch
 from ddsdk.data import Source
 from ddsdk.synthetic import SyntheticSet
 
-__all__ = ["Students"]
-
 S_co = TypeVar("S_co", covariant=True)
 
 

@@ -23,8 +23,6 @@ from ddsdk.training import (
     weight_vector,
 )
 
-__all__ = ["TrainedPool"]
-
 _ADAM = InnerAdam()
 
 

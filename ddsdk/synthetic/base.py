@@ -8,8 +8,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Bounds", "Parametrization"]
-
 Bounds = tuple[Tensor, Tensor]
 """Lowest and highest value of each channel, (C, 1, 1) each: where a unit range lies in the value space."""
 

@@ -13,8 +13,6 @@ from ddsdk.foundation import derive, require, require_count
 from ddsdk.synthetic.base import Parametrization
 from ddsdk.synthetic.fitting import check_images
 
-__all__ = ["AddressedBases", "address_count", "basis_shape"]
-
 
 def basis_shape(image_shape: tuple[int, int, int], factor: int) -> tuple[int, int, int]:
     """Return the shape of a basis: that of an image with sides that are `factor` times as short, rounded up."""
@@ -22,9 +20,7 @@ def basis_shape(image_shape: tuple[int, int, int], factor: int) -> tuple[int, in
     return c, math.ceil(height / factor), math.ceil(width / factor)
 
 
-def address_count(
-    ipc: int, num_classes: int, image_shape: tuple[int, int, int], *, bases: int, factor: int
-) -> int:
+def address_count(ipc: int, num_classes: int, image_shape: tuple[int, int, int], *, bases: int, factor: int) -> int:
     """Return how many images of each class can be stored in the floats of `ipc` images of each class.
 
     r = floor((ipc K CHW - B CHW/f^2) / (K B)): what the B bases leave pays for addresses, B floats each. CIFAR-10 at 1
@@ -68,13 +64,7 @@ class AddressedBases(Parametrization):
     """
 
     def __init__(
-        self,
-        slots: int,
-        image_shape: tuple[int, int, int],
-        *,
-        bases: int = 16,
-        factor: int = 2,
-        rng: torch.Generator,
+        self, slots: int, image_shape: tuple[int, int, int], *, bases: int = 16, factor: int = 2, rng: torch.Generator
     ) -> None:
         super().__init__()
         for name, value in (("slots", slots), ("bases", bases), ("factor", factor)):
@@ -97,9 +87,7 @@ class AddressedBases(Parametrization):
         """
         check_images(images, (len(self.addresses), self.bases.shape[1], *self._size))
         small = tuple(self.bases.shape[2:])
-        shrunk = (
-            images if small == self._size else interpolate(images, small, mode="bilinear", antialias=True)
-        )
+        shrunk = images if small == self._size else interpolate(images, small, mode="bilinear", antialias=True)
         left, sizes, right = torch.linalg.svd(shrunk.flatten(1).double(), full_matrices=False)
         kept = min(len(sizes), len(self.bases))
         root = sizes[:kept].sqrt()
@@ -107,9 +95,7 @@ class AddressedBases(Parametrization):
             # Bases beyond the rank stay as they are: a basis and its addresses at zero would never move.
             self.addresses[:, kept:] = 0
             self.addresses[:, :kept] = left[:, :kept] * root
-            self.bases[:kept] = (
-                (root[:, None] * right[:kept]).view(kept, *self.bases.shape[1:]).to(self.bases)
-            )
+            self.bases[:kept] = (root[:, None] * right[:kept]).view(kept, *self.bases.shape[1:]).to(self.bases)
 
     def decode(self, slots: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Return the image at each of `slots`; nothing is random."""

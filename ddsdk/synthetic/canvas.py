@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from ddsdk.foundation import require, require_count
 from ddsdk.synthetic.base import Bounds, Parametrization
 
-__all__ = ["TileableCanvas"]
-
 
 @final
 class TileableCanvas(Parametrization):

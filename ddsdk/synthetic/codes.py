@@ -14,8 +14,6 @@ from ddsdk.networks import initialise
 from ddsdk.synthetic.base import Parametrization
 from ddsdk.synthetic.fitting import check_images, fit_
 
-__all__ = ["Codes", "code_shape", "tiny_decoder"]
-
 
 def code_shape(image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
     """Return the shape of a code that has a quarter of the floats of an image: (4C, H/4, W/4), rounded up."""
@@ -65,9 +63,7 @@ class Codes(Parametrization):
         arXiv:2208.10494.
     """
 
-    def __init__(
-        self, codes: Tensor, decoders: Sequence[nn.Module], *, fit: int = 200, fit_lr: float = 0.05
-    ) -> None:
+    def __init__(self, codes: Tensor, decoders: Sequence[nn.Module], *, fit: int = 200, fit_lr: float = 0.05) -> None:
         super().__init__()
         require(bool(torch.isfinite(codes).all()), "codes", "be finite", "NaN or infinity")
         require(len(decoders) >= 1, "decoders", "hold at least one module", len(decoders))

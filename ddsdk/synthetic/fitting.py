@@ -8,8 +8,6 @@ from torch import Tensor
 from ddsdk.foundation import generator, require, require_count, require_rate
 from ddsdk.synthetic.base import Parametrization
 
-__all__ = ["check_images", "fit_"]
-
 
 def fit_(
     parametrization: Parametrization, images: Tensor, *, slots: int, steps: int, lr: float, chunk: int = 64

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from ddsdk.foundation import require
 from ddsdk.synthetic.base import Parametrization
 
-__all__ = ["Frequency", "cosine_rows"]
-
 
 def cosine_rows(n: int) -> Tensor:
     """Return the orthonormal DCT-II as a matrix, (n, n) float64: row k is sqrt(2/n) cos(pi (2i+1) k / 2n).
@@ -62,9 +60,7 @@ class Frequency(Parametrization):
 
     def encode(self, images: Tensor) -> None:
         """Store the low frequencies of `images`, (M, C, H, W): the nearest images that can be stored."""
-        require(
-            tuple(images.shape) == self._shape, "images", f"have shape {self._shape}", tuple(images.shape)
-        )
+        require(tuple(images.shape) == self._shape, "images", f"have shape {self._shape}", tuple(images.shape))
         require(bool(torch.isfinite(images).all()), "images", "be finite", "NaN or infinity")
         with torch.no_grad():
             self.coefficients.copy_(self.rows @ images.to(self.coefficients) @ self.columns.T)

@@ -17,8 +17,6 @@ from ddsdk.foundation import derive, require, require_count, require_rate
 from ddsdk.networks import initialise
 from ddsdk.training import micro_batch, pieces
 
-__all__ = ["Autoencoder", "ConditionalGenerator", "train_generator"]
-
 _SHRINK = 1e-3
 _NOISE = 0.1
 
@@ -39,9 +37,7 @@ class ConditionalGenerator(nn.Module):
         ValueError: If a number is below 1.
     """
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], num_classes: int, *, dim: int = 32, width: int = 16
-    ) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int, *, dim: int = 32, width: int = 16) -> None:
         super().__init__()
         for name, value in (("num_classes", num_classes), ("dim", dim), ("width", width)):
             require_count(name, value)
@@ -50,9 +46,7 @@ class ConditionalGenerator(nn.Module):
         middle = (math.ceil(height / 2), math.ceil(columns / 2))
         self._num_classes = num_classes
         self.stages = nn.Sequential(
-            nn.Sequential(
-                nn.Linear(dim + num_classes, math.prod(small)), nn.Unflatten(1, small), nn.LeakyReLU(0.1)
-            ),
+            nn.Sequential(nn.Linear(dim + num_classes, math.prod(small)), nn.Unflatten(1, small), nn.LeakyReLU(0.1)),
             nn.Sequential(nn.Upsample(middle), nn.Conv2d(2 * width, width, 3, padding=1), nn.LeakyReLU(0.1)),
             nn.Sequential(nn.Upsample((height, columns)), nn.Conv2d(width, c, 3, padding=1)),
         )

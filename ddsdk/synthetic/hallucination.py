@@ -12,8 +12,6 @@ from ddsdk.foundation import derive, require, require_count
 from ddsdk.synthetic.base import Parametrization
 from ddsdk.synthetic.fitting import check_images, fit_
 
-__all__ = ["Hallucination", "hallucinator_floats"]
-
 _SPREAD = 0.05
 """How far from the identity hallucinators start. Without a spread all would have the same gradient for ever."""
 

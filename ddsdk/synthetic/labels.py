@@ -11,21 +11,6 @@ from torch.nn.functional import one_hot
 
 from ddsdk.foundation import require
 
-__all__ = [
-    "FixedLabels",
-    "FreeLabels",
-    "LabelReading",
-    "LabelSpace",
-    "Labels",
-    "LearnedLabels",
-    "SimplexLabels",
-    "centred_labels",
-    "hard_labels",
-    "hardened",
-    "nearest_distributions",
-    "read_labels",
-]
-
 LabelSpace = Literal["probabilities", "scores"]
 """Whether rows are distributions, or any real numbers that a network's outputs are compared with."""
 

@@ -12,8 +12,6 @@ from ddsdk.foundation import require
 from ddsdk.synthetic.base import Parametrization
 from ddsdk.synthetic.fitting import check_images, fit_
 
-__all__ = ["Latent"]
-
 
 @final
 class Latent(Parametrization):

@@ -12,8 +12,6 @@ from torch.nn.functional import interpolate, pad
 from ddsdk.foundation import require, require_count
 from ddsdk.synthetic.base import Bounds, Parametrization
 
-__all__ = ["MultiFormation"]
-
 
 @final
 class MultiFormation(Parametrization):

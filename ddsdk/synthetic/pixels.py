@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from ddsdk.foundation import require
 from ddsdk.synthetic.base import Bounds, Parametrization
 
-__all__ = ["Pixels"]
-
 
 @final
 class Pixels(Parametrization):

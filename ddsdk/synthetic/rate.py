@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from ddsdk.foundation import require, require_count, require_momentum, require_rate
 
-__all__ = ["LearnedRate", "RateScale"]
-
 RateScale = Literal["plain", "log", "softplus"]
 """What is trained: the rate r itself, log r, or the number whose softplus log(1 + exp(.)) is r."""
 
@@ -97,9 +95,7 @@ class LearnedRate(nn.Module):
         given = None if rates is None else torch.tensor(rates)
         if given is None or given.shape != self.value.shape:
             return False
-        self.value.copy_(
-            torch.tensor([self._stored(rate) for rate in given.flatten().tolist()]).view(given.shape)
-        )
+        self.value.copy_(torch.tensor([self._stored(rate) for rate in given.flatten().tolist()]).view(given.shape))
         if self.momentum is not None and momenta is not None:
             self.momentum.copy_(torch.tensor(momenta))
         self.project_()

@@ -9,8 +9,6 @@ from ddsdk.synthetic.labels import FixedLabels
 from ddsdk.synthetic.set import SyntheticSet
 from ddsdk.training import probabilities
 
-__all__ = ["relabelled"]
-
 
 @torch.no_grad()
 def relabelled(

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from ddsdk.foundation import require_rate
 
-__all__ = ["LearnedScale"]
-
 _LARGEST = 10.0
 
 

@@ -14,8 +14,6 @@ from ddsdk.synthetic.labels import Labels
 from ddsdk.synthetic.rate import LearnedRate
 from ddsdk.synthetic.scale import LearnedScale
 
-__all__ = ["Leaves", "SyntheticSet"]
-
 
 @final
 class SyntheticSet(nn.Module):

@@ -10,15 +10,11 @@ from ddsdk.synthetic.labels import FixedLabels
 from ddsdk.synthetic.set import SyntheticSet
 from ddsdk.training import Kernel, Ridge, pieces, solve_labels
 
-__all__ = ["label_solved"]
-
 _AT_ONCE = 1000
 
 
 @torch.no_grad()
-def label_solved(
-    syn: SyntheticSet, kernel: Kernel, real: RealData, ridge: Ridge, rng: torch.Generator
-) -> SyntheticSet:
+def label_solved(syn: SyntheticSet, kernel: Kernel, real: RealData, ridge: Ridge, rng: torch.Generator) -> SyntheticSet:
     """Return the set with the labels of least squares over all real images, where kernel ridge regression predicts.
 
     Targets are centred, y - 1/K. See `ddsdk.training.solve_labels`.

@@ -10,17 +10,6 @@ from torch import Tensor
 from ddsdk.data import RealData, choose, herding, k_means_centres, k_means_nearest
 from ddsdk.foundation import derive, require
 
-__all__ = [
-    "STARTS",
-    "Start",
-    "check_ipc",
-    "class_slots",
-    "cluster_means",
-    "from_selection",
-    "noise",
-    "random_real",
-]
-
 Start = Callable[[RealData, int, torch.Generator], Tensor]
 """`(real, ipc, rng) -> images`, (K*ipc, C, H, W) in the value space, class by class."""
 

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from ddsdk.data import Batch
 
-__all__ = ["SyntheticView"]
-
 
 class SyntheticView(Protocol):
     """Everything that an objective may ask of a synthetic set: items with graph, by class, mixed, by slot, or whole.

@@ -8,8 +8,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Adversary"]
-
 
 class Adversary(Protocol):
     """Changes images so that a loss rises, within whatever bounds it knows."""

@@ -10,8 +10,6 @@ from torch import Tensor
 from ddsdk.foundation import require
 from ddsdk.training.ridge import Ridge, solve
 
-__all__ = ["images_of_weights", "linear_weights"]
-
 
 def linear_weights(parts: Iterable[tuple[Tensor, Tensor]], ridge: Ridge) -> Tensor:
     """Return the weights W, (D, K) float64, of kernel ridge regression with the linear kernel <x, z> / D.

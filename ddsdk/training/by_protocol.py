@@ -17,8 +17,6 @@ from ddsdk.training.losses import LOSSES, Loss
 from ddsdk.training.micro import micro_batch, pieces
 from ddsdk.training.protocol import Evaluation, Pace
 
-__all__ = ["train", "train_steps"]
-
 _LEAST_MOMENTUM = 1e-30
 
 
@@ -63,9 +61,7 @@ def train(
         yield i + 1
 
 
-def _attacked(
-    network: nn.Module, batch: Batch, loss: Loss, adversary: Adversary, rng: torch.Generator
-) -> Batch:
+def _attacked(network: nn.Module, batch: Batch, loss: Loss, adversary: Adversary, rng: torch.Generator) -> Batch:
     size = micro_batch(network, batch.x.device, len(batch.x))
     with evaluating_mode(network):
         attacked = [
@@ -79,9 +75,7 @@ def _loss_of(network: nn.Module, loss: Loss, labels: Tensor, x: Tensor) -> Tenso
     return loss(network(x), labels)
 
 
-def train_steps(
-    network: nn.Module, batch: Batch, evaluation: Evaluation, steps: int, rng: torch.Generator
-) -> None:
+def train_steps(network: nn.Module, batch: Batch, evaluation: Evaluation, steps: int, rng: torch.Generator) -> None:
     """Train `network` in place for a number of steps, which may be part of a pass or many of them.
 
     The schedule of the protocol is stretched or squeezed so that it ends with the last step.
@@ -101,8 +95,7 @@ def train_steps(
     optimizer, loss = _optimizer(network, evaluation), LOSSES[evaluation.loss]
     size, mix = evaluation.batch_size, evaluation.mix
     passes = (
-        epoch(batch, size, augmentation, derive(rng, "epoch", i), mix=mix, shuffled=shuffled)
-        for i in itertools.count()
+        epoch(batch, size, augmentation, derive(rng, "epoch", i), mix=mix, shuffled=shuffled) for i in itertools.count()
     )
     network.train()
     for step, part in enumerate(itertools.islice(itertools.chain.from_iterable(passes), steps)):

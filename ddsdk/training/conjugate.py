@@ -9,8 +9,6 @@ from torch import Tensor
 
 from ddsdk.foundation import require_count
 
-__all__ = ["conjugate_gradients"]
-
 
 @torch.no_grad()
 def conjugate_gradients(

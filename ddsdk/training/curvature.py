@@ -14,8 +14,6 @@ from ddsdk.foundation import require, require_rate
 from ddsdk.training.fit import evaluating_mode
 from ddsdk.training.losses import Loss, soft_cross_entropy
 
-__all__ = ["CurvaturePenalty"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

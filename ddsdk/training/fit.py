@@ -13,18 +13,6 @@ from ddsdk.foundation import derive, require_rate
 from ddsdk.training.losses import Loss, soft_cross_entropy
 from ddsdk.training.micro import micro_batch, pieces
 
-__all__ = [
-    "Penalty",
-    "accuracy",
-    "batch_gradient",
-    "embeddings",
-    "epoch",
-    "evaluating_mode",
-    "gradient_step",
-    "probabilities",
-]
-
-
 Penalty = Callable[[nn.Module, Batch], Tensor]
 """What is added to the loss of a network on a batch: a sum over the batch, with graph to the weights."""
 
@@ -88,11 +76,7 @@ def epoch(
         shuffled: Whether the order is random; otherwise it is that of the set.
     """
     n, device = len(batch.x), batch.x.device
-    order = (
-        torch.randperm(n, generator=derive(rng, "order")).to(device)
-        if shuffled
-        else torch.arange(n, device=device)
-    )
+    order = torch.randperm(n, generator=derive(rng, "order")).to(device) if shuffled else torch.arange(n, device=device)
     for i, part in enumerate(torch.split(order, batch_size)):
         draw = augmentation.per_image(len(part), derive(rng, "augmentation", i))
         yield Batch(*cutmix(draw(batch.x[part]), batch.y[part], mix, derive(rng, "mix", i)))

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-__all__ = ["FlatNetwork", "weight_vector"]
-
 
 def weight_vector(network: nn.Module) -> Tensor:
     """Return all parameters of `network` as one detached vector, (P,), in the order of `named_parameters`."""

@@ -16,19 +16,6 @@ from ddsdk.foundation import require, require_count
 from ddsdk.training.micro import pieces
 from ddsdk.training.ridge import Ridge, RidgeRule, solve
 
-__all__ = [
-    "KERNELS",
-    "FullyConnectedNTK",
-    "Kernel",
-    "KernelMachine",
-    "LinearKernel",
-    "Moments",
-    "fc_ntk",
-    "kernel_machine",
-    "predict",
-    "relu_layers",
-]
-
 _AT_ONCE = 1000
 _SAME = 1e-12
 """Images whose squared sine is below this count as parallel: there the angle has no derivative."""
@@ -107,9 +94,7 @@ class Moments(NamedTuple):
     of_z: Tensor
 
 
-def fc_ntk(
-    x: Tensor, z: Tensor, depth: int, *, weight_std: float = math.sqrt(2), bias_std: float = 0.1
-) -> Tensor:
+def fc_ntk(x: Tensor, z: Tensor, depth: int, *, weight_std: float = math.sqrt(2), bias_std: float = 0.1) -> Tensor:
     """Return the neural tangent kernel of an infinitely wide ReLU network with `depth` hidden layers.
 
     S_0 = T_0 = w^2 <x, z> / D + b^2; with t the angle of S_l between x and z, and p, q its diagonal values,
@@ -202,9 +187,7 @@ class KernelMachine:
         return predict(self.kernel, x, y, new, self.ridge)
 
 
-def kernel_machine(
-    name: str, *, rule: RidgeRule = "trace", ridge: float = 1e-6, **options: object
-) -> KernelMachine:
+def kernel_machine(name: str, *, rule: RidgeRule = "trace", ridge: float = 1e-6, **options: object) -> KernelMachine:
     """Return the machine that a kernel's name and options describe, as an evaluation holds them.
 
     Args:
@@ -224,7 +207,5 @@ def kernel_machine(
     known = list(inspect.signature(KERNELS[name]).parameters)
     for option in options:
         if option not in known:
-            raise TypeError(
-                f"options of kernel {name!r} must be among {['rule', 'ridge', *known]}, got {option!r}"
-            )
+            raise TypeError(f"options of kernel {name!r} must be among {['rule', 'ridge', *known]}, got {option!r}")
     return KernelMachine(kernel=KERNELS[name](**options), ridge=Ridge(rule=rule, strength=ridge))

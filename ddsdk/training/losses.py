@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-__all__ = ["LOSSES", "Loss", "half_squares", "soft_cross_entropy"]
-
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From outputs (B, K) and label rows (B, K) to the sum over the batch, so that parts of a batch add up."""
 

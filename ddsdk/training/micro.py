@@ -14,8 +14,6 @@ from torch import nn
 
 from ddsdk.networks import uses_batch_statistics
 
-__all__ = ["MICRO_BATCH", "micro_batch", "pieces"]
-
 MICRO_BATCH: dict[str, int | None] = {"cpu": 32}
 """Images at once on each kind of device; kinds that are not listed take the whole batch."""
 

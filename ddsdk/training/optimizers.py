@@ -14,8 +14,6 @@ from torch import Tensor
 
 from ddsdk.foundation import require, require_momentum, require_rate
 
-__all__ = ["InnerAdam", "InnerOptimizer", "InnerSGD", "PacedSGD", "State"]
-
 State = tuple[Tensor, ...]
 """The weights, (P,), and whatever else an optimizer remembers."""
 

@@ -13,8 +13,6 @@ import msgspec
 
 from ddsdk.foundation import ArtifactError, require
 
-__all__ = ["Evaluation", "Pace", "Score"]
-
 _DSA = "color_crop_cutout_flip_scale_rotate"
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "loss": ("cross-entropy", "mse"),
@@ -162,13 +160,7 @@ class Evaluation:
     @classmethod
     def quick(cls, augmentation: str = _DSA) -> Evaluation:
         """Return a protocol for small machines: a narrow network and fewer epochs. Not comparable with papers."""
-        return cls(
-            protocol="quick",
-            network_options={"width": 32},
-            epochs=150,
-            lr=0.03,
-            augmentation=augmentation,
-        )
+        return cls(protocol="quick", network_options={"width": 32}, epochs=150, lr=0.03, augmentation=augmentation)
 
     def changed(
         self,

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from ddsdk.foundation import require
 
-__all__ = ["Ridge", "RidgeRule", "Solution", "solve", "solve_labels"]
-
 RidgeRule = Literal["trace", "absolute", "count"]
 
 _JITTERS = (1e-12, 1e-10, 1e-8, 1e-6, 1e-4)

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from ddsdk.data import Batch
 from ddsdk.training.fit import batch_gradient
 
-__all__ = ["sharpness_aware_step"]
-
 
 def sharpness_aware_step(
     network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, *, rho: float, alpha: float

@@ -24,8 +24,6 @@ from torch import Tensor
 from ddsdk.foundation import require, require_count
 from ddsdk.training.optimizers import InnerOptimizer, State
 
-__all__ = ["Path", "StepLoss", "Unroll", "checkpointed", "constant_memory", "full_graph", "truncated"]
-
 Path = tuple[Tensor, ...]
 """The weights after each step, (P,) each: a row for each step. Rows that nobody looks at cost nothing."""
 
@@ -152,9 +150,7 @@ class _Run:
         require(self.steps >= 1, "steps", "be at least 1", self.steps)
         require(self.burn_in >= 0, "burn_in", "be at least 0", self.burn_in)
         total, found = self.burn_in + self.steps, tuple(rate.shape)
-        require(
-            found in ((), (total,), (total, 2)), "rate", f"have shape (), ({total},) or ({total}, 2)", found
-        )
+        require(found in ((), (total,), (total, 2)), "rate", f"have shape (), ({total},) or ({total}, 2)", found)
 
     def begin(self, start: Tensor, inputs: Sequence[Tensor], rate: Tensor) -> State:
         """Return the state before the first step that has a gradient."""
@@ -170,9 +166,7 @@ class _Run:
             after = self._step(k, state, inputs, rate, graph=False)
         return tuple(t.detach() for t in after)
 
-    def block(
-        self, first: int, end: int, state: State, inputs: Sequence[Tensor], rate: Tensor
-    ) -> list[State]:
+    def block(self, first: int, end: int, state: State, inputs: Sequence[Tensor], rate: Tensor) -> list[State]:
         """Return the states after the steps from `first` up to `end`, with graph."""
         states = [state]
         for k in range(first, end):

@@ -6,8 +6,6 @@ from importlib import import_module
 
 from ddsdk.foundation import MissingExtraError
 
-__all__ = ["require_library"]
-
 
 def require_library(module: str, *, feature: str, package: str, extra: str) -> None:
     """Import a library that an integration stands on.

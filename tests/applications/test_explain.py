@@ -128,10 +128,7 @@ def test_leave_one_out_is_leaving_one_out(tiny):
 def test_a_set_of_all_training_images_gives_leave_one_out_itself(tiny):
     x, _ = all_of(tiny)
     whole = dd.Distilled(
-        x.contiguous(),
-        tiny.batch(torch.arange(len(tiny))).y,
-        class_names=tiny.class_names,
-        preprocess=tiny.preprocess,
+        x.contiguous(), tiny.batch(torch.arange(len(tiny))).y, class_names=tiny.class_names, preprocess=tiny.preprocess
     )
     none = kernel_machine("fc-ntk", rule="absolute", ridge=0.0)
     explainer = Explainer(whole, none)

@@ -14,22 +14,14 @@ import ddsdk as dd
 from ddsdk.foundation import derive
 from ddsdk.objectives import weight_gradients
 from ddsdk.training import embeddings
-from ddsdk_integrations.finetune import (
-    FrozenBackbone,
-    LinearGradientMatching,
-    fine_tuned,
-    linear_probe,
-    probe_accuracy,
-)
+from ddsdk_integrations.finetune import FrozenBackbone, LinearGradientMatching, fine_tuned, linear_probe, probe_accuracy
 from ddsdk_integrations.finetune import __main__ as command
 from ddsdk_integrations.finetune.benchmark import Setting, pretrained, some_classes
 
 
 @pytest.fixture
 def backbone(tiny):
-    return dd.network_factory("convnet", tiny.image_shape, 5, width=4, depth=1, norm="batch")(
-        dd.generator("b")
-    )
+    return dd.network_factory("convnet", tiny.image_shape, 5, width=4, depth=1, norm="batch")(dd.generator("b"))
 
 
 @pytest.fixture
@@ -72,12 +64,7 @@ def test_gradients_that_are_matched_are_those_of_the_head(tiny, frozen):
 
 
 @pytest.mark.parametrize(
-    "recipe",
-    [
-        LinearGradientMatching(ipc=1, steps=2, augmentation=""),
-        dd.DM(ipc=1, steps=2),
-        dd.FRePo(ipc=1, steps=2),
-    ],
+    "recipe", [LinearGradientMatching(ipc=1, steps=2, augmentation=""), dd.DM(ipc=1, steps=2), dd.FRePo(ipc=1, steps=2)]
 )
 def test_no_recipe_changes_the_backbone(tiny, backbone, frozen, recipe):
     before, inside = state(backbone), state(frozen._features._held[0])
@@ -171,19 +158,7 @@ def test_matched_images_teach_a_probe_more_than_their_start(digits):
 
 
 def test_the_benchmark_measures_every_row_once(monkeypatch, tmp_path, capsys):
-    asked = [
-        "x",
-        "--data",
-        "digits",
-        "--out",
-        str(tmp_path),
-        "--images",
-        "10",
-        "--steps",
-        "2",
-        "--width",
-        "4",
-    ]
+    asked = ["x", "--data", "digits", "--out", str(tmp_path), "--images", "10", "--steps", "2", "--width", "4"]
     asked += ["--networks", "1", "--epochs", "2", "--pretraining", "1"]
     monkeypatch.setattr(sys, "argv", asked)
     assert command.main() == 0

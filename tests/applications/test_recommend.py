@@ -199,9 +199,7 @@ def test_a_method_without_networks_records_none_and_takes_none(table, distilled)
     _, made = distilled
     assert "student" not in made.provenance
     given = dd.network_factory("mlp", (1, 1, 80), 2)
-    with pytest.raises(
-        ValueError, match="make_student must be left out for distill-cf, which has no networks"
-    ):
+    with pytest.raises(ValueError, match="make_student must be left out for distill-cf, which has no networks"):
         dd.distill(DistillCF(users=5, steps=1), table, make_student=given)
 
 
@@ -308,8 +306,6 @@ def test_the_benchmark_measures_every_row_once(monkeypatch, tmp_path, capsys):
     assert command.main() == 2
     assert "methods must be among popularity" in capsys.readouterr().err
     (tmp_path / "own.csv").write_text("user,item,rating\nann,tea,5\n")
-    monkeypatch.setattr(
-        sys, "argv", ["x", "--out", str(tmp_path), "--root", str(tmp_path), "--data", "own.csv"]
-    )
+    monkeypatch.setattr(sys, "argv", ["x", "--out", str(tmp_path), "--root", str(tmp_path), "--data", "own.csv"])
     assert command.main() == 2
     assert "users must not exceed 1, got 50" in capsys.readouterr().err

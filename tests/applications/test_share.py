@@ -154,11 +154,7 @@ def test_soft_labels_are_those_of_the_teacher(patients, from_noise):
 @pytest.mark.parametrize("name", ["sldd", "idc", "random"])
 def test_soft_labels_change_the_labels_and_nothing_else(tiny, make_student, name):
     """Learned rates, what a decoder stores, the protocol and the record of the run are those of the recipe."""
-    recipe = (
-        dd.BASELINES["random"](ipc=2)
-        if name == "random"
-        else dd.RECIPES[name](ipc=2, **RECIPE_SETTINGS[name])
-    )
+    recipe = dd.BASELINES["random"](ipc=2) if name == "random" else dd.RECIPES[name](ipc=2, **RECIPE_SETTINGS[name])
     root = dd.generator("soft")
     found = dd.distill(SoftLabels(recipe=recipe, epochs=1), tiny, make_student=make_student, seed=root)
     plain = dd.distill(recipe, tiny, make_student=make_student, seed=derive(root, "recipe"))
@@ -276,14 +272,7 @@ def test_bad_limits_are_refused():
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "An anonymised set",
-        "fully Anonymous",
-        "de-identified images",
-        "a private set",
-        "Robust to noise",
-        "seamless",
-    ],
+    ["An anonymised set", "fully Anonymous", "de-identified images", "a private set", "Robust to noise", "seamless"],
 )
 def test_words_that_promise_need_a_measurement(patients, from_noise, text):
     with pytest.raises(ValueError, match="title must not say"):

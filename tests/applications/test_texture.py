@@ -12,14 +12,7 @@ from PIL import Image
 
 import ddsdk as dd
 from ddsdk.synthetic import TileableCanvas
-from ddsdk_integrations.texture import (
-    distil_canvases,
-    draw_gallery,
-    export_tiles,
-    seam_scores,
-    tiled,
-    windows_of,
-)
+from ddsdk_integrations.texture import distil_canvases, draw_gallery, export_tiles, seam_scores, tiled, windows_of
 
 WINDOW = (3, 4)
 
@@ -30,9 +23,7 @@ def numbered(height=5, width=7):
 
 def test_a_window_is_the_corner_of_a_rolled_canvas():
     canvases = numbered()
-    images, owners = TileableCanvas(canvases, WINDOW, windows=40).decode(
-        torch.tensor([1, 0]), dd.generator(0)
-    )
+    images, owners = TileableCanvas(canvases, WINDOW, windows=40).decode(torch.tensor([1, 0]), dd.generator(0))
     assert owners.tolist() == [1] * 40 + [0] * 40
     seen = set()
     for image, owner in zip(images, owners, strict=True):
@@ -49,9 +40,7 @@ def test_a_window_is_the_corner_of_a_rolled_canvas():
 
 def test_windows_that_stay_inside_are_slices():
     canvases = numbered()
-    images, _ = TileableCanvas(canvases, WINDOW, windows=40, wrap=False).decode(
-        torch.tensor([0]), dd.generator(0)
-    )
+    images, _ = TileableCanvas(canvases, WINDOW, windows=40, wrap=False).decode(torch.tensor([0]), dd.generator(0))
     for image in images:
         first = int(image[0, 0, 0])
         row, column = first // 7, first % 7
@@ -158,9 +147,7 @@ def test_any_matcher_makes_canvases(tiny, make_student, recipe):
     assert tuple(found.images.shape) == (6, 3, 16, 24)
     assert found.stored_floats == found.images.numel()
     assert found.provenance["canvas"] == {"factor": 2, "wrap": True, "window": [8, 12]}
-    assert found.provenance["seam"]["rows"] == pytest.approx(
-        float(seam_scores(found.images)[:, 0].mean()), rel=1e-4
-    )
+    assert found.provenance["seam"]["rows"] == pytest.approx(float(seam_scores(found.images)[:, 0].mean()), rel=1e-4)
     low, high = (tiny.preprocess(torch.full((3, 1, 1), v)) for v in (0.0, 1.0))
     assert bool((found.images >= low - 1e-6).all() & (found.images <= high + 1e-6).all())
     cut = windows_of(found, 3, dd.generator("w"))
@@ -188,9 +175,7 @@ def canvases(digits):
     make = dd.network_factory("convnet", (1, 8, 8), 10, width=4, depth=2)
     recipe = dd.DM(ipc=1, steps=30, augmentation="", real_batch=32, image_lr=5.0)
     return {
-        wrap: distil_canvases(
-            recipe, digits[0], make_student=make, seed=dd.generator("d"), windows=4, wrap=wrap
-        )
+        wrap: distil_canvases(recipe, digits[0], make_student=make, seed=dd.generator("d"), windows=4, wrap=wrap)
         for wrap in (True, False)
     }
 
@@ -226,11 +211,7 @@ def test_what_shows_an_edge_is_not_exported(canvases, tmp_path):
 
 def test_what_cannot_be_a_texture_is_refused(tiny, make_student, digits):
     with pytest.raises(ValueError, match="canvases must come from distil_canvases"):
-        windows_of(
-            dd.distill(dd.BASELINES["random"](ipc=1), tiny, seed=0),
-            2,
-            dd.generator(0),
-        )
+        windows_of(dd.distill(dd.BASELINES["random"](ipc=1), tiny, seed=0), 2, dd.generator(0))
     white = tiny.with_preprocess(dd.Preprocess.fit_zca(tiny.images))
     with pytest.raises(ValueError, match="real must not be whitened"):
         distil_canvases(dd.DM(ipc=1, steps=1), white, make_student=make_student)

@@ -29,7 +29,7 @@ SMALL = {
         "--data digits --images 10 --steps 2 --width 4 --networks 1 --epochs 2 --windows 2",
         {"| 2560 |": 5},
         "texture.png",
-    ),
+    )
 }
 
 

@@ -33,23 +33,7 @@ def test_bench_prints_the_speed_table(tmp_path, capsys):
 
 def test_stacked_networks_are_timed_beside_a_loop(tmp_path):
     out = tmp_path / "stacked.json"
-    assert (
-        main(
-            [
-                "--table",
-                "stacked",
-                "--widths",
-                "4",
-                "--ipc",
-                "1",
-                "--repeats",
-                "1",
-                "--out",
-                str(out),
-            ]
-        )
-        == 0
-    )
+    assert main(["--table", "stacked", "--widths", "4", "--ipc", "1", "--repeats", "1", "--out", str(out)]) == 0
     (rows,) = json.loads(out.read_text())["rows"].values()
     assert [row["network"] for row in rows] == ["mlp", "lenet", "convnet 4"]
     assert all(row["images"] == 10 and row["one by one, ms"] > 0 for row in rows)
@@ -58,10 +42,7 @@ def test_stacked_networks_are_timed_beside_a_loop(tmp_path):
 BAD_BENCH = {
     "reach": (["--reach", "100"], "reach must be a percentage between 0 and 100, got 100"),
     "recipes": (["--recipes", "krr"], "recipes must be among"),
-    "widths": (
-        ["--widths", "4,x"],
-        "widths must be whole numbers of at least 1, separated by commas, got 'x'",
-    ),
+    "widths": (["--widths", "4,x"], "widths must be whole numbers of at least 1, separated by commas, got 'x'"),
     "no width": (["--widths", ","], "widths must hold at least one number"),
     "real batch": (["--real-batch", "0"], "real_batch must be at least 1, got 0"),
     "ipc": (["--ipc", "0"], "ipc must be at least 1, got 0"),

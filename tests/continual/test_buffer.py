@@ -11,12 +11,7 @@ import pytest
 import torch
 from avalanche.benchmarks import benchmark_from_datasets
 from avalanche.benchmarks.utils import as_classification_dataset
-from avalanche.evaluation.metrics import (
-    accuracy_metrics,
-    class_accuracy_metrics,
-    forgetting_metrics,
-    loss_metrics,
-)
+from avalanche.evaluation.metrics import accuracy_metrics, class_accuracy_metrics, forgetting_metrics, loss_metrics
 from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
 from avalanche.training.storage_policy import ReservoirSamplingBuffer
 from streams import SHAPE, dataset, images, naive, network, stream
@@ -142,9 +137,7 @@ def test_items_look_like_those_of_the_stream(tensors, task):
 def test_values_are_those_of_the_stream():
     data = dataset([0, 1])
     found = arrivals(data, value_space(data))
-    assert torch.equal(
-        found.images, (images(torch.tensor([0, 1]).repeat_interleave(20)) * 255).round().byte()
-    )
+    assert torch.equal(found.images, (images(torch.tensor([0, 1]).repeat_interleave(20)) * 255).round().byte())
     buffer = DistilledBuffer(40, dd.BASELINES["random"]())
     buffer.post_adapt(None, benchmark_from_datasets(train=[data], test=[data]).train_stream[0])
     stored = torch.stack([item[0] for item in buffer.buffer])

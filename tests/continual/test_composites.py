@@ -76,10 +76,7 @@ def test_relations_are_mean_cosines_with_remembered_class_means():
     make = dd.network_factory("mlp", SHAPE, 3)
     student = make(dd.generator("student"))
     syn = dd.SyntheticSet(
-        Pixels(real.batch(torch.tensor([0, 9, 18])).x),
-        hard_labels(torch.arange(3), 3),
-        torch.arange(3),
-        3,
+        Pixels(real.batch(torch.tensor([0, 9, 18])).x), hard_labels(torch.arange(3), 3), torch.arange(3), 3
     )
     terms = list(RelationMatch(new=2, real_batch=100)(student, real, syn, dd.generator("terms")))
     means = student.embed(real.batch(real.index_of_class(2)).x).mean(0, keepdim=True)
@@ -110,9 +107,7 @@ def test_what_is_remembered_does_not_change_beside_the_new_classes():
     assert not torch.allclose(alone.images[alone.classes == 2], old, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "recipe", [dd.BASELINES["random"](), dd.IDM(ipc=2, steps=1)], ids=["no steps", "idm"]
-)
+@pytest.mark.parametrize("recipe", [dd.BASELINES["random"](), dd.IDM(ipc=2, steps=1)], ids=["no steps", "idm"])
 def test_past_wants_a_recipe_that_matches_class_by_class(recipe):
     from ddsdk_integrations.continual import Distiller
 

@@ -49,13 +49,9 @@ def swapped(plugin, buffer):
 
 PLACES = {
     "replay": lambda buffer: [ReplayPlugin(SIZE, storage_policy=buffer)],
-    "balanced replay": lambda buffer: [
-        ReplayPlugin(SIZE, storage_policy=buffer, task_balanced_dataloader=True)
-    ],
+    "balanced replay": lambda buffer: [ReplayPlugin(SIZE, storage_policy=buffer, task_balanced_dataloader=True)],
     "replay and LwF": lambda buffer: [ReplayPlugin(SIZE, storage_policy=buffer), LwFPlugin(1.0, 2.0)],
-    "RAR": lambda buffer: [
-        RARPlugin(batch_size_mem=8, mem_size=SIZE, name_ext_layer="1", storage_policy=buffer)
-    ],
+    "RAR": lambda buffer: [RARPlugin(batch_size_mem=8, mem_size=SIZE, name_ext_layer="1", storage_policy=buffer)],
     "MIR": lambda buffer: [swapped(MIRPlugin(batch_size_mem=4, mem_size=SIZE), buffer)],
     "GDumb": lambda buffer: [swapped(GDumbPlugin(SIZE), buffer)],
 }

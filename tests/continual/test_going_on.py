@@ -15,14 +15,7 @@ import ddsdk as dd
 from ddsdk.foundation import DivergedError, ResumeError
 from ddsdk.recipes import IterativeRecipe
 from ddsdk.synthetic import MultiFormation, hard_labels
-from ddsdk_integrations.continual import (
-    Combining,
-    DistilledBuffer,
-    Distiller,
-    Streaming,
-    Tiles,
-    sample_bytes,
-)
+from ddsdk_integrations.continual import Combining, DistilledBuffer, Distiller, Streaming, Tiles, sample_bytes
 
 DM = dd.DM(steps=1, real_batch=8)
 MLP = {"network": "mlp", "network_options": {}}
@@ -157,8 +150,7 @@ def test_canvases_go_on_as_canvases():
 def test_recipes_whose_images_are_real_ones_pass_a_start_over(recipe):
     start = levels(0, 1, 2)
     with_start, without = (
-        Distiller(recipe, **MLP)(real_data(), 1, rng=dd.generator("run"), start=given)
-        for given in (start, None)
+        Distiller(recipe, **MLP)(real_data(), 1, rng=dd.generator("run"), start=given) for given in (start, None)
     )
     assert torch.equal(with_start.images, without.images)
 
@@ -205,9 +197,7 @@ def test_digits_are_not_mirrored_by_a_memory():
     """The facts are those of the data where they are taken from them."""
     digits = dd.load("digits")
     recipe = Noting()
-    buffer = DistilledBuffer(
-        10, Distiller(recipe, **MLP), pictures=digits.pictures, mirror_safe=digits.mirror_safe
-    )
+    buffer = DistilledBuffer(10, Distiller(recipe, **MLP), pictures=digits.pictures, mirror_safe=digits.mirror_safe)
     data = dataset([0, 1])
     buffer.post_adapt(None, benchmark_from_datasets(train=[data], test=[data]).train_stream[0])
     assert recipe.noted == [(True, False, UNMIRRORED)]

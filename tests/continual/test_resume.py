@@ -23,11 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def setting(*, streaming=None, size=12, codec=None, classes=6):
     recipe = dd.DM(steps=2, real_batch=8, augmentation="")
     buffer = DistilledBuffer(
-        size,
-        Distiller(recipe, network="mlp", network_options={}),
-        merge=True,
-        streaming=streaming,
-        codec=codec,
+        size, Distiller(recipe, network="mlp", network_options={}), merge=True, streaming=streaming, codec=codec
     )
     net = network(classes)
     return naive(net, [ReplayPlugin(size, storage_policy=buffer)]), buffer

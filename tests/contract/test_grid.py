@@ -132,9 +132,7 @@ OF_NETWORKS = {
     "class match, gradients": DC,
     "collective match": CollectiveMatch(byproduct=weight_gradients, distance=cosine, real_batch=4),
     "cross-entropy": CrossEntropy(),
-    "train and test": TrainAndTest(
-        steps=3, window=2, lr=0.05, real_batch=4, training=SetTraining(batch_size=4)
-    ),
+    "train and test": TrainAndTest(steps=3, window=2, lr=0.05, real_batch=4, training=SetTraining(batch_size=4)),
     "ridge regression": FitAndTest(compare=ByFeatures(), ridge=Ridge(), real_batch=4),
     "total": Total(((1.0, AUGMENTED), (0.5, CrossEntropy(batch=1)))),
 }
@@ -164,14 +162,8 @@ NETWORKS = {
 }
 SPANS = {"experts": experts}
 
-GRID = [
-    *((s, o) for s in NETWORKS for o in OF_NETWORKS),
-    *((s, o) for s in SPANS for o in OF_SPANS),
-]
-MEANINGLESS = [
-    *((s, o) for s in NETWORKS for o in OF_SPANS),
-    *((s, o) for s in SPANS for o in OF_NETWORKS),
-]
+GRID = [*((s, o) for s in NETWORKS for o in OF_NETWORKS), *((s, o) for s in SPANS for o in OF_SPANS)]
+MEANINGLESS = [*((s, o) for s in NETWORKS for o in OF_SPANS), *((s, o) for s in SPANS for o in OF_NETWORKS)]
 
 
 def make_set(real, parametrization, rate=None):
@@ -192,9 +184,7 @@ def make_plan(real, make_student, parametrization, students, objective):
 
 @pytest.mark.parametrize(("students", "objective"), GRID)
 @pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
-def test_any_parametrization_works_with_any_objective(
-    tiny, make_student, parametrization, students, objective
-):
+def test_any_parametrization_works_with_any_objective(tiny, make_student, parametrization, students, objective):
     def begin():
         plan = make_plan(tiny, make_student, parametrization, students, objective)
         return dd.Distillation(plan, tiny, rng=dd.generator("run"))

@@ -9,15 +9,7 @@ import pytest
 import torch
 
 import ddsdk as dd
-from ddsdk.synthetic import (
-    FixedLabels,
-    FreeLabels,
-    LearnedLabels,
-    Pixels,
-    SimplexLabels,
-    centred_labels,
-    hard_labels,
-)
+from ddsdk.synthetic import FixedLabels, FreeLabels, LearnedLabels, Pixels, SimplexLabels, centred_labels, hard_labels
 from ddsdk.synthetic import labels as module
 
 CLASSES = torch.tensor([0, 1, 2, 0, 1])

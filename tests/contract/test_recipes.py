@@ -71,8 +71,7 @@ def test_a_student_of_ones_own_is_named(tiny, make_student):
 
 
 @pytest.mark.parametrize(
-    ("options", "recorded"),
-    [({"width": 3}, {"network": "own", "options": {"width": 3}}), (3, {"network": "Own"})],
+    ("options", "recorded"), [({"width": 3}, {"network": "own", "options": {"width": 3}}), (3, {"network": "Own"})]
 )
 def test_a_factory_with_a_name_and_options_is_recorded_by_them(options, recorded, tiny, make_student):
     class Own:
@@ -119,10 +118,7 @@ def test_what_is_derived_from_the_data_flips_where_it_is_mirror_safe(key, tiny, 
 def test_every_synthetic_image_moves_at_a_large_ipc(make_student):
     images = torch.rand(600, 3, 8, 12, generator=dd.generator("many"))
     real = dd.RealData(
-        images,
-        torch.arange(2).repeat_interleave(300),
-        class_names=("a", "b"),
-        preprocess=dd.Preprocess.unit(3),
+        images, torch.arange(2).repeat_interleave(300), class_names=("a", "b"), preprocess=dd.Preprocess.unit(3)
     )
     make = dd.network_factory("convnet", real.image_shape, 2, width=2, depth=1)
     run = Run(dd.DM(ipc=300, steps=1, real_batch=4), real, make_student=make, seed=0).distillation
@@ -191,9 +187,7 @@ def check_what_the_plan_promised(recipe, real, make_student, found):
     assert found.label_space == syn.labels.space
     if found.label_space == "probabilities":
         torch.testing.assert_close(rows.sum(1), torch.ones(len(rows)))
-    assert found.stored_floats == sum(
-        t.numel() for t in stored(syn.parametrization).values() if t.is_floating_point()
-    )
+    assert found.stored_floats == sum(t.numel() for t in stored(syn.parametrization).values() if t.is_floating_point())
     if one_image_a_slot(syn):
         assert found.stored_floats == found.images.numel()
     assert found.learned_lr == (None if syn.rate is None else pytest.approx(syn.rate.rates, rel=1e-6))
@@ -343,9 +337,7 @@ def test_labels_can_be_swapped(recipe, tiny, make_student, kind):
     assert len(list(run)) == len(depends) == plan.steps
     moved = not torch.equal(labels.rows(slots), before)
     assert moved == (kind == "learned" and any(depends))
-    found = assemble(
-        recipe, run.result, tiny, evaluation=recipe.evaluation(tiny), rng=dd.generator("run"), seconds=0.0
-    )
+    found = assemble(recipe, run.result, tiny, evaluation=recipe.evaluation(tiny), rng=dd.generator("run"), seconds=0.0)
     if found.label_space == "probabilities":
         torch.testing.assert_close(found.labels.sum(1), torch.ones(len(found.labels)))
 
@@ -353,9 +345,7 @@ def test_labels_can_be_swapped(recipe, tiny, make_student, kind):
 def test_the_rows_of_the_table_that_read_labels(tiny, make_student):
     """What the test above finds out by trying, said by hand for three methods."""
     for key, reads in (("dc", True), ("dsa", True), ("dm", False)):
-        plan = RECIPES[key](ipc=1, **RECIPE_SETTINGS[key]).plan(
-            tiny, make_student=make_student, rng=dd.generator(0)
-        )
+        plan = RECIPES[key](ipc=1, **RECIPE_SETTINGS[key]).plan(tiny, make_student=make_student, rng=dd.generator(0))
         assert (plan.objective.byproduct is weight_gradients) == reads
 
 

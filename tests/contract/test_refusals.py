@@ -70,13 +70,7 @@ def test_a_seed_that_is_none_is_refused(seed, tiny, make_student):
 def test_options_of_steps_are_refused_where_there_are_none(tiny, make_student):
     start = dd.distill(BASELINES["random"](ipc=1), tiny, make_student=make_student)
     held = dd.Validation(held=tiny)
-    given = {
-        "start": start,
-        "validation": held,
-        "transform": lambda p: p,
-        "budget": 1.0,
-        "stop": lambda: False,
-    }
+    given = {"start": start, "validation": held, "transform": lambda p: p, "budget": 1.0, "stop": lambda: False}
     for option, value in given.items():
         with pytest.raises(ValueError, match=f"^{option} must be left out for krr, which has no steps"):
             dd.distill(dd.KRR(), tiny, make_student=make_student, **{option: value})

@@ -12,14 +12,7 @@ import torch
 from flwr.app import ArrayRecord
 
 import ddsdk as dd
-from ddsdk_integrations.federated import (
-    InProcessGrid,
-    LocalTraining,
-    Participant,
-    Task,
-    dirichlet,
-    fed_dm,
-)
+from ddsdk_integrations.federated import InProcessGrid, LocalTraining, Participant, Task, dirichlet, fed_dm
 
 # Fixtures of a module run before the one that sets this for each test.
 torch.set_num_threads(1)
@@ -40,13 +33,7 @@ def load(context):
 
 def participant(**how):
     return Participant(
-        **{
-            "task": TASK,
-            "load": load,
-            "distil": RECIPE,
-            "training": LocalTraining(lr=0.05, batch_size=32),
-            **how,
-        }
+        **{"task": TASK, "load": load, "distil": RECIPE, "training": LocalTraining(lr=0.05, batch_size=32), **how}
     )
 
 

@@ -35,9 +35,7 @@ def test_scaffold_starts_as_fedavg_and_fednova_is_fedavg_for_equal_clients():
     for made in (Scaffold(TASK, **AVERAGING), FedNova(**AVERAGING)):
         assert torch.allclose(averaged(made, 3, clients=1), alone, atol=1e-4)
     assert not torch.allclose(averaged(FedNova(**AVERAGING), 1), plain, atol=1e-4)
-    assert not torch.allclose(
-        averaged(Scaffold(TASK, **AVERAGING), 2), averaged(FedAvg(**AVERAGING), 2), atol=1e-4
-    )
+    assert not torch.allclose(averaged(Scaffold(TASK, **AVERAGING), 2), averaged(FedAvg(**AVERAGING), 2), atol=1e-4)
 
 
 def test_fednova_by_hand():
@@ -102,8 +100,7 @@ def test_scaffold_by_hand_over_two_rounds():
             ends.append(end)
         server = [c + sum(m[j] for m in moved) / clients for j, c in enumerate(server)]
         weights = [
-            sum(n * end[j] for n, end in zip(sizes, ends, strict=True)) / sum(sizes)
-            for j in range(len(weights))
+            sum(n * end[j] for n, end in zip(sizes, ends, strict=True)) / sum(sizes) for j in range(len(weights))
         ]
     assert torch.allclose(found, torch.cat([w.flatten() for w in weights]), atol=2e-5)
 

@@ -28,11 +28,7 @@ def tampered(change, recipe=RECIPE, *, sealed=True):
     def distil(message, context):
         reply = honest(message, context)
         change(reply.content)
-        if (
-            sealed
-            and {"syn", "meta"} <= set(reply.content)
-            and isinstance(reply.content["meta"], ConfigRecord)
-        ):
+        if sealed and {"syn", "meta"} <= set(reply.content) and isinstance(reply.content["meta"], ConfigRecord):
             reply.content["meta"]["digest"] = content_digest(reply.content["syn"], reply.content["meta"])
         return reply
 
@@ -141,10 +137,7 @@ ADVERSARIES = {
     "manifest without a bottom": (3, meta(manifest="[" * 4000)),
     "another dtype": (4, lambda c: array(c, "images", lambda v: v.astype(np.float64))),
     "dtype not as declared": (4, lambda c: claim(c, dtype="float64")),
-    "uint8 that is float": (
-        4,
-        lambda c: claim(c, data=Array(np.zeros(c["syn"]["images"].shape, np.float32)).data),
-    ),
+    "uint8 that is float": (4, lambda c: claim(c, data=Array(np.zeros(c["syn"]["images"].shape, np.float32)).data)),
     "not numpy": (4, lambda c: claim(c, stype="torch.pickle")),
     "no header": (4, lambda c: claim(c, data=b"junk")),
     "a huge declared shape": (4, lambda c: claim(c, shape=(2**31 - 1, 1, 8, 8))),
@@ -229,8 +222,7 @@ def test_a_broken_digest_is_refused(honest):
         array(content, "images", lambda v: v ^ 1)
 
     assert torch.equal(
-        run(made, [participant().app()] * CLIENTS + [tampered(flip, sealed=False)], clients=CLIENTS + 1),
-        honest,
+        run(made, [participant().app()] * CLIENTS + [tampered(flip, sealed=False)], clients=CLIENTS + 1), honest
     )
     assert made.reports[0].refused[0].check == 3
     assert "digest" in made.reports[0].refused[0].reason

@@ -15,20 +15,7 @@ from ddsdk_integrations.federated.__main__ import main
 from ddsdk_integrations.federated.benchmark import METHODS
 from ddsdk_integrations.federated.table import markdown
 
-SMALL = [
-    "--data",
-    "digits",
-    "--images",
-    "60",
-    "--clients",
-    "3",
-    "--width",
-    "4",
-    "--alpha",
-    "1.0",
-    "--threads",
-    "1",
-]
+SMALL = ["--data", "digits", "--images", "60", "--clients", "3", "--width", "4", "--alpha", "1.0", "--threads", "1"]
 QUICK = {
     "one-shot dm": dd.DM(ipc=2, steps=2, real_batch=8),
     "feddm": dd.DM(ipc=2, steps=2, real_batch=8),
@@ -41,9 +28,7 @@ QUICK = {
 @pytest.fixture
 def quick(monkeypatch):
     """All methods of the table, with fewer rounds and steps."""
-    made = {
-        name: dataclasses.replace(method, rounds=min(method.rounds, 2)) for name, method in METHODS.items()
-    }
+    made = {name: dataclasses.replace(method, rounds=min(method.rounds, 2)) for name, method in METHODS.items()}
     for name, recipe in QUICK.items():
         made[name] = dataclasses.replace(made[name], client={"distil": recipe})
     made["fedsynth"] = dataclasses.replace(
@@ -53,8 +38,7 @@ def quick(monkeypatch):
     )
     short = Trajectory(rounds=1, span=1, ipc=1, student_steps=1, steps=1)
     made["dynafed"] = dataclasses.replace(
-        made["dynafed"],
-        strategy=lambda task, seed: module.DynaFed(task, short, seed=seed, **module._AVERAGING),
+        made["dynafed"], strategy=lambda task, seed: module.DynaFed(task, short, seed=seed, **module._AVERAGING)
     )
     for name, method in made.items():
         monkeypatch.setitem(METHODS, name, method)
@@ -65,9 +49,7 @@ def run(monkeypatch, *args):
     return main()
 
 
-def test_the_command_writes_table_cells_and_plot_and_goes_on_where_it_was(
-    tmp_path, monkeypatch, capsys, quick
-):
+def test_the_command_writes_table_cells_and_plot_and_goes_on_where_it_was(tmp_path, monkeypatch, capsys, quick):
     args = [*SMALL, "--out", str(tmp_path)]
     state = torch.get_rng_state()
     assert run(monkeypatch, *args) == 0

@@ -20,14 +20,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from ddsdk.foundation.errors import ArtifactError, ResumeError
-from ddsdk_integrations.federated import (
-    Encoding,
-    InProcessGrid,
-    SetStrategy,
-    TrainOnPool,
-    fed_dm,
-    fed_synth,
-)
+from ddsdk_integrations.federated import Encoding, InProcessGrid, SetStrategy, TrainOnPool, fed_dm, fed_synth
 
 AVERAGING = {"fraction_evaluate": 0.0, "min_available_nodes": 1, "min_train_nodes": 1}
 
@@ -200,9 +193,7 @@ def test_a_client_that_never_says_what_it_holds_is_asked_three_times():
     assert [r.asked for r in made.reports] == [CLIENTS - 1] * 4
 
 
-@pytest.mark.parametrize(
-    "told", [{"class-counts": [1]}, {"partition-id": 0.5}, {"class-counts": [-1] * 10}, {}]
-)
+@pytest.mark.parametrize("told", [{"class-counts": [1]}, {"partition-id": 0.5}, {"class-counts": [-1] * 10}, {}])
 def test_a_census_of_nonsense_is_not_believed(told):
     class Lying(ClientApp):
         def __call__(self, message, context):

@@ -60,9 +60,7 @@ def test_students_lie_within_the_radius_in_all_directions():
     make = NearStudents(data=data, around=network, radius=0.7)
     rows = list(data.classes)
     assert rows == list(range(TASK.num_classes))
-    moves = torch.stack(
-        [weight_vector(make(dd.generator("student", i))) - weight_vector(network) for i in range(40)]
-    )
+    moves = torch.stack([weight_vector(make(dd.generator("student", i))) - weight_vector(network) for i in range(40)])
     lengths = moves.norm(dim=1)
     assert lengths.max() <= 0.7 + 1e-5
     assert lengths.min() < 0.2 < 0.5 < lengths.max()

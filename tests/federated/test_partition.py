@@ -80,10 +80,7 @@ def test_quantity_skew_keeps_the_mix_of_classes():
         (lambda rng: dirichlet(LABELS, 0, 0.1, rng), "clients must be at least 1, got 0"),
         (lambda rng: dirichlet(LABELS, 2, 0.0, rng), "alpha must be"),
         (lambda rng: dirichlet(LABELS, 10, 0.1, rng, least=61), "least must not exceed 600 images"),
-        (
-            lambda rng: dirichlet(LABELS, 10, 0.01, rng, least=60, tries=3),
-            "least must be reachable in 3 draws",
-        ),
+        (lambda rng: dirichlet(LABELS, 10, 0.01, rng, least=60, tries=3), "least must be reachable in 3 draws"),
         (lambda rng: shards(LABELS, 100, 7, rng), "per_client must leave an image for each of 700 shards"),
         (lambda rng: quantity_skew(LABELS, 601, 1.0, rng), "clients must not exceed 600 images"),
     ],

@@ -13,15 +13,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 import ddsdk as dd
 from ddsdk.artefact.codecs import Components, Half, LowRank, Tiles, Uint8, codec_state
 from ddsdk.foundation.files import canonical_json
-from ddsdk_integrations.federated import (
-    Contract,
-    Encoding,
-    Limits,
-    LocalData,
-    LocalTraining,
-    Packing,
-    inspect_replies,
-)
+from ddsdk_integrations.federated import Contract, Encoding, Limits, LocalData, LocalTraining, Packing, inspect_replies
 from ddsdk_integrations.federated.payload import content_digest, pack
 from ddsdk_integrations.federated.updates import encoded_update
 
@@ -141,9 +133,7 @@ def test_soft_labels_stay_with_the_class_and_with_what_the_client_holds():
     assert "not asked for" in refused[0].reason
     allowed = {7: frozenset(data.classes[:-1])}
     kept = torch.isin(sent.owner, torch.arange(len(data.classes) - 1))
-    part = dataclasses.replace(
-        sent, images=sent.images[kept], labels=sent.labels[kept], classes=sent.classes[kept]
-    )
+    part = dataclasses.replace(sent, images=sent.images[kept], labels=sent.labels[kept], classes=sent.classes[kept])
     content = pack(part, data, Packing(soft=True), round_number=1)
     contract = Contract(task=TASK, round_number=1, allowed=allowed, limits=Limits(soft=True))
     _, refused = inspect_replies([reply(content, 7)], contract)
@@ -153,9 +143,7 @@ def test_soft_labels_stay_with_the_class_and_with_what_the_client_holds():
     assert "must be largest at their class" in refused[0].reason
     # An update is a function of any probabilities.
     contract = Contract(task=TASK, round_number=1, allowed=allowed, update=True)
-    content = pack(
-        dataclasses.replace(part, labels=part.labels.flip(1)), data, Packing(soft=True), round_number=1
-    )
+    content = pack(dataclasses.replace(part, labels=part.labels.flip(1)), data, Packing(soft=True), round_number=1)
     assert inspect_replies([reply(content, 7)], contract)[1] == []
 
 

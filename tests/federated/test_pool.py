@@ -106,9 +106,7 @@ def test_soft_labels_count_where_they_lie():
     reached = float(mass[-len(rows) :].sum() / mass.sum())
     assert 0.5 < reached <= pool.influence[0]
     assert pool.share == pytest.approx(1.0)  # it alone has class 9
-    examples = pooled(
-        [*others, dataclasses.replace(mine, labels=rows)], TASK, Weighing(by="examples"), quota=quota
-    )
+    examples = pooled([*others, dataclasses.replace(mine, labels=rows)], TASK, Weighing(by="examples"), quota=quota)
     assert examples.influence[0] == 1.0
 
 

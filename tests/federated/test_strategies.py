@@ -42,10 +42,7 @@ SETS = {
         lambda **how: strategy(one_shot, evaluation=QUICK, limits=Limits(soft=True), **how),
         {"distil": dd.KIP(ipc=2, steps=3, real_batch=16), "packing": Packing(soft=True)},
     ),
-    "dosfl": (
-        lambda **how: strategy(dosfl, **how),
-        {"distil": dd.DD(ipc=2, passes=1, steps=2, real_batch=16)},
-    ),
+    "dosfl": (lambda **how: strategy(dosfl, **how), {"distil": dd.DD(ipc=2, passes=1, steps=2, real_batch=16)}),
     "feddm": (lambda **how: strategy(fed_dm, radius=0.5, trust=1.0, **how), {}),
     "feddm, going on": (lambda **how: strategy(fed_dm, radius=0.5, go_on=True, remember=2, **how), {}),
     "fedmk": (
@@ -57,10 +54,7 @@ SETS = {
         lambda **how: strategy(fed_synth, student_steps=1, **how),
         {"encoding": Encoding(images=10, student_steps=1, steps=3)},
     ),
-    "baseline": (
-        lambda **how: strategy(one_shot, evaluation=QUICK, **how),
-        {"distil": dd.BASELINES["herding"](ipc=3)},
-    ),
+    "baseline": (lambda **how: strategy(one_shot, evaluation=QUICK, **how), {"distil": dd.BASELINES["herding"](ipc=3)}),
 }
 
 
@@ -111,9 +105,7 @@ def test_a_server_that_was_stopped_goes_on_with_the_same_bits(name, tmp_path):
 def test_a_federation_of_sets_learns_digits():
     app = participant(distil=dd.DM(ipc=5, steps=5, real_batch=32)).app()
     made = strategy(one_shot, evaluation=dataclasses.replace(QUICK, epochs=60))
-    result = made.start(
-        InProcessGrid(app, CLIENTS), TASK.initial_arrays(), 1, evaluate_fn=accuracy_of(TASK, TEST)
-    )
+    result = made.start(InProcessGrid(app, CLIENTS), TASK.initial_arrays(), 1, evaluate_fn=accuracy_of(TASK, TEST))
     accuracy = [m["accuracy"] for m in result.evaluate_metrics_serverapp.values()]
     assert accuracy[0] < 0.3
     assert accuracy[1] > 0.7
@@ -151,9 +143,7 @@ def test_both_ends_count_the_same_bytes():
     made.start(grid, TASK.initial_arrays(), 2)
     theirs = client_traffic(grid)
     assert (theirs.up, theirs.down) == (made.traffic.up, made.traffic.down)
-    assert (
-        made.traffic.total == theirs.up + theirs.down > 2 * CLIENTS * 4 * len(vector(TASK.initial_arrays()))
-    )
+    assert made.traffic.total == theirs.up + theirs.down > 2 * CLIENTS * 4 * len(vector(TASK.initial_arrays()))
     assert sum(r.up for r in made.reports) == made.traffic.up
     averaged = CountingGrid(InProcessGrid(participant().app(), CLIENTS))
     FedAvg(**AVERAGING).start(averaged, TASK.initial_arrays(), 2)

@@ -89,11 +89,7 @@ def test_damaged_bytes_of_an_array(codec, data):
 
 
 @settings(max_examples=150)
-@given(
-    codec=codecs,
-    shape=dimensions,
-    dtype=st.sampled_from(["uint8", "float16", "float32", "int16", "O", "U9", ""]),
-)
+@given(codec=codecs, shape=dimensions, dtype=st.sampled_from(["uint8", "float16", "float32", "int16", "O", "U9", ""]))
 def test_other_declarations(codec, shape, dtype):
     for name in list((content := sent(codec))["syn"]):
         array = content["syn"][name]

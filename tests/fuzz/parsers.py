@@ -14,9 +14,9 @@ with atheris.instrument_imports(include=["ddsdk"]):
     from ddsdk.artefact.folder import unpack_artifact
     from ddsdk.artefact.header import header_length, parse_header
     from ddsdk.artefact.manifest import decode_manifest
-    from ddsdk.experiments.unit import Unit, open_result
     from ddsdk.foundation.errors import ArtifactError
     from ddsdk.foundation.files import strict_json
+    from ddsdk.foundation.unit import Unit, open_result
     from ddsdk.training.protocol import Evaluation
 
 

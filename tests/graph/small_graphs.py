@@ -20,8 +20,7 @@ def small_data(nodes=24, features=5, classes=3, seed=0):
     x[:, :classes] += 0.4 * torch.eye(classes)[y]
     third = nodes // 3
     masks = {
-        name: (torch.arange(nodes) // third) == i
-        for i, name in enumerate(("train_mask", "val_mask", "test_mask"))
+        name: (torch.arange(nodes) // third) == i for i, name in enumerate(("train_mask", "val_mask", "test_mask"))
     }
     return Data(x=x, edge_index=index, y=y, **masks)
 

@@ -42,9 +42,7 @@ RECIPES = {
     "doscond": DosCond(nodes=7, steps=4),
     "gcdm": GCDM(nodes=7, steps=4, width=8),
     "sfgc": SFGC(nodes=7, steps=3, width=6, experts=2, expert_epochs=20, every=2, span=2, last=5),
-    "sfgc, soft": SFGC(
-        nodes=7, steps=3, width=6, experts=1, expert_epochs=9, every=1, span=2, last=5, label_lr=0.1
-    ),
+    "sfgc, soft": SFGC(nodes=7, steps=3, width=6, experts=1, expert_epochs=9, every=1, span=2, last=5, label_lr=0.1),
     "gc-sntk": GCSNTK(nodes=7, steps=4, label_lr=0.01),
     "random": ChosenNodes(nodes=7),
     "herding": ChosenNodes(nodes=7, choice="herding"),
@@ -63,9 +61,7 @@ def test_every_method_gives_a_set_that_comes_back_and_is_judged(name, setting, t
     assert distilled.content_id == dd.distill(RECIPES[name], graph, seed=1).content_id
     distilled.save(tmp_path / "set")
     again = dd.Distilled.load(tmp_path / "set")
-    assert (
-        again.content_id == distilled.content_id == dd.Distilled.from_bytes(distilled.to_bytes()).content_id
-    )
+    assert again.content_id == distilled.content_id == dd.Distilled.from_bytes(distilled.to_bytes()).content_id
     data = to_data(again)
     assert isinstance(data, Data)
     assert (tuple(data.x.shape), tuple(data.y_rows.shape)) == ((7, 5), (7, 3))
@@ -122,8 +118,7 @@ def test_experts_count_among_the_costs():
 
 
 @pytest.mark.parametrize(
-    "make",
-    [lambda: linear_student(5, 3), lambda: perceptron_student(5, 3, 4), lambda: graph_student(2, 3, width=4)],
+    "make", [lambda: linear_student(5, 3), lambda: perceptron_student(5, 3, 4), lambda: graph_student(2, 3, width=4)]
 )
 def test_factories_draw_from_their_generator_alone_and_are_pickled(make):
     state, factory = torch.get_rng_state(), make()
@@ -207,9 +202,7 @@ def test_the_test_nodes_decide_nothing():
         for d in (data, other)
     ]
     assert torch.equal(sets[0].images, sets[1].images)
-    networks = [
-        trained_on_graph(to_data(sets[0]), GraphData(d), QUICK, dd.generator("t")) for d in (data, other)
-    ]
+    networks = [trained_on_graph(to_data(sets[0]), GraphData(d), QUICK, dd.generator("t")) for d in (data, other)]
     for a, b in zip(*(n.parameters() for n in networks), strict=True):
         assert torch.equal(a, b)
 
@@ -226,9 +219,7 @@ def test_the_area_under_the_curve_is_that_of_all_pairs():
     lead = scores[:, 1] - scores[:, 0]
     pairs = lead[labels == 1][:, None] > lead[labels == 0]
     assert metric_of(scores, labels, "auc") == pytest.approx(float(pairs.float().mean()))
-    assert metric_of(scores, labels, "accuracy") == pytest.approx(
-        float(((lead > 0).long() == labels).float().mean())
-    )
+    assert metric_of(scores, labels, "accuracy") == pytest.approx(float(((lead > 0).long() == labels).float().mean()))
 
 
 def test_condensed_nodes_beat_random_ones():
@@ -260,10 +251,7 @@ def test_the_whole_graph_trains_networks_too():
         (lambda: graph_network("gin", 5, 3, dd.generator(0)), "network must be one of"),
         (lambda: graph_network("gcn", 5, 3, dd.generator(0), width=0), "width"),
         (lambda: dd.distill(GCond(nodes=2), small_graph(), seed=0), "nodes"),
-        (
-            lambda: dd.distill(GCond(), small_graph(), validation=object()),
-            "validation must be left out for graphs",
-        ),
+        (lambda: dd.distill(GCond(), small_graph(), validation=object()), "validation must be left out for graphs"),
         (lambda: dd.distill(ChosenNodes(), small_graph(), budget=1.0), "budget must be left out for nodes"),
     ],
 )

@@ -65,31 +65,8 @@ def test_whole_graphs_have_a_command_of_their_own(tmp_path, monkeypatch, capsys)
     path = "1 1 1\n0 2 0 2\n0 1 1"
     graphs = [f"5 1\n{ring}", f"3 0\n{path}"] * 12
     (tmp_path / "own.txt").write_text("\n".join([str(len(graphs)), *graphs]))
-    argv = [
-        "x",
-        "--data",
-        "own.txt",
-        "--root",
-        str(tmp_path),
-        "--out",
-        str(tmp_path / "out"),
-        "--networks",
-        "2",
-    ]
-    argv += [
-        "--epochs",
-        "30",
-        "--steps",
-        "2",
-        "--nodes",
-        "5",
-        "--ipc",
-        "1",
-        "--seeds",
-        "0,1",
-        "--threads",
-        "1",
-    ]
+    argv = ["x", "--data", "own.txt", "--root", str(tmp_path), "--out", str(tmp_path / "out"), "--networks", "2"]
+    argv += ["--epochs", "30", "--steps", "2", "--nodes", "5", "--ipc", "1", "--seeds", "0,1", "--threads", "1"]
     monkeypatch.setattr(sys, "argv", argv)
     assert whole_graphs.main() == 0
     found = json.loads((tmp_path / "out" / "cells.json").read_text())["cells"]

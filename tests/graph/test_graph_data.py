@@ -59,8 +59,7 @@ def test_messages_of_a_directed_graph_go_from_source_to_target(weighted):
     data, weights = directed_data()
     given = weights if weighted else None
     edges = [
-        (a, b, float(w) if weighted else 1.0)
-        for (a, b), w in zip(data.edge_index.T.tolist(), weights, strict=True)
+        (a, b, float(w) if weighted else 1.0) for (a, b), w in zip(data.edge_index.T.tolist(), weights, strict=True)
     ]
     edges += [(i, i, 1.0) for i in range(24)]
     into = [sum(w for _, end, w in edges if end == i) for i in range(24)]
@@ -114,9 +113,7 @@ def test_rows_are_the_propagated_features_of_training_nodes():
     found = rows.batch(torch.arange(len(rows)))
     torch.testing.assert_close(found.x.flatten(1), by_hand[data.train_mask])
     assert found.y.argmax(1).tolist() == data.y[data.train_mask].tolist()
-    torch.testing.assert_close(
-        propagated(graph.train.graph.operator, graph.train.graph.x, 0), graph.train.graph.x
-    )
+    torch.testing.assert_close(propagated(graph.train.graph.operator, graph.train.graph.x, 0), graph.train.graph.x)
 
 
 def test_features_beyond_the_unit_range_come_back():
@@ -143,9 +140,7 @@ def test_inductive_parts_see_their_own_nodes_alone():
         (dense_normalised(dense(data)[data.train_mask][:, data.train_mask]) @ data.x[data.train_mask]),
     )
     # Held-out features change nothing that condensation sees.
-    data.x = torch.where(
-        data.train_mask[:, None], data.x, torch.rand(data.x.shape, generator=dd.generator(1))
-    )
+    data.x = torch.where(data.train_mask[:, None], data.x, torch.rand(data.x.shape, generator=dd.generator(1)))
     assert torch.equal(GraphData(data, setting="inductive").propagated(2), graph.propagated(2))
     assert not torch.equal(GraphData(data).propagated(2), small_graph().propagated(2))
 
@@ -181,9 +176,7 @@ def test_graphs_that_were_cut_before_are_checked_for_leaks():
 def test_masks_that_share_nodes_are_refused(setting):
     data = small_data()
     data.val_mask = data.val_mask | (torch.arange(24) == 0)
-    with pytest.raises(
-        ValueError, match=r"val must share no node that is (seen|labelled) in training, got 1"
-    ):
+    with pytest.raises(ValueError, match=r"val must share no node that is (seen|labelled) in training, got 1"):
         GraphData(data, setting=setting)
     data = small_data()
     data.val_mask = data.val_mask | (torch.arange(24) == 23)

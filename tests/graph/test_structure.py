@@ -149,9 +149,7 @@ def test_self_expression_is_its_closed_form():
 
 def make_syn(structure, m=6):
     classes = torch.arange(m) // (m // 3)
-    return dd.SyntheticSet(
-        SyntheticNodes(features(m), structure, hops=2), hard_labels(classes, 3), classes, 3
-    )
+    return dd.SyntheticSet(SyntheticNodes(features(m), structure, hops=2), hard_labels(classes, 3), classes, 3)
 
 
 STRUCTURES = {

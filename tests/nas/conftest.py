@@ -21,9 +21,7 @@ def pictures(digits) -> tuple[dd.RealData, dd.RealData]:
         name="digits",
     )
     index = [large.index_of_class(c) for c in range(10)]
-    return large.subset(torch.cat([i[:30] for i in index])), large.subset(
-        torch.cat([i[30:40] for i in index])
-    )
+    return large.subset(torch.cat([i[:30] for i in index])), large.subset(torch.cat([i[30:40] for i in index]))
 
 
 @pytest.fixture

@@ -77,9 +77,9 @@ def test_batch_norm_takes_its_statistics_from_real_images(pictures, chosen, trai
     # Another brightness: what the set's own statistics make of real images is then nothing.
     shifted = dataclasses.replace(chosen, images=chosen.images + 5)
     scores = [
-        distilled_proxy(
-            shifted, held_out, evaluation=training, steps=20, statistics=statistics, seed=dd.generator(0)
-        )(batch_norm, dd.generator("run"))["score"]
+        distilled_proxy(shifted, held_out, evaluation=training, steps=20, statistics=statistics, seed=dd.generator(0))(
+            batch_norm, dd.generator("run")
+        )["score"]
         for statistics in (None, train)
     ]
     assert scores[1] > scores[0] + 0.1
@@ -90,10 +90,7 @@ def test_what_a_score_depends_on_is_in_the_identity(pictures, chosen, training):
     usual = {"evaluation": training, "seed": dd.generator(0)}
     base = distilled_proxy(chosen, held_out, **usual)
     same = distilled_proxy(
-        chosen,
-        held_out,
-        evaluation=dataclasses.replace(training, protocol="x", networks=9),
-        seed=dd.generator(1),
+        chosen, held_out, evaluation=dataclasses.replace(training, protocol="x", networks=9), seed=dd.generator(1)
     )
     assert base.identity == same.identity
     others = [
@@ -101,9 +98,7 @@ def test_what_a_score_depends_on_is_in_the_identity(pictures, chosen, training):
         distilled_proxy(chosen, train, **usual),
         distilled_proxy(chosen, held_out, steps=3, **usual),
         distilled_proxy(chosen, held_out, statistics=train, **usual),
-        distilled_proxy(
-            chosen, held_out, evaluation=dataclasses.replace(training, lr=0.1), seed=dd.generator(0)
-        ),
+        distilled_proxy(chosen, held_out, evaluation=dataclasses.replace(training, lr=0.1), seed=dd.generator(0)),
         early_stopping(train, held_out, evaluation=training),
         early_stopping(train, held_out, evaluation=training, test=train),
         dataclasses.replace(base, held_out=held_out.with_preprocess(dd.Preprocess.unit(1))),
@@ -136,9 +131,7 @@ def test_a_ranking_does_not_depend_on_order_or_worker(proxy, candidates, tmp_pat
     pool = rank(candidates, proxy, seed=rng, seeds=2, store=tmp_path, executor=Processes(1))
     assert here.scores == backwards.scores == pool.scores
     assert here.seeds == 2 and here.seconds > 0 and here.before == proxy.seconds
-    assert all(
-        len(set(values)) >= 1 and 0 <= min(values) <= max(values) <= 1 for values in here.scores.values()
-    )
+    assert all(len(set(values)) >= 1 and 0 <= min(values) <= max(values) <= 1 for values in here.scores.values())
     assert here.parameters[next(iter(here.scores))] == sum(
         p.numel() for p in candidates[0](dd.generator(0)).parameters()
     )
@@ -163,9 +156,7 @@ def test_what_is_there_is_not_computed_again(proxy, candidates, tmp_path):
 
 
 def test_a_factory_that_changed_under_its_name_is_computed_again(proxy, candidates, tmp_path):
-    one, other = (
-        rank([("it", make)], proxy, seed=dd.generator(0), store=tmp_path) for make in candidates[:2]
-    )
+    one, other = (rank([("it", make)], proxy, seed=dd.generator(0), store=tmp_path) for make in candidates[:2])
     assert one.parameters != other.parameters or one.scores != other.scores
     assert network_signature(candidates[0]) == network_signature(candidates[0])
     assert network_signature(candidates[0])[0] != network_signature(candidates[1])[0]

@@ -23,11 +23,7 @@ class Small:
         self.activation, self.norm = activation, norm
 
     def __call__(self, rng):
-        layers = [
-            nn.Conv2d(1, 2, 3, padding=1),
-            nn.BatchNorm2d(2) if self.norm else nn.Identity(),
-            self.activation(),
-        ]
+        layers = [nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2) if self.norm else nn.Identity(), self.activation()]
         body = nn.Sequential(*layers, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(8, 3), self.activation())
         return initialise(Network(body, nn.Linear(3, 3)), rng)
 
@@ -48,12 +44,9 @@ def test_parameters_are_counted():
 
 def test_synflow_is_the_sum_over_paths():
     network = Chain()(dd.generator(5)).double()
-    a, b, c = (
-        w.detach().abs() for w in (network.body[1].weight, network.body[2].weight, network.head.weight)
-    )
+    a, b, c = (w.detach().abs() for w in (network.body[1].weight, network.body[2].weight, network.head.weight))
     paths = sum(
-        float(a[j, i] * b[k, j] * c[m, k])
-        for i, j, k, m in itertools.product(range(4), range(3), range(2), range(2))
+        float(a[j, i] * b[k, j] * c[m, k]) for i, j, k, m in itertools.product(range(4), range(3), range(2), range(2))
     )
     found = SynFlow((1, 2, 2))(Chain(), dd.generator(5))["score"]
     # Each of the three layers has all of the paths; the last bias starts none that a weight is on.

@@ -166,11 +166,7 @@ def values_of(cell, draws):
     }
     nodes = [draws[6]]
     for node in (1, 2, 3):
-        terms = [
-            functions[op](nodes[of])
-            for op, (to, of) in zip(cell.operations, EDGES, strict=True)
-            if to == node
-        ]
+        terms = [functions[op](nodes[of]) for op, (to, of) in zip(cell.operations, EDGES, strict=True) if to == node]
         nodes.append(sum(terms))
     return nodes[-1]
 
@@ -234,10 +230,7 @@ def test_bad_cells_are_refused():
 def test_a_table_of_accuracies_is_read(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text(f"arch,cifar10\n{ZEROS},10.0\n{ONES},94.37\n")
-    assert read_accuracies(path, "cifar10") == {
-        Cell.parse(ZEROS): 0.1,
-        Cell.parse(ONES): pytest.approx(0.9437),
-    }
+    assert read_accuracies(path, "cifar10") == {Cell.parse(ZEROS): 0.1, Cell.parse(ONES): pytest.approx(0.9437)}
 
 
 @pytest.mark.parametrize(

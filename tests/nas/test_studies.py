@@ -5,14 +5,7 @@ from __future__ import annotations
 import pytest
 
 import ddsdk as dd
-from ddsdk_integrations.nas import (
-    ConvNetSpace,
-    ParameterCount,
-    ProxyObjective,
-    add_ranking,
-    distributions,
-    rank,
-)
+from ddsdk_integrations.nas import ConvNetSpace, ParameterCount, ProxyObjective, add_ranking, distributions, rank
 
 optuna = pytest.importorskip("optuna")
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -60,9 +53,7 @@ def test_a_pruner_stops_poor_candidates():
 
 
 def test_size_can_be_a_second_value():
-    found = optuna.create_study(
-        directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=0)
-    )
+    found = optuna.create_study(directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=0))
     found.optimize(objective(parameters=True), n_trials=3)
     for trial in found.trials:
         score, size = trial.values

@@ -27,9 +27,7 @@ class Real:
     device = torch.device("cpu")
 
     def __init__(self, x=None):
-        self.x = (
-            torch.randn(40, *SHAPE, generator=dd.generator("real"), dtype=torch.float64) if x is None else x
-        )
+        self.x = torch.randn(40, *SHAPE, generator=dd.generator("real"), dtype=torch.float64) if x is None else x
         self.y = torch.eye(3, dtype=torch.float64)[torch.arange(40) % 3]
 
     def mixed(self, n, rng):
@@ -79,10 +77,7 @@ def taken(objective, student, syn, real):
 
 
 OBJECTIVES = {
-    "kernel": (
-        FitAndTest(compare=by_kernel, ridge=Ridge(strength=1e-3), real_batch=40),
-        FullyConnectedNTK(depth=1),
-    ),
+    "kernel": (FitAndTest(compare=by_kernel, ridge=Ridge(strength=1e-3), real_batch=40), FullyConnectedNTK(depth=1)),
     "features": (FitAndTest(compare=ByFeatures(), ridge=Ridge(strength=1e-3), real_batch=40), None),
     "cross-entropy": (
         FitAndTest(compare=ByFeatures(), ridge=Ridge(strength=1e-3), real_batch=40, loss="cross-entropy"),
@@ -134,9 +129,7 @@ def test_adversarial_training_sees_attacked_images_in_every_step(tiny):
     assert not torch.equal(hard[0], plain[0])
     # By hand: the first step of plain descent on the first attacked batch.
     network = dd.network_factory("convnet", tiny.image_shape, 3, width=4, depth=1)(dd.generator("init"))
-    one = dataclasses.replace(
-        evaluation, epochs=1, batch_size=20, momentum=0.0, weight_decay=0.0, order="stored"
-    )
+    one = dataclasses.replace(evaluation, epochs=1, batch_size=20, momentum=0.0, weight_decay=0.0, order="stored")
     before = [p.detach().clone() for p in network.parameters()]
     attack = Recorder()
     for _ in train_on(network, batch, one, dd.generator("t"), adversary=attack):

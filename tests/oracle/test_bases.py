@@ -24,9 +24,7 @@ def test_the_budget_pays_the_bases_first_and_then_addresses(shape, ipc, count):
 
 
 def test_a_budget_without_an_address_is_refused():
-    with pytest.raises(
-        ValueError, match="bases must leave an address for each of 2 classes in 128 floats, got 8"
-    ):
+    with pytest.raises(ValueError, match="bases must leave an address for each of 2 classes in 128 floats, got 8"):
         address_count(1, 2, (1, 8, 8), bases=8, factor=2)
     with pytest.raises(ValueError, match="factor must be at least 1, got 0"):
         AddressedBases(4, MNIST, factor=0, rng=dd.generator(0))

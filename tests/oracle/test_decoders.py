@@ -72,10 +72,7 @@ def slow_hallucination(p, slot, h):
         [
             torch.tensor(
                 [
-                    [
-                        float(maps[c, y, x] * p.scale[h, c, y, x] + p.shift[h, c, y, x])
-                        for x in range(maps.shape[2])
-                    ]
+                    [float(maps[c, y, x] * p.scale[h, c, y, x] + p.shift[h, c, y, x]) for x in range(maps.shape[2])]
                     for y in range(maps.shape[1])
                 ],
                 dtype=maps.dtype,
@@ -197,9 +194,7 @@ def test_cosine_rows_equal_their_formula(n):
     for k in range(n):
         for i in range(n):
             scale = math.sqrt((1 if k == 0 else 2) / n)
-            assert math.isclose(
-                float(rows[k, i]), scale * math.cos(math.pi * (2 * i + 1) * k / (2 * n)), abs_tol=1e-14
-            )
+            assert math.isclose(float(rows[k, i]), scale * math.cos(math.pi * (2 * i + 1) * k / (2 * n)), abs_tol=1e-14)
     torch.testing.assert_close(rows @ rows.T, torch.eye(n, dtype=torch.float64), rtol=0, atol=1e-14)
 
 
@@ -257,9 +252,7 @@ def parametrizations():
 @pytest.mark.parametrize("name", parametrizations())
 def test_gradients_through_decoders_agree_with_finite_differences(name):
     module = Decoded(parametrizations()[name].double())
-    learned = {
-        n: p.detach().clone().requires_grad_() for n, p in module.named_parameters() if p.requires_grad
-    }
+    learned = {n: p.detach().clone().requires_grad_() for n, p in module.named_parameters() if p.requires_grad}
 
     def images(*tensors):
         given = dict(zip(learned, tensors, strict=True))

@@ -98,9 +98,7 @@ def test_mmd_of_equal_samples_is_zero():
 
 def test_a_wide_kernel_sees_the_mean_alone():
     x, y = normal(4, 3), normal(6, 3, key="y") + 1
-    torch.testing.assert_close(
-        GaussianMMD((1e5,))([x], [y]), (x.mean(0) - y.mean(0)).square().sum(), rtol=1e-4, atol=0
-    )
+    torch.testing.assert_close(GaussianMMD((1e5,))([x], [y]), (x.mean(0) - y.mean(0)).square().sum(), rtol=1e-4, atol=0)
 
 
 def test_mmd_sees_a_spread_that_the_mean_does_not():
@@ -123,9 +121,7 @@ def test_mmd_gradient():
     h = 0.5 * (both[:, None] - both[None]).square().sum(2).mean()
 
     def fixed(a):
-        kernels = [
-            (-(p[:, None] - q[None]).square().sum(2) / (2 * h)).exp().mean() for p, q in ((a, a), (a, y))
-        ]
+        kernels = [(-(p[:, None] - q[None]).square().sum(2) / (2 * h)).exp().mean() for p, q in ((a, a), (a, y))]
         return h * (kernels[0] - 2 * kernels[1])
 
     assert gradcheck(fixed, x)
@@ -145,10 +141,7 @@ def test_characteristic_distance_equals_complex_numbers(amplitude, phase):
     found = CharacteristicDistance(amplitude=amplitude, phase=phase)(a, b)
     assert math.isclose(float(found), total / 7, rel_tol=1e-10)
     if amplitude == phase:
-        gaps = [
-            abs(complex(*x) - complex(*y))
-            for x, y in zip(zip(*a, strict=True), zip(*b, strict=True), strict=True)
-        ]
+        gaps = [abs(complex(*x) - complex(*y)) for x, y in zip(zip(*a, strict=True), zip(*b, strict=True), strict=True)]
         assert math.isclose(float(found), math.sqrt(amplitude) * sum(gaps) / 7, rel_tol=1e-10)
 
 
@@ -277,9 +270,7 @@ def test_other_networks_have_layers_too(name, layers, attentions):
 def discriminate(real, syn, student, objective=None):
     """The loss and the gradient of the images, as a distillation takes them."""
     leaves, total = Leaves(syn), 0.0
-    for term in (objective or Discrimination(real_batch=4))(
-        student, Doubled(real), leaves, dd.generator("d")
-    ):
+    for term in (objective or Discrimination(real_batch=4))(student, Doubled(real), leaves, dd.generator("d")):
         torch.autograd.backward(term, inputs=leaves.inputs)
         leaves.pull_back()
         total += float(term.detach())

@@ -83,9 +83,7 @@ def pairs():
 
 
 def slow_absolute(a, b):
-    return sum(
-        abs(p - q) for x, y in zip(a, b, strict=True) for p, q in zip(x.flatten(), y.flatten(), strict=True)
-    )
+    return sum(abs(p - q) for x, y in zip(a, b, strict=True) for p, q in zip(x.flatten(), y.flatten(), strict=True))
 
 
 def slow_gap(weight):
@@ -187,12 +185,8 @@ def plain_collective(objective, student, real, syn, rng):
 @pytest.mark.parametrize("pieces", [None, 1, 3, 4])
 @pytest.mark.parametrize("augmentation", ["", "color_crop+flip_scale"])
 @pytest.mark.parametrize("learned", [False, True])
-@pytest.mark.parametrize(
-    "distance", [filter_cosine, squared, FilterGap(0.5)], ids=["filter_cosine", "squared", "gap"]
-)
-def test_collective_matching_equals_the_plain_version(
-    tiny, monkeypatch, pieces, augmentation, learned, distance
-):
+@pytest.mark.parametrize("distance", [filter_cosine, squared, FilterGap(0.5)], ids=["filter_cosine", "squared", "gap"])
+def test_collective_matching_equals_the_plain_version(tiny, monkeypatch, pieces, augmentation, learned, distance):
     monkeypatch.setitem(MICRO_BATCH, "cpu", pieces)
     objective = CollectiveMatch(
         byproduct=weight_gradients,

@@ -103,9 +103,7 @@ def dense(jac, features, y, ridge):
     """All weights at once, by an ordinary solve."""
     eye = torch.eye(3, dtype=DOUBLE)
     big = torch.cat([jac, torch.stack([torch.kron(row, eye) for row in features[:, None]]).flatten(0, 1)], 1)
-    found = torch.linalg.solve(
-        big.T @ big + ridge * torch.eye(big.shape[1], dtype=DOUBLE), big.T @ y.flatten()
-    )
+    found = torch.linalg.solve(big.T @ big + ridge * torch.eye(big.shape[1], dtype=DOUBLE), big.T @ y.flatten())
     size = jac.shape[1]
     return found[:size], found[size:].view(features.shape[1], 3)
 

@@ -20,10 +20,7 @@ def real():
     rng = dd.generator("real")
     labels = torch.arange(3).repeat(4)
     return dd.RealData(
-        torch.rand(12, 1, 4, 4, generator=rng),
-        labels,
-        class_names=("a", "b", "c"),
-        preprocess=dd.Preprocess.unit(1),
+        torch.rand(12, 1, 4, 4, generator=rng), labels, class_names=("a", "b", "c"), preprocess=dd.Preprocess.unit(1)
     )
 
 
@@ -40,9 +37,7 @@ class Doubled:
 
 def smooth(rng):
     """A network whose loss has derivatives everywhere."""
-    network = torch.nn.Sequential(
-        torch.nn.Flatten(), torch.nn.Linear(16, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3)
-    )
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
     return Network(initialise(network[:3], rng), initialise(network[3], rng)).double()
 
 
@@ -130,10 +125,7 @@ def gtn(every):
 def test_the_gradient_of_a_curriculum(real):
     """Generator, latents, rates and momenta, through all steps and tests."""
     plan, syn = plan_of(gtn(1), real)
-    assert {n.split(".")[0] for n, p in syn.named_parameters() if p.requires_grad} == {
-        "parametrization",
-        "rate",
-    }
+    assert {n.split(".")[0] for n, p in syn.named_parameters() if p.requires_grad} == {"parametrization", "rate"}
     check_by_differences(plan, syn, real, smooth(dd.generator("student")))
 
 

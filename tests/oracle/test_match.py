@@ -16,10 +16,7 @@ from ddsdk.synthetic import FixedLabels, LearnedLabels, Pixels, class_slots, har
 from ddsdk.synthetic.set import Leaves
 from ddsdk.training.micro import MICRO_BATCH
 
-METHODS = {
-    "dm": (mean_embedding, squared, plain_dm_loss),
-    "dc": (weight_gradients, filter_cosine, plain_dc_loss),
-}
+METHODS = {"dm": (mean_embedding, squared, plain_dm_loss), "dc": (weight_gradients, filter_cosine, plain_dc_loss)}
 DISTANCES = {"squared": squared, "cosine": cosine, "filter_cosine": filter_cosine}
 
 
@@ -47,9 +44,9 @@ def synthetic(real, dtype, ipc=3):
 
 def network(real, dtype=torch.float64, **options):
     options = {"width": 4, "depth": 2} | options
-    return dd.network_factory("convnet", real.image_shape, real.num_classes, **options)(
-        dd.generator("student")
-    ).to(dtype)
+    return dd.network_factory("convnet", real.image_shape, real.num_classes, **options)(dd.generator("student")).to(
+        dtype
+    )
 
 
 def matched(objective, student, real, syn, rng):
@@ -78,9 +75,7 @@ def replayed(objective, real, syn, rng):
 @pytest.mark.parametrize("augmentation", ["", "color", "crop_cutout_flip", "scale_rotate"])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("pieces", [None, 3])
-def test_loss_and_gradient_equal_the_plain_version(
-    tiny, monkeypatch, pieces, method, augmentation, dtype, tolerance
-):
+def test_loss_and_gradient_equal_the_plain_version(tiny, monkeypatch, pieces, method, augmentation, dtype, tolerance):
     monkeypatch.setitem(MICRO_BATCH, "cpu", pieces)
     byproduct, distance, plain = METHODS[method]
     objective = ClassMatch(
@@ -108,9 +103,7 @@ def test_loss_and_gradient_equal_the_plain_version(
     found = torch.zeros_like(gradient)
     for c, (grad, (_, batch, _)) in enumerate(zip(by_class, pairs, strict=True)):
         for row, image in zip(grad, batch.x, strict=True):
-            (slot,) = [
-                int(s) for s in syn.slots_of_class(c) if torch.equal(syn.parametrization.images[s], image)
-            ]
+            (slot,) = [int(s) for s in syn.slots_of_class(c) if torch.equal(syn.parametrization.images[s], image)]
             found[slot] = row
     scale = float(found.abs().max())
     assert scale > 0
@@ -169,9 +162,7 @@ def test_classes_without_synthetic_images_are_passed_over(tiny):
 @pytest.mark.parametrize("distance", ["filter_cosine", "squared", "cosine"])
 def test_gradient_matching_agrees_with_finite_differences(distance):
     rng = dd.generator("finite differences")
-    student = dd.network_factory("convnet", (1, 4, 4), 2, width=3, depth=1, activation="sigmoid")(
-        rng
-    ).double()
+    student = dd.network_factory("convnet", (1, 4, 4), 2, width=3, depth=1, activation="sigmoid")(rng).double()
     labels = torch.eye(2, dtype=torch.float64)
     target = dd.Batch(torch.randn(2, 1, 4, 4, generator=rng, dtype=torch.float64), labels)
     wanted = weight_gradients(student, target, graph=False)
@@ -200,11 +191,7 @@ def slow_dot(a, b):
 
 
 def slow_squared(a, b):
-    return sum(
-        (p - q) ** 2
-        for x, y in zip(slow_rows(a), slow_rows(b), strict=True)
-        for p, q in zip(x, y, strict=True)
-    )
+    return sum((p - q) ** 2 for x, y in zip(slow_rows(a), slow_rows(b), strict=True) for p, q in zip(x, y, strict=True))
 
 
 def slow_cosine(a, b):

@@ -72,9 +72,7 @@ def by_hand(networks, x, y, new, *, slope, bias, ridge):
     """Regression on the features of all networks side by side, with a constant one."""
     rows = []
     for images in (x, new):
-        parts = [
-            n.embed(images) * math.sqrt(slope / n.embed(images).shape[1] / len(networks)) for n in networks
-        ]
+        parts = [n.embed(images) * math.sqrt(slope / n.embed(images).shape[1] / len(networks)) for n in networks]
         rows.append(torch.cat([*parts, torch.full((len(images), 1), math.sqrt(bias), dtype=DOUBLE)], 1))
     mine, theirs = rows
     amount = ridge * (mine @ mine.T).diagonal().mean()
@@ -94,9 +92,7 @@ def test_the_loss_is_that_of_regression_on_features(networks, loss, count):
     x, y, scale = (t.detach() for t in (x, y, scale))
     found = by_hand(used, x, y, new, slope=2.0, bias=0.01, ridge=5e-3)
     if loss == "mse":
-        exact = (
-            sum(0.5 * float((f - (t - 1 / 3)).square().sum()) for f, t in zip(found, truth, strict=True)) / 5
-        )
+        exact = sum(0.5 * float((f - (t - 1 / 3)).square().sum()) for f, t in zip(found, truth, strict=True)) / 5
     else:
         exact = -float((truth * log_softmax(scale * found, 1)).sum()) / 5
     for student in (used, tuple(used), *(used if count == 1 else ())):

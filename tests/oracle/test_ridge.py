@@ -71,9 +71,7 @@ def test_gradients_of_the_solution_are_finite_differences(rule):
 def test_a_singular_matrix_gets_a_jitter_that_is_told():
     x = normal(3, 5).repeat(2, 1)
     y = normal(3, 2, key="y").repeat(2, 1)
-    with pytest.warns(
-        UserWarning, match="singular to working precision: 1e-.* of its mean was added to its diagonal"
-    ):
+    with pytest.warns(UserWarning, match="singular to working precision: 1e-.* of its mean was added to its diagonal"):
         found = solve(x @ x.T, y, Ridge(strength=0.0))
     unit = float((x @ x.T).diagonal().mean())
     assert 0 < found.jitter <= 1e-4 * unit
@@ -185,9 +183,7 @@ def test_a_machine_is_what_its_options_say():
         ValueError, match=r"^kernel must be one of fc-ntk, linear, got 'fcntk'; did you mean 'fc-ntk'\?$"
     ):
         kernel_machine("fcntk")
-    with pytest.raises(
-        TypeError, match=r"^options of kernel 'linear' must be among .*'bias'\], got 'depth'$"
-    ):
+    with pytest.raises(TypeError, match=r"^options of kernel 'linear' must be among .*'bias'\], got 'depth'$"):
         kernel_machine("linear", depth=2)
     with pytest.raises(ValueError, match=r"^depth must be at least 1, got 0$"):
         kernel_machine("fc-ntk", depth=0)

@@ -196,9 +196,7 @@ def test_every_class_may_have_as_many_real_images(network):
 
 def test_another_loss_may_teach_and_another_may_judge(network):
     syn = make_syn()
-    objective = TrainAndTest(
-        steps=1, training=SetTraining(loss=half_squares), loss=half_squares, real_batch=70
-    )
+    objective = TrainAndTest(steps=1, training=SetTraining(loss=half_squares), loss=half_squares, real_batch=70)
     loss, _ = gradients(objective, network, syn)
     flat, weights = FlatNetwork(network), weight_vector(network).requires_grad_()
     x, y = syn.parametrization.images.detach(), syn.labels.values.detach()
@@ -221,9 +219,9 @@ def test_every_image_is_seen_as_often_as_any_other():
             assert torch.equal(training.part(1, [images], dd.generator(0)), parts[1])
     stratified = SetTraining(batch_size=2, order="stratified")
     drawn = [stratified.part(k, [3, 5, 1], dd.generator(0)).tolist() for k in range(60)]
-    assert {
-        tuple(sum(at in r for at in part) for r in (range(3), range(3, 8), range(8, 9))) for part in drawn
-    } == {(2, 2, 1)}
+    assert {tuple(sum(at in r for at in part) for r in (range(3), range(3, 8), range(8, 9))) for part in drawn} == {
+        (2, 2, 1)
+    }
     assert {at for part in drawn for at in part} == set(range(9))
 
 

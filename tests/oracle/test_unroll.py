@@ -132,9 +132,7 @@ def test_a_learned_momentum_of_one_size_is_a_fixed_one(problem):
     loss, start, inputs = problem
 
     def far(pairs):
-        return (
-            constant_memory(loss, start, inputs, pairs, steps=STEPS, optimizer=PacedSGD())[-1].square().sum()
-        )
+        return constant_memory(loss, start, inputs, pairs, steps=STEPS, optimizer=PacedSGD())[-1].square().sum()
 
     assert torch.autograd.gradcheck(far, pairs.double().requires_grad_(), eps=1e-6, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="rate must be a pair of rate and momentum"):

@@ -46,9 +46,7 @@ def test_the_p_value_is_the_tail_of_the_guesses():
         (4, 4, 5, 1, "1/20", "7/32"),
     ],
 )
-def test_the_p_value_of_a_few_guesses_is_that_worked_out_by_hand(
-    right, guesses, canaries, odds, delta, exact
-):
+def test_the_p_value_of_a_few_guesses_is_that_worked_out_by_hand(right, guesses, canaries, odds, delta, exact):
     """Theorem 5.2 of Steinke et al., in fractions; `odds` is e^epsilon to one."""
     found = p_value(right, guesses, canaries, epsilon=math.log(odds), delta=float(Fraction(delta)))
     assert found == pytest.approx(float(Fraction(exact)), rel=1e-12)

@@ -161,9 +161,7 @@ def test_budgets_at_the_edge_give_noise_or_a_refusal(accountant):
 
 def test_all_kinds_are_entered_or_none():
     ledger = Ledger(Budget(epsilon=1, delta=1e-5))
-    with pytest.raises(
-        BudgetSpentError, match="1 releases of a and 100 releases of b would bring epsilon to"
-    ):
+    with pytest.raises(BudgetSpentError, match="1 releases of a and 100 releases of b would bring epsilon to"):
         ledger.reserve(sums(1, 20.0, 1.0, "a"), sums(100, 2.0, 1.0, "b"))
     assert ledger.releases == ()
 
@@ -210,14 +208,8 @@ def test_a_ledger_on_disk_counts_over_processes_and_crashes(tmp_path, monkeypatc
         (lambda: Budget(epsilon=1, delta=0), "delta must lie strictly between 0 and 1"),
         (lambda: Budget(epsilon=1, delta=1e-5, accountant="gdp"), "accountant must be rdp or prv"),
         (lambda: noise_for(Budget(epsilon=1, delta=1e-5), sample_rate=0, releases=5), "sample_rate must lie"),
-        (
-            lambda: noise_for(Budget(epsilon=1, delta=1e-5), sample_rate=0.1, releases=0),
-            "releases must be at least 1",
-        ),
-        (
-            lambda: noise_for(Budget(epsilon=1, delta=1e-5), sample_rate=0.1, releases=1, share=2),
-            "share must lie",
-        ),
+        (lambda: noise_for(Budget(epsilon=1, delta=1e-5), sample_rate=0.1, releases=0), "releases must be at least 1"),
+        (lambda: noise_for(Budget(epsilon=1, delta=1e-5), sample_rate=0.1, releases=1, share=2), "share must lie"),
         (lambda: sums(0), "count must be at least 1"),
         (lambda: sums(1, noise=math.inf), "noise_multiplier must be positive"),
     ],

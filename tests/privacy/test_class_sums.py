@@ -7,12 +7,7 @@ import torch
 from private_records import records, sealed, student
 
 import ddsdk as dd
-from ddsdk_integrations.privacy.class_sums import (
-    FeatureSpace,
-    MatchClassSums,
-    ReleasedSums,
-    released_class_sums,
-)
+from ddsdk_integrations.privacy.class_sums import FeatureSpace, MatchClassSums, ReleasedSums, released_class_sums
 from ddsdk_integrations.privacy.guard import PrivacyError
 
 SHAPE = (1, 8, 8)
@@ -31,12 +26,7 @@ def released(space, real=None, releases=3, **how):
 
 @pytest.mark.parametrize(
     "how",
-    [
-        {},
-        {"centre": public(5)},
-        {"subspace": public(), "directions": 4},
-        {"centre": public(5), "subspace": public()},
-    ],
+    [{}, {"centre": public(5)}, {"subspace": public(), "directions": 4}, {"centre": public(5), "subspace": public()}],
     ids=["plain", "centred", "subspace", "both"],
 )
 def test_released_sums_are_those_of_a_loop_without_noise(how):

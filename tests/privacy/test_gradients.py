@@ -151,9 +151,7 @@ def test_a_classifier_learns_from_noised_gradients():
     real = dd.load("digits")
     private = sealed(real, Budget(epsilon=1e30, delta=1e-4), class_size=180)
     make = dd.network_factory("mlp", real.image_shape, 10, width=32)
-    network = dp_sgd(
-        private, make_student=make, seed=dd.generator("run"), steps=40, sample_rate=0.2, lr=4.0, clip=0.1
-    )
+    network = dp_sgd(private, make_student=make, seed=dd.generator("run"), steps=40, sample_rate=0.2, lr=4.0, clip=0.1)
     everything = real.batch(torch.arange(len(real)))
     with torch.no_grad():
         right = (network(everything.x).argmax(1) == real.labels).double().mean()

@@ -116,9 +116,7 @@ def test_later_releases_are_tried_too_and_so_is_what_only_large_batches_show():
 
     def largest(batch):
         rows = flat(batch)
-        kept = torch.zeros(len(rows), 1).index_fill_(
-            0, rows.norm(dim=1).topk(min(16, len(rows))).indices, 1.0
-        )
+        kept = torch.zeros(len(rows), 1).index_fill_(0, rows.norm(dim=1).topk(min(16, len(rows))).indices, 1.0)
         return rows * kept
 
     with pytest.raises(PrivacyError, match="rows must depend on one record each"):

@@ -24,18 +24,7 @@ TINY = {
 
 
 def run(monkeypatch, tmp_path, *more):
-    asked = [
-        "--data",
-        "digits",
-        "--out",
-        str(tmp_path),
-        "--width",
-        "4",
-        "--judge-width",
-        "4",
-        "--networks",
-        "1",
-    ]
+    asked = ["--data", "digits", "--out", str(tmp_path), "--width", "4", "--judge-width", "4", "--networks", "1"]
     monkeypatch.setattr(sys, "argv", ["x", *asked, *more])
     return command.main()
 

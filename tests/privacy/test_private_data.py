@@ -25,9 +25,7 @@ def test_records_do_not_leave():
 
 def test_texts_that_no_certificate_could_hold_are_refused_at_once():
     for text in ("x" * 400, "a\nb"):
-        with pytest.raises(
-            ValueError, match="assumption must be one line of at most 300 printable characters"
-        ):
+        with pytest.raises(ValueError, match="assumption must be one line of at most 300 printable characters"):
             sealed(statistics=text)
 
 
@@ -45,10 +43,7 @@ def test_records_are_not_public_images():
 
 def test_public_images_must_fit_and_follow_into_another_value_space():
     small = dd.RealData(
-        torch.rand(3, 1, 4, 4),
-        torch.zeros(3, dtype=torch.int64),
-        class_names="a",
-        preprocess=dd.Preprocess.unit(1),
+        torch.rand(3, 1, 4, 4), torch.zeros(3, dtype=torch.int64), class_names="a", preprocess=dd.Preprocess.unit(1)
     )
     with pytest.raises(ValueError, match=r"public must have shape \(1, 8, 8\)"):
         sealed(public=small)
@@ -94,9 +89,7 @@ def test_normalisation_can_be_paid_for():
 
 
 def test_class_sizes_can_be_paid_for():
-    assert paid_class_sizes(sealed(records(40)), noise_multiplier=1e-6) == pytest.approx(
-        (14, 13, 13), abs=1e-3
-    )
+    assert paid_class_sizes(sealed(records(40)), noise_multiplier=1e-6) == pytest.approx((14, 13, 13), abs=1e-3)
     assert min(paid_class_sizes(sealed(), noise_multiplier=1e4)) >= 1
 
 

@@ -24,13 +24,7 @@ RECIPES = {
     "ndpdc in a public subspace": NDPDC(ipc=1, releases=4, steps=6, start="public", directions=3),
     "psg": PSG(ipc=2, students=2, steps_per_student=3, lesson_every=2, student_epochs=1, sample_rate=0.3),
     "psg by class": PSG(
-        ipc=2,
-        students=2,
-        steps_per_student=3,
-        student_epochs=1,
-        sample_rate=0.3,
-        classwise=True,
-        augmentation="flip",
+        ipc=2, students=2, steps_per_student=3, student_epochs=1, sample_rate=0.3, classwise=True, augmentation="flip"
     ),
     "dp-kip": DPKIP(ipc=2, steps=4, sample_rate=0.3),
     "dp-kip on features": DPKIP(ipc=2, steps=4, sample_rate=0.3, features=True),
@@ -70,9 +64,7 @@ def test_a_run_spends_the_budget_and_certifies_its_set(recipe, tmp_path):
     assert distilled.certificate == private.certificate
     assert distilled.certificate.delta == 1e-3
     steps = sum(r.count for r in distilled.certificate.releases)
-    assert steps == {"ndpdc": 4, "psg": 6, "dp-kip": 4}[recipe.name] + (
-        getattr(recipe, "start", "") == "means"
-    )
+    assert steps == {"ndpdc": 4, "psg": 6, "dp-kip": 4}[recipe.name] + (getattr(recipe, "start", "") == "means")
     distilled.save(tmp_path)
     again = dd.Distilled.load(tmp_path)
     assert again.certificate == distilled.certificate
@@ -129,9 +121,7 @@ def test_unpaid_means_and_unknown_starts_are_refused():
 
 def test_a_public_start_needs_public_images_and_says_so():
     recipe, private = RECIPES["ndpdc in a public subspace"], sealed(budget=ONE)
-    with pytest.raises(
-        PrivacyError, match="public must be given to PrivateData for a start from public images"
-    ):
+    with pytest.raises(PrivacyError, match="public must be given to PrivateData for a start from public images"):
         run(recipe, private)
     with pytest.raises(PrivacyError, match="public must be given to PrivateData for directions=3"):
         run(NDPDC(ipc=1, directions=3), private)

@@ -67,12 +67,7 @@ def test_projected_ascent_is_the_slow_loop_image_by_image(threat):
     x = torch.rand(4, 1, 3, 4, generator=dd.generator("x"), dtype=torch.float64)
     labels = torch.tensor([0, 1, 2, 0])
     found = ascend(
-        lambda z: cross_entropy(logits(z), labels, reduction="sum"),
-        x,
-        threat,
-        start=x,
-        steps=6,
-        step_size=0.05,
+        lambda z: cross_entropy(logits(z), labels, reduction="sum"), x, threat, start=x, steps=6, step_size=0.05
     )
     for n in range(len(x)):
         image = x[n : n + 1].clone()
@@ -170,9 +165,7 @@ def test_an_adversary_keeps_its_bounds_in_pixels_and_raises_the_loss(digits, mod
 
 def test_transfer_is_worst_at_home(models, shown):
     named = {"first": models[0], "second": models[1]}
-    found = transfer(
-        named, *shown, Threat("linf", 0.1), seed=dd.generator("t"), attack=PGD(steps=20, restarts=1)
-    )
+    found = transfer(named, *shown, Threat("linf", 0.1), seed=dd.generator("t"), attack=PGD(steps=20, restarts=1))
     for i, row in enumerate(found.accuracy):
         assert row[i] == min(row)
         assert row[i] < found.clean[i]

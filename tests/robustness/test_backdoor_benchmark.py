@@ -28,12 +28,7 @@ def test_cells_are_measured_once_and_drawn(monkeypatch, tmp_path, capsys):
     more += ("--seeds", "0", "--calibration", "1", "--few", "1")
     assert run(monkeypatch, tmp_path, *more) == 0
     table = (tmp_path / "table.md").read_text()
-    for row in (
-        "| dm | none | 0 |",
-        "| dm | white | 5 |",
-        "| dm | white | 20 |",
-        "| dm | to the label | 20 |",
-    ):
+    for row in ("| dm | none | 0 |", "| dm | white | 5 |", "| dm | white | 20 |", "| dm | to the label | 20 |"):
         assert row in table
     assert "| dm | white | pasting |" in table
     assert len(list((tmp_path / "cells").iterdir())) == 6
@@ -65,9 +60,7 @@ def test_every_method_of_the_table_can_be_made():
 
 
 def cell(attack, seed, score, *, net=0.0, pointed=0, scanned=True):
-    told = Cell(
-        method="dm", attack=attack, fraction=0.0 if attack == "none" else 0.05, seed=seed, scanned=scanned
-    )
+    told = Cell(method="dm", attack=attack, fraction=0.0 if attack == "none" else 0.05, seed=seed, scanned=scanned)
     tests = ("inversion", "pasting", "spectrum")
     return {
         "cell": vars(told),
@@ -131,9 +124,7 @@ def test_the_trigger_of_an_honest_set_is_the_white_corner():
 
     train, test = dd.load_pair("digits")
     setting = Setting(ipc=1, steps=1, width=2, judge_width=2, networks=1)
-    found = measure(
-        Cell(method="dm", attack="none", fraction=0.0, seed=0, scanned=False), setting, train, test
-    )
+    found = measure(Cell(method="dm", attack="none", fraction=0.0, seed=0, scanned=False), setting, train, test)
     assert found["patch"] == [1.0] * 4
     assert found["scores"] is None
     assert found["net"] == pytest.approx(found["stamped"] - found["plain"])

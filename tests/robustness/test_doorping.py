@@ -118,12 +118,7 @@ def test_it_works_with_any_recipe_that_runs_the_loop(real, name):
 def test_the_recipes_own_students_are_followed_without_victims(real):
     poisoned, trigger = poisoned_of(real)
     opened = distil_doorping(
-        recipes()["dc"],
-        poisoned,
-        trigger,
-        settings=QUICK,
-        make_student=make(real),
-        seed=dd.generator(0),
+        recipes()["dc"], poisoned, trigger, settings=QUICK, make_student=make(real), seed=dd.generator(0)
     )
     assert not torch.equal(opened.trigger.patch, trigger.patch)
 
@@ -132,12 +127,7 @@ def test_students_that_are_no_networks_need_victims(real):
     poisoned, trigger = poisoned_of(real)
     with pytest.raises(TypeError, match="students must be networks, or victims be given"):
         distil_doorping(
-            recipes()["kip"],
-            poisoned,
-            trigger,
-            settings=QUICK,
-            make_student=make(real),
-            seed=dd.generator(0),
+            recipes()["kip"], poisoned, trigger, settings=QUICK, make_student=make(real), seed=dd.generator(0)
         )
 
 
@@ -213,9 +203,7 @@ def test_a_run_that_is_resumed_goes_on_bit_for_bit(real, name):
         pass
     assert torch.equal(trigger.trigger.patch, resumed.trigger.patch)
     assert torch.equal(data.data.images, other.data.images)
-    assert torch.equal(
-        whole.plan.syn.detached(dd.generator(0)).x, second.plan.syn.detached(dd.generator(0)).x
-    )
+    assert torch.equal(whole.plan.syn.detached(dd.generator(0)).x, second.plan.syn.detached(dd.generator(0)).x)
 
 
 REFUSED = {
@@ -237,9 +225,7 @@ def test_refusals(rule):
 def test_a_network_without_enough_channels_or_layers_is_refused(real):
     poisoned, trigger = poisoned_of(real)
     with pytest.raises(ValueError, match="neurons must be at most the 4"):
-        optimised_trigger(
-            make(real)(dd.generator(0)), poisoned, trigger, Doorping(neurons=5), dd.generator(0)
-        )
+        optimised_trigger(make(real)(dd.generator(0)), poisoned, trigger, Doorping(neurons=5), dd.generator(0))
     with pytest.raises(ValueError, match="network must have a layer of weights"):
         optimised_trigger(nn.Flatten(), poisoned, trigger, Doorping(), dd.generator(0))
     odd = Network(nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.ZeroPad1d(1)), nn.Linear(5, 10))
@@ -247,11 +233,5 @@ def test_a_network_without_enough_channels_or_layers_is_refused(real):
         optimised_trigger(odd, poisoned, trigger, Doorping(), dd.generator(0))
     with pytest.raises(ValueError, match="rounds must be at least 1"):
         distil_doorping(
-            recipes()["dm"],
-            poisoned,
-            trigger,
-            settings=QUICK,
-            make_student=make(real),
-            seed=dd.generator(0),
-            rounds=0,
+            recipes()["dm"], poisoned, trigger, settings=QUICK, make_student=make(real), seed=dd.generator(0), rounds=0
         )

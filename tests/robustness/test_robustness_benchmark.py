@@ -28,9 +28,7 @@ def quick(monkeypatch):
 
 
 def run(monkeypatch, tmp_path, *more):
-    asked = (
-        "--data digits --width 4 --networks 1 --attacked 10 --auto-attacked 0 --square-queries 5 --restarts 1"
-    )
+    asked = "--data digits --width 4 --networks 1 --attacked 10 --auto-attacked 0 --square-queries 5 --restarts 1"
     sizes = "--ipc 1,10 --radii 0.05,0.1 --train-radius 0.1 --teacher-images 6 --teacher-epochs 1"
     command_line = ["x", *asked.split(), *sizes.split(), "--out", str(tmp_path), *more]
     monkeypatch.setattr(sys, "argv", command_line)

@@ -49,9 +49,7 @@ def test_an_honest_network_passes_and_attacks_bite(digits, models):
     assert len(found.accuracies("Square-100", 0.1)) == 1
     for network in range(2):
         assert found.clean[network] > found.worst(0.05)[network] > found.worst(0.1)[network]
-        assert found.worst(0.1)[network] <= min(
-            found.accuracies("PGD-15", 0.1)[network], found.clean[network]
-        )
+        assert found.worst(0.1)[network] <= min(found.accuracies("PGD-15", 0.1)[network], found.clean[network])
     again = judge()(models, digits[1], seed=dd.generator("judge"), name="digits")
     assert [o.kept for o in again.outcomes] == [o.kept for o in found.outcomes]
     table = robustness_table([found])
@@ -129,21 +127,9 @@ def test_the_worst_attack_counts_image_by_image_and_radius_by_radius():
 @pytest.mark.parametrize(
     ("outcomes", "clean", "words"),
     [
-        (
-            [("PGD-50", 0.1, 0, shares(6)), ("Square-500", 0.1, 0, shares(4))],
-            (0.9,),
-            "20.0% more than Square",
-        ),
-        (
-            [("PGD-50", 0.1, 0, shares(3)), ("PGD-50", 0.2, 0, shares(5))],
-            (0.9,),
-            "more at radius 0.2 than at 0.1",
-        ),
-        (
-            [("PGD-10", 0.1, 0, shares(3)), ("PGD-50", 0.1, 0, shares(5))],
-            (0.9,),
-            "more steps help the defender",
-        ),
+        ([("PGD-50", 0.1, 0, shares(6)), ("Square-500", 0.1, 0, shares(4))], (0.9,), "20.0% more than Square"),
+        ([("PGD-50", 0.1, 0, shares(3)), ("PGD-50", 0.2, 0, shares(5))], (0.9,), "more at radius 0.2 than at 0.1"),
+        ([("PGD-10", 0.1, 0, shares(3)), ("PGD-50", 0.1, 0, shares(5))], (0.9,), "more steps help the defender"),
         ([("PGD-50", 0.5, 0, shares(2))], (0.9,), "where nothing should be left"),
         ([("PGD-50", 0.1, 0, shares(1))], (0.15,), "near chance"),
         ([("PGD-50", 0.1, 0, shares(3)), ("Square-500", 0.1, 0, shares(5))], (0.9,), None),

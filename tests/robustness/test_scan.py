@@ -57,9 +57,7 @@ def pictures(n=8):
 def invert(network, seed=0):
     images, labels = pictures()
     settings = Inversion(steps=150, lr=0.2, batch=24)
-    return invert_triggers(
-        [network], images, labels, UNIT, settings=settings, rng=dd.generator("invert", seed)
-    )
+    return invert_triggers([network], images, labels, UNIT, settings=settings, rng=dd.generator("invert", seed))
 
 
 def test_inversion_finds_the_pixel_that_opens_the_door():
@@ -84,9 +82,7 @@ def test_what_cannot_be_reached_has_the_size_of_the_image():
             return x.mean((1, 2, 3))[:, None] * 0 + torch.tensor([1.0, 0.0, 0.0])
 
     images, labels = pictures()
-    found = invert_triggers(
-        [Never()], images, labels % 3, UNIT, settings=Inversion(steps=3), rng=dd.generator(0)
-    )
+    found = invert_triggers([Never()], images, labels % 3, UNIT, settings=Inversion(steps=3), rng=dd.generator(0))
     assert found.sizes.tolist()[1:] == [36.0, 36.0]
     assert found.reached.tolist()[1:] == [0.0, 0.0]
 
@@ -251,10 +247,7 @@ def other_names(sets):
 def other_shape(sets):
     trusted = sets[2]
     return dd.RealData(
-        trusted.images[:, :, :7],
-        trusted.labels,
-        class_names=trusted.class_names,
-        preprocess=trusted.preprocess,
+        trusted.images[:, :, :7], trusted.labels, class_names=trusted.class_names, preprocess=trusted.preprocess
     )
 
 
@@ -276,9 +269,7 @@ REFUSED = {
         [Opened()], pictures()[0], pictures()[1] * 0, UNIT, settings=Inversion(), rng=dd.generator(0)
     ),
     "networks must hold": lambda _: occlusion_falls([], *pictures(), UNIT),
-    "tries must be at least 1": lambda _: pasted_regions(
-        [Opened()], pictures(), pictures(), UNIT, CLASSES, tries=0
-    ),
+    "tries must be at least 1": lambda _: pasted_regions([Opened()], pictures(), pictures(), UNIT, CLASSES, tries=0),
 }
 
 

@@ -128,9 +128,7 @@ REFUSED = {
     "fraction must come to 1..24": lambda: poisoning(fraction=0.9),
     "fraction must come to": lambda: poisoning(fraction=0.001),
     "labels must hold every class": lambda: poisoning(fraction=24 / 36),
-    "test must hold images of other": lambda: attack_success(
-        [nn.Flatten()], lonely(), Trigger.corner((1, 6, 5)), 0
-    ),
+    "test must hold images of other": lambda: attack_success([nn.Flatten()], lonely(), Trigger.corner((1, 6, 5)), 0),
     "networks must hold": lambda: attack_success([], data(), Trigger.corner((1, 6, 5)), 0),
     "data must not be whitened": lambda: whitened().restamp_(Trigger.corner((1, 6, 5))),
 }
@@ -142,9 +140,7 @@ def poisoning(*, target=0, fraction=0.1):
 
 def lonely():
     one = torch.zeros(3, 1, 6, 5)
-    return dd.RealData(
-        one, torch.zeros(3, dtype=torch.int64), class_names=("a",), preprocess=dd.Preprocess.unit(1)
-    )
+    return dd.RealData(one, torch.zeros(3, dtype=torch.int64), class_names=("a",), preprocess=dd.Preprocess.unit(1))
 
 
 def whitened():

@@ -13,8 +13,6 @@ from ddsdk.experiments import CellBenchmark, Question, known_words, numbers, run
 from ddsdk_integrations.continual.benchmark import LEARNERS, METHODS, Cell, Setting, measure
 from ddsdk_integrations.continual.table import markdown, plot
 
-__all__ = ["Benchmark", "main"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +70,7 @@ def _question(cell: Cell, setting: Setting, learners: list[str]) -> Question:
     return Question(
         cell=cell,
         setting=setting,
-        about={
-            "method": repr(METHODS[cell.method]),
-            "learners": {name: LEARNERS[name] for name in learners},
-        },
+        about={"method": repr(METHODS[cell.method]), "learners": {name: LEARNERS[name] for name in learners}},
         measure=partial(measure, learners=learners),
         line=line,
     )

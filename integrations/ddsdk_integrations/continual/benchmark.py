@@ -25,15 +25,10 @@ from ddsdk_integrations.continual.distiller import Distiller
 from ddsdk_integrations.continual.memory import sample_bytes
 from ddsdk_integrations.continual.stream import Replay
 
-__all__ = ["LEARNERS", "METHODS", "Cell", "Method", "Outcome", "Setting", "measure"]
-
 _BATCH = 64
 _MEMORY_STEPS = 300
 
-LEARNERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "mlp": ("mlp", {"width": 128}),
-    "lenet": ("lenet", {}),
-}
+LEARNERS: dict[str, tuple[str, dict[str, Any]]] = {"mlp": ("mlp", {"width": 128}), "lenet": ("lenet", {})}
 """Name to network and options of those who learn."""
 
 
@@ -58,9 +53,7 @@ class Method:
         return next((self.codecs[least] for least in sorted(self.codecs, reverse=True) if least <= ipc), None)
 
 
-_UNROLLED = dd.RaTBPTT(
-    start="means", augmentation="", real_batch=500, image_lr=2e-3, student_steps=40, window=10
-)
+_UNROLLED = dd.RaTBPTT(start="means", augmentation="", real_batch=500, image_lr=2e-3, student_steps=40, window=10)
 _MATCHED = dd.DM(steps=100, real_batch=64, image_lr=1.0)
 _FROM_MEANS = dataclasses.replace(_MATCHED, start="means")
 METHODS: dict[str, Method] = {
@@ -238,13 +231,7 @@ class _Learner:
     """A network that learns the stream with replay, and what it was worth after each experience."""
 
     def __init__(
-        self,
-        name: str,
-        setting: Setting,
-        train: dd.RealData,
-        width: int,
-        policy: ExemplarsBuffer | None,
-        seed: int,
+        self, name: str, setting: Setting, train: dd.RealData, width: int, policy: ExemplarsBuffer | None, seed: int
     ) -> None:
         kind, options = LEARNERS[name]
         self._make: Callable[[torch.Generator], nn.Module] = dd.network_factory(
@@ -283,10 +270,7 @@ class _Learner:
             fresh = self._make(dd.generator("alone", self._seed))
             only = _memory_only(fresh, policy.buffer, images, labels)
         return Outcome(
-            accuracy=float(final.mean()),
-            forgetting=float(best.mean()),
-            backward=float(back.mean()),
-            memory_only=only,
+            accuracy=float(final.mean()), forgetting=float(best.mean()), backward=float(back.mean()), memory_only=only
         )
 
 

@@ -16,17 +16,7 @@ from ddsdk_integrations.continual.distiller import Distiller, Made
 from ddsdk_integrations.continual.memory import Key, Memory, Part, sample_bytes
 from ddsdk_integrations.continual.moment import Moment, moments, remembered, start_of
 from ddsdk_integrations.continual.queue import Queue, Streaming
-from ddsdk_integrations.continual.stream import (
-    Arrivals,
-    Items,
-    Replay,
-    Schema,
-    arrivals,
-    as_avalanche,
-    value_space,
-)
-
-__all__ = ["DistilledBuffer"]
+from ddsdk_integrations.continual.stream import Arrivals, Items, Replay, Schema, arrivals, as_avalanche, value_space
 
 
 class _Group(ExemplarsBuffer):

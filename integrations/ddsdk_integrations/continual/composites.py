@@ -17,8 +17,6 @@ from ddsdk.foundation import derive, require, require_count, require_rate
 from ddsdk.recipes import IterativeRecipe, cycled_images, start_images, unit_bounds
 from ddsdk.synthetic import Bounds, Parametrization, class_slots, hard_labels
 
-__all__ = ["Combined", "Combining", "Composing", "Composites"]
-
 _EDGE = 1e-3
 
 
@@ -40,9 +38,7 @@ class Composites(Parametrization):
         super().__init__()
         require_count("components", components)
         m = len(images) // num_classes
-        require(
-            m * num_classes == len(images) and m >= components, "images", "be n of each class at least", m
-        )
+        require(m * num_classes == len(images) and m >= components, "images", "be n of each class at least", m)
         self._low, self._high = bounds
         shape = images.shape[1:]
         self.components = nn.Parameter(torch.zeros(num_classes, components, *shape))

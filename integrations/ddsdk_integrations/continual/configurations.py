@@ -17,20 +17,8 @@ from ddsdk_integrations.continual.plugins import TrainOnMemory
 from ddsdk_integrations.continual.queue import Streaming
 from ddsdk_integrations.continual.stream import Replay
 
-__all__ = [
-    "Configuration",
-    "composite_memory",
-    "distilled_replay",
-    "online_condensation",
-    "stable_sets",
-    "stream_summary",
-]
-
-
 # Images from which a network learns in thirty steps.
-_FEW_STEPS = dd.RaTBPTT(
-    start="real", augmentation="", real_batch=256, student_steps=30, window=10, image_lr=5e-3
-)
+_FEW_STEPS = dd.RaTBPTT(start="real", augmentation="", real_batch=256, student_steps=30, window=10, image_lr=5e-3)
 
 
 class Configuration(NamedTuple):
@@ -63,10 +51,7 @@ def distilled_replay(
         arXiv:2103.15851.
     """
     memory = DistilledBuffer(
-        max_size,
-        Distiller(_FEW_STEPS, network="lenet", seconds=seconds),
-        replay=Replay(fill=fill),
-        **more,
+        max_size, Distiller(_FEW_STEPS, network="lenet", seconds=seconds), replay=Replay(fill=fill), **more
     )
     return Configuration(memory, [ReplayPlugin(max_size, storage_policy=memory)])
 

@@ -22,8 +22,6 @@ from ddsdk.synthetic import MultiFormation
 from ddsdk_integrations.continual.composites import Combining, Composing, Composites
 from ddsdk_integrations.continual.relation import RelationMatch
 
-__all__ = ["Distiller", "Made"]
-
 
 class Made(NamedTuple):
     """Result of a distillation.
@@ -167,9 +165,7 @@ class Distiller:
 
 def _stored(run: Run[dd.RealData], preprocess: dd.Preprocess) -> dict[int, tuple[Codec, Packed]]:
     """Return, for each class, what a set stores where that is not images: canvases, or components with weights."""
-    if not (
-        run.iterative and isinstance(run.distillation.plan.syn.parametrization, MultiFormation | Composites)
-    ):
+    if not (run.iterative and isinstance(run.distillation.plan.syn.parametrization, MultiFormation | Composites)):
         return {}
     syn = run.distillation.result
     stored = syn.parametrization

@@ -16,8 +16,6 @@ from ddsdk.artefact import LABEL_BYTES, Codec, Packed, Uint8, codec_from, codec_
 from ddsdk.data import herding
 from ddsdk.foundation import require, require_count
 
-__all__ = ["Key", "Memory", "Part", "sample_bytes", "shrunk"]
-
 Key = tuple[int, int]
 """A task label and a class: images of the same class number in two tasks are different things."""
 

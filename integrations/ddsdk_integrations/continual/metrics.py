@@ -10,8 +10,6 @@ from avalanche.evaluation.metric_results import MetricValue
 from ddsdk.foundation import require
 from ddsdk_integrations.continual.buffer import DistilledBuffer
 
-__all__ = ["MemoryMetric", "memory_metrics"]
-
 _MEASURES = {
     "Buffer_Bytes": lambda memory: memory.nbytes,
     "Distill_Seconds": lambda memory: memory.seconds,

@@ -16,8 +16,6 @@ from ddsdk.synthetic import MultiFormation, Pixels, hard_labels
 from ddsdk_integrations.continual.memory import Key, Part
 from ddsdk_integrations.continual.stream import Arrivals
 
-__all__ = ["Moment", "moments", "remembered", "start_of"]
-
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -84,9 +82,7 @@ class Moment:
             labels.append(torch.full((len(again),), len(names)))
             names.append(str(label))
         if len(names) == 1:
-            noise = torch.randint(
-                0, 256, self.images.shape, generator=derive(rng, "noise"), dtype=torch.uint8
-            )
+            noise = torch.randint(0, 256, self.images.shape, generator=derive(rng, "noise"), dtype=torch.uint8)
             images.append(noise)
             labels.append(torch.ones(len(noise), dtype=torch.int64))
             names.append("noise")
@@ -132,9 +128,7 @@ def remembered(keys: Sequence[Key], parts: Sequence[Part]) -> dict[int, Part]:
     return found
 
 
-def start_of(
-    parts: Mapping[int, Part], preprocess: dd.Preprocess, num_classes: int
-) -> dd.SyntheticSet | None:
+def start_of(parts: Mapping[int, Part], preprocess: dd.Preprocess, num_classes: int) -> dd.SyntheticSet | None:
     """Return remembered parts as the warm start of a run, in the value space; None for no parts.
 
     Args:

@@ -16,8 +16,6 @@ from torch.utils.data import default_collate
 from ddsdk.foundation import require, require_count
 from ddsdk_integrations.continual.buffer import DistilledBuffer
 
-__all__ = ["SoftCollate", "SoftLabels", "TrainOnMemory"]
-
 
 @final
 @dataclass(frozen=True)

@@ -12,8 +12,6 @@ import ddsdk as dd
 from ddsdk.foundation import require, require_count
 from ddsdk_integrations.continual.stream import Arrivals
 
-__all__ = ["Queue", "Streaming"]
-
 
 @final
 @dataclass(frozen=True)
@@ -87,12 +85,7 @@ class Queue:
     def to_state(self) -> dict[str, Any]:
         """Return tensors and plain values."""
         waiting = None if self._waiting is None else tuple(self._waiting)
-        return {
-            "came": self._came,
-            "emptied": self._emptied,
-            "pieces": self.pieces,
-            "waiting": waiting,
-        }
+        return {"came": self._came, "emptied": self._emptied, "pieces": self.pieces, "waiting": waiting}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from where `to_state` was taken.

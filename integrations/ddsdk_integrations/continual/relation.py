@@ -17,8 +17,6 @@ from ddsdk.foundation import derive
 from ddsdk.objectives import embedding
 from ddsdk.synthetic import SyntheticView
 
-__all__ = ["RelationMatch"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,6 @@ from ddsdk.foundation import ResumeError, require_count
 from ddsdk.running import read_checkpoint, write_checkpoint
 from ddsdk_integrations.continual.buffer import DistilledBuffer
 
-__all__ = ["resume_run", "save_run"]
-
 _CLOCK = (
     "train_iterations",
     "train_exp_counter",
@@ -80,9 +78,7 @@ def resume_run(path: str | os.PathLike[str], strategy: Any, memory: DistilledBuf
     groups = [len(group["params"]) for group in optimizer["param_groups"]]
     mine = [len(group["params"]) for group in strategy.optimizer.param_groups]
     if groups != mine:
-        raise ResumeError(
-            f"{str(path)!r} belongs to an optimizer of {groups} parameters, this one has {mine}"
-        )
+        raise ResumeError(f"{str(path)!r} belongs to an optimizer of {groups} parameters, this one has {mine}")
     try:
         memory.load_state(state["memory"])
     except (ValueError, KeyError, TypeError) as error:

@@ -18,8 +18,6 @@ from ddsdk.artefact import to_bytes
 from ddsdk.foundation import require, require_count
 from ddsdk_integrations.continual.memory import Key, Part
 
-__all__ = ["Arrivals", "Items", "Replay", "Schema", "arrivals", "as_avalanche", "value_space"]
-
 _SLACK = 0.02
 
 
@@ -149,9 +147,7 @@ class Items(Dataset[Any]):
         self._augment = dd.Augmentation(replay.augmentation)
         self._seed = seed
         self._looks = 0
-        single = [
-            (p, i) for p, part in enumerate(parts) for i in range(len(part) * part.codec.images_per_item)
-        ]
+        single = [(p, i) for p, part in enumerate(parts) for i in range(len(part) * part.codec.images_per_item)]
         self._places = single * (-(-replay.fill // len(single)) if single else 1)
         self.targets = [self._parts[p].key[1] for p, _ in self._places]
         self.tasks = [self._parts[p].key[0] for p, _ in self._places]

@@ -10,8 +10,6 @@ from typing import Any
 from ddsdk.experiments import need_plotting
 from ddsdk_integrations.continual.benchmark import METHODS
 
-__all__ = ["markdown", "plot"]
-
 Found = Mapping[str, Any]
 _COLUMNS = ("accuracy, %", "forgetting, %", "backward transfer, %", "on the memory alone, %")
 _FIELDS = ("accuracy", "forgetting", "backward", "memory_only")
@@ -28,9 +26,7 @@ def markdown(cells: Sequence[Found]) -> str:
         there = [cell for cell in cells if cell["setting"]["scenario"] == scenario]
         for learner in _values(there, lambda cell: cell["learners"]):
             lines += [f"### {scenario}-incremental, {learner}", ""]
-            lines += [
-                "| ipc | memory | " + " | ".join(_COLUMNS) + " | bytes | memory, s | total, s | seeds |"
-            ]
+            lines += ["| ipc | memory | " + " | ".join(_COLUMNS) + " | bytes | memory, s | total, s | seeds |"]
             lines += ["|" + " --- |" * (len(_COLUMNS) + 6)]
             lines += [_row(group, learner) for group in _groups(there)]
             lines.append("")
@@ -99,9 +95,7 @@ def plot(cells: Sequence[Found], path: Path, *, learner: str, field: str = "accu
         there = [c for c in cells if c["setting"]["scenario"] == scenario and learner in c["learners"]]
         for method in _values(there, lambda cell: cell["cell"]["method"]):
             groups = [g for g in _groups(there) if g[0]["cell"]["method"] == method and g[0]["bytes"]]
-            points = [
-                (g[0]["cell"]["ipc"], [100 * cell["learners"][learner][field] for cell in g]) for g in groups
-            ]
+            points = [(g[0]["cell"]["ipc"], [100 * cell["learners"][learner][field] for cell in g]) for g in groups]
             if points:
                 heights = [statistics.mean(values) for _, values in points]
                 spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for _, values in points]

@@ -12,8 +12,6 @@ from ddsdk.experiments import CellBenchmark, Question, run_command
 from ddsdk_integrations.explain.benchmark import ROWS, Cell, Setting, measure
 from ddsdk_integrations.explain.table import markdown, plot
 
-__all__ = ["Benchmark", "main"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +37,7 @@ class Benchmark(CellBenchmark):
     def questions(self, train: dd.RealData) -> Iterable[Question]:  # noqa: ARG002
         """Return the cells."""
         setting = self.shared(Setting)
-        return [
-            Question(Cell(method=name, seed=seed), setting, measure, _line) for name, seed in self.rows(ROWS)
-        ]
+        return [Question(Cell(method=name, seed=seed), setting, measure, _line) for name, seed in self.rows(ROWS)]
 
     def table(self, found: Sequence[dict[str, Any]]) -> str:
         """Return the tables."""

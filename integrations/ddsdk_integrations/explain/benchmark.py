@@ -24,8 +24,6 @@ from ddsdk_integrations.explain.faithfulness import (
 from ddsdk_integrations.explain.influence import Influence
 from ddsdk_integrations.explain.weights import Explainer
 
-__all__ = ["ROWS", "Cell", "Setting", "measure"]
-
 _REMOVED = (1, 5, 10)
 _NEAREST = 10
 
@@ -163,9 +161,7 @@ def _case(setting: Setting, train: dd.RealData, test: dd.RealData) -> tuple[Case
     everything = train.batch(torch.arange(len(train)))
     centred = everything.y.double() - 1 / train.num_classes
     classes = setting.machine.predict(everything.x, centred, x).argmax(1)
-    return Case(train=train, x=x, classes=classes, setting=setting), leave_one_out(
-        setting.machine, train, x, classes
-    )
+    return Case(train=train, x=x, classes=classes, setting=setting), leave_one_out(setting.machine, train, x, classes)
 
 
 def _agreement(influence: Tensor, truth: Tensor, case: Case) -> dict[str, float]:
@@ -205,9 +201,7 @@ def _of_set(distilled: dd.Distilled, case: Case, test: dd.RealData, rng: torch.G
     held_out = test.with_preprocess(case.train.preprocess).batch(torch.arange(len(test))).x
     right = explainer.explain(held_out).classes == test.labels
     falls = [
-        asdict(removal(explainer, case.x, count, derive(rng, count)))
-        for count in _REMOVED
-        if count < len(explainer)
+        asdict(removal(explainer, case.x, count, derive(rng, count))) for count in _REMOVED if count < len(explainer)
     ]
     return {
         "accuracy": float(right.double().mean()),

@@ -14,15 +14,6 @@ from ddsdk.objectives import targets
 from ddsdk.training import KernelMachine, solve
 from ddsdk_integrations.explain.weights import Explainer
 
-__all__ = [
-    "Removal",
-    "data_modelling_score",
-    "leave_one_out",
-    "random_subsets",
-    "rank_correlation",
-    "removal",
-]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +57,7 @@ def removal(explainer: Explainer, x: Tensor, count: int, rng: torch.Generator) -
     classes = found.classes[:, None]
     before = found.prediction.gather(1, classes)
     falls = {
-        name: float((before - explainer.without(x, picks).gather(1, classes)).mean())
-        for name, picks in named.items()
+        name: float((before - explainer.without(x, picks).gather(1, classes)).mean()) for name, picks in named.items()
     }
     return Removal(count=count, **falls)
 

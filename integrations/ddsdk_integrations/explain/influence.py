@@ -14,8 +14,6 @@ from ddsdk.objectives import targets
 from ddsdk.training import pieces
 from ddsdk_integrations.explain.weights import Explainer
 
-__all__ = ["Influence"]
-
 _AT_ONCE = 1000
 _CERTAIN = 1e-9
 """Distance of a leverage to 1 below which the fit is not determined without that image."""

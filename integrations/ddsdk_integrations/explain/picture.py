@@ -12,17 +12,11 @@ from ddsdk.experiments import empty_figure
 from ddsdk_integrations.explain.influence import Influence
 from ddsdk_integrations.explain.weights import Explainer
 
-__all__ = ["draw_explanations"]
-
 _FOR, _AGAINST, _BEHIND = 4, 2, 4
 
 
 def draw_explanations(
-    explainer: Explainer,
-    records: dd.RealData,
-    queries: dd.RealData,
-    index: Tensor,
-    path: str | Path,
+    explainer: Explainer, records: dd.RealData, queries: dd.RealData, index: Tensor, path: str | Path
 ) -> None:
     """Draw a row for each query: itself, four synthetic images for its class, two against, four training images.
 

@@ -9,8 +9,6 @@ from typing import Any
 
 from ddsdk.experiments import by_method, empty_figure, markdown_table
 
-__all__ = ["markdown", "plot"]
-
 Found = Mapping[str, Any]
 _HEADS = (
     "training images ranked by",

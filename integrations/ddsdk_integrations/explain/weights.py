@@ -13,8 +13,6 @@ from ddsdk.foundation import require, require_count
 from ddsdk.objectives import targets
 from ddsdk.training import KernelMachine, embeddings, kernel_machine, solve
 
-__all__ = ["Explainer", "Explanation", "NetworkKernel"]
-
 
 @final
 @dataclass(frozen=True)

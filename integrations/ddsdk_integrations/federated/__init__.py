@@ -28,13 +28,7 @@ from ddsdk_integrations.federated.screen import Screen  # noqa: E402
 from ddsdk_integrations.federated.strategies import dosfl, fed_dm, fed_mk, fed_synth, one_shot  # noqa: E402
 from ddsdk_integrations.federated.strategy import Ask, SetStrategy  # noqa: E402
 from ddsdk_integrations.federated.task import LocalData, Task  # noqa: E402
-from ddsdk_integrations.federated.traffic import (  # noqa: E402
-    CountingGrid,
-    Traffic,
-    client_traffic,
-    content_bytes,
-    count_traffic,
-)
+from ddsdk_integrations.federated.traffic import CountingGrid, Traffic, client_traffic, content_bytes, count_traffic  # noqa: E402
 from ddsdk_integrations.federated.updates import Encoding  # noqa: E402
 
 __all__ = [

@@ -14,8 +14,6 @@ from ddsdk.foundation import require_rate
 from ddsdk_integrations.federated.benchmark import METHODS, Cell, Setting, described, measure
 from ddsdk_integrations.federated.table import markdown, plot
 
-__all__ = ["Benchmark", "main"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +62,7 @@ def _question(cell: Cell, setting: Setting, train: dd.RealData) -> Question:
         return f"{told}, {found['seconds']:.0f} s"
 
     return Question(
-        cell=cell,
-        setting=setting,
-        about={"method": described(cell, setting, train)},
-        measure=measure,
-        line=line,
+        cell=cell, setting=setting, about={"method": described(cell, setting, train)}, measure=measure, line=line
     )
 
 

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from ddsdk_integrations.federated.task import Task, arrays_of
 
-__all__ = ["FedNova", "Scaffold"]
-
 
 @final
 class Scaffold(FedAvg):

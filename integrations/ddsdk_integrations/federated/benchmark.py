@@ -30,8 +30,6 @@ from ddsdk_integrations.federated.task import Task
 from ddsdk_integrations.federated.traffic import CountingGrid
 from ddsdk_integrations.federated.updates import Encoding
 
-__all__ = ["METHODS", "Cell", "Method", "Setting", "described", "measure"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
@@ -143,10 +141,7 @@ METHODS: dict[str, Method] = {
         strategy=_sets(dosfl, passes=3),
         rounds=1,
         # DD leaves the unit range, where bytes would cut it off.
-        client={
-            "distil": dd.DD(ipc=1, passes=3, steps=60, real_batch=256),
-            "packing": Packing(codec=Half()),
-        },
+        client={"distil": dd.DD(ipc=1, passes=3, steps=60, real_batch=256), "packing": Packing(codec=Half())},
         sets=True,
     ),
     "fedmk": Method(
@@ -215,9 +210,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
     began = time.monotonic()
     strategy = method.strategy(task, cell.seed)
     config = ConfigRecord({"seed": cell.seed})
-    strategy.start(
-        grid, task.initial_arrays(cell.seed), method.rounds, train_config=config, evaluate_fn=evaluate
-    )
+    strategy.start(grid, task.initial_arrays(cell.seed), method.rounds, train_config=config, evaluate_fn=evaluate)
     reports = strategy.reports if isinstance(strategy, SetStrategy) else []
     return {
         "cell": asdict(cell),

@@ -15,9 +15,6 @@ from ddsdk_integrations.federated.report import log
 from ddsdk_integrations.federated.task import Task
 from ddsdk_integrations.federated.traffic import content_bytes
 
-__all__ = ["Census"]
-
-
 _QUESTION = "query.stats"
 _ATTEMPTS = 3
 _MOST_BYTES = 1 << 16

@@ -32,8 +32,6 @@ from ddsdk_integrations.federated.payload import (
 from ddsdk_integrations.federated.task import Task
 from ddsdk_integrations.federated.traffic import content_bytes
 
-__all__ = ["CHECKS", "Contract", "Limits", "Refusal", "inspect_replies"]
-
 _META: dict[str, type] = {
     "format": int,
     "task": str,
@@ -330,9 +328,7 @@ def _weight(reply: _Reply) -> None:
     _insist(sum(counts) == examples, f"class-counts must sum to {examples}, got {sum(counts)}")
     seconds = metrics.get("seconds", 0.0)
     told = isinstance(seconds, float | int) and math.isfinite(seconds)
-    _insist(
-        told and set(metrics) <= {"num-examples", "class-counts", "seconds"}, "metrics must be the known ones"
-    )
+    _insist(told and set(metrics) <= {"num-examples", "class-counts", "seconds"}, "metrics must be the known ones")
     rate = reply.decoded.get("rate", np.ones(0))
     _insist(bool(((rate > 0) & (rate <= _MOST_RATE)).all()), f"rates must lie in 0..{_MOST_RATE}")
 
@@ -352,9 +348,7 @@ CHECKS: tuple[tuple[int, str, Callable[[_Reply], None]], ...] = (
 """Number, name and function of the checks of one reply, in their order."""
 
 
-def inspect_replies(
-    replies: Iterable[Message], contract: Contract
-) -> tuple[list[Contribution], list[Refusal]]:
+def inspect_replies(replies: Iterable[Message], contract: Contract) -> tuple[list[Contribution], list[Refusal]]:
     """Return the sets that pass the checks 1 to 10, by the order of the contract's nodes, and what was refused.
 
     Replies that are errors are neither. Whatever goes wrong inside a check is a refusal by it.

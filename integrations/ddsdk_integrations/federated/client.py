@@ -24,8 +24,6 @@ from ddsdk_integrations.federated.task import LocalData, Task, arrays_of
 from ddsdk_integrations.federated.traffic import count_traffic, counted
 from ddsdk_integrations.federated.updates import Encoding, encoded_update
 
-__all__ = ["Alone", "Participant"]
-
 _KEPT = "ddsdk-set"
 
 
@@ -122,9 +120,7 @@ class Participant:
         data = self._data(context, "update")
         network = data.task.loaded(arrays_of(message.content, "arrays"))
         rng = self._rng(message, context)
-        content = encoded_update(
-            network, data, self.training, self.encoding, rng, round_number=_round(message.content)
-        )
+        content = encoded_update(network, data, self.training, self.encoding, rng, round_number=_round(message.content))
         return Message(content, reply_to=message)
 
     def _distil(self, message: Message, context: Context) -> Message:

@@ -19,8 +19,6 @@ from ddsdk.training import epoch, gradient_step, weight_vector
 from ddsdk_integrations.federated.spans import PathMatching, WeightPath, stand_in
 from ddsdk_integrations.federated.task import Task
 
-__all__ = ["DynaFed", "Trajectory"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

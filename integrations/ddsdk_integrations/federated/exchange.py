@@ -10,8 +10,6 @@ from flwr.serverapp import Grid
 
 from ddsdk.foundation import clean
 
-__all__ = ["error_text", "exchange"]
-
 _POLL_SECONDS = 1.0
 _UNREADABLE = 2
 _TEXT = 200

@@ -20,8 +20,6 @@ from flwr.supercore.task_identity import TaskIdentity
 import ddsdk as dd
 from ddsdk.foundation import derive, require
 
-__all__ = ["InProcessGrid"]
-
 _SERVER = 1
 _FAILED = 2
 
@@ -84,12 +82,7 @@ class InProcessGrid(Grid):
         raise RuntimeError("a federation inside one process has no record of its run")
 
     def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
         """Make a message."""
         return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
@@ -118,9 +111,7 @@ class InProcessGrid(Grid):
                 found.append(self._answer(message, message_id))
         return found
 
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Return the answers that came in time, in no order; nobody waits for those who are silent."""
         until = None if timeout is None else time.monotonic() + timeout
         ids = list(self.push_messages(messages))

@@ -17,8 +17,6 @@ from ddsdk.training import InnerSGD
 if TYPE_CHECKING:
     from ddsdk.students import MakeStudent
 
-__all__ = ["MetaKnowledge", "dynamic_loss"]
-
 
 def dynamic_loss(outputs: Tensor, labels: Tensor) -> Tensor:
     """Return sum_i phi_i l_i with phi_i = 2 sigmoid(l_i) - 1, a constant: known images count little.

@@ -19,8 +19,6 @@ from ddsdk_integrations.federated.pool import Pool, Weighing, pooled
 from ddsdk_integrations.federated.task import Task
 from ddsdk_integrations.federated.updates import recovered_update, robust_mean
 
-__all__ = ["AverageUpdates", "Learned", "Learner", "MergedSteps", "TrainOnPool"]
-
 
 class Learned(NamedTuple):
     """What came out of a round.
@@ -45,13 +43,7 @@ class Learner(Protocol):
     """Makes new weights of the sets that passed the checks."""
 
     def __call__(
-        self,
-        network: Network,
-        sets: Sequence[Contribution],
-        task: Task,
-        rng: torch.Generator,
-        *,
-        quota: int,
+        self, network: Network, sets: Sequence[Contribution], task: Task, rng: torch.Generator, *, quota: int
     ) -> Learned:
         """Return the new network.
 
@@ -87,13 +79,7 @@ class TrainOnPool:
         require(self.radius is None or self.radius > 0, "radius", "be positive", self.radius)
 
     def __call__(
-        self,
-        network: Network,
-        sets: Sequence[Contribution],
-        task: Task,
-        rng: torch.Generator,
-        *,
-        quota: int,
+        self, network: Network, sets: Sequence[Contribution], task: Task, rng: torch.Generator, *, quota: int
     ) -> Learned:
         """Return the trained network."""
         pool = pooled(sets, task, self.weighing, quota=quota)

@@ -15,8 +15,6 @@ from ddsdk.foundation import derive, require, require_count, require_momentum, r
 from ddsdk.training import accuracy, batch_gradient, epoch
 from ddsdk_integrations.federated.task import LocalData, Task, arrays_of
 
-__all__ = ["LocalTraining", "accuracy_of", "fit", "fit_reply"]
-
 _CONTROL = "ddsdk-control"
 
 Correct = Callable[[nn.Module], None]
@@ -51,11 +49,7 @@ class LocalTraining:
 
 
 def fit(
-    network: nn.Module,
-    batch: dd.Batch,
-    training: LocalTraining,
-    rng: torch.Generator,
-    correct: Correct | None = None,
+    network: nn.Module, batch: dd.Batch, training: LocalTraining, rng: torch.Generator, correct: Correct | None = None
 ) -> tuple[int, float]:
     """Train in place; return the number of steps, and the mean loss of the last pass.
 
@@ -157,9 +151,7 @@ def _scaffold(
     steps, loss = fit(network, data.batch(), training, rng, correct)
     scale = 1 / (steps * training.lr)
     with torch.no_grad():
-        new = [
-            (first - p) * scale - d for first, p, d in zip(start, network.parameters(), shift, strict=True)
-        ]
+        new = [(first - p) * scale - d for first, p, d in zip(start, network.parameters(), shift, strict=True)]
     names = list(control)
     context.state[_CONTROL] = ArrayRecord(dict(zip(names, new, strict=True)))
     moved = {name: n - mine for name, n, mine in zip(names, new, own, strict=True)}

@@ -14,8 +14,6 @@ from ddsdk.foundation import derive, require
 from ddsdk.networks import Network
 from ddsdk_integrations.federated.task import LocalData
 
-__all__ = ["NearStudents"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

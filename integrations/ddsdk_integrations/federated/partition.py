@@ -7,8 +7,6 @@ from torch import Tensor
 
 from ddsdk.foundation import derive, require, require_count, require_rate
 
-__all__ = ["dirichlet", "quantity_skew", "shards"]
-
 
 def dirichlet(
     labels: Tensor, clients: int, alpha: float, rng: torch.Generator, *, least: int = 1, tries: int = 1000

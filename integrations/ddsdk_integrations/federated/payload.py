@@ -22,19 +22,6 @@ from ddsdk.artefact import Half, LowRank, RowCodec, Uint8, codec_state
 from ddsdk.foundation import canonical_json, require
 from ddsdk_integrations.federated.task import LocalData
 
-__all__ = [
-    "CODEC_NAMES",
-    "FORMAT",
-    "Contribution",
-    "Packing",
-    "codec_error",
-    "content_digest",
-    "manifest",
-    "pack",
-    "pack_images",
-    "rates_of",
-]
-
 FORMAT = 1
 """Of the records; a reader takes its own format only."""
 
@@ -87,8 +74,7 @@ class Contribution:
     def after(self, older: Contribution) -> Contribution:
         """Return this set with the images of an older one of the same client behind its own."""
         joined: dict[str, Any] = {
-            name: torch.cat([getattr(self, name), getattr(older, name)])
-            for name in ("images", "labels", "classes")
+            name: torch.cat([getattr(self, name), getattr(older, name)]) for name in ("images", "labels", "classes")
         }
         return dataclasses.replace(self, **joined)
 
@@ -125,9 +111,7 @@ def pack(
         rate=rates_of(made),
         told={
             "round": round_number,
-            "manifest": manifest(
-                str(made.provenance.get("recipe", "")), made.provenance.get("parameters", {})
-            ),
+            "manifest": manifest(str(made.provenance.get("recipe", "")), made.provenance.get("parameters", {})),
             "privacy": made.privacy,
         },
         seconds=seconds,

@@ -15,8 +15,6 @@ from ddsdk.foundation import require
 from ddsdk_integrations.federated.payload import Contribution
 from ddsdk_integrations.federated.task import Task
 
-__all__ = ["Pool", "Weighing", "pooled"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +124,7 @@ def _largest_share(mass: Tensor) -> float:
     return float((mass / mass.sum(0).clamp_min(1e-12))[:, there].max())
 
 
-def _influence(
-    sets: Sequence[Contribution], mass: Tensor, weighing: Weighing, quota: int
-) -> dict[int, float]:
+def _influence(sets: Sequence[Contribution], mass: Tensor, weighing: Weighing, quota: int) -> dict[int, float]:
     """Return, for each class, the largest share that any of its holders could have reached, the others as they are."""
     found = {}
     soft = any(bool(((one.labels > 0) & (one.labels < 1)).any()) for one in sets)

@@ -12,8 +12,6 @@ from typing import Any, final
 
 from ddsdk_integrations.federated.checks import Refusal
 
-__all__ = ["RoundReport", "log"]
-
 log = logging.getLogger("ddsdk.federated")
 """Refusals and alarms are warnings of this logger, summaries of rounds its information."""
 

@@ -16,8 +16,6 @@ from ddsdk_integrations.federated.checks import Refusal
 from ddsdk_integrations.federated.payload import Contribution
 from ddsdk_integrations.federated.task import Task
 
-__all__ = ["Screen"]
-
 _NETWORKS = 5
 
 
@@ -93,9 +91,7 @@ class Screen:
         left, refused = [], []
         for one, distances in zip(sets, found, strict=True):
             far = [c for c, distance in distances.items() if distance > self.far]
-            refused += [
-                Refusal(one.node, 12, "outlier", _told(task.class_names[c], distances[c])) for c in far
-            ]
+            refused += [Refusal(one.node, 12, "outlier", _told(task.class_names[c], distances[c])) for c in far]
             if len(far) > self.whole * len(distances):
                 reason = f"{len(far)} of {len(distances)} classes lie far from the median"
                 refused.append(Refusal(one.node, 12, "outlier", reason))

@@ -22,8 +22,6 @@ from ddsdk.synthetic import LearnedLabels, LearnedRate, Pixels
 from ddsdk.training import FlatNetwork
 from ddsdk_integrations.federated.task import Task
 
-__all__ = ["PathMatching", "Spans", "WeightPath", "stand_in"]
-
 _LABEL_SCALE = 4.0
 
 

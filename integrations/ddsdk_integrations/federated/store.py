@@ -16,8 +16,6 @@ from ddsdk.foundation import ArtifactError, ResumeError, lock, readable_json, st
 from ddsdk_integrations.federated.payload import Contribution
 from ddsdk_integrations.federated.report import RoundReport
 
-__all__ = ["Saved", "Store"]
-
 _FORMAT = 1
 _STATE = "federation.json"
 _TENSORS = ("images", "labels", "classes")
@@ -104,16 +102,12 @@ class Store:
             raise ArtifactError("format", f"format must be {_FORMAT}, got {told[0]!r}")
         differing = [name for name in self._about if told[1].get(name) != self._about[name]]
         if differing:
-            raise ResumeError(
-                f"{str(self._folder)!r} has another {' and '.join(differing)}; name a new folder"
-            )
+            raise ResumeError(f"{str(self._folder)!r} has another {' and '.join(differing)}; name a new folder")
         try:
             return self._read(state)
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
-            raise ArtifactError(
-                "damaged", f"the state in {str(self._folder)!r} is damaged: {reason}"
-            ) from None
+            raise ArtifactError("damaged", f"the state in {str(self._folder)!r} is damaged: {reason}") from None
 
     def _read(self, state: dict[str, Any]) -> Saved:
         tensors = load((self._folder / Path(state["tensors"]).name).read_bytes())
@@ -132,8 +126,6 @@ def _kept(sets: list[dict[str, Any]], tensors: dict[str, torch.Tensor]) -> list[
     found: dict[int, list[Contribution]] = {}
     for i, told in enumerate(sets):
         parts: dict[str, Any] = {name: tensors[f"set-{i}/{name}"] for name in _TENSORS}
-        plain: dict[str, Any] = {
-            n: tuple(v) if isinstance(v, list) else v for n, v in told.items() if n != "at"
-        }
+        plain: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in told.items() if n != "at"}
         found.setdefault(told["at"], []).append(Contribution(**parts, **plain))
     return [found[at] for at in sorted(found)]

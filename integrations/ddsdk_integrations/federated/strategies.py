@@ -10,8 +10,6 @@ from ddsdk_integrations.federated.screen import Screen
 from ddsdk_integrations.federated.strategy import Ask, SetStrategy
 from ddsdk_integrations.federated.task import Task
 
-__all__ = ["dosfl", "fed_dm", "fed_mk", "fed_synth", "one_shot"]
-
 
 def _training(task: Task, epochs: int) -> dd.Evaluation:
     """Return the server's training on a union: with crops of pictures, mirrored where the task allows it."""

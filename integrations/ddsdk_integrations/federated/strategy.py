@@ -31,8 +31,6 @@ from ddsdk_integrations.federated.store import Saved, Store
 from ddsdk_integrations.federated.task import Task
 from ddsdk_integrations.federated.traffic import CountingGrid, Traffic
 
-__all__ = ["Ask", "SetStrategy"]
-
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
 
@@ -113,9 +111,7 @@ class SetStrategy(FedAvg):
         fits = remember == 1 or ask.action == "distill"
         require(fits, "remember", "be 1 where clients send updates, which belong to one round", remember)
         # Flower would wait for two nodes.
-        super().__init__(
-            fraction_train=fraction_train, min_train_nodes=1, min_available_nodes=min_available_nodes
-        )
+        super().__init__(fraction_train=fraction_train, min_train_nodes=1, min_available_nodes=min_available_nodes)
         # The server evaluates. Said to the constructor, this would be a warning in the log.
         self.fraction_evaluate = 0.0
         self.task, self.ask, self.learn = task, ask, learn
@@ -184,9 +180,7 @@ class SetStrategy(FedAvg):
     ) -> Iterable[Message]:
         """Return the messages of a round: all of them say the same."""
         self._arrays = arrays
-        self._asked = self._census.choose(
-            grid, self.fraction_train, dd.generator("sample", self.seed, server_round)
-        )
+        self._asked = self._census.choose(grid, self.fraction_train, dd.generator("sample", self.seed, server_round))
         told = {"server-round": server_round, "seed": self.seed, "radius": self.ask.radius}
         told |= {"logits": self.ask.logits, "go-on": self.ask.go_on}
         content = RecordDict({"config": ConfigRecord({**config, **told})})

@@ -10,8 +10,6 @@ from typing import Any
 from ddsdk.experiments import need_plotting
 from ddsdk_integrations.federated.benchmark import METHODS
 
-__all__ = ["markdown", "plot"]
-
 Found = Mapping[str, Any]
 _HEAD = (
     "| method | rounds | accuracy, % | MB up | MB down | MB in all | fedavg's accuracy at these bytes, % "

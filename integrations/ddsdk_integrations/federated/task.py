@@ -16,8 +16,6 @@ import ddsdk as dd
 from ddsdk.foundation import canonical_json, require
 from ddsdk.networks import Network, NetworkFactory
 
-__all__ = ["LocalData", "Task", "arrays_of"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +94,7 @@ class Task:
         """Return a new network, whose weights come from `rng` alone."""
         return self.factory(rng)
 
-    def real(
-        self, images: Tensor, labels: Tensor, *, classes: Sequence[int] | None = None, name: str
-    ) -> dd.RealData:
+    def real(self, images: Tensor, labels: Tensor, *, classes: Sequence[int] | None = None, name: str) -> dd.RealData:
         """Return images as real data with the value space and the facts of the task.
 
         Args:
@@ -178,9 +174,7 @@ class LocalData:
     def batch(self) -> dd.Batch:
         """Return everything in the value space, with label rows over all K classes."""
         x, _ = self.real.batch(torch.arange(len(self.real)))
-        return dd.Batch(
-            x, self.rows(torch.nn.functional.one_hot(self.real.labels, len(self.classes)).float())
-        )
+        return dd.Batch(x, self.rows(torch.nn.functional.one_hot(self.real.labels, len(self.classes)).float()))
 
     def rows(self, local: Tensor) -> Tensor:
         """Return label rows (M, K) of the task for rows over the classes of this client."""

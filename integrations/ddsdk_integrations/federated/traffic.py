@@ -12,8 +12,6 @@ from flwr.serverapp import Grid
 
 from ddsdk_integrations.federated.exchange import exchange
 
-__all__ = ["CountingGrid", "Traffic", "content_bytes", "count_traffic", "counted"]
-
 _STATE = "ddsdk-traffic"
 
 
@@ -97,9 +95,7 @@ class CountingGrid(Grid):
         """Receive, and count."""
         return self._counted(self._grid.pull_messages(message_ids), up=True)
 
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send and receive, and count both."""
         sent = self._counted(messages, up=False)
         return self._counted(self._grid.send_and_receive(sent, timeout=timeout), up=True)

@@ -24,8 +24,6 @@ from ddsdk_integrations.federated.payload import Contribution, manifest, pack_im
 from ddsdk_integrations.federated.spans import PathMatching, WeightPath
 from ddsdk_integrations.federated.task import LocalData, Task
 
-__all__ = ["Encoding", "encoded_update", "recovered_update", "robust_mean"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -175,8 +173,7 @@ def _capped_reach(lengths: Tensor, i: int, cap: float) -> float:
     """Return how far client i can move the mean: by its own update, and through the median by the others' lengths."""
     others = torch.cat([lengths[:i], lengths[i + 1 :]])
     low, high = (
-        cap * float(torch.cat([others, others.new_tensor([length])]).median())
-        for length in (0.0, float("inf"))
+        cap * float(torch.cat([others, others.new_tensor([length])]).median()) for length in (0.0, float("inf"))
     )
     shortened = (others.clamp_max(high) - others.clamp_max(low)).sum()
     return float(shortened + 2 * high) / len(lengths)

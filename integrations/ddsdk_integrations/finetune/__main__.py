@@ -11,8 +11,6 @@ import ddsdk as dd
 from ddsdk.experiments import CellBenchmark, Question, run_command
 from ddsdk_integrations.finetune.benchmark import ROWS, Cell, Setting, markdown, measure, plot
 
-__all__ = ["Benchmark", "main"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +36,7 @@ class Benchmark(CellBenchmark):
     def questions(self, train: dd.RealData) -> Iterable[Question]:  # noqa: ARG002
         """Return the cells."""
         setting = self.shared(Setting)
-        return [
-            Question(Cell(method=name, seed=seed), setting, measure, _line) for name, seed in self.rows(ROWS)
-        ]
+        return [Question(Cell(method=name, seed=seed), setting, measure, _line) for name, seed in self.rows(ROWS)]
 
     def table(self, found: Sequence[dict[str, Any]]) -> str:
         """Return the table."""

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from ddsdk.foundation import require, require_count
 from ddsdk.networks import Network
 
-__all__ = ["FrozenBackbone"]
-
 
 @final
 class _Features(nn.Module):

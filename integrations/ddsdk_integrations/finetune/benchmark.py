@@ -21,8 +21,6 @@ from ddsdk_integrations.finetune.backbone import FrozenBackbone
 from ddsdk_integrations.finetune.matching import LinearGradientMatching
 from ddsdk_integrations.finetune.probe import fine_tuned, probe_accuracy
 
-__all__ = ["ROWS", "Cell", "Setting", "markdown", "measure", "plot", "pretrained", "some_classes"]
-
 Found = Mapping[str, Any]
 
 
@@ -131,11 +129,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
     made = _made(ROWS[cell.method], setting, real, backbone, derive(rng, "set"))
     seconds = time.perf_counter() - began
     tuning = dd.Evaluation(
-        protocol="tuning",
-        network_options=setting.options,
-        networks=setting.networks,
-        epochs=setting.epochs,
-        lr=0.005,
+        protocol="tuning", network_options=setting.options, networks=setting.networks, epochs=setting.epochs, lr=0.005
     )
     tuned = fine_tuned(backbone, made, tuning, seed=derive(rng, "tuning"))
     scratch = dd.Evaluation(
@@ -156,9 +150,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
     }
 
 
-def _made(
-    row: Row, setting: Setting, real: dd.RealData, backbone: nn.Module, rng: torch.Generator
-) -> dd.Distilled:
+def _made(row: Row, setting: Setting, real: dd.RealData, backbone: nn.Module, rng: torch.Generator) -> dd.Distilled:
     if row.make is None:
         everything = real.batch(torch.arange(len(real)))
         names = {"class_names": real.class_names, "preprocess": real.preprocess}
@@ -166,9 +158,7 @@ def _made(
     features = embeddings(backbone, real.batch(torch.arange(1)).x).shape[1]
     frozen = FrozenBackbone(backbone, features=features, num_classes=real.num_classes)
     fresh = dd.network_factory("convnet", real.image_shape, real.num_classes, **setting.options)
-    found: dd.Distilled = dd.distill(
-        row.make(setting), real, make_student=frozen if row.backbone else fresh, seed=rng
-    )
+    found: dd.Distilled = dd.distill(row.make(setting), real, make_student=frozen if row.backbone else fresh, seed=rng)
     return found
 
 
@@ -198,9 +188,7 @@ def plot(cells: Sequence[Found], path: Path) -> None:
     """
     figure = empty_figure(7.5, 3.6)
     axes, names = figure.subplots(), list(by_method(cells))
-    for k, (key, label) in enumerate(
-        (("probe", "linear probe"), ("tuned", "fine-tuned"), ("scratch", "from scratch"))
-    ):
+    for k, (key, label) in enumerate((("probe", "linear probe"), ("tuned", "fine-tuned"), ("scratch", "from scratch"))):
         means = [100 * statistics.fmean(c[key] for c in cells if c["cell"]["method"] == n) for n in names]
         axes.barh([i + 0.27 * (1 - k) for i in range(len(names))], means, height=0.25, label=label)
     axes.set_yticks(range(len(names)), names)

@@ -15,8 +15,6 @@ from ddsdk.recipes import IterativeRecipe, adam_on_images, augmentation_for, che
 from ddsdk.students import FreshStudents, MakeStudent
 from ddsdk_integrations.finetune.backbone import FrozenBackbone
 
-__all__ = ["LinearGradientMatching"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +49,7 @@ class LinearGradientMatching(IterativeRecipe):
         """Check counts and rates."""
         check_numbers(self, counts="steps real_batch", rates="image_lr")
 
-    def parts(
-        self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
+    def parts(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[nn.Module]:
         """Return matching of the head's gradients, all classes together.
 
         Raises:

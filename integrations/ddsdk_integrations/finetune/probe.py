@@ -14,8 +14,6 @@ from ddsdk.foundation import require_rate, root
 from ddsdk.synthetic import read_labels
 from ddsdk.training import accuracy, embeddings, train
 
-__all__ = ["fine_tuned", "linear_probe", "probe_accuracy"]
-
 _PASSES = 200
 
 
@@ -80,9 +78,7 @@ def _probed(backbone: nn.Module, distilled: dd.Distilled, decay: float) -> tuple
     return joined, rows
 
 
-def probe_accuracy(
-    backbone: nn.Module, distilled: dd.Distilled, test: dd.RealData, *, decay: float = 1e-3
-) -> float:
+def probe_accuracy(backbone: nn.Module, distilled: dd.Distilled, test: dd.RealData, *, decay: float = 1e-3) -> float:
     """Return the accuracy of a linear probe that is fitted to a set, on test images.
 
     Args:

@@ -16,8 +16,6 @@ from ddsdk_integrations.graph.load import load_graph
 from ddsdk_integrations.graph.networks import GRAPH_NETWORKS
 from ddsdk_integrations.graph.table import markdown, plot
 
-__all__ = ["Benchmark", "main"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,6 @@ from ddsdk_integrations.graph.judge import held_out, trained_on_part
 from ddsdk_integrations.graph.recipe import NodeMethod, allotted
 from ddsdk_integrations.graph.structure import KeptEdges, SyntheticNodes
 
-__all__ = ["ChosenNodes", "PropagatedNodes", "whole_graph"]
-
 _CHOICES: Mapping[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
     "random": lambda x, n, rng: torch.randperm(len(x), generator=rng)[:n],
     "herding": lambda x, n, rng: herding(x, n),  # noqa: ARG005

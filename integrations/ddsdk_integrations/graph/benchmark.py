@@ -20,8 +20,6 @@ from ddsdk_integrations.graph.judge import GRAPH_PROTOCOL, evaluate_graph
 from ddsdk_integrations.graph.sfgc import SFGC
 from ddsdk_integrations.graph.sntk import GCSNTK
 
-__all__ = ["METHODS", "PUBLISHED", "Cell", "Setting", "measure", "summary"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
@@ -135,9 +133,7 @@ def measure(cell: Cell, setting: Setting, graph: GraphData) -> dict[str, Any]:
     if own.learner == "kernel":
         scores["kernel"] = summary(evaluate_graph(distilled, graph, own, rng=rng).accuracies)
     for network in ("gcn", *setting.others):
-        judge = dataclasses.replace(
-            setting.judge(network), labels="hard" if own.learner == "kernel" else "stored"
-        )
+        judge = dataclasses.replace(setting.judge(network), labels="hard" if own.learner == "kernel" else "stored")
         found = evaluate_graph(distilled, graph, judge, rng=derive(rng, "judge", network)).accuracies
         scores[network] = summary(found)
     edges = 0 if distilled.edge_weight is None else len(distilled.edge_weight)

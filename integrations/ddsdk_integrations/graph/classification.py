@@ -25,15 +25,6 @@ from ddsdk_integrations.graph.graph_sets import GraphSet, packed, small_graphs, 
 from ddsdk_integrations.graph.structure import BernoulliEdges
 from ddsdk_integrations.graph.students import StudentFactory, graph_student
 
-__all__ = [
-    "GRAPHS_PROTOCOL",
-    "DosCondGraphs",
-    "RandomGraphs",
-    "SyntheticGraphs",
-    "evaluate_graphs",
-    "to_batch",
-]
-
 GRAPHS_PROTOCOL = dd.Evaluation(
     protocol="graph classification",
     network="dense-gcn",
@@ -180,9 +171,7 @@ class DosCondGraphs(GraphsMethod, IterativeMethod[GraphSet]):
         """Return a GCN over packed graphs."""
         return graph_student(graphs.tags, graphs.train.num_classes, width=self.width, layers=self.layers)
 
-    def plan(
-        self, graphs: GraphSet, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[nn.Module]:
+    def plan(self, graphs: GraphSet, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[nn.Module]:
         """Return the parts, ready to run.
 
         Raises:
@@ -280,9 +269,7 @@ def to_batch(distilled: dd.Distilled) -> GraphBatch:
         place = there.cumsum(0) - 1
         mine = index[0] // n == i
         edges = place[index[:, mine] % n]
-        graphs.append(
-            Data(x=x[there], edge_index=edges, edge_weight=weight[mine], y=distilled.owner[i : i + 1])
-        )
+        graphs.append(Data(x=x[there], edge_index=edges, edge_weight=weight[mine], y=distilled.owner[i : i + 1]))
     return GraphBatch.from_data_list(graphs)
 
 

@@ -17,8 +17,6 @@ import ddsdk as dd
 from ddsdk.foundation import require, require_count
 from ddsdk_integrations.graph.propagation import normalised, propagated
 
-__all__ = ["Graph", "GraphData", "Part", "Setting", "feature_space"]
-
 Setting = Literal["transductive", "inductive"]
 """Whether condensation sees the nodes of validation and test, without their labels, or the training nodes alone."""
 
@@ -129,9 +127,7 @@ class GraphData:
         parts = []
         for word, data in (("train", train), ("val", val), ("test", test)):
             _check(data)
-            require(
-                data.get("n_id") is not None, word, "have n_id, so that leaks are seen", "a graph without"
-            )
+            require(data.get("n_id") is not None, word, "have n_id, so that leaks are seen", "a graph without")
             mask = data.mask if "mask" in data else torch.ones(len(data.x), dtype=torch.bool)
             nodes = torch.nonzero(mask).flatten()
             parts.append(Part(Graph(data.x.float(), data.edge_index), nodes, data.y[nodes], data.n_id))
@@ -139,12 +135,7 @@ class GraphData:
         return task
 
     def _set(
-        self,
-        parts: Sequence[Part],
-        setting: Setting,
-        class_names: Sequence[str] | None,
-        name: str,
-        metric: Metric,
+        self, parts: Sequence[Part], setting: Setting, class_names: Sequence[str] | None, name: str, metric: Metric
     ) -> None:
         self.train, self.val, self.test = parts
         self.setting, self.name, self.metric = setting, name, metric

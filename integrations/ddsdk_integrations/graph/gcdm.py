@@ -16,8 +16,6 @@ from ddsdk_integrations.graph.data import GraphData
 from ddsdk_integrations.graph.recipe import GraphRecipe, check_rates
 from ddsdk_integrations.graph.students import StudentFactory, perceptron_student
 
-__all__ = ["GCDM"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

@@ -15,16 +15,8 @@ from ddsdk.objectives import ClassMatch, filter_cosine, squared, weight_gradient
 from ddsdk.students import AlternatingStudents, FreshStudents, MakeStudent, OnSynthetic
 from ddsdk_integrations.graph.data import GraphData
 from ddsdk_integrations.graph.recipe import GraphRecipe, allotted, check_rates
-from ddsdk_integrations.graph.structure import (
-    BernoulliEdges,
-    PairwiseMLP,
-    SelfExpressive,
-    Structure,
-    nodes_of,
-)
+from ddsdk_integrations.graph.structure import BernoulliEdges, PairwiseMLP, SelfExpressive, Structure, nodes_of
 from ddsdk_integrations.graph.students import StudentFactory, linear_student
-
-__all__ = ["DosCond", "GCond", "TakeTurns"]
 
 _DISTANCES = {"ours": filter_cosine, "mse": squared}
 

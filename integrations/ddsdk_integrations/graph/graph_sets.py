@@ -15,8 +15,6 @@ from ddsdk.data import choose
 from ddsdk.foundation import derive, require
 from ddsdk_integrations.graph.load import TextGraphs
 
-__all__ = ["GraphSet", "packed", "small_graphs", "unpacked"]
-
 
 def packed(x: Tensor, adjacency: Tensor) -> Tensor:
     """Return graphs as images, (B, 1, N, T + N): features (B, N, T) beside the adjacency (B, N, N)."""

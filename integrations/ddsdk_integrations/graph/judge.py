@@ -21,19 +21,6 @@ from ddsdk_integrations.graph.data import GraphData, Part
 from ddsdk_integrations.graph.kernel import kernel_scores
 from ddsdk_integrations.graph.networks import graph_network
 
-__all__ = [
-    "GRAPH_PROTOCOL",
-    "OnGraph",
-    "as_data",
-    "evaluate_graph",
-    "held_out",
-    "metric_of",
-    "reached",
-    "to_data",
-    "trained_on_graph",
-    "trained_on_part",
-]
-
 GRAPH_PROTOCOL = dd.Evaluation(
     protocol="graph condensation",
     network="gcn",
@@ -65,9 +52,7 @@ class OnGraph(nn.Module):
 
     whole_batch = True
 
-    def __init__(
-        self, network: nn.Module, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None
-    ) -> None:
+    def __init__(self, network: nn.Module, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None) -> None:
         super().__init__()
         self.network = network
         self._graph = x, edge_index, edge_weight
@@ -97,11 +82,7 @@ def to_data(distilled: dd.Distilled) -> Data:
 
 
 def as_data(
-    x: Tensor,
-    rows: Tensor,
-    classes: Tensor,
-    edge_index: Tensor | None = None,
-    edge_weight: Tensor | None = None,
+    x: Tensor, rows: Tensor, classes: Tensor, edge_index: Tensor | None = None, edge_weight: Tensor | None = None
 ) -> Data:
     """Return a small graph as `trained_on_graph` and `kernel_scores` take it.
 
@@ -165,9 +146,7 @@ def evaluate_graph(
     )
 
 
-def reached(
-    data: Data, graph: GraphData, part: Part, evaluation: dd.Evaluation, rng: torch.Generator
-) -> float:
+def reached(data: Data, graph: GraphData, part: Part, evaluation: dd.Evaluation, rng: torch.Generator) -> float:
     """Return the score of one network that trains on a small graph, or of its kernel, on a part of the real graph.
 
     Args:
@@ -182,9 +161,7 @@ def reached(
     return held_out(trained_on_graph(data, graph, evaluation, rng), graph, part)
 
 
-def trained_on_graph(
-    data: Data, graph: GraphData, evaluation: dd.Evaluation, rng: torch.Generator
-) -> nn.Module:
+def trained_on_graph(data: Data, graph: GraphData, evaluation: dd.Evaluation, rng: torch.Generator) -> nn.Module:
     """Return a network that trained on a small graph, with its best weights on the validation nodes.
 
     Args:
@@ -215,9 +192,7 @@ def _fitted(
     rng: torch.Generator,
 ) -> nn.Module:
     options = dict(evaluation.network_options)
-    network = graph_network(
-        evaluation.network, graph.num_features, graph.num_classes, derive(rng, "init"), **options
-    )
+    network = graph_network(evaluation.network, graph.num_features, graph.num_classes, derive(rng, "init"), **options)
     bound = OnGraph(network, x, edge_index, edge_weight)
     best, state = -1.0, network.state_dict()
     for done in train(bound, shown, evaluation, derive(rng, "train")):

@@ -18,8 +18,6 @@ from ddsdk.training import Moments, Ridge, pieces, relu_layers, solve
 from ddsdk_integrations.graph.data import Graph, Part
 from ddsdk_integrations.graph.propagation import neighbours
 
-__all__ = ["LabelledNodes", "StructureKernel", "by_structure", "kernel_scores", "structure_kernel"]
-
 _AT_ONCE = 64
 
 

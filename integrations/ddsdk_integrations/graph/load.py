@@ -19,16 +19,12 @@ import ddsdk as dd
 from ddsdk.foundation import require, require_count, require_rate
 from ddsdk_integrations.graph.data import GraphData, Setting
 
-__all__ = ["TextGraphs", "load_graph", "planetoid", "read_text_graphs", "stochastic_blocks", "tolokers"]
-
 _PARTS = ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
 _KNOWN = {"cora": "0ce1f9117972bdd087a19062d3decca8abfdfef042468c282c2b977642e057dd"}
 """SHA-256 over the eight raw files of a set, in the order of `_PARTS`."""
 
 
-def planetoid(
-    name: str, root: str | Path, *, shares: bool = True, setting: Setting = "transductive"
-) -> GraphData:
+def planetoid(name: str, root: str | Path, *, shares: bool = True, setting: Setting = "transductive") -> GraphData:
     """Load a citation graph in Planetoid's raw files, with the public split.
 
     The files are pickles, which can run any code when they are opened. So only files whose SHA-256 is known here are
@@ -145,9 +141,7 @@ def load_graph(name: str, root: str | Path | None = None, *, setting: Setting = 
     word, _, nodes = name.partition("-")
     if word == "sbm" and nodes.isdigit():
         return stochastic_blocks(int(nodes), setting=setting)
-    require(
-        name in ("cora", "cora-words", "tolokers"), "data", "be cora, cora-words, tolokers or sbm-N", name
-    )
+    require(name in ("cora", "cora-words", "tolokers"), "data", "be cora, cora-words, tolokers or sbm-N", name)
     require(root is not None, "root", f"name the folder of {name}: nothing is downloaded", root)
     if name == "tolokers":
         return tolokers(str(root), setting=setting)
@@ -211,7 +205,5 @@ def _numbers(lines: Iterator[str], path: str, count: int | None) -> list[int]:
 
 def _edges(rows: list[list[int]]) -> Tensor:
     pairs = [(i, end) for i, (_, *ends) in enumerate(rows) for end in ends]
-    index: Tensor = to_undirected(
-        torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T, num_nodes=len(rows)
-    )
+    index: Tensor = to_undirected(torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T, num_nodes=len(rows))
     return index

@@ -14,8 +14,6 @@ from torch_geometric.utils import add_remaining_self_loops
 
 from ddsdk.foundation import require, require_count
 
-__all__ = ["GRAPH_NETWORKS", "GraphNetwork", "graph_network"]
-
 
 @final
 class GraphNetwork(nn.Module):

@@ -10,8 +10,6 @@ from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from ddsdk.foundation import require_count
 
-__all__ = ["dense_normalised", "neighbours", "normalised", "propagated"]
-
 
 def normalised(edge_index: Tensor, num_nodes: int, edge_weight: Tensor | None = None) -> Tensor:
     """Return D^-1/2 (A + I) D^-1/2 as a sparse CSR matrix, (N, N), by PyG's own normalisation.

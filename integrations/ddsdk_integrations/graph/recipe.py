@@ -22,16 +22,6 @@ from ddsdk_integrations.graph.data import GraphData
 from ddsdk_integrations.graph.judge import GRAPH_PROTOCOL, as_data, reached
 from ddsdk_integrations.graph.structure import Structure, SyntheticNodes, nodes_of
 
-__all__ = [
-    "GraphRecipe",
-    "NodeMethod",
-    "Start",
-    "allotted",
-    "check_rates",
-    "features_and_edges",
-    "start_features",
-]
-
 Start = Literal["real", "propagated", "means"]
 """Start of the features: those of random training nodes of the class, their propagated ones, or means of clusters of
 propagated ones."""
@@ -59,9 +49,7 @@ def allotted(class_sizes: Sequence[int], nodes: int) -> Tensor:
     return torch.repeat_interleave(torch.arange(classes), torch.tensor(counts))
 
 
-def start_features(
-    graph: GraphData, classes: Tensor, start: Start, hops: int, rng: torch.Generator
-) -> Tensor:
+def start_features(graph: GraphData, classes: Tensor, start: Start, hops: int, rng: torch.Generator) -> Tensor:
     """Return features for nodes of `classes`, (M, D), each from training nodes of its own class.
 
     Args:
@@ -84,9 +72,7 @@ def start_features(
     return torch.cat(found)
 
 
-def features_and_edges(
-    syn: dd.SyntheticSet, threshold: float = 0.0
-) -> tuple[dd.SyntheticSet, dict[str, Tensor]]:
+def features_and_edges(syn: dd.SyntheticSet, threshold: float = 0.0) -> tuple[dd.SyntheticSet, dict[str, Tensor]]:
     """Return the set of features before propagation, and the edges as fields of `ddsdk.Distilled`; none without edges.
 
     Args:

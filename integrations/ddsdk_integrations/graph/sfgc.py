@@ -16,8 +16,6 @@ from ddsdk_integrations.graph.data import GraphData
 from ddsdk_integrations.graph.recipe import GraphRecipe, check_rates
 from ddsdk_integrations.graph.students import StudentFactory, perceptron_student
 
-__all__ = ["SFGC"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +110,6 @@ class SFGC(GraphRecipe):
 
     def _optimizer(self, syn: dd.SyntheticSet) -> torch.optim.Optimizer:
         assert syn.rate is not None
-        kinds = (
-            (syn.parametrization, self.feature_lr),
-            (syn.labels, self.label_lr),
-            (syn.rate, self.rate_lr),
-        )
+        kinds = ((syn.parametrization, self.feature_lr), (syn.labels, self.label_lr), (syn.rate, self.rate_lr))
         groups = [{"params": list(module.parameters()), "lr": lr} for module, lr in kinds]
         return torch.optim.Adam([group for group in groups if group["params"]])

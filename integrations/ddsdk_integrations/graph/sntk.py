@@ -18,8 +18,6 @@ from ddsdk_integrations.graph.data import GraphData
 from ddsdk_integrations.graph.kernel import LabelledNodes, by_structure, structure_kernel
 from ddsdk_integrations.graph.recipe import GraphRecipe, check_rates
 
-__all__ = ["GCSNTK"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

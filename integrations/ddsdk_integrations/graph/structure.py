@@ -15,18 +15,6 @@ from ddsdk.synthetic import Parametrization, SyntheticSet
 from ddsdk.training import Ridge, solve
 from ddsdk_integrations.graph.propagation import dense_normalised, propagated
 
-__all__ = [
-    "BernoulliEdges",
-    "KeptEdges",
-    "PairwiseMLP",
-    "SelfExpressive",
-    "Structure",
-    "SyntheticNodes",
-    "mirrored",
-    "nodes_of",
-    "symmetric",
-]
-
 
 class Structure(nn.Module, ABC):
     """The edges of a small graph; without a structure, no node has a neighbour."""

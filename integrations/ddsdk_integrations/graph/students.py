@@ -16,8 +16,6 @@ from ddsdk.networks import Network, initialise
 from ddsdk_integrations.graph.graph_sets import unpacked
 from ddsdk_integrations.graph.propagation import dense_normalised
 
-__all__ = ["StudentFactory", "graph_student", "linear_student", "perceptron_student"]
-
 
 @final
 @dataclass(frozen=True)

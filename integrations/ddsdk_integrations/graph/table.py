@@ -11,8 +11,6 @@ from ddsdk.experiments import markdown_table
 from ddsdk.foundation import MissingExtraError
 from ddsdk_integrations.graph.benchmark import PUBLISHED
 
-__all__ = ["markdown", "plot"]
-
 Found = Mapping[str, Any]
 Key = tuple[str, int]
 _KERNEL = "kernel"

@@ -15,17 +15,10 @@ import ddsdk as dd
 from ddsdk.experiments import CellTable, Loaded, Question, numbers, run_command
 from ddsdk.foundation import derive, require_count
 from ddsdk_integrations.graph.benchmark import summary
-from ddsdk_integrations.graph.classification import (
-    GRAPHS_PROTOCOL,
-    DosCondGraphs,
-    RandomGraphs,
-    evaluate_graphs,
-)
+from ddsdk_integrations.graph.classification import GRAPHS_PROTOCOL, DosCondGraphs, RandomGraphs, evaluate_graphs
 from ddsdk_integrations.graph.graph_sets import GraphSet
 from ddsdk_integrations.graph.load import TextGraphs, read_text_graphs
 from ddsdk_integrations.graph.table import markdown, plot
-
-__all__ = ["METHODS", "Benchmark", "Cell", "Setting", "main", "measure"]
 
 
 @dataclass(frozen=True, kw_only=True)

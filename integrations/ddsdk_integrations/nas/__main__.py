@@ -18,8 +18,6 @@ from ddsdk_integrations.nas.benchmark import METHODS, STUDENTS, TRUTH, Cell, Pla
 from ddsdk_integrations.nas.narrow import Setting
 from ddsdk_integrations.nas.table import markdown, plot
 
-__all__ = ["Benchmark", "main"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +68,7 @@ class Benchmark(CellBenchmark):
         require_count("processes", self.processes)
         require_count("repeats", self.repeats)
         require(
-            self.accuracies is None or self.space == "cells",
-            "accuracies",
-            "be None but for cells",
-            self.accuracies,
+            self.accuracies is None or self.space == "cells", "accuracies", "be None but for cells", self.accuracies
         )
         setting = Setting(
             space=self.space,
@@ -109,9 +104,7 @@ class Benchmark(CellBenchmark):
             sizes = numbers("ipc", self.ipc, 1)
             for ipc, students, steps, seed in itertools.product(sizes, seen, lengths, seeds):
                 if ipc <= method.largest.get(students, 0):
-                    yield Cell(
-                        method=name, ipc=ipc, students=students, steps=steps, repeats=self.repeats, seed=seed
-                    )
+                    yield Cell(method=name, ipc=ipc, students=students, steps=steps, repeats=self.repeats, seed=seed)
 
     def _question(self, cell: Cell, setting: Setting, place: Place) -> Question:
         table = place.accuracies if cell.method == TRUTH else None

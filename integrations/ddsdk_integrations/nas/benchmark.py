@@ -23,8 +23,6 @@ from ddsdk_integrations.nas.ranking import Ranking, rank
 from ddsdk_integrations.nas.space import AnyOf
 from ddsdk_integrations.nas.untrained import GradientNorm, NasWot, ParameterCount, SynFlow
 
-__all__ = ["METHODS", "STUDENTS", "TRUTH", "Cell", "Method", "Place", "cached_truth", "described", "measure"]
-
 TRUTH = "truth"
 _PACKAGED = "fashion_mnist_truth.json"
 _POOL = 24
@@ -157,9 +155,7 @@ def _made(cell: Cell) -> Any:  # noqa: ANN401
     return make(cell.ipc)
 
 
-def measure(
-    cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData, place: Place
-) -> dict[str, Any]:
+def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData, place: Place) -> dict[str, Any]:
     """Rank all candidates by one proxy and return the ranking, JSON values.
 
     Args:
@@ -170,9 +166,7 @@ def measure(
         place: Where and by whom.
     """
     ranking = _known_truth(setting, place, train, test) if cell.method == TRUTH else None
-    ranking = ranking or _ranked(
-        cell, setting, place, setting.parts(train.to(place.device), test.to(place.device))
-    )
+    ranking = ranking or _ranked(cell, setting, place, setting.parts(train.to(place.device), test.to(place.device)))
     told = {"cell": asdict(cell), "setting": plain(setting), "classes": train.num_classes}
     return {**told, "ranking": ranking.to_dict()}
 

@@ -18,8 +18,6 @@ from ddsdk.foundation import require, require_count
 from ddsdk.networks import Network, check_request, initialise
 from ddsdk_integrations.nas.space import Candidate, Space
 
-__all__ = ["EDGES", "OPERATIONS", "Cell", "CellSpace", "cell_network", "read_accuracies", "unique"]
-
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2))
 """(node, the node that it reads) of the six operations, in the order of the strings."""
@@ -176,12 +174,7 @@ class _Reduction(nn.Module):
 
 
 def cell_network(
-    cell: Cell,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    *,
-    channels: int = 16,
-    cells: int = 5,
+    cell: Cell, image_shape: tuple[int, int, int], num_classes: int, *, channels: int = 16, cells: int = 5
 ) -> Network:
     """Build the network of NAS-Bench-201 from a cell, with PyTorch's own initial weights.
 
@@ -208,9 +201,7 @@ def cell_network(
     require_count("cells", cells)
     sides = image_shape[1:]
     require(all(n % 4 == 0 for n in sides), "image_shape", "have sides that are multiples of 4", image_shape)
-    stem = nn.Sequential(
-        nn.Conv2d(image_shape[0], channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
-    )
+    stem = nn.Sequential(nn.Conv2d(image_shape[0], channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
     stages = [stem]
     for stage in range(3):
         width = channels << stage
@@ -256,12 +247,7 @@ class CellSpace(Space):
     def of(self, cell: Cell) -> Candidate:
         """Return the network of a cell, named by its string."""
         build = partial(
-            cell_network,
-            cell,
-            self.image_shape,
-            self.num_classes,
-            channels=self.channels,
-            cells=self.cells,
+            cell_network, cell, self.image_shape, self.num_classes, channels=self.channels, cells=self.cells
         )
         build()  # a wrong size is refused now, and not in a worker
         return Candidate(str(cell), partial(_made, build=build))

@@ -10,8 +10,6 @@ import ddsdk as dd
 from ddsdk.networks import NORMS
 from ddsdk_integrations.nas.space import Candidate, Space
 
-__all__ = ["ConvNetSpace"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,6 @@ from ddsdk_integrations.nas.cells import Cell, CellSpace, unique
 from ddsdk_integrations.nas.convnets import ConvNetSpace
 from ddsdk_integrations.nas.space import Candidate
 
-__all__ = ["Parts", "Setting", "plain"]
-
 
 class Parts(NamedTuple):
     """Images of the benchmark, none of them in two parts.

@@ -18,8 +18,6 @@ from ddsdk.students import MakeStudent
 from ddsdk.synthetic import read_labels
 from ddsdk.training import Pace, accuracy, train, train_steps
 
-__all__ = ["Proxy", "TrainedOn", "distilled_proxy", "early_stopping", "tensor_hash"]
-
 
 class Proxy(Protocol):
     """Gives a candidate a score without training it in full. Other processes must be able to unpickle it."""
@@ -191,9 +189,5 @@ def early_stopping(
         test: See `TrainedOn`.
     """
     return TrainedOn(
-        batch=train.batch(torch.arange(len(train))),
-        evaluation=evaluation,
-        held_out=held_out,
-        steps=steps,
-        test=test,
+        batch=train.batch(torch.arange(len(train))), evaluation=evaluation, held_out=held_out, steps=steps, test=test
     )

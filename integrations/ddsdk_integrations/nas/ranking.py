@@ -21,8 +21,6 @@ from ddsdk.students import MakeStudent
 from ddsdk_integrations.nas.proxies import Proxy
 from ddsdk_integrations.nas.space import Candidate, named
 
-__all__ = ["Ranking", "network_signature", "rank"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -163,10 +161,7 @@ def rank(
     if not found:
         raise RuntimeError(f"no candidate could be scored: {next(iter(failures.values()))}")
     keys = {key for rows in found.values() for row in rows for key in row}
-    columns = {
-        key: {one: tuple(values[key] for values in rows) for one, rows in found.items()}
-        for key in sorted(keys)
-    }
+    columns = {key: {one: tuple(values[key] for values in rows) for one, rows in found.items()} for key in sorted(keys)}
     return Ranking(
         name=name,
         scores=columns.pop("score"),
@@ -181,10 +176,7 @@ def rank(
 def _score(unit: Unit, _: Mapping[str, bytes], *, proxy: Proxy, makers: Mapping[str, MakeStudent]) -> bytes:
     name, before = str(unit.config["name"]), torch.get_num_threads()
     require(
-        unit.config["versions"] == here(),
-        "versions",
-        f"be those of this worker, {here()}",
-        unit.config["versions"],
+        unit.config["versions"] == here(), "versions", f"be those of this worker, {here()}", unit.config["versions"]
     )
     key = dd.generator(int(unit.config["seed"]), "candidate", name, int(unit.key[0]))
     torch.set_num_threads(1)

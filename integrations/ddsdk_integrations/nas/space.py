@@ -16,8 +16,6 @@ from ddsdk.foundation import derive, require, require_count
 from ddsdk.networks import NetworkFactory
 from ddsdk.students import MakeStudent
 
-__all__ = ["AnyOf", "Candidate", "Space", "named"]
-
 
 @final
 @dataclass(frozen=True)
@@ -34,9 +32,7 @@ class Candidate:
     make: MakeStudent
 
 
-def named(
-    candidates: Iterable[Candidate | tuple[str, MakeStudent] | MakeStudent],
-) -> tuple[Candidate, ...]:
+def named(candidates: Iterable[Candidate | tuple[str, MakeStudent] | MakeStudent]) -> tuple[Candidate, ...]:
     """Return candidates of factories, with the names that they have.
 
     Args:
@@ -120,9 +116,7 @@ class Space(ABC):
             # The rest of a balanced sample is balanced, and swaps would take long to find the last free places.
             rest = {one.name for one in self.sample(len(self) - count, rng)} if count < len(self) else set()
             return tuple(one for one in self if one.name not in rest)
-        columns = {
-            name: _dealt(levels, count, derive(rng, "factor", name)) for name, levels in self.choices.items()
-        }
+        columns = {name: _dealt(levels, count, derive(rng, "factor", name)) for name, levels in self.choices.items()}
         drawn = [tuple(column[i] for column in columns.values()) for i in range(count)]
         _part_twins(drawn, derive(rng, "twins"))
         return tuple(self.candidate(**dict(zip(columns, one, strict=True))) for one in drawn)

@@ -22,14 +22,10 @@ import optuna  # noqa: E402
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-__all__ = ["ProxyObjective", "add_ranking", "distributions"]
-
 
 def distributions(space: Space) -> Mapping[str, BaseDistribution]:
     """Return a categorical distribution for each factor of a space."""
-    return {
-        name: optuna.distributions.CategoricalDistribution(levels) for name, levels in space.choices.items()
-    }
+    return {name: optuna.distributions.CategoricalDistribution(levels) for name, levels in space.choices.items()}
 
 
 @final
@@ -99,10 +95,7 @@ def add_ranking(study: optuna.Study, space: Space, ranking: Ranking) -> int:
         name = space.candidate(**choice).name
         if name in means:
             trial = optuna.trial.create_trial(
-                params=dict(choice),
-                distributions=dict(told),
-                value=means[name],
-                user_attrs={"candidate": name},
+                params=dict(choice), distributions=dict(told), value=means[name], user_attrs={"candidate": name}
             )
             study.add_trial(trial)
             added += 1

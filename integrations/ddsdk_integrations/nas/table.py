@@ -14,8 +14,6 @@ from ddsdk.foundation import MissingExtraError, require
 from ddsdk_integrations.nas.ranking import Ranking
 from ddsdk_integrations.nas.verdict import Estimate, Verdict, edge, judge, rank_average
 
-__all__ = ["Line", "at_cost", "lines", "markdown", "plot"]
-
 Found = Mapping[str, Any]
 _HEADS = (
     "proxy",
@@ -105,9 +103,7 @@ def _truth(cells: Sequence[Found]) -> Ranking:
     return told.by("test", "truth") if "test" in told.extra else told
 
 
-def _joined(
-    rows: Sequence[tuple[Mapping[str, Any], Ranking, Ranking]],
-) -> list[tuple[Mapping[str, Any], Ranking]]:
+def _joined(rows: Sequence[tuple[Mapping[str, Any], Ranking, Ranking]]) -> list[tuple[Mapping[str, Any], Ranking]]:
     """Return the rank averages of synflow with the shortest early stopping: two cheap scores that differ in kind."""
     free = [ranking for cell, _, ranking in rows if cell["method"] == "synflow"]
     early = [(cell, ranking) for cell, _, ranking in rows if cell["method"] == "early stopping"]
@@ -131,9 +127,7 @@ def at_cost(curve: Sequence[tuple[float, float]], seconds: float) -> float | Non
     points = sorted(curve)
     for (low, first), (high, second) in itertools.pairwise(points):
         if low <= seconds <= high:
-            share = (
-                (math.log(seconds) - math.log(low)) / (math.log(high) - math.log(low)) if high > low else 0.0
-            )
+            share = (math.log(seconds) - math.log(low)) / (math.log(high) - math.log(low)) if high > low else 0.0
             return first + share * (second - first)
     return None
 
@@ -246,7 +240,5 @@ def _draw_point(axes: Any, one: Line, colour: str, marker: str) -> None:  # noqa
     # What costs less than a tenth of a second has no place on the axis.
     x, value = max(v.total, 0.1), v.spearman.value
     around = [[value - v.spearman.low], [v.spearman.high - value]]
-    axes.errorbar(
-        [x], [value], yerr=around, label=label, fmt=marker, color=colour, markersize=5, elinewidth=0.5
-    )
+    axes.errorbar([x], [value], yerr=around, label=label, fmt=marker, color=colour, markersize=5, elinewidth=0.5)
     axes.plot([max(v.seconds, 0.1), x], [value, value], color=colour, linewidth=0.7)

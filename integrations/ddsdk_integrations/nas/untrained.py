@@ -17,8 +17,6 @@ from ddsdk.students import MakeStudent
 from ddsdk.training import batch_gradient
 from ddsdk_integrations.nas.proxies import tensor_hash
 
-__all__ = ["GradientNorm", "NasWot", "ParameterCount", "SynFlow"]
-
 _WEIGHTED = (nn.Conv2d, nn.Linear)
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 _ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Sigmoid)
@@ -74,9 +72,7 @@ class SynFlow:
         weights = [layer.weight for layer in network.modules() if isinstance(layer, _WEIGHTED)]
         gradients = torch.autograd.grad(total, weights, allow_unused=True)
         flow = sum(
-            float((w.detach() * g).abs().sum())
-            for w, g in zip(weights, gradients, strict=True)
-            if g is not None
+            float((w.detach() * g).abs().sum()) for w, g in zip(weights, gradients, strict=True) if g is not None
         )
         return {"score": math.log(flow) if flow > 0 else -1e300}
 

@@ -16,18 +16,6 @@ from scipy.stats import rankdata
 from ddsdk.foundation import require, require_count, root
 from ddsdk_integrations.nas.ranking import Ranking
 
-__all__ = [
-    "Estimate",
-    "Verdict",
-    "bootstrap",
-    "edge",
-    "judge",
-    "kendall",
-    "rank_average",
-    "regret",
-    "spearman",
-]
-
 Numbers = NDArray[np.float64]
 Statistic = Callable[[Numbers, Numbers, Numbers], Numbers]
 
@@ -157,13 +145,7 @@ def top_count(candidates: int, share: float) -> int:
 
 
 def bootstrap(
-    statistic: Statistic,
-    a: Numbers,
-    b: Numbers,
-    *,
-    rng: torch.Generator,
-    draws: int = 1000,
-    confidence: float = 0.95,
+    statistic: Statistic, a: Numbers, b: Numbers, *, rng: torch.Generator, draws: int = 1000, confidence: float = 0.95
 ) -> Estimate:
     """Return a statistic of pairs with its percentile interval.
 

@@ -15,29 +15,16 @@ require_library("opacus", feature="Private release", package="opacus", extra="pr
 from ddsdk_integrations.privacy.audit import OneRun, audit_in_one_run, mislabelled  # noqa: E402
 from ddsdk_integrations.privacy.bounds import OneRunBound, one_run_bound  # noqa: E402
 from ddsdk_integrations.privacy.budget import Budget, BudgetSpentError, Ledger, certified_epsilon  # noqa: E402
-from ddsdk_integrations.privacy.class_sums import (  # noqa: E402
-    FeatureSpace,
-    MatchClassSums,
-    ReleasedSums,
-    released_class_sums,
-)
+from ddsdk_integrations.privacy.class_sums import FeatureSpace, MatchClassSums, ReleasedSums, released_class_sums  # noqa: E402
 from ddsdk_integrations.privacy.data import PrivateData  # noqa: E402
 from ddsdk_integrations.privacy.dp_kip import DPKIP, NoisedRegression  # noqa: E402
 from ddsdk_integrations.privacy.dp_sgd import dp_sgd  # noqa: E402
-from ddsdk_integrations.privacy.gradients import (  # noqa: E402
-    MatchNoisedGradients,
-    NoisedGradients,
-    sample_gradients,
-)
+from ddsdk_integrations.privacy.gradients import MatchNoisedGradients, NoisedGradients, sample_gradients  # noqa: E402
 from ddsdk_integrations.privacy.guard import PrivacyError  # noqa: E402
 from ddsdk_integrations.privacy.ndpdc import NDPDC  # noqa: E402
 from ddsdk_integrations.privacy.psg import PSG  # noqa: E402
 from ddsdk_integrations.privacy.recipe import PrivateRecipe  # noqa: E402
-from ddsdk_integrations.privacy.statistics import (  # noqa: E402
-    paid_class_means,
-    paid_class_sizes,
-    paid_normalisation,
-)
+from ddsdk_integrations.privacy.statistics import paid_class_means, paid_class_sizes, paid_normalisation  # noqa: E402
 
 __all__ = [
     "DPKIP",

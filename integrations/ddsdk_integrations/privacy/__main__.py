@@ -12,8 +12,6 @@ from ddsdk.experiments import CellBenchmark, Question, known_words, numbers, run
 from ddsdk_integrations.privacy.benchmark import METHODS, Cell, Setting, described, measure
 from ddsdk_integrations.privacy.table import markdown, plot
 
-__all__ = ["Benchmark", "main"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,6 @@ from ddsdk.foundation import derive, require, require_count, root
 from ddsdk.judging import Distiller, Roc, joined, known_confidences, nearest_distances, roc, unit_images
 from ddsdk_integrations.privacy.bounds import one_run_bound
 
-__all__ = ["OneRun", "audit_in_one_run", "mislabelled"]
-
 Score = Literal["confidence", "distance"]
 _SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)
 

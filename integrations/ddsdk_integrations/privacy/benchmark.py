@@ -20,8 +20,6 @@ from ddsdk_integrations.privacy.dp_sgd import dp_sgd
 from ddsdk_integrations.privacy.ndpdc import NDPDC
 from ddsdk_integrations.privacy.psg import PSG
 
-__all__ = ["METHODS", "PUBLISHED", "Cell", "Setting", "described", "measure"]
-
 Rows = dict[str, float | None]
 """A method's figures on the test images, such as its accuracy."""
 
@@ -89,9 +87,7 @@ METHODS: dict[str, Method] = {
     "psg": Method(make=lambda ipc: PSG(ipc=ipc), sizes=(10,)),
     "dp-kip": Method(make=lambda ipc: DPKIP(ipc=ipc), sizes=(10,)),
     "dp-sgd": Method(
-        make=lambda _: {"steps": 150, "sample_rate": 0.02, "clip": 0.1, "lr": 4.0},
-        classifier=True,
-        sizes=(0,),
+        make=lambda _: {"steps": 150, "sample_rate": 0.02, "clip": 0.1, "lr": 4.0}, classifier=True, sizes=(0,)
     ),
     "ndpdc without noise": Method(make=lambda ipc: NDPDC(ipc=ipc, image_lr=10.0 * ipc), private=False),
     "dm": Method(make=lambda ipc: dd.DM(ipc=ipc, steps=1000, augmentation=""), private=False, sizes=(10,)),

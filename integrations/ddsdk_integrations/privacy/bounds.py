@@ -10,8 +10,6 @@ from scipy.stats import binom
 
 from ddsdk.foundation import require, require_count
 
-__all__ = ["OneRunBound", "one_run_bound", "p_value"]
-
 _HIGHEST = 50.0
 
 
@@ -50,9 +48,7 @@ def p_value(right: int, guesses: int, canaries: int, *, epsilon: float, delta: f
     return min(1.0, tail + 2 * canaries * delta * float(means.max(initial=0.0)))
 
 
-def one_run_bound(
-    right: int, guesses: int, canaries: int, *, delta: float, level: float = 0.05
-) -> OneRunBound:
+def one_run_bound(right: int, guesses: int, canaries: int, *, delta: float, level: float = 0.05) -> OneRunBound:
     """Return the largest epsilon that so many right guesses refute, and the largest that they could.
 
     Args:

@@ -19,17 +19,7 @@ from opacus.accountants.analysis import rdp
 
 import ddsdk as dd
 from ddsdk.artefact import NoisedRelease, require_line
-from ddsdk.foundation import (
-    lock,
-    readable_json,
-    require,
-    require_count,
-    require_rate,
-    strict_json,
-    write_atomic,
-)
-
-__all__ = ["Budget", "BudgetSpentError", "Ledger", "certified_epsilon", "epsilon_of"]
+from ddsdk.foundation import lock, readable_json, require, require_count, require_rate, strict_json, write_atomic
 
 Accountant = Literal["rdp", "prv"]
 History = tuple[tuple[float, float, int], ...]
@@ -43,9 +33,7 @@ _SPENT = 0.98
 _TIGHT_BELOW = 100.0
 _IN_MEMORY = "the ledger was kept in memory: what other processes release of these records is not in it"
 # Low orders serve large epsilons and high orders small ones; those of Opacus end at 63.
-_ORDERS = (
-    [1 + i / 20 for i in range(1, 200)] + [float(i) for i in range(11, 128)] + [2.0**i for i in range(7, 11)]
-)
+_ORDERS = [1 + i / 20 for i in range(1, 200)] + [float(i) for i in range(11, 128)] + [2.0**i for i in range(7, 11)]
 
 
 class BudgetSpentError(RuntimeError):
@@ -149,12 +137,7 @@ class Ledger:
             self._write(releases=planned)
 
     def noise_for(
-        self,
-        *,
-        sample_rate: float,
-        releases: int,
-        share: float = 1.0,
-        after: tuple[NoisedRelease, ...] = (),
+        self, *, sample_rate: float, releases: int, share: float = 1.0, after: tuple[NoisedRelease, ...] = ()
     ) -> float:
         """Return the smallest noise multiplier, to a thousandth, with which so many releases fit what is left.
 
@@ -242,11 +225,7 @@ def _with(releases: tuple[NoisedRelease, ...], new: NoisedRelease) -> tuple[Nois
     """Return the releases with one more kind, or more of a kind that is there."""
     for i, old in enumerate(releases):
         if msgspec.structs.replace(old, count=new.count) == new:
-            return (
-                *releases[:i],
-                msgspec.structs.replace(old, count=old.count + new.count),
-                *releases[i + 1 :],
-            )
+            return (*releases[:i], msgspec.structs.replace(old, count=old.count + new.count), *releases[i + 1 :])
     return (*releases, new)
 
 
@@ -284,8 +263,7 @@ def epsilon_of(history: History, delta: float, accountant: Accountant) -> float:
     if not history:
         return 0.0
     spent = sum(
-        rdp.compute_rdp(q=rate, noise_multiplier=noise, steps=count, orders=_ORDERS)
-        for noise, rate, count in history
+        rdp.compute_rdp(q=rate, noise_multiplier=noise, steps=count, orders=_ORDERS) for noise, rate, count in history
     )
     with warnings.catch_warnings():
         # Of an order at the edge: the bound is a little looser there, and still one.

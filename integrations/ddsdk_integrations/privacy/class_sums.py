@@ -17,8 +17,6 @@ from ddsdk.synthetic import SyntheticView
 from ddsdk_integrations.privacy.guard import refuse_mixing
 from ddsdk_integrations.privacy.mechanism import Mechanism, clipped
 
-__all__ = ["ClassSums", "FeatureSpace", "MatchClassSums", "Released", "ReleasedSums", "released_class_sums"]
-
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -204,9 +202,7 @@ class MatchClassSums:
     expected: Sequence[float]
     clip: float
 
-    def __call__(
-        self, student: Released, real: Source, syn: SyntheticView, rng: torch.Generator
-    ) -> Iterator[Tensor]:
+    def __call__(self, student: Released, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterator[Tensor]:
         """Yield one distance for each class."""
         for c in range(real.num_classes):
             x, _ = syn.of_class(c, sys.maxsize, derive(rng, "class", c))

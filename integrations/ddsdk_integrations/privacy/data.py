@@ -15,8 +15,6 @@ from ddsdk_integrations.privacy.budget import Ledger
 from ddsdk_integrations.privacy.guard import PrivacyError, refuse_fitted_values
 from ddsdk_integrations.privacy.mechanism import Mechanism
 
-__all__ = ["PrivateData", "require_private"]
-
 _NEIGHBOURS = "adding or removing one record"
 _LONGEST_NAME = 200
 _RECORD = "one image with its label; a person who has several records is not protected as one"
@@ -65,9 +63,7 @@ class PrivateData:
         refuse_fitted_values(real.preprocess, statistics)
         self.class_sizes = _sizes(class_size, real.num_classes)
         limit = 1 / sum(self.class_sizes)
-        require(
-            ledger.budget.delta < limit, "delta", f"lie below 1/records, {limit:.3g}", ledger.budget.delta
-        )
+        require(ledger.budget.delta < limit, "delta", f"lie below 1/records, {limit:.3g}", ledger.budget.delta)
         if public is not None:
             _refuse_records(public, real)
         if statistics:
@@ -231,18 +227,14 @@ def require_private(real: object) -> PrivateData:
 
 def _refuse_records(public: dd.RealData, real: dd.RealData) -> None:
     """Refuse public images of another shape, and the records themselves."""
-    require(
-        public.image_shape == real.image_shape, "public", f"have shape {real.image_shape}", public.image_shape
-    )
+    require(public.image_shape == real.image_shape, "public", f"have shape {real.image_shape}", public.image_shape)
     if public.images.untyped_storage().data_ptr() == real.images.untyped_storage().data_ptr():
         raise PrivacyError(f"public must not be the records, got {public.name!r}, which holds their images")
 
 
 def _sizes(given: float | Sequence[float], classes: int) -> tuple[float, ...]:
     sizes = tuple(given) if isinstance(given, Sequence) else (given,) * classes
-    require(
-        len(sizes) == classes, "class_size", f"be one number, or one for each of {classes} classes", given
-    )
+    require(len(sizes) == classes, "class_size", f"be one number, or one for each of {classes} classes", given)
     for size in sizes:
         require_rate("class_size", size)
     return sizes

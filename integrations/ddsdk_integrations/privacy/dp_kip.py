@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ddsdk.students import MakeStudent
     from ddsdk_integrations.privacy.data import PrivateData
 
-__all__ = ["DPKIP", "NoisedRegression"]
 
 S = TypeVar("S")
 
@@ -85,9 +84,7 @@ class NoisedRegression(Generic[S]):
         through_cross = vmap(through_row)(batch.x, by_cross)
         return (through_gram + through_cross).flatten(1)
 
-    def _by_kernel_values(
-        self, gram: Tensor, cross: Tensor, labels: Tensor, truth: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _by_kernel_values(self, gram: Tensor, cross: Tensor, labels: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradient of each loss by the Gram matrix, (B, M, M), and by its own row of the other, (B, M)."""
         gram.requires_grad_()
         cross.requires_grad_()

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ddsdk.students import MakeStudent
     from ddsdk_integrations.privacy.data import PrivateData
 
-__all__ = ["dp_sgd"]
-
 
 def dp_sgd(
     private: PrivateData,

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from torch import Tensor
 
-__all__ = ["secret_bernoulli", "secret_normal"]
-
 
 def _uniform(n: int) -> NDArray[np.float64]:
     """Return n uniform numbers strictly between 0 and 1, of 53 bits each."""

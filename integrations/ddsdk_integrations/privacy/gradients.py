@@ -23,15 +23,6 @@ from ddsdk.synthetic import SyntheticView
 from ddsdk_integrations.privacy.guard import refuse_mixing
 from ddsdk_integrations.privacy.mechanism import Mechanism
 
-__all__ = [
-    "GradientLesson",
-    "MatchNoisedGradients",
-    "NoisedGradients",
-    "matched_weights",
-    "noised_gradients",
-    "sample_gradients",
-]
-
 
 def matched_weights(network: nn.Module) -> list[str]:
     """Return the names of what is matched: weights with two axes and more, as gradient matching takes them.
@@ -159,12 +150,7 @@ class NoisedGradients:
         network = self._students.next(real, syn, derive(rng, "student"))
         draw = self._augmentation.siamese(derive(rng, "augmentation"))
         found = noised_gradients(
-            self._mechanism,
-            network,
-            matched_weights(network),
-            self._expected,
-            draw=draw,
-            classwise=self._classwise,
+            self._mechanism, network, matched_weights(network), self._expected, draw=draw, classwise=self._classwise
         )
         return GradientLesson(network, draw, found)
 
@@ -192,11 +178,7 @@ class MatchNoisedGradients:
     distance: Any = filter_cosine
 
     def __call__(
-        self,
-        student: GradientLesson,
-        real: Source,
-        syn: SyntheticView,
-        rng: torch.Generator,
+        self, student: GradientLesson, real: Source, syn: SyntheticView, rng: torch.Generator
     ) -> Iterator[Tensor]:
         """Yield one distance for all classes, or one for each."""
         together = len(student.gradients) != real.num_classes

@@ -12,17 +12,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import ddsdk as dd
 
-__all__ = [
-    "PrivacyError",
-    "refuse_bad_student",
-    "refuse_fitted_values",
-    "refuse_mixed_rows",
-    "refuse_mixing",
-    "refuse_options",
-    "refuse_private_start",
-    "refuse_unsealed",
-]
-
 _MANY, _FEW = 16, 2
 _CHOOSING = (
     "choosing among sets by their score on private records is a release that nobody counted. Score them on public "
@@ -83,9 +72,7 @@ def refuse_bad_student(make_student: Callable[[torch.Generator], nn.Module], *, 
         raise TypeError(f"make_student must build networks with embed, got {type(network).__name__}")
 
 
-def refuse_mixed_rows(
-    rows: Callable[[dd.Batch], Tensor], real: dd.RealData, *, thorough: bool = True
-) -> None:
+def refuse_mixed_rows(rows: Callable[[dd.Batch], Tensor], real: dd.RealData, *, thorough: bool = True) -> None:
     """Refuse a function whose row of one record depends on others: mixup, top-k of a batch, any batch statistic.
 
     It is tried on noise images: rows must stay what they are when others, dark ones, give way to bright ones.

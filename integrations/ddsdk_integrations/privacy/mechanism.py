@@ -16,8 +16,6 @@ from ddsdk_integrations.privacy.budget import BudgetSpentError
 from ddsdk_integrations.privacy.entropy import secret_bernoulli, secret_normal
 from ddsdk_integrations.privacy.guard import PrivacyError, refuse_mixed_rows
 
-__all__ = ["Mechanism", "PerExample", "clipped"]
-
 PerExample = Callable[[dd.Batch], Tensor]
 """From B records to a row for each of them, (B, D), which depends on that record alone."""
 

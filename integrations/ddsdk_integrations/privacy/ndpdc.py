@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from ddsdk_integrations.privacy.data import PrivateData
     from ddsdk_integrations.privacy.mechanism import Mechanism
 
-__all__ = ["NDPDC"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -78,21 +76,15 @@ class NDPDC(PrivateRecipe):
 
     def check(self) -> None:
         """Check counts, rates and the share."""
-        check_numbers(
-            self, counts="releases steps", rates="image_lr", momenta="image_momentum", weights="directions"
-        )
+        check_numbers(self, counts="releases steps", rates="image_lr", momenta="image_momentum", weights="directions")
         require(0 < self.means_share < 1, "means_share", "lie strictly between 0 and 1", self.means_share)
 
-    def parts(
-        self, private: PrivateData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> dd.Plan[Released]:
+    def parts(self, private: PrivateData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Released]:
         """Return matching of sums that are released here."""
         refuse_bad_student(make_student, embeds=True)
         public = private.public if self.directions else None
         if self.directions and public is None:
-            raise PrivacyError(
-                f"public must be given to PrivateData for directions={self.directions}, got None"
-            )
+            raise PrivacyError(f"public must be given to PrivateData for directions={self.directions}, got None")
         sums, means = self._paid(private)
         syn = fixed_label_pixels(self, private, derive(rng, "start"), means)
         space = FeatureSpace(

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ddsdk.students import MakeStudent
     from ddsdk_integrations.privacy.data import PrivateData
 
-__all__ = ["PSG"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

@@ -14,18 +14,12 @@ from ddsdk.foundation import require, require_count, require_rate, require_rng
 from ddsdk.running import IterativeMethod
 from ddsdk.synthetic import FixedLabels, Pixels, class_slots, hard_labels
 from ddsdk_integrations.privacy.data import PrivateData, require_private
-from ddsdk_integrations.privacy.guard import (
-    PrivacyError,
-    refuse_options,
-    refuse_private_start,
-    refuse_unsealed,
-)
+from ddsdk_integrations.privacy.guard import PrivacyError, refuse_options, refuse_private_start, refuse_unsealed
 
 if TYPE_CHECKING:
     from ddsdk.networks import NetworkFactory
     from ddsdk.students import MakeStudent
 
-__all__ = ["PrivateRecipe", "fixed_label_pixels"]
 
 _SPREAD = 0.5
 

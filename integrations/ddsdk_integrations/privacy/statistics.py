@@ -13,14 +13,6 @@ from ddsdk.foundation import require
 from ddsdk_integrations.privacy.data import PrivateData
 from ddsdk_integrations.privacy.mechanism import Mechanism
 
-__all__ = [
-    "paid_class_means",
-    "paid_class_sizes",
-    "paid_normalisation",
-    "planned_class_means",
-    "released_class_means",
-]
-
 _LEAST_STD = 0.01
 
 
@@ -42,11 +34,7 @@ def paid_normalisation(private: PrivateData, *, noise_multiplier: float) -> Priv
     channels = private.image_shape[0]
     width = 1 + 2 * channels
     mechanism = private.mechanism(
-        "channel moments",
-        releases=1,
-        sample_rate=1.0,
-        clip=math.sqrt(width),
-        noise_multiplier=noise_multiplier,
+        "channel moments", releases=1, sample_rate=1.0, clip=math.sqrt(width), noise_multiplier=noise_multiplier
     )
 
     def moments(batch: dd.Batch) -> Tensor:
@@ -71,9 +59,7 @@ def paid_class_sizes(private: PrivateData, *, noise_multiplier: float) -> tuple[
     Raises:
         BudgetSpentError: If it does not fit.
     """
-    mechanism = private.mechanism(
-        "class sizes", releases=1, sample_rate=1.0, noise_multiplier=noise_multiplier
-    )
+    mechanism = private.mechanism("class sizes", releases=1, sample_rate=1.0, noise_multiplier=noise_multiplier)
     total = mechanism.noised_sum(lambda batch: torch.ones(len(batch.x), 1), 1, by="class")
     return tuple(total.flatten().clamp_min(1).tolist())
 

@@ -10,8 +10,6 @@ from typing import Any
 from ddsdk.experiments import need_plotting
 from ddsdk_integrations.privacy.benchmark import PUBLISHED
 
-__all__ = ["markdown", "plot"]
-
 Found = Mapping[str, Any]
 _HEAD = "| method | images per class | epsilon | accuracy, % | published, % | by its own kernel, % | seconds | runs |"
 

@@ -14,8 +14,6 @@ from ddsdk.experiments import CellTable, Loaded, Question, run_command
 from ddsdk_integrations.recommend.benchmark import ROWS, Cell, Setting, markdown, measure, plot
 from ddsdk_integrations.recommend.interactions import Interactions, simulated_interactions
 
-__all__ = ["Benchmark", "main"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +51,7 @@ class Benchmark(CellTable[Interactions]):
     def questions(self, shown: Interactions) -> list[Question]:  # noqa: ARG002
         """Return the cells."""
         setting = self.shared(Setting)
-        return [
-            Question(Cell(method=name, seed=seed), setting, measure, _line) for name, seed in self.rows(ROWS)
-        ]
+        return [Question(Cell(method=name, seed=seed), setting, measure, _line) for name, seed in self.rows(ROWS)]
 
     def table(self, found: Sequence[dict[str, Any]]) -> str:
         """Return the table."""

@@ -12,8 +12,6 @@ from torch import Tensor
 from ddsdk.foundation import require, require_count
 from ddsdk.training import KernelMachine, kernel_machine
 
-__all__ = ["EASE", "WideAutoencoder", "popularity"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,6 @@ from ddsdk_integrations.recommend.distill_cf import DistillCF, sampled_users
 from ddsdk_integrations.recommend.interactions import Interactions
 from ddsdk_integrations.recommend.metrics import Ranking, propensities, ranking
 
-__all__ = ["ROWS", "Cell", "Setting", "markdown", "measure", "nearest_user", "plot"]
-
 Found = Mapping[str, Any]
 ROWS = (
     "popularity",
@@ -96,9 +94,7 @@ def _small(method: str, setting: Setting, train: Interactions, rng: torch.Genera
     if method in ROWS[:3]:
         return x, int(x.sum())
     if method in ROWS[3:5]:
-        order = (
-            torch.randperm(len(x), generator=rng) if method == ROWS[3] else x.sum(1).argsort(descending=True)
-        )
+        order = torch.randperm(len(x), generator=rng) if method == ROWS[3] else x.sum(1).argsort(descending=True)
         picked = x[order[: setting.users]]
         return picked, int(picked.sum())
     recipe = DistillCF(users=setting.users, steps=setting.steps, draws=setting.draws)
@@ -143,17 +139,7 @@ def nearest_user(users: Tensor, real: Tensor) -> float:
     return statistics.fmean(found)
 
 
-_HEADS = (
-    "from",
-    "nDCG, %",
-    "HR, %",
-    "PSP, %",
-    "by EASE, %",
-    "like a real user",
-    "numbers kept",
-    "seconds",
-    "runs",
-)
+_HEADS = ("from", "nDCG, %", "HR, %", "PSP, %", "by EASE, %", "like a real user", "numbers kept", "seconds", "runs")
 
 
 def markdown(cells: Sequence[Found]) -> str:
@@ -184,9 +170,7 @@ def plot(cells: Sequence[Found], path: Path) -> None:
     figure = empty_figure(7.5, 3.6)
     axes, names = figure.subplots(), list(by_method(cells))
     for k, (key, label) in enumerate((("ndcg", "nDCG"), ("psp", "precision by propensity"))):
-        means = [
-            100 * statistics.fmean(c["own"][key] for c in cells if c["cell"]["method"] == n) for n in names
-        ]
+        means = [100 * statistics.fmean(c["own"][key] for c in cells if c["cell"]["method"] == n) for n in names]
         axes.barh([i + 0.35 * k for i in range(len(names))], means, height=0.33, label=label)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()

@@ -25,8 +25,6 @@ from ddsdk.training import FullyConnectedNTK, Kernel, Ridge, solve
 from ddsdk_integrations.recommend.interactions import Interactions
 from ddsdk_integrations.recommend.users import GumbelUsers
 
-__all__ = ["DistillCF", "Reconstruct", "sampled_users", "write_users"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +44,7 @@ class Reconstruct:
     real_batch: int
     sparsity: float
 
-    def __call__(
-        self, student: Kernel, real: Source, syn: SyntheticView, rng: torch.Generator
-    ) -> Iterator[Tensor]:
+    def __call__(self, student: Kernel, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterator[Tensor]:
         """Yield the one loss."""
         users = syn.whole(derive(rng, "decode")).x
         truth = real.mixed(self.real_batch, derive(rng, "real")).x
@@ -142,9 +138,7 @@ class DistillCF(IterativeMethod[Interactions]):
         kernel = FullyConnectedNTK(depth=self.depth)
         return dd.Plan(
             syn=dd.SyntheticSet(parametrization, hard_labels(classes, 1), classes, 1),
-            objective=Reconstruct(
-                ridge=Ridge(strength=self.ridge), real_batch=self.real_batch, sparsity=self.sparsity
-            ),
+            objective=Reconstruct(ridge=Ridge(strength=self.ridge), real_batch=self.real_batch, sparsity=self.sparsity),
             students=FixedTeachers(lambda _: kernel),
             make_optimizer=partial(adam_on_images, lr=self.lr),
             steps=self.steps,

@@ -15,8 +15,6 @@ from torch import Tensor
 import ddsdk as dd
 from ddsdk.foundation import derive, require, require_count
 
-__all__ = ["Interactions", "simulated_interactions"]
-
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -38,18 +36,14 @@ class Interactions:
 
     def __post_init__(self) -> None:
         wanted = (len(self.users), len(self.items))
-        require(
-            tuple(self.matrix.shape) == wanted, "matrix", f"have shape {wanted}", tuple(self.matrix.shape)
-        )
+        require(tuple(self.matrix.shape) == wanted, "matrix", f"have shape {wanted}", tuple(self.matrix.shape))
         binary = bool(((self.matrix == 0) | (self.matrix == 1)).all())
         require(binary, "matrix", "hold zeros and ones", "others")
         least = int(self.matrix.sum(1).min())
         require(least > 0, "matrix", "give each user an item", "a user without")
 
     @classmethod
-    def from_rows(
-        cls, rows: Iterable[tuple[Hashable, Hashable, float]], *, least_rating: float = 0.0
-    ) -> Interactions:
+    def from_rows(cls, rows: Iterable[tuple[Hashable, Hashable, float]], *, least_rating: float = 0.0) -> Interactions:
         """Return the table of (user, item, rating) rows; a pair counts where its rating is not below the least.
 
         Args:

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from ddsdk.foundation import require
 
-__all__ = ["Ranking", "propensities", "ranking"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

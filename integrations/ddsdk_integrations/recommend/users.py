@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from ddsdk.foundation import derive, require, require_count
 from ddsdk.synthetic import Parametrization
 
-__all__ = ["GumbelUsers"]
-
 
 def _draw(logits: Tensor, temperature: float, rng: torch.Generator) -> Tensor:
     """Return softmax((logits + Gumbel noise) / temperature) of each row."""

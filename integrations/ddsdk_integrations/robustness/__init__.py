@@ -18,12 +18,7 @@ from ddsdk_integrations.robustness.attacks import FGSM, PGD, Attack, ascend, sur
 from ddsdk_integrations.robustness.backdoor import Scan, Trigger, attack_success, poison, scan  # noqa: E402
 from ddsdk_integrations.robustness.judge import RobustnessJudge, Trial  # noqa: E402
 from ddsdk_integrations.robustness.library import AutoAttack, square  # noqa: E402
-from ddsdk_integrations.robustness.recipes import (  # noqa: E402
-    AdversarialLearning,
-    AttackedSource,
-    OnAttacked,
-    RobustMatching,
-)
+from ddsdk_integrations.robustness.recipes import AdversarialLearning, AttackedSource, OnAttacked, RobustMatching  # noqa: E402
 from ddsdk_integrations.robustness.report import Outcome, Robustness, robustness_table  # noqa: E402
 from ddsdk_integrations.robustness.threat import BrokenAttackError, Threat  # noqa: E402
 from ddsdk_integrations.robustness.transfer import Transfer, transfer  # noqa: E402

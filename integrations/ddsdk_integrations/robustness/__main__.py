@@ -20,8 +20,6 @@ from ddsdk_integrations.robustness.benchmark import (
 )
 from ddsdk_integrations.robustness.table import markdown, plot
 
-__all__ = ["Benchmark", "main"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +87,7 @@ class Benchmark(CellBenchmark):
             for seed in numbers("seeds", self.seeds, 0)
             if crossed
         ]
-        return [
-            *(_question(cell, setting) for cell in cells),
-            *(_crossed(crossing, setting) for crossing in crossings),
-        ]
+        return [*(_question(cell, setting) for cell in cells), *(_crossed(crossing, setting) for crossing in crossings)]
 
     def table(self, found: Sequence[dict[str, Any]]) -> str:
         """Return the table."""
@@ -108,13 +103,7 @@ def _cells(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _question(cell: Cell, setting: Setting) -> Question:
-    return Question(
-        cell=cell,
-        setting=setting,
-        about={"method": described(cell, setting)},
-        measure=measure,
-        line=_line,
-    )
+    return Question(cell=cell, setting=setting, about={"method": described(cell, setting)}, measure=measure, line=_line)
 
 
 def _crossed(crossing: Crossing, setting: Setting) -> Question:

@@ -14,8 +14,6 @@ from ddsdk.foundation import require_count, require_rate
 from ddsdk_integrations.robustness.attacks import ascend
 from ddsdk_integrations.robustness.threat import Threat
 
-__all__ = ["PixelAdversary"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

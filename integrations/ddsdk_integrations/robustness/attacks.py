@@ -15,8 +15,6 @@ from ddsdk.training import micro_batch, pieces
 from ddsdk_integrations.robustness.threat import Threat
 from ddsdk_integrations.robustness.unit_model import UnitModel
 
-__all__ = ["FGSM", "PGD", "Attack", "ascend", "surviving"]
-
 Loss = Callable[[Tensor], Tensor]
 
 
@@ -28,9 +26,7 @@ class Attack(Protocol):
         """What tables call it."""
         ...
 
-    def __call__(
-        self, model: UnitModel, x: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator
-    ) -> Tensor:
+    def __call__(self, model: UnitModel, x: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator) -> Tensor:
         """Return attacked images, (B, C, H, W) in the unit range.
 
         Args:
@@ -91,10 +87,7 @@ class FGSM:
     ) -> Tensor:
         """Return attacked images; see `Attack`. Nothing is random."""
         return _in_pieces(
-            model,
-            x,
-            labels,
-            lambda loss, z: ascend(loss, z, threat, start=z, steps=1, step_size=threat.radius),
+            model, x, labels, lambda loss, z: ascend(loss, z, threat, start=z, steps=1, step_size=threat.radius)
         )
 
 
@@ -129,9 +122,7 @@ class PGD:
         """Such as PGD-50 x 5."""
         return f"PGD-{self.steps}" + (f" x {self.restarts}" if self.restarts > 1 else "")
 
-    def __call__(
-        self, model: UnitModel, x: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator
-    ) -> Tensor:
+    def __call__(self, model: UnitModel, x: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator) -> Tensor:
         """Return attacked images; see `Attack`."""
         best, size = x.clone(), self.reach * threat.radius / self.steps
         left = torch.arange(len(x), device=x.device)
@@ -149,9 +140,7 @@ class PGD:
         return best
 
 
-def _in_pieces(
-    model: UnitModel, x: Tensor, labels: Tensor, attack: Callable[[Loss, Tensor], Tensor]
-) -> Tensor:
+def _in_pieces(model: UnitModel, x: Tensor, labels: Tensor, attack: Callable[[Loss, Tensor], Tensor]) -> Tensor:
     """Attack micro-batches: every image's gradient is its own."""
     size = micro_batch(model, x.device, len(x))
     found = []

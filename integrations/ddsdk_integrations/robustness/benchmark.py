@@ -24,8 +24,6 @@ from ddsdk_integrations.robustness.threat import Threat
 from ddsdk_integrations.robustness.transfer import transfer
 from ddsdk_integrations.robustness.unit_model import KernelClassifier, UnitModel
 
-__all__ = ["METHODS", "Cell", "Crossing", "Setting", "described", "measure", "measure_transfer"]
-
 _STEPS = 200
 """Steps, in batches of at most 256, for which networks train on a set at most."""
 
@@ -62,15 +60,7 @@ class Setting:
     teacher_epochs: int = 10
 
     def __post_init__(self) -> None:
-        for name in (
-            "images",
-            "square_queries",
-            "restarts",
-            "width",
-            "networks",
-            "teacher_images",
-            "teacher_epochs",
-        ):
+        for name in ("images", "square_queries", "restarts", "width", "networks", "teacher_images", "teacher_epochs"):
             require_count(name, getattr(self, name))
         require_count("auto_images", self.auto_images, least=0)
         require_rate("train_radius", self.train_radius)
@@ -91,9 +81,7 @@ class Setting:
             Trial(square(self.square_queries), images=50, networks=1),
             *([auto] if self.auto_images else []),
         )
-        return RobustnessJudge(
-            norm="linf", radii=self.radii, trials=trials, images=self.images, networks=self.networks
-        )
+        return RobustnessJudge(norm="linf", radii=self.radii, trials=trials, images=self.images, networks=self.networks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,10 +113,7 @@ class Crossing:
     @property
     def cells(self) -> list[Cell]:
         """The rows as cells."""
-        return [
-            Cell(method=name, ipc=self.ipc if METHODS[name].make else 0, seed=self.seed)
-            for name in self.methods
-        ]
+        return [Cell(method=name, ipc=self.ipc if METHODS[name].make else 0, seed=self.seed) for name in self.methods]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,14 +141,7 @@ def _dm(ipc: int) -> dd.DM:
 
 def _bptt(ipc: int) -> dd.RaTBPTT:
     return dd.RaTBPTT(
-        ipc=ipc,
-        steps=100,
-        student_steps=10,
-        window=5,
-        student_lr=3e-3,
-        image_lr=0.01,
-        real_batch=256,
-        augmentation="",
+        ipc=ipc, steps=100, student_steps=10, window=5, student_lr=3e-3, image_lr=0.01, real_batch=256, augmentation=""
     )
 
 
@@ -211,8 +189,7 @@ METHODS: dict[str, Method] = {
         sizes=(10,),
     ),
     "adversarial kip": Method(
-        make=lambda ipc, threat: AdversarialLearning(recipe=_kip(ipc), threat=threat, attack_steps=_ATTACK),
-        sizes=(10,),
+        make=lambda ipc, threat: AdversarialLearning(recipe=_kip(ipc), threat=threat, attack_steps=_ATTACK), sizes=(10,)
     ),
     "real images": Method(make=None, sizes=(0,)),
     "real images + adversarial training": Method(make=None, adversarial=True, sizes=(0,)),
@@ -249,9 +226,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
     }
 
 
-def measure_transfer(
-    crossing: Crossing, setting: Setting, train: dd.RealData, test: dd.RealData
-) -> dict[str, Any]:
+def measure_transfer(crossing: Crossing, setting: Setting, train: dd.RealData, test: dd.RealData) -> dict[str, Any]:
     """Attack the first network of each row, show the images to all of them, and return the matrix, JSON values.
 
     Args:
@@ -260,10 +235,7 @@ def measure_transfer(
         train: What sets are made of.
         test: Attacked in the end.
     """
-    rng, judge = (
-        dd.generator("robustness", crossing.seed),
-        dataclasses.replace(setting.judge, networks=1),
-    )
+    rng, judge = (dd.generator("robustness", crossing.seed), dataclasses.replace(setting.judge, networks=1))
     models = {cell.method: _made(cell, setting, judge, train, rng).models[0] for cell in crossing.cells}
     x, labels = judge.test_images(test)
     matrix = transfer(models, x, labels, setting.threat, seed=derive(rng, "transfer"))
@@ -276,9 +248,7 @@ class _Made(NamedTuple):
     seconds_train: float
 
 
-def _made(
-    cell: Cell, setting: Setting, judge: RobustnessJudge, train: dd.RealData, rng: torch.Generator
-) -> _Made:
+def _made(cell: Cell, setting: Setting, judge: RobustnessJudge, train: dd.RealData, rng: torch.Generator) -> _Made:
     method = METHODS[cell.method]
     shown = _part(train, setting.teacher_images)
     batch, own = shown.batch(torch.arange(len(shown))), None
@@ -331,14 +301,8 @@ def _part(real: dd.RealData, images: int) -> dd.RealData:
 def _training(setting: Setting, images: int | None) -> dd.Evaluation:
     """Return how networks train on so many images of a set; on the real ones for None."""
     # Few epochs on many images want more steps in each.
-    epochs, batch = (
-        (setting.teacher_epochs, 64) if images is None else (min(300, _STEPS // -(-images // 256)), 256)
-    )
+    epochs, batch = (setting.teacher_epochs, 64) if images is None else (min(300, _STEPS // -(-images // 256)), 256)
     options: Mapping[str, Any] = {"width": setting.width}
     return dataclasses.replace(
-        dd.Evaluation.published(),
-        network_options=options,
-        epochs=epochs,
-        batch_size=batch,
-        labels="probabilities",
+        dd.Evaluation.published(), network_options=options, epochs=epochs, batch_size=batch, labels="probabilities"
     )

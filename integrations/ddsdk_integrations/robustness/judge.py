@@ -20,8 +20,6 @@ from ddsdk_integrations.robustness.report import LARGE_RADIUS, Outcome, Robustne
 from ddsdk_integrations.robustness.threat import Threat
 from ddsdk_integrations.robustness.unit_model import UnitModel
 
-__all__ = ["RobustnessJudge", "Trial"]
-
 
 @final
 @dataclass(frozen=True)
@@ -65,12 +63,7 @@ class RobustnessJudge:
 
     norm: str = "linf"
     radii: tuple[float, ...] = (2 / 255, 4 / 255, 8 / 255)
-    trials: tuple[Trial, ...] = (
-        Trial(FGSM()),
-        Trial(PGD()),
-        Trial(square()),
-        Trial(AutoAttack()),
-    )
+    trials: tuple[Trial, ...] = (Trial(FGSM()), Trial(PGD()), Trial(square()), Trial(AutoAttack()))
     images: int = 1000
     networks: int = 3
     margin: float = 0.01
@@ -106,10 +99,7 @@ class RobustnessJudge:
             adversary: Attack of adversarial training, see `PixelAdversary`; None for plain training.
         """
         rng = root(seed)
-        made = [
-            trained_network(batch, like, evaluation, i, rng=rng, adversary=adversary)
-            for i in range(self.networks)
-        ]
+        made = [trained_network(batch, like, evaluation, i, rng=rng, adversary=adversary) for i in range(self.networks)]
         return [UnitModel(network, like.preprocess) for network in made]
 
     def test_images(self, test: dd.RealData) -> tuple[Tensor, Tensor]:
@@ -123,12 +113,7 @@ class RobustnessJudge:
         return unit, test.labels[index.to(test.device)]
 
     def __call__(
-        self,
-        models: Sequence[UnitModel],
-        test: dd.RealData,
-        *,
-        seed: int | torch.Generator = 0,
-        name: str = "set",
+        self, models: Sequence[UnitModel], test: dd.RealData, *, seed: int | torch.Generator = 0, name: str = "set"
     ) -> Robustness:
         """Attack finished networks and return what is left of their accuracy.
 
@@ -145,9 +130,7 @@ class RobustnessJudge:
         require(len(models) > 0, "models", "hold at least one network", len(models))
         rng, began = root(seed), time.perf_counter()
         x, labels = self.test_images(test)
-        outcomes = tuple(
-            outcome for i, model in enumerate(models) for outcome in self._on(model, i, x, labels, rng)
-        )
+        outcomes = tuple(outcome for i, model in enumerate(models) for outcome in self._on(model, i, x, labels, rng))
         return Robustness(
             name=name,
             norm=self.norm,
@@ -166,9 +149,7 @@ class RobustnessJudge:
         few = [] if known else [Trial(_WEAK, self.radii[-1:])]
         return [*few, Trial(_WEAK, (LARGE_RADIUS[self.norm],))]
 
-    def _on(
-        self, model: UnitModel, network: int, x: Tensor, labels: Tensor, rng: torch.Generator
-    ) -> list[Outcome]:
+    def _on(self, model: UnitModel, network: int, x: Tensor, labels: Tensor, rng: torch.Generator) -> list[Outcome]:
         """Return what the trials and the checks leave of one network."""
         found = []
         for trial in (*self.trials, *self._checks):

@@ -13,8 +13,6 @@ from ddsdk.foundation import require, require_count
 from ddsdk_integrations.robustness.threat import Threat
 from ddsdk_integrations.robustness.unit_model import UnitModel
 
-__all__ = ["AutoAttack", "square"]
-
 _Part = Literal["apgd-ce", "apgd-t", "fab-t", "square"]
 _STANDARD: tuple[_Part, ...] = get_args(_Part)
 _NORMS = {"linf": "Linf", "l2": "L2"}
@@ -56,9 +54,7 @@ class AutoAttack:
             return "AutoAttack" if self.queries == 5000 else f"AutoAttack, {self.queries} queries"
         return f"Square-{self.queries}" if self.parts == ("square",) else "+".join(self.parts)
 
-    def __call__(
-        self, model: UnitModel, x: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator
-    ) -> Tensor:
+    def __call__(self, model: UnitModel, x: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator) -> Tensor:
         """Return attacked images; see `Attack`. The global random state is put back."""
         library = pyautoattack.AutoAttack(
             model,

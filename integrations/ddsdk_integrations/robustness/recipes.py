@@ -26,7 +26,6 @@ from ddsdk_integrations.robustness.threat import Threat
 if TYPE_CHECKING:
     from ddsdk.students import MakeStudent
 
-__all__ = ["AdversarialLearning", "AttackedSource", "OnAttacked", "RobustMatching"]
 
 _Teachers = Literal["own", "robust"]
 
@@ -179,9 +178,7 @@ class RobustMatching(_Hardened):
         """
         plan = self.recipe.plan(real, make_student=make_student, rng=rng)
         runs = self.runs(real, make_student=make_student, rng=rng)
-        flat: FixedTeachers[nn.Module] = FixedTeachers(
-            lambda i: runs.network(i).requires_grad_(False), self.networks
-        )
+        flat: FixedTeachers[nn.Module] = FixedTeachers(lambda i: runs.network(i).requires_grad_(False), self.networks)
         if self.attacked:
             plan = dataclasses.replace(plan, objective=_attacked(plan.objective, self.adversary(real), flat))
         if self.students == "own":
@@ -204,9 +201,7 @@ class RobustMatching(_Hardened):
 
 
 def _attacked(
-    objective: Objective[Any] | Schedule[Any],
-    adversary: Adversary,
-    victims: FixedTeachers[nn.Module],
+    objective: Objective[Any] | Schedule[Any], adversary: Adversary, victims: FixedTeachers[nn.Module]
 ) -> Objective[Any] | Schedule[Any]:
     if isinstance(objective, Schedule):
         return Schedule(lambda step: OnAttacked(objective.at(step), adversary, victims))
@@ -274,7 +269,5 @@ class AttackedSource:
     def _attacked(self, batch: dd.Batch, rng: torch.Generator) -> dd.Batch:
         x, y = batch
         with evaluating_mode(self._victim):
-            attacked = self._adversary(
-                lambda z: soft_cross_entropy(self._victim(z), y), x, derive(rng, "adversary")
-            )
+            attacked = self._adversary(lambda z: soft_cross_entropy(self._victim(z), y), x, derive(rng, "adversary"))
         return dd.Batch(attacked, y)

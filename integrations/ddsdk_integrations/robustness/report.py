@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 from ddsdk.experiments import markdown_table, percent
 
-__all__ = ["LARGE_RADIUS", "Outcome", "Robustness", "robustness_table"]
-
 LARGE_RADIUS = {"linf": 0.5, "l2": 20.0}
 """At which every image can become grey, or nearly so: nothing may be left."""
 _GRADIENT = re.compile(r"FGSM|PGD")
@@ -96,13 +94,7 @@ class Robustness:
     @cached_property
     def warnings(self) -> list[str]:
         """What makes these figures doubtful; empty where every check holds."""
-        return [
-            *self._near_chance(),
-            *self._masked(),
-            *self._not_falling(),
-            *self._steps_help(),
-            *self._large(),
-        ]
+        return [*self._near_chance(), *self._masked(), *self._not_falling(), *self._steps_help(), *self._large()]
 
     def _mean(self, attack: str, radius: float) -> float | None:
         found = self.accuracies(attack, radius)
@@ -112,9 +104,7 @@ class Robustness:
         clean = statistics.mean(self.clean)
         if clean >= 2 * self.chance:
             return []
-        return [
-            f"clean accuracy {clean:.1%} is near chance ({self.chance:.1%}): robustness means nothing here"
-        ]
+        return [f"clean accuracy {clean:.1%} is near chance ({self.chance:.1%}): robustness means nothing here"]
 
     def _masked(self) -> list[str]:
         """A gradient attack that is weaker than random search does not see the gradient."""
@@ -158,15 +148,8 @@ class Robustness:
         radius, found = self.radii[-1], []
         for few, many in itertools.permutations(steps, 2):
             weak, strong = self._mean(few, radius), self._mean(many, radius)
-            if (
-                steps[few] < steps[many]
-                and weak is not None
-                and strong is not None
-                and strong > weak + self.margin
-            ):
-                found.append(
-                    f"{many} leaves more than {few} at radius {radius:g}: more steps help the defender"
-                )
+            if steps[few] < steps[many] and weak is not None and strong is not None and strong > weak + self.margin:
+                found.append(f"{many} leaves more than {few} at radius {radius:g}: more steps help the defender")
         return found
 
     def _large(self) -> list[str]:

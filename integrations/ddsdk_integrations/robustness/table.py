@@ -9,8 +9,6 @@ from typing import Any
 
 from ddsdk.experiments import markdown_table, need_plotting, percent
 
-__all__ = ["markdown", "plot"]
-
 Found = Mapping[str, Any]
 
 
@@ -88,8 +86,6 @@ def plot(cells: Sequence[Found], path: Path) -> None:
         axes.set_xlabel("radius (linf, unit range)")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("accuracy under the worst attack, %")
-    known = {
-        label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
+    known = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(list(known.values()), list(known), loc="outside right center", fontsize=8)
     figure.savefig(path, dpi=120)

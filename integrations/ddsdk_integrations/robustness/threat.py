@@ -10,8 +10,6 @@ from torch import Tensor
 
 from ddsdk.foundation import require, require_rate
 
-__all__ = ["BrokenAttackError", "Threat"]
-
 _Norm = Literal["linf", "l2"]
 _ROUNDING = 1e-5
 
@@ -44,10 +42,6 @@ class Threat:
     def label(self) -> str:
         """Such as ``linf 0.1``."""
         return f"{self.norm} {self.radius:g}"
-
-    def with_radius(self, radius: float) -> Threat:
-        """Return the same norm with another radius."""
-        return Threat(self.norm, radius)
 
     def size(self, change: Tensor) -> Tensor:
         """Return the norm of each change, (B,), of changes (B, C, H, W)."""
@@ -100,9 +94,7 @@ class Threat:
             BrokenAttackError: If a value is not finite or leaves [0, 1], or an image has moved too far.
         """
         if attacked.shape != x.shape:
-            raise BrokenAttackError(
-                f"an attack must keep the shape {tuple(x.shape)}, got {tuple(attacked.shape)}"
-            )
+            raise BrokenAttackError(f"an attack must keep the shape {tuple(x.shape)}, got {tuple(attacked.shape)}")
         if not bool(torch.isfinite(attacked).all()):
             raise BrokenAttackError("an attack must give finite images, got NaN or infinity")
         low, high = float(attacked.min()), float(attacked.max())

@@ -14,8 +14,6 @@ from ddsdk_integrations.robustness.attacks import PGD, Attack
 from ddsdk_integrations.robustness.threat import Threat
 from ddsdk_integrations.robustness.unit_model import UnitModel
 
-__all__ = ["Transfer", "transfer"]
-
 
 @dataclass(frozen=True)
 class Transfer:

@@ -11,8 +11,6 @@ import ddsdk as dd
 from ddsdk.foundation import require
 from ddsdk.training import KernelMachine, probabilities
 
-__all__ = ["KernelClassifier", "UnitModel"]
-
 _ROUNDING = 1e-5
 
 

@@ -12,8 +12,6 @@ from ddsdk.experiments import CellBenchmark, Question, run_command, words
 from ddsdk_integrations.share.benchmark import ROWS, Cell, Setting, measure
 from ddsdk_integrations.share.table import markdown, plot
 
-__all__ = ["Benchmark", "main"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

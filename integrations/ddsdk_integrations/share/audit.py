@@ -15,8 +15,6 @@ from ddsdk.judging import LikelihoodRatio, Roc, confidences, roc, trained_networ
 from ddsdk_integrations.share.figures import Figures, figures
 from ddsdk_integrations.share.groups import group_ids
 
-__all__ = ["Audit", "audit"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +53,7 @@ class Audit:
 
 
 def _shadow_record(shadow: LikelihoodRatio) -> dict[str, float]:
-    return {
-        "runs": shadow.runs,
-        "confidence_auc": shadow.confidence.auc,
-        "distance_auc": shadow.distance.auc,
-    }
+    return {"runs": shadow.runs, "confidence_auc": shadow.confidence.auc, "distance_auc": shadow.distance.auc}
 
 
 def audit(

@@ -16,8 +16,6 @@ from ddsdk_integrations.share.patients import simulated_patients
 from ddsdk_integrations.share.release import Terms, release
 from ddsdk_integrations.share.soft_labels import SoftLabels
 
-__all__ = ["ROWS", "SPLITS", "Cell", "Setting", "measure"]
-
 SPLITS = ("patient", "image")
 _TERMS = Terms(title="Benchmark", intended_use="measurement", licence="that of the source")
 

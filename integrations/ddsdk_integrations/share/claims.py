@@ -7,8 +7,6 @@ from collections.abc import Mapping
 
 import ddsdk as dd
 
-__all__ = ["CLAIMS", "check_words"]
-
 _CERTIFICATE = "certificate"
 CLAIMS: Mapping[str, str] = {
     r"anonym\w*": _CERTIFICATE,
@@ -39,7 +37,5 @@ def check_words(name: str, text: str, distilled: dd.Distilled) -> None:
         word = re.search(rf"\b(?:{pattern})\b", text, re.IGNORECASE)
         has = distilled.certificate is not None if entry == _CERTIFICATE else entry in distilled.provenance
         if word and not has:
-            needed = (
-                "a certificate of differential privacy" if entry == _CERTIFICATE else f"figures of {entry}"
-            )
+            needed = "a certificate of differential privacy" if entry == _CERTIFICATE else f"figures of {entry}"
             raise ValueError(f"{name} must not say {word.group(0)!r} of a set without {needed}, got {text!r}")

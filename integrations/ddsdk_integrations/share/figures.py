@@ -14,8 +14,6 @@ from ddsdk.foundation import require
 from ddsdk.training import probabilities
 from ddsdk_integrations.share.groups import group_ids
 
-__all__ = ["Figures", "figures"]
-
 _BINS = 15
 
 
@@ -39,9 +37,7 @@ class Figures:
     calibration: float
 
 
-def figures(
-    networks: Sequence[nn.Module], held_out: dd.RealData, groups: Sequence[Hashable] | Tensor
-) -> Figures:
+def figures(networks: Sequence[nn.Module], held_out: dd.RealData, groups: Sequence[Hashable] | Tensor) -> Figures:
     """Return the figures of networks on held-out images.
 
     Args:

@@ -10,8 +10,6 @@ from torch import Tensor
 import ddsdk as dd
 from ddsdk.foundation import require
 
-__all__ = ["group_ids", "split_by_group"]
-
 
 def group_ids(groups: Sequence[Hashable] | Tensor, n: int) -> Tensor:
     """Return the group of each image as a number from 0, (n,) int64.
@@ -30,10 +28,7 @@ def group_ids(groups: Sequence[Hashable] | Tensor, n: int) -> Tensor:
 
 
 def split_by_group(
-    records: dd.RealData,
-    groups: Sequence[Hashable] | Tensor,
-    fraction: float,
-    rng: torch.Generator,
+    records: dd.RealData, groups: Sequence[Hashable] | Tensor, fraction: float, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Split so that all images of a group are on one side: (positions of the rest, positions held out), int64.
 

@@ -11,8 +11,6 @@ from ddsdk.foundation import require, require_count
 from ddsdk.judging import LikelihoodRatio, Roc
 from ddsdk_integrations.share.audit import Audit
 
-__all__ = ["ExportRefusedError", "Limits"]
-
 
 class ExportRefusedError(ValueError):
     """A release breaks a stated limit; nothing was written.
@@ -75,10 +73,7 @@ class Limits:
             ("near_copies", audit.near_copies),
             ("epsilon", None if certificate is None else certificate.epsilon),
         )
-        lowest = (
-            ("smallest_distance", audit.smallest_distance),
-            ("least_sensitivity", min(audit.figures.sensitivity)),
-        )
+        lowest = (("smallest_distance", audit.smallest_distance), ("least_sensitivity", min(audit.figures.sensitivity)))
         found = [self._fault(name, value, 1) for name, value in highest]
         found += [self._fault(name, value, -1) for name, value in lowest]
         return tuple(text for text in found if text)

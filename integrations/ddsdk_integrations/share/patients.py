@@ -9,8 +9,6 @@ from torch.nn.functional import interpolate
 import ddsdk as dd
 from ddsdk.foundation import derive, require_count
 
-__all__ = ["simulated_patients"]
-
 
 def simulated_patients(
     real: dd.RealData, per_patient: int, rng: torch.Generator, *, strength: float = 0.3

@@ -24,8 +24,6 @@ from ddsdk_integrations.share.figures import Figures, figures
 from ddsdk_integrations.share.groups import group_ids, split_by_group
 from ddsdk_integrations.share.limits import ExportRefusedError, Limits
 
-__all__ = ["Release", "Terms", "release", "reproduces"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +128,7 @@ def release(
     told = {
         **distilled.provenance,
         # A fingerprint lets anybody check a guess of the records, and exact counts tell how frequent a finding is.
-        "data": {
-            "name": records.name,
-            "images": coarse(len(inside)),
-            "groups": coarse(len(set(ids[rest].tolist()))),
-        },
+        "data": {"name": records.name, "images": coarse(len(inside)), "groups": coarse(len(set(ids[rest].tolist())))},
         "terms": asdict(terms),
         "audit": found.record,
         "figures": {**asdict(found.figures), "networks": networks, "held_out": coarse(len(outside))},

@@ -15,8 +15,6 @@ from ddsdk.students import MakeStudent
 from ddsdk.synthetic import FixedLabels, Parametrization
 from ddsdk.training import probabilities, train
 
-__all__ = ["SoftLabels"]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,6 @@ from typing import Any
 
 from ddsdk.experiments import empty_figure, markdown_table
 
-__all__ = ["markdown", "plot"]
-
 Found = Mapping[str, Any]
 _HEADS = (
     "set",

@@ -15,8 +15,6 @@ from ddsdk.students import MakeStudent
 from ddsdk.synthetic import TileableCanvas
 from ddsdk_integrations.texture.seam import seam_scores
 
-__all__ = ["distil_canvases", "windows_of"]
-
 
 def distil_canvases(
     recipe: IterativeRecipe,

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from ddsdk.foundation import require, require_count
 
-__all__ = ["seam_scores", "tiled"]
-
 
 def seam_scores(images: Tensor) -> Tensor:
     """Return the mean step across the wrap edge over the mean step inside, (M, 2): of rows, and of columns.
@@ -22,9 +20,7 @@ def seam_scores(images: Tensor) -> Tensor:
     Raises:
         ValueError: If the images are too small, or an image is flat, for which the question means nothing.
     """
-    require(
-        images.ndim == 4 and min(images.shape[2:]) >= 3, "images", "be 3 pixels wide", tuple(images.shape)
-    )
+    require(images.ndim == 4 and min(images.shape[2:]) >= 3, "images", "be 3 pixels wide", tuple(images.shape))
     found = []
     for side in (2, 3):
         step = (images - images.roll(1, side)).abs().double().mean(tuple({1, 2, 3} - {side}))

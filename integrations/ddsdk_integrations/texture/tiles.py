@@ -18,8 +18,6 @@ from ddsdk.training import probabilities
 from ddsdk_integrations.texture.canvases import windows_of
 from ddsdk_integrations.texture.seam import seam_scores, tiled
 
-__all__ = ["draw_gallery", "export_tiles"]
-
 _SHOWN = 4
 
 

@@ -28,13 +28,7 @@ from ddsdk_integrations.robustness.backdoor.signatures import (
     pasted_regions,
     spectral_signatures,
 )
-from ddsdk_integrations.robustness.backdoor.triggers import (
-    Poisoned,
-    Success,
-    Trigger,
-    attack_success,
-    poison,
-)
+from ddsdk_integrations.robustness.backdoor.triggers import Poisoned, Success, Trigger, attack_success, poison
 from ddsdk_integrations.robustness.backdoor.victims import trained_on
 
 __all__ = [

@@ -11,18 +11,8 @@ from typing import Any, final
 import ddsdk as dd
 from ddsdk.experiments import CellBenchmark, Question, known_words, numbers, run_command, words
 from ddsdk.foundation import require
-from ddsdk_integrations.robustness.backdoor.benchmark import (
-    ATTACKS,
-    METHODS,
-    Cell,
-    Setting,
-    described,
-    measure,
-)
+from ddsdk_integrations.robustness.backdoor.benchmark import ATTACKS, METHODS, Cell, Setting, described, measure
 from ddsdk_integrations.robustness.backdoor.table import markdown, plot_roc, plot_success
-
-__all__ = ["Benchmark", "main"]
-
 
 _ELSEWHERE = "white"
 

@@ -20,8 +20,6 @@ from ddsdk_integrations.robustness.backdoor.scan import TESTS, scan
 from ddsdk_integrations.robustness.backdoor.triggers import Trigger, attack_success, poison
 from ddsdk_integrations.robustness.backdoor.victims import trained_on
 
-__all__ = ["ATTACKS", "METHODS", "TARGET", "Cell", "Setting", "described", "measure"]
-
 TARGET = 0
 """The class that attackers want to see."""
 
@@ -150,14 +148,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
     success = attack_success(nets, test, trigger, TARGET)
     found: dict[str, Any] = {"scores": None, "pointed": None}
     if cell.scanned:
-        seen = scan(
-            distilled,
-            clean=trusted,
-            networks=nets,
-            images=100,
-            inversion=_INVERSION,
-            seed=derive(rng, "scan"),
-        )
+        seen = scan(distilled, clean=trusted, networks=nets, images=100, inversion=_INVERSION, seed=derive(rng, "scan"))
         found["scores"] = {name: seen.score(name) for name in TESTS}
         found["pointed"] = {name: seen.highest(name).label for name in TESTS}
     return {
@@ -172,9 +163,7 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
     }
 
 
-def _distilled(
-    cell: Cell, setting: Setting, real: dd.RealData, rng: torch.Generator
-) -> tuple[dd.Distilled, Trigger]:
+def _distilled(cell: Cell, setting: Setting, real: dd.RealData, rng: torch.Generator) -> tuple[dd.Distilled, Trigger]:
     """Return the set, and the trigger that is tried on it; a set without an attack is tried with a white corner."""
     recipe = METHODS[cell.method](setting)
     make = dd.network_factory("convnet", real.image_shape, real.num_classes, width=setting.width)

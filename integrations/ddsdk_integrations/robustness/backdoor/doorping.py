@@ -18,8 +18,6 @@ from ddsdk.running import Run
 from ddsdk.students import Lesson, MakeStudent, OnSynthetic, Students, enrol
 from ddsdk_integrations.robustness.backdoor.triggers import Poisoned, Trigger
 
-__all__ = ["Doorping", "DoorpingStudents", "Opened", "TrainedVictims", "distil_doorping", "optimised_trigger"]
-
 S = TypeVar("S")
 _MARGIN = 1e-3
 """Colours are moved as logits, which have no end at 0 and 1."""
@@ -66,11 +64,7 @@ class Doorping:
 
 
 def optimised_trigger(
-    network: nn.Module,
-    poisoned: Poisoned,
-    trigger: Trigger,
-    settings: Doorping,
-    rng: torch.Generator,
+    network: nn.Module, poisoned: Poisoned, trigger: Trigger, settings: Doorping, rng: torch.Generator
 ) -> Trigger:
     """Return `trigger` with the colours that the network answers to; its place stays.
 

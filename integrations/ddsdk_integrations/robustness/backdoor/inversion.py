@@ -13,8 +13,6 @@ from torch.nn.functional import cross_entropy
 from ddsdk.data import Preprocess
 from ddsdk.foundation import derive, require, require_count, require_rate
 
-__all__ = ["Inversion", "InvertedTriggers", "invert_triggers", "outlier_indices"]
-
 _CONSISTENT = 1.4826
 """The median absolute deviation times this estimates the standard deviation of normal values."""
 
@@ -154,9 +152,7 @@ class _Search:
         self._recent: list[Tensor] = []
         masks, patterns = self._mask.detach().sigmoid(), self._pattern.detach().sigmoid()
         sizes = images.new_full((classes,), float(self._pixels))
-        self.found = InvertedTriggers(
-            masks=masks, patterns=patterns, sizes=sizes, reached=torch.zeros_like(sizes)
-        )
+        self.found = InvertedTriggers(masks=masks, patterns=patterns, sizes=sizes, reached=torch.zeros_like(sizes))
 
     def step(self, networks: Sequence[nn.Module], x: Tensor, labels: Tensor, preprocess: Preprocess) -> None:
         """Take one step of all classes on a batch."""

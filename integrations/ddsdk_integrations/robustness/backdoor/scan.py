@@ -16,8 +16,6 @@ from ddsdk_integrations.robustness.backdoor.signatures import pasted_regions, sp
 from ddsdk_integrations.robustness.backdoor.triggers import unit_images
 from ddsdk_integrations.robustness.backdoor.victims import trained_on
 
-__all__ = ["LIMITS", "TESTS", "Scan", "Thresholds", "Verdict", "scan"]
-
 LIMITS = (
     "A scan that finds nothing proves nothing: it knows small patches at one place, and triggers that are spread over "
     "an image, moved about or made against it pass. Indices compare classes with one another, so with few classes, or "
@@ -246,9 +244,7 @@ def _judged(
     )
 
 
-def _trusted(
-    distilled: dd.Distilled, clean: dd.RealData, count: int, rng: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def _trusted(distilled: dd.Distilled, clean: dd.RealData, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     shape = tuple(distilled.images.shape[1:])
     require(clean.image_shape == shape, "clean", f"have images of shape {shape}", clean.image_shape)
     names = distilled.class_names

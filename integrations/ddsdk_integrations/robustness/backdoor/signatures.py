@@ -12,8 +12,6 @@ from ddsdk.data import Preprocess
 from ddsdk.foundation import require, require_count
 from ddsdk.training import embeddings, probabilities
 
-__all__ = ["Pasted", "Spectrum", "occlusion_falls", "pasted_regions", "spectral_signatures"]
-
 _LEAST = 3
 """Images of a class of which a leading direction can be told from the rest."""
 

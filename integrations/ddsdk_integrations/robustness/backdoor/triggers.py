@@ -13,8 +13,6 @@ import ddsdk as dd
 from ddsdk.foundation import require, require_count
 from ddsdk.training import probabilities
 
-__all__ = ["Poisoned", "Success", "Trigger", "attack_success", "poison", "unit_images"]
-
 
 def unit_images(data: dd.RealData, index: Tensor) -> Tensor:
     """Return the images at `index`, (B,) int64, in the unit range: (B, C, H, W) float32."""
@@ -50,9 +48,7 @@ class Trigger:
             require_count(name, getattr(self, name), least=0)
 
     @classmethod
-    def corner(
-        cls, image_shape: tuple[int, int, int], size: int = 2, rng: torch.Generator | None = None
-    ) -> Trigger:
+    def corner(cls, image_shape: tuple[int, int, int], size: int = 2, rng: torch.Generator | None = None) -> Trigger:
         """Return a square in the lower right corner.
 
         Args:
@@ -82,10 +78,7 @@ class Trigger:
         channels, height, width = self.patch.shape
         shape = tuple(images.shape)
         fits = (
-            len(shape) == 4
-            and shape[1] == channels
-            and self.top + height <= shape[2]
-            and self.left + width <= shape[3]
+            len(shape) == 4 and shape[1] == channels and self.top + height <= shape[2] and self.left + width <= shape[3]
         )
         require(fits, "images", f"hold a patch {tuple(self.patch.shape)} at {(self.top, self.left)}", shape)
         stamped = images.clone()
@@ -121,9 +114,7 @@ class Poisoned:
         self.data.replace_images_(self.index, stamped)
 
 
-def poison(
-    real: dd.RealData, trigger: Trigger, *, target: int, fraction: float, rng: torch.Generator
-) -> Poisoned:
+def poison(real: dd.RealData, trigger: Trigger, *, target: int, fraction: float, rng: torch.Generator) -> Poisoned:
     """Stamp and relabel some images of classes other than `target`; `real` stays as it is.
 
     Args:
@@ -181,9 +172,7 @@ class Success:
         return self.stamped - self.plain
 
 
-def attack_success(
-    networks: Sequence[nn.Module], test: dd.RealData, trigger: Trigger, target: int
-) -> Success:
+def attack_success(networks: Sequence[nn.Module], test: dd.RealData, trigger: Trigger, target: int) -> Success:
     """Count how often a trigger turns images into the target class.
 
     Images that belong to the target are left out: they would count for success whatever the trigger does, one class

@@ -13,15 +13,9 @@ from ddsdk.foundation import derive, require_count, root
 from ddsdk.synthetic import read_labels
 from ddsdk.training import train
 
-__all__ = ["trained_on"]
-
 
 def trained_on(
-    distilled: dd.Distilled,
-    *,
-    networks: int,
-    seed: int | torch.Generator = 0,
-    evaluation: dd.Evaluation | None = None,
+    distilled: dd.Distilled, *, networks: int, seed: int | torch.Generator = 0, evaluation: dd.Evaluation | None = None
 ) -> list[nn.Module]:
     """Return networks that were trained on a set, with frozen weights, in eval mode.
 

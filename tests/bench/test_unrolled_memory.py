@@ -10,9 +10,7 @@ import pytest
 from benchmarks.machine import unroll
 from benchmarks.machine.__main__ import main
 
-LINUX = pytest.mark.skipif(
-    sys.platform != "linux", reason="only Linux tells the peak of a process from a point on"
-)
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a process from a point on")
 
 
 @LINUX
