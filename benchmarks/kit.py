@@ -280,11 +280,13 @@ class Benchmark(Generic[S]):
         return found
 
     def table(self, groups: Sequence[Group]) -> str:
-        """Return the table in markdown, with the notes behind it."""
-        heads = ["method", *self.axes, *(column.head for column in self.columns)]
+        """Return the table in markdown, with the notes behind it; a column that has dashes alone is left out."""
+        columns = [(column.head, [column.text(group) for group in groups]) for column in self.columns]
+        shown = [(head, texts) for head, texts in columns if set(texts) != {"–"}]
+        heads = ["method", *self.axes, *(head for head, _ in shown)]
         rows = [
-            [group.method, *map(_word, group.at.values()), *(column.text(group) for column in self.columns)]
-            for group in groups
+            [group.method, *map(_word, group.at.values()), *(texts[i] for _, texts in shown)]
+            for i, group in enumerate(groups)
         ]
         notes = "" if self.notes is None else self.notes(groups)
         return markdown_table(heads, rows) + (f"\n{notes}" if notes else "")

@@ -156,3 +156,9 @@ def test_the_plot_and_the_notes_are_made_of_groups(tmp_path):
     assert table.startswith("| method | size | name |\n")
     assert table.endswith("| sized | 2 | SIZED |\n\n3 groups\n")
     assert (tmp_path / "lines.png").stat().st_size > 5000
+
+
+def test_a_column_without_a_value_is_left_out(tmp_path):
+    columns = [mean_of("none", "nothing"), Column("some", lambda g: "–" if g.method == "whole" else "x")]
+    assert declared([], columns=columns).run(["--data", "a", "--out", str(tmp_path), "--size", "1"]) == 0
+    assert (tmp_path / "table.md").read_text().splitlines()[::2] == ["| method | size | some |", "| whole | 1 | – |"]
