@@ -80,7 +80,7 @@ class Column(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """The plot: a line for each method.
+    """The plot: a line for each name.
 
     Attributes:
         file: Name of the picture in the output folder.
@@ -88,7 +88,8 @@ class Plot(NamedTuple):
         x_label: Label of the x axis.
         y_label: Label of the y axis.
         log_x: Whether x is logarithmic.
-        joined: Whether the points of a method are joined.
+        joined: Whether the points of a line are joined.
+        name: Function from a group to the name of its line.
     """
 
     file: str
@@ -97,6 +98,7 @@ class Plot(NamedTuple):
     y_label: str
     log_x: bool = False
     joined: bool = True
+    name: Callable[[Group], str] = lambda group: group.method
 
 
 class Axis(NamedTuple):
@@ -174,6 +176,14 @@ def _nothing(cell: Cell, setting: Any) -> Mapping[str, Any]:  # noqa: ANN401, AR
     return {}
 
 
+def _every_cell(cell: Cell) -> bool:  # noqa: ARG001
+    return True
+
+
+def _as_measured(groups: Sequence[Group]) -> Sequence[Group]:
+    return groups
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class Benchmark(Generic[S]):
@@ -185,15 +195,17 @@ class Benchmark(Generic[S]):
         setting: Frozen dataclass of what all cells share. Its fields are options of the command.
         methods: Names of the methods.
         measure: Function `(cell, setting, *data)` that returns the result of a cell.
-        columns: Columns of the table behind method and axes.
+        columns: Columns of the table behind method and axes, or a function from its rows to them.
         axes: Further coordinates of the cells, by name.
         values: Function `(method, axis, values)` that returns the values of an axis for a method.
+        keep: Function from a cell to whether it is measured, where values of several axes decide.
+        rows: Function from the measured groups to those of table and plot, such as in another order.
         about: Function `(cell, setting)` that returns JSON values of which the result depends beside cell, setting and
             data, such as the parameters of a method.
         line: Function from a new result to the line that is printed of it.
         load: Function that loads the data.
         plot: The plot; None for none.
-        notes: Function from all groups to text behind the table; None for none.
+        notes: Function from the measured groups to text behind the table; None for none.
     """
 
     prog: str
@@ -201,9 +213,11 @@ class Benchmark(Generic[S]):
     setting: type[S]
     methods: Collection[str]
     measure: Callable[..., dict[str, Any]]
-    columns: Sequence[Column]
+    columns: Sequence[Column] | Callable[[Sequence[Group]], Sequence[Column]]
     axes: Mapping[str, Axis] = field(default_factory=dict)
     values: Callable[[str, str, Sequence[Any]], Sequence[Any]] = _all_values
+    keep: Callable[[Cell], bool] = _every_cell
+    rows: Callable[[Sequence[Group]], Sequence[Group]] = _as_measured
     about: Callable[[Cell, S], Mapping[str, Any]] = _nothing
     line: Callable[[Result], str] = str
     load: Callable[[Options], Loaded] = image_data
@@ -257,12 +271,13 @@ class Benchmark(Generic[S]):
             if not kept:
                 say(f"{cell}: {self.line(found[-1][1])}")
         groups = _grouped(found)
-        table = self.table(groups)
+        rows = self.rows(groups)
+        table = self.table(rows, groups)
         told = [{"cell": dataclasses.asdict(cell), **result} for cell, result in found]
         write_atomic(options.out / "cells.json", readable_json({"torch": torch.__version__, "cells": told}))
         write_atomic(options.out / "table.md", table.encode())
         if options.plots and self.plot is not None:
-            self.draw(groups, options.out / self.plot.file)
+            self.draw(rows, options.out / self.plot.file)
         return table
 
     def cells(self, options: Options) -> list[Cell]:
@@ -277,27 +292,30 @@ class Benchmark(Generic[S]):
             chosen = [self.values(method, name, values) for name, values in axes.items()]
             for row in itertools.product(*chosen):
                 found += [Cell(method, seed, dict(zip(axes, row, strict=True))) for seed in seeds]
-        return found
+        return [cell for cell in found if self.keep(cell)]
 
-    def table(self, groups: Sequence[Group]) -> str:
-        """Return the table in markdown, with the notes behind it; a column that has dashes alone is left out."""
-        columns = [(column.head, [column.text(group) for group in groups]) for column in self.columns]
-        shown = [(head, texts) for head, texts in columns if set(texts) != {"–"}]
+    def table(self, rows: Sequence[Group], groups: Sequence[Group]) -> str:
+        """Return the table of the rows in markdown, with the notes on the measured groups behind it.
+
+        A column that has dashes alone is left out.
+        """
+        columns = self.columns(rows) if callable(self.columns) else self.columns
+        filled = [(column.head, [column.text(row) for row in rows]) for column in columns]
+        shown = [(head, texts) for head, texts in filled if set(texts) != {"–"}]
         heads = ["method", *self.axes, *(head for head, _ in shown)]
-        rows = [
-            [group.method, *map(_word, group.at.values()), *(texts[i] for _, texts in shown)]
-            for i, group in enumerate(groups)
+        lines = [
+            [row.method, *map(_word, row.at.values()), *(texts[i] for _, texts in shown)] for i, row in enumerate(rows)
         ]
         notes = "" if self.notes is None else self.notes(groups)
-        return markdown_table(heads, rows) + (f"\n{notes}" if notes else "")
+        return markdown_table(heads, lines) + (f"\n{notes}" if notes else "")
 
-    def draw(self, groups: Sequence[Group], path: Path) -> None:
+    def draw(self, rows: Sequence[Group], path: Path) -> None:
         """Draw the plot."""
         assert self.plot is not None  # the caller has asked
         lines: dict[str, list[tuple[float | None, float]]] = {}
-        for group in groups:
-            lines.setdefault(group.method, []).extend(self.plot.points(group))
-        _, _, x_label, y_label, log_x, joined = self.plot
+        for row in rows:
+            lines.setdefault(self.plot.name(row), []).extend(self.plot.points(row))
+        _, _, x_label, y_label, log_x, joined, _ = self.plot
         drawn = {name: points for name, points in lines.items() if points}
         draw_lines(drawn, path, x_label=x_label, y_label=y_label, log_x=log_x, joined=joined)
 

@@ -162,3 +162,23 @@ def test_a_column_without_a_value_is_left_out(tmp_path):
     columns = [mean_of("none", "nothing"), Column("some", lambda g: "–" if g.method == "whole" else "x")]
     assert declared([], columns=columns).run(["--data", "a", "--out", str(tmp_path), "--size", "1"]) == 0
     assert (tmp_path / "table.md").read_text().splitlines()[::2] == ["| method | size | some |", "| whole | 1 | – |"]
+
+
+def test_cells_rows_columns_and_lines_can_be_chosen(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr("benchmarks.kit.draw_lines", lambda lines, path, **how: drawn.update(lines))
+    calls = []
+    benchmark = declared(
+        calls,
+        keep=lambda cell: cell["size"] > 1 or cell.method == "whole",
+        rows=lambda groups: [group._replace(method=f"{group.method}!") for group in reversed(groups)],
+        columns=lambda rows: [Column(f"of {len(rows)}", lambda row: row.method)],
+        notes=lambda groups: groups[0].method,
+        plot=Plot("a.png", lambda row: [(1.0, 2.0)], "x", "y", name=lambda row: f"{row.method} {row.at['size']}"),
+    )
+    assert benchmark.run(["--data", "a", "--out", str(tmp_path)]) == 0
+    assert [(c.method, c["size"]) for c in calls] == [("whole", 1), ("sized", 2)]
+    table = (tmp_path / "table.md").read_text().splitlines()
+    assert table[0] == "| method | size | of 2 |"
+    assert table[2:] == ["| sized! | 2 | sized! |", "| whole! | 1 | whole! |", "", "whole"]
+    assert drawn == {"sized! 2": [(1.0, 2.0)], "whole! 1": [(1.0, 2.0)]}
