@@ -23,7 +23,6 @@ from ddsdk.synthetic import (
     STARTS,
     Codes,
     ConditionalGenerator,
-    Frequency,
     Hallucination,
     Latent,
     Pixels,
@@ -80,16 +79,6 @@ def test_images_of_another_shape_are_refused(tiny, name):
     wrong[0, 0, 0, 0] = torch.nan
     with pytest.raises(ValueError, match="images must be finite"):
         parametrization.encode(wrong)
-
-
-def test_frequencies_refuse_other_images(tiny):
-    found = Frequency(images(tiny, 4))
-    with pytest.raises(ValueError, match="images must have shape"):
-        found.encode(images(tiny, 3))
-    with pytest.raises(ValueError, match=r"fraction must lie in 0 < fraction <= 1, got 0"):
-        Frequency(images(tiny, 4), 0)
-    with pytest.raises(ValueError, match=r"images must have shape \(M, C, H, W\)"):
-        Frequency(torch.zeros(3, 4))
 
 
 def test_a_fit_takes_its_steps_or_none(tiny):

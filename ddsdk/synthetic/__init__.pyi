@@ -6,7 +6,6 @@ from .canvas import TileableCanvas as TileableCanvas
 from .codes import Codes as Codes
 from .codes import code_shape as code_shape
 from .codes import tiny_decoder as tiny_decoder
-from .frequency import Frequency as Frequency
 from .generator import Autoencoder as Autoencoder
 from .generator import ConditionalGenerator as ConditionalGenerator
 from .generator import train_generator as train_generator

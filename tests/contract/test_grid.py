@@ -43,7 +43,6 @@ from ddsdk.synthetic import (
     AddressedBases,
     Autoencoder,
     Codes,
-    Frequency,
     Hallucination,
     Latent,
     LearnedRate,
@@ -119,7 +118,6 @@ PARAMETRIZATIONS = {
     "codes": codes,
     "latent": partial(latent, learned=False),
     "latent, learned": partial(latent, learned=True),
-    "frequency": lambda real: Frequency(start(real), 0.5),
     "addressed bases": addressed_bases,
     "tileable canvas": canvas,
 }
@@ -293,16 +291,3 @@ def test_pixels_are_multi_formation_with_one_tile(tiny, make_student, monkeypatc
         found.append((losses, plan.syn.detached(dd.generator("d")).x))
     assert found[0][0] == found[1][0]
     assert torch.equal(found[0][1], found[1][1])
-
-
-def test_frequencies_that_are_all_kept_move_as_pixels_do(tiny, make_student):
-    """The transform is orthonormal: one step of gradient descent is the same in both."""
-    found = []
-    for build in (Pixels, partial(Frequency, fraction=1)):
-        syn = hard_set(tiny, IPC, build(start(tiny)))
-        plan = make_plan(tiny, make_student, "pixels", "fresh", "class match, embeddings")
-        plan = dataclasses.replace(plan, syn=syn)
-        list(dd.Distillation(plan, tiny, rng=dd.generator("run")))
-        found.append(syn.detached(dd.generator("d")).x)
-    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-4)
-    assert not torch.equal(found[0], start(tiny))

@@ -1,4 +1,4 @@
-"""Decoders against loops over pixels, transforms against their formula, gradients against finite differences."""
+"""Decoders against loops over pixels, gradients against finite differences."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from scipy.fft import dctn
 from torch import nn
 from torch.autograd import gradcheck
 from torch.func import functional_call
@@ -19,7 +18,6 @@ from ddsdk.students.contrast import supervised_contrast
 from ddsdk.synthetic import (
     Codes,
     ConditionalGenerator,
-    Frequency,
     Hallucination,
     Latent,
     Pixels,
@@ -29,7 +27,6 @@ from ddsdk.synthetic import (
     hard_labels,
     tiny_decoder,
 )
-from ddsdk.synthetic.frequency import cosine_rows
 
 
 def random(*shape, key="x"):
@@ -188,41 +185,6 @@ def test_any_module_from_latents_to_images_is_a_generator():
     torch.testing.assert_close(images.flatten(1), wanted, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 8])
-def test_cosine_rows_equal_their_formula(n):
-    rows = cosine_rows(n)
-    for k in range(n):
-        for i in range(n):
-            scale = math.sqrt((1 if k == 0 else 2) / n)
-            assert math.isclose(float(rows[k, i]), scale * math.cos(math.pi * (2 * i + 1) * k / (2 * n)), abs_tol=1e-14)
-    torch.testing.assert_close(rows @ rows.T, torch.eye(n, dtype=torch.float64), rtol=0, atol=1e-14)
-
-
-@pytest.mark.parametrize("shape", [(2, 1, 4, 4), (3, 2, 5, 7), (1, 3, 1, 6)])
-def test_frequencies_equal_scipy(shape):
-    images = random(*shape)
-    wanted = torch.from_numpy(dctn(images.numpy(), type=2, norm="ortho", axes=(2, 3)))
-    found = Frequency(images, 1.0)
-    torch.testing.assert_close(found.coefficients.detach(), wanted, rtol=0, atol=1e-13)
-    decoded, owners = found.decode(torch.arange(len(images)), dd.generator(0))
-    torch.testing.assert_close(decoded, images, rtol=0, atol=1e-13)
-    assert owners.tolist() == list(range(len(images)))
-
-
-@pytest.mark.parametrize("fraction", [0.05, 0.3, 0.6])
-def test_fewer_frequencies_are_the_low_ones_and_the_nearest_images(fraction):
-    images = random(2, 1, 6, 8)
-    found = Frequency(images, fraction)
-    rows, columns = (max(1, round(side * math.sqrt(fraction))) for side in (6, 8))
-    assert found.stored_floats() == 2 * rows * columns
-    full = torch.from_numpy(dctn(images.numpy(), type=2, norm="ortho", axes=(2, 3)))
-    torch.testing.assert_close(found.coefficients.detach(), full[:, :, :rows, :columns], rtol=0, atol=1e-13)
-    # Nearest: what is lost is orthogonal to all that can be stored.
-    decoded, _ = found.decode(torch.arange(2), dd.generator(0))
-    lost = Frequency((images - decoded).detach(), fraction)
-    assert float(lost.coefficients.abs().max()) < 1e-13
-
-
 class Decoded(nn.Module):
     """The images of a parametrization, as a function of its tensors."""
 
@@ -245,7 +207,6 @@ def parametrizations():
         "codes": Codes(random(3, *code_shape(shape)), decoders),
         "latent": Latent(generator, random(3, 3), classes),
         "learned": Latent(generator, random(3, 3), classes, learned=True),
-        "frequency": Frequency(random(3, *shape), 0.5),
     }
 
 
