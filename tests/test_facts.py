@@ -8,6 +8,7 @@ from PIL import Image
 
 import ddsdk as dd
 from ddsdk.cli import main
+from ddsdk.judging import joined
 from ddsdk.judging.mirror import MirrorCheck, mirror_check
 from ddsdk.recipes.parts import augmentation_for
 
@@ -34,6 +35,8 @@ def test_facts_survive_every_way_that_data_can_travel(tiny, pictures, safe):
         "held out": real.split(0.3, dd.generator("split"))[1],
         "device": real.to("cpu"),
         "value space": real.with_preprocess(dd.Preprocess.unit(3)),
+        "other items": real.with_items(1 - real.images, real.labels),
+        "joined": joined(real, real, torch.arange(2)),
     }
     for name, copy in copies.items():
         assert facts(copy) == facts(real), name

@@ -204,7 +204,7 @@ class RealData:
     def subset(self, index: Tensor) -> RealData:
         """Return the images at `index`, (M,) int64, as real data with the same classes."""
         index = index.to(self.device)
-        return self._like(self.images[index], self.labels[index])
+        return self.with_items(self.images[index], self.labels[index])
 
     def split(self, fraction: float, rng: torch.Generator) -> tuple[RealData, RealData]:
         """Split class by class into (the rest, `fraction` of each class held out, at least one image)."""
@@ -220,19 +220,26 @@ class RealData:
 
     def to(self, device: torch.device | str) -> RealData:
         """Return the data on `device`."""
-        return self._like(self.images.to(device), self.labels.to(device), self.preprocess.to(device))
+        return self.with_items(self.images.to(device), self.labels.to(device), self.preprocess.to(device))
 
     def with_preprocess(self, preprocess: Preprocess) -> RealData:
         """Return the same images in another value space, such as that of a set to be judged on them."""
-        return self._like(self.images, self.labels, preprocess.to(self.device))
+        return self.with_items(self.images, self.labels, preprocess.to(self.device))
 
     def with_mirror_safe(self, mirror_safe: bool) -> RealData:
         """Return the same images with another answer to whether they may be mirrored."""
-        same = self._like(self.images, self.labels)
+        same = self.with_items(self.images, self.labels)
         same.mirror_safe = mirror_safe
         return same
 
-    def _like(self, images: Tensor, labels: Tensor, preprocess: Preprocess | None = None) -> RealData:
+    def with_items(self, images: Tensor, labels: Tensor, preprocess: Preprocess | None = None) -> RealData:
+        """Return data of other items with the same classes and facts.
+
+        Args:
+            images: (N, C, H, W), uint8 or float in the unit range.
+            labels: (N,) int64 class ids.
+            preprocess: Map to the value space; None keeps that of the data.
+        """
         return RealData(
             images,
             labels,

@@ -13,7 +13,7 @@ from torch.nn.functional import log_softmax
 
 from ddsdk.artefact import Distilled
 from ddsdk.data import Batch, RealData
-from ddsdk.foundation import derive, require
+from ddsdk.foundation import derive, require, require_count
 from ddsdk.networks import network_factory
 from ddsdk.synthetic import read_labels
 from ddsdk.training import Evaluation, train
@@ -27,45 +27,47 @@ _PIECE = 512
 def trained_networks(
     distilled: Distilled, evaluation: Evaluation | None, networks: int, rng: torch.Generator
 ) -> list[nn.Module]:
-    """Return networks that train on a set, as anyone can train them who has it, on the CPU and in eval mode.
+    """Return networks that train on a set, as anyone can train them who has it, with frozen weights, in eval mode.
 
     Args:
-        distilled: The set.
-        evaluation: How the networks train. None takes what the set says; for a set that is made for a kernel, the quick
-            protocol on the class of each image.
-        networks: How many train.
-        rng: For them.
+        distilled: Set to train on; the device of its images is that of the training.
+        evaluation: Protocol of the training. None takes that of the set; for a set that is made for a kernel machine,
+            the quick protocol on the class of each image.
+        networks: Number of networks.
+        rng: Generator of initial weights and training; it is not advanced.
     """
+    require_count("networks", networks)
     own = Evaluation.from_dict(distilled.evaluation) if evaluation is None else evaluation
     if own.learner == "kernel":
         own = dataclasses.replace(Evaluation.quick(""), labels="hard")
     own, pace = own.with_learned(distilled.learned_lr, distilled.learned_momentum)
-    batch = Batch(distilled.images.cpu(), read_labels(distilled.labels.cpu(), own.labels))
+    batch = Batch(distilled.images, read_labels(distilled.labels, own.labels))
     _, c, h, w = distilled.images.shape
     make = network_factory(own.network, (c, h, w), distilled.num_classes, **own.network_options)
     found: list[nn.Module] = []
     for i in range(networks):
-        network = make(derive(rng, i, "init"))
+        network = make(derive(rng, i, "init")).to(distilled.images.device)
         for _ in train(network, batch, own, derive(rng, i, "train"), pace):
             pass
-        found.append(network.eval())
+        found.append(network.eval().requires_grad_(False))
     return found
 
 
 def known_confidences(
     distilled: Distilled, records: RealData, evaluation: Evaluation | None, networks: int, rng: torch.Generator
 ) -> Tensor:
-    """Return `confidences` of networks that train on a set, see `trained_networks`.
+    """Return `confidences` of networks that train on a set, on the CPU; see `trained_networks`.
 
     Args:
-        distilled: The set.
-        records: To score, in any value space.
-        evaluation: How the networks train.
-        networks: How many train.
-        rng: For them.
+        distilled: Set to train on.
+        records: Records to score, in any value space.
+        evaluation: Protocol of the training; None takes that of the set.
+        networks: Number of networks.
+        rng: Generator of initial weights and training; it is not advanced.
     """
     found = trained_networks(distilled, evaluation, networks, rng)
-    return confidences(found, records.to("cpu").with_preprocess(distilled.preprocess))
+    same = records.to(distilled.images.device).with_preprocess(distilled.preprocess)
+    return confidences(found, same).cpu()
 
 
 @torch.no_grad()
@@ -145,14 +147,8 @@ def joined(first: RealData, second: RealData, index: Tensor) -> RealData:
     mine, theirs = (
         (first.images, second.images[index]) if bytes_too else (unit_images(first), unit_images(second)[index.cpu()])
     )
-    return RealData(
-        torch.cat([mine, theirs.to(mine.device)]),
-        torch.cat([first.labels.to(mine.device), second.labels[index].to(mine.device)]),
-        class_names=first.class_names,
-        preprocess=first.preprocess.to(mine.device),
-        name=first.name,
-        pictures=first.pictures,
-    )
+    labels = torch.cat([part.to(mine.device) for part in (first.labels, second.labels[index])])
+    return first.with_items(torch.cat([mine, theirs.to(mine.device)]), labels, first.preprocess.to(mine.device))
 
 
 def unit_images(records: RealData) -> Tensor:
