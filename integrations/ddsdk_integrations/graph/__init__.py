@@ -28,7 +28,14 @@ from ddsdk_integrations.graph.gcond import DosCond, GCond  # noqa: E402
 from ddsdk_integrations.graph.graph_sets import GraphSet  # noqa: E402
 from ddsdk_integrations.graph.judge import GRAPH_PROTOCOL, evaluate_graph, to_data  # noqa: E402
 from ddsdk_integrations.graph.kernel import LabelledNodes, StructureKernel, by_structure  # noqa: E402
-from ddsdk_integrations.graph.load import load_graph, planetoid, read_text_graphs, stochastic_blocks, tolokers  # noqa: E402
+from ddsdk_integrations.graph.load import (  # noqa: E402
+    TextGraphs,
+    load_graph,
+    planetoid,
+    read_text_graphs,
+    stochastic_blocks,
+    tolokers,
+)
 from ddsdk_integrations.graph.networks import GRAPH_NETWORKS, graph_network  # noqa: E402
 from ddsdk_integrations.graph.propagation import dense_normalised, normalised, propagated  # noqa: E402
 from ddsdk_integrations.graph.recipe import GraphRecipe  # noqa: E402
@@ -63,6 +70,7 @@ __all__ = [
     "StructureKernel",
     "SyntheticGraphs",
     "SyntheticNodes",
+    "TextGraphs",
     "by_structure",
     "dense_normalised",
     "evaluate_graph",
