@@ -83,7 +83,7 @@ class Plot(NamedTuple):
     """The plot: a line for each name.
 
     Attributes:
-        file: Name of the picture in the output folder.
+        file: Name of the picture in the output folder, or a function from a group to the name of its picture.
         points: Function from a group to its points (x, y); x is None for a horizontal line.
         x_label: Label of the x axis.
         y_label: Label of the y axis.
@@ -92,7 +92,7 @@ class Plot(NamedTuple):
         name: Function from a group to the name of its line.
     """
 
-    file: str
+    file: str | Callable[[Group], str]
     points: Callable[[Group], Sequence[tuple[float | None, float]]]
     x_label: str
     y_label: str
@@ -277,7 +277,7 @@ class Benchmark(Generic[S]):
         write_atomic(options.out / "cells.json", readable_json({"torch": torch.__version__, "cells": told}))
         write_atomic(options.out / "table.md", table.encode())
         if options.plots and self.plot is not None:
-            self.draw(rows, options.out / self.plot.file)
+            self.draw(rows, options.out)
         return table
 
     def cells(self, options: Options) -> list[Cell]:
@@ -309,15 +309,17 @@ class Benchmark(Generic[S]):
         notes = "" if self.notes is None else self.notes(groups)
         return markdown_table(heads, lines) + (f"\n{notes}" if notes else "")
 
-    def draw(self, rows: Sequence[Group], path: Path) -> None:
-        """Draw the plot."""
+    def draw(self, rows: Sequence[Group], out: Path) -> None:
+        """Draw the pictures of the plot."""
         assert self.plot is not None  # the caller has asked
-        lines: dict[str, list[tuple[float | None, float]]] = {}
+        file, points_of, x_label, y_label, log_x, joined, name = self.plot
+        pictures: dict[str, dict[str, list[tuple[float | None, float]]]] = {}
         for row in rows:
-            lines.setdefault(self.plot.name(row), []).extend(self.plot.points(row))
-        _, _, x_label, y_label, log_x, joined, _ = self.plot
-        drawn = {name: points for name, points in lines.items() if points}
-        draw_lines(drawn, path, x_label=x_label, y_label=y_label, log_x=log_x, joined=joined)
+            lines = pictures.setdefault(file(row) if callable(file) else file, {})
+            if points := points_of(row):
+                lines.setdefault(name(row), []).extend(points)
+        for picture, lines in pictures.items():
+            draw_lines(lines, out / picture, x_label=x_label, y_label=y_label, log_x=log_x, joined=joined)
 
     def _unit(self, cell: Cell, setting: S, loaded: Loaded) -> Unit:
         config = {

@@ -182,3 +182,14 @@ def test_cells_rows_columns_and_lines_can_be_chosen(tmp_path, monkeypatch):
     assert table[0] == "| method | size | of 2 |"
     assert table[2:] == ["| sized! | 2 | sized! |", "| whole! | 1 | whole! |", "", "whole"]
     assert drawn == {"sized! 2": [(1.0, 2.0)], "whole! 1": [(1.0, 2.0)]}
+
+
+def test_a_plot_may_have_a_picture_for_each_value(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr("benchmarks.kit.draw_lines", lambda lines, path, **how: drawn.update({path: lines}))
+    plot = Plot(lambda row: f"size-{row.at['size']}.png", lambda row: [(1.0, row.results[0]["value"])], "x", "y")
+    assert declared([], plot=plot).run(["--data", "a", "--out", str(tmp_path)]) == 0
+    assert drawn == {
+        tmp_path / "size-1.png": {"whole": [(1.0, 3.0)], "sized": [(1.0, 3.0)]},
+        tmp_path / "size-2.png": {"sized": [(1.0, 5.0)]},
+    }
