@@ -6,6 +6,7 @@ import torch
 
 from ddsdk.artefact.distilled import Distilled
 from ddsdk.cli import main
+from ddsdk.foundation import Store, Timing, Unit
 from ddsdk.judging.scores import read_scores
 
 FAST = ["--data", "digits", "--threads", "1"]
@@ -51,7 +52,7 @@ def test_evaluate_prints_the_baselines_and_keeps_the_scores(made, capsys):
     assert "protocol published, 2 epochs, mlp, width 4" in " ".join(said.split())
     assert "kept" not in said
     assert not (made / "results").exists()
-    files = sorted((made.parent / "set-results").glob("*.json"))
+    files = sorted((made.parent / "set-results" / "results").glob("*.unit"))
     assert len(files) == 8
     before = [f.stat().st_mtime_ns for f in files]
     assert main([*args, "--width", "4"]) == 0
@@ -218,8 +219,9 @@ def test_a_recipe_name_from_a_stranger_stays_in_the_results_folder(tmp_path):
     args = ["evaluate", str(folder), "--data", str(train), "--test", str(test), *ONCE, "--width", "4"]
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     assert main([*args, "--baselines", "", "--results", str(scores)]) == 0
-    (made,) = {path for path in tmp_path.rglob("*") if path.is_file()} - before
-    assert made.parent == scores
+    made = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert {path.parent.parent for path in made} == {scores}
+    assert len(list(scores.rglob("*.unit"))) == 1
 
 
 def test_data_without_a_test_split_is_judged_on_other_data(tmp_path, capsys):
@@ -250,7 +252,7 @@ def test_a_manifest_with_a_senseless_evaluation_is_refused(tmp_path, capsys, wro
 
 @pytest.mark.parametrize("content", ["{}", "[]", "no", '{"score": {"name": "x"}}'])
 def test_a_results_file_that_is_no_score_is_refused(made, tmp_path, capsys, content):
-    (tmp_path / "x.json").write_text(content)
+    Store(tmp_path).publish(Unit("score", {}, ("x",)), content.encode(), Timing(1.0, 1.0, "here"))
     args = ["report", str(made), "--markdown", str(tmp_path / "table.md"), "--results", str(tmp_path)]
     assert main(args) == 2
     assert "must hold a score" in capsys.readouterr().err

@@ -14,10 +14,10 @@ from PIL import Image
 import ddsdk as dd
 from ddsdk.cli import main
 from ddsdk.experiments import curve_run
-from ddsdk.experiments.curve import CurvePoint, CurveTask, RecipeCurve, read_curve
+from ddsdk.experiments.curve import CurvePoint, CurveTask, RecipeCurve, curve_of
 from ddsdk.experiments.curve_run import measuring
 from ddsdk.experiments.curve_view import curve_picture, curve_table, spread_out
-from ddsdk.foundation.errors import ArtifactError, DivergedError
+from ddsdk.foundation import ArtifactError, DivergedError, FolderBusyError, Store, Timing, Unit
 from ddsdk.planning.methods import METHODS, chosen_methods
 from ddsdk.planning.presets import FAMILIES, SMALL, family, small
 from ddsdk.running.run import Run
@@ -77,7 +77,7 @@ def test_the_sets_are_those_of_a_run_without_pauses(tmp_path, task, ticking):
     rest, _ = task.split()
     make = dd.network_factory("convnet", rest.image_shape, 3, width=4, depth=1)
     whole = dd.distill(dd.DM(ipc=1, steps=7, real_batch=4), rest, make_student=make, seed=0)
-    (home,) = tmp_path.iterdir()
+    (home,) = tmp_path.glob("dm-*")
     assert [dd.Distilled.load(home / f"{m:g}").content_id for m in task.seconds] == [p.set for p in curve.points]
     last = dd.Distilled.load(home / "4")
     assert last.content_id == whole.content_id
@@ -221,22 +221,34 @@ def test_a_method_that_was_stopped_is_measured_again(tmp_path, task, ticking):
     run = measuring(tmp_path, "dm", method, task)
     assert next(run).point is not None
     run.close()
-    (home,) = tmp_path.iterdir()
-    assert not (home / "curve.json").exists()
+    assert list(Store(tmp_path / "store").results("curve")) == []
     ticking[0] = 0.0
     curve = measured(tmp_path, "dm", method, task)
     assert len(curve.points) == 3
-    assert read_curve(home / "curve.json") == curve
+    ((_, kept),) = Store(tmp_path / "store").results("curve")
+    assert curve_of(kept, "the curve") == curve
     other = dataclasses.replace(method, real_batch=3)
     measured(tmp_path, "dm", other, task)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("dm-*"))) == 2
 
 
-def test_a_record_that_is_no_curve_is_refused(tmp_path):
-    path = tmp_path / "curve.json"
-    path.write_text('{"recipe": "dm"}')
-    with pytest.raises(ArtifactError, match="must hold a curve"):
-        read_curve(path)
+def test_a_record_that_is_no_curve_is_refused(tmp_path, task):
+    with pytest.raises(ArtifactError, match="the record must hold a curve"):
+        curve_of(b'{"recipe": "dm"}', "the record")
+    method = dd.DM(ipc=1, steps=50, real_batch=4)
+    unit = Unit("curve", task.conditions("dm", method))
+    Store(tmp_path / "store").publish(unit, b"{}", Timing(1.0, 1.0, "here"))
+    with pytest.raises(ArtifactError, match="the curve of dm must hold a curve"):
+        list(measuring(tmp_path, "dm", method, task))
+
+
+def test_two_processes_do_not_measure_the_same_curve(tmp_path, task):
+    method = dd.DM(ipc=1, steps=50, real_batch=4)
+    unit = Unit("curve", task.conditions("dm", method))
+    with Store(tmp_path / "store").lease(unit.id) as held:
+        assert held
+        with pytest.raises(FolderBusyError, match="another process measures the curve of dm"):
+            next(measuring(tmp_path, "dm", method, task))
 
 
 def score(value, labels="hard"):
@@ -352,7 +364,7 @@ BAD = {
 def test_bad_options_are_named(tmp_path, capsys, args, message):
     assert main([*ARGS, "--recipes", "dm", *args, "--out", str(tmp_path / "x")]) == 2
     assert message in capsys.readouterr().err
-    assert not list(tmp_path.rglob("curve.json"))
+    assert not list(tmp_path.rglob("*.unit"))
 
 
 def test_every_preset_fits_its_method():

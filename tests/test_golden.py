@@ -45,4 +45,5 @@ def test_the_same_set_still_gives_the_same_bytes(name, tmp_path):
 
 
 def test_an_old_result_of_a_unit_opens():
-    assert open_result("79b07c3810ed50a00e4c9c2fdfad0c5e", (GOLDEN / "result.unit").read_bytes()) == b"what came out"
+    unit, result = open_result("79b07c3810ed50a00e4c9c2fdfad0c5e", (GOLDEN / "result.unit").read_bytes())
+    assert (unit.kind, unit.config["name"], result) == ("echo", "golden", b"what came out")

@@ -293,25 +293,12 @@ def test_a_set_is_judged_under_its_learned_rate(digits, chosen, tmp_path):
     assert {r["conditions"]["evaluation"]["lr"] for r in dd.read_scores(tmp_path)} == {0.125}
 
 
-def test_a_record_of_an_older_version_can_be_read(digits, chosen, tmp_path):
-    _, test = digits
-    kept_score(tmp_path, "random", chosen, test, dataclasses.replace(QUICK, networks=1, epochs=1), 0)
-    (path,) = tmp_path.glob("*.json")
-    record = json.loads(path.read_text())
-    del record["conditions"]["versions"]
-    path.write_text(json.dumps(record))
-    (found,) = dd.read_scores(tmp_path)
-    assert found["conditions"].pop("versions") == {}
-    assert found == record
-
-
 @pytest.mark.parametrize("name", ["../x", "..", "/", "a/../../b", "\x1b", ""])
 def test_no_name_leads_out_of_the_folder(digits, chosen, tmp_path, name):
     _, test = digits
     folder = tmp_path / "deep" / "scores"
     kept_score(folder, name, chosen, test, dataclasses.replace(QUICK, networks=1, epochs=1), 0)
-    (path,) = [p for p in tmp_path.rglob("*") if p.is_file()]
-    assert path.parent == folder
+    assert {p.parent.parent for p in tmp_path.rglob("*") if p.is_file()} == {folder}
     (record,) = dd.read_scores(folder)
     assert record["score"]["name"] == name
 

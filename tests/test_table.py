@@ -20,7 +20,7 @@ from ddsdk.experiments.table import Cell, Measured, TableRow, read_rows
 from ddsdk.experiments.table_view import fair_scores, table_html, table_markdown
 from ddsdk.experiments.tables import figure_kind
 from ddsdk.foundation.errors import ArtifactError
-from ddsdk.foundation.store import Store
+from ddsdk.foundation.store import Store, Timing
 from ddsdk.foundation.unit import Unit
 from ddsdk.judging.judge import evaluate, network_accuracy
 from ddsdk.training.protocol import Evaluation
@@ -145,15 +145,15 @@ def test_networks_that_a_method_needs_are_units_too(tmp_path, monkeypatch):
 def test_a_budget_is_planned_once(tmp_path, capsys):
     base = ("--set", "dm.steps=100000", "--budget", "3s", "--repeats", "1", "--baselines", "")
     assert bench(tmp_path, *base) == 0
-    plan = (tmp_path / "store" / "plan.json").read_text()
+    (length,) = lengths = list(Store(tmp_path / "store").results("length"))
     (row,) = read_rows(tmp_path / "table.json")
     assert 1 <= row.parameters["steps"] < 100_000
     assert row.seconds[0] < 30
     assert bench(tmp_path, *base) == 0
-    assert (tmp_path / "store" / "plan.json").read_text() == plan
-    (tmp_path / "store" / "plan.json").write_text('{"plans": 3}')
+    assert list(Store(tmp_path / "store").results("length")) == lengths
+    Store(tmp_path / "store").publish(length[0], b'{"plans": 3}', Timing(1.0, 1.0, "here"), replace=True)
     assert bench(tmp_path, *base) == 2
-    assert "must hold a plan" in capsys.readouterr().err
+    assert "the store must hold a length of dm" in capsys.readouterr().err
 
 
 def test_tables_share_their_sets_in_one_store(survey, tmp_path):

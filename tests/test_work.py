@@ -79,7 +79,7 @@ def test_a_description_that_is_not_sound_is_refused(change, message):
 def test_a_result_opens_as_what_it_was(store):
     unit = echo("a")
     content = seal_result(unit, b"some\nbytes\x00")
-    assert open_result(unit.id, content) == b"some\nbytes\x00"
+    assert open_result(unit.id, content)[1] == b"some\nbytes\x00"
     assert seal_result(unit, b"some\nbytes\x00") == content
     for position in range(len(content)):
         broken = bytearray(content)
@@ -119,7 +119,9 @@ def test_a_damaged_result_is_set_aside_and_computed_again(store):
 def test_a_store_that_cannot_be_made_says_so(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot make store"):
-        Store(tmp_path / "file" / "store")
+        Store(tmp_path / "file" / "store").make()
+    with pytest.raises(StorageError, match="cannot make store"):
+        Store(tmp_path / "file" / "store").once(echo("a"), lambda: pytest.fail("work whose result cannot be kept"))
     with pytest.raises(ValueError, match="lease_seconds must be positive"):
         Store(tmp_path, lease_seconds=0)
 
@@ -194,6 +196,7 @@ def test_one_lease_holds_and_lapses_when_nobody_touches_it(store):
 
 
 def test_of_many_who_want_a_lapsed_lease_one_gets_it(store):
+    store.make()
     path = store.folder / "leases" / ("2" * 32)
     path.write_text("1 elsewhere")
     os.utime(path, (0, 0))

@@ -6,7 +6,7 @@ import dataclasses
 
 from ddsdk.data import RealData
 from ddsdk.experiments.kinds import Entry, here
-from ddsdk.foundation import Store, Unit, canonical_json, strict_json
+from ddsdk.foundation import ArtifactError, Store, Unit, canonical_json, strict_json
 from ddsdk.planning import made_of
 from ddsdk.recipes import IterativeRecipe
 from ddsdk.running import Run
@@ -24,6 +24,9 @@ def fitted_entry(entry: Entry, train: RealData, *, budget: float | None, seed: i
         budget: Seconds of a set, networks included; None leaves the method as it is.
         seed: Root of the random numbers of the trial.
         store: Store of the table.
+
+    Raises:
+        ArtifactError: ``"length"``, if the store holds something else.
     """
     if budget is None or not isinstance(entry.method, IterativeRecipe):
         return entry
@@ -37,4 +40,7 @@ def fitted_entry(entry: Entry, train: RealData, *, budget: float | None, seed: i
 
     about = {"budget": budget, "seed": seed, "data": train.fingerprint, "versions": here()}
     result, _ = store.once(Unit("length", {**entry.to_dict(), **about}), fit)
-    return entry._replace(method=made_of(entry.name, strict_json(result)))
+    try:
+        return entry._replace(method=made_of(entry.name, strict_json(result)))
+    except ValueError as error:
+        raise ArtifactError("length", f"the store must hold a length of {entry.name}, got: {error}") from None

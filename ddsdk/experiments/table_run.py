@@ -18,7 +18,7 @@ from ddsdk.experiments.table import Cell, Measured, TableRow
 from ddsdk.experiments.table_plan import fitted_entry
 from ddsdk.experiments.tables import figure_kind
 from ddsdk.experiments.worker import UNIT_ERRORS, Done
-from ddsdk.foundation import Store, Unit
+from ddsdk.foundation import ArtifactError, Store, Unit
 from ddsdk.running import Run
 from ddsdk.training import Evaluation
 
@@ -122,6 +122,8 @@ class TableRun:
         for i, entry in enumerate(self._entries):
             try:
                 fitted = fitted_entry(entry, self._train, budget=self._budget, seed=self._task.seed, store=self.store)
+            except ArtifactError:
+                raise
             except UNIT_ERRORS:
                 fitted = entry  # as above: its own unit says what is wrong
             self._entries[i] = fitted

@@ -71,7 +71,7 @@ class Store:
     """A folder of units.
 
     Args:
-        folder: Made if it does not exist. What lies in it is believed where its hashes fit, so it should be yours.
+        folder: Made with the first write. What lies in it is believed where its hashes fit, so it should be yours.
         lease_seconds: A lease lapses when nobody touched it for so long. All who share the folder need the same.
 
     """
@@ -80,24 +80,27 @@ class Store:
         require_rate("lease_seconds", lease_seconds)
         self.folder = Path(folder)
         self.lease_seconds = lease_seconds
-        for room in _ROOMS:
-            if (self.folder / room).is_dir():
-                sweep(self.folder / room)
+        for room in filter(Path.is_dir, (self.folder / name for name in _ROOMS)):
+            sweep(room)
 
-    def _room(self, name: str) -> Path:
-        """Return a folder of the store, made if it does not exist."""
-        room = self.folder / name
+    def make(self) -> None:
+        """Make the folder where it does not exist, so that work whose result could not be kept is not begun.
+
+        Raises:
+            StorageError: If it cannot be made.
+        """
         try:
-            room.mkdir(parents=True, exist_ok=True)
+            for room in _ROOMS:
+                (self.folder / room).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"cannot make store {str(self.folder)!r}: {error.strerror or error}") from error
-        return room
 
     def ask(self, units: Iterable[Unit]) -> None:
         """Put units where workers look for them. A failure of an earlier time is forgotten."""
+        self.make()
         for unit in units:
             self._failed(unit.id).unlink(missing_ok=True)
-            path = self._room("asked") / f"{unit.id}.json"
+            path = self.folder / "asked" / f"{unit.id}.json"
             if not path.is_file():
                 write_atomic(path, unit.description)
 
@@ -133,7 +136,7 @@ class Store:
         try:
             _, result = open_result(unit_id, path.read_bytes())
             return result
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except ArtifactError:
             with contextlib.suppress(OSError):
@@ -159,8 +162,9 @@ class Store:
             StorageError: If a write fails; there is then no result, or a whole one.
         """
         if replace or not self.has(unit.id):
-            write_atomic(self._room("times") / f"{unit.id}.json", readable_json(asdict(timing)))
-            write_atomic(self._room("results") / self.path(unit.id).name, seal_result(unit, result))
+            self.make()
+            write_atomic(self.folder / "times" / f"{unit.id}.json", readable_json(asdict(timing)))
+            write_atomic(self.path(unit.id), seal_result(unit, result))
 
     def once(self, unit: Unit, compute: Callable[[], bytes]) -> tuple[bytes, bool]:
         """Return the result of a unit, and whether it was there before; compute and keep it where it was not.
@@ -172,6 +176,7 @@ class Store:
         kept = self.read(unit.id)
         if kept is not None:
             return kept, True
+        self.make()
         wall, cpu = time.perf_counter(), time.process_time()
         result = compute()
         self.publish(unit, result, Timing.since(wall, cpu))
@@ -192,7 +197,8 @@ class Store:
     def fail(self, unit: Unit, error: Exception) -> None:
         """Note why a unit has no result, for all who wait for it."""
         failure = Failure(type(error).__name__, clean(str(error), _LINE))
-        write_atomic(self._room("failed") / f"{unit.id}.json", readable_json(asdict(failure)))
+        self.make()
+        write_atomic(self._failed(unit.id), readable_json(asdict(failure)))
 
     def failure(self, unit_id: str) -> Failure | None:
         """Return why there is no result, or None where there is one or nobody knows."""
@@ -205,7 +211,8 @@ class Store:
         Yields:
             Whether it is held. A thread keeps the lease young meanwhile.
         """
-        path = self._room("leases") / unit_id
+        self.make()
+        path = self.folder / "leases" / unit_id
         if not self._take(path):
             yield False
             return

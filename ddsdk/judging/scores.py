@@ -115,6 +115,7 @@ def scoring(
     if kept is not None and not fresh:
         yield Progress(evaluation.rounds, evaluation.rounds, _read(unit, kept).score, kept=True)
         return
+    store.make()
     wall, cpu = time.perf_counter(), time.process_time()
     images, labels = distilled.images.to(test.device), distilled.labels.to(test.device)
     rng = generator(seed)
