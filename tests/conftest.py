@@ -10,6 +10,8 @@ from hypothesis import settings
 
 import ddsdk as dd
 
+pytest_plugins = ["tiers"]
+
 settings.register_profile("same-every-time", derandomize=True, deadline=None)
 settings.load_profile("same-every-time")
 

@@ -98,6 +98,7 @@ for n in range(count, last):
 """
 
 
+@pytest.mark.slow
 def test_killed_at_every_call_shows_old_or_new(tmp_path):
     old, new, last = make_set(seed=0), make_set(seed=1), 30
     for n in range(1, last):
@@ -171,6 +172,7 @@ def save_often(folder, seed, count):
             continue
 
 
+@pytest.mark.slow
 def test_two_writers_and_a_reader_on_one_folder(tmp_path):
     good = {make_set(seed=s).content_id for s in (0, 1)}
     make_set(seed=0).save(tmp_path)

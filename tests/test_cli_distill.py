@@ -99,6 +99,7 @@ def test_the_time_is_that_of_the_steps_that_are_left(capsys):
     assert left.startswith("20 of 100 steps left, about 10 seconds")
 
 
+@pytest.mark.slow
 def test_demo_shows_everything(tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path / "demo"), "--steps", "3"]) == 0
     said = capsys.readouterr().out

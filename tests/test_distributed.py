@@ -56,6 +56,7 @@ def in_a_group(rank, size, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_shared_step_is_that_of_one_process(tmp_path, size):
     mp.spawn(in_a_group, args=(size, str(tmp_path)), nprocs=size)
@@ -69,6 +70,7 @@ def test_a_shared_step_is_that_of_one_process(tmp_path, size):
         assert not torch.equal(images, whole_plan(recipes()[name], dd.load("digits")).syn.detached(dd.generator(0)).x)
 
 
+@pytest.mark.slow
 def test_torchrun_runs_the_example(tmp_path):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
     command = [

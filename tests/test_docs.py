@@ -24,6 +24,7 @@ def blocks(language):
     return [block for page in PAGES for block in pattern.findall(page.read_text())]
 
 
+@pytest.mark.slow
 def test_python_snippets_run_in_their_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     snippets = blocks("python")
@@ -32,6 +33,7 @@ def test_python_snippets_run_in_their_order(tmp_path, monkeypatch):
         exec(compile(snippet, "snippet", "exec"), {})
 
 
+@pytest.mark.slow
 def test_shell_snippets_run_in_their_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = [line for block in blocks("sh") for line in block.splitlines() if line]
@@ -48,6 +50,7 @@ def test_links_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -80,6 +83,7 @@ def _write_idx(path, array):
     path.write_bytes(head + array.astype(np.uint8).tobytes())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("augmentation", "mix"), [("", 0.0), ("color_crop_cutout_scale_rotate", 0.0), ("color+crop_rotate", 0.5)]
 )
@@ -105,6 +109,6 @@ def test_the_script_without_ddsdk_reaches_the_accuracy_that_ddsdk_reports(tmp_pa
         command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     theirs = float(done.stdout.split()[-2])
-    ours = ddsdk.evaluate((chosen.images, chosen.labels), test, protocol, rng=ddsdk.generator(0))
+    ours = ddsdk.evaluate((chosen.images, chosen.labels), test, protocol, seed=0)
     assert 100 * ours.mean > 85
     assert abs(theirs - 100 * ours.mean) < 4

@@ -15,6 +15,8 @@ from quick_units import echo
 
 from ddsdk.foundation.unit import seal_result
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("atheris")
 
 HERE = Path(__file__).parent / "fuzz"

@@ -11,6 +11,8 @@ from pathlib import Path
 import killed_runs
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=killed_runs.RECIPES)
 def report(request, tmp_path_factory):

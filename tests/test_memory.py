@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks.machine.speed import step_memory
 
+pytestmark = pytest.mark.slow
+
 MIB = 2**20
 IPC, WIDTH = 10, 16
 PIXELS = 28 * 28 * 4

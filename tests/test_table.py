@@ -74,7 +74,7 @@ def test_a_figure_of_the_table_is_that_of_the_commands(survey, tmp_path, capsys)
     assert dd.Distilled.load(survey / "sets" / "dm-1-1").content_id == row.sets[1]
     _, test = dd.load_pair("digits")
     protocol = Evaluation.from_dict(row.cells[0].evaluation)
-    score = evaluate((found.images, found.labels), test, protocol, rng=dd.generator(0))
+    score = evaluate((found.images, found.labels), test, protocol, seed=0)
     assert score.accuracies == row.cells[0].own.accuracies[1]
 
 
@@ -82,7 +82,7 @@ def test_one_network_is_the_same_alone_and_among_others():
     train, test = dd.load_pair("digits")
     batch = train.batch(train.index_of_class(0)[:20])
     protocol = Evaluation.published().changed(options={"width": 4}, epochs=2, networks=3)
-    whole = evaluate(batch, test, protocol, rng=dd.generator(5))
+    whole = evaluate(batch, test, protocol, seed=5)
     alone = tuple(network_accuracy(batch, test, protocol, i, rng=dd.generator(5)) for i in range(3))
     assert alone == whole.accuracies
     with pytest.raises(ValueError, match="index must be at least 0"):
@@ -102,6 +102,7 @@ def test_the_same_command_computes_nothing_twice(survey, capsys):
     assert len(new) == 1 + 2 + 2 + 4
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_files(survey, tmp_path):
     assert bench(tmp_path, "--workers", "2", recipes="dm,krr") == 0
     for path in (tmp_path / "store" / "results").iterdir():

@@ -10,6 +10,8 @@ import tempfile
 import pytest
 from quick_units import calls
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("ray")
 
 LOST_NODE = """

@@ -32,6 +32,16 @@ SMALL = {
         {"| 2560 |": 5},
         "texture.png",
     ),
+    "continual": Small(
+        "--data digits --images 30 --ipc 1,2 --learners mlp --seconds 0.1 --methods 'naive,reservoir,random'",
+        {"| naive | – | mlp |": 1, "| random | ": 2, " | 660 | ": 1, " | 1320 | ": 1},
+        "replay-mlp.png",
+    ),
+    "federated": Small(
+        "--data digits --images 60 --clients 3 --width 4 --alpha 1.0 --methods 'fedprox,one-shot real images'",
+        {"| fedprox | 1.0 | 20 |": 1, "| one-shot real images | 1.0 | 1 |": 1},
+        "bytes-1.0.png",
+    ),
     "graph": Small(
         "--data sbm-300 --nodes 8,9 --networks 1 --epochs 2 --width 4 --others mlp"
         " --methods 'propagated,random,whole graph'",
@@ -60,6 +70,7 @@ def test_every_benchmark_has_a_small_run():
     assert declared == set(SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_a_small_run_measures_every_row_once(name, tmp_path, capsys):
     words, counted, picture = SMALL[name]

@@ -12,6 +12,7 @@ from benchmarks.machine.machine import SHAPE
 from benchmarks.machine.speed import conv_flops
 
 
+@pytest.mark.slow
 def test_bench_prints_the_speed_table(tmp_path, capsys):
     out = tmp_path / "speed.json"
     small = ["--widths", "4", "--real-batch", "8", "--ipc", "1", "--repeats", "1", "--recipes", "dm,kip,mtt"]

@@ -13,6 +13,7 @@ from benchmarks.machine.__main__ import main
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a process from a point on")
 
 
+@pytest.mark.slow
 @LINUX
 def test_bench_prints_the_unroll_table(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(unroll, "measure_unroll", unroll._measure)
@@ -32,6 +33,7 @@ def test_bench_prints_the_unroll_table(tmp_path, capsys, monkeypatch):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @LINUX
 def test_the_memory_of_a_step_is_that_of_one_step_of_the_student():
     # The full graph of 24 steps takes 100 MiB and more; the weights that are kept take 0.2 MiB.
