@@ -269,7 +269,7 @@ def test_tensors_of_another_set_are_refused(tmp_path):
 # -- hostile content under right hashes --
 
 
-def forge(folder, edit=None, rehash=True, **arrays):
+def forge(folder, edit=None, rehash=True, claimed=None, **arrays):
     """Write a folder by hand, with hashes that fit, as an attacker would."""
     base = make_set()
     tensors = {"images": base.images.numpy(), "labels": base.labels.numpy()} | arrays
@@ -285,7 +285,7 @@ def forge(folder, edit=None, rehash=True, **arrays):
         edit(body)
     if rehash:
         part = {k: v for k, v in body.items() if k not in ("id", "seal", "provenance")}
-        body["id"] = hashlib.sha256(canonical_json(part)).hexdigest()
+        body["id"] = claimed or hashlib.sha256(canonical_json(part)).hexdigest()
         body["seal"] = hashlib.sha256(canonical_json({k: v for k, v in body.items() if k != "seal"})).hexdigest()
     told = {k: body.get(k) for k in ("id", "preprocess", "label_space", "class_names")}
     header = build_header(
@@ -401,6 +401,14 @@ def test_future_format_is_named(tmp_path):
 def test_edited_provenance_breaks_the_seal(tmp_path):
     forge(tmp_path, set_to("provenance", "recipe", value="better"), rehash=False)
     assert reason_of(tmp_path)[0] == "seal"
+
+
+def test_a_set_cannot_claim_the_content_id_of_another(tmp_path):
+    """Everything else fits: the tensors have their hashes, and the manifest its seal."""
+    forge(tmp_path, claimed=make_set(learned_lr=0.5).content_id)
+    assert reason_of(tmp_path)[0] == "seal"
+    forge(tmp_path)
+    assert Distilled.load(tmp_path).content_id != make_set(learned_lr=0.5).content_id
 
 
 def test_bottomless_and_huge_manifests(tmp_path):
