@@ -5,10 +5,12 @@ loaded on first use: `import ddsdk` is cheap, and the command line answers befor
 lists what is public.
 """
 
+from importlib.metadata import version
 from pathlib import Path
 
 import lazy_loader
 
+__version__ = version("ddsdk")
 __getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
 # Rooms are attributes too, and no part of `from ddsdk import *`.
 __all__ = [name for name in _names if not (Path(__file__).parent / name).is_dir()]

@@ -81,3 +81,5 @@ from .running import distill as distill
 from .synthetic import SyntheticSet as SyntheticSet
 from .training import Evaluation as Evaluation
 from .training import Score as Score
+
+__version__: str

@@ -1,9 +1,13 @@
 """The command line, run in this process on scikit-learn's digits and on small arrays."""
 
+import tomllib
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+import ddsdk as dd
 from ddsdk.artefact.distilled import Distilled
 from ddsdk.cli import main
 from ddsdk.foundation import Store, Timing, Unit
@@ -26,6 +30,14 @@ def test_distill_saves_a_set_with_its_parameters(made):
     assert distilled.images.shape == (10, 1, 8, 8)
     assert distilled.provenance["parameters"]["steps"] == 2
     assert not (made / "checkpoint.safetensors").exists()
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert main(["--version"]) == 0
+    said = capsys.readouterr().out
+    assert f"ddsdk {dd.__version__}, torch {torch.__version__.split('+')[0]}" in said
+    with (Path(__file__).parent.parent / "pyproject.toml").open("rb") as file:
+        assert dd.__version__ == tomllib.load(file)["project"]["version"]
 
 
 def test_distill_says_what_it_will_take(tmp_path, capsys):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
-from ddsdk.cli.console import err
+from ddsdk.cli.console import err, out
 from ddsdk.foundation import DivergedError, MissingExtraError
 
 EXIT_BAD_INPUT = 2
@@ -26,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, or 2 for bad input, 3 for a run that diverged, 75 for a run that was stopped and can be resumed.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    if args == ["--version"]:
+        out(f"ddsdk {version('ddsdk')}, torch {version('torch')}, Python {platform.python_version()}")
+        return 0
     try:
         verb = _parse(args)
         return int(verb.run() or 0)
@@ -71,5 +76,5 @@ def _parse(args: list[str]) -> Any:  # noqa: ANN401
         "demo": Demo,
     }
     return tyro.extras.subcommand_cli_from_dict(
-        verbs, args=args, prog="ddsdk", description="Make, judge and use distilled data."
+        verbs, args=args, prog="ddsdk", description="Make, judge and use distilled data. Version: ddsdk --version"
     )
