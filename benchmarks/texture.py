@@ -105,7 +105,7 @@ def measure(cell: Cell, setting: Setting, train_data: dd.RealData, test: dd.Real
     cut = "canvas" in made.provenance
     seen = windows_of(made, setting.windows, derive(rng, "windows")) if cut else made
     protocol = setting.evaluation()
-    score = dd.evaluate((seen.images, seen.labels), test, protocol, rng=derive(rng, "judge"))
+    score = dd.evaluate((seen.images, seen.labels), test, protocol, seed=derive(rng, "judge"))
     rows, columns = seam_scores(made.images).mean(0).tolist()
     return {
         "rows": rows,

@@ -11,5 +11,5 @@ distilled.save("out/digits")
 
 again = ddsdk.Distilled.load("out/digits")
 protocol = ddsdk.Evaluation.quick(recipe.augmentation)
-score = ddsdk.evaluate((again.images, again.labels), test, protocol, rng=ddsdk.generator(0))
+score = ddsdk.evaluate((again.images, again.labels), test, protocol, seed=0)
 print(f"{len(again)} images: {100 * score.mean:.1f} % ({score.network}, protocol {score.protocol})")

@@ -66,9 +66,9 @@ def test_judging_leaves_the_set_alone_when_memory_runs_out(tiny):
     evaluation = dd.Evaluation(network_options={"width": 4, "depth": 1}, epochs=1, networks=1)
     for n in (1, 20, 60, 90):
         with pytest.raises((MemoryError, RuntimeError)), FailingAt(n):
-            dd.evaluate(batch, tiny, evaluation, rng=dd.generator(0))
+            dd.evaluate(batch, tiny, evaluation, seed=0)
         assert torch.equal(batch.x, kept)
-    assert dd.evaluate(batch, tiny, evaluation, rng=dd.generator(0)).accuracies
+    assert dd.evaluate(batch, tiny, evaluation, seed=0).accuracies
 
 
 def test_saving_a_set_when_memory_runs_out_leaves_the_old_one(tmp_path, tiny):

@@ -43,7 +43,7 @@ def test_training_on_real_images_beats_chance_and_repeats(digits, batch):
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        found.append(dd.evaluate(batch, test, QUICK, rng=dd.generator("judge"), name="random"))
+        found.append(dd.evaluate(batch, test, QUICK, seed=dd.generator("judge"), name="random"))
     one, two = found
     assert one.accuracies == two.accuracies
     assert len(one.accuracies) == 2
@@ -56,10 +56,19 @@ def test_training_on_real_images_beats_chance_and_repeats(digits, batch):
     assert dataclasses.replace(one, accuracies=(0.5,)).std == 0
 
 
+def test_a_seed_is_an_integer_or_its_generator(digits, batch):
+    _, test = digits
+    short = dataclasses.replace(QUICK, networks=1, epochs=1)
+    one, same, other = (dd.evaluate(batch, test, short, seed=s).accuracies for s in (3, dd.generator(3), 4))
+    assert one == same != other
+    with pytest.raises(TypeError, match=r"seed must be an integer or a torch.Generator, got True"):
+        dd.evaluate(batch, test, short, seed=True)
+
+
 def test_labels_that_lie_teach_lies(digits, batch):
     _, test = digits
     shifted = dd.Batch(batch.x, batch.y.roll(1, 1))
-    score = dd.evaluate(shifted, test, dataclasses.replace(QUICK, networks=1), rng=dd.generator("judge"))
+    score = dd.evaluate(shifted, test, dataclasses.replace(QUICK, networks=1), seed=dd.generator("judge"))
     assert score.mean < 0.2
 
 
@@ -137,7 +146,7 @@ def test_mixing_is_part_of_a_protocol(digits, batch):
     _, test = digits
     short = dataclasses.replace(QUICK, networks=1, epochs=3)
     plain, one, two = (
-        dd.evaluate(batch, test, dataclasses.replace(short, mix=m), rng=dd.generator("judge")) for m in (0.0, 0.5, 0.5)
+        dd.evaluate(batch, test, dataclasses.replace(short, mix=m), seed=dd.generator("judge")) for m in (0.0, 0.5, 0.5)
     )
     assert one.accuracies == two.accuracies != plain.accuracies
 
@@ -168,7 +177,7 @@ def test_augmentation_is_used_and_repeats(digits, batch):
     _, test = digits
     short = dataclasses.replace(QUICK, networks=1, epochs=3)
     plain, one, two = (
-        dd.evaluate(batch, test, dataclasses.replace(short, augmentation=a), rng=dd.generator("judge"))
+        dd.evaluate(batch, test, dataclasses.replace(short, augmentation=a), seed=dd.generator("judge"))
         for a in ("", "crop_scale_rotate", "crop_scale_rotate")
     )
     assert one.accuracies == two.accuracies != plain.accuracies
@@ -178,18 +187,18 @@ def test_batch_norm_networks_are_judged(digits, batch):
     _, test = digits
     options = {"width": 8, "depth": 1, "norm": "batch"}
     evaluation = dataclasses.replace(QUICK, networks=1, epochs=15, network_options=options)
-    assert dd.evaluate(batch, test, evaluation, rng=dd.generator("judge")).mean > 0.5
+    assert dd.evaluate(batch, test, evaluation, seed=dd.generator("judge")).mean > 0.5
 
 
 def test_sets_that_do_not_fit_are_refused(digits, batch):
     _, test = digits
     with pytest.raises(ValueError, match=r"images must have shape \(1, 8, 8\), got \(1, 8, 7\)"):
-        dd.evaluate((batch.x[..., :7], batch.y), test, QUICK, rng=dd.generator(0))
+        dd.evaluate((batch.x[..., :7], batch.y), test, QUICK, seed=0)
     with pytest.raises(ValueError, match="labels must have 10 columns, got 9"):
-        dd.evaluate((batch.x, batch.y[:, :9]), test, QUICK, rng=dd.generator(0))
+        dd.evaluate((batch.x, batch.y[:, :9]), test, QUICK, seed=0)
     with pytest.raises(ValueError, match="did you mean 'convnet'"):
         wrong = dataclasses.replace(QUICK, network="convent")
-        dd.evaluate(batch, test, wrong, rng=dd.generator(0))
+        dd.evaluate(batch, test, wrong, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -323,7 +332,7 @@ def test_an_evaluation_tells_how_far_it_is(digits, batch):
     assert [step.done for step in steps] == [1, 2, 3, 4, 5, 6, 6]
     assert {step.total for step in steps} == {6}
     assert all(step.score is None for step in steps[:-1])
-    whole = dd.evaluate(batch, test, short, rng=dd.generator("judge"))
+    whole = dd.evaluate(batch, test, short, seed=dd.generator("judge"))
     assert steps[-1].score.accuracies == whole.accuracies
     with pytest.raises(ValueError, match="labels must have 10 columns, got 9"):
         judge.evaluating((batch.x, batch.y[:, :9]), test, short, rng=dd.generator(0))

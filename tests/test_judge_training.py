@@ -136,9 +136,9 @@ def test_labels_are_read_as_the_protocol_says(digits, batch):
 
     def score(labels, rows=given):
         evaluation = dataclasses.replace(SHORT, labels=labels)
-        return dd.evaluate(rows, test, evaluation, rng=dd.generator("judge"))
+        return dd.evaluate(rows, test, evaluation, seed=dd.generator("judge"))
 
-    plain = dd.evaluate(batch, test, SHORT, rng=dd.generator("judge"))
+    plain = dd.evaluate(batch, test, SHORT, seed=dd.generator("judge"))
     hard, near, stored = score("hard"), score("probabilities"), score("stored")
     # Centred one-hot rows give the one-hot rows back.
     assert hard.accuracies == near.accuracies == plain.accuracies
@@ -162,7 +162,7 @@ def test_regression_on_scores_learns(digits, batch):
         schedule="cosine",
         lr=3e-3,
     )
-    score = dd.evaluate(scores_of(batch), test, evaluation, rng=dd.generator("judge"))
+    score = dd.evaluate(scores_of(batch), test, evaluation, seed=dd.generator("judge"))
     assert score.mean > 0.6
     assert (score.labels, score.loss) == ("scores", "mse")
 
@@ -187,10 +187,10 @@ def test_a_kernel_is_judged_without_training(digits, batch):
     assert score.mean > 0.7
     assert (score.network, score.loss, score.labels) == ("fc-ntk kernel (depth 2, ridge 0.001)", "ridge", "scores")
     # Chance has no part in it.
-    assert dd.evaluate(given, test, KERNEL, rng=dd.generator(1)).accuracies == score.accuracies
+    assert dd.evaluate(given, test, KERNEL, seed=1).accuracies == score.accuracies
     # A network that is asked for is trained.
     network = KERNEL.changed(network="convnet", options={"width": 4}, epochs=1, networks=1)
-    assert dd.evaluate(given, test, network, rng=dd.generator(1)).network == "convnet (width 4)"
+    assert dd.evaluate(given, test, network, seed=1).network == "convnet (width 4)"
 
 
 def test_a_set_with_a_pace_is_judged_in_its_order(digits, batch, tmp_path):
@@ -209,12 +209,12 @@ def test_a_set_with_a_pace_is_judged_in_its_order(digits, batch, tmp_path):
     kept = kept_score(tmp_path, "dd", distilled, test, protocol, 0)
     pace = Pace(distilled.learned_lr, distilled.learned_momentum)
     rng = dd.generator(0)
-    assert kept.accuracies == dd.evaluate(batch, test, protocol, rng=rng, pace=pace).accuracies
+    assert kept.accuracies == dd.evaluate(batch, test, protocol, seed=rng, pace=pace).accuracies
     assert kept == kept_score(tmp_path, "dd", distilled, test, protocol, 0)
     # A protocol that shuffles the set has a rate of its own.
     shuffled = dataclasses.replace(protocol, order="shuffled")
     other = kept_score(tmp_path, "dd", distilled, test, shuffled, 0)
-    assert other.accuracies == dd.evaluate(batch, test, shuffled, rng=dd.generator(0)).accuracies
+    assert other.accuracies == dd.evaluate(batch, test, shuffled, seed=0).accuracies
     with pytest.raises(ValueError, match="learned_lr must hold one number for each of the 6 steps"):
         kept_score(tmp_path, "dd", distilled, test, protocol.changed(epochs=3), 0)
 
@@ -243,7 +243,7 @@ def test_every_reading_of_hard_labels_is_one_score(digits, batch, tmp_path):
 def test_a_pace_that_does_not_fit_is_refused(digits, batch, pace, changes, text):
     _, test = digits
     with pytest.raises(ValueError, match=text):
-        dd.evaluate(batch, test, dataclasses.replace(SHORT, **changes), rng=dd.generator(0), pace=pace)
+        dd.evaluate(batch, test, dataclasses.replace(SHORT, **changes), seed=0, pace=pace)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_a_pace_that_does_not_fit_is_refused(digits, batch, pace, changes, text)
 def test_kernels_refuse_nonsense(digits, batch, changes, kind, text):
     _, test = digits
     with pytest.raises(kind, match=text):
-        dd.evaluate(batch, test, dataclasses.replace(KERNEL, **changes), rng=dd.generator(0))
+        dd.evaluate(batch, test, dataclasses.replace(KERNEL, **changes), seed=0)
 
 
 BAD = [
@@ -324,10 +324,10 @@ def test_validation_looks_under_every_kind_of_protocol(digits, batch):
     # As many epochs as there are rates, although a look takes fewer elsewhere.
     narrow = stored.changed(options={"width": 4}, networks=1)
     pace = Pace(rate.rates, rate.momenta)
-    by_hand = dd.evaluate(batch, test, narrow, rng=dd.generator("look"), pace=pace)
+    by_hand = dd.evaluate(batch, test, narrow, seed=dd.generator("look"), pace=pace)
     assert held_out_accuracy(digits, syn, stored) == by_hand.mean
     plain = dd.SyntheticSet(syn.parametrization, syn.labels, classes, 10)
-    by_kernel = dd.evaluate(batch, test, KERNEL, rng=dd.generator("look"))
+    by_kernel = dd.evaluate(batch, test, KERNEL, seed=dd.generator("look"))
     assert held_out_accuracy(digits, plain, KERNEL) == by_kernel.mean
 
 

@@ -74,13 +74,13 @@ def test_shadow_runs_distil_again():
 
     small = real.subset(torch.cat([real.index_of_class(c)[:25] for c in range(10)]))
     # 40 of each class are asked of halves of about 12: everything in them is handed out.
-    found = audit_by_likelihood(watched, small, rng=dd.generator("lira"), runs=6, networks=1)
+    found = audit_by_likelihood(watched, small, seed=dd.generator("lira"), runs=6, networks=1)
     assert len(seen) == 6
     assert len(set(seen)) > 1
     assert found.distance.auc > 0.95
     assert found.confidence.auc > 0.55
     few = real.subset(torch.cat([real.index_of_class(c)[:2] for c in range(10)]))
     with pytest.raises(ValueError, match="records must have enough of each class for halves"):
-        audit_by_likelihood(watched, few, rng=dd.generator("few"), runs=4)
+        audit_by_likelihood(watched, few, seed=dd.generator("few"), runs=4)
     with pytest.raises(ValueError, match="runs must be at least 4"):
-        audit_by_likelihood(watched, small, rng=dd.generator("lira"), runs=2)
+        audit_by_likelihood(watched, small, seed=dd.generator("lira"), runs=2)

@@ -165,7 +165,7 @@ def test_a_network_learns_the_corpus(docs):
     protocol = dd.Evaluation(
         network="textcnn", network_options={"width": 16}, epochs=6, networks=1, batch_size=64, lr=0.1
     )
-    score = dd.evaluate(train.batch(torch.arange(len(train))), test, protocol, rng=dd.generator(0))
+    score = dd.evaluate(train.batch(torch.arange(len(train))), test, protocol, seed=0)
     assert score.mean > 0.6
 
 
@@ -182,7 +182,7 @@ def test_learned_sentences_beat_random_ones_and_are_read_back(docs, tmp_path):
     means = []
     for seed in range(3):
         chosen = dd.distill(dd.BASELINES["random"](ipc=1), train, make_student=make, seed=dd.generator(seed))
-        score = dd.evaluate((chosen.images, chosen.labels), test, protocol, rng=dd.generator(0))
+        score = dd.evaluate((chosen.images, chosen.labels), test, protocol, seed=0)
         means.append(score.mean)
-    learned = dd.evaluate((found.images, found.labels), test, protocol, rng=dd.generator(0)).mean
+    learned = dd.evaluate((found.images, found.labels), test, protocol, seed=0).mean
     assert learned > sum(means) / 3

@@ -122,7 +122,7 @@ def test_a_look_is_an_evaluation_on_the_held_out_images(tiny):
         syn = dd.SyntheticSet(Pixels(images), labels, classes, 3, rate)
         used = short if lr is None else dataclasses.replace(short, lr=float(syn.rate.value.detach()))
         batch = (images, torch.eye(3))
-        wanted = dd.evaluate(batch, tiny, used, rng=dd.generator("look"))
+        wanted = dd.evaluate(batch, tiny, used, seed=dd.generator("look"))
         assert look(syn) == wanted.mean
         assert look(syn) == look(syn)
     # A protocol that is shorter already stays so.
@@ -133,7 +133,7 @@ def test_a_look_is_an_evaluation_on_the_held_out_images(tiny):
     assert (
         brief(syn)
         == dd.evaluate(
-            batch, tiny, dataclasses.replace(wanted, lr=float(syn.rate.value.detach())), rng=dd.generator("look")
+            batch, tiny, dataclasses.replace(wanted, lr=float(syn.rate.value.detach())), seed=dd.generator("look")
         ).mean
     )
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ddsdk.data import Batch, RealData
-from ddsdk.foundation import derive, require, require_count
+from ddsdk.foundation import derive, require, require_count, root
 from ddsdk.networks import NetworkFactory, network_factory
 from ddsdk.synthetic import read_labels
 from ddsdk.training import Adversary, Evaluation, Pace, Score, accuracy, kernel_machine, train
@@ -40,7 +40,7 @@ def evaluate(
     test: RealData,
     evaluation: Evaluation,
     *,
-    rng: torch.Generator,
+    seed: int | torch.Generator = 0,
     name: str = "set",
     pace: Pace = Pace(),  # noqa: B008
 ) -> Score:
@@ -50,8 +50,8 @@ def evaluate(
         batch: Images (M, C, H, W) in the value space of `test`, and label rows (M, K), probabilities or scores.
         test: Held-out real data; read once for each network, after its last epoch.
         evaluation: The protocol.
-        rng: Network i derives its initialisation and training from it.
-        name: For tables.
+        seed: Seed, or generator, from which each network derives its initial weights and training.
+        name: Name of the set in tables.
         pace: Rate and momentum of each step, where they were learned with the set.
 
     Returns:
@@ -60,7 +60,7 @@ def evaluate(
     Raises:
         ValueError: If images or labels do not fit `test`, or the pace does not fit the protocol.
     """
-    for step in evaluating(batch, test, evaluation, rng=rng, name=name, pace=pace):
+    for step in evaluating(batch, test, evaluation, rng=root(seed), name=name, pace=pace):
         score = step.score
     assert score is not None  # the last step of every evaluation has it
     return score

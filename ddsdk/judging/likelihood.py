@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddsdk.data import RealData
-from ddsdk.foundation import derive, require_count
+from ddsdk.foundation import derive, require_count, root
 from ddsdk.judging.membership import Distiller, Roc, known_confidences, nearest_distances, roc, unit_images
 from ddsdk.training import Evaluation
 
@@ -38,7 +38,7 @@ def audit_by_likelihood(
     distil: Distiller,
     records: RealData,
     *,
-    rng: torch.Generator,
+    seed: int | torch.Generator = 0,
     runs: int = 16,
     networks: int = 2,
     evaluation: Evaluation | None = None,
@@ -51,7 +51,7 @@ def audit_by_likelihood(
     Args:
         distil: From records to the set, whole.
         records: All are scored.
-        rng: For halves, runs and networks.
+        seed: Seed, or generator, of halves, runs and networks.
         runs: At least 4.
         networks: Trained on each set.
         evaluation: How they do; None takes what the set says.
@@ -60,6 +60,7 @@ def audit_by_likelihood(
         Carlini et al., "Membership Inference Attacks From First Principles", S&P 2022.
     """
     require_count("runs", runs, least=4)
+    rng = root(seed)
     pixels = unit_images(records)
     inside, known, near = [], [], []
     for i in range(runs):

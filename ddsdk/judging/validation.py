@@ -57,7 +57,7 @@ class Validation:
                 batch = syn.at(torch.arange(len(syn)), derive(rng, "view"))
             learned = (None, None) if syn.rate is None else (syn.rate.rates, syn.rate.momenta)
             rated, pace = short.with_learned(*learned)
-            return evaluate(batch, self.held, rated, rng=rng, pace=pace).mean
+            return evaluate(batch, self.held, rated, seed=rng, pace=pace).mean
 
         return accuracy
 

@@ -61,7 +61,7 @@ def test_an_honest_network_passes_and_attacks_bite(digits, models):
 
 def test_the_networks_are_those_of_the_engine(digits, protocol, some_digits, models):
     _, test = digits
-    score = dd.evaluate(some_digits, test, protocol, rng=dd.generator("models"))
+    score = dd.evaluate(some_digits, test, protocol, seed=dd.generator("models"))
     x = test.preprocess.inverse(test.batch(torch.arange(len(test))).x).clamp(0, 1)
     mine = tuple(float(model.correct(x, test.labels).double().mean()) for model in models)
     assert mine == pytest.approx(score.accuracies, abs=2 / len(test))

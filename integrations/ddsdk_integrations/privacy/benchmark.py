@@ -158,6 +158,6 @@ def _judged(distilled: dd.Distilled, test: dd.RealData, setting: Setting, rng: t
         labels="hard",
     )
     whole = (distilled.images, distilled.labels)
-    score = dd.evaluate(whole, test, judge, rng=rng)
-    kernel = dd.evaluate(whole, test, own, rng=rng).mean if own.learner == "kernel" else None
+    score = dd.evaluate(whole, test, judge, seed=rng)
+    kernel = dd.evaluate(whole, test, own, seed=rng).mean if own.learner == "kernel" else None
     return {"accuracy": score.mean, "deviation": score.std, "kernel": kernel}

@@ -121,7 +121,7 @@ def release(
     shadow = None
     if shadow_runs:
         key = derive(rng, "shadow")
-        shadow = dd.audit_by_likelihood(distil, inside, rng=key, runs=shadow_runs, networks=1)
+        shadow = dd.audit_by_likelihood(distil, inside, seed=key, runs=shadow_runs, networks=1)
     ids = group_ids(groups, len(records))
     key = derive(rng, "audit")
     found = audit(distilled, inside, outside, ids[held], seed=key, networks=networks, shadow=shadow)
