@@ -6,16 +6,25 @@ python examples/finetune_backbone.py
 import torch
 
 import ddsdk as dd
-from ddsdk.training import accuracy, embeddings
+from ddsdk.training import accuracy, embeddings, train
 from ddsdk_integrations.finetune import FrozenBackbone, LinearGradientMatching, fine_tuned, probe_accuracy
-from ddsdk_integrations.finetune.benchmark import Setting, pretrained, some_classes
+
+
+def five_classes(real: dd.RealData, first: int) -> dd.RealData:
+    """Return the images of five classes, numbered from 0."""
+    index = torch.cat([real.index_of_class(c) for c in range(first, first + 5)])
+    names = real.class_names[first : first + 5]
+    return dd.RealData(real.images[index], real.labels[index] - first, class_names=names, preprocess=real.preprocess)
+
 
 everything, held_out = dd.load_pair("digits")
-train, test = (some_classes(data, range(5, 10)) for data in (everything, held_out))
+old, new, test = five_classes(everything, 0), five_classes(everything, 5), five_classes(held_out, 5)
 
 # Any module that makes features of images will do; this one is trained here.
-backbone = pretrained(some_classes(everything, range(5)), Setting(width=16, pretraining=15), dd.generator("old"))
-features = embeddings(backbone, train.batch(torch.arange(1)).x).shape[1]
+backbone = dd.network_factory("convnet", old.image_shape, 5, width=16, depth=2)(dd.generator("backbone"))
+for _ in train(backbone, old.batch(torch.arange(len(old))), dd.Evaluation(epochs=15, lr=0.02), dd.generator("old")):
+    pass
+features = embeddings(backbone, new.batch(torch.arange(1)).x).shape[1]
 make_student = FrozenBackbone(backbone, features=features, num_classes=5)
 
 recipes = {
@@ -25,7 +34,7 @@ recipes = {
 }
 tuning = dd.Evaluation(epochs=40, lr=0.005)
 for name, recipe in recipes.items():
-    distilled = dd.distill(recipe, train, make_student=make_student, seed=dd.generator("run"))
+    distilled = dd.distill(recipe, new, make_student=make_student, seed=dd.generator("run"))
     probe = probe_accuracy(backbone, distilled, test)
     tuned = fine_tuned(backbone, distilled, tuning, seed=dd.generator("tuning"))
     after = accuracy(tuned, test.batch(torch.arange(len(test))).x, test.labels)

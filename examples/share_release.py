@@ -6,8 +6,15 @@ python examples/share_release.py
 import torch
 
 import ddsdk as dd
-from ddsdk_integrations.share import ExportRefusedError, Limits, SoftLabels, Terms, release, reproduces
-from ddsdk_integrations.share.patients import simulated_patients
+from ddsdk_integrations.share import (
+    ExportRefusedError,
+    Limits,
+    SoftLabels,
+    Terms,
+    release,
+    reproduces,
+    simulated_patients,
+)
 
 # In place of medical images: digits that belong to people, ten of each. Yours come with a column of patients.
 digits = dd.load("digits")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+import json
 
 import pytest
 import torch
 
 import ddsdk as dd
+from benchmarks.explain import BENCHMARK
 from ddsdk.training import KernelMachine, Ridge, kernel_machine, solve, solve_labels
 from ddsdk_integrations.explain import (
     Explainer,
@@ -20,7 +21,6 @@ from ddsdk_integrations.explain import (
     rank_correlation,
     removal,
 )
-from ddsdk_integrations.explain import __main__ as command
 
 MACHINE = kernel_machine("fc-ntk", rule="absolute", ridge=0.01)
 
@@ -233,27 +233,17 @@ def test_explanations_are_drawn(tiny, small_set, tmp_path):
     assert (tmp_path / "e.png").stat().st_size > 5000
 
 
-def run(monkeypatch, tmp_path, *more):
-    asked = ["x", "--data", "digits", "--out", str(tmp_path), "--images", "8", "--ipc", "1"]
-    monkeypatch.setattr(sys, "argv", [*asked, "--steps", "3", "--queries", "10", "--subsets", "4", *more])
-    return command.main()
+def test_models_of_halves_are_distilled_again_if_asked(tmp_path):
+    asked = ["--data", "digits", "--images", "8", "--ipc", "1", "--steps", "3", "--queries", "10", "--subsets", "4"]
+    asked += ["--methods", "leave-one-out itself", "--no-plots"]
+    found = []
+    for more in ([], ["--again"]):
+        assert BENCHMARK.run([*asked, *more, "--out", str(tmp_path)]) == 0
+        found.append(json.loads((tmp_path / "cells.json").read_text())["cells"][0])
+    assert found[0]["lds"] != found[1]["lds"]
+    assert found[0]["correlation"] == found[1]["correlation"]
 
 
-@pytest.mark.parametrize("more", [(), ("--again",)])
-def test_the_benchmark_measures_every_row_once(monkeypatch, tmp_path, capsys, more):
-    assert run(monkeypatch, tmp_path, *more) == 0
-    table = (tmp_path / "table.md").read_text()
-    assert table.count("| through ") == 3
-    assert "| leave-one-out itself | 1.00 | 1.00 | 100 |" in table
-    assert "| KIP | " not in table
-    assert (tmp_path / "explain.png").stat().st_size > 5000
-    capsys.readouterr()
-    assert run(monkeypatch, tmp_path, *more) == 0
-    assert capsys.readouterr().out == table + "\n"
-
-
-def test_bad_options_are_refused(monkeypatch, tmp_path, capsys):
-    assert run(monkeypatch, tmp_path, "--ridge", "2") == 2
+def test_the_benchmark_refuses_a_ridge_of_one(tmp_path, capsys):
+    assert BENCHMARK.run(["--data", "digits", "--out", str(tmp_path), "--ridge", "1"]) == 2
     assert "ridge must lie in 0 <= value < 1" in capsys.readouterr().err
-    assert run(monkeypatch, tmp_path, "--methods", "guess") == 2
-    assert "methods must be among through a KIP set" in capsys.readouterr().err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 
 import pytest
 import torch
@@ -11,12 +10,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
+from benchmarks.finetune import Setting, pretrained, some_classes
 from ddsdk.foundation import derive
 from ddsdk.objectives import weight_gradients
 from ddsdk.training import embeddings
 from ddsdk_integrations.finetune import FrozenBackbone, LinearGradientMatching, fine_tuned, linear_probe, probe_accuracy
-from ddsdk_integrations.finetune import __main__ as command
-from ddsdk_integrations.finetune.benchmark import Setting, pretrained, some_classes
 
 
 @pytest.fixture
@@ -155,17 +153,3 @@ def test_matched_images_teach_a_probe_more_than_their_start(digits):
     before = dd.Distilled(*start.detached(dd.generator(0)), **names)
     gain = probe_accuracy(backbone, found, test) - probe_accuracy(backbone, before, test)
     assert gain > 0.05
-
-
-def test_the_benchmark_measures_every_row_once(monkeypatch, tmp_path, capsys):
-    asked = ["x", "--data", "digits", "--out", str(tmp_path), "--images", "10", "--steps", "2", "--width", "4"]
-    asked += ["--networks", "1", "--epochs", "2", "--pretraining", "1"]
-    monkeypatch.setattr(sys, "argv", asked)
-    assert command.main() == 0
-    table = (tmp_path / "table.md").read_text()
-    assert table.count("| 320 |") == 5
-    assert "| all real images |" in table
-    assert (tmp_path / "finetune.png").stat().st_size > 5000
-    capsys.readouterr()
-    assert command.main() == 0
-    assert capsys.readouterr().out == table + "\n"

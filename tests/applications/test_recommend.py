@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import pytest
 import torch
 
 import ddsdk as dd
+from benchmarks.recommend import BENCHMARK, nearest_user
 from ddsdk.foundation import derive
 from ddsdk.running import DirectMethod, Run
 from ddsdk.training import kernel_machine
@@ -25,8 +25,6 @@ from ddsdk_integrations.recommend import (
     simulated_interactions,
     write_users,
 )
-from ddsdk_integrations.recommend import __main__ as command
-from ddsdk_integrations.recommend.benchmark import nearest_user
 from ddsdk_integrations.recommend.users import _draw
 
 HOW = {"tastes": 6, "sharpness": 8.0, "skew": 0.8}
@@ -291,21 +289,7 @@ def test_bad_input_is_refused(table):
         simulated_interactions(5, 5, dd.generator(0), mean_items=2)
 
 
-def test_the_benchmark_measures_every_row_once(monkeypatch, tmp_path, capsys):
-    asked = ["x", "--out", str(tmp_path), "--people", "40", "--items", "30", "--users", "5", "--steps", "2"]
-    monkeypatch.setattr(sys, "argv", [*asked, "--draws", "4"])
-    assert command.main() == 0
-    table = (tmp_path / "table.md").read_text()
-    assert "| autoencoder on all users |" in table
-    assert "| sparse Distill-CF |" in table
-    assert (tmp_path / "recommend.png").stat().st_size > 5000
-    capsys.readouterr()
-    assert command.main() == 0
-    assert capsys.readouterr().out == table + "\n"
-    monkeypatch.setattr(sys, "argv", ["x", "--out", str(tmp_path), "--methods", "friends"])
-    assert command.main() == 2
-    assert "methods must be among popularity" in capsys.readouterr().err
+def test_the_benchmark_refuses_more_users_than_there_are(tmp_path, capsys):
     (tmp_path / "own.csv").write_text("user,item,rating\nann,tea,5\n")
-    monkeypatch.setattr(sys, "argv", ["x", "--out", str(tmp_path), "--root", str(tmp_path), "--data", "own.csv"])
-    assert command.main() == 2
+    assert BENCHMARK.run(["--data", "own.csv", "--root", str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "users must not exceed 1, got 50" in capsys.readouterr().err

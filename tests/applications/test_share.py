@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from tiny_recipes import RECIPE_SETTINGS
 from torch import nn
 
 import ddsdk as dd
+from benchmarks.share import BENCHMARK
 from ddsdk.artefact import NoisedRelease
 from ddsdk.foundation import derive
 from ddsdk_integrations.share import (
@@ -23,10 +23,9 @@ from ddsdk_integrations.share import (
     figures,
     release,
     reproduces,
+    simulated_patients,
     split_by_group,
 )
-from ddsdk_integrations.share import __main__ as command
-from ddsdk_integrations.share.patients import simulated_patients
 from ddsdk_integrations.share.release import coarse
 
 QUICK = dd.Evaluation(protocol="quick", network="mlp", network_options={"width": 32}, epochs=60, lr=0.1)
@@ -304,22 +303,6 @@ def test_counts_are_coarse(count, told):
     assert coarse(count) == told
 
 
-def run(monkeypatch, tmp_path, *more):
-    asked = ["x", "--data", "digits", "--out", str(tmp_path), "--images", "20", "--ipc", "1", "--steps", "2"]
-    asked += ["--width", "4", "--per-patient", "4", "--networks", "1", "--epochs", "2"]
-    monkeypatch.setattr(sys, "argv", [*asked, *more])
-    return command.main()
-
-
-def test_the_benchmark_measures_every_row_once(monkeypatch, tmp_path, capsys):
-    assert run(monkeypatch, tmp_path) == 0
-    table = (tmp_path / "table.md").read_text()
-    assert table.count("| patient |") == table.count("| image |") == 4
-    assert "| random real images | patient |" in table
-    assert "refused 1 of 1" in table
-    assert (tmp_path / "share.png").stat().st_size > 5000
-    capsys.readouterr()
-    assert run(monkeypatch, tmp_path) == 0
-    assert capsys.readouterr().out == table + "\n"
-    assert run(monkeypatch, tmp_path, "--splits", "hospital") == 2
-    assert "splits must be among patient, image" in capsys.readouterr().err
+def test_the_benchmark_refuses_other_splits(tmp_path, capsys):
+    assert BENCHMARK.run(["--data", "digits", "--out", str(tmp_path), "--split", "hospital"]) == 2
+    assert "split must be patient or image, got 'hospital'" in capsys.readouterr().err

@@ -42,6 +42,26 @@ SMALL = {
         {"| fedprox | 1.0 | 20 |": 1, "| one-shot real images | 1.0 | 1 |": 1},
         "bytes-1.0.png",
     ),
+    "explain": Small(
+        "--data digits --images 8 --ipc 1 --steps 3 --queries 10 --subsets 4",
+        {"| through ": 3, "| leave-one-out itself | 1.00 | 1.00 | 100 |": 1, "| KIP | ": 0, "| k-means images | ": 2},
+        "explain.png",
+    ),
+    "finetune": Small(
+        "--data digits --images 10 --steps 2 --width 4 --networks 1 --epochs 2 --pretraining 1",
+        {"| 320 |": 5, "| all real images |": 1},
+        "finetune.png",
+    ),
+    "recommend": Small(
+        "--data simulated --people 40 --items 30 --users 5 --steps 2 --draws 4",
+        {"| autoencoder on all users |": 1, "| sparse Distill-CF |": 1, "| 1.00 |": 2},
+        "recommend.png",
+    ),
+    "share": Small(
+        "--data digits --images 20 --ipc 1 --steps 2 --width 4 --per-patient 4 --networks 1 --epochs 2",
+        {"| patient |": 4, "| image |": 4, "| random real images | patient |": 1},
+        "share.png",
+    ),
     "graph": Small(
         "--data sbm-300 --nodes 8,9 --networks 1 --epochs 2 --width 4 --others mlp"
         " --methods 'propagated,random,whole graph'",

@@ -13,6 +13,7 @@ from ddsdk_integrations.share.claims import check_words
 from ddsdk_integrations.share.figures import Figures, figures
 from ddsdk_integrations.share.groups import split_by_group
 from ddsdk_integrations.share.limits import ExportRefusedError, Limits
+from ddsdk_integrations.share.patients import simulated_patients
 from ddsdk_integrations.share.release import Release, Terms, release, reproduces
 from ddsdk_integrations.share.soft_labels import SoftLabels
 
@@ -29,5 +30,6 @@ __all__ = [
     "figures",
     "release",
     "reproduces",
+    "simulated_patients",
     "split_by_group",
 ]
