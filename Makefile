@@ -27,7 +27,7 @@ fast: $(VENV)/.installed-dev  ## Run the fast tests of one file or folder: make 
 	$(PYTEST) -m 'not slow' $(FILE)
 
 derived: $(VENV)/.installed-dev  ## Write the lines that are derived from recipes, in stubs and docs
-	$(BIN)/python -m tests.derived
+	$(BIN)/python tests/derived.py
 
 bench: $(VENV)/.installed-dev  ## Time the recipes on this machine
 	$(BIN)/python -m benchmarks.machine --table speed

@@ -410,10 +410,17 @@ def test_everything_is_in_the_wheel(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         packed = set(archive.namelist())
+        (about,) = (archive.read(name).decode() for name in packed if name.endswith(".dist-info/METADATA"))
     for base in (CORE, INTEGRATIONS):
         for path in base.rglob("*"):
             if path.is_file() and path.suffix != ".pyc":
                 assert str(path.relative_to(base.parent)) in packed
     assert "ddsdk/py.typed" in packed
+    assert {"License-Expression: Apache-2.0", "License-File: LICENSE"} <= set(about.splitlines())
+    assert f"Version: {dd.__version__}" in about.splitlines()
+    assert len(re.findall(r"^Project-URL: ", about, re.M)) >= 3
+    # Images and links of the README must show where there is no repository around it.
+    assert set(re.findall(r"\]\((?!https://|#)([^)]*)\)", about)) == set()
+    assert about.count("](https://raw.") == (ROOT / "README.md").read_text().count(".png)")
     roots = {name.split("/")[0] for name in packed}
     assert {r for r in roots if not r.endswith(".dist-info")} == {"ddsdk", "ddsdk_integrations"}
