@@ -74,6 +74,12 @@ SMALL = {
         {"| random | ": 2, "| doscond | ": 2, "| all graphs | – |": 1},
         "seconds.png",
     ),
+    "privacy": Small(
+        "--data digits --images 10 --held-out 0.3 --ipc 10 --epsilon 1,2 --width 2 --judge-width 2 --networks 1"
+        " --methods 'dp-sgd,random images'",
+        {"| dp-sgd | 0 | ": 2, "| random images | 10 | – |": 1},
+        "epsilon.png",
+    ),
 }
 
 

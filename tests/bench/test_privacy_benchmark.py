@@ -35,7 +35,6 @@ def parts(digits):
 )
 def test_a_set_spends_what_its_cell_says(monkeypatch, parts, method, epsilon, paid, kernel):
     monkeypatch.setattr(privacy, "METHODS", {"made": method})
-    monkeypatch.setattr(dd.Evaluation, "published", lambda: dd.Evaluation(protocol="short", epochs=1))
     found = measure(Cell("made", 0, {"ipc": 1, "epsilon": epsilon}), NARROW, *parts)
     assert (found["spent"] is None) == (epsilon is None)
     if epsilon is not None:
