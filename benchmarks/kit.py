@@ -391,8 +391,8 @@ def known_words(name: str, text: str, known: Collection[str]) -> list[str]:
 def _values(name: str, text: str, read: Callable[[str], Any]) -> list[Any]:
     try:
         found = [read(word) for word in words(text)]
-    except ValueError:
-        raise ValueError(f"{name} must hold values separated by commas, got {text!r}") from None
+    except ValueError as error:
+        raise ValueError(f"{name} must hold values separated by commas, got {text!r}: {error}") from None
     require(bool(found), name, "hold at least one value", text)
     return found
 

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import torch
 from federation import CLIENTS, TASK, load, participant, run, vector
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg, FedProx
 
 import ddsdk as dd
+from benchmarks.averaging import FedNova, Scaffold, client_of
 from ddsdk.foundation import derive
-from ddsdk_integrations.federated import (
-    CountingGrid,
-    DynaFed,
-    FedNova,
-    InProcessGrid,
-    LocalData,
-    LocalTraining,
-    Scaffold,
-    Trajectory,
-)
+from ddsdk_integrations.federated import CountingGrid, DynaFed, InProcessGrid, LocalData, LocalTraining, Trajectory
 
 AVERAGING = {"fraction_evaluate": 0.0, "min_available_nodes": 1, "min_train_nodes": 1}
 
 
 def averaged(made, rounds=2, clients=CLIENTS, **training):
-    app = participant(training=LocalTraining(**{"lr": 0.05, "batch_size": 32, **training})).app()
+    app = client_of(participant(training=LocalTraining(**{"lr": 0.05, "batch_size": 32, **training})))
     return run(made, app, rounds=rounds, clients=clients)
 
 
@@ -73,7 +66,7 @@ def gradient_steps(weights, network, data, training, rng, correct):
 
 def test_scaffold_by_hand_over_two_rounds():
     training, clients, rounds = LocalTraining(lr=0.05, batch_size=32), 2, 2
-    app = participant(training=training).app()
+    app = client_of(participant(training=training))
     grid = InProcessGrid(app, clients)
     found = vector(Scaffold(TASK, **AVERAGING).start(grid, TASK.initial_arrays(), rounds).arrays)
 
@@ -108,9 +101,9 @@ def test_scaffold_by_hand_over_two_rounds():
 def test_scaffolds_variate_moves_by_the_share_that_took_part():
     made = Scaffold(TASK, **{**AVERAGING, "fraction_train": 0.5})
     half = Scaffold(TASK, **AVERAGING)
-    run(made, rounds=1)
-    run(half, rounds=1)
-    small, large = (torch.cat([c.flatten() for c in one._control.values()]).norm() for one in (made, half))
+    run(made, client_of(participant()))
+    run(half, client_of(participant()))
+    small, large = (torch.cat([c.flatten() for c in one.control.values()]).norm() for one in (made, half))
     assert 0.3 * large < small < 0.8 * large
 
 
@@ -121,6 +114,14 @@ def test_the_proximal_term_holds_clients_back():
     same = averaged(FedProx(**AVERAGING, proximal_mu=0.0), 1)
     assert (near - start).norm() < 0.8 * (far - start).norm()
     assert torch.allclose(same, far, atol=1e-6)
+
+
+def test_a_client_without_the_term_refuses_fedprox():
+    weights = TASK.initial_arrays()
+    grid = InProcessGrid(participant().app(), 1)
+    content = {"arrays": weights, "config": ConfigRecord({"server-round": 1, "proximal-mu": 0.1})}
+    (reply,) = grid.send_and_receive([Message(RecordDict(content), *grid.get_node_ids(), "train")])
+    assert "proximal-mu must be 0" in reply.error.reason
 
 
 def test_dynafed_costs_what_fedavg_costs_and_tunes_after_its_rounds():

@@ -17,7 +17,6 @@ from ddsdk.objectives import mean_embedding
 from ddsdk.training.flat import weight_vector
 from ddsdk_integrations.federated import Contract, Encoding, LocalData, LocalTraining, inspect_replies
 from ddsdk_integrations.federated.knowledge import dynamic_loss
-from ddsdk_integrations.federated.local import fit
 from ddsdk_integrations.federated.near import NearStudents
 from ddsdk_integrations.federated.updates import encoded_update, recovered_update
 
@@ -98,7 +97,7 @@ def test_an_update_is_recovered_from_its_images():
     training = LocalTraining(lr=0.05, batch_size=32)
     trained = copy.deepcopy(network)
     rng = dd.generator("update")
-    fit(trained, data.batch(), training, derive(rng, "fit"))
+    training.fit(trained, data.batch(), derive(rng, "fit"))
     target = weight_vector(trained) - weight_vector(network)
     before = weight_vector(network)
 

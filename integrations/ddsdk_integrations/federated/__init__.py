@@ -12,7 +12,6 @@ from ddsdk_integrations._require import require_library
 
 require_library("flwr", feature="Federated learning by synthetic sets", package="flwr", extra="federated")
 
-from ddsdk_integrations.federated.averaging import FedNova, Scaffold  # noqa: E402
 from ddsdk_integrations.federated.checks import CHECKS, Contract, Limits, Refusal, inspect_replies  # noqa: E402
 from ddsdk_integrations.federated.client import Alone, Participant  # noqa: E402
 from ddsdk_integrations.federated.dynafed import DynaFed, Trajectory  # noqa: E402
@@ -41,7 +40,6 @@ __all__ = [
     "CountingGrid",
     "DynaFed",
     "Encoding",
-    "FedNova",
     "InProcessGrid",
     "Learner",
     "Limits",
@@ -54,7 +52,6 @@ __all__ = [
     "Pool",
     "Refusal",
     "RoundReport",
-    "Scaffold",
     "Screen",
     "SetStrategy",
     "Task",

@@ -14,10 +14,10 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.foundation import require_count
+from ddsdk.foundation import require, require_count
 from ddsdk.recipes import IterativeRecipe
 from ddsdk.synthetic import Pixels, hard_labels
-from ddsdk_integrations.federated.local import LocalTraining, fit_reply
+from ddsdk_integrations.federated.local import LocalTraining
 from ddsdk_integrations.federated.near import NearStudents
 from ddsdk_integrations.federated.payload import Packing, pack
 from ddsdk_integrations.federated.task import LocalData, Task, arrays_of
@@ -113,8 +113,14 @@ class Participant:
         return Message(RecordDict({"traffic": MetricRecord({"down": down, "up": up})}), reply_to=message)
 
     def _fit(self, message: Message, context: Context) -> Message:
+        """Answer a strategy that averages weights."""
+        mu = _config(message.content).get("proximal-mu", 0)
+        require(not mu, "proximal-mu", "be 0, for clients train without a proximal term", mu)
         data = self._data(context, "fit")
-        return fit_reply(message, context, data, self.training, self._rng(message, context))
+        network = data.task.loaded(message.content.array_records["arrays"])
+        steps, loss = self.training.fit(network, data.batch(), self._rng(message, context))
+        told = MetricRecord({"num-examples": len(data.real), "steps": steps, "train-loss": loss})
+        return Message(RecordDict({"arrays": ArrayRecord(network.state_dict()), "metrics": told}), reply_to=message)
 
     def _update(self, message: Message, context: Context) -> Message:
         data = self._data(context, "update")

@@ -1,37 +1,32 @@
-"""Training on the weights of the server with a client's own images: FedAvg, FedProx, SCAFFOLD and FedNova."""
+"""Training on the weights of the server with a client's own images, and the server's test of its weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
-from torch import Tensor, nn
+from flwr.app import ArrayRecord, MetricRecord
+from torch import nn
 
 import ddsdk as dd
-from ddsdk.foundation import derive, require, require_count, require_momentum, require_rate
-from ddsdk.training import accuracy, batch_gradient, epoch
-from ddsdk_integrations.federated.task import LocalData, Task, arrays_of
-
-_CONTROL = "ddsdk-control"
-
-Correct = Callable[[nn.Module], None]
-"""Changes the gradients of a network before a step."""
+from ddsdk.foundation import derive, require_count, require_momentum, require_rate
+from ddsdk.training import accuracy, epoch, gradient_step
+from ddsdk_integrations.federated.task import Task
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class LocalTraining:
-    """How a client trains weights: SGD over its own images.
+    """Training of weights by SGD on a client's own images.
 
     Attributes:
-        epochs: Passes over its images in one round.
+        epochs: Passes over the images in one round.
         lr: Learning rate.
-        momentum: Momentum; 0 where SCAFFOLD or FedNova count steps.
+        momentum: Momentum.
         batch_size: Images of one step.
-        augmentation: See `ddsdk.Augmentation`; empty for none.
+        augmentation: Operations of `ddsdk.Augmentation`; empty for none.
     """
 
     epochs: int = 1
@@ -47,116 +42,28 @@ class LocalTraining:
         require_momentum("momentum", self.momentum)
         dd.Augmentation(self.augmentation)
 
+    def fit(
+        self, network: nn.Module, batch: dd.Batch, rng: torch.Generator, optimizer: torch.optim.Optimizer | None = None
+    ) -> tuple[int, float]:
+        """Train a network in place; return the number of steps, and the mean loss of the last pass.
 
-def fit(
-    network: nn.Module, batch: dd.Batch, training: LocalTraining, rng: torch.Generator, correct: Correct | None = None
-) -> tuple[int, float]:
-    """Train in place; return the number of steps, and the mean loss of the last pass.
-
-    Args:
-        network: Starts where it is.
-        batch: All images of the client, with label rows.
-        training: How.
-        rng: For order and augmentation.
-        correct: Changes the gradients before each step.
-    """
-    optimizer = torch.optim.SGD(network.parameters(), lr=training.lr, momentum=training.momentum)
-    augmentation = dd.Augmentation(training.augmentation)
-    network.train()
-    steps, loss = 0, 0.0
-    for i in range(training.epochs):
-        loss, before = 0.0, steps
-        for part in epoch(batch, training.batch_size, augmentation, derive(rng, "epoch", i)):
-            loss += batch_gradient(network, part)
-            if correct is not None:
-                correct(network)
-            optimizer.step()
-            steps += 1
-        loss /= steps - before
-    return steps, loss
-
-
-def fit_reply(
-    message: Message, context: Context, data: LocalData, training: LocalTraining, rng: torch.Generator
-) -> Message:
-    """Answer a message of FedAvg, FedProx, SCAFFOLD or FedNova.
-
-    Args:
-        message: Has the weights as ``arrays``; ``control`` of SCAFFOLD; ``proximal-mu`` of FedProx in its ``config``.
-        context: SCAFFOLD keeps the client's own variate there.
-        data: Of the client.
-        training: How it trains.
-        rng: For order and augmentation.
-    """
-    config = message.content["config"]
-    assert isinstance(config, ConfigRecord)
-    network = data.task.loaded(arrays_of(message.content, "arrays"))
-    start = [p.detach().clone() for p in network.parameters()]
-    control = message.content.get("control")
-    mu = float(config.get("proximal-mu", 0.0))  # type: ignore[arg-type]
-    if isinstance(control, ArrayRecord):
-        return _scaffold(message, context, data, training, rng, network, start, control)
-    steps, loss = fit(network, data.batch(), training, rng, _proximal(start, mu) if mu else None)
-    return Message(RecordDict(_records(network, data, steps, loss)), reply_to=message)
-
-
-def _records(
-    network: nn.Module, data: LocalData, steps: int, loss: float
-) -> dict[str, ArrayRecord | MetricRecord | ConfigRecord]:
-    told: dict[str, Any] = {"num-examples": len(data.real), "steps": steps, "train-loss": loss}
-    return {"arrays": ArrayRecord(network.state_dict()), "metrics": MetricRecord(told)}
-
-
-def _proximal(start: list[Tensor], mu: float) -> Correct:
-    """FedProx: the gradient of mu/2 ||w - w_0||^2."""
-
-    def correct(network: nn.Module) -> None:
-        for p, first in zip(network.parameters(), start, strict=True):
-            assert p.grad is not None
-            p.grad += mu * (p.detach() - first)
-
-    return correct
-
-
-def _scaffold(
-    message: Message,
-    context: Context,
-    data: LocalData,
-    training: LocalTraining,
-    rng: torch.Generator,
-    network: nn.Module,
-    start: list[Tensor],
-    control: ArrayRecord,
-) -> Message:
-    """Correct each step by c - c_i, and send how far c_i moved: option II of the paper.
-
-    References:
-        Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning", ICML 2020.
-    """
-    require(training.momentum == 0, "momentum", "be 0 for SCAFFOLD", training.momentum)
-    server = list(control.to_torch_state_dict().values())
-    kept = context.state.get(_CONTROL)
-    own = (
-        list(kept.to_torch_state_dict().values())
-        if isinstance(kept, ArrayRecord)
-        else [torch.zeros_like(p) for p in start]
-    )
-    shift = [c - mine for c, mine in zip(server, own, strict=True)]
-
-    def correct(changed: nn.Module) -> None:
-        for p, d in zip(changed.parameters(), shift, strict=True):
-            assert p.grad is not None
-            p.grad += d
-
-    steps, loss = fit(network, data.batch(), training, rng, correct)
-    scale = 1 / (steps * training.lr)
-    with torch.no_grad():
-        new = [(first - p) * scale - d for first, p, d in zip(start, network.parameters(), shift, strict=True)]
-    names = list(control)
-    context.state[_CONTROL] = ArrayRecord(dict(zip(names, new, strict=True)))
-    moved = {name: n - mine for name, n, mine in zip(names, new, own, strict=True)}
-    records = {**_records(network, data, steps, loss), "control": ArrayRecord(moved)}
-    return Message(RecordDict(records), reply_to=message)
+        Args:
+            network: Network with the weights to start from.
+            batch: All images of the client, with label rows.
+            rng: Root of order and augmentation.
+            optimizer: Optimizer of the weights; None for SGD with `lr` and `momentum`.
+        """
+        if optimizer is None:
+            optimizer = torch.optim.SGD(network.parameters(), lr=self.lr, momentum=self.momentum)
+        augmentation = dd.Augmentation(self.augmentation)
+        network.train()
+        steps = 0
+        losses: list[float] = []
+        for i in range(self.epochs):
+            parts = epoch(batch, self.batch_size, augmentation, derive(rng, "epoch", i))
+            losses = [gradient_step(network, optimizer, part) for part in parts]
+            steps += len(losses)
+        return steps, sum(losses) / len(losses)
 
 
 def accuracy_of(task: Task, test: dd.RealData) -> Callable[[int, ArrayRecord], MetricRecord]:

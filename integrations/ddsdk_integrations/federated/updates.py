@@ -19,7 +19,7 @@ from ddsdk.networks import Network
 from ddsdk.running import Run
 from ddsdk.synthetic import STARTS
 from ddsdk.training import gradient_step, weight_vector
-from ddsdk_integrations.federated.local import LocalTraining, fit
+from ddsdk_integrations.federated.local import LocalTraining
 from ddsdk_integrations.federated.payload import Contribution, manifest, pack_images, rates_of
 from ddsdk_integrations.federated.spans import PathMatching, WeightPath
 from ddsdk_integrations.federated.task import LocalData, Task
@@ -86,7 +86,7 @@ def encoded_update(
     """
     began = time.monotonic()
     trained = copy.deepcopy(network)
-    fit(trained, data.batch(), training, derive(rng, "fit"))
+    training.fit(trained, data.batch(), derive(rng, "fit"))
     images, classes = _start(data, encoding, rng)
     path = WeightPath(
         task=data.task,

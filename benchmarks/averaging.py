@@ -1,0 +1,165 @@
+"""Averaging of weights beyond what Flower has: SCAFFOLD and FedNova, and a client that answers them and FedProx."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, final
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+from torch import Tensor
+
+import ddsdk as dd
+from ddsdk.foundation import require
+from ddsdk_integrations.federated import LocalData, Participant, Task, count_traffic
+
+_CONTROL = "ddsdk-control"
+Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
+
+
+@final
+class Scaffold(FedAvg):
+    """Weights and control variates: clients correct the drift of their own data. Twice the traffic of FedAvg.
+
+    The clients are those of `client_of`, with momentum 0.
+
+    Args:
+        task: Task that all sides agree on.
+        **options: Options of Flower's FedAvg.
+
+    Differences from the published algorithm: weights are averaged by numbers of images, as Flower does, and not evenly.
+
+    References:
+        Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning", ICML 2020,
+        arXiv:1910.06378.
+    """
+
+    def __init__(self, task: Task, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(**options)
+        network = task.loaded(task.initial_arrays())
+        self.control = {n: torch.zeros_like(p) for n, p in network.named_parameters()}
+        self._nodes = 1
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send weights and the server's variate."""
+        self._nodes = max(1, len(list(grid.get_node_ids())))
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        for message in messages:
+            message.content["control"] = ArrayRecord(self.control)
+        return messages
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
+        """Average weights, and move the variate by the share of clients that took part."""
+        valid, _ = self._check_and_log_replies(replies, is_train=True, validate=False)
+        if not valid:
+            return None, None
+        moved = [m.content.array_records["control"].to_torch_state_dict() for m in valid]
+        self.control = {
+            name: c + sum((one[name] for one in moved), torch.zeros_like(c)) / self._nodes
+            for name, c in self.control.items()
+        }
+        for message in valid:
+            message.content = RecordDict({k: record for k, record in message.content.items() if k != "control"})
+        return super().aggregate_train(server_round, valid)
+
+
+@final
+class FedNova(FedAvg):
+    """Updates divided by the number of steps behind them before they are averaged.
+
+    w <- w - tau_eff sum_i p_i (w - w_i) / tau_i with tau_eff = sum_i p_i tau_i and p_i the shares of images.
+
+    The clients are those of `Participant.app`, with momentum 0.
+
+    References:
+        Wang et al., "Tackling the Objective Inconsistency Problem in Heterogeneous Federated Optimization",
+        NeurIPS 2020, arXiv:2007.07481.
+    """
+
+    _sent: dict[str, Tensor]
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send the weights, and keep them."""
+        self._sent = dict(arrays.to_torch_state_dict())
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
+        """Average normalised updates."""
+        valid, _ = self._check_and_log_replies(replies, is_train=True)
+        if not valid:
+            return None, None
+        sizes, steps = (_numbers(valid, name) for name in ("num-examples", "steps"))
+        share = sizes / sizes.sum()
+        scale = (share * steps).sum() * share / steps
+        found = [m.content.array_records["arrays"].to_torch_state_dict() for m in valid]
+        new = {}
+        for name, sent in self._sent.items():
+            moves = [float(s) * (sent - one[name]) for s, one in zip(scale, found, strict=True)]
+            new[name] = sent - sum(moves, torch.zeros_like(sent)) if sent.is_floating_point() else sent
+        _, metrics = super().aggregate_train(server_round, valid)
+        return ArrayRecord(new), metrics
+
+
+def _numbers(messages: Iterable[Message], name: str) -> Tensor:
+    found: list[Any] = [next(iter(m.content.metric_records.values()))[name] for m in messages]
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def client_of(participant: Participant) -> ClientApp:
+    """Return the app of a participant, whose training answers FedProx and SCAFFOLD beside FedAvg and FedNova."""
+    app = participant.register(ClientApp())
+    app.train(mods=[count_traffic])(partial(_fit, participant))
+    return app
+
+
+def _fit(participant: Participant, message: Message, context: Context) -> Message:
+    """Train as FedAvg, with a proximal term where FedProx sends its weight, and with variates where SCAFFOLD does."""
+    content, training = message.content, participant.training
+    config: dict[str, Any] = dict(content.config_records["config"])
+    data = LocalData.of(participant.task, *participant.load(context))
+    network = participant.task.loaded(content.array_records["arrays"])
+    first = [p.detach().clone() for p in network.parameters()]
+    optimizer = torch.optim.SGD(network.parameters(), lr=training.lr, momentum=training.momentum)
+    mu, control = config.get("proximal-mu", 0.0), content.array_records.get("control")
+    own, shift = [torch.zeros_like(p) for p in first], []
+    if control is not None:
+        require(training.momentum == 0, "momentum", "be 0 for SCAFFOLD", training.momentum)
+        if _CONTROL in context.state:
+            own = list(context.state.array_records[_CONTROL].to_torch_state_dict().values())
+        shift = [c - mine for c, mine in zip(control.to_torch_state_dict().values(), own, strict=True)]
+        _correct(optimizer, lambda i, _: shift[i])
+    elif mu:
+        # The gradient of mu/2 ||w - w_0||^2.
+        _correct(optimizer, lambda i, p: mu * (p.detach() - first[i]))
+    rng = dd.generator(
+        "client", config.get("seed", 0), config["server-round"], int(context.node_config["partition-id"])
+    )
+    steps, loss = training.fit(network, data.batch(), rng, optimizer)
+    told = MetricRecord({"num-examples": len(data.real), "steps": steps, "train-loss": loss})
+    reply = RecordDict({"arrays": ArrayRecord(network.state_dict()), "metrics": told})
+    if control is not None:
+        # Option II of the paper.
+        scale = 1 / (steps * training.lr)
+        with torch.no_grad():
+            new = [(w - p) * scale - d for w, p, d in zip(first, network.parameters(), shift, strict=True)]
+        context.state[_CONTROL] = ArrayRecord(dict(zip(control, new, strict=True)))
+        reply["control"] = ArrayRecord({k: n - mine for k, n, mine in zip(control, new, own, strict=True)})
+    return Message(reply, reply_to=message)
+
+
+def _correct(optimizer: torch.optim.Optimizer, term: Callable[[int, Tensor], Tensor]) -> None:
+    """Add a term to the gradient of each parameter before each step."""
+
+    def add(*_: object) -> None:
+        for i, p in enumerate(optimizer.param_groups[0]["params"]):
+            p.grad += term(i, p)
+
+    optimizer.register_step_pre_hook(add)
