@@ -160,11 +160,12 @@ def image_data(options: Options) -> Loaded:
     if options.held_out:
         train, test = train.split(options.held_out, generator("validation"))
     if options.images is not None:
-        train = _first_images(train, options.images)
+        train = first_images(train, options.images)
     return Loaded((train, test), {"train": train.fingerprint, "test": test.fingerprint})
 
 
-def _first_images(real: RealData, images: int) -> RealData:
+def first_images(real: RealData, images: int) -> RealData:
+    """Return the first so many images of each class."""
     return real.subset(torch.cat([real.index_of_class(c)[:images] for c in range(real.num_classes)]))
 
 
