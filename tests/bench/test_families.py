@@ -34,7 +34,7 @@ SMALL = {
     ),
     "continual": Small(
         "--data digits --images 30 --ipc 1,2 --learners mlp --seconds 0.1 --methods 'naive,reservoir,random'",
-        {"| naive | – | mlp |": 1, "| random | ": 2, " | 660 | ": 1, " | 1320 | ": 1},
+        {"| naive | – | mlp |": 1, "| random | ": 2, " | 660 | ": 2, " | 1320 | ": 2},
         "replay-mlp.png",
     ),
     "federated": Small(
