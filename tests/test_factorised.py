@@ -328,9 +328,9 @@ def test_a_wild_rate_ends_with_a_finite_set(tiny, make_student):
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        (dd.ITGAN, {"inversion": -1.0}, "inversion must not be negative"),
+        (dd.ITGAN, {"inversion": -1.0}, "inversion must be finite and not negative"),
         (dd.GLaD, {"layer": 3}, "layer must be 1 or 2, got 3"),
-        (dd.HaBa, {"similarity": -1.0}, "similarity must not be negative"),
+        (dd.HaBa, {"similarity": -1.0}, "similarity must be finite and not negative"),
         (dd.HaBa, {"hallucinators": 1}, "hallucinators must be at least 2, got 1"),
         (dd.KFS, {"decoders": 0}, "decoders must be at least 1, got 0"),
     ],

@@ -147,8 +147,8 @@ def test_every_ipc_has_values(tiny, make_student, name, ipc):
     assert plan.objective.batch_size == 1000
 
 
-def test_images_of_another_size_have_another_rate(tiny):
-    plan = dd.MTT(ipc=2).matching(tiny, dd.MTT(ipc=2).pixels(tiny, "real", dd.generator(0)), None)
+def test_images_of_another_size_have_another_rate(tiny, make_student):
+    plan = dd.MTT(ipc=2).plan(tiny, make_student=make_student, rng=dd.generator(0))
     images, rate = plan.make_optimizer(plan.syn).param_groups
     assert images["lr"] == pytest.approx(100 * 8 * 12 / 32**2)
     assert rate["lr"] == pytest.approx(1e-7)
@@ -291,7 +291,7 @@ def test_following_brings_a_student_nearer(digits, make_digit_student):
         (dd.MTT, {"experts": 0}, "experts must be at least 1, got 0"),
         (dd.MTT, {"student_steps": 0}, "student_steps must be at least 1, got 0"),
         (dd.MTT, {"rate_lr": 0.0}, "rate_lr must be positive and finite, got 0.0"),
-        (dd.MTT, {"sharpness": -1.0}, "sharpness must not be negative, got -1.0"),
+        (dd.MTT, {"sharpness": -1.0}, "sharpness must be finite and not negative, got -1.0"),
         (dd.FTD, {"average": 1.0}, "average must lie strictly between 0 and 1, got 1.0"),
         (dd.DATM, {"average": 0.0}, "average must lie strictly between 0 and 1, got 0.0"),
         (dd.DATM, {"min_start": -1}, "min_start must be at least 0, got -1"),

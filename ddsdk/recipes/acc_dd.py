@@ -6,16 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import foundation, students
-from ddsdk.foundation import require, require_count
+from ddsdk.foundation import PositiveInt, require
 from ddsdk.recipes.sweeping import Sweeping, without
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ddsdk.data import RealData
-    from ddsdk.running import Plan
-    from ddsdk.students import MakeStudent
+    from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData, TrainedRuns
 
 
 @final
@@ -31,7 +26,7 @@ class AccDD(Sweeping):
         pool: Networks that are trained on the real data at the start, and kept in the cache.
         pool_epochs: Their epochs.
         low: Smallest length of the random step, relative to that of each filter.
-        high: Largest one.
+        high: Largest length of the random step.
 
     Differences from the published algorithm: those of `ddsdk.IDC`. The number of networks that serve, a fifth of
     IDC's, was chosen here; the paper reports results at 5 to 20 times fewer steps than IDC. The rate for l1 is that
@@ -44,19 +39,17 @@ class AccDD(Sweeping):
     name: ClassVar[str] = "acc-dd"
     published_students: ClassVar[int] = 400
     rates: ClassVar[dict[str, float]] = {"l1": 1e-4, "mse": 1e-2}
-    pool: int = 5
-    pool_epochs: int = 2
+    pool: PositiveInt = 5
+    pool_epochs: PositiveInt = 2
     low: float = 0.01
     high: float = 0.09
 
     def check(self) -> None:
-        """Check counts, rates, the metric and the perturbation."""
-        self.check_fields()
-        require_count("pool", self.pool)
-        require_count("pool_epochs", self.pool_epochs)
+        """Check the metric and the perturbation."""
+        super().check()
         require(0 <= self.low <= self.high, "low and high", "satisfy 0 <= low <= high", (self.low, self.high))
 
-    def runs(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> students.TrainedRuns:
+    def runs(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> TrainedRuns:
         """Return the pool of early networks; those that are missing are made at first use."""
         training = students.Training(
             epochs=self.pool_epochs,
@@ -70,7 +63,7 @@ class AccDD(Sweeping):
         seed = foundation.derive(rng, "pool").initial_seed()
         return students.TrainedRuns(real, make_student, training, count=self.pool, seed=seed)
 
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
         """Return matching of random real images under neighbours of the pool."""
         runs = self.runs(real, make_student=make_student, rng=rng)
         near = students.Perturbed(runs=runs, low=self.low, high=self.high)

@@ -10,17 +10,14 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any, final
 
-from ddsdk import networks
-from ddsdk.foundation import require, require_count, require_rate
+from ddsdk import data, networks, training
+from ddsdk.foundation import PositiveFloat, PositiveInt, check_numbers, require
+from ddsdk.recipes.parts import augmentation_for
 from ddsdk.running import DirectMethod, IterativeMethod, Method
 
 if TYPE_CHECKING:
-    import torch
-
-    from ddsdk.data import RealData
     from ddsdk.networks import NetworkFactory
-    from ddsdk.running import Plan
-    from ddsdk.students import MakeStudent
+    from ddsdk.recipes.signature import Generator, MakeStudent, Plan, RealData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +30,14 @@ class Recipe(Method["RealData"], ABC):
         ipc: Images per class.
     """
 
-    ipc: int = 10
+    ipc: PositiveInt = 10
 
     def __post_init__(self) -> None:
-        require_count("ipc", self.ipc)
+        check_numbers(self)
         self.check()
 
-    @abstractmethod
     def check(self) -> None:
-        """Raise ValueError for a parameter that no data could make right."""
+        """Raise ValueError for parameters that no data could make right, beyond the rules of their types."""
 
     @final
     def source(self, real: RealData) -> RealData:
@@ -55,7 +51,7 @@ class Recipe(Method["RealData"], ABC):
 
     @final
     def student(self, real: RealData) -> NetworkFactory:
-        """Return the network of the recipe's own protocol."""
+        """Return the factory of the network of the recipe's own protocol."""
         name, options = student_network(self, real)
         return networks.network_factory(name, real.image_shape, real.num_classes, **options)
 
@@ -70,34 +66,30 @@ class IterativeRecipe(Recipe, IterativeMethod["RealData"], ABC):
     """A recipe that runs the loop of `ddsdk.Distillation` over a plan.
 
     Attributes:
-        ipc: Images per class.
         anneal: Whether learning rates fall to zero along half a cosine over the run, whatever else they do. It pays
             where a budget ends a run long before the paper's does.
         average: Decay of a moving average of everything the set stores, which is then the result. None takes the
             recipe's own: none, mostly.
-        clip_norm: The gradient of a step is scaled down to this norm. None takes the recipe's own: no bound.
-        skip_above: A step whose loss exceeds this changes nothing and is counted. None takes the recipe's own.
+        clip_norm: Norm to which the gradient of a step is scaled down. None takes the recipe's own: no bound.
+        skip_above: Loss above which a step changes nothing and is counted. None takes the recipe's own.
     """
 
     anneal: bool = False
     average: float | None = None
-    clip_norm: float | None = None
-    skip_above: float | None = None
+    clip_norm: PositiveFloat | None = None
+    skip_above: PositiveFloat | None = None
 
     def __post_init__(self) -> None:
         if self.average is not None:
             require(0 < self.average < 1, "average", "lie strictly between 0 and 1", self.average)
-        for name in ("clip_norm", "skip_above"):
-            if getattr(self, name) is not None:
-                require_rate(name, getattr(self, name))
         super().__post_init__()
 
     @abstractmethod
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[Any]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Any]:
         """Return the paper's parts, without the options that all recipes share."""
 
     @final
-    def plan(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[Any]:
+    def plan(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Any]:
         """Return the parts, ready to run; `dataclasses.replace` swaps one."""
         plan = self.parts(real, make_student=make_student, rng=rng)
         options = ("average", "clip_norm", "skip_above")
@@ -105,6 +97,28 @@ class IterativeRecipe(Recipe, IterativeMethod["RealData"], ABC):
         if self.anneal:
             given["rate_at"] = _annealed(plan.rate_at, plan.steps)
         return dataclasses.replace(plan, **given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentedRecipe(IterativeRecipe, ABC):
+    """A recipe that distils and is judged under the differentiable augmentation of DSA.
+
+    Attributes:
+        augmentation: DSA operations joined by "_", for real and synthetic images, students and evaluation; empty for
+            none. None takes the published ones that suit the data: without flip unless the data is mirror-safe.
+    """
+
+    augmentation: str | None = None
+
+    @final
+    def siamese(self, real: RealData) -> data.Augmentation:
+        """Return the augmentation of both sides and of the students."""
+        return data.Augmentation(augmentation_for(real, self.augmentation))
+
+    @final
+    def evaluation(self, real: RealData) -> training.Evaluation:
+        """Return the published protocol of the field, with the recipe's augmentation."""
+        return training.Evaluation.published(augmentation_for(real, self.augmentation))
 
 
 def student_network(

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import objectives, running, students
-from ddsdk.foundation import require_count
-from ddsdk.recipes.distribution import DistributionMatching
-from ddsdk.recipes.parts import pixel_set, sgd_on_images
+from ddsdk.foundation import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from ddsdk.recipes.distribution import SGDMatching
+from ddsdk.recipes.parts import pixel_set
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ddsdk.data import RealData
-    from ddsdk.students import MakeStudent
+    from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class CAFE(DistributionMatching):
+class CAFE(SGDMatching):
     """Condensation by aligning features: layer-wise class means, and centres that tell real images apart.
 
     min_S sum_c sum_l w_l ||mean f_l(S_c) - mean f_l(T_c)||^2 + discrimination * sum over real (x, y) of
@@ -32,9 +27,7 @@ class CAFE(DistributionMatching):
         steps: Image steps, of all networks together.
         image_lr: Learning rate of the images (SGD). None takes the paper's 0.1.
         decay: Factor on `image_lr` after 60, 80 and 90 % of the steps.
-        image_momentum: Momentum of the images.
         real_batch: Real images of each class in one step.
-        start: Where the images start: noise, real, k-means, means or herding.
         augmentation: DSA operations joined by "_", for matching, students and evaluation; empty for none. None takes
             the published ones that suit the data: "CAFE+DSA".
         early_weight: Weight of the maps of all blocks before the last.
@@ -43,8 +36,8 @@ class CAFE(DistributionMatching):
         student_lr: Learning rate of the networks (SGD without momentum).
         student_epochs: Epochs of a network on the set between two image steps at most.
         steps_per_student: Image steps for which a network serves at most.
-        moved: A network learns until its last 10 accuracies differ by more.
-        settled: It serves until its last 10 accuracies differ by less.
+        moved: Difference of its last 10 accuracies above which a network stops learning.
+        settled: Difference of its last 10 accuracies below which a network stops serving.
 
     Differences from the published algorithm: `steps` counts image steps; the paper counts networks (2000), each of
     which serves for as many steps as its accuracy decides. Both dynamic loops have caps; the paper's code has none for
@@ -56,31 +49,20 @@ class CAFE(DistributionMatching):
     """
 
     name: ClassVar[str] = "cafe"
-    real_batch: int = 256
+    real_batch: PositiveInt = 256
     start: str = "noise"
     augmentation: str | None = ""
-    decay: float = 0.5
-    image_momentum: float = 0.5
-    early_weight: float = 0.1
-    last_weight: float = 1.0
-    discrimination: float = 0.01
-    student_lr: float = 0.01
-    student_epochs: int = 10
-    steps_per_student: int = 50
-    moved: float = 0.03
-    settled: float = 0.04
+    decay: PositiveFloat = 0.5
+    early_weight: NonNegativeFloat = 0.1
+    last_weight: NonNegativeFloat = 1.0
+    discrimination: NonNegativeFloat = 0.01
+    student_lr: PositiveFloat = 0.01
+    student_epochs: NonNegativeInt = 10
+    steps_per_student: PositiveInt = 50
+    moved: PositiveFloat = 0.03
+    settled: PositiveFloat = 0.04
 
-    def check(self) -> None:
-        """Check counts and rates."""
-        self.check_fields(
-            counts="steps_per_student",
-            rates="student_lr decay moved settled",
-            momenta="image_momentum",
-            weights="early_weight last_weight discrimination",
-        )
-        require_count("student_epochs", self.student_epochs, least=0)
-
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
         """Return layer-wise matching with discrimination, under students that follow their accuracy."""
         augmentation, images = self.siamese(real), self.real_batch
         layers = objectives.ClassMatch(
@@ -103,9 +85,7 @@ class CAFE(DistributionMatching):
                 moved=self.moved,
                 lr=self.student_lr,
             ),
-            make_optimizer=partial(
-                sgd_on_images, lr=0.1 if self.image_lr is None else self.image_lr, momentum=self.image_momentum
-            ),
+            make_optimizer=self.sgd(0.1),
             steps=self.steps,
             rate_at=lambda step: self.decay ** sum(step >= at * self.steps for at in (0.6, 0.8, 0.9)),
         )

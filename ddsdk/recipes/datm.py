@@ -8,15 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import foundation, students, synthetic
-from ddsdk.foundation import require_count, require_rate
+from ddsdk.foundation import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from ddsdk.recipes.parts import class_set
 from ddsdk.recipes.trajectory import Points, TrajectoryMatching
 
 if TYPE_CHECKING:
-    import torch
-
-    from ddsdk.data import RealData
-    from ddsdk.running import Plan
-    from ddsdk.students import ExpertSpan, MakeStudent, TrainedRuns
+    from ddsdk.recipes.signature import ExpertSpan, Generator, MakeStudent, Plan, RealData, SyntheticSet, TrainedRuns
 
 
 @final
@@ -30,7 +27,7 @@ class DATM(TrajectoryMatching):
     with the mean logits of the experts that know each. Otherwise FTD.
 
     Attributes:
-        min_start: A student starts at this epoch of an expert or later. None takes the published one.
+        min_start: First epoch of an expert at which a student may start. None takes the published one.
         early_max_start: `max_start` at the first step; it grows linearly until the last one. None takes the published
             one.
         label_lr: Learning rate of the label logits (SGD with momentum 0.9).
@@ -59,24 +56,14 @@ class DATM(TrajectoryMatching):
         "label_lr": {10: 5, 100: 2, 500: 2, 5000: 10},
         "average": {10: 0.995, 100: 0.9995, 500: 0.995},
     }
-    steps: int = 10_000
-    expert_epochs: int = 100
-    sharpness: float = 0.01
-    min_start: int | None = None
-    early_max_start: int | None = None
-    label_lr: float | None = None
+    steps: PositiveInt = 10_000
+    expert_epochs: PositiveInt = 100
+    sharpness: NonNegativeFloat = 0.01
+    min_start: NonNegativeInt | None = None
+    early_max_start: PositiveInt | None = None
+    label_lr: PositiveFloat | None = None
 
-    def check(self) -> None:
-        """Check counts, rates and the window."""
-        self.check_matching()
-        if self.min_start is not None:
-            require_count("min_start", self.min_start, least=0)
-        if self.early_max_start is not None:
-            require_count("early_max_start", self.early_max_start)
-        if self.label_lr is not None:
-            require_rate("label_lr", self.label_lr)
-
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[ExpertSpan]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[ExpertSpan]:
         """Return FTD's plan with a window of epochs, learned labels and a bound on the distance."""
         runs = self.runs(real, make_student=make_student, rng=rng)
         syn = self._known_set(real, runs, rng)
@@ -93,14 +80,10 @@ class DATM(TrajectoryMatching):
         growth = students.Growth(max(early, first + 1), self.steps)
         return students.ExpertStudents(runs, span=self.expert_span, first=first, last=last, growth=growth)
 
-    def _known_set(self, real: RealData, runs: TrainedRuns, rng: torch.Generator) -> synthetic.SyntheticSet:
+    def _known_set(self, real: RealData, runs: TrainedRuns, rng: Generator) -> SyntheticSet:
         """Return real images that the first expert knows, with soft labels and a rate that are learned."""
         synthetic.check_ipc(real, self.ipc)
         known = students.known_images(runs.network(0), real, self.ipc, foundation.derive(rng, "start"))
         batch = real.batch(known)
         labels = synthetic.LearnedLabels(students.expert_logits(runs, batch))
-        classes = synthetic.class_slots(real.num_classes, self.ipc)
-        rate = self.learned_rate(real)
-        return synthetic.SyntheticSet(synthetic.Pixels(batch.x), labels, classes, real.num_classes, rate).to(
-            real.device
-        )
+        return class_set(real, self.ipc, synthetic.Pixels(batch.x), labels, self.learned_rate(real))

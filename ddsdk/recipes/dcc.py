@@ -6,17 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import objectives, running, students
-from ddsdk.foundation import require_count
+from ddsdk.foundation import NonNegativeInt
 from ddsdk.recipes.gradient import AlongStudents
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ddsdk.data import RealData
     from ddsdk.objectives import Objective
-    from ddsdk.running import Plan
-    from ddsdk.students import MakeStudent
+    from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData
 
 
 @final
@@ -33,7 +28,7 @@ class DCC(AlongStudents):
     Attributes:
         warm_up: Networks at the start whose first steps match class by class; None takes the paper's quarter of
             `students`.
-        warm_up_steps: How many of their steps. Where a network serves fewer, all of them are.
+        warm_up_steps: Number of these steps; all of them where a network serves fewer.
 
     Differences from the published algorithm: the warm-up is read as both early in the run and early in a network's
     own training. The loops go on for any ipc; the authors' code stops with an error
@@ -45,23 +40,16 @@ class DCC(AlongStudents):
     """
 
     name: ClassVar[str] = "dcc"
-    warm_up: int | None = None
-    warm_up_steps: int = 10
+    warm_up: NonNegativeInt | None = None
+    warm_up_steps: NonNegativeInt = 10
 
-    def check(self) -> None:
-        """Check counts and rates."""
-        self.check_fields()
-        if self.warm_up is not None:
-            require_count("warm_up", self.warm_up, least=0)
-        require_count("warm_up_steps", self.warm_up_steps, least=0)
-
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
         """Return class-wise and then collective matching under students trained on the set."""
         single, joint = self.levels(real, objectives.filter_cosine)
         period, epochs = self.loops()
         early = self.students // 4 if self.warm_up is None else self.warm_up
 
-        def at(step: int) -> Objective[nn.Module]:
+        def at(step: int) -> Objective[Module]:
             warming = step // period < early and step % period < self.warm_up_steps
             return single if warming else joint
 

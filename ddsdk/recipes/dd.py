@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 from ddsdk.recipes.unrolled import OrderedBatches
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ddsdk.data import RealData
-    from ddsdk.running import Plan
-    from ddsdk.students import MakeStudent
+    from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData
 
 
 @final
@@ -26,12 +21,8 @@ class DD(OrderedBatches):
     gradient passes through all N steps.
 
     Attributes:
-        steps: Image steps. The paper's 400 epochs are 19 600 of CIFAR-10 and 23 600 of MNIST.
-        passes: How often a student goes through all batches.
-        image_lr: Learning rate of images and learned rates (Adam); halved ten times over the run.
-        student_lr: Where the learned rate of each step starts. None takes 0.02 for grey images and 0.001 for others.
-        real_batch: Real images on which a student is tested.
-        start: Where the images start: noise, real, k-means, means or herding.
+        steps: Image steps; the paper's 400 epochs are 19 600 of CIFAR-10 and 23 600 of MNIST.
+        student_lr: Start of the learned rate of each step. None takes 0.02 for grey images and 0.001 for others.
 
     The defaults are the paper's, for a GPU. On a CPU: a LeNet, at most some 15 steps of a student (ipc times `passes`),
     `real_batch` 256, and fewer `steps` with `anneal`.
@@ -46,11 +37,7 @@ class DD(OrderedBatches):
     name: ClassVar[str] = "dd"
     grey_lr: ClassVar[float] = 0.02
 
-    def check(self) -> None:
-        """Check counts and rates."""
-        self.check_fields(counts="passes")
-
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
         """Return back-propagation through all steps on batches with hard labels."""
         images = self.ipc * real.num_classes
         return self.ordered(real, make_student=make_student, rng=rng, images=images, learned=False)

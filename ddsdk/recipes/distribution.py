@@ -1,48 +1,96 @@
-"""The frame that the distribution-matching family shares: its common fields, their checks and the evaluation."""
+"""The frames that the distribution-matching family shares."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, final
 
-from ddsdk import data, training
-from ddsdk.recipes.base import IterativeRecipe
-from ddsdk.recipes.parts import augmentation_for, check_numbers
+from ddsdk import foundation, objectives, synthetic
+from ddsdk.foundation import Momentum, NonNegativeInt, PositiveFloat, PositiveInt
+from ddsdk.recipes.base import AugmentedRecipe
+from ddsdk.recipes.parts import sgd_on_images
 
 if TYPE_CHECKING:
-    from ddsdk.data import RealData
+    from ddsdk.recipes.signature import Generator, Optimizer, RealData, SyntheticSet
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistributionMatching(IterativeRecipe):
-    """Matching of features, or of what they are distributed like.
+class DistributionMatching(AugmentedRecipe):
+    """Matching of features, or of their distributions.
 
     Attributes:
         steps: Image steps.
         image_lr: Learning rate of the images.
-        start: Where the images start: noise, real, k-means, means or herding.
-        augmentation: DSA operations joined by "_"; empty for none. None takes the published ones that suit the data:
-            without flip unless the data is mirror-safe.
+        start: Start of the images: noise, real, k-means, means or herding.
     """
 
-    steps: int = 20_000
-    image_lr: float | None = None
+    steps: PositiveInt = 20_000
+    image_lr: PositiveFloat | None = None
     start: str = "real"
-    augmentation: str | None = None
 
     @final
-    def check_fields(self, *, counts: str = "", rates: str = "", momenta: str = "", weights: str = "") -> None:
-        """Check the common fields, and more by their names, separated by spaces; None counts as derived."""
-        check_numbers(
-            self, counts=f"steps real_batch {counts}", rates=f"image_lr {rates}", momenta=momenta, weights=weights
+    def mean_match(self, real: RealData, real_batch: int, synthetic_batch: int | None = None) -> objectives.ClassMatch:
+        """Return DM's objective: squared distances of the mean embeddings of each class."""
+        return objectives.ClassMatch(
+            byproduct=objectives.mean_embedding,
+            distance=objectives.squared,
+            real_batch=real_batch,
+            augmentation=self.siamese(real),
+            synthetic_batch=synthetic_batch,
         )
 
-    @final
-    def siamese(self, real: RealData) -> data.Augmentation:
-        """Return the augmentation of both sides."""
-        return data.Augmentation(augmentation_for(real, self.augmentation))
+
+@dataclass(frozen=True, kw_only=True)
+class SGDMatching(DistributionMatching):
+    """Distribution matching whose images move by SGD.
+
+    Attributes:
+        image_momentum: Momentum of the images.
+    """
+
+    image_momentum: Momentum = 0.5
 
     @final
-    def evaluation(self, real: RealData) -> training.Evaluation:
-        """Return the published protocol of the field, with the recipe's augmentation."""
-        return training.Evaluation.published(augmentation_for(real, self.augmentation))
+    def sgd(self, published_lr: float) -> Callable[[SyntheticSet], Optimizer]:
+        """Return the factory of the optimizer, at the published rate where `image_lr` is None."""
+        lr = published_lr if self.image_lr is None else self.image_lr
+        return partial(sgd_on_images, lr=lr, momentum=self.image_momentum)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentMatching(DistributionMatching):
+    """Latents under a frozen generator that is trained on the real data first.
+
+    Attributes:
+        steps: Latent steps.
+        image_lr: Learning rate of the latents (Adam).
+        real_batch: Real images of each class in one step.
+        start: Images that the latents stand for at first: noise, real, k-means, means or herding.
+        generator_dim: Length of the generator's latent vectors.
+        generator_width: Channels of the generator's inner maps.
+        generator_steps: Steps of the generator's training.
+        inversion_steps: Adam steps that bring the latents to their images.
+        inversion_lr: Learning rate of these steps.
+    """
+
+    steps: PositiveInt = 1000
+    image_lr: PositiveFloat = 0.01
+    real_batch: PositiveInt = 256
+    generator_dim: PositiveInt = 64
+    generator_width: PositiveInt = 16
+    generator_steps: PositiveInt = 2000
+    inversion_steps: NonNegativeInt = 200
+    inversion_lr: PositiveFloat = 0.1
+
+    @final
+    def trained(self, real: RealData, rng: Generator) -> synthetic.Autoencoder:
+        """Return the generator, trained, with its encoder."""
+        return synthetic.train_generator(
+            real,
+            dim=self.generator_dim,
+            width=self.generator_width,
+            steps=self.generator_steps,
+            rng=foundation.derive(rng, "generator"),
+        )

@@ -6,16 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import objectives
-from ddsdk.foundation import require_count
+from ddsdk.foundation import PositiveInt
 from ddsdk.recipes.sweeping import Sweeping
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ddsdk.data import RealData
-    from ddsdk.running import Plan
-    from ddsdk.students import MakeStudent
+    from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData
 
 
 @final
@@ -39,16 +34,11 @@ class DREAM(Sweeping):
     """
 
     name: ClassVar[str] = "dream"
-    real_batch: int = 128
+    real_batch: PositiveInt = 128
     start: str = "k-means"
-    candidates: int = 512
+    candidates: PositiveInt = 512
 
-    def check(self) -> None:
-        """Check counts, rates and the metric."""
-        self.check_fields()
-        require_count("candidates", self.candidates)
-
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
         """Return matching of representative real images under fresh networks that train on real data."""
         sample = objectives.Representative(candidates=self.candidates)
         return self.sweeps(real, make_student=make_student, rng=rng, sample=sample)

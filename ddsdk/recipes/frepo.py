@@ -7,17 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, final, get_args
 
 from ddsdk import data, objectives, running, students, synthetic
-from ddsdk.foundation import require, require_count
+from ddsdk.foundation import NonNegativeInt, PositiveFloat, PositiveInt, require
 from ddsdk.recipes.parts import augmentation_for
 from ddsdk.recipes.regression import LabelRegression, regression_protocol
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ddsdk.data import RealData
-    from ddsdk.students import MakeStudent
-    from ddsdk.training import Evaluation
+    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, Module, Plan, RealData
 
 
 _LOSS = Literal["mse", "cross-entropy"]
@@ -43,15 +38,11 @@ class FRePo(LabelRegression):
         student_batch: Images of one of their steps.
         real_batch: Real images of one step; the paper has 1024.
         image_lr: Learning rate of the images (Adam); the paper has 3e-4 (LAMB).
-        label_lr: Learning rate of the labels.
-        learn_labels: Whether labels are trained with the images.
         mirror: Whether the regression sees the mirror images too. None takes the paper's: for colour images that may
             be mirrored, at most 500 of them.
         loss: ``"mse"``, as above and in the paper, or ``"cross-entropy"`` of the predictions times a learned scale, as
             RFAD has it, which pays at one image per class.
         scale_lr: Learning rate of the logarithm of that scale.
-        ridge: Added to the diagonal of the Gram matrix, in units of its mean.
-        start: Where the images start: noise, real, k-means, means or herding.
         augmentation: DSA operations of the evaluation, joined by "_"; empty for none. None takes those that suit the
             data.
 
@@ -67,24 +58,22 @@ class FRePo(LabelRegression):
     """
 
     name: ClassVar[str] = "frepo"
-    steps: int = 2000
-    pool: int = 4
-    student_steps: int = 30
-    student_lr: float = 1e-3
-    student_batch: int = 500
+    steps: PositiveInt = 2000
+    pool: PositiveInt = 4
+    student_steps: NonNegativeInt = 30
+    student_lr: PositiveFloat = 1e-3
+    student_batch: PositiveInt = 500
     loss: _LOSS = "mse"
-    scale_lr: float = 0.01
+    scale_lr: PositiveFloat = 0.01
     mirror: bool | None = None
     augmentation: str | None = None
 
     def check(self) -> None:
-        """Check counts and rates."""
-        self.check_fields(counts="pool student_batch", rates="student_lr scale_lr")
+        """Check the loss."""
         known = list(get_args(_LOSS))
         require(self.loss in known, "loss", f"be one of {known}", self.loss)
-        require_count("student_steps", self.student_steps, least=0)
 
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
         """Return regression on the features of a pool that trains on the set."""
         # Refused before the run, and not when its set is judged.
         data.Augmentation(augmentation_for(real, self.augmentation))

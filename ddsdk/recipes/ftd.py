@@ -7,20 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-from ddsdk import students
-from ddsdk.recipes.trajectory import MTT_VALUES, Points, TrajectoryMatching
+from ddsdk.foundation import NonNegativeFloat
+from ddsdk.recipes.trajectory import MTT_VALUES, FromPixels, Points
 
 if TYPE_CHECKING:
-    import torch
-
-    from ddsdk.data import RealData
-    from ddsdk.running import Plan
-    from ddsdk.students import ExpertSpan, MakeStudent
+    from ddsdk.recipes.signature import ExpertSpan, Generator, MakeStudent, Plan, RealData
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class FTD(TrajectoryMatching):
+class FTD(FromPixels):
     """Flat trajectory distillation: MTT with experts in flat regions, and the average of the set over its steps.
 
     A student drifts off a trajectory where the loss is curved. Experts therefore take sharpness-aware steps, which
@@ -29,7 +25,6 @@ class FTD(TrajectoryMatching):
     Attributes:
         average: None takes the published one, to the power that leaves as much of the start in a run of `steps` as in
             one of 5000.
-        start: Where the images start: noise, real, k-means, means or herding.
 
     Differences from the published algorithm: those of MTT. The paper weighs the surrogate gap by 0.3 or 1 depending on
     the data; here it is 0.3, which later authors found to do everywhere.
@@ -41,16 +36,9 @@ class FTD(TrajectoryMatching):
 
     name: ClassVar[str] = "ftd"
     values: ClassVar[Mapping[str, Points]] = {**MTT_VALUES, "average": {10: 0.9999, 100: 0.9995, 500: 0.999}}
-    sharpness: float = 0.01
-    start: str = "real"
+    sharpness: NonNegativeFloat = 0.01
 
-    def check(self) -> None:
-        """Check counts and rates."""
-        self.check_matching()
-
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[ExpertSpan]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[ExpertSpan]:
         """Return MTT's plan with flat experts and an average."""
-        runs = self.runs(real, make_student=make_student, rng=rng)
-        experts = students.ExpertStudents(runs, span=self.expert_span, last=self.start_bound(real))
-        plan = self.matching(real, self.pixels(real, self.start, rng), experts)
+        plan = self.followed(real, make_student, rng)
         return dataclasses.replace(plan, average=self.derived_average(real, 5000))

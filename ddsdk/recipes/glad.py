@@ -7,16 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import running, students, synthetic
-from ddsdk.foundation import require, require_count
-from ddsdk.recipes.latents import LatentMatching
+from ddsdk.foundation import PositiveInt, require
+from ddsdk.recipes.distribution import LatentMatching
 from ddsdk.recipes.parts import adam_on_images, hard_set, start_images
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ddsdk.data import RealData
-    from ddsdk.students import MakeStudent
+    from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData
 
 
 @final
@@ -30,7 +26,7 @@ class GLaD(LatentMatching):
     latents)`.
 
     Attributes:
-        layer: The layer whose input is stored: 1 for maps of a quarter of the resolution, 2 for half of it.
+        layer: Number of the layer whose input is stored: 1 for maps of a quarter of the resolution, 2 for half of it.
 
     Differences from the published algorithm: the generator is a small one, trained on the same data without an
     adversary, in place of StyleGAN-XL; there are no style codes beside the maps; latents are found by an encoder and
@@ -43,17 +39,15 @@ class GLaD(LatentMatching):
     """
 
     name: ClassVar[str] = "glad"
-    layer: int = 1
+    layer: PositiveInt = 1
 
     def check(self) -> None:
-        """Check counts and rates, and that there is such a layer."""
-        self.check_shared()
-        require_count("layer", self.layer)
+        """Check that there is such a layer."""
         require(self.layer in (1, 2), "layer", "be 1 or 2", self.layer)
 
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
         """Return matching of mean embeddings over inner maps of the generator."""
-        objective = self.matching(real)
+        objective = self.mean_match(real, self.real_batch)
         images = start_images(real, self.ipc, self.start, rng)
         classes = synthetic.class_slots(real.num_classes, self.ipc).to(real.device)
         both = self.trained(real, rng)

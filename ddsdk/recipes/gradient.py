@@ -7,19 +7,16 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from ddsdk import data, objectives, running, students, training
-from ddsdk.foundation import require_count, require_momentum, require_rate
-from ddsdk.recipes.base import IterativeRecipe
-from ddsdk.recipes.parts import augmentation_for, pixel_set, sgd_on_images
+from ddsdk import objectives, running, students
+from ddsdk.foundation import Momentum, NonNegativeInt, PositiveFloat, PositiveInt
+from ddsdk.recipes.base import AugmentedRecipe
+from ddsdk.recipes.parts import pixel_set, sgd_on_images
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ddsdk.data import RealData
     from ddsdk.objectives import Distance, Objective
+    from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData
     from ddsdk.running import Schedule
-    from ddsdk.students import Lesson, MakeStudent
+    from ddsdk.students import Lesson
 
 
 # (ipc, image steps of one student, epochs of the student between two of them), as published.
@@ -36,7 +33,7 @@ def published_loops(ipc: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlongStudents(IterativeRecipe):
+class AlongStudents(AugmentedRecipe):
     """Gradient matching along the training of a student on the synthetic set.
 
     Attributes:
@@ -47,43 +44,24 @@ class AlongStudents(IterativeRecipe):
         image_momentum: Momentum of the images.
         student_lr: Learning rate of the networks (SGD without momentum).
         real_batch: Real images of each class in one step.
-        start: Where the images start: noise, real, k-means, means or herding.
-        augmentation: DSA operations joined by "_"; empty for none. None takes the published ones that suit the data:
-            without flip unless the data is mirror-safe.
+        start: Start of the images: noise, real, k-means, means or herding.
     """
 
     length: ClassVar[str] = "students"
-    students: int = 1000
-    steps_per_student: int | None = None
-    student_epochs: int | None = None
-    image_lr: float = 0.1
-    image_momentum: float = 0.5
-    student_lr: float = 0.01
-    real_batch: int = 256
+    students: PositiveInt = 1000
+    steps_per_student: PositiveInt | None = None
+    student_epochs: NonNegativeInt | None = None
+    image_lr: PositiveFloat = 0.1
+    image_momentum: Momentum = 0.5
+    student_lr: PositiveFloat = 0.01
+    real_batch: PositiveInt = 256
     start: str = "real"
-    augmentation: str | None = None
-
-    @final
-    def check_fields(self) -> None:
-        """Check the counts and rates that all of these recipes have."""
-        for name in ("students", "real_batch"):
-            require_count(name, getattr(self, name))
-        if self.steps_per_student is not None:
-            require_count("steps_per_student", self.steps_per_student)
-        if self.student_epochs is not None:
-            require_count("student_epochs", self.student_epochs, least=0)
-        for name in ("image_lr", "student_lr"):
-            require_rate(name, getattr(self, name))
-        require_momentum("image_momentum", self.image_momentum)
 
     @final
     def loops(self) -> tuple[int, int]:
         """Return the image steps of a network, and its epochs between two of them."""
         steps, epochs = published_loops(self.ipc)
-        return (
-            steps if self.steps_per_student is None else self.steps_per_student,
-            epochs if self.student_epochs is None else self.student_epochs,
-        )
+        return self.steps_per_student or steps, epochs if self.student_epochs is None else self.student_epochs
 
     @final
     def levels(self, real: RealData, distance: Distance) -> tuple[objectives.ClassMatch, objectives.CollectiveMatch]:
@@ -97,20 +75,15 @@ class AlongStudents(IterativeRecipe):
         return objectives.ClassMatch(**parts), objectives.CollectiveMatch(**parts)
 
     @final
-    def siamese(self, real: RealData) -> data.Augmentation:
-        """Return the augmentation of both sides and of the students."""
-        return data.Augmentation(augmentation_for(real, self.augmentation))
-
-    @final
     def along(
         self,
         real: RealData,
-        objective: Objective[nn.Module] | Schedule[nn.Module],
+        objective: Objective[Module] | Schedule[Module],
         lesson: Lesson,
         *,
         make_student: MakeStudent,
-        rng: torch.Generator,
-    ) -> running.Plan[nn.Module]:
+        rng: Generator,
+    ) -> Plan[Module]:
         """Return a plan of pixels that step by `objective` under students that have `lesson` in between."""
         steps, _ = self.loops()
         return running.Plan(
@@ -121,21 +94,12 @@ class AlongStudents(IterativeRecipe):
             steps=self.students * steps,
         )
 
-    @final
-    def evaluation(self, real: RealData) -> training.Evaluation:
-        """Return the published protocol, with the recipe's augmentation."""
-        return training.Evaluation.published(augmentation_for(real, self.augmentation))
-
 
 @dataclass(frozen=True, kw_only=True)
 class GradientMatching(AlongStudents):
     """Class-wise gradient matching along the training of a student on the synthetic set."""
 
-    def check(self) -> None:
-        """Check counts and rates."""
-        self.check_fields()
-
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
         """Return filter-cosine matching of class gradients under students trained on the set."""
         match, _ = self.levels(real, objectives.filter_cosine)
         _, epochs = self.loops()

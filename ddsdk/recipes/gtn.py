@@ -8,15 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import foundation, networks, objectives, running, students, synthetic, training
+from ddsdk.foundation import Momentum, PositiveFloat, PositiveInt
 from ddsdk.recipes.base import IterativeRecipe
-from ddsdk.recipes.parts import adam_on_images, check_numbers
+from ddsdk.recipes.parts import adam_on_images
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ddsdk.data import RealData
-    from ddsdk.students import MakeStudent
+    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, Module, Plan, RealData, SyntheticSet
 
 
 _STEPS, _BATCH = 64, 128
@@ -38,8 +35,8 @@ class GTN(IterativeRecipe):
         per_class: Images of each class in one step of a student. None makes 64 steps of them, as the paper has, of as
             many images as there are, at most about 128; with fewer than 64 images per class each step has one.
         image_lr: Learning rate of generator, latents and learned rates (Adam); it falls to a tenth along half a cosine.
-        student_lr: Where the learned rate of each step starts.
-        student_momentum: Where the learned momentum of each step starts.
+        student_lr: Start of the learned rate of each step.
+        student_momentum: Start of the learned momentum of each step.
         real_batch: Real images of one test.
         generator_dim: Length of a latent.
         generator_width: Channels of the generator's inner maps.
@@ -62,27 +59,18 @@ class GTN(IterativeRecipe):
     """
 
     name: ClassVar[str] = "gtn"
-    ipc: int = 832
-    steps: int = 2000
-    per_class: int | None = None
-    image_lr: float = 0.02
-    student_lr: float = 0.02
-    student_momentum: float = 0.5
-    real_batch: int = 128
-    generator_dim: int = 128
-    generator_width: int = 64
-    checkpoint_every: int = 1
+    ipc: PositiveInt = 832
+    steps: PositiveInt = 2000
+    per_class: PositiveInt | None = None
+    image_lr: PositiveFloat = 0.02
+    student_lr: PositiveFloat = 0.02
+    student_momentum: Momentum = 0.5
+    real_batch: PositiveInt = 128
+    generator_dim: PositiveInt = 128
+    generator_width: PositiveInt = 64
+    checkpoint_every: PositiveInt = 1
 
-    def check(self) -> None:
-        """Check counts and rates."""
-        check_numbers(
-            self,
-            counts="steps per_class real_batch generator_dim generator_width checkpoint_every",
-            rates="image_lr student_lr",
-            momenta="student_momentum",
-        )
-
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
         """Return back-propagation through a student's whole curriculum, with a test after each step."""
         batch = self._per_class(real) * real.num_classes
         lessons = math.ceil(self.ipc * real.num_classes / batch)
@@ -103,7 +91,7 @@ class GTN(IterativeRecipe):
             knobs="image_lr or student_lr",
         )
 
-    def evaluation(self, real: RealData) -> training.Evaluation:
+    def evaluation(self, real: RealData) -> Evaluation:
         """Return the paper's: one pass through the curriculum, at the learned rates and momenta."""
         return training.Evaluation(
             protocol="gtn",
@@ -122,7 +110,7 @@ class GTN(IterativeRecipe):
             return self.per_class
         return max(1, min(round(self.ipc / _STEPS), round(_BATCH / real.num_classes)))
 
-    def _curriculum(self, real: RealData, steps: int, rng: torch.Generator) -> synthetic.SyntheticSet:
+    def _curriculum(self, real: RealData, steps: int, rng: Generator) -> SyntheticSet:
         """Return random latents under a random generator, an image of each class after another."""
         from torch import arange, device, randn
 

@@ -9,21 +9,17 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import foundation, objectives, running, students, synthetic
-from ddsdk.foundation import require, require_count, require_rate
+from ddsdk.foundation import Momentum, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, require_count
 from ddsdk.recipes.parts import cycled_images, hard_set
-from ddsdk.recipes.trajectory import MTT_VALUES, Points, TrajectoryMatching
+from ddsdk.recipes.trajectory import MTT_VALUES, FromPixels, Points
 
 if TYPE_CHECKING:
-    import torch
-
-    from ddsdk.data import RealData
-    from ddsdk.students import ExpertSpan, MakeStudent, Rivalled
-    from ddsdk.synthetic import SyntheticSet
+    from ddsdk.recipes.signature import ExpertSpan, Generator, MakeStudent, Optimizer, Plan, RealData, SyntheticSet
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class HaBa(TrajectoryMatching):
+class HaBa(FromPixels):
     """Hallucinators and bases: every basis of a class under every one of a few shared hallucinators.
 
     MTT's distance plus similarity mean cos(F(x_mh), F(x_mg)): two hallucinations h and g of the same basis m are driven
@@ -31,9 +27,9 @@ class HaBa(TrajectoryMatching):
     hallucinators come on top, so compare by stored floats and not by ipc.
 
     Attributes:
-        start: Which images the bases start as: noise, real, k-means, means or herding.
+        start: Images that the bases start as: noise, real, k-means, means or herding.
         hallucinators: Networks that each make an image of each basis.
-        grey_bases: Store bases with one channel, as many times more as images have channels.
+        grey_bases: Whether bases have one channel, and are as many times more as images have channels.
         hallucinator_lr: Learning rate of the hallucinators; None takes that of the bases, as published. On small
             images with few steps both are too large: try 1 and an image_momentum of 0.5.
         fit_steps: Steps of a fit of bases and hallucinators to the images of the start.
@@ -54,27 +50,21 @@ class HaBa(TrajectoryMatching):
         "max_start": {10: 2, 100: 20, 500: 20},
         "image_lr": {10: 100},
     }
-    steps: int = 15_000
-    image_momentum: float = 0.95
-    start: str = "real"
+    steps: PositiveInt = 15_000
+    image_momentum: Momentum = 0.95
     hallucinators: int = 5
     grey_bases: bool = False
-    hallucinator_lr: float | None = None
-    fit_steps: int = 100
-    similarity: float = 0.1
-    rival_lr: float = 0.001
+    hallucinator_lr: PositiveFloat | None = None
+    fit_steps: NonNegativeInt = 100
+    similarity: NonNegativeFloat = 0.1
+    rival_lr: PositiveFloat = 0.001
 
     def check(self) -> None:
-        """Check counts and rates."""
-        self.check_matching()
+        """Check the stretches, and that there are two hallucinators or more."""
+        super().check()
         require_count("hallucinators", self.hallucinators, least=2)
-        require_count("fit_steps", self.fit_steps, least=0)
-        require(self.similarity >= 0, "similarity", "not be negative", self.similarity)
-        require_rate("rival_lr", self.rival_lr)
-        if self.hallucinator_lr is not None:
-            require_rate("hallucinator_lr", self.hallucinator_lr)
 
-    def bases(self, real: RealData, rng: torch.Generator) -> SyntheticSet:
+    def bases(self, real: RealData, rng: Generator) -> SyntheticSet:
         """Return bases that start as images, hallucinators near the identity, and a learned rate."""
         channels = real.image_shape[0]
         each = self.ipc * (channels if self.grey_bases else 1)
@@ -87,13 +77,11 @@ class HaBa(TrajectoryMatching):
             rng=foundation.derive(rng, "hallucinators"),
         )
         parametrization.encode(images.repeat_interleave(self.hallucinators, 0))
-        start = self.value("student_lr", real)
-        rate = synthetic.LearnedRate(start, low=min(1e-3, start), high=max(1.0, start))
-        return hard_set(real, each, parametrization, rate)
+        return hard_set(real, each, parametrization, self.learned_rate(real, low=1e-3))
 
     def parts(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> running.Plan[Rivalled[ExpertSpan]]:
+        self, real: RealData, *, make_student: MakeStudent, rng: Generator
+    ) -> Plan[students.Rivalled[ExpertSpan]]:
         """Return MTT's plan over bases and hallucinators, with the similarity under a rival."""
         from torch.optim import SGD
 
@@ -120,9 +108,7 @@ class HaBa(TrajectoryMatching):
             knobs=mtt.knobs,
         )
 
-    def _optimizer(
-        self, of_mtt: Callable[[SyntheticSet], torch.optim.Optimizer], syn: SyntheticSet
-    ) -> torch.optim.Optimizer:
+    def _optimizer(self, of_mtt: Callable[[SyntheticSet], Optimizer], syn: SyntheticSet) -> Optimizer:
         """Return MTT's optimizer, with the hallucinators in a group of their own."""
         optimizer = of_mtt(syn)
         if self.hallucinator_lr is not None:

@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 from ddsdk.recipes.sweeping import Sweeping
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ddsdk.data import RealData
-    from ddsdk.running import Plan
-    from ddsdk.students import MakeStudent
+    from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData
 
 
 @final
@@ -37,10 +32,6 @@ class IDC(Sweeping):
 
     name: ClassVar[str] = "idc"
 
-    def check(self) -> None:
-        """Check counts, rates and the metric."""
-        self.check_fields()
-
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
         """Return matching of random real images under fresh networks that train on real data."""
         return self.sweeps(real, make_student=make_student, rng=rng)

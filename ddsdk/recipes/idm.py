@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import foundation, objectives, running, students, training
-from ddsdk.recipes.distribution import DistributionMatching
-from ddsdk.recipes.parts import multiformation_set, sgd_on_images
+from ddsdk.foundation import Momentum, NonNegativeFloat, PositiveFloat, PositiveInt
+from ddsdk.recipes.distribution import SGDMatching
+from ddsdk.recipes.parts import multiformation_set
 
 if TYPE_CHECKING:
-    import torch
-
-    from ddsdk.data import RealData
-    from ddsdk.students import MakeStudent, Rated
+    from ddsdk.recipes.signature import Generator, MakeStudent, Plan, Rated, RealData
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class IDM(DistributionMatching):
+class IDM(SGDMatching):
     """Improved distribution matching: DM with enlarged tiles, networks of all ages, and images that these recognise.
 
     min_S E_theta sum_c ||mean psi_theta(A(S_c)) - mean psi_theta(A(T_c))||^2 + class_weight * 100 acc(theta) CE(S_c)
@@ -28,16 +26,14 @@ class IDM(DistributionMatching):
     counts under networks that know something. Canvases are cut into factor^2 tiles.
 
     Attributes:
-        steps: Image steps.
         image_lr: Learning rate of the images (SGD). None takes the paper's 0.2.
-        image_momentum: Momentum of the images.
         real_batch: Real images of each class in one step. None takes the paper's: 5000 at ipc 1, else 256.
         factor: Tiles along each side of a stored image; 1 for plain images. 2 hurts where images are many and plain, as
             in FashionMNIST at ipc 50.
         class_weight: Weight of the cross-entropy for each percent of accuracy. None takes the paper's: 0.5 up to
             ipc 10, 0.1 from 50 on, and in between on the line of both; for networks with other than the paper's 2048
             features in proportion, because the distance of means grows with their number.
-        queue: Networks at most. Each step copies all of them; 10 do for a budget of minutes.
+        queue: Largest number of networks. Each step copies all of them; 10 do for a budget of minutes.
         push_every: Steps between two fresh networks. None takes the paper's: 5 at ipc 1, else 30.
         student_steps: Real batches that a network trains on in one lesson.
         student_batch: Real images of such a batch.
@@ -55,43 +51,28 @@ class IDM(DistributionMatching):
     """
 
     name: ClassVar[str] = "idm"
-    image_momentum: float = 0.5
-    real_batch: int | None = None
-    factor: int = 2
-    class_weight: float | None = None
-    queue: int = 100
-    push_every: int | None = None
-    student_steps: int = 10
-    student_batch: int = 256
-    student_lr: float = 0.01
-    student_momentum: float = 0.9
+    real_batch: PositiveInt | None = None
+    factor: PositiveInt = 2
+    class_weight: NonNegativeFloat | None = None
+    queue: PositiveInt = 100
+    push_every: PositiveInt | None = None
+    student_steps: PositiveInt = 10
+    student_batch: PositiveInt = 256
+    student_lr: PositiveFloat = 0.01
+    student_momentum: Momentum = 0.9
 
-    def check(self) -> None:
-        """Check counts and rates."""
-        self.check_fields(
-            counts="factor queue push_every student_steps student_batch",
-            rates="student_lr",
-            momenta="image_momentum student_momentum",
-            weights="class_weight",
-        )
-
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[Rated]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Rated]:
         """Return mean matching with a classification loss under a queue of networks."""
-        augmentation = self.siamese(real)
+        augmentation, network = self.siamese(real), attrgetter("network")
         weight = self.weight(_features(real, make_student, rng))
-        match = objectives.ClassMatch(
-            byproduct=objectives.mean_embedding,
-            distance=objectives.squared,
-            real_batch=self.real_batch or (5000 if self.ipc == 1 else 256),
-            augmentation=augmentation,
-        )
+        match = self.mean_match(real, self.real_batch or (5000 if self.ipc == 1 else 256))
         recognised = objectives.CrossEntropy(augmentation=augmentation)
         return running.Plan(
             syn=multiformation_set(real, self.ipc, self.factor, self.start, rng),
             objective=objectives.Total(
                 (
-                    (1.0, objectives.Through(_network, match)),
-                    (lambda student: weight * 100 * student.accuracy, objectives.Through(_network, recognised)),
+                    (1.0, objectives.Through(network, match)),
+                    (lambda student: weight * 100 * student.accuracy, objectives.Through(network, recognised)),
                 )
             ),
             students=students.QueueStudents(
@@ -103,9 +84,7 @@ class IDM(DistributionMatching):
                 lr=self.student_lr,
                 momentum=self.student_momentum,
             ),
-            make_optimizer=partial(
-                sgd_on_images, lr=0.2 if self.image_lr is None else self.image_lr, momentum=self.image_momentum
-            ),
+            make_optimizer=self.sgd(0.2),
             steps=self.steps,
         )
 
@@ -117,10 +96,6 @@ class IDM(DistributionMatching):
         return published * features / 2048
 
 
-def _network(student: Rated) -> torch.nn.Module:
-    return student.network
-
-
-def _features(real: RealData, make_student: MakeStudent, rng: torch.Generator) -> int:
+def _features(real: RealData, make_student: MakeStudent, rng: Generator) -> int:
     student = students.enrol(make_student, real, foundation.derive(rng, "features"))
     return training.embeddings(student, real.of_class(0, 1, rng).x).shape[1]

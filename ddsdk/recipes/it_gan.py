@@ -7,16 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import objectives, running, students, synthetic
-from ddsdk.foundation import require
-from ddsdk.recipes.latents import LatentMatching
+from ddsdk.foundation import NonNegativeFloat, PositiveFloat, PositiveInt
+from ddsdk.recipes.distribution import LatentMatching
 from ddsdk.recipes.parts import adam_on_images, hard_set, start_images
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ddsdk.data import RealData
-    from ddsdk.students import MakeStudent
+    from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData
 
 
 @final
@@ -42,19 +38,14 @@ class ITGAN(LatentMatching):
     """
 
     name: ClassVar[str] = "it-gan"
-    steps: int = 5000
-    image_lr: float = 0.001
-    generator_dim: int = 128
-    inversion: float = 0.001
+    steps: PositiveInt = 5000
+    image_lr: PositiveFloat = 0.001
+    generator_dim: PositiveInt = 128
+    inversion: NonNegativeFloat = 0.001
 
-    def check(self) -> None:
-        """Check counts, rates and the weight."""
-        self.check_shared()
-        require(self.inversion >= 0, "inversion", "not be negative", self.inversion)
-
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
         """Return matching of mean embeddings, and the inversion, over latents of chosen images."""
-        objective = self.matching(real)
+        objective = self.mean_match(real, self.real_batch)
         images = start_images(real, self.ipc, self.start, rng)
         classes = synthetic.class_slots(real.num_classes, self.ipc).to(real.device)
         both = self.trained(real, rng)

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import objectives, students
-from ddsdk.foundation import require, require_count
+from ddsdk.foundation import NonNegativeFloat, PositiveInt
 from ddsdk.recipes.gradient import AlongStudents
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ddsdk.data import RealData
-    from ddsdk.running import Plan
-    from ddsdk.students import MakeStudent
+    from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData
 
 
 @final
@@ -43,22 +37,14 @@ class Jiang(AlongStudents):
     """
 
     name: ClassVar[str] = "jiang"
-    collective: float = 1.0
-    magnitude: float = 1.0
-    patience: int = 2
+    collective: NonNegativeFloat = 1.0
+    magnitude: NonNegativeFloat = 1.0
+    patience: PositiveInt = 2
 
-    def check(self) -> None:
-        """Check counts, rates and weights."""
-        self.check_fields()
-        require_count("patience", self.patience)
-        for name in ("collective", "magnitude"):
-            value = getattr(self, name)
-            require(0 <= value < math.inf, name, "be finite and not negative", value)
-
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
         """Return matching on both levels under students that stop before they overfit."""
         single, joint = self.levels(real, objectives.FilterGap(self.magnitude))
-        both: objectives.Total[nn.Module] = objectives.Total(((1.0, single), (self.collective, joint)))
+        both: objectives.Total[Module] = objectives.Total(((1.0, single), (self.collective, joint)))
         _, epochs = self.loops()
         lesson = students.UntilOverfit(epochs=epochs, augmentation=self.siamese(real), patience=self.patience)
         return self.along(real, both, lesson, make_student=make_student, rng=rng)

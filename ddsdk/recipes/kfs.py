@@ -7,17 +7,13 @@ from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, ClassVar, final
 
-from ddsdk import foundation, objectives, running, students, synthetic
-from ddsdk.foundation import require_count
+from ddsdk import foundation, running, students, synthetic
+from ddsdk.foundation import NonNegativeInt, PositiveFloat, PositiveInt
 from ddsdk.recipes.distribution import DistributionMatching
 from ddsdk.recipes.parts import adam_on_images, cycled_images, hard_set
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ddsdk.data import RealData
-    from ddsdk.students import MakeStudent
+    from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData
 
 
 @final
@@ -33,11 +29,9 @@ class KFS(DistributionMatching):
         steps: Steps of codes and decoders.
         image_lr: Learning rate of codes and decoders (Adam).
         real_batch: Real images of each class in one step.
-        start: Which images the codes stand for at first: noise, real, k-means, means or herding.
-        augmentation: DSA operations joined by "_"; empty for none. None takes the published ones that suit the data:
-            without flip unless the data is mirror-safe.
+        start: Images that the codes stand for at first: noise, real, k-means, means or herding.
         decoders: Decoders, each of which makes an image of each code.
-        codes_batch: Codes of each class in one step, at most.
+        codes_batch: Largest number of codes of each class in one step.
         fit_steps: Steps of the fit of codes and decoders to the images of the start.
 
     Differences from the published algorithm: the sizes of codes (4C maps of a quarter of the resolution) and decoders
@@ -50,16 +44,11 @@ class KFS(DistributionMatching):
     """
 
     name: ClassVar[str] = "kfs"
-    image_lr: float = 0.003
-    real_batch: int = 256
-    decoders: int = 4
-    codes_batch: int = 32
-    fit_steps: int = 300
-
-    def check(self) -> None:
-        """Check counts and rates."""
-        self.check_fields(counts="decoders codes_batch")
-        require_count("fit_steps", self.fit_steps, least=0)
+    image_lr: PositiveFloat = 0.003
+    real_batch: PositiveInt = 256
+    decoders: PositiveInt = 4
+    codes_batch: PositiveInt = 32
+    fit_steps: NonNegativeInt = 300
 
     def codes_per_class(self, real: RealData) -> int:
         """Return how many codes of each class the budget leaves beside the decoders."""
@@ -68,7 +57,7 @@ class KFS(DistributionMatching):
         budget = real.num_classes * self.ipc * prod(real.image_shape) - shared
         return max(1, budget // (real.num_classes * prod(synthetic.code_shape(real.image_shape))))
 
-    def parametrization(self, real: RealData, rng: torch.Generator) -> synthetic.Codes:
+    def parametrization(self, real: RealData, rng: Generator) -> synthetic.Codes:
         """Return codes and decoders, fitted to images of the start."""
         from torch import randn
 
@@ -86,18 +75,11 @@ class KFS(DistributionMatching):
         found.encode(images.repeat_interleave(self.decoders, 0))
         return found
 
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
         """Return squared matching of mean embeddings over codes and decoders."""
-        objective = objectives.ClassMatch(
-            byproduct=objectives.mean_embedding,
-            distance=objectives.squared,
-            real_batch=self.real_batch,
-            augmentation=self.siamese(real),
-            synthetic_batch=self.codes_batch,
-        )
         return running.Plan(
             syn=hard_set(real, self.codes_per_class(real), self.parametrization(real, rng)),
-            objective=objective,
+            objective=self.mean_match(real, self.real_batch, self.codes_batch),
             students=students.FreshStudents(make_student),
             make_optimizer=partial(adam_on_images, lr=self.image_lr),
             steps=self.steps,

@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from ddsdk import objectives, running, students, synthetic, training
+from ddsdk.foundation import PositiveFloat, PositiveInt
 from ddsdk.recipes.regression import LabelRegression
 
 if TYPE_CHECKING:
-    import torch
-
-    from ddsdk.data import RealData
-    from ddsdk.students import MakeStudent
-    from ddsdk.synthetic import SyntheticSet
+    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, Plan, RealData, SyntheticSet
 
 
 @final
@@ -26,15 +23,9 @@ class KIP(LabelRegression):
     no chance but that of the batch.
 
     Attributes:
-        steps: Image steps.
         kernel_depth: Hidden layers of the network that the kernel belongs to.
         real_batch: Real images of one step, as many of each class.
-        image_lr: Learning rate of the images (Adam).
-        label_lr: Learning rate of the labels, where they are learned.
-        learn_labels: Whether labels are trained with the images.
         solve_labels: Whether the labels are solved for in closed form over all real images at the end (Label Solve).
-        ridge: Added to the diagonal of the Gram matrix, in units of its mean.
-        start: Where the images start: noise, real, k-means, means or herding.
 
     The student's network is not used. The set is one for kernel machines: its evaluation is kernel ridge regression
     with the same kernel, and networks that train on it do worse than on real images. On a CPU a step takes some tens of
@@ -51,29 +42,25 @@ class KIP(LabelRegression):
     """
 
     name: ClassVar[str] = "kip"
-    steps: int = 300
-    kernel_depth: int = 1
-    real_batch: int = 5000
-    image_lr: float = 0.04
-    label_lr: float = 0.04
+    steps: PositiveInt = 300
+    kernel_depth: PositiveInt = 1
+    real_batch: PositiveInt = 5000
+    image_lr: PositiveFloat = 0.04
+    label_lr: PositiveFloat = 0.04
     learn_labels: bool = False
     solve_labels: bool = False
-
-    def check(self) -> None:
-        """Check counts and rates."""
-        self.check_fields(counts="kernel_depth")
 
     def parts(
         self,
         real: RealData,
         *,
         make_student: MakeStudent,  # noqa: ARG002
-        rng: torch.Generator,
-    ) -> running.Plan[Any]:
+        rng: Generator,
+    ) -> Plan[Any]:
         """Return regression with the kernel."""
         kernel = training.FullyConnectedNTK(depth=self.kernel_depth)
 
-        def solved(syn: SyntheticSet, key: torch.Generator) -> SyntheticSet:
+        def solved(syn: SyntheticSet, key: Generator) -> SyntheticSet:
             return synthetic.label_solved(syn, kernel, real, self.share, key)
 
         return running.Plan(
@@ -88,12 +75,12 @@ class KIP(LabelRegression):
             knobs="image_lr or label_lr",
         )
 
-    def evaluation(self, real: RealData) -> training.Evaluation:  # noqa: ARG002
+    def evaluation(self, real: RealData) -> Evaluation:  # noqa: ARG002
         """Return kernel ridge regression with the same kernel and ridge; networks in its place fit the labels too."""
         return ntk_protocol(self.kernel_depth, self.ridge)
 
 
-def ntk_protocol(depth: int, ridge: float) -> training.Evaluation:
+def ntk_protocol(depth: int, ridge: float) -> Evaluation:
     """Return regression with the kernel of a fully connected network of so many hidden layers."""
     return training.Evaluation(
         protocol="kernel regression",

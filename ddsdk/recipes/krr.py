@@ -6,18 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import synthetic, training
+from ddsdk.foundation import NonNegativeFloat, PositiveInt
 from ddsdk.recipes.base import DirectRecipe
-from ddsdk.recipes.parts import check_numbers, hard_set, start_images
+from ddsdk.recipes.parts import hard_set, start_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import torch
-    from torch import Tensor
-
-    from ddsdk.data import RealData
-    from ddsdk.students import MakeStudent
-    from ddsdk.synthetic import SyntheticSet
+    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, RealData, SyntheticSet, Tensor
 
 
 _AT_ONCE = 2000
@@ -33,10 +29,9 @@ class KRR(DirectRecipe):
     One image for each class is enough; nothing is iterated.
 
     Attributes:
-        name: What the command line and tables call the method.
         ipc: Images per class. More change nothing about the predictions.
-        ridge: Of the regression on the real images: added to the diagonal of their Gram matrix, in units of its mean.
-        start: Which images Z are: noise, real, k-means, means or herding.
+        ridge: Amount on the diagonal of the Gram matrix of the real images, in units of the diagonal's mean.
+        start: Choice of the images Z: noise, real, k-means, means or herding.
 
     The student's network is not used. The set is one for linear regression without intercept, which is how it is
     evaluated; it is no set for networks. It takes seconds: a check of a pipeline, and a floor for kernel methods.
@@ -51,15 +46,11 @@ class KRR(DirectRecipe):
     """
 
     name: ClassVar[str] = "krr"
-    ipc: int = 1
-    ridge: float = 1e-3
+    ipc: PositiveInt = 1
+    ridge: NonNegativeFloat = 1e-3
     start: str = "real"
 
-    def check(self) -> None:
-        """Check the ridge."""
-        check_numbers(self, weights="ridge")
-
-    def evaluation(self, real: RealData) -> training.Evaluation:  # noqa: ARG002
+    def evaluation(self, real: RealData) -> Evaluation:  # noqa: ARG002
         """Return linear regression without ridge or intercept."""
         return training.Evaluation(
             protocol="kernel regression",
@@ -74,7 +65,7 @@ class KRR(DirectRecipe):
         real: RealData,
         *,
         make_student: MakeStudent,  # noqa: ARG002
-        rng: torch.Generator,
+        rng: Generator,
     ) -> SyntheticSet:
         """Return the solution, near real images that `rng` draws.
 

@@ -9,19 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import data, foundation, objectives, running, students, synthetic, training
-from ddsdk.foundation import require
+from ddsdk.foundation import NonNegativeFloat, PositiveFloat, PositiveInt, require
 from ddsdk.recipes.base import IterativeRecipe
-from ddsdk.recipes.parts import adam_by_kind, check_numbers, classic_network, start_images
+from ddsdk.recipes.parts import adam_by_kind, class_set, classic_network, start_images
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-
     from ddsdk.artefact import Distilled
-    from ddsdk.data import RealData
     from ddsdk.objectives import Objective
-    from ddsdk.running import Plan
-    from ddsdk.students import MakeStudent
+    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, Module, Plan, RealData, SyntheticSet, Tensor
 
 
 @final
@@ -46,8 +41,8 @@ class LD(IterativeRecipe):
             more classes than that, 200 otherwise.
         check_batch: Real images of one check.
         real_batch: Real images of one step.
-        ridge: The number r of ridge regression in the second variant; the paper has 1. None takes the first.
-        start: Which real images: real (random), k-means or herding. The paper's are random.
+        ridge: Number r of ridge regression in the second variant; the paper has 1. None takes the first.
+        start: Choice of the real images: real (random), k-means or herding. The paper's are random.
 
     A step is a few passes over the real batch: the defaults run on a CPU with a LeNet, best with `real_batch` 256.
 
@@ -64,30 +59,24 @@ class LD(IterativeRecipe):
     """
 
     name: ClassVar[str] = "ld"
-    steps: int = 20_000
-    label_lr: float = 1e-3
-    scale_lr: float = 0.01
-    inner_lr: float = 0.01
-    student_lr: float = 1e-3
-    student_batch: int | None = None
-    student_steps: int = 1000
-    window: int | None = None
-    check_batch: int = 256
-    real_batch: int = 1024
-    ridge: float | None = None
+    steps: PositiveInt = 20_000
+    label_lr: PositiveFloat = 1e-3
+    scale_lr: PositiveFloat = 0.01
+    inner_lr: PositiveFloat = 0.01
+    student_lr: PositiveFloat = 1e-3
+    student_batch: PositiveInt | None = None
+    student_steps: PositiveInt = 1000
+    window: PositiveInt | None = None
+    check_batch: PositiveInt = 256
+    real_batch: PositiveInt = 1024
+    ridge: NonNegativeFloat | None = None
     start: str = "k-means"
 
     def check(self) -> None:
-        """Check counts and rates, and that images are real."""
-        check_numbers(
-            self,
-            counts="steps student_batch student_steps window check_batch real_batch",
-            rates="label_lr scale_lr inner_lr student_lr",
-            weights="ridge",
-        )
+        """Check that images are real."""
         require(self.start != "noise", "start", "choose real images", self.start)
 
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
         """Return labels of chosen images under a student that goes on learning."""
         images = self.ipc * real.num_classes
         return running.Plan(
@@ -110,12 +99,7 @@ class LD(IterativeRecipe):
         )
 
     def across(
-        self,
-        base: RealData,
-        real: RealData,
-        *,
-        make_student: MakeStudent | None = None,
-        seed: int | torch.Generator = 0,
+        self, base: RealData, real: RealData, *, make_student: MakeStudent | None = None, seed: int | Generator = 0
     ) -> Distilled:
         """Learn labels of images of one data set that teach another one.
 
@@ -139,13 +123,13 @@ class LD(IterativeRecipe):
         # Students see them as they see real images: in their value space.
         images = base.with_preprocess(real.preprocess).batch(chosen).x.to(real.device)
 
-        def of_base(plan: Plan[nn.Module]) -> Plan[nn.Module]:
+        def of_base(plan: Plan[Module]) -> Plan[Module]:
             return dataclasses.replace(plan, syn=self._labelled(real, images), finish=_by_label)
 
         made = running.distill(self, real, make_student=make_student, seed=rng, transform=of_base)
         return dataclasses.replace(made, provenance={**made.provenance, "base": base.description})
 
-    def evaluation(self, real: RealData) -> training.Evaluation:
+    def evaluation(self, real: RealData) -> Evaluation:
         """Return the paper's: a fresh LeNet, or AlexNet for colour, trained by Adam for as many steps as a student."""
         images = self.ipc * real.num_classes
         batch = self._batch(images)
@@ -168,19 +152,16 @@ class LD(IterativeRecipe):
             return 50
         return 100 if real.num_classes >= 49 else 200
 
-    def _labelled(self, real: RealData, images: Tensor) -> synthetic.SyntheticSet:
-        """Return fixed images with labels that know nothing yet."""
+    def _labelled(self, real: RealData, images: Tensor) -> SyntheticSet:
+        """Return fixed images with uniform labels."""
         from torch import full
 
-        k = real.num_classes
         pixels = synthetic.Pixels(images).requires_grad_(False)
-        labels = synthetic.SimplexLabels(full((len(images), k), 1 / k))
+        labels = synthetic.SimplexLabels(full((len(images), real.num_classes), 1 / real.num_classes))
         scale = None if self.ridge is None else synthetic.LearnedScale()
-        return synthetic.SyntheticSet(pixels, labels, synthetic.class_slots(k, self.ipc), k, scale=scale).to(
-            real.device
-        )
+        return class_set(real, self.ipc, pixels, labels, scale=scale)
 
-    def _objective(self, images: int, make_student: MakeStudent, real: RealData) -> Objective[nn.Module]:
+    def _objective(self, images: int, make_student: MakeStudent, real: RealData) -> Objective[Module]:
         if self.ridge is None:
             return objectives.TrainAndTest(
                 steps=1,
@@ -203,7 +184,7 @@ class LD(IterativeRecipe):
         )
 
 
-def _by_label(syn: synthetic.SyntheticSet, rng: torch.Generator) -> synthetic.SyntheticSet:  # noqa: ARG001
+def _by_label(syn: SyntheticSet, rng: Generator) -> SyntheticSet:  # noqa: ARG001
     """Return the set with each image in the class of its largest label."""
     from torch import arange
 

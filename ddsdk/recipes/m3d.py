@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import objectives, running, students
-from ddsdk.recipes.distribution import DistributionMatching
-from ddsdk.recipes.parts import multiformation_set, sgd_on_images
+from ddsdk.foundation import PositiveInt
+from ddsdk.recipes.distribution import SGDMatching
+from ddsdk.recipes.parts import multiformation_set
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ddsdk.data import RealData
-    from ddsdk.students import MakeStudent
+    from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class M3D(DistributionMatching):
+class M3D(SGDMatching):
     """Minimise the maximum mean discrepancy of embeddings: DM whose distance sees all moments, not the mean alone.
 
     min_S E_theta sum_c MMD^2(psi_theta(A(S_c)), psi_theta(A(T_c))) with Gaussian kernels of several widths, each
@@ -28,9 +24,7 @@ class M3D(DistributionMatching):
     random network serves for several image steps.
 
     Attributes:
-        steps: Image steps.
         image_lr: Learning rate of the images (SGD). None takes that of DM: 1, and 10 from ipc 100 on.
-        image_momentum: Momentum of the images.
         real_batch: Real images of each class in one step.
         steps_per_student: Image steps for which a random network serves.
         factor: Tiles along each side of a stored image; 1 for plain images.
@@ -45,19 +39,13 @@ class M3D(DistributionMatching):
     """
 
     name: ClassVar[str] = "m3d"
-    steps: int = 10_000
-    image_momentum: float = 0.5
-    real_batch: int = 256
-    steps_per_student: int = 10
-    factor: int = 2
+    steps: PositiveInt = 10_000
+    real_batch: PositiveInt = 256
+    steps_per_student: PositiveInt = 10
+    factor: PositiveInt = 2
 
-    def check(self) -> None:
-        """Check counts and rates."""
-        self.check_fields(counts="steps_per_student factor", momenta="image_momentum")
-
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
         """Return kernel matching of all embeddings under networks that serve for a few steps."""
-        derived = 1.0 if self.ipc < 100 else 10.0
         return running.Plan(
             syn=multiformation_set(real, self.ipc, self.factor, self.start, rng),
             objective=objectives.ClassMatch(
@@ -68,8 +56,6 @@ class M3D(DistributionMatching):
                 augmentation=self.siamese(real),
             ),
             students=students.FreshStudents(make_student, period=self.steps_per_student),
-            make_optimizer=partial(
-                sgd_on_images, lr=derived if self.image_lr is None else self.image_lr, momentum=self.image_momentum
-            ),
+            make_optimizer=self.sgd(1.0 if self.ipc < 100 else 10.0),
             steps=self.steps,
         )

@@ -6,27 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-from ddsdk import students
-from ddsdk.recipes.trajectory import MTT_VALUES, Points, TrajectoryMatching
+from ddsdk.recipes.trajectory import MTT_VALUES, FromPixels, Points
 
 if TYPE_CHECKING:
-    import torch
-
-    from ddsdk.data import RealData
-    from ddsdk.running import Plan
-    from ddsdk.students import ExpertSpan, MakeStudent
+    from ddsdk.recipes.signature import ExpertSpan, Generator, MakeStudent, Plan, RealData
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class MTT(TrajectoryMatching):
+class MTT(FromPixels):
     """Matching training trajectories: after N steps on the set a student is where an expert is after M epochs.
 
     min_S ||w_N(S) - w*_{t+M}||^2 / ||w*_t - w*_{t+M}||^2, with w_0 = w*_t an epoch t of an expert that is drawn at
     random (eq. 2). The learning rate of the N steps is learned with the images.
-
-    Attributes:
-        start: Where the images start: noise, real, k-means, means or herding.
 
     Differences from the published algorithm: the same gradient, with memory that does not grow with N: backward
     rebuilds one step at a time. The learned rate cannot fall below 0.0001, where the authors' turns negative and the
@@ -41,14 +33,7 @@ class MTT(TrajectoryMatching):
 
     name: ClassVar[str] = "mtt"
     values: ClassVar[Mapping[str, Points]] = MTT_VALUES
-    start: str = "real"
 
-    def check(self) -> None:
-        """Check counts and rates."""
-        self.check_matching()
-
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[ExpertSpan]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[ExpertSpan]:
         """Return trajectory matching with the exact gradient."""
-        runs = self.runs(real, make_student=make_student, rng=rng)
-        experts = students.ExpertStudents(runs, span=self.expert_span, last=self.start_bound(real))
-        return self.matching(real, self.pixels(real, self.start, rng), experts)
+        return self.followed(real, make_student, rng)

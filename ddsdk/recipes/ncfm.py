@@ -7,16 +7,12 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import foundation, objectives, running, students, training
-from ddsdk.foundation import require, require_count
+from ddsdk.foundation import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from ddsdk.recipes.distribution import DistributionMatching
 from ddsdk.recipes.parts import augmentation_for, multiformation_set, unit_rate
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ddsdk.data import RealData
-    from ddsdk.students import MakeStudent, Rivalled
+    from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData, Rivalled, TrainedRuns
 
 
 @final
@@ -31,7 +27,6 @@ class NCFM(DistributionMatching):
     are cut into factor^2 tiles.
 
     Attributes:
-        steps: Image steps.
         image_lr: Learning rate of the images in the unit range (AdamW without weight decay). None takes the paper's
             0.01.
         real_batch: Real images of each class in one step.
@@ -44,9 +39,9 @@ class NCFM(DistributionMatching):
         amplitude_weight: Weight of the amplitude, 0..1; the phase has the rest.
         calibration: Weight of the cross-entropy; 0 leaves it out.
         pool: Trained networks.
-        pool_epochs: Epochs of each on the real data.
-        pool_lr: Learning rate of these (SGD with momentum 0.9).
-        pool_images: Real images of each class that they see; None for all.
+        pool_epochs: Epochs of each network on the real data.
+        pool_lr: Learning rate of these networks (SGD with momentum 0.9).
+        pool_images: Real images of each class that these networks see; None for all.
 
     Differences from the published algorithm: the sampler starts at normal random numbers, its size and rate are
     choices of this library, and it looks at 64 real images of each class. The learning rate stays constant where the
@@ -60,37 +55,21 @@ class NCFM(DistributionMatching):
     """
 
     name: ClassVar[str] = "ncfm"
-    real_batch: int = 1024
-    factor: int = 2
-    frequencies: int = 4096
-    sampler: int = 0
-    sampler_lr: float = 1e-3
-    scale: float = 300.0
-    amplitude_weight: float = 0.5
-    calibration: float = 1.0
-    pool: int = 20
-    pool_epochs: int = 60
-    pool_lr: float = 0.01
-    pool_images: int | None = None
+    real_batch: PositiveInt = 1024
+    factor: PositiveInt = 2
+    frequencies: PositiveInt = 4096
+    sampler: NonNegativeInt = 0
+    sampler_lr: PositiveFloat = 1e-3
+    scale: PositiveFloat = 300.0
+    amplitude_weight: Fraction = 0.5
+    calibration: NonNegativeFloat = 1.0
+    pool: PositiveInt = 20
+    pool_epochs: PositiveInt = 60
+    pool_lr: PositiveFloat = 0.01
+    pool_images: PositiveInt | None = None
 
-    def check(self) -> None:
-        """Check counts and rates."""
-        self.check_fields(
-            counts="factor frequencies pool pool_epochs pool_images",
-            rates="scale pool_lr sampler_lr",
-            weights="calibration",
-        )
-        require_count("sampler", self.sampler, least=0)
-        require(0 <= self.amplitude_weight <= 1, "amplitude_weight", "lie in 0..1", self.amplitude_weight)
-
-    def runs(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> students.TrainedRuns:
-        """Return the pool; no network is trained before it is needed.
-
-        Args:
-            real: What they train on.
-            make_student: Builds a network.
-            rng: That of `plan`.
-        """
+    def runs(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> TrainedRuns:
+        """Return the pool; no network is trained before it is needed."""
         training = students.Training(
             epochs=self.pool_epochs,
             lr=self.pool_lr,
@@ -103,9 +82,7 @@ class NCFM(DistributionMatching):
         seed = foundation.derive(rng, "runs").initial_seed()
         return students.TrainedRuns(real, make_student, training, count=self.pool, seed=seed)
 
-    def parts(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> running.Plan[Rivalled[nn.Module]]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Rivalled[Module]]:
         """Return matching of characteristic functions under partly trained networks, with new frequencies each step."""
         from torch import arange
         from torch.optim import Adam, AdamW

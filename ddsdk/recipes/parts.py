@@ -1,4 +1,4 @@
-"""Parts that recipes take at will: pixels with hard labels, optimizers of what is stored, checks of their numbers."""
+"""Parts that recipes share: augmentation, pixels with hard labels, and optimizers of what is stored."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from ddsdk import data, foundation, synthetic
 from ddsdk.foundation import require, require_count, require_momentum, require_rate
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from ddsdk.data import RealData
-    from ddsdk.synthetic import Bounds, LearnedRate, Parametrization
+    from ddsdk.recipes.signature import Generator, Optimizer, RealData, SyntheticSet, Tensor
+    from ddsdk.synthetic import Bounds, Labels, LearnedRate, LearnedScale, Parametrization
 
 
 def augmentation_for(real: RealData, given: str | None) -> str:
@@ -30,51 +27,32 @@ def augmentation_for(real: RealData, given: str | None) -> str:
     return "_".join(op for op in data.DSA_STRATEGY.split("_") if op != "flip" or real.mirror_safe)
 
 
-def pixel_set(
-    real: RealData, ipc: int, start: str, rng: torch.Generator, *, bounded: bool = False
-) -> synthetic.SyntheticSet:
-    """Return a set of plain pixels with fixed one-hot labels, `ipc` for each class.
+def pixel_set(real: RealData, ipc: int, start: str, rng: Generator, *, bounded: bool = False) -> SyntheticSet:
+    """Return a set of plain pixels with fixed one-hot labels, `ipc` for each class, from `start_images`.
 
     Args:
-        real: Gives classes, image shape and device.
+        real: Real data.
         ipc: Images per class.
-        start: A key of `ddsdk.synthetic.STARTS`.
-        rng: For the start.
-        bounded: Whether pixels are clamped to where the unit range lies.
-
-    Raises:
-        ValueError: If `start` is unknown, or a class of `real` has too few images for it.
+        start: Key of `ddsdk.synthetic.STARTS`.
+        rng: Root of the start.
+        bounded: Whether pixels are clamped to `unit_bounds`.
     """
     images = start_images(real, ipc, start, rng)
     return hard_set(real, ipc, synthetic.Pixels(images, unit_bounds(real) if bounded else None))
 
 
-def multiformation_set(
-    real: RealData, ipc: int, factor: int, start: str, rng: torch.Generator
-) -> synthetic.SyntheticSet:
+def multiformation_set(real: RealData, ipc: int, factor: int, start: str, rng: Generator) -> SyntheticSet:
     """Return `ipc` canvases for each class, each of factor x factor tiles, clamped to where the unit range lies.
 
-    Every tile starts as a real image of its own; a class with fewer than ipc factor^2 images gives some of them
-    several times.
-
-    Args:
-        real: Gives classes, image shape and device.
-        ipc: Canvases per class.
-        factor: Tiles along each side.
-        start: A key of `ddsdk.synthetic.STARTS`.
-        rng: For the start.
-
-    Raises:
-        ValueError: If `start` is unknown, or a class of `real` has fewer than `ipc` images.
+    Every tile starts as an image of its own, see `cycled_images`.
     """
-    cycled = cycled_images(real, ipc, ipc * factor * factor, start, rng)
-    canvases = cycled[:: factor * factor]
-    parametrization = synthetic.MultiFormation(canvases, factor, unit_bounds(real))
-    parametrization.encode(cycled)
+    tiles = cycled_images(real, ipc, ipc * factor * factor, start, rng)
+    parametrization = synthetic.MultiFormation(tiles[:: factor * factor], factor, unit_bounds(real))
+    parametrization.encode(tiles)
     return hard_set(real, ipc, parametrization)
 
 
-def cycled_images(real: RealData, ipc: int, wanted: int, start: str, rng: torch.Generator) -> Tensor:
+def cycled_images(real: RealData, ipc: int, wanted: int, start: str, rng: Generator) -> Tensor:
     """Return `wanted` images of each class, (K*wanted, C, H, W), class by class; a small class gives some twice.
 
     Raises:
@@ -87,7 +65,7 @@ def cycled_images(real: RealData, ipc: int, wanted: int, start: str, rng: torch.
     return images[:, arange(wanted) % given].flatten(0, 1)
 
 
-def start_images(real: RealData, ipc: int, start: str, rng: torch.Generator) -> Tensor:
+def start_images(real: RealData, ipc: int, start: str, rng: Generator) -> Tensor:
     """Return `ipc` images of each class, (K*ipc, C, H, W), class by class, from the start called `start`.
 
     Raises:
@@ -105,13 +83,25 @@ def start_images(real: RealData, ipc: int, start: str, rng: torch.Generator) -> 
     return made.clone()
 
 
+def class_set(
+    real: RealData,
+    ipc: int,
+    parametrization: Parametrization,
+    labels: Labels,
+    rate: LearnedRate | None = None,
+    scale: LearnedScale | None = None,
+) -> SyntheticSet:
+    """Return a set whose slots are `ipc` for each class, class by class."""
+    classes, k = synthetic.class_slots(real.num_classes, ipc), real.num_classes
+    return synthetic.SyntheticSet(parametrization, labels, classes, k, rate, scale).to(real.device)
+
+
 def hard_set(
     real: RealData, ipc: int, parametrization: Parametrization, rate: LearnedRate | None = None
-) -> synthetic.SyntheticSet:
+) -> SyntheticSet:
     """Return a set whose slots are `ipc` for each class, class by class, with fixed one-hot labels."""
-    classes = synthetic.class_slots(real.num_classes, ipc)
-    labels = synthetic.hard_labels(classes, real.num_classes)
-    return synthetic.SyntheticSet(parametrization, labels, classes, real.num_classes, rate).to(real.device)
+    labels = synthetic.hard_labels(synthetic.class_slots(real.num_classes, ipc), real.num_classes)
+    return class_set(real, ipc, parametrization, labels, rate)
 
 
 def unit_bounds(real: RealData) -> Bounds | None:
@@ -136,25 +126,21 @@ def unit_rate(real: RealData, lr: float) -> float:
     return lr / (sum(std) / len(std)) ** 2
 
 
-def sgd_on_images(syn: synthetic.SyntheticSet, *, lr: float, momentum: float) -> torch.optim.Optimizer:
+def sgd_on_images(syn: SyntheticSet, *, lr: float, momentum: float) -> Optimizer:
     """Return SGD over everything that `syn` stores and learns."""
     from torch.optim import SGD
 
     return SGD(syn.parameters(), lr=lr, momentum=momentum)
 
 
-def adam_on_images(
-    syn: synthetic.SyntheticSet, *, lr: float, betas: tuple[float, float] = (0.9, 0.999)
-) -> torch.optim.Optimizer:
+def adam_on_images(syn: SyntheticSet, *, lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> Optimizer:
     """Return Adam over everything that `syn` learns."""
     from torch.optim import Adam
 
     return Adam([p for p in syn.parameters() if p.requires_grad], lr=lr, betas=betas)
 
 
-def adam_by_kind(
-    syn: synthetic.SyntheticSet, *, image_lr: float, label_lr: float, scale_lr: float
-) -> torch.optim.Optimizer:
+def adam_by_kind(syn: SyntheticSet, *, image_lr: float, label_lr: float, scale_lr: float) -> Optimizer:
     """Return Adam over what `syn` learns, with a learning rate for each of images, labels and scale."""
     from torch.optim import Adam
 

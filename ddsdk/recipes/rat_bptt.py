@@ -7,16 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import data, objectives, running, students, synthetic, training
-from ddsdk.foundation import require
-from ddsdk.recipes.parts import adam_on_images, hard_set, start_images
+from ddsdk.foundation import PositiveFloat, PositiveInt, require
+from ddsdk.recipes.parts import adam_on_images, class_set, pixel_set
 from ddsdk.recipes.unrolled import UnrolledTraining, flip_or_rotate, unroll_for
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ddsdk.data import RealData
-    from ddsdk.students import MakeStudent
+    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, Module, Plan, RealData, SyntheticSet
 
 
 _ITERATIONS = 1000
@@ -33,18 +29,15 @@ class RaTBPTT(UnrolledTraining):
     alike, at the cost and the stability of a short one.
 
     Attributes:
-        steps: Image steps.
-        student_steps: Steps of a student at most, T.
+        student_steps: Largest number of steps of a student, T.
         window: Steps with a gradient, W.
         drawn: Whether N is drawn. If false all students take T steps.
         student_batch: Synthetic images of each class in one of their steps.
         image_lr: Learning rate of images and learned labels (Adam).
         student_lr: Learning rate of the students (Adam).
         student_eps: Epsilon inside the root of their Adam; see `ddsdk.training.InnerAdam`.
-        real_batch: Real images on which a student is tested.
-        learned_labels: Learn the labels too: they start one-hot and stay non-negative, and their sums weigh images.
-        clip_ratio: The gradient of a step is scaled down to this many times the usual norm, at least 1.
-        start: Where the images start: noise, real, k-means, means or herding.
+        learned_labels: Whether labels are learned too: they start one-hot, stay non-negative; their sums weigh images.
+        clip_ratio: Multiple of the usual norm, at least 1, to which the gradient of a step is scaled down.
         augmentation: DSA operations joined by "_", for both sides and evaluation; empty for none. None takes flip or
             rotation, without flip unless the data is mirror-safe.
 
@@ -60,26 +53,25 @@ class RaTBPTT(UnrolledTraining):
     """
 
     name: ClassVar[str] = "rat-bptt"
-    steps: int = 60_000
-    student_lr: float = 1e-3
-    real_batch: int = 5000
-    student_steps: int = 200
-    window: int = 60
+    steps: PositiveInt = 60_000
+    student_lr: PositiveFloat = 1e-3
+    real_batch: PositiveInt = 5000
+    student_steps: PositiveInt = 200
+    window: PositiveInt = 60
     drawn: bool = True
-    student_batch: int = 10
-    student_eps: float = 1e-8
+    student_batch: PositiveInt = 10
+    student_eps: PositiveFloat = 1e-8
     learned_labels: bool = False
     clip_ratio: float = 2.0
     augmentation: str | None = None
 
     def check(self) -> None:
-        """Check counts and rates, and that the window fits."""
-        self.check_fields(counts="student_steps window student_batch", rates="student_eps")
+        """Check that the window fits, and the ratio."""
         longest = self.student_steps
         require(self.window <= longest, "window", f"be at most {longest} student_steps", self.window)
         require(1 <= self.clip_ratio < float("inf"), "clip_ratio", "be at least 1 and finite", self.clip_ratio)
 
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
         """Return train and test with a drawn window, under fresh students."""
         augmentation = data.Augmentation(flip_or_rotate(real, self.augmentation))
         return running.Plan(
@@ -104,7 +96,7 @@ class RaTBPTT(UnrolledTraining):
             knobs="image_lr or student_lr",
         )
 
-    def evaluation(self, real: RealData) -> training.Evaluation:
+    def evaluation(self, real: RealData) -> Evaluation:
         """Return 1000 steps of the students' own Adam on a ConvNet-3 of width 128."""
         images = self.ipc * real.num_classes
         batch = min(images, self.student_batch * real.num_classes)
@@ -120,9 +112,9 @@ class RaTBPTT(UnrolledTraining):
             augmentation=flip_or_rotate(real, self.augmentation),
         )
 
-    def _set(self, real: RealData, rng: torch.Generator) -> synthetic.SyntheticSet:
-        syn = hard_set(real, self.ipc, synthetic.Pixels(start_images(real, self.ipc, self.start, rng)))
+    def _set(self, real: RealData, rng: Generator) -> SyntheticSet:
+        syn = pixel_set(real, self.ipc, self.start, rng)
         if not self.learned_labels:
             return syn
         labels = synthetic.FreeLabels(synthetic.hard_labels(syn.classes, real.num_classes).probabilities, low=0.0)
-        return synthetic.SyntheticSet(syn.parametrization, labels, syn.classes, real.num_classes).to(real.device)
+        return class_set(real, self.ipc, syn.parametrization, labels)

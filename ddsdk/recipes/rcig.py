@@ -6,16 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import objectives, running, students, synthetic, training
-from ddsdk.foundation import require_count
+from ddsdk.foundation import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from ddsdk.recipes.regression import LabelRegression, regression_protocol
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ddsdk.data import RealData
-    from ddsdk.students import MakeStudent
-    from ddsdk.training import Evaluation
+    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, Module, Plan, RealData
 
 
 @final
@@ -35,14 +30,10 @@ class RCIG(LabelRegression):
         student_lr: Learning rate of the networks (Adam).
         student_batch: Images of one of their steps.
         solve_steps: Conjugate gradient steps for t.
-        implicit_steps: And for the implicit gradient.
+        implicit_steps: Conjugate gradient steps for the implicit gradient.
         real_batch: Real images of one step; the paper has 1024.
-        image_lr: Learning rate of the images (Adam).
-        label_lr: Learning rate of the labels.
         scale_lr: Learning rate of the logarithm of the scale s.
-        learn_labels: Whether labels are trained with the images.
         ridge: Times the number of images is added to the diagonal of the Gram matrices.
-        start: Where the images start: noise, real, k-means, means or herding.
 
     A step costs some hundred passes over the set. The defaults are for a CPU and one image per class: a narrow student
     (width 16), a small pool, few steps. The result is a moving average over the run (decay 0.99) as in the paper.
@@ -59,26 +50,19 @@ class RCIG(LabelRegression):
     """
 
     name: ClassVar[str] = "rcig"
-    pool: int = 4
-    student_steps: int = 100
-    most_steps: int = 15
-    student_lr: float = 5e-5
-    student_batch: int = 500
-    solve_steps: int = 10
-    implicit_steps: int = 10
-    image_lr: float = 3e-3
-    label_lr: float = 3e-3
-    scale_lr: float = 0.03
-    ridge: float = 5e-4
+    pool: PositiveInt = 4
+    student_steps: NonNegativeInt = 100
+    most_steps: PositiveInt = 15
+    student_lr: PositiveFloat = 5e-5
+    student_batch: PositiveInt = 500
+    solve_steps: PositiveInt = 10
+    implicit_steps: PositiveInt = 10
+    image_lr: PositiveFloat = 3e-3
+    label_lr: PositiveFloat = 3e-3
+    scale_lr: PositiveFloat = 0.03
+    ridge: NonNegativeFloat = 5e-4
 
-    def check(self) -> None:
-        """Check counts and rates."""
-        self.check_fields(
-            counts="pool most_steps student_batch solve_steps implicit_steps", rates="student_lr scale_lr"
-        )
-        require_count("student_steps", self.student_steps, least=0)
-
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
         """Return regression with linearised students of a pool."""
         return running.Plan(
             syn=self.scored_set(real, rng, scale=synthetic.LearnedScale(10.0)),

@@ -6,23 +6,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import data, foundation, synthetic, training
-from ddsdk.foundation import require, require_count
+from ddsdk.foundation import PositiveInt, require
 from ddsdk.recipes.base import DirectRecipe
 from ddsdk.recipes.parts import augmentation_for, hard_set
-from ddsdk.recipes.teacher import check_teacher, labelled_evaluation, teacher_runs
+from ddsdk.recipes.teacher import Decoupled
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-
-    from ddsdk.data import RealData
-    from ddsdk.students import MakeStudent, TrainedRuns
-    from ddsdk.synthetic import SyntheticSet
+    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, Module, RealData, Tensor, TrainedRuns
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class RDED(DirectRecipe):
+class RDED(Decoupled, DirectRecipe):
     """Realistic, diverse, efficient: real crops that a teacher finds easy, tiled, with the teacher's labels.
 
     Of each class, `images` random real images are cropped `crops` times; crops are ranked by the teacher's
@@ -31,18 +26,12 @@ class RDED(DirectRecipe):
     its own label protocol only: with hard labels it is close to random images.
 
     Attributes:
-        name: What the command line and tables call the method.
-        ipc: Images per class.
         images: Real images of each class that are looked at.
         crops: Random-resized crops of each of them.
         smallest: Least share of an image's area that a crop keeps.
-        factor: Tiles along each side of an image. None takes 1 below 128 pixels (as the paper at 32) and 2 above.
+        factor: Tiles along each side of an image; None takes 1 below 128 pixels (as the paper at 32) and 2 above.
         augmentation: Operations that the set is to be trained with; empty for none. None takes the published ones
             that suit the data.
-        temperature: Of the stored teacher labels; None keeps hard ones.
-        teacher_epochs: Epochs of the teacher on real data.
-        teacher_lr: Learning rate of the teacher.
-        teacher_images: Real images of each class that the teacher sees; None for all.
 
     Differences from the published algorithm: labels are stored, one row for each image, where the paper's teacher
     labels every augmented batch while a network trains; a live teacher is not offered. Networks train under the
@@ -56,36 +45,25 @@ class RDED(DirectRecipe):
     """
 
     name: ClassVar[str] = "rded"
-    images: int = 300
-    crops: int = 5
+    images: PositiveInt = 300
+    crops: PositiveInt = 5
     smallest: float = 0.5
-    factor: int | None = None
+    factor: PositiveInt | None = None
     augmentation: str | None = None
-    temperature: float | None = 1.0
-    teacher_epochs: int = 50
-    teacher_lr: float = 0.01
-    teacher_images: int | None = None
 
     def check(self) -> None:
-        """Check counts and shares."""
-        for name in ("images", "crops"):
-            require_count(name, getattr(self, name))
-        if self.factor is not None:
-            require_count("factor", self.factor)
+        """Check the share of a crop."""
         require(0 < self.smallest <= 1, "smallest", "lie in 0 < smallest <= 1", self.smallest)
-        check_teacher(self.teacher_epochs, self.teacher_lr, self.teacher_images, self.temperature)
 
-    def runs(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> TrainedRuns:
+    def runs(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> TrainedRuns:
         """Return the run whose last network is the teacher."""
-        settings = {"epochs": self.teacher_epochs, "lr": self.teacher_lr, "images": self.teacher_images}
-        return teacher_runs(real, make_student, rng, **settings)  # type: ignore[arg-type]
+        return self.teacher_runs(real, make_student, rng)
 
-    def evaluation(self, real: RealData) -> training.Evaluation:
+    def evaluation(self, real: RealData) -> Evaluation:
         """Return the protocol of DSA and DM, named after the stored teacher labels."""
-        published = training.Evaluation.published(augmentation_for(real, self.augmentation))
-        return labelled_evaluation(published, self.temperature)
+        return self.labelled(augmentation_for(real, self.augmentation))
 
-    def make(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> SyntheticSet:
+    def make(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> synthetic.SyntheticSet:
         """Return chosen crops, tiled and labelled.
 
         Raises:
@@ -107,7 +85,7 @@ class RDED(DirectRecipe):
         key = foundation.derive(rng, "labels")
         return synthetic.relabelled(syn, teacher, key, temperature=self.temperature)
 
-    def _easiest(self, real: RealData, c: int, keep: int, teacher: nn.Module, rng: torch.Generator) -> Tensor:
+    def _easiest(self, real: RealData, c: int, keep: int, teacher: Module, rng: Generator) -> Tensor:
         def loss(x: Tensor) -> Tensor:
             return -training.probabilities(teacher, x)[:, c].log()
 

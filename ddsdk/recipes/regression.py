@@ -8,15 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING, final
 
 from ddsdk import synthetic, training
+from ddsdk.foundation import NonNegativeFloat, PositiveFloat, PositiveInt
 from ddsdk.recipes.base import IterativeRecipe
-from ddsdk.recipes.parts import adam_by_kind, augmentation_for, check_numbers, start_images
+from ddsdk.recipes.parts import adam_by_kind, augmentation_for, class_set, start_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import torch
-
-    from ddsdk.data import RealData
+    from ddsdk.recipes.signature import Evaluation, Generator, Optimizer, RealData, SyntheticSet
     from ddsdk.synthetic import LearnedScale
 
 
@@ -34,38 +33,32 @@ class LabelRegression(IterativeRecipe):
         image_lr: Learning rate of the images (Adam).
         label_lr: Learning rate of the labels.
         learn_labels: Whether labels are trained with the images; otherwise they stay centred one-hot rows.
-        ridge: Added to the diagonal of the Gram matrix, in units of its mean.
-        start: Where the images start: noise, real, k-means, means or herding.
+        ridge: Amount on the diagonal of the Gram matrix, in units of the diagonal's mean.
+        start: Start of the images: noise, real, k-means, means or herding.
     """
 
-    steps: int = 1000
-    real_batch: int = 200
-    image_lr: float = 0.01
-    label_lr: float = 0.01
+    steps: PositiveInt = 1000
+    real_batch: PositiveInt = 200
+    image_lr: PositiveFloat = 0.01
+    label_lr: PositiveFloat = 0.01
     learn_labels: bool = True
-    ridge: float = 1e-6
+    ridge: NonNegativeFloat = 1e-6
     start: str = "real"
 
     @final
-    def check_fields(self, *, counts: str = "", rates: str = "") -> None:
-        """Check the common fields, and more by their names, separated by spaces."""
-        check_numbers(self, counts=f"steps real_batch {counts}", rates=f"image_lr label_lr {rates}", weights="ridge")
-
-    @final
     def scored_set(
-        self, real: RealData, rng: torch.Generator, *, label_scale: float = 1.0, scale: LearnedScale | None = None
-    ) -> synthetic.SyntheticSet:
+        self, real: RealData, rng: Generator, *, label_scale: float = 1.0, scale: LearnedScale | None = None
+    ) -> SyntheticSet:
         """Return plain pixels with labels label_scale (one-hot - 1/K), learned or not."""
         images = start_images(real, self.ipc, self.start, rng)
-        classes = synthetic.class_slots(real.num_classes, self.ipc)
-        rows = synthetic.centred_labels(classes, real.num_classes, label_scale)
+        k = real.num_classes
+        rows = synthetic.centred_labels(synthetic.class_slots(k, self.ipc), k, label_scale)
         labels = synthetic.FreeLabels(rows) if self.learn_labels else synthetic.FixedLabels(rows, space="scores")
-        syn = synthetic.SyntheticSet(synthetic.Pixels(images), labels, classes, real.num_classes, scale=scale)
-        return syn.to(real.device)
+        return class_set(real, self.ipc, synthetic.Pixels(images), labels, scale=scale)
 
     @final
-    def adam(self, scale_lr: float = 1.0) -> Callable[[synthetic.SyntheticSet], torch.optim.Optimizer]:
-        """Return what builds Adam with a learning rate for each of images, labels and scale."""
+    def adam(self, scale_lr: float = 1.0) -> Callable[[SyntheticSet], Optimizer]:
+        """Return the factory of Adam with a learning rate for each of images, labels and scale."""
         return partial(adam_by_kind, image_lr=self.image_lr, label_lr=self.label_lr, scale_lr=scale_lr)
 
     @final
@@ -75,7 +68,7 @@ class LabelRegression(IterativeRecipe):
         return training.Ridge(rule="trace", strength=self.ridge)
 
 
-def regression_protocol(real: RealData, images: int, *, augmentation: str | None = None) -> training.Evaluation:
+def regression_protocol(real: RealData, images: int, *, augmentation: str | None = None) -> Evaluation:
     """Return FRePo's protocol for a set of so many images with centred labels.
 
     Networks without normalisation, half the squared error, Adam with a rate of 3e-4 after a warm-up of 500 steps and

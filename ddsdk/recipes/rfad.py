@@ -6,15 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import objectives, running, students, synthetic
+from ddsdk.foundation import NonNegativeFloat, PositiveFloat, PositiveInt
 from ddsdk.recipes.regression import LabelRegression, regression_protocol
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ddsdk.data import RealData
-    from ddsdk.students import MakeStudent
-    from ddsdk.training import Evaluation
+    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, Module, Plan, RealData
 
 
 @final
@@ -26,15 +22,11 @@ class RFAD(LabelRegression):
     k(x, z) = 2 <f(x), f(z)> / F + 0.01 averaged over fresh networks f in every step, and r = ridge tr k(S, S) / n.
 
     Attributes:
-        steps: Image steps.
         networks: Fresh networks in one step; the paper has 8.
         real_batch: Real images of one step; the paper has 5120.
         image_lr: Learning rate of the images (Adam); the paper has 1e-3 (AdaBelief).
-        label_lr: Learning rate of the labels.
         scale_lr: Learning rate of the logarithm of the scale s.
         learn_labels: Whether labels are trained with the images; the paper's best sets have fixed ones.
-        ridge: Added to the diagonal of the Gram matrix, in units of its mean.
-        start: Where the images start: noise, real, k-means, means or herding.
 
     The networks are the student's without normalisation where the catalogue has that, and start with He's normal
     weights and normal biases. The defaults are for a CPU, best with narrow students (width 16 or 32): some 40 seconds
@@ -51,17 +43,11 @@ class RFAD(LabelRegression):
     """
 
     name: ClassVar[str] = "rfad"
-    networks: int = 2
-    scale_lr: float = 0.01
-    ridge: float = 5e-3
+    networks: PositiveInt = 2
+    scale_lr: PositiveFloat = 0.01
+    ridge: NonNegativeFloat = 5e-3
 
-    def check(self) -> None:
-        """Check counts and rates."""
-        self.check_fields(counts="networks", rates="scale_lr")
-
-    def parts(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> running.Plan[tuple[nn.Module, ...]]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[tuple[Module, ...]]:
         """Return regression on random features."""
         make = students.HeStudents(students.plain_student(make_student))
         return running.Plan(

@@ -7,17 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal, final, get_args
 
 from ddsdk import data, foundation, objectives, running, students, synthetic, training
-from ddsdk.foundation import require
+from ddsdk.foundation import Momentum, PositiveFloat, PositiveInt, require
 from ddsdk.recipes.parts import adam_on_images, cycled_images, hard_set, sgd_on_images
 from ddsdk.recipes.unrolled import UnrolledTraining, flip_or_rotate, unroll_for
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ddsdk.data import RealData
-    from ddsdk.students import MakeStudent
-    from ddsdk.synthetic import SyntheticSet
+    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, Module, Plan, RealData, SyntheticSet
 
 
 _CLIP_NORM = 2.0
@@ -35,23 +30,21 @@ class RTP(UnrolledTraining):
     left pays for addresses, so there are many more images than ipc. Compare by stored floats.
 
     Attributes:
-        steps: Image steps.
-        bases: Bases.
-        factor: How many times shorter their sides are than those of an image.
-        most: At most so many images of each class; None takes as many as the budget pays.
+        bases: Number of bases.
+        factor: Ratio of the sides of an image to those of a basis.
+        most: Largest number of images of each class; None takes as many as the budget pays.
         student_steps: Steps of a student, N.
         window: None passes the gradient through all of them, as in the paper. Otherwise N is drawn for each image step,
             uniform in window..student_steps, and the gradient passes through the last `window` steps alone, as RaT-BPTT
             has it: many more image steps fit into the same time.
-        student_batch: Synthetic images of each class in one of them.
-        student_lr: Learning rate of the students.
+        student_batch: Synthetic images of each class in one step of a student.
         student_momentum: Momentum of the students.
         image_lr: Learning rate of bases and addresses.
-        image_momentum: Their momentum, of SGD.
-        optimizer: What moves them: ``"sgd"``, as in the paper, or ``"adam"``, with an `image_lr` near 0.01, which pays
-            where there are few image steps.
+        image_momentum: Momentum of bases and addresses, of SGD.
+        optimizer: Optimizer of bases and addresses: ``"sgd"``, as in the paper, or ``"adam"``, with an
+            `image_lr` near 0.01, which pays where there are few image steps.
         real_batch: Real images of each class on which a student is tested.
-        start: ``"noise"`` draws bases and addresses at random. From real, k-means, means or herding both start as
+        start: Start of bases and addresses: random ones for ``"noise"``; for real, k-means, means or herding
             the leading singular vectors of such images.
         augmentation: DSA operations joined by "_", for both sides and evaluation; empty for none. None takes flip or
             rotation, without flip unless the data is mirror-safe.
@@ -69,27 +62,24 @@ class RTP(UnrolledTraining):
     """
 
     name: ClassVar[str] = "rtp"
-    steps: int = 50_000
-    image_lr: float = 0.1
-    image_momentum: float = 0.5
+    steps: PositiveInt = 50_000
+    image_lr: PositiveFloat = 0.1
+    image_momentum: Momentum = 0.5
     optimizer: _OPTIMIZER = "sgd"
-    student_lr: float = 0.01
-    student_momentum: float = 0.9
-    real_batch: int = 64
+    student_lr: PositiveFloat = 0.01
+    student_momentum: Momentum = 0.9
+    real_batch: PositiveInt = 64
     start: str = "noise"
-    bases: int = 16
-    factor: int = 2
-    most: int | None = None
-    student_steps: int = 150
-    window: int | None = None
-    student_batch: int = 32
+    bases: PositiveInt = 16
+    factor: PositiveInt = 2
+    most: PositiveInt | None = None
+    student_steps: PositiveInt = 150
+    window: PositiveInt | None = None
+    student_batch: PositiveInt = 32
     augmentation: str | None = None
 
     def check(self) -> None:
-        """Check counts and rates."""
-        self.check_fields(
-            counts="bases factor most student_steps window student_batch", momenta="image_momentum student_momentum"
-        )
+        """Check that the window fits, and the optimizer."""
         longest = self.student_steps
         fits = self.window is None or self.window <= longest
         require(fits, "window", f"be at most {longest} student_steps", self.window)
@@ -107,7 +97,7 @@ class RTP(UnrolledTraining):
         )
         return paid if self.most is None else min(self.most, paid)
 
-    def memory(self, real: RealData, rng: torch.Generator) -> SyntheticSet:
+    def memory(self, real: RealData, rng: Generator) -> SyntheticSet:
         """Return bases and addresses at their start, with hard labels."""
         each = self.images(real)
         parametrization = synthetic.AddressedBases(
@@ -121,7 +111,7 @@ class RTP(UnrolledTraining):
             parametrization.encode(cycled_images(real, 1, each, self.start, rng))
         return hard_set(real, each, parametrization)
 
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> running.Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
         """Return train and test over bases and addresses, under fresh students."""
         augmentation = data.Augmentation(flip_or_rotate(real, self.augmentation))
         move = (
@@ -152,7 +142,7 @@ class RTP(UnrolledTraining):
             knobs="image_lr or student_lr",
         )
 
-    def evaluation(self, real: RealData) -> training.Evaluation:
+    def evaluation(self, real: RealData) -> Evaluation:
         """Return 300 passes of the students' own SGD, without a schedule, over a ConvNet-3 of width 128."""
         return training.Evaluation(
             protocol="rtp",

@@ -5,16 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-from ddsdk.foundation import require_count
+from ddsdk.foundation import PositiveInt
 from ddsdk.recipes.unrolled import OrderedBatches
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ddsdk.data import RealData
-    from ddsdk.running import Plan
-    from ddsdk.students import MakeStudent
+    from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData
 
 
 @final
@@ -26,14 +21,9 @@ class SLDD(OrderedBatches):
     is defined for any real Y. An image may teach several classes, so there may be fewer images than classes.
 
     Attributes:
-        steps: Image steps.
-        passes: How often a student goes through all batches.
         images: Images of the whole set, in place of ipc for each class; there may be fewer than classes. They start
             as images of the first classes, and again.
-        image_lr: Learning rate of images, labels and learned rates (Adam); halved ten times over the run.
-        student_lr: Where the learned rate of each step starts. None takes 0.01 for grey images and 0.001 for others.
-        real_batch: Real images on which a student is tested.
-        start: Where the images start: noise, real, k-means, means or herding.
+        student_lr: Start of the learned rate of each step. None takes 0.01 for grey images and 0.001 for others.
 
     The defaults are for a GPU; what DD says of a CPU holds here.
 
@@ -46,15 +36,9 @@ class SLDD(OrderedBatches):
 
     name: ClassVar[str] = "sldd"
     grey_lr: ClassVar[float] = 0.01
-    images: int | None = None
+    images: PositiveInt | None = None
 
-    def check(self) -> None:
-        """Check counts and rates."""
-        self.check_fields(counts="passes")
-        if self.images is not None:
-            require_count("images", self.images)
-
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[nn.Module]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
         """Return DD's plan with free labels."""
         images = self.ipc * real.num_classes if self.images is None else self.images
         return self.ordered(real, make_student=make_student, rng=rng, images=images, learned=True)

@@ -7,23 +7,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
-from ddsdk import data, objectives, running, students, synthetic, training
-from ddsdk.foundation import require, require_count, require_rate
+from ddsdk import data, objectives, running, students, synthetic
+from ddsdk.foundation import NonNegativeFloat, PositiveFloat, PositiveInt, require_count
 from ddsdk.recipes.base import IterativeRecipe
-from ddsdk.recipes.parts import augmentation_for, pixel_set
-from ddsdk.recipes.teacher import check_teacher, labelled_evaluation, teacher_runs
+from ddsdk.recipes.parts import adam_on_images, augmentation_for, pixel_set
+from ddsdk.recipes.teacher import Decoupled
 
 if TYPE_CHECKING:
-    import torch
-
-    from ddsdk.data import RealData
-    from ddsdk.students import MakeStudent, TrainedRuns
-    from ddsdk.synthetic import SyntheticSet
+    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, Plan, RealData, SyntheticSet, TrainedRuns
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class SRe2L(IterativeRecipe):
+class SRe2L(Decoupled, IterativeRecipe):
     """Squeeze, recover, relabel: images whose statistics in a trained network are those of the real data.
 
     A BatchNorm teacher f is trained on the real data. Then each batch S of one image of each class minimises
@@ -33,18 +29,15 @@ class SRe2L(IterativeRecipe):
     Attributes:
         steps: Image steps.
         image_lr: Learning rate of the images (Adam), falling to 0 along a cosine.
-        weight: Of the statistics.
-        batch: At most so many images in one batch, one of each class.
-        start: Where the images start: noise, real, k-means, means or herding.
+        weight: Weight of the statistics.
+        batch: Largest number of images in one batch, one of each class.
+        start: Start of the images: noise, real, k-means, means or herding.
         augmentation: Operations on the images while they are recovered; crop shifts by up to an eighth of the side.
-        temperature: Of the stored teacher labels; None keeps hard ones.
         teacher_epochs: Epochs of the teacher on real data. Less trained ones can recover better.
-        teacher_lr: Learning rate of the teacher.
-        teacher_images: Real images of each class that the teacher sees; None for all.
-        teacher_curvature: Weight of the curvature of the teacher's loss at the images, see
-        `ddsdk.training.CurvaturePenalty`;
-            0 for none. With 100 this is GUARD (AAAI 2025, arXiv:2403.10045), made for networks that resist attacks.
-        teacher_curvature_step: Its step.
+        teacher_curvature: Weight of the curvature of the teacher's loss at the images, 0 for none; see
+            `ddsdk.training.CurvaturePenalty`. With 100 this is GUARD (AAAI 2025, arXiv:2403.10045), for networks that
+            resist attacks.
+        teacher_curvature_step: Step of that curvature.
 
     The teacher is the student's network with BatchNorm: itself if it has some, else the catalogue's with norm="batch".
 
@@ -60,54 +53,34 @@ class SRe2L(IterativeRecipe):
     """
 
     name: ClassVar[str] = "sre2l"
-    steps: int = 1000
-    image_lr: float = 0.25
-    weight: float = 0.01
+    steps: PositiveInt = 1000
+    image_lr: PositiveFloat = 0.25
+    weight: NonNegativeFloat = 0.01
     batch: int = 100
     start: str = "noise"
     augmentation: str = "crop"
-    temperature: float | None = 1.0
-    teacher_epochs: int = 200
-    teacher_lr: float = 0.01
-    teacher_images: int | None = None
-    teacher_curvature: float = 0.0
-    teacher_curvature_step: float = 3.0
+    teacher_epochs: PositiveInt = 200
+    teacher_curvature: NonNegativeFloat = 0.0
+    teacher_curvature_step: PositiveFloat = 3.0
 
     def check(self) -> None:
-        """Check counts and rates."""
-        require_count("steps", self.steps)
+        """Check the batch."""
         require_count("batch", self.batch, least=2)
-        require_rate("image_lr", self.image_lr)
-        require(0 <= self.weight < math.inf, "weight", "be finite and not negative", self.weight)
-        check_teacher(self.teacher_epochs, self.teacher_lr, self.teacher_images, self.temperature)
-        curvature = self.teacher_curvature
-        require(0 <= curvature < math.inf, "teacher_curvature", "be finite and not negative", curvature)
-        require_rate("teacher_curvature_step", self.teacher_curvature_step)
 
-    def runs(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> TrainedRuns:
+    def runs(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> TrainedRuns:
         """Return the run whose last network is the teacher.
 
         Raises:
             ValueError: If neither the student nor the catalogue has the network with BatchNorm.
         """
-        return teacher_runs(
-            real,
-            students.batch_norm_student(make_student),
-            rng,
-            epochs=self.teacher_epochs,
-            lr=self.teacher_lr,
-            images=self.teacher_images,
-            curvature=self.teacher_curvature,
-            curvature_step=self.teacher_curvature_step,
-        )
+        curvature = {"curvature": self.teacher_curvature, "curvature_step": self.teacher_curvature_step}
+        return self.teacher_runs(real, students.batch_norm_student(make_student), rng, **curvature)
 
-    def parts(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator
-    ) -> running.Plan[objectives.StatisticsTeacher]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[objectives.StatisticsTeacher]:
         """Return statistics matching under one fixed teacher, which labels the result."""
         runs = self.runs(real, make_student=make_student, rng=rng)
 
-        def relabel(syn: SyntheticSet, key: torch.Generator) -> SyntheticSet:
+        def relabel(syn: SyntheticSet, key: Generator) -> SyntheticSet:
             return synthetic.relabelled(syn, runs.network(0), key, temperature=self.temperature or 1.0)
 
         return running.Plan(
@@ -116,18 +89,12 @@ class SRe2L(IterativeRecipe):
                 weight=self.weight, batch=self.batch, augmentation=data.Augmentation(self.augmentation)
             ),
             students=students.FixedTeachers(lambda i: objectives.StatisticsTeacher(runs.network(i))),
-            make_optimizer=partial(_adam_on_images, lr=self.image_lr),
+            make_optimizer=partial(adam_on_images, lr=self.image_lr, betas=(0.5, 0.9)),
             steps=self.steps,
             rate_at=lambda step: (1 + math.cos(math.pi * min(1, step / self.steps))) / 2,
             finish=None if self.temperature is None else relabel,
         )
 
-    def evaluation(self, real: RealData) -> training.Evaluation:
+    def evaluation(self, real: RealData) -> Evaluation:
         """Return the protocol of DSA and DM, named after the stored teacher labels."""
-        return labelled_evaluation(training.Evaluation.published(augmentation_for(real, None)), self.temperature)
-
-
-def _adam_on_images(syn: SyntheticSet, *, lr: float) -> torch.optim.Optimizer:
-    from torch.optim import Adam
-
-    return Adam(syn.parameters(), lr=lr, betas=(0.5, 0.9))
+        return self.labelled(augmentation_for(real, None))

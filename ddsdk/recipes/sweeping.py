@@ -8,17 +8,13 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import data, objectives, running, students, training
-from ddsdk.foundation import require, require_count, require_momentum, require_rate
+from ddsdk.foundation import Fraction, Momentum, NonNegativeInt, PositiveFloat, PositiveInt, require
 from ddsdk.recipes.base import IterativeRecipe
 from ddsdk.recipes.parts import augmentation_for, multiformation_set, sgd_on_images, unit_rate
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ddsdk.data import RealData
     from ddsdk.objectives import RealSampler
-    from ddsdk.students import MakeStudent
+    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, Module, Plan, RealData
 
 
 _GREY, _COLOUR = 500, 2000
@@ -43,58 +39,45 @@ class Sweeping(IterativeRecipe):
             the metric, times ipc/10.
         image_momentum: Momentum of the images.
         real_batch: Real images of the class in one step, and of a step of the networks.
-        synthetic_images: At most so many decoded images of the class in one step.
+        synthetic_images: Largest number of decoded images of the class in one step.
         factor: Tiles along each side of a stored image; None takes 2, or less for tiny images.
         metric: Distance of gradients: l1 (sum of absolute differences) or mse (of squares). None takes l1 for grey
             images and mse for colour.
         mix: Probability of CutMix where networks train.
-        start: Where the tiles start: noise, real, k-means, means or herding.
+        start: Start of the tiles: noise, real, k-means, means or herding.
         augmentation: Operations for matching, see `ddsdk.Augmentation`; empty for none, in the evaluation too. Where
             networks train on real data, cutout is left out of them.
     """
 
     published_students: ClassVar[int] = 2000
     rates: ClassVar[dict[str, float]] = {"l1": 1e-4, "mse": 5e-3}
-    steps: int | None = None
-    steps_per_student: int = 100
-    student_steps: int | None = None
-    student_lr: float = 0.01
-    image_lr: float | None = None
-    image_momentum: float = 0.5
-    real_batch: int = 64
-    synthetic_images: int = 128
-    factor: int | None = None
+    steps: PositiveInt | None = None
+    steps_per_student: PositiveInt = 100
+    student_steps: NonNegativeInt | None = None
+    student_lr: PositiveFloat = 0.01
+    image_lr: PositiveFloat | None = None
+    image_momentum: Momentum = 0.5
+    real_batch: PositiveInt = 64
+    synthetic_images: PositiveInt = 128
+    factor: PositiveInt | None = None
     metric: str | None = None
-    mix: float = 0.5
+    mix: Fraction = 0.5
     start: str = "real"
     augmentation: str = "color+crop+cutout"
 
-    @final
-    def check_fields(self) -> None:
-        """Check the counts and rates that all of these recipes have."""
-        for name in ("steps", "factor"):
-            if getattr(self, name) is not None:
-                require_count(name, getattr(self, name))
-        if self.student_steps is not None:
-            require_count("student_steps", self.student_steps, least=0)
-        for name in ("steps_per_student", "real_batch", "synthetic_images"):
-            require_count(name, getattr(self, name))
-        require_rate("student_lr", self.student_lr)
-        if self.image_lr is not None:
-            require_rate("image_lr", self.image_lr)
-        require_momentum("image_momentum", self.image_momentum)
+    def check(self) -> None:
+        """Check the metric."""
         require(self.metric in (None, *_METRICS), "metric", f"be one of {', '.join(_METRICS)}", self.metric)
-        require(0 <= self.mix <= 1, "mix", "lie in 0..1", self.mix)
 
     @final
     def sweeps(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator, sample: RealSampler | None = None
-    ) -> running.Plan[nn.Module]:
+        self, real: RealData, *, make_student: MakeStudent, rng: Generator, sample: RealSampler | None = None
+    ) -> Plan[Module]:
         """Return the plan of IDC, with `sample` in place of random real images if it is given."""
         classes = real.num_classes
         metric = self.metric or ("l1" if real.image_shape[0] == 1 else "mse")
-        rate = self.rates[metric] * self.ipc / 10 if self.image_lr is None else self.image_lr
-        factor = min(2, *real.image_shape[1:]) if self.factor is None else self.factor
+        rate = self.image_lr or self.rates[metric] * self.ipc / 10
+        factor = self.factor or min(2, *real.image_shape[1:])
         matches = [
             objectives.ClassMatch(
                 byproduct=objectives.body_gradients,
@@ -135,7 +118,7 @@ class Sweeping(IterativeRecipe):
         )
 
     @final
-    def evaluation(self, real: RealData) -> training.Evaluation:
+    def evaluation(self, real: RealData) -> Evaluation:
         """Return IDC's protocol: small batches, two decays, CutMix, and DSA without cutout.
 
         Colour and flip are always applied, and one of crop, scale and rotate; flip only where the data is mirror-safe.

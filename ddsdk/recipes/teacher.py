@@ -1,76 +1,59 @@
-"""What the decoupled methods share: one teacher, trained on the real data, and the labels that it stores."""
+"""The frame that decoupled methods share: one teacher, trained on the real data, and the labels that it stores."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from abc import ABC
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
 
-from ddsdk import foundation, students
-from ddsdk.foundation import require_count, require_rate
+from ddsdk import foundation, students, training
+from ddsdk.foundation import PositiveFloat, PositiveInt
+from ddsdk.recipes.base import Recipe
 from ddsdk.recipes.parts import augmentation_for
 
 if TYPE_CHECKING:
-    import torch
-
-    from ddsdk.data import RealData
-    from ddsdk.students import MakeStudent
-    from ddsdk.training import Evaluation
+    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, RealData, TrainedRuns
 
 
-def check_teacher(epochs: int, lr: float, images: int | None, temperature: float | None) -> None:
-    """Check the settings of a teacher by the names that the recipes give them."""
-    require_count("teacher_epochs", epochs)
-    require_rate("teacher_lr", lr)
-    if images is not None:
-        require_count("teacher_images", images)
-    if temperature is not None:
-        require_rate("temperature", temperature)
+@dataclass(frozen=True, kw_only=True)
+class Decoupled(Recipe, ABC):
+    """A recipe with one teacher, which trains by SGD with momentum 0.9, weight decay 5e-4, shifts, and flips if safe.
 
-
-def teacher_runs(
-    real: RealData,
-    make_student: MakeStudent,
-    rng: torch.Generator,
-    *,
-    epochs: int,
-    lr: float,
-    images: int | None,
-    curvature: float = 0.0,
-    curvature_step: float = 3.0,
-) -> students.TrainedRuns:
-    """Return the one run whose last network is the teacher.
-
-    SGD with momentum 0.9, weight decay 5e-4, shifts, and flips where the data allows them.
-
-    Args:
-        real: What the teacher learns.
-        make_student: Builds the teacher from a generator.
-        rng: Its seed is derived from this.
-        epochs: Passes over the data.
-        lr: Constant learning rate.
-        images: Real images of each class that it sees; None for all.
-        curvature: Weight of the curvature of its loss at the images; 0 for none.
-        curvature_step: See `ddsdk.training.CurvaturePenalty`.
+    Attributes:
+        temperature: Temperature of the stored teacher labels; None keeps hard ones.
+        teacher_epochs: Epochs of the teacher on real data.
+        teacher_lr: Constant learning rate of the teacher.
+        teacher_images: Real images of each class that the teacher sees; None for all.
     """
-    flips = "flip" in augmentation_for(real, None).split("_")
-    training = students.Training(
-        epochs=epochs,
-        lr=lr,
-        momentum=0.9,
-        weight_decay=5e-4,
-        augmentation="crop+flip" if flips else "crop",
-        # The first and the last weights: nobody looks at those between.
-        thin=epochs,
-        images=images,
-        curvature=curvature,
-        curvature_step=curvature_step,
-    )
-    seed = foundation.derive(rng, "teacher").initial_seed()
-    return students.TrainedRuns(real, make_student, training, count=1, seed=seed)
 
+    temperature: PositiveFloat | None = 1.0
+    teacher_epochs: PositiveInt = 50
+    teacher_lr: PositiveFloat = 0.01
+    teacher_images: PositiveInt | None = None
 
-def labelled_evaluation(evaluation: Evaluation, temperature: float | None) -> Evaluation:
-    """Return a protocol under a name that tells stored teacher labels apart; None keeps hard labels and the name."""
-    if temperature is None:
-        return evaluation
-    return dataclasses.replace(evaluation, protocol=f"{evaluation.protocol}, stored teacher labels")
+    @final
+    def teacher_runs(self, real: RealData, make_student: MakeStudent, rng: Generator, **options: Any) -> TrainedRuns:  # noqa: ANN401
+        """Return the one run whose last network is the teacher, with further options of `ddsdk.students.Training`."""
+        flips = "flip" in augmentation_for(real, None).split("_")
+        training = students.Training(
+            epochs=self.teacher_epochs,
+            lr=self.teacher_lr,
+            momentum=0.9,
+            weight_decay=5e-4,
+            augmentation="crop+flip" if flips else "crop",
+            # Only the first and the last weights are read.
+            thin=self.teacher_epochs,
+            images=self.teacher_images,
+            **options,
+        )
+        seed = foundation.derive(rng, "teacher").initial_seed()
+        return students.TrainedRuns(real, make_student, training, count=1, seed=seed)
+
+    @final
+    def labelled(self, augmentation: str) -> Evaluation:
+        """Return the protocol of DSA and DM; its name tells stored teacher labels apart."""
+        published = training.Evaluation.published(augmentation)
+        if self.temperature is None:
+            return published
+        return dataclasses.replace(published, protocol=f"{published.protocol}, stored teacher labels")

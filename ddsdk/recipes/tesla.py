@@ -6,20 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-from ddsdk import students, training
-from ddsdk.recipes.trajectory import MTT_VALUES, Points, TrajectoryMatching
+from ddsdk import training
+from ddsdk.foundation import PositiveInt
+from ddsdk.recipes.trajectory import MTT_VALUES, FromPixels, Points
 
 if TYPE_CHECKING:
-    import torch
-
-    from ddsdk.data import RealData
-    from ddsdk.running import Plan
-    from ddsdk.students import ExpertSpan, MakeStudent
+    from ddsdk.recipes.signature import ExpertSpan, Generator, MakeStudent, Plan, RealData
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class TESLA(TrajectoryMatching):
+class TESLA(FromPixels):
     """Trajectory matching with constant memory: MTT with a gradient that takes each step's weights for constants.
 
     w_N = w_0 - beta sum_k g_k(S): the gradient of MTT's distance is a sum over steps, of which each needs the graph of
@@ -27,9 +24,8 @@ class TESLA(TrajectoryMatching):
     gradients is dropped: the gradient is truncated, and not MTT's.
 
     Attributes:
-        truncated: Whether to drop it as the paper's code does. If false the gradient is MTT's own, at as little
+        truncated: Whether this is dropped, as in the paper's code. If false the gradient is MTT's own, at as little
             memory and about the same time.
-        start: Where the images start: noise, real, k-means, means or herding.
 
     Differences from the published algorithm: hard labels; the option of soft labels from the expert's target is
     left out. Otherwise those of MTT, but for the gradient. Values are those of MTT where the paper's code names none.
@@ -45,17 +41,9 @@ class TESLA(TrajectoryMatching):
         "max_start": {**MTT_VALUES["max_start"], 10: 5},
         "image_lr": {**MTT_VALUES["image_lr"], 10: 1000},
     }
-    steps: int = 10_000
+    steps: PositiveInt = 10_000
     truncated: bool = True
-    start: str = "real"
 
-    def check(self) -> None:
-        """Check counts and rates."""
-        self.check_matching()
-
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[ExpertSpan]:
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[ExpertSpan]:
         """Return MTT's plan with the truncated gradient."""
-        runs = self.runs(real, make_student=make_student, rng=rng)
-        experts = students.ExpertStudents(runs, span=self.expert_span, last=self.start_bound(real))
-        unroll = training.truncated if self.truncated else training.constant_memory
-        return self.matching(real, self.pixels(real, self.start, rng), experts, unroll=unroll)
+        return self.followed(real, make_student, rng, training.truncated if self.truncated else None)

@@ -1,4 +1,4 @@
-"""The frame that MTT, FTD, TESLA and DATM share: follow experts that were trained on the real data."""
+"""The frame that MTT and those after it share: students follow experts that were trained on the real data."""
 
 from __future__ import annotations
 
@@ -9,18 +9,13 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, final
 
-from ddsdk import data, foundation, objectives, running, students, synthetic, training
-from ddsdk.foundation import require, require_count, require_momentum, require_rate
-from ddsdk.recipes.base import IterativeRecipe
+from ddsdk import foundation, objectives, running, students, synthetic, training
+from ddsdk.foundation import Momentum, NonNegativeFloat, PositiveFloat, PositiveInt, require
+from ddsdk.recipes.base import AugmentedRecipe
 from ddsdk.recipes.parts import augmentation_for, hard_set, start_images
 
 if TYPE_CHECKING:
-    import torch
-
-    from ddsdk.data import RealData
-    from ddsdk.students import ExpertSpan, ExpertStudents, MakeStudent
-    from ddsdk.synthetic import SyntheticSet
-    from ddsdk.training import Unroll
+    from ddsdk.recipes.signature import ExpertSpan, Generator, MakeStudent, Optimizer, Plan, RealData, SyntheticSet
 
 
 Points = Mapping[int, float]
@@ -57,7 +52,7 @@ def between(points: Points, images: int) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrajectoryMatching(IterativeRecipe):
+class TrajectoryMatching(AugmentedRecipe):
     """Students that train on the set follow experts that trained on the real data.
 
     The first run on some data trains the experts, which takes most of the time and of the disk: each is a file in
@@ -68,7 +63,7 @@ class TrajectoryMatching(IterativeRecipe):
         steps: Image steps.
         student_steps: Steps of a student on the set, N.
         expert_span: Epochs of an expert that a student has to make up for in these steps, M.
-        max_start: A student starts at an epoch of an expert below this one.
+        max_start: Epoch of an expert below which a student starts.
         batch_size: Images of one step of a student; None takes all up to 1000. Memory grows with it.
         experts: Networks that are trained on the real data.
         expert_epochs: Epochs of their training, with a snapshot after each.
@@ -80,45 +75,29 @@ class TrajectoryMatching(IterativeRecipe):
         image_momentum: Momentum of images and learned rate.
         student_lr: Learning rate of the students at the start; it is learned with the images.
         rate_lr: Learning rate of that learning rate.
-        augmentation: DSA operations joined by "_", for experts, students and evaluation; empty for none. None takes
-            the published ones that suit the data: without flip unless the data is mirror-safe.
     """
 
     values: ClassVar[Mapping[str, Points]]
     """Published values, by field."""
 
-    steps: int = 5000
-    student_steps: int | None = None
-    expert_span: int = 2
-    max_start: int | None = None
-    batch_size: int | None = None
-    experts: int = 100
-    expert_epochs: int = 50
-    expert_images: int | None = None
-    expert_lr: float = 0.01
-    sharpness: float = 0.0
-    surrogate: float = 0.3
-    image_lr: float | None = None
-    image_momentum: float = 0.5
-    student_lr: float | None = None
-    rate_lr: float | None = None
-    augmentation: str | None = None
+    steps: PositiveInt = 5000
+    student_steps: PositiveInt | None = None
+    expert_span: PositiveInt = 2
+    max_start: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
+    experts: PositiveInt = 100
+    expert_epochs: PositiveInt = 50
+    expert_images: PositiveInt | None = None
+    expert_lr: PositiveFloat = 0.01
+    sharpness: NonNegativeFloat = 0.0
+    surrogate: NonNegativeFloat = 0.3
+    image_lr: PositiveFloat | None = None
+    image_momentum: Momentum = 0.5
+    student_lr: PositiveFloat | None = None
+    rate_lr: PositiveFloat | None = None
 
-    @final
-    def check_matching(self) -> None:
-        """Check counts, rates and that a stretch fits into a trajectory: what `check` of all four begins with."""
-        for name in ("steps", "expert_span", "experts", "expert_epochs"):
-            require_count(name, getattr(self, name))
-        for name in ("student_steps", "max_start", "batch_size", "expert_images"):
-            if getattr(self, name) is not None:
-                require_count(name, getattr(self, name))
-        require_rate("expert_lr", self.expert_lr)
-        for name in ("image_lr", "student_lr", "rate_lr"):
-            if getattr(self, name) is not None:
-                require_rate(name, getattr(self, name))
-        require_momentum("image_momentum", self.image_momentum)
-        for name in ("sharpness", "surrogate"):
-            require(getattr(self, name) >= 0, name, "not be negative", getattr(self, name))
+    def check(self) -> None:
+        """Check that a stretch fits into a trajectory."""
         longest = self.expert_epochs
         require(self.expert_span <= longest, "expert_span", f"not exceed {longest} expert_epochs", self.expert_span)
         if self.max_start is not None:
@@ -148,14 +127,8 @@ class TrajectoryMatching(IterativeRecipe):
         return float(published ** (published_steps / self.steps))
 
     @final
-    def runs(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> students.TrainedRuns:
-        """Return the experts; none is trained before it is needed.
-
-        Args:
-            real: What they train on.
-            make_student: Builds a network.
-            rng: That of `plan`.
-        """
+    def runs(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> students.TrainedRuns:
+        """Return the experts; none is trained before it is needed."""
         training = students.Training(
             epochs=self.expert_epochs,
             lr=self.expert_lr,
@@ -172,31 +145,30 @@ class TrajectoryMatching(IterativeRecipe):
         self,
         real: RealData,
         syn: SyntheticSet,
-        students: ExpertStudents,
+        supply: students.ExpertStudents,
         *,
-        unroll: Unroll | None = None,
+        unroll: training.Unroll | None = None,
         label_lr: float = 2.0,
-    ) -> running.Plan[ExpertSpan]:
-        """Return the plan that all four start from.
+    ) -> Plan[ExpertSpan]:
+        """Return the plan that all of these recipes start from.
 
         Args:
-            real: The real data.
-            syn: The set, with a learned rate.
-            students: Which stretches are followed.
-            unroll: How the gradient passes through a student; None for the exact one.
+            real: Real data.
+            syn: Set with a learned rate.
+            supply: Supply of the stretches that are followed.
+            unroll: Gradient through the training of a student; None for the exact one.
             label_lr: Learning rate of the labels, where they are learned.
         """
-        pixels = math.prod(real.image_shape[1:])
-        derived = self.value("image_lr", real) * pixels / _PIXELS
+        derived = self.value("image_lr", real) * math.prod(real.image_shape[1:]) / _PIXELS
         return running.Plan(
             syn=syn,
             objective=objectives.MatchTrajectory(
                 steps=round(self.value("student_steps", real)),
                 batch_size=_LARGEST_BATCH if self.batch_size is None else self.batch_size,
-                augmentation=data.Augmentation(augmentation_for(real, self.augmentation)),
+                augmentation=self.siamese(real),
                 unroll=training.constant_memory if unroll is None else unroll,
             ),
-            students=students,
+            students=supply,
             make_optimizer=partial(
                 sgd_by_kind,
                 image_lr=derived if self.image_lr is None else self.image_lr,
@@ -209,26 +181,35 @@ class TrajectoryMatching(IterativeRecipe):
         )
 
     @final
-    def pixels(self, real: RealData, start: str, rng: torch.Generator) -> SyntheticSet:
-        """Return plain pixels with hard labels and a learned rate; `start` is a key of `ddsdk.synthetic.STARTS`."""
-        images = start_images(real, self.ipc, start, rng)
-        return hard_set(real, self.ipc, synthetic.Pixels(images), self.learned_rate(real))
-
-    @final
-    def learned_rate(self, real: RealData) -> synthetic.LearnedRate:
+    def learned_rate(self, real: RealData, low: float = 1e-4) -> synthetic.LearnedRate:
         """Return the learned rate of students at its start."""
         start = self.value("student_lr", real)
-        return synthetic.LearnedRate(start, low=min(1e-4, start), high=max(1.0, start))
+        return synthetic.LearnedRate(start, low=min(low, start), high=max(1.0, start))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromPixels(TrajectoryMatching):
+    """Trajectory matching of plain pixels with hard labels and a learned rate.
+
+    Attributes:
+        start: Start of the images: noise, real, k-means, means or herding.
+    """
+
+    start: str = "real"
 
     @final
-    def evaluation(self, real: RealData) -> training.Evaluation:
-        """Return the published protocol, with the recipe's augmentation. The learned rate travels with the set."""
-        return training.Evaluation.published(augmentation_for(real, self.augmentation))
+    def followed(
+        self, real: RealData, make_student: MakeStudent, rng: Generator, unroll: training.Unroll | None = None
+    ) -> Plan[ExpertSpan]:
+        """Return MTT's plan, with another gradient through the training of a student if `unroll` is given."""
+        runs = self.runs(real, make_student=make_student, rng=rng)
+        experts = students.ExpertStudents(runs, span=self.expert_span, last=self.start_bound(real))
+        images = start_images(real, self.ipc, self.start, rng)
+        syn = hard_set(real, self.ipc, synthetic.Pixels(images), self.learned_rate(real))
+        return self.matching(real, syn, experts, unroll=unroll)
 
 
-def sgd_by_kind(
-    syn: SyntheticSet, *, image_lr: float, rate_lr: float, label_lr: float, momentum: float
-) -> torch.optim.Optimizer:
+def sgd_by_kind(syn: SyntheticSet, *, image_lr: float, rate_lr: float, label_lr: float, momentum: float) -> Optimizer:
     """Return SGD with a learning rate for each of images, labels and learned rate; labels have a momentum of 0.9."""
     from torch.optim import SGD
 

@@ -7,23 +7,19 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import objectives, running, students, synthetic, training
+from ddsdk.foundation import PositiveFloat, PositiveInt
 from ddsdk.recipes.base import IterativeRecipe
-from ddsdk.recipes.parts import adam_on_images, augmentation_for, check_numbers, classic_network, start_images
+from ddsdk.recipes.parts import adam_on_images, augmentation_for, classic_network, start_images
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ddsdk.data import RealData
-    from ddsdk.students import MakeStudent
-    from ddsdk.training import Unroll
+    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, Module, Plan, RealData, Unroll
 
 
 _LONG = 30
 """Steps from which on rebuilding graphs is worth their memory; up to there it costs 1.4 times as long."""
 
 _DROPS = 10
-"""How often the rate of DD's optimizer is halved in a run."""
+"""Halvings of the rate of DD's optimizer in a run."""
 
 
 def unroll_for(steps: int) -> Unroll:
@@ -48,19 +44,14 @@ class UnrolledTraining(IterativeRecipe):
         image_lr: Learning rate of everything that the set stores.
         student_lr: Learning rate of the students.
         real_batch: Real images on which a student is tested.
-        start: Where the images start: noise, real, k-means, means or herding.
+        start: Start of the images: noise, real, k-means, means or herding.
     """
 
-    steps: int = 20_000
-    image_lr: float = 1e-3
-    student_lr: float | None = 1e-3
-    real_batch: int = 1024
+    steps: PositiveInt = 20_000
+    image_lr: PositiveFloat = 1e-3
+    student_lr: PositiveFloat | None = 1e-3
+    real_batch: PositiveInt = 1024
     start: str = "real"
-
-    @final
-    def check_fields(self, *, counts: str = "", rates: str = "", momenta: str = "") -> None:
-        """Check the common fields, and more by their names, separated by spaces; None counts as derived."""
-        check_numbers(self, counts=f"steps real_batch {counts}", rates=f"image_lr student_lr {rates}", momenta=momenta)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,26 +62,23 @@ class OrderedBatches(UnrolledTraining):
     with them and make the protocol.
 
     Attributes:
-        steps: Image steps.
-        passes: How often a student goes through all batches.
+        passes: Passes of a student through all batches.
         image_lr: Learning rate of everything that is learned (Adam); halved ten times over the run.
-        student_lr: Where the learned rate of each step starts. None takes `grey_lr` for grey images, 0.001 for others.
-        real_batch: Real images on which a student is tested.
-        start: Where the images start: noise, real, k-means, means or herding.
+        student_lr: Start of the learned rate of each step. None takes `grey_lr` for grey images, 0.001 for others.
     """
 
     grey_lr: ClassVar[float]
-    """Where learned rates start on grey images."""
+    """Start of learned rates on grey images."""
 
-    image_lr: float = 0.01
-    student_lr: float | None = None
+    image_lr: PositiveFloat = 0.01
+    student_lr: PositiveFloat | None = None
     start: str = "noise"
-    passes: int = 3
+    passes: PositiveInt = 3
 
     @final
     def ordered(
-        self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator, images: int, learned: bool
-    ) -> running.Plan[nn.Module]:
+        self, real: RealData, *, make_student: MakeStudent, rng: Generator, images: int, learned: bool
+    ) -> Plan[Module]:
         """Return the plan of so many images; labels are free numbers if `learned`, one-hot and fixed otherwise."""
         from torch import arange
 
@@ -123,7 +111,7 @@ class OrderedBatches(UnrolledTraining):
         )
 
     @final
-    def evaluation(self, real: RealData) -> training.Evaluation:
+    def evaluation(self, real: RealData) -> Evaluation:
         """Return the paper's: the same batches in the same order at the learned rates, and nothing else."""
         return training.Evaluation(
             protocol="stored order",

@@ -14,6 +14,7 @@ from .hallucination import hallucinator_floats as hallucinator_floats
 from .labels import FixedLabels as FixedLabels
 from .labels import FreeLabels as FreeLabels
 from .labels import LabelReading as LabelReading
+from .labels import Labels as Labels
 from .labels import LabelSpace as LabelSpace
 from .labels import LearnedLabels as LearnedLabels
 from .labels import SimplexLabels as SimplexLabels
