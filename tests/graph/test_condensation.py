@@ -32,8 +32,7 @@ from ddsdk_integrations.graph import (
     whole_graph,
 )
 from ddsdk_integrations.graph.judge import held_out, metric_of, trained_on_graph
-from ddsdk_integrations.graph.networks import GraphNetwork
-from ddsdk_integrations.graph.students import linear_student, perceptron_student
+from ddsdk_integrations.graph.networks import GraphNetwork, linear_student, perceptron_student
 
 RECIPES = {
     "gcond": GCond(nodes=7, steps=4, outer=2, inner=1, edge_bias=-0.5),

@@ -26,7 +26,7 @@ from ddsdk_integrations.graph import (
     normalised,
     propagated,
 )
-from ddsdk_integrations.graph.gcond import TakeTurns, class_matching
+from ddsdk_integrations.graph.matching import TakeTurns, class_matching
 from ddsdk_integrations.graph.recipe import allotted, start_features
 from ddsdk_integrations.graph.structure import KeptEdges
 

@@ -7,84 +7,53 @@
 >>> data = to_data(distilled)
 """
 
+# ruff: noqa: E402 - the library is asked for first
+
 from __future__ import annotations
 
 from ddsdk_integrations._require import require_library
 
 require_library("torch_geometric", feature="Graph condensation", package="torch_geometric", extra="graph")
 
-from ddsdk_integrations.graph.baselines import ChosenNodes, PropagatedNodes, whole_graph  # noqa: E402
-from ddsdk_integrations.graph.classification import (  # noqa: E402
-    GRAPHS_PROTOCOL,
-    DosCondGraphs,
-    RandomGraphs,
-    SyntheticGraphs,
-    evaluate_graphs,
-    to_batch,
-)
-from ddsdk_integrations.graph.data import Graph, GraphData, Part  # noqa: E402
-from ddsdk_integrations.graph.gcdm import GCDM  # noqa: E402
-from ddsdk_integrations.graph.gcond import DosCond, GCond  # noqa: E402
-from ddsdk_integrations.graph.graph_sets import GraphSet  # noqa: E402
-from ddsdk_integrations.graph.judge import GRAPH_PROTOCOL, evaluate_graph, to_data  # noqa: E402
-from ddsdk_integrations.graph.kernel import LabelledNodes, StructureKernel, by_structure  # noqa: E402
-from ddsdk_integrations.graph.load import (  # noqa: E402
-    TextGraphs,
-    load_graph,
-    planetoid,
-    read_text_graphs,
-    stochastic_blocks,
-    tolokers,
-)
-from ddsdk_integrations.graph.networks import GRAPH_NETWORKS, graph_network  # noqa: E402
-from ddsdk_integrations.graph.propagation import dense_normalised, normalised, propagated  # noqa: E402
-from ddsdk_integrations.graph.recipe import GraphRecipe  # noqa: E402
-from ddsdk_integrations.graph.sfgc import SFGC  # noqa: E402
-from ddsdk_integrations.graph.sntk import GCSNTK  # noqa: E402
-from ddsdk_integrations.graph.structure import BernoulliEdges, PairwiseMLP, SelfExpressive, Structure, SyntheticNodes  # noqa: E402
-from ddsdk_integrations.graph.students import graph_student  # noqa: E402
-
-__all__ = [
-    "GCDM",
-    "GCSNTK",
-    "GRAPHS_PROTOCOL",
-    "GRAPH_NETWORKS",
-    "GRAPH_PROTOCOL",
-    "SFGC",
-    "BernoulliEdges",
-    "ChosenNodes",
-    "DosCond",
-    "DosCondGraphs",
-    "GCond",
-    "Graph",
-    "GraphData",
-    "GraphRecipe",
-    "GraphSet",
-    "LabelledNodes",
-    "PairwiseMLP",
-    "Part",
-    "PropagatedNodes",
-    "RandomGraphs",
-    "SelfExpressive",
-    "Structure",
-    "StructureKernel",
-    "SyntheticGraphs",
-    "SyntheticNodes",
-    "TextGraphs",
-    "by_structure",
-    "dense_normalised",
-    "evaluate_graph",
-    "evaluate_graphs",
-    "graph_network",
-    "graph_student",
-    "load_graph",
-    "normalised",
-    "planetoid",
-    "propagated",
-    "read_text_graphs",
-    "stochastic_blocks",
-    "to_batch",
-    "to_data",
-    "tolokers",
-    "whole_graph",
-]
+from ddsdk_integrations.graph.baselines import ChosenNodes as ChosenNodes
+from ddsdk_integrations.graph.baselines import PropagatedNodes as PropagatedNodes
+from ddsdk_integrations.graph.classification import GRAPHS_PROTOCOL as GRAPHS_PROTOCOL
+from ddsdk_integrations.graph.classification import DosCondGraphs as DosCondGraphs
+from ddsdk_integrations.graph.classification import RandomGraphs as RandomGraphs
+from ddsdk_integrations.graph.classification import SyntheticGraphs as SyntheticGraphs
+from ddsdk_integrations.graph.classification import evaluate_graphs as evaluate_graphs
+from ddsdk_integrations.graph.classification import to_batch as to_batch
+from ddsdk_integrations.graph.data import Graph as Graph
+from ddsdk_integrations.graph.data import GraphData as GraphData
+from ddsdk_integrations.graph.data import Part as Part
+from ddsdk_integrations.graph.graph_sets import GraphSet as GraphSet
+from ddsdk_integrations.graph.judge import GRAPH_PROTOCOL as GRAPH_PROTOCOL
+from ddsdk_integrations.graph.judge import evaluate_graph as evaluate_graph
+from ddsdk_integrations.graph.judge import to_data as to_data
+from ddsdk_integrations.graph.judge import whole_graph as whole_graph
+from ddsdk_integrations.graph.kernel import LabelledNodes as LabelledNodes
+from ddsdk_integrations.graph.kernel import StructureKernel as StructureKernel
+from ddsdk_integrations.graph.kernel import by_structure as by_structure
+from ddsdk_integrations.graph.load import TextGraphs as TextGraphs
+from ddsdk_integrations.graph.load import load_graph as load_graph
+from ddsdk_integrations.graph.load import planetoid as planetoid
+from ddsdk_integrations.graph.load import read_text_graphs as read_text_graphs
+from ddsdk_integrations.graph.load import stochastic_blocks as stochastic_blocks
+from ddsdk_integrations.graph.load import tolokers as tolokers
+from ddsdk_integrations.graph.matching import GCDM as GCDM
+from ddsdk_integrations.graph.matching import DosCond as DosCond
+from ddsdk_integrations.graph.matching import GCond as GCond
+from ddsdk_integrations.graph.networks import GRAPH_NETWORKS as GRAPH_NETWORKS
+from ddsdk_integrations.graph.networks import graph_network as graph_network
+from ddsdk_integrations.graph.networks import graph_student as graph_student
+from ddsdk_integrations.graph.propagation import dense_normalised as dense_normalised
+from ddsdk_integrations.graph.propagation import normalised as normalised
+from ddsdk_integrations.graph.propagation import propagated as propagated
+from ddsdk_integrations.graph.recipe import GraphRecipe as GraphRecipe
+from ddsdk_integrations.graph.sfgc import SFGC as SFGC
+from ddsdk_integrations.graph.sntk import GCSNTK as GCSNTK
+from ddsdk_integrations.graph.structure import BernoulliEdges as BernoulliEdges
+from ddsdk_integrations.graph.structure import PairwiseMLP as PairwiseMLP
+from ddsdk_integrations.graph.structure import SelfExpressive as SelfExpressive
+from ddsdk_integrations.graph.structure import Structure as Structure
+from ddsdk_integrations.graph.structure import SyntheticNodes as SyntheticNodes

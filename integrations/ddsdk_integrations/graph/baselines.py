@@ -1,4 +1,4 @@
-"""Baselines of a condensed graph: chosen real nodes, their propagated features, class means, and all nodes."""
+"""Baselines of a condensed graph: chosen real nodes, their propagated features, and class means."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from torch_geometric.utils import subgraph
 
 import ddsdk as dd
 from ddsdk.data import herding, k_center, k_means_nearest
-from ddsdk.foundation import derive, require
+from ddsdk.foundation import derive
 from ddsdk.running import DirectMethod
 from ddsdk.students import MakeStudent
 from ddsdk.synthetic import hard_labels
 from ddsdk_integrations.graph.data import GraphData
-from ddsdk_integrations.graph.judge import held_out, trained_on_part
 from ddsdk_integrations.graph.recipe import NodeMethod, allotted
 from ddsdk_integrations.graph.structure import KeptEdges, SyntheticNodes
 
@@ -32,41 +31,22 @@ _CHOICES: Mapping[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
 @final
 @dataclass(frozen=True, kw_only=True)
 class ChosenNodes(NodeMethod, DirectMethod[GraphData]):
-    """Real training nodes with the edges among them.
+    """Real training nodes with the edges among them; a class with too few gives all that it has.
 
     Attributes:
-        name: Name in tables.
         choice: ``"random"``, or by propagated features ``"herding"``, ``"k-center"`` or ``"k-means"``.
-        nodes: Number of nodes; a class with too few gives all that it has.
-        hops: Propagations of the features that the choice compares.
     """
 
     name: ClassVar[str] = "nodes"
     choice: Literal["random", "herding", "k-center", "k-means"] = "random"
 
-    def check(self) -> None:
-        """Check the choice."""
-        require(self.choice in _CHOICES, "choice", f"be one of {list(_CHOICES)}", self.choice)
-
-    def make(
-        self,
-        graph: GraphData,
-        *,
-        make_student: MakeStudent,  # noqa: ARG002
-        rng: torch.Generator,
-    ) -> dd.SyntheticSet:
-        """Return the chosen nodes, class by class.
-
-        Raises:
-            ValueError: If there are fewer nodes than classes.
-        """
+    def make(self, graph: GraphData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.SyntheticSet:  # noqa: ARG002
+        """Return the chosen nodes, class by class."""
         wanted = torch.bincount(allotted(graph.class_sizes, self.nodes), minlength=graph.num_classes)
         x, picks = graph.propagated(self.hops), []
         for c, n in enumerate(wanted.tolist()):
             mine = torch.nonzero(graph.train.labels == c).flatten()
-            enough = n < len(mine)
-            chosen = _CHOICES[self.choice](x[mine], n, derive(rng, c)) if enough else slice(None)
-            picks.append(mine[chosen])
+            picks.append(mine[_CHOICES[self.choice](x[mine], n, derive(rng, c))] if n < len(mine) else mine)
         at = torch.cat(picks)
         seen, nodes, classes = graph.train.graph, graph.train.nodes[at], graph.train.labels[at]
         inside = nodes.sort().values
@@ -85,33 +65,12 @@ class PropagatedNodes(NodeMethod, DirectMethod[GraphData]):
     The second is what GCPA computes before it trains anything (ICML 2025): one message passing and class means.
 
     Attributes:
-        name: Name in tables.
         means: Whether means of clusters are taken; random nodes otherwise.
-        nodes: Number of nodes.
-        hops: Number of propagations.
     """
 
     name: ClassVar[str] = "propagated"
     means: bool = False
 
-    def make(
-        self,
-        graph: GraphData,
-        *,
-        make_student: MakeStudent,  # noqa: ARG002
-        rng: torch.Generator,
-    ) -> dd.SyntheticSet:
+    def make(self, graph: GraphData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.SyntheticSet:  # noqa: ARG002
         """Return the nodes, class by class."""
         return self.synthetic(graph, "means" if self.means else "propagated", rng=rng)
-
-
-def whole_graph(graph: GraphData, evaluation: dd.Evaluation, *, rng: torch.Generator) -> list[float]:
-    """Return the scores on the test nodes of networks that train on the training nodes of the real graph, in 0..1.
-
-    Args:
-        graph: Real graph.
-        evaluation: Protocol of training, as for condensed graphs.
-        rng: Generator from which network i derives its weights.
-    """
-    keys = (derive(rng, "network", i) for i in range(evaluation.networks))
-    return [held_out(trained_on_part(graph, evaluation, key), graph, graph.test) for key in keys]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from abc import ABC
 from dataclasses import dataclass
@@ -15,15 +14,18 @@ from torch_geometric.data import Data
 
 import ddsdk as dd
 from ddsdk.data import Batch
-from ddsdk.foundation import derive, require, require_count, require_rate
+from ddsdk.foundation import NonNegativeFloat, PositiveFloat, PositiveInt, check_numbers, derive, require
 from ddsdk.objectives import ClassMatch, squared, weight_gradients
+from ddsdk.recipes import hard_set
 from ddsdk.running import DirectMethod, IterativeMethod, Method
 from ddsdk.students import FreshStudents, MakeStudent
-from ddsdk.synthetic import Parametrization, Pixels, class_slots, hard_labels
+from ddsdk.synthetic import Parametrization, Pixels
 from ddsdk.training import Score, accuracy, train
 from ddsdk_integrations.graph.graph_sets import GraphSet, packed, small_graphs, unpacked
+from ddsdk_integrations.graph.judge import keep_best_
+from ddsdk_integrations.graph.networks import StudentFactory, graph_student
+from ddsdk_integrations.graph.recipe import adam
 from ddsdk_integrations.graph.structure import BernoulliEdges
-from ddsdk_integrations.graph.students import StudentFactory, graph_student
 
 GRAPHS_PROTOCOL = dd.Evaluation(
     protocol="graph classification",
@@ -38,8 +40,6 @@ GRAPHS_PROTOCOL = dd.Evaluation(
     optimizer="adam",
 )
 """Adam on the set; the best epoch on the validation graphs is tested."""
-
-_EVERY = 10
 
 
 @final
@@ -69,11 +69,6 @@ class SyntheticGraphs(Parametrization):
         """Return drawn graphs, (B, 1, N, T + N)."""
         return packed(self.x, self.edges.adjacency(self.x, rng))[slots], slots
 
-    @torch.no_grad()
-    def likely(self) -> Tensor:
-        """Return the graphs with their likely edges, (M, 1, N, T + N), detached."""
-        return packed(self.x.detach(), self.edges.adjacency(self.x, None))
-
     def project_(self) -> None:
         """Do nothing: features and logits are free."""
 
@@ -87,17 +82,15 @@ class GraphsMethod(Method[GraphSet], ABC):
     """A method whose sets are graphs: features (M, 1, N, T), and edges between the rows of all of them.
 
     Attributes:
-        name: Name in tables.
         ipc: Graphs of each class.
-        nodes: Nodes of a graph of the set; the real graphs that it is made of have at most as many.
+        nodes: Nodes of a graph of the set. Each class needs `ipc` real graphs with at most as many, to start from.
     """
 
-    ipc: int = 10
-    nodes: int = 28
+    ipc: PositiveInt = 10
+    nodes: PositiveInt = 28
 
     def __post_init__(self) -> None:
-        for name in ("ipc", "nodes"):
-            require_count(name, getattr(self, name))
+        check_numbers(self)
 
     @final
     def evaluation(self, graphs: GraphSet) -> dd.Evaluation:  # noqa: ARG002
@@ -116,8 +109,12 @@ class GraphsMethod(Method[GraphSet], ABC):
 
     @final
     def stored(self, syn: dd.SyntheticSet, graphs: GraphSet) -> tuple[dd.SyntheticSet, dict[str, Any]]:
-        """Return the features as images, and the edges between the rows of all of them."""
-        x, adjacency = unpacked(_packed_graphs(syn), graphs.tags)
+        """Return the features as images, and edges between the rows of all: real ones, or the likely learned ones."""
+        if isinstance(syn.parametrization, Pixels):
+            x, adjacency = unpacked(syn.parametrization.images.detach(), graphs.tags)
+        else:
+            learned = _graphs_of(syn)
+            x, adjacency = learned.x.detach(), learned.edges.adjacency(learned.x, None)
         plain = dd.SyntheticSet(Pixels(x[:, None]), syn.labels, syn.classes, syn.num_classes)
         graph, start, end = torch.nonzero(adjacency > 0, as_tuple=True)
         if not len(graph):
@@ -132,9 +129,6 @@ class DosCondGraphs(GraphsMethod, IterativeMethod[GraphSet]):
     """DosCond for whole graphs: gradients of a GCN at its initialisation are matched once in each step.
 
     Attributes:
-        name: Name in tables.
-        ipc: Graphs of each class.
-        nodes: Nodes of each synthetic graph; it starts as a real graph that is no larger.
         steps: Outer steps.
         width: Units of each layer of the GCN.
         layers: Layers of the GCN.
@@ -150,41 +144,27 @@ class DosCondGraphs(GraphsMethod, IterativeMethod[GraphSet]):
     """
 
     name: ClassVar[str] = "doscond graphs"
-    steps: int = 300
-    width: int = 128
-    layers: int = 3
-    real_batch: int = 64
-    feature_lr: float = 0.01
-    edge_lr: float = 0.1
+    steps: PositiveInt = 300
+    width: PositiveInt = 128
+    layers: PositiveInt = 3
+    real_batch: PositiveInt = 64
+    feature_lr: PositiveFloat = 0.01
+    edge_lr: PositiveFloat = 0.1
     density: float | None = None
-    penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("steps", "width", "layers", "real_batch"):
-            require_count(name, getattr(self, name))
-        for name in ("feature_lr", "edge_lr"):
-            require_rate(name, getattr(self, name))
-        require(0 <= self.penalty < float("inf"), "penalty", "be finite, not negative", self.penalty)
+    penalty: NonNegativeFloat = 1.0
 
     def student(self, graphs: GraphSet) -> StudentFactory:
         """Return a GCN over packed graphs."""
         return graph_student(graphs.tags, graphs.train.num_classes, width=self.width, layers=self.layers)
 
     def plan(self, graphs: GraphSet, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[nn.Module]:
-        """Return the parts, ready to run.
-
-        Raises:
-            ValueError: If a class has fewer than `ipc` graphs of at most `nodes` nodes.
-        """
+        """Return the parts, ready to run."""
         x, adjacency = unpacked(small_graphs(graphs, self.ipc, self.nodes, derive(rng, "start")), graphs.tags)
         edges = BernoulliEdges.scaled(adjacency)
         density = float(adjacency.mean()) * self.nodes / max(1, self.nodes - 1)
         allowed = density if self.density is None else self.density
-        classes = class_slots(graphs.train.num_classes, self.ipc)
-        labels = hard_labels(classes, graphs.train.num_classes)
         return dd.Plan(
-            syn=dd.SyntheticSet(SyntheticGraphs(x, edges), labels, classes, graphs.train.num_classes),
+            syn=hard_set(graphs.train, self.ipc, SyntheticGraphs(x, edges)),
             objective=ClassMatch(byproduct=weight_gradients, distance=squared, real_batch=self.real_batch),
             students=FreshStudents(make_student),
             make_optimizer=self._optimizer,
@@ -195,67 +175,35 @@ class DosCondGraphs(GraphsMethod, IterativeMethod[GraphSet]):
         )
 
     def refuse(self, graphs: GraphSet, *, start: object, validation: object, transform: object) -> None:  # noqa: ARG002
-        """Refuse a validation on images.
-
-        Raises:
-            ValueError: If one is given.
-        """
+        """Refuse a validation on images."""
         require(validation is None, "validation", "be left out for graphs", validation)
 
     def admit(self, plan: dd.Plan[Any]) -> None:
-        """Refuse a plan whose set could not be exported.
-
-        Raises:
-            TypeError: If the items of the set are no graphs.
-        """
+        """Refuse a plan whose set could not be exported."""
         _graphs_of(plan.syn)
 
     def _optimizer(self, syn: dd.SyntheticSet) -> torch.optim.Optimizer:
         graphs = _graphs_of(syn)
-        groups: list[dict[str, Any]] = [{"params": [graphs.x], "lr": self.feature_lr}]
-        return torch.optim.Adam([*groups, {"params": [graphs.edges.logits], "lr": self.edge_lr}])
+        return adam(([graphs.x], self.feature_lr), ([graphs.edges.logits], self.edge_lr))
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class RandomGraphs(GraphsMethod, DirectMethod[GraphSet]):
-    """Real graphs at random, the baseline.
-
-    Attributes:
-        name: Name in tables.
-        ipc: Graphs of each class.
-        nodes: Largest number of nodes of a graph, as for `DosCondGraphs`.
-    """
+    """Real graphs at random, the baseline."""
 
     name: ClassVar[str] = "random graphs"
 
-    def make(
-        self,
-        graphs: GraphSet,
-        *,
-        make_student: MakeStudent,  # noqa: ARG002
-        rng: torch.Generator,
-    ) -> dd.SyntheticSet:
-        """Return the graphs, class by class.
-
-        Raises:
-            ValueError: If a class has fewer than `ipc` graphs of at most `nodes` nodes.
-        """
+    def make(self, graphs: GraphSet, *, make_student: MakeStudent, rng: torch.Generator) -> dd.SyntheticSet:  # noqa: ARG002
+        """Return the graphs, class by class."""
         images = small_graphs(graphs, self.ipc, self.nodes, derive(rng, "start"))
-        classes, k = class_slots(graphs.train.num_classes, self.ipc), graphs.train.num_classes
-        return dd.SyntheticSet(Pixels(images), hard_labels(classes, k), classes, k)
+        return hard_set(graphs.train, self.ipc, Pixels(images))
 
 
 def _graphs_of(syn: dd.SyntheticSet) -> SyntheticGraphs:
     if not isinstance(syn.parametrization, SyntheticGraphs):
         raise TypeError(f"syn must be a set of SyntheticGraphs, got {type(syn.parametrization).__name__}")
     return syn.parametrization
-
-
-def _packed_graphs(syn: dd.SyntheticSet) -> Tensor:
-    """Return the packed graphs of an export: real ones as they are, learned ones with their likely edges."""
-    stored = syn.parametrization
-    return stored.images.detach() if isinstance(stored, Pixels) else _graphs_of(syn).likely()
 
 
 def to_batch(distilled: dd.Distilled) -> GraphBatch:
@@ -307,13 +255,12 @@ def evaluate_graphs(
         name: Name in tables.
     """
     began = time.perf_counter()
-    real = batch if isinstance(batch, dd.RealData) else None
     if isinstance(batch, dd.RealData):
         shown = batch.batch(torch.arange(len(batch)))
+        floats = shown.x.numel()
     else:
-        shown = Batch(_repacked(batch), batch.labels)
-    found = [_one(shown, graphs, evaluation, derive(rng, "network", i)) for i in range(evaluation.networks)]
-    floats = shown.x.numel() if real is not None else batch.manifest.storage.floats  # type: ignore[union-attr]
+        shown, floats = Batch(_repacked(batch), batch.labels), batch.manifest.storage.floats
+    found = [_reached(shown, graphs, evaluation, derive(rng, "network", i)) for i in range(evaluation.networks)]
     return Score(
         name=name,
         protocol=evaluation.protocol,
@@ -327,16 +274,10 @@ def evaluate_graphs(
     )
 
 
-def _one(shown: Batch, graphs: GraphSet, evaluation: dd.Evaluation, rng: torch.Generator) -> float:
+def _reached(shown: Batch, graphs: GraphSet, evaluation: dd.Evaluation, rng: torch.Generator) -> float:
     make = graph_student(graphs.tags, graphs.train.num_classes, **evaluation.network_options)
     network = make(derive(rng, "init"))
-    best, state = -1.0, network.state_dict()
     val, test = (part.batch(torch.arange(len(part))).x for part in (graphs.val, graphs.test))
-    for done in train(network, shown, evaluation, derive(rng, "train")):
-        if done % _EVERY and done < evaluation.epochs:
-            continue
-        reached = accuracy(network, val, graphs.val.labels)
-        if reached > best:
-            best, state = reached, copy.deepcopy(network.state_dict())
-    network.load_state_dict(state)
+    epochs = train(network, shown, evaluation, derive(rng, "train"))
+    keep_best_(network, epochs, evaluation.epochs, 10, lambda: accuracy(network, val, graphs.val.labels))
     return accuracy(network, test, graphs.test.labels)

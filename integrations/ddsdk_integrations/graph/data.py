@@ -90,12 +90,15 @@ class GraphData:
     ) -> None:
         require(setting in get_args(Setting), "setting", f"be one of {list(get_args(Setting))}", setting)
         _check(data)
-        masks = [_mask(data, f"{part}_mask", split) for part in ("train", "val", "test")]
-        if setting == "inductive":
-            parts = [_alone(data, mask) for mask in masks]
-        else:
-            whole = Graph(data.x.float(), data.edge_index)
-            parts = [_within(whole, data, mask) for mask in masks]
+        whole, parts = Graph(data.x.float(), data.edge_index), []
+        for part in ("train", "val", "test"):
+            nodes = torch.nonzero(_mask(data, f"{part}_mask", split)).flatten()
+            if setting == "inductive":
+                index, _ = subgraph(nodes, data.edge_index, relabel_nodes=True, num_nodes=len(data.x))
+                seen, at, ids = Graph(data.x[nodes].float(), index), torch.arange(len(nodes)), nodes
+            else:
+                seen, at, ids = whole, nodes, torch.arange(len(data.x))
+            parts.append(Part(seen, at, data.y[nodes], ids))
         self._set(parts, setting, class_names, name, metric)
 
     @classmethod
@@ -113,15 +116,12 @@ class GraphData:
 
         Args:
             train: Training graph with x, edge_index, y, and n_id (N,), the number in the data of each node. A `mask`
-                marks the labelled nodes; all are labelled without one.
+                marks the labelled nodes; all are labelled without one. It must not hold a held-out node.
             val: Validation graph with the same fields.
             test: Test graph with the same fields; it may hold training nodes as context.
             class_names: K names; None for numbers.
             name: Label of the data in reports.
             metric: Score on held-out nodes.
-
-        Raises:
-            ValueError: If a graph is one that the class refuses, or the training graph holds a held-out node.
         """
         task = cls.__new__(cls)
         parts = []
@@ -197,27 +197,20 @@ class GraphData:
 
         It is kept. For a model that is linear before its first weight, such as SGC, these rows are all that it ever
         sees of the graph: class-wise gradients are exact, and no neighbour is sampled.
-
-        Args:
-            hops: Number of propagations; 0 gives the features as they are.
-
-        Cost: see `propagated`; the whole graph is never held as a dense matrix.
         """
         require_count("hops", hops, least=0)
         if hops not in self._rows:
-            self._rows[hops] = self._as_rows(self.propagated(hops))
+            x = self.propagated(hops)
+            space = feature_space(x)
+            self._rows[hops] = dd.RealData(
+                space.inverse(x[:, None, None]).clamp(0, 1),
+                self.train.labels,
+                class_names=self.class_names,
+                preprocess=space,
+                name=self.name,
+                pictures=False,
+            )
         return self._rows[hops]
-
-    def _as_rows(self, x: Tensor) -> dd.RealData:
-        space = feature_space(x)
-        return dd.RealData(
-            space.inverse(x[:, None, None]).clamp(0, 1),
-            self.train.labels,
-            class_names=self.class_names,
-            preprocess=space,
-            name=self.name,
-            pictures=False,
-        )
 
 
 def feature_space(x: Tensor) -> dd.Preprocess:
@@ -252,17 +245,6 @@ def _mask(data: Data, name: str, split: int) -> Tensor:
     require(good, name, "be a mask over all nodes that is not empty", (mask.dtype, tuple(mask.shape)))
     require(int(data.y[mask].min()) >= 0, "y", f"be known where {name} is set", int(data.y[mask].min()))
     return mask
-
-
-def _alone(data: Data, mask: Tensor) -> Part:
-    nodes = torch.nonzero(mask).flatten()
-    index, _ = subgraph(nodes, data.edge_index, relabel_nodes=True, num_nodes=len(data.x))
-    return Part(Graph(data.x[nodes].float(), index), torch.arange(len(nodes)), data.y[nodes], nodes)
-
-
-def _within(graph: Graph, data: Data, mask: Tensor) -> Part:
-    nodes = torch.nonzero(mask).flatten()
-    return Part(graph, nodes, data.y[nodes], torch.arange(len(data.x)))
 
 
 def _refuse_leaks(setting: Setting, train: Part, held: dict[str, Part]) -> None:

@@ -77,11 +77,8 @@ def small_graphs(graphs: GraphSet, ipc: int, nodes: int, rng: torch.Generator) -
         small = torch.nonzero(x.flatten(1).sum(1) <= nodes).flatten()
         require(len(small) >= ipc, "ipc", f"not exceed the {len(small)} graphs of class {c} so small", ipc)
         picks = choose(small, ipc, derive(rng, c))
-        found.append(packed(*_resized(x[picks], adjacency[picks], nodes)))
+        # Real nodes come first, so that none of them is lost.
+        more = max(0, nodes - x.shape[1])
+        x, adjacency = pad(x[picks], (0, 0, 0, more)), pad(adjacency[picks], (0, more, 0, more))
+        found.append(packed(x[:, :nodes], adjacency[:, :nodes, :nodes]))
     return torch.cat(found)
-
-
-def _resized(x: Tensor, adjacency: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
-    """Return graphs with `nodes` places, the real nodes first; none of them is lost."""
-    more = max(0, nodes - x.shape[1])
-    return pad(x, (0, 0, 0, more))[:, :nodes], pad(adjacency, (0, more, 0, more))[:, :nodes, :nodes]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable, Iterable
 from typing import final
 
 import torch
@@ -36,19 +37,10 @@ GRAPH_PROTOCOL = dd.Evaluation(
 )
 """GCond's: 600 steps of Adam on the whole set, the best of them on the validation nodes of the real graph."""
 
-_EVERY = 20
-
 
 @final
 class OnGraph(nn.Module):
-    """A graph network bound to one graph: a function of the numbers of nodes.
-
-    Args:
-        network: Function of x, edge_index and edge_weight.
-        x: Features of all nodes, (N, D).
-        edge_index: Source and target of each edge, (2, E).
-        edge_weight: Weight of each edge, (E,); None for 1.
-    """
+    """A graph network bound to the nodes and edges of one graph: a function of the numbers of nodes."""
 
     whole_batch = True
 
@@ -93,13 +85,9 @@ def as_data(
         edge_index: Source and target of each edge, (2, E); None for no edges.
         edge_weight: Weight of each edge, (E,); None for no edges.
     """
-    return Data(
-        x=x,
-        edge_index=torch.zeros(2, 0, dtype=torch.int64) if edge_index is None else edge_index,
-        edge_weight=torch.zeros(0) if edge_weight is None else edge_weight,
-        y=classes,
-        y_rows=rows,
-    )
+    index = torch.zeros(2, 0, dtype=torch.int64) if edge_index is None else edge_index
+    weight = torch.zeros(0) if edge_weight is None else edge_weight
+    return Data(x=x, edge_index=index, edge_weight=weight, y=classes, y_rows=rows)
 
 
 def evaluate_graph(
@@ -117,15 +105,13 @@ def evaluate_graph(
     Args:
         distilled: Condensed graph.
         graph: Real graph.
-        evaluation: Protocol; None takes that of the set.
+        evaluation: Protocol; None takes that of the set. A protocol of a kernel trains nothing and has one score, whose
+            `network` names the kernel: it belongs in a column of its own.
         rng: Generator from which network i derives its weights.
         name: Name in tables.
 
     Raises:
         ValueError: If the set does not fit the graph.
-
-    A protocol of a kernel trains nothing and has one score, whose `network` names the kernel: it belongs in a column of
-    its own.
     """
     own = dd.Evaluation.from_dict(distilled.evaluation) if evaluation is None else evaluation
     rule, began = f"have {graph.num_features} features", time.perf_counter()
@@ -147,62 +133,60 @@ def evaluate_graph(
 
 
 def reached(data: Data, graph: GraphData, part: Part, evaluation: dd.Evaluation, rng: torch.Generator) -> float:
-    """Return the score of one network that trains on a small graph, or of its kernel, on a part of the real graph.
-
-    Args:
-        data: Small graph, see `as_data`.
-        graph: Real graph.
-        part: Part of it whose labelled nodes are predicted.
-        evaluation: Protocol.
-        rng: Generator of the network.
-    """
+    """Return the score of one network that trains on a small graph, or of its kernel, on a part of the real graph."""
     if evaluation.learner == "kernel":
         return metric_of(kernel_scores(data, part, evaluation), part.labels, graph.metric)
     return held_out(trained_on_graph(data, graph, evaluation, rng), graph, part)
 
 
 def trained_on_graph(data: Data, graph: GraphData, evaluation: dd.Evaluation, rng: torch.Generator) -> nn.Module:
-    """Return a network that trained on a small graph, with its best weights on the validation nodes.
+    """Return a network that trained on a small graph, see `as_data`, with its best weights on the validation nodes."""
+    shown = Batch(torch.arange(len(data.x)), read_labels(data.y_rows, evaluation.labels))
+    return _trained((data.x, data.edge_index, data.edge_weight), shown, graph, evaluation, rng)
+
+
+def whole_graph(graph: GraphData, evaluation: dd.Evaluation, *, rng: torch.Generator) -> list[float]:
+    """Return the scores on the test nodes of networks that train on the training nodes of the real graph, in 0..1.
 
     Args:
-        data: Small graph, see `as_data`.
-        graph: Real graph; its test nodes are not read.
-        evaluation: Protocol.
-        rng: Generator of the weights.
+        graph: Real graph.
+        evaluation: Protocol of training, as for condensed graphs.
+        rng: Generator from which network i derives its weights.
     """
-    rows = read_labels(data.y_rows, evaluation.labels)
-    shown = Batch(torch.arange(len(data.x)), rows)
-    return _fitted(data.x, data.edge_index, data.edge_weight, shown, graph, evaluation, rng)
+    seen, shown = graph.train.graph, Batch(graph.train.nodes, one_hot(graph.train.labels, graph.num_classes).float())
+    keys = (derive(rng, "network", i) for i in range(evaluation.networks))
+    networks = (_trained((seen.x, seen.edge_index), shown, graph, evaluation, key) for key in keys)
+    return [held_out(network, graph, graph.test) for network in networks]
 
 
-def trained_on_part(graph: GraphData, evaluation: dd.Evaluation, rng: torch.Generator) -> nn.Module:
-    """Return a network that trained on the training nodes of the real graph itself, as `trained_on_graph` does."""
-    part = graph.train
-    shown = Batch(part.nodes, one_hot(part.labels, graph.num_classes).float())
-    return _fitted(part.graph.x, part.graph.edge_index, None, shown, graph, evaluation, rng)
-
-
-def _fitted(
-    x: Tensor,
-    edge_index: Tensor,
-    edge_weight: Tensor | None,
-    shown: Batch,
-    graph: GraphData,
-    evaluation: dd.Evaluation,
-    rng: torch.Generator,
+def _trained(
+    nodes_and_edges: tuple[Tensor, ...], shown: Batch, graph: GraphData, evaluation: dd.Evaluation, rng: torch.Generator
 ) -> nn.Module:
     options = dict(evaluation.network_options)
     network = graph_network(evaluation.network, graph.num_features, graph.num_classes, derive(rng, "init"), **options)
-    bound = OnGraph(network, x, edge_index, edge_weight)
+    epochs = train(OnGraph(network, *nodes_and_edges), shown, evaluation, derive(rng, "train"))
+    keep_best_(network, epochs, evaluation.epochs, 20, lambda: held_out(network, graph, graph.val))
+    return network
+
+
+def keep_best_(network: nn.Module, epochs: Iterable[int], last: int, every: int, validate: Callable[[], float]) -> None:
+    """Train a network through `epochs`, and leave the weights in it that had the best score.
+
+    Args:
+        network: Network that `epochs` trains.
+        epochs: Numbers of the finished epochs, from 1 to `last`.
+        last: Number of epochs.
+        every: Epochs between two scores; the last epoch has one too.
+        validate: Score of the network, not negative.
+    """
     best, state = -1.0, network.state_dict()
-    for done in train(bound, shown, evaluation, derive(rng, "train")):
-        if done % _EVERY and done < evaluation.epochs:
+    for done in epochs:
+        if done % every and done < last:
             continue
-        found = held_out(network, graph, graph.val)
+        found = validate()
         if found > best:
             best, state = found, copy.deepcopy(network.state_dict())
     network.load_state_dict(state)
-    return network
 
 
 @torch.no_grad()

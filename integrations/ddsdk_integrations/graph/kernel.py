@@ -31,17 +31,7 @@ class LabelledNodes:
     """
 
     def __init__(self, part: Part, num_classes: int) -> None:
-        self._part, self._classes = part, num_classes
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes K."""
-        return self._classes
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the nodes."""
-        return self._part.nodes.device
+        self._part, self.num_classes, self.device = part, num_classes, part.nodes.device
 
     def of_class(self, c: int, n: int, rng: torch.Generator) -> Batch:
         """Draw at most `n` nodes of class `c`: numbers (B,) int64, and label rows."""
@@ -52,7 +42,7 @@ class LabelledNodes:
         return self._batch(choose(torch.arange(len(self._part.nodes)), n, rng))
 
     def _batch(self, at: Tensor) -> Batch:
-        return Batch(self._part.nodes[at], one_hot(self._part.labels[at], self._classes).float())
+        return Batch(self._part.nodes[at], one_hot(self._part.labels[at], self.num_classes).float())
 
 
 @final
@@ -134,21 +124,18 @@ def by_structure(student: StructureKernel, images: Tensor, new: Tensor) -> Compa
 
 @lru_cache(maxsize=4)
 def structure_kernel(graph: Graph, *, blocks: int, layers: int) -> StructureKernel:
-    """Return the kernel of a graph; the last few are kept, for what they know of its nodes takes a while to compute."""
+    """Return the kernel of a graph; the last few are kept, because what they hold of nodes takes a while to compute."""
     return StructureKernel(graph, blocks=blocks, layers=layers)
 
 
 @torch.no_grad()
 def kernel_scores(data: Data, part: Part, evaluation: dd.Evaluation) -> Tensor:
-    """Return the predictions of ridge regression on a set for the labelled nodes of a part, (L, K) float64.
+    """Return the predictions of ridge regression on nodes without edges for the nodes of a part, (L, K) float64.
 
     Args:
-        data: Nodes without edges: features x (M, D) and rows of labels y_rows (M, K).
+        data: Features x (M, D) and rows of labels y_rows (M, K).
         part: Part of the real graph.
         evaluation: Protocol whose `network_options` hold blocks, layers, rule and ridge.
-
-    Raises:
-        ValueError: If the set has edges, or the kernel is another one.
     """
     require(evaluation.network == "structure-ntk", "kernel", "be 'structure-ntk'", evaluation.network)
     edges = data.edge_index.shape[1]
@@ -157,5 +144,4 @@ def kernel_scores(data: Data, part: Part, evaluation: dd.Evaluation) -> Tensor:
     ridge = Ridge(rule=options.pop("rule", "trace"), strength=options.pop("ridge", 1.0))
     kernel, x = structure_kernel(part.graph, **options), data.x
     values = solve(kernel.gram(x), data.y_rows, ridge).values
-    found = [kernel.cross(part.nodes[piece], x) @ values for piece in pieces(len(part.nodes), 1000)]
-    return torch.cat(found)
+    return torch.cat([kernel.cross(part.nodes[piece], x) @ values for piece in pieces(len(part.nodes), 1000)])

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.functional import one_hot
 from torch_geometric.data import Data
 from torch_geometric.io import read_planetoid_data
@@ -133,10 +132,7 @@ def stochastic_blocks(
 def load_graph(name: str, root: str | Path | None = None, *, setting: Setting = "transductive") -> GraphData:
     """Return the graph called ``"cora"``, ``"cora-words"`` or ``"tolokers"``, or ``"sbm-N"`` for N generated nodes.
 
-    Args:
-        name: Name of the graph.
-        root: Folder of the files; None for a generated graph.
-        setting: Setting, see `GraphData`.
+    `root` is the folder of the files; None for a generated graph.
     """
     word, _, nodes = name.partition("-")
     if word == "sbm" and nodes.isdigit():
@@ -180,7 +176,9 @@ def read_text_graphs(path: str | Path) -> TextGraphs:
     graphs = []
     for label, rows in found:
         x = one_hot(torch.tensor([place[tag] for tag, *_ in rows]), len(tags)).float()
-        graphs.append(Data(x=x, edge_index=_edges(rows), y=torch.tensor([labels.index(label)])))
+        pairs = torch.tensor([(i, end) for i, (_, *ends) in enumerate(rows) for end in ends], dtype=torch.int64)
+        index = to_undirected(pairs.reshape(-1, 2).T, num_nodes=len(rows))
+        graphs.append(Data(x=x, edge_index=index, y=torch.tensor([labels.index(label)])))
     return TextGraphs(graphs, len(labels))
 
 
@@ -201,9 +199,3 @@ def _numbers(lines: Iterator[str], path: str, count: int | None) -> list[int]:
     good = bool(words) and all(word.lstrip("-").isdigit() for word in words)
     require(good and len(words) == (count or len(words)), path, "hold numbers in each line", line)
     return [int(word) for word in words]
-
-
-def _edges(rows: list[list[int]]) -> Tensor:
-    pairs = [(i, end) for i, (_, *ends) in enumerate(rows) for end in ends]
-    index: Tensor = to_undirected(torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T, num_nodes=len(rows))
-    return index

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, final, get_args
+from typing import Any, Literal, final, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
 
 import ddsdk as dd
 from ddsdk.data import Source, k_means_centres
-from ddsdk.foundation import derive, require, require_count, require_rate
+from ddsdk.foundation import NonNegativeInt, PositiveInt, check_numbers, derive, require, require_count
 from ddsdk.running import IterativeMethod, Method
 from ddsdk.students import MakeStudent
 from ddsdk.synthetic import LearnedRate, hard_labels
@@ -38,8 +38,7 @@ def allotted(class_sizes: Sequence[int], nodes: int) -> Tensor:
     """
     classes = len(class_sizes)
     require_count("nodes", nodes, least=classes)
-    total = sum(class_sizes)
-    exact = [nodes * size / total for size in class_sizes]
+    exact = [nodes * size / sum(class_sizes) for size in class_sizes]
     counts = [max(1, int(share)) for share in exact]
     # Classes that were raised to one can take more than is there: the largest give it back.
     while sum(counts) > nodes:
@@ -55,11 +54,10 @@ def start_features(graph: GraphData, classes: Tensor, start: Start, hops: int, r
     Args:
         graph: Real graph.
         classes: Classes of the nodes, (M,) int64 in order.
-        start: Kind of start, see `Start`.
+        start: Kind of start.
         hops: Number of propagations.
         rng: Generator of the choice. A class with fewer nodes than are wanted gives some twice.
     """
-    require(start in get_args(Start), "start", f"be one of {list(get_args(Start))}", start)
     x = graph.propagated(0 if start == "real" else hops)
     found = []
     for c, n in enumerate(torch.bincount(classes, minlength=graph.num_classes).tolist()):
@@ -73,11 +71,9 @@ def start_features(graph: GraphData, classes: Tensor, start: Start, hops: int, r
 
 
 def features_and_edges(syn: dd.SyntheticSet, threshold: float = 0.0) -> tuple[dd.SyntheticSet, dict[str, Tensor]]:
-    """Return the set of features before propagation, and the edges as fields of `ddsdk.Distilled`; none without edges.
+    """Return the set of features before propagation, and edges that weigh enough as fields of `ddsdk.Distilled`.
 
-    Args:
-        syn: Set of `SyntheticNodes`. A learned rate, which belongs to its students, is left out.
-        threshold: Least weight of an edge.
+    A learned rate, which belongs to the students of the set, is left out.
     """
     nodes = nodes_of(syn)
     plain = dd.SyntheticSet(SyntheticNodes(nodes.x.detach()), syn.labels, syn.classes, syn.num_classes)
@@ -85,26 +81,30 @@ def features_and_edges(syn: dd.SyntheticSet, threshold: float = 0.0) -> tuple[dd
     return plain, {"edge_index": index, "edge_weight": weight} if len(weight) else {}
 
 
+def adam(*kinds: tuple[Iterable[Tensor], float]) -> torch.optim.Adam:
+    """Return Adam over kinds of parameters, each with its learning rate; a kind without parameters is left out."""
+    groups = [{"params": list(parameters), "lr": lr} for parameters, lr in kinds]
+    return torch.optim.Adam([group for group in groups if group["params"]])
+
+
 @dataclass(frozen=True, kw_only=True)
 class NodeMethod(Method[GraphData], ABC):
     """A method whose sets are nodes, with edges or without.
 
     Attributes:
-        name: Name on the command line and in tables.
         nodes: Synthetic nodes.
         hops: Multiplications by the normalised adjacency before a student sees a node.
     """
 
-    nodes: int = 70
-    hops: int = 2
+    nodes: PositiveInt = 70
+    hops: NonNegativeInt = 2
 
     def __post_init__(self) -> None:
-        for name, least in (("nodes", 1), ("hops", 0)):
-            require_count(name, getattr(self, name), least)
-        self.check()
-
-    def check(self) -> None:
-        """Raise ValueError for a parameter that no graph could make right; the default checks nothing."""
+        check_numbers(self)
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal:
+                value, known = getattr(self, name), list(get_args(kind))
+                require(value in known, name, f"be one of {known}", value)
 
     def evaluation(self, graph: GraphData) -> dd.Evaluation:  # noqa: ARG002
         """Return the protocol of GCond."""
@@ -146,9 +146,6 @@ class GraphRecipe(NodeMethod, IterativeMethod[GraphData], ABC):
     """A recipe that condenses the nodes of a graph by the loop of `ddsdk.Distillation`.
 
     Attributes:
-        name: Name on the command line and in tables.
-        nodes: Synthetic nodes.
-        hops: Multiplications by the normalised adjacency before a student sees a node.
         steps: Outer steps.
         start: Start of the features, see `Start`.
         threshold: Least weight of an edge that is exported.
@@ -156,17 +153,14 @@ class GraphRecipe(NodeMethod, IterativeMethod[GraphData], ABC):
             validation nodes; the best of these sets is the result. 0 takes the set of the last step.
     """
 
-    steps: int = 500
+    steps: PositiveInt = 500
     start: Start = "propagated"
     threshold: float = 0.05
-    validate_every: int = 0
+    validate_every: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("validate_every", 0)):
-            require_count(name, getattr(self, name), least)
-        require(self.start in get_args(Start), "start", f"be one of {list(get_args(Start))}", self.start)
-        require(0 <= self.threshold < 1, "threshold", "lie in 0 <= value < 1", self.threshold)
         super().__post_init__()
+        require(0 <= self.threshold < 1, "threshold", "lie in 0 <= value < 1", self.threshold)
 
     @abstractmethod
     def parts(self, graph: GraphData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
@@ -183,21 +177,13 @@ class GraphRecipe(NodeMethod, IterativeMethod[GraphData], ABC):
 
     @final
     def refuse(self, graph: GraphData, *, start: object, validation: object, transform: object) -> None:  # noqa: ARG002
-        """Refuse a validation on images.
-
-        Raises:
-            ValueError: If one is given.
-        """
+        """Refuse a validation on images."""
         rule = "be left out for graphs, where validate_every has the same effect on the validation nodes"
         require(validation is None, "validation", rule, validation)
 
     @final
     def admit(self, plan: dd.Plan[Any]) -> None:
-        """Refuse a plan whose set could not be exported.
-
-        Raises:
-            TypeError: If the items of the set are no nodes.
-        """
+        """Refuse a plan whose set could not be exported."""
         nodes_of(plan.syn)
 
     @final
@@ -211,9 +197,3 @@ class GraphRecipe(NodeMethod, IterativeMethod[GraphData], ABC):
         batch = plain.detached(rng)
         data = as_data(batch.x.flatten(1), batch.y, plain.classes, **edges)
         return reached(data, graph, graph.val, protocol, rng)
-
-
-def check_rates(method: object, *names: str) -> None:
-    """Raise ValueError unless these fields are positive and finite."""
-    for name in names:
-        require_rate(name, getattr(method, name))

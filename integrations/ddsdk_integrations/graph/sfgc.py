@@ -8,13 +8,13 @@ from typing import Any, ClassVar, final
 import torch
 
 import ddsdk as dd
-from ddsdk.foundation import derive, require, require_count
+from ddsdk.foundation import NonNegativeFloat, PositiveFloat, PositiveInt, derive, require
 from ddsdk.objectives import MatchTrajectory
 from ddsdk.students import ExpertStudents, MakeStudent, TrainedRuns, Training
 from ddsdk.synthetic import LearnedLabels, LearnedRate
 from ddsdk_integrations.graph.data import GraphData
-from ddsdk_integrations.graph.recipe import GraphRecipe, check_rates
-from ddsdk_integrations.graph.students import StudentFactory, perceptron_student
+from ddsdk_integrations.graph.networks import StudentFactory, perceptron_student
+from ddsdk_integrations.graph.recipe import GraphRecipe, adam
 
 
 @final
@@ -50,27 +50,23 @@ class SFGC(GraphRecipe):
     """
 
     name: ClassVar[str] = "sfgc"
-    steps: int = 100
-    width: int = 64
-    experts: int = 10
-    expert_epochs: int = 300
-    expert_lr: float = 1.0
+    steps: PositiveInt = 100
+    width: PositiveInt = 64
+    experts: PositiveInt = 10
+    expert_epochs: PositiveInt = 300
+    expert_lr: PositiveFloat = 1.0
     expert_decay: float = 5e-4
-    every: int = 10
-    span: int = 5
-    last: int = 15
-    student_steps: int = 20
-    student_lr: float = 2.0
-    rate_lr: float = 1e-3
-    feature_lr: float = 1e-3
-    label_lr: float = 0.0
+    every: PositiveInt = 10
+    span: PositiveInt = 5
+    last: PositiveInt = 15
+    student_steps: PositiveInt = 20
+    student_lr: PositiveFloat = 2.0
+    rate_lr: PositiveFloat = 1e-3
+    feature_lr: PositiveFloat = 1e-3
+    label_lr: NonNegativeFloat = 0.0
 
-    def check(self) -> None:
-        """Check counts, rates and that stretches fit into the trajectories."""
-        for name in ("width", "experts", "expert_epochs", "every", "span", "last", "student_steps"):
-            require_count(name, getattr(self, name))
-        check_rates(self, "expert_lr", "student_lr", "rate_lr", "feature_lr")
-        require(0 <= self.label_lr < float("inf"), "label_lr", "be finite, not negative", self.label_lr)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         end = self.expert_epochs // self.every - self.span + 1
         require(self.last <= end, "last", f"be at most {end}, so that all stretches end", self.last)
 
@@ -95,8 +91,7 @@ class SFGC(GraphRecipe):
         rate = LearnedRate(self.student_lr, low=self.student_lr / 100, high=self.student_lr * 100)
         syn = self.synthetic(graph, self.start, rate=rate, rng=rng)
         if self.label_lr:
-            logits = 4.0 * syn.labels.rows(torch.arange(len(syn)))
-            labels = LearnedLabels(logits)
+            labels = LearnedLabels(4.0 * syn.labels.rows(torch.arange(len(syn))))
             syn = dd.SyntheticSet(syn.parametrization, labels, syn.classes, syn.num_classes, rate)
         experts = self.runs(graph, make_student=make_student, rng=rng)
         return dd.Plan(
@@ -111,5 +106,4 @@ class SFGC(GraphRecipe):
     def _optimizer(self, syn: dd.SyntheticSet) -> torch.optim.Optimizer:
         assert syn.rate is not None
         kinds = ((syn.parametrization, self.feature_lr), (syn.labels, self.label_lr), (syn.rate, self.rate_lr))
-        groups = [{"params": list(module.parameters()), "lr": lr} for module, lr in kinds]
-        return torch.optim.Adam([group for group in groups if group["params"]])
+        return adam(*((module.parameters(), lr) for module, lr in kinds))

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from functools import partial
+from typing import Any, ClassVar, Literal, final
 
 import torch
 
 import ddsdk as dd
 from ddsdk.data import Source
-from ddsdk.foundation import require, require_count
+from ddsdk.foundation import NonNegativeFloat, PositiveFloat, PositiveInt
 from ddsdk.objectives import FitAndTest
+from ddsdk.recipes import adam_by_kind
 from ddsdk.students import FixedTeachers, MakeStudent
 from ddsdk.synthetic import FixedLabels, FreeLabels, centred_labels
 from ddsdk.training import Ridge
 from ddsdk_integrations.graph.data import GraphData
 from ddsdk_integrations.graph.kernel import LabelledNodes, by_structure, structure_kernel
-from ddsdk_integrations.graph.recipe import GraphRecipe, check_rates
+from ddsdk_integrations.graph.recipe import GraphRecipe
 
 
 @final
@@ -41,21 +43,13 @@ class GCSNTK(GraphRecipe):
     """
 
     name: ClassVar[str] = "gc-sntk"
-    steps: int = 200
-    blocks: int = 2
-    layers: int = 2
-    ridge: float = 1.0
-    real_batch: int = 1024
-    feature_lr: float = 0.01
-    label_lr: float = 0.0
-
-    def check(self) -> None:
-        """Check counts and rates."""
-        require(self.blocks in (1, 2), "blocks", "be 1 or 2", self.blocks)
-        for name in ("layers", "real_batch"):
-            require_count(name, getattr(self, name))
-        check_rates(self, "feature_lr", "ridge")
-        require(0 <= self.label_lr < float("inf"), "label_lr", "be finite, not negative", self.label_lr)
+    steps: PositiveInt = 200
+    blocks: Literal[1, 2] = 2
+    layers: PositiveInt = 2
+    ridge: PositiveFloat = 1.0
+    real_batch: PositiveInt = 1024
+    feature_lr: PositiveFloat = 0.01
+    label_lr: NonNegativeFloat = 0.0
 
     def source(self, graph: GraphData) -> Source:
         """Return the training nodes as numbers."""
@@ -73,13 +67,7 @@ class GCSNTK(GraphRecipe):
             loss="mse",
         )
 
-    def parts(
-        self,
-        graph: GraphData,
-        *,
-        make_student: MakeStudent,  # noqa: ARG002
-        rng: torch.Generator,
-    ) -> dd.Plan[Any]:
+    def parts(self, graph: GraphData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:  # noqa: ARG002
         """Return regression with the kernel."""
         syn = self.synthetic(graph, self.start, rng=rng)
         rows = centred_labels(syn.classes, graph.num_classes)
@@ -90,13 +78,7 @@ class GCSNTK(GraphRecipe):
             syn=dd.SyntheticSet(syn.parametrization, labels, syn.classes, syn.num_classes),
             objective=FitAndTest(compare=by_structure, ridge=ridge, real_batch=self.real_batch),
             students=FixedTeachers(lambda _: kernel),
-            make_optimizer=self._optimizer,
+            make_optimizer=partial(adam_by_kind, image_lr=self.feature_lr, label_lr=self.label_lr, scale_lr=0.0),
             steps=self.steps,
             knobs="feature_lr or label_lr",
         )
-
-    def _optimizer(self, syn: dd.SyntheticSet) -> torch.optim.Optimizer:
-        groups = [{"params": list(syn.parametrization.parameters()), "lr": self.feature_lr}]
-        if self.label_lr:
-            groups.append({"params": list(syn.labels.parameters()), "lr": self.label_lr})
-        return torch.optim.Adam(groups)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import ClassVar, final
 
 import torch
@@ -34,9 +35,7 @@ class Structure(nn.Module, ABC):
     def edges(self, x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
         """Return the edges of an export that weigh at least `threshold`: index (2, E) and weight (E,), on the CPU.
 
-        Args:
-            x: Features, (M, D).
-            threshold: Least weight of an edge; edges of weight 0 are never there.
+        Edges of weight 0 are never there.
         """
         weights = self.adjacency(x, None).cpu()
         index = torch.nonzero(weights >= max(threshold, 1e-12)).T
@@ -60,11 +59,7 @@ def mirrored(weights: Tensor) -> Tensor:
 
 @final
 class KeptEdges(Structure):
-    """Edges of a real graph, in their own order and direction, each with weight 1.
-
-    Args:
-        index: Source and target of each edge, (2, E) int64.
-    """
+    """Edges (2, E) of a real graph, in their own order and direction, each with weight 1."""
 
     def __init__(self, index: Tensor) -> None:
         super().__init__()
@@ -98,7 +93,7 @@ class PairwiseMLP(Structure):
         rng: Generator of the weights.
 
     References:
-        Jin et al., "Graph Condensation for Graph Neural Networks", ICLR 2022, arXiv:2110.07580, eq. 8.
+        Jin et al., ICLR 2022, arXiv:2110.07580, eq. 8.
     """
 
     def __init__(self, features: int, *, width: int = 128, bias: float = -3.0, rng: torch.Generator) -> None:
@@ -107,8 +102,8 @@ class PairwiseMLP(Structure):
         require_count("width", width)
         self.first = nn.Linear(features, width)
         self.second = nn.Linear(features, width, bias=False)
-        norms = (nn.BatchNorm1d(width, track_running_stats=False) for _ in range(2))
-        self.rest = nn.Sequential(next(norms), nn.ReLU(), nn.Linear(width, width), next(norms), nn.ReLU())
+        norm = partial(nn.BatchNorm1d, width, track_running_stats=False)
+        self.rest = nn.Sequential(norm(), nn.ReLU(), nn.Linear(width, width), norm(), nn.ReLU())
         self.last = nn.Linear(width, 1)
         initialise(self, rng)
         nn.init.constant_(self.last.bias, bias)
@@ -132,7 +127,7 @@ class BernoulliEdges(Structure):
         temperature: Temperature of a draw, > 0; a draw tends to 0 and 1 as it falls.
 
     References:
-        Jin et al., "Condensing Graphs via One-Step Gradient Matching", KDD 2022, arXiv:2206.07746.
+        Jin et al., KDD 2022, arXiv:2206.07746.
     """
 
     def __init__(self, logits: Tensor, *, temperature: float = 0.5) -> None:
@@ -215,8 +210,7 @@ class SyntheticNodes(Parametrization):
         require(x.ndim == 2 and x.numel() > 0, "x", "have shape (M, D)", tuple(x.shape))
         require_count("hops", hops, least=0)
         self.x = nn.Parameter(torch.empty_like(x, memory_format=torch.contiguous_format))
-        self.structure = structure
-        self._hops = hops
+        self.structure, self._hops = structure, hops
         self.encode(x)
 
     def encode(self, images: Tensor) -> None:
@@ -231,6 +225,11 @@ class SyntheticNodes(Parametrization):
         if self.structure is not None:
             x = propagated(dense_normalised(self.structure.adjacency(x, rng)), x, self._hops)
         return x[slots][:, None, None], slots
+
+    @property
+    def edge_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the structure."""
+        return [p for p in self.parameters() if p is not self.x]
 
     def project_(self) -> None:
         """Do nothing: features are free."""
@@ -247,11 +246,7 @@ class SyntheticNodes(Parametrization):
 
 
 def nodes_of(syn: SyntheticSet) -> SyntheticNodes:
-    """Return the nodes of a set.
-
-    Raises:
-        TypeError: If its items are no nodes.
-    """
+    """Return the nodes of a set; TypeError if its items are no nodes."""
     if not isinstance(syn.parametrization, SyntheticNodes):
         raise TypeError(f"syn must be a set of SyntheticNodes, got {type(syn.parametrization).__name__}")
     return syn.parametrization
