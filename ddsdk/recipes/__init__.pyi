@@ -32,7 +32,6 @@ from .ncfm import NCFM as NCFM
 from .parts import adam_by_kind as adam_by_kind
 from .parts import adam_on_images as adam_on_images
 from .parts import augmentation_for as augmentation_for
-from .parts import check_numbers as check_numbers
 from .parts import cycled_images as cycled_images
 from .parts import hard_set as hard_set
 from .parts import pixel_set as pixel_set

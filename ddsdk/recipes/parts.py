@@ -6,7 +6,6 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from ddsdk import data, foundation, synthetic
-from ddsdk.foundation import require, require_count, require_momentum, require_rate
 
 if TYPE_CHECKING:
     from ddsdk.recipes.signature import Generator, Optimizer, RealData, SyntheticSet, Tensor
@@ -151,27 +150,6 @@ def adam_by_kind(syn: SyntheticSet, *, image_lr: float, label_lr: float, scale_l
         if module is not None
     ]
     return Adam([group for group in groups if group["params"]])
-
-
-def check_numbers(recipe: object, *, counts: str = "", rates: str = "", momenta: str = "", weights: str = "") -> None:
-    """Check fields of a recipe by their names, separated by spaces; None counts as derived.
-
-    Args:
-        recipe: Has the fields.
-        counts: Integers from 1.
-        rates: Positive and finite.
-        momenta: In 0 <= value < 1.
-        weights: Finite and not negative.
-    """
-    checks = ((require_count, counts), (require_rate, rates), (require_momentum, momenta), (_require_weight, weights))
-    for check, names in checks:
-        for name in names.split():
-            if getattr(recipe, name) is not None:
-                check(name, getattr(recipe, name))
-
-
-def _require_weight(name: str, value: float) -> None:
-    require(0 <= value < float("inf"), name, "be finite and not negative", value)
 
 
 def classic_network(real: RealData) -> str:

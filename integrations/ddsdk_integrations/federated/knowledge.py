@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk.recipes import IterativeRecipe, check_numbers
+from ddsdk.foundation import PositiveFloat, PositiveInt
+from ddsdk.recipes import IterativeRecipe
 from ddsdk.training import InnerSGD
 
 if TYPE_CHECKING:
@@ -53,16 +54,12 @@ class MetaKnowledge(IterativeRecipe):
     """
 
     name: ClassVar[str] = "fedmk"
-    steps: int = 100
-    student_steps: int = 5
-    image_lr: float = 0.01
-    student_lr: float = 0.02
-    real_batch: int = 256
+    steps: PositiveInt = 100
+    student_steps: PositiveInt = 5
+    image_lr: PositiveFloat = 0.01
+    student_lr: PositiveFloat = 0.02
+    real_batch: PositiveInt = 256
     start: str = "real"
-
-    def check(self) -> None:
-        """Check counts and rates."""
-        check_numbers(self, counts="steps student_steps real_batch", rates="image_lr student_lr")
 
     def parts(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
         """Return RaT-BPTT's parts with SGD students, all steps in the window, and the dynamic weights."""

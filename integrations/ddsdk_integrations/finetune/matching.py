@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import ddsdk as dd
+from ddsdk.foundation import PositiveFloat, PositiveInt
 from ddsdk.objectives import CollectiveMatch, cosine, weight_gradients
-from ddsdk.recipes import IterativeRecipe, adam_on_images, augmentation_for, check_numbers, pixel_set
+from ddsdk.recipes import IterativeRecipe, adam_on_images, augmentation_for, pixel_set
 from ddsdk.students import FreshStudents, MakeStudent
 from ddsdk_integrations.finetune.backbone import FrozenBackbone
 
@@ -39,15 +40,11 @@ class LinearGradientMatching(IterativeRecipe):
     """
 
     name: ClassVar[str] = "linear gradient matching"
-    steps: int = 1000
-    real_batch: int = 64
-    image_lr: float = 0.02
+    steps: PositiveInt = 1000
+    real_batch: PositiveInt = 64
+    image_lr: PositiveFloat = 0.02
     start: str = "noise"
     augmentation: str | None = None
-
-    def check(self) -> None:
-        """Check counts and rates."""
-        check_numbers(self, counts="steps real_batch", rates="image_lr")
 
     def parts(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[nn.Module]:
         """Return matching of the head's gradients, all classes together.

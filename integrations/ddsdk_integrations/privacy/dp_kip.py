@@ -14,9 +14,9 @@ from torch.func import vjp, vmap
 
 import ddsdk as dd
 from ddsdk.data import Source
-from ddsdk.foundation import derive
+from ddsdk.foundation import NonNegativeFloat, PositiveFloat, PositiveInt, derive
 from ddsdk.objectives import ByFeatures, Compare, by_kernel, targets
-from ddsdk.recipes import adam_on_images, check_numbers, ntk_protocol
+from ddsdk.recipes import adam_on_images, ntk_protocol
 from ddsdk.students import FixedTeachers
 from ddsdk.synthetic import FixedLabels, SyntheticView, centred_labels
 from ddsdk.training import FullyConnectedNTK, Ridge, solve
@@ -125,17 +125,13 @@ class DPKIP(PrivateRecipe):
     """
 
     name: ClassVar[str] = "dp-kip"
-    steps: int = 200
-    kernel_depth: int = 1
+    steps: PositiveInt = 200
+    kernel_depth: PositiveInt = 1
     features: bool = False
-    ridge: float = 1e-3
-    image_lr: float = 0.1
+    ridge: NonNegativeFloat = 1e-3
+    image_lr: PositiveFloat = 0.1
     sample_rate: float = 0.002
-    clip: float = 0.05
-
-    def check(self) -> None:
-        """Check counts and rates."""
-        check_numbers(self, counts="steps kernel_depth", rates="image_lr", weights="ridge")
+    clip: PositiveFloat = 0.05
 
     def parts(self, private: PrivateData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
         """Return regression with the kernel, each gradient released when its step comes."""

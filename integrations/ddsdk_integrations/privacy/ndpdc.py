@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
 import ddsdk as dd
-from ddsdk.foundation import derive, require
-from ddsdk.recipes import check_numbers, sgd_on_images
+from ddsdk.foundation import Momentum, NonNegativeInt, PositiveFloat, PositiveInt, derive, require
+from ddsdk.recipes import sgd_on_images
 from ddsdk_integrations.privacy.class_sums import (
     FeatureSpace,
     MatchClassSums,
@@ -63,20 +63,19 @@ class NDPDC(PrivateRecipe):
     starts: ClassVar[tuple[str, ...]] = ("means", "noise", "public")
     # Its steps are no releases.
     retries: ClassVar[int] = 5
-    releases: int = 200
-    steps: int = 2000
-    image_lr: float | None = None
-    image_momentum: float = 0.5
+    releases: PositiveInt = 200
+    steps: PositiveInt = 2000
+    image_lr: PositiveFloat | None = None
+    image_momentum: Momentum = 0.5
     start: str = "means"
     centred: bool = True
     means_share: float = 0.25
-    directions: int = 0
+    directions: NonNegativeInt = 0
     sample_rate: float = 0.1
     augmentation: str = ""
 
     def check(self) -> None:
-        """Check counts, rates and the share."""
-        check_numbers(self, counts="releases steps", rates="image_lr", momenta="image_momentum", weights="directions")
+        """Check the share."""
         require(0 < self.means_share < 1, "means_share", "lie strictly between 0 and 1", self.means_share)
 
     def parts(self, private: PrivateData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Released]:

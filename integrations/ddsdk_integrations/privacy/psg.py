@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
 import ddsdk as dd
-from ddsdk.foundation import derive
-from ddsdk.recipes import check_numbers, sgd_on_images
+from ddsdk.foundation import Momentum, PositiveFloat, PositiveInt, derive
+from ddsdk.recipes import sgd_on_images
 from ddsdk.students import AlternatingStudents, OnSynthetic
 from ddsdk_integrations.privacy.gradients import GradientLesson, MatchNoisedGradients, NoisedGradients
 from ddsdk_integrations.privacy.guard import refuse_bad_student
@@ -51,22 +51,17 @@ class PSG(PrivateRecipe):
     """
 
     name: ClassVar[str] = "psg"
-    students: int = 40
-    steps_per_student: int = 50
-    lesson_every: int = 10
-    student_epochs: int = 10
-    student_lr: float = 0.01
-    image_lr: float = 5.0
-    image_momentum: float = 0.5
+    students: PositiveInt = 40
+    steps_per_student: PositiveInt = 50
+    lesson_every: PositiveInt = 10
+    student_epochs: PositiveInt = 10
+    student_lr: PositiveFloat = 0.01
+    image_lr: PositiveFloat = 5.0
+    image_momentum: Momentum = 0.5
     sample_rate: float = 256 / 60_000
-    clip: float = 0.1
+    clip: PositiveFloat = 0.1
     augmentation: str = ""
     classwise: bool = False
-
-    def check(self) -> None:
-        """Check counts and rates."""
-        counts = "students steps_per_student lesson_every student_epochs"
-        check_numbers(self, counts=counts, rates="student_lr image_lr", momenta="image_momentum")
 
     def parts(
         self, private: PrivateData, *, make_student: MakeStudent, rng: torch.Generator

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 import torch
 
 import ddsdk as dd
-from ddsdk.foundation import require, require_count, require_rate, require_rng
+from ddsdk.foundation import PositiveFloat, PositiveInt, check_numbers, require, require_rng
 from ddsdk.running import IterativeMethod
 from ddsdk.synthetic import FixedLabels, Pixels, class_slots, hard_labels
 from ddsdk_integrations.privacy.data import PrivateData, require_private
@@ -48,25 +48,21 @@ class PrivateRecipe(IterativeMethod[PrivateData], ABC):
     starts: ClassVar[tuple[str, ...]] = ("noise", "public")
     retries: ClassVar[int] = 0
     repeatable: ClassVar[bool] = False
-    ipc: int = 10
+    ipc: PositiveInt = 10
     start: str = "noise"
     sample_rate: float = 0.01
-    clip: float = 1.0
-    noise_multiplier: float | None = None
+    clip: PositiveFloat = 1.0
+    noise_multiplier: PositiveFloat | None = None
     average: float | None = None
 
     def __post_init__(self) -> None:
-        require_count("ipc", self.ipc)
+        check_numbers(self)
         require(0 < self.sample_rate <= 1, "sample_rate", "lie in 0 < value <= 1", self.sample_rate)
-        require_rate("clip", self.clip)
-        if self.noise_multiplier is not None:
-            require_rate("noise_multiplier", self.noise_multiplier)
         refuse_private_start(self.start, self.starts)
         self.check()
 
-    @abstractmethod
     def check(self) -> None:
-        """Raise ValueError for a parameter that no data could make right."""
+        """Raise ValueError for parameters that no data could make right, beyond the rules of their types."""
 
     @abstractmethod
     def parts(self, private: PrivateData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
