@@ -8,28 +8,17 @@
 
 from __future__ import annotations
 
-from ddsdk_integrations.share.audit import Audit, audit
-from ddsdk_integrations.share.claims import check_words
-from ddsdk_integrations.share.figures import Figures, figures
-from ddsdk_integrations.share.groups import split_by_group
-from ddsdk_integrations.share.limits import ExportRefusedError, Limits
-from ddsdk_integrations.share.patients import simulated_patients
-from ddsdk_integrations.share.release import Release, Terms, release, reproduces
-from ddsdk_integrations.share.soft_labels import SoftLabels
-
-__all__ = [
-    "Audit",
-    "ExportRefusedError",
-    "Figures",
-    "Limits",
-    "Release",
-    "SoftLabels",
-    "Terms",
-    "audit",
-    "check_words",
-    "figures",
-    "release",
-    "reproduces",
-    "simulated_patients",
-    "split_by_group",
-]
+from ddsdk_integrations.share.audit import Audit as Audit
+from ddsdk_integrations.share.audit import Figures as Figures
+from ddsdk_integrations.share.audit import audit as audit
+from ddsdk_integrations.share.audit import figures as figures
+from ddsdk_integrations.share.groups import simulated_patients as simulated_patients
+from ddsdk_integrations.share.groups import split_by_group as split_by_group
+from ddsdk_integrations.share.release import ExportRefusedError as ExportRefusedError
+from ddsdk_integrations.share.release import Limits as Limits
+from ddsdk_integrations.share.release import Release as Release
+from ddsdk_integrations.share.release import Terms as Terms
+from ddsdk_integrations.share.release import check_words as check_words
+from ddsdk_integrations.share.release import release as release
+from ddsdk_integrations.share.release import reproduces as reproduces
+from ddsdk_integrations.share.soft_labels import SoftLabels as SoftLabels

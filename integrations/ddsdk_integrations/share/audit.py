@@ -1,4 +1,4 @@
-"""Attacks on a set, and what it is good for on the same networks."""
+"""Attacks on a set, and what networks that train on it do on held-out people."""
 
 from __future__ import annotations
 
@@ -7,27 +7,94 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import ddsdk as dd
-from ddsdk.foundation import require_count, root
+from ddsdk.foundation import require, require_count, root
 from ddsdk.judging import LikelihoodRatio, Roc, confidences, roc, trained_networks
-from ddsdk_integrations.share.figures import Figures, figures
+from ddsdk.training import probabilities
 from ddsdk_integrations.share.groups import group_ids
+
+_BINS = 15
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Figures of the mean prediction of several networks.
+
+    Attributes:
+        accuracy: Share of images whose class is right.
+        sensitivity: The same of each class, in the order of the classes.
+        balanced: Mean of the sensitivities.
+        groups: Mean sensitivity when all images of a group vote; None where a group has images of several classes.
+        calibration: Expected calibration error, 15 bins: mean distance of confidence and accuracy.
+    """
+
+    accuracy: float
+    sensitivity: tuple[float, ...]
+    balanced: float
+    groups: float | None
+    calibration: float
+
+
+def figures(networks: Sequence[nn.Module], held_out: dd.RealData, groups: Sequence[Hashable] | Tensor) -> Figures:
+    """Return the figures of networks on held-out images.
+
+    Args:
+        networks: Functions from (B, C, H, W) to logits (B, K); their probabilities are averaged.
+        held_out: Images in the value space of the networks.
+        groups: Groups of the images, one entry each.
+    """
+    require(len(networks) > 0, "networks", "hold one", 0)
+    x, labels = held_out.batch(torch.arange(len(held_out))).x, held_out.labels
+    found = torch.stack([probabilities(network, x) for network in networks]).mean(0)
+    recall = _recall(found, labels)
+    return Figures(
+        accuracy=float((found.argmax(1) == labels).double().mean()),
+        sensitivity=tuple(recall.tolist()),
+        balanced=float(recall.mean()),
+        groups=_of_groups(found, labels, group_ids(groups, len(labels))),
+        calibration=_calibration(found, labels),
+    )
+
+
+def _recall(found: Tensor, labels: Tensor) -> Tensor:
+    right = (found.argmax(1) == labels).double()
+    sizes = torch.bincount(labels, minlength=found.shape[1])
+    return torch.bincount(labels, weights=right, minlength=found.shape[1]) / sizes.clamp_min(1)
+
+
+def _of_groups(found: Tensor, labels: Tensor, ids: Tensor) -> float | None:
+    count = int(ids.max()) + 1
+    votes = torch.zeros(count, found.shape[1]).index_add_(0, ids, found.cpu())
+    low = torch.full((count,), found.shape[1]).scatter_reduce_(0, ids, labels.cpu(), "amin")
+    high = torch.zeros(count, dtype=torch.int64).scatter_reduce_(0, ids, labels.cpu(), "amax")
+    if not torch.equal(low, high):
+        return None
+    recall = _recall(votes, low)
+    return float(recall[torch.bincount(low, minlength=found.shape[1]) > 0].mean())
+
+
+def _calibration(found: Tensor, labels: Tensor) -> float:
+    sure, guess = found.double().max(1)
+    bins = (sure * _BINS).long().clamp_max(_BINS - 1)
+    gap = sure - (guess == labels).double()
+    return float(torch.bincount(bins, weights=gap, minlength=_BINS).abs().sum() / len(labels))
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What attacks on a set found, and what it is good for. Passing them proves nothing.
+    """Results of attacks on a set, and its use. Passing them proves nothing.
 
     Attributes:
-        membership: How well networks that train on the set tell distilled from held-out records.
-        distance: How well the distance to the nearest synthetic image does.
+        membership: Curve of telling distilled from held-out records by networks that train on the set.
+        distance: Curve of the same by the distance to the nearest synthetic image.
         near_copies: Synthetic images nearer to a record than the nearest hundredth of held-out records are.
         smallest_distance: Least distance of a synthetic image to a record, root mean square over pixels of 0..1.
-        shadow: The likelihood-ratio attack on the recipe, where shadow runs were made.
-        figures: Of networks that train on the set, on held-out groups.
+        shadow: Result of the likelihood-ratio attack on the recipe, where shadow runs were made.
+        figures: Figures of networks that train on the set, on held-out groups.
     """
 
     membership: Roc
@@ -40,20 +107,18 @@ class Audit:
     @property
     def record(self) -> dict[str, Any]:
         """Plain values for the card."""
-        return {
+        found: dict[str, Any] = {
             "membership_auc": self.membership.auc,
             "membership_at_1": self.membership.at_1,
             "distance_auc": self.distance.auc,
             "distance_at_1": self.distance.at_1,
             "near_copies": self.near_copies,
             "smallest_distance": self.smallest_distance,
-            **({} if self.shadow is None else {"shadow": _shadow_record(self.shadow)}),
-            "meaning": "attacks that were tried; passing them proves nothing",
         }
-
-
-def _shadow_record(shadow: LikelihoodRatio) -> dict[str, float]:
-    return {"runs": shadow.runs, "confidence_auc": shadow.confidence.auc, "distance_auc": shadow.distance.auc}
+        if self.shadow is not None:
+            areas = {"confidence_auc": self.shadow.confidence.auc, "distance_auc": self.shadow.distance.auc}
+            found["shadow"] = {"runs": self.shadow.runs, **areas}
+        return {**found, "meaning": "attacks that were tried; passing them proves nothing"}
 
 
 def audit(

@@ -1,12 +1,13 @@
-"""From records of patients to a release: split, distil, audit, export or refuse."""
+"""From records of patients to a release: split, distil, audit, check words and limits, export or refuse."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import os
+import re
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import final
 
@@ -14,26 +15,123 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.foundation import derive, require, root
+from ddsdk.foundation import NonNegativeFloat, NonNegativeInt, check_numbers, derive, require, root
 from ddsdk.judging import trained_networks
 from ddsdk.running import Method
 from ddsdk.students import MakeStudent
-from ddsdk_integrations.share.audit import Audit, audit
-from ddsdk_integrations.share.claims import check_words
-from ddsdk_integrations.share.figures import Figures, figures
+from ddsdk_integrations.share.audit import Audit, Figures, audit, figures
 from ddsdk_integrations.share.groups import group_ids, split_by_group
-from ddsdk_integrations.share.limits import ExportRefusedError, Limits
+
+_CERTIFICATE = "certificate"
+CLAIMS: Mapping[str, str] = {
+    r"anonym\w*": _CERTIFICATE,
+    r"de-?identif\w*": _CERTIFICATE,
+    r"privacy[- ]preserving": _CERTIFICATE,
+    r"differential\w*": _CERTIFICATE,
+    r"private": _CERTIFICATE,
+    r"robust\w*": "robustness",
+    r"faithful\w*": "faithfulness",
+    r"tileable|seamless\w*": "seam",
+    r"clean": "scan",
+}
+"""Pattern of a word to the entry of provenance that must be there; a certificate for words about privacy."""
+
+
+def check_words(name: str, text: str, distilled: dd.Distilled) -> None:
+    """Refuse a text that makes a promise which no measurement of the set supports.
+
+    Args:
+        name: Name of the text, for the message.
+        text: Text, such as the title or the intended use of a release.
+        distilled: Set that the text goes with.
+
+    Raises:
+        ValueError: If the text holds a word such as "anonymous" and the set has no certificate, or "robust" without
+            figures of it.
+    """
+    for pattern, entry in CLAIMS.items():
+        word = re.search(rf"\b(?:{pattern})\b", text, re.IGNORECASE)
+        has = distilled.certificate is not None if entry == _CERTIFICATE else entry in distilled.provenance
+        if word and not has:
+            needed = "a certificate of differential privacy" if entry == _CERTIFICATE else f"figures of {entry}"
+            raise ValueError(f"{name} must not say {word.group(0)!r} of a set without {needed}, got {text!r}")
+
+
+class ExportRefusedError(ValueError):
+    """A release breaks stated limits, `broken` in words; nothing was written."""
+
+    def __init__(self, broken: tuple[str, ...]) -> None:
+        super().__init__(f"the release must keep its limits, got {'; '.join(broken)}")
+        self.broken = broken
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Conditions of an export. None sets no limit.
+
+    An audit within limits proves nothing: other attacks may be stronger. Only a limit on `epsilon` is on a guarantee.
+
+    Attributes:
+        membership_auc: Area under the curve of telling distilled from held-out records, by networks or by distance.
+        membership_at_1: True positives of the same at 1 % false positives.
+        shadow_auc: Area of the likelihood-ratio attack over shadow runs, which must then have been made.
+        near_copies: Synthetic images nearer to a record than the nearest hundredth of held-out records are.
+        smallest_distance: Least distance of a synthetic image to a record, root mean square over pixels of 0..1.
+        least_sensitivity: Sensitivity of the worst class on held-out groups: a set without use need not be shared.
+        epsilon: Budget of the certificate, which must then be there.
+    """
+
+    membership_auc: NonNegativeFloat | None = 0.6
+    membership_at_1: NonNegativeFloat | None = 0.05
+    shadow_auc: NonNegativeFloat | None = None
+    near_copies: NonNegativeInt | None = 0
+    smallest_distance: NonNegativeFloat | None = None
+    least_sensitivity: NonNegativeFloat | None = None
+    epsilon: NonNegativeFloat | None = None
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+
+    def broken(self, audit: Audit, certificate: dd.Certificate | None) -> tuple[str, ...]:
+        """Return the limits that the audit and the certificate of a set break, in words.
+
+        A limit on a value that was not measured is broken.
+        """
+        shadow = audit.shadow
+        highest = (
+            ("membership_auc", max(audit.membership.auc, audit.distance.auc)),
+            ("membership_at_1", max(audit.membership.at_1, audit.distance.at_1)),
+            ("shadow_auc", None if shadow is None else max(shadow.confidence.auc, shadow.distance.auc)),
+            ("near_copies", audit.near_copies),
+            ("epsilon", None if certificate is None else certificate.epsilon),
+        )
+        lowest = (("smallest_distance", audit.smallest_distance), ("least_sensitivity", min(audit.figures.sensitivity)))
+        found = [self._fault(name, value, 1) for name, value in highest]
+        found += [self._fault(name, value, -1) for name, value in lowest]
+        return tuple(text for text in found if text)
+
+    def _fault(self, name: str, value: float | None, sign: int) -> str:
+        limit = getattr(self, name)
+        if limit is None:
+            return ""
+        words = name.replace("_", " ")
+        if value is None:
+            return f"{words} is limited to {limit:g} and was not measured"
+        if sign * value <= sign * limit:
+            return ""
+        return f"{words} {value:.4g} {'above' if sign > 0 else 'below'} the limit {limit:g}"
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """What the makers say of a release. Words that promise something are checked, see `check_words`.
+    """Words of the makers about a release. Those that promise something are checked, see `check_words`.
 
     Attributes:
         title: One line.
-        intended_use: What the set is for.
-        licence: Under which it is given, with the terms of the source.
+        intended_use: Purpose of the set.
+        licence: Licence of the set, with the terms of the source.
     """
 
     title: str
@@ -47,8 +145,8 @@ class Release:
     """A set that was made to be shared, with its audit.
 
     Attributes:
-        distilled: The set; provenance holds terms, audit, figures and coarse counts, and no fingerprint of records.
-        audit: What attacks found.
+        distilled: Set; its provenance holds terms, audit, figures and coarse counts, and no fingerprint of records.
+        audit: Results of attacks.
         held_out: Positions of the records that were not distilled, (H,) int64.
     """
 
@@ -57,14 +155,9 @@ class Release:
     held_out: Tensor
 
     def export(self, folder: str | os.PathLike[str], limits: Limits) -> str:
-        """Write the set with its card, if it keeps all limits; return the content id.
+        """Write the set with its card into a folder, if it keeps all limits; return the content id.
 
-        The card has the certificate, or the words "no formal privacy guarantee", and the audit. The limits are written
-        into it.
-
-        Args:
-            folder: New, or holding an older set.
-            limits: What may be exported.
+        The card has the certificate, or the words "no formal privacy guarantee", the audit and the limits.
 
         Raises:
             ExportRefusedError: If a limit is broken; nothing is written.
@@ -94,7 +187,7 @@ def release(
 
     Args:
         records: All images.
-        groups: One entry for each image, such as the name of its patient; no group is on both sides.
+        groups: Groups of the images, one entry each, such as the names of patients; no group is on both sides.
         recipe: Recipe, such as `ddsdk.SLDD`, which learns soft labels and the rate of each step with the images.
         terms: Words of the makers about the release.
         make_student: Factory of the recipe's networks; None takes the network of its own protocol.
@@ -151,15 +244,15 @@ def reproduces(
     seed: int | torch.Generator = 0,
     networks: int = 3,
 ) -> tuple[bool, Figures]:
-    """Train on a loaded release again: is the recorded accuracy within what chance explains?
+    """Train on a loaded release again, and return whether the recorded accuracy comes out, with the new figures.
 
-    Soft labels, rates of steps and their order must have come along, or it is not. Chance is three standard errors of
+    It does not where soft labels, rates of steps or their order were lost. Chance may explain three standard errors of
     an accuracy on so many images, of both measurements.
 
     Args:
         distilled: Release, such as of `ddsdk.Distilled.load`.
-        held_out: Images of the kind that was held out; other data are another question.
-        groups: One entry for each image.
+        held_out: Images of the kind that was held out.
+        groups: Groups of the images, one entry each.
         seed: Root of networks of their own: an integer, or a generator, which is not advanced.
         networks: Number of networks that train.
 

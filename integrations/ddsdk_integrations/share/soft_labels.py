@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.foundation import derive, require_count, require_rate
+from ddsdk.foundation import PositiveFloat, PositiveInt, check_numbers, derive
 from ddsdk.running import DirectMethod, Method
 from ddsdk.students import MakeStudent
 from ddsdk.synthetic import FixedLabels, Parametrization
@@ -22,12 +22,11 @@ class SoftLabels(DirectMethod[dd.RealData]):
     """A method whose images then get the labels of a teacher: softmax(teacher(x) / temperature).
 
     The teacher trains on the same records. Recipes that learn soft labels with the images, such as `ddsdk.SLDD`, need
-    none. Whatever certificate the set had is dropped: the teacher read records that nobody counted.
+    none. A certificate of the set is dropped: the teacher read records that it does not count.
 
     The whole run of `recipe` is one call of `make`, so there are no steps to stop, to start warm or to shorten.
 
     Attributes:
-        name: Name of the method in tables.
         recipe: Recipe or baseline of the images.
         epochs: Epochs of the teacher.
         lr: Learning rate of the teacher (SGD with momentum).
@@ -36,14 +35,12 @@ class SoftLabels(DirectMethod[dd.RealData]):
 
     name: ClassVar[str] = "soft labels"
     recipe: Method[dd.RealData]
-    epochs: int = 60
-    lr: float = 0.02
-    temperature: float = 1.0
+    epochs: PositiveInt = 60
+    lr: PositiveFloat = 0.02
+    temperature: PositiveFloat = 1.0
 
     def __post_init__(self) -> None:
-        require_count("epochs", self.epochs)
-        for name in ("lr", "temperature"):
-            require_rate(name, getattr(self, name))
+        check_numbers(self)
 
     def evaluation(self, real: dd.RealData) -> dd.Evaluation:
         """Return the recipe's own."""
@@ -93,20 +90,13 @@ class _Made(Parametrization):
         self.made = made
 
     def encode(self, images: Tensor) -> None:  # noqa: ARG002
-        """Refuse: an artefact does not change.
-
-        Raises:
-            TypeError: Always.
-        """
         raise TypeError("images of an artefact must not be replaced")
 
     def decode(self, slots: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Return the images at `slots`; nothing is random."""
         return self.made.images[slots], slots
 
     def project_(self) -> None:
-        """Do nothing: there is nothing to learn."""
+        pass
 
     def stored_floats(self) -> int:
-        """Return the floats of the artefact."""
         return self.made.stored_floats
