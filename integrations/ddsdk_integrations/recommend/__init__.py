@@ -10,23 +10,15 @@ Distill-CF is experimental: docs/applications.md has what it reaches beside as m
 
 from __future__ import annotations
 
-from ddsdk_integrations.recommend.autoencoder import EASE, WideAutoencoder, popularity
-from ddsdk_integrations.recommend.distill_cf import DistillCF, sampled_users, write_users
-from ddsdk_integrations.recommend.interactions import Interactions, simulated_interactions
-from ddsdk_integrations.recommend.metrics import Ranking, propensities, ranking
-from ddsdk_integrations.recommend.users import GumbelUsers
-
-__all__ = [
-    "EASE",
-    "DistillCF",
-    "GumbelUsers",
-    "Interactions",
-    "Ranking",
-    "WideAutoencoder",
-    "popularity",
-    "propensities",
-    "ranking",
-    "sampled_users",
-    "simulated_interactions",
-    "write_users",
-]
+from ddsdk_integrations.recommend.distill_cf import DistillCF as DistillCF
+from ddsdk_integrations.recommend.distill_cf import sampled_users as sampled_users
+from ddsdk_integrations.recommend.distill_cf import write_users as write_users
+from ddsdk_integrations.recommend.interactions import Interactions as Interactions
+from ddsdk_integrations.recommend.interactions import simulated_interactions as simulated_interactions
+from ddsdk_integrations.recommend.ranking import EASE as EASE
+from ddsdk_integrations.recommend.ranking import Ranking as Ranking
+from ddsdk_integrations.recommend.ranking import WideAutoencoder as WideAutoencoder
+from ddsdk_integrations.recommend.ranking import popularity as popularity
+from ddsdk_integrations.recommend.ranking import propensities as propensities
+from ddsdk_integrations.recommend.ranking import ranking as ranking
+from ddsdk_integrations.recommend.users import GumbelUsers as GumbelUsers

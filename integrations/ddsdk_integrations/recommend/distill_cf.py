@@ -16,11 +16,11 @@ from torch import Tensor
 
 import ddsdk as dd
 from ddsdk.data import Source
-from ddsdk.foundation import derive, require, require_count, require_rate, write_atomic
-from ddsdk.recipes import adam_on_images
+from ddsdk.foundation import NonNegativeFloat, PositiveFloat, PositiveInt, check_numbers, derive, require, write_atomic
+from ddsdk.recipes import adam_on_images, hard_set
 from ddsdk.running import IterativeMethod
 from ddsdk.students import FixedTeachers, MakeStudent
-from ddsdk.synthetic import SyntheticView, hard_labels
+from ddsdk.synthetic import SyntheticView
 from ddsdk.training import FullyConnectedNTK, Kernel, Ridge, solve
 from ddsdk_integrations.recommend.interactions import Interactions
 from ddsdk_integrations.recommend.users import GumbelUsers
@@ -62,7 +62,6 @@ class DistillCF(IterativeMethod[Interactions]):
     """Few synthetic users, learned so that the wide autoencoder fitted to them reconstructs real users.
 
     Attributes:
-        name: Name in tables.
         users: Number of synthetic users.
         steps: Outer steps.
         draws: Gumbel draws of a synthetic user.
@@ -82,23 +81,18 @@ class DistillCF(IterativeMethod[Interactions]):
     """
 
     name: ClassVar[str] = "distill-cf"
-    users: int = 50
-    steps: int = 100
-    draws: int = 200
-    temperature: float = 3.0
-    lr: float = 0.1
-    ridge: float = 1.0
-    depth: int = 1
-    real_batch: int = 4096
-    sparsity: float = 0.001
+    users: PositiveInt = 50
+    steps: PositiveInt = 100
+    draws: PositiveInt = 200
+    temperature: PositiveFloat = 3.0
+    lr: PositiveFloat = 0.1
+    ridge: NonNegativeFloat = 1.0
+    depth: PositiveInt = 1
+    real_batch: PositiveInt = 4096
+    sparsity: NonNegativeFloat = 0.001
 
     def __post_init__(self) -> None:
-        for name in ("users", "steps", "draws", "depth", "real_batch"):
-            require_count(name, getattr(self, name))
-        for name in ("temperature", "lr"):
-            require_rate(name, getattr(self, name))
-        for name in ("ridge", "sparsity"):
-            require(getattr(self, name) >= 0, name, "not be negative", getattr(self, name))
+        check_numbers(self)
 
     def evaluation(self, table: Interactions) -> dd.Evaluation:  # noqa: ARG002
         """Return the autoencoder itself."""
@@ -115,29 +109,16 @@ class DistillCF(IterativeMethod[Interactions]):
         """Return the users as items."""
         return table.as_real()
 
-    def plan(
-        self,
-        table: Interactions,
-        *,
-        make_student: MakeStudent,  # noqa: ARG002
-        rng: torch.Generator,
-    ) -> dd.Plan[Any]:
-        """Return the parts, ready to run; `dataclasses.replace` swaps one.
-
-        Raises:
-            ValueError: If there are fewer real users than `users`.
-        """
+    def plan(self, table: Interactions, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:  # noqa: ARG002
+        """Return the parts, ready to run; there must be no fewer real users than `users`."""
         require(self.users <= len(table.users), "users", f"not exceed {len(table.users)}", self.users)
         real = table.as_real()
         first = real.of_class(0, self.users, derive(rng, "start")).x
-        parametrization = GumbelUsers(
-            torch.zeros(self.users, first.shape[3]), draws=self.draws, temperature=self.temperature
-        )
-        parametrization.encode(first)
-        classes = torch.zeros(self.users, dtype=torch.int64)
+        users = GumbelUsers(torch.zeros(self.users, first.shape[3]), draws=self.draws, temperature=self.temperature)
+        users.encode(first)
         kernel = FullyConnectedNTK(depth=self.depth)
         return dd.Plan(
-            syn=dd.SyntheticSet(parametrization, hard_labels(classes, 1), classes, 1),
+            syn=hard_set(real, self.users, users),
             objective=Reconstruct(ridge=Ridge(strength=self.ridge), real_batch=self.real_batch, sparsity=self.sparsity),
             students=FixedTeachers(lambda _: kernel),
             make_optimizer=partial(adam_on_images, lr=self.lr),
@@ -146,15 +127,7 @@ class DistillCF(IterativeMethod[Interactions]):
 
 
 def sampled_users(distilled: dd.Distilled, items: int) -> dd.Distilled:
-    """Return the users with their largest `items` entries as ones: sparse, and counted as one index each.
-
-    Args:
-        distilled: Synthetic users, (M, 1, 1, I).
-        items: Items of each user.
-
-    Raises:
-        ValueError: If the set holds no users, or a user has not so many items.
-    """
+    """Return synthetic users (M, 1, 1, I) with their largest `items` entries as ones, counted as one index each."""
     rows = _rows(distilled)
     require(1 <= items <= rows.shape[1], "items", f"lie in 1..{rows.shape[1]}", items)
     matrix = torch.zeros_like(rows).scatter_(1, rows.topk(items, dim=1).indices, 1.0)
@@ -174,10 +147,6 @@ def write_users(distilled: dd.Distilled, items: tuple[str, ...], path: str | os.
         distilled: Set of `sampled_users`.
         items: Names of the items.
         path: Path of the file.
-
-    Raises:
-        ValueError: If an entry is neither zero nor one, or names do not fit.
-        StorageError: If the file cannot be written.
     """
     rows = _rows(distilled)
     require(bool(((rows == 0) | (rows == 1)).all()), "distilled", "be of sampled_users", "other numbers")

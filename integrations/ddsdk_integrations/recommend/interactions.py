@@ -39,20 +39,11 @@ class Interactions:
         require(tuple(self.matrix.shape) == wanted, "matrix", f"have shape {wanted}", tuple(self.matrix.shape))
         binary = bool(((self.matrix == 0) | (self.matrix == 1)).all())
         require(binary, "matrix", "hold zeros and ones", "others")
-        least = int(self.matrix.sum(1).min())
-        require(least > 0, "matrix", "give each user an item", "a user without")
+        require(int(self.matrix.sum(1).min()) > 0, "matrix", "give each user an item", "a user without")
 
     @classmethod
     def from_rows(cls, rows: Iterable[tuple[Hashable, Hashable, float]], *, least_rating: float = 0.0) -> Interactions:
-        """Return the table of (user, item, rating) rows; a pair counts where its rating is not below the least.
-
-        Args:
-            rows: Rows in any order; a pair may come twice.
-            least_rating: Least rating of a row that counts.
-
-        Raises:
-            ValueError: If no row is left.
-        """
+        """Return the table of (user, item, rating) rows in any order; ratings below the least do not count."""
         pairs = [(str(user), str(item)) for user, item, rating in rows if rating >= least_rating]
         require(len(pairs) > 0, "rows", "hold a rating that counts", 0)
         users, items = (tuple(dict.fromkeys(names)) for names in zip(*pairs, strict=True))
@@ -79,9 +70,6 @@ class Interactions:
             item: Name of the column of items.
             rating: Name of the column of ratings; None takes every row.
             least_rating: Least rating of a row that counts.
-
-        Raises:
-            ValueError: If a column is missing, or a rating is no number.
         """
         with Path(path).open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
@@ -120,19 +108,14 @@ class Interactions:
 
     def as_real(self) -> dd.RealData:
         """Return the users as real data of one class, (U, 1, 1, I) in the unit range."""
-        return users_as_images(self.matrix, name="interactions")
-
-
-def users_as_images(matrix: Tensor, *, name: str) -> dd.RealData:
-    """Return rows of users (U, I) as real data of one class."""
-    return dd.RealData(
-        matrix[:, None, None],
-        torch.zeros(len(matrix), dtype=torch.int64),
-        class_names=("user",),
-        preprocess=dd.Preprocess.unit(1),
-        name=name,
-        pictures=False,
-    )
+        return dd.RealData(
+            self.matrix[:, None, None],
+            torch.zeros(len(self.matrix), dtype=torch.int64),
+            class_names=("user",),
+            preprocess=dd.Preprocess.unit(1),
+            name="interactions",
+            pictures=False,
+        )
 
 
 def simulated_interactions(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from ddsdk.foundation import derive, require, require_count
+from ddsdk.foundation import derive, require, require_count, require_rate
 from ddsdk.synthetic import Parametrization
 
 
@@ -25,7 +24,6 @@ class _SumOfDraws(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, draws: int, temperature: float, rng: torch.Generator) -> Tensor:  # noqa: ANN401
-        """Add up the draws."""
         total = torch.zeros_like(logits)
         for i in range(draws):
             total += _draw(logits, temperature, derive(rng, i))
@@ -35,7 +33,7 @@ class _SumOfDraws(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
-        """Draw again, and push the gradient through each softmax: p (g - <p, g>) / temperature."""
+        # Draw again, and push the gradient through each softmax: p (g - <p, g>) / temperature.
         logits, open_ = ctx.saved_tensors
         draws, temperature, rng = ctx.how
         slope, found = grads[0] * open_, torch.zeros_like(logits)
@@ -57,9 +55,6 @@ class GumbelUsers(Parametrization):
         draws: Number of draws that are added. With few, distilling makes users worse.
         temperature: Temperature of the softmax, > 0; small for draws of one item each.
 
-    Raises:
-        ValueError: If logits are not finite, or a number is out of range.
-
     Cost: a softmax of M x I for each draw in the forward pass, and again in the backward pass; memory for one.
     """
 
@@ -68,7 +63,7 @@ class GumbelUsers(Parametrization):
         require(logits.ndim == 2, "logits", "have shape (M, I)", tuple(logits.shape))
         require(bool(torch.isfinite(logits).all()), "logits", "be finite", "NaN or infinity")
         require_count("draws", draws)
-        require(0 < temperature < math.inf, "temperature", "be positive and finite", temperature)
+        require_rate("temperature", temperature)
         self.logits = nn.Parameter(logits.detach().clone(memory_format=torch.contiguous_format))
         self._draws, self._temperature = draws, temperature
 
