@@ -8,8 +8,8 @@
 
 from __future__ import annotations
 
-from ddsdk_integrations.finetune.backbone import FrozenBackbone
-from ddsdk_integrations.finetune.matching import LinearGradientMatching
-from ddsdk_integrations.finetune.probe import fine_tuned, linear_probe, probe_accuracy
-
-__all__ = ["FrozenBackbone", "LinearGradientMatching", "fine_tuned", "linear_probe", "probe_accuracy"]
+from ddsdk_integrations.finetune.matching import FrozenBackbone as FrozenBackbone
+from ddsdk_integrations.finetune.matching import LinearGradientMatching as LinearGradientMatching
+from ddsdk_integrations.finetune.probe import fine_tuned as fine_tuned
+from ddsdk_integrations.finetune.probe import linear_probe as linear_probe
+from ddsdk_integrations.finetune.probe import probe_accuracy as probe_accuracy

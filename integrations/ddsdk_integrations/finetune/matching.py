@@ -1,20 +1,67 @@
-"""Linear gradient matching: images that teach a linear probe on a frozen backbone."""
+"""A pretrained network as a supply of students, and linear gradient matching: images that teach a probe on it."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import ddsdk as dd
-from ddsdk.foundation import PositiveFloat, PositiveInt
+from ddsdk.foundation import PositiveFloat, PositiveInt, require, require_count
+from ddsdk.networks import Network
 from ddsdk.objectives import CollectiveMatch, cosine, weight_gradients
 from ddsdk.recipes import IterativeRecipe, adam_on_images, augmentation_for, pixel_set
 from ddsdk.students import FreshStudents, MakeStudent
-from ddsdk_integrations.finetune.backbone import FrozenBackbone
+
+
+@final
+class _Features(nn.Module):
+    """The backbone, hidden: its weights are constants, which no optimizer trains and no objective differentiates by."""
+
+    def __init__(self, backbone: nn.Module, features: int) -> None:
+        super().__init__()
+        self._count = features
+        # A module in a tuple is not registered: neither its parameters nor its layers are those of the student.
+        self._held = (backbone,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        (backbone,) = self._held
+        found: Tensor = getattr(backbone, "embed", backbone)(x).flatten(1)
+        require(found.shape[1] == self._count, "features", f"be {found.shape[1]}", self._count)
+        return found
+
+
+@final
+class FrozenBackbone:
+    """A factory of students for any recipe: the backbone's features under a random linear head.
+
+    A recipe that matches embeddings matches the features of the backbone; one that matches gradients, or trains its
+    students, sees the head alone. The backbone is copied and put into eval mode.
+
+    Args:
+        backbone: Network from images (B, C, H, W) to features by `embed`, or by a call; on the device of the data.
+        features: Number of features F.
+        num_classes: Number of classes K of the data to distil.
+    """
+
+    def __init__(self, backbone: nn.Module, *, features: int, num_classes: int) -> None:
+        require_count("features", features)
+        require_count("num_classes", num_classes)
+        self._features = _Features(copy.deepcopy(backbone).eval().requires_grad_(False), features)
+        self._shape = (num_classes, features)
+
+    def __call__(self, rng: torch.Generator) -> Network:
+        """Return the backbone under a head with normal weights of variance 1 / F from `rng`, and no bias at first."""
+        classes, features = self._shape
+        head = nn.Linear(features, classes)
+        with torch.no_grad():
+            head.weight.copy_(torch.randn(self._shape, generator=rng) / features**0.5)
+            head.bias.zero_()
+        return Network(self._features, head)
 
 
 @final
@@ -28,7 +75,7 @@ class LinearGradientMatching(IterativeRecipe):
         steps: Image steps.
         real_batch: Real images of each class in one step.
         image_lr: Learning rate of the images (Adam).
-        start: Where the images start: noise, real, k-means, means or herding.
+        start: Start of the images: noise, real, k-means, means or herding.
         augmentation: DSA operations joined by "_"; empty for none. None takes those that suit the data.
 
     Differences from the published algorithm: images are stored as pixels, where the paper has a pyramid of resolutions

@@ -1,4 +1,4 @@
-"""What a set is worth to a pretrained backbone: a linear probe on its features, and fine-tuning of everything."""
+"""Use of a set for a pretrained backbone: a linear probe on its features, and fine-tuning of everything."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def linear_probe(features: Tensor, labels: Tensor, *, decay: float = 1e-3) -> nn
     """Return the head that minimises cross-entropy + decay ||W||^2 / 2 on features: convex, so nothing is drawn.
 
     Args:
-        features: (M, F).
+        features: Features, (M, F).
         labels: Rows of probabilities, (M, K).
-        decay: Positive, or there may be no smallest value.
+        decay: Weight decay, > 0, or there may be no smallest value.
     """
     require_rate("decay", decay)
     head = nn.Linear(features.shape[1], labels.shape[1]).to(features)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
+    for p in head.parameters():
+        nn.init.zeros_(p)
     solver = torch.optim.LBFGS(head.parameters(), max_iter=_PASSES, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
@@ -51,7 +51,7 @@ class _Joined(nn.Module):
         self.backbone, self.head = backbone, head
 
     def train(self, mode: bool = True) -> _Joined:
-        """Set the mode of all layers but batch norm: a few synthetic images have no statistics of their own."""
+        # A few synthetic images have no statistics of their own.
         super().train(mode)
         for layer in self.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
@@ -59,20 +59,16 @@ class _Joined(nn.Module):
         return self
 
     def embed(self, x: Tensor) -> Tensor:
-        """Return the features, (B, F)."""
-        embed = getattr(self.backbone, "embed", self.backbone)
-        found: Tensor = embed(x)
+        found: Tensor = getattr(self.backbone, "embed", self.backbone)(x)
         return found.flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits, (B, K)."""
         logits: Tensor = self.head(self.embed(x))
         return logits
 
 
 def _probed(backbone: nn.Module, distilled: dd.Distilled, decay: float) -> tuple[_Joined, Tensor]:
-    body = copy.deepcopy(backbone).eval()
-    joined = _Joined(body, nn.Linear(1, 1))
+    joined = _Joined(copy.deepcopy(backbone).eval(), nn.Linear(1, 1))
     rows = read_labels(distilled.labels, "probabilities" if distilled.label_space == "scores" else "stored")
     joined.head = linear_probe(embeddings(joined, distilled.images), rows, decay=decay)
     return joined, rows
@@ -82,10 +78,10 @@ def probe_accuracy(backbone: nn.Module, distilled: dd.Distilled, test: dd.RealDa
     """Return the accuracy of a linear probe that is fitted to a set, on test images.
 
     Args:
-        backbone: Frozen; maps images to features by `embed`, or by a call.
-        distilled: The set, in the value space of `test`.
-        test: Read once.
-        decay: See `linear_probe`.
+        backbone: Frozen network from images to features by `embed`, or by a call.
+        distilled: Set, in the value space of `test`.
+        test: Test images, read once.
+        decay: Weight decay of the probe.
     """
     joined, _ = _probed(backbone, distilled, decay)
     return accuracy(joined, test.batch(torch.arange(len(test))).x, test.labels)
