@@ -13,11 +13,10 @@ from PIL import Image
 
 import ddsdk as dd
 from ddsdk.cli import main
-from ddsdk.experiments import curve_run
-from ddsdk.experiments.curve import CurvePoint, CurveTask, RecipeCurve, curve_of
-from ddsdk.experiments.curve_run import measuring
+from ddsdk.experiments import curve as curve_module
+from ddsdk.experiments.curve import CurvePoint, CurveTask, RecipeCurve, measuring
 from ddsdk.experiments.curve_view import curve_picture, curve_table, spread_out
-from ddsdk.foundation import ArtifactError, DivergedError, FolderBusyError, Store, Timing, Unit
+from ddsdk.foundation import ArtifactError, DivergedError, FolderBusyError, Store, Timing, Unit, read_json
 from ddsdk.planning.methods import METHODS, chosen_methods
 from ddsdk.planning.presets import FAMILIES, SMALL, family, small
 from ddsdk.running.run import Run
@@ -44,7 +43,7 @@ def task(tiny):
 def ticking(monkeypatch):
     """A processor clock that a step of a distillation moves by 0.6 s, and nothing else."""
     clock = [0.0]
-    monkeypatch.setattr(curve_run.time, "process_time", lambda: clock[0])
+    monkeypatch.setattr(curve_module.time, "process_time", lambda: clock[0])
     real = dd.Distillation.__next__
 
     def step(self):
@@ -175,13 +174,14 @@ def test_no_held_out_image_is_distilled(task):
 
 def test_a_method_keeps_what_belongs_to_its_own_protocol(task):
     kernel = Evaluation(learner="kernel", network="linear")
-    assert task.short(kernel, epochs=2) is kernel
+    assert task.judging.of(kernel) is kernel
     own = Evaluation(epochs=30, networks=3)
-    assert (task.short(own).epochs, task.short(own).networks) == (30, 1)
-    assert [task.short(own, epochs=n).epochs for n in (2, 90)] == [2, 30]
-    assert task.short(Evaluation(network="mlp")).network_options == {"width": 4}
+    short = task.judging.of(own, own=True)
+    assert (short.epochs, short.networks) == (30, 1)
+    assert [dataclasses.replace(task, judge_epochs=n).judging.of(own).epochs for n in (2, 90)] == [2, 30]
+    assert task.judging.of(Evaluation(network="mlp")).network_options == {"width": 4}
     whole = dataclasses.replace(task, judge_epochs=None, judge_width=None, judge_networks=3)
-    assert whole.short(Evaluation.published()) == Evaluation.published()
+    assert whole.judging.of(Evaluation.published()) == Evaluation.published()
 
 
 def test_students_are_of_the_network_that_the_protocol_names(task):
@@ -226,20 +226,19 @@ def test_a_method_that_was_stopped_is_measured_again(tmp_path, task, ticking):
     curve = measured(tmp_path, "dm", method, task)
     assert len(curve.points) == 3
     ((_, kept),) = Store(tmp_path / "store").results("curve")
-    assert curve_of(kept, "the curve") == curve
+    assert read_json(kept, RecipeCurve, "curve", "the curve") == curve
     other = dataclasses.replace(method, real_batch=3)
     measured(tmp_path, "dm", other, task)
     assert len(list(tmp_path.glob("dm-*"))) == 2
 
 
 def test_a_record_that_is_no_curve_is_refused(tmp_path, task):
-    with pytest.raises(ArtifactError, match="the record must hold a curve"):
-        curve_of(b'{"recipe": "dm"}', "the record")
     method = dd.DM(ipc=1, steps=50, real_batch=4)
     unit = Unit("curve", task.conditions("dm", method))
-    Store(tmp_path / "store").publish(unit, b"{}", Timing(1.0, 1.0, "here"))
-    with pytest.raises(ArtifactError, match="the curve of dm must hold a curve"):
-        list(measuring(tmp_path, "dm", method, task))
+    for damaged in (b"{}", b'{"recipe": "dm"}'):
+        Store(tmp_path / "store").publish(unit, damaged, Timing(1.0, 1.0, "here"), replace=True)
+        with pytest.raises(ArtifactError, match="the curve of dm must hold a curve"):
+            list(measuring(tmp_path, "dm", method, task))
 
 
 def test_two_processes_do_not_measure_the_same_curve(tmp_path, task):

@@ -40,8 +40,8 @@ def test_scores_span_zero_to_one():
 @pytest.mark.parametrize(
     ("score", "message"),
     [
-        (lambda: hard_label_recovery(76.4, 0.5), "full must be an accuracy in 0..1, got 76.4"),
-        (lambda: improvement_over_random(0.5, -0.1), "random must be an accuracy"),
+        (lambda: hard_label_recovery(76.4, 0.5), "full must lie in 0..1, got 76.4"),
+        (lambda: improvement_over_random(0.5, -0.1), "random must lie in 0..1, got -0.1"),
         (lambda: label_robust_score(20.0, 0.1), "recovery must lie in -1..1, got 20.0"),
         (lambda: label_robust_score(0.1, 0.1, weight=2.0), "weight must lie in 0..1"),
         (lambda: augmentation_robust_score(0.1, float("nan")), "without must lie in -1..1"),

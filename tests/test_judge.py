@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 import ddsdk as dd
 from ddsdk.baselines import BASELINES
 from ddsdk.data.augment import cutmix
-from ddsdk.experiments.tables import score_table
+from ddsdk.experiments.table_view import score_table
 from ddsdk.foundation import derive
 from ddsdk.foundation.errors import ArtifactError
 from ddsdk.judging import judge, kept_score, scores

@@ -15,10 +15,9 @@ from ddsdk.cli import main
 from ddsdk.experiments.columns import COLUMNS, TRANSFER_NETWORKS, Judging, wants_centred
 from ddsdk.experiments.fair import label_robust_score
 from ddsdk.experiments.kinds import Entry, Place, Task, compute_in
-from ddsdk.experiments.published import PUBLISHED, published, transferred
-from ddsdk.experiments.table import Cell, Measured, TableRow, read_rows
+from ddsdk.experiments.published import PUBLISHED, TRANSFER, figure_kind, published
+from ddsdk.experiments.table import Cell, Measured, Table, TableRow, read_table
 from ddsdk.experiments.table_view import fair_scores, table_html, table_markdown
-from ddsdk.experiments.tables import figure_kind
 from ddsdk.foundation.errors import ArtifactError
 from ddsdk.foundation.store import Store, Timing
 from ddsdk.foundation.unit import Unit
@@ -42,7 +41,7 @@ def survey(tmp_path_factory):
 
 
 def test_a_table_has_every_method_under_every_protocol(survey):
-    rows = read_rows(survey / "table.json")
+    rows = read_table(survey / "table.json").rows
     assert [row.method for row in rows] == ["dm", "sldd", "krr"]
     assert [[cell.column for cell in row.cells] for row in rows] == [
         ["hard labels"],
@@ -66,7 +65,7 @@ def test_a_table_has_every_method_under_every_protocol(survey):
 
 def test_a_figure_of_the_table_is_that_of_the_commands(survey, tmp_path, capsys):
     """Seed 1 of a table is `ddsdk distill --seed 1`, and its networks are those of `ddsdk evaluate`."""
-    row = read_rows(survey / "table.json")[0]
+    row = read_table(survey / "table.json").rows[0]
     words = "--data digits --recipe dm --ipc 1 --steps 2 --real-batch 64 --width 4 --seed 1 --threads 1 --anneal"
     assert main(["distill", *words.split(), "--out", str(tmp_path / "set")]) == 0
     found = dd.Distilled.load(tmp_path / "set")
@@ -120,7 +119,7 @@ def test_workers_elsewhere_can_do_all_of_it(tmp_path, capsys):
             assert main(["worker", "--store", str(tmp_path / "store")]) == 0
         driver.join(timeout=0.1)
     assert codes == [0]
-    assert read_rows(tmp_path / "table.json")[0].cells[0].own is not None
+    assert read_table(tmp_path / "table.json").rows[0].cells[0].own is not None
     assert "distil" in capsys.readouterr().out
 
 
@@ -135,7 +134,7 @@ def test_networks_that_a_method_needs_are_units_too(tmp_path, monkeypatch):
     (made,) = [unit for unit in kinds if unit.kind == "distil"]
     assert set(made.needs) == {unit.id for unit in networks}
     assert len(list((tmp_path / "cache").glob("run-*.safetensors"))) == 2
-    (row,) = read_rows(tmp_path / "out" / "table.json")
+    (row,) = read_table(tmp_path / "out" / "table.json").rows
     assert row.learned_lr
     assert [cell.column for cell in row.cells] == ["hard labels"]
     store = Store(tmp_path / "out" / "store")
@@ -147,7 +146,7 @@ def test_a_budget_is_planned_once(tmp_path, capsys):
     base = ("--set", "dm.steps=100000", "--budget", "3s", "--repeats", "1", "--baselines", "")
     assert bench(tmp_path, *base) == 0
     (length,) = lengths = list(Store(tmp_path / "store").results("length"))
-    (row,) = read_rows(tmp_path / "table.json")
+    (row,) = read_table(tmp_path / "table.json").rows
     assert 1 <= row.parameters["steps"] < 100_000
     assert row.seconds[0] < 30
     assert bench(tmp_path, *base) == 0
@@ -165,7 +164,7 @@ def test_tables_share_their_sets_in_one_store(survey, tmp_path):
     new = {path.name for path in results.iterdir()} - before
     # Two networks of each kind; those of the ConvNet were judged before.
     assert len(new) == 2
-    (row,) = read_rows(tmp_path / "out" / "table.json")
+    (row,) = read_table(tmp_path / "out" / "table.json").rows
     assert [cell.column for cell in row.cells] == ["mlp", "convnet"]
     assert not (tmp_path / "out" / "store").exists()
 
@@ -173,7 +172,7 @@ def test_tables_share_their_sets_in_one_store(survey, tmp_path):
 def test_a_method_that_fails_costs_its_row(tmp_path, capsys):
     words = ("--set", "rtp.bases=9000", "--repeats", "1", "--baselines", "")
     assert bench(tmp_path, *words, recipes="dm,rtp") == 0
-    first, second = read_rows(tmp_path / "table.json")
+    first, second = read_table(tmp_path / "table.json").rows
     assert first.cells
     assert not second.cells
     assert "bases must leave an address" in second.note
@@ -187,7 +186,7 @@ def test_a_method_that_fails_while_it_is_planned_costs_its_row_too(tmp_path, mon
     # A rate that no network survives.
     words += [part for word in ("experts=1", "expert_epochs=3", "expert_lr=1e30") for part in ("--set", f"mtt.{word}")]
     assert bench(tmp_path / "out", *words, recipes="rtp,mtt,dm") == 0
-    first, second, third = read_rows(tmp_path / "out" / "table.json")
+    first, second, third = read_table(tmp_path / "out" / "table.json").rows
     assert "bases must leave an address" in first.note
     assert "are not finite" in second.note
     assert (first.cells, second.cells) == ((), ())
@@ -196,7 +195,7 @@ def test_a_method_that_fails_while_it_is_planned_costs_its_row_too(tmp_path, mon
 
 
 def test_a_table_that_is_stopped_at_its_start_says_so_and_nothing_else(tmp_path, monkeypatch, capsys):
-    from ddsdk.experiments.table_run import TableRun
+    from ddsdk.experiments.table import TableRun
 
     def stopped(self):
         raise KeyboardInterrupt
@@ -204,7 +203,7 @@ def test_a_table_that_is_stopped_at_its_start_says_so_and_nothing_else(tmp_path,
     monkeypatch.setattr(TableRun, "_networks", stopped)
     assert bench(tmp_path) == 75
     assert "stopped" in capsys.readouterr().err
-    (row,) = read_rows(tmp_path / "table.json")
+    (row,) = read_table(tmp_path / "table.json").rows
     assert row.cells == ()
 
 
@@ -292,8 +291,8 @@ def test_published_figures_stand_beside_what_is_comparable_alone():
     assert published("fashion-mnist", "cafe", 1, "plain") is None, "that figure has the augmentation of DSA"
     assert published("fashion-mnist", "rfad", 1, "own") == 78.6
     assert published("fashion-mnist", "rfad", 2, "own") is None
-    assert transferred("cifar10", "mtt", 10, "resnet152") == 15.9
-    assert transferred("cifar10", "mtt", 1, "resnet152") is None
+    assert TRANSFER["cifar10", "mtt", 10]["resnet152"] == 15.9
+    assert ("cifar10", "mtt", 1) not in TRANSFER
 
 
 def test_slips_of_the_survey_are_put_right():
@@ -332,7 +331,8 @@ def row(*cells, **options):
 
 
 def test_a_table_in_markdown_says_what_was_measured():
-    text = table_markdown("survey-1", [row(cell("hard labels", 0.5, 0.25, published=70.7), note="a | note")])
+    shown = row(cell("hard labels", 0.5, 0.25, published=70.7), note="a | note")
+    text = table_markdown(Table(table="survey-1", rows=(shown,)))
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
     assert "50.0" in lines[2]
@@ -344,8 +344,8 @@ def test_a_table_in_markdown_says_what_was_measured():
 
 
 def test_many_protocols_stand_side_by_side():
-    rows = [row(cell("convnet", 0.5, 0.25, published=50.5), cell("mlp", 0.125))]
-    text = table_markdown("cross-architecture", rows).replace("\\", "")
+    shown = row(cell("convnet", 0.5, 0.25, published=50.5), cell("mlp", 0.125))
+    text = table_markdown(Table(table="cross-architecture", rows=(shown,))).replace("\\", "")
     head, _, first, second = [line for line in text.splitlines() if line.startswith("|")]
     assert head.endswith("| convnet | mlp |")
     assert first.endswith("| 50.0 [50.5] | 12.5 |")
@@ -362,12 +362,13 @@ def test_fair_scores_come_from_the_cells():
     assert 0 < found.ars < 1
     assert fair_scores(of, None).lrs is None
     assert fair_scores(row(cell("own", 0.7)), whole).improvement is None
-    assert "0.300" in table_markdown("fair-scores", [of], whole).replace("\\", "")
+    assert "0.300" in table_markdown(Table(table="fair-scores", rows=(of,), whole=whole)).replace("\\", "")
 
 
 def test_the_page_needs_nothing_else_and_shows_no_markup_of_others():
-    rows = [row(cell("hard labels", 0.5, 0.25, published=70.7), note="<b>note</b>")]
-    page = table_html("a <title>", "survey-1", rows, {"dm<1>": distilled()}, {"torch": "<x>"})
+    shown = row(cell("hard labels", 0.5, 0.25, published=70.7), note="<b>note</b>")
+    table = Table(table="survey-1", rows=(shown,), machine={"torch": "<x>"})
+    page = table_html("a <title>", table, {"dm<1>": distilled()})
     assert page.count("<svg") == 1
     assert "data:image/png;base64," in page
     assert not re.search(r"(src|href)=\"(?!data:)", page)
@@ -379,7 +380,7 @@ def test_the_page_needs_nothing_else_and_shows_no_markup_of_others():
 def test_a_file_that_holds_no_table_is_refused(tmp_path, content):
     (tmp_path / "table.json").write_bytes(content)
     with pytest.raises(ArtifactError, match="must hold a table"):
-        read_rows(tmp_path / "table.json")
+        read_table(tmp_path / "table.json")
 
 
 def test_units_of_other_versions_and_kinds_and_data_are_refused():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -176,47 +175,41 @@ class TableBench(NetworkOptions, DataOptions):
                         err(escape_terminal(said, 400))
 
     def _write(self, table: TableRun) -> None:
-        from ddsdk.experiments import table_html, table_markdown, table_values
+        from ddsdk.experiments import table_html, table_markdown
         from ddsdk.foundation import readable_json, write_atomic
 
-        rows, whole, sets = table.rows(), table.on_all(), table.sets()
-        machine = _machine(self)
+        measured, sets = table.measured(self._machine()), table.sets()
         self.out.mkdir(parents=True, exist_ok=True)
-        text = table_markdown(self.table, rows, whole)
-        write_atomic(self.out / "table.json", readable_json(table_values(self.table, rows, machine, whole)))
+        text = table_markdown(measured)
+        write_atomic(self.out / "table.json", readable_json(dataclasses.asdict(measured)))
         write_atomic(self.out / "table.md", text.encode())
-        page = table_html(f"{self.table}, {self.data}", self.table, rows, sets, machine, whole)
-        write_atomic(self.out / "table.html", page.encode())
+        write_atomic(self.out / "table.html", table_html(f"{self.table}, {self.data}", measured, sets).encode())
         for name, distilled in sets.items():
             folder = self.out / "sets" / name
-            if (
-                not (folder / "manifest.json").is_file()
-                or artefact.Distilled.load(folder).content_id != distilled.content_id
-            ):
+            there = (folder / "manifest.json").is_file()
+            if not there or artefact.Distilled.load(folder).content_id != distilled.content_id:
                 distilled.save(folder)
         out(text)
         for suffix in ("md", "json", "html"):
             out(str(self.out / f"table.{suffix}"))
 
+    def _machine(self) -> dict[str, Any]:
+        """Return what a reader of figures wants to know about where they come from."""
+        import platform
+
+        from ddsdk.experiments import here
+
+        return {
+            **here(),
+            "python": platform.python_version(),
+            "device": artefact.device_name(self.device),
+            "threads of a unit": self.threads or 1,
+            "processors": os.cpu_count() or 1,
+        }
+
 
 def _told(done: Done | None) -> str:
     return "" if done is None else f"{done.unit.kind} {done.unit.id[:8]}"
-
-
-def _machine(options: DataOptions) -> Mapping[str, Any]:
-    """Return what a reader of figures wants to know about where they come from."""
-    import platform
-
-    from ddsdk.artefact import device_name
-    from ddsdk.experiments import here
-
-    return {
-        **here(),
-        "python": platform.python_version(),
-        "device": device_name(options.device),
-        "threads of a unit": options.threads or 1,
-        "processors": os.cpu_count() or 1,
-    }
 
 
 @dataclass(frozen=True, kw_only=True)

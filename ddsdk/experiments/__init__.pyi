@@ -16,9 +16,9 @@ from .columns import wants_centred as wants_centred
 from .curve import CurvePoint as CurvePoint
 from .curve import CurveTask as CurveTask
 from .curve import RecipeCurve as RecipeCurve
+from .curve import measuring as measuring
 from .curve import read_curves as read_curves
 from .curve import students_label as students_label
-from .curve_run import measuring as measuring
 from .curve_view import curve_picture as curve_picture
 from .curve_view import curve_table as curve_table
 from .executors import Executor as Executor
@@ -36,11 +36,10 @@ from .pages import empty_figure as empty_figure
 from .pages import markdown_table as markdown_table
 from .pages import mean_text as mean_text
 from .pages import need_plotting as need_plotting
-from .table import read_rows as read_rows
-from .table_run import TableRun as TableRun
+from .table import TableRun as TableRun
+from .table import read_table as read_table
+from .table_view import score_table as score_table
 from .table_view import table_html as table_html
 from .table_view import table_markdown as table_markdown
-from .table_view import table_values as table_values
-from .tables import score_table as score_table
 from .worker import Done as Done
 from .worker import work as work

@@ -20,7 +20,7 @@ def boards_of(curves: Iterable[RecipeCurve], methods: Mapping[str, type[Any]]) -
     A method that was measured with several seeds and the same settings has one entry, with their mean.
 
     Args:
-        curves: Of one plot or of several.
+        curves: Curves of one plot or of several.
         methods: Name to class, for the defaults that an entry leaves out.
 
     Raises:
@@ -33,7 +33,10 @@ def boards_of(curves: Iterable[RecipeCurve], methods: Mapping[str, type[Any]]) -
         require(curve.recipe in methods, "curves", f"be of {', '.join(methods)}", curve.recipe)
         board = _board(curve)
         key = board.fingerprint, board.ipc
-        _require_alike(boards.setdefault(key, board), board)
+        first = boards.setdefault(key, board)
+        differing = [f.name for f in fields(Board) if getattr(first, f.name) != getattr(board, f.name)]
+        rule = f"be measured alike on {first.data} at ipc {first.ipc}"
+        require(not differing, "curves", rule, f"other {', '.join(differing)}")
         settings = _settings(curve, methods[curve.recipe])
         same = msgspec.json.encode([curve.recipe, settings], order="sorted")
         runs.setdefault(key, {}).setdefault(same, []).append(curve)
@@ -60,12 +63,6 @@ def _board(curve: RecipeCurve) -> Board:
         )
     except (KeyError, msgspec.ValidationError) as error:
         raise ArtifactError("curve", f"the curve of {curve.recipe} must say how it was measured: {error}") from None
-
-
-def _require_alike(first: Board, other: Board) -> None:
-    differing = [f.name for f in fields(Board) if getattr(first, f.name) != getattr(other, f.name)]
-    rule = f"be measured alike on {first.data} at ipc {first.ipc}"
-    require(not differing, "curves", rule, f"other {', '.join(differing)}")
 
 
 def _settings(curve: RecipeCurve, method: type[Any]) -> dict[str, Any]:

@@ -28,12 +28,7 @@ _ADAM: dict[str, Any] = {
 
 
 class Column(NamedTuple):
-    """One way to judge a set.
-
-    Attributes:
-        name: What it is called beside the others of its table.
-        evaluation: The protocol.
-    """
+    """Name of one way to judge a set, and its protocol."""
 
     name: str
     evaluation: Evaluation
@@ -56,12 +51,7 @@ class Judging:
     transfer: tuple[str, ...] = TRANSFER_NETWORKS
 
     def of(self, evaluation: Evaluation, *, own: bool = False) -> Evaluation:
-        """Return a protocol within this cost.
-
-        Args:
-            evaluation: The protocol.
-            own: Whether it is a method's own.
-        """
+        """Return a protocol within this cost; `own` says that it is a method's own, whose epochs stay."""
         if evaluation.learner == "kernel":
             return evaluation
         wide = self.width is not None and "width" in signature(NETWORKS[evaluation.network]).parameters
@@ -80,22 +70,22 @@ def wants_centred(distilled: Distilled, evaluation: Evaluation) -> bool:
     return distilled.label_space == "scores" and evaluation.labels == "stored" and regression
 
 
-def _ordinary(distilled: Distilled, augmentation: str) -> Evaluation:
-    """Return what an ordinary user does with a set: its images and a class for each, under the papers' protocol."""
+def ordinary_protocol(distilled: Distilled, augmentation: str) -> Evaluation:
+    """Return the papers' protocol for the images of a set with a class for each."""
     hard = distilled.manifest.storage.labels == "hard"
     exact = Evaluation.published(augmentation)
     return exact if hard else dataclasses.replace(exact, labels="hard")
 
 
 def _is_own(own: Evaluation) -> bool:
-    """Tell whether a protocol is more than the papers' common one."""
+    """Tell whether a protocol is another than the papers' common one; the number of its networks does not count."""
     exact = Evaluation.published(own.augmentation)
     return dataclasses.replace(own, networks=exact.networks) != exact
 
 
 def _survey(distilled: Distilled, judging: Judging) -> list[Column]:
     own = own_protocol(distilled)
-    hard = _ordinary(distilled, own.augmentation)
+    hard = ordinary_protocol(distilled, own.augmentation)
     found = [Column("hard labels", judging.of(hard))]
     if _is_own(own) or hard.labels != own.labels:
         found.append(Column("own", judging.of(own, own=_is_own(own))))
@@ -103,7 +93,7 @@ def _survey(distilled: Distilled, judging: Judging) -> list[Column]:
 
 
 def _transfer(distilled: Distilled, judging: Judging) -> list[Column]:
-    hard = _ordinary(distilled, own_protocol(distilled).augmentation)
+    hard = ordinary_protocol(distilled, own_protocol(distilled).augmentation)
     return [
         Column(name, judging.of(hard.changed(network=name, options=None if name == hard.network else {})))
         for name in judging.transfer
@@ -114,7 +104,7 @@ def _recipes(distilled: Distilled, judging: Judging) -> list[Column]:
     found = []
     for name, augmentation in _AUGMENTATIONS.items():
         # One number of epochs for all, so that a column differs in what it is named after.
-        sgd = _ordinary(distilled, augmentation).changed(epochs=Evaluation.published().epochs)
+        sgd = ordinary_protocol(distilled, augmentation).changed(epochs=Evaluation.published().epochs)
         adam = dataclasses.replace(sgd, protocol=f"{sgd.protocol}, adam", **_ADAM)
         found += [Column(f"sgd, {name}", judging.of(sgd)), Column(f"adam, {name}", judging.of(adam))]
     return found
@@ -123,11 +113,9 @@ def _recipes(distilled: Distilled, judging: Judging) -> list[Column]:
 def _fair(distilled: Distilled, judging: Judging) -> list[Column]:
     own = own_protocol(distilled)
     plain = dataclasses.replace(own, protocol=f"{own.protocol}, no augmentation", augmentation="")
-    found = [
-        Column("hard labels", judging.of(_ordinary(distilled, own.augmentation))),
-        Column("own", judging.of(own, own=_is_own(own))),
-    ]
-    return [*found, Column(NO_AUGMENTATION, judging.of(plain, own=_is_own(own)))] if own.augmentation else found
+    columns = {"hard labels": ordinary_protocol(distilled, own.augmentation), "own": own, NO_AUGMENTATION: plain}
+    found = [Column(n, judging.of(e, own=n != "hard labels" and _is_own(own))) for n, e in columns.items()]
+    return found if own.augmentation else found[:2]
 
 
 COLUMNS: Mapping[str, Callable[[Distilled, Judging], Sequence[Column]]] = {

@@ -1,4 +1,4 @@
-"""What people look at of measured curves: a table in markdown, and a picture."""
+"""A table in markdown and a picture of measured curves."""
 
 from __future__ import annotations
 
@@ -34,20 +34,17 @@ def curve_table(curves: Sequence[RecipeCurve]) -> str:
     """Return a markdown table with a row for each method and protocol, and a column for each mark.
 
     A method that was done before a mark has there what it had at its end.
-
-    Raises:
-        ValueError: If there is no curve, or they have other marks.
     """
     marks = _marks(curves)
     head = ["method", "family", "judge", "protocol", "labels", *(f"{m:g} s" for m in marks), "prepared in", "note"]
     rows = []
     for curve in curves:
-        for judged, column in zip(("published", "own"), _columns(curve), strict=False):
-            found = [curve.at(mark) for mark in marks]
-            scores = [None if point is None else column(point) for point in found]
-            known = next((score for score in scores if score is not None), None)
+        for judged, column in zip(("published", "own"), _columns(curve).values(), strict=False):
+            scores = [None if point is None else column(point) for point in map(curve.at, marks)]
+            known = next(filter(None, scores), None)
             about = ["–", "–"] if known is None else [known.protocol, known.labels or "as stored"]
-            cells = [curve.recipe, curve.family, judged, *about, *map(_accuracy, scores)]
+            accuracies = [mean_text(() if score is None else score.accuracies, scale=100) for score in scores]
+            cells = [curve.recipe, curve.family, judged, *about, *accuracies]
             rows.append([escape_markdown(c) for c in [*cells, f"{curve.prepared:.0f} s", curve.note]])
     return markdown_table(head, rows)
 
@@ -60,20 +57,15 @@ def curve_picture(curves: Sequence[RecipeCurve], form: str = "png") -> bytes:
     edge.
 
     Args:
-        curves: With the same marks, at least one of them with a point.
+        curves: Curves with the same marks, at least one of them with a point.
         form: png or svg.
-
-    Raises:
-        ValueError: If there is nothing to draw.
-        MissingExtraError: If matplotlib is not installed.
     """
     need_plotting()
     import matplotlib
 
     marks, drawn = _marks(curves), [curve for curve in curves if curve.points]
     require(bool(drawn), "curves", "have a point between them", [curve.recipe for curve in curves])
-    differ = any(point.own for curve in drawn for point in curve.points)
-    columns = dict(list(_COLUMNS.items())[: 2 if differ else 1])
+    columns = _columns(*drawn)
     # A fixed salt, and no date: the same curves give the same file.
     with matplotlib.rc_context({"svg.hashsalt": "ddsdk", "font.size": 10, "svg.fonttype": "none"}):
         figure = empty_figure(8.5 * len(columns), 6.5)
@@ -97,13 +89,9 @@ def _marks(curves: Sequence[RecipeCurve]) -> list[float]:
     return marks[0]
 
 
-def _columns(curve: RecipeCurve) -> list[Callable[[CurvePoint], Score]]:
-    differs = any(point.own for point in curve.points)
-    return list(_COLUMNS.values())[: 2 if differs else 1]
-
-
-def _accuracy(score: Score | None) -> str:
-    return "–" if score is None else mean_text(score.accuracies, scale=100)
+def _columns(*curves: RecipeCurve) -> dict[str, Callable[[CurvePoint], Score]]:
+    differ = any(point.own for curve in curves for point in curve.points)
+    return dict(list(_COLUMNS.items())[: 2 if differ else 1])
 
 
 def _title(curve: RecipeCurve) -> str:

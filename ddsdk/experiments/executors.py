@@ -1,4 +1,4 @@
-"""Who works: this process, several of this machine, whoever shares the store, or the tasks of a Ray cluster."""
+"""Executors of units: this process, several of this machine, whoever shares the store, or tasks of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _DEATHS = 3
 
 
 class Executor(Protocol):
-    """Gets units done. The results do not depend on which one does it."""
+    """Computes units. The results do not depend on the executor."""
 
     def run(self, store: Store, units: Sequence[Unit], compute: Compute) -> Iterator[Done]:
-        """Ask the store for units and yield each as it is finished; what has a result already costs nothing.
+        """Ask the store for units and yield each as it is finished; a unit that has a result costs nothing.
 
         Args:
-            store: Where they are kept.
-            units: What is wanted; units that others need come first.
-            compute: From a unit and what it needs to its result. A function that other processes can import.
+            store: Store of the units.
+            units: Units that are wanted; units that others need come first.
+            compute: Function from a unit and what it needs to its result, which other processes can import.
         """
         ...
 
@@ -51,7 +51,7 @@ class InProcess:
     """One unit after another, here."""
 
     def run(self, store: Store, units: Sequence[Unit], compute: Compute) -> Iterator[Done]:
-        """See `Executor.run`."""
+        """Compute the units one after another."""
         kept, missing = _asked(store, units)
         yield from kept
         yield from work(store, compute, units=missing)
@@ -60,10 +60,10 @@ class InProcess:
 @final
 @dataclass(frozen=True)
 class Shared:
-    """Nobody here: those who run ``ddsdk worker`` on the store, on this machine or on others."""
+    """Nobody here, but ``ddsdk worker`` on the store, on this machine or on others."""
 
     def run(self, store: Store, units: Sequence[Unit], compute: Compute) -> Iterator[Done]:  # noqa: ARG002
-        """See `Executor.run`. It waits for as long as it takes."""
+        """Wait until others have computed the units."""
         kept, missing = _asked(store, units)
         yield from kept
         graph = Graph(store, missing, whole=True)
@@ -78,7 +78,7 @@ class Processes:
     """Several processes of this machine. One that dies is replaced, and costs the unit that it held.
 
     Attributes:
-        count: How many.
+        count: Number of processes.
     """
 
     count: int
@@ -87,7 +87,7 @@ class Processes:
         require_count("count", self.count)
 
     def run(self, store: Store, units: Sequence[Unit], compute: Compute) -> Iterator[Done]:
-        """See `Executor.run`."""
+        """Compute the units in processes of their own."""
         kept, missing = _asked(store, units)
         yield from kept
         graph, team, deaths = Graph(store, missing, whole=True), list[BaseProcess](), Counter[str]()
@@ -107,11 +107,9 @@ class Processes:
 
 
 def _start(store: Store, units: Sequence[Unit], compute: Compute) -> BaseProcess:
+    given = str(store.folder), store.lease_seconds, units, compute, os.getpid()
     # A forked child would share locks and thread pools that torch holds in the middle of something.
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(
-        target=_child, args=(str(store.folder), store.lease_seconds, units, compute, os.getpid()), daemon=True
-    )
+    process = multiprocessing.get_context("spawn").Process(target=_child, args=given, daemon=True)
     process.start()
     return process
 
@@ -142,8 +140,7 @@ def _alive(team: list[BaseProcess], store: Store, units: Sequence[Unit], deaths:
         deaths.update(held)
         for unit in units:
             if unit.id in held and deaths[unit.id] >= _DEATHS:
-                error = RuntimeError(f"{_DEATHS} workers died of it, exit code {process.exitcode}")
-                store.fail(unit, error)
+                store.fail(unit, RuntimeError(f"{_DEATHS} workers died of it, exit code {process.exitcode}"))
     return [process for process in team if process.is_alive()]
 
 
@@ -157,9 +154,9 @@ class RayTasks:
     none is running, one is started here: on the loopback address, behind a token.
 
     Attributes:
-        address: Of a running cluster; None starts one on this machine, unless ``$RAY_ADDRESS`` names one.
+        address: Address of a running cluster; None starts one on this machine, unless ``$RAY_ADDRESS`` names one.
         cpus: CPUs of this machine that a cluster which is started here may use; None for all.
-        retries: How often a unit is computed again when its worker or its machine was lost.
+        retries: Number of times that a unit is computed again when its worker or its machine was lost.
     """
 
     address: str | None = None
@@ -167,7 +164,7 @@ class RayTasks:
     retries: int = 3
 
     def run(self, store: Store, units: Sequence[Unit], compute: Compute) -> Iterator[Done]:
-        """See `Executor.run`.
+        """Compute the units as tasks.
 
         Raises:
             MissingExtraError: If Ray is not installed.

@@ -1,4 +1,4 @@
-"""What the benchmark's units are: trained networks, distilled sets, and networks that judge them."""
+"""Kinds of units of a table: trained networks, distilled sets, and networks that judge them."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from ddsdk.planning import made_of
 from ddsdk.recipes import Recipe
 from ddsdk.running import Run
 from ddsdk.synthetic import centred_labels
-from ddsdk.training import Evaluation
+from ddsdk.training import Evaluation, Pace
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker finds what units do not carry with them.
+    """What units do not carry with them.
 
     Attributes:
-        root: Of named data sets.
-        device: Where everything runs.
+        root: Folder of named data sets.
+        device: Device of all computations.
     """
 
     root: str | None = None
@@ -42,10 +42,10 @@ class Entry(NamedTuple):
     """A method of a table, with its settings.
 
     Attributes:
-        name: Of the method.
+        name: Name of the method.
         method: A recipe or baseline.
         network: Network of its students.
-        options: Of the builder of that.
+        options: Options of the network's builder.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Entry(NamedTuple):
         return {"recipe": self.name, "parameters": dataclasses.asdict(self.method), "student": student}
 
     def factory(self, real: RealData) -> NetworkFactory:
-        """Return what builds its students."""
+        """Return the factory of its students."""
         return network_factory(self.network, real.image_shape, real.num_classes, **self.options)
 
 
@@ -69,7 +69,7 @@ class Task:
 
     Attributes:
         data: Options of `ddsdk.load_pair` that say which data, and ``"data"``, its name or path.
-        fingerprint: Of the training data.
+        fingerprint: Fingerprint of the training data.
         seed: Set s of a method has the seed seed + s, as ``ddsdk distill --seed`` has it.
         threads: CPU threads of a unit.
     """
@@ -80,7 +80,7 @@ class Task:
     threads: int = 1
 
     def distil(self, entry: Entry, index: int, needs: tuple[str, ...] = ()) -> Unit:
-        """Return the unit of one set of a method, which the networks that it needs come before."""
+        """Return the unit of one set of a method, behind those of the networks that it needs."""
         return Unit("distil", {**self._shared(), **entry.to_dict()}, (index,), needs)
 
     def networks(self, entry: Entry, index: int, count: int) -> list[Unit]:
@@ -93,7 +93,7 @@ class Task:
 
         Args:
             evaluation: The protocol. Its name and the number of its networks do not count.
-            index: Which network.
+            index: Number of the network.
             of: Id of the unit of the set; None for all of the training data.
             centred: Whether class labels are read as centred rows, as a regression wants them.
         """
@@ -112,7 +112,7 @@ class Task:
 
 
 def here() -> dict[str, str]:
-    """Return the versions that results depend on."""
+    """Return the versions of ddsdk and torch, which results depend on."""
     return {"ddsdk": version("ddsdk"), "torch": torch.__version__}
 
 
@@ -137,10 +137,9 @@ def _network(unit: Unit, _: Mapping[str, bytes], place: Place) -> bytes:
     """Train one of the networks that a method needs, into the cache; the result says which weights came out."""
     config = unit.config
     runs = _prepared(config, unit.key[0], place).runs
-    index = int(unit.key[1])
-    require(runs is not None and len(runs) == config["count"], "count", "be that of the method", config["count"])
-    assert runs is not None
-    last = runs.weights(index, -1).cpu().contiguous()
+    if runs is None or len(runs) != config["count"]:
+        raise ValueError(f"count must be that of the method, got {config['count']!r}")
+    last = runs.weights(int(unit.key[1]), -1).cpu().contiguous()
     return canonical_json({"last": hashlib.sha256(last.numpy().tobytes()).hexdigest()})
 
 
@@ -155,7 +154,7 @@ def _judge(unit: Unit, inputs: Mapping[str, bytes], place: Place) -> bytes:
     config = unit.config
     train, test = _pair(json.dumps(config["data"], sort_keys=True), config["fingerprint"], place)
     evaluation = Evaluation.from_dict(config["evaluation"])
-    pace = None
+    pace = Pace()
     if unit.needs:
         (need,) = unit.needs
         distilled = Distilled.from_bytes(inputs[need])
@@ -166,15 +165,8 @@ def _judge(unit: Unit, inputs: Mapping[str, bytes], place: Place) -> bytes:
             labels = centred_labels(distilled.owner, distilled.num_classes).to(images)
     else:
         images, labels = train.batch(torch.arange(len(train)))
-    found = network_accuracy(
-        Batch(images, labels),
-        test,
-        evaluation,
-        int(unit.key[0]),
-        rng=generator(config["seed"]),
-        **({} if pace is None else {"pace": pace}),
-    )
-    return canonical_json({"accuracy": found})
+    batch, index, rng = Batch(images, labels), int(unit.key[0]), generator(config["seed"])
+    return canonical_json({"accuracy": network_accuracy(batch, test, evaluation, index, rng=rng, pace=pace)})
 
 
 _KINDS: dict[str, Callable[[Unit, Mapping[str, bytes], Place], bytes]] = {
@@ -202,7 +194,7 @@ def _pair(data: str, fingerprint: str, place: Place) -> tuple[RealData, RealData
 
 
 def set_of(result: bytes, seconds: float | None) -> Distilled:
-    """Return the set in the result of a unit, with the seconds that it took, networks included."""
+    """Return the set in the result of a unit, with its seconds, networks included."""
     made = Distilled.from_bytes(result)
     if seconds is None:
         return made

@@ -13,12 +13,7 @@ _MARKERS = "os^Dv*PXhp"
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table, a line for each row, with a line feed at its end.
-
-    Args:
-        heads: Heads of the columns.
-        rows: Cells, as many in a row as there are heads.
-    """
+    """Return a table, a line for each row, with a line feed at its end. A row has as many cells as there are heads."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
@@ -38,11 +33,7 @@ def mean_text(values: Sequence[float], *, scale: float = 1.0, digits: int = 1) -
 
 
 def need_plotting() -> None:
-    """Refuse at once where a picture could not be drawn at the end.
-
-    Raises:
-        MissingExtraError: If matplotlib is not installed.
-    """
+    """Raise MissingExtraError where matplotlib is not installed: at once, and not when a picture is drawn."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
@@ -50,11 +41,7 @@ def need_plotting() -> None:
 
 
 def empty_figure(width: float, height: float) -> Any:  # noqa: ANN401 - matplotlib has no types
-    """Return a figure of matplotlib, in inches, that needs no screen.
-
-    Raises:
-        MissingExtraError: If matplotlib is not installed.
-    """
+    """Return a figure of matplotlib, in inches, that needs no screen."""
     need_plotting()
     from matplotlib.figure import Figure
 
@@ -79,9 +66,6 @@ def draw_lines(
         y_label: Label of the y axis.
         log_x: Whether x is logarithmic.
         joined: Whether points are joined.
-
-    Raises:
-        MissingExtraError: If matplotlib is not installed.
     """
     figure = empty_figure(7.5, 4.2)
     axes = figure.subplots()

@@ -8,7 +8,10 @@ herding, and its "DCC" and "CAFE" are these methods with DSA.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal, NamedTuple
+
+from ddsdk.training import Evaluation
 
 Under = Literal["plain", "augmented", "own"]
 """The protocol of a figure: DC's with a ConvNet-3 of width 128, the same with augmentation, or the method's own."""
@@ -26,9 +29,9 @@ class Published(NamedTuple):
     """Accuracies at 1, 10 and 50 images per class, in percent.
 
     Attributes:
-        accuracies: None where nothing was published.
-        source: Where they stand.
-        under: The protocol that they belong to.
+        accuracies: Accuracies; None where nothing was published.
+        source: Paper or repository.
+        under: Protocol.
     """
 
     accuracies: tuple[float | None, float | None, float | None]
@@ -91,19 +94,12 @@ PUBLISHED: dict[tuple[str, str], Published] = {
 }
 """(data set, method) to the published figures."""
 
-
-TRANSFER: dict[tuple[str, str, int, str], float] = {
-    ("cifar10", "mtt", 10, "convnet"): 65.3,
-    ("cifar10", "mtt", 10, "resnet18"): 38.8,
-    ("cifar10", "mtt", 10, "resnet152"): 15.9,
-    ("cifar10", "dsa", 10, "convnet"): 52.1,
-    ("cifar10", "dsa", 10, "resnet18"): 42.1,
-    ("cifar10", "dsa", 10, "resnet152"): 16.1,
-    ("cifar10", "dm", 10, "convnet"): 48.9,
-    ("cifar10", "dm", 10, "resnet18"): 38.2,
-    ("cifar10", "dm", 10, "resnet152"): 15.6,
+TRANSFER: dict[tuple[str, str, int], dict[str, float]] = {
+    ("cifar10", "mtt", 10): {"convnet": 65.3, "resnet18": 38.8, "resnet152": 15.9},
+    ("cifar10", "dsa", 10): {"convnet": 52.1, "resnet18": 42.1, "resnet152": 16.1},
+    ("cifar10", "dm", 10): {"convnet": 48.9, "resnet18": 38.2, "resnet152": 15.6},
 }
-"""(data set, method, ipc, judging network) to the accuracy of sets made for a ConvNet: the survey's table 3."""
+"""(data set, method, ipc) to judging network to the accuracy of sets made for a ConvNet: the survey's table 3."""
 
 
 def published(data: str, method: str, ipc: int, under: Under) -> float | None:
@@ -114,6 +110,18 @@ def published(data: str, method: str, ipc: int, under: Under) -> float | None:
     return found.accuracies[_IPCS.index(ipc)]
 
 
-def transferred(data: str, method: str, ipc: int, network: str) -> float | None:
-    """Return the published accuracy in percent on another network than the set was made for, or None."""
-    return TRANSFER.get((data, method, ipc, network))
+def figure_kind(evaluation: Evaluation, own: Evaluation | None = None) -> Under | None:
+    """Return which published figures are comparable with what a protocol gives; None for none.
+
+    Args:
+        evaluation: The protocol. How many networks it trains does not count, and neither do its labels, which are the
+            method's own affair as long as an ordinary network trains on them.
+        own: Protocol of the method.
+    """
+    exact = Evaluation.published(evaluation.augmentation)
+    if dataclasses.replace(evaluation, networks=exact.networks, labels=exact.labels) == exact:
+        return "augmented" if evaluation.augmentation else "plain"
+    # The figures of kernel methods are those of finite networks, and no kernel machine's.
+    if own is None or own.learner == "kernel":
+        return None
+    return "own" if dataclasses.replace(evaluation, networks=own.networks) == own else None

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ddsdk.foundation import Compute, Failure, Store, Timing, Unit
 
 UNIT_ERRORS = (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError, LookupError)
-"""What goes wrong with one unit, and leaves the others alone. An error of the disk ends the worker instead."""
+"""Errors of one unit, which leave the others alone. An error of the disk ends the worker instead."""
 
 _PAUSE = 0.2
 _LONGEST_PAUSE = 2.0
@@ -20,8 +20,8 @@ class Done(NamedTuple):
     """A unit that is finished one way or the other.
 
     Attributes:
-        unit: Which.
-        failure: Why it has no result; None where it has one.
+        unit: The unit.
+        failure: Reason why it has no result; None where it has one.
         kept: Whether the result was there before.
     """
 
@@ -31,11 +31,11 @@ class Done(NamedTuple):
 
 
 class Graph:
-    """Which units of a list are finished, and which can be computed now.
+    """Units of a list that are not finished, and those among them that can be computed now.
 
     Args:
-        store: Where they are.
-        units: Those that count.
+        store: Store of the units.
+        units: Units that count.
         whole: Whether what they need is among them or has a result. Otherwise it may still be asked for.
     """
 
@@ -47,7 +47,7 @@ class Graph:
         self._there: set[str] = set()
 
     def __len__(self) -> int:
-        """Return how many are left."""
+        """Number of units that are left."""
         return len(self._open)
 
     def settle(self) -> list[Done]:
@@ -60,15 +60,12 @@ class Graph:
             if failure is not None:
                 self._lost[unit_id] = failure
         found: list[Done] = []
-        again = True
-        while again:
-            done = [d for d in map(self._done, self._open.values()) if d is not None]
+        while done := [d for d in map(self._done, self._open.values()) if d is not None]:
             for d in done:
                 del self._open[d.unit.id]
                 if d.failure is not None:
                     self._lost[d.unit.id] = d.failure
             found += done
-            again = bool(done)
         return found
 
     def ready(self) -> list[Unit]:
@@ -106,17 +103,14 @@ def work(
     An error of a unit is noted in the store, and those who need it are left alone; the others go on.
 
     Args:
-        store: Where units are asked for and kept.
-        compute: From a unit and what it needs to its result.
-        units: Those that count; None for all that the store is asked for, also later.
-        wants: Whether this worker may compute a unit; others are left to others, and not waited for.
-        stop: Asked between two units.
+        store: Store where units are asked for and kept.
+        compute: Function from a unit and what it needs to its result.
+        units: Units that count; None for all that the store is asked for, also later.
+        wants: Function that tells whether this worker may compute a unit; others are not waited for.
+        stop: Function that ends the work between two units.
 
     Yields:
         Each unit as it is finished, by this process or by another one.
-
-    Raises:
-        StorageError: If the store cannot be written.
     """
     seen: set[str] = set()
     graph = Graph(store, [unit for unit in units or () if wants(unit)], whole=True)
@@ -130,18 +124,15 @@ def work(
             yield done
         if not len(graph):
             return
-        if any(_try(store, unit, compute) for unit in _from_here(graph.ready())):
+        ready = graph.ready()
+        # An order of this process's own, so that many workers do not queue for the same unit.
+        start = os.getpid() % max(1, len(ready))
+        if any(_try(store, unit, compute) for unit in [*ready[start:], *ready[:start]]):
             pause = _PAUSE
         else:
             # Others hold what is left.
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
-
-
-def _from_here(ready: list[Unit]) -> list[Unit]:
-    """Return units in an order of this process's own, so that many workers do not queue for the same one."""
-    start = os.getpid() % max(1, len(ready))
-    return [*ready[start:], *ready[:start]]
 
 
 def _try(store: Store, unit: Unit, compute: Compute) -> bool:

@@ -17,11 +17,15 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 from filelock import FileLock, Timeout
 
-from ddsdk.foundation.errors import FolderBusyError, StorageError
+from ddsdk.foundation.errors import ArtifactError, FolderBusyError, StorageError
+from ddsdk.foundation.text import clean
+
+T = TypeVar("T")
 
 STALE_SECONDS = 3600.0
 _PREFIX, _SUFFIX = ".ddsdk-", ".tmp"
@@ -240,6 +244,18 @@ def strict_json(data: bytes) -> Any:  # noqa: ANN401 - JSON has no smaller type
         return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError:
         raise ValueError("nesting is too deep") from None
+
+
+def read_json(data: bytes, kind: type[T], reason: str, rule: str) -> T:
+    """Parse `strict_json` into a type, such as a dataclass.
+
+    Raises:
+        ArtifactError: With `reason` and the message "rule, got: why", if the text is none of that type.
+    """
+    try:
+        return msgspec.convert(strict_json(data), kind, strict=True)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise ArtifactError(reason, f"{rule}, got: {clean(str(error))}") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
