@@ -8,28 +8,14 @@
 
 from __future__ import annotations
 
-from ddsdk_integrations.explain.faithfulness import (
-    Removal,
-    data_modelling_score,
-    leave_one_out,
-    random_subsets,
-    rank_correlation,
-    removal,
-)
-from ddsdk_integrations.explain.influence import Influence
-from ddsdk_integrations.explain.picture import draw_explanations
-from ddsdk_integrations.explain.weights import Explainer, Explanation, NetworkKernel
-
-__all__ = [
-    "Explainer",
-    "Explanation",
-    "Influence",
-    "NetworkKernel",
-    "Removal",
-    "data_modelling_score",
-    "draw_explanations",
-    "leave_one_out",
-    "random_subsets",
-    "rank_correlation",
-    "removal",
-]
+from ddsdk_integrations.explain.faithfulness import Removal as Removal
+from ddsdk_integrations.explain.faithfulness import data_modelling_score as data_modelling_score
+from ddsdk_integrations.explain.faithfulness import leave_one_out as leave_one_out
+from ddsdk_integrations.explain.faithfulness import random_subsets as random_subsets
+from ddsdk_integrations.explain.faithfulness import rank_correlation as rank_correlation
+from ddsdk_integrations.explain.faithfulness import removal as removal
+from ddsdk_integrations.explain.influence import Influence as Influence
+from ddsdk_integrations.explain.influence import draw_explanations as draw_explanations
+from ddsdk_integrations.explain.weights import Explainer as Explainer
+from ddsdk_integrations.explain.weights import Explanation as Explanation
+from ddsdk_integrations.explain.weights import NetworkKernel as NetworkKernel

@@ -1,4 +1,4 @@
-"""Is an explanation true? Take away what it names, solve again, and compare."""
+"""Tests of explanations: take away what they name, solve again, and compare."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 import ddsdk as dd
 from ddsdk.foundation import require, require_count
 from ddsdk.objectives import targets
-from ddsdk.training import KernelMachine, solve
-from ddsdk_integrations.explain.weights import Explainer
+from ddsdk.training import KernelMachine
+from ddsdk_integrations.explain.weights import Explainer, gram_and_inverse
 
 
 @final
@@ -21,10 +21,10 @@ class Removal:
     """Mean fall of the score of the predicted class when k synthetic images are removed and the rest is solved again.
 
     Attributes:
-        count: k.
-        top: Without the k that the explanation names.
-        random: Without k at random.
-        least: Without the k that add least by absolute value.
+        count: Number k of removed images.
+        top: Fall without the k images that the explanation names.
+        random: Fall without k images at random.
+        least: Fall without the k images that add least by absolute value.
     """
 
     count: int
@@ -37,13 +37,10 @@ def removal(explainer: Explainer, x: Tensor, count: int, rng: torch.Generator) -
     """Measure whether the named synthetic images carry predictions.
 
     Args:
-        explainer: Of the set.
+        explainer: Explainer of the set.
         x: Images to predict, (B, C, H, W), in the value space of the set.
-        count: How many images of the set to remove.
-        rng: Draws the random ones.
-
-    Raises:
-        ValueError: If the set would be left with nothing.
+        count: Number of images of the set to remove, fewer than it has.
+        rng: Generator of the random ones.
     """
     require_count("count", count)
     require(count < len(explainer), "count", f"leave some of the {len(explainer)} images", count)
@@ -54,42 +51,34 @@ def removal(explainer: Explainer, x: Tensor, count: int, rng: torch.Generator) -
         "random": chance.to(x.device),
         "least": (-found.own.abs()).topk(count, dim=1).indices,
     }
-    classes = found.classes[:, None]
-    before = found.prediction.gather(1, classes)
-    falls = {
-        name: float((before - explainer.without(x, picks).gather(1, classes)).mean()) for name, picks in named.items()
-    }
-    return Removal(count=count, **falls)
+    falls = {name: found.prediction - explainer.without(x, picks) for name, picks in named.items()}
+    means = {name: float(fall.gather(1, found.classes[:, None]).mean()) for name, fall in falls.items()}
+    return Removal(count=count, **means)
 
 
 def leave_one_out(machine: KernelMachine, records: dd.RealData, x: Tensor, classes: Tensor) -> Tensor:
-    """Return by how much scores of regression on *all* records fall without each of them, (B, N) float64: the truth.
+    """Return the falls of scores of regression on *all* records without each of them, (B, N) float64: the truth.
 
     With P = (k(T, T) + r I)^-1 and alpha = P (y - 1/K), the score of x falls by (k(x, T) P)_t alpha_t / P_tt. The
-    amount of the ridge stays. This is what influence through a set stands in for.
+    amount of the ridge stays. `Influence` stands in for it.
 
     Args:
         machine: Kernel and ridge.
-        records: N training images.
-        x: (B, C, H, W), in the value space of the records.
-        classes: The class of each whose score is meant, (B,) int64.
+        records: Training images, N of them.
+        x: Images to predict, (B, C, H, W), in the value space of the records.
+        classes: Class of each of them whose score is meant, (B,) int64.
 
     Cost: N^3 multiplications and two matrices of N^2 numbers.
     """
     images, labels = records.batch(torch.arange(len(records)))
-    gram = machine.kernel(images, images)
-    inverse = solve(gram, torch.eye(len(gram), dtype=gram.dtype, device=gram.device), machine.ridge).values
+    _, inverse = gram_and_inverse(machine, images)
     alpha = inverse @ targets(labels)
     pull = alpha / inverse.diagonal()[:, None]
     return machine.kernel(x, images) @ inverse * pull.T[classes]
 
 
 def random_subsets(n: int, count: int, share: float, rng: torch.Generator) -> Tensor:
-    """Return `count` random subsets of n things, (count, n) bool, each of round(share n).
-
-    Raises:
-        ValueError: If `share` does not lie strictly between 0 and 1.
-    """
+    """Return `count` random subsets of n things, (count, n) bool, each of round(share n), 0 < share < 1."""
     require(0 < share < 1, "share", "lie strictly between 0 and 1", share)
     found = torch.zeros(count, n, dtype=torch.bool)
     for row in found:
@@ -98,15 +87,15 @@ def random_subsets(n: int, count: int, share: float, rng: torch.Generator) -> Te
 
 
 def data_modelling_score(influence: Tensor, subsets: Tensor, outputs: Tensor) -> float:
-    """Return the linear data-modelling score: how well sums of influence foretell models of subsets.
+    """Return the linear data-modelling score of an influence.
 
     For each image the rank correlation, over subsets, of its score under the model of a subset with the summed
     influence of the subset's members; the mean over images.
 
     Args:
-        influence: Of each training image on each score, (B, N).
-        subsets: (S, N) bool.
-        outputs: What the models of the subsets say, (S, B).
+        influence: Influence of each training image on each score, (B, N).
+        subsets: Members of subsets, (S, N) bool.
+        outputs: Scores under the models of the subsets, (S, B).
 
     References:
         Park, Georgiev, Ilyas, Leclerc and Madry, "TRAK: Attributing Model Behavior at Scale", ICML 2023,
@@ -121,14 +110,14 @@ def data_modelling_score(influence: Tensor, subsets: Tensor, outputs: Tensor) ->
 def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
     """Return Spearman's correlation of each pair of rows, (B,): (B, n) against (B, n). Ties have their mean rank."""
     a, b = (_ranks(rows) for rows in (first, second))
-    a, b = (rows - rows.mean(1, keepdim=True) for rows in (a, b))
     lengths = a.norm(dim=1) * b.norm(dim=1)
     found: Tensor = (a * b).sum(1) / lengths.clamp_min(torch.finfo(a.dtype).tiny)
     return found
 
 
 def _ranks(rows: Tensor) -> Tensor:
-    """Return how many entries of its row lie below each, and half of those that equal it."""
+    """Return the number of smaller entries of its row for each entry, plus half of equal ones, less the mean."""
     ordered = rows.contiguous().sort(dim=1).values
     low, high = (torch.searchsorted(ordered, rows.contiguous(), right=right) for right in (False, True))
-    return (low + high).double() / 2
+    ranks = (low + high).double() / 2
+    return ranks - ranks.mean(1, keepdim=True)

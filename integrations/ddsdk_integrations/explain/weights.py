@@ -19,11 +19,10 @@ from ddsdk.training import KernelMachine, embeddings, kernel_machine, solve
 class NetworkKernel:
     """The kernel of a network's last features: k(x, z) = <f(x), f(z)> / F.
 
-    With it, explanations are those of ridge regression on the features of *that* network. Its own head may say
-    something else.
+    With it, explanations are those of ridge regression on the features of *that* network, not of its own head.
 
     Attributes:
-        network: Has `embed`: (B, C, H, W) -> (B, F). It should be in eval mode.
+        network: Network with `embed`: (B, C, H, W) -> (B, F), in eval mode.
     """
 
     network: nn.Module
@@ -40,9 +39,9 @@ class Explanation:
     """Predictions for B images, taken apart.
 
     Attributes:
-        weights: a(x) = k(x, S) (k(S, S) + r I)^-1 of each synthetic image, (B, M) float64; signed.
-        contributions: Weight times label, (B, M, K): what each synthetic image adds to each class.
-        prediction: Their sum over the synthetic images, (B, K).
+        weights: Signed a(x) = k(x, S) (k(S, S) + r I)^-1 of each synthetic image, (B, M) float64.
+        contributions: Weight times label, (B, M, K): the part of each synthetic image in the score of each class.
+        prediction: Sum of the contributions over the synthetic images, (B, K).
     """
 
     weights: Tensor
@@ -56,16 +55,12 @@ class Explanation:
 
     @property
     def own(self) -> Tensor:
-        """What each synthetic image adds to the class that is predicted, (B, M)."""
+        """Contribution of each synthetic image to the class that is predicted, (B, M)."""
         index = self.classes[:, None, None].expand(-1, self.weights.shape[1], 1)
         return self.contributions.gather(2, index)[:, :, 0]
 
     def top(self, count: int) -> Tensor:
-        """Return the synthetic images that add most to the predicted class, (B, count) int64, the first first.
-
-        Raises:
-            ValueError: If there are not so many.
-        """
+        """Return the synthetic images that add most to the predicted class, (B, count) int64, the first first."""
         require_count("count", count)
         m = self.weights.shape[1]
         require(count <= m, "count", f"not exceed the {m} images of the set", count)
@@ -76,19 +71,16 @@ class Explanation:
 class Explainer:
     """Kernel ridge regression on a set, ready to take its predictions apart.
 
-    f(x) = a(x)^T Y with a(x) = k(x, S) (k(S, S) + r I)^-1: the weights name which synthetic images carry a prediction,
-    M numbers in place of one for each training image. What is explained is *this regression*, not a network that
-    somebody trains on the set. Labels that are probabilities are centred, y - 1/K, as regression has them; scores stay.
+    f(x) = a(x)^T Y with a(x) = k(x, S) (k(S, S) + r I)^-1: the weights name the synthetic images that carry a
+    prediction, M numbers in place of one for each training image. They explain *this regression*, not a network that
+    trains on the set. Labels that are probabilities are centred, y - 1/K, as regression has them; scores stay.
 
-    Weights are signed, and share credit among images that the kernel finds alike: where `condition` is large, they say
-    little one by one.
+    Weights are signed, and share credit among images that the kernel finds alike: where `condition` is large, one
+    weight by itself has little meaning.
 
     Args:
-        distilled: The set.
-        machine: Kernel and ridge. None takes those that the set was made for.
-
-    Raises:
-        ValueError: If the set was made for networks and `machine` is None.
+        distilled: Set of images.
+        machine: Kernel and ridge. None takes those that the set was made for; a set for networks has none.
 
     Cost: M^3 multiplications once; for each explanation a row of M kernel values, however large the real data are.
 
@@ -97,21 +89,23 @@ class Explainer:
     """
 
     def __init__(self, distilled: dd.Distilled, machine: KernelMachine | None = None) -> None:
-        self.machine = _machine(distilled) if machine is None else machine
-        self.images = distilled.images
-        rows = distilled.labels
-        self.labels: Tensor = rows.double() if distilled.label_space == "scores" else targets(rows)
-        gram = self.machine.kernel(self.images, self.images)
+        if machine is None:
+            own = dd.Evaluation.from_dict(distilled.evaluation)
+            rule = "be given for a set that is made for networks: explanations are of kernel ridge regression"
+            require(own.learner == "kernel", "machine", rule, None)
+            machine = kernel_machine(own.network, **own.network_options)
+        self.machine, self.images = machine, distilled.images
+        scores = distilled.label_space == "scores"
+        self.labels: Tensor = distilled.labels.double() if scores else targets(distilled.labels)
+        gram, self.inverse = gram_and_inverse(machine, self.images)
+        """(k(S, S) + r I)^-1, (M, M) float64."""
         self.amount = float(self.machine.ridge.amount(gram))
-        """r, what was added to the diagonal."""
+        """Ridge r that was added to the diagonal."""
         self.unit = float(gram.diagonal().mean())
         """Mean of the diagonal of k(S, S)."""
         spectrum = torch.linalg.eigvalsh(gram) + self.amount
         self.condition = float(spectrum[-1] / spectrum[0].clamp_min(torch.finfo(gram.dtype).tiny))
         """Largest over smallest eigenvalue of the system."""
-        identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        self.inverse: Tensor = solve(gram, identity, self.machine.ridge).values
-        """(k(S, S) + r I)^-1, (M, M) float64."""
         values, vectors = torch.linalg.eigh((self.inverse + self.inverse.T) / 2)
         self._root: Tensor = vectors * values.clamp_min(0).sqrt()
 
@@ -120,11 +114,7 @@ class Explainer:
         return len(self.images)
 
     def features(self, x: Tensor) -> Tensor:
-        """Return phi(x) = k(x, S) L, (B, M) float64, with L L^T the inverse: phi(x) . phi(s) is k, but for the ridge.
-
-        Args:
-            x: (B, C, H, W), in the value space of the set.
-        """
+        """Return phi(x) = k(x, S) L, (B, M) float64, with L L^T the inverse: phi(x) . phi(s) is k up to the ridge."""
         shape = tuple(self.images.shape[1:])
         require(tuple(x.shape[1:]) == shape, "x", f"have shape (B, {shape})", tuple(x.shape))
         return self.machine.kernel(x, self.images) @ self._root
@@ -140,14 +130,10 @@ class Explainer:
         return Explanation(weights=weights, contributions=parts, prediction=parts.sum(1))
 
     def without(self, x: Tensor, removed: Tensor) -> Tensor:
-        """Return the predictions of the regression that is solved again without some images of the set, (B, K).
+        """Return the predictions, (B, K), of the regression that is solved again without images of the set, by row.
 
-        With P the inverse, alpha = P Y and R the removed images, f_-R(x) = f(x) - a_R(x)^T P_RR^-1 alpha_R: exact, and
-        no system of size M is solved. The amount of the ridge stays.
-
-        Args:
-            x: (B, C, H, W).
-            removed: For each image of `x` the images of the set that it does without, (B, k) int64, all different.
+        With P the inverse, alpha = P Y and R the k different images of a row of `removed`, (B, k) int64, f_-R(x) =
+        f(x) - a_R(x)^T P_RR^-1 alpha_R: exact, and no system of size M is solved. The amount of the ridge stays.
         """
         weights, alpha = self.weights(x), self.inverse @ self.labels
         blocks = self.inverse[removed[:, :, None], removed[:, None, :]]
@@ -156,8 +142,8 @@ class Explainer:
         return found
 
 
-def _machine(distilled: dd.Distilled) -> KernelMachine:
-    own = dd.Evaluation.from_dict(distilled.evaluation)
-    rule = "be given for a set that is made for networks: explanations are of kernel ridge regression"
-    require(own.learner == "kernel", "machine", rule, None)
-    return kernel_machine(own.network, **own.network_options)
+def gram_and_inverse(machine: KernelMachine, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return k(X, X) and (k(X, X) + r I)^-1, (N, N) each."""
+    gram = machine.kernel(x, x)
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return gram, solve(gram, identity, machine.ridge).values
