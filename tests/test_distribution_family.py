@@ -185,7 +185,7 @@ def test_refusals(tiny, make_student):
         LayerSquares(())
     with pytest.raises(ValueError, match="scales must be positive and finite, got 0"):
         GaussianMMD((1.0, 0.0))
-    with pytest.raises(ValueError, match="phase must not be negative, got -1"):
+    with pytest.raises(ValueError, match="phase must be finite and not negative, got -1"):
         CharacteristicDistance(phase=-1)
     with pytest.raises(ValueError, match="real_batch must be at least 1, got 0"):
         Discrimination(real_batch=0)

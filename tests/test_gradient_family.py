@@ -81,7 +81,7 @@ def test_jiang_adds_both_levels(tiny, make_student):
         (dd.AccDD, {"pool": 0}, "pool must be at least 1, got 0"),
         (dd.AccDD, {"low": 0.1}, "low and high must satisfy 0 <= low <= high"),
         (UntilOverfit, {"epochs": -1}, "epochs must be at least 0, got -1"),
-        (FilterGap, {"weight": -1}, "weight must not be negative, got -1"),
+        (FilterGap, {"weight": -1}, "weight must be finite and not negative, got -1"),
         (Representative, {"rounds": 0}, "rounds must be at least 1, got 0"),
         (Interpolated, {"runs": None, "high": 1.5}, "low and high must lie in 0 <= low <= high <= 1"),
         (Perturbed, {"runs": None, "low": -1.0}, "low and high must satisfy 0 <= low <= high"),

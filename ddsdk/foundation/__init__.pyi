@@ -17,6 +17,7 @@ from .files import staged_folder as staged_folder
 from .files import strict_json as strict_json
 from .files import sweep as sweep
 from .files import write_atomic as write_atomic
+from .numbers import Checked as Checked
 from .numbers import Fraction as Fraction
 from .numbers import Momentum as Momentum
 from .numbers import NonNegativeFloat as NonNegativeFloat

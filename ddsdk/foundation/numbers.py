@@ -51,3 +51,10 @@ def check_numbers(instance: Any) -> None:  # noqa: ANN401 - any dataclass
         value, kind = getattr(instance, field.name), field.type.removesuffix(" | None")
         if kind in _RULES and not (value is None and kind != field.type):
             _RULES[kind](field.name, value)
+
+
+class Checked:
+    """Base of dataclasses whose numbers obey the rules of their types."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)

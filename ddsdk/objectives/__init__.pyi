@@ -21,7 +21,6 @@ from .frequencies import CharacteristicMatch as CharacteristicMatch
 from .frequencies import FrequencyLesson as FrequencyLesson
 from .frequencies import FrequencySampler as FrequencySampler
 from .implicit import ImplicitRegression as ImplicitRegression
-from .inversion import Inversion as Inversion
 from .joint import CollectiveMatch as CollectiveMatch
 from .match import ClassMatch as ClassMatch
 from .match import RealSampler as RealSampler
@@ -37,12 +36,13 @@ from .ridge import by_kernel as by_kernel
 from .ridge import targets as targets
 from .sampling import Representative as Representative
 from .sampling import cluster_members as cluster_members
-from .similarity import ViewSimilarity as ViewSimilarity
 from .statistics import StatisticsMatch as StatisticsMatch
 from .statistics import StatisticsTeacher as StatisticsTeacher
-from .through import Through as Through
-from .total import CrossEntropy as CrossEntropy
-from .total import Total as Total
+from .terms import CrossEntropy as CrossEntropy
+from .terms import Inversion as Inversion
+from .terms import Through as Through
+from .terms import Total as Total
+from .terms import ViewSimilarity as ViewSimilarity
 from .training import SetTraining as SetTraining
 from .training import TrainAndTest as TrainAndTest
 from .trajectory import MatchTrajectory as MatchTrajectory

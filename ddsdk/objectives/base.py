@@ -1,4 +1,4 @@
-"""What an objective is."""
+"""Objectives: the protocol, the checks of their students, and batches of every class."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ddsdk.data import Source
+from ddsdk.data import Batch, Source
+from ddsdk.foundation import derive
 from ddsdk.synthetic import SyntheticView
 
 S_contra = TypeVar("S_contra", contravariant=True)
 
 
 class Objective(Protocol[S_contra]):
-    """What is minimised: terms whose gradients add."""
+    """A loss of the synthetic set: terms whose gradients add."""
 
     def __call__(self, student: S_contra, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterable[Tensor]:
         """Yield scalars with graph to the images and labels of `syn`, one after another."""
@@ -38,3 +39,14 @@ def embedding(student: object) -> Callable[[Tensor], Tensor]:
     if embed is None:
         raise TypeError(f"student must have a method embed(x) -> (B, F), got {type(student).__name__}")
     return embed
+
+
+def joined(batches: Iterable[Batch]) -> Batch:
+    """Return several batches as one."""
+    x, y = zip(*batches, strict=True)
+    return Batch(torch.cat(x), torch.cat(y))
+
+
+def of_each_class(real: Source, n: int, rng: torch.Generator) -> Batch:
+    """Return at most `n` real images of each class, class by class."""
+    return joined(real.of_class(c, n, derive(rng, c)) for c in range(real.num_classes))

@@ -1,4 +1,4 @@
-"""Byproducts: what a student makes of a batch, which two sources are compared by.
+"""Byproducts: functions of a student and a batch by which real and synthetic images are compared.
 
 Most are means over the batch, so that pieces of a batch add up with their sizes as weights (`in_pieces`). Others have a
 row for each image, and pieces are stacked (`stacked`).
@@ -39,12 +39,9 @@ def mean_embedding(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Te
     """Return the mean embedding, (F,): the mean over the batch of `student.embed(x)`.
 
     Args:
-        student: Has `embed`: (B, C, H, W) -> (B, F).
-        batch: Labels are not looked at.
-        graph: Whether to keep the graph to the images.
-
-    Raises:
-        TypeError: If the student has no `embed` method.
+        student: Network with a method `embed`: (B, C, H, W) -> (B, F).
+        batch: Images; their labels are not read.
+        graph: Whether the graph to the images is kept.
 
     References:
         Zhao and Bilen, WACV 2023, arXiv:2110.04181, eq. 5.
@@ -60,9 +57,9 @@ def weight_gradients(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[
     Biases and normalisation parameters are left out, as in the paper's code: the distance works on filters.
 
     Args:
-        student: Maps (B, C, H, W) to logits (B, K). Frozen parameters have gradients here too.
+        student: Network from (B, C, H, W) to logits (B, K). Frozen parameters have gradients here too.
         batch: Images and label probabilities.
-        graph: Whether to keep the graph to the images and labels (a second derivative will be taken).
+        graph: Whether the graph to the images and labels is kept, for a second derivative.
 
     References:
         Zhao, Mopuri and Bilen, ICLR 2021, arXiv:2006.05929, eq. 9.
@@ -71,12 +68,7 @@ def weight_gradients(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[
 
 
 def body_gradients(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tensor, ...]:
-    """Return `weight_gradients` without those of the last weight, the linear head.
-
-    Args:
-        student: Maps (B, C, H, W) to logits (B, K); its head is its last parameter that is not a vector.
-        batch: Images and label probabilities.
-        graph: Whether to keep the graph to the images and labels.
+    """Return `weight_gradients` without those of the last weight that is not a vector, the linear head.
 
     Raises:
         ValueError: If the student has no weight beside its head.
@@ -103,15 +95,13 @@ def _gradients(student: nn.Module, batch: Batch, names: list[str], *, graph: boo
 
 
 def in_pieces(byproduct: Byproduct, student: nn.Module, batch: Batch, draw: Draw = NO_DRAW) -> tuple[Tensor, ...]:
-    """Return `byproduct` of the whole augmented batch without a graph, computed in micro-batches.
+    """Return a byproduct that is a mean over the batch, of the whole augmented batch without a graph.
 
     Args:
-        byproduct: A mean over the batch.
-        student: The student.
-        batch: The whole batch, not augmented yet.
+        byproduct: Mean over the batch, computed in micro-batches.
+        student: Network.
+        batch: Whole batch, not augmented yet.
         draw: Siamese augmentation, applied piece by piece.
-
-    Cost: that of the byproduct; memory for one micro-batch.
     """
     require_network(student)
     n = len(batch.x)
@@ -125,14 +115,7 @@ def in_pieces(byproduct: Byproduct, student: nn.Module, batch: Batch, draw: Draw
 
 
 def stacked(byproduct: Byproduct, student: nn.Module, batch: Batch, draw: Draw = NO_DRAW) -> tuple[Tensor, ...]:
-    """Return `byproduct` of the whole augmented batch without a graph, its rows computed in micro-batches.
-
-    Args:
-        byproduct: Tensors with a row for each image.
-        student: The student.
-        batch: The whole batch, not augmented yet.
-        draw: Siamese augmentation, applied piece by piece.
-    """
+    """Return a byproduct with a row for each image, of the whole augmented batch without a graph; see `in_pieces`."""
     require_network(student)
     n = len(batch.x)
     found = [

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ddsdk.data import NO_AUGMENTATION, Augmentation, Batch, Draw, Source
-from ddsdk.foundation import derive, require_count
+from ddsdk.foundation import Checked, PositiveInt, derive
 from ddsdk.objectives.byproducts import in_pieces, mean_embedding, stacked
 from ddsdk.objectives.features import all_features
 from ddsdk.synthetic import SyntheticView
 
 
 @dataclass(frozen=True, kw_only=True)
-class Discrimination:
+class Discrimination(Checked):
     """Cross-entropy, summed over real images, of the inner products of their embeddings with synthetic class centres.
 
     The centre of a class is the mean embedding of its synthetic images. All centres take part in the loss of each
@@ -27,7 +27,7 @@ class Discrimination:
 
     Attributes:
         real_batch: Real images of each class.
-        augmentation: One siamese draw for all classes and both sides.
+        augmentation: Augmentation with one siamese draw for all classes and both sides.
 
     Cost: one pass over the real images, and two over the synthetic ones, one of them with a graph.
 
@@ -35,11 +35,8 @@ class Discrimination:
         Wang et al., "CAFE", CVPR 2022, arXiv:2203.01531.
     """
 
-    real_batch: int = 256
+    real_batch: PositiveInt = 256
     augmentation: Augmentation = NO_AUGMENTATION
-
-    def __post_init__(self) -> None:
-        require_count("real_batch", self.real_batch)
 
     def __call__(self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterator[Tensor]:
         """Yield one term for each class that has synthetic images."""

@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ddsdk.foundation import require
+from ddsdk.foundation import Checked, NonNegativeFloat
 
 Distance = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 """`(synthetic, real) -> scalar`, differentiable with respect to both."""
@@ -27,8 +27,7 @@ def absolute(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 
 def cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """Return 1 - the cosine of the two tuples, each taken as one long vector."""
-    dot = _total((x * y).sum() for x, y in zip(a, b, strict=True))
-    return 1 - dot / (_norm(a) * _norm(b) + 1e-6)
+    return 1 - dot(a, b) / (_norm(a) * _norm(b) + 1e-6)
 
 
 def filter_cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
@@ -45,30 +44,29 @@ def filter_cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 
 @final
 @dataclass(frozen=True)
-class FilterGap:
+class FilterGap(Checked):
     """The angle between filters and how far they are apart: `filter_cosine` + weight * sum of ||a_i - b_i||.
 
     A cosine alone does not see that the two sides pull with different force.
 
     Attributes:
-        weight: Of the Euclidean distances; 0 leaves `filter_cosine`.
-
-    Raises:
-        ValueError: If `weight` is negative.
+        weight: Weight of the Euclidean distances; 0 leaves `filter_cosine`.
 
     References:
         Jiang et al., "Delving into Effective Gradient Matching for Dataset Condensation", arXiv:2208.00311.
     """
 
-    weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        require(self.weight >= 0, "weight", "not be negative", self.weight)
+    weight: NonNegativeFloat = 1.0
 
     def __call__(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
         """Return the distance of two tuples of tensors."""
         gaps = _total((x - y).flatten(1).norm(dim=1).sum() for x, y in zip(a, b, strict=True))
         return filter_cosine(a, b) + self.weight * gaps
+
+
+def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Return the inner product of the two tuples, each taken as one long vector."""
+    return _total((x * y).sum() for x, y in zip(a, b, strict=True))
 
 
 def _row_cosines(x: Tensor, y: Tensor) -> Tensor:

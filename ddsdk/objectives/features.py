@@ -1,7 +1,6 @@
 """Byproducts of distribution matching beyond the mean embedding: layers, attention, rows, characteristic values.
 
-Each is a function of a student and a batch as `ddsdk.objectives.byproducts.Byproduct` says. All but `all_features` are
-means over the batch, so that pieces of a batch add up.
+Each is a `Byproduct`. All but `all_features` are means over the batch, so that pieces of a batch add up.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ddsdk.data import Batch
-from ddsdk.foundation import require, require_rate
+from ddsdk.foundation import Checked, PositiveFloat, require
 from ddsdk.networks import AvgPool2
 from ddsdk.objectives.base import embedding
 
@@ -27,13 +26,8 @@ _POOLINGS = (AvgPool2, nn.MaxPool2d, nn.AvgPool2d)
 def layer_means(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tensor, ...]:
     """Return the mean map of each stage before its pooling, flattened, and the mean embedding.
 
-    Args:
-        student: Its `body` is an ``nn.Sequential`` of stages.
-        batch: Labels are not looked at.
-        graph: Whether to keep the graph to the images.
-
     Raises:
-        TypeError: If the student has no such body.
+        TypeError: If the student has no `body` that is an ``nn.Sequential`` of stages.
 
     References:
         Wang et al., "CAFE", CVPR 2022, arXiv:2203.01531.
@@ -41,33 +35,32 @@ def layer_means(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tenso
     with torch.set_grad_enabled(graph):
         maps, x = [], batch.x
         for stage in _stages(student):
-            for layer in _unpooled(stage):
+            layers = list(stage) if isinstance(stage, nn.Sequential) else [stage]
+            pooled = isinstance(stage, nn.Sequential) and isinstance(layers[-1], _POOLINGS)
+            for layer in layers[:-1] if pooled else layers:
                 x = layer(x)
             maps.append(x.mean(0).flatten())
-            for layer in _pooling(stage):
-                x = layer(x)
+            if pooled:
+                x = layers[-1](x)
         return (*maps, x.mean(0).flatten())
 
 
 @final
 @dataclass(frozen=True)
-class AttentionMaps:
+class AttentionMaps(Checked):
     """Mean attention maps of every activation of the body but the last, and the mean logits.
 
     The attention of an image is sum_c |a_c|^power over the channels of an activation, (H*W,), at length one. Layers
     that put out no maps, such as those of a perceptron, have no attention.
 
     Attributes:
-        power: Exponent > 0; larger ones look at the strongest places only.
+        power: Exponent; larger ones weigh the strongest places more.
 
     References:
         Sajedi et al., "DataDAM", ICCV 2023, arXiv:2310.00093.
     """
 
-    power: float = 4.0
-
-    def __post_init__(self) -> None:
-        require_rate("power", self.power)
+    power: PositiveFloat = 4.0
 
     def __call__(self, student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tensor, ...]:
         """Return the mean maps, (H*W,) each, and the mean logits, (K,)."""
@@ -90,16 +83,7 @@ def _power(values: Tensor, power: float) -> Tensor:
 
 
 def all_features(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tensor, ...]:
-    """Return the embedding of each image, (B, F): rows, which `stacked` gathers.
-
-    Args:
-        student: Has `embed`: (B, C, H, W) -> (B, F).
-        batch: Labels are not looked at.
-        graph: Whether to keep the graph to the images.
-
-    Raises:
-        TypeError: If the student has no `embed` method.
-    """
+    """Return the embedding of each image, (B, F): rows, which `stacked` gathers."""
     embed = embedding(student)
     with torch.set_grad_enabled(graph):
         return (embed(batch.x),)
@@ -111,10 +95,7 @@ class CharacteristicFunction:
     """The empirical characteristic function E exp(i t.f) of embeddings f at length one, as its two real parts.
 
     Attributes:
-        frequencies: The points t, (F, T), on the device of the data.
-
-    Raises:
-        ValueError: If `frequencies` is not a matrix.
+        frequencies: Points t, (F, T), on the device of the data.
 
     References:
         Wang et al., "NCFM", CVPR 2025, arXiv:2502.20653.
@@ -145,19 +126,9 @@ def _stages(student: nn.Module) -> nn.Sequential:
     return body
 
 
-def _unpooled(stage: nn.Module) -> list[nn.Module]:
-    layers = list(stage) if isinstance(stage, nn.Sequential) else [stage]
-    return layers[: len(layers) - len(_pooling(stage))]
-
-
-def _pooling(stage: nn.Module) -> list[nn.Module]:
-    last = list(stage)[-1:] if isinstance(stage, nn.Sequential) else []
-    return [layer for layer in last if isinstance(layer, _POOLINGS)]
-
-
 @contextmanager
 def _activations(student: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect what the activations of the body put out, call by call: some networks use one layer twice."""
+    """Collect the outputs of the activations of the body, call by call: some networks use one layer twice."""
     found: list[Tensor] = []
 
     def keep(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG001

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ddsdk.data import NO_AUGMENTATION, Augmentation, Source
-from ddsdk.foundation import derive, require_count
+from ddsdk.foundation import Checked, PositiveInt, derive, require_count
 from ddsdk.objectives.base import embedding
 from ddsdk.objectives.features import CharacteristicFunction, characteristic
 from ddsdk.objectives.match import ClassMatch
@@ -25,7 +25,7 @@ class FrequencySampler(nn.Module):
     Args:
         features: Length F of a frequency.
         hidden: Units of the two inner layers; 0 for no perceptron: plain normal frequencies.
-        rng: For the initial weights.
+        rng: Root of the initial weights.
     """
 
     def __init__(self, features: int, hidden: int, *, rng: torch.Generator) -> None:
@@ -55,40 +55,31 @@ class FrequencySampler(nn.Module):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class CharacteristicMatch:
+class CharacteristicMatch(Checked):
     """For each class, the distance of characteristic functions at frequencies that the rival of the step draws.
 
     Attributes:
         count: Frequencies of one step, the same for all classes.
-        distance: Of two characteristic functions.
+        distance: Distance of two characteristic functions.
         real_batch: Real images of each class.
-        augmentation: One siamese draw for each class.
+        augmentation: Augmentation with one siamese draw for each class.
 
     References:
         Wang et al., "Dataset Distillation with Neural Characteristic Function: A Minmax Perspective", CVPR 2025,
         arXiv:2502.20653.
     """
 
-    count: int
+    count: PositiveInt
     distance: CharacteristicDistance
-    real_batch: int = 256
+    real_batch: PositiveInt = 256
     augmentation: Augmentation = NO_AUGMENTATION
-
-    def __post_init__(self) -> None:
-        require_count("count", self.count)
-        require_count("real_batch", self.real_batch)
 
     def __call__(
         self, student: tuple[nn.Module, nn.Module], real: Source, syn: SyntheticView, rng: torch.Generator
     ) -> Iterator[Tensor]:
         """Yield one distance for each class that has synthetic images.
 
-        Args:
-            student: Network whose embeddings are compared, with a `FrequencySampler`; such as
-            `ddsdk.students.Rivalled`.
-            real: Real data.
-            syn: Synthetic set.
-            rng: Root of every random number.
+        The student is a network with a `FrequencySampler` as its rival, see `ddsdk.students.Rivalled`.
         """
         network, sampler = student
         with torch.no_grad():
@@ -104,24 +95,20 @@ class CharacteristicMatch:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class FrequencyLesson:
+class FrequencyLesson(Checked):
     """Teach a `FrequencySampler` where real and synthetic features differ most: it climbs their distance.
 
     Attributes:
         count: Frequencies of one step.
-        distance: Of two characteristic functions.
-        images: Real images of each class that it looks at.
-        augmentation: One siamese draw for each class.
+        distance: Distance of two characteristic functions.
+        images: Images of each class and of each side.
+        augmentation: Augmentation with one siamese draw for each class.
     """
 
-    count: int
+    count: PositiveInt
     distance: CharacteristicDistance
-    images: int = 64
+    images: PositiveInt = 64
     augmentation: Augmentation = NO_AUGMENTATION
-
-    def __post_init__(self) -> None:
-        require_count("count", self.count)
-        require_count("images", self.images)
 
     def __call__(
         self, rival: nn.Module, student: nn.Module, real: Source, syn: SyntheticSet, rng: torch.Generator

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ddsdk.data import Source
-from ddsdk.foundation import derive, require, require_count
+from ddsdk.foundation import Checked, NonNegativeFloat, PositiveInt, derive, require
 from ddsdk.objectives.base import embedding, require_network
 from ddsdk.objectives.ridge import label_lead
 from ddsdk.synthetic import SyntheticView
@@ -35,7 +34,7 @@ class Linearised:
     The output at t = 0 is dropped. The head maps features as it is; regression on the features comes on top.
 
     Args:
-        network: With `body` and `head`, see `ddsdk.networks.network.Network`.
+        network: Network with `body` and `head`, see `ddsdk.networks.Network`.
 
     Raises:
         TypeError: If it has no body and head.
@@ -53,11 +52,7 @@ class Linearised:
     def forward(self, x: Tensor, tangent: Tensor) -> Tensor:
         """Return J t at images (B, C, H, W), (B, K), with graph to both."""
         whole = torch.cat([tangent, tangent.new_zeros(len(self._weights) - self.size)])
-
-        def output(weights: Tensor) -> Tensor:
-            return self._flat(weights, x)
-
-        moved: Tensor = torch.func.jvp(output, (self._weights,), (whole,))[1]
+        moved: Tensor = torch.func.jvp(lambda weights: self._flat(weights, x), (self._weights,), (whole,))[1]
         return moved
 
     def backward(self, x: Tensor, rows: Tensor) -> Tensor:
@@ -74,7 +69,7 @@ class Linearised:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class ImplicitRegression:
+class ImplicitRegression(Checked):
     """Cross-entropy of real images under a network that is linearised and solved for, with the implicit gradient.
 
     The learner is x -> J(x) t + h(x) w, where J are the gradients of a frozen network in the weights of its body, h
@@ -86,12 +81,12 @@ class ImplicitRegression:
     constant t, plus that of tr((J v)^T M (Y - J t)) at constant v and t: the implicit function theorem.
 
     Attributes:
-        ridge: Gives r.
+        ridge: Ridge r.
         real_batch: Real images of a step.
         solve_steps: Conjugate gradient steps for t.
-        implicit_steps: And for v.
-        margin: Of the labels; 0 leaves them alone.
-        cap: The implicit gradient of images and that of labels are scaled down to so many times the direct one.
+        implicit_steps: Conjugate gradient steps for v.
+        margin: Margin of the labels; 0 for none.
+        cap: Largest ratio of the implicit gradient to the direct one, for images and for labels; infinity for none.
 
     Cost: for each of these steps, two passes forward and one backward over the set; and some passes over the batch.
 
@@ -101,16 +96,14 @@ class ImplicitRegression:
     """
 
     ridge: Ridge
-    real_batch: int
-    solve_steps: int = 20
-    implicit_steps: int = 20
-    margin: float = 0.0
+    real_batch: PositiveInt
+    solve_steps: PositiveInt = 20
+    implicit_steps: PositiveInt = 20
+    margin: NonNegativeFloat = 0.0
     cap: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("real_batch", "solve_steps", "implicit_steps"):
-            require_count(name, getattr(self, name))
-        require(0 <= self.margin < math.inf, "margin", "be finite and not negative", self.margin)
+        super().__post_init__()
         require(self.cap >= 0, "cap", "not be negative", self.cap)
 
     def __call__(self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterator[Tensor]:
@@ -148,7 +141,7 @@ class ImplicitRegression:
         yield self._joined(loss, implicit, [t for t in (images, labels) if t.requires_grad])
 
     def _system(self, linear: Linearised, images: Tensor, labels: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-        """Return what applies J^T M J + I, and J^T M Y."""
+        """Return the product with J^T M J + I, and J^T M Y."""
         with torch.no_grad():
             features = linear.features(images)
             gram = features @ features.T

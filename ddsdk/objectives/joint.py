@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ddsdk.data import NO_AUGMENTATION, Augmentation, Batch, Draw, Source
-from ddsdk.foundation import derive, require_count
+from ddsdk.foundation import Checked, PositiveInt, derive
+from ddsdk.objectives.base import joined
 from ddsdk.objectives.byproducts import Byproduct, in_pieces
-from ddsdk.objectives.distances import Distance
+from ddsdk.objectives.distances import Distance, dot
 from ddsdk.objectives.match import RealSampler, random_images
 from ddsdk.synthetic import SyntheticView
 from ddsdk.training import micro_batch
@@ -23,7 +24,7 @@ Values = tuple[Tensor, ...]
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class CollectiveMatch:
+class CollectiveMatch(Checked):
     """The distance between what a student makes of all classes of real and of synthetic images at once.
 
     D(sum_c n_c/N b(S_c), 1/K sum_c b(T_c)), where b is a mean over images: the first is the byproduct of the whole
@@ -35,12 +36,12 @@ class CollectiveMatch:
     v . n_c/N b(S_c), which have the gradient of D and, shifted by a constant, its value.
 
     Attributes:
-        byproduct: What is compared, a mean over the batch.
-        distance: How.
+        byproduct: Byproduct that is compared, a mean over the batch.
+        distance: Distance of two byproducts.
         real_batch: Real images of each class.
-        augmentation: One siamese draw, applied to both sides.
-        synthetic_batch: At most so many slots of each class in one step; None takes all of them.
-        sample: Which real images a step looks at.
+        augmentation: Augmentation with one siamese draw for both sides.
+        synthetic_batch: Largest number of slots of each class in one step; None takes all of them.
+        sample: Choice of the real images of a step.
 
     Cost: one pass over `real_batch` images of each class without a graph, and one with a graph over the synthetic
     ones. Where these do not fit one micro-batch, they are passed once more without a graph; memory is then that of
@@ -52,25 +53,17 @@ class CollectiveMatch:
 
     byproduct: Byproduct
     distance: Distance
-    real_batch: int = 256
+    real_batch: PositiveInt = 256
     augmentation: Augmentation = NO_AUGMENTATION
-    synthetic_batch: int | None = None
+    synthetic_batch: PositiveInt | None = None
     sample: RealSampler = random_images
-
-    def __post_init__(self) -> None:
-        require_count("real_batch", self.real_batch)
-        if self.synthetic_batch is not None:
-            require_count("synthetic_batch", self.synthetic_batch)
 
     def __call__(self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterator[Tensor]:
         """Yield terms that add up to the distance of the classes that have synthetic images."""
         draw = self.augmentation.siamese(derive(rng, "augmentation"))
-        shown = sys.maxsize if self.synthetic_batch is None else self.synthetic_batch
-        batches = {}
-        for c in range(real.num_classes):
-            batch = syn.of_class(c, shown, derive(rng, "synthetic", c))
-            if len(batch.x):
-                batches[c] = batch
+        shown = self.synthetic_batch or sys.maxsize
+        drawn = (syn.of_class(c, shown, derive(rng, "synthetic", c)) for c in range(real.num_classes))
+        batches = {c: batch for c, batch in enumerate(drawn) if len(batch.x)}
         if not batches:
             return
         target = self._target(student, real, list(batches), draw, rng)
@@ -103,9 +96,9 @@ class CollectiveMatch:
             distance = self.distance(whole, target)
         slopes = torch.autograd.grad(distance, whole)
         # Added to each term alike, so that their sum is the distance.
-        shift = (distance.detach() - _dot(slopes, whole).detach()) / len(groups)
+        shift = (distance.detach() - dot(slopes, whole).detach()) / len(groups)
         for g in groups:
-            yield _dot(slopes, self._value(student, g, draw)) * (len(g.x) / images) + shift
+            yield dot(slopes, self._value(student, g, draw)) * (len(g.x) / images) + shift
 
 
 def _grouped(student: nn.Module, batches: Sequence[Batch]) -> list[Batch]:
@@ -121,11 +114,7 @@ def _grouped(student: nn.Module, batches: Sequence[Batch]) -> list[Batch]:
             groups[-1].append(batch)
         else:
             groups.append([batch])
-    return [Batch(torch.cat([b.x for b in g]), torch.cat([b.y for b in g])) for g in groups]
-
-
-def _dot(a: Values, b: Values) -> Tensor:
-    return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum()
+    return [joined(group) for group in groups]
 
 
 def _added(total: Values, values: Values, share: float) -> Values:

@@ -12,7 +12,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ddsdk.foundation import require, require_rate
+from ddsdk.foundation import Checked, NonNegativeFloat, require, require_rate
 
 
 @final
@@ -21,10 +21,7 @@ class LayerSquares:
     """The sum of squared differences, each tensor with a weight of its own.
 
     Attributes:
-        weights: Of the last tensors; those before them take the first weight, so that deeper networks need no others.
-
-    Raises:
-        ValueError: If there is no weight, or one is negative.
+        weights: Weights of the last tensors; those before them take the first, so that deeper networks need no others.
     """
 
     weights: tuple[float, ...]
@@ -51,7 +48,7 @@ class GaussianMMD:
     taken as a constant. Equal samples are at distance zero (pairs of an item with itself count).
 
     Attributes:
-        scales: The multiples, each > 0.
+        scales: Multiples of the mean squared distance, each > 0.
 
     Cost: (N + M)^2 kernel values for samples of N and M.
 
@@ -87,26 +84,22 @@ class GaussianMMD:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class CharacteristicDistance:
+class CharacteristicDistance(Checked):
     """The mean over frequencies of sqrt(amplitude gap + phase term) of two characteristic functions p and q.
 
     sqrt(amplitude (|p| - |q|)^2 + phase 2 |p| |q| (1 - cos(arg p - arg q))). Equal weights w give sqrt(w) |p - q|: the
-    amplitude tells how spread out the features are, the phase where they lie.
+    amplitude is the spread of the features, the phase their place.
 
     Attributes:
-        amplitude: Weight of the amplitude gap, >= 0.
-        phase: Weight of the phase term, >= 0.
+        amplitude: Weight of the amplitude gap.
+        phase: Weight of the phase term.
 
     References:
         Wang et al., "NCFM", CVPR 2025, arXiv:2502.20653.
     """
 
-    amplitude: float = 0.5
-    phase: float = 0.5
-
-    def __post_init__(self) -> None:
-        for name in ("amplitude", "phase"):
-            require(getattr(self, name) >= 0, name, "not be negative", getattr(self, name))
+    amplitude: NonNegativeFloat = 0.5
+    phase: NonNegativeFloat = 0.5
 
     def __call__(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
         """Return the distance of (cosines, sines) from (cosines, sines), (T,) each."""
@@ -122,5 +115,4 @@ class CharacteristicDistance:
 
 def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
     squares = x.square().sum(1)[:, None] + y.square().sum(1)[None, :]
-    distances: Tensor = (squares - 2 * x @ y.T).clamp_min(0)
-    return distances
+    return (squares - 2 * x @ y.T).clamp_min(0)

@@ -5,7 +5,6 @@ No network is trained within a step: the student is a kernel, or networks whose 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar, final, get_args
@@ -15,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ddsdk.data import Batch, Source
-from ddsdk.foundation import derive, require, require_count, require_rate
-from ddsdk.objectives.base import embedding
+from ddsdk.foundation import Checked, NonNegativeFloat, PositiveFloat, PositiveInt, derive, require
+from ddsdk.objectives.base import embedding, of_each_class
 from ddsdk.synthetic import SyntheticView
 from ddsdk.training import Adversary, Kernel, Ridge, embeddings, micro_batch, pieces, solve
 
@@ -29,8 +28,8 @@ class Compared(NamedTuple):
     """Kernel values in float64, with graph to the images of the set alone.
 
     Attributes:
-        gram: Among the images of the set, (n, n).
-        cross: Between real images and those, (m, n).
+        gram: Values among the images of the set, (n, n).
+        cross: Values between real images and those of the set, (m, n).
     """
 
     gram: Tensor
@@ -38,7 +37,7 @@ class Compared(NamedTuple):
 
 
 class Compare(Protocol[S_contra]):
-    """How a student compares images."""
+    """A comparison of images by a student."""
 
     def __call__(self, student: S_contra, images: Tensor, new: Tensor) -> Compared:
         """Return the kernel values of `images`, (n, C, H, W), and of `new` real ones, (m, C, H, W)."""
@@ -47,33 +46,25 @@ class Compare(Protocol[S_contra]):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class ByFeatures:
+class ByFeatures(Checked):
     """Compare by the features f(x) of networks: the mean over networks of slope <f(x), f(z)> / F + bias.
 
     Features are made in the precision of the networks, products in float64; those of real images have a graph only
     where the images have one.
 
     Attributes:
-        slope: Positive. 2 in RFAD; without meaning where the bias is 0 and the ridge is a share of the trace.
-        bias: Length of a constant feature, squared; 0.01 in RFAD.
+        slope: Factor; 2 in RFAD. It has no effect where the bias is 0 and the ridge is a share of the trace.
+        bias: Squared length of a constant feature; 0.01 in RFAD.
 
     Cost: one forward pass over the real images in micro-batches, and one forward and backward over the set, for each
     network.
     """
 
-    slope: float = 1.0
-    bias: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_rate("slope", self.slope)
-        require(0 <= self.bias < math.inf, "bias", "be finite and not negative", self.bias)
+    slope: PositiveFloat = 1.0
+    bias: NonNegativeFloat = 0.0
 
     def __call__(self, student: nn.Module | Sequence[nn.Module], images: Tensor, new: Tensor) -> Compared:
-        """Return the kernel values under a network, or under several.
-
-        Raises:
-            TypeError: If a student has no `embed`.
-        """
+        """Return the kernel values under a network, or under several."""
         networks = student if isinstance(student, list | tuple) else (student,)
         one = [self._under(network, images, new) for network in networks]
         gram, cross = (torch.stack(parts).mean(0) + self.bias for parts in zip(*one, strict=True))
@@ -89,11 +80,7 @@ class ByFeatures:
 
 
 def by_kernel(student: Kernel, images: Tensor, new: Tensor) -> Compared:
-    """Compare by a kernel in closed form, see `KERNELS`: the student is the kernel.
-
-    Raises:
-        TypeError: If the student is a network, or cannot be called.
-    """
+    """Compare by a kernel in closed form, see `KERNELS`: the student is the kernel."""
     if isinstance(student, nn.Module) or not callable(student):
         raise TypeError(f"student must be a kernel, got {type(student).__name__}")
     return Compared(student(images, images), student(new, images))
@@ -101,7 +88,7 @@ def by_kernel(student: Kernel, images: Tensor, new: Tensor) -> Compared:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class FitAndTest(Generic[S]):
+class FitAndTest(Checked, Generic[S]):
     """Fit ridge regression to the labels of the whole set; its predictions for real images have the loss.
 
     With the set (X, Y), a real batch (T, y) and the kernel k of the student, predictions are
@@ -112,16 +99,16 @@ class FitAndTest(Generic[S]):
     FRePo is this with one network of a pool, RFAD with several fresh ones, KIP with a kernel.
 
     Attributes:
-        compare: From the student to k.
-        ridge: Gives r. The system is solved in float64.
+        compare: Kernel k of a student.
+        ridge: Ridge r. The system is solved in float64.
         real_batch: Real images of a step.
         loss: "mse", for sets whose labels are centred, or "cross-entropy".
         balanced: Whether the real images are as many of each class, rounded up.
-        label_scale: s; labels of the set want the same.
-        margin: Labels keep the class of an image ahead by as much; 0 leaves them alone.
-        mirrored: Whether the regression sees the mirror image of each image too, with the same label.
-        adversary: Attacks the real images of the step as the regression predicts them: adversarial kernel
-            distillation, of which the reference is Tsilivis, Su and Kempe, 2022.
+        label_scale: Scale s, that of the labels of the set.
+        margin: Margin by which labels keep the class of an image ahead; 0 for none.
+        mirrored: Whether the regression has the mirror image of each image too, with the same label.
+        adversary: Attack on the real images of the step as the regression predicts them: adversarial kernel
+            distillation (Tsilivis, Su and Kempe, 2022).
 
     References:
         Nguyen, Chen and Lee, ICLR 2021, arXiv:2011.00050; Zhou, Nezhadarya and Ba, NeurIPS 2022, arXiv:2206.00719;
@@ -130,29 +117,24 @@ class FitAndTest(Generic[S]):
 
     compare: Compare[S]
     ridge: Ridge
-    real_batch: int
+    real_batch: PositiveInt
     loss: _LOSS = "mse"
     balanced: bool = False
-    label_scale: float = 1.0
-    margin: float = 0.0
+    label_scale: PositiveFloat = 1.0
+    margin: NonNegativeFloat = 0.0
     mirrored: bool = False
     adversary: Adversary | None = None
 
     def __post_init__(self) -> None:
-        require_count("real_batch", self.real_batch)
+        super().__post_init__()
         require(self.loss in get_args(_LOSS), "loss", f"be one of {list(get_args(_LOSS))}", self.loss)
-        require_rate("label_scale", self.label_scale)
-        require(0 <= self.margin < math.inf, "margin", "be finite and not negative", self.margin)
 
     def __call__(self, student: S, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterator[Tensor]:
-        """Yield the one loss.
-
-        Raises:
-            TypeError: If `compare` cannot use the student.
-            ValueError: If `syn` has no learned scale and the loss is the cross-entropy.
-        """
+        """Yield the one loss; the cross-entropy wants a set with a learned scale."""
         images, labels = syn.whole(derive(rng, "decode"))
-        new, truth = self._batch(real, derive(rng, "real"))
+        key = derive(rng, "real")
+        each = -(-self.real_batch // real.num_classes)
+        new, truth = of_each_class(real, each, key) if self.balanced else real.mixed(self.real_batch, key)
         seen = (images, images.flip(3)) if self.mirrored else (images,)
         images, labels = torch.cat(seen), labels.repeat(len(seen), 1)
         scale = syn.scale if self.loss == "cross-entropy" else None
@@ -172,7 +154,7 @@ class FitAndTest(Generic[S]):
 
     def _attacked(self, student: S, syn: Batch, real: Batch, scale: Tensor | None, rng: torch.Generator) -> Tensor:
         adversary, images = self.adversary, syn.x.detach()
-        assert adversary is not None  # asked by the caller
+        assert adversary is not None  # checked by the caller
         with torch.no_grad():
             gram, _ = self.compare(student, images, real.x[:1])
             weights = solve(gram, syn.y.detach(), self.ridge).values
@@ -183,13 +165,6 @@ class FitAndTest(Generic[S]):
 
         return adversary(loss, real.x, rng)
 
-    def _batch(self, real: Source, rng: torch.Generator) -> Batch:
-        if not self.balanced:
-            return real.mixed(self.real_batch, rng)
-        each = -(-self.real_batch // real.num_classes)
-        parts = [real.of_class(c, each, derive(rng, c)) for c in range(real.num_classes)]
-        return Batch(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]))
-
 
 def label_lead(labels: Tensor, margin: float) -> Tensor:
     """Return the mean over label rows of min(largest - second largest entry, margin)."""
@@ -199,5 +174,5 @@ def label_lead(labels: Tensor, margin: float) -> Tensor:
 
 
 def targets(labels: Tensor, scale: float = 1.0) -> Tensor:
-    """Return what a regression predicts: scale (y - 1/K) of label rows y, (B, K), in float64."""
+    """Return the targets of a regression: scale (y - 1/K) of label rows y, (B, K), in float64."""
     return scale * (labels.double() - 1 / labels.shape[1])

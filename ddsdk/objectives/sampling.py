@@ -1,4 +1,4 @@
-"""Which real images a step compares with: those that stand for their class in the eyes of the student."""
+"""Real images that represent their class for the present student, with which a step compares."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from ddsdk.data import Batch, Source
-from ddsdk.foundation import derive, require_count
+from ddsdk.foundation import Checked, PositiveInt, derive
 from ddsdk.objectives.base import embedding
 from ddsdk.training import embeddings
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Representative:
+class Representative(Checked):
     """Draw real images that cover their class: nearest the centres of k-means on the student's embeddings.
 
     A `RealSampler`. It has no memory, so that a step can be replayed alone.
@@ -36,12 +36,8 @@ class Representative:
         Liu et al., "DREAM: Efficient Dataset Distillation by Representative Matching", ICCV 2023, arXiv:2302.14416.
     """
 
-    candidates: int = 512
-    rounds: int = 10
-
-    def __post_init__(self) -> None:
-        require_count("candidates", self.candidates)
-        require_count("rounds", self.rounds)
+    candidates: PositiveInt = 512
+    rounds: PositiveInt = 10
 
     def __call__(self, student: nn.Module, real: Source, c: int, n: int, rng: torch.Generator) -> Batch:
         """Return at most `n` images of class `c`."""
@@ -59,10 +55,10 @@ def cluster_members(features: Tensor, n: int, rounds: int, rng: torch.Generator)
     `ddsdk.data.k_means_nearest` is the exact one for a selection that is made once; this one is made at every step.
 
     Args:
-        features: (N, F), N > n.
-        n: Clusters.
+        features: Features of the items, (N, F), N > n.
+        n: Number of clusters.
         rounds: Lloyd iterations.
-        rng: Draws the first centres, each with a chance that grows with its squared distance to those before.
+        rng: Root of the first centres, each of a chance that grows with its squared distance to those before.
 
     Returns:
         At most n distinct positions, int64; clusters that ran empty give none.

@@ -1,8 +1,7 @@
-"""Statistics matching: images that a trained network knows, with the BatchNorm statistics of real data."""
+"""Statistics matching: images that a trained network recognises, with the BatchNorm statistics of real data."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, final
@@ -13,16 +12,12 @@ from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddsdk.data import NO_AUGMENTATION, Augmentation, Source
-from ddsdk.foundation import derive, require, require_count
+from ddsdk.foundation import Checked, NonNegativeFloat, derive, require, require_count
 from ddsdk.synthetic import SyntheticView
 
 
 def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and unbiased variance of each channel, (C,) each, over batch and places.
-
-    Args:
-        x: (B, C, ...).
-    """
+    """Return mean and unbiased variance of each channel of x, (B, C, ...), over batch and places."""
     places = [d for d in range(x.ndim) if d != 1]
     # One value has no variance: 0 and not NaN.
     return x.mean(places), x.var(places, correction=min(1, x.numel() // x.shape[1] - 1))
@@ -30,13 +25,10 @@ def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 @final
 class StatisticsTeacher:
-    """A trained network that also tells how far a batch is from the data it was trained on.
+    """A trained network that also gives the distance of a batch from its training data.
 
     Args:
-        network: Has BatchNorm layers with running statistics. It is put into eval mode and frozen.
-
-    Raises:
-        ValueError: If it has no such layer.
+        network: Network with BatchNorm layers with running statistics. It is put into eval mode and frozen.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -52,9 +44,6 @@ class StatisticsTeacher:
 
         The gap of a layer is ||mean(z) - m||_2 + ||var(z) - v||_2, z being what comes into it from the whole batch
         and m, v its running mean and variance.
-
-        Args:
-            x: Images, (B, C, H, W).
         """
         gaps: dict[int, Tensor] = {}
         hooks = [layer.register_forward_pre_hook(_gap_into(gaps, i)) for i, layer in enumerate(self._layers)]
@@ -78,17 +67,17 @@ def _gap_into(gaps: dict[int, Tensor], i: int) -> Callable[[nn.Module, tuple[Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class StatisticsMatch:
+class StatisticsMatch(Checked):
     """Cross-entropy of synthetic images under a teacher, plus the gaps of its BatchNorm statistics.
 
     For each batch: CE(f(A(x)), y) + weight (first g_1 + g_2 + ... + g_L), with the gaps g of `StatisticsTeacher`. A
     batch has one image of each class. Real data is not looked at.
 
     Attributes:
-        weight: Of the statistics.
-        first: Of the first layer's gap among them.
-        batch: At most so many images in one batch; classes that are more are cut into even parts.
-        augmentation: One draw for each batch, shared by its images.
+        weight: Weight of the statistics.
+        first: Weight of the first layer's gap among them.
+        batch: Largest number of images in one batch; classes that are more are cut into even parts.
+        augmentation: Augmentation with one draw for each batch, shared by its images.
 
     Cost: one forward and backward over the set; memory for one batch.
 
@@ -96,14 +85,13 @@ class StatisticsMatch:
         Yin, Xing and Shen, NeurIPS 2023, arXiv:2306.13092, eq. 6-8.
     """
 
-    weight: float = 0.01
-    first: float = 10.0
+    weight: NonNegativeFloat = 0.01
+    first: NonNegativeFloat = 10.0
     batch: int = 100
     augmentation: Augmentation = NO_AUGMENTATION
 
     def __post_init__(self) -> None:
-        for name in ("weight", "first"):
-            require(0 <= getattr(self, name) < math.inf, name, "be finite and not negative", getattr(self, name))
+        super().__post_init__()
         require_count("batch", self.batch, least=2)
 
     def __call__(

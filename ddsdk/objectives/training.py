@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ddsdk.data import NO_AUGMENTATION, Augmentation, Batch, Source
-from ddsdk.foundation import derive, require, require_count, require_rate
-from ddsdk.objectives.base import require_network
+from ddsdk.foundation import Checked, PositiveFloat, PositiveInt, derive, require
+from ddsdk.objectives.base import joined, of_each_class, require_network
 from ddsdk.synthetic import SyntheticView
 from ddsdk.training import (
     Adversary,
@@ -30,46 +30,45 @@ from ddsdk.training import (
 )
 
 Order = Literal["shuffled", "stored", "stratified"]
-"""How a set is cut into the batches of a student's steps."""
+"""Rule by which a set is cut into the batches of a student's steps."""
 
 _SGD = InnerSGD()
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class SetTraining:
-    """How a student trains on a synthetic set: which images each of its steps sees, and what the step descends.
+class SetTraining(Checked):
+    """The training of a student on a synthetic set: the images and the loss of each of its steps.
 
     Attributes:
         batch_size: Images of one step, of each class where the order is stratified; None takes all.
         order: ``"shuffled"``: a permutation of the set is cut into batches, the last one being what is left; then comes
             the next permutation. ``"stored"``: every pass goes through the set as it lies. ``"stratified"``: each step
             draws as many images of each class, without replacement.
-        augmentation: Drawn for each step, with numbers of its own for each image.
-        loss: Summed over a batch; a step descends its mean.
+        augmentation: Augmentation, drawn for each step, with numbers of its own for each image.
+        loss: Loss, summed over a batch; a step descends its mean.
     """
 
-    batch_size: int | None = None
+    batch_size: PositiveInt | None = None
     order: Order = "shuffled"
     augmentation: Augmentation = NO_AUGMENTATION
     loss: Loss = soft_cross_entropy
 
     def __post_init__(self) -> None:
-        if self.batch_size is not None:
-            require_count("batch_size", self.batch_size)
+        super().__post_init__()
         require(self.order in get_args(Order), "order", f"be one of {list(get_args(Order))}", self.order)
 
     def on(
         self, network: Callable[[Tensor, Tensor], Tensor], syn: SyntheticView, rng: torch.Generator
     ) -> tuple[StepLoss, Batch]:
-        """Return what step k descends, and the images and labels that it depends on.
+        """Return the loss of step k, and the images and labels that it depends on.
 
-        All chance comes from `rng` and k, so that a step can be taken again.
+        All random numbers come from `rng` and k, so that a step can be taken again.
 
         Args:
-            network: Weights, (P,), and images, (B, C, H, W), to outputs, (B, K).
-            syn: The set.
-            rng: For decoders, order and augmentation.
+            network: Function from weights, (P,), and images, (B, C, H, W), to outputs, (B, K).
+            syn: Synthetic set.
+            rng: Root of decoders, order and augmentation.
         """
         batch, sizes = self._taken(syn, derive(rng, "decode"))
 
@@ -82,12 +81,12 @@ class SetTraining:
         return loss, batch
 
     def part(self, k: int, sizes: Sequence[int], rng: torch.Generator) -> Tensor:
-        """Return which images step k sees, (B,) int64.
+        """Return the positions of the images of step k >= 0, (B,) int64.
 
         Args:
-            k: From 0.
+            k: Number of the step.
             sizes: Images of each class, which lie one after another, where the order is stratified; of all otherwise.
-            rng: For the order.
+            rng: Root of the order.
         """
         if self.order == "stratified":
             parts, first = [], 0
@@ -104,18 +103,17 @@ class SetTraining:
         return order[i * size : (i + 1) * size]
 
     def _taken(self, syn: SyntheticView, rng: torch.Generator) -> tuple[Batch, Sequence[int]]:
-        """Return the whole set with graph, and the sizes that `part` wants."""
+        """Return the whole set with graph, and the sizes that `part` takes."""
         if self.order == "stratified":
             drawn = [syn.of_class(c, sys.maxsize, derive(rng, c)) for c in range(syn.num_classes)]
-            x, y = zip(*drawn, strict=True)
-            return Batch(torch.cat(x), torch.cat(y)), [len(part) for part in x]
+            return joined(drawn), [len(x) for x, _ in drawn]
         batch = syn.whole(rng)
         return batch, [len(batch.x)]
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class TrainAndTest:
+class TrainAndTest(Checked):
     """The loss on real images of a student after it has trained on the synthetic set: back-propagation through time.
 
     L(w_N; T) with w_{k+1} = step(w_k, grad l(w_k; S_k), rate_k) from the weights w_0 of the student. It is
@@ -124,20 +122,20 @@ class TrainAndTest:
 
     Attributes:
         steps: Steps of the student, N.
-        window: Steps with a gradient; None for all.
+        window: Last steps, which have a gradient; None for all.
         drawn: Whether the number of steps is drawn anew each time, uniform in window..steps: the window then lies
             anywhere in the training. A learned rate for each step keeps those of the first ones.
-        training: How the student trains on the set.
-        optimizer: How it steps.
-        lr: Its learning rate; None takes that of the set.
-        unroll: How the gradient passes through the training. `full_graph` is faster for a short window.
+        training: Training of the student on the set.
+        optimizer: Optimizer of the student.
+        lr: Learning rate of the student; None takes that of the set.
+        unroll: Gradient through the training. `full_graph` is faster for a short window.
         real_batch: Real images of one test, of each class if `per_class`.
         per_class: Whether every class has as many of them.
-        augmentation: Of these real images, with numbers of its own for each.
-        loss: Of the test, summed over a batch; its mean counts.
+        augmentation: Augmentation of these real images, with numbers of its own for each.
+        loss: Loss of the test, summed over a batch; its mean counts.
         every_step: Whether the student is tested after each step of the window, each time on other real images; the
             mean over the steps counts.
-        adversary: Attacks the real images, before their augmentation, as the trained student is: robust data set
+        adversary: Attack on the real images, before their augmentation, under the trained student: robust data set
             learning.
 
     Cost: with `constant_memory`, two gradients of the student's loss and one second derivative for each step of the
@@ -149,14 +147,14 @@ class TrainAndTest:
         Feng et al., "Embarrassingly Simple Dataset Distillation", ICLR 2024, arXiv:2311.07025 (the random window).
     """
 
-    steps: int
-    window: int | None = None
+    steps: PositiveInt
+    window: PositiveInt | None = None
     drawn: bool = False
     training: SetTraining = SetTraining()
     optimizer: InnerOptimizer = _SGD
-    lr: float | None = None
+    lr: PositiveFloat | None = None
     unroll: Unroll = constant_memory
-    real_batch: int = 256
+    real_batch: PositiveInt = 256
     per_class: bool = False
     augmentation: Augmentation = NO_AUGMENTATION
     loss: Loss = soft_cross_entropy
@@ -164,25 +162,17 @@ class TrainAndTest:
     adversary: Adversary | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "real_batch"):
-            require_count(name, getattr(self, name))
-        if self.window is not None:
-            require_count("window", self.window)
-            require(self.window <= self.steps, "window", f"be at most {self.steps} steps", self.window)
-        if self.lr is not None:
-            require_rate("lr", self.lr)
+        super().__post_init__()
+        fits = self.window is None or self.window <= self.steps
+        require(fits, "window", f"be at most {self.steps} steps", self.window)
 
     def __call__(self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterator[Tensor]:
-        """Yield the one loss.
-
-        Raises:
-            TypeError: If `student` is no network.
-            ValueError: If there is no learning rate, or not one for each step.
-        """
+        """Yield the one loss."""
         require_network(student)
         network, start = FlatNetwork(student), weight_vector(student)
-        window = self.steps if self.window is None else self.window
-        steps = self._steps(window, derive(rng, "end"))
+        window, steps = self.window or self.steps, self.steps
+        if self.drawn:
+            steps = int(torch.randint(window, self.steps + 1, (), generator=derive(rng, "end")))
         loss, inputs = self.training.on(network, syn, rng)
         rate = self._rate(syn, start)
         path = self.unroll(
@@ -199,9 +189,6 @@ class TrainAndTest:
         losses = [self._test(network, w, real, size, derive(rng, "test", i)) for i, w in enumerate(tested)]
         yield torch.stack(losses).mean()
 
-    def _steps(self, window: int, rng: torch.Generator) -> int:
-        return int(torch.randint(window, self.steps + 1, (), generator=rng)) if self.drawn else self.steps
-
     def _rate(self, syn: SyntheticView, start: Tensor) -> Tensor:
         if self.lr is not None:
             return start.new_tensor(self.lr)
@@ -212,7 +199,8 @@ class TrainAndTest:
 
     def _test(self, network: FlatNetwork, weights: Tensor, real: Source, size: int, rng: torch.Generator) -> Tensor:
         """Return the mean loss on real images, with graph to `weights`; one micro-batch has a graph at a time."""
-        x, y = self._real(real, derive(rng, "real"))
+        key = derive(rng, "real")
+        x, y = of_each_class(real, self.real_batch, key) if self.per_class else real.mixed(self.real_batch, key)
         draw = self.augmentation.per_image(len(x), derive(rng, "augmentation"))
         fixed = weights.detach().requires_grad_()
         value, gradient = fixed.new_zeros(()), torch.zeros_like(fixed)
@@ -231,10 +219,3 @@ class TrainAndTest:
             return x
         weights = weights.detach()
         return self.adversary(lambda z: self.loss(network(weights, z), y), x, rng)
-
-    def _real(self, real: Source, rng: torch.Generator) -> Batch:
-        if not self.per_class:
-            return real.mixed(self.real_batch, rng)
-        drawn = [real.of_class(c, self.real_batch, derive(rng, c)) for c in range(real.num_classes)]
-        x, y = zip(*drawn, strict=True)
-        return Batch(torch.cat(x), torch.cat(y))
