@@ -78,8 +78,8 @@ METHODS: Mapping[str, Callable[[int], Any]] = {
     "herding": lambda n: ChosenNodes(nodes=n, choice="herding"),
     "k-center": lambda n: ChosenNodes(nodes=n, choice="k-center"),
 }
-"""Settings were chosen on the validation nodes of Cora at 70 nodes, where they are not published: those of GC-SNTK want
-words as 0 and 1, see `load_graph`."""
+"""Settings were chosen on the validation nodes of Cora at 70 nodes, where they are not published. The published ones of
+GC-SNTK are for words as 0 and 1, the data cora-words."""
 
 
 def _of_sizes(*figures: float) -> dict[int | None, float]:

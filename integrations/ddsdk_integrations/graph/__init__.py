@@ -7,7 +7,7 @@
 >>> data = to_data(distilled)
 """
 
-# ruff: noqa: E402 - the library is asked for first
+# ruff: noqa: E402 - the check for the library comes before the imports
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class KeptEdges(Structure):
 
 @final
 class PairwiseMLP(Structure):
-    """GCond's structure: a perceptron looks at the features of each pair, and its mean over both orders is the logit.
+    """GCond's structure: a perceptron on the features of each pair, whose mean over both orders is the logit.
 
     The first layer is factored: W [x_i, x_j] = U x_i + V x_j, so that it costs M and not M^2 products of length D. Two
     hidden layers with batch normalisation over the pairs, whose statistics are those of the graph itself, at training
@@ -164,7 +164,7 @@ class BernoulliEdges(Structure):
 
 @final
 class SelfExpressive(Structure):
-    """GCSR's structure: how nodes make up each other, by ridge regression in closed form.
+    """GCSR's structure: coefficients of the ridge regression of the nodes on each other, in closed form.
 
     C = (G + r I)^-1 G for the Gram matrix G of the features at unit length; the edge has the positive part of
     (C + C^T) / 2. Nothing is stored but the features.

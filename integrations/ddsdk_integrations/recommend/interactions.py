@@ -130,8 +130,8 @@ def simulated_interactions(
 ) -> Interactions:
     """Return interactions of people with tastes, for items some of which are far more popular than others.
 
-    Item j has popularity (j + 1)^-skew, and user u and item j vectors of tastes; u takes as many items as a geometric
-    draw says, at least five, without replacement, with probabilities softmax(log popularity + sharpness <u, j>).
+    Item j has popularity (j + 1)^-skew, and user u and item j vectors of tastes; u takes a geometric
+    number of items, at least five, without replacement, with probabilities softmax(log popularity + sharpness <u, j>).
 
     Args:
         users: Number of users.

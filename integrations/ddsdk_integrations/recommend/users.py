@@ -83,5 +83,5 @@ class GumbelUsers(Parametrization):
         """Leave everything as it is: all logits are admissible."""
 
     def stored_floats(self) -> int:
-        """Return M*I; what is exported is sparse, see `sampled_users`."""
+        """Return M*I; an export can be sparse, see `sampled_users`."""
         return self.logits.numel()

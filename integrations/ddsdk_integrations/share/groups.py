@@ -25,9 +25,9 @@ def split_by_group(
 ) -> tuple[Tensor, Tensor]:
     """Split so that all images of a group are on one side: (positions of the rest, positions held out), int64.
 
-    Images of one patient are alike. Split image by image, a test then asks for what was seen, and an audit compares
-    members with non-members that are members in all but name. Groups are taken at random, and one is held out as long
-    as fewer than `fraction` of the images of one of its classes are; so each class has about its share.
+    Images of one patient are alike. In a split image by image, a test holds the like of what was seen, and an audit
+    compares members with non-members that are members in all but name. Groups are taken at random, and one is held out
+    as long as fewer than `fraction` of the images of one of its classes are; so each class has about its share.
 
     Args:
         records: All images.
