@@ -16,6 +16,7 @@ from tiny_recipes import RECIPE_SETTINGS
 import ddsdk as dd
 from ddsdk.recipes import RECIPES
 from ddsdk.running import IterativeMethod, Plan, Schedule
+from ddsdk.students.alternating import Learner
 
 ROOT = Path(__file__).parent.parent
 HEADS = ("recipe", "set", "students", "objective", "optimizer of the set")
@@ -107,6 +108,9 @@ def _inner(part: Any) -> Iterator[Any]:
 
 
 def _parts_in(value: Any) -> Iterator[Any]:
+    if isinstance(value, Learner):
+        yield from _inner(value)
+        return
     if isinstance(value, tuple | list):
         for each in value:
             yield from _parts_in(each)

@@ -10,7 +10,7 @@ import torch
 import ddsdk as dd
 from ddsdk.recipes.parts import pixel_set
 from ddsdk.students import OnBatch, OnlineStudents, accuracy_on
-from ddsdk.students.online import improves
+from ddsdk.students.plateau import improves
 from ddsdk.training import weight_vector
 
 

@@ -1,4 +1,4 @@
-"""Stretches of the trajectories of networks that trained on the real data, and what these networks know."""
+"""Stretches of the trajectories of networks that trained on the real data, and soft labels of these networks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ExpertSpan(NamedTuple):
     """A stretch of an expert's trajectory.
 
     Attributes:
-        network: The architecture, as a function of weights and images.
+        network: Architecture, as a function of weights and images.
         start: Weights at its start, (P,).
         target: Weights at its end, (P,).
     """
@@ -37,8 +37,8 @@ class Growth(NamedTuple):
     """An upper bound that grows linearly, from easy to hard parts of the trajectories.
 
     Attributes:
-        start: The bound at the first step.
-        steps: Steps until it has reached its end.
+        start: Bound at the first step.
+        steps: Steps until the bound has reached its end.
     """
 
     start: int
@@ -50,14 +50,11 @@ class ExpertStudents:
     """A random stretch of a random expert's trajectory for every step.
 
     Args:
-        runs: The experts. One that is missing is made when it is drawn.
+        runs: Experts. One that is missing is made when it is drawn.
         span: Snapshots from the start of a stretch to its end.
-        first: No stretch starts before this snapshot.
-        last: All start before this one.
-        growth: `last` is reached slowly; None has it from the first step on.
-
-    Raises:
-        ValueError: If the window of starts is empty, or a stretch would leave the trajectory.
+        first: First snapshot at which a stretch may start.
+        last: Snapshot before which all stretches start.
+        growth: Growth of the bound up to `last`; None for `last` from the first step on.
     """
 
     def __init__(
@@ -71,15 +68,13 @@ class ExpertStudents:
             lowest, steps = growth
             require(first < lowest <= last, "growth start", f"lie in {first + 1}..{last}", lowest)
             require_count("growth steps", steps)
-        self._runs = runs
-        self._span = span
-        self._first, self._last = first, last
+        self._runs, self._span, self._first, self._last = runs, span, first, last
         self._growth = growth
         self._taken = 0
 
     @property
     def bound(self) -> int:
-        """The snapshot before which the next stretch starts."""
+        """Snapshot before which the next stretch starts."""
         if self._growth is None:
             return self._last
         lowest, steps = self._growth
@@ -94,11 +89,11 @@ class ExpertStudents:
         return ExpertSpan(self._runs.flat, *ends)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many stretches were drawn."""
+        """Return the number of stretches drawn."""
         return {"taken": self._taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Go on from where `state_dict` was taken."""
         self._taken = state["taken"]
 
 
@@ -106,13 +101,13 @@ def known_images(network: nn.Module, real: RealData, ipc: int, rng: torch.Genera
     """Return the positions of random real images that a network classifies right, class by class.
 
     Args:
-        network: A trained one.
-        real: Has at least `ipc` images of each class.
-        ipc: Images of each class. Where the network knows fewer, the others are random too.
-        rng: For the choice.
+        network: Trained network.
+        real: Data with at least `ipc` images of each class.
+        ipc: Images of each class. Where the network has fewer of them right, the others are random too.
+        rng: Root of the choice.
 
     Returns:
-        (K*ipc,) int64.
+        Positions, (K*ipc,) int64.
     """
     picks = []
     for c in range(real.num_classes):
@@ -123,7 +118,7 @@ def known_images(network: nn.Module, real: RealData, ipc: int, rng: torch.Genera
 
 
 def _right_first(network: nn.Module, real: RealData, order: Tensor, c: int, enough: int) -> Tensor:
-    """Return `order` with the images that the network takes for class `c` first, looking at as few as it takes."""
+    """Return `order` with images that the network takes for class `c` first, from as few chunks as give enough."""
     right, wrong = order[:0], order[:0]
     for part in torch.split(order, max(_CHUNK, enough)):
         hit = (probabilities(network, real.batch(part).x).argmax(1) == c).cpu()
@@ -140,13 +135,11 @@ def expert_logits(runs: TrainedRuns, batch: Batch) -> Tensor:
     label is 0.9 on the class of the image and even on the others.
 
     Args:
-        runs: The experts; the last snapshot of each.
+        runs: Experts, of which the last snapshots are used.
         batch: Real images with hard labels.
 
     Returns:
-        (M, K).
-
-    Cost: a pass over the images for each expert.
+        Logits, (M, K).
     """
     classes, k = batch.y.argmax(1), batch.y.shape[1]
     total, count = torch.zeros_like(batch.y), torch.zeros_like(batch.y[:, :1])

@@ -8,9 +8,7 @@ from typing import Any, Generic, TypeVar, final
 import torch
 
 from ddsdk.data import Source
-from ddsdk.foundation import generator, require_count
-from ddsdk.networks import NetworkFactory, has_batch_norm, network_factory
-from ddsdk.students.fresh import MakeStudent
+from ddsdk.foundation import require_count
 from ddsdk.synthetic import SyntheticSet
 
 S = TypeVar("S")
@@ -21,7 +19,7 @@ class FixedTeachers(Generic[S]):
     """A supply of fixed teachers: each step has one of them, drawn at random if there are several.
 
     Args:
-        teacher: Gives teacher i, such as ``runs.network`` of `TrainedRuns`. Called once for each, at first use.
+        teacher: Function from i to teacher i, such as ``runs.network`` of `TrainedRuns`, called at first use.
         count: Number of teachers.
     """
 
@@ -47,24 +45,4 @@ class FixedTeachers(Generic[S]):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-
-
-def batch_norm_student(make_student: MakeStudent) -> MakeStudent:
-    """Return `make_student` if its networks have BatchNorm, else the same network of the catalogue with it.
-
-    Args:
-        make_student: Builds a network from a generator.
-
-    Raises:
-        ValueError: If the network has no BatchNorm and the catalogue has none like it that has.
-    """
-    if has_batch_norm(make_student(generator("template"))):
-        return make_student
-    if isinstance(make_student, NetworkFactory) and "norm" in make_student.options:
-        name, shape, classes = make_student.name, make_student.image_shape, make_student.num_classes
-        return network_factory(name, shape, classes, **{**make_student.options, "norm": "batch"})
-    found = make_student.name if isinstance(make_student, NetworkFactory) else repr(make_student)
-    raise ValueError(
-        f"student must have BatchNorm layers, or be a network of the catalogue with an option norm, got {found}"
-    )
+        """Take nothing back."""

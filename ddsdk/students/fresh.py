@@ -32,10 +32,10 @@ def calibrate(student: M, real: Source, rng: torch.Generator, images: int = 16) 
     """Fix the statistics of BatchNorm layers, if there are any, to those of real images; return the student.
 
     Args:
-        student: Changed in place.
-        real: Where the images come from.
-        rng: Which ones.
-        images: Of each class.
+        student: Network that is changed in place.
+        real: Source of the images.
+        rng: Root of the draw.
+        images: Images of each class.
     """
     if has_batch_norm(student):
         batches = [real.of_class(c, images, derive(rng, "batch-norm", c)).x for c in range(real.num_classes)]
@@ -47,19 +47,14 @@ class FreshStudents:
     """A new random network for every step, or every few; its parameters are constants.
 
     Args:
-        make_student: Builds a network from a generator.
+        make_student: Factory of the networks.
         period: Steps for which one network serves.
-
-    Raises:
-        ValueError: If `period` is below 1.
     """
 
     def __init__(self, make_student: MakeStudent, *, period: int = 1) -> None:
         require(period >= 1, "period", "be at least 1", period)
-        self._make_student = make_student
-        self._period = period
-        self._served = 0
-        self._seed = 0
+        self._make_student, self._period = make_student, period
+        self._served, self._seed = 0, 0
         self._student: nn.Module | None = None
 
     def next(self, real: Source, syn: SyntheticSet, rng: torch.Generator) -> nn.Module:  # noqa: ARG002
@@ -73,10 +68,10 @@ class FreshStudents:
         return self._student
 
     def state_dict(self) -> dict[str, Any]:
-        """Return from which seed the present network is made again; nothing where each serves for one step."""
+        """Return the seed of the present network; nothing where each serves for one step."""
         return {} if self._period == 1 else {"served": self._served, "seed": self._seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Go on from where `state_dict` was taken."""
         self._served, self._seed = state.get("served", 0), state.get("seed", 0)
         self._student = None

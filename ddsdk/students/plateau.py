@@ -1,17 +1,21 @@
-"""Students whose lessons and lifetimes are decided by their accuracy on real data, within hard caps."""
+"""Students whose lessons and lifetimes depend on their accuracy on real data, within hard caps."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, final
 
 import torch
 from torch import nn
+from torch.optim import SGD, Adam, Optimizer
 
 from ddsdk.data import Source
 from ddsdk.foundation import derive, require_count, require_rate
-from ddsdk.students.alternating import Lesson
-from ddsdk.students.fresh import MakeStudent, enrol
+from ddsdk.students.alternating import Learner, MakeOptimizer
+from ddsdk.students.fresh import MakeStudent
+from ddsdk.students.lessons import Lesson
 from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import probabilities
 
@@ -40,28 +44,83 @@ def spread(found: Sequence[float], window: int) -> float:
     return max(last) - min(last)
 
 
+def improves(found: list[float], window: int) -> bool:
+    """Return whether the moving average has had a new highest value within the last `window` numbers.
+
+    Args:
+        found: One number or more.
+        window: Numbers that are averaged, and for which a network may stay without a new best average.
+    """
+    sums = torch.tensor(found, dtype=torch.float64).unfold(0, window, 1).mean(1) if len(found) >= window else None
+    return sums is None or len(sums) - 1 - int(sums.argmax()) < window
+
+
+class CheckedStudents(ABC):
+    """A network with a check of its accuracy after its birth and after the lessons between two steps.
+
+    Args:
+        make_student: Factory of the networks.
+        lesson: One lesson.
+        check: Measure of the accuracy, see `accuracy_on`.
+        make_optimizer: Factory of the optimizer of a network's parameters.
+    """
+
+    def __init__(self, make_student: MakeStudent, lesson: Lesson, check: Check, make_optimizer: MakeOptimizer) -> None:
+        self._lesson, self._check = lesson, check
+        self._learner = Learner(make_student, make_optimizer)
+        self._checks: list[float] = []
+
+    @abstractmethod
+    def is_done(self) -> bool:
+        """Return whether the network makes room for a new one."""
+
+    @abstractmethod
+    def teach(
+        self, student: nn.Module, optimizer: Optimizer, real: Source, syn: SyntheticSet, rng: torch.Generator
+    ) -> float:
+        """Give the lessons between two steps; return the accuracy after them."""
+
+    @final
+    def next(self, real: Source, syn: SyntheticSet, rng: torch.Generator) -> nn.Module:
+        """Return a new network, or the present one after its lessons."""
+        if not self._checks or self.is_done():
+            student, _ = self._learner.renewed(real, rng)
+            self._checks = [self._check(student, real, derive(rng, "check"))]
+        else:
+            student, optimizer = self._learner.present(real, rng)
+            self._checks = [*self._checks, self.teach(student, optimizer, real, syn, rng)]
+        return student
+
+    @final
+    def state_dict(self) -> dict[str, Any]:
+        """Return the network, its optimizer and the checks of its life."""
+        return {"checks": list(self._checks), **self._learner.state_dict()}
+
+    @final
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where `state_dict` was taken; the network is built at the next step."""
+        self._checks = list(state["checks"])
+        self._learner.load_state_dict(state)
+
+
 @final
-class PlateauStudents:
+class PlateauStudents(CheckedStudents):
     """A network that learns between two steps until its accuracy moves, and serves until its accuracy settles.
 
     Between two steps there are lessons until the last `window` checks differ by more than `moved`, `most_lessons` at
-    most. There is a check after the birth and one after each step's lessons; a new network comes once the last
-    `window` of these differ by less than `settled`, or after `longest` steps. Without these caps either loop could
-    spin for long: the accuracy need not move, nor settle.
+    most. A new network comes once the last `window` checks of its steps differ by less than `settled`, or after
+    `longest` steps. Without these caps either loop could go on for long: the accuracy need not move, nor settle.
 
     Args:
-        make_student: Builds a network from a generator.
-        lesson: What the network learns at once.
-        check: Measures the accuracy.
-        longest: Steps for which one network serves at most.
-        most_lessons: Lessons between two steps at most; 0 leaves the network untrained.
+        make_student: Factory of the networks.
+        lesson: One lesson.
+        check: Measure of the accuracy, see `accuracy_on`.
+        longest: Largest number of steps for which one network serves.
+        most_lessons: Largest number of lessons between two steps; 0 leaves the network untrained.
         window: Checks that are compared.
-        settled: See above.
-        moved: See above.
+        settled: Spread of the checks below which a network has settled.
+        moved: Spread of the checks above which a network has moved.
         lr: Learning rate of the network (SGD without momentum).
-
-    Raises:
-        ValueError: If a count or a rate is out of range.
 
     References:
         Wang et al., "CAFE", CVPR 2022, arXiv:2203.01531, the dynamic bi-level optimisation.
@@ -85,49 +144,20 @@ class PlateauStudents:
         require_count("window", window, least=2)
         for name, value in (("settled", settled), ("moved", moved), ("lr", lr)):
             require_rate(name, value)
-        self._make_student, self._lesson, self._check = make_student, lesson, check
+        super().__init__(make_student, lesson, check, partial(SGD, lr=lr))
         self._longest, self._most_lessons = longest, most_lessons
-        self._window, self._settled, self._moved, self._lr = window, settled, moved, lr
-        self._checks: list[float] = []
-        self._student: nn.Module | None = None
-        self._loaded: dict[str, Any] | None = None
+        self._window, self._settled, self._moved = window, settled, moved
 
-    def next(self, real: Source, syn: SyntheticSet, rng: torch.Generator) -> nn.Module:
-        """Return a new network, or the present one after its lessons."""
-        if not self._checks or self._is_done():
-            self._loaded = None
-            self._student = enrol(self._make_student, real, rng)
-            self._checks = [self._check(self._student, real, derive(rng, "check"))]
-            return self._student
-        if self._student is None or self._loaded is not None:
-            self._student = enrol(self._make_student, real, rng)
-            self._student.load_state_dict((self._loaded or {})["student"])
-            self._loaded = None
-        self._checks = [*self._checks, self._teach(self._student, real, syn, rng)]
-        return self._student
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the network and the checks of its life."""
-        if self._loaded is not None:
-            return self._loaded
-        if self._student is None:
-            return {"checks": []}
-        return {"checks": list(self._checks), "student": self._student.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave; the network is rebuilt at the next step."""
-        self._checks = list(state["checks"])
-        self._loaded = state if "student" in state else None
-
-    def _is_done(self) -> bool:
-        """Tell whether the network has served its time."""
+    def is_done(self) -> bool:
+        """Return whether the accuracy has settled, or the cap is reached."""
         life = len(self._checks)
         flat = life >= self._window and spread(self._checks, self._window) < self._settled
         return flat or life >= self._longest
 
-    def _teach(self, student: nn.Module, real: Source, syn: SyntheticSet, rng: torch.Generator) -> float:
-        """Give lessons until the accuracy has moved; return it."""
-        optimizer = torch.optim.SGD(student.parameters(), lr=self._lr)
+    def teach(
+        self, student: nn.Module, optimizer: Optimizer, real: Source, syn: SyntheticSet, rng: torch.Generator
+    ) -> float:
+        """Give lessons until the accuracy has moved."""
         found = [self._checks[-1]]
         for i in range(self._most_lessons):
             self._lesson(student, optimizer, real, syn, derive(rng, "lesson", i))
@@ -135,3 +165,51 @@ class PlateauStudents:
             if spread(found, self._window) > self._moved:
                 break
         return found[-1]
+
+
+@final
+class OnlineStudents(CheckedStudents):
+    """A network that has a lesson after every step, and makes room for a new one when its accuracy stops rising.
+
+    A new network comes once the moving average of `window` checks has been without a new best for another `window` of
+    them, or after `longest` steps.
+
+    Args:
+        make_student: Factory of the networks.
+        lesson: Lesson between two steps.
+        check: Measure of the accuracy, see `accuracy_on`.
+        window: Checks that are averaged.
+        longest: Largest number of steps for which one network serves.
+        lr: Learning rate of the network (Adam).
+
+    References:
+        Bohdal, Yang and Hospedales, "Flexible Dataset Distillation: Learn Labels Instead of Images", 2020,
+        arXiv:2006.08572.
+    """
+
+    def __init__(
+        self,
+        make_student: MakeStudent,
+        lesson: Lesson,
+        check: Check,
+        *,
+        window: int = 50,
+        longest: int = 1000,
+        lr: float = 1e-3,
+    ) -> None:
+        require_count("window", window)
+        require_count("longest", longest)
+        require_rate("lr", lr)
+        super().__init__(make_student, lesson, check, partial(Adam, lr=lr))
+        self._window, self._longest = window, longest
+
+    def is_done(self) -> bool:
+        """Return whether the accuracy has stopped rising, or the cap is reached."""
+        return len(self._checks) >= self._longest or not improves(self._checks, self._window)
+
+    def teach(
+        self, student: nn.Module, optimizer: Optimizer, real: Source, syn: SyntheticSet, rng: torch.Generator
+    ) -> float:
+        """Give one lesson."""
+        self._lesson(student, optimizer, real, syn, derive(rng, "lesson"))
+        return self._check(student, real, derive(rng, "check"))

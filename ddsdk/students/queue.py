@@ -9,18 +9,18 @@ from torch import Tensor, nn
 
 from ddsdk.data import Source
 from ddsdk.foundation import derive, generator, require_count
-from ddsdk.students.alternating import Lesson
 from ddsdk.students.fresh import MakeStudent, enrol
+from ddsdk.students.lessons import Lesson
 from ddsdk.students.plateau import Check
 from ddsdk.synthetic import SyntheticSet
 
 
 class Rated(NamedTuple):
-    """A network with what it is worth.
+    """A network with its accuracy.
 
     Attributes:
-        network: The network; the next step may change its weights.
-        accuracy: On real images, 0..1, after its last lesson; 0 before the first one.
+        network: Network; the next step may change its weights.
+        accuracy: Accuracy on real images, 0..1, after its last lesson; 0 before the first one.
     """
 
     network: nn.Module
@@ -35,19 +35,16 @@ class QueueStudents:
     are there at once, for the price of a few real batches at each step.
 
     Args:
-        make_student: Builds a network from a generator.
-        lesson: What a network learns between two steps.
-        check: Measures its accuracy after a lesson.
-        queue: Networks at most. They are part of every snapshot of a run, as flat vectors: 100 ConvNets of width 128
-            take 128 MB, and of width 32 take 10 MB; ten are enough for a run of some minutes.
+        make_student: Factory of the networks.
+        lesson: Lesson of a network between two steps.
+        check: Measure of its accuracy after a lesson.
+        queue: Largest number of networks. They are part of every snapshot of a run, as flat vectors: 100 ConvNets of
+            width 128 take 128 MB, and of width 32 take 10 MB; ten are enough for a run of some minutes.
         first: Networks at the start.
         push_every: Steps between two fresh networks.
         trained: Networks that have a lesson between two steps.
         lr: Learning rate of the networks (SGD).
         momentum: Momentum within a lesson; it is not kept from one lesson to the next.
-
-    Raises:
-        ValueError: If a count is below 1.
 
     References:
         Zhao et al., "Improved Distribution Matching for Dataset Condensation", CVPR 2023, arXiv:2307.09742.
@@ -95,11 +92,11 @@ class QueueStudents:
         return Rated(self._network, self._accuracies[at])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the weights and accuracies of the queue, oldest first, and how many steps it has served."""
+        """Return the weights and accuracies of the queue, oldest first, and the number of steps served."""
         return {"served": self._served, "vectors": list(self._vectors), "accuracies": list(self._accuracies)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Go on from where `state_dict` was taken."""
         self._served = state["served"]
         self._vectors = list(state["vectors"])
         self._accuracies = list(state["accuracies"])

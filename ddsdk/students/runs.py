@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -25,15 +24,19 @@ from torch import Tensor, nn
 
 from ddsdk.data import Augmentation, Batch, RealData, cutmix
 from ddsdk.foundation import (
+    Checked,
     DivergedError,
+    Fraction,
+    Momentum,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
     StorageError,
     canonical_json,
     derive,
     generator,
     require,
     require_count,
-    require_momentum,
-    require_rate,
     strict_json,
     sweep,
     write_atomic,
@@ -44,8 +47,8 @@ from ddsdk.training import CurvaturePenalty, FlatNetwork, gradient_step, sharpne
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """How the runs are trained: SGD with a constant rate, as trajectories that can be followed need it.
+class Training(Checked):
+    """The training of the runs: SGD with a constant rate, as trajectories that can be followed need it.
 
     Attributes:
         epochs: Passes over the real data.
@@ -53,61 +56,51 @@ class Training:
         momentum: Momentum.
         weight_decay: Weight decay.
         batch_size: Images of one step.
-        augmentation: With numbers of its own for each image, see `ddsdk.Augmentation`.
+        augmentation: Operations with numbers of their own for each image, see `ddsdk.Augmentation`.
         mix: Probability that a batch is mixed by CutMix.
         per_epoch: Snapshots in each epoch, evenly spaced; the first weights are always kept too.
-        thin: Keep every so many snapshots only.
-        half: Store weights as float16.
+        thin: Distance of the snapshots that are kept: 1 keeps all.
+        half: Whether weights are stored as float16.
         sharpness: Radius of sharpness-aware steps; 0 for plain ones.
         surrogate: Weight of their surrogate-gap term.
-        images: Real images of each class that the runs see; None for all. Fewer make shorter epochs.
+        images: Real images of each class in the training; None for all. Fewer make shorter epochs.
         curvature: Weight of the curvature of the loss at the images, see `ddsdk.training.CurvaturePenalty`; 0 for none.
-        curvature_step: Its step.
+        curvature_step: Step of that curvature.
     """
 
-    epochs: int
-    lr: float = 0.01
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    batch_size: int = 256
+    epochs: PositiveInt
+    lr: PositiveFloat = 0.01
+    momentum: Momentum = 0.0
+    weight_decay: NonNegativeFloat = 0.0
+    batch_size: PositiveInt = 256
     augmentation: str = ""
-    mix: float = 0.0
-    per_epoch: int = 1
-    thin: int = 1
+    mix: Fraction = 0.0
+    per_epoch: PositiveInt = 1
+    thin: PositiveInt = 1
     half: bool = False
-    sharpness: float = 0.0
-    surrogate: float = 0.3
-    images: int | None = None
-    curvature: float = 0.0
-    curvature_step: float = 3.0
+    sharpness: NonNegativeFloat = 0.0
+    surrogate: NonNegativeFloat = 0.3
+    images: PositiveInt | None = None
+    curvature: NonNegativeFloat = 0.0
+    curvature_step: PositiveFloat = 3.0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "per_epoch", "thin"):
-            require_count(name, getattr(self, name))
-        if self.images is not None:
-            require_count("images", self.images)
-        require_rate("lr", self.lr)
-        require_momentum("momentum", self.momentum)
-        for name in ("weight_decay", "sharpness", "surrogate", "curvature"):
-            value = getattr(self, name)
-            require(0 <= value < math.inf, name, "be finite and not negative", value)
-        require(0 <= self.mix <= 1, "mix", "lie in 0..1", self.mix)
+        super().__post_init__()
         taken = self.epochs * self.per_epoch
         require(self.thin <= taken, "thin", f"not exceed the {taken} snapshots of a run", self.thin)
-        require_rate("curvature_step", self.curvature_step)
         plain = not (self.sharpness and self.curvature)
         require(plain, "curvature", "be 0 where steps are sharpness-aware", self.curvature)
         Augmentation(self.augmentation)
 
     @property
-    def told(self) -> dict[str, Any]:
-        """All fields as JSON values, without later ones that hold their defaults: older runs keep their names."""
+    def identity(self) -> dict[str, Any]:
+        """Fields as JSON values, without later ones that hold their defaults: older runs keep their names."""
         later = {"curvature": 0.0, "curvature_step": 3.0}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in later or v != later[k]}
 
     @property
     def penalty(self) -> CurvaturePenalty | None:
-        """What is added to the loss of a step."""
+        """Penalty that is added to the loss of a step."""
         return CurvaturePenalty(weight=self.curvature, step=self.curvature_step) if self.curvature else None
 
     @property
@@ -117,19 +110,14 @@ class Training:
 
 
 class RunProgress(NamedTuple):
-    """How far the making of runs is.
-
-    Attributes:
-        done: Finished epochs of the runs that were missing.
-        total: Epochs of all runs that were missing.
-    """
+    """Progress of the making of missing runs: finished epochs, and epochs of all of them."""
 
     done: int
     total: int
 
 
 def cache_folder() -> Path:
-    """Return where trained runs are kept: ``$DDSDK_CACHE``, or ``ddsdk`` in the user's cache folder."""
+    """Return the folder of trained runs: ``$DDSDK_CACHE``, or ``ddsdk`` in the user's cache folder."""
     own = os.environ.get("DDSDK_CACHE")
     if own:
         return Path(own)
@@ -141,12 +129,12 @@ class TrainedRuns:
     """Runs of one training on one data set, made at first use.
 
     Args:
-        real: What the networks train on.
-        make_student: Builds a network from a generator.
-        training: How.
+        real: Data on which the networks train.
+        make_student: Factory of the networks.
+        training: Settings of the training.
         count: Number of runs.
-        seed: Run i derives its initialisation, order and augmentation from (seed, i).
-        folder: Where the files are; `cache_folder()` if not given. Made if it does not exist.
+        seed: Root of the runs: run i derives its initialisation, order and augmentation from (seed, i).
+        folder: Folder of the files, made where it does not exist; None for `cache_folder()`.
 
     BatchNorm layers train with the statistics of their batch, in the runs and in `flat`; `network` measures them on
     real images. Snapshots hold weights alone.
@@ -168,15 +156,15 @@ class TrainedRuns:
         require_count("count", count)
         self.training = training
         self.folder = cache_folder() if folder is None else folder
-        self._real = real
-        self._make_student = make_student
+        self._real, self._make_student = real, make_student
         self._network = enrol(make_student, real, generator("template"))
         self._flat = FlatNetwork(self._network.train())
         shown = len(self._pool(generator("template")))
         rule = f"not exceed the {shown} images of a run"
         require(training.per_epoch <= shown, "per_epoch", rule, training.per_epoch)
         identity = self._identity()
-        self._keys = [_hash({**identity, "seed": [seed, i]}) for i in range(count)]
+        parts = (canonical_json({**identity, "seed": [seed, i]}) for i in range(count))
+        self._keys = [hashlib.sha256(part).hexdigest()[:32] for part in parts]
         self._seed = seed
         self._sound: set[int] = set()
 
@@ -186,7 +174,7 @@ class TrainedRuns:
 
     @property
     def flat(self) -> FlatNetwork:
-        """The architecture of the runs, as a function of weights and images."""
+        """Architecture of the runs, as a function of weights and images."""
         return self._flat
 
     @property
@@ -201,14 +189,13 @@ class TrainedRuns:
 
     @property
     def seconds(self) -> float:
-        """Seconds that it took to make the runs, whenever that was. Makes none."""
-        return sum(float(self._note(i)["seconds"]) for i in range(len(self)) if self._is_sound(i))
+        """Seconds that the making of the runs took, whenever that was; makes none."""
+        return sum(float(note["seconds"]) for note in self._notes())
 
     @property
     def cpu_seconds(self) -> float:
-        """CPU seconds that it took to make the runs; wall-clock ones of files that do not tell. Makes none."""
-        notes = [self._note(i) for i in range(len(self)) if self._is_sound(i)]
-        return sum(float(note.get("cpu_seconds", note["seconds"])) for note in notes)
+        """CPU seconds that the making of the runs took, wall-clock ones for files without; makes none."""
+        return sum(float(note.get("cpu_seconds", note["seconds"])) for note in self._notes())
 
     def make(self) -> Iterator[RunProgress]:
         """Make the missing runs, giving control back after each epoch.
@@ -227,11 +214,8 @@ class TrainedRuns:
         """Return one snapshot, (P,) float32 on the device of the data; the run is made if it is missing.
 
         Args:
-            run: 0..len-1.
-            snapshot: 0 for the initialisation, -1 for the last one.
-
-        Raises:
-            ValueError: If there is no such run or snapshot.
+            run: Number of the run, 0..len-1.
+            snapshot: Number of the snapshot: 0 for the initialisation, -1 for the last one.
         """
         # Counting runs from the end would train another run under the key of the last one.
         require(0 <= run < len(self), "run", f"lie in 0..{len(self) - 1}", run)
@@ -261,7 +245,7 @@ class TrainedRuns:
         return calibrate(network, self._real, key, max(16, -(-512 // self._real.num_classes)))
 
     def _identity(self) -> dict[str, Any]:
-        """Return what every run depends on; with the seed it is the name of a file."""
+        """Return the facts on which every run depends; with the seed they are the name of a file."""
         space, tensors = self._real.preprocess.to_state()
         first = weight_vector(self._make_student(generator("identity")))
         return {
@@ -271,7 +255,7 @@ class TrainedRuns:
             "whitening": [_digest(tensors[name]) for name in sorted(tensors)],
             "architecture": str(self._network),
             "initialisation": _digest(first),
-            "training": self.training.told,
+            "training": self.training.identity,
         }
 
     def _path(self, run: int) -> Path:
@@ -297,10 +281,10 @@ class TrainedRuns:
                 path.replace(path.with_suffix(".bad"))
         return sound
 
-    def _note(self, run: int) -> dict[str, Any]:
-        with safe_open(self._path(run), "pt") as file:
-            note: dict[str, Any] = strict_json(file.metadata()["ddsdk"].encode())
-        return note
+    def _notes(self) -> Iterator[dict[str, Any]]:
+        for run in filter(self._is_sound, range(len(self))):
+            with safe_open(self._path(run), "pt") as file:
+                yield strict_json(file.metadata()["ddsdk"].encode())
 
     def _make(self, run: int) -> Iterator[int]:
         with _writing(self.folder):
@@ -309,11 +293,11 @@ class TrainedRuns:
         began, rows = (time.perf_counter(), time.process_time()), []
         for epoch, found in self._train(generator(self._seed, "run", run)):
             rows += found
-            # The last one is told once the file is there: whoever stops then has lost nothing.
+            # The last epoch is yielded once the file is there: whoever stops then has lost nothing.
             if 0 < epoch < self.training.epochs:
                 yield epoch
         weights = torch.stack(rows).to(torch.float16 if self.training.half else torch.float32)
-        # Asked after rounding: what float16 cannot hold is infinite there.
+        # Checked after rounding: numbers beyond float16 are infinite there.
         if not bool(torch.isfinite(weights).all()):
             raise DivergedError(f"the weights of trained run {run} are not finite; lower its lr of {self.training.lr}")
         note = {
@@ -371,10 +355,6 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(f"cannot keep trained runs in {str(folder)!r}: {error.strerror or error}") from error
-
-
-def _hash(parts: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(parts)).hexdigest()[:32]
 
 
 def _digest(tensor: Tensor) -> str:

@@ -35,18 +35,15 @@ class TrainedPool:
     of one, this is a supply of fresh networks.
 
     Args:
-        make_student: Builds a network from a generator.
-        pool: Networks. They are part of every snapshot of a run, with their optimizers: Adam has three floats for
-            each weight.
+        make_student: Factory of the networks.
+        pool: Number of networks. They are part of every snapshot of a run, with their optimizers: Adam has three floats
+            for each weight.
         longest: Steps of training after which a network leaves; 0 leaves all untrained.
         lr: Learning rate of the networks.
-        most_steps: A network that was picked takes 1 to as many steps of training.
-        batch_size: Images of the set in one of these.
-        loss: What they descend: half the squared error of the label rows, as regression on features has it.
-        optimizer: How a network steps; what it remembers lives as long as the network.
-
-    Raises:
-        ValueError: If a count or the rate is out of range.
+        most_steps: Largest number of steps of training of a network that was picked; the number is drawn from 1 on.
+        batch_size: Images of the set in one step of training.
+        loss: Loss of the training: half the squared error of the label rows, as regression on features has it.
+        optimizer: Optimizer of a network; its state lives as long as the network.
 
     References:
         Zhou, Nezhadarya and Ba, "Dataset Distillation using Neural Feature Regression", NeurIPS 2022, arXiv:2206.00719.
@@ -94,11 +91,11 @@ class TrainedPool:
         return calibrate(self._network, real, rng)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, optimizers and ages of the pool, and which network served last."""
+        """Return weights, optimizers and ages of the pool, and the place of the network that served last."""
         return {"states": [list(s) for s in self._states], "ages": list(self._ages), "at": self._at}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Go on from where `state_dict` was taken."""
         self._states = [tuple(s) for s in state["states"]]
         self._ages = list(state["ages"])
         self._at = state["at"]
