@@ -8,8 +8,7 @@ from careless_distillers import copying, digits, noise_only
 
 import ddsdk as dd
 from ddsdk.judging.likelihood import audit_by_likelihood, likelihood_ratios
-from ddsdk.judging.membership import confidences, nearest_distances, roc
-from ddsdk.judging.nearest import nearest_records
+from ddsdk.judging.membership import confidences, nearest_distances, nearest_records, roc
 from ddsdk.training import probabilities
 
 

@@ -296,10 +296,10 @@ def test_workers_of_a_killed_driver_end_with_their_unit(tmp_path):
 def test_whoever_shares_the_store_does_the_work(store, tmp_path):
     units = chain(log=str(tmp_path / "log"))
     found = []
-    waiting = threading.Thread(target=lambda: found.extend(Shared().run(store, units, compute)))
+    waiting = threading.Thread(target=lambda: found.extend(Shared().run(store, units, compute)), daemon=True)
     waiting.start()
     other = Store(store.folder, lease_seconds=1.0)
-    while not waiting.is_alive() or len(list((store.folder / "asked").iterdir())) < 3:
+    while not waiting.is_alive() or len(list((store.folder / "asked").glob("*.json"))) < 3:
         time.sleep(0.01)
     assert names(work(other, compute)) == ["a", "b", "c"]
     waiting.join(timeout=30)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from inspect import signature
 from typing import Any, NamedTuple
 
 from ddsdk.artefact import Distilled
-from ddsdk.networks import NETWORKS
+from ddsdk.judging import shortened
 from ddsdk.training import Evaluation
 
 TRANSFER_NETWORKS = ("convnet", "mlp", "alexnet", "vgg11", "resnet10", "resnet18", "resnet152", "densenet121")
@@ -52,11 +51,8 @@ class Judging:
 
     def of(self, evaluation: Evaluation, *, own: bool = False) -> Evaluation:
         """Return a protocol within this cost; `own` says that it is a method's own, whose epochs stay."""
-        if evaluation.learner == "kernel":
-            return evaluation
-        wide = self.width is not None and "width" in signature(NETWORKS[evaluation.network]).parameters
-        short = None if self.epochs is None or own else min(self.epochs, evaluation.epochs)
-        return evaluation.changed(options={"width": self.width} if wide else {}, epochs=short, networks=self.networks)
+        epochs = None if own else self.epochs
+        return shortened(evaluation, networks=self.networks, epochs=epochs, width=self.width)
 
 
 def own_protocol(distilled: Distilled) -> Evaluation:

@@ -21,8 +21,10 @@ from ddsdk.artefact import Distilled
 from ddsdk.data import RealData
 from ddsdk.experiments.columns import Judging, ordinary_protocol, own_protocol
 from ddsdk.foundation import (
+    Checked,
     DivergedError,
     FolderBusyError,
+    PositiveInt,
     Store,
     Timing,
     Unit,
@@ -32,7 +34,6 @@ from ddsdk.foundation import (
     read_json,
     readable_json,
     require,
-    require_count,
     strict_json,
 )
 from ddsdk.judging import kept_score
@@ -107,7 +108,7 @@ def read_curves(path: Path) -> tuple[RecipeCurve, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurveTask:
+class CurveTask(Checked):
     """What all methods of one plot share.
 
     Attributes:
@@ -130,17 +131,15 @@ class CurveTask:
     network_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     held_out: float = 0.1
     seed: int = 0
-    judge_networks: int = 1
-    judge_epochs: int | None = 300
-    judge_width: int | None = 64
+    judge_networks: PositiveInt = 1
+    judge_epochs: PositiveInt | None = 300
+    judge_width: PositiveInt | None = 64
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         rising = list(self.seconds) == sorted({s for s in self.seconds if 0 < s < math.inf})
         rule = "be positive, finite and rising, at least one of them"
         require(bool(self.seconds) and rising, "seconds", rule, list(self.seconds))
-        for name in ("judge_networks", "judge_epochs", "judge_width"):
-            if getattr(self, name) is not None:
-                require_count(name, getattr(self, name))
         device = self.train.device.type
         require(device == "cpu", "device", "be cpu, whose seconds are counted", device)
 

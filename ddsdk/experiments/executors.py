@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Protocol, final
 
 from ddsdk.experiments.worker import UNIT_ERRORS, Done, Graph, compute_timed, work
-from ddsdk.foundation import Compute, MissingExtraError, Store, Unit, require_count
+from ddsdk.foundation import Checked, Compute, MissingExtraError, PositiveInt, Store, Unit
 
 _PAUSE = 0.1
 _DEATHS = 3
@@ -74,17 +74,14 @@ class Shared:
 
 @final
 @dataclass(frozen=True)
-class Processes:
+class Processes(Checked):
     """Several processes of this machine. One that dies is replaced, and costs the unit that it held.
 
     Attributes:
         count: Number of processes.
     """
 
-    count: int
-
-    def __post_init__(self) -> None:
-        require_count("count", self.count)
+    count: PositiveInt
 
     def run(self, store: Store, units: Sequence[Unit], compute: Compute) -> Iterator[Done]:
         """Compute the units in processes of their own."""

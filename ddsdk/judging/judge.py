@@ -6,7 +6,8 @@ A set for a kernel machine trains none: kernel ridge regression on it is tested 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from inspect import signature
 from typing import NamedTuple
 
 import torch
@@ -14,18 +15,18 @@ from torch import Tensor, nn
 
 from ddsdk.data import Batch, RealData
 from ddsdk.foundation import derive, require, require_count, root
-from ddsdk.networks import NetworkFactory, network_factory
+from ddsdk.networks import NETWORKS, network_factory
 from ddsdk.synthetic import read_labels
 from ddsdk.training import Adversary, Evaluation, Pace, Score, accuracy, kernel_machine, train
 
 
 class Progress(NamedTuple):
-    """How far an evaluation is.
+    """Progress of an evaluation.
 
     Attributes:
         done: Finished epochs, counted over all networks.
         total: Epochs of all networks.
-        score: What came out; only the last one has it.
+        score: Result; only the last progress has it.
         kept: Whether the score was read from a file and not computed.
     """
 
@@ -49,21 +50,25 @@ def evaluate(
     Args:
         batch: Images (M, C, H, W) in the value space of `test`, and label rows (M, K), probabilities or scores.
         test: Held-out real data; read once for each network, after its last epoch.
-        evaluation: The protocol.
+        evaluation: Protocol of the training.
         seed: Seed, or generator, from which each network derives its initial weights and training.
         name: Name of the set in tables.
         pace: Rate and momentum of each step, where they were learned with the set.
 
     Returns:
-        The accuracies with what they mean; one accuracy for a kernel, which has no chance in it.
+        The accuracies with their conditions; one accuracy for a kernel machine, which draws nothing.
 
     Raises:
         ValueError: If images or labels do not fit `test`, or the pace does not fit the protocol.
     """
-    for step in evaluating(batch, test, evaluation, rng=root(seed), name=name, pace=pace):
-        score = step.score
-    assert score is not None  # the last step of every evaluation has it
-    return score
+    return last_score(evaluating(batch, test, evaluation, rng=root(seed), name=name, pace=pace))
+
+
+def last_score(steps: Iterable[Progress]) -> Score:
+    """Return the score of an evaluation, which its last progress has."""
+    *_, last = steps
+    assert last.score is not None
+    return last.score
 
 
 def evaluating(
@@ -75,15 +80,9 @@ def evaluating(
     name: str = "set",
     pace: Pace = Pace(),  # noqa: B008
 ) -> Iterator[Progress]:
-    """Do what `evaluate` does, giving control back after each epoch.
+    """Do what `evaluate` does with a generator for its seed, giving control back after each epoch.
 
-    The arguments are those of `evaluate`; they are checked before this returns.
-
-    Yields:
-        How far it is. The last one holds the score.
-
-    Raises:
-        ValueError: As `evaluate`.
+    The arguments are checked before this returns.
     """
     checked = _checked(batch, test, evaluation, pace)
     if evaluation.learner == "kernel":
@@ -102,25 +101,11 @@ def network_accuracy(
 ) -> float:
     """Return the accuracy of one of the networks that `evaluate` trains, the same to the last bit.
 
-    Args:
-        batch: As for `evaluate`, as are the other arguments.
-        test: Held-out real data.
-        evaluation: The protocol; `networks` does not count.
-        index: Which network, from 0. A kernel knows one only.
-        rng: The root that `evaluate` gets.
-        pace: Rate and momentum of each step.
-
-    Raises:
-        ValueError: As `evaluate`, or if `index` is negative.
+    The arguments are those of `evaluate`, with a generator for its seed, and the number of the network, from 0.
     """
-    require_count("index", index, least=0)
-    checked = _checked(batch, test, evaluation, pace)
     if evaluation.learner == "kernel":
-        return _kernel_accuracy(checked, test, evaluation)
-    network, training = _network(checked, test, evaluation, index, rng, pace)
-    for _ in training:
-        pass
-    return _test_accuracy(network, test)
+        return _kernel_accuracy(_checked(batch, test, evaluation, pace), test, evaluation)
+    return _test_accuracy(trained_network(batch, test, evaluation, index, rng=rng, pace=pace), test)
 
 
 def trained_network(
@@ -136,16 +121,13 @@ def trained_network(
     """Return one of the networks that `evaluate` trains, the same to the last bit where there is no adversary.
 
     Args:
-        batch: As for `evaluate`, as are the other arguments.
-        like: Real data of the same shape and classes. It is not looked at.
-        evaluation: The protocol, for networks; `networks` does not count.
-        index: Which network, from 0.
-        rng: The root that `evaluate` gets.
+        batch: Images and label rows of `evaluate`.
+        like: Real data of the same shape and classes; its images are not read.
+        evaluation: Protocol of the training of a network; `networks` does not count.
+        index: Number of the network, from 0.
+        rng: Generator that `evaluate` would get.
         pace: Rate and momentum of each step.
-        adversary: See `train`.
-
-    Raises:
-        ValueError: As `evaluate`, or if `index` is negative, or the protocol is that of a kernel.
+        adversary: Adversary of `ddsdk.training.train`.
     """
     require_count("index", index, least=0)
     require(evaluation.learner == "network", "learner", "be 'network'", evaluation.learner)
@@ -165,13 +147,10 @@ def _checked(batch: Batch | tuple[Tensor, Tensor], test: RealData, evaluation: E
     if evaluation.learner == "kernel":
         kernel_machine(evaluation.network, **evaluation.network_options)
     else:
-        _factory(test, evaluation)
+        network_factory(
+            evaluation.network, test.image_shape, test.num_classes, **evaluation.network_options
+        )  # refuses an unknown network or option
     return Batch(x, y)
-
-
-def _factory(test: RealData, evaluation: Evaluation) -> NetworkFactory:
-    options = evaluation.network_options
-    return network_factory(evaluation.network, test.image_shape, test.num_classes, **options)
 
 
 def _network(
@@ -186,7 +165,8 @@ def _network(
     """Return a fresh network, and what trains it epoch by epoch."""
     shown = Batch(batch.x, read_labels(batch.y, evaluation.labels))
     key = derive(rng, "network", index)
-    network = _factory(like, evaluation)(derive(key, "init")).to(batch.x.device)
+    make = network_factory(evaluation.network, like.image_shape, like.num_classes, **evaluation.network_options)
+    network = make(derive(key, "init")).to(batch.x.device)
     return network, train(network, shown, evaluation, derive(key, "train"), pace, adversary)
 
 
@@ -204,16 +184,12 @@ def _by_networks(
         for epochs in training:
             yield Progress(i * evaluation.epochs + epochs, evaluation.rounds)
         accuracies.append(_test_accuracy(network, test))
-    seconds = time.perf_counter() - began
-    score = _score(batch, evaluation, accuracies, seconds, name)
-    yield Progress(evaluation.rounds, evaluation.rounds, score)
+    yield _finished(batch, evaluation, accuracies, began, name)
 
 
 def _by_kernel(batch: Batch, test: RealData, evaluation: Evaluation, name: str) -> Iterator[Progress]:
     began = time.perf_counter()
-    found = _kernel_accuracy(batch, test, evaluation)
-    score = _score(batch, evaluation, [found], time.perf_counter() - began, name)
-    yield Progress(evaluation.rounds, evaluation.rounds, score)
+    yield _finished(batch, evaluation, [_kernel_accuracy(batch, test, evaluation)], began, name)
 
 
 def _kernel_accuracy(batch: Batch, test: RealData, evaluation: Evaluation) -> float:
@@ -224,11 +200,11 @@ def _kernel_accuracy(batch: Batch, test: RealData, evaluation: Evaluation) -> fl
     return int((found == test.labels).sum()) / len(test)
 
 
-def _score(batch: Batch, evaluation: Evaluation, accuracies: list[float], seconds: float, name: str) -> Score:
-    x, y = batch
+def _finished(batch: Batch, evaluation: Evaluation, accuracies: list[float], began: float, name: str) -> Progress:
+    (x, y), seconds = batch, time.perf_counter() - began
     kind = _kind(y)
     same = evaluation.labels == "stored" or kind == "hard"
-    return Score(
+    score = Score(
         name=name,
         protocol=evaluation.protocol,
         network=evaluation.network_label,
@@ -238,6 +214,28 @@ def _score(batch: Batch, evaluation: Evaluation, accuracies: list[float], second
         seconds=seconds,
         labels=kind if same else f"{kind} as {evaluation.labels}",
         loss=evaluation.loss if evaluation.learner == "network" else "ridge",
+    )
+    return Progress(evaluation.rounds, evaluation.rounds, score)
+
+
+def shortened(
+    evaluation: Evaluation, *, networks: int, epochs: int | None = None, width: int | None = None
+) -> Evaluation:
+    """Return a protocol that costs less, with a name that says so; that of a kernel machine stays.
+
+    Args:
+        evaluation: The protocol.
+        networks: Number of networks.
+        epochs: Most epochs; None for those of the protocol.
+        width: Width of a network that has one; None for that of the protocol.
+    """
+    if evaluation.learner == "kernel":
+        return evaluation
+    wide = width is not None and "width" in signature(NETWORKS[evaluation.network]).parameters
+    return evaluation.changed(
+        options={"width": width} if wide else {},
+        epochs=None if epochs is None else min(epochs, evaluation.epochs),
+        networks=networks,
     )
 
 

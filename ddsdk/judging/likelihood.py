@@ -19,13 +19,13 @@ _TRIALS = 20
 @final
 @dataclass(frozen=True, kw_only=True)
 class LikelihoodRatio:
-    """What the attack learned, over all runs and records.
+    """Success of the attack, over all runs and records.
 
     Attributes:
-        runs: How many times the distiller ran.
-        records: How many records there are.
-        confidence: By confidences of networks that train on the set.
-        distance: By the distance to the nearest image.
+        runs: Number of runs of the distiller.
+        records: Number of records.
+        confidence: Success by confidences of networks that train on the set.
+        distance: Success by the distance to the nearest image.
     """
 
     runs: int
@@ -49,12 +49,12 @@ def audit_by_likelihood(
     smoke test.
 
     Args:
-        distil: From records to the set, whole.
-        records: All are scored.
+        distil: Function from records and a generator to the set.
+        records: Records, all of which are scored.
         seed: Seed, or generator, of halves, runs and networks.
-        runs: At least 4.
-        networks: Trained on each set.
-        evaluation: How they do; None takes what the set says.
+        runs: Number of runs, at least 4.
+        networks: Networks that are trained on each set.
+        evaluation: Protocol of their training; None takes that of the set.
 
     References:
         Carlini et al., "Membership Inference Attacks From First Principles", S&P 2022.
@@ -79,11 +79,7 @@ def audit_by_likelihood(
 
 
 def _half(records: RealData, rng: torch.Generator) -> Tensor:
-    """Return a random half that has a record of each class, (N,) bool.
-
-    Raises:
-        ValueError: If a class is so small that twenty halves lack one.
-    """
+    """Return a random half that has a record of each class, (N,) bool."""
     for trial in range(_TRIALS):
         kept = torch.rand(len(records), generator=derive(rng, trial)) < 0.5
         if all(bool(kept[records.index_of_class(c)].any()) for c in range(records.num_classes)):
@@ -97,8 +93,8 @@ def likelihood_ratios(scores: Tensor, members: Tensor) -> Tensor:
     Means are those of the record, standard deviations those of all records: a few runs do not give them for each.
 
     Args:
-        scores: (R, N), higher where the run knows the record.
-        members: (R, N), whether the record was in the run.
+        scores: Scores (R, N), higher where the record is likely to be in the run.
+        members: Booleans (R, N): whether the record was in the run.
     """
     found = torch.empty_like(scores)
     for i in range(len(scores)):

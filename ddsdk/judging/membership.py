@@ -1,10 +1,11 @@
-"""Scores by which an attacker tells members from others, by networks that train on a set, or by its images."""
+"""Scores by which an attacker tells members from others, by networks that train on a set, or by its images; copies."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, final
 
 import torch
 from sklearn.metrics import roc_auc_score, roc_curve
@@ -19,7 +20,7 @@ from ddsdk.synthetic import read_labels
 from ddsdk.training import Evaluation, train
 
 Distiller = Callable[[RealData, torch.Generator], Distilled]
-"""Everything that is done with real data, from the records to the set: what an audit runs again and again."""
+"""Function from records and a generator to the set, with everything that is done with real data."""
 
 _PIECE = 512
 
@@ -27,7 +28,7 @@ _PIECE = 512
 def trained_networks(
     distilled: Distilled, evaluation: Evaluation | None, networks: int, rng: torch.Generator
 ) -> list[nn.Module]:
-    """Return networks that train on a set, as anyone can train them who has it, with frozen weights, in eval mode.
+    """Return networks that are trained on a set, with frozen weights, in eval mode.
 
     Args:
         distilled: Set to train on; the device of its images is that of the training.
@@ -56,15 +57,7 @@ def trained_networks(
 def known_confidences(
     distilled: Distilled, records: RealData, evaluation: Evaluation | None, networks: int, rng: torch.Generator
 ) -> Tensor:
-    """Return `confidences` of networks that train on a set, on the CPU; see `trained_networks`.
-
-    Args:
-        distilled: Set to train on.
-        records: Records to score, in any value space.
-        evaluation: Protocol of the training; None takes that of the set.
-        networks: Number of networks.
-        rng: Generator of initial weights and training; it is not advanced.
-    """
+    """Return `confidences` of `trained_networks` for records in any value space, on the CPU."""
     found = trained_networks(distilled, evaluation, networks, rng)
     same = records.to(distilled.images.device).with_preprocess(distilled.preprocess)
     return confidences(found, same).cpu()
@@ -75,8 +68,8 @@ def confidences(networks: Sequence[nn.Module], records: RealData) -> Tensor:
     """Return log(p / (1 - p)) of the true class of each record, (N,), the mean over networks.
 
     Args:
-        networks: Map (B, C, H, W) to logits (B, K).
-        records: In the value space of the networks.
+        networks: Functions from (B, C, H, W) to logits (B, K).
+        records: Records in the value space of the networks.
 
     References:
         Carlini et al., "Membership Inference Attacks From First Principles", S&P 2022.
@@ -97,8 +90,8 @@ def nearest_distances(images: Tensor, records: Tensor) -> Tensor:
     """Return the distance of each record to the nearest synthetic image, (N,): root mean square over pixels.
 
     Args:
-        images: (M, C, H, W), in the unit range.
-        records: (N, C, H, W), in the unit range.
+        images: Synthetic images (M, C, H, W), in the unit range.
+        records: Records (N, C, H, W), in the unit range.
     """
     flat = images.flatten(1)
     parts = [torch.cdist(part.flatten(1), flat).min(1).values for part in torch.split(records, _PIECE)]
@@ -107,10 +100,10 @@ def nearest_distances(images: Tensor, records: Tensor) -> Tensor:
 
 
 class Roc(NamedTuple):
-    """How well a score tells members from others.
+    """Success of a score that tells members from others.
 
     Attributes:
-        auc: Area under the curve; 0.5 for a score that knows nothing.
+        auc: Area under the curve; 0.5 is chance.
         at_1: True positives at 1 % false positives.
         at_01: True positives at 0.1 % false positives.
     """
@@ -121,12 +114,7 @@ class Roc(NamedTuple):
 
 
 def roc(members: Tensor, others: Tensor) -> Roc:
-    """Return the curve's figures for scores that are higher for members.
-
-    Args:
-        members: Scores, (A,).
-        others: Scores, (B,).
-    """
+    """Return the figures of the curve for scores of members (A,) and of others (B,), higher for members."""
     require(len(members) > 0 and len(others) > 0, "members and others", "hold scores", (len(members), len(others)))
     truth = [1] * len(members) + [0] * len(others)
     scores = torch.cat([members, others]).double().numpy()
@@ -135,18 +123,54 @@ def roc(members: Tensor, others: Tensor) -> Roc:
     return Roc(float(roc_auc_score(truth, scores)), at_1, at_01)
 
 
-def joined(first: RealData, second: RealData, index: Tensor) -> RealData:
-    """Return the records of the first and those at `index` of the second, in the value space of the first.
+@final
+@dataclass(frozen=True, kw_only=True)
+class Nearest:
+    """Distances of a set to its records, beside those to records that were not distilled.
 
-    Raises:
-        ValueError: If their classes differ.
+    Attributes:
+        copies: Images of the set that lie nearer to a record than `threshold`.
+        threshold: Distance of the nearest hundredth of the records that were not distilled to those that were.
+        smallest: Least distance of an image of the set to a record.
+        scores: Success of the distance to the nearest image in telling records from others.
     """
+
+    copies: int
+    threshold: float
+    smallest: float
+    scores: Roc
+
+
+def nearest_records(distilled: Distilled, records: RealData, others: RealData) -> Nearest:
+    """Compare the images of a set with the records that it was made of, and with records of the same kind.
+
+    Only this catches copies: the confidences of networks that train on a set of copies may not show them.
+
+    Args:
+        distilled: The set.
+        records: Records that it was made of.
+        others: Held-out records.
+    """
+    images, inside, outside = distilled.unit_images().cpu(), unit_images(records), unit_images(others)
+    usual = nearest_distances(inside, outside)
+    threshold = float(usual.quantile(0.01))
+    near = nearest_distances(inside, images)
+    return Nearest(
+        copies=int((near < threshold).sum()),
+        threshold=threshold,
+        smallest=float(near.min()),
+        scores=roc(-nearest_distances(images, inside), -nearest_distances(images, outside)),
+    )
+
+
+def joined(first: RealData, second: RealData, index: Tensor) -> RealData:
+    """Return the records of the first and those at `index` of the second, in the value space of the first."""
     require(second.class_names == first.class_names, "canaries", "have the classes of the records", second.class_names)
     index = index.to(second.device)
-    bytes_too = first.images.dtype == second.images.dtype
-    mine, theirs = (
-        (first.images, second.images[index]) if bytes_too else (unit_images(first), unit_images(second)[index.cpu()])
-    )
+    if first.images.dtype == second.images.dtype:
+        mine, theirs = first.images, second.images[index]
+    else:
+        mine, theirs = unit_images(first), unit_images(second)[index.cpu()]
     labels = torch.cat([part.to(mine.device) for part in (first.labels, second.labels[index])])
     return first.with_items(torch.cat([mine, theirs.to(mine.device)]), labels, first.preprocess.to(mine.device))
 

@@ -15,12 +15,12 @@ import torch
 from ddsdk.artefact import Distilled
 from ddsdk.data import RealData
 from ddsdk.foundation import ArtifactError, Store, Timing, Unit, clean, generator, readable_json, require, strict_json
-from ddsdk.judging.judge import Progress, evaluating
+from ddsdk.judging.judge import Progress, evaluating, last_score
 from ddsdk.training import Evaluation, Score
 
 
 class _Conditions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Everything that a score depends on."""
+    """Conditions of a score."""
 
     set: str
     test: str
@@ -58,22 +58,20 @@ def kept_score(
     """Return the score of a set, from `folder` if it was computed under the same conditions before.
 
     Args:
-        folder: Where the files are; made if it does not exist. Its files are believed, so it should be yours.
-        name: For tables.
+        folder: Folder of the scores, made if it does not exist. Its files are believed, so it should be yours.
+        name: Name of the set in tables.
         distilled: The set.
         test: Real data in the set's value space, with the set's classes.
-        evaluation: The protocol.
+        evaluation: Protocol of the training. A learning rate or a momentum that was learned with the set replaces its
+            own; one for each step holds where the images come in their stored order.
         seed: Root of every random number.
-        fresh: Compute it again also if it is there.
+        fresh: Whether a score that is there is computed again.
 
     Raises:
         ValueError: If the set does not fit `test`.
         ArtifactError: ``"score"``, if the file in `folder` is no score.
     """
-    for step in scoring(folder, name, distilled, test, evaluation, seed, fresh=fresh):
-        score = step.score
-    assert score is not None  # the last step of every evaluation has it
-    return score
+    return last_score(scoring(folder, name, distilled, test, evaluation, seed, fresh=fresh))
 
 
 def scoring(
@@ -86,14 +84,7 @@ def scoring(
     *,
     fresh: bool = False,
 ) -> Iterator[Progress]:
-    """Do what `kept_score` does, giving control back after each epoch.
-
-    A learning rate that was learned with the set is part of the set: it replaces that of `evaluation`, and so does a
-    momentum. One for each step holds where the images come in their stored order.
-
-    Yields:
-        How far it is. The last one holds the score, and tells whether it was kept from before.
-    """
+    """Do what `kept_score` does, giving control back after each epoch."""
     names = tuple(map(clean, test.class_names))
     rule = f"be those of the set, {list(distilled.class_names)}"
     require(names == distilled.class_names, "class names of test", rule, list(names))
@@ -118,8 +109,7 @@ def scoring(
     store.make()
     wall, cpu = time.perf_counter(), time.process_time()
     images, labels = distilled.images.to(test.device), distilled.labels.to(test.device)
-    rng = generator(seed)
-    for step in evaluating((images, labels), test, evaluation, rng=rng, name=name, pace=pace):
+    for step in evaluating((images, labels), test, evaluation, rng=generator(seed), name=name, pace=pace):
         if step.score is None:
             yield step
             continue

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from inspect import signature
 from typing import final
 
 import torch
 
 from ddsdk.data import RealData
-from ddsdk.foundation import derive, require_count
-from ddsdk.judging.judge import evaluate
-from ddsdk.networks import NETWORKS
+from ddsdk.foundation import Checked, PositiveInt, derive
+from ddsdk.judging.judge import evaluate, shortened
 from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import Evaluation
 
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Validation:
+class Validation(Checked):
     """Judge the sets of a run on images that are not distilled, and keep the best.
 
     The protocol is that of the recipe with a narrower network and fewer epochs, so its figures rank the sets of a run
@@ -34,23 +32,21 @@ class Validation:
     """
 
     held: RealData
-    every: int = 100
-    epochs: int = 300
-    width: int = 64
-    networks: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("every", "epochs", "width", "networks"):
-            require_count(name, getattr(self, name))
+    every: PositiveInt = 100
+    epochs: PositiveInt = 300
+    width: PositiveInt = 64
+    networks: PositiveInt = 1
 
     def under(self, evaluation: Evaluation, *, rng: torch.Generator) -> Callable[[SyntheticSet], float]:
-        """Return what gives the accuracy, 0..1, of fresh networks that were trained on a set.
+        """Return the function from a set to the accuracy, 0..1, of fresh networks that are trained on it.
 
         Args:
-            evaluation: The recipe's protocol.
-            rng: Each look takes the same initial weights and order from it, so that looks differ by the set alone.
+            evaluation: Protocol of the recipe.
+            rng: Generator of the initial weights and order, which are those of all sets.
         """
-        short = self._short(evaluation)
+        # In the stored order each step may have a rate of its own: there are as many steps as rates.
+        epochs = None if evaluation.order == "stored" else self.epochs
+        short = shortened(evaluation, networks=self.networks, epochs=epochs, width=self.width)
 
         def accuracy(syn: SyntheticSet) -> float:
             with torch.no_grad():
@@ -60,12 +56,3 @@ class Validation:
             return evaluate(batch, self.held, rated, seed=rng, pace=pace).mean
 
         return accuracy
-
-    def _short(self, evaluation: Evaluation) -> Evaluation:
-        if evaluation.learner == "kernel":
-            return evaluation
-        wide = "width" in signature(NETWORKS[evaluation.network]).parameters
-        # In the stored order each step may have a rate of its own: there are as many steps as rates.
-        epochs = evaluation.epochs if evaluation.order == "stored" else min(self.epochs, evaluation.epochs)
-        options = {"width": self.width} if wide else {}
-        return evaluation.changed(options=options, epochs=epochs, networks=self.networks)
