@@ -26,11 +26,11 @@ from .latent import Latent as Latent
 from .multiformation import MultiFormation as MultiFormation
 from .pixels import Pixels as Pixels
 from .rate import LearnedRate as LearnedRate
+from .rate import LearnedScale as LearnedScale
+from .relabel import label_solved as label_solved
 from .relabel import relabelled as relabelled
-from .scale import LearnedScale as LearnedScale
 from .set import Leaves as Leaves
 from .set import SyntheticSet as SyntheticSet
-from .solved import label_solved as label_solved
 from .start import STARTS as STARTS
 from .start import check_ipc as check_ipc
 from .start import class_slots as class_slots

@@ -1,4 +1,4 @@
-"""What a synthetic set stores, and how images come out of it."""
+"""Parametrizations: the numbers that a synthetic set stores, and the images that they decode to."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from ddsdk.foundation import require
 
 Bounds = tuple[Tensor, Tensor]
 """Lowest and highest value of each channel, (C, 1, 1) each: where a unit range lies in the value space."""
@@ -30,7 +32,7 @@ class Parametrization(nn.Module, ABC):
         """Set the stored tensors so that `decode` of all slots gives `images` as nearly as it can.
 
         Args:
-            images: (M', C, H, W), as many as all slots decode to and in that order.
+            images: Images in the order of the slots, (M', C, H, W), as many as all slots decode to.
         """
 
     @abstractmethod
@@ -38,17 +40,40 @@ class Parametrization(nn.Module, ABC):
         """Return the images of `slots` and the slot that owns each.
 
         Args:
-            slots: (B,) int64.
-            rng: For stochastic decoders.
+            slots: Slots, (B,) int64.
+            rng: Root of stochastic decoders.
 
         Returns:
             Images (B', C, H, W) with graph to the stored tensors, and owners (B',) int64.
         """
 
-    @abstractmethod
     def project_(self) -> None:
         """Bring the stored tensors back to their admissible range, in place, after an optimizer step."""
 
-    @abstractmethod
     def stored_floats(self) -> int:
-        """Return how many numbers a file must hold to decode the images, so that budgets compare fairly."""
+        """Return the number of floats that a file must hold to decode the images, so that budgets compare fairly."""
+        return sum(t.numel() for t in self.state_dict().values() if t.is_floating_point())
+
+
+def stored(name: str, values: Tensor) -> nn.Parameter:
+    """Return a parameter with a contiguous copy of finite values."""
+    require(bool(torch.isfinite(values).all()), name, "be finite", "NaN or infinity")
+    return nn.Parameter(values.detach().clone(memory_format=torch.contiguous_format))
+
+
+def stored_images(name: str, values: Tensor) -> nn.Parameter:
+    """Return a parameter with a contiguous copy of finite images, (M, C, H, W)."""
+    require(values.ndim == 4, name, "have shape (M, C, H, W)", tuple(values.shape))
+    return stored(name, values)
+
+
+def check_images(images: Tensor, wanted: tuple[int, ...]) -> None:
+    """Raise ValueError unless `images` are finite and have the shape `wanted`."""
+    require(tuple(images.shape) == wanted, "images", f"have shape {wanted}", tuple(images.shape))
+    require(bool(torch.isfinite(images).all()), "images", "be finite", "NaN or infinity")
+
+
+def clamp_(values: Tensor, bounds: Bounds | None) -> None:
+    """Clamp pixels to their bounds, in place, if there are any."""
+    if bounds is not None:
+        values.clamp_(*(b.to(values.device) for b in bounds))

@@ -1,4 +1,4 @@
-"""Bases and addresses: a few small images that all classes share, and how to mix each image from them."""
+"""Bases and addresses: a few small images that all classes share, and the mixture of each image."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ddsdk.foundation import derive, require, require_count
-from ddsdk.synthetic.base import Parametrization
-from ddsdk.synthetic.fitting import check_images
+from ddsdk.synthetic.base import Parametrization, check_images
 
 
 def basis_shape(image_shape: tuple[int, int, int], factor: int) -> tuple[int, int, int]:
@@ -21,17 +20,17 @@ def basis_shape(image_shape: tuple[int, int, int], factor: int) -> tuple[int, in
 
 
 def address_count(ipc: int, num_classes: int, image_shape: tuple[int, int, int], *, bases: int, factor: int) -> int:
-    """Return how many images of each class can be stored in the floats of `ipc` images of each class.
+    """Return the number of images of each class that can be stored in the floats of `ipc` images of each class.
 
     r = floor((ipc K CHW - B CHW/f^2) / (K B)): what the B bases leave pays for addresses, B floats each. CIFAR-10 at 1
     image per class with 16 bases of half the sides: (10 * 3072 - 16 * 768) / 160 = 115.
 
     Args:
         ipc: Images of each class whose floats are the budget.
-        num_classes: K.
-        image_shape: (C, H, W).
-        bases: B.
-        factor: How many times shorter the sides of a basis are.
+        num_classes: Number of classes K.
+        image_shape: Shape of an image, (C, H, W).
+        bases: Number of bases, B.
+        factor: Ratio f of the sides of an image to those of a basis.
 
     Raises:
         ValueError: If the bases leave nothing for an address of each class.
@@ -52,11 +51,11 @@ class AddressedBases(Parametrization):
     counted as one row. `encode` starts them from images.
 
     Args:
-        slots: Images, M.
-        image_shape: (C, H, W).
+        slots: Number of images, M.
+        image_shape: Shape of an image, (C, H, W).
         bases: Number of bases, B.
-        factor: How many times shorter the sides of a basis are.
-        rng: For the start.
+        factor: Ratio of the sides of an image to those of a basis.
+        rng: Root of the start.
 
     References:
         Deng and Russakovsky, "Remember the Past: Distilling Datasets into Addressable Memories for Neural Networks",
@@ -71,13 +70,12 @@ class AddressedBases(Parametrization):
             require_count(name, value)
         small = basis_shape(image_shape, factor)
         self._size = tuple(image_shape[1:])
-        drawn = {"bases": (bases, math.prod(small)), "addresses": (slots, bases)}
-        tensors = {
-            name: nn.init.xavier_uniform_(torch.empty(shape), generator=derive(rng, name))
-            for name, shape in drawn.items()
-        }
-        self.bases = nn.Parameter(tensors["bases"].view(bases, *small))
-        self.addresses = nn.Parameter(tensors["addresses"])
+
+        def drawn(name: str, *shape: int) -> Tensor:
+            return nn.init.xavier_uniform_(torch.empty(shape), generator=derive(rng, name))
+
+        self.bases = nn.Parameter(drawn("bases", bases, math.prod(small)).view(bases, *small))
+        self.addresses = nn.Parameter(drawn("addresses", slots, bases))
 
     def encode(self, images: Tensor) -> None:
         """Shrink `images`, (M, C, H, W), and mix them from their leading singular vectors.
@@ -104,10 +102,3 @@ class AddressedBases(Parametrization):
             # Enlarging is linear: a few bases cost less than many images.
             bases = interpolate(bases, self._size, mode="bilinear", align_corners=False)
         return torch.einsum("mb,bchw->mchw", self.addresses[slots], bases), slots
-
-    def project_(self) -> None:
-        """Leave everything as it is: all values are admissible."""
-
-    def stored_floats(self) -> int:
-        """Return the floats of bases and addresses."""
-        return self.bases.numel() + self.addresses.numel()

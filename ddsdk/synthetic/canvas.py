@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ddsdk.foundation import require, require_count
-from ddsdk.synthetic.base import Bounds, Parametrization
+from ddsdk.synthetic.base import Bounds, Parametrization, check_images, clamp_, stored_images
 
 
 @final
@@ -20,14 +20,11 @@ class TileableCanvas(Parametrization):
     times those of an image.
 
     Args:
-        canvases: (M, C, H, W), copied.
+        canvases: Canvases, (M, C, H, W), copied.
         window: Height and width of an image, not above those of a canvas.
         windows: Images to which each slot decodes.
-        wrap: False keeps windows inside: for comparison. Pixels near an edge are then hardly seen.
-        bounds: Pixels are clamped to these after each step; None leaves them free.
-
-    Raises:
-        ValueError: If `canvases` is not a finite 4-d tensor, or a window does not fit.
+        wrap: Whether windows wrap around; if false they stay inside, for comparison, and rarely show the edges.
+        bounds: Bounds to which pixels are clamped after each step; None leaves them free.
 
     References:
         Cazenavette, Wang, Torralba, Efros and Zhu, "Wearable ImageNet: Synthesizing Tileable Textures via Dataset
@@ -44,21 +41,17 @@ class TileableCanvas(Parametrization):
         bounds: Bounds | None = None,
     ) -> None:
         super().__init__()
-        require(canvases.ndim == 4, "canvases", "have shape (M, C, H, W)", tuple(canvases.shape))
-        require(bool(torch.isfinite(canvases).all()), "canvases", "be finite", "NaN or infinity")
+        self.canvases = stored_images("canvases", canvases)
         require_count("windows", windows)
         size = tuple(canvases.shape[2:])
         fits = len(window) == 2 and all(1 <= side <= most for side, most in zip(window, size, strict=True))
         require(fits, "window", f"have two sides of 1 to {size}", window)
-        self.canvases = nn.Parameter(canvases.detach().clone(memory_format=torch.contiguous_format))
         self._window, self._windows, self._wrap, self._bounds = tuple(window), windows, wrap, bounds
 
     def encode(self, images: Tensor) -> None:
         """Fill each canvas with the mean of its slot's `images`, (M*windows, C, h, w), again and again."""
         m, c, *size = self.canvases.shape
-        wanted = (m * self._windows, c, *self._window)
-        require(tuple(images.shape) == wanted, "images", f"have shape {wanted}", tuple(images.shape))
-        require(bool(torch.isfinite(images).all()), "images", "be finite", "NaN or infinity")
+        check_images(images, (m * self._windows, c, *self._window))
         mean = images.view(m, self._windows, c, *self._window).mean(1)
         repeats = [-(-side // short) for side, short in zip(size, self._window, strict=True)]
         with torch.no_grad():
@@ -78,9 +71,4 @@ class TileableCanvas(Parametrization):
 
     def project_(self) -> None:
         """Clamp the pixels to their bounds, if there are any."""
-        if self._bounds is not None:
-            self.canvases.clamp_(*(b.to(self.canvases.device) for b in self._bounds))
-
-    def stored_floats(self) -> int:
-        """Return M*C*H*W of the canvases."""
-        return self.canvases.numel()
+        clamp_(self.canvases, self._bounds)

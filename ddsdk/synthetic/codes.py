@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ddsdk.foundation import require
 from ddsdk.networks import initialise
-from ddsdk.synthetic.base import Parametrization
-from ddsdk.synthetic.fitting import check_images, fit_
+from ddsdk.synthetic.base import Parametrization, check_images, stored
+from ddsdk.synthetic.fitting import fit_
 
 
 def code_shape(image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -28,8 +28,8 @@ def tiny_decoder(image_shape: tuple[int, int, int], rng: torch.Generator) -> nn.
     colour ones.
 
     Args:
-        image_shape: (C, H, W).
-        rng: For its weights; it advances.
+        image_shape: Shape of an image, (C, H, W).
+        rng: Generator of the weights; it advances.
     """
     c, height, width = image_shape
     hidden = 4 * c
@@ -50,13 +50,10 @@ class Codes(Parametrization):
     """A code for each slot, and decoders that all slots share: M x D images from M codes.
 
     Args:
-        codes: (M, ...) in the shape that the decoders take, copied.
-        decoders: D modules from codes (B, ...) to images (B, C, H, W); taken over and learned with the codes.
+        codes: Finite codes in the shape that the decoders take, (M, ...), copied.
+        decoders: One module or more, D, from codes (B, ...) to images (B, C, H, W); learned with the codes.
         fit: Adam steps in `encode`.
         fit_lr: Learning rate of these steps.
-
-    Raises:
-        ValueError: If `codes` is not finite, or there is no decoder.
 
     References:
         Lee, Lee and Hwang, "Dataset Condensation with Latent Space Knowledge Factorization and Sharing",
@@ -65,12 +62,10 @@ class Codes(Parametrization):
 
     def __init__(self, codes: Tensor, decoders: Sequence[nn.Module], *, fit: int = 200, fit_lr: float = 0.05) -> None:
         super().__init__()
-        require(bool(torch.isfinite(codes).all()), "codes", "be finite", "NaN or infinity")
         require(len(decoders) >= 1, "decoders", "hold at least one module", len(decoders))
-        self.codes = nn.Parameter(codes.detach().clone(memory_format=torch.contiguous_format))
+        self.codes = stored("codes", codes)
         self.decoders = nn.ModuleList(decoders)
-        self._fit = fit
-        self._fit_lr = fit_lr
+        self._fit, self._fit_lr = fit, fit_lr
 
     def encode(self, images: Tensor) -> None:
         """Fit codes and decoders to `images`, (M*D, C, H, W), from where they are."""
@@ -83,10 +78,3 @@ class Codes(Parametrization):
         codes = self.codes[slots]
         images = torch.stack([decoder(codes) for decoder in self.decoders], 1)
         return images.flatten(0, 1), slots.repeat_interleave(len(self.decoders))
-
-    def project_(self) -> None:
-        """Leave everything as it is: all values are admissible."""
-
-    def stored_floats(self) -> int:
-        """Return the floats of all codes and decoders."""
-        return sum(t.numel() for t in self.state_dict().values() if t.is_floating_point())

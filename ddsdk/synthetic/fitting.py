@@ -1,31 +1,28 @@
-"""A short fit of what a parametrization stores to the images that it should decode to."""
+"""A short fit of a parametrization to the images that it should decode to."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ddsdk.foundation import generator, require, require_count, require_rate
+from ddsdk.foundation import generator, require_count, require_rate
 from ddsdk.synthetic.base import Parametrization
 
 
 def fit_(
     parametrization: Parametrization, images: Tensor, *, slots: int, steps: int, lr: float, chunk: int = 64
 ) -> None:
-    """Bring what `parametrization` decodes to near `images`, in place: Adam on the mean squared difference.
+    """Fit everything that a parametrization learns to `images`, in place: Adam on the mean squared difference.
 
-    Everything that is stored and learned takes part. Each step looks at all slots, some at a time; nothing depends
-    on chance but the draws of a stochastic decoder, which are the same in every fit.
+    Each step takes all slots, some at a time; the draws of a stochastic decoder are the same in every fit.
 
     Args:
-        parametrization: What is fitted.
-        images: What all slots should decode to, in that order.
+        parametrization: Parametrization that is fitted.
+        images: Wanted images of all slots, in their order.
         slots: Number of slots.
         steps: Adam steps; 0 leaves everything as it is.
         lr: Learning rate of Adam.
         chunk: Slots that are decoded at once.
-
-    Cost: `steps` passes forward and backward through the decoder of the whole set; memory for one chunk.
     """
     require_count("steps", steps, least=0)
     require_rate("lr", lr)
@@ -43,9 +40,3 @@ def fit_(
                 torch.autograd.backward(gap.square().sum() / images.numel(), inputs=learned)
             optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-
-
-def check_images(images: Tensor, wanted: tuple[int, ...]) -> None:
-    """Raise ValueError unless `images` are finite and have the shape `wanted`."""
-    require(tuple(images.shape) == wanted, "images", f"have shape {wanted}", tuple(images.shape))
-    require(bool(torch.isfinite(images).all()), "images", "be finite", "NaN or infinity")

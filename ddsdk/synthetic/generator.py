@@ -28,13 +28,10 @@ class ConditionalGenerator(nn.Module):
     The class enters as a one-hot vector beside the latent, so the linear layer holds an embedding of each class.
 
     Args:
-        image_shape: (C, H, W) of the images, in the value space.
-        num_classes: K.
+        image_shape: Shape of an image, (C, H, W), in the value space.
+        num_classes: Number of classes K.
         dim: Length of a latent.
         width: Channels of the inner maps: 2 `width` at a quarter of the resolution, `width` at half of it.
-
-    Raises:
-        ValueError: If a number is below 1.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], num_classes: int, *, dim: int = 32, width: int = 16) -> None:
@@ -57,30 +54,22 @@ class ConditionalGenerator(nn.Module):
         return images
 
     def inner(self, latents: Tensor, classes: Tensor, layer: int) -> Tensor:
-        """Return what stands before stage `layer`, 1 or 2: maps that `after(layer)` makes images of."""
-        self._check(layer)
+        """Return the maps before stage `layer`, 1 or 2, which `after(layer)` turns into images."""
+        require(layer in (1, 2), "layer", "be 1 or 2", layer)
         maps: Tensor = self.stages[:layer](self._joined(latents, classes))
         return maps
 
     def after(self, layer: int) -> nn.Sequential:
         """Return the stages from `layer`, 1 or 2, on: a generator whose latents are maps and need no class."""
-        self._check(layer)
-        return self.stages[layer:]
-
-    def _check(self, layer: int) -> None:
         require(layer in (1, 2), "layer", "be 1 or 2", layer)
+        return self.stages[layer:]
 
     def _joined(self, latents: Tensor, classes: Tensor) -> Tensor:
         return torch.cat([latents, one_hot(classes, self._num_classes).to(latents)], 1)
 
 
 class Autoencoder(NamedTuple):
-    """What `train_generator` gives.
-
-    Attributes:
-        encoder: Images (B, C, H, W) to latents (B, dim).
-        generator: Latents and classes to images.
-    """
+    """An encoder from images (B, C, H, W) to latents (B, dim), and a generator from latents and classes to images."""
 
     encoder: nn.Module
     generator: ConditionalGenerator
@@ -105,16 +94,16 @@ def train_generator(
     """Train a conditional generator on real images, as a regularised autoencoder.
 
     min mean |G(E(x) + noise, class) - x|^2 + 0.001 mean |E(x)|^2 with Gaussian noise of deviation 0.1, by Adam whose
-    rate falls linearly to zero. There is no adversary, and nothing but `real` is looked at.
+    rate falls linearly to zero. There is no adversary.
 
     Args:
-        real: What to generate. Its device is where everything runs.
+        real: Real images.
         dim: Length of a latent.
-        width: See `ConditionalGenerator`.
+        width: Channels of the inner maps, see `ConditionalGenerator`.
         steps: Optimizer steps.
         batch_size: Real images of one step.
         lr: Learning rate of Adam at the start.
-        rng: Everything random derives from it; equal numbers give equal weights. They are not kept in a file.
+        rng: Root of every random number; equal ones give equal weights, which are not kept in a file.
 
     Cost: two to three minutes on one core for 28 x 28 images.
 

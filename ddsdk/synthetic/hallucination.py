@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d
 
 from ddsdk.foundation import derive, require, require_count
-from ddsdk.synthetic.base import Parametrization
-from ddsdk.synthetic.fitting import check_images, fit_
+from ddsdk.synthetic.base import Parametrization, check_images, stored_images
+from ddsdk.synthetic.fitting import fit_
 
 _SPREAD = 0.05
-"""How far from the identity hallucinators start. Without a spread all would have the same gradient for ever."""
+"""Distance of the hallucinators from the identity at the start; without one all would keep the same gradient."""
 
 
 def hallucinator_floats(image_shape: tuple[int, int, int], basis_channels: int) -> int:
@@ -34,17 +34,13 @@ class Hallucination(Parametrization):
     identity, which keeps all but the outermost pixels.
 
     Args:
-        bases: (M, C, H, W), or (M, 1, H, W) for bases without colour, copied.
+        bases: Finite bases, (M, C, H, W), or (M, 1, H, W) for bases without colour, copied; at least 3 x 3 pixels.
         hallucinators: Number of hallucinators, H in the formula.
         channels: Channels C of an image; None takes those of the bases.
-        sampled: Decode each slot under one hallucinator alone, which `rng` draws anew for each call, in place of
-            all of them. Set it to false before an export that should have every pair.
+        sampled: Whether a slot is decoded under one hallucinator alone, drawn anew for each call, in place of all of
+            them. An export that should have every pair needs false.
         fit: Steps of the fit in `encode`, which follows the start from the images; see `fit_`.
-        rng: For the hallucinators.
-
-    Raises:
-        ValueError: If `bases` is not a finite 4-d tensor of images of at least 3 x 3 pixels, or its channels are
-            neither 1 nor C.
+        rng: Root of the hallucinators.
 
     References:
         Liu et al., "Dataset Distillation via Factorization", NeurIPS 2022, arXiv:2210.16774.
@@ -61,33 +57,24 @@ class Hallucination(Parametrization):
         rng: torch.Generator,
     ) -> None:
         super().__init__()
-        require(bases.ndim == 4, "bases", "have shape (M, C, H, W)", tuple(bases.shape))
+        self.bases = stored_images("bases", bases)
         require(min(bases.shape[2:]) >= 3, "bases", "be at least 3 pixels high and wide", tuple(bases.shape))
-        require(bool(torch.isfinite(bases).all()), "bases", "be finite", "NaN or infinity")
         require_count("hallucinators", hallucinators)
         c = bases.shape[1] if channels is None else channels
         require(bases.shape[1] in (1, c), "bases", f"have 1 or {c} channels", bases.shape[1])
-        self.sampled = sampled
-        self._fit = fit
-        self.bases = nn.Parameter(bases.detach().clone(memory_format=torch.contiguous_format))
+        self.sampled, self._fit = sampled, fit
         small = (c, bases.shape[2] - 2, bases.shape[3] - 2)
-        starts = {
-            "inward": _centred(c, bases.shape[1]),
-            "inward_bias": torch.zeros(c),
-            "scale": torch.ones(small),
-            "shift": torch.zeros(small),
-            "outward": _centred(c, c),
-            "outward_bias": torch.zeros(c),
-        }
-        for name, start in starts.items():
+
+        def near(name: str, start: Tensor) -> nn.Parameter:
             noise = torch.randn(hallucinators, *start.shape, generator=derive(rng, name))
-            self.register_parameter(name, nn.Parameter((start + _SPREAD * noise).to(bases)))
-        self.inward: Tensor
-        self.inward_bias: Tensor
-        self.scale: Tensor
-        self.shift: Tensor
-        self.outward: Tensor
-        self.outward_bias: Tensor
+            return nn.Parameter((start + _SPREAD * noise).to(bases))
+
+        self.inward = near("inward", _centred(c, bases.shape[1]))
+        self.inward_bias = near("inward_bias", torch.zeros(c))
+        self.scale = near("scale", torch.ones(small))
+        self.shift = near("shift", torch.zeros(small))
+        self.outward = near("outward", _centred(c, c))
+        self.outward_bias = near("outward_bias", torch.zeros(c))
 
     def encode(self, images: Tensor) -> None:
         """Start each basis as the mean of its images, (M*H, C, H, W) or (M, C, H, W) if sampled, and fit."""
@@ -114,13 +101,6 @@ class Hallucination(Parametrization):
             moved, self.outward[chosen].flatten(0, 1), self.outward_bias[chosen].flatten(), groups=h
         )
         return images.view(len(slots) * h, c, *images.shape[2:]), slots.repeat_interleave(h)
-
-    def project_(self) -> None:
-        """Leave everything as it is: all values are admissible."""
-
-    def stored_floats(self) -> int:
-        """Return the floats of all bases and hallucinators."""
-        return sum(p.numel() for p in self.parameters())
 
 
 def _centred(c_out: int, c_in: int) -> Tensor:

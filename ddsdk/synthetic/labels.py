@@ -15,22 +15,22 @@ LabelSpace = Literal["probabilities", "scores"]
 """Whether rows are distributions, or any real numbers that a network's outputs are compared with."""
 
 LabelReading = Literal["stored", "probabilities", "hard"]
-"""What a user trains on: the rows as they are, their `nearest_distributions`, or the rows `hardened`."""
+"""Labels for training: the rows as they are, their `nearest_distributions`, or the rows `hardened`."""
 
 
 class Labels(nn.Module, ABC):
-    """One row of K numbers for each slot."""
+    """One row of K numbers for each slot.
 
-    @property
-    @abstractmethod
-    def space(self) -> LabelSpace:
-        """How the rows are to be read; the artefact keeps it as `label_space`."""
+    Attributes:
+        space: Space of the rows; the artefact keeps it as `label_space`.
+    """
+
+    space: LabelSpace
 
     @abstractmethod
     def rows(self, slots: Tensor) -> Tensor:
-        """Return the labels of `slots`, (B,) int64, as rows (B, K) of `space`."""
+        """Return the labels of `slots`, (B,) int64, as rows (B, K) of `space`, with graph where they are learned."""
 
-    @abstractmethod
     def project_(self) -> None:
         """Bring the stored tensors back to their admissible range, in place, after an optimizer step."""
 
@@ -44,31 +44,20 @@ class FixedLabels(Labels):
     """Labels that stay as they are, hard or soft.
 
     Args:
-        probabilities: (M, K), rows non-negative with sum 1; in the space ``"scores"`` any finite numbers.
-        space: How the rows are to be read.
-
-    Raises:
-        ValueError: If a row does not belong to the space; the message names it.
+        probabilities: Rows, (M, K), non-negative with sum 1; in the space ``"scores"`` any finite numbers.
+        space: Space of the rows.
     """
 
     def __init__(self, probabilities: Tensor, *, space: LabelSpace = "probabilities") -> None:
         super().__init__()
         _check_rows(probabilities, space)
-        self._space = space
+        self.space = space
         self.register_buffer("probabilities", probabilities.detach().clone())
         self.probabilities: Tensor
-
-    @property
-    def space(self) -> LabelSpace:
-        """The space of the stored rows."""
-        return self._space
 
     def rows(self, slots: Tensor) -> Tensor:
         """Return the stored rows."""
         return self.probabilities[slots]
-
-    def project_(self) -> None:
-        """Do nothing: fixed labels never leave their range."""
 
 
 @final
@@ -76,24 +65,18 @@ class LearnedLabels(Labels):
     """Labels that are trained with the images: the softmax of free logits.
 
     Args:
-        logits: (M, K) at the start.
+        logits: Logits at the start, (M, K).
     """
+
+    space = "probabilities"
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
         self.logits = nn.Parameter(logits.detach().clone())
 
-    @property
-    def space(self) -> LabelSpace:
-        """Rows of a softmax are probabilities."""
-        return "probabilities"
-
     def rows(self, slots: Tensor) -> Tensor:
-        """Return softmax rows with graph to the logits."""
+        """Return the softmax of the logits."""
         return self.logits[slots].softmax(1)
-
-    def project_(self) -> None:
-        """Do nothing: every logit is admissible."""
 
     @torch.no_grad()
     def assign_(self, slots: Tensor, rows: Tensor) -> bool:
@@ -102,42 +85,24 @@ class LearnedLabels(Labels):
         return True
 
 
-@final
-class FreeLabels(Labels):
-    """Rows of any real numbers, trained as they are.
-
-    Regression fits them with squared error, where centred rows sum to 0. SLDD puts them into cross-entropy,
-    -sum(y log_softmax(f(x))), which is defined for any real y.
+class TrainedRows(Labels, ABC):
+    """Rows that are trained as they are.
 
     Args:
-        values: (M, K) at the start.
-        low: No entry falls below it, or None for no bound.
-
-    Raises:
-        ValueError: If a row is not finite; the message names it.
+        values: Rows at the start, (M, K), which belong to `space`.
     """
 
-    def __init__(self, values: Tensor, low: float | None = None) -> None:
+    def __init__(self, values: Tensor) -> None:
         super().__init__()
-        _check_rows(values, "scores")
+        _check_rows(values, self.space)
         self.values = nn.Parameter(values.detach().clone())
-        self._low = low
 
-    @property
-    def space(self) -> LabelSpace:
-        """Free rows are scores."""
-        return "scores"
-
+    @final
     def rows(self, slots: Tensor) -> Tensor:
-        """Return the stored rows with graph to them."""
+        """Return the stored rows."""
         return self.values[slots]
 
-    @torch.no_grad()
-    def project_(self) -> None:
-        """Raise entries below `low` to it."""
-        if self._low is not None:
-            self.values.clamp_(min=self._low)
-
+    @final
     @torch.no_grad()
     def assign_(self, slots: Tensor, rows: Tensor) -> bool:
         """Store `rows` as they are."""
@@ -146,29 +111,35 @@ class FreeLabels(Labels):
 
 
 @final
-class SimplexLabels(Labels):
-    """Distributions that are trained as they are and projected after each step.
+class FreeLabels(TrainedRows):
+    """Rows of any finite numbers.
+
+    Regression fits them with squared error, where centred rows sum to 0. SLDD puts them into cross-entropy,
+    -sum(y log_softmax(f(x))), which is defined for any real y.
 
     Args:
-        values: (M, K) at the start, rows non-negative with sum 1.
-
-    Raises:
-        ValueError: If a row is not a distribution; the message names it.
+        values: Rows at the start, (M, K).
+        low: Lowest entry, or None for no bound.
     """
 
-    def __init__(self, values: Tensor) -> None:
-        super().__init__()
-        _check_rows(values, "probabilities")
-        self.values = nn.Parameter(values.detach().clone())
+    space = "scores"
 
-    @property
-    def space(self) -> LabelSpace:
-        """Projected rows are probabilities."""
-        return "probabilities"
+    def __init__(self, values: Tensor, low: float | None = None) -> None:
+        super().__init__(values)
+        self._low = low
 
-    def rows(self, slots: Tensor) -> Tensor:
-        """Return the stored rows with graph to them."""
-        return self.values[slots]
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Raise entries below `low` to it."""
+        if self._low is not None:
+            self.values.clamp_(min=self._low)
+
+
+@final
+class SimplexLabels(TrainedRows):
+    """Distributions, rows that are non-negative with sum 1, which are projected after each step."""
+
+    space = "probabilities"
 
     @torch.no_grad()
     def project_(self) -> None:
@@ -178,12 +149,6 @@ class SimplexLabels(Labels):
         rows[empty] = 1
         rows.div_(rows.sum(1, keepdim=True))
 
-    @torch.no_grad()
-    def assign_(self, slots: Tensor, rows: Tensor) -> bool:
-        """Store `rows` as they are."""
-        self.values[slots] = rows
-        return True
-
 
 def hard_labels(classes: Tensor, num_classes: int) -> FixedLabels:
     """Return one-hot labels for `classes`, (M,) int64."""
@@ -191,12 +156,12 @@ def hard_labels(classes: Tensor, num_classes: int) -> FixedLabels:
 
 
 def centred_labels(classes: Tensor, num_classes: int, scale: float = 1.0) -> Tensor:
-    """Return scale (one-hot - 1/K), (M, K): rows with mean 0, as regression on labels wants them.
+    """Return scale (one-hot - 1/K), (M, K): rows with mean 0, for regression on labels.
 
     Args:
-        classes: (M,) int64.
-        num_classes: K.
-        scale: 1 in KIP; sqrt(10 / K) in FRePo's code.
+        classes: Class of each slot, (M,) int64.
+        num_classes: Number of classes K.
+        scale: Factor; 1 in KIP, sqrt(10 / K) in FRePo's code.
     """
     return scale * (one_hot(classes, num_classes).float() - 1 / num_classes)
 
@@ -206,12 +171,6 @@ def nearest_distributions(rows: Tensor) -> Tensor:
 
     It needs no temperature, leaves distributions as they are, and ignores a constant that is added to a row: from
     centred one-hot rows it gives the one-hot rows back, where their softmax would be next to uniform.
-
-    Args:
-        rows: (M, K), any finite numbers.
-
-    Returns:
-        (M, K), non-negative with sum 1.
 
     References:
         Duchi et al., "Efficient Projections onto the l1-Ball for Learning in High Dimensions", ICML 2008.
@@ -232,11 +191,7 @@ def hardened(rows: Tensor) -> Tensor:
 
 
 def read_labels(rows: Tensor, reading: LabelReading) -> Tensor:
-    """Return label rows (M, K) as a user wants them.
-
-    Raises:
-        ValueError: If there is no such reading.
-    """
+    """Return label rows (M, K) in one of the readings."""
     require(reading in get_args(LabelReading), "labels", f"be one of {list(get_args(LabelReading))}", reading)
     if reading == "stored":
         return rows
@@ -247,7 +202,7 @@ def _check_rows(rows: Tensor, space: LabelSpace) -> None:
     if space == "scores":
         good, rule = torch.isfinite(rows).all(1), "be finite"
     else:
-        # Asked this way round, NaN is bad too.
+        # This way round, NaN is bad too.
         good = (rows >= 0).all(1) & ((rows.sum(1) - 1).abs() <= 1e-4)
         rule = "be probabilities that sum to 1"
     for row in torch.nonzero(~good).flatten().tolist()[:1]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ddsdk.foundation import require
-from ddsdk.synthetic.base import Bounds, Parametrization
+from ddsdk.synthetic.base import Bounds, Parametrization, check_images, clamp_, stored_images
 
 
 @final
@@ -16,23 +15,17 @@ class Pixels(Parametrization):
     """One image for each slot, stored as it is in the value space.
 
     Args:
-        images: (M, C, H, W), copied.
-        bounds: Pixels are clamped to these after each step; None leaves them free.
-
-    Raises:
-        ValueError: If `images` is not a finite 4-d tensor.
+        images: Finite images, (M, C, H, W), copied.
+        bounds: Bounds to which pixels are clamped after each step; None leaves them free.
     """
 
     def __init__(self, images: Tensor, bounds: Bounds | None = None) -> None:
         super().__init__()
-        self._bounds = bounds
-        require(images.ndim == 4, "images", "have shape (M, C, H, W)", tuple(images.shape))
-        self.images = nn.Parameter(torch.empty_like(images, memory_format=torch.contiguous_format))
-        self.encode(images)
+        self.images, self._bounds = stored_images("images", images), bounds
 
     def encode(self, images: Tensor) -> None:
         """Copy `images`, (M, C, H, W)."""
-        require(bool(torch.isfinite(images).all()), "images", "be finite", "NaN or infinity")
+        check_images(images, tuple(self.images.shape))
         with torch.no_grad():
             self.images.copy_(images)
 
@@ -42,9 +35,4 @@ class Pixels(Parametrization):
 
     def project_(self) -> None:
         """Clamp the pixels to their bounds, if there are any."""
-        if self._bounds is not None:
-            self.images.clamp_(*(b.to(self.images.device) for b in self._bounds))
-
-    def stored_floats(self) -> int:
-        """Return M*C*H*W."""
-        return self.images.numel()
+        clamp_(self.images, self._bounds)

@@ -1,7 +1,8 @@
-"""A learning rate of students that is learned with the set: one, or one for each of their steps."""
+"""Numbers that are learned with the set: learning rates of students, and a factor between scores and a softmax."""
 
 from __future__ import annotations
 
+import math
 from typing import Literal, final, get_args
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 from ddsdk.foundation import require, require_count, require_momentum, require_rate
 
 RateScale = Literal["plain", "log", "softplus"]
-"""What is trained: the rate r itself, log r, or the number whose softplus log(1 + exp(.)) is r."""
+"""Number that is trained: the rate r itself, log r, or the number whose softplus log(1 + exp(.)) is r."""
 
 _HIGHEST_MOMENTUM = 0.99
+_LARGEST = 10.0
 
 
 @final
@@ -23,15 +25,12 @@ class LearnedRate(nn.Module):
     logarithm of a rate by as large a share of it; softplus does the one for large and the other for small rates.
 
     Args:
-        start: Where it starts.
-        low: Never below. HaBa's code has 0.001; without a bound a plain rate turns negative and the run explodes.
-        high: Never above.
-        steps: How many rates there are, one for each step; None for one that all steps share.
-        momentum: Learn a momentum too, for each step, which starts here; it stays in 0..0.99.
-        scale: What is trained.
-
-    Raises:
-        ValueError: Unless 0 < low <= start <= high, or if there is a momentum without `steps`.
+        start: Rate at the start.
+        low: Lowest rate. HaBa's code has 0.001; without a bound a plain rate turns negative and the run explodes.
+        high: Highest rate.
+        steps: Number of rates, one for each step; None for one that all steps share.
+        momentum: Momentum of each step at the start, learned too, in 0..0.99; it wants `steps`. None for none.
+        scale: Number that is trained.
     """
 
     def __init__(
@@ -61,18 +60,18 @@ class LearnedRate(nn.Module):
         self.momentum = None if momentum is None else nn.Parameter(torch.full(shape, float(momentum)))
 
     def forward(self) -> Tensor:
-        """Return with graph what `Unroll` takes: the rate, (), or rates, (steps,), or pairs with a momentum."""
+        """Return the rate, (), or rates, (steps,), or pairs with a momentum, (steps, 2), with graph; see `Unroll`."""
         rate = self._read(self.value)
         return rate if self.momentum is None else torch.stack([rate, self.momentum], 1)
 
     @property
     def rates(self) -> float | tuple[float, ...]:
-        """The rate, or that of each step."""
+        """Rate, or that of each step."""
         return _numbers(self._read(self.value))
 
     @property
     def momenta(self) -> float | tuple[float, ...] | None:
-        """The momentum of each step, or None where it is not learned."""
+        """Momentum of each step, or None where it is not learned."""
         return None if self.momentum is None else _numbers(self.momentum)
 
     @torch.no_grad()
@@ -116,3 +115,29 @@ class LearnedRate(nn.Module):
 def _numbers(values: Tensor) -> float | tuple[float, ...]:
     found = values.detach()
     return tuple(found.tolist()) if found.ndim else float(found)
+
+
+@final
+class LearnedScale(nn.Module):
+    """A positive number, kept as its logarithm, by which scores are multiplied before a softmax (Platt scaling).
+
+    Predictions of a regression on labels have the size of the labels, and not that of their confidence. The factor
+    serves the making of a set only: the largest score stays the largest, and the artefact has none.
+
+    Args:
+        start: Factor at the start.
+    """
+
+    def __init__(self, start: float = 1.0) -> None:
+        super().__init__()
+        require_rate("start", start)
+        self.value = nn.Parameter(torch.tensor(math.log(start)))
+
+    def forward(self) -> Tensor:
+        """Return the factor, a scalar with graph."""
+        return self.value.exp()
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Keep the logarithm within -10..10, where its exponential is a number one can multiply by."""
+        self.value.clamp_(-_LARGEST, _LARGEST)

@@ -11,8 +11,7 @@ from ddsdk.data import Batch, choose
 from ddsdk.foundation import derive, require
 from ddsdk.synthetic.base import Parametrization
 from ddsdk.synthetic.labels import Labels
-from ddsdk.synthetic.rate import LearnedRate
-from ddsdk.synthetic.scale import LearnedScale
+from ddsdk.synthetic.rate import LearnedRate, LearnedScale
 
 
 @final
@@ -20,15 +19,12 @@ class SyntheticSet(nn.Module):
     """Stored images and labels; satisfies `Source`.
 
     Args:
-        parametrization: Decodes M slots to images.
-        labels: M rows of K probabilities or scores.
-        classes: (M,) int64, the class that each slot stands for when a method works class by class.
-        num_classes: K.
-        rate: The learning rate of networks that train on the set, where it is learned with it.
-        scale: What scores are multiplied by before a softmax, where it is learned with the set.
-
-    Raises:
-        ValueError: If `classes` leaves 0..K-1.
+        parametrization: Parametrization with M slots.
+        labels: Rows of K probabilities or scores, one for each slot.
+        classes: Class of each slot, (M,) int64, for methods that work class by class.
+        num_classes: Number of classes K.
+        rate: Learning rate of networks that train on the set, where it is learned with it.
+        scale: Factor of scores before a softmax, where it is learned with the set.
     """
 
     def __init__(
@@ -42,22 +38,15 @@ class SyntheticSet(nn.Module):
     ) -> None:
         super().__init__()
         require(bool(((classes >= 0) & (classes < num_classes)).all()), "classes", "lie in 0..K-1", classes)
-        self.parametrization = parametrization
-        self.labels = labels
-        self.rate = rate
-        self.scale = scale
+        self.parametrization, self.labels = parametrization, labels
+        self.rate, self.scale = rate, scale
         self.register_buffer("classes", classes.clone())
         self.classes: Tensor
-        self._num_classes = num_classes
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes K."""
-        return self._num_classes
+        self.num_classes = num_classes
 
     @property
     def device(self) -> torch.device:
-        """The device that holds the set."""
+        """Device of the set."""
         return self.classes.device
 
     def __len__(self) -> int:
@@ -96,7 +85,7 @@ class SyntheticSet(nn.Module):
                 learned.project_()
 
     def is_finite(self) -> bool:
-        """Tell whether every stored number is finite."""
+        """Return whether every stored number is finite."""
         return all(bool(torch.isfinite(t).all()) for t in self.state_dict().values() if t.is_floating_point())
 
 
@@ -110,14 +99,12 @@ class Leaves:
     `finish` pushes the gradients of all terms through it.
 
     Args:
-        syn: The set.
+        syn: Synthetic set.
         chunk: Slots that are decoded at once.
     """
 
     def __init__(self, syn: SyntheticSet, chunk: int = 256) -> None:
-        self._syn = syn
-        self._chunk = chunk
-        self._calls = 0
+        self._syn, self._chunk, self._calls = syn, chunk, 0
         self._moves = any(p.requires_grad for p in syn.parametrization.parameters())
         self._drawn: list[tuple[Tensor, Tensor, torch.Generator]] = []
         self._joint: tuple[Tensor, Tensor] | None = None
@@ -129,30 +116,23 @@ class Leaves:
 
     @property
     def device(self) -> torch.device:
-        """The device of the set."""
+        """Device of the set."""
         return self._syn.device
 
     @property
     def inputs(self) -> list[Tensor]:
-        """What a term is differentiated by: the image leaves drawn so far, learned labels and learned rates.
+        """Tensors by which a term is differentiated: image leaves drawn so far, learned labels and learned rates.
 
         Images of a parametrization that learns nothing are constants.
         """
-        learned = [
-            *self._syn.labels.parameters(),
-            *([] if self._syn.rate is None else self._syn.rate.parameters()),
-            *([] if self._syn.scale is None else self._syn.scale.parameters()),
-        ]
+        modules = (self._syn.labels, self._syn.rate, self._syn.scale)
+        learned = [p for module in modules if module is not None for p in module.parameters()]
         leaves = [leaf for leaf, *_ in self._drawn] + ([] if self._joint is None else [self._joint[0]])
         return [leaf for leaf in leaves if leaf.requires_grad] + learned
 
     @property
     def rate(self) -> Tensor:
-        """The learned learning rate of students, with graph to its parameters; see `LearnedRate`.
-
-        Raises:
-            ValueError: If the set has none.
-        """
+        """Learned learning rate of students, with graph to its parameters; see `LearnedRate`."""
         if self._syn.rate is None:
             raise ValueError("rate must be learned with the set for this objective, got a set without one")
         rate: Tensor = self._syn.rate()
@@ -160,11 +140,7 @@ class Leaves:
 
     @property
     def scale(self) -> Tensor:
-        """The learned factor on scores before a softmax, a scalar with graph to its parameter.
-
-        Raises:
-            ValueError: If the set has none.
-        """
+        """Learned factor on scores before a softmax, a scalar with graph to its parameter."""
         if self._syn.scale is None:
             raise ValueError("scale must be learned with the set for this objective, got a set without one")
         scale: Tensor = self._syn.scale()
@@ -193,7 +169,7 @@ class Leaves:
     def pull_back(self) -> None:
         """Push the gradients of the leaves to the stored tensors.
 
-        The leaves stay, with no gradient: a later term may look at the same draw.
+        The leaves stay, with no gradient: a later term may use the same draw.
         """
         for leaf, slots, rng in self._drawn:
             if leaf.grad is not None:
@@ -203,7 +179,7 @@ class Leaves:
                 leaf.grad = None
 
     def finish(self) -> None:
-        """Push what the leaves of a joint parametrization gathered to the stored tensors, after the last term."""
+        """Push the gradients of all terms through a joint parametrization to the stored tensors."""
         if self._joint is None or self._joint[0].grad is None:
             return
         leaf, images = self._joint

@@ -1,4 +1,4 @@
-"""Where a synthetic set starts: noise, real images at random or chosen, or means of clusters."""
+"""Starts of a synthetic set: noise, real images at random or chosen, or means of clusters."""
 
 from __future__ import annotations
 
@@ -25,10 +25,8 @@ def class_slots(num_classes: int, ipc: int) -> Tensor:
 def check_ipc(real: RealData, ipc: int) -> None:
     """Raise ValueError unless every class holds at least `ipc` images."""
     require(ipc >= 1, "ipc", "be at least 1", ipc)
-    for c, size in enumerate(real.class_sizes):
-        if size < ipc:
-            name = real.class_names[c]
-            require(False, "ipc", f"not exceed the {size} images of class {c} ({name!r})", ipc)
+    for c, (size, name) in enumerate(zip(real.class_sizes, real.class_names, strict=True)):
+        require(size >= ipc, "ipc", f"not exceed the {size} images of class {c} ({name!r})", ipc)
 
 
 def noise(real: RealData, ipc: int, rng: torch.Generator) -> Tensor:

@@ -11,7 +11,7 @@ from ddsdk.data import Batch
 
 
 class SyntheticView(Protocol):
-    """Everything that an objective may ask of a synthetic set: items with graph, by class, mixed, by slot, or whole.
+    """The synthetic set for an objective: items with graph, by class, mixed, by slot, or whole.
 
     `ddsdk.synthetic.Leaves` is the view of a run.
     """
