@@ -6,7 +6,8 @@ python examples/backdoor_scan.py
 import dataclasses
 
 import ddsdk as dd
-from ddsdk_integrations.robustness.backdoor import Inversion, Trigger, attack_success, poison, scan, trained_on
+from ddsdk.judging import trained_networks
+from ddsdk_integrations.robustness.backdoor import Inversion, Trigger, attack_success, poison, scan
 
 TARGET = 3
 
@@ -22,7 +23,7 @@ poisoned = poison(train, trigger, target=TARGET, fraction=0.2, rng=dd.generator(
 
 for name, real in (("honest", train), ("poisoned", poisoned.data)):
     distilled = dd.distill(recipe, real, make_student=make_student, seed=dd.generator("run"))
-    networks = trained_on(distilled, networks=2, seed=dd.generator("networks"), evaluation=protocol)
+    networks = trained_networks(distilled, protocol, 2, dd.generator("networks"))
     success = attack_success(networks, test, trigger, TARGET)
     print(
         f"{name}: under the trigger {100 * success.stamped:.1f} % of other digits are taken for a {TARGET}, "

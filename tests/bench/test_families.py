@@ -80,6 +80,24 @@ SMALL = {
         {"| dp-sgd | 0 | ": 2, "| random images | 10 | – |": 1},
         "epsilon.png",
     ),
+    "robustness": Small(
+        "--data digits --images 10 --held-out 0.3 --ipc 1 --width 2 --networks 1 --attacked 10 --auto-attacked 0"
+        " --square-queries 5 --restarts 1 --teacher-images 6 --teacher-epochs 1 --radii 0.05"
+        " --methods 'random images,real images'",
+        {"| random images | 1 |": 1, "| real images | 0 |": 1, "| linf 0.05, % |": 1},
+        "radii-1.png",
+    ),
+    "attack_transfer": Small(
+        "--data digits --images 10 --held-out 0.3 --ipc 1 --width 2 --attacked 10 --teacher-images 6"
+        " --teacher-epochs 1 --rows 'random images,real images'",
+        {"| none | 1 |": 1, "| real images | 1 |": 1, "| method | ipc | random images | real images |": 1},
+    ),
+    "backdoor": Small(
+        "--data digits --images 20 --held-out 0.3 --steps 2 --ipc 2 --width 2 --judge-width 2 --networks 1"
+        " --inversion-steps 2 --methods dm --attack none,white --fraction 0.05 --seeds 0,10",
+        {"| dm | none | 0.0 |": 1, "| dm | white | 0.05 |": 1, "| dm | white | pasting |": 1},
+        "success.png",
+    ),
 }
 
 

@@ -10,9 +10,9 @@ from benchmarks.kit import Cell, Group
 
 pytest.importorskip("opacus")
 
-from benchmarks import privacy  # noqa: E402
-from benchmarks.privacy import BENCHMARK, METHODS, Method, Setting, measure  # noqa: E402
-from ddsdk_integrations.privacy import DPKIP, NDPDC  # noqa: E402
+from benchmarks import privacy
+from benchmarks.privacy import BENCHMARK, METHODS, Method, Setting, measure
+from ddsdk_integrations.privacy import DPKIP, NDPDC
 
 NARROW = Setting(width=4, judge_width=4, networks=1)
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import ddsdk as dd
+from ddsdk.judging import trained_networks
 from ddsdk.networks import Network
 from ddsdk_integrations.robustness.backdoor import (
     LIMITS,
@@ -24,7 +25,6 @@ from ddsdk_integrations.robustness.backdoor import (
     poison,
     scan,
     spectral_signatures,
-    trained_on,
 )
 
 CLASSES, SIDE, TARGET = 6, 6, 2
@@ -166,7 +166,7 @@ def sets():
 @pytest.fixture(scope="module")
 def networks(sets):
     """Two networks on each of the two sets."""
-    return [trained_on(one, networks=2, seed=dd.generator(1), evaluation=JUDGE) for one in sets[:2]]
+    return [trained_networks(one, JUDGE, 2, dd.generator(1)) for one in sets[:2]]
 
 
 def scanned(distilled, networks, **more):
@@ -221,7 +221,7 @@ def test_networks_of_a_set_for_a_kernel_train_on_its_classes(sets):
         classes=sets[0].owner[few],
         evaluation=kernel.to_dict(),
     )
-    (network,) = trained_on(for_kernel, networks=1, seed=dd.generator(0))
+    (network,) = trained_networks(for_kernel, None, 1, dd.generator(0))
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
 
@@ -260,7 +260,7 @@ REFUSED = {
     "clean must have the classes": lambda sets: scanned(sets[0], 1, clean=other_names(sets)),
     "clean must have images of shape": lambda sets: scanned(sets[0], 1, clean=other_shape(sets)),
     "size must fit": lambda sets: scanned(sets[0], [reader8()], size=9),
-    "networks must be at least 1": lambda sets: trained_on(sets[0], networks=0, seed=dd.generator(0)),
+    "networks must be at least 1": lambda sets: trained_networks(sets[0], None, 0, dd.generator(0)),
     "test must be one of": lambda sets: scanned(sets[0], [reader8()]).score("luck"),
     "pasting must be positive": lambda _: Thresholds(pasting=0.0),
     "goal must lie in": lambda _: Inversion(goal=0.0),

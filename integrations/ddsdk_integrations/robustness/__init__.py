@@ -22,7 +22,7 @@ from ddsdk_integrations.robustness.recipes import AdversarialLearning, AttackedS
 from ddsdk_integrations.robustness.report import Outcome, Robustness, robustness_table  # noqa: E402
 from ddsdk_integrations.robustness.threat import BrokenAttackError, Threat  # noqa: E402
 from ddsdk_integrations.robustness.transfer import Transfer, transfer  # noqa: E402
-from ddsdk_integrations.robustness.unit_model import UnitModel  # noqa: E402
+from ddsdk_integrations.robustness.unit_model import KernelClassifier, UnitModel  # noqa: E402
 
 __all__ = [
     "FGSM",
@@ -32,6 +32,7 @@ __all__ = [
     "AttackedSource",
     "AutoAttack",
     "BrokenAttackError",
+    "KernelClassifier",
     "OnAttacked",
     "Outcome",
     "PixelAdversary",

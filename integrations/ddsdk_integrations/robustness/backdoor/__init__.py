@@ -20,7 +20,7 @@ from ddsdk_integrations.robustness.backdoor.inversion import (
     invert_triggers,
     outlier_indices,
 )
-from ddsdk_integrations.robustness.backdoor.scan import LIMITS, Scan, Thresholds, Verdict, scan
+from ddsdk_integrations.robustness.backdoor.scan import LIMITS, TESTS, Scan, Thresholds, Verdict, scan
 from ddsdk_integrations.robustness.backdoor.signatures import (
     Pasted,
     Spectrum,
@@ -29,10 +29,10 @@ from ddsdk_integrations.robustness.backdoor.signatures import (
     spectral_signatures,
 )
 from ddsdk_integrations.robustness.backdoor.triggers import Poisoned, Success, Trigger, attack_success, poison
-from ddsdk_integrations.robustness.backdoor.victims import trained_on
 
 __all__ = [
     "LIMITS",
+    "TESTS",
     "Doorping",
     "DoorpingStudents",
     "Inversion",
@@ -57,5 +57,4 @@ __all__ = [
     "poison",
     "scan",
     "spectral_signatures",
-    "trained_on",
 ]

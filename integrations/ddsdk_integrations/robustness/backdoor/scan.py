@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 import ddsdk as dd
 from ddsdk.foundation import derive, require, require_count, require_rate, root
+from ddsdk.judging import trained_networks
 from ddsdk_integrations.robustness.backdoor.inversion import Inversion, invert_triggers, outlier_indices
 from ddsdk_integrations.robustness.backdoor.signatures import pasted_regions, spectral_signatures
 from ddsdk_integrations.robustness.backdoor.triggers import unit_images
-from ddsdk_integrations.robustness.backdoor.victims import trained_on
 
 LIMITS = (
     "A scan that finds nothing proves nothing: it knows small patches at one place, and triggers that are spread over "
@@ -172,7 +172,8 @@ def scan(
         seed: Root of networks, choices and starts: an integer, or a generator, which is not advanced.
         clean: Trusted real images of the same classes to try triggers on. None takes the set's own, which say less.
         evaluation: Protocol of the networks' training; None takes that of the set.
-        networks: Number of networks that train on the set, or networks that were trained on it, see `trained_on`.
+        networks: Number of networks that train on the set, or networks that were trained on it, see
+            `ddsdk.judging.trained_networks`.
         images: Largest number of trusted images.
         size: Side of pasted squares in pixels; None takes a quarter of the image's smaller side, 2 pixels at least.
         inversion: Settings of the inversion of triggers; None takes the defaults.
@@ -194,7 +195,7 @@ def scan(
         onto = _trusted(distilled, clean, images, derive(rng, "images"))
         whose = f"{len(onto[0])} trusted images"
     nets = (
-        trained_on(distilled, networks=networks, seed=derive(rng, "networks"), evaluation=evaluation)
+        trained_networks(distilled, evaluation, networks, derive(rng, "networks"))
         if isinstance(networks, int)
         else list(networks)
     )
