@@ -238,7 +238,7 @@ def test_evaluations_refuse_nonsense():
         with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
             dd.Evaluation(**{name: 0})
     for lr in (0.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=f"lr must be positive, got {lr}"):
+        with pytest.raises(ValueError, match=f"lr must be positive and finite, got {lr}"):
             dd.Evaluation(lr=lr)
     for mix in (-0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match=rf"mix must lie in 0\.\.1, got {mix}"):

@@ -14,7 +14,7 @@ import ddsdk as dd
 from ddsdk.foundation.errors import ArtifactError
 from ddsdk.judging import judge, kept_score
 from ddsdk.synthetic import FixedLabels, LearnedRate, Pixels, centred_labels
-from ddsdk.training import Pace, by_protocol, fc_ntk
+from ddsdk.training import FullyConnectedNTK, Pace, by_protocol
 
 SHORT = dd.Evaluation(
     protocol="test", network_options={"width": 4, "depth": 2}, networks=1, epochs=3, batch_size=40, lr=0.05
@@ -178,10 +178,10 @@ def test_a_kernel_is_judged_without_training(digits, batch):
     steps = list(judge.evaluating(given, test, KERNEL, rng=dd.generator(0)))
     assert [(step.done, step.total) for step in steps] == [(1, 1)]
     score = steps[-1].score
-    gram = fc_ntk(given.x, given.x, 2)
+    gram = FullyConnectedNTK(depth=2)(given.x, given.x)
     ridge = 1e-3 * gram.trace() / 100 * torch.eye(100)
     held = test.batch(torch.arange(len(test)))
-    cross = fc_ntk(held.x, given.x, 2)
+    cross = FullyConnectedNTK(depth=2)(held.x, given.x)
     found = (cross @ torch.linalg.inv(gram + ridge) @ given.y.double()).argmax(1)
     assert score.accuracies == (int((found == test.labels).sum()) / len(test),)
     assert score.mean > 0.7

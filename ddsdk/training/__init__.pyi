@@ -1,10 +1,5 @@
-from .adversary import Adversary as Adversary
-from .analytic import images_of_weights as images_of_weights
-from .analytic import linear_weights as linear_weights
 from .by_protocol import train as train
 from .by_protocol import train_steps as train_steps
-from .conjugate import conjugate_gradients as conjugate_gradients
-from .curvature import CurvaturePenalty as CurvaturePenalty
 from .fit import accuracy as accuracy
 from .fit import batch_gradient as batch_gradient
 from .fit import embeddings as embeddings
@@ -20,10 +15,10 @@ from .kernels import Kernel as Kernel
 from .kernels import KernelMachine as KernelMachine
 from .kernels import LinearKernel as LinearKernel
 from .kernels import Moments as Moments
-from .kernels import fc_ntk as fc_ntk
 from .kernels import kernel_machine as kernel_machine
 from .kernels import relu_layers as relu_layers
 from .losses import LOSSES as LOSSES
+from .losses import Adversary as Adversary
 from .losses import Loss as Loss
 from .losses import half_squares as half_squares
 from .losses import soft_cross_entropy as soft_cross_entropy
@@ -38,8 +33,12 @@ from .protocol import Evaluation as Evaluation
 from .protocol import Pace as Pace
 from .protocol import Score as Score
 from .ridge import Ridge as Ridge
+from .ridge import conjugate_gradients as conjugate_gradients
+from .ridge import images_of_weights as images_of_weights
+from .ridge import linear_weights as linear_weights
 from .ridge import solve as solve
 from .ridge import solve_labels as solve_labels
+from .sharpness import CurvaturePenalty as CurvaturePenalty
 from .sharpness import sharpness_aware_step as sharpness_aware_step
 from .unroll import StepLoss as StepLoss
 from .unroll import Unroll as Unroll

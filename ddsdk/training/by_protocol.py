@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ddsdk.data import Augmentation, Batch
 from ddsdk.foundation import derive, require_count
-from ddsdk.training.adversary import Adversary
 from ddsdk.training.fit import epoch, evaluating_mode, gradient_step
-from ddsdk.training.losses import LOSSES, Loss
+from ddsdk.training.losses import LOSSES, Adversary, Loss
 from ddsdk.training.micro import micro_batch, pieces
 from ddsdk.training.protocol import Evaluation, Pace
 
@@ -31,19 +29,15 @@ def train(
     """Train `network` in place on a set, giving control back after each epoch.
 
     Args:
-        network: Maps (B, C, H, W) to logits (B, K).
-        batch: The whole set, in the value space.
-        evaluation: The protocol.
+        network: Network from (B, C, H, W) to logits (B, K).
+        batch: Whole set, in the value space.
+        evaluation: Protocol.
         rng: Root of order and augmentation.
         pace: Rate and momentum of each step, where they were learned with the set.
-        adversary: Attacks the images of every step as the network is then, after their augmentation: adversarial
-            training.
+        adversary: Attack on the images of every step, after their augmentation: adversarial training.
 
     Yields:
         The number of finished epochs.
-
-    Raises:
-        ValueError: On the first epoch, if the pace does not fit the protocol.
     """
     pace.check(evaluation, len(batch.x))
     augmentation = Augmentation(evaluation.augmentation)
@@ -65,14 +59,10 @@ def _attacked(network: nn.Module, batch: Batch, loss: Loss, adversary: Adversary
     size = micro_batch(network, batch.x.device, len(batch.x))
     with evaluating_mode(network):
         attacked = [
-            adversary(partial(_loss_of, network, loss, batch.y[part]), batch.x[part], derive(rng, part.start))
+            adversary(lambda x, y=batch.y[part]: loss(network(x), y), batch.x[part], derive(rng, part.start))  # type: ignore[misc]
             for part in pieces(len(batch.x), size)
         ]
     return Batch(torch.cat(attacked), batch.y)
-
-
-def _loss_of(network: nn.Module, loss: Loss, labels: Tensor, x: Tensor) -> Tensor:
-    return loss(network(x), labels)
 
 
 def train_steps(network: nn.Module, batch: Batch, evaluation: Evaluation, steps: int, rng: torch.Generator) -> None:
@@ -81,14 +71,11 @@ def train_steps(network: nn.Module, batch: Batch, evaluation: Evaluation, steps:
     The schedule of the protocol is stretched or squeezed so that it ends with the last step.
 
     Args:
-        network: Maps (B, C, H, W) to logits (B, K).
-        batch: The whole set, in the value space.
-        evaluation: The protocol; its number of epochs says only where `decay_at` lies.
-        steps: Of the optimizer, >= 1.
+        network: Network from (B, C, H, W) to logits (B, K).
+        batch: Whole set, in the value space.
+        evaluation: Protocol, of whose epochs `decay_at` is a fraction.
+        steps: Steps of the optimizer, >= 1.
         rng: Root of order and augmentation; pass i is that of `train`.
-
-    Raises:
-        ValueError: If there is no step.
     """
     require_count("steps", steps)
     augmentation, shuffled = Augmentation(evaluation.augmentation), evaluation.order == "shuffled"

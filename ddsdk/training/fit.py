@@ -14,7 +14,7 @@ from ddsdk.training.losses import Loss, soft_cross_entropy
 from ddsdk.training.micro import micro_batch, pieces
 
 Penalty = Callable[[nn.Module, Batch], Tensor]
-"""What is added to the loss of a network on a batch: a sum over the batch, with graph to the weights."""
+"""Addition to the loss of a network on a batch: a sum over the batch, with graph to the weights."""
 
 
 def gradient_step(
@@ -27,13 +27,11 @@ def gradient_step(
     """Take one optimizer step on the mean loss of a batch; return that loss.
 
     Args:
-        network: Maps (B, C, H, W) to logits (B, K).
-        optimizer: Over the network's parameters.
+        network: Network from (B, C, H, W) to logits (B, K), which gets the batch in micro-batches.
+        optimizer: Optimizer of the network's parameters.
         batch: Images and label rows.
-        loss: Summed over a batch, see `LOSSES`.
-        penalty: Added to the loss.
-
-    Cost: one forward and backward over the batch; memory for one micro-batch.
+        loss: Loss, summed over a batch, see `LOSSES`.
+        penalty: Addition to the loss.
     """
     value = batch_gradient(network, batch, loss, penalty)
     optimizer.step()
@@ -68,10 +66,10 @@ def epoch(
     """Give one pass over a set in augmented batches.
 
     Args:
-        batch: The whole set.
+        batch: Whole set.
         batch_size: Images of one batch.
-        augmentation: Drawn once a batch, with numbers of its own for each image.
-        rng: The pass derives its order and its draws from it.
+        augmentation: Augmentation, drawn once a batch, with numbers of its own for each image.
+        rng: Root of the order and the draws of the pass.
         mix: Probability that a batch is mixed by CutMix after its augmentation.
         shuffled: Whether the order is random; otherwise it is that of the set.
     """
@@ -84,13 +82,7 @@ def epoch(
 
 @torch.no_grad()
 def accuracy(network: nn.Module, x: Tensor, labels: Tensor) -> float:
-    """Return the fraction of images whose largest logit is their label.
-
-    Args:
-        network: Maps (B, C, H, W) to logits (B, K). Evaluated in eval mode and put back, layer by layer.
-        x: (N, C, H, W).
-        labels: (N,) int64.
-    """
+    """Return the fraction of images x, (N, C, H, W), whose largest logit in eval mode is their label, (N,) int64."""
     with evaluating_mode(network):
         hits = (probabilities(network, x).argmax(1) == labels).sum()
     return int(hits) / len(x)
@@ -111,12 +103,7 @@ def evaluating_mode(network: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def embeddings(network: nn.Module, x: Tensor) -> Tensor:
-    """Return `network.embed(x)`, (N, F), taken in micro-batches.
-
-    Args:
-        network: Has `embed`: (B, C, H, W) -> (B, F).
-        x: (N, C, H, W).
-    """
+    """Return `network.embed(x)`, (N, F), of images x, (N, C, H, W), taken in micro-batches."""
     return _in_pieces(network.embed, network, x)  # type: ignore[arg-type]
 
 

@@ -21,7 +21,7 @@ class FlatNetwork:
     Buffers, such as BatchNorm's statistics, are constants.
 
     Args:
-        network: Gives the layers, the shapes and the buffers; its own parameters are not read.
+        network: Network with the layers, the shapes and the buffers; its own parameters are not read.
     """
 
     def __init__(self, network: nn.Module) -> None:

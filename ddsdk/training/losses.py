@@ -1,9 +1,11 @@
-"""What a network is trained with, by the name that an artefact gives it."""
+"""Losses of training by the names that an artefact gives them, and the hook of adversarial training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -22,3 +24,17 @@ def half_squares(outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 LOSSES: Mapping[str, Loss] = {"cross-entropy": soft_cross_entropy, "mse": half_squares}
+
+
+class Adversary(Protocol):
+    """A change of images that raises a loss, within bounds of its own."""
+
+    def __call__(self, loss: Callable[[Tensor], Tensor], x: Tensor, rng: torch.Generator) -> Tensor:
+        """Return images of the same shape, without graph.
+
+        Args:
+            loss: Differentiable function from images (B, C, H, W) in the value space to the sum of their losses.
+            x: Images in the value space.
+            rng: Root of random starts.
+        """
+        ...

@@ -19,10 +19,10 @@ MICRO_BATCH: dict[str, int | None] = {"cpu": 32}
 
 
 def micro_batch(network: nn.Module, device: torch.device, batch: int) -> int:
-    """Return how many of `batch` images `network` should see at once on `device`.
+    """Return the number of images of a batch that `network` should get at once on `device`.
 
-    A network whose BatchNorm layers use batch statistics must see all of them: pieces would change the result. So must
-    one that says ``whole_batch = True``, as a network whose rows are the nodes of one graph.
+    It is the whole batch where BatchNorm layers use batch statistics: pieces would change the result. So it is where
+    the network has ``whole_batch = True``, as one whose rows are the nodes of one graph.
     """
     size = MICRO_BATCH.get(device.type)
     if size is None or uses_batch_statistics(network) or getattr(network, "whole_batch", False):

@@ -12,14 +12,14 @@ from typing import Protocol, final
 import torch
 from torch import Tensor
 
-from ddsdk.foundation import require, require_momentum, require_rate
+from ddsdk.foundation import Checked, Momentum, PositiveFloat, require, require_momentum
 
 State = tuple[Tensor, ...]
-"""The weights, (P,), and whatever else an optimizer remembers."""
+"""Weights, (P,), and the other tensors of an optimizer."""
 
 
 class InnerOptimizer(Protocol):
-    """How a student steps."""
+    """The optimizer of a student."""
 
     def start(self, weights: Tensor) -> State:
         """Return the state before the first step."""
@@ -35,17 +35,10 @@ class InnerOptimizer(Protocol):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class InnerSGD:
-    """SGD as `torch.optim.SGD` steps: m <- momentum m + g, w <- w - rate m.
+class InnerSGD(Checked):
+    """SGD as `torch.optim.SGD` steps: m <- momentum m + g, w <- w - rate m."""
 
-    Attributes:
-        momentum: In 0 <= momentum < 1.
-    """
-
-    momentum: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_momentum("momentum", self.momentum)
+    momentum: Momentum = 0.0
 
     def start(self, weights: Tensor) -> State:
         """Return (weights,), with a zero buffer beside it where there is momentum."""
@@ -77,24 +70,24 @@ class PacedSGD:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class InnerAdam:
+class InnerAdam(Checked):
     """Adam with epsilon inside the root: w <- w - rate m^ / sqrt(v^ + eps^2).
 
     Outside the root, as `torch.optim.Adam` has it, the derivative of sqrt(0) makes a weight without gradient infinite.
 
     Attributes:
         betas: Decay of the first and the second moment, each in 0 <= beta < 1.
-        eps: Positive.
+        eps: Epsilon.
     """
 
     betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
+    eps: PositiveFloat = 1e-8
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(len(self.betas) == 2, "betas", "be two numbers", self.betas)
         for beta in self.betas:
             require_momentum("betas", beta)
-        require_rate("eps", self.eps)
 
     def start(self, weights: Tensor) -> State:
         """Return (weights, first moment, second moment, number of steps)."""

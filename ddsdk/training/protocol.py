@@ -1,4 +1,4 @@
-"""How a set must be trained on, and what came out: plain values that files and the command line share."""
+"""Protocols of training on a set, and their scores: plain values that files and the command line share."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 
-from ddsdk.foundation import ArtifactError, require
+from ddsdk.foundation import ArtifactError, Checked, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, require
 
 _DSA = "color_crop_cutout_flip_scale_rotate"
+_Order = Literal["shuffled", "stored"]
+_Labels = Literal["stored", "probabilities", "hard"]
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "loss": ("cross-entropy", "mse"),
     "optimizer": ("sgd", "adam"),
     "schedule": ("steps", "cosine"),
-    "order": ("shuffled", "stored"),
+    "order": get_args(_Order),
     "learner": ("network", "kernel"),
-    "labels": ("stored", "probabilities", "hard"),
+    "labels": get_args(_Labels),
 }
 # Entries that came later; without them where they hold their defaults, older sets and scores keep their names.
 _LATER = (*_CHOICES, "warm_up")
@@ -30,8 +32,8 @@ class Pace(NamedTuple):
     """Learning rate and momentum of each step of training, where they were learned with a set.
 
     Attributes:
-        rates: One for each step, in place of `Evaluation.lr` and its schedule; empty for none.
-        momenta: One for each step, in place of `Evaluation.momentum`; empty for none.
+        rates: Learning rates in place of `Evaluation.lr` and its schedule; empty for none.
+        momenta: Momenta in place of `Evaluation.momentum`; empty for none.
     """
 
     rates: tuple[float, ...] = ()
@@ -50,14 +52,14 @@ class Pace(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """How a set must be trained on. It travels inside the artefact.
+class Evaluation(Checked):
+    """The protocol of training on a set. It travels inside the artefact.
 
     The defaults are the protocol of DC, DSA and DM: SGD with momentum, one decay at half time, and the test set
     read once, after the last epoch.
 
     Attributes:
-        protocol: What to call this in tables.
+        protocol: Name of the protocol in tables.
         network: Name of the network, see `ddsdk.NETWORKS`; of the kernel where `learner` is one.
         network_options: Options of its builder, such as width.
         networks: Fresh networks that are trained; the score is their mean.
@@ -65,9 +67,9 @@ class Evaluation:
         batch_size: Images of one step.
         lr: Learning rate.
         momentum: Momentum of SGD, or the first beta of Adam.
-        weight_decay: Added to the gradient, times the weights.
+        weight_decay: Weight decay, which adds this many times the weights to the gradient.
         decay_at: Fractions of the epochs after each of which `lr` is multiplied by `decay`.
-        decay: See `decay_at`; with a cosine, the fraction of `lr` at which it ends.
+        decay: Factor at each of `decay_at`; with a cosine, the fraction of `lr` at which it ends.
         augmentation: Operations while training, see `ddsdk.Augmentation`; empty for none.
         mix: Probability that a batch is mixed by CutMix.
         loss: ``"cross-entropy"``, -sum(y log_softmax(f)), or ``"mse"``, sum((f - y)^2) / 2; the mean over a batch.
@@ -79,43 +81,37 @@ class Evaluation:
         learner: ``"network"``, or ``"kernel"``: kernel ridge regression on the labels, which trains nothing; of the
             fields above it reads `protocol`, `network` and `network_options` only; the others hold where a network
             takes its place, see `changed`.
-        labels: What is trained on: the rows ``"stored"``; as ``"probabilities"``, each one's nearest distribution; or
-            ``"hard"``, each one's largest class.
+        labels: Labels of the training: the rows ``"stored"``; ``"probabilities"``, their nearest distributions; or
+            ``"hard"``, their largest classes.
     """
 
     protocol: str = "published"
     network: str = "convnet"
     network_options: Mapping[str, Any] = field(default_factory=dict)
-    networks: int = 3
-    epochs: int = 300
-    batch_size: int = 256
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    networks: PositiveInt = 3
+    epochs: PositiveInt = 300
+    batch_size: PositiveInt = 256
+    lr: PositiveFloat = 0.01
+    momentum: NonNegativeFloat = 0.9
+    weight_decay: NonNegativeFloat = 5e-4
     decay_at: tuple[float, ...] = (0.5,)
-    decay: float = 0.1
+    decay: NonNegativeFloat = 0.1
     augmentation: str = ""
-    mix: float = 0.0
+    mix: Fraction = 0.0
     loss: Literal["cross-entropy", "mse"] = "cross-entropy"
     optimizer: Literal["sgd", "adam"] = "sgd"
     schedule: Literal["steps", "cosine"] = "steps"
     warm_up: float = 0.0
-    order: Literal["shuffled", "stored"] = "shuffled"
+    order: _Order = "shuffled"
     learner: Literal["network", "kernel"] = "network"
-    labels: Literal["stored", "probabilities", "hard"] = "stored"
+    labels: _Labels = "stored"
 
     def __post_init__(self) -> None:
-        for name in ("networks", "epochs", "batch_size"):
-            require(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
-        require(0 < self.lr < math.inf, "lr", "be positive", self.lr)
-        for name in ("momentum", "weight_decay", "decay"):
-            value = getattr(self, name)
-            require(0 <= value < math.inf, name, "be finite and not negative", value)
+        super().__post_init__()
         require(all(0 <= at <= 1 for at in self.decay_at), "decay_at", "hold fractions 0..1", self.decay_at)
-        require(0 <= self.mix <= 1, "mix", "lie in 0..1", self.mix)
+        require(0 <= self.warm_up < 1, "warm_up", "lie in 0 <= value < 1", self.warm_up)
         for name, choices in _CHOICES.items():
             require(getattr(self, name) in choices, name, f"be one of {list(choices)}", getattr(self, name))
-        require(0 <= self.warm_up < 1, "warm_up", "lie in 0 <= value < 1", self.warm_up)
         beta = self.optimizer == "sgd" or self.momentum < 1
         require(beta, "momentum", "be below 1, as Adam's first beta", self.momentum)
 
@@ -135,7 +131,7 @@ class Evaluation:
         from `lr` to decay x lr: the fraction decay + (1 - decay) (1 + cos(pi (k - w) / (n - w))) / 2.
 
         Args:
-            step: From 0.
+            step: Number of the step.
             per_epoch: Steps of one epoch; a fraction where the schedule is squeezed into fewer steps.
         """
         total = self.epochs * per_epoch
@@ -169,8 +165,8 @@ class Evaluation:
         options: Mapping[str, Any] | None = None,
         epochs: int | None = None,
         networks: int | None = None,
-        order: Literal["shuffled", "stored"] | None = None,
-        labels: Literal["stored", "probabilities", "hard"] | None = None,
+        order: _Order | None = None,
+        labels: _Labels | None = None,
     ) -> Evaluation:
         """Return this protocol with changes, named after them, so that it cannot pass for the original.
 
@@ -178,10 +174,10 @@ class Evaluation:
 
         Args:
             network: Another network, which is trained also where this protocol has a kernel; its builder's defaults
-                then hold instead of `network_options`.
+                then hold in place of `network_options`.
             options: Options of the builder, such as width, above those that hold.
-            epochs: Passes over the set.
-            networks: Fresh networks that are trained.
+            epochs: Another number of passes over the set.
+            networks: Another number of fresh networks.
             order: Another order of the images.
             labels: Other labels than those of the protocol.
         """
@@ -193,17 +189,12 @@ class Evaluation:
         words += [f"{k} {v}" for k, v in differing.items()]
         words += [] if order in (None, self.order) else [f"{order} order"]
         words += [] if labels in (None, self.labels) else [f"labels {labels}"]
-        return dataclasses.replace(
-            self,
-            protocol=", ".join([self.protocol, *words]),
-            network=self.network if network is None else network,
-            network_options={**before, **differing},
-            networks=self.networks if networks is None else networks,
-            epochs=self.epochs if epochs is None else epochs,
-            learner=self.learner if same else "network",
-            order=self.order if order is None else order,
-            labels=self.labels if labels is None else labels,
-        )
+        given = {"network": network, "networks": networks, "epochs": epochs, "order": order, "labels": labels}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if not same:
+            changes["learner"] = "network"
+        name = ", ".join([self.protocol, *words])
+        return dataclasses.replace(self, protocol=name, network_options={**before, **differing}, **changes)
 
     def with_learned(
         self, rate: float | tuple[float, ...] | None, momentum: float | tuple[float, ...] | None = None
@@ -211,11 +202,7 @@ class Evaluation:
         """Return this protocol, and the pace of its steps, with what was learned with a set.
 
         One number replaces that of the protocol. One number for each step belongs to the stored order: a protocol that
-        shuffles the set takes its own numbers instead.
-
-        Args:
-            rate: The learned rate, or one for each step.
-            momentum: The same of momentum.
+        shuffles the set keeps its own numbers.
         """
         changes: dict[str, Any] = {
             name: value
@@ -228,7 +215,7 @@ class Evaluation:
 
     @property
     def network_label(self) -> str:
-        """The network with its options, such as ``"convnet (width 128)"`` or ``"fc-ntk kernel (depth 2)"``."""
+        """Network with its options, such as ``"convnet (width 128)"`` or ``"fc-ntk kernel (depth 2)"``."""
         options = ", ".join(f"{k} {v}" for k, v in self.network_options.items())
         name = self.network if self.learner == "network" else f"{self.network} kernel"
         return f"{name} ({options})" if options else name
@@ -241,11 +228,7 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
-        """Return the evaluation that `to_dict` wrote.
-
-        Raises:
-            ArtifactError: ``"evaluation"``, if a key is unknown, or a value is of another type or out of range.
-        """
+        """Return the evaluation that `to_dict` wrote; raise ArtifactError, ``"evaluation"``, for any other values."""
         unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
             raise ArtifactError("evaluation", f"evaluation must have known keys only, got {unknown!r}")
@@ -261,19 +244,19 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What came out of one evaluation.
+    """The score of one evaluation.
 
     Attributes:
-        name: What was trained on.
-        protocol: `Evaluation.protocol`.
-        network: `Evaluation.network_label`.
+        name: Name of the set.
+        protocol: Name of the protocol, `Evaluation.protocol`.
+        network: Name of the network, `Evaluation.network_label`.
         accuracies: Test accuracy of each network after its last epoch, in 0..1.
         images: Training images.
-        stored_floats: Floats stored for images and labels.
+        stored_floats: Number of floats stored for images and labels.
         seconds: Wall-clock time of training and testing.
-        labels: What was trained on: ``"hard"``, ``"soft"`` or ``"scores"``, or such as ``"scores as hard"`` where
+        labels: Kind of the labels: ``"hard"``, ``"soft"`` or ``"scores"``, or such as ``"scores as hard"`` where
             `Evaluation.labels` changed the stored ones; empty in records of older versions.
-        loss: `Evaluation.loss`, or ``"ridge"`` for a kernel; empty in records of older versions.
+        loss: Loss, `Evaluation.loss`, or ``"ridge"`` for a kernel; empty in records of older versions.
     """
 
     name: str

@@ -1,10 +1,9 @@
-"""Training that can be differentiated: where a student goes, as a function of what it trains on.
+"""Training that can be differentiated: the weights of a student as a function of its training data.
 
-`full_graph` is the plain way: it keeps the graph of every step. `constant_memory` gives the same gradient and keeps
-the states of the optimizer alone: the backward pass rebuilds the graph of one step at a time and carries the adjoint
-from the last step to the first. `checkpointed(every)` lies between: it keeps every so many states, and rebuilds the
-graph of the steps between two of them. `truncated` costs as much as `constant_memory` and drops how a change of the
-weights changes later gradients; it is what TESLA computes.
+`full_graph` keeps the graph of every step. `constant_memory` gives the same gradient and keeps the states of the
+optimizer alone: the backward pass rebuilds the graph of one step at a time and carries the adjoint from the last step
+to the first. `checkpointed` keeps every so many states. `truncated`, which TESLA computes, drops how a change of the
+weights changes later gradients.
 
 References:
     Maclaurin et al., "Gradient-based Hyperparameter Optimization through Reversible Learning", ICML 2015.
@@ -15,8 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor
@@ -25,11 +23,11 @@ from ddsdk.foundation import require, require_count
 from ddsdk.training.optimizers import InnerOptimizer, State
 
 Path = tuple[Tensor, ...]
-"""The weights after each step, (P,) each: a row for each step. Rows that nobody looks at cost nothing."""
+"""Weights after each step, (P,) each. Those that are not used cost nothing."""
 
 StepLoss = Callable[[int, Tensor, Sequence[Tensor]], Tensor]
-"""`(k, weights, inputs) -> scalar`: what step k descends. It must depend on its arguments alone, so that it can be
-computed again: random numbers come from k."""
+"""`(k, weights, inputs) -> scalar`: loss of step k. It must depend on its arguments alone, so that it can be computed
+again: random numbers come from k."""
 
 
 class Unroll(Protocol):
@@ -49,13 +47,13 @@ class Unroll(Protocol):
         """Return the weights after each of `steps`, with graph to `start`, `inputs` and `rate`; the end is the last.
 
         Args:
-            loss: What each step descends.
+            loss: Loss of each step.
             start: Weights before the first step, (P,).
-            inputs: Tensors that `loss` depends on, such as images and labels.
+            inputs: Tensors on which `loss` depends, such as images and labels.
             rate: Learning rate: a scalar, one for each step, or pairs with a momentum, (steps, 2), for an optimizer
                 that takes them. Steps of the burn-in have theirs too.
-            steps: At least 1.
-            optimizer: How the student steps.
+            steps: Number of steps with a gradient, at least 1.
+            optimizer: Optimizer of the student.
             burn_in: Steps before these, whose end is a constant: nothing has a gradient through them. They count: the
                 first step of the path has the number `burn_in`, and the optimizer remembers them.
         """
@@ -74,7 +72,6 @@ def full_graph(
 ) -> Path:
     """Train with the graph of every step kept: exact, and memory grows with `steps`. See `Unroll`."""
     run = _Run(loss, steps, optimizer, burn_in)
-    run.check(rate)
     weights, *moments = run.begin(start, inputs, rate)
     # The gradient of the loss needs a graph to the weights also where nobody asks for that of `start`.
     state = (weights if weights.requires_grad else weights.detach().requires_grad_(), *moments)
@@ -82,32 +79,41 @@ def full_graph(
         return tuple(after[0] for after in run.block(0, steps, state, inputs, rate))
 
 
-def constant_memory(
-    loss: StepLoss,
-    start: Tensor,
-    inputs: Sequence[Tensor],
-    rate: Tensor,
-    *,
-    steps: int,
-    optimizer: InnerOptimizer,
-    burn_in: int = 0,
-) -> Path:
-    """Train with one state kept for each step: exact, at one more gradient a step. See `Unroll`."""
-    return _replayed(_Run(loss, steps, optimizer, burn_in), start, inputs, rate)
+@final
+@dataclass(frozen=True)
+class Replay:
+    """Training that keeps the states of the optimizer, and builds the graphs of its steps again. See `Unroll`.
+
+    Attributes:
+        every: Steps between two states that are kept.
+        exact: Whether the gradient passes through the weights at which later gradients are taken.
+    """
+
+    every: int = 1
+    exact: bool = True
+
+    def __call__(
+        self,
+        loss: StepLoss,
+        start: Tensor,
+        inputs: Sequence[Tensor],
+        rate: Tensor,
+        *,
+        steps: int,
+        optimizer: InnerOptimizer,
+        burn_in: int = 0,
+    ) -> Path:
+        """Return the weights after each of `steps`."""
+        run = _Run(loss, steps, optimizer, burn_in, self.exact, self.every)
+        path: Path = _Replayed.apply(run, start, rate, *inputs)
+        return path
 
 
-def truncated(
-    loss: StepLoss,
-    start: Tensor,
-    inputs: Sequence[Tensor],
-    rate: Tensor,
-    *,
-    steps: int,
-    optimizer: InnerOptimizer,
-    burn_in: int = 0,
-) -> Path:
-    """Train as `constant_memory`, with a gradient that takes each step's weights for constants. See `Unroll`."""
-    return _replayed(_Run(loss, steps, optimizer, burn_in, exact=False), start, inputs, rate)
+constant_memory = Replay()
+"""Train with one state kept for each step: exact, at one more gradient a step. See `Unroll`."""
+
+truncated = Replay(exact=False)
+"""Train as `constant_memory`, with a gradient that takes each step's weights for constants. See `Unroll`."""
 
 
 def checkpointed(every: int) -> Unroll:
@@ -120,21 +126,7 @@ def checkpointed(every: int) -> Unroll:
         every: Steps between two states that are kept, at least 1.
     """
     require_count("every", every)
-    return partial(_checkpointed, every)
-
-
-def _checkpointed(
-    every: int,
-    loss: StepLoss,
-    start: Tensor,
-    inputs: Sequence[Tensor],
-    rate: Tensor,
-    *,
-    steps: int,
-    optimizer: InnerOptimizer,
-    burn_in: int = 0,
-) -> Path:
-    return _replayed(_Run(loss, steps, optimizer, burn_in, every=every), start, inputs, rate)
+    return Replay(every=every)
 
 
 @dataclass(frozen=True)
@@ -146,14 +138,12 @@ class _Run:
     exact: bool = True
     every: int = 1
 
-    def check(self, rate: Tensor) -> None:
+    def begin(self, start: Tensor, inputs: Sequence[Tensor], rate: Tensor) -> State:
+        """Return the state before the first step that has a gradient."""
         require(self.steps >= 1, "steps", "be at least 1", self.steps)
         require(self.burn_in >= 0, "burn_in", "be at least 0", self.burn_in)
         total, found = self.burn_in + self.steps, tuple(rate.shape)
         require(found in ((), (total,), (total, 2)), "rate", f"have shape (), ({total},) or ({total}, 2)", found)
-
-    def begin(self, start: Tensor, inputs: Sequence[Tensor], rate: Tensor) -> State:
-        """Return the state before the first step that has a gradient."""
         state = self.optimizer.start(start)
         fixed = [x.detach() for x in inputs]
         for k in range(-self.burn_in, 0):
@@ -178,12 +168,6 @@ class _Run:
         weights = state[0] if self.exact and graph else state[0].detach().requires_grad_()
         (gradient,) = torch.autograd.grad(self.loss(number, weights, inputs), weights, create_graph=graph)
         return self.optimizer.step(state, gradient, rate[number] if rate.ndim else rate)
-
-
-def _replayed(run: _Run, start: Tensor, inputs: Sequence[Tensor], rate: Tensor) -> Path:
-    run.check(rate)
-    path: Path = _Replayed.apply(run, start, rate, *inputs)
-    return path
 
 
 class _Replayed(torch.autograd.Function):

@@ -12,8 +12,8 @@ from ddsdk.objectives import ImplicitRegression
 from ddsdk.objectives.implicit import Linearised
 from ddsdk.students import SoftStudents
 from ddsdk.training import LinearKernel, Ridge
-from ddsdk.training.conjugate import conjugate_gradients
 from ddsdk.training.flat import FlatNetwork, weight_vector
+from ddsdk.training.ridge import conjugate_gradients
 
 DOUBLE = torch.float64
 SHAPE = (1, 4, 6)

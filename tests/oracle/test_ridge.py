@@ -13,15 +13,14 @@ from torch.autograd import gradcheck
 import ddsdk as dd
 from ddsdk.training import (
     FullyConnectedNTK,
+    KernelMachine,
     LinearKernel,
     Ridge,
-    fc_ntk,
     images_of_weights,
     kernel_machine,
     linear_weights,
     solve_labels,
 )
-from ddsdk.training.kernels import predict
 from ddsdk.training.ridge import solve
 
 DOUBLE = torch.float64
@@ -129,7 +128,7 @@ def tangents(x, depth, width, rng, w=2**0.5, b=0.1):
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_the_kernel_is_that_of_a_wide_network(depth):
     x = normal(4, 6)
-    exact = fc_ntk(x, x, depth)
+    exact = FullyConnectedNTK(depth=depth)(x, x)
     found = torch.zeros(4, 4, dtype=DOUBLE)
     for i in range(8):
         rows = tangents(x, depth, 600, dd.generator("wide", i))
@@ -139,7 +138,6 @@ def test_the_kernel_is_that_of_a_wide_network(depth):
 
 def test_options_of_the_kernel_reach_it():
     x, kernel = normal(3, 1, 2, 2), FullyConnectedNTK(depth=2, weight_std=1.0, bias_std=0.3)
-    torch.testing.assert_close(kernel(x, x), fc_ntk(x, x, 2, weight_std=1.0, bias_std=0.3))
     rows = torch.zeros(3, 3, dtype=DOUBLE)
     for i in range(8):
         one = tangents(x.flatten(1), 2, 500, dd.generator("wide", i), w=1.0, b=0.3)
@@ -150,14 +148,14 @@ def test_options_of_the_kernel_reach_it():
 @pytest.mark.parametrize("depth", [1, 3])
 def test_gradients_of_the_kernel_are_finite_differences(depth):
     inputs = (normal(3, 4).requires_grad_(), normal(2, 4, key="z").requires_grad_())
-    assert gradcheck(lambda x, z: fc_ntk(x, z, depth), inputs)
-    assert gradcheck(lambda x: fc_ntk(x, x, depth), inputs[:1])
+    assert gradcheck(FullyConnectedNTK(depth=depth), inputs)
+    assert gradcheck(lambda x: FullyConnectedNTK(depth=depth)(x, x), inputs[:1])
 
 
 def test_images_that_are_parallel_or_empty_have_finite_gradients():
     x = normal(2, 4)
     x = torch.cat([x, 2 * x[:1], -x[:1], torch.zeros(1, 4, dtype=DOUBLE)]).requires_grad_()
-    kernel = fc_ntk(x, x, 2, bias_std=0.0)
+    kernel = FullyConnectedNTK(depth=2, bias_std=0.0)(x, x)
     (gradient,) = torch.autograd.grad(kernel.sum(), x)
     assert bool(kernel.isfinite().all())
     assert bool(gradient.isfinite().all())
@@ -178,7 +176,6 @@ def test_a_machine_is_what_its_options_say():
     cross = new.flatten(1) @ x.flatten(1).T / 6 + 0.25
     exact = cross @ torch.linalg.inv(gram + 0.2 * 5 * torch.eye(5, dtype=DOUBLE)) @ y
     torch.testing.assert_close(machine.predict(x, y, new), exact)
-    torch.testing.assert_close(predict(machine.kernel, x, y, new, machine.ridge), exact)
     with pytest.raises(
         ValueError, match=r"^kernel must be one of fc-ntk, linear, got 'fcntk'; did you mean 'fc-ntk'\?$"
     ):
@@ -194,7 +191,9 @@ def test_linear_weights_are_the_regression_of_the_linear_kernel(rule):
     x, y, new = normal(9, 1, 2, 3), normal(9, 2, key="y"), normal(4, 1, 2, 3, key="new")
     ridge = Ridge(rule=rule, strength=0.05)
     weights = linear_weights(zip(x.split(4), y.split(4), strict=True), ridge)
-    torch.testing.assert_close(new.flatten(1) @ weights, predict(LinearKernel(), x, y, new, ridge))
+    torch.testing.assert_close(
+        new.flatten(1) @ weights, KernelMachine(kernel=LinearKernel(), ridge=ridge).predict(x, y, new)
+    )
     with pytest.raises(ValueError, match=r"^parts must not be empty, got none$"):
         linear_weights([], ridge)
 
