@@ -126,7 +126,6 @@ def test_card_says_what_a_user_needs():
         assert text in card
     assert "license" not in card
     assert "data_files" not in card
-    assert 'path: "data/train.parquet"' in card_markdown(make_set().manifest, parquet="data/train.parquet")
 
 
 def test_torch_only_lines_of_the_card_run(tmp_path, monkeypatch):

@@ -1,9 +1,9 @@
 from .assemble import Described as Described
 from .assemble import assemble as assemble
 from .assemble import device_name as device_name
-from .assemble import provenance as provenance
 from .card import fact_rows as fact_rows
 from .card import flatten as flatten
+from .card import page_template as page_template
 from .certificate import NO_PRIVACY as NO_PRIVACY
 from .certificate import Certificate as Certificate
 from .certificate import NoisedRelease as NoisedRelease
@@ -30,7 +30,6 @@ from .folder import read_artifact as read_artifact
 from .folder import read_manifest_summary as read_manifest_summary
 from .folder import refuse_foreign as refuse_foreign
 from .report import html_report as html_report
-from .report import page_template as page_template
 from .sheet import contact_sheet as contact_sheet
 from .sheet import png_bytes as png_bytes
 from .sheet import sheet_png as sheet_png

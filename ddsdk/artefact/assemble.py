@@ -1,4 +1,4 @@
-"""From a finished run to an artefact: the set, how to train on it, and where it comes from."""
+"""From a finished run to an artefact: the set, its protocol, and its provenance."""
 
 from __future__ import annotations
 
@@ -20,69 +20,27 @@ from ddsdk.training import Evaluation
 
 
 class Described(Protocol):
-    """What a set must know of the data that it was made of: `ddsdk.RealData`, or what stands for private data."""
+    """Facts of the data that an artefact records: `ddsdk.RealData`, or what stands for private data."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """K names."""
+        """Names of the K classes."""
         ...
 
     @property
     def preprocess(self) -> Preprocess:
-        """From the unit range to the value space."""
+        """Map from the unit range to the value space."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where everything ran."""
+        """Device of the run."""
         ...
 
     @property
     def description(self) -> dict[str, Any]:
-        """What may be said of the data, JSON values."""
+        """Public description of the data, JSON values."""
         ...
-
-
-def provenance(
-    recipe: Any,  # noqa: ANN401
-    real: Described,
-    *,
-    rng: torch.Generator,
-    seconds: float,
-    make_student: object = None,
-    run: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Describe where a set comes from, in plain values.
-
-    Args:
-        recipe: A recipe or baseline dataclass; all its parameters are kept. Its `name`, or that of its class, says
-            which method it is.
-        real: What was distilled; its description is kept.
-        rng: The run's root generator; its seed is kept.
-        seconds: Wall-clock time of the run.
-        make_student: Factory of the student networks. One with a `name` (str) and `options` (a mapping of JSON values),
-            such as `ddsdk.networks.NetworkFactory`, is recorded by them, another one by the name of its function or
-            class. None records nothing.
-        run: What became of the run, see `ddsdk.Distillation.record`.
-    """
-    return {
-        "recipe": getattr(recipe, "name", type(recipe).__name__),
-        "class": type(recipe).__name__,
-        "parameters": dataclasses.asdict(recipe),
-        "data": real.description,
-        **({} if make_student is None else {"student": _student(make_student)}),
-        "rng_seed": rng.initial_seed(),
-        **(run or {}),
-        "seconds": round(seconds, 3),
-        "versions": {
-            "ddsdk": version("ddsdk"),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-        "device": device_name(real.device),
-        "threads": torch.get_num_threads(),
-    }
 
 
 def assemble(
@@ -100,15 +58,17 @@ def assemble(
     """Export a synthetic set as an artefact.
 
     Args:
-        recipe: What made it.
+        recipe: Recipe or baseline dataclass; its `name`, or that of its class, and all its parameters are recorded.
         syn: The set.
-        real: What it was made from.
-        evaluation: How to train on it.
-        rng: The run's root generator. A stochastic decoder draws one sample from it.
+        real: Data that was distilled; its description is recorded.
+        evaluation: Protocol of training on the set.
+        rng: Root generator of the run; its seed is recorded. A stochastic decoder draws one sample from it.
         seconds: Wall-clock time of the run.
-        make_student: Factory of the student networks, see `provenance`.
-        run: What became of the run, see `ddsdk.Distillation.record`.
-        certificate: Of a private release.
+        make_student: Factory of the student networks. One with a `name` (str) and `options` (a mapping of JSON values),
+            such as `ddsdk.networks.NetworkFactory`, is recorded by them, another one by the name of its function or
+            class. None records nothing.
+        run: Record of the run, see `ddsdk.Distillation.record`.
+        certificate: Certificate of a private release.
     """
     with torch.no_grad():
         images, owners = syn.parametrization.decode(torch.arange(len(syn)).to(syn.device), derive(rng, "export"))
@@ -124,7 +84,24 @@ def assemble(
         learned_lr=None if syn.rate is None else syn.rate.rates,
         learned_momentum=None if syn.rate is None else syn.rate.momenta,
         stored_floats=syn.parametrization.stored_floats(),
-        provenance=provenance(recipe, real, rng=rng, seconds=seconds, make_student=make_student, run=run),
+        provenance={
+            "recipe": getattr(recipe, "name", type(recipe).__name__),
+            "class": type(recipe).__name__,
+            "parameters": dataclasses.asdict(recipe),
+            "data": real.description,
+            **({} if make_student is None else {"student": _student(make_student)}),
+            "rng_seed": rng.initial_seed(),
+            **(run or {}),
+            "seconds": round(seconds, 3),
+            "versions": {
+                "ddsdk": version("ddsdk"),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+            "device": device_name(real.device),
+            "threads": torch.get_num_threads(),
+        },
         certificate=certificate,
     )
 
@@ -137,6 +114,6 @@ def _student(make_student: object) -> dict[str, Any]:
 
 
 def device_name(device: torch.device | str) -> str:
-    """Return what a device is called: the model of a GPU, or its type."""
+    """Return the model of a GPU, or the type of another device."""
     where = torch.device(device)
     return torch.cuda.get_device_name(where) if where.type == "cuda" else where.type

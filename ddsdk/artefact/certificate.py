@@ -1,4 +1,4 @@
-"""What a private release states of itself, as plain values: a machine can read it, and compute epsilon again.
+"""Certificate of a private release, as plain values: a machine can read it, and compute epsilon again.
 
 It says what was done. Whether that is true, a file cannot prove: it is worth as much as who signs for it.
 """
@@ -9,7 +9,7 @@ import math
 
 import msgspec
 
-from ddsdk.foundation import clean, require
+from ddsdk.foundation import clean, require, require_rate
 
 NO_PRIVACY = "no formal privacy guarantee"
 _LONGEST = 300
@@ -36,11 +36,11 @@ class NoisedRelease(_Record, frozen=True, kw_only=True):
     """Noised sums of one kind.
 
     Attributes:
-        what: What was summed, in words.
+        what: Name of the sums, in words.
         clip: Norm to which the row of a record was shortened.
         noise_multiplier: Standard deviation of the noise, over `clip`.
         sample_rate: Probability with which a record was in a sample.
-        count: How often a sum was released.
+        count: Number of releases of a sum.
     """
 
     what: str
@@ -51,15 +51,14 @@ class NoisedRelease(_Record, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 < self.clip < math.inf, "clip", "be positive and finite", self.clip)
-        noise = self.noise_multiplier
-        require(0 < noise < math.inf, "noise_multiplier", "be positive and finite", noise)
+        require_rate("clip", self.clip)
+        require_rate("noise_multiplier", self.noise_multiplier)
         require(0 < self.sample_rate <= 1, "sample_rate", "lie in 0 < value <= 1", self.sample_rate)
         require(self.count >= 1, "count", "be at least 1", self.count)
 
     @property
     def line(self) -> str:
-        """The release in one line."""
+        """Release in one line."""
         return (
             f"{self.count} of {self.what}: noise {self.noise_multiplier:.6g} x clip norm {self.clip:.6g}, "
             f"sampling rate {self.sample_rate:.6g}"
@@ -70,15 +69,15 @@ class Certificate(_Record, frozen=True, kw_only=True):
     """(epsilon, delta)-differential privacy of everything that one ledger counted.
 
     Attributes:
-        epsilon: Of all releases together, restarts and trials among them.
-        delta: Of the guarantee.
-        adjacency: Which two data sets must be hard to tell apart.
-        protects: What one record is.
-        mechanism: What was done to records.
-        releases: The ledger.
-        accountant: What composed them, with its version.
-        noise_source: Where noise and samples came from.
-        assumptions: What must be true beside that, such as what was public.
+        epsilon: Privacy loss of all releases together, restarts and trials among them.
+        delta: Probability of a larger loss.
+        adjacency: Relation of two data sets that must be hard to tell apart.
+        protects: Unit of a record.
+        mechanism: Treatment of the records.
+        releases: Ledger of the releases.
+        accountant: Program that composed them, with its version.
+        noise_source: Source of noise and samples.
+        assumptions: Further assumptions, such as public facts.
     """
 
     epsilon: float
@@ -99,7 +98,7 @@ class Certificate(_Record, frozen=True, kw_only=True):
 
     @property
     def statement(self) -> str:
-        """The guarantee in one line, which the card shows; epsilon is rounded up."""
+        """Guarantee in one line, which the card shows; epsilon is rounded up."""
         epsilon = math.ceil(self.epsilon * 1e4) / 1e4
         return (
             f"({epsilon:.10g}, {self.delta:.4g})-differential privacy, {self.adjacency}, by {self.accountant}, "
@@ -108,7 +107,7 @@ class Certificate(_Record, frozen=True, kw_only=True):
 
     @property
     def facts(self) -> list[tuple[str, str]]:
-        """Everything as (what, text), one row for each release and each assumption."""
+        """Entries as (name, text), one row for each release and each assumption."""
         plain = ("epsilon", "delta", "adjacency", "protects", "mechanism", "accountant", "noise_source")
         return [
             *((name, f"{v:.6g}" if isinstance(v := getattr(self, name), float) else v) for name in plain),

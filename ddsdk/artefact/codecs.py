@@ -1,6 +1,6 @@
-"""How images are kept or sent: as bytes, half floats, low-rank factors, small tiles, or mixtures of components.
+"""Codecs of stored or sent images: bytes, half floats, low-rank factors, small tiles, or mixtures of components.
 
-A budget is in bytes, so what a codec packs is what counts, and what it unpacks is made anew at each look.
+A budget is in bytes: it counts what a codec packs, and what it unpacks is made anew at each look.
 """
 
 from __future__ import annotations
@@ -10,63 +10,68 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
-from ddsdk.foundation import generator, require, require_count
+from ddsdk.foundation import Checked, PositiveInt, generator, require
 from ddsdk.synthetic import MultiFormation
 
 LABEL_BYTES = 2
-"""Of a class id, for real and for synthetic images."""
+"""Bytes of a class id, for real and for synthetic images."""
 
 Packed = dict[str, Tensor]
-"""Tensors, whose rows are items where nothing is shared."""
-
-Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
-"""What one item is packed into: dtype and shape of its row in each tensor."""
+"""Tensors by name, whose rows are items where nothing is shared."""
 
 
-class Codec(Protocol):
-    """Packs stored items, (M, C, H, W) in the unit range, and unpacks images from them. A frozen dataclass."""
+class Codec(ABC):
+    """Packs stored items, (M, C, H, W) in the unit range, and unpacks images from them. A frozen dataclass.
+
+    Attributes:
+        name: Name in a file.
+        shares: Whether items share something, so that fewer of them do not take fewer bytes in proportion.
+    """
 
     name: ClassVar[str]
-    shares: ClassVar[bool]
-    """Whether items share something, so that fewer of them do not take fewer bytes in proportion."""
+    shares: ClassVar[bool] = False
 
     @property
     def images_per_item(self) -> int:
         """Images that one stored item unpacks to."""
-        ...
+        return 1
 
+    @abstractmethod
     def item_bytes(self, shape: tuple[int, int, int]) -> int:
         """Return the bytes of one item of an image shape (C, H, W)."""
-        ...
 
+    @abstractmethod
     def pack(self, items: Tensor) -> Packed:
         """Return tensors with M rows each; their bytes are what the budget counts."""
-        ...
 
+    @abstractmethod
     def unpack(self, packed: Packed) -> Tensor:
         """Return (M * images_per_item, C, H, W) float32 in the unit range, item by item."""
-        ...
 
     def count(self, packed: Packed) -> int:
         """Return M."""
-        ...
+        return len(next(iter(packed.values())))
 
     def at(self, packed: Packed, index: Tensor) -> Packed:
         """Return the items at `index`, (M',) int64, in memory of their own."""
-        ...
+        return {name: tensor[index].clone() for name, tensor in packed.items()}
 
 
-class RowCodec(Codec, Protocol):
+class RowCodec(Codec):
     """A codec whose items share nothing, so that they can be sent and checked one by one."""
 
-    def layout(self, shape: tuple[int, int, int]) -> Layout:
-        """Return dtype and shape of the rows of each tensor, for an image shape (C, H, W)."""
-        ...
+    @abstractmethod
+    def layout(self, shape: tuple[int, int, int]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Return dtype and shape of one item's row in each tensor, for an image shape (C, H, W)."""
+
+    def item_bytes(self, shape: tuple[int, int, int]) -> int:
+        """Return the bytes of one item of an image shape (C, H, W)."""
+        return sum(dtype.itemsize * math.prod(row) for dtype, row in self.layout(shape).values())
 
 
 def to_bytes(items: Tensor) -> Tensor:
@@ -74,37 +79,14 @@ def to_bytes(items: Tensor) -> Tensor:
     return (items.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-class _Rows(ABC):
-    """Items that share nothing: each is a row of every tensor."""
-
-    shares: ClassVar[bool] = False
-
-    @abstractmethod
-    def layout(self, shape: tuple[int, int, int]) -> Layout:
-        """Return dtype and shape of the rows of each tensor, for an image shape (C, H, W)."""
-
-    def item_bytes(self, shape: tuple[int, int, int]) -> int:
-        """Return the bytes of one item of an image shape (C, H, W)."""
-        return sum(dtype.itemsize * math.prod(row) for dtype, row in self.layout(shape).values())
-
-    def count(self, packed: Packed) -> int:
-        """Return the number of rows."""
-        return len(next(iter(packed.values())))
-
-    def at(self, packed: Packed, index: Tensor) -> Packed:
-        """Return the rows at `index`, (M',) int64, in memory of their own."""
-        return {name: tensor[index].clone() for name, tensor in packed.items()}
-
-
 @final
 @dataclass(frozen=True)
-class Uint8(_Rows):
+class Uint8(RowCodec):
     """A byte for each channel of a pixel, as real images have."""
 
     name: ClassVar[str] = "uint8"
-    images_per_item: ClassVar[int] = 1
 
-    def layout(self, shape: tuple[int, int, int]) -> Layout:
+    def layout(self, shape: tuple[int, int, int]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Return a byte for each channel of a pixel."""
         return {"images": (torch.uint8, shape)}
 
@@ -119,13 +101,12 @@ class Uint8(_Rows):
 
 @final
 @dataclass(frozen=True)
-class Half(_Rows):
+class Half(RowCodec):
     """A half float for each channel of a pixel, which is finer than bytes and takes twice as many."""
 
     name: ClassVar[str] = "half"
-    images_per_item: ClassVar[int] = 1
 
-    def layout(self, shape: tuple[int, int, int]) -> Layout:
+    def layout(self, shape: tuple[int, int, int]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Return a half float for each channel of a pixel."""
         return {"images": (torch.float16, shape)}
 
@@ -140,11 +121,11 @@ class Half(_Rows):
 
 @final
 @dataclass(frozen=True)
-class LowRank(_Rows):
+class LowRank(Checked, RowCodec):
     """Each channel as a product of two thin matrices of half floats: its leading singular vectors.
 
     Attributes:
-        rank: Of the product. At 28x28, 4 takes 448 bytes where a byte for each pixel takes 784.
+        rank: Rank of the product. At 28x28, 4 takes 448 bytes where a byte for each pixel takes 784.
 
     Differences from the published method: an image is cut to its rank after distillation, and not optimised there.
 
@@ -153,14 +134,10 @@ class LowRank(_Rows):
         NeurIPS 2023.
     """
 
-    rank: int = 4
+    rank: PositiveInt = 4
     name: ClassVar[str] = "low-rank"
-    images_per_item: ClassVar[int] = 1
 
-    def __post_init__(self) -> None:
-        require_count("rank", self.rank)
-
-    def layout(self, shape: tuple[int, int, int]) -> Layout:
+    def layout(self, shape: tuple[int, int, int]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Return both factors of each channel: rank*(H+W) half floats."""
         channels, height, width = shape
         require(self.rank <= min(height, width), "rank", f"not exceed the sides {height}x{width}", self.rank)
@@ -182,25 +159,22 @@ class LowRank(_Rows):
 
 @final
 @dataclass(frozen=True)
-class Tiles(_Rows):
-    """Canvases of bytes, each of which holds factor x factor images of a lower resolution; see `MultiFormation`.
+class Tiles(Checked, RowCodec):
+    """Canvases of bytes that hold factor x factor images of a lower resolution each; see `MultiFormation`.
 
     Attributes:
         factor: Tiles along each side.
     """
 
-    factor: int = 2
+    factor: PositiveInt = 2
     name: ClassVar[str] = "tiles"
-
-    def __post_init__(self) -> None:
-        require_count("factor", self.factor)
 
     @property
     def images_per_item(self) -> int:
-        """Factor * factor."""
+        """Square of the factor."""
         return self.factor**2
 
-    def layout(self, shape: tuple[int, int, int]) -> Layout:
+    def layout(self, shape: tuple[int, int, int]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Return a byte for each channel of a pixel of a canvas."""
         return {"canvases": (torch.uint8, shape)}
 
@@ -219,27 +193,21 @@ class Tiles(_Rows):
 
 @final
 @dataclass(frozen=True)
-class Components:
+class Components(Codec):
     """Images as sigmoids of weighted sums of components that a class shares; see `Composites`.
 
-    Components are bytes between their least and their most, weights half floats. `pack` is not for images: a recipe of
-    composites makes what is packed.
+    Components are bytes between their least and their most, weights half floats. A recipe of composites makes both.
     """
 
     name: ClassVar[str] = "components"
-    images_per_item: ClassVar[int] = 1
     shares: ClassVar[bool] = True
 
     def item_bytes(self, shape: tuple[int, int, int]) -> int:
-        """Return C*H*W, those of a component; weights are counted once they are there."""
+        """Return C*H*W, the bytes of a component; weights are counted once they are there."""
         return math.prod(shape)
 
     def pack(self, items: Tensor) -> Packed:
-        """Raise, for images are no components.
-
-        Raises:
-            ValueError: Always.
-        """
+        """Raise ValueError: images are no components."""
         raise ValueError(f"items must be components with weights, got {len(items)} images")
 
     def pack_parts(self, components: Tensor, weights: Tensor) -> Packed:
@@ -267,7 +235,7 @@ class Components:
         return {**packed, "weights": packed["weights"][index].clone()}
 
 
-CODECS: dict[str, type[Any]] = {kind.name: kind for kind in (Uint8, Half, LowRank, Tiles, Components)}
+CODECS: dict[str, type[Codec]] = {kind.name: kind for kind in (Uint8, Half, LowRank, Tiles, Components)}
 """Name in a file to codec."""
 
 
@@ -277,15 +245,12 @@ def codec_state(codec: Codec) -> dict[str, Any]:
 
 
 def codec_from(state: Mapping[str, Any]) -> Codec:
-    """Return the codec that `codec_state` described.
-
-    Raises:
-        ValueError: If there is no such codec, or it takes no such value.
-    """
+    """Return the codec that `codec_state` described; an unknown name or value raises ValueError."""
     values = dict(state)
     name = values.pop("name", None)
     require(name in CODECS, "codec", f"be one of {', '.join(CODECS)}", name)
-    known = {f.name for f in dataclasses.fields(CODECS[name])}
+    kind: Any = CODECS[str(name)]
+    known = {f.name for f in dataclasses.fields(kind)}
     require(set(values) == known, "codec", f"have the values {sorted(known)}", sorted(values))
-    found: Codec = CODECS[name](**values)
+    found: Codec = kind(**values)
     return found

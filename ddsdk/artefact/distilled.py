@@ -35,24 +35,24 @@ class Distilled:
     Two sets are the same when their `content_id` is the same.
 
     Attributes:
-        images: (M, C, H, W) float32, in the value space of `preprocess`.
-        labels: (M, K) float32, read as `label_space` says.
-        class_names: K names. Control characters are stripped and names are cut at 200 characters.
-        preprocess: From the unit range to the value space, and back.
-        evaluation: The protocol of training on the set, JSON values.
+        images: Images (M, C, H, W) float32, in the value space of `preprocess`.
+        labels: Label rows (M, K) float32 in the label space.
+        class_names: Names of the K classes. Control characters are stripped and names are cut at 200 characters.
+        preprocess: Map from the unit range to the value space, and back.
+        evaluation: Protocol of training on the set, JSON values.
         label_space: ``"probabilities"``: rows are non-negative and sum to 1; or ``"scores"``: any finite numbers, for
             the loss that the evaluation names.
         learned_lr: Learning rate of networks that train on the set, learned with it, positive, rounded to
             float32; or one for each of their steps, in the stored order; or None.
-        learned_momentum: The same of momentum, in 0 <= value < 1.
-        classes: (M,) int64, the class slot that each image was made for, or None.
-        edge_index: (2, E) int64, or None: edges between the M H rows of the images, where the set is a graph, or
-            graphs. Row r of image m has number m H + r.
-        edge_weight: (E,) float32, or None.
+        learned_momentum: Momentum in 0 <= value < 1, or one for each step, or None.
+        classes: Class slots (M,) int64 that the images were made for, or None.
+        edge_index: Edges (2, E) int64 between the M H rows of the images, where the set is a graph, or graphs, or None.
+            Row r of image m has number m H + r.
+        edge_weight: Weights (E,) float32, or None.
         stored_floats: Floats from which the images are made, labels and edges not counted; 0 stands for one per pixel.
         provenance: Recipe and parameters, data fingerprint, seeds, versions, device, threads, seconds, as
             JSON values.
-        certificate: Of a private release. Whatever reads more of the real data than it counts must drop it.
+        certificate: Certificate of a private release. Whatever reads more of the real data than it counts must drop it.
 
     Raises:
         TypeError: If a tensor has the wrong dtype, or a mapping holds something that JSON does not know.
@@ -114,9 +114,7 @@ class Distilled:
         shape, wanted = tuple(labels.shape), (m, len(self.class_names))
         require(len(self.class_names) > 0, "class_names", "hold at least one name", self.class_names)
         require(shape == wanted, "labels", f"have shape {wanted}, one column for each class name", shape)
-        fault = label_fault(labels.cpu().numpy(), self.label_space)
-        if fault:
-            raise ValueError(fault)
+        _refuse(label_fault(labels.cpu().numpy(), self.label_space))
         if self.classes is not None:
             if self.classes.dtype != torch.int64:
                 raise TypeError(f"classes must be int64, got {self.classes.dtype}")
@@ -131,9 +129,7 @@ class Distilled:
             if tensor is not None and tensor.dtype != dtype:
                 raise TypeError(f"{name} must be {dtype}, got {tensor.dtype}")
         index, weight = (None if t is None else t.cpu().numpy() for t in (self.edge_index, self.edge_weight))
-        fault = edge_fault(index, weight, len(self.images) * self.images.shape[2])
-        if fault:
-            raise ValueError(fault)
+        _refuse(edge_fault(index, weight, len(self.images) * self.images.shape[2]))
 
     def _check_pace(self) -> None:
         rounded = {}
@@ -146,9 +142,7 @@ class Distilled:
             require(values.ndim < 2 and values.size > 0, name, "be a number or one for each step", given)
             rounded[name] = values
             self._set(name, tuple(values.tolist()) if values.ndim else float(values))
-        fault = pace_fault(rounded.get("learned_lr"), rounded.get("learned_momentum"))
-        if fault:
-            raise ValueError(fault)
+        _refuse(pace_fault(rounded.get("learned_lr"), rounded.get("learned_momentum")))
 
     def __repr__(self) -> str:
         recipe = clean(str(self.provenance.get("recipe", "unknown")), 40)
@@ -165,7 +159,7 @@ class Distilled:
 
     @property
     def owner(self) -> Tensor:
-        """The class of each image, (M,) int64: its slot where known, the largest label otherwise."""
+        """Class of each image, (M,) int64: its slot where known, the largest label otherwise."""
         return self.labels.argmax(1) if self.classes is None else self.classes
 
     @property
@@ -175,17 +169,14 @@ class Distilled:
 
     @property
     def stored_ipc(self) -> int:
-        """Images per class that take as many floats as the set stores, rounded up: what to compare the set with.
-
-        That is `ipc` where each pixel is stored, and less than `ipc` where images are decoded from fewer numbers.
-        """
+        """Real images per class that take as many floats as the set stores, rounded up: at most `ipc`."""
         if self.stored_floats == self.images.numel():
             return self.ipc
         return math.ceil(self.stored_floats / (self.num_classes * self.images[0].numel()))
 
     @property
     def privacy(self) -> str:
-        """The privacy statement: that of the certificate, or that there is no guarantee."""
+        """Privacy statement: that of the certificate, or that there is no guarantee."""
         return NO_PRIVACY if self.certificate is None else self.certificate.statement
 
     @property
@@ -195,9 +186,9 @@ class Distilled:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """What `manifest.json` will say."""
+        """Content of `manifest.json`."""
         return build_manifest(
-            self._arrays(),
+            self.arrays(),
             class_names=self.class_names,
             preprocess=self.preprocess.to_state()[0],
             label_space=self.label_space,
@@ -207,7 +198,8 @@ class Distilled:
             certificate=self.certificate,
         )
 
-    def _arrays(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the tensors of the file by name."""
         tensors = {"images": self.images, "labels": self.labels, **self.preprocess.to_state()[1]}
         for name in ("learned_lr", "learned_momentum"):
             if getattr(self, name) is not None:
@@ -222,29 +214,27 @@ class Distilled:
     def as_dataset(self, labels: LabelReading = "stored") -> TensorDataset:
         """Return (image, label row) pairs for an ordinary data loader.
 
-        Scores are for the loss that the evaluation names. Another loss wants probabilities, and what that costs
-        depends on the set: ``ddsdk evaluate SET --data DATA --labels stored,probabilities,hard`` measures it.
+        Scores are for the loss that the evaluation names. Another loss wants probabilities, whose cost depends on the
+        set: ``ddsdk evaluate SET --data DATA --labels stored,probabilities,hard`` measures it.
 
         Args:
-            labels: ``"stored"``: rows as they are. ``"probabilities"``: the nearest distribution of each row, see
-                `ddsdk.synthetic.nearest_distributions`; rows of the space ``"probabilities"`` stay as they are.
-                ``"hard"``: one-hot rows of the largest class.
+            labels: ``"stored"``: rows as they are. ``"probabilities"``: the nearest distribution of each row of scores,
+                see `ddsdk.synthetic.nearest_distributions`. ``"hard"``: one-hot rows of the largest class.
         """
         same = labels == "probabilities" == self.label_space
         return TensorDataset(self.images, self.labels if same else read_labels(self.labels, labels))
 
     def save(self, folder: str | os.PathLike[str]) -> str:
-        """Write the set into `folder`, new or holding an older set; see `ddsdk.artefact.folder.write_artifact`.
+        """Write the set into `folder`, new or holding an older set, and return the content id.
 
-        Returns:
-            The content id.
+        At every moment, also after a crash, the folder opens as the old set or as the new one.
 
         Raises:
             FolderBusyError: If another process is writing there.
             StorageError: If a write fails; the folder then still opens as what it was.
         """
         card = card_markdown(self.manifest)
-        return write_artifact(folder, self.manifest, self._arrays(), card=card, sheet=sheet_png(self))
+        return write_artifact(folder, self.manifest, self.arrays(), card=card, sheet=sheet_png(self))
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Distilled:
@@ -257,22 +247,18 @@ class Distilled:
 
     def to_bytes(self) -> bytes:
         """Return the set as one string of bytes, without card and contact sheet."""
-        return pack_artifact(self.manifest, self._arrays())
+        return pack_artifact(self.manifest, self.arrays())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Distilled:
-        """Return the set in what `to_bytes` gave, after every check of a saved set.
-
-        Raises:
-            ArtifactError: If it is no sound set; its ``reason`` is a short code.
-        """
+        """Return the set in what `to_bytes` gave, after every check of `load`."""
         return cls._of(*unpack_artifact(data))
 
     @classmethod
     def _of(cls, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> Distilled:
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         try:
-            found = cls(
+            return cls(
                 tensors["images"],
                 tensors["labels"],
                 class_names=manifest.class_names,
@@ -288,20 +274,20 @@ class Distilled:
             )
         except (ValueError, TypeError, OverflowError) as error:
             raise ArtifactError("preprocess", f"the set cannot be rebuilt: {clean(str(error))}") from None
-        return found
 
     def concat(self, *others: Distilled) -> Distilled:
         """Return the union of this set and `others`, with this set's evaluation.
 
-        The guarantee of a union is not that of its parts, so it has none. A learned
-        learning rate or momentum stays if all sets agree on it, and if it is one for all steps: a union takes others.
+        The guarantee of a union is not that of its parts, so it has none. A learned learning rate or momentum stays if
+        all sets agree on it, and if it is one for all steps.
 
         Raises:
             ValueError: If shapes, class names, value space or label space differ, or a set has edges.
         """
         if not others:
             return self
-        edged = [s for s in (self, *others) if s.edge_index is not None]
+        sets = (self, *others)
+        edged = [s for s in sets if s.edge_index is not None]
         require(not edged, "sets", "have no edges to be joined", f"{len(edged)} that have")
         for other in others:
             for name in ("class_names", "label_space", "preprocess"):
@@ -309,7 +295,6 @@ class Distilled:
                 require(mine == theirs, name, "be the same in all sets", theirs)
             mine, theirs = tuple(self.images.shape[1:]), tuple(other.images.shape[1:])
             require(mine == theirs, "images", f"have shape (M, {mine})", theirs)
-        sets = (self, *others)
         slots = [s.classes for s in sets if s.classes is not None]
         return Distilled(
             torch.cat([s.images for s in sets]),
@@ -324,6 +309,11 @@ class Distilled:
             stored_floats=sum(s.stored_floats for s in sets),
             provenance={"recipe": "concat", "parents": [s.content_id for s in sets]},
         )
+
+
+def _refuse(fault: str | None) -> None:
+    if fault:
+        raise ValueError(fault)
 
 
 def _numbers(tensor: Tensor | None) -> float | tuple[float, ...] | None:

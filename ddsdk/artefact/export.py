@@ -32,6 +32,8 @@ from ddsdk.foundation import (
 if TYPE_CHECKING:
     from ddsdk.artefact.distilled import Distilled
 
+_NOT_IN_NPZ = ("classes", "edge_index", "edge_weight")
+
 
 def _pictures(distilled: Distilled) -> list[bytes]:
     channels = distilled.images.shape[1]
@@ -52,7 +54,6 @@ def to_parquet(distilled: Distilled, path: str | os.PathLike[str]) -> None:
     Raises:
         MissingExtraError: If pyarrow is not installed.
         StorageError: If the file cannot be written; an older one stands.
-        ValueError: If the images have neither 1 nor 3 channels.
     """
     try:
         import pyarrow as pa
@@ -66,20 +67,16 @@ def to_parquet(distilled: Distilled, path: str | os.PathLike[str]) -> None:
         pa.array(distilled.owner.cpu().numpy(), pa.int64()),
         pa.array(list(labels), pa.list_(pa.float32())),
     ]
-    table = pa.table(columns, names=["image", "label", "soft_label"])
-    table = table.replace_schema_metadata({"huggingface": _features(distilled), "ddsdk": _metadata(distilled)})
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    write_atomic(path, buffer.getvalue())
-
-
-def _features(distilled: Distilled) -> str:
     features = {
         "image": {"_type": "Image"},
         "label": {"names": unique_names(distilled.class_names), "_type": "ClassLabel"},
         "soft_label": {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"},
     }
-    return json.dumps({"info": {"features": features}})
+    about = {"huggingface": json.dumps({"info": {"features": features}}), "ddsdk": _metadata(distilled)}
+    table = pa.table(columns, names=["image", "label", "soft_label"]).replace_schema_metadata(about)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    write_atomic(path, buffer.getvalue())
 
 
 def _metadata(distilled: Distilled) -> str:
@@ -98,16 +95,14 @@ def to_image_folder(distilled: Distilled, folder: str | os.PathLike[str]) -> Non
 
     Raises:
         StorageError: If the folder holds something or cannot be written. Nothing is left behind.
-        ValueError: If the images have neither 1 nor 3 channels.
     """
-    owner = distilled.owner.tolist()
     digits = len(str(distilled.num_classes - 1))
     pictures = _pictures(distilled)
     with staged_folder(folder) as staged:
         places = [staged / f"{c:0{digits}d}_{file_stem(n)}" for c, n in enumerate(distilled.class_names)]
         for place in places:
             place.mkdir()
-        for i, (c, picture) in enumerate(zip(owner, pictures, strict=True)):
+        for i, (c, picture) in enumerate(zip(distilled.owner.tolist(), pictures, strict=True)):
             write_atomic(places[c] / f"{i:06d}.png", picture)
 
 
@@ -126,16 +121,10 @@ def to_npz(distilled: Distilled, path: str | os.PathLike[str]) -> None:
         StorageError: If the file cannot be written; an older one stands.
     """
     arrays: dict[str, NDArray[Any]] = {
-        "images": distilled.images.cpu().numpy(),
-        "labels": distilled.labels.cpu().numpy(),
+        **{name: array for name, array in distilled.arrays().items() if name not in _NOT_IN_NPZ},
         "owner": distilled.owner.cpu().numpy(),
         "metadata": np.array(_metadata(distilled)),
     }
-    for name in ("learned_lr", "learned_momentum"):
-        if getattr(distilled, name) is not None:
-            arrays[name] = np.array(getattr(distilled, name), dtype=np.float32)
-    for name, tensor in distilled.preprocess.to_state()[1].items():
-        arrays[name] = tensor.cpu().numpy()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, array in sorted(arrays.items()):
@@ -152,11 +141,8 @@ def ranking_arguments(distilled: Distilled) -> dict[str, Any]:
     learned rate. Class labels are left out: the package fails on those that it is given, and assumes this order.
 
     Args:
-        distilled: The set, normalised as that package normalises its data.
-
-    Raises:
-        ValueError: If the set is whitened, whose ZCA is not the package's; if a rate belongs to each step; or if
-            classes of hard labels have different numbers of images.
+        distilled: The set, normalised as that package normalises its data, with one rate at most, and with as many
+            images of each class where labels are hard. (The whitening of that package is another.)
     """
     space = distilled.manifest.space
     require(space == "normalised", "space", "be 'normalised'", space)

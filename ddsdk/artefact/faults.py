@@ -1,4 +1,4 @@
-"""What is wrong with the numbers of a distilled set, beyond their shapes: asked before writing and after reading."""
+"""Faults in the numbers of a distilled set, beyond their shapes: looked for before writing and after reading."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def label_fault(labels: NDArray[Any], label_space: str) -> str | None:
-    """Return what is wrong with labels (M, K), naming the first bad row, or None.
+    """Return the fault of labels (M, K) with the first bad row, or None.
 
     In the space ``"probabilities"`` every entry is non-negative and every row sums to 1 within 1e-4; in ``"scores"``
     every entry is finite.
@@ -32,10 +32,7 @@ def label_fault(labels: NDArray[Any], label_space: str) -> str | None:
 
 
 def pace_fault(rates: NDArray[Any] | None, momenta: NDArray[Any] | None) -> str | None:
-    """Return what is wrong with learned rates and momenta, one or one for each step, or None.
-
-    Rates are positive and finite; momenta lie in 0 <= value < 1.
-    """
+    """Return the fault of learned rates and momenta, one or one for each step, or None."""
     for name, values, rule in (
         ("learned_lr", rates, "be positive and finite"),
         ("learned_momentum", momenta, "lie in 0 <= value < 1"),
@@ -50,13 +47,7 @@ def pace_fault(rates: NDArray[Any] | None, momenta: NDArray[Any] | None) -> str 
 
 
 def edge_fault(index: NDArray[Any] | None, weight: NDArray[Any] | None, rows: int) -> str | None:
-    """Return what is wrong with the edges of a set whose images have so many rows together, or None.
-
-    Args:
-        index: From and to, (2, E); None where the set has no edges.
-        weight: Of each edge, (E,), finite.
-        rows: M H.
-    """
+    """Return the fault of edges (2, E) and weights (E,) of a set whose images have M H rows together, or None."""
     if index is None or weight is None:
         return None if index is weight else "edge_index and edge_weight must come together, got one of them"
     if index.ndim != 2 or len(index) != 2 or index.shape[1:] != weight.shape or not weight.size:

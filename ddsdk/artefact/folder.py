@@ -36,23 +36,14 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I64": np.dtype(
 
 
 class Artifact(NamedTuple):
-    """A checked set.
-
-    Attributes:
-        manifest: What the tensors mean and where they come from.
-        tensors: Writable arrays by name.
-    """
+    """A checked set: its manifest, and writable arrays by name."""
 
     manifest: Manifest
     tensors: dict[str, NDArray[Any]]
 
 
 def read_manifest_summary(folder: str | os.PathLike[str]) -> Manifest:
-    """Read and check `manifest.json` alone: quick, but says nothing about the tensors on the disk.
-
-    Raises:
-        ArtifactError: ``"missing"``, ``"type"``, ``"size"``, or a reason of `decode_manifest`.
-    """
+    """Read and check `manifest.json` alone: quick, but says nothing about the tensors on the disk."""
     with _open_regular(Path(folder) / _MANIFEST) as (handle, size):
         if size > _MANIFEST_CAP:
             raise ArtifactError("size", f"manifest.json has {size} bytes, cap is {_MANIFEST_CAP}")
@@ -67,14 +58,13 @@ def read_artifact(folder: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES)
     is read.
 
     Args:
-        folder: The folder of the set.
-        max_bytes: Largest tensor file to accept.
+        folder: Folder of the set.
+        max_bytes: Size of the largest tensor file that is accepted.
 
     Raises:
         ArtifactError: With a ``reason``: ``"missing"``, ``"type"``, ``"size"``, ``"manifest"``, ``"format"``,
             ``"schema"``, ``"text"``, ``"seal"``, ``"truncated"``, ``"header"``, ``"dtype"``, ``"mixed"``,
-            ``"hash"``, ``"finite"``, ``"range"``, ``"labels"``, ``"rate"``,
-            ``"edges"`` or ``"classes"``.
+            ``"hash"``, ``"finite"``, ``"range"``, ``"labels"``, ``"rate"``, ``"edges"`` or ``"classes"``.
     """
     manifest = read_manifest_summary(folder)
     for _ in range(_ATTEMPTS):
@@ -169,15 +159,15 @@ def _check_tensors(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> N
     images = tensors["images"]
     if (float(images.min()), float(images.max())) != manifest.value_range:
         raise ArtifactError("range", f"images do not span the stated range {manifest.value_range}")
-    fault = label_fault(tensors["labels"], manifest.label_space)
-    if fault:
-        raise ArtifactError("labels", fault)
-    fault = pace_fault(tensors.get("learned_lr"), tensors.get("learned_momentum"))
-    if fault:
-        raise ArtifactError("rate", fault)
-    fault = edge_fault(tensors.get("edge_index"), tensors.get("edge_weight"), len(images) * images.shape[2])
-    if fault:
-        raise ArtifactError("edges", fault)
+    rows = len(images) * images.shape[2]
+    faults = {
+        "labels": label_fault(tensors["labels"], manifest.label_space),
+        "rate": pace_fault(tensors.get("learned_lr"), tensors.get("learned_momentum")),
+        "edges": edge_fault(tensors.get("edge_index"), tensors.get("edge_weight"), rows),
+    }
+    for reason, fault in faults.items():
+        if fault:
+            raise ArtifactError(reason, fault)
     classes = tensors.get("classes")
     if classes is not None and not ((classes >= 0) & (classes < len(manifest.class_names))).all():
         raise ArtifactError("classes", f"classes must lie in 0..{len(manifest.class_names) - 1}")
@@ -191,10 +181,10 @@ def write_artifact(
     At every moment, also after a crash, the folder opens as the old set or as the new one.
 
     Args:
-        folder: Made if it does not exist.
-        manifest: From `build_manifest`, for these tensors.
+        folder: Folder, made if it does not exist.
+        manifest: Result of `build_manifest` for these tensors.
         tensors: Arrays by name.
-        card: Content of `README.md`; it must contain `CARD_MARK`.
+        card: Content of `README.md`, with `CARD_MARK`.
         sheet: Content of `sheet.png`.
 
     Returns:
@@ -247,24 +237,13 @@ def pack_artifact(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> by
     """Return a set as one string of bytes: the length of the manifest, the manifest, and the tensor file.
 
     The length takes 8 bytes, little-endian. Equal sets with equal provenance give equal bytes.
-
-    Raises:
-        ArtifactError: If what would be written could not be opened.
     """
     blob, head = _serialise(manifest, tensors), encode_manifest(manifest)
     return len(head).to_bytes(8, "little") + head + blob
 
 
 def unpack_artifact(data: bytes, *, max_bytes: int = MAX_BYTES) -> Artifact:
-    """Return the set in what `pack_artifact` gave, after the checks of `read_artifact`.
-
-    Args:
-        data: The bytes.
-        max_bytes: Largest tensor file to accept.
-
-    Raises:
-        ArtifactError: As `read_artifact`.
-    """
+    """Return the set in what `pack_artifact` gave, after the checks of `read_artifact`."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or not 0 < length <= min(_MANIFEST_CAP, len(data) - 8):
         raise ArtifactError("size", f"a packed set must tell the length of its manifest, got {len(data)} bytes")
@@ -277,11 +256,7 @@ def unpack_artifact(data: bytes, *, max_bytes: int = MAX_BYTES) -> Artifact:
 
 
 def current_manifest(folder: Path) -> Manifest | None:
-    """Return the manifest in `folder`, or None where there is none that can be read.
-
-    Raises:
-        ArtifactError: If it is of a later format, or no regular file.
-    """
+    """Return the manifest in `folder`, or None where there is none that can be read."""
     try:
         return read_manifest_summary(folder)
     except ArtifactError as error:

@@ -19,7 +19,7 @@ _MAX_RANK, _MAX_DIM, _MAX_TENSORS = 4, 1 << 31, 16
 
 
 class TensorSpec(NamedTuple):
-    """Where one tensor lies.
+    """Place of one tensor.
 
     Attributes:
         dtype: A key of `DTYPES`.
@@ -46,10 +46,7 @@ def build_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: M
 
     Args:
         tensors: (dtype, shape) by name.
-        metadata: At most one entry, so that no reader or writer can order it differently.
-
-    Raises:
-        ValueError: If there is more than one metadata entry.
+        metadata: Map of at most one entry, so that no reader or writer can order it differently.
     """
     if len(metadata) > 1:
         raise ValueError(f"metadata must have at most one key, got {sorted(metadata)!r}")

@@ -1,4 +1,4 @@
-"""What `manifest.json` says about a distilled set, and the two hashes that hold it together.
+"""The manifest of a distilled set, `manifest.json`, and the two hashes that hold it together.
 
 The *id* names the set: SHA-256 over names, dtypes, shapes and bytes of the tensors and over everything that
 changes what they mean or how they must be used. Provenance is left out, so that two runs that computed the
@@ -49,7 +49,7 @@ class TensorEntry(_Record, frozen=True, kw_only=True):
     Attributes:
         dtype: ``"F32"`` or ``"I64"``.
         shape: Lengths of the axes.
-        sha256: Of the raw little-endian bytes in C order, in hex.
+        sha256: Hash of the raw little-endian bytes in C order, in hex.
     """
 
     dtype: Literal["F32", "I64"]
@@ -58,7 +58,7 @@ class TensorEntry(_Record, frozen=True, kw_only=True):
 
 
 class Storage(_Record, frozen=True, kw_only=True):
-    """What the set costs, counted as the papers count it and as the disk does.
+    """Storage of the set, counted as the papers count it and as the disk does.
 
     Attributes:
         image_floats: Floats from which the images are made; fewer than pixels where codes are stored.
@@ -88,16 +88,16 @@ class Manifest(_Record, frozen=True, kw_only=True):
         kind: Tells this manifest from those of other programs.
         id: Content id, 64 hex digits.
         seal: SHA-256 of the canonical manifest without this entry, 64 hex digits.
-        tensors: What the tensor file holds, by name.
+        tensors: Tensors of the tensor file, by name.
         value_range: Least and greatest value of the images, in the value space.
-        preprocess: How unit-range images become the values; ``"space"`` names the value space.
-        label_space: How the labels are to be read.
-        class_names: K printable names.
-        evaluation: How to train on the set.
-        storage: What the set costs.
+        preprocess: State of the preprocessing; ``"space"`` names the value space.
+        label_space: Meaning of the labels.
+        class_names: Printable names of the K classes.
+        evaluation: Protocol of training on the set.
+        storage: Storage of the set.
         provenance: Recipe and parameters, data fingerprint, seeds, versions, device, threads, seconds.
         privacy: The statement of the certificate, or `ddsdk.artefact.certificate.NO_PRIVACY`.
-        certificate: Of a private release; absent for all others.
+        certificate: Certificate of a private release; absent for all others.
     """
 
     format: int
@@ -150,21 +150,15 @@ def build_manifest(
         class_names: K names.
         preprocess: State of the preprocessing, with its ``"space"``.
         label_space: ``"probabilities"`` or ``"scores"``.
-        evaluation: How to train on the set, JSON values.
+        evaluation: Protocol of training on the set, JSON values.
         image_floats: Floats from which the images are made.
-        provenance: Where the set comes from, JSON values.
-        certificate: Of a private release.
-
-    Raises:
-        ArtifactError: If the result would be refused on reading.
-        TypeError: If a mapping holds something that JSON does not know.
+        provenance: Provenance of the set, JSON values.
+        certificate: Certificate of a private release.
     """
     entries = {name: _entry(array) for name, array in sorted(tensors.items())}
-    images = tensors["images"]
+    images, ranks = tensors["images"], {name: array.ndim for name, array in tensors.items()}
     body: dict[str, Any] = {
-        "format": _format(
-            label_space, {name: array.ndim for name, array in tensors.items()}, certified=certificate is not None
-        ),
+        "format": _format(label_space, ranks, certified=certificate is not None),
         "kind": "ddsdk.distilled",
         "tensors": entries,
         "value_range": [float(images.min()), float(images.max())],
@@ -174,17 +168,14 @@ def build_manifest(
         "evaluation": clean_json(dict(evaluation)),
         "storage": _storage(tensors, image_floats),
         "provenance": clean_json(dict(provenance)),
-        **_guarantee(certificate),
+        "privacy": NO_PRIVACY,
     }
+    if certificate is not None:
+        stated = clean_json(msgspec.to_builtins(certificate))
+        body |= {"privacy": certificate.statement, "certificate": stated}
     body["id"] = _content_id(body)
     body["seal"] = _seal(body)
     return decode_manifest(canonical_json(body))
-
-
-def _guarantee(certificate: Certificate | None) -> dict[str, Any]:
-    if certificate is None:
-        return {"privacy": NO_PRIVACY}
-    return {"privacy": certificate.statement, "certificate": clean_json(msgspec.to_builtins(certificate))}
 
 
 def _format(label_space: str, ranks: Mapping[str, int], *, certified: bool) -> int:

@@ -1,16 +1,13 @@
-"""One self-contained HTML page about distilled sets and what training on them gave."""
+"""One self-contained HTML page about distilled sets and their scores."""
 
 from __future__ import annotations
 
 import base64
 import statistics
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any, NotRequired, TypedDict
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-
-from ddsdk.artefact.card import fact_rows, flatten
+from ddsdk.artefact.card import fact_rows, flatten, page_template
 from ddsdk.artefact.distilled import Distilled
 from ddsdk.artefact.sheet import sheet_png
 from ddsdk.foundation import clean, require
@@ -20,15 +17,15 @@ class Result(TypedDict):
     """One evaluation, in plain values.
 
     Attributes:
-        name: What was trained on: the title of a set, or a baseline such as ``"random real images"``.
+        name: Title of a set, or name of a baseline such as ``"random real images"``.
         protocol: Name of the evaluation protocol.
         network: Network with its options.
         accuracies: Test accuracy of each repeat, in 0..1.
         images: Training images.
         stored_floats: Floats stored for them.
         seconds: Wall-clock time of all repeats.
-        labels: What kind of labels was trained on, see `ddsdk.Score`; may be left out.
-        loss: With which loss; may be left out.
+        labels: Kind of the labels, see `ddsdk.Score`; may be left out.
+        loss: Loss of the training; may be left out.
     """
 
     name: str
@@ -47,14 +44,13 @@ def html_report(
 ) -> str:
     """Return one HTML page that needs no other file and runs no script.
 
-    Each set gets its contact sheet, its facts, how to train on it, where it comes from, and a table of
-    results. A result whose name is the title of a set belongs to that set; every other one is a baseline and
-    stands beside each of them.
+    Each set gets its contact sheet, facts, protocol, provenance, and a table of results. A result whose name is the
+    title of a set belongs to that set; every other one is a baseline and stands beside each of them.
 
     Args:
-        sets: (title, set) pairs with different titles.
-        results: Of sets and baselines.
-        title: Of the page.
+        sets: Pairs (title, set) with different titles.
+        results: Results of sets and baselines.
+        title: Title of the page.
 
     Raises:
         ValueError: If two titles are the same, or a result holds no accuracy or one outside 0..1.
@@ -71,15 +67,6 @@ def html_report(
     return page_template("report.html").render(
         title=clean(title), sections=sections, overview=everything if len(sets) != 1 else []
     )
-
-
-@cache
-def page_template(name: str) -> Template:
-    """Return one of the HTML templates of this room; what is put into it is escaped."""
-    environment = Environment(
-        loader=PackageLoader("ddsdk.artefact"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template(name)
 
 
 def _row(result: Result, *, own: bool) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Column(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judging:
-    """How much a judgement may cost: what is changed becomes part of a protocol's name.
+    """Cost of a judgement: a protocol that it changes has a name that says so.
 
     Attributes:
         networks: Fresh networks for each set.

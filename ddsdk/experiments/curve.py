@@ -109,7 +109,7 @@ def read_curves(path: Path) -> tuple[RecipeCurve, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class CurveTask(Checked):
-    """What all methods of one plot share.
+    """Settings of all methods of one plot.
 
     Attributes:
         train: Training data on a CPU, whose seconds are counted. A part is held out for judging and not distilled.
@@ -187,7 +187,7 @@ class CurveProgress(NamedTuple):
 
     Attributes:
         point: New point.
-        curve: All points; only the last progress has it.
+        curve: Curve of all points; only the last progress has it.
         kept: Whether the curve was read from a file and not measured.
     """
 
@@ -206,7 +206,7 @@ def measuring(folder: Path, name: str, method: Recipe, task: CurveTask) -> Itera
         folder: Folder of the store of curves, and of a folder for each curve with its sets and scores.
         name: Name of the method.
         method: A recipe or baseline.
-        task: What all curves of a plot share.
+        task: Settings of the plot.
 
     Yields:
         Each point once it is judged. The last progress has the curve.

@@ -214,7 +214,7 @@ class RayTasks:
 
 
 def _ask_for_a_token(*, imported: bool) -> None:
-    """Whoever can reach an open cluster can run code on it, and Ray reads when it is imported whether one is open."""
+    """Ask Ray for a token: an open cluster runs anyone's code, and Ray decides at its import whether one is open."""
     if imported and "RAY_AUTH_MODE" not in os.environ:
         raise ValueError(
             "RayTasks starts a cluster behind a token, and ray was imported before without RAY_AUTH_MODE=token: "

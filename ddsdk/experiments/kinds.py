@@ -27,7 +27,7 @@ from ddsdk.training import Evaluation, Pace
 
 @dataclass(frozen=True)
 class Place:
-    """What units do not carry with them.
+    """Data folder and device of a worker, which units do not carry with them.
 
     Attributes:
         root: Folder of named data sets.
@@ -65,7 +65,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What the units of one table share.
+    """Settings of the units of one table.
 
     Attributes:
         data: Options of `ddsdk.load_pair` that say which data, and ``"data"``, its name or path.

@@ -86,7 +86,7 @@ class TableRow:
         data: Name of the data.
         ipc: Images per class that the method was asked for.
         method: Name of the method.
-        parameters: Its settings.
+        parameters: Settings of the method.
         student: Network of its students, with options.
         sets: Content ids of the sets.
         images: Images of a set.
@@ -147,7 +147,7 @@ class Wave(NamedTuple):
     Attributes:
         name: Kind of the work: networks, sets or judging.
         done: Finished units of it.
-        total: All units of it.
+        total: Number of its units.
         last: Unit that has just been finished; None at the start of a wave.
     """
 
@@ -164,7 +164,7 @@ class TableRun:
     Args:
         table: A key of `COLUMNS`.
         entries: Methods with their settings, ipc among them.
-        task: What the units share.
+        task: Settings of the units.
         train: Training data.
         store: Folder of the units, the lengths that a budget buys among them.
         place: Data folder and device of this process.
