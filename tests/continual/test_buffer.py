@@ -32,8 +32,7 @@ from ddsdk_integrations.continual import (
     sample_bytes,
 )
 from ddsdk_integrations.continual.plugins import SoftCollate
-from ddsdk_integrations.continual.queue import Queue
-from ddsdk_integrations.continual.stream import Arrivals, arrivals, value_space
+from ddsdk_integrations.continual.stream import Arrivals, Queue, arrivals, value_space
 
 SAMPLE = sample_bytes(SHAPE)
 MLP = {"network": "mlp"}

@@ -137,6 +137,7 @@ def run_script(path, kill):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_killed_process_costs_nothing_that_was_saved(tmp_path):
     whole = run_script(tmp_path / "whole", kill=False)
     assert whole.returncode == 0, whole.stderr

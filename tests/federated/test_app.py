@@ -54,6 +54,7 @@ def test_the_app_learns_and_both_ends_agree(here):
     assert server == clients
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(590)
 def test_the_simulation_gives_the_same_numbers(here, tmp_path, monkeypatch):
     pytest.importorskip("ray")
@@ -66,6 +67,7 @@ def test_the_simulation_gives_the_same_numbers(here, tmp_path, monkeypatch):
     assert LINE.findall(done.stdout) == here
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(590)
 def test_real_processes_with_tls_and_signed_nodes_give_the_same_numbers(here, tmp_path):
     done = subprocess.run(

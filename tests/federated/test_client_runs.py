@@ -286,7 +286,7 @@ def test_a_path_of_weights_is_distilled_by_the_one_owner_of_runs(method, rounds)
 
 
 def test_a_clients_set_records_the_network_that_matched():
-    from ddsdk_integrations.federated.near import NearStudents
+    from ddsdk_integrations.federated.client import NearStudents
 
     data = LocalData.of(TASK, TRAIN.images, TRAIN.labels)
     made = dd.distill(RECIPE, data.real, make_student=NearStudents(data=data))

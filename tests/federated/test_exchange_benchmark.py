@@ -25,6 +25,7 @@ QUICK = {
 }
 
 
+@pytest.mark.slow
 def test_every_method_runs(tmp_path, monkeypatch):
     for name, method in METHODS.items():
         quick = dataclasses.replace(method, rounds=min(method.rounds, 2), **QUICK.get(name, {}))

@@ -91,6 +91,7 @@ def serve_until_killed(moment, folder):
     run(strategy(remember=2, folder=folder), apps, rounds=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["serving", "saving"])
 def test_a_server_that_was_killed_goes_on_with_the_same_bits(moment, tmp_path):
     code = f"import test_faults; test_faults.serve_until_killed({moment!r}, {str(tmp_path)!r})"

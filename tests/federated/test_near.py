@@ -16,8 +16,8 @@ from ddsdk.foundation import derive
 from ddsdk.objectives import mean_embedding
 from ddsdk.training.flat import weight_vector
 from ddsdk_integrations.federated import Contract, Encoding, LocalData, LocalTraining, inspect_replies
+from ddsdk_integrations.federated.client import NearStudents
 from ddsdk_integrations.federated.knowledge import dynamic_loss
-from ddsdk_integrations.federated.near import NearStudents
 from ddsdk_integrations.federated.updates import encoded_update, recovered_update
 
 

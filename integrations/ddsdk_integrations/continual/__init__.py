@@ -23,14 +23,11 @@ from ddsdk_integrations.continual.configurations import (  # noqa: E402
     stable_sets,
     stream_summary,
 )
-from ddsdk_integrations.continual.distiller import Distiller  # noqa: E402
+from ddsdk_integrations.continual.distiller import Distiller, RelationMatch  # noqa: E402
 from ddsdk_integrations.continual.memory import Memory, Part, sample_bytes  # noqa: E402
-from ddsdk_integrations.continual.metrics import MemoryMetric, memory_metrics  # noqa: E402
-from ddsdk_integrations.continual.plugins import SoftLabels, TrainOnMemory  # noqa: E402
-from ddsdk_integrations.continual.queue import Streaming  # noqa: E402
-from ddsdk_integrations.continual.relation import RelationMatch  # noqa: E402
+from ddsdk_integrations.continual.plugins import MemoryMetric, SoftLabels, TrainOnMemory, memory_metrics  # noqa: E402
 from ddsdk_integrations.continual.resume import resume_run, save_run  # noqa: E402
-from ddsdk_integrations.continual.stream import Replay  # noqa: E402
+from ddsdk_integrations.continual.stream import Replay, Streaming  # noqa: E402
 
 __all__ = [
     "LABEL_BYTES",

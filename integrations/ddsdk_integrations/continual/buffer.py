@@ -1,4 +1,4 @@
-"""`DistilledBuffer`: an Avalanche storage policy that distils what came, and lets the real data go."""
+"""`DistilledBuffer`: an Avalanche storage policy that distils each experience, and lets the real data go."""
 
 from __future__ import annotations
 
@@ -15,8 +15,17 @@ from ddsdk.foundation import ResumeError, require, require_count
 from ddsdk_integrations.continual.distiller import Distiller, Made
 from ddsdk_integrations.continual.memory import Key, Memory, Part, sample_bytes
 from ddsdk_integrations.continual.moment import Moment, moments, remembered, start_of
-from ddsdk_integrations.continual.queue import Queue, Streaming
-from ddsdk_integrations.continual.stream import Arrivals, Items, Replay, Schema, arrivals, as_avalanche, value_space
+from ddsdk_integrations.continual.stream import (
+    Arrivals,
+    Items,
+    Queue,
+    Replay,
+    Schema,
+    Streaming,
+    arrivals,
+    as_avalanche,
+    value_space,
+)
 
 
 class _Group(ExemplarsBuffer):
@@ -30,20 +39,20 @@ class _Group(ExemplarsBuffer):
 class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
     """Replay memory of distilled images: a drop-in for ``ReplayPlugin(storage_policy=...)``.
 
-    At the end of each experience, or while a stream runs, it distils what came to as many images as its bytes hold, and
+    At the end of each experience, or while a stream runs, it distils the new images to as many as its bytes hold, and
     keeps nothing of the real data. It has one group for each class, as class-balanced buffers of Avalanche.
 
     Args:
-        max_size: Real images whose bytes the memory may take: a byte for each channel of a pixel, and two for
+        max_size: Number of real images whose bytes the memory may take: a byte for each channel of a pixel, and two for
             the class. It must be the plugin's ``mem_size``. It is no number of items: small tiles or low-rank
             factors give more images for the same bytes, soft labels fewer.
         recipe: Recipe of ddsdk, whose ipc follows from the bytes, or a `Distiller` with the students and the seconds of
             each distillation.
         budget_bytes: Bytes, in place of those of `max_size` real images.
-        classes: Classes that there will be in the end, over all tasks that number them anew. None divides by those
-            that came so far, so that older ones shrink as new ones come.
-        visits: Experiences in which each class will have come in the end. None divides the bytes of a class by those so
-            far. Of no use with `merge`.
+        classes: Final number of classes, over all tasks that number them anew. None divides by those that came so far,
+            so that older ones shrink as new ones come.
+        visits: Final number of experiences with each class. None divides the bytes of a class by those so far. It has
+            no effect with `merge`.
         codec: Codec of the images, such as `LowRank`; None for bytes. Recipes that store tiles or components keep
             theirs.
         merge: Whether the new images of a class that comes again are distilled together with those remembered, weighted
@@ -59,8 +68,8 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
         seed: Root of every random number.
 
     Raises:
-        ValueError: If a number is out of range; while it runs, if a share of the bytes holds no image, or if
-            values of the stream leave the unit range.
+        ValueError: While it runs, if a share of the bytes holds no image, or if values of the stream leave the unit
+            range.
 
     Attributes:
         calls: Number of distillations so far.
@@ -94,16 +103,10 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
         self.seconds = 0.0
         self.codec: Codec = Uint8() if codec is None or self.distiller.stores_no_images else codec
         self.replay = replay or Replay()
-        self._budget_bytes = budget_bytes
-        self._classes = classes
-        self._visits = visits
-        self._merge = merge
-        self._streaming = streaming
-        self._seed = seed
+        self._budget_bytes, self._classes, self._visits = budget_bytes, classes, visits
+        self._merge, self._streaming, self._seed = merge, streaming, seed
+        self._preprocess, self._pictures, self._mirror_safe = preprocess, pictures, mirror_safe
         self._queue = self._no_queue()
-        self._preprocess = preprocess
-        self._pictures = pictures
-        self._mirror_safe = mirror_safe
         self._memory: Memory | None = None
         self._schema: Schema | None = None
         self._shape: tuple[int, int, int] | None = None
@@ -112,7 +115,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """What is remembered, one part for each class and visit."""
+        """Remembered images, one part for each class and visit."""
         return () if self._memory is None else tuple(self._memory.parts)
 
     @property
@@ -131,7 +134,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
         return self._whole
 
     def newest(self) -> AvalancheDataset[Any]:
-        """Return what the last distillation left, as `buffer`."""
+        """Return the images of the last distillation, in the form of `buffer`."""
         last = max((part.visit for part in self.parts), default=0)
         return self._dataset([part for part in self.parts if part.visit == last], self.replay)
 
@@ -161,7 +164,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
             self.flush()
 
     def flush(self) -> None:
-        """Distil what waits, such as at the end of a stream. Where that fails, it waits on."""
+        """Distil the waiting images, such as at the end of a stream; after a failure they wait on."""
         before = self._queue.to_state()
         waiting = self._queue.empty()
         try:
@@ -180,7 +183,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
         self.max_size = new_size
 
     def to_state(self) -> dict[str, Any]:
-        """Return everything that the next update depends on, as tensors and plain values."""
+        """Return the state of which the next update depends, as tensors and plain values."""
         return {
             "settings": self._settings(),
             "max_size": self.max_size,
@@ -195,16 +198,16 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from where `to_state` was taken, bit for bit.
+        """Take the state that `to_state` gave; a run then goes on bit for bit.
 
         Raises:
-            ResumeError: If it was taken from a buffer with other settings; the message names them.
+            ResumeError: If it is of a buffer with other settings; the message names them.
         """
         mine, theirs = self._settings(), state["settings"]
         other = [name for name in mine if mine[name] != theirs.get(name)]
         if other:
-            told = ", ".join(f"{name} was {theirs.get(name)!r} and is {mine[name]!r}" for name in other)
-            raise ResumeError(f"the buffer was made with other settings: {told}")
+            changes = ", ".join(f"{name} was {theirs.get(name)!r} and is {mine[name]!r}" for name in other)
+            raise ResumeError(f"the buffer was made with other settings: {changes}")
         shape, max_size = state["shape"], state["max_size"]
         queue, memory = self._no_queue(), None
         queue.load(state["queue"])
@@ -221,19 +224,11 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
 
     def _settings(self) -> dict[str, str]:
         names = (
-            "distiller",
-            "replay",
-            "_budget_bytes",
-            "_classes",
-            "_visits",
-            "_merge",
-            "_streaming",
-            "_pictures",
-            "_mirror_safe",
-            "_seed",
+            *("distiller", "replay", "_budget_bytes", "_classes", "_visits", "_merge"),
+            *("_streaming", "_pictures", "_mirror_safe", "_seed"),
         )
-        told = {name.lstrip("_"): repr(getattr(self, name)) for name in names}
-        return {**told, "codec": repr(codec_state(self.codec))}
+        settings = {name.lstrip("_"): repr(getattr(self, name)) for name in names}
+        return {**settings, "codec": repr(codec_state(self.codec))}
 
     def _no_queue(self) -> Queue:
         return Queue(1 if self._streaming is None else self._streaming.room, self._seed)
@@ -243,7 +238,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
         return Memory(budget, self._classes, None if self._merge else self._visits)
 
     def _remember(self, came: Arrivals) -> None:
-        """Distil what came, task by task, and show it whole, or not at all."""
+        """Distil new images, task by task; the memory changes as a whole, or not at all."""
         now = moments(came)
         keys = [key for moment in now for key in moment.keys]
         width = self.replay.soft
@@ -304,7 +299,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
         return parts
 
     def _show(self) -> None:
-        """Make the data sets that Avalanche reads anew from what is remembered."""
+        """Make the data sets that Avalanche reads anew from the memory."""
         labels = list(dict.fromkeys(part.key[1] for part in self.parts))
         each = dataclasses.replace(self.replay, fill=-(-self.replay.fill // max(1, len(labels))))
         self.buffer_groups = {label: self._group(label, each) for label in labels}

@@ -1,11 +1,11 @@
-"""Sets whose images are made of others: of components that a class shares, or of the real images themselves."""
+"""Sets whose images are combinations: of components that a class shares, or of real images."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import ddsdk as dd
 from ddsdk.artefact import LABEL_BYTES
-from ddsdk.foundation import derive, require, require_count, require_rate
+from ddsdk.foundation import PositiveFloat, PositiveInt, derive, require, require_count
 from ddsdk.recipes import IterativeRecipe, cycled_images, start_images, unit_bounds
 from ddsdk.synthetic import Bounds, Parametrization, class_slots, hard_labels
 
@@ -25,10 +25,10 @@ class Composites(Parametrization):
     """Images of a class as sigmoids of weighted sums of its components: sigmoid(weights @ components).
 
     Args:
-        images: (K*m, C, H, W) in the value space, m images of each class in order, to start from.
-        num_classes: K.
-        components: n of each class.
-        bounds: Where the unit range lies in the value space.
+        images: Images at the start, (K*m, C, H, W) in the value space, m of each class in order.
+        num_classes: Number of classes K.
+        components: Number of components of each class, n.
+        bounds: Values of black and white in the value space.
 
     References:
         Wiewel and Yang, "Condensed Composite Memory Continual Learning", IJCNN 2021, arXiv:2102.09890.
@@ -47,7 +47,7 @@ class Composites(Parametrization):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> None:
-        """Take the first images of each class as components, and the weights that give all of them best."""
+        """Take the first images of each class as components, and the weights of least squares for all of them."""
         k, m, n = self.weights.shape
         unit = ((images - self._low) / (self._high - self._low)).clamp(_EDGE, 1 - _EDGE)
         logits = torch.logit(unit).view(k, m, -1)
@@ -56,7 +56,7 @@ class Composites(Parametrization):
         self.weights.copy_(found.transpose(1, 2))
 
     def decode(self, slots: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Return an image for each of `slots`; nothing is random."""
+        """Return an image for each of `slots`."""
         m = self.weights.shape[1]
         of, which = slots // m, slots % m
         sums = torch.einsum("bn,bnp->bp", self.weights[of, which], self.components.flatten(2)[of])
@@ -67,7 +67,7 @@ class Composites(Parametrization):
         """Do nothing: sigmoids lie in the unit range."""
 
     def stored_floats(self) -> int:
-        """Return those of components and weights."""
+        """Return the floats of components and weights."""
         return self.components.numel() + self.weights.numel()
 
 
@@ -76,9 +76,9 @@ class Combined(Parametrization):
     """Images of a class as weighted means of real ones, with weights that are positive and sum to 1.
 
     Args:
-        candidates: (K, n, C, H, W) real images in the value space; they are not stored.
-        per_class: m images of each class.
-        rng: Draws which candidates each image starts near.
+        candidates: Real images in the value space, (K, n, C, H, W); they are not stored.
+        per_class: Number of images of each class, m.
+        rng: Generator of the candidates near which the images start.
 
     References:
         Sangermano et al., "Sample Condensation in Online Continual Learning", IJCNN 2022, arXiv:2206.11849.
@@ -98,15 +98,11 @@ class Combined(Parametrization):
                 self.logits[:, j, (mine + shift) % n] = 4.0
 
     def encode(self, images: Tensor) -> None:
-        """Raise, for not every image is a mean of the candidates.
-
-        Raises:
-            ValueError: Always.
-        """
+        """Raise ValueError, for not every image is a mean of the candidates."""
         raise ValueError(f"images must be means of the candidates, got {len(images)} others")
 
     def decode(self, slots: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Return an image for each of `slots`; nothing is random."""
+        """Return an image for each of `slots`."""
         per_class = self.logits.shape[1]
         of, which = slots // per_class, slots % per_class
         weights = self.logits[of, which].softmax(1)
@@ -116,13 +112,12 @@ class Combined(Parametrization):
         """Do nothing: a softmax is positive and sums to 1."""
 
     def stored_floats(self) -> int:
-        """Return those of the images: the candidates are not kept, so the means are."""
+        """Return the floats of the images: the candidates are not kept, so the means are."""
         k, m, _ = self.logits.shape
         return k * m * self.candidates[0, 0].numel()
 
 
-def _matching() -> IterativeRecipe:
-    return dd.DC(students=20, steps_per_student=5, student_epochs=5, real_batch=64, student_lr=0.1)
+_MATCHING = dd.DC(students=20, steps_per_student=5, student_epochs=5, real_batch=64, student_lr=0.1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,38 +125,26 @@ class _Swapped(IterativeRecipe):
     """A recipe with another parametrization in it.
 
     Attributes:
-        matching: The recipe whose objective and students are taken.
-        lr: Of what the images are made of (Adam).
+        matching: Recipe that gives objective and students.
+        lr: Learning rate of the parameters behind the images (Adam).
     """
 
-    matching: IterativeRecipe = field(default_factory=_matching)
-    lr: float = 0.01
-
-    def check(self) -> None:
-        """Check the rate."""
-        require_rate("lr", self.lr)
+    matching: IterativeRecipe = _MATCHING
+    lr: PositiveFloat = 0.01
 
     def evaluation(self, real: dd.RealData) -> dd.Evaluation:
-        """Return that of the recipe."""
+        """Return the protocol of `matching`."""
         return self.matching.evaluation(real)
 
-    def swapped(
-        self,
-        real: dd.RealData,
-        per_class: int,
-        images: Parametrization,
-        **how: Any,  # noqa: ANN401
-    ) -> dd.Plan[Any]:
-        """Return the recipe's plan with other images, `per_class` of each class."""
+    def swapped(self, real: dd.RealData, per_class: int, images: Parametrization, **how: Any) -> dd.Plan[Any]:  # noqa: ANN401
+        """Return the plan of `matching` with other images, `per_class` of each class."""
         plan = dataclasses.replace(self.matching, ipc=self.ipc).parts(real, **how)
         classes = class_slots(real.num_classes, per_class)
         labels = hard_labels(classes, real.num_classes)
         syn = dd.SyntheticSet(images, labels, classes, real.num_classes).to(real.device)
-        return dataclasses.replace(plan, syn=syn, make_optimizer=partial(_adam, lr=self.lr))
-
-
-def _adam(syn: dd.SyntheticSet, *, lr: float) -> torch.optim.Optimizer:
-    return torch.optim.Adam(syn.parameters(), lr=lr)
+        return dataclasses.replace(
+            plan, syn=syn, make_optimizer=lambda syn: torch.optim.Adam(syn.parameters(), lr=self.lr)
+        )
 
 
 @final
@@ -177,21 +160,21 @@ class Composing(_Swapped):
     """
 
     name: ClassVar[str] = "composites"
-    factor_images: int = 2
+    factor_images: PositiveInt = 2
 
     def most_components(self, budget: int, shape: tuple[int, int, int]) -> int:
-        """Return how many components of a class, with the weights and labels of their images, fit into so many bytes.
+        """Return the number of components of a class, at least 1, that fit into so many bytes.
 
-        At least 1, which a memory may then find too many.
+        Components are bytes with their range, weights half floats; the labels of the images count too.
         """
-        n = 1
-        while _packed_bytes(n + 1, (n + 1) * self.factor_images, shape) <= budget:
-            n += 1
-        return n
+
+        def size(n: int) -> int:
+            return n * math.prod(shape) + 8 + n * self.factor_images * (2 * n + LABEL_BYTES)
+
+        return next(n for n in itertools.count(1) if size(n + 1) > budget)
 
     def parts(self, real: dd.RealData, **how: Any) -> dd.Plan[Any]:  # noqa: ANN401
         """Return the plan; a class with few images has some of them twice."""
-        require_count("factor_images", self.factor_images)
         m = self.ipc * self.factor_images
         bounds = unit_bounds(real)
         if bounds is None:
@@ -200,29 +183,23 @@ class Composing(_Swapped):
         return self.swapped(real, m, Composites(drawn, real.num_classes, self.ipc, bounds), **how)
 
 
-def _packed_bytes(components: int, images: int, shape: tuple[int, int, int]) -> int:
-    """Return the bytes of components as bytes with their range, of weights as half floats, and of labels."""
-    return components * math.prod(shape) + 8 + 2 * images * components + LABEL_BYTES * images
-
-
 @final
 @dataclass(frozen=True, kw_only=True)
 class Combining(_Swapped):
     """Online sample condensation: gradient matching of weighted means of the images that came.
 
     Attributes:
-        candidates: Images of each class that may be combined.
+        candidates: Number of images of each class that may be combined.
 
     Differences from the published algorithm: old images are candidates only where the memory merges; the students
     are those of `matching`.
     """
 
     name: ClassVar[str] = "combinations"
-    candidates: int = 32
+    candidates: PositiveInt = 32
 
     def parts(self, real: dd.RealData, **how: Any) -> dd.Plan[Any]:  # noqa: ANN401
         """Return the plan."""
-        require_count("candidates", self.candidates)
         n = max(self.ipc, min(self.candidates, *real.class_sizes))
         images = start_images(real, n, "real", how["rng"]).view(real.num_classes, n, *real.image_shape)
         combined = Combined(images, self.ipc, derive(how["rng"], "combinations"))

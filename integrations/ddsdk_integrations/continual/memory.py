@@ -1,11 +1,11 @@
-"""What is remembered: packed images with their labels, and how many bytes they take."""
+"""Packed images with their labels, and the bytes that they take."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, final
 
 import torch
@@ -32,12 +32,12 @@ class Part:
 
     Attributes:
         key: Task and class.
-        visit: Number of the update that made it, from 1.
-        codec: How they are packed.
-        packed: What is kept: tensors whose rows are items.
-        shape: Of an image, (C, H, W).
-        soft: (M, K) half floats, the label of each item over `classes`; None where all have the class of the key.
-        classes: The K classes of the columns of `soft`.
+        visit: Number of the update that made the part, from 1.
+        codec: Codec of the images.
+        packed: Tensors whose rows are items.
+        shape: Shape of an image, (C, H, W).
+        soft: Label of each item over `classes`, (M, K) half floats; None where all have the class of the key.
+        classes: Classes of the K columns of `soft`.
     """
 
     key: Key
@@ -72,11 +72,7 @@ class Part:
         return self.codec.unpack(self.codec.at(self.packed, torch.tensor([item])))
 
     def rows(self, width: int) -> Tensor:
-        """Return a label row over `width` classes for each image.
-
-        Raises:
-            ValueError: If a class is not below `width`.
-        """
+        """Return a label row over `width` classes for each image; a class that is not below `width` is refused."""
         classes = self.classes if self.soft is not None else (self.key[1],)
         require(max(classes) < width, "soft", f"be more than the class {max(classes)}", width)
         if self.soft is None:
@@ -88,27 +84,16 @@ class Part:
 
     def to_state(self) -> dict[str, Any]:
         """Return tensors and plain values."""
-        return {
-            "key": self.key,
-            "visit": self.visit,
-            "codec": codec_state(self.codec),
-            "packed": dict(self.packed),
-            "shape": self.shape,
-            "soft": self.soft,
-            "classes": self.classes,
-        }
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        return plain | {"codec": codec_state(self.codec), "packed": dict(self.packed)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Part:
-        """Return the part that `to_state` described.
-
-        Raises:
-            ValueError: If something of it is missing or wrong.
-        """
+        """Return the part that `to_state` described; ValueError if something of it is missing or wrong."""
         try:
             part = cls(**{**state, "codec": codec_from(state["codec"])})
         except (TypeError, KeyError) as error:
-            raise ValueError(f"part must hold what a part has, got {error}") from None
+            raise ValueError(f"part must have the fields of a part, got {error}") from None
         images = part.images()
         require(tuple(images.shape[1:]) == part.shape, "shape", "be that of the images", part.shape)
         require(len(images) == len(part) * part.codec.images_per_item, "packed", "have equal rows", len(part))
@@ -116,12 +101,9 @@ class Part:
 
 
 def shrunk(part: Part, budget: int) -> Part:
-    """Return as many items of a part as fit into so many bytes: those whose mean follows the mean of all.
+    """Return as many items of a part as fit into so many bytes, chosen by herding over pixels; ValueError if none fits.
 
-    They are chosen by herding over pixels. Images that share something are packed as bytes first.
-
-    Raises:
-        ValueError: If none fits.
+    Images that share something are packed as bytes first.
     """
     if part.nbytes <= budget:
         return part
@@ -137,22 +119,19 @@ def shrunk(part: Part, budget: int) -> Part:
 class Memory:
     """Parts, and the bytes that they may take together.
 
-    Each key gets an equal share, and within it each visit.
+    Each key gets an equal share, and within it each visit. Changes that leave a share without any item are refused.
 
     Args:
-        budget: Bytes.
-        keys: Keys that there will be in the end; None divides by those that there are, so shares shrink as keys come.
-        visits: Visits of each key that there will be in the end; None divides by those that there are.
+        budget: Number of bytes.
+        keys: Final number of keys; None divides by those that there are, so shares shrink as keys come.
+        visits: Final number of visits of each key; None divides by those that there are.
     """
 
     def __init__(self, budget: int, keys: int | None = None, visits: int | None = None) -> None:
-        require_count("budget", budget)
-        for name, value in (("keys", keys), ("visits", visits)):
+        for name, value in (("budget", budget), ("keys", keys), ("visits", visits)):
             if value is not None:
                 require_count(name, value)
-        self.budget = budget
-        self._fixed = keys
-        self._visits = visits
+        self.budget, self._fixed, self._visits = budget, keys, visits
         self.parts: list[Part] = []
 
     @property
@@ -170,37 +149,21 @@ class Memory:
         return [part for part in self.parts if part.key == key]
 
     def share(self, coming: Iterable[Key] = (), visits: int = 1) -> int:
-        """Return the bytes of one visit of a key that has so many, once those that are coming have come.
-
-        Raises:
-            ValueError: If there are more keys or visits than were told.
-        """
+        """Return the bytes of one visit of a key that has so many, beside the keys that are coming."""
         keys = len({*self.keys, *coming})
-        for name, told, there in (("classes", self._fixed, keys), ("visits", self._visits, visits)):
-            if told is not None:
-                require(there <= told, name, f"be as many as come, {there} by now", told)
+        for name, final_number, there in (("classes", self._fixed, keys), ("visits", self._visits, visits)):
+            if final_number is not None:
+                require(there <= final_number, name, f"be as many as come, {there} by now", final_number)
         return self.budget // (self._fixed or max(1, keys)) // (self._visits or visits)
 
     def put(self, parts: Iterable[Part], *, replace: bool = False) -> None:
-        """Add parts, and shrink all to their shares.
-
-        Args:
-            parts: New ones.
-            replace: They take the place of older ones with their keys.
-
-        Raises:
-            ValueError: If a share holds no item at all; the memory stays as it was.
-        """
+        """Add parts, in the place of those with their keys if `replace`, and shrink all to their shares."""
         new = list(parts)
         gone = {part.key for part in new} if replace else set()
         self.parts = self._fitted([p for p in self.parts if p.key not in gone] + new)
 
     def fit(self, budget: int) -> None:
-        """Take another budget, and shrink all parts to their shares.
-
-        Raises:
-            ValueError: If a share holds no item at all; the memory stays as it was.
-        """
+        """Take another budget, and shrink all parts to their shares."""
         old, self.budget = self.budget, budget
         try:
             self.parts = self._fitted(self.parts)

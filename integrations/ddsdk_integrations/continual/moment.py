@@ -1,4 +1,4 @@
-"""The real images that are distilled at once: those of one task, with what is remembered of them."""
+"""Real images that are distilled at once: those of one task, with the remembered ones of their classes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Moment:
     """Images of the classes of one task.
 
     Attributes:
-        images: (N, C, H, W) uint8 of the unit range.
-        labels: (N,) int64, positions in `keys`.
-        keys: The keys that came, sorted.
+        images: Images, (N, C, H, W) uint8.
+        labels: Positions in `keys`, (N,) int64.
+        keys: Keys of the images, sorted.
     """
 
     images: Tensor
@@ -41,7 +41,7 @@ class Moment:
     def with_old(self, parts: Sequence[Part]) -> Moment:
         """Return the moment with the remembered images of its classes among the new ones.
 
-        A class that was remembered v times weighs v times as much there as what came now: its images are repeated.
+        They are repeated, so that each remembered part weighs as much as the new images.
         """
         images, labels = [self.images], [self.labels]
         for c, key in enumerate(self.keys):
@@ -54,24 +54,11 @@ class Moment:
         return Moment(torch.cat(images), torch.cat(labels), self.keys)
 
     def real(
-        self,
-        preprocess: dd.Preprocess,
-        past: Mapping[Key, Tensor],
-        rng: torch.Generator,
-        *,
-        pictures: bool,
-        mirror_safe: bool,
+        self, preprocess: dd.Preprocess, past: Mapping[Key, Tensor], rng: torch.Generator, **facts: bool
     ) -> dd.RealData:
-        """Return the images as real data, with what is remembered as further classes.
+        """Return the images as real data with the facts of the stream, and remembered uint8 images as further classes.
 
         A recipe needs two classes: one that comes alone while nothing is remembered has noise beside it.
-
-        Args:
-            preprocess: Map from the unit range to the value space.
-            past: Key of each remembered class to its images, uint8.
-            rng: Root of the noise.
-            pictures: Fact of the stream, see `ddsdk.RealData`.
-            mirror_safe: Fact of the stream, see `ddsdk.RealData`.
         """
         names = [str(label) for _, label in self.keys]
         images, labels = [self.images], [self.labels]
@@ -87,15 +74,7 @@ class Moment:
             labels.append(torch.ones(len(noise), dtype=torch.int64))
             names.append("noise")
         pixels, of = torch.cat(images), torch.cat(labels)
-        return dd.RealData(
-            pixels,
-            of,
-            class_names=names,
-            preprocess=preprocess,
-            name="stream",
-            pictures=pictures,
-            mirror_safe=mirror_safe,
-        )
+        return dd.RealData(pixels, of, class_names=names, preprocess=preprocess, name="stream", **facts)
 
     def past(self, parts: Sequence[Part]) -> dict[Key, Tensor]:
         """Return the remembered images of the task's other classes, uint8, by key."""
@@ -107,7 +86,7 @@ class Moment:
 
 
 def moments(came: Arrivals) -> list[Moment]:
-    """Return the moments of what came, one for each task."""
+    """Return a moment for each task of the new images."""
     found = []
     for task in sorted({task for task, _ in came.keys}):
         keys = tuple(sorted({key for key in came.keys if key[0] == task}))
@@ -119,32 +98,19 @@ def moments(came: Arrivals) -> list[Moment]:
 
 
 def remembered(keys: Sequence[Key], parts: Sequence[Part]) -> dict[int, Part]:
-    """Return, for the place of each key that was remembered once, its part."""
-    found = {}
-    for c, key in enumerate(keys):
-        mine = [part for part in parts if part.key == key]
-        if len(mine) == 1:
-            found[c] = mine[0]
-    return found
+    """Return the part of each key that has one alone, by the place of the key."""
+    mine = {c: [part for part in parts if part.key == key] for c, key in enumerate(keys)}
+    return {c: found[0] for c, found in mine.items() if len(found) == 1}
 
 
 def start_of(parts: Mapping[int, Part], preprocess: dd.Preprocess, num_classes: int) -> dd.SyntheticSet | None:
-    """Return remembered parts as the warm start of a run, in the value space; None for no parts.
-
-    Args:
-        parts: Place of a class among those of the run to its part.
-        preprocess: Map from the unit range to the value space.
-        num_classes: Number of classes of the run.
-    """
+    """Return the warm start of a run from parts by the places of their classes, in the value space; None for none."""
     if not parts:
         return None
     factors = {part.codec.factor if isinstance(part.codec, Tiles) else 1 for part in parts.values()}
     tiled = len(factors) == 1 and factors != {1}
-    items = [
-        # Canvases go on as canvases: shrinking their enlarged tiles again would blur them.
-        part.packed["canvases"].float() / 255 if tiled else part.images()
-        for part in parts.values()
-    ]
+    # Canvases go on as canvases: shrinking their enlarged tiles again would blur them.
+    items = [part.packed["canvases"].float() / 255 if tiled else part.images() for part in parts.values()]
     classes = torch.cat([torch.full((len(one),), c) for c, one in zip(parts, items, strict=True)])
     values = preprocess(torch.cat(items))
     stored = MultiFormation(values, factors.pop()) if tiled else Pixels(values)

@@ -20,29 +20,19 @@ from ddsdk.running import read_checkpoint, write_checkpoint
 from ddsdk_integrations.continual.buffer import DistilledBuffer
 
 _CLOCK = (
-    "train_iterations",
-    "train_exp_counter",
-    "train_exp_epochs",
-    "train_exp_iterations",
-    "train_epoch_iterations",
-    "total_iterations",
+    *("train_iterations", "train_exp_counter", "train_exp_epochs"),
+    *("train_exp_iterations", "train_epoch_iterations", "total_iterations"),
 )
 
 
-def save_run(
-    path: str | os.PathLike[str],
-    strategy: Any,  # noqa: ANN401
-    memory: DistilledBuffer,
-    *,
-    pieces: int,
-) -> None:
-    """Write what the next piece of the stream depends on, atomically.
+def save_run(path: str | os.PathLike[str], strategy: Any, memory: DistilledBuffer, *, pieces: int) -> None:  # noqa: ANN401
+    """Write the state of which the next piece of the stream depends, atomically.
 
     Args:
-        path: The file; an older one stands until the new one is whole.
-        strategy: An Avalanche strategy, between two calls of ``train``.
-        memory: Its storage policy.
-        pieces: Experiences, or pieces of a stream, that are behind it.
+        path: File; an older one stands until the new one is whole.
+        strategy: Avalanche strategy, between two calls of ``train``.
+        memory: Storage policy of the strategy.
+        pieces: Number of experiences, or pieces of a stream, that are done.
 
     Raises:
         StorageError: If the file cannot be written.
@@ -60,7 +50,7 @@ def save_run(
 
 
 def resume_run(path: str | os.PathLike[str], strategy: Any, memory: DistilledBuffer) -> int:  # noqa: ANN401
-    """Bring a strategy and its memory, made as before, to where `save_run` left them; return the pieces behind them.
+    """Put the state of `save_run` into a strategy and its memory, made as before; return the number of pieces done.
 
     The rest of the stream then gives the same bits as a run that was never stopped, on a CPU with the same versions.
 
@@ -86,7 +76,7 @@ def resume_run(path: str | os.PathLike[str], strategy: Any, memory: DistilledBuf
             raise
         raise ResumeError(f"the memory in {str(path)!r} is damaged: {error}") from None
     strategy.model.load_state_dict(state["model"])
-    # A strategy that does not know what its optimizer optimizes empties it before the next experience.
+    # Without this entry a strategy empties its optimizer before the next experience.
     strategy.optimized_param_id = dict(strategy.model.named_parameters())
     strategy.optimizer.load_state_dict(optimizer)
     for name, value in state["clock"].items():

@@ -22,8 +22,8 @@ from ddsdk_integrations.federated.local import LocalTraining, accuracy_of  # noq
 from ddsdk_integrations.federated.partition import dirichlet, quantity_skew, shards  # noqa: E402
 from ddsdk_integrations.federated.payload import Contribution, Packing  # noqa: E402
 from ddsdk_integrations.federated.pool import Pool, Weighing  # noqa: E402
-from ddsdk_integrations.federated.report import RoundReport  # noqa: E402
 from ddsdk_integrations.federated.screen import Screen  # noqa: E402
+from ddsdk_integrations.federated.store import RoundReport  # noqa: E402
 from ddsdk_integrations.federated.strategies import dosfl, fed_dm, fed_mk, fed_synth, one_shot  # noqa: E402
 from ddsdk_integrations.federated.strategy import Ask, SetStrategy  # noqa: E402
 from ddsdk_integrations.federated.task import LocalData, Task  # noqa: E402

@@ -1,19 +1,19 @@
-"""Who takes part, and which classes each client holds: asked once, before a client's first round."""
+"""Registered nodes and the classes that each holds, asked once, before its first round."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from ddsdk_integrations.federated.exchange import error_text, exchange
-from ddsdk_integrations.federated.report import log
+from ddsdk_integrations.federated.store import log
 from ddsdk_integrations.federated.task import Task
-from ddsdk_integrations.federated.traffic import content_bytes
+from ddsdk_integrations.federated.traffic import content_bytes, error_text, exchange
 
 _QUESTION = "query.stats"
 _ATTEMPTS = 3
@@ -21,11 +21,11 @@ _MOST_BYTES = 1 << 16
 
 
 class Census:
-    """Registered nodes, with the images of each class that they say they have.
+    """Registered nodes, with the numbers of images of each class that they claim.
 
     Args:
         task: Task that all sides agree on.
-        action: What they will be asked for: a recipe may need more images of a class than an update.
+        action: Action of the rounds: a recipe may need more images of a class than an update.
     """
 
     def __init__(self, task: Task, action: str) -> None:
@@ -37,21 +37,21 @@ class Census:
         self._open: set[int] = set()
 
     def open(self, grid: Grid, least: int, timeout: float) -> None:
-        """Wait for `least` nodes, and for their first answers, unless some are known already."""
+        """Wait for `least` nodes and for their first answers, unless some are registered already."""
         if self._counts:
             return
         until = time.monotonic() + timeout
-        while len(nodes := list(grid.get_node_ids())) < least and time.monotonic() < until:
+        while (there := len(list(grid.get_node_ids()))) < least and time.monotonic() < until:
             time.sleep(min(1.0, timeout))
-        if len(nodes) < least:
-            log.warning("%d nodes are there, and not %d, after %.0f s", len(nodes), least, timeout)
+        if there < least:
+            log.warning("%d nodes are there, and not %d, after %.0f s", there, least, timeout)
         asked = self.questions(grid)
         self.answers(exchange(grid, asked, timeout))
         for node in sorted({m.metadata.dst_node_id for m in asked} - set(self._counts)):
             log.warning("node %d did not say what it holds, and is not asked in this round", node)
 
     def questions(self, grid: Grid) -> list[Message]:
-        """Return the messages to nodes that are not known yet; one that never answers is asked three times."""
+        """Return the messages to nodes that are not registered; one that never answers is asked three times."""
         new = sorted(set(grid.get_node_ids()) - set(self._counts))
         new = [node for node in new if self._asked[node] < _ATTEMPTS]
         self._asked.update(new)
@@ -63,7 +63,7 @@ class Census:
         """Register the nodes that answer, and return the replies to other messages."""
         others = []
         for reply in replies:
-            # The type is the sender's to say: who was not asked cannot register anew.
+            # The sender writes the type: a node that was not asked cannot register anew.
             if reply.metadata.message_type == _QUESTION and reply.metadata.src_node_id in self._open:
                 self._register(reply)
             else:
@@ -79,18 +79,14 @@ class Census:
         if size > _MOST_BYTES:
             log.warning("node %d must say what it holds in %d bytes, got %d", node, _MOST_BYTES, size)
             return
-        stats = reply.content.get("stats")
-        counts = stats.get("class-counts") if isinstance(stats, MetricRecord) else None
-        partition = stats.get("partition-id") if isinstance(stats, MetricRecord) else None
-        sound = isinstance(counts, list) and len(counts) == self._task.num_classes
-        if not (sound and isinstance(partition, int) and partition >= 0):
-            log.warning("node %d must say how many images of each class it has, got %.200r", node, counts)
+        stats: dict[str, Any] = dict(reply.content.metric_records.get("stats", {}))
+        counts: Any = stats.get("class-counts")
+        partition: Any = stats.get("partition-id")
+        whole = isinstance(counts, list) and all(isinstance(n, int) and n >= 0 for n in (*counts, partition))
+        if not (whole and len(counts) == self._task.num_classes):
+            log.warning("node %d must state its partition and the images of each class, got %.200r", node, counts)
             return
-        assert isinstance(counts, list)
-        if not all(isinstance(n, int) and n >= 0 for n in counts):
-            log.warning("node %d must count images by whole numbers from 0, got %.200r", node, counts)
-            return
-        self._counts[node] = tuple(int(n) for n in counts)
+        self._counts[node] = tuple(counts)
         self._partitions[node] = partition
 
     def choose(self, grid: Grid, fraction: float, rng: torch.Generator) -> list[int]:

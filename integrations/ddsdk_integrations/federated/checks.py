@@ -1,7 +1,7 @@
-"""The server trusts nobody: checks of what a client sent, in a fixed order, each a counted refusal and never an error.
+"""Checks of what a client sent, in a fixed order, each a counted refusal and never an error.
 
 Checks 1 to 10 look at one reply and are here; 11 and 12 compare clients, see `ddsdk_integrations.federated.screen`; 13
-and 14 are how sets are put together, see `ddsdk_integrations.federated.pool`.
+and 14 bound the union of sets, see `ddsdk_integrations.federated.pool`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, NamedTuple, cast, final
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ddsdk.artefact import RowCodec, codec_from
-from ddsdk.foundation import clean, clean_json, require, require_count, strict_json
+from ddsdk.foundation import PositiveInt, check_numbers, clean, clean_json, require, strict_json
 from ddsdk_integrations.federated.payload import (
     ARRAYS,
     CODEC_NAMES,
@@ -32,16 +32,8 @@ from ddsdk_integrations.federated.payload import (
 from ddsdk_integrations.federated.task import Task
 from ddsdk_integrations.federated.traffic import content_bytes
 
-_META: dict[str, type] = {
-    "format": int,
-    "task": str,
-    "codec": str,
-    "codec-error": float,
-    "round": int,
-    "manifest": str,
-    "privacy": str,
-    "digest": str,
-}
+_META: dict[str, type] = {"format": int, "round": int, "codec-error": float}
+_META |= dict.fromkeys(("task", "codec", "manifest", "privacy", "digest"), str)
 _HEADER_CAP = 4096
 _TEXT_CAP = 4096
 _MOST_RATE = 10.0
@@ -50,13 +42,13 @@ _REASON = 200
 
 
 class Refusal(NamedTuple):
-    """What was not taken, and why.
+    """A set, or a part of one, that was not taken.
 
     Attributes:
-        node: The id of the sender.
+        node: Id of the sender.
         check: Number of the check, 1 to 12.
-        name: Its name.
-        reason: In words, with the value.
+        name: Name of the check.
+        reason: Broken rule, with the value.
     """
 
     node: int
@@ -68,11 +60,11 @@ class Refusal(NamedTuple):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a client may send in one round at most.
+    """Limits of what a client may send in one round.
 
     Attributes:
         images: Largest number of images of one class.
-        max_bytes: Of the content of a reply.
+        max_bytes: Largest number of bytes of a reply.
         bounds: Lowest and highest pixel, in the unit range or a little beyond.
         max_examples: Largest number of real images that a client may claim.
         codecs: Names of the codecs that are read.
@@ -80,16 +72,15 @@ class Limits:
             otherwise the class is the label.
     """
 
-    images: int = 50
-    max_bytes: int = 16 << 20
+    images: PositiveInt = 50
+    max_bytes: PositiveInt = 16 << 20
     bounds: tuple[float, float] = (-2.0, 3.0)
-    max_examples: int = 1_000_000
+    max_examples: PositiveInt = 1_000_000
     codecs: tuple[str, ...] = CODEC_NAMES
     soft: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("images", "max_bytes", "max_examples"):
-            require_count(name, getattr(self, name))
+        check_numbers(self)
         known = set(self.codecs) <= set(CODEC_NAMES)
         require(known, "codecs", f"be among {', '.join(CODEC_NAMES)}", self.codecs)
         require(self.bounds[0] < self.bounds[1], "bounds", "be a lower and a higher number", self.bounds)
@@ -98,13 +89,13 @@ class Limits:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """What a reply of this round must be.
+    """Form of a valid reply of a round.
 
     Attributes:
         task: Task that all sides agree on.
-        round_number: The round.
-        allowed: For each node that was asked, the classes that it may send.
-        limits: What it may send at most.
+        round_number: Number of the round.
+        allowed: Node that was asked to the classes that it may send.
+        limits: Limits of a reply.
         update: Whether sets stand for weight updates, whose label rows may be any probabilities.
     """
 
@@ -116,49 +107,40 @@ class Contract:
 
 
 class _Refused(Exception):
-    """Why a check says no."""
+    """A broken rule."""
 
 
-@dataclass
 class _Reply:
     """A reply on its way through the checks; each leaves what the next ones need."""
 
-    message: Message
-    contract: Contract
-    seen: set[int]
-    codec: RowCodec | None = None
-    decoded: dict[str, NDArray[Any]] = field(default_factory=dict)
-    images: Tensor | None = None
+    codec: RowCodec
+    images: Tensor
 
-    @property
-    def node(self) -> int:
-        return self.message.metadata.src_node_id
-
-    @property
-    def content(self) -> RecordDict:
-        return self.message.content
+    def __init__(self, message: Message, contract: Contract, seen: set[int]) -> None:
+        self.content, self.contract, self.seen = message.content, contract, seen
+        self.node = message.metadata.src_node_id
+        self.decoded: dict[str, NDArray[Any]] = {}
 
     @property
     def arrays(self) -> ArrayRecord:
-        record = self.content[ARRAYS]
-        assert isinstance(record, ArrayRecord)  # check 3 has said so
-        return record
+        return self.content.array_records[ARRAYS]
 
     @property
     def meta(self) -> ConfigRecord:
-        record = self.content[META]
-        assert isinstance(record, ConfigRecord)
-        return record
+        return self.content.config_records[META]
 
     @property
     def metrics(self) -> MetricRecord:
-        record = self.content[METRICS]
-        assert isinstance(record, MetricRecord)
-        return record
+        return self.content.metric_records[METRICS]
+
+    @property
+    def layout(self) -> Mapping[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Dtype and shape of a row of each array of the codec."""
+        return self.codec.layout(self.contract.task.image_shape)
 
     @property
     def classes(self) -> Tensor:
-        """Of each image, in the task."""
+        """Class of each image in the task."""
         return torch.from_numpy(self.decoded["classes"].astype(np.int64))
 
     @property
@@ -177,8 +159,7 @@ def _sender(reply: _Reply) -> None:
     """The node was asked, answers once, and answers this round."""
     _insist(reply.node in reply.contract.allowed, "the node was not asked")
     _insist(reply.node not in reply.seen, "the node has answered already")
-    record = reply.content.get(META)
-    stated = record.get("round") if isinstance(record, ConfigRecord) else None
+    stated = reply.content.config_records.get(META, ConfigRecord()).get("round")
     wanted = reply.contract.round_number
     _insist(stated == wanted, f"round must be {wanted}, got {stated!r:.60}")
 
@@ -204,37 +185,28 @@ def _keys(reply: _Reply) -> None:
     _insist(meta["format"] == FORMAT, f"format must be {FORMAT}, got {meta['format']!r}")
     _insist(meta["task"] == reply.contract.task.digest, "task must be that of this federation")
     _insist(meta["digest"] == content_digest(reply.arrays, meta), "digest must be that of the content")
-    _manifest(meta["manifest"])
+    manifest = strict_json(str(meta["manifest"]).encode())
+    whole = isinstance(manifest, dict) and {"recipe", "parameters", "versions"} <= set(manifest)
+    _insist(whole, "manifest must be an object with recipe, parameters and versions")
+    _insist(clean_json(manifest) == manifest, "manifest must be of printable text")
     reply.codec = _codec(meta["codec"], reply.contract)
-    shape = reply.contract.task.image_shape
-    needed, extra = {*reply.codec.layout(shape), "classes"}, {"soft", "rate"}
+    needed, extra = {*reply.layout, "classes"}, {"soft", "rate"}
     names = set(reply.arrays)
     _insist(needed <= names <= needed | extra, f"arrays must be {sorted(needed)}, got {sorted(names)}")
-
-
-def _manifest(stated: object) -> None:
-    told = strict_json(str(stated).encode())
-    known = isinstance(told, dict) and {"recipe", "parameters", "versions"} <= set(told)
-    _insist(known, "manifest must be an object with recipe, parameters and versions")
-    _insist(clean_json(told) == told, "manifest must be of printable text")
 
 
 def _codec(stated: object, contract: Contract) -> RowCodec:
     state = strict_json(str(stated).encode())
     _insist(isinstance(state, dict), "codec must be an object")
-    _insist(
-        state.get("name") in contract.limits.codecs,
-        f"codec must be one of {contract.limits.codecs}, got {state.get('name')!r}",
-    )
+    name, known = state.get("name"), contract.limits.codecs
+    _insist(name in known, f"codec must be one of {known}, got {name!r}")
     # Limits name no others than those of rows.
     return cast(RowCodec, codec_from(state))
 
 
 def _dtype(reply: _Reply) -> None:
     """Declared and true dtype, shape and length of each array agree, and the dtype is the agreed one."""
-    assert reply.codec is not None
-    layout = reply.codec.layout(reply.contract.task.image_shape)
-    wanted = {name: str(dtype).removeprefix("torch.") for name, (dtype, _) in layout.items()}
+    wanted = {name: str(dtype).removeprefix("torch.") for name, (dtype, _) in reply.layout.items()}
     wanted |= {"classes": "int16", "soft": "float16", "rate": "float32"}
     for name, array in reply.arrays.items():
         _insist(array.dtype == wanted[name], f"dtype of {name} must be {wanted[name]}, got {array.dtype}")
@@ -256,10 +228,9 @@ def _decoded(name: str, array: Array) -> NDArray[Any]:
 
 def _shape(reply: _Reply) -> None:
     """Rows have the agreed shape, there are as many of each, and no class has more than its quota."""
-    assert reply.codec is not None
-    task, images = reply.contract.task, len(reply.decoded["classes"])
-    rows = {name: row for name, (_, row) in reply.codec.layout(task.image_shape).items()}
-    rows |= {"classes": (), "soft": (task.num_classes,)}
+    images = len(reply.decoded["classes"])
+    rows = {name: row for name, (_, row) in reply.layout.items()}
+    rows |= {"classes": (), "soft": (reply.contract.task.num_classes,)}
     for name, row in rows.items():
         if name in reply.decoded:
             wanted, got = (images, *row), reply.decoded[name].shape
@@ -282,10 +253,8 @@ def _finite(reply: _Reply) -> None:
 
 def _range(reply: _Reply) -> None:
     """Pixels lie in the bounds."""
-    assert reply.codec is not None
-    layout = reply.codec.layout(reply.contract.task.image_shape)
     # A copy: what came over the wire is read-only.
-    reply.images = reply.codec.unpack({n: torch.from_numpy(reply.decoded[n].copy()) for n in layout})
+    reply.images = reply.codec.unpack({n: torch.from_numpy(reply.decoded[n].copy()) for n in reply.layout})
     low, high = reply.contract.limits.bounds
     found = float(reply.images.min()), float(reply.images.max())
     _insist(low <= found[0] and found[1] <= high, f"pixels must lie in {low}..{high}, got {found}")
@@ -315,15 +284,14 @@ def _labels(reply: _Reply) -> None:
 
 
 def _weight(reply: _Reply) -> None:
-    """What it says of its size is possible. The server caps it again when it weighs sets."""
+    """Its claim of a size is possible. The server caps it again when it weighs sets."""
     metrics, cap = reply.metrics, reply.contract.limits.max_examples
-    examples, counts = metrics.get("num-examples"), metrics.get("class-counts")
+    examples: Any = metrics.get("num-examples")
+    counts: Any = metrics.get("class-counts")
     _insist(isinstance(examples, int), f"num-examples must be a whole number, got {examples!r}")
-    assert isinstance(examples, int)
     _insist(1 <= examples <= cap, f"num-examples must lie in 1..{cap}, got {examples}")
     wide = isinstance(counts, list) and len(counts) == reply.contract.task.num_classes
     _insist(wide, "class-counts must have a number for each class")
-    assert isinstance(counts, list)
     _insist(all(isinstance(n, int) and n >= 0 for n in counts), "class-counts must be whole numbers from 0")
     _insist(sum(counts) == examples, f"class-counts must sum to {examples}, got {sum(counts)}")
     seconds = metrics.get("seconds", 0.0)
@@ -333,17 +301,9 @@ def _weight(reply: _Reply) -> None:
     _insist(bool(((rate > 0) & (rate <= _MOST_RATE)).all()), f"rates must lie in 0..{_MOST_RATE}")
 
 
-CHECKS: tuple[tuple[int, str, Callable[[_Reply], None]], ...] = (
-    (1, "sender", _sender),
-    (2, "size", _size),
-    (3, "keys", _keys),
-    (4, "dtype", _dtype),
-    (5, "shape", _shape),
-    (6, "finite", _finite),
-    (7, "range", _range),
-    (8, "classes", _classes),
-    (9, "labels", _labels),
-    (10, "weight", _weight),
+_IN_ORDER = (_sender, _size, _keys, _dtype, _shape, _finite, _range, _classes, _labels, _weight)
+CHECKS: tuple[tuple[int, str, Callable[[_Reply], None]], ...] = tuple(
+    (number, check.__name__[1:], check) for number, check in enumerate(_IN_ORDER, 1)
 )
 """Number, name and function of the checks of one reply, in their order."""
 
@@ -362,10 +322,20 @@ def inspect_replies(replies: Iterable[Message], contract: Contract) -> tuple[lis
         reply = _Reply(message, contract, seen)
         refusal = _first_refusal(reply)
         seen.add(reply.node)
-        if refusal is None:
-            taken[reply.node] = _contribution(reply)
-        else:
+        if refusal is not None:
             refused.append(refusal)
+            continue
+        metrics: dict[str, Any] = dict(reply.metrics)
+        taken[reply.node] = Contribution(
+            node=reply.node,
+            images=reply.images,
+            labels=reply.labels,
+            classes=reply.classes,
+            examples=metrics["num-examples"],
+            counts=tuple(metrics["class-counts"]),
+            rate=tuple(float(r) for r in reply.decoded.get("rate", ())),
+            meta={name: reply.meta[name] for name in ("manifest", "privacy", "codec", "codec-error")},
+        )
     return [taken[node] for node in contract.allowed if node in taken], refused
 
 
@@ -373,26 +343,7 @@ def _first_refusal(reply: _Reply) -> Refusal | None:
     for number, name, check in CHECKS:
         try:
             check(reply)
-        except _Refused as no:
-            return Refusal(reply.node, number, name, clean(str(no), _REASON))
         except Exception as error:  # a payload must never stop a round
-            return Refusal(reply.node, number, name, clean(f"{type(error).__name__}: {error}", _REASON))
+            reason = str(error) if isinstance(error, _Refused) else f"{type(error).__name__}: {error}"
+            return Refusal(reply.node, number, name, clean(reason, _REASON))
     return None
-
-
-def _contribution(reply: _Reply) -> Contribution:
-    assert reply.images is not None
-    counts = reply.metrics["class-counts"]
-    assert isinstance(counts, list)
-    examples = reply.metrics["num-examples"]
-    assert isinstance(examples, int)
-    return Contribution(
-        node=reply.node,
-        images=reply.images,
-        labels=reply.labels,
-        classes=reply.classes,
-        examples=examples,
-        counts=tuple(int(n) for n in counts),
-        rate=tuple(float(r) for r in reply.decoded.get("rate", ())),
-        meta={name: reply.meta[name] for name in ("manifest", "privacy", "codec", "codec-error")},
-    )

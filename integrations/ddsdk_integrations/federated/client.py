@@ -1,26 +1,27 @@
-"""The client's side: one ``ClientApp`` that answers every strategy of this package and the averaging ones."""
+"""The client's side: an app that answers the strategies of this package and those that average, and its students."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from torch import Tensor
+from torch import Tensor, nn
 
 import ddsdk as dd
-from ddsdk.foundation import require, require_count
+from ddsdk.foundation import NonNegativeFloat, PositiveInt, check_numbers, derive, require
+from ddsdk.networks import Network
 from ddsdk.recipes import IterativeRecipe
 from ddsdk.synthetic import Pixels, hard_labels
 from ddsdk_integrations.federated.local import LocalTraining
-from ddsdk_integrations.federated.near import NearStudents
 from ddsdk_integrations.federated.payload import Packing, pack
-from ddsdk_integrations.federated.task import LocalData, Task, arrays_of
+from ddsdk_integrations.federated.task import LocalData, Task
 from ddsdk_integrations.federated.traffic import count_traffic, counted
 from ddsdk_integrations.federated.updates import Encoding, encoded_update
 
@@ -32,8 +33,8 @@ _KEPT = "ddsdk-set"
 class Alone:
     """A function in the place of a recipe, for methods that are no recipes of ddsdk.
 
-    Its set is sent as it is, with its own provenance and privacy statement. It has no use for the students and the
-    start that a strategy gives.
+    Its set is sent as it is, with its own provenance and privacy statement. Students and start of a strategy are not
+    used.
 
     Attributes:
         function: Function of a client's images that returns the set.
@@ -47,7 +48,7 @@ class Alone:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Participant:
-    """A client: its data, what distils them, and in how few bytes it answers.
+    """A client: its data, the method that distils them, and the form of its answer.
 
     Attributes:
         task: Task that all sides agree on.
@@ -69,13 +70,12 @@ class Participant:
     packing: Packing = field(default_factory=Packing)
     training: LocalTraining = field(default_factory=LocalTraining)
     encoding: Encoding = field(default_factory=Encoding)
-    least: int | None = None
+    least: PositiveInt | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.distil, dd.Recipe | Alone):
             raise TypeError(f"distil must be a ddsdk.Recipe or Alone, got {self.distil!r}")
-        if self.least is not None:
-            require_count("least", self.least)
+        check_numbers(self)
 
     def app(self) -> ClientApp:
         """Return an app with all that `register` adds, and training of weights for averaging strategies."""
@@ -84,11 +84,7 @@ class Participant:
         return app
 
     def register(self, app: ClientApp) -> ClientApp:
-        """Let an app that exists answer the strategies of this package too; return it.
-
-        It adds the actions ``query.stats``, ``query.traffic``, ``train.distill`` and ``train.update`` and leaves the
-        others alone.
-        """
+        """Add ``query.stats``, ``query.traffic``, ``train.distill`` and ``train.update`` to an app; return it."""
         app.query("stats", mods=[count_traffic])(self._stats)
         app.query("traffic")(self._traffic)
         app.train("distill", mods=[count_traffic])(self._distil)
@@ -102,10 +98,10 @@ class Participant:
         return LocalData.of(self.task, images, labels, least=needed if action == "distill" else 1)
 
     def _stats(self, message: Message, context: Context) -> Message:
-        """Say how many images of each class could be sent, and which partition this is."""
+        """Answer with the number of images of each class that could be sent, and the partition."""
         data = self._data(context, str(_config(message.content).get("action", "distill")))
         sent = [n if c in data.classes else 0 for c, n in enumerate(data.counts)]
-        told = MetricRecord({"class-counts": sent, "partition-id": partition_of(context)})
+        told = MetricRecord({"class-counts": sent, "partition-id": _partition(context)})
         return Message(RecordDict({"stats": told}), reply_to=message)
 
     def _traffic(self, message: Message, context: Context) -> Message:
@@ -124,7 +120,7 @@ class Participant:
 
     def _update(self, message: Message, context: Context) -> Message:
         data = self._data(context, "update")
-        network = data.task.loaded(arrays_of(message.content, "arrays"))
+        network = data.task.loaded(message.content.array_records["arrays"])
         rng = self._rng(message, context)
         content = encoded_update(network, data, self.training, self.encoding, rng, round_number=_round(message.content))
         return Message(content, reply_to=message)
@@ -133,21 +129,23 @@ class Participant:
         began = time.monotonic()
         data, content = self._data(context, "distill"), message.content
         config = _config(content)
-        around = data.task.loaded(arrays_of(content, "arrays")) if "arrays" in content else None
         students = NearStudents(
             data=data,
-            around=around,
-            radius=float(config.get("radius", 0.0)),  # type: ignore[arg-type]
+            around=data.task.loaded(content.array_records["arrays"]) if "arrays" in content else None,
+            radius=float(config.get("radius", 0.0)),
             logits=bool(config.get("logits", False)),
         )
-        known = _knowledge(content, data)
+        known = {}
+        if "knowledge" in content:
+            sent = content.array_records["knowledge"].to_torch_state_dict()
+            known = _by_class(data.task.preprocess(sent["images"].float() / 255), sent["classes"], data)
         go_on = bool(config.get("go-on", False))
-        if go_on:
-            known |= _kept(context, data)
+        if go_on and _KEPT in context.state:
+            kept = context.state.array_records[_KEPT].to_torch_state_dict()
+            known |= _by_class(kept["images"].float(), kept["classes"], data)
         made = self._made(data.real, students, self._rng(message, context), known)
         if go_on:
-            kept = {"images": made.images.half(), "classes": data.ids(made.owner)}
-            context.state[_KEPT] = ArrayRecord(kept)
+            context.state[_KEPT] = ArrayRecord({"images": made.images.half(), "classes": data.ids(made.owner)})
         seconds = time.monotonic() - began
         reply = pack(made, data, self.packing, round_number=_round(content), seconds=seconds)
         return Message(reply, reply_to=message)
@@ -159,56 +157,111 @@ class Participant:
         if isinstance(self.distil, Alone):
             return self.distil.function(real)
         # A client with few images of a class sends fewer of all.
-        recipe = dataclasses.replace(self.distil, ipc=min(self.distil.ipc, *real.class_sizes))
-        start = _start(known, real.num_classes) if isinstance(recipe, IterativeRecipe) else None
+        recipe, start = dataclasses.replace(self.distil, ipc=min(self.distil.ipc, *real.class_sizes)), None
+        if known and isinstance(recipe, IterativeRecipe):
+            classes = torch.cat([torch.full((len(images),), c) for c, images in known.items()])
+            pixels = Pixels(torch.cat(list(known.values())))
+            start = dd.SyntheticSet(pixels, hard_labels(classes, real.num_classes), classes, real.num_classes)
         return dd.distill(recipe, real, make_student=students, seed=rng, start=start)
 
     def _rng(self, message: Message, context: Context) -> torch.Generator:
-        config = _config(message.content)
-        seed, turn = int(config.get("seed", 0)), _round(message.content)  # type: ignore[arg-type]
-        return dd.generator("client", seed, turn, partition_of(context))
+        seed = int(_config(message.content).get("seed", 0))
+        return dd.generator("client", seed, _round(message.content), _partition(context))
 
 
-def partition_of(context: Context) -> int:
+def _partition(context: Context) -> int:
     """Return the client's ``partition-id``, which names it in every run; its node id where there is none."""
     return int(context.node_config.get("partition-id", context.node_id))
 
 
-def _config(content: RecordDict) -> ConfigRecord:
-    config = content.get("config")
-    return config if isinstance(config, ConfigRecord) else ConfigRecord()
+def _config(content: RecordDict) -> dict[str, Any]:
+    return dict(content.config_records.get("config", {}))
 
 
 def _round(content: RecordDict) -> int:
-    return int(_config(content).get("server-round", 0))  # type: ignore[arg-type]
-
-
-def _knowledge(content: RecordDict, data: LocalData) -> dict[int, Tensor]:
-    """Return the images that the server sent of this client's classes, by its own class ids, in the value space."""
-    if "knowledge" not in content:
-        return {}
-    told = arrays_of(content, "knowledge").to_torch_state_dict()
-    return _by_class(data.task.preprocess(told["images"].float() / 255), told["classes"], data)
-
-
-def _kept(context: Context, data: LocalData) -> dict[int, Tensor]:
-    """Return the images of the client's last set, in the same form."""
-    kept = context.state.get(_KEPT)
-    if not isinstance(kept, ArrayRecord):
-        return {}
-    told = kept.to_torch_state_dict()
-    return _by_class(told["images"].float(), told["classes"], data)
+    return int(_config(content).get("server-round", 0))
 
 
 def _by_class(images: Tensor, classes: Tensor, data: LocalData) -> dict[int, Tensor]:
+    """Return images by the client's own ids of their classes; those of other classes are left out."""
     found = {local: images[classes == c] for local, c in enumerate(data.classes)}
     return {c: given for c, given in found.items() if len(given)}
 
 
-def _start(known: Mapping[int, Tensor], num_classes: int) -> dd.SyntheticSet | None:
-    """Return known images of the value space as a warm start; None without any."""
-    if not known:
-        return None
-    classes = torch.cat([torch.full((len(images),), c) for c, images in known.items()])
-    pixels = Pixels(torch.cat(list(known.values())))
-    return dd.SyntheticSet(pixels, hard_labels(classes, num_classes), classes, num_classes)
+@final
+@dataclass(frozen=True, kw_only=True)
+class NearStudents:
+    """Factory of the students of a client.
+
+    Attributes:
+        data: Data of the client: a student has an output for each of its classes, with the weights that the network
+            has for that class.
+        around: Network of the server; None for fresh networks.
+        radius: Largest distance of a student from `around`, in the norm of all weights: the direction is random, the
+            distance uniform in 0..radius.
+        logits: Whether an embedding is followed by the logits of all K classes, so that what matches embeddings
+            matches both, as FedDM does.
+    """
+
+    data: LocalData
+    around: Network | None = None
+    radius: NonNegativeFloat = 0.0
+    logits: bool = False
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+
+    @property
+    def name(self) -> str:
+        """Name of the network in `ddsdk.NETWORKS`, for the provenance of a set."""
+        return self.data.task.network
+
+    @property
+    def options(self) -> Mapping[str, object]:
+        """Options of its builder, for the same."""
+        return self.data.task.factory.options
+
+    def __call__(self, rng: torch.Generator) -> Network:
+        """Return a student; all chance comes from `rng`."""
+        if self.around is None:
+            network = self.data.task.make(derive(rng, "init"))
+        else:
+            network = copy.deepcopy(self.around)
+            _move(network, self.radius, derive(rng, "near"))
+        return self._narrowed(network)
+
+    def _narrowed(self, network: Network) -> Network:
+        rows = list(self.data.classes)
+        weight, bias = network.head.weight.detach()[rows], network.head.bias.detach()[rows]
+        body: nn.Module = network.body
+        if self.logits:
+            body = _WithLogits(network.body, network.head)
+            weight = torch.cat([weight, weight.new_zeros(len(rows), network.head.out_features)], 1)
+        head = nn.Linear(weight.shape[1], len(rows), device="meta")
+        head.weight, head.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
+        return Network(body, head)
+
+
+@final
+class _WithLogits(nn.Module):
+    """Features of a body, followed by the logits of a head on them."""
+
+    def __init__(self, body: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.body, self.head = body, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.body(x)
+        flat = features.flatten(1)
+        return torch.cat([flat, self.head(flat)], 1)
+
+
+@torch.no_grad()
+def _move(network: nn.Module, radius: float, rng: torch.Generator) -> None:
+    if not radius:
+        return
+    steps = [torch.randn(p.shape, generator=rng) for p in network.parameters()]
+    norm = torch.sqrt(sum((s.square().sum() for s in steps), torch.zeros(())))
+    length = radius * torch.rand((), generator=rng)
+    for p, step in zip(network.parameters(), steps, strict=True):
+        p.add_((step * (length / norm)).to(p.device))

@@ -1,9 +1,10 @@
-"""DynaFed: the server distils the trajectory of the global weights, and no client sends anything more for it."""
+"""DynaFed: the server distils the trajectory of the global weights, at no traffic beyond that of FedAvg."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar, final
 
 import torch
@@ -12,7 +13,7 @@ from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.foundation import derive, require, require_count, require_rate
+from ddsdk.foundation import PositiveFloat, PositiveInt, derive, require
 from ddsdk.networks import Network
 from ddsdk.synthetic import STARTS, class_slots
 from ddsdk.training import epoch, gradient_step, weight_vector
@@ -23,20 +24,15 @@ from ddsdk_integrations.federated.task import Task
 @final
 @dataclass(frozen=True, kw_only=True)
 class Trajectory(PathMatching):
-    """How the server distils the weights of the first rounds, and tunes those of the later ones.
+    """Matching of the trajectory of the first rounds, and tuning of the weights of the later ones.
 
     Attributes:
         rounds: Rounds whose weights are distilled; the set is made after the last of them.
         ipc: Images of each class.
         span: Rounds from the start of a stretch to its end.
-        student_steps: Steps on the set that must go as far as a stretch.
-        steps: Image steps.
-        image_lr: Learning rate of the images (Adam).
-        label_lr: Learning rate of the label logits (Adam).
-        scale_lr: Learning rate of the learned rate (Adam).
         student_lr: Learning rate at which the learned one starts.
         tune_steps: Steps on the set after each aggregation, with the learned rate.
-        tune_batch: Images of one of these steps, and of those of `student_steps`.
+        tune_batch: Images of one of these steps, and of one of `student_steps`.
 
     References:
         Pi et al., "DynaFed: Tackling Client Data Heterogeneity with Global Dynamics", CVPR 2023, arXiv:2211.10878.
@@ -44,43 +40,28 @@ class Trajectory(PathMatching):
 
     name: ClassVar[str] = "dynafed"
     highest_rate: ClassVar[float] = 1.0
-    rounds: int = 10
-    ipc: int = 10
-    span: int = 3
-    student_steps: int = 10
-    steps: int = 200
-    image_lr: float = 0.05
-    label_lr: float = 0.05
-    scale_lr: float = 0.02
-    student_lr: float = 0.02
-    tune_steps: int = 20
-    tune_batch: int = 64
+    rounds: PositiveInt = 10
+    ipc: PositiveInt = 10
+    span: PositiveInt = 3
+    student_steps: PositiveInt = 10
+    steps: PositiveInt = 200
+    image_lr: PositiveFloat = 0.05
+    label_lr: PositiveFloat = 0.05
+    scale_lr: PositiveFloat = 0.02
+    student_lr: PositiveFloat = 0.02
+    tune_steps: PositiveInt = 20
+    tune_batch: PositiveInt = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("rounds", "ipc", "span", "tune_steps", "tune_batch"):
-            require_count(name, getattr(self, name))
-        require_rate("student_lr", self.student_lr)
         require(self.span <= self.rounds, "span", f"not exceed {self.rounds} rounds", self.span)
 
-    @property
-    def stretch(self) -> int:
-        """Rounds from the start of a stretch to its end."""
-        return self.span
-
-    @property
-    def student_batch(self) -> int | None:
-        """Images of one step on the set."""
-        return self.tune_batch
+    def stretches(self) -> tuple[int, int | None]:
+        """Return span and batch size."""
+        return self.span, self.tune_batch
 
     def distil(self, task: Task, weights: Sequence[Tensor], rng: torch.Generator) -> dd.Distilled:
-        """Distil a trajectory of weights, from noise: the server has no images.
-
-        Args:
-            task: Task that all sides agree on.
-            weights: Weights of the network, (P,) each, round by round, the first ones included.
-            rng: Root of every random number.
-        """
+        """Distil weights, (P,) each, of the start and of each round, from noise: the server has no images."""
         require(len(weights) > self.span, "weights", f"have more than {self.span} rounds", len(weights))
         path = WeightPath(
             task=task,
@@ -100,18 +81,17 @@ class Trajectory(PathMatching):
         network.train()
         done = 0
         while done < self.tune_steps:
-            for part in epoch(batch, self.tune_batch, dd.Augmentation(""), derive(rng, "tune", done)):
+            parts = epoch(batch, self.tune_batch, dd.Augmentation(""), derive(rng, "tune", done))
+            for part in islice(parts, self.tune_steps - done):
                 gradient_step(network, optimizer, part)
                 done += 1
-                if done == self.tune_steps:
-                    break
 
 
 @final
 class DynaFed(FedAvg):
     """FedAvg whose server keeps the weights of the first rounds, distils them, and tunes each later aggregate on that.
 
-    It takes the place of Flower's FedAvg before any clients; the traffic is that of FedAvg.
+    It takes the place of Flower's FedAvg before any clients.
 
     Args:
         task: Task that all sides agree on.
@@ -120,17 +100,10 @@ class DynaFed(FedAvg):
         **options: Options of Flower's FedAvg.
 
     Attributes:
-        made: The distilled trajectory; None before it is there.
+        made: Distilled trajectory; None in the first rounds.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        trajectory: Trajectory | None = None,
-        *,
-        seed: int = 0,
-        **options: Any,  # noqa: ANN401
-    ) -> None:
+    def __init__(self, task: Task, trajectory: Trajectory | None = None, *, seed: int = 0, **options: Any) -> None:  # noqa: ANN401
         super().__init__(**options)
         self.trajectory = Trajectory() if trajectory is None else trajectory
         self.made: dd.Distilled | None = None

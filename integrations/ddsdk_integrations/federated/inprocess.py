@@ -1,13 +1,13 @@
 """A federation inside one process: the same apps without ports, processes or Ray, for tests and notebooks.
 
-It uses two names that Flower does not promise to keep: the identity that messages read, and the form in which they
-cross the wire. The others are FedAvg's own helpers, in `ddsdk_integrations.federated.averaging`.
+It uses names that Flower does not promise to keep: the identity that messages read, and their form on the wire.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from inspect import signature
 from typing import Any, final
 
 import torch
@@ -28,15 +28,15 @@ _FAILED = 2
 class InProcessGrid(Grid):
     """Calls a client app for each message, one after the other, with a context for each client that lasts.
 
-    Content is written to bytes and read again, as on a wire, so neither side can see what the other one keeps. A client
-    answers when its reply is pulled; one whose answer would come after the deadline is silent, as in a real federation.
+    Content is written to bytes and read again, as on a wire, so the sides share no memory. A client answers when its
+    reply is pulled; one whose answer would come after the deadline is silent, as in a real federation.
 
     Args:
-        app: Answers for all clients; or one app for each.
+        app: App of all clients; or one app for each.
         partitions: Number of clients; their ``partition-id`` counts from 0.
-        run_config: Of the run, as clients see it.
+        run_config: Configuration of the run, as clients see it.
         silent: Partitions that never answer.
-        seed: For node ids and the order of replies.
+        seed: Root of node ids and of the order of replies.
     """
 
     def __init__(
@@ -74,11 +74,7 @@ class InProcessGrid(Grid):
 
     @property
     def run(self) -> Any:  # noqa: ANN401
-        """There is no record of a run.
-
-        Raises:
-            RuntimeError: Always.
-        """
+        """Raise RuntimeError: there is no record of a run."""
         raise RuntimeError("a federation inside one process has no record of its run")
 
     def create_message(
@@ -112,7 +108,7 @@ class InProcessGrid(Grid):
         return found
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Return the answers that came in time, in no order; nobody waits for those who are silent."""
+        """Return the answers that came in time, in no order."""
         until = None if timeout is None else time.monotonic() + timeout
         ids = list(self.push_messages(messages))
         found: list[Message] = []
@@ -135,27 +131,12 @@ class InProcessGrid(Grid):
 
 def _delivered(message: Message, message_id: str) -> Message:
     """Return a message as it comes out of the wire, with an id."""
-    m = message.metadata
-    metadata = Metadata(
-        run_id=m.run_id,
-        message_id=message_id,
-        src_node_id=m.src_node_id,
-        dst_node_id=m.dst_node_id,
-        reply_to_message_id=m.reply_to_message_id,
-        group_id=m.group_id,
-        created_at=m.created_at,
-        ttl=m.ttl,
-        message_type=m.message_type,
-        src_task_id=m.src_task_id,
-        dst_task_id=m.dst_task_id,
-    )
-    if message.has_error():
-        return _made(metadata, error=message.error)
-    return _made(metadata, content=recorddict_from_proto(recorddict_to_proto(message.content)))
-
-
-def _made(metadata: Metadata, **what: Any) -> Message:  # noqa: ANN401
-    # The argument that Flower keeps to itself.
+    sent: dict[str, Any] = {name: getattr(message.metadata, name) for name in signature(Metadata).parameters}
+    metadata = Metadata(**(sent | {"message_id": message_id}))
+    # The type does not show the argument `metadata`.
     make: Any = Message
-    found: Message = make(metadata=metadata, **what)
+    if message.has_error():
+        found: Message = make(metadata=metadata, error=message.error)
+    else:
+        found = make(metadata=metadata, content=recorddict_from_proto(recorddict_to_proto(message.content)))
     return found

@@ -20,12 +20,7 @@ if TYPE_CHECKING:
 
 
 def dynamic_loss(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return sum_i phi_i l_i with phi_i = 2 sigmoid(l_i) - 1, a constant: known images count little.
-
-    Args:
-        outputs: (B, K) logits.
-        labels: (B, K) probabilities.
-    """
+    """Return sum_i phi_i l_i with phi_i = 2 sigmoid(l_i) - 1, a constant, for logits and probabilities, (B, K) each."""
     losses = cross_entropy(outputs, labels, reduction="none")
     return ((2 * losses.detach().sigmoid() - 1) * losses).sum()
 
@@ -33,10 +28,9 @@ def dynamic_loss(outputs: Tensor, labels: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True, kw_only=True)
 class MetaKnowledge(IterativeRecipe):
-    """Back-propagation through a short training from the given students, tested on real images with dynamic weights.
+    """Back-propagation through a short training from the server's weights, tested on real images with dynamic weights.
 
-    min_S sum_i phi_i l(w_N(S); x_i), with w_N after N steps on S from the server's weights: the students that a client
-    is given.
+    min_S sum_i phi_i l(w_N(S); x_i), with w_N after N steps on S.
 
     Attributes:
         steps: Image steps.
@@ -44,7 +38,7 @@ class MetaKnowledge(IterativeRecipe):
         image_lr: Learning rate of the images (Adam).
         student_lr: Learning rate of a student (SGD).
         real_batch: Real images of one test.
-        start: Where the images start, a key of `ddsdk.synthetic.STARTS`, where nobody else's knowledge takes its place.
+        start: Start of the images that the server sends none for, a key of `ddsdk.synthetic.STARTS`.
 
     Differences from the published algorithm: the weight of an image is a function of its loss, as in the paper, whose
     formula could not be checked; the server's learnable constraint is left out.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import ddsdk as dd
-from ddsdk.foundation import derive, require, require_count, require_rate
+from ddsdk.foundation import PositiveFloat, PositiveInt, check_numbers, derive, require
 from ddsdk.networks import Network
 from ddsdk.training import FlatNetwork, batch_gradient, train, weight_vector
 from ddsdk_integrations.federated.checks import Refusal
@@ -21,15 +21,15 @@ from ddsdk_integrations.federated.updates import recovered_update, robust_mean
 
 
 class Learned(NamedTuple):
-    """What came out of a round.
+    """Result of a round.
 
     Attributes:
-        network: With the new weights.
+        network: Network with the new weights.
         share: Largest share of the weight of a class that one client had; of the mean, for updates.
-        influence: Largest share that one could have had; for updates, how far one could have moved their mean, in
-            lengths of that mean. 1, or infinity for updates, where nothing smaller can be said.
-        pool: The union of the sets, where there is one.
-        refused: What turned out to be of no use.
+        influence: Largest share that one could have had; for updates, the distance by which one could have moved their
+            mean, in lengths of that mean. 1, or infinity for updates, where nothing smaller can be said.
+        pool: Union of the sets; None for updates.
+        refused: Sets that turned out to be of no use.
     """
 
     network: Network
@@ -48,8 +48,8 @@ class Learner(Protocol):
         """Return the new network.
 
         Args:
-            network: The server's, which may be changed.
-            sets: At least one.
+            network: Network of the server, which may be changed.
+            sets: One set for each client, at least one.
             task: Task that all sides agree on.
             rng: Root of every random number of the round.
             quota: Images of a class that one client may send.
@@ -63,20 +63,20 @@ class TrainOnPool:
     """Train on the union of the sets.
 
     Attributes:
-        evaluation: How; its network, number of networks and label form are not looked at.
-        fresh: From a new network each time, and not from the server's.
-        radius: After each epoch the weights come back to at most so far from where they began: sets that were matched
-            around these weights say nothing of what lies beyond. None leaves them free.
-        weighing: How much each set counts.
+        evaluation: Protocol of the training; its network, number of networks and label form are passed over.
+        fresh: Whether each round trains a new network, and not that of the server.
+        radius: Largest distance of the weights, after each epoch, from those of the start: sets that were matched
+            around these weights say nothing of the rest. None leaves them free.
+        weighing: Weight of each set.
     """
 
     evaluation: dd.Evaluation
     fresh: bool = False
-    radius: float | None = None
+    radius: PositiveFloat | None = None
     weighing: Weighing = field(default_factory=Weighing)
 
     def __post_init__(self) -> None:
-        require(self.radius is None or self.radius > 0, "radius", "be positive", self.radius)
+        check_numbers(self)
 
     def __call__(
         self, network: Network, sets: Sequence[Contribution], task: Task, rng: torch.Generator, *, quota: int
@@ -99,23 +99,15 @@ class MergedSteps:
     """Go through the batches of all clients in turn, each with the rate that was learned with it, as DOSFL does.
 
     Attributes:
-        passes: Through all of them, as many as the clients' recipe has: each step of each pass has a rate of its own.
-        batch_size: Images of one step; None for one of each class of the client, as DD makes them.
-        reach: No step moves the weights further than this, whatever rate came with it.
-
-    References:
-        Zhou et al., "Distilled One-Shot Federated Learning", 2020, arXiv:2009.07999.
+        passes: Passes through all batches, as many as the clients' recipe has: each step of each has its own rate.
+        reach: Largest length of a step, whatever rate came with it.
     """
 
-    passes: int = 1
-    batch_size: int | None = None
-    reach: float = 1.0
+    passes: PositiveInt = 1
+    reach: PositiveFloat = 1.0
 
     def __post_init__(self) -> None:
-        require_count("passes", self.passes)
-        if self.batch_size is not None:
-            require_count("batch_size", self.batch_size)
-        require_rate("reach", self.reach)
+        check_numbers(self)
 
     def __call__(
         self,
@@ -139,8 +131,8 @@ class MergedSteps:
         return Learned(network, pool.share, 1.0, pool)
 
     def _steps(self, one: Contribution, task: Task) -> list[tuple[dd.Batch, float]]:
-        size = len(torch.unique(one.classes)) if self.batch_size is None else self.batch_size
-        x = task.preprocess(one.images)
+        # A step is of one image of each class of the client, as DD makes them.
+        x, size = task.preprocess(one.images), len(torch.unique(one.classes))
         parts = list(zip(torch.split(x, size), torch.split(one.labels, size), strict=True)) * self.passes
         rates = one.rate or (0.01,)
         return [(dd.Batch(*part), rates[k % len(rates)]) for k, part in enumerate(parts)]
@@ -152,17 +144,17 @@ class AverageUpdates:
     """Replay each client's set on the server's weights, and average the updates; see `robust_mean`.
 
     Attributes:
-        student_steps: Of the replay; it must be that of the clients' `Encoding`.
-        trim: Of each coordinate as large a share of the highest and of the lowest values is left out.
-        cap: An update is shortened to so many times the median length.
+        student_steps: Number of steps of the replay, that of the clients' `Encoding`.
+        trim: Share of the highest and of the lowest values of each coordinate that is left out.
+        cap: Largest length of an update, in median lengths.
     """
 
-    student_steps: int = 3
+    student_steps: PositiveInt = 3
     trim: float = 0.0
     cap: float = 3.0
 
     def __post_init__(self) -> None:
-        require_count("student_steps", self.student_steps)
+        check_numbers(self)
         require(0 <= self.trim < 0.5, "trim", "lie in 0 <= value < 0.5", self.trim)
         require(1 <= self.cap < float("inf"), "cap", "be finite and at least 1", self.cap)
 
@@ -176,13 +168,10 @@ class AverageUpdates:
         quota: int,  # noqa: ARG002
     ) -> Learned:
         """Return the network with the mean update; one that is not finite is refused."""
-        found = [(one, recovered_update(network, one, task, self.student_steps)) for one in sets]
-        sound = [update for _, update in found if bool(torch.isfinite(update).all())]
-        refused = tuple(
-            Refusal(one.node, 6, "finite", "its update must be finite")
-            for one, update in found
-            if not bool(torch.isfinite(update).all())
-        )
+        found = {one.node: recovered_update(network, one, task, self.student_steps) for one in sets}
+        sound = [update for update in found.values() if bool(torch.isfinite(update).all())]
+        wild = [node for node, update in found.items() if not bool(torch.isfinite(update).all())]
+        refused = tuple(Refusal(node, 6, "finite", "its update must be finite") for node in wild)
         if not sound:
             return Learned(network, 0.0, 0.0, refused=refused)
         mean, moved = robust_mean(sound, trim=self.trim, cap=self.cap)

@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, MetricRecord
 from torch import nn
 
 import ddsdk as dd
-from ddsdk.foundation import derive, require_count, require_momentum, require_rate
+from ddsdk.foundation import Momentum, PositiveFloat, PositiveInt, check_numbers, derive
 from ddsdk.training import accuracy, epoch, gradient_step
 from ddsdk_integrations.federated.task import Task
 
@@ -29,17 +29,14 @@ class LocalTraining:
         augmentation: Operations of `ddsdk.Augmentation`; empty for none.
     """
 
-    epochs: int = 1
-    lr: float = 0.02
-    momentum: float = 0.0
-    batch_size: int = 64
+    epochs: PositiveInt = 1
+    lr: PositiveFloat = 0.02
+    momentum: Momentum = 0.0
+    batch_size: PositiveInt = 64
     augmentation: str = ""
 
     def __post_init__(self) -> None:
-        require_count("epochs", self.epochs)
-        require_count("batch_size", self.batch_size)
-        require_rate("lr", self.lr)
-        require_momentum("momentum", self.momentum)
+        check_numbers(self)
         dd.Augmentation(self.augmentation)
 
     def fit(

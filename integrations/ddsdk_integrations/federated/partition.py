@@ -14,12 +14,12 @@ def dirichlet(
     """Split so that the images of each class go to clients in shares drawn from a symmetric Dirichlet distribution.
 
     Args:
-        labels: (N,) int64.
-        clients: How many.
+        labels: Class ids, (N,) int64.
+        clients: Number of clients.
         alpha: Concentration: 100 gives clients much alike, 0.01 mostly one client for each class.
-        rng: For shares and order.
+        rng: Root of shares and order.
         least: Images that every client must have; shares are drawn again until it is so.
-        tries: How often at most.
+        tries: Largest number of draws.
 
     Returns:
         For each client the positions of its images, in rising order; every image is given once.
@@ -52,10 +52,10 @@ def shards(labels: Tensor, clients: int, per_client: int, rng: torch.Generator) 
     """Sort by class, cut into equal shards, and give each client some of them at random: few classes for each.
 
     Args:
-        labels: (N,) int64.
-        clients: How many.
+        labels: Class ids, (N,) int64.
+        clients: Number of clients.
         per_client: Shards of one client.
-        rng: For order and gift.
+        rng: Root of order and choice.
 
     References:
         McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017.
@@ -77,10 +77,10 @@ def quantity_skew(labels: Tensor, clients: int, alpha: float, rng: torch.Generat
     """Split at random into parts whose sizes are drawn from a Dirichlet distribution, at least one image each.
 
     Args:
-        labels: (N,) int64; only their number counts.
-        clients: How many.
+        labels: Class ids, (N,) int64; only their number counts.
+        clients: Number of clients.
         alpha: Concentration of the sizes.
-        rng: For sizes and order.
+        rng: Root of sizes and order.
     """
     require_count("clients", clients)
     require_rate("alpha", alpha)

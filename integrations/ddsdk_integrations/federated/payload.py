@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, final
@@ -23,23 +22,19 @@ from ddsdk.foundation import canonical_json, require
 from ddsdk_integrations.federated.task import LocalData
 
 FORMAT = 1
-"""Of the records; a reader takes its own format only."""
-
+# These codecs keep each image by itself, which quotas and the screen count on.
 CODEC_NAMES = (Uint8.name, Half.name, LowRank.name)
-"""Of the codecs that are sent: they keep each image by itself, which quotas and the screen count on."""
-
 ARRAYS, META, METRICS = "syn", "meta", "metrics"
-"""Names of the three records."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """In how few bytes a set is sent.
+    """Form in which a set is sent.
 
     Attributes:
         codec: Codec of the images, such as `ddsdk.artefact.Uint8` or `ddsdk.artefact.LowRank`.
-        soft: Send label rows, as half floats, beside the class ids.
+        soft: Whether label rows, as half floats, are sent beside the class ids.
     """
 
     codec: RowCodec = field(default_factory=Uint8)
@@ -52,14 +47,14 @@ class Contribution:
     """A set of one client as the server sees it.
 
     Attributes:
-        node: The id of the sender.
-        images: (M, C, H, W) float32 in the unit range of pixels, or a little beyond where the codec keeps that.
-        labels: (M, K) probabilities over all classes.
-        classes: (M,) int64, the class that each image was made for.
-        examples: Real images that the client has, as it says; classes that were too small to be distilled count too.
+        node: Id of the sender.
+        images: Images, (M, C, H, W) float32 in the unit range, or a little beyond where the codec keeps that.
+        labels: Probabilities over all classes, (M, K).
+        classes: Class that each image was made for, (M,) int64.
+        examples: Number of real images that the client claims, those of classes too small to be distilled included.
         counts: Number of real images of each class.
         rate: Learning rates learned with the set: none, one, or one for each step.
-        meta: The other things that it says of itself, such as `manifest` and the privacy statement.
+        meta: Other statements of the client: `manifest`, privacy, codec and its error.
     """
 
     node: int
@@ -73,10 +68,9 @@ class Contribution:
 
     def after(self, older: Contribution) -> Contribution:
         """Return this set with the images of an older one of the same client behind its own."""
-        joined: dict[str, Any] = {
-            name: torch.cat([getattr(self, name), getattr(older, name)]) for name in ("images", "labels", "classes")
-        }
-        return dataclasses.replace(self, **joined)
+        pairs = ((self.images, older.images), (self.labels, older.labels), (self.classes, older.classes))
+        images, labels, classes = map(torch.cat, pairs)
+        return dataclasses.replace(self, images=images, labels=labels, classes=classes)
 
     def of_classes(self, kept: Tensor) -> Contribution:
         """Return the part whose images are `kept`, (M,) bool."""
@@ -85,67 +79,50 @@ class Contribution:
 
 
 def pack(
-    made: dd.Distilled, data: LocalData, packing: Packing, *, round_number: int, seconds: float = 0.0
+    made: dd.Distilled, data: LocalData, packing: Packing, *, round_number: int, seconds: float = 0.0, **found: float
 ) -> RecordDict:
     """Return the records of a set.
 
+    The manifest is JSON without fingerprint of the data and name of the machine.
+
     Args:
-        made: Over the classes of the client.
-        data: Data of the client, with the ids of its classes in the task.
+        made: Set over the classes of `data`.
+        data: Data of the client.
         packing: Codec and label form.
-        round_number: The round that it answers.
+        round_number: Number of the round.
         seconds: Time of the distillation.
-
-    Raises:
-        ValueError: If the codec does not keep each image by itself, or labels are no probabilities.
+        **found: Numbers of the run for the manifest.
     """
-    labels = made.as_dataset("probabilities").tensors[1]
-    # Not clamped: what a codec cuts off is part of its error.
-    images = made.preprocess.inverse(made.images)
-    return pack_images(
-        images,
-        data.ids(made.owner),
-        data.rows(labels) if packing.soft else None,
-        data,
-        packing.codec,
-        rate=rates_of(made),
-        told={
-            "round": round_number,
-            "manifest": manifest(str(made.provenance.get("recipe", "")), made.provenance.get("parameters", {})),
-            "privacy": made.privacy,
-        },
-        seconds=seconds,
-    )
-
-
-def pack_images(
-    images: Tensor,
-    classes: Tensor,
-    rows: Tensor | None,
-    data: LocalData,
-    codec: RowCodec,
-    *,
-    rate: tuple[float, ...] = (),
-    told: dict[str, Any],
-    seconds: float = 0.0,
-) -> RecordDict:
-    """Return the records of images, (M, C, H, W) in the unit range, and their class ids in the task."""
+    codec, rate = packing.codec, made.learned_lr
     known = f"be one of {', '.join(CODEC_NAMES)}, which keep each image by itself"
     require(codec.name in CODEC_NAMES, "codec", known, codec)
-    packed = {name: tensor.numpy() for name, tensor in codec.pack(images).items()}
-    packed["classes"] = classes.to(torch.int16).numpy()
-    if rows is not None:
-        packed["soft"] = rows.half().numpy()
-    if rate:
-        packed["rate"] = np.asarray(rate, dtype=np.float32)
+    # Not clamped: what a codec cuts off is part of its error.
+    images = made.preprocess.inverse(made.images)
+    coded = codec.pack(images)
+    packed = {name: tensor.numpy() for name, tensor in coded.items()}
+    packed["classes"] = data.ids(made.owner).to(torch.int16).numpy()
+    if packing.soft:
+        packed["soft"] = data.rows(made.as_dataset("probabilities").tensors[1]).half().numpy()
+    if rate is not None:
+        packed["rate"] = np.atleast_1d(np.asarray(rate, dtype=np.float32))
     arrays = ArrayRecord({name: Array(value) for name, value in packed.items()})
+    parameters = made.provenance.get("parameters", {})
+    manifest = {
+        "recipe": str(made.provenance.get("recipe", "")),
+        # The codec stands beside it.
+        "parameters": {name: value for name, value in parameters.items() if name != "codec"},
+        "versions": {"ddsdk": version("ddsdk"), "torch": str(torch.__version__)},
+        **found,
+    }
     meta = ConfigRecord(
         {
             "format": FORMAT,
             "task": data.task.digest,
             "codec": canonical_json(codec_state(codec)).decode(),
-            "codec-error": codec_error(codec, images),
-            **told,
+            "codec-error": float((codec.unpack(coded) - images).square().mean().sqrt()),
+            "round": round_number,
+            "manifest": canonical_json(manifest).decode(),
+            "privacy": made.privacy,
         }
     )
     meta["digest"] = content_digest(arrays, meta)
@@ -155,28 +132,10 @@ def pack_images(
     return RecordDict({ARRAYS: arrays, META: meta, METRICS: metrics})
 
 
-def manifest(recipe: str, parameters: Mapping[str, Any], **found: float) -> str:
-    """Return where a set comes from, as one JSON text, without fingerprint of the data and name of the machine.
-
-    Args:
-        recipe: Name of the method.
-        parameters: Parameters of the method, JSON values.
-        **found: Numbers of the run that are worth telling.
-    """
-    versions = {"ddsdk": version("ddsdk"), "torch": str(torch.__version__)}
-    told = {"recipe": recipe, "parameters": dict(parameters), "versions": versions, **found}
-    return canonical_json(told).decode()
-
-
-def codec_error(codec: RowCodec, images: Tensor) -> float:
-    """Return how far a pixel is from what comes out of the codec: the root of the mean square, in the unit range."""
-    return float((codec.unpack(codec.pack(images)) - images).square().mean().sqrt())
-
-
 def content_digest(arrays: ArrayRecord, meta: ConfigRecord) -> str:
-    """Return the SHA-256, in hex, of all arrays and of what `meta` says but for the digest itself.
+    """Return the SHA-256, in hex, of all arrays and of `meta` but for the digest itself.
 
-    It tells a damaged message from a sound one. It says nothing about who sent it: that is the transport's part.
+    It tells a damaged message from a sound one. Proof of the sender is the transport's part.
     """
     found = hashlib.sha256()
     for name in sorted(arrays):
@@ -185,11 +144,3 @@ def content_digest(arrays: ArrayRecord, meta: ConfigRecord) -> str:
         found.update(array.data)
     found.update(canonical_json({name: meta[name] for name in sorted(meta) if name != "digest"}))
     return found.hexdigest()
-
-
-def rates_of(made: dd.Distilled) -> tuple[float, ...]:
-    """Return the learning rates that were learned with a set: none, one, or one for each step."""
-    rate = made.learned_lr
-    if rate is None:
-        return ()
-    return rate if isinstance(rate, tuple) else (rate,)

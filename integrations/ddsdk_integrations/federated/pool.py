@@ -19,13 +19,12 @@ from ddsdk_integrations.federated.task import Task
 @final
 @dataclass(frozen=True, kw_only=True)
 class Weighing:
-    """How much each set counts.
+    """Weight of each set.
 
     Attributes:
         by: ``"images"``: every image counts the same. ``"examples"``: within a class, clients count by the real images
             behind their sets, and all classes count the same.
-        cap: Under ``"examples"``, a client counts at most so many times the median of the holders of a class, whatever
-            it claims.
+        cap: Largest weight of a client under ``"examples"``, in medians of the holders of a class.
     """
 
     by: Literal["images", "examples"] = "images"
@@ -42,13 +41,13 @@ class Pool:
     """The union of the sets of a round.
 
     Attributes:
-        images: (M, C, H, W) in the unit range, client by client.
-        labels: (M, K) probabilities.
-        classes: (M,) int64.
-        weights: (M,) of the images in the loss, with mean 1.
+        images: Images, (M, C, H, W) in the unit range, client by client.
+        labels: Probabilities, (M, K).
+        classes: Class of each image, (M,) int64.
+        weights: Weight of each image in the loss, (M,), with mean 1.
         share: Largest share of the weight of a class that a client has.
-        influence: Largest share that a client could have had, by weight or by number of images, with what the
-            others sent: for each class that somebody sent. It is 1 where one client alone holds a class.
+        influence: Class that somebody sent to the largest share that a client could have had, by weight or by number
+            of images, beside the sets of the others. It is 1 where one client alone holds a class.
     """
 
     images: Tensor
@@ -62,30 +61,9 @@ class Pool:
         """Return images in the value space, and label rows times weights: the loss is linear in them."""
         return dd.Batch(task.preprocess(self.images), self.labels * self.weights[:, None])
 
-    def distilled(self, task: Task, evaluation: dd.Evaluation, *, recipe: str) -> dd.Distilled:
-        """Return the union as an artefact, without weights."""
-        return dd.Distilled(
-            task.preprocess(self.images),
-            self.labels / self.labels.sum(1, keepdim=True),
-            class_names=task.class_names,
-            preprocess=task.preprocess,
-            evaluation=evaluation.to_dict(),
-            classes=self.classes,
-            provenance={"recipe": recipe},
-        )
-
 
 def pooled(sets: Sequence[Contribution], task: Task, weighing: Weighing, *, quota: int) -> Pool:
-    """Put sets together.
-
-    Args:
-        sets: At least one.
-        task: Task that all sides agree on.
-        weighing: How much each counts.
-        quota: Images of a class that one client may send.
-
-    Cost: linear in the images.
-    """
+    """Return the union of sets, at least one, whose senders may each send `quota` images of a class."""
     weights = [torch.ones(len(one.images)) for one in sets]
     if weighing.by == "examples":
         for c in range(task.num_classes):
@@ -94,13 +72,17 @@ def pooled(sets: Sequence[Contribution], task: Task, weighing: Weighing, *, quot
             for i, weight in zip(held, total, strict=True):
                 mine = sets[i].classes == c
                 weights[i][mine] = weight / int(mine.sum()) / sum(total)
-    joined, mass = torch.cat(weights), _mass(sets, weights)
+    # The weight that each set puts on each class, (clients, K): by labels, whatever an image was made for.
+    mass = torch.stack([(one.labels * w[:, None]).sum(0) for one, w in zip(sets, weights, strict=True)])
+    # Rows of soft labels leave traces of other classes, of which nobody has an image.
+    there = mass.sum(0) > 1e-3 * mass.sum()
+    joined = torch.cat(weights)
     return Pool(
         images=torch.cat([one.images for one in sets]),
         labels=torch.cat([one.labels for one in sets]),
         classes=torch.cat([one.classes for one in sets]),
         weights=joined / joined.mean(),
-        share=_largest_share(mass),
+        share=float((mass / mass.sum(0).clamp_min(1e-12))[:, there].max()),
         influence=_influence(sets, mass, weighing, quota),
     )
 
@@ -109,19 +91,9 @@ def _class_weights(counts: Sequence[float], weighing: Weighing) -> list[float]:
     """Return the weight of each holder of a class: its count, capped."""
     if not counts:
         return []
+    # The lower median: with the upper one of two holders, a liar would cap itself.
     median = sorted(counts)[(len(counts) - 1) // 2]
     return [max(1.0, min(n, weighing.cap * median)) for n in counts]
-
-
-def _mass(sets: Sequence[Contribution], weights: Sequence[Tensor]) -> Tensor:
-    """Return the weight that each set puts on each class, (clients, K): by labels, whatever an image was made for."""
-    return torch.stack([(one.labels * w[:, None]).sum(0) for one, w in zip(sets, weights, strict=True)])
-
-
-def _largest_share(mass: Tensor) -> float:
-    # Rows of soft labels leave traces of other classes, of which nobody has an image.
-    there = mass.sum(0) > 1e-3 * mass.sum()
-    return float((mass / mass.sum(0).clamp_min(1e-12))[:, there].max())
 
 
 def _influence(sets: Sequence[Contribution], mass: Tensor, weighing: Weighing, quota: int) -> dict[int, float]:

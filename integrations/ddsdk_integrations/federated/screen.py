@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from ddsdk.foundation import derive, require
+from ddsdk.foundation import Fraction, NonNegativeFloat, check_numbers, derive, require
 from ddsdk.training import embeddings
 from ddsdk_integrations.federated.checks import Refusal
 from ddsdk_integrations.federated.payload import Contribution
@@ -22,48 +22,47 @@ _NETWORKS = 5
 @final
 @dataclass(frozen=True, kw_only=True)
 class Screen:
-    """Which sets are refused for what the others sent.
+    """Refusal of sets that copy another one, and of classes that are unlike those of the other clients.
 
     A copy is refused where an earlier client, in the order of nodes, has sent the same. The class of a client is
     refused where its mean embedding lies further from the median of its holders than `far` times the median of these
-    distances: with fewer than `least` holders nobody can tell.
+    distances.
 
     Attributes:
         near: Root mean square difference of pixels, unit range, below which two images are the same.
         copies: Share of near copies from which on a set is refused.
-        far: See above; infinity refuses no class.
-        whole: A client is refused as a whole if more than this share of its classes that can be judged lie so far.
+        far: Distance beyond which a class is refused, in median distances; infinity refuses none.
+        whole: Share of the judged classes of a client beyond which, if they lie so far, it is refused as a whole.
         least: Holders of a class that are needed to judge it.
     """
 
-    near: float = 0.01
+    near: NonNegativeFloat = 0.01
     copies: float = 0.5
     far: float = 3.0
-    whole: float = 0.5
+    whole: Fraction = 0.5
     least: int = 5
 
     def __post_init__(self) -> None:
-        require(self.near >= 0, "near", "not be negative", self.near)
+        check_numbers(self)
         require(0 < self.copies <= 1, "copies", "lie in 0 < value <= 1", self.copies)
         require(self.far > 1, "far", "be above 1", self.far)
-        require(0 <= self.whole <= 1, "whole", "lie in 0..1", self.whole)
         require(self.least >= 3, "least", "be at least 3", self.least)
 
     def __call__(
         self, sets: Sequence[Contribution], task: Task, rng: torch.Generator
     ) -> tuple[list[Contribution], list[Refusal]]:
-        """Return what is left of the sets, in their order, and what was refused.
+        """Return the rest of the sets, in their order, and the refusals.
 
         Args:
-            sets: That have passed the checks of single replies.
+            sets: Sets that have passed the checks of single replies.
             task: Task that all sides agree on.
-            rng: For the networks of the embeddings. A client that could tell their weights could make images for them,
-                so it must come from a secret.
+            rng: Root of the networks of the embeddings. It must come from a secret: a client that could compute their
+                weights could make images for them.
         """
-        sets, refused = self._without_copies(sets)
+        sets, copies = self._without_copies(sets)
         networks = [task.make(derive(rng, "network", i)).eval() for i in range(_NETWORKS)]
         sets, far = self._without_outliers(sets, task, networks)
-        return sets, refused + far
+        return sets, copies + far
 
     def _without_copies(self, sets: Sequence[Contribution]) -> tuple[list[Contribution], list[Refusal]]:
         kept: list[Contribution] = []
@@ -91,7 +90,9 @@ class Screen:
         left, refused = [], []
         for one, distances in zip(sets, found, strict=True):
             far = [c for c, distance in distances.items() if distance > self.far]
-            refused += [Refusal(one.node, 12, "outlier", _told(task.class_names[c], distances[c])) for c in far]
+            for c in far:
+                reason = f"class {task.class_names[c]!r} lies {distances[c]:.1f} times as far from the median as usual"
+                refused.append(Refusal(one.node, 12, "outlier", reason))
             if len(far) > self.whole * len(distances):
                 reason = f"{len(far)} of {len(distances)} classes lie far from the median"
                 refused.append(Refusal(one.node, 12, "outlier", reason))
@@ -113,10 +114,6 @@ class Screen:
             for i, value in zip(holders, ratio.tolist(), strict=True):
                 found[i][c] = value
         return found
-
-
-def _told(name: str, distance: float) -> str:
-    return f"class {name!r} lies {distance:.1f} times as far from the median as usual"
 
 
 @torch.no_grad()

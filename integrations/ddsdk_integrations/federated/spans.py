@@ -1,4 +1,4 @@
-"""Trajectories of weights without images behind them, and methods whose sets move weights along these."""
+"""Matching of trajectories of weights that have no images behind them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 import ddsdk as dd
 from ddsdk.data import Source
-from ddsdk.foundation import require_count, require_rate
+from ddsdk.foundation import PositiveFloat, PositiveInt, check_numbers
 from ddsdk.networks import NetworkFactory
 from ddsdk.objectives import MatchTrajectory
 from ddsdk.recipes import adam_by_kind
@@ -98,27 +98,18 @@ class PathMatching(IterativeMethod[WeightPath], ABC):
     """
 
     highest_rate: ClassVar[float]
-    student_steps: int
-    steps: int
-    image_lr: float
-    label_lr: float
-    scale_lr: float
+    student_steps: PositiveInt
+    steps: PositiveInt
+    image_lr: PositiveFloat
+    label_lr: PositiveFloat
+    scale_lr: PositiveFloat
 
     def __post_init__(self) -> None:
-        require_count("student_steps", self.student_steps)
-        require_count("steps", self.steps)
-        for name in ("image_lr", "label_lr", "scale_lr"):
-            require_rate(name, getattr(self, name))
+        check_numbers(self)
 
-    @property
-    def stretch(self) -> int:
-        """Rounds from the start of a stretch to its end."""
-        return 1
-
-    @property
-    def student_batch(self) -> int | None:
-        """Images of one step on the set; None takes all."""
-        return None
+    def stretches(self) -> tuple[int, int | None]:
+        """Return the rounds of a stretch, and the images of one step on the set; None takes all."""
+        return 1, None
 
     @final
     def evaluation(self, real: WeightPath) -> dd.Evaluation:
@@ -143,14 +134,14 @@ class PathMatching(IterativeMethod[WeightPath], ABC):
     @final
     def plan(self, real: WeightPath, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
         """Return the plan of a set that moves weights along the path."""
-        k = real.task.num_classes
+        k, (span, batch_size) = real.task.num_classes, self.stretches()
         labels = LearnedLabels(_LABEL_SCALE * torch.nn.functional.one_hot(real.classes, k).float())
         rate = LearnedRate(real.rate, high=self.highest_rate)
         return dd.Plan(
             syn=dd.SyntheticSet(Pixels(real.images), labels, real.classes, k, rate),
-            objective=MatchTrajectory(steps=self.student_steps, batch_size=self.student_batch),
+            objective=MatchTrajectory(steps=self.student_steps, batch_size=batch_size),
             # The weights are those of the path: the network gives the architecture alone.
-            students=Spans(FlatNetwork(make_student(rng)), real.weights, self.stretch),
+            students=Spans(FlatNetwork(make_student(rng)), real.weights, span),
             make_optimizer=partial(
                 adam_by_kind, image_lr=self.image_lr, label_lr=self.label_lr, scale_lr=self.scale_lr
             ),

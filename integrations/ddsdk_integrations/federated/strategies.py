@@ -27,8 +27,7 @@ def _training(task: Task, epochs: int) -> dd.Evaluation:
 def one_shot(task: Task, *, evaluation: dd.Evaluation | None = None, **options: Any) -> SetStrategy:  # noqa: ANN401
     """Return the exchange of one round: clients distil alone, the server trains a new network on the union.
 
-    With `ddsdk.KIP` or `ddsdk.KRR` as what the clients distil with it is FedD3. Run it with ``num_rounds=1``:
-    nothing is sent to clients but the question.
+    With `ddsdk.KIP` or `ddsdk.KRR` at the clients it is FedD3. Run it with ``num_rounds=1``.
 
     Args:
         task: Task that all sides agree on.
@@ -77,8 +76,8 @@ def fed_dm(
 
     Args:
         task: Task that all sides agree on.
-        radius: Clients match on networks within so far of the server's weights.
-        trust: The server's training stays within so far of them; None leaves it free.
+        radius: Largest distance of the clients' students from the server's weights.
+        trust: Largest distance of the server's training from them; None leaves it free.
         evaluation: Protocol of the server's training on the union; None takes 40 epochs, augmented as the task allows.
         go_on: Whether a client starts from its own set of the round before.
         **options: Options of `SetStrategy`.
@@ -94,25 +93,16 @@ def fed_dm(
     return SetStrategy(task, ask=ask, learn=learn, **options)
 
 
-def fed_mk(
-    task: Task,
-    *,
-    knowledge: int = 2,
-    evaluation: dd.Evaluation | None = None,
-    **options: Any,  # noqa: ANN401
-) -> SetStrategy:
-    """Return FedMK: clients condense what the server's network does not know yet, from what others have sent.
+def fed_mk(task: Task, *, knowledge: int = 2, evaluation: dd.Evaluation | None = None, **options: Any) -> SetStrategy:  # noqa: ANN401
+    """Return FedMK: clients condense images that are hard for the server's network, from the sets of others.
 
-    Clients distil with `MetaKnowledge`.
+    Clients distil with `MetaKnowledge`, which names the paper.
 
     Args:
         task: Task that all sides agree on.
         knowledge: Images of each class that clients get from the round before, to start from.
         evaluation: Protocol of the server's training on the union; None takes 40 epochs, augmented as the task allows.
         **options: Options of `SetStrategy`.
-
-    References:
-        Liu et al., "Meta Knowledge Condensation for Federated Learning", ICLR 2023, arXiv:2209.14851.
     """
     # Sets that start from the same knowledge are alike without being copies.
     parts = {"screen": Screen(near=1e-3), **options}
@@ -120,13 +110,7 @@ def fed_mk(
     return SetStrategy(task, ask=Ask(knowledge=knowledge), learn=learn, **parts)
 
 
-def fed_synth(
-    task: Task,
-    *,
-    student_steps: int = 3,
-    trim: float = 0.0,
-    **options: Any,  # noqa: ANN401
-) -> SetStrategy:
+def fed_synth(task: Task, *, student_steps: int = 3, trim: float = 0.0, **options: Any) -> SetStrategy:  # noqa: ANN401
     """Return gradient as data: clients send images that move the weights as their own training does.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,18 +17,16 @@ from flwr.serverapp.strategy import FedAvg, Result
 
 import ddsdk as dd
 from ddsdk.artefact import to_bytes
-from ddsdk.foundation import require, require_count
+from ddsdk.foundation import NonNegativeFloat, NonNegativeInt, check_numbers, require, require_count
 from ddsdk_integrations.federated.census import Census
 from ddsdk_integrations.federated.checks import Contract, Limits, Refusal, inspect_replies
-from ddsdk_integrations.federated.exchange import error_text, exchange
 from ddsdk_integrations.federated.learners import Learned, Learner
 from ddsdk_integrations.federated.payload import Contribution
 from ddsdk_integrations.federated.pool import Pool, Weighing, pooled
-from ddsdk_integrations.federated.report import RoundReport, log
 from ddsdk_integrations.federated.screen import Screen
-from ddsdk_integrations.federated.store import Saved, Store
+from ddsdk_integrations.federated.store import RoundReport, Saved, Store, log
 from ddsdk_integrations.federated.task import Task
-from ddsdk_integrations.federated.traffic import CountingGrid, Traffic
+from ddsdk_integrations.federated.traffic import CountingGrid, Traffic, error_text, exchange
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
@@ -37,12 +34,12 @@ EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 @final
 @dataclass(frozen=True, kw_only=True)
 class Ask:
-    """What clients are asked for.
+    """Request to the clients of a round.
 
     Attributes:
         action: ``"distill"`` for a set, ``"update"`` for a weight update written as one.
         model: Whether the weights of the server are sent; without them clients use fresh networks.
-        radius: How far around these weights the students of clients lie, see `NearStudents`.
+        radius: Largest distance of the students of clients from these weights, see `NearStudents`.
         logits: Whether they match logits too.
         go_on: Whether a client starts from its own set of the round before, which Flower keeps for it.
         knowledge: Images of each class that clients get from the pool of the round before, to start from.
@@ -50,15 +47,14 @@ class Ask:
 
     action: str = "distill"
     model: bool = True
-    radius: float = 0.0
+    radius: NonNegativeFloat = 0.0
     logits: bool = False
     go_on: bool = False
-    knowledge: int = 0
+    knowledge: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
         require(self.action in ("distill", "update"), "action", "be distill or update", self.action)
-        require(0 <= self.radius < math.inf, "radius", "be finite and not negative", self.radius)
-        require_count("knowledge", self.knowledge, least=0)
+        check_numbers(self)
 
 
 @final
@@ -66,28 +62,27 @@ class SetStrategy(FedAvg):
     """A strategy of Flower in which synthetic sets travel in place of weights.
 
     Its ``start`` is that of Flower's strategies, so it takes the place of ``FedAvg`` in a server app that exists. Every
-    round asks clients, refuses what fails a check, warns of what is missing, and waits for nobody longer than its
-    timeout. The first one waits as long for nodes to come, and once more for what they say they hold.
+    round asks clients, refuses sets that fail a check, warns of missing classes, and waits no longer than its timeout.
+    The first one waits as long for nodes to come, and once more for their class counts.
 
     Args:
         task: Task that all sides agree on.
-        ask: What clients are asked for.
-        learn: What is made of their sets.
-        screen: Which sets are refused for what the others sent.
-        limits: What a client may send.
-        remember: Rounds whose sets are learned from together: the last one alone, or older ones too, of clients that
-            are silent now as well.
+        ask: Request to the clients.
+        learn: Learner that makes new weights of their sets.
+        screen: Refusal of sets beside those of others; None for the usual one.
+        limits: Limits of a client's set; None for the usual ones.
+        remember: Number of rounds whose sets are learned from together, those of clients that are silent now included.
         fraction_train: Share of the nodes that are asked.
-        min_available_nodes: Nodes that are waited for before the first round, for at most its timeout.
+        min_available_nodes: Number of nodes that the first round waits for, for at most its timeout.
         seed: Root of every random number, those of the clients included.
-        secret: Of the network that the screen looks through, which clients must not know; None draws one from the
-            operating system.
-        folder: Where the state is saved after each round; a strategy with the same folder goes on from there.
+        secret: Root of the networks of the screen, which clients must not know; None draws one from the operating
+            system.
+        folder: Folder of the state, written after each round; a strategy with the same folder goes on from there.
 
     Attributes:
-        reports: What became of each round.
-        traffic: What was sent so far.
-        pool: The union of the sets of the last round that had one.
+        reports: Report of each round.
+        traffic: Count of all that was sent.
+        pool: Union of the sets of the last round that had one.
     """
 
     def __init__(
@@ -112,7 +107,7 @@ class SetStrategy(FedAvg):
         require(fits, "remember", "be 1 where clients send updates, which belong to one round", remember)
         # Flower would wait for two nodes.
         super().__init__(fraction_train=fraction_train, min_train_nodes=1, min_available_nodes=min_available_nodes)
-        # The server evaluates. Said to the constructor, this would be a warning in the log.
+        # The server evaluates. As an argument of the constructor, this would be a warning in the log.
         self.fraction_evaluate = 0.0
         self.task, self.ask, self.learn = task, ask, learn
         self.screen = Screen() if screen is None else screen
@@ -141,19 +136,16 @@ class SetStrategy(FedAvg):
         evaluate_config: ConfigRecord | None = None,  # noqa: ARG002 - the signature is Flower's
         evaluate_fn: EvaluateFn | None = None,
     ) -> Result:
-        """Run the rounds that are left; see Flower's ``Strategy.start``.
+        """Run the rounds that are left; return the final weights and the results of `evaluate_fn`.
 
         Args:
-            grid: Sends and receives.
+            grid: Grid of Flower.
             initial_arrays: Weights to start from, such as ``task.initial_arrays()``.
-            num_rounds: The last round, counted from 1; rounds that the folder has are not run again.
+            num_rounds: Number of the last round, from 1; rounds that the folder has are not run again.
             timeout: Seconds that a round waits for clients.
-            train_config: More entries of the message to clients.
+            train_config: Further entries of the message to clients.
             evaluate_config: Not used: the server evaluates.
-            evaluate_fn: Called with the round and the weights, before the first round and after each.
-
-        Returns:
-            Final weights and the results of `evaluate_fn`.
+            evaluate_fn: Function of the round and the weights, called before the first round and after each.
         """
         grid = CountingGrid(grid, self.traffic)
         result, first = self._begin(initial_arrays, evaluate_fn)
@@ -161,14 +153,12 @@ class SetStrategy(FedAvg):
             began, before = time.monotonic(), dataclasses.replace(self.traffic)
             self._census.open(grid, self.min_available_nodes, timeout)
             config = ConfigRecord() if train_config is None else train_config
-            messages = self.configure_train(server_round, result.arrays, config, grid)
-            # Who is new says what it holds beside the others' round, and is asked in the next one.
-            sent = [*messages, *self._census.questions(grid)]
+            # New nodes state their class counts beside the others' round, and take part in the next one.
+            sent = [*self.configure_train(server_round, result.arrays, config, grid), *self._census.questions(grid)]
             replies = self._census.answers(exchange(grid, sent, timeout))
             arrays, metrics = self.aggregate_train(server_round, replies)
-            if arrays is not None:
+            if arrays is not None and metrics is not None:
                 result.arrays = arrays
-            if metrics is not None:
                 result.train_metrics_clientapp[server_round] = metrics
             self._report(server_round, replies, before, time.monotonic() - began)
             self._evaluate(server_round, result, evaluate_fn)
@@ -178,12 +168,12 @@ class SetStrategy(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return the messages of a round: all of them say the same."""
+        """Return the messages of a round, which are all alike."""
         self._arrays = arrays
         self._asked = self._census.choose(grid, self.fraction_train, dd.generator("sample", self.seed, server_round))
-        told = {"server-round": server_round, "seed": self.seed, "radius": self.ask.radius}
-        told |= {"logits": self.ask.logits, "go-on": self.ask.go_on}
-        content = RecordDict({"config": ConfigRecord({**config, **told})})
+        entries = {"server-round": server_round, "seed": self.seed, "radius": self.ask.radius}
+        entries |= {"logits": self.ask.logits, "go-on": self.ask.go_on}
+        content = RecordDict({"config": ConfigRecord({**config, **entries})})
         if self.ask.model:
             content["arrays"] = arrays
         if self.ask.knowledge and self.pool is not None:
@@ -193,7 +183,7 @@ class SetStrategy(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Check the replies, and make new weights of what is left; None if nothing is."""
+        """Check the replies, and make new weights of the sound ones; None without any."""
         sets = self._sound(server_round, replies)
         self._learned, self._used = None, []
         if not sets:
@@ -214,35 +204,30 @@ class SetStrategy(FedAvg):
         self._kept, self._learned = kept, learned
         out = {refusal.node for refusal in learned.refused}
         self._used = [one for one in sets if one.node not in out]
-        if learned.pool is not None:
-            self.pool = learned.pool
+        self.pool = learned.pool or self.pool
         images = sum(len(one.images) for one in sets)
         metrics = MetricRecord({"sets": len(sets), "images": images, "refused": len(self._refused)})
         return ArrayRecord(learned.network.state_dict()), metrics
 
     def _sound(self, server_round: int, replies: Iterable[Message]) -> list[Contribution]:
         """Return the sets that pass all checks."""
-        update = self.ask.action == "update"
-        allowed = {node: self._census.classes_of(node) for node in self._asked}
         contract = Contract(
-            task=self.task, round_number=server_round, allowed=allowed, limits=self.limits, update=update
+            task=self.task,
+            round_number=server_round,
+            allowed={node: self._census.classes_of(node) for node in self._asked},
+            limits=self.limits,
+            update=self.ask.action == "update",
         )
         sets, self._refused = inspect_replies(replies, contract)
-        if not update:
+        if not contract.update:
             sets, refused = self.screen(sets, self.task, dd.generator("screen", self._secret, server_round))
             self._refused += refused
         return sets
 
     def described(self) -> dict[str, str]:
-        """Return everything that the result depends on beside clients and secret, as text by name."""
-        parts = {
-            "task": self.task.digest,
-            "fraction_train": self.fraction_train,
-            "seed": self.seed,
-            "remember": self.remember,
-        }
-        parts |= {"ask": self.ask, "learn": self.learn, "screen": self.screen, "limits": self.limits}
-        return {name: str(part) for name, part in parts.items()}
+        """Return the settings of which the result depends beside clients and secret, as text by name."""
+        names = ("fraction_train", "seed", "remember", "ask", "learn", "screen", "limits")
+        return {"task": self.task.digest, **{name: str(getattr(self, name)) for name in names}}
 
     def distilled(self) -> dd.Distilled:
         """Return the union of the sets of the last round as an artefact, to save, judge or share.
@@ -252,12 +237,15 @@ class SetStrategy(FedAvg):
         """
         require(self.pool is not None, "strategy", "have run a round that pools sets", len(self.reports))
         assert self.pool is not None
-        evaluation = getattr(self.learn, "evaluation", dd.Evaluation())
-        return self.pool.distilled(self.task, evaluation, recipe=f"federated {self.ask.action}")
-
-    def summary(self) -> None:
-        """Log what clients are asked for."""
-        log.info("asking for %s, learning by %s", self.ask, self.learn)
+        return dd.Distilled(
+            self.task.preprocess(self.pool.images),
+            self.pool.labels / self.pool.labels.sum(1, keepdim=True),
+            class_names=self.task.class_names,
+            preprocess=self.task.preprocess,
+            evaluation=getattr(self.learn, "evaluation", dd.Evaluation()).to_dict(),
+            classes=self.pool.classes,
+            provenance={"recipe": f"federated {self.ask.action}"},
+        )
 
     def _begin(self, initial_arrays: ArrayRecord, evaluate_fn: EvaluateFn | None) -> tuple[Result, int]:
         saved = None if self._store is None else self._store.load()
@@ -267,13 +255,11 @@ class SetStrategy(FedAvg):
             return result, 1
         self.reports, self._kept = saved.reports, saved.kept
         if self._kept:
-            weighing = getattr(self.learn, "weighing", Weighing())
-            quota = self.limits.images * len(self._kept)
+            weighing, quota = getattr(self.learn, "weighing", Weighing()), self.limits.images * len(self._kept)
             self.pool = pooled(_by_client(self._kept), self.task, weighing, quota=quota)
         self.traffic.down, self.traffic.up, self.traffic.messages = saved.traffic
         result = Result(arrays=saved.arrays)
-        for server_round, values in saved.evaluated.items():
-            result.evaluate_metrics_serverapp[server_round] = MetricRecord(values)
+        result.evaluate_metrics_serverapp.update({r: MetricRecord(values) for r, values in saved.evaluated.items()})
         log.info("going on after round %d", saved.round_number)
         return result, saved.round_number + 1
 
@@ -309,8 +295,7 @@ class SetStrategy(FedAvg):
         if self._store is None:
             return
         evaluated = {r: dict(m) for r, m in result.evaluate_metrics_serverapp.items()}
-        traffic = (self.traffic.down, self.traffic.up, self.traffic.messages)
-        kept = [] if self.pool is None else self._kept
+        traffic, kept = dataclasses.astuple(self.traffic), [] if self.pool is None else self._kept
         self._store.save(Saved(server_round, result.arrays, self.reports, evaluated, traffic, kept))
 
 

@@ -1,4 +1,4 @@
-"""What all sides agree on before the first round, and a client's own part of the data under it."""
+"""Agreement of all sides before the first round, and a client's own part of the data under it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, final
 
 import torch
-from flwr.app import ArrayRecord, RecordDict
+from flwr.app import ArrayRecord
 from torch import Tensor
 
 import ddsdk as dd
@@ -72,7 +72,7 @@ class Task:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of everything above, in hex: sets of another task are refused by it."""
+        """SHA-256 of all attributes, in hex: sets of another task are refused by it."""
         agreed = {
             "class_names": self.class_names,
             "image_shape": self.image_shape,
@@ -95,14 +95,7 @@ class Task:
         return self.factory(rng)
 
     def real(self, images: Tensor, labels: Tensor, *, classes: Sequence[int] | None = None, name: str) -> dd.RealData:
-        """Return images as real data with the value space and the facts of the task.
-
-        Args:
-            images: (N, C, H, W), uint8 or float in the unit range.
-            labels: (N,) int64, positions in `classes`.
-            classes: Class ids of the task; None for all.
-            name: Label of the data.
-        """
+        """Return images of some classes, all if None, as real data with the value space and the facts of the task."""
         return dd.RealData(
             images,
             labels,
@@ -131,13 +124,13 @@ class Task:
 @final
 @dataclass(frozen=True)
 class LocalData:
-    """The images of one client: classes without images, or with too few, are left out.
+    """Images of one client: classes without images, or with too few, are left out.
 
     Attributes:
         task: Task that all sides agree on.
-        real: Its images, whose classes 0, 1, … are those of `classes`.
-        classes: Their ids in the task.
-        counts: Images of each of the K classes of the task, those left out included.
+        real: Images of the client, whose classes 0, 1, … are those of `classes`.
+        classes: Ids of these classes in the task.
+        counts: Number of images of each of the K classes of the task, those left out included.
     """
 
     task: Task
@@ -151,10 +144,9 @@ class LocalData:
 
         Args:
             task: Task that all sides agree on.
-            images: (N, C, H, W), uint8 or float in the unit range.
-            labels: (N,) int64 class ids of the task.
-            least: Classes with fewer images are left out: a recipe that starts from real images needs as many as it
-                makes.
+            images: Images, (N, C, H, W), uint8 or float in the unit range.
+            labels: Class ids of the task, (N,) int64.
+            least: Smallest number of images of a class that is kept.
 
         Raises:
             ValueError: If labels leave 0..K-1, images have another shape, or no class has enough images.
@@ -185,15 +177,3 @@ class LocalData:
     def ids(self, local: Tensor) -> Tensor:
         """Return class ids of the task, (M,) int64, for those of this client."""
         return torch.tensor(self.classes)[local]
-
-
-def arrays_of(content: RecordDict, name: str) -> ArrayRecord:
-    """Return a record of arrays.
-
-    Raises:
-        TypeError: If it is another record.
-    """
-    record = content[name]
-    if not isinstance(record, ArrayRecord):
-        raise TypeError(f"{name} must be an ArrayRecord, got {type(record).__name__}")
-    return record

@@ -1,31 +1,79 @@
-"""Bytes that cross the wire, counted at both ends in the same way: what the records of a message hold."""
+"""Messages: sent and collected whatever a client does, and their bytes, counted at both ends in the same way."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, final
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.serverapp import Grid
 
-from ddsdk_integrations.federated.exchange import exchange
+from ddsdk.foundation import clean
 
 _STATE = "ddsdk-traffic"
+_POLL_SECONDS = 1.0
+_UNREADABLE = 2
+_TEXT = 200
+
+
+def exchange(grid: Grid, messages: Iterable[Message], timeout: float) -> list[Message]:
+    """Return the replies that arrive within `timeout` seconds, at most one for each message.
+
+    Flower's ``send_and_receive`` pulls all replies together: one whose content cannot be read ends the run, and
+    takes the others with it. Here each is pulled by itself, and one that cannot be read is an error of its sender.
+    """
+    asked = list(messages)
+    until = time.monotonic() + timeout
+    waiting = {i: m for i, m in zip(grid.push_messages(asked), asked, strict=False) if i}
+    found: list[Message] = []
+    while waiting and time.monotonic() < until:
+        before = len(waiting)
+        for i, message in list(waiting.items()):
+            reply = _pulled(grid, i, message)
+            if time.monotonic() >= until:
+                break
+            if reply is not None:
+                found.append(reply)
+                del waiting[i]
+        if len(waiting) == before:
+            time.sleep(max(0.0, min(_POLL_SECONDS, until - time.monotonic())))
+    return found
+
+
+def error_text(message: Message) -> str:
+    """Return the reason of a reply that is an error, as one short printable line."""
+    return clean(str(message.error.reason), _TEXT)
+
+
+def _pulled(grid: Grid, message_id: str, asked: Message) -> Message | None:
+    try:
+        replies = list(grid.pull_messages([message_id]))
+    except Exception as error:
+        reason = f"the reply cannot be read: {type(error).__name__}: {error}"
+        return Message(Error(_UNREADABLE, reason), reply_to=asked)
+    if not replies:
+        return None
+    if replies[0].has_error():
+        # Flower signs errors of its own, such as that of a node that went away, as the server.
+        return Message(replies[0].error, reply_to=asked)
+    return replies[0]
 
 
 def content_bytes(content: RecordDict) -> int:
     """Return the bytes of arrays, numbers, texts and their names: 8 for a number, 1 for a truth value.
 
-    It is what Flower's own records count, which fail for empty texts and lists.
+    Flower's own records count the same, and fail for empty texts and lists.
     """
-    return sum(
-        record.count_bytes()
-        if isinstance(record, ArrayRecord)
-        else sum(len(name) + _value_bytes(value) for name, value in record.items())
-        for record in content.values()
-    )
+    size = 0
+    for record in content.values():
+        if isinstance(record, ArrayRecord):
+            size += record.count_bytes()
+        else:
+            size += sum(len(name) + _value_bytes(value) for name, value in record.items())
+    return size
 
 
 def _value_bytes(value: Any) -> int:  # noqa: ANN401 - whatever a record holds
@@ -39,11 +87,11 @@ def _value_bytes(value: Any) -> int:  # noqa: ANN401 - whatever a record holds
 @final
 @dataclass
 class Traffic:
-    """What was sent, in bytes, from the first message on.
+    """Count of all that was sent.
 
     Attributes:
-        down: From the server to clients.
-        up: From clients to the server.
+        down: Bytes from the server to clients.
+        up: Bytes from clients to the server.
         messages: Messages in both directions.
     """
 
@@ -59,11 +107,11 @@ class Traffic:
 
 @final
 class CountingGrid(Grid):
-    """A grid that counts what passes; give it to any strategy of Flower in place of the grid itself.
+    """A grid that counts the bytes that pass; any strategy of Flower takes it in place of the grid itself.
 
     Args:
-        grid: What sends.
-        traffic: Where to count; a new count if None.
+        grid: Grid that sends.
+        traffic: Count to go on with; None for a new one.
     """
 
     def __init__(self, grid: Grid, traffic: Traffic | None = None) -> None:
@@ -123,24 +171,17 @@ def count_traffic(message: Message, context: Context, call_next: ClientAppCallab
 
 def counted(context: Context) -> tuple[int, int]:
     """Return the bytes that `count_traffic` has counted for a client: received, sent."""
-    found = context.state.get(_STATE)
-    if not isinstance(found, ConfigRecord):
-        return 0, 0
-    return int(found["down"]), int(found["up"])  # type: ignore[arg-type]
+    found: dict[str, Any] = dict(context.state.config_records.get(_STATE, {}))
+    return found.get("down", 0), found.get("up", 0)
 
 
 def client_traffic(grid: Grid, timeout: float = 60.0) -> Traffic:
-    """Ask all clients of `Participant` what they have counted, and return the sum: the other end's view.
-
-    Args:
-        grid: Of the same run.
-        timeout: Seconds to wait; who is silent is left out.
-    """
+    """Return the sum of the counts of all clients of `Participant` that answer within `timeout` seconds."""
     messages = [Message(RecordDict(), node, "query.traffic") for node in grid.get_node_ids()]
     total = Traffic()
     for reply in exchange(grid, messages, timeout):
-        told = None if reply.has_error() else reply.content.get("traffic")
-        if isinstance(told, MetricRecord):
-            total.down += int(told["down"])  # type: ignore[arg-type]
-            total.up += int(told["up"])  # type: ignore[arg-type]
+        if not reply.has_error():
+            counts: dict[str, Any] = dict(reply.content.metric_records.get("traffic", {}))
+            total.down += counts.get("down", 0)
+            total.up += counts.get("up", 0)
     return total

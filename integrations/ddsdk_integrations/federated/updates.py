@@ -5,22 +5,22 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, final
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, final
 
 import torch
 from flwr.app import RecordDict
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.artefact import NO_PRIVACY, Half, RowCodec
-from ddsdk.foundation import derive, require_count
+from ddsdk.artefact import Half, RowCodec
+from ddsdk.foundation import PositiveFloat, PositiveInt, derive
 from ddsdk.networks import Network
 from ddsdk.running import Run
 from ddsdk.synthetic import STARTS
 from ddsdk.training import gradient_step, weight_vector
 from ddsdk_integrations.federated.local import LocalTraining
-from ddsdk_integrations.federated.payload import Contribution, manifest, pack_images, rates_of
+from ddsdk_integrations.federated.payload import Contribution, Packing, pack
 from ddsdk_integrations.federated.spans import PathMatching, WeightPath
 from ddsdk_integrations.federated.task import LocalData, Task
 
@@ -28,38 +28,26 @@ from ddsdk_integrations.federated.task import LocalData, Task
 @final
 @dataclass(frozen=True, kw_only=True)
 class Encoding(PathMatching):
-    """How an update is written as images with learned labels and a learned rate: matching of a path of one round.
+    """Matching of a path of one round: an update becomes images with learned labels and a learned rate.
 
     Attributes:
         images: Images of the whole client.
         student_steps: Steps of the training that must reproduce the update: 1 matches a gradient, as Goetz and Tewari
             do; more are FedSynth's.
-        steps: Image steps.
-        image_lr: Learning rate of the images (Adam).
-        label_lr: Learning rate of the label logits (Adam).
-        scale_lr: Learning rate of the learned rate (Adam).
         start: Start of the images, a key of `ddsdk.synthetic.STARTS`: noise tells nothing of the client's images.
         codec: Codec of the images. Bytes are too coarse for a gradient.
-
-    References:
-        Goetz and Tewari, "Federated Learning via Synthetic Data", 2020, arXiv:2008.04489.
-        Hu et al., "FedSynth: Gradient Compression via Synthetic Data in Federated Learning", 2022, arXiv:2204.01273.
     """
 
     name: ClassVar[str] = "update"
     highest_rate: ClassVar[float] = 10.0
-    images: int = 20
-    student_steps: int = 3
-    steps: int = 100
-    image_lr: float = 0.1
-    label_lr: float = 0.1
-    scale_lr: float = 0.05
+    images: PositiveInt = 20
+    student_steps: PositiveInt = 3
+    steps: PositiveInt = 100
+    image_lr: PositiveFloat = 0.1
+    label_lr: PositiveFloat = 0.1
+    scale_lr: PositiveFloat = 0.05
     start: str = "noise"
     codec: RowCodec = field(default_factory=Half)
-
-    def __post_init__(self) -> None:
-        require_count("images", self.images)
-        super().__post_init__()
 
 
 def encoded_update(
@@ -75,14 +63,6 @@ def encoded_update(
 
     min_S ||w_N(S) - w*||^2 / ||w_0 - w*||^2, with w* the weights after the client's own training and w_N those after
     N steps on S: the objective of trajectory matching, on a trajectory of one round.
-
-    Args:
-        network: Network of the server; it is not changed.
-        data: Data of the client.
-        training: Training of the client.
-        encoding: Method that writes the update as images.
-        rng: Root of every random number.
-        round_number: Number of the round.
     """
     began = time.monotonic()
     trained = copy.deepcopy(network)
@@ -97,37 +77,19 @@ def encoded_update(
     )
     run = Run(encoding, path, seed=rng)
     *_, last = run
-    made = run.distilled()
-    return pack_images(
-        made.preprocess.inverse(made.images),
-        made.owner,
-        made.labels,
-        data,
-        encoding.codec,
-        rate=rates_of(made),
-        told={
-            "round": round_number,
-            "manifest": manifest(encoding.name, _parameters(encoding), gap=last.loss),
-            "privacy": NO_PRIVACY,
-        },
+    return pack(
+        run.distilled(),
+        # Unlike a recipe, which sees the classes of the client, an update is of all classes.
+        replace(data, classes=tuple(range(data.task.num_classes))),
+        Packing(codec=encoding.codec, soft=True),
+        round_number=round_number,
         seconds=time.monotonic() - began,
+        gap=last.loss,
     )
 
 
-def _parameters(encoding: Encoding) -> dict[str, Any]:
-    """Return them without the codec, which is told by itself."""
-    return {name: value for name, value in vars(encoding).items() if name != "codec"}
-
-
 def recovered_update(network: Network, one: Contribution, task: Task, student_steps: int) -> Tensor:
-    """Return by how much training on a set moves the weights of `network`, (P,).
-
-    Args:
-        network: Network of the server; it is not changed.
-        one: Set that `encoded_update` made.
-        task: Task that all sides agree on.
-        student_steps: Number of steps of the training.
-    """
+    """Return the move, (P,), of the weights of `network` by so many steps on a set that `encoded_update` made."""
     moved = copy.deepcopy(network)
     moved.train()
     rate = one.rate[0] if one.rate else 0.0
@@ -139,16 +101,11 @@ def recovered_update(network: Network, one: Contribution, task: Task, student_st
 
 
 def robust_mean(updates: Sequence[Tensor], *, trim: float, cap: float) -> tuple[Tensor, float]:
-    """Return a mean of updates, (P,), and how far any one client could have moved it, the others as they are.
+    """Return a mean of updates, (P,), and the distance by which one client could have moved it, the others as they are.
 
-    All clients count the same: what they say of their sizes is not asked for. With `trim`, of each coordinate as
-    large a share of the highest and of the lowest values is left out, at least one of each. Otherwise updates longer
-    than `cap` times the median length are shortened to that.
-
-    Args:
-        updates: (P,) each, finite.
-        trim: In 0 <= trim < 0.5.
-        cap: At least 1.
+    All clients count the same, whatever sizes they claim. With `trim`, of each coordinate as large a share of the
+    highest and of the lowest values is left out, at least one of each. Otherwise updates longer than `cap` times the
+    median length are shortened to that.
     """
     stack, n = torch.stack(list(updates)), len(updates)
     if n == 1:
@@ -163,14 +120,14 @@ def robust_mean(updates: Sequence[Tensor], *, trim: float, cap: float) -> tuple[
 
 
 def _trimmed_reach(stack: Tensor, i: int, out: int) -> float:
-    """Return how far client i can move the trimmed mean: from its lowest to its highest possible value, everywhere."""
+    """Return the distance of the lowest and the highest trimmed mean that client i can reach."""
     others = torch.cat([stack[:i], stack[i + 1 :]]).sort(0).values
     n = len(stack)
     return float((others[n - 1 - out] - others[out - 1]).norm() / (n - 2 * out))
 
 
 def _capped_reach(lengths: Tensor, i: int, cap: float) -> float:
-    """Return how far client i can move the mean: by its own update, and through the median by the others' lengths."""
+    """Return the reach of client i: by its own update, and through the median by the others' lengths."""
     others = torch.cat([lengths[:i], lengths[i + 1 :]])
     low, high = (
         cap * float(torch.cat([others, others.new_tensor([length])]).median()) for length in (0.0, float("inf"))
