@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from ddsdk.baselines.base import Baseline, Selection
 from ddsdk.baselines.features import Herding, KCenter, KMeans
-from ddsdk.baselines.means import Means
-from ddsdk.baselines.random import Random
 from ddsdk.baselines.scores import EL2N, GraNd
+from ddsdk.baselines.simple import Means, Random
 
 __all__ = ["BASELINES", "EL2N", "Baseline", "GraNd", "Herding", "KCenter", "KMeans", "Means", "Random", "Selection"]
 

@@ -1,4 +1,4 @@
-"""What the baselines share: images class by class, most of them real ones that were chosen in some feature space."""
+"""The frames of baselines: images class by class, most of them real ones that were chosen in some feature space."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from ddsdk import foundation, recipes, students, synthetic, training
-from ddsdk.foundation import require_count
 from ddsdk.recipes import DirectRecipe
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
+    from torch import Generator, Tensor, nn
 
     from ddsdk.data import RealData
     from ddsdk.students import MakeStudent
-    from ddsdk.synthetic import SyntheticSet
-    from ddsdk.training import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,37 +21,22 @@ class Baseline(DirectRecipe, ABC):
     """Images that are made without distillation, with their hard labels.
 
     Attributes:
-        name: Name on the command line and in tables.
-        ipc: Images per class.
         augmentation: DSA operations that the set is to be trained with, joined by "_"; empty for none.
     """
 
     augmentation: str = ""
 
-    @final
-    def check(self) -> None:
-        """Check counts."""
-        for count, least in (("students", 1), ("student_epochs", 0)):
-            if hasattr(self, count):
-                require_count(count, getattr(self, count), least)
-
     @abstractmethod
-    def images(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Tensor:
-        """Return `ipc` images of each class, (K*ipc, C, H, W) in the value space, class by class.
-
-        Args:
-            real: Source of the images.
-            make_student: Factory of networks, for baselines that look at one.
-            rng: Root of every random number.
-        """
+    def images(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Tensor:
+        """Return `ipc` images of each class, (K*ipc, C, H, W) in the value space, class by class."""
 
     @final
-    def evaluation(self, real: RealData) -> Evaluation:  # noqa: ARG002
+    def evaluation(self, real: RealData) -> training.Evaluation:  # noqa: ARG002
         """Return the published protocol."""
         return training.Evaluation.published(self.augmentation)
 
     @final
-    def make(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> SyntheticSet:
+    def make(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> synthetic.SyntheticSet:
         """Return the images with hard labels.
 
         Raises:
@@ -71,18 +52,18 @@ class Selection(Baseline):
     """A coreset: real images that are chosen class by class."""
 
     @abstractmethod
-    def select(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> list[Tensor]:
+    def select(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> list[Tensor]:
         """Return, for each class, the positions in `real` of `ipc` distinct images of it."""
 
     @final
-    def images(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> Tensor:
+    def images(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Tensor:
         """Return the selected images."""
         from torch import cat
 
         return real.batch(cat(self.select(real, make_student=make_student, rng=rng))).x
 
 
-def trained_student(real: RealData, epochs: int, *, make_student: MakeStudent, rng: torch.Generator) -> nn.Module:
+def trained_student(real: RealData, epochs: int, *, make_student: MakeStudent, rng: Generator) -> nn.Module:
     """Return a student after `epochs` passes over `real` with SGD (lr 0.01, momentum 0.9, batches of 256)."""
     from torch.optim import SGD
 

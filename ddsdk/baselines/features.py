@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import data, foundation, training
 from ddsdk.baselines.base import Selection, trained_student
+from ddsdk.foundation import NonNegativeInt
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from ddsdk.data import RealData
     from ddsdk.students import MakeStudent
@@ -22,17 +22,17 @@ class _ByFeatures(Selection):
     """Select by the pixels of the images, or by a student's embedding of them.
 
     Attributes:
-        student_epochs: 0 looks at pixels in the value space; more trains a student for so many epochs on all
-            real images and looks at its embedding.
+        student_epochs: Epochs of a student on all real images, whose embedding is used; 0 for pixels in the value
+            space.
     """
 
-    student_epochs: int = 0
+    student_epochs: NonNegativeInt = 0
 
     @abstractmethod
-    def choose(self, features: Tensor, rng: torch.Generator) -> Tensor:
+    def choose(self, features: Tensor, rng: Generator) -> Tensor:
         """Return `ipc` distinct positions in `features`, (N, F)."""
 
-    def select(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> list[Tensor]:
+    def select(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> list[Tensor]:
         """Choose in the feature space, class by class."""
         student = None
         if self.student_epochs:
@@ -60,7 +60,7 @@ class Herding(_ByFeatures):
 
     name: ClassVar[str] = "herding"
 
-    def choose(self, features: Tensor, rng: torch.Generator) -> Tensor:  # noqa: ARG002
+    def choose(self, features: Tensor, rng: Generator) -> Tensor:  # noqa: ARG002
         """Choose by herding."""
         return data.herding(features, self.ipc)
 
@@ -79,7 +79,7 @@ class KCenter(_ByFeatures):
 
     name: ClassVar[str] = "k-center"
 
-    def choose(self, features: Tensor, rng: torch.Generator) -> Tensor:  # noqa: ARG002
+    def choose(self, features: Tensor, rng: Generator) -> Tensor:  # noqa: ARG002
         """Choose by k-center."""
         return data.k_center(features, self.ipc)
 
@@ -91,6 +91,6 @@ class KMeans(_ByFeatures):
 
     name: ClassVar[str] = "k-means"
 
-    def choose(self, features: Tensor, rng: torch.Generator) -> Tensor:
+    def choose(self, features: Tensor, rng: Generator) -> Tensor:
         """Choose by k-means."""
         return data.k_means_nearest(features, self.ipc, rng)

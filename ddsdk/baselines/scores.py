@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import foundation, training
 from ddsdk.baselines.base import Selection, trained_student
+from ddsdk.foundation import NonNegativeInt, PositiveInt
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from ddsdk.data import RealData
     from ddsdk.students import MakeStudent
@@ -23,22 +23,17 @@ class _ByScore(Selection):
 
     Attributes:
         students: Networks over which the score is averaged.
-        student_epochs: Epochs that each is trained on all real images before it scores them.
+        student_epochs: Epochs of each network on all real images before it scores them.
     """
 
-    students: int = 3
-    student_epochs: int = 1
+    students: PositiveInt = 3
+    student_epochs: NonNegativeInt = 1
 
     @abstractmethod
     def score(self, error: Tensor, embedding: Tensor) -> Tensor:
-        """Return one score for each image.
+        """Return one score for each image, of predicted probabilities minus labels, (N, K), and embedding, (N, F)."""
 
-        Args:
-            error: (N, K) predicted probabilities minus labels.
-            embedding: (N, F).
-        """
-
-    def select(self, real: RealData, *, make_student: MakeStudent, rng: torch.Generator) -> list[Tensor]:
+    def select(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> list[Tensor]:
         """Average the scores and take the top of each class."""
         totals: list[Tensor | float] = [0.0] * real.num_classes
         for i in range(self.students):

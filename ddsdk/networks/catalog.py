@@ -38,12 +38,12 @@ NETWORKS: dict[str, Builder] = {
 @final
 @dataclass(frozen=True)
 class NetworkFactory:
-    """What `network_factory` returns: builds a network from a generator, and says which.
+    """A factory of one network of the catalogue.
 
     Attributes:
-        name: A key of `NETWORKS`.
-        image_shape: (C, H, W).
-        num_classes: K.
+        name: Key of `NETWORKS`.
+        image_shape: Shape of the images, (C, H, W).
+        num_classes: Number of classes K.
         options: Every option of the builder, defaults and derived values included; and ``"init"`` where it was given.
     """
 
@@ -66,11 +66,11 @@ def network_factory(name: str, image_shape: ImageShape, num_classes: int, **opti
     run and not during it.
 
     Args:
-        name: A key of `NETWORKS`.
-        image_shape: (C, H, W) of the images.
-        num_classes: K >= 2.
-        **options: Keyword options of that builder, such as ``depth`` and ``width`` of the ConvNet; and ``init``, where
-            the weights start, see `ddsdk.networks.initialise`.
+        name: Key of `NETWORKS`.
+        image_shape: Shape of the images, (C, H, W).
+        num_classes: Number of classes K >= 2.
+        **options: Keyword options of that builder, such as ``depth`` and ``width`` of the ConvNet; and ``init``, the
+            start of the weights, see `ddsdk.networks.initialise`.
 
     Returns:
         A picklable callable; equal generators give equal weights, bit for bit, on the CPU.

@@ -1,4 +1,7 @@
-"""Older small networks that the papers use to test how distilled sets transfer."""
+"""Older small networks, on which the papers test the transfer of distilled sets.
+
+Builders take the shape of the images, (C, H, W), and the number of classes K >= 2.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,7 @@ _VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 
 
 def mlp(image_shape: ImageShape, num_classes: int, *, width: int = 128) -> Network:
-    """Build a perceptron with two hidden ReLU layers.
-
-    Args:
-        image_shape: (C, H, W) of the images.
-        num_classes: K >= 2.
-        width: Units of both hidden layers, >= 1.
-
-    Returns:
-        A network with `width` features.
-
-    Raises:
-        ValueError: If a size is out of range.
-    """
+    """Build a perceptron with two hidden ReLU layers of `width` units each."""
     check_request(image_shape, num_classes)
     require(width >= 1, "width", "be at least 1", width)
     channels, height, columns = image_shape
@@ -37,17 +28,8 @@ def mlp(image_shape: ImageShape, num_classes: int, *, width: int = 128) -> Netwo
 def lenet(image_shape: ImageShape, num_classes: int) -> Network:
     """Build LeNet-5 with ReLU and max pooling: 5x5 convolutions of 6 and 16 channels, then 120 and 84 units.
 
-    Grey images are padded by 2, so that 28x28 gives the classic 5x5 last map, as in the field.
-
-    Args:
-        image_shape: (C, H, W) of the images.
-        num_classes: K >= 2.
-
-    Returns:
-        A network with 84 features.
-
-    Raises:
-        ValueError: If the images are too small: under 16x16, or 12x12 when grey.
+    Grey images are padded by 2, so that 28x28 gives the classic 5x5 last map, as in the field. Images must have at
+    least 16x16 pixels, or 12x12 when grey.
 
     References:
         LeCun et al., Proceedings of the IEEE 1998.
@@ -68,15 +50,8 @@ def lenet(image_shape: ImageShape, num_classes: int) -> Network:
 def alexnet(image_shape: ImageShape, num_classes: int) -> Network:
     """Build the small-image AlexNet of the field: five convolutions, three max poolings, no dropout.
 
-    Args:
-        image_shape: (C, H, W) of the images. Grey 28x28 images are padded to 32x32 by the first convolution.
-        num_classes: K >= 2.
-
-    Returns:
-        A network with 192 * H/8 * W/8 features.
-
-    Raises:
-        ValueError: If the images are smaller than 8x8.
+    Images have at least 8x8 pixels; grey 28x28 images are padded to 32x32 by the first convolution. There are
+    192 * H/8 * W/8 features.
 
     References:
         Krizhevsky et al., NeurIPS 2012; small-image form of Zhao et al., ICLR 2021, arXiv 2006.05929.
@@ -98,17 +73,13 @@ def alexnet(image_shape: ImageShape, num_classes: int) -> Network:
 def vgg11(image_shape: ImageShape, num_classes: int, *, norm: Norm = "instance") -> Network:
     """Build VGG-11 for small images: five stages, each ended by a 2x2 max pooling, and one linear layer.
 
+    Images have at least 28x28 pixels; sides of 28 to 31 are padded to at least 32 by the first convolution, because
+    five halvings leave nothing of them. There are 512 * H/32 * W/32 features.
+
     Args:
-        image_shape: (C, H, W) of the images. Sides of 28 to 31 are padded to at least 32 by the first
-            convolution, because five halvings leave nothing of them.
-        num_classes: K >= 2.
-        norm: See `ddsdk.networks.norms.norm_layer`.
-
-    Returns:
-        A network with 512 * H/32 * W/32 features.
-
-    Raises:
-        ValueError: If the images are smaller than 28x28, or the norm is unknown.
+        image_shape: Shape of the images, (C, H, W).
+        num_classes: Number of classes K >= 2.
+        norm: Kind of normalisation, see `ddsdk.networks.norms.norm_layer`.
 
     References:
         Simonyan and Zisserman, ICLR 2015, arXiv 1409.1556.

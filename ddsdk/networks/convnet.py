@@ -25,7 +25,7 @@ POOLINGS: dict[str, Callable[[], nn.Module] | None] = {"avg": AvgPool2, "max": p
 
 
 def derived_depth(image_shape: ImageShape) -> int:
-    """Return the papers' number of blocks for images of this size."""
+    """Return the papers' number of blocks for a size of images."""
     return max(2, round(math.log2(min(image_shape[1:]) / 4)))
 
 
@@ -42,26 +42,19 @@ def convnet(
 ) -> Network:
     """Build a ConvNet: blocks of 3x3 convolution, norm, activation and 2x2 pooling, and a linear head.
 
-    As in the field, grey 28x28
-    images are padded to 32x32 by the first convolution, which gives 128*4*4 = 2048 features; every other size
-    keeps padding 1 and is halved, rounding down, by each pooling.
+    As in the field, grey 28x28 images are padded to 32x32 by the first convolution, which gives 128*4*4 = 2048
+    features; every other size keeps padding 1 and is halved, rounding down, by each pooling.
 
     Args:
-        image_shape: (C, H, W) of the images.
-        num_classes: K >= 2.
+        image_shape: Shape of the images, (C, H, W).
+        num_classes: Number of classes K >= 2.
         depth: Number of blocks, >= 1. None derives the papers' choice from the smaller side: 3 at 28 or 32 pixels, 4
             at 64, 5 at 128, so that the last map is about 4x4; never below 2.
         width: Channels of every block, >= 1.
-        norm: See `ddsdk.networks.norms.norm_layer`.
+        norm: Kind of normalisation, see `ddsdk.networks.norms.norm_layer`.
         pooling: Kind of pooling; "none" keeps the resolution.
         activation: Nonlinearity of every block.
-        edges: What convolutions see beyond an edge: zeros, or the opposite edge, for images that tile.
-
-    Returns:
-        A network with PyTorch's own initial weights; `network_factory` draws them from a generator.
-
-    Raises:
-        ValueError: If an option is unknown, or the image is too small for the depth.
+        edges: Padding of the convolutions: zeros, or the opposite edge ("circular"), for images that tile.
 
     References:
         Gidaris and Komodakis, CVPR 2018, arXiv 1804.09458; Zhao et al., ICLR 2021, arXiv 2006.05929.

@@ -24,17 +24,13 @@ def resnet10(image_shape: ImageShape, num_classes: int, *, norm: DeepNorm = "ins
 def resnet18(image_shape: ImageShape, num_classes: int, *, norm: DeepNorm = "instance") -> Network:
     """Build a ResNet-18 for small images: the stem is one 3x3 convolution of stride 1, without max pooling.
 
+    There are 512 features (2048 for ResNet-152), averaged over the last map of ceil(H/8) x ceil(W/8) pixels. Under
+    instance norm a map of a single pixel is refused: every feature would be constant.
+
     Args:
-        image_shape: (C, H, W) of the images.
-        num_classes: K >= 2.
-        norm: "instance" suits batches of a few distilled images, "batch" is the network as published.
-
-    Returns:
-        A network with 512 features (2048 for ResNet-152), averaged over the last map.
-
-    Raises:
-        ValueError: If the norm is unknown, or the last map, of ceil(H/8) x ceil(W/8) pixels, is a single
-            pixel under instance norm, which would make every feature constant.
+        image_shape: Shape of the images, (C, H, W).
+        num_classes: Number of classes K >= 2.
+        norm: Kind of normalisation: "instance" suits batches of a few distilled images, "batch" is the published one.
 
     References:
         He et al., CVPR 2016, arXiv 1512.03385.
@@ -48,19 +44,9 @@ def resnet152(image_shape: ImageShape, num_classes: int, *, norm: DeepNorm = "in
 
 
 def densenet121(image_shape: ImageShape, num_classes: int, *, norm: DeepNorm = "instance") -> Network:
-    """Build a DenseNet-121 for small images, with one 3x3 convolution of stride 1 as its stem.
+    """Build a DenseNet-121 for small images, with one 3x3 convolution of stride 1 as its stem; see `resnet18`.
 
-    Args:
-        image_shape: (C, H, W) of the images, at least 8x8.
-        num_classes: K >= 2.
-        norm: "instance" suits batches of a few distilled images, "batch" is the network as published.
-
-    Returns:
-        A network with 1024 features, averaged over the last map.
-
-    Raises:
-        ValueError: If the norm is unknown, or the image too small (see `resnet18`; here the last map has
-            floor(H/8) x floor(W/8) pixels).
+    There are 1024 features, averaged over the last map of floor(H/8) x floor(W/8) pixels.
 
     References:
         Huang et al., CVPR 2017, arXiv 1608.06993.

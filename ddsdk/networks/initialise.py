@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from ddsdk.foundation import require
 
 Init = Literal["pytorch", "xavier-normal"]
-"""Where linear and convolution layers start: see `initialise`."""
+"""Start of linear and convolution layers, see `initialise`."""
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -33,18 +33,16 @@ def initialise(module: M, rng: torch.Generator, init: Init = "pytorch") -> M:
     convolution layers have weights from N(0, 2 / (fan_in + fan_out)) and biases of 0 instead.
 
     Args:
-        module: Any module made of linear, convolution, norm and parameter-free layers. Parts on the meta
-            device are first given memory on the CPU; other parts stay where they are.
+        module: Module of linear, convolution, norm and parameter-free layers. Parts on the meta device get memory on
+            the CPU; other parts stay where they are.
         rng: CPU generator; it advances. The global random state is neither read nor changed.
-        init: Where linear and convolution layers start.
+        init: Start of linear and convolution layers.
 
     Returns:
         The same module.
 
     Raises:
-        ValueError: If `init` is unknown.
-        TypeError: If a layer holds parameters (or buffers without memory) of a kind that is not known here.
-            Nothing has been changed then.
+        TypeError: If a layer holds parameters (or buffers without memory) of an unknown kind, before any change.
 
     References:
         He et al., ICCV 2015, arXiv 1502.01852. Glorot and Bengio, AISTATS 2010 (Xavier).

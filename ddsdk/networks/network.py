@@ -11,12 +11,11 @@ from torch import Tensor, nn
 class Network(nn.Module):
     """A classifier: features from `body`, logits from `head`.
 
-    Feature matching reads `embed`, layer-wise objectives walk over `body` (an ``nn.Sequential`` of stages in
-    every network of the catalogue), and everything else calls the network.
+    In the catalogue the body is an ``nn.Sequential`` of stages, which layer-wise objectives pass one by one.
 
     Args:
-        body: Maps images (B, C, H, W) to features of any shape (B, ...).
-        head: Maps the F flattened features to K logits.
+        body: Module from images (B, C, H, W) to features of any shape (B, ...).
+        head: Linear layer from the F flattened features to K logits.
     """
 
     def __init__(self, body: nn.Module, head: nn.Linear) -> None:
@@ -25,14 +24,7 @@ class Network(nn.Module):
         self.head = head
 
     def embed(self, x: Tensor) -> Tensor:
-        """Return the flattened output of the body.
-
-        Args:
-            x: Images in the value space, (B, C, H, W).
-
-        Returns:
-            Features, (B, F).
-        """
+        """Return the flattened output of the body, (B, F), for images (B, C, H, W)."""
         features: Tensor = self.body(x)
         return features.flatten(1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,22 +12,15 @@ from ddsdk.foundation import require
 
 M = TypeVar("M", bound=nn.Module)
 Norm = Literal["instance", "batch", "layer", "group", "none"]
-NORMS: tuple[Norm, ...] = ("instance", "batch", "layer", "group", "none")
+NORMS: tuple[Norm, ...] = get_args(Norm)
 
 
 def norm_layer(norm: Norm, channels: int) -> nn.Module:
     """Return the affine normalisation layer that the field means by `norm`.
 
     Args:
-        norm: "instance" (one group per channel), "batch", "layer" (one group), "group" (four groups) or
-            "none".
-        channels: Channels of the map that it normalises.
-
-    Returns:
-        A module that keeps the shape of (B, channels, H, W).
-
-    Raises:
-        ValueError: If the name is unknown, or four groups do not divide the channels.
+        norm: Name: "instance" (one group per channel), "batch", "layer" (one group), "group" (four) or "none".
+        channels: Channels of the map.
     """
     require(norm in NORMS, "norm", f"be one of {', '.join(NORMS)}", norm)
     if norm == "none":
@@ -41,12 +34,12 @@ def norm_layer(norm: Norm, channels: int) -> nn.Module:
 
 
 def has_batch_norm(module: nn.Module) -> bool:
-    """Tell whether any layer normalises with statistics of the batch."""
+    """Return whether any layer normalises with statistics of the batch."""
     return any(isinstance(layer, _BatchNorm) for layer in module.modules())
 
 
 def uses_batch_statistics(module: nn.Module) -> bool:
-    """Tell whether an image's output depends on the rest of its batch, as it does while batch norm trains."""
+    """Return whether an image's output depends on the rest of its batch, as it does while batch norm trains."""
     return any(isinstance(layer, _BatchNorm) and layer.training for layer in module.modules())
 
 
@@ -58,14 +51,8 @@ def calibrate_batch_norm_(network: M, x: Tensor) -> M:
     eval mode; a later ``network.train()`` would thaw them. Without batch norm this does nothing.
 
     Args:
-        network: The network to calibrate.
+        network: Network, which is returned too.
         x: Real images in the value space, (B, C, H, W), with B >= 2.
-
-    Returns:
-        The same network.
-
-    Raises:
-        ValueError: If the network has batch norm and `x` holds fewer than 2 images.
 
     Differences from the published algorithm: the running statistics become those of the batch; the paper's
     code mixes them into the initial 0 and 1 with PyTorch's momentum of 0.1.

@@ -1,4 +1,4 @@
-"""Checks on the sizes that a network is asked for."""
+"""Checks of the sizes of a network."""
 
 from __future__ import annotations
 

@@ -16,10 +16,10 @@ _LENGTHS = (3, 4, 5)
 
 @final
 class Phrases(nn.Module):
-    """Filters over phrases of several lengths, and the strongest answer of each along the sentence.
+    """Filters over phrases of several lengths, and the maximum of each along the sentence.
 
     Args:
-        image_shape: (C, L, D).
+        image_shape: Shape of a sentence, (C, L, D).
         width: Filters of each length.
     """
 
@@ -37,19 +37,14 @@ def textcnn(image_shape: ImageShape, num_classes: int, *, width: int = 100) -> N
     """Build TextCNN: filters over phrases of 3, 4 and 5 words, the maximum over time, and a linear head.
 
     It begins behind the embedding layer: an image is a sentence, (1, L, D), with a word vector in each row. So real
-    sentences, whose words have frozen vectors, and synthetic ones, whose rows are learned, enter in the same way.
+    sentences, whose words have frozen vectors, and synthetic ones, whose rows are learned, enter in the same way. There
+    is no dropout: a student that trains inside a gradient must train in the same way each time.
 
     Args:
-        image_shape: (C, L, D): channels, words and length of a word vector.
-        num_classes: K >= 2.
+        image_shape: Shape of a sentence, (C, L, D): channels, words, of which there are at least 5, and length of a
+            word vector.
+        num_classes: Number of classes K >= 2.
         width: Filters of each length, >= 1.
-
-    Returns:
-        A network with 3 `width` features and no dropout: a student that trains inside a gradient must train in the
-        same way each time.
-
-    Raises:
-        ValueError: If a size is out of range, or sentences have fewer than 5 words.
 
     References:
         Kim, "Convolutional Neural Networks for Sentence Classification", EMNLP 2014, arXiv:1408.5882.
