@@ -1,4 +1,4 @@
-"""Characteristic functions at frequencies that a network draws: at random, or where they tell the most apart."""
+"""Characteristic functions at frequencies that a network draws: at random, or where they differ most."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class GaussianMMD:
     """The squared maximum mean discrepancy of two samples under Gaussian kernels, in units of squared distance.
 
     With k_h(x, y) = exp(-|x - y|^2 / 2h), this is the mean over h of h (E k_h(a, a') + E k_h(b, b') - 2 E k_h(a, b)).
-    A kernel sees all moments; the factor h turns the limit of a wide kernel into |E a - E b|^2, the distance of DM, so
+    A kernel compares all moments; the factor h turns the limit of a wide kernel into |E a - E b|^2, DM's distance, so
     that learning rates of the same size serve. Each h is a multiple of the mean squared distance of all pairs, which is
     taken as a constant. Equal samples are at distance zero (pairs of an item with itself count).
 

@@ -130,7 +130,7 @@ class FitAndTest(Checked, Generic[S]):
         require(self.loss in get_args(_LOSS), "loss", f"be one of {list(get_args(_LOSS))}", self.loss)
 
     def __call__(self, student: S, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterator[Tensor]:
-        """Yield the one loss; the cross-entropy wants a set with a learned scale."""
+        """Yield the one loss; the cross-entropy needs a set with a learned scale."""
         images, labels = syn.whole(derive(rng, "decode"))
         key = derive(rng, "real")
         each = -(-self.real_batch // real.num_classes)

@@ -71,7 +71,7 @@ class StatisticsMatch(Checked):
     """Cross-entropy of synthetic images under a teacher, plus the gaps of its BatchNorm statistics.
 
     For each batch: CE(f(A(x)), y) + weight (first g_1 + g_2 + ... + g_L), with the gaps g of `StatisticsTeacher`. A
-    batch has one image of each class. Real data is not looked at.
+    batch has one image of each class. Real data are not used.
 
     Attributes:
         weight: Weight of the statistics.

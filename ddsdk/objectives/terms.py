@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Through(Generic[S, T]):
-    """An objective that looks at a part of the student only.
+    """An objective of a part of the student.
 
     Attributes:
         part: Function from the student to the part, such as its network.

@@ -24,7 +24,7 @@ class AccDD(Sweeping):
 
     Attributes:
         pool: Networks that are trained on the real data at the start, and kept in the cache.
-        pool_epochs: Their epochs.
+        pool_epochs: Epochs of the training of these networks.
         low: Smallest length of the random step, relative to that of each filter.
         high: Largest length of the random step.
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Method["RealData"], ABC):
-    """A method for images and what is stored like them: a frozen dataclass with the defaults of its paper.
+    """A method for images and data that are stored like them: a frozen dataclass with the defaults of its paper.
 
     `ddsdk.distill` runs it.
 

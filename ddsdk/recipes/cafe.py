@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class CAFE(SGDMatching):
-    """Condensation by aligning features: layer-wise class means, and centres that tell real images apart.
+    """Condensation by aligning features: layer-wise class means, and centres that separate real images.
 
     min_S sum_c sum_l w_l ||mean f_l(S_c) - mean f_l(T_c)||^2 + discrimination * sum over real (x, y) of
     CE(<f(x), centre_1..K>, y), where centre_c is the mean embedding of S_c. Students train on the set until their

@@ -23,20 +23,20 @@ class DATM(TrajectoryMatching):
 
     Early epochs teach what is easy, and a small set has room for no more; a large set gains nothing from them. So the
     epoch at which a student starts comes from a window that depends on the number of images, and its upper end grows
-    in the course of the run. Labels are learned with the images: the set starts as real images that an expert knows,
-    with the mean logits of the experts that know each. Otherwise FTD.
+    in the course of the run. Labels are learned with the images: the set starts as real images that an expert has
+    right, with the mean logits of the experts that are right on each. Otherwise FTD.
 
     Attributes:
         min_start: First epoch of an expert at which a student may start. None takes the published one.
         early_max_start: `max_start` at the first step; it grows linearly until the last one. None takes the published
             one.
         label_lr: Learning rate of the label logits (SGD with momentum 0.9).
-        skip_above: None takes the published 1, and 1.1 at 1 image per class.
-        average: None takes the published one, to the power that leaves as much of the start in a run of `steps` as in
-            one of 10000.
+        skip_above: Loss above which a step is skipped. None takes the published 1, and 1.1 at 1 image per class.
+        average: Decay of the average. None takes the published one, to the power that leaves as much of the start in a
+            run of `steps` as in one of 10000.
 
-    Differences from the published algorithm: those of FTD. A class of which the expert knows fewer than `ipc` images
-    is filled up with random ones; an image that no expert knows starts with 0.9 on its class.
+    Differences from the published algorithm: those of FTD. A class of which the expert has fewer than `ipc` images
+    right is filled up with random ones; an image that no expert has right starts with 0.9 on its class.
 
     References:
         Guo, Wang, Cazenavette, Li, Zhang and You, "Towards Lossless Dataset Distillation via Difficulty-Aligned
@@ -81,7 +81,7 @@ class DATM(TrajectoryMatching):
         return students.ExpertStudents(runs, span=self.expert_span, first=first, last=last, growth=growth)
 
     def _known_set(self, real: RealData, runs: TrainedRuns, rng: Generator) -> SyntheticSet:
-        """Return real images that the first expert knows, with soft labels and a rate that are learned."""
+        """Return real images that the first expert has right, with soft labels and a rate that are learned."""
         synthetic.check_ipc(real, self.ipc)
         known = students.known_images(runs.network(0), real, self.ipc, foundation.derive(rng, "start"))
         batch = real.batch(known)

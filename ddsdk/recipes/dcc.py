@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class DCC(AlongStudents):
     """Dataset condensation with contrastive signals: match the gradient of all classes at once.
 
-    min_S sum_t D(grad L(S; theta_t), 1/K sum_c grad L(T_c; theta_t)), D as in DC: what tells classes apart weighs in,
+    min_S sum_t D(grad L(S; theta_t), 1/K sum_c grad L(T_c; theta_t)), D as in DC: differences between classes count,
     where a sum of class-wise distances is also small for what they share. While a network is early, both in the run
     and in its own training, matching stays class-wise, which is steadier.
 

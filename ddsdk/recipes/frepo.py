@@ -38,7 +38,7 @@ class FRePo(LabelRegression):
         student_batch: Images of one of their steps.
         real_batch: Real images of one step; the paper has 1024.
         image_lr: Learning rate of the images (Adam); the paper has 3e-4 (LAMB).
-        mirror: Whether the regression sees the mirror images too. None takes the paper's: for colour images that may
+        mirror: Whether the regression has the mirror images too. None takes the paper's: for colour images that may
             be mirrored, at most 500 of them.
         loss: ``"mse"``, as above and in the paper, or ``"cross-entropy"`` of the predictions times a learned scale, as
             RFAD has it, which pays at one image per class.

@@ -23,8 +23,8 @@ class FTD(FromPixels):
     lead along flat regions; and the result is the exponential moving average of the images.
 
     Attributes:
-        average: None takes the published one, to the power that leaves as much of the start in a run of `steps` as in
-            one of 5000.
+        average: Decay of the average. None takes the published one, to the power that leaves as much of the start in a
+            run of `steps` as in one of 5000.
 
     Differences from the published algorithm: those of MTT. The paper weighs the surrogate gap by 0.3 or 1 depending on
     the data; here it is 0.3, which later authors found to do everywhere.

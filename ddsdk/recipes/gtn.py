@@ -49,7 +49,7 @@ class GTN(IterativeRecipe):
     `generator_width` 16.
 
     Differences from the published algorithm: the generator has one linear layer and no batch normalisation, weight
-    normalisation or tanh. Students are those that are asked for, without weight normalisation and mean-only batch
+    normalisation or tanh. Students are those of `make_student`, without weight normalisation and mean-only batch
     normalisation, and of one architecture. Fields are for one process: the paper multiplies `image_lr` by the number of
     workers. Learned rates stay in 1e-4..1; momenta are learned as they are and not as logarithms, in 0..0.99.
 

@@ -23,7 +23,7 @@ class HaBa(FromPixels):
     """Hallucinators and bases: every basis of a class under every one of a few shared hallucinators.
 
     MTT's distance plus similarity mean cos(F(x_mh), F(x_mg)): two hallucinations h and g of the same basis m are driven
-    apart in the eyes of a network F, which is trained to find them alike. ipc counts bases of each class; the
+    apart for a network F, which is trained to find them alike. ipc counts bases of each class; the
     hallucinators come on top, so compare by stored floats and not by ipc.
 
     Attributes:

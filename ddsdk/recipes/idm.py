@@ -23,7 +23,7 @@ class IDM(SGDMatching):
     min_S E_theta sum_c ||mean psi_theta(A(S_c)) - mean psi_theta(A(T_c))||^2 + class_weight * 100 acc(theta) CE(S_c)
     where theta is drawn from a queue of networks. At each step two of them train on a few real batches, and every
     `push_every` steps a fresh one joins; acc is the accuracy of theta on real images, so that the classification loss
-    counts under networks that know something. Canvases are cut into factor^2 tiles.
+    counts under trained networks. Canvases are cut into factor^2 tiles.
 
     Attributes:
         image_lr: Learning rate of the images (SGD). None takes the paper's 0.2.

@@ -90,7 +90,7 @@ class LD(IterativeRecipe):
                 longest=self.student_steps,
                 lr=self.student_lr,
             ),
-            # Whoever swaps the images for learned ones wants them to move.
+            # Images that are swapped for learned ones move too.
             make_optimizer=partial(
                 adam_by_kind, image_lr=self.label_lr, label_lr=self.label_lr, scale_lr=self.scale_lr
             ),

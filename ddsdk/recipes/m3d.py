@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class M3D(SGDMatching):
-    """Minimise the maximum mean discrepancy of embeddings: DM whose distance sees all moments, not the mean alone.
+    """Minimise the maximum mean discrepancy of embeddings: DM with a distance of all moments, not the mean alone.
 
     min_S E_theta sum_c MMD^2(psi_theta(A(S_c)), psi_theta(A(T_c))) with Gaussian kernels of several widths, each
     multiplied by its squared width: see `ddsdk.objectives.GaussianMMD`. Canvases are cut into factor^2 tiles, and a

@@ -44,7 +44,7 @@ class NCFM(DistributionMatching):
         pool_images: Real images of each class that these networks see; None for all.
 
     Differences from the published algorithm: the sampler starts at normal random numbers, its size and rate are
-    choices of this library, and it looks at 64 real images of each class. The learning rate stays constant where the
+    choices of this library, and it has 64 real images of each class. The learning rate stays constant where the
     paper's halves on a plateau. One network of the pool judges. The paper's own evaluation (2000 epochs, AdamW, CutMix,
     the best epoch on the test data) is disputed and is replaced by the published one of DSA and DM, so figures are not
     comparable with the paper's.

@@ -25,7 +25,7 @@ class RaTBPTT(UnrolledTraining):
     """Random truncated back-propagation through time: the gradient passes through a short window of a long training.
 
     min_S E l(w_N; T) with w_N the weights after N steps of Adam on S, of which the last `window` have a gradient; N is
-    drawn anew for every step, uniform in window..student_steps, and so is w_0. The window sees early and late training
+    drawn anew for every step, uniform in window..student_steps, and so is w_0. Windows cover early and late training
     alike, at the cost and the stability of a short one.
 
     Attributes:

@@ -26,7 +26,7 @@ class RDED(Decoupled, DirectRecipe):
     its own label protocol only: with hard labels it is close to random images.
 
     Attributes:
-        images: Real images of each class that are looked at.
+        images: Real images of each class that are cropped.
         crops: Random-resized crops of each of them.
         smallest: Least share of an image's area that a crop keeps.
         factor: Tiles along each side of an image; None takes 1 below 128 pixels (as the paper at 32) and 2 above.
@@ -78,7 +78,7 @@ class RDED(Decoupled, DirectRecipe):
         crops = cat([self._easiest(real, c, keep, teacher, foundation.derive(rng, c)) for c in range(real.num_classes)])
         tiled = synthetic.MultiFormation(crops[:: factor**2], factor)
         tiled.encode(crops)
-        # The tiles stay together: a network sees the whole canvas as one image.
+        # The tiles stay together: the whole canvas is one image.
         syn = hard_set(real, self.ipc, synthetic.Pixels(tiled.canvases))
         if self.temperature is None:
             return syn

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class RFAD(LabelRegression):
-    """Random feature approximation: ridge regression on features of networks that nobody trains.
+    """Random feature approximation: ridge regression on features of untrained networks.
 
     min over S, Y and s of CE(softmax(s k(T, S) (k(S, S) + r I)^-1 Y), y) on a real batch (T, y), with
     k(x, z) = 2 <f(x), f(z)> / F + 0.01 averaged over fresh networks f in every step, and r = ridge tr k(S, S) / n.

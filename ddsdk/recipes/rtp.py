@@ -34,7 +34,7 @@ class RTP(UnrolledTraining):
         factor: Ratio of the sides of an image to those of a basis.
         most: Largest number of images of each class; None takes as many as the budget pays.
         student_steps: Steps of a student, N.
-        window: None passes the gradient through all of them, as in the paper. Otherwise N is drawn for each image step,
+        window: Steps with a gradient; None for all of them, as in the paper. Otherwise N is drawn for each image step,
             uniform in window..student_steps, and the gradient passes through the last `window` steps alone, as RaT-BPTT
             has it: many more image steps fit into the same time.
         student_batch: Synthetic images of each class in one step of a student.

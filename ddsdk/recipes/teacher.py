@@ -24,7 +24,7 @@ class Decoupled(Recipe, ABC):
         temperature: Temperature of the stored teacher labels; None keeps hard ones.
         teacher_epochs: Epochs of the teacher on real data.
         teacher_lr: Constant learning rate of the teacher.
-        teacher_images: Real images of each class that the teacher sees; None for all.
+        teacher_images: Real images of each class for the teacher; None for all.
     """
 
     temperature: PositiveFloat | None = 1.0
@@ -52,7 +52,7 @@ class Decoupled(Recipe, ABC):
 
     @final
     def labelled(self, augmentation: str) -> Evaluation:
-        """Return the protocol of DSA and DM; its name tells stored teacher labels apart."""
+        """Return the protocol of DSA and DM, under another name where teacher labels are stored."""
         published = training.Evaluation.published(augmentation)
         if self.temperature is None:
             return published

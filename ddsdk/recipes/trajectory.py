@@ -67,7 +67,7 @@ class TrajectoryMatching(AugmentedRecipe):
         batch_size: Images of one step of a student; None takes all up to 1000. Memory grows with it.
         experts: Networks that are trained on the real data.
         expert_epochs: Epochs of their training, with a snapshot after each.
-        expert_images: Real images of each class that an expert sees; None for all. Fewer make shorter epochs.
+        expert_images: Real images of each class for an expert; None for all. Fewer make shorter epochs.
         expert_lr: Learning rate of the experts (SGD without momentum).
         sharpness: Radius of the experts' sharpness-aware steps; 0 for plain ones.
         surrogate: Weight of their surrogate-gap term.

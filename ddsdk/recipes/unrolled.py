@@ -56,7 +56,7 @@ class UnrolledTraining(IterativeRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class OrderedBatches(UnrolledTraining):
-    """A student sees batches in the order in which they are stored, several times, each time with a rate of its own.
+    """A student trains on batches in their stored order, several times, each time with a rate of its own.
 
     A batch holds one image of each class. The images mean little without their order and the rates, which are stored
     with them and make the protocol.

@@ -131,7 +131,7 @@ def _right_first(network: nn.Module, real: RealData, order: Tensor, c: int, enou
 def expert_logits(runs: TrainedRuns, batch: Batch) -> Tensor:
     """Return the mean logits of those experts that are right on an image: their softmax is a soft label.
 
-    Each expert's logits count up to a constant for each image, which no softmax sees. Where no expert is right the
+    Each expert's logits count up to a constant for each image, which changes no softmax. Where no expert is right the
     label is 0.9 on the class of the image and even on the others.
 
     Args:

@@ -28,11 +28,7 @@ def plain_student(make_student: MakeStudent) -> MakeStudent:
 
 
 def batch_norm_student(make_student: MakeStudent) -> MakeStudent:
-    """Return `make_student` if its networks have BatchNorm, else the same network of the catalogue with it.
-
-    Raises:
-        ValueError: If the network has no BatchNorm and the catalogue has none like it that has.
-    """
+    """Return `make_student` if its networks have BatchNorm, else the same network of the catalogue with it."""
     if has_batch_norm(make_student(generator("template"))):
         return make_student
     if isinstance(make_student, NetworkFactory) and "norm" in make_student.options:

@@ -29,7 +29,7 @@ class Rated(NamedTuple):
 
 @final
 class QueueStudents:
-    """Each step sees one network of a queue at random; between two steps some of the queue have a lesson.
+    """One network of a queue at random for each step; between two steps some of the queue have a lesson.
 
     Every `push_every` steps a fresh network joins, and the oldest one leaves a full queue. So all ages of training
     are there at once, for the price of a few real batches at each step.

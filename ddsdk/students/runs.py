@@ -138,9 +138,6 @@ class TrainedRuns:
 
     BatchNorm layers train with the statistics of their batch, in the runs and in `flat`; `network` measures them on
     real images. Snapshots hold weights alone.
-
-    Raises:
-        ValueError: If `count` is below 1, or a run sees fewer images than it takes snapshots in an epoch.
     """
 
     def __init__(
@@ -293,7 +290,7 @@ class TrainedRuns:
         began, rows = (time.perf_counter(), time.process_time()), []
         for epoch, found in self._train(generator(self._seed, "run", run)):
             rows += found
-            # The last epoch is yielded once the file is there: whoever stops then has lost nothing.
+            # The last epoch is yielded once the file is there: a stop then loses nothing.
             if 0 < epoch < self.training.epochs:
                 yield epoch
         weights = torch.stack(rows).to(torch.float16 if self.training.half else torch.float32)

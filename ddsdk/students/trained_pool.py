@@ -28,7 +28,7 @@ _ADAM = InnerAdam()
 
 @final
 class TrainedPool:
-    """Each step sees one network of a pool at random; after the step this one trains a little on the set.
+    """One network of a pool at random for each step; after the step this one trains a little on the set.
 
     A network that has taken `longest` steps of training makes room for a fresh one. Ages are staggered: at the start
     network i of m counts as i/m of the way there, so that they do not all leave together. With `longest` 0 and a pool

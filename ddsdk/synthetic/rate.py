@@ -29,7 +29,7 @@ class LearnedRate(nn.Module):
         low: Lowest rate. HaBa's code has 0.001; without a bound a plain rate turns negative and the run explodes.
         high: Highest rate.
         steps: Number of rates, one for each step; None for one that all steps share.
-        momentum: Momentum of each step at the start, learned too, in 0..0.99; it wants `steps`. None for none.
+        momentum: Momentum of each step at the start, learned too, in 0..0.99; it needs `steps`. None for none.
         scale: Number that is trained.
     """
 

@@ -1,4 +1,4 @@
-"""The synthetic set: a parametrization with labels, drawn from like real data."""
+"""The synthetic set: a parametrization with labels, a source of batches like real data."""
 
 from __future__ import annotations
 

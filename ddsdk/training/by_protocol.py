@@ -23,7 +23,7 @@ def train(
     batch: Batch,
     evaluation: Evaluation,
     rng: torch.Generator,
-    pace: Pace = Pace(),  # noqa: B008 - a tuple, which nobody can change
+    pace: Pace = Pace(),  # noqa: B008 - a tuple, which cannot change
     adversary: Adversary | None = None,
 ) -> Iterator[int]:
     """Train `network` in place on a set, giving control back after each epoch.

@@ -73,7 +73,7 @@ def full_graph(
     """Train with the graph of every step kept: exact, and memory grows with `steps`. See `Unroll`."""
     run = _Run(loss, steps, optimizer, burn_in)
     weights, *moments = run.begin(start, inputs, rate)
-    # The gradient of the loss needs a graph to the weights also where nobody asks for that of `start`.
+    # The gradient of the loss needs a graph to the weights also where `start` has none.
     state = (weights if weights.requires_grad else weights.detach().requires_grad_(), *moments)
     with torch.enable_grad():
         return tuple(after[0] for after in run.block(0, steps, state, inputs, rate))
@@ -182,7 +182,7 @@ class _Replayed(torch.autograd.Function):
             if k % run.every == 0:
                 kept[k] = state
             state = run.moved(k, state, fixed, rate.detach())
-            # Another tensor over the same numbers: what is kept must not know the graph that will know it.
+            # Another tensor over the same numbers: the graph of the path must not hold what is kept for it.
             path.append(state[0].detach())
         ctx.run, ctx.kept = run, kept
         ctx.save_for_backward(rate, *inputs)
