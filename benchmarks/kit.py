@@ -264,9 +264,9 @@ class Benchmark(Generic[S]):
             torch.set_num_threads(options.threads)
         values = {f.name: getattr(options, f.name) for f in dataclasses.fields(self.setting)}  # type: ignore[arg-type]
         setting = self.setting(**values)
-        loaded = self.load(options)
+        cells, loaded = self.cells(options), self.load(options)
         store, found = Store(options.out / "store"), []
-        for cell in self.cells(options):
+        for cell in cells:
             result, kept = store.once(self._unit(cell, setting, loaded), self._compute(cell, setting, loaded))
             found.append((cell, strict_json(result)))
             if not kept:
