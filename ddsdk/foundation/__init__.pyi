@@ -25,8 +25,6 @@ from .numbers import NonNegativeInt as NonNegativeInt
 from .numbers import PositiveFloat as PositiveFloat
 from .numbers import PositiveInt as PositiveInt
 from .numbers import check_numbers as check_numbers
-from .numbers import require_fraction as require_fraction
-from .numbers import require_weight as require_weight
 from .rng import derive as derive
 from .rng import generator as generator
 from .rng import root as root

@@ -21,13 +21,11 @@ Momentum: TypeAlias = float
 Fraction: TypeAlias = float
 
 
-def require_weight(name: str, value: object) -> None:
-    """Raise ValueError unless `value` is a finite number that is not negative."""
+def _weight(name: str, value: object) -> None:
     require(isinstance(value, int | float) and 0 <= value < math.inf, name, "be finite and not negative", value)
 
 
-def require_fraction(name: str, value: object) -> None:
-    """Raise ValueError unless `value` is a number in 0..1."""
+def _fraction(name: str, value: object) -> None:
     require(isinstance(value, int | float) and 0 <= value <= 1, name, "lie in 0..1", value)
 
 
@@ -35,9 +33,9 @@ _RULES: dict[str, Callable[[str, Any], None]] = {
     "PositiveInt": require_count,
     "NonNegativeInt": partial(require_count, least=0),
     "PositiveFloat": require_rate,
-    "NonNegativeFloat": require_weight,
+    "NonNegativeFloat": _weight,
     "Momentum": require_momentum,
-    "Fraction": require_fraction,
+    "Fraction": _fraction,
 }
 
 
