@@ -259,7 +259,7 @@ def test_what_ships_can_be_chosen():
         for kind in ("hard", "soft"):
             for mark in found.marks:
                 words = ["--data", found.data, "--ipc", str(found.ipc), "--budget", f"{mark:g}"]
-                chosen = chosen_method([*words, "--label-kind", kind], METHODS)
+                chosen = chosen_method([*words, "--label-kind", kind])
                 assert chosen.method.ipc == found.ipc
                 for name, value in chosen.choice.entry.settings.items():
                     assert json.loads(msgspec.json.encode(getattr(chosen.method, name))) == value

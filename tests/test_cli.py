@@ -379,7 +379,8 @@ def test_a_file_where_a_folder_should_be_is_named(made, tmp_path, capsys):
     (tmp_path / "file").write_text("x")
     where = str(tmp_path / "file" / "scores")
     assert main(["evaluate", str(made), *FAST, *ONCE, "--width", "4", "--results", where]) == 2
-    assert "path must lie below folders" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"cannot make store {where!r}: Not a directory" in told
 
 
 def test_a_used_folder_is_refused_without_resume(made, capsys):

@@ -1,4 +1,4 @@
-"""`ddsdk distill` before its options are read: which method they are those of, and what a budget means."""
+"""The method of `ddsdk distill`, which decides its options, and the budget."""
 
 from __future__ import annotations
 
@@ -8,16 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
-
-import msgspec
+from typing import Any, get_args
 
 from ddsdk.foundation import ArtifactError, require
+from ddsdk.planning import MEASURED, METHODS, Choice, LabelKind, choose, made_of, read_boards
 from ddsdk.recipes import IterativeRecipe
-
-if TYPE_CHECKING:
-    from ddsdk.planning import Choice
-
 
 _BUDGET, _IPC = "5m", 10
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -25,7 +20,7 @@ _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """What the words of a command line say before they are read as options.
+    """Method and defaults that a command line chooses before it is read as options.
 
     Attributes:
         recipe: Name of the method.
@@ -33,7 +28,7 @@ class Chosen:
         network: Default network of the students; empty for the one that the method's protocol names.
         network_options: Defaults of the options of its builder.
         budget: Seconds that the steps are to fit; None to take the method's own number.
-        choice: Why it is this method; None where the user named it.
+        choice: Reason of the choice; None where the user named the method.
     """
 
     recipe: str
@@ -62,29 +57,20 @@ def duration(text: str) -> float:
     return seconds
 
 
-def chosen_method(words: Sequence[str], methods: Mapping[str, type[Any]]) -> Chosen:
-    """Return the method that a command line names, or the winner of measured curves where it names none.
-
-    Args:
-        words: Those behind the program's name.
-        methods: Name to class.
-
-    Raises:
-        ValueError: If a name or value is refused; for an unknown recipe the message gives the nearest one.
-        ArtifactError: If the file of measured curves holds none.
-    """
+def chosen_method(words: Sequence[str]) -> Chosen:
+    """Return the method that a command line names, or the winner of measured curves where it names none."""
     name, budget = _option(words, "recipe"), _option(words, "budget")
     seconds = None if budget is None else duration(budget)
     if name is None:
-        return _winner(words, methods, seconds or duration(_BUDGET))
-    if name not in methods:
-        near = get_close_matches(name.lower(), methods, n=1, cutoff=0.3)
+        return _winner(words, seconds or duration(_BUDGET))
+    if name not in METHODS:
+        near = get_close_matches(name.lower(), METHODS, n=1, cutoff=0.3)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"recipe must be one of {', '.join(methods)}, got {name!r}{hint}")
+        raise ValueError(f"recipe must be one of {', '.join(METHODS)}, got {name!r}{hint}")
     for other in ("label-kind", "measured"):
         value = _option(words, other)
         require(value is None, other, f"be left out with --recipe {name}: it chooses a recipe", value)
-    method = methods[name]
+    method: Any = METHODS[name]
     if seconds is not None:
         stepped = issubclass(method, IterativeRecipe)
         require(stepped, "budget", f"be left out for {name}, which has no steps", budget)
@@ -93,9 +79,7 @@ def chosen_method(words: Sequence[str], methods: Mapping[str, type[Any]]) -> Cho
     return Chosen(recipe=name, method=method(), budget=seconds)
 
 
-def _winner(words: Sequence[str], methods: Mapping[str, type[Any]], budget: float) -> Chosen:
-    from ddsdk.planning import MEASURED, LabelKind, choose, read_boards
-
+def _winner(words: Sequence[str], budget: float) -> Chosen:
     kind = _option(words, "label-kind") or "hard"
     require(kind in get_args(LabelKind), "label-kind", f"be one of {', '.join(get_args(LabelKind))}", kind)
     ipc = _option(words, "ipc") or ""
@@ -108,22 +92,20 @@ def _winner(words: Sequence[str], methods: Mapping[str, type[Any]], budget: floa
         data=_option(words, "data"),
     )
     entry, board = choice.entry, choice.board
-    require(entry.recipe in methods, "measured", f"name methods among {', '.join(methods)}", entry.recipe)
+    require(entry.recipe in METHODS, "measured", f"name methods among {', '.join(METHODS)}", entry.recipe)
+    cls: Any = METHODS[entry.recipe]
     own = _option(words, "network") is None
-    counted = _option(words, methods[entry.recipe].length) is not None
+    counted = _option(words, cls.length) is not None
+    try:
+        method = made_of(entry.recipe, {**entry.settings, "ipc": choice.ipc})
+    except ValueError as error:
+        rule = f"have parameters of {cls.__name__}"
+        raise ArtifactError("measured", f"measured must {rule}, got: {error}") from None
     return Chosen(
         recipe=entry.recipe,
-        method=_set(methods[entry.recipe], {**entry.settings, "ipc": choice.ipc}),
+        method=method,
         network=board.network if own else "convnet",
         network_options=board.network_options if own else {},
         budget=None if counted else budget,
         choice=choice,
     )
-
-
-def _set(method: type[Any], settings: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    kinds = get_type_hints(method)
-    try:
-        return method(**{n: msgspec.convert(value, kinds[n], strict=False) for n, value in settings.items()})
-    except (KeyError, msgspec.ValidationError) as error:
-        raise ArtifactError("measured", f"measured must have parameters of {method.__name__}, got: {error}") from None

@@ -29,7 +29,7 @@ def err(text: str) -> None:
 
 
 def open_line(folder: Path) -> str:
-    """Return a shell command that opens the set in `folder` and says what it is."""
+    """Return a shell command that opens the set in `folder` and describes it."""
     program = f"import ddsdk; print(ddsdk.Distilled.load({str(folder)!r}))"
     return f"python -c {shlex.quote(program)}"
 
@@ -50,16 +50,10 @@ def progress(description: str, total: int) -> Iterator[Callable[[int, str], None
     """Show a live bar with a count, the time left and a note; where there is no terminal, a line every minute.
 
     Yields:
-        A function that takes how much is done, and the note.
+        Function that takes the number of finished parts, and the note.
     """
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=_ERR,
-    )
+    about, note = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+    bar = Progress(about, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note, console=_ERR)
     last = time.monotonic()
 
     def update(done: int, note: str) -> None:

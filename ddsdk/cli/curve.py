@@ -1,4 +1,4 @@
-"""`ddsdk curve`: accuracy against CPU seconds of distillation, a line for each method."""
+"""`ddsdk curve`: accuracy against CPU seconds of distillation; `ddsdk winners`: the best methods for a time."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import tyro
 
 from ddsdk import networks
-from ddsdk.cli.console import err, out
+from ddsdk.cli.console import err, out, table
 from ddsdk.cli.options import DataOptions, NetworkOptions, names
-from ddsdk.foundation import require, require_count
-from ddsdk.planning import chosen_methods
+from ddsdk.foundation import escape_terminal, readable_json, require, require_count, write_atomic
+from ddsdk.planning import METHODS, Board, LabelKind, chosen_methods, reached, read_boards, standings
 
 if TYPE_CHECKING:
     from ddsdk.experiments import CurvePoint, CurveTask, RecipeCurve
@@ -68,8 +68,7 @@ class Curve(NetworkOptions, DataOptions):
         from ddsdk.experiments import CurveTask, need_plotting
 
         require_count("ipc", self.ipc)
-        known = not self.network or self.network in networks.NETWORKS
-        require(known, "network", f"be among {', '.join(networks.NETWORKS)}", self.network)
+        names(self.network, "network", networks.NETWORKS)
         marks = _positive("seconds", self.seconds)
         methods = chosen_methods(names(self.recipes), self.ipc, self.set, paper=self.paper)
         if self.plot:
@@ -106,7 +105,6 @@ class Curve(NetworkOptions, DataOptions):
 
     def _write(self, curves: Sequence[RecipeCurve]) -> None:
         from ddsdk.experiments import curve_picture, curve_table
-        from ddsdk.foundation import readable_json, write_atomic
 
         values = {"curves": [dataclasses.asdict(curve) for curve in curves]}
         write_atomic(self.out / "curves.json", readable_json(values))
@@ -131,3 +129,61 @@ def _told(point: CurvePoint) -> str:
     parts: Mapping[str, Any] = {"published": point.published, "own protocol": point.own}
     scores = ", ".join(f"{100 * s.mean:.1f} ({name})" for name, s in parts.items() if s is not None)
     return f"{point.seconds:.1f} s, step {point.step}: {scores}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Winners:
+    """List the choices of `ddsdk distill`: accuracy of each method after so many CPU seconds, the best one first.
+
+    Attributes:
+        curves: Files curves.json of `ddsdk curve`; those of the package if not given. The data of the first one stands
+            for all that was not measured.
+        reach: Accuracy in percent: list the CPU seconds after which each method had a set that is as good.
+        out: File to write them to, for `ddsdk distill --measured`.
+    """
+
+    curves: tyro.conf.Positional[tuple[Path, ...]] = ()
+    reach: float | None = None
+    out: Path | None = None
+
+    def run(self) -> int:
+        """Print a table for each data set, number of images per class and kind of labels."""
+        if self.reach is not None:
+            require(0 < self.reach < 100, "reach", "be a percentage between 0 and 100", self.reach)
+        boards = read_boards()
+        if self.curves:
+            from ddsdk.experiments import boards_of, read_curves
+
+            boards = boards_of([curve for path in self.curves for curve in read_curves(path)], METHODS)
+        for board in boards:
+            for kind in get_args(LabelKind):
+                if self.reach is None:
+                    _show(board, kind)
+                else:
+                    _show_times(board, kind, self.reach)
+        if self.out is not None:
+            write_atomic(self.out, readable_json({"boards": [dataclasses.asdict(board) for board in boards]}))
+            out(str(self.out))
+        return 0
+
+
+def _show(board: Board, kind: LabelKind) -> None:
+    columns = [{id(entry): accuracy for accuracy, _, entry in standings(board, kind, mark)} for mark in board.marks]
+    # By the last mark; a method that has nothing there by the one before, and so on.
+    ranked = {id(entry): entry for mark in reversed(board.marks) for _, _, entry in standings(board, kind, mark)}
+    rows = [
+        (
+            escape_terminal(entry.recipe),
+            *(f"{100 * column[key]:.1f}" if key in column else "–" for column in columns),
+            escape_terminal(", ".join(f"{k}={v}" for k, v in entry.settings.items()), 200),
+        )
+        for key, entry in ranked.items()
+    ]
+    title = escape_terminal(f"{board.data}, ipc {board.ipc}, {kind} labels, % on held-out training images")
+    table(title, ("method", *(f"{mark:g} s" for mark in board.marks), "settings"), rows)
+
+
+def _show_times(board: Board, kind: LabelKind, percent: float) -> None:
+    rows = [(escape_terminal(entry.recipe), f"{seconds:.0f}") for seconds, entry in reached(board, kind, percent / 100)]
+    title = f"{board.data}, ipc {board.ipc}, {kind} labels: {percent:g} % of held-out training images"
+    table(escape_terminal(title), ("method", "CPU seconds"), rows)

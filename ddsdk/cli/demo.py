@@ -19,7 +19,7 @@ _FULL_EPOCHS = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Distil scikit-learn's digits (real images, offline) and show what came out.
+    """Distil scikit-learn's digits (real images, offline) and show the result.
 
     Attributes:
         out: Folder of the artefact.
@@ -40,9 +40,8 @@ class Demo:
         from ddsdk.judging import evaluating, results_folder
 
         train, test = data.load_pair("digits")
-        options = DistillOptions(
-            data="digits", out=self.out, width=64, seed=self.seed, resume=True, threads=torch.get_num_threads()
-        )
+        threads = torch.get_num_threads()
+        options = DistillOptions(data="digits", out=self.out, width=64, seed=self.seed, resume=True, threads=threads)
         method = recipes.DM(ipc=self.ipc, steps=self.steps, augmentation=_AUGMENTATION)
         code = run_recipe(method, train, options)
         if code:
@@ -60,10 +59,8 @@ class Demo:
         with progress("judging", fewer.rounds) as update:
             rows.append(follow(steps, "full training set", update))
         show_scores("digits", evaluation, rows)
-        page = self.out / "report.html"
+        page, sheet = self.out / "report.html", self.out / "sheet.png"
         write_report((self.out,), page, (results,))
-        out(f"artefact       {self.out}")
-        out(f"contact sheet  {self.out / 'sheet.png'}")
-        out(f"HTML card      {page}")
+        out(f"artefact       {self.out}\ncontact sheet  {sheet}\nHTML card      {page}")
         out(f"open it        {open_line(self.out)}")
         return 0

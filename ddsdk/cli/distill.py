@@ -14,19 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from ddsdk import artefact, foundation, judging, running
-from ddsdk.cli.budget import as_begun, tell
+from ddsdk import artefact, foundation, judging, networks, running
 from ddsdk.cli.chosen import Chosen, chosen_method
 from ddsdk.cli.console import err, open_line, out, progress
-from ddsdk.cli.options import DataOptions, NetworkOptions, make_student
+from ddsdk.cli.options import DataOptions, NetworkOptions
 from ddsdk.foundation import DivergedError
-from ddsdk.planning import METHODS
 from ddsdk.recipes import IterativeRecipe, Recipe, student_network
 
 if TYPE_CHECKING:
     from ddsdk.artefact import Distilled
     from ddsdk.data import RealData
-    from ddsdk.running import Distillation, Estimate, Job, Run, Step
+    from ddsdk.running import Estimate, Job, Run
     from ddsdk.students import TrainedRuns
 
 
@@ -43,8 +41,8 @@ class DistillOptions(NetworkOptions, DataOptions):
     Attributes:
         out: Folder of the artefact. It holds the checkpoint while the run lasts.
         recipe: Method; `ddsdk recipes` lists them. Its parameters are further options.
-        label_kind: Without --recipe, what networks will train on: hard for a class for each image and cross-entropy, as
-            usual; soft for whatever labels and protocol the method itself has.
+        label_kind: Without --recipe, labels that networks will train on: hard for a class for each image and
+            cross-entropy, as usual; soft for the labels and protocol that the method itself has.
         budget: Time that the run may take here, such as 60s, 10m or 1.5h: as many steps are taken as fit, of those
             that the method has. Without --recipe 5m if not given; then --steps keeps its own number.
         measured: Without --recipe, file of measured curves to choose from, see `ddsdk winners`; what ships with the
@@ -60,7 +58,7 @@ class DistillOptions(NetworkOptions, DataOptions):
             With 0 the set of the last step is the result.
         validate_every: Steps between two looks at the held-out images.
         validation_epochs: Epochs of the network of such a look, where the recipe's protocol has more.
-        validation_width: Its channels.
+        validation_width: Channels of that network.
     """
 
     out: Path
@@ -92,7 +90,7 @@ class DistillOptions(NetworkOptions, DataOptions):
         return student_network(method, train, self.network, self.network_options())
 
     def held_out(self, train: RealData) -> tuple[RealData, judging.Validation | None]:
-        """Return what is to be distilled, and what is to be looked at where images are held out."""
+        """Return the images to distil, and those that are held out, if any."""
         if not self.validation:
             return train, None
         # One split for all seeds: figures of several runs are of the same images.
@@ -103,14 +101,10 @@ class DistillOptions(NetworkOptions, DataOptions):
 
 
 def distill_verb(args: Sequence[str]) -> type[Any]:
-    """Return the options of `ddsdk distill` with those of the recipe that `args` name, or of the one chosen for them.
-
-    Raises:
-        ValueError: If a name or value is refused; for an unknown recipe the message gives the nearest one.
-    """
+    """Return the options of `ddsdk distill`, with those of the recipe that `args` name or that is chosen for them."""
     # The options of the other verbs are read without a look at what was measured.
     words = args if args[:1] == ["distill"] else ["--recipe", "dm"]
-    chosen = chosen_method(words, METHODS)
+    chosen = chosen_method(words)
     flat: Any = Annotated[type(chosen.method), tyro.conf.arg(name="")]
     defaults = {"recipe": chosen.recipe, "network": chosen.network, **chosen.network_options}
     kinds = {f.name: f.type for f in dataclasses.fields(DistillOptions)}
@@ -153,9 +147,9 @@ def run_recipe(method: Recipe, train: RealData, options: DistillOptions, *, told
 
     Args:
         method: A value of `RECIPES` or `BASELINES`.
-        train: What to distil.
+        train: Data to distil.
         options: Folder, network, seed.
-        told_to_resume: Whether someone asked for it and should hear that there is nothing to resume.
+        told_to_resume: Whether a message says that there is nothing to resume.
 
     Raises:
         DivergedError: If the run diverges, or has done so before.
@@ -164,10 +158,11 @@ def run_recipe(method: Recipe, train: RealData, options: DistillOptions, *, told
         raise ValueError(f"validation must be 0 for {options.recipe}, which has no steps to choose from")
     train, validation = options.held_out(train)
     start = None if options.start_from is None else artefact.Distilled.load(options.start_from)
-    student = make_student(train, *options.students(method, train))
+    network, network_options = options.students(method, train)
+    student = networks.network_factory(network, train.image_shape, train.num_classes, **network_options)
     budget = _budget(method, options)
     if budget is not None and options.resume and isinstance(method, IterativeRecipe):
-        method = as_begun(method, options.out)
+        method = _as_begun(method, options.out)
     config = configuration(method, train, options, start)
     with running.Job(options.out, config, resume=options.resume, every=options.checkpoint_seconds) as job:
         if job.finished:
@@ -188,8 +183,10 @@ def run_recipe(method: Recipe, train: RealData, options: DistillOptions, *, told
         estimate = None
         if budget is not None and not job.resumes:
             fit = run.fit(budget)
-            tell(fit, budget)
             estimate = fit.estimate
+            if fit.fits < estimate.steps:
+                err(f"the budget of {budget:g} s is too short: {fit.spent:.0f} s go by before the first step")
+            out(f"{estimate.steps} of {fit.planned} steps for a budget of {budget:g} s")
             job.settle(configuration(run.method, train, options, start))  # type: ignore[arg-type]
         code = _finish(job, run, options, estimate)
         if code:
@@ -199,8 +196,14 @@ def run_recipe(method: Recipe, train: RealData, options: DistillOptions, *, told
     return 0
 
 
+def _as_begun(method: IterativeRecipe, folder: Path) -> IterativeRecipe:
+    """Return a recipe with the length that the run in a folder has: another trial would find another one."""
+    value = (running.found_config(folder) or {}).get(method.length)
+    return running.with_length(method, value) if isinstance(value, int) else method
+
+
 def _budget(method: Recipe, options: DistillOptions) -> float | None:
-    """Return the seconds that the steps are to fit; None where they are not to."""
+    """Return the seconds that the steps are to fit, if any."""
     stepped = isinstance(method, IterativeRecipe)
     return options.chosen.budget if stepped and options.chosen is not None else None
 
@@ -216,9 +219,11 @@ def _finish(job: Job, run: Run[RealData], options: DistillOptions, estimate: Est
             if job.steps_taken < loop.plan.steps:
                 announce(run.estimate() if estimate is None else estimate, job.steps_taken)
             for step in job.steps(run):
-                update(step.number, _note(step, loop.shrunk))
+                reduced = f", learning rate reduced {loop.shrunk}x" if loop.shrunk else ""
+                update(step.number, f"loss {step.loss:.4g}{reduced}")
                 if loop.validations and loop.validations[-1][0] == step.number:
-                    out(_look(loop))
+                    accuracy, best = loop.validations[-1][1], max(found for _, found in loop.validations)
+                    out(f"step {step.number}: {accuracy:.2%} of the held-out images, best so far {best:.2%}")
                 if stopped:
                     break
         except DivergedError as error:
@@ -261,7 +266,7 @@ def _train(run: Run[RealData]) -> bool:
 
 
 def announce_runs(runs: TrainedRuns, missing: int) -> None:
-    """Say how many networks must be trained before the first step, and what they take of which folder."""
+    """Print the number of networks to train before the first step, and their storage."""
     size = runs.nbytes * missing / len(runs) / 2**20
     out(
         f"{missing} of {len(runs)} networks are not trained yet: {runs.training.epochs} epochs each, "
@@ -269,19 +274,8 @@ def announce_runs(runs: TrainedRuns, missing: int) -> None:
     )
 
 
-def _look(distillation: Distillation[Any]) -> str:
-    """Say what the last look at the held-out images found."""
-    (step, accuracy), best = distillation.validations[-1], max(v for _, v in distillation.validations)
-    return f"step {step}: {accuracy:.2%} of the held-out images, best so far {best:.2%}"
-
-
-def _note(step: Step, reductions: int) -> str:
-    note = f"loss {step.loss:.4g}"
-    return f"{note}, learning rate reduced {reductions}x" if reductions else note
-
-
 def announce(estimate: Estimate, taken: int = 0) -> None:
-    """Say what a run will take, or what is left of one that has `taken` steps behind it."""
+    """Print steps, time and storage of a run, or of the rest of one that has `taken` steps behind it."""
     left = estimate.steps - taken
     seconds = estimate.seconds * left / estimate.steps
     time = f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"

@@ -12,7 +12,7 @@ import tyro
 from ddsdk import artefact, foundation, networks, running, synthetic
 from ddsdk.baselines import BASELINES
 from ddsdk.cli.console import out, progress, table
-from ddsdk.cli.options import DataOptions, NetworkOptions, fitting_options, make_student, names
+from ddsdk.cli.options import DataOptions, NetworkOptions, fitting_options, names
 from ddsdk.foundation import escape_terminal, require
 from ddsdk.recipes import RECIPES
 from ddsdk.training import Evaluation, Score
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Row(NamedTuple):
-    """A score, and whether it was read from a file and not computed now."""
+    """A score, and whether it was read from a file."""
 
     score: Score
     kept: bool
@@ -40,8 +40,8 @@ class Evaluate(NetworkOptions, DataOptions):
         protocol: stored: the one in the artefact, with labels and loss of the method. published: that of DC, DSA and
             DM, an ordinary network trained by cross-entropy on hard labels. both: these two, side by side. quick: as
             published but for small machines, not comparable with papers. A changed one is named after its changes.
-        labels: Instead of the protocol's, one or more of stored, probabilities (of each row the nearest) and hard (its
-            largest class), separated by commas: what it costs to leave the method's own labels.
+        labels: Labels instead of the protocol's, one or more of stored, probabilities (the nearest of each row) and
+            hard (the largest class), separated by commas: the cost of leaving the method's own labels.
         repeats: Fresh networks of each kind; None takes the protocol's.
         epochs: Epochs; None takes the protocol's.
         baselines: Baselines of the same size, separated by commas.
@@ -68,26 +68,17 @@ class Evaluate(NetworkOptions, DataOptions):
 
         distilled = artefact.Distilled.load(self.set)
         train, test = (data.with_preprocess(distilled.preprocess) for data in self.pair(self.test))
-        chosen = names(self.networks)
-        for network in chosen:
-            require(network in networks.NETWORKS, "networks", f"be among {', '.join(networks.NETWORKS)}", network)
-        evaluations = self._evaluations(distilled, chosen)
+        chosen, baselines = names(self.networks, "networks", networks.NETWORKS), names(self.baselines)
+        results = results_folder(self.set) if self.results is None else self.results
         judged = []
-        for evaluation in evaluations:
+        for evaluation in self._evaluations(distilled, chosen):
             rows = judge(
-                distilled,
-                train,
-                test,
-                evaluation,
-                names(self.baselines),
-                results=results_folder(self.set) if self.results is None else self.results,
-                seed=self.seed,
-                fresh=self.fresh,
+                distilled, train, test, evaluation, baselines, results=results, seed=self.seed, fresh=self.fresh
             )
             show_scores(test.name, evaluation, rows)
             judged.append(rows)
         if self.protocol == "both" or self.labels:
-            show_side_by_side(test.name, judged)
+            _show_side_by_side(test.name, judged)
         sizes = distilled.owner.bincount(minlength=distilled.num_classes).tolist()
         low, high, size = min(sizes), max(sizes), baseline_size(distilled, train)
         if low != size or high != size:
@@ -97,8 +88,8 @@ class Evaluate(NetworkOptions, DataOptions):
 
     def _evaluations(self, distilled: artefact.Distilled, chosen: list[str]) -> list[Evaluation]:
         stored = Evaluation.from_dict(distilled.evaluation)
+        # An ordinary user takes the images of a set, and a class for each.
         hard = distilled.manifest.storage.labels == "hard"
-        # What an ordinary user does with a set: its images, and a class for each.
         ordinary: dict[str, Any] = {} if hard else {"labels": "hard"}
         published = replace(Evaluation.published(stored.augmentation), **ordinary)
         bases = {
@@ -107,20 +98,20 @@ class Evaluate(NetworkOptions, DataOptions):
             "both": [stored, published],
             "quick": [replace(Evaluation.quick(stored.augmentation), **ordinary)],
         }[self.protocol]
-        readings = names(self.labels)
-        changes: dict[str, Any] = {"epochs": self.epochs, "networks": self.repeats}
+        readings: list[Any] = names(self.labels)
         found = []
         for base in bases:
             for network in chosen or [base.network]:
-                changed = base.changed(network=network, options=self._options(base, network, chosen), **changes)
-                found += [_reading(changed, reading) for reading in readings] or [changed]
+                options = self._options(base, network, chosen)
+                changed = base.changed(network=network, options=options, epochs=self.epochs, networks=self.repeats)
+                found += [changed.changed(labels=reading) for reading in readings] or [changed]
         return [e for i, e in enumerate(found) if e not in found[:i]]
 
     def _options(self, base: Evaluation, network: str, chosen: list[str]) -> dict[str, Any]:
         given = self.network_options()
         if network == base.network and base.learner == "kernel":
             return given
-        require(network in networks.NETWORKS, "network", f"be among {', '.join(networks.NETWORKS)}", network)
+        names(network, "network", networks.NETWORKS)
         return fitting_options(network, chosen or [network], given)
 
 
@@ -139,22 +130,23 @@ def judge(
 
     Args:
         distilled: The set.
-        train: Where the baselines select from, in the set's value space.
+        train: Data that the baselines select from, in the set's value space.
         test: Held-out data, in the set's value space.
-        evaluation: The protocol.
-        baselines: Keys of `ddsdk.BASELINES`.
+        evaluation: Protocol of the judgement.
+        baselines: Keys of `ddsdk.baselines.BASELINES`.
         results: Folder of kept scores.
         seed: Root of every random number.
-        fresh: Compute again what was kept.
+        fresh: Whether kept scores are computed again.
     """
+    from ddsdk.experiments import wants_centred
     from ddsdk.judging import scoring
 
     for name in baselines:
         require(name in BASELINES, "baselines", f"be among {', '.join(BASELINES)}", name)
     kernel = evaluation.learner == "kernel"
     # Where a kernel is judged, herding still needs a network to look through.
-    network = ("convnet", {}) if kernel else (evaluation.network, dict(evaluation.network_options))
-    student = make_student(train, *network)
+    network, options = ("convnet", {}) if kernel else (evaluation.network, evaluation.network_options)
+    student = networks.network_factory(network, train.image_shape, train.num_classes, **options)
     each, rows = evaluation.rounds, []
     with progress("judging", each * (1 + len(baselines))) as update:
         own = _method_name(distilled)
@@ -165,26 +157,15 @@ def judge(
             selection = BASELINES[name](ipc=size, augmentation=evaluation.augmentation)
             update(each * i, f"selecting {name}")
             chosen = running.distill(selection, train, make_student=student, seed=foundation.generator(seed, name))
-            chosen = _alike(chosen, distilled, evaluation)
+            # Where a set has scores and is judged by regression on them, a baseline has centred labels.
+            if wants_centred(distilled, evaluation):
+                centred = synthetic.centred_labels(chosen.owner, chosen.num_classes)
+                chosen = replace(chosen, labels=centred, label_space="scores")
             # The order of a set is a part of what was learned; that of real images tells their classes.
             shuffled = evaluation.changed(order="shuffled")
             steps = scoring(results, name, chosen, test, shuffled, seed, fresh=fresh)
             rows.append(follow(steps, name, update, each * i))
     return rows
-
-
-def _reading(evaluation: Evaluation, labels: Any) -> Evaluation:  # noqa: ANN401 - checked there
-    return evaluation.changed(labels=labels)
-
-
-def _alike(chosen: artefact.Distilled, distilled: artefact.Distilled, evaluation: Evaluation) -> artefact.Distilled:
-    """Return a baseline with centred labels where the set has scores and is judged by regression on them."""
-    from ddsdk.experiments import wants_centred
-
-    if not wants_centred(distilled, evaluation):
-        return chosen
-    rows = synthetic.centred_labels(chosen.owner, chosen.num_classes)
-    return replace(chosen, labels=rows, label_space="scores")
 
 
 def baseline_size(distilled: artefact.Distilled, train: RealData) -> int:
@@ -193,14 +174,7 @@ def baseline_size(distilled: artefact.Distilled, train: RealData) -> int:
 
 
 def follow(steps: Iterator[Progress], name: str, update: Callable[[int, str], None], before: int = 0) -> Row:
-    """Go through an evaluation, show how far it is, and return what came out.
-
-    Args:
-        steps: From `ddsdk.judging.judge.evaluating` or `ddsdk.judging.scores.scoring`.
-        name: What is judged.
-        update: From `ddsdk.cli.console.progress`.
-        before: Epochs that are done already.
-    """
+    """Go through an evaluation, show its progress behind so many epochs, and return its score."""
     for step in steps:
         update(before + step.done, escape_terminal(name, 40))
     assert step.score is not None  # the last step of every evaluation has it
@@ -214,18 +188,12 @@ def _method_name(distilled: artefact.Distilled) -> str:
 
 
 def show_scores(data: str, evaluation: Evaluation, rows: list[Row]) -> None:
-    """Print scores as a table that says under which protocol they hold."""
-    cells = [
-        (
-            escape_terminal(s.name),
-            str(s.images),
-            s.labels or "as stored",
-            _accuracy(s),
-            f"{s.seconds:.0f}{', kept' if kept else ''}",
-        )
-        for s, kept in rows
-    ]
+    """Print scores as a table with their protocol."""
     columns = ("trained on", "images", "labels", "test accuracy, %", "seconds")
+    cells = []
+    for s, kept in rows:
+        seconds = f"{s.seconds:.0f}{', kept' if kept else ''}"
+        cells.append((escape_terminal(s.name), str(s.images), s.labels or "as stored", _accuracy(s), seconds))
     title = f"{data}, {evaluation.network_label}, protocol {evaluation.protocol}"
     table(escape_terminal(title, 200), columns, cells)
     if evaluation.learner == "kernel":
@@ -236,19 +204,16 @@ def show_scores(data: str, evaluation: Evaluation, rows: list[Row]) -> None:
     out(f"{networks} networks, {epochs} epochs, loss {evaluation.loss}, augmentation {augmentation}, last epoch")
 
 
-def show_side_by_side(data: str, judged: list[list[Row]]) -> None:
+def _show_side_by_side(data: str, judged: list[list[Row]]) -> None:
     """Print one column for each protocol that sets and baselines were judged under."""
-    columns = ["trained on"]
-    for rows in judged:
-        own = rows[0].score
-        columns.append(
-            escape_terminal(f"{own.protocol}: {own.network}, {own.labels or 'stored'} labels, {own.loss}", 120)
-        )
+    own = [rows[0].score for rows in judged]
+    columns = [f"{s.protocol}: {s.network}, {s.labels or 'stored'} labels, {s.loss}" for s in own]
     cells = [
         (escape_terminal(same[0].score.name), *(_accuracy(row.score) for row in same))
         for same in zip(*judged, strict=True)
     ]
-    table(escape_terminal(f"{data}, test accuracy, %", 200), tuple(columns), cells)
+    heads = ("trained on", *(escape_terminal(column, 120) for column in columns))
+    table(escape_terminal(f"{data}, test accuracy, %", 200), heads, cells)
 
 
 def _accuracy(score: Score) -> str:

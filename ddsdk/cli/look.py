@@ -1,4 +1,4 @@
-"""The light verbs: look at sets and at what there is, without training anything."""
+"""The verbs that train nothing: they look at sets and list the methods."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ddsdk.recipes import RECIPES
 
 @dataclass(frozen=True, kw_only=True)
 class Inspect:
-    """Open a set with every check, and say what it is.
+    """Open a set with every check, and list its facts, protocol and provenance.
 
     Attributes:
         set: Folder of the artefact.
@@ -31,8 +31,8 @@ class Inspect:
         """Print facts, evaluation and provenance."""
         manifest = read_artifact(self.set).manifest
         rows = [*fact_rows(manifest)]
-        rows += [(f"evaluation.{k}", v) for k, v in flatten(manifest.evaluation)]
-        rows += [(f"provenance.{k}", v) for k, v in flatten(manifest.provenance)]
+        for part in ("evaluation", "provenance"):
+            rows += [(f"{part}.{k}", v) for k, v in flatten(getattr(manifest, part))]
         safe = [(escape_terminal(k), escape_terminal(v, 200)) for k, v in rows]
         table(escape_terminal(str(self.set), 200), ("what", "value"), safe)
         return 0
@@ -43,7 +43,7 @@ class Show:
     """Write the contact sheet of a set as a PNG, or several sets side by side.
 
     Attributes:
-        sets: Folder of the artefact; of several, each has a row.
+        sets: Folder of the artefact, or several folders; each of several has a row.
         out: File to write; for one set, `sheet.png` in its folder if not given.
         per_class: Images of each class at most. None takes 10, or 1 for several sets.
     """
@@ -53,17 +53,16 @@ class Show:
     per_class: int | None = None
 
     def run(self) -> int:
-        """Write the picture and say where it is."""
+        """Write the picture and print its path."""
         from ddsdk.artefact import contact_sheet, png_bytes, side_by_side
 
         require(len(self.sets) > 0, "sets", "name at least one artefact", self.sets)
         require(len(self.sets) == 1 or self.out is not None, "out", "be given for several sets", None)
         path = self.sets[0] / "sheet.png" if self.out is None else self.out
         opened = [(set_.name, artefact.Distilled.load(set_)) for set_ in self.sets]
-        if len(opened) == 1:
-            sheet = contact_sheet(opened[0][1], per_class=10 if self.per_class is None else self.per_class)
-        else:
-            sheet = side_by_side(opened, per_class=1 if self.per_class is None else self.per_class)
+        one = len(opened) == 1
+        per_class = (10 if one else 1) if self.per_class is None else self.per_class
+        sheet = contact_sheet(opened[0][1], per_class=per_class) if one else side_by_side(opened, per_class=per_class)
         write_atomic(path, png_bytes(sheet))
         out(str(path))
         for name, distilled in opened:
@@ -88,7 +87,7 @@ class Export:
     out: Path
 
     def run(self) -> int:
-        """Write it and say where it is."""
+        """Write it and print its path."""
         writers = {"parquet": artefact.to_parquet, "images": artefact.to_image_folder, "npz": artefact.to_npz}
         writers[self.to](artefact.Distilled.load(self.set), self.out)
         out(str(self.out))
@@ -125,10 +124,13 @@ class Report:
             from ddsdk.experiments import score_table
 
             opened = [artefact.Distilled.load(path) for path in self.sets]
-            records = [r for folder in results for r in judging.read_scores(folder)]
-            write_atomic(self.markdown, score_table(records, opened).encode())
+            write_atomic(self.markdown, score_table(_records(results), opened).encode())
             out(str(self.markdown))
         return 0
+
+
+def _records(results: tuple[Path, ...]) -> list[dict[str, Any]]:
+    return [record for folder in results for record in judging.read_scores(folder)]
 
 
 def write_report(sets: tuple[Path, ...], html: Path, results: tuple[Path, ...]) -> None:
@@ -138,7 +140,7 @@ def write_report(sets: tuple[Path, ...], html: Path, results: tuple[Path, ...]) 
     opened = [(str(path), artefact.Distilled.load(path)) for path in sets]
     titles = {distilled.content_id: title for title, distilled in opened}
     scores: dict[str, Any] = {}
-    for record in (r for folder in results for r in judging.read_scores(folder)):
+    for record in _records(results):
         score = dict(record["score"])
         own = titles.get(record["conditions"]["set"])
         if own is None and score["name"] not in BASELINES:

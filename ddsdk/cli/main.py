@@ -15,17 +15,13 @@ from ddsdk.foundation import DivergedError, MissingExtraError
 EXIT_BAD_INPUT = 2
 EXIT_DIVERGED = 3
 EXIT_INTERRUPTED = 75
-"""The code that batch systems read as "run me again"."""
+"""Code that batch systems read as "run me again"."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line on arguments, those of the process if not given, and return the exit code.
 
-    Args:
-        argv: Arguments after the program's name; `sys.argv` if not given.
-
-    Returns:
-        0, or 2 for bad input, 3 for a run that diverged, 75 for a run that was stopped and can be resumed.
+    It is 0, or 2 for bad input, 3 for a run that diverged, 75 for a run that was stopped and can be resumed.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     if args == ["--version"]:
@@ -53,13 +49,12 @@ def _message(error: Exception) -> str:
 def _parse(args: list[str]) -> Any:  # noqa: ANN401
     import tyro
 
-    from ddsdk.cli.curve import Curve
+    from ddsdk.cli.curve import Curve, Winners
     from ddsdk.cli.demo import Demo
     from ddsdk.cli.distill import distill_verb
     from ddsdk.cli.evaluate import Evaluate
     from ddsdk.cli.look import Export, Inspect, Recipes, Report, Show
     from ddsdk.cli.tables import TableBench, Worker
-    from ddsdk.cli.winners import Winners
 
     verbs: dict[str, Any] = {
         "distill": distill_verb(args),

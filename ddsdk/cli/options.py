@@ -1,8 +1,8 @@
-"""Options that several verbs share: which data, which network, where to run."""
+"""Options that several verbs share: data, network, device."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -14,24 +14,22 @@ from ddsdk.foundation import require
 
 if TYPE_CHECKING:
     from ddsdk.data import RealData
-    from ddsdk.students import MakeStudent
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Which data, and where.
+    """Data and device.
 
     Attributes:
         data: Name (digits, fashion-mnist, cifar10 ...), image folder, or parquet file.
-        root: Where named data sets lie, or are downloaded to if they are not there.
+        root: Folder of named data sets, which are downloaded if they are not there.
         zca: Whiten (ZCA) instead of normalising.
         image_column: Column of a parquet file that holds the images; found by its type if not given.
         label_column: Column of a parquet file that holds the labels.
         resize: Height and width to resample pictures to, for folders and parquet.
         mirror_safe: Whether the mirror image of an image has the same class, so that recipes may mirror it. auto: yes
-        for
-            fashion-mnist, cifar10, cifar100 and stl10, no for all other data. check: train a small network and take the
-            measured answer.
+            for fashion-mnist, cifar10, cifar100 and stl10, no for all other data. check: train a small network and take
+            the measured answer.
         device: cpu, cuda, cuda:1 ... Everything runs where the data is.
         threads: CPU threads; None leaves it to torch. It is part of what makes a run repeatable.
     """
@@ -64,10 +62,10 @@ class DataOptions:
         if self.mirror_safe == "check":
             found = judging.mirror_check(train)
             may = "may" if found.safe else "must not"
-            out(
-                f"mirror check: {found.plain:.1%} of {found.images} held-out images, {found.mirrored:.1%} of "
-                f"their mirror images: images {may} be mirrored"
+            figures = (
+                f"{found.plain:.1%} of {found.images} held-out images, {found.mirrored:.1%} of their mirror images"
             )
+            out(f"mirror check: {figures}: images {may} be mirrored")
             return found.safe
         if self.mirror_safe == "auto" and Path(self.data).exists():
             out("images are not mirrored, for nothing is known of these data: --mirror-safe yes, no or check")
@@ -82,19 +80,17 @@ class DataOptions:
             torch.set_num_threads(self.threads)
 
     def _where(self) -> dict[str, Any]:
-        return {
-            "root": self.root,
-            "zca": self.zca,
-            "image_column": self.image_column,
-            "label_column": self.label_column,
-            "resize": self.resize,
-            **({"mirror_safe": self.mirror_safe == "yes"} if self.mirror_safe in ("yes", "no") else {}),
-        }
+        names = ("root", "zca", "image_column", "label_column", "resize")
+        safe = {"mirror_safe": self.mirror_safe == "yes"} if self.mirror_safe in ("yes", "no") else {}
+        return {name: getattr(self, name) for name in names} | safe
 
 
-def names(text: str) -> list[str]:
-    """Split a comma-separated list."""
-    return [part.strip() for part in text.split(",") if part.strip()]
+def names(text: str, option: str = "", known: Collection[str] = ()) -> list[str]:
+    """Split a comma-separated list; with an option, refuse what is not among its known names."""
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    for part in found if option else ():
+        require(part in known, option, f"be among {', '.join(known)}", part)
+    return found
 
 
 def whole_numbers(name: str, text: str) -> list[int]:
@@ -108,11 +104,7 @@ def whole_numbers(name: str, text: str) -> list[int]:
 
 
 def check_device(name: str) -> None:
-    """Refuse a device that torch does not know or does not find here.
-
-    Raises:
-        ValueError: If nothing can be stored on it.
-    """
+    """Raise ValueError unless torch can store something on a device."""
     import torch
 
     try:
@@ -138,29 +130,15 @@ class NetworkOptions:
     norm: str | None = None
 
     def network_options(self) -> dict[str, Any]:
-        """Return the options of a builder that were given; `make_student` refuses those that it does not take."""
+        """Return the options of a builder that were given."""
         given = {"width": self.width, "depth": self.depth, "norm": self.norm}
         return {name: value for name, value in given.items() if value is not None}
 
 
 def fitting_options(network: str, chosen: Sequence[str], given: dict[str, Any]) -> dict[str, Any]:
-    """Return those of the given options that a network takes.
-
-    Args:
-        network: The one that is built now.
-        chosen: All networks that were named; an option that none of them takes is refused.
-        given: From `NetworkOptions.network_options`.
-
-    Raises:
-        ValueError: If no network takes an option.
-    """
+    """Return the given options that a network takes; an option that none of the chosen networks takes is refused."""
     takes = {name: set(signature(networks.NETWORKS[name]).parameters) for name in {network, *chosen}}
     for option in given:
         known = any(option in taken for taken in takes.values())
         require(known, option, f"be left out for {', '.join(sorted(takes))}", given[option])
     return {option: value for option, value in given.items() if option in takes[network]}
-
-
-def make_student(real: RealData, network: str, options: dict[str, Any]) -> MakeStudent:
-    """Return the factory of students for `real`."""
-    return networks.network_factory(network, real.image_shape, real.num_classes, **options)

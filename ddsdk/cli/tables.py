@@ -16,7 +16,7 @@ from ddsdk import artefact, networks
 from ddsdk.cli.chosen import duration
 from ddsdk.cli.console import err, out, progress
 from ddsdk.cli.options import DataOptions, NetworkOptions, check_device, names, whole_numbers
-from ddsdk.foundation import escape_terminal, require, require_count
+from ddsdk.foundation import NonNegativeInt, PositiveInt, check_numbers, escape_terminal, require
 from ddsdk.planning import chosen_methods
 from ddsdk.recipes import IterativeRecipe, student_network
 
@@ -48,16 +48,15 @@ class TableBench(NetworkOptions, DataOptions):
             are taken as fit, of those that the method has.
         sets: Distilled sets of each method, each with a seed of its own.
         repeats: Networks that judge each set.
-        judge_epochs: Epochs of them, where the published protocol has more; a method's own protocol keeps its own.
-        judge_width: Their width; None for the protocol's.
+        judge_epochs: Epochs of these, where the published protocol has more; a method's own protocol keeps its own.
+        judge_width: Width of these; None for the protocol's.
         baselines: Real images to judge beside each set, separated by commas.
         networks: Networks of the table cross-architecture, separated by commas; those of the survey if empty.
         whole_epochs: Epochs of networks on all of the training data, which fair-scores wants; 0 for none.
         network: Network of the students; empty for the one that the method's protocol names, with its options.
         workers: Processes that share the work; with ray, CPUs of this machine. 0 does all of it in this process.
-        engine: local: here. ray: tasks of a Ray cluster. shared: nobody here, but whoever runs `ddsdk worker` on
-            the store.
-        ray_address: Of a running Ray cluster; one is started here if not given.
+        engine: local: here. ray: tasks of a Ray cluster. shared: nothing here, but `ddsdk worker` on the store.
+        ray_address: Address of a running Ray cluster; one is started here if not given.
         seed: Root of every random number.
     """
 
@@ -69,15 +68,15 @@ class TableBench(NetworkOptions, DataOptions):
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     paper: bool = False
     budget: str | None = None
-    sets: int = 1
-    repeats: int = 3
-    judge_epochs: int | None = None
-    judge_width: int | None = None
+    sets: PositiveInt = 1
+    repeats: PositiveInt = 3
+    judge_epochs: PositiveInt | None = None
+    judge_width: PositiveInt | None = None
     baselines: str = "random,k-means"
     networks: str = ""
-    whole_epochs: int = 0
+    whole_epochs: NonNegativeInt = 0
     network: str = ""
-    workers: int = 0
+    workers: NonNegativeInt = 0
     engine: Literal["local", "ray", "shared"] = "local"
     ray_address: str | None = None
     seed: int = 0
@@ -85,16 +84,13 @@ class TableBench(NetworkOptions, DataOptions):
     def run(self) -> int:
         """Compute what is missing, and write the table."""
         from ddsdk.baselines import BASELINES
-        from ddsdk.experiments import Place, TableRun, Task
+        from ddsdk.experiments import TRANSFER_NETWORKS, Judging, Place, TableRun, Task
 
-        for name in ("sets", "repeats"):
-            require_count(name, getattr(self, name))
-        for name in ("workers", "whole_epochs"):
-            require_count(name, getattr(self, name), least=0)
-        rivals = names(self.baselines)
-        for rival in rivals:
-            require(rival in BASELINES, "baselines", f"be among {', '.join(BASELINES)}", rival)
-        judging, executor = self._judging(), self._executor()
+        check_numbers(self)
+        rivals = names(self.baselines, "baselines", BASELINES)
+        transfer = tuple(names(self.networks, "networks", networks.NETWORKS)) or TRANSFER_NETWORKS
+        judging = Judging(networks=self.repeats, epochs=self.judge_epochs, width=self.judge_width, transfer=transfer)
+        executor = self._executor()
         budget = None if self.budget is None else duration(self.budget)
         train, _ = self.pair()
         entries = self._entries(train)
@@ -113,7 +109,7 @@ class TableBench(NetworkOptions, DataOptions):
             entries,
             task,
             train,
-            self.out / "store" if self.store is None else self.store,
+            self.store or self.out / "store",
             place=Place(self.root, self.device),
             sets=self.sets,
             judging=judging,
@@ -127,17 +123,6 @@ class TableBench(NetworkOptions, DataOptions):
             self._write(table)
         return 0
 
-    def _judging(self) -> Any:  # noqa: ANN401
-        from ddsdk.experiments import TRANSFER_NETWORKS, Judging
-
-        for name in ("judge_epochs", "judge_width"):
-            if getattr(self, name) is not None:
-                require_count(name, getattr(self, name))
-        transfer = tuple(names(self.networks)) or TRANSFER_NETWORKS
-        for name in transfer:
-            require(name in networks.NETWORKS, "networks", f"be among {', '.join(networks.NETWORKS)}", name)
-        return Judging(networks=self.repeats, epochs=self.judge_epochs, width=self.judge_width, transfer=transfer)
-
     def _executor(self) -> Executor:
         from ddsdk.experiments import InProcess, Processes, RayTasks, Shared
 
@@ -150,8 +135,7 @@ class TableBench(NetworkOptions, DataOptions):
     def _entries(self, train: RealData) -> list[Entry]:
         from ddsdk.experiments import Entry
 
-        known = not self.network or self.network in networks.NETWORKS
-        require(known, "network", f"be among {', '.join(networks.NETWORKS)}", self.network)
+        names(self.network, "network", networks.NETWORKS)
         chosen, found = names(self.recipes), []
         require(len(chosen) > 0, "recipes", "name at least one method", self.recipes)
         for ipc in whole_numbers("ipc", self.ipc):
@@ -169,10 +153,9 @@ class TableBench(NetworkOptions, DataOptions):
             with progress(name, next(waves).total) as update:
                 for wave in waves:
                     update(wave.done, _told(wave.last))
-                    if wave.last is not None and wave.last.failure is not None:
-                        failure = wave.last.failure
-                        said = f"{_told(wave.last)} failed: {failure.error}: {failure.message}"
-                        err(escape_terminal(said, 400))
+                    failure = None if wave.last is None else wave.last.failure
+                    if failure is not None:
+                        err(escape_terminal(f"{_told(wave.last)} failed: {failure.error}: {failure.message}", 400))
 
     def _write(self, table: TableRun) -> None:
         from ddsdk.experiments import table_html, table_markdown
@@ -221,7 +204,7 @@ class Worker:
 
     Attributes:
         store: Folder of the units of a table, OUT/store if it was not named.
-        root: Where named data sets lie on this machine.
+        root: Folder of named data sets on this machine.
         device: cpu, cuda, cuda:1 ...
         wait: Stay when nothing is left, for what will be asked for later.
     """
