@@ -43,10 +43,10 @@ def check_numbers(instance: Any) -> None:  # noqa: ANN401 - any dataclass
     """Raise ValueError where a field breaks the rule of its type; ``| None`` in the annotation lets None pass.
 
     Args:
-        instance: Dataclass of a module with ``from __future__ import annotations``.
+        instance: Dataclass. Fields have rules where its module has ``from __future__ import annotations``.
     """
     for field in fields(instance):
-        value, kind = getattr(instance, field.name), field.type.removesuffix(" | None")
+        value, kind = getattr(instance, field.name), str(field.type).removesuffix(" | None")
         if kind in _RULES and not (value is None and kind != field.type):
             _RULES[kind](field.name, value)
 
