@@ -1,11 +1,11 @@
-"""Which method to take for a time and a kind of labels: the winner of measured curves."""
+"""Choice of a method for a time and a kind of labels: the winner of measured curves."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from ddsdk.foundation import clean, require, require_count, require_rate
 from ddsdk.planning.measured import Board, Entry, Figure
@@ -16,20 +16,20 @@ _LATE = 1.5
 """A set that came later than this many times its mark does not count there."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Choice:
-    """The winner, and what it is the winner of.
+    """The winner, with the others that were measured beside it and with the wish that it answers.
 
     Attributes:
-        board: Where it was measured.
-        entry: The method with its settings.
-        figure: What it reached.
-        kind: What is trained on.
-        accuracy: That of the figure for this kind of labels.
-        among: Methods that had a figure there.
-        data: Data that it was asked for; None if it was not named.
-        ipc: Images per class that it was asked for.
-        budget: Seconds that it was asked for.
+        board: Board of the measurement.
+        entry: Method with its settings.
+        figure: Figure of the method.
+        kind: Kind of the labels.
+        accuracy: Accuracy of the figure for this kind of labels.
+        among: Number of methods that had a figure there.
+        data: Name of the wanted data; None if it was not named.
+        ipc: Wanted images per class.
+        budget: Wanted seconds.
     """
 
     board: Board
@@ -43,7 +43,7 @@ class Choice:
     budget: float
 
     def told(self) -> str:
-        """Say in one line what was taken, why, and how: with all that differs from what was asked for."""
+        """Return the choice in one line, with its reason and with all that differs from the wish."""
         board, mark = self.board, f"{self.figure.mark:g}"
         images = "1 image" if board.ipc == 1 else f"{board.ipc} images"
         but = [] if self.data in (None, board.data) else [f"on {board.data} and not on {self.data}"]
@@ -69,11 +69,6 @@ def reached(board: Board, kind: LabelKind, accuracy: float) -> list[tuple[float,
 
     Methods that did not get there are left out, and so are sets for kernel machines. Seconds are those of a measured
     mark: the method may have been there some time before.
-
-    Args:
-        board: What was measured.
-        kind: What networks train on, see `standings`.
-        accuracy: In 0..1.
     """
     require(0 < accuracy < 1, "accuracy", "lie strictly between 0 and 1", accuracy)
     found = []
@@ -103,28 +98,25 @@ def choose(boards: Sequence[Board], *, kind: LabelKind, budget: float, ipc: int,
     """Return the winner at the largest measured mark within the budget, or at the smallest if all are beyond it.
 
     Args:
-        boards: What was measured. The data of the first one stands for all that was not.
-        kind: What networks will train on, see `standings`.
+        boards: Measured boards. The data of the first one stands for data that was not measured.
+        kind: Labels that networks will train on, see `standings`.
         budget: Seconds of distillation.
         ipc: Images per class; the nearest measured number, by ratio, counts.
         data: Name of the data.
 
     Raises:
-        ValueError: If a number is out of range, or nothing was measured there.
+        ValueError: If nothing was measured there.
     """
     require_count("ipc", ipc)
     require_rate("budget", budget)
     require(bool(boards), "measured", "hold curves; name a recipe", "none")
     known = {board.data for board in boards}
     taken = data if data in known else boards[0].data
-    board = min(
-        (board for board in boards if board.data == taken),
-        key=lambda board: (abs(math.log(board.ipc / ipc)), board.ipc),
-    )
+    same = [board for board in boards if board.data == taken]
+    board = min(same, key=lambda board: (abs(math.log(board.ipc / ipc)), board.ipc))
     mark = max((mark for mark in board.marks if mark <= budget), default=board.marks[0])
     rows = standings(board, kind, mark)
     rule = "hold a method that had a set by then; name a recipe"
     require(bool(rows), "measured", rule, f"none at {mark:g} s on {board.data}")
     accuracy, figure, entry = rows[0]
-    asked: dict[str, Any] = {"data": data, "ipc": ipc, "budget": budget, "kind": kind}
-    return Choice(board=board, entry=entry, figure=figure, accuracy=accuracy, among=len(rows), **asked)
+    return Choice(board, entry, figure, kind, accuracy, len(rows), data, ipc, budget)

@@ -1,4 +1,4 @@
-"""Measured curves in the form that ships with the package: what `ddsdk distill` chooses a method from.
+"""Measured curves in the form that ships with the package, from which `ddsdk distill` chooses a method.
 
 Nothing here needs torch: the choice is made before the options of the command line are known.
 """
@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from ddsdk.foundation import ArtifactError, clean, strict_json
+from ddsdk.foundation import read_json
 
 MEASURED = Path(__file__).with_name("measured.json")
 """The curves that ship with the package."""
@@ -19,11 +17,11 @@ MEASURED = Path(__file__).with_name("measured.json")
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """What a method had at one mark.
+    """The set of a method at one mark.
 
     Attributes:
-        mark: CPU seconds at which it was paused.
-        seconds: CPU seconds that it took: those of the first step that ended behind the mark.
+        mark: CPU seconds at which the method was paused.
+        seconds: CPU seconds until the first step that ended behind the mark.
         published: Accuracy of networks that train on a class for each image, under the published protocol.
         own: Accuracy under the method's own protocol and labels; None where that is the same thing.
     """
@@ -40,10 +38,10 @@ class Entry:
 
     Attributes:
         recipe: Name of the method.
-        settings: Its parameters that are not the defaults, without ipc.
+        settings: Parameters that are not the defaults, without ipc.
         kernel: Whether its own protocol is a kernel machine: its sets do not train networks.
-        seeds: Seeds of the runs of which the figures are the mean.
-        figures: By mark, with one for each mark behind the end of a method that was done before.
+        seeds: Seeds of the runs whose mean the figures are.
+        figures: Figures by mark, with one for each mark behind the end of a method that was done before.
     """
 
     recipe: str
@@ -59,7 +57,7 @@ class Board:
 
     Attributes:
         data: Name of the data.
-        fingerprint: Of the training data.
+        fingerprint: Fingerprint of the training data.
         ipc: Images per class.
         marks: CPU seconds at which methods were paused.
         network: Network of the students; empty for the one that each method's protocol names.
@@ -67,10 +65,10 @@ class Board:
         held_out: Part of the training images that judged.
         threads: CPU threads.
         judge_networks: Networks of each judgement.
-        judge_epochs: Their epochs at most, under the published protocol.
-        judge_width: Their width.
-        versions: Of the software.
-        entries: The methods.
+        judge_epochs: Most epochs of these, under the published protocol.
+        judge_width: Width of these.
+        versions: Versions of the software.
+        entries: Curves of the methods.
     """
 
     data: str
@@ -88,15 +86,16 @@ class Board:
     entries: tuple[Entry, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Boards:
+    boards: tuple[Board, ...]
+
+
 def read_boards(path: Path = MEASURED) -> tuple[Board, ...]:
-    """Return what `ddsdk winners --out` wrote.
+    """Return the boards of a file that `ddsdk winners --out` wrote.
 
     Raises:
         ArtifactError: ``"measured"``, if the file holds no measured curves.
     """
-    try:
-        found = msgspec.convert(strict_json(path.read_bytes()), dict[str, tuple[Board, ...]], strict=True)
-        return found["boards"]
-    except (ValueError, KeyError, msgspec.ValidationError) as error:
-        rule = "must hold measured curves, as of ddsdk winners --out"
-        raise ArtifactError("measured", f"{str(path)!r} {rule}, got: {clean(str(error))}") from None
+    rule = f"{str(path)!r} must hold measured curves, as of ddsdk winners --out"
+    return read_json(path.read_bytes(), _Boards, "measured", rule).boards

@@ -26,31 +26,27 @@ def chosen_methods(
     Args:
         chosen: Names of recipes and baselines; those of the table of presets if empty.
         ipc: Images per class.
-        changes: Such as ``"dm.image_lr=0.5"``.
-        paper: Leave out the presets.
-
-    Raises:
-        ValueError: If a name, a parameter or a value is refused.
+        changes: Changes of parameters, such as ``"dm.image_lr=0.5"``.
+        paper: Whether the presets are left out.
     """
     wanted = list(dict.fromkeys(chosen or SMALL))
     for name in wanted:
         require(name in METHODS, "recipes", f"be among {', '.join(METHODS)}", name)
     given: dict[str, dict[str, Any]] = {name: {} for name in wanted}
     for change in changes:
-        name, field, text = _parts(change)
+        place, equals, text = change.partition("=")
+        name, dot, field = place.strip().partition(".")
+        require(bool(equals and dot and field), "set", "be like dm.image_lr=0.5", change)
         require(name in given, "set", f"name one of the methods, {', '.join(wanted)}", change)
-        given[name][field] = _value(METHODS[name], field, text, change)
+        field = field.replace("-", "_")
+        given[name][field] = _value(METHODS[name], field, text.strip(), change)
     return {
         name: METHODS[name](**{"ipc": ipc, **({} if paper else small(name, ipc)), **given[name]}) for name in wanted
     }
 
 
 def made_of(name: str, parameters: Mapping[str, Any]) -> Recipe:
-    """Return a method with the parameters that `dataclasses.asdict` gave, after a way through JSON.
-
-    Raises:
-        ValueError: If there is no such method, or it takes no such parameter or value.
-    """
+    """Return a method with the parameters that `dataclasses.asdict` gave, after a way through JSON."""
     require(name in METHODS, "recipe", f"be among {', '.join(METHODS)}", name)
     kinds = get_type_hints(METHODS[name])
     unknown = sorted(set(parameters) - {f.name for f in dataclasses.fields(METHODS[name])})
@@ -62,20 +58,12 @@ def made_of(name: str, parameters: Mapping[str, Any]) -> Recipe:
     return METHODS[name](**values)
 
 
-def _parts(change: str) -> tuple[str, str, str]:
-    place, equals, text = change.partition("=")
-    name, dot, field = place.strip().partition(".")
-    require(bool(equals and dot and field), "set", "be like dm.image_lr=0.5", change)
-    return name, field.replace("-", "_"), text.strip()
-
-
 def _value(method: type[Any], field: str, text: str, change: str) -> Any:  # noqa: ANN401
     known = [f.name for f in dataclasses.fields(method)]
-    near = get_close_matches(field, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near and field not in known else ""
-    rule = f"name a parameter of it, {', '.join(known)}"
     if field not in known:
-        raise ValueError(f"set must {rule}, got {change!r}{hint}")
+        near = get_close_matches(field, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"set must name a parameter of it, {', '.join(known)}, got {change!r}{hint}")
     kind = get_type_hints(method)[field]
     if text.lower() == "none" and NoneType in get_args(kind):
         return None

@@ -1,4 +1,4 @@
-"""What each recipe runs with on a small machine: data, for curves and for whoever chooses a recipe."""
+"""Settings of each recipe for a small machine, for curves, tables and the choice of a recipe."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _EXPERTS = {"experts": 4, "expert_epochs": 4, "expert_images": 2000, "student_steps": 20, "student_lr": 0.02}
+_EXPERTS |= {"rate_lr": 1e-5}
 _TEACHER = {"teacher_epochs": 4, "teacher_images": 1000}
 _CLASSES = {"real_batch": 64, "image_lr": 1.0}
 _STUDENTS = {"student_epochs": 5, "student_lr": 0.1}
@@ -51,11 +52,8 @@ SMALL: Mapping[str, Mapping[int, Mapping[str, Any]]] = {
     "ncfm": {1: {"real_batch": 128, "frequencies": 1024, "pool": 2, "pool_epochs": 4, "pool_images": 1000}},
     "sre2l": {1: _TEACHER},
     "rded": {1: _TEACHER},
-    "mtt": {1: {**_EXPERTS, "rate_lr": 1e-5, "image_lr": 1000.0}},
-    "ftd": {1: {**_EXPERTS, "rate_lr": 1e-5, "image_lr": 1000.0}},
-    "tesla": {1: {**_EXPERTS, "rate_lr": 1e-5, "image_lr": 1000.0}},
-    "datm": {1: {**_EXPERTS, "rate_lr": 1e-5, "image_lr": 1000.0}},
-    "haba": {1: {**_EXPERTS, "rate_lr": 1e-5, "image_lr": 1.0, "image_momentum": 0.5}},
+    **dict.fromkeys(("mtt", "ftd", "tesla", "datm"), {1: {**_EXPERTS, "image_lr": 1000.0}}),
+    "haba": {1: {**_EXPERTS, "image_lr": 1.0, "image_momentum": 0.5}},
     "kfs": {1: {"real_batch": 64}},
     "it-gan": {1: {"real_batch": 64, "generator_steps": 500}},
     "glad": {1: {"real_batch": 64, "generator_steps": 500}},
@@ -87,12 +85,7 @@ FAMILIES: Mapping[str, frozenset[str]] = {
 
 
 def small(name: str, ipc: int) -> dict[str, Any]:
-    """Return the settings of a method on a small machine; none for a method that is not in the table.
-
-    Args:
-        name: On the command line.
-        ipc: Images per class.
-    """
+    """Return the settings of a method on a small machine; none for a method that is not in the table."""
     table = SMALL.get(name, {})
     reached = [least for least in table if least <= ipc]
     return dict(table[max(reached)]) if reached else {}
