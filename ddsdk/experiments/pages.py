@@ -70,7 +70,8 @@ def draw_lines(
     figure = empty_figure(7.5, 4.2)
     axes = figure.subplots()
     for i, (name, points) in enumerate(lines.items()):
-        marker = _MARKERS[i % len(_MARKERS)]
+        # Colours come again after ten lines, with other markers.
+        marker = _MARKERS[(i + i // 10) % len(_MARKERS)]
         there = [(x, y) for x, y in points if x is not None]
         if there:
             axes.plot(*zip(*there, strict=True), marker=marker, linestyle="-" if joined else "", label=name)

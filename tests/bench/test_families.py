@@ -98,6 +98,12 @@ SMALL = {
         {"| dm | none | 0.0 |": 1, "| dm | white | 0.05 |": 1, "| dm | white | pasting |": 1},
         "success.png",
     ),
+    "nas": Small(
+        "--data digits --candidates 4 --train 10 --validation 5 --epochs 1 --ipc 2 --steps 2 --early 1,2"
+        " --methods 'parameters,synflow,early stopping,whole training,random'",
+        {"| early stopping |": 2, "| whole training |": 1, "| random | 2 | – | 2 | – | 0 |": 1},
+        "cost.png",
+    ),
 }
 
 

@@ -1,30 +1,31 @@
-"""How well a proxy ranks: rank correlations with intervals, regret of what it picks, and what it cost."""
+"""Judgement of rankings: rank correlations with intervals, regret of the picks, and cost."""
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import ConstantInputWarning, kendalltau, rankdata, spearmanr
 
 from ddsdk.foundation import require, require_count, root
 from ddsdk_integrations.nas.ranking import Ranking
 
 Numbers = NDArray[np.float64]
-Statistic = Callable[[Numbers, Numbers, Numbers], Numbers]
+Statistic = Callable[..., float]
+"""Function of one array (N,) or several, whose entries belong together."""
 
 
 class Estimate(NamedTuple):
     """A figure with its interval.
 
     Attributes:
-        value: Of all candidates; NaN where it is not defined.
+        value: Figure of all candidates; NaN where it is not defined.
         low: Lower end.
         high: Upper end.
     """
@@ -37,20 +38,20 @@ class Estimate(NamedTuple):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a ranking is worth.
+    """Worth and cost of a ranking.
 
     Attributes:
-        name: Of the proxy.
-        candidates: How many are judged.
-        spearman: Over all, with its interval.
-        kendall: tau-b, in the same way.
-        top: How many are the top.
-        top_spearman: Over those that are best by the truth.
-        top_kendall: In the same way.
-        regret: Of the candidate that the proxy puts first.
-        regret_of_five: Of the best by the truth among the five that it puts first.
-        seconds: Of all candidates.
-        before: Before the first one.
+        name: Name of the proxy.
+        candidates: Number of judged candidates.
+        spearman: Spearman's correlation over all.
+        kendall: Kendall's tau-b over all.
+        top: Number of candidates that are the top.
+        top_spearman: Spearman's correlation over those that are best by the truth.
+        top_kendall: Kendall's tau-b over the same.
+        regret: Regret of the candidate that the proxy puts first.
+        regret_of_five: Regret of the best by the truth among the five that the proxy puts first.
+        seconds: Seconds of all candidates.
+        before: Seconds before the first candidate.
     """
 
     name: str
@@ -71,104 +72,64 @@ class Verdict:
         return self.seconds + self.before
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values; what is not defined is None."""
+        """Return plain values; None stands for what is not defined."""
         return {
             name: [None if math.isnan(v) else v for v in value] if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
         }
 
 
-def spearman(a: Numbers, b: Numbers, counts: Numbers | None = None) -> Numbers:
-    """Return Pearson's correlation of ranks; equal values share the mean of theirs.
-
-    Args:
-        a: (N,).
-        b: (N,).
-        counts: How often each pair is there, (D, N), for D samples at once; None for once each.
-
-    Returns:
-        (D,), or a single number; NaN where all values of one are equal.
-
-    Cost: O(D N^2).
-    """
-    w = np.ones((1, len(a))) if counts is None else counts
-    x, y = (_ranks(v, w) for v in (a, b))
-    found = _ratio((w * x * y).sum(1), (w * x * x).sum(1), (w * y * y).sum(1))
-    return found[0] if counts is None else found
+def spearman(a: Numbers, b: Numbers) -> float:
+    """Return Spearman's rank correlation of two arrays (N,); NaN where all values of one are equal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantInputWarning)
+        return float(spearmanr(a, b).statistic)
 
 
-def kendall(a: Numbers, b: Numbers, counts: Numbers | None = None) -> Numbers:
-    """Return Kendall's tau-b, which corrects for ties: sum of signs over pairs, by the pairs that are not tied.
-
-    Args:
-        a: As for `spearman`, as are the other arguments.
-        b: (N,).
-        counts: (D, N), or None.
-
-    Returns:
-        As `spearman`.
-    """
-    w = np.ones((1, len(a))) if counts is None else counts
-    x, y = (np.sign(v[:, None] - v) for v in (a, b))
-    found = _ratio(*((w @ m * w).sum(1) for m in (x * y, x * x, y * y)))
-    return found[0] if counts is None else found
-
-
-def _ranks(values: Numbers, w: Numbers) -> Numbers:
-    """Return the rank of each value in each of D samples, less the mean rank, (D, N)."""
-    below = (values < values[:, None]) + (values == values[:, None]) / 2
-    ranks: Numbers = w @ below.T - w.sum(1, keepdims=True) / 2
-    return ranks
-
-
-def _ratio(shared: Numbers, first: Numbers, second: Numbers) -> Numbers:
-    scale = np.sqrt(first * second)
-    return np.divide(shared, scale, out=np.full_like(scale, np.nan), where=scale > 0)
+def kendall(a: Numbers, b: Numbers) -> float:
+    """Return Kendall's tau-b of two arrays (N,), which corrects for ties; NaN where all values of one are equal."""
+    return float(kendalltau(a, b).statistic)
 
 
 def _of_top(statistic: Statistic, share: float) -> Statistic:
-    """Return the statistic of the share of each sample that is best by the first argument."""
+    """Return the statistic of the share of a sample that is best by the first array."""
 
-    def of(a: Numbers, b: Numbers, counts: Numbers) -> Numbers:
-        order = np.argsort(-a, kind="stable")
-        w = counts[:, order]
-        places = top_count(int(w[0].sum()), share)
-        left = places - (w.cumsum(1) - w)
-        return statistic(a[order], b[order], np.clip(left, 0, w))
+    def of(a: Numbers, b: Numbers) -> float:
+        best = np.argsort(-a, kind="stable")[: _top_count(len(a), share)]
+        return statistic(a[best], b[best])
 
     return of
 
 
-def top_count(candidates: int, share: float) -> int:
-    """Return how many a share is, at least 2."""
+def _top_count(candidates: int, share: float) -> int:
     return max(2, round(share * candidates))
 
 
 def bootstrap(
-    statistic: Statistic, a: Numbers, b: Numbers, *, rng: torch.Generator, draws: int = 1000, confidence: float = 0.95
+    statistic: Statistic,
+    *columns: Numbers,
+    seed: int | torch.Generator = 0,
+    draws: int = 1000,
+    confidence: float = 0.95,
 ) -> Estimate:
-    """Return a statistic of pairs with its percentile interval.
+    """Return a statistic with its percentile interval.
 
-    Candidates are drawn with replacement, pairs kept together; draws in which the statistic is not defined are left
-    out.
+    Candidates are drawn with replacement. Draws in which the statistic is not defined are left out.
 
     Args:
-        statistic: Of two arrays (N,) and counts (D, N), such as `spearman`.
-        a: (N,).
-        b: (N,).
-        rng: Draws the candidates.
-        draws: How many times.
-        confidence: Of the interval, such as 0.95.
+        statistic: Function of the columns, such as `spearman`.
+        *columns: Values of the candidates, (N,) each.
+        seed: Root of the draws: an integer, or a generator, which is not advanced.
+        draws: Number of samples.
+        confidence: Confidence of the interval, such as 0.95.
     """
     require_count("draws", draws)
     require(0 < confidence < 1, "confidence", "lie strictly between 0 and 1", confidence)
-    n = len(a)
-    index = torch.randint(n, (draws, n), generator=rng)
-    counts = torch.zeros(draws, n, dtype=torch.float64).scatter_add_(
-        1, index, torch.ones(draws, n, dtype=torch.float64)
-    )
-    value = float(statistic(a, b, np.ones((1, n)))[0])
-    found = statistic(a, b, counts.numpy())
+    value, n = statistic(*columns), len(columns[0])
+    rng = torch.Generator().manual_seed(root(seed).initial_seed())
+    # Sorted, so that the order of the candidates decides among equal ones in every sample.
+    index = torch.randint(n, (draws, n), generator=rng).sort(1).values.numpy()
+    found = np.array([statistic(*(column[drawn] for column in columns)) for drawn in index])
     found = found[~np.isnan(found)]
     if not len(found):
         return Estimate(value, math.nan, math.nan)
@@ -182,9 +143,9 @@ def regret(truth: Numbers, scores: Numbers, count: int = 1) -> float:
     Where several tie for the last places, it is the mean over all ways to choose among them.
 
     Args:
-        truth: (N,).
-        scores: (N,).
-        count: How many are tried in full; all if there are fewer.
+        truth: True value of each candidate, (N,).
+        scores: Score of each candidate, (N,).
+        count: Number of candidates that are tried in full; all if there are fewer.
     """
     require_count("count", count)
     count = min(count, len(scores))
@@ -217,26 +178,26 @@ def judge(
         top: Share of the candidates that are best by the truth.
         draws: Number of samples of the bootstrap, see `bootstrap`.
         confidence: Confidence of the intervals.
-        above: Candidates whose truth is not above this are left out, such as those that never learned; None keeps
-            all.
+        above: Lower bound of the truth: candidates that are not above it are left out, such as those that never
+            learned; None keeps all.
 
     Raises:
         ValueError: If the proxy lacks a candidate, or fewer than 3 count.
+
+    Cost: four statistics of SciPy for each draw, about a second for 1000.
     """
     require(0 < top <= 1, "top", "lie in 0 < value <= 1", top)
     a, b = _columns(truth, above, proxy)
-    rng = root(seed)
 
     def told(statistic: Statistic) -> Estimate:
-        same = torch.Generator().manual_seed(rng.initial_seed())
-        return bootstrap(statistic, a, b, rng=same, draws=draws, confidence=confidence)
+        return bootstrap(statistic, a, b, seed=seed, draws=draws, confidence=confidence)
 
     return Verdict(
         name=proxy.name,
         candidates=len(a),
         spearman=told(spearman),
         kendall=told(kendall),
-        top=top_count(len(a), top),
+        top=_top_count(len(a), top),
         top_spearman=told(_of_top(spearman, top)),
         top_kendall=told(_of_top(kendall, top)),
         regret=regret(a, b),
@@ -267,18 +228,16 @@ def edge(
         seed: Root of the bootstrap, see `judge`.
         draws: Number of samples of the bootstrap.
         confidence: Confidence of the interval.
-        above: Lowest truth of the candidates that count, see `judge`; None for all.
+        above: Lower bound of the truth, see `judge`; None keeps all.
 
     Raises:
-        ValueError: As `judge`.
+        ValueError: If a ranking lacks a candidate, or fewer than 3 count.
     """
-    a, b, other = _columns(truth, above, proxy, rival)
 
-    def gain(a: Numbers, b: Numbers, counts: Numbers) -> Numbers:
-        return spearman(a, b, counts) - spearman(a, other, counts)
+    def gain(a: Numbers, b: Numbers, other: Numbers) -> float:
+        return spearman(a, b) - spearman(a, other)
 
-    same = torch.Generator().manual_seed(root(seed).initial_seed())
-    return bootstrap(gain, a, b, rng=same, draws=draws, confidence=confidence)
+    return bootstrap(gain, *_columns(truth, above, proxy, rival), seed=seed, draws=draws, confidence=confidence)
 
 
 def _columns(truth: Ranking, above: float | None, *proxies: Ranking) -> list[Numbers]:
@@ -292,11 +251,11 @@ def _columns(truth: Ranking, above: float | None, *proxies: Ranking) -> list[Num
 
 
 def rank_average(rankings: Sequence[Ranking], name: str = "rank average") -> Ranking:
-    """Return the mean of the ranks that several proxies give, which costs what all of them cost.
+    """Return the mean of the ranks that several proxies give; its cost is that of all of them.
 
     Args:
-        rankings: Of the same candidates; ranks are of means over seeds, equal ones share theirs.
-        name: Of the result.
+        rankings: Rankings of the same candidates; ranks are of means over seeds, equal ones share theirs.
+        name: Name of the result.
 
     Raises:
         ValueError: If there are none, or their candidates differ.
@@ -305,13 +264,10 @@ def rank_average(rankings: Sequence[Ranking], name: str = "rank average") -> Ran
     names = list(rankings[0].scores)
     same = all(set(one.scores) == set(names) for one in rankings)
     require(same, "rankings", "have the same candidates", [len(one.scores) for one in rankings])
-    ranks = [rankdata([one.means[n] for n in names]) for one in rankings]
-    means: Mapping[str, tuple[float, ...]] = {
-        n: (statistics.fmean(float(r[i]) for r in ranks),) for i, n in enumerate(names)
-    }
+    ranks = np.mean([rankdata([one.means[n] for n in names]) for one in rankings], axis=0)
     return Ranking(
         name=name,
-        scores=means,
+        scores={n: (float(value),) for n, value in zip(names, ranks, strict=True)},
         parameters=rankings[0].parameters,
         seconds=sum(one.seconds for one in rankings),
         before=sum(one.before for one in rankings),
