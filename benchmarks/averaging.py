@@ -143,8 +143,8 @@ def _fit(participant: Participant, message: Message, context: Context) -> Messag
         "client", config.get("seed", 0), config["server-round"], int(context.node_config["partition-id"])
     )
     steps, loss = training.fit(network, data.batch(), rng, optimizer)
-    told = MetricRecord({"num-examples": len(data.real), "steps": steps, "train-loss": loss})
-    reply = RecordDict({"arrays": ArrayRecord(network.state_dict()), "metrics": told})
+    metrics = MetricRecord({"num-examples": len(data.real), "steps": steps, "train-loss": loss})
+    reply = RecordDict({"arrays": ArrayRecord(network.state_dict()), "metrics": metrics})
     if control is not None:
         # Option II of the paper.
         scale = 1 / (steps * training.lr)

@@ -65,7 +65,7 @@ class Method:
 
     Attributes:
         recipe: Recipe of a `DistilledBuffer`; None for no memory, or for `policy`.
-        codecs: Its codecs, each from so many images per class on; bytes where there is none.
+        codecs: Codecs of the recipe, each from so many images per class on; bytes where there is none.
         policy: Avalanche policy in its place.
     """
 

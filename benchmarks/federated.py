@@ -67,7 +67,7 @@ class Method:
 
     Attributes:
         make: Function `(task, seed, **options)` that returns the strategy.
-        options: Its options.
+        options: Options of the strategy.
         rounds: Number of rounds.
         client: Changes of the `Participant`.
     """
@@ -129,7 +129,7 @@ METHODS: dict[str, Method] = {
     "fedmk": Method(_sets(fed_mk), _REMEMBERING, 5, {"distil": MetaKnowledge(ipc=10, steps=15, student_steps=3)}),
     "fedsynth": Method(_sets(fed_synth), {"student_steps": _ENCODING.student_steps}, 10, {"encoding": _ENCODING}),
 }
-"""Rows of the table; `docs/federated.md` says what was tuned."""
+"""Rows of the table; `docs/federated.md` states the tuning."""
 
 
 def about(cell: Cell, setting: Setting) -> dict[str, str]:  # noqa: ARG001

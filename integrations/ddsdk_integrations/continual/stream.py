@@ -149,7 +149,7 @@ class Items(Dataset[Any]):
         item, within = divmod(i, part.codec.images_per_item)
         x = self._preprocess(part.images_of(item)[within : within + 1])
         if self._augment.groups:
-            # A worker's copy begins where its parent was; the seed from its loader tells its passes apart.
+            # A worker's copy begins where its parent was; the seed from its loader separates its passes.
             self._looks += 1
             worker = get_worker_info()
             rng = dd.generator("replay", self._seed, 0 if worker is None else worker.seed, self._looks)

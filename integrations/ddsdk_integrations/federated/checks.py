@@ -295,8 +295,8 @@ def _weight(reply: _Reply) -> None:
     _insist(all(isinstance(n, int) and n >= 0 for n in counts), "class-counts must be whole numbers from 0")
     _insist(sum(counts) == examples, f"class-counts must sum to {examples}, got {sum(counts)}")
     seconds = metrics.get("seconds", 0.0)
-    told = isinstance(seconds, float | int) and math.isfinite(seconds)
-    _insist(told and set(metrics) <= {"num-examples", "class-counts", "seconds"}, "metrics must be the known ones")
+    timed = isinstance(seconds, float | int) and math.isfinite(seconds)
+    _insist(timed and set(metrics) <= {"num-examples", "class-counts", "seconds"}, "metrics must be the known ones")
     rate = reply.decoded.get("rate", np.ones(0))
     _insist(bool(((rate > 0) & (rate <= _MOST_RATE)).all()), f"rates must lie in 0..{_MOST_RATE}")
 

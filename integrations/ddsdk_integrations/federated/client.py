@@ -101,8 +101,8 @@ class Participant:
         """Answer with the number of images of each class that could be sent, and the partition."""
         data = self._data(context, str(_config(message.content).get("action", "distill")))
         sent = [n if c in data.classes else 0 for c, n in enumerate(data.counts)]
-        told = MetricRecord({"class-counts": sent, "partition-id": _partition(context)})
-        return Message(RecordDict({"stats": told}), reply_to=message)
+        stats = MetricRecord({"class-counts": sent, "partition-id": _partition(context)})
+        return Message(RecordDict({"stats": stats}), reply_to=message)
 
     def _traffic(self, message: Message, context: Context) -> Message:
         down, up = counted(context)
@@ -115,8 +115,8 @@ class Participant:
         data = self._data(context, "fit")
         network = data.task.loaded(message.content.array_records["arrays"])
         steps, loss = self.training.fit(network, data.batch(), self._rng(message, context))
-        told = MetricRecord({"num-examples": len(data.real), "steps": steps, "train-loss": loss})
-        return Message(RecordDict({"arrays": ArrayRecord(network.state_dict()), "metrics": told}), reply_to=message)
+        metrics = MetricRecord({"num-examples": len(data.real), "steps": steps, "train-loss": loss})
+        return Message(RecordDict({"arrays": ArrayRecord(network.state_dict()), "metrics": metrics}), reply_to=message)
 
     def _update(self, message: Message, context: Context) -> Message:
         data = self._data(context, "update")

@@ -1,4 +1,4 @@
-"""What the server makes of the sets of a round: new weights, by training on their union or by replaying updates."""
+"""Learners of the server: new weights from the sets of a round, by training on their union or by replaying updates."""
 
 from __future__ import annotations
 

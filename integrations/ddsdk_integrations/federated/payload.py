@@ -1,4 +1,4 @@
-"""What crosses the wire: a distilled set as three records of Flower, typed, versioned and with a digest.
+"""A distilled set on the wire: three records of Flower, typed, versioned and with a digest.
 
 Nothing is pickled: arrays travel in numpy's own format with pickling off, everything else as numbers and text.
 """
@@ -135,7 +135,7 @@ def pack(
 def content_digest(arrays: ArrayRecord, meta: ConfigRecord) -> str:
     """Return the SHA-256, in hex, of all arrays and of `meta` but for the digest itself.
 
-    It tells a damaged message from a sound one. Proof of the sender is the transport's part.
+    It shows damage on the way. Proof of the sender is the transport's part.
     """
     found = hashlib.sha256()
     for name in sorted(arrays):

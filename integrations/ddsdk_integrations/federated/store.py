@@ -171,12 +171,12 @@ class Store:
             return None
         try:
             state = strict_json(path.read_bytes())
-            told = state.get("format"), state.get("about", {})
+            kind, about = state.get("format"), state.get("about", {})
         except (ValueError, AttributeError) as error:
             raise ArtifactError("damaged", f"{str(path)!r} cannot be read: {error}") from None
-        if told[0] != _FORMAT:
-            raise ArtifactError("format", f"format must be {_FORMAT}, got {told[0]!r}")
-        differing = [name for name in self._about if told[1].get(name) != self._about[name]]
+        if kind != _FORMAT:
+            raise ArtifactError("format", f"format must be {_FORMAT}, got {kind!r}")
+        differing = [name for name in self._about if about.get(name) != self._about[name]]
         if differing:
             raise ResumeError(f"{str(self._folder)!r} has another {' and '.join(differing)}; name a new folder")
         try:
@@ -189,10 +189,10 @@ class Store:
         tensors = load((self._folder / Path(state["tensors"]).name).read_bytes())
         down, up, messages = state["traffic"]
         kept: dict[int, list[Contribution]] = {}
-        for i, told in enumerate(state["sets"]):
+        for i, plain in enumerate(state["sets"]):
             parts: dict[str, Any] = {name: tensors[f"set-{i}/{name}"] for name in _TENSORS}
-            parts |= {n: tuple(v) if isinstance(v, list) else v for n, v in told.items() if n != "at"}
-            kept.setdefault(told["at"], []).append(Contribution(**parts))
+            parts |= {n: tuple(v) if isinstance(v, list) else v for n, v in plain.items() if n != "at"}
+            kept.setdefault(plain["at"], []).append(Contribution(**parts))
         return Saved(
             round_number=state["round"],
             arrays=ArrayRecord({name: tensors[f"weights/{name}"] for name in state["weights"]}),

@@ -26,7 +26,7 @@ class Task:
         class_names: Names of the K classes, in the order of their ids.
         image_shape: (C, H, W).
         preprocess: Map from the unit range to the value space. Choose it from public knowledge: a fit on private images
-            would tell of them. Whitening is refused, for codecs need pixels.
+            would disclose them. Whitening is refused, for codecs need pixels.
         pictures: False for matrices that are no pictures, see `ddsdk.RealData`.
         mirror_safe: Whether the mirror image of an image has the same class, see `ddsdk.RealData`. Clients mirror
             images by default only where it has.

@@ -34,7 +34,7 @@ class Encoding(PathMatching):
         images: Images of the whole client.
         student_steps: Steps of the training that must reproduce the update: 1 matches a gradient, as Goetz and Tewari
             do; more are FedSynth's.
-        start: Start of the images, a key of `ddsdk.synthetic.STARTS`: noise tells nothing of the client's images.
+        start: Start of the images, a key of `ddsdk.synthetic.STARTS`: noise discloses nothing of the client's images.
         codec: Codec of the images. Bytes are too coarse for a gradient.
     """
 
