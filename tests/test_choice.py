@@ -22,7 +22,7 @@ from ddsdk.planning.choice import choose, reached, standings
 from ddsdk.planning.measured import MEASURED, Board, Entry, Figure, read_boards
 from ddsdk.planning.methods import METHODS
 from ddsdk.running import run
-from ddsdk.running.budget import shortened
+from ddsdk.running.preview import shortened
 from ddsdk.training.protocol import Score
 
 BASE = ["distill", "--data", "digits", "--threads", "1", "--ipc", "1"]

@@ -52,7 +52,7 @@ SMALL: Mapping[str, Mapping[int, Mapping[str, Any]]] = {
     "ncfm": {1: {"real_batch": 128, "frequencies": 1024, "pool": 2, "pool_epochs": 4, "pool_images": 1000}},
     "sre2l": {1: _TEACHER},
     "rded": {1: _TEACHER},
-    **dict.fromkeys(("mtt", "ftd", "tesla", "datm"), {1: {**_EXPERTS, "image_lr": 1000.0}}),
+    **{name: {1: {**_EXPERTS, "image_lr": 1000.0}} for name in ("mtt", "ftd", "tesla", "datm")},
     "haba": {1: {**_EXPERTS, "image_lr": 1.0, "image_momentum": 0.5}},
     "kfs": {1: {"real_batch": 64}},
     "it-gan": {1: {"real_batch": 64, "generator_steps": 500}},

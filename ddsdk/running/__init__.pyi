@@ -1,5 +1,3 @@
-from .budget import BudgetFit as BudgetFit
-from .budget import with_length as with_length
 from .checkpoint import read_checkpoint as read_checkpoint
 from .checkpoint import write_checkpoint as write_checkpoint
 from .job import Job as Job
@@ -11,10 +9,12 @@ from .loop import Step as Step
 from .method import DirectMethod as DirectMethod
 from .method import IterativeMethod as IterativeMethod
 from .method import Method as Method
+from .preview import BudgetFit as BudgetFit
 from .preview import Estimate as Estimate
 from .preview import estimate as estimate
 from .preview import peak_memory as peak_memory
 from .preview import restart_peak_memory as restart_peak_memory
+from .preview import with_length as with_length
 from .processes import ProcessSum as ProcessSum
 from .processes import shared_plan as shared_plan
 from .run import Run as Run

@@ -17,11 +17,7 @@ from ddsdk.foundation import ResumeError, write_atomic
 
 
 def pack(tree: Any) -> tuple[Any, dict[str, Tensor]]:  # noqa: ANN401
-    """Split a nested state into JSON values and the tensors that they refer to.
-
-    Raises:
-        TypeError: If the state holds anything else.
-    """
+    """Split a nested state into JSON values and the tensors that they refer to."""
     tensors: dict[str, Tensor] = {}
 
     def walk(node: Any) -> Any:  # noqa: ANN401
@@ -59,11 +55,7 @@ def unpack(tree: Any, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401
 
 
 def write_checkpoint(path: Path, config: dict[str, Any], state: Any) -> None:  # noqa: ANN401
-    """Write `state` with the configuration that it belongs to, atomically.
-
-    Raises:
-        StorageError: If the file cannot be written; the old one then still stands.
-    """
+    """Write `state` with the configuration that it belongs to, atomically."""
     tree, tensors = pack(state)
     note = json.dumps({"format": 1, "config": config, "tree": tree})
     write_atomic(path, save(tensors, metadata={"ddsdk": note}))
@@ -82,11 +74,7 @@ def read_checkpoint(path: Path, config: dict[str, Any]) -> Any:  # noqa: ANN401
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return the configuration that a checkpoint was made under.
-
-    Raises:
-        ResumeError: If there is none, or it cannot be read.
-    """
+    """Return the configuration that a checkpoint was made under."""
     return _read(path)[0]
 
 

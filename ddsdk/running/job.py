@@ -34,11 +34,7 @@ class Resumable(Protocol):
 
 
 def found_config(folder: Path) -> dict[str, Any] | None:
-    """Return the configuration of the run in a folder, finished or not; None if there is none.
-
-    Raises:
-        ResumeError: If its checkpoint cannot be read.
-    """
+    """Return the configuration of the run in a folder, finished or not; None if there is none."""
     if (folder / CHECKPOINT).exists():
         return read_config(folder / CHECKPOINT)
     made = current_manifest(folder)
@@ -47,13 +43,13 @@ def found_config(folder: Path) -> dict[str, Any] | None:
 
 @final
 class Job:
-    """Run a distillation in a folder of its own. Use it as a context manager.
+    """A context manager that runs a distillation in a folder of its own.
 
     Args:
-        folder: Made if it does not exist. Locked while the job runs.
+        folder: Folder, made if it does not exist, and locked while the job runs.
         config: Everything that the result depends on, as JSON values; a checkpoint made under another one is
             refused.
-        resume: Go on from the checkpoint in the folder, if there is one.
+        resume: Whether a checkpoint in the folder is continued.
         every: Seconds between checkpoints.
 
     Raises:
@@ -76,7 +72,7 @@ class Job:
         self._taken: int | None = None
 
     def __enter__(self) -> Job:
-        """Make and lock the folder, and read what is to be resumed: a wrong folder is refused before any work."""
+        """Make and lock the folder, and read the checkpoint: a wrong folder is refused before any work."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -118,7 +114,7 @@ class Job:
 
     @property
     def steps_taken(self) -> int:
-        """The steps that the checkpoint found on entering had behind it; 0 where there was none."""
+        """Steps of the checkpoint that was found on entering; 0 where there was none."""
         return self._taken or 0
 
     @property
@@ -127,24 +123,13 @@ class Job:
         return self._taken is not None
 
     def settle(self, config: Mapping[str, Any]) -> None:
-        """Take another configuration in place of the first, for what the start of a run itself decides.
-
-        Raises:
-            ValueError: If there is a checkpoint or a set already, which belongs to the first.
-        """
+        """Replace the configuration by one that the start of the run has decided; ValueError for a run under way."""
         started = self.resumes or self._holds_set
         require(not started, "config", "stay that of the run in the folder", str(self.folder))
         self._config = dict(config)
 
     def steps(self, run: Resumable) -> Iterator[Step]:
-        """Give the steps that are left, with a checkpoint at the start, now and then, and however it ends.
-
-        Args:
-            run: Run under the configuration of the job, such as a `ddsdk.running.Run`.
-
-        Raises:
-            DivergedError: After a checkpoint of the last finite set.
-        """
+        """Give the steps that are left of a run, with a checkpoint at the start, now and then, and however it ends."""
         if self._checkpoint.exists():
             run.load_state_dict(read_checkpoint(self._checkpoint, self._config))
         self._save(run)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ddsdk.data import Source
-from ddsdk.foundation import DivergedError, derive, require, require_rate, require_rng
+from ddsdk.foundation import Checked, DivergedError, PositiveFloat, PositiveInt, derive, require, require_rng
 from ddsdk.objectives import Objective
 from ddsdk.students import Students
 from ddsdk.synthetic import Leaves, SyntheticSet
@@ -38,56 +38,53 @@ class Schedule(Generic[S]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan(Generic[S]):
+class Plan(Checked, Generic[S]):
     """The parts of one distillation. Swap one with `dataclasses.replace`.
 
     Attributes:
-        syn: The set at its start.
-        objective: What is minimised.
-        students: Who looks at the images.
-        make_optimizer: Builds the optimizer of the set's parameters.
-        steps: Outer steps.
-        average: Decay of an exponential moving average of everything the set stores; the average is then the
-            result. None for the set of the last step.
-        skip_above: A step whose loss exceeds this changes nothing and is counted.
-        clip_norm: The gradient of a step is scaled down to this norm.
-        clip_ratio: The gradient of a step is scaled down to this many times the usual norm, at least 1: an
-            exponential moving average, with decay 0.9, of the norms so far, each as it was cut. None for no such bound.
-        penalty: A further term that looks at what the set stores and at no data, such as on the edges of a graph.
-        rate_at: Step, counted from 0, to the factor on the optimizer's learning rates in that step. None for 1.
-        finish: Makes the result of the set at the end, such as by giving it soft labels; `(syn, rng) -> syn`.
-        validate: How good a set is, such as the accuracy of a network trained on it. The best of those that were
-            asked about is then the result. None for the set of the last step.
-        validate_every: Steps between two of these questions; the last step is always asked about.
-        knobs: What to turn where the run diverges, for its error message.
-        trial: Steps after which it shows how long one takes: as far as the first lesson of students that have some.
+        syn: Set at its start.
+        objective: Function that is minimised.
+        students: Supply of the student networks.
+        make_optimizer: Function that builds the optimizer of the set's parameters.
+        steps: Number of outer steps.
+        average: Decay, in (0, 1), of an exponential moving average of everything the set stores; the average is then
+            the result. None for the set of the last step.
+        skip_above: Loss above which a step changes nothing and is counted; None for no such bound.
+        clip_norm: Norm to which the gradient of a step is scaled down; None for no such bound.
+        clip_ratio: Multiple, at least 1, of the usual norm to which the gradient of a step is scaled down. The usual
+            norm is an exponential moving average, with decay 0.9, of the norms so far, each as it was cut. None for no
+            such bound.
+        penalty: Further term of what the set stores, without data, such as on the edges of a graph.
+        rate_at: Function from the step, counted from 0, to the factor on the optimizer's learning rates. None for 1.
+        finish: Function `(syn, rng) -> syn` that makes the result of the set at the end, such as with soft labels.
+        validate: Score of a set, such as the accuracy of a network trained on it. The best of the scored sets is then
+            the result. None for the set of the last step.
+        validate_every: Steps between two scores; the last step always has one.
+        knobs: Parameters to change where the run diverges, for its error message.
+        trial: Steps of a trial that measures time: as far as the first lesson of students that have some.
     """
 
     syn: SyntheticSet
     objective: Objective[S] | Schedule[S]
     students: Students[S]
     make_optimizer: Callable[[SyntheticSet], torch.optim.Optimizer]
-    steps: int
+    steps: PositiveInt
     average: float | None = None
-    skip_above: float | None = None
-    clip_norm: float | None = None
+    skip_above: PositiveFloat | None = None
+    clip_norm: PositiveFloat | None = None
     clip_ratio: float | None = None
     penalty: Callable[[SyntheticSet], Tensor] | None = None
     rate_at: Callable[[int], float] | None = None
     finish: Callable[[SyntheticSet, torch.Generator], SyntheticSet] | None = None
     validate: Callable[[SyntheticSet], float] | None = None
-    validate_every: int = 100
+    validate_every: PositiveInt = 100
     knobs: str = "image_lr"
-    trial: int = 2
+    trial: PositiveInt = 2
 
     def __post_init__(self) -> None:
-        for name in ("steps", "trial", "validate_every"):
-            require(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
+        super().__post_init__()
         if self.average is not None:
             require(0 < self.average < 1, "average", "lie strictly between 0 and 1", self.average)
-        for name in ("skip_above", "clip_norm"):
-            if getattr(self, name) is not None:
-                require_rate(name, getattr(self, name))
         if self.clip_ratio is not None:
             require(1 <= self.clip_ratio < math.inf, "clip_ratio", "be at least 1 and finite", self.clip_ratio)
 
@@ -112,30 +109,30 @@ class Step(NamedTuple):
 
 @final
 class Distillation(Generic[S], Iterator[Step]):
-    """Iterate over the steps of a plan.
+    """Iterator over the steps of a plan.
 
     Each step derives its random numbers from (seed, step), so a run that is resumed from `state_dict` goes on
     bit for bit like one that was never stopped (on a CPU, with the same versions and number of threads).
 
     A step whose loss or result is not finite is undone together with the step before it, which made the set
     that it met; both are tried again with a learning rate `shrink` times as large, at most `retries` times in
-    a run.
+    a run. A step that an exception breaks off, Ctrl-C included, is undone: the loop can go on afterwards.
 
     Args:
-        plan: The parts. Its set is changed in place.
-        real: The real data.
-        rng: The root of every random number; it is not advanced.
-        retries: How often the step size may shrink.
-        shrink: By which factor.
-        reduce: Called after the terms of a step with the parameters, whose gradients it may change, and the loss;
-            returns the loss that counts. `ddsdk.running.ProcessSum` sums both over processes.
+        plan: Parts of the loop. Its set is changed in place.
+        real: Real data.
+        rng: Root of every random number; it is not advanced.
+        retries: Number of times that the learning rate may shrink.
+        shrink: Factor of the learning rate, in (0, 1).
+        reduce: Function of the parameters, whose gradients it may change, and of the loss after the terms of a step;
+            it returns the loss that counts. `ddsdk.running.ProcessSum` sums both over processes.
+
+    Attributes:
+        validations: Pairs (step, value) of the scores of the plan's `validate`.
 
     Raises:
-        TypeError: If `rng` is not a generator.
         DivergedError: From `next`, when values are not finite and no retries are left. The set is then the last
             finite one; the error carries it as `syn`.
-
-    A step that an exception breaks off, Ctrl-C included, is undone: the loop can go on afterwards.
     """
 
     def __init__(
@@ -166,7 +163,7 @@ class Distillation(Generic[S], Iterator[Step]):
         self._usual_norm: float | None = None
         self._average = None if plan.average is None else copy.deepcopy(plan.syn.state_dict())
         self._best: dict[str, Any] | None = None
-        self._validations: tuple[tuple[int, float], ...] = ()
+        self.validations: tuple[tuple[int, float], ...] = ()
         self._good = self._snapshot()
 
     def __iter__(self) -> Distillation[S]:
@@ -196,19 +193,11 @@ class Distillation(Generic[S], Iterator[Step]):
 
     @property
     def result(self) -> SyntheticSet:
-        """The set that the run is for, finished: the best one of a plan that validates, or that of the last step.
-
-        Where the plan keeps a moving average, it is a copy with that in its place.
-        """
+        """Finished set: the best one of a plan that validates, the moving average, or the set of the last step."""
         return self._result(self._average if self._best is None else self._best["syn"])
 
-    @property
-    def validations(self) -> tuple[tuple[int, float], ...]:
-        """(step, value) of every question to the plan's `validate`."""
-        return self._validations
-
     def record(self) -> dict[str, float]:
-        """Return what became of the run, for the provenance of its set."""
+        """Return the course of the run, for the provenance of its set."""
         return {
             "steps_done": self.index,
             "steps_skipped": self.skipped,
@@ -240,7 +229,7 @@ class Distillation(Generic[S], Iterator[Step]):
         if plan.validate is None or (self.index % plan.validate_every and self.index < plan.steps):
             return
         value = float(plan.validate(self._result(self._average)))
-        self._validations += ((self.index, value),)
+        self.validations += ((self.index, value),)
         if self._best is None or value > self._best["value"]:
             state = plan.syn.state_dict() if self._average is None else self._average
             self._best = {"step": self.index, "value": value, "syn": copy.deepcopy(dict(state))}
@@ -281,7 +270,15 @@ class Distillation(Generic[S], Iterator[Step]):
             return
         self._in_a_row = 0
         self._clip()
-        self._take_step(1.0 if plan.rate_at is None else plan.rate_at(self.index))
+        groups = self._optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        factor = 1.0 if plan.rate_at is None else plan.rate_at(self.index)
+        # The state of the optimizer holds the full rates: a step does not depend on those before it.
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate * factor
+        self._optimizer.step()
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
         plan.syn.project_()
 
     def _clip(self) -> None:
@@ -301,18 +298,8 @@ class Distillation(Generic[S], Iterator[Step]):
         # One gradient of a thousand times the usual norm must not let the next ones pass.
         self._usual_norm = _USUAL * usual + (1 - _USUAL) * min(norm, bound)
 
-    def _take_step(self, factor: float) -> None:
-        groups = self._optimizer.param_groups
-        rates = [group["lr"] for group in groups]
-        # What the optimizer remembers are the full rates: a step does not depend on those before it.
-        for group, rate in zip(groups, rates, strict=True):
-            group["lr"] = rate * factor
-        self._optimizer.step()
-        for group, rate in zip(groups, rates, strict=True):
-            group["lr"] = rate
-
     def _follow(self) -> None:
-        """Let the moving average take one step towards the set; it stays where the step was left out."""
+        """Move the average one step towards the set; it stays where the step was left out."""
         if self._average is None or self.plan.average is None or self._in_a_row:
             return
         for name, value in self.plan.syn.state_dict().items():
@@ -347,7 +334,7 @@ class Distillation(Generic[S], Iterator[Step]):
                 "usual_norm": self._usual_norm,
                 "average": None if self._average is None else dict(self._average),
                 "best": self._best,
-                "validations": self._validations,
+                "validations": self.validations,
             }
         )
 
@@ -363,4 +350,4 @@ class Distillation(Generic[S], Iterator[Step]):
         self._usual_norm = state.get("usual_norm")
         self._average = state["average"]
         self._best = state["best"]
-        self._validations = state["validations"]
+        self.validations = state["validations"]

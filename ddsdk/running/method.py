@@ -1,4 +1,4 @@
-"""Methods as a run sees them: with steps, or without."""
+"""The interface of methods: with steps, or without."""
 
 from __future__ import annotations
 
@@ -62,20 +62,13 @@ class Method(ABC, Generic[R]):
     def refuse(self, real: R, *, start: object, validation: object, transform: object) -> None:
         """Raise an error for data or options that the method does not allow, before any work; the default allows all.
 
-        Args:
-            real: Real data of the run.
-            start: Warm start of the run; None without one.
-            validation: Held-out score of the run; None without one.
-            transform: Change of the plan; None without one.
+        Warm start, held-out score and change of the plan are those of `distill`.
         """
 
     def runs(self, real: R, *, make_student: MakeStudent, rng: torch.Generator) -> TrainedRuns | None:  # noqa: ARG002
         """Return the networks that must be trained on `real` first: experts, pools or teachers; None for none.
 
-        Args:
-            real: Training data of these networks.
-            make_student: Factory of the networks.
-            rng: Generator that `IterativeMethod.plan` gets too; the seed of the networks derives from it.
+        Their seed derives from the generator that `IterativeMethod.plan` gets too.
         """
         return None
 
@@ -118,11 +111,7 @@ class DirectMethod(Method[R]):
     """A method without steps: selection, or a solution in closed form."""
 
     def refuse(self, real: R, *, start: object, validation: object, transform: object) -> None:  # noqa: ARG002
-        """Refuse every option of a plan.
-
-        Raises:
-            ValueError: If one is given.
-        """
+        """Refuse every option of a plan."""
         for option, value in {"start": start, "validation": validation, "transform": transform}.items():
             require(value is None, option, f"be left out for {self.name}, which has no steps", value)
 

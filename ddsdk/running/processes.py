@@ -23,10 +23,8 @@ from ddsdk.running.loop import Plan, Schedule
 class ProcessSum:
     """Add up gradients and losses over the processes of the default group of `torch.distributed`.
 
-    Every process gets the same sums, bit for bit, and so takes the same step.
-
-    Raises:
-        RuntimeError: If there is no such group; ``torchrun`` and ``init_process_group`` make one.
+    Every process gets the same sums, bit for bit, and so takes the same step. ``torchrun`` and ``init_process_group``
+    make a group; RuntimeError where there is none.
     """
 
     def __init__(self) -> None:
@@ -38,9 +36,7 @@ class ProcessSum:
     def __call__(self, parameters: Sequence[Tensor], loss: float) -> float:
         """Replace the gradients of parameters by their sums over all processes; return the summed loss.
 
-        Args:
-            parameters: The same ones in every process. Where one process has no gradient of one, it adds zero.
-            loss: That of this process.
+        A process that has no gradient of a parameter adds zero.
         """
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         device = parameters[0].device if parameters else torch.device("cpu")
@@ -55,17 +51,16 @@ class ProcessSum:
 
 
 def shared_plan(plan: Plan[Any], num_classes: int, group: ProcessSum) -> Plan[Any]:
-    """Return the plan of one process: its objective looks at every `group.size`-th class.
+    """Return the plan of one process: its objective matches every `group.size`-th class.
 
     The summed step is that of one process, but for rounding, where decoders draw no numbers of their own.
 
     Args:
-        plan: Of the whole; the same in every process, with the same seed.
-        num_classes: K.
+        plan: Plan of the whole; the same in every process, with the same seed.
+        num_classes: Number of classes K, not less than the processes.
         group: Sums over the processes.
 
     Raises:
-        ValueError: If there are more processes than classes.
         TypeError: If the objective does not go class by class in each step.
     """
     require(group.size <= num_classes, "processes", f"be at most the {num_classes} classes", group.size)

@@ -13,10 +13,9 @@ import torch
 
 from ddsdk.artefact import Distilled, assemble
 from ddsdk.foundation import derive, require, root
-from ddsdk.running.budget import BudgetFit, shortened
 from ddsdk.running.loop import Distillation, Plan, Step
 from ddsdk.running.method import DirectMethod, IterativeMethod, Method
-from ddsdk.running.preview import Estimate, estimate
+from ddsdk.running.preview import BudgetFit, Estimate, estimate, shortened
 from ddsdk.running.warm_start import WarmStart, warm_start_
 from ddsdk.students import MakeStudent, RunProgress
 from ddsdk.synthetic import SyntheticSet
@@ -42,27 +41,15 @@ class Validator(Protocol):
 class Run(Generic[R], Iterator[Step]):
     """One distillation, from a method and real data to the artefact; an iterator of the steps that are left.
 
-    `distill` is the short form. This class is for callers that act between steps: progress, checkpoints, pauses.
-
-    Args:
-        method: Recipe, baseline, or another method.
-        real: Real data; its device is the device of everything.
-        make_student: Factory of the student networks; None takes the method's own, see `Method.student`.
-        seed: Root of every random number: an integer, or a generator, which is not advanced.
-        start: Warm start, see `warm_start_`; None for the method's own start.
-        validation: Score on held-out data that chooses the best set of the run; None takes the set of the last step.
-        transform: Function that changes the plan before the loop is built; None for the plan as it is.
+    `distill` is the short form, with the same arguments. This class is for callers that act between steps: progress,
+    checkpoints, pauses.
 
     Attributes:
-        method: Method, shortened where a budget asked for it.
+        method: Method, shortened by `fit`.
         make_student: Factory of the student networks; None for a method without networks.
+        runs: Networks that must be trained first; None for none.
         seconds: Wall-clock time of the run so far, without the time of trained networks.
         cpu_seconds: Processor time of the same.
-
-    Raises:
-        TypeError: If `seed` is neither an integer nor a generator.
-        ValueError: If an option does not fit a method without steps or without networks, or a parameter does not fit
-            the data.
     """
 
     def __init__(
@@ -98,11 +85,7 @@ class Run(Generic[R], Iterator[Step]):
 
     @property
     def distillation(self) -> Distillation[Any]:
-        """Loop of the run, built at first use.
-
-        Raises:
-            ValueError: If the method has no steps.
-        """
+        """Loop of the run, built at first use; ValueError for a method without steps."""
         if self._distillation is None:
             with self._clock():
                 self._distillation = self._built()
@@ -113,32 +96,20 @@ class Run(Generic[R], Iterator[Step]):
         return self
 
     def __next__(self) -> Step:
-        """Take one step.
-
-        Raises:
-            DivergedError: If values stay non-finite; the last finite set is the error's `syn`.
-        """
+        """Take one step."""
         if not self.iterative:
             raise StopIteration
-        distillation = self.distillation
+        distillation = self.distillation  # before the clock starts: its building is timed already
         with self._clock():
             return next(distillation)
 
     def prepare(self) -> Iterator[RunProgress]:
-        """Train the networks that the method needs and that no earlier run has left in the cache.
-
-        Yields:
-            Progress after each epoch.
-        """
+        """Train the networks that the method needs and that are not in the cache; give the progress of each epoch."""
         if self.runs is not None:
             yield from self.runs.make()
 
     def estimate(self) -> Estimate:
-        """Measure a few steps and return time, memory and disk of the whole run; the run itself stays where it is.
-
-        Raises:
-            ValueError: If steps of the method cannot be taken twice.
-        """
+        """Measure a few steps and return time, memory and disk of the whole run; the run itself stays where it is."""
         once = isinstance(self.method, IterativeMethod) and not self.method.repeatable
         require(not once, "budget", f"be left out for {self.method.name}, whose steps are taken once", "a trial")
         return estimate(self.distillation)
@@ -152,8 +123,7 @@ class Run(Generic[R], Iterator[Step]):
         Args:
             budget: Seconds of the whole run, > 0.
         """
-        began = time.perf_counter()
-        before = self.seconds
+        began, before = time.perf_counter(), self.seconds
         whole = self.estimate()
         built = self.seconds - before
         trained = 0.0 if self.runs is None else self.runs.seconds
@@ -168,11 +138,7 @@ class Run(Generic[R], Iterator[Step]):
         return BudgetFit(left, planned=whole.steps, fits=fits, spent=spent)
 
     def complete(self, stop: Callable[[], bool] | None = None) -> Distilled:
-        """Train the missing networks, take the steps that are left, and return the set.
-
-        Args:
-            stop: See `distill`.
-        """
+        """Train the missing networks, take the steps that are left until `stop` returns true, and return the set."""
         for _ in self.prepare():
             pass
         while (stop is None or not stop()) and next(self, None) is not None:
@@ -180,7 +146,7 @@ class Run(Generic[R], Iterator[Step]):
         return self.distilled()
 
     def distilled(self) -> Distilled:
-        """Return the set so far as an artefact, finished as the method says."""
+        """Return the set so far as an artefact."""
         loop = None if isinstance(self.method, DirectMethod) else self.distillation
         with self._clock():
             if isinstance(self.method, DirectMethod):
@@ -226,15 +192,13 @@ class Run(Generic[R], Iterator[Step]):
             plan = self._transform(plan)
         if self._start is not None:
             # Before the loop, which copies the set for its moving average and for its undo.
-            self._record["start"] = warm_start_(
-                plan.syn, self._start, method.described(self.real), derive(key, "start")
-            )
+            described = method.described(self.real)
+            self._record["start"] = warm_start_(plan.syn, self._start, described, derive(key, "start"))
         if self._validation is not None:
             validate = self._validation.under(method.evaluation(self.real), rng=derive(key, "validation"))
             plan = dataclasses.replace(plan, validate=validate, validate_every=self._validation.every)
         method.admit(plan)
-        source = method.source(self.real)
-        return Distillation(plan, source, rng=derive(key, "steps"), retries=method.retries)
+        return Distillation(plan, method.source(self.real), rng=derive(key, "steps"), retries=method.retries)
 
     @contextmanager
     def _clock(self) -> Iterator[None]:
@@ -247,7 +211,7 @@ class Run(Generic[R], Iterator[Step]):
 
 
 def _refuse(method: str, rng: torch.Generator) -> NoReturn:  # noqa: ARG001
-    """Stand in for the factory of a method without networks."""
+    """Take the place of the factory of a method without networks."""
     raise TypeError(f"make_student must be a factory of networks for this plan of {method}, got None")
 
 

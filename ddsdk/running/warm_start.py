@@ -26,13 +26,10 @@ def warm_start_(syn: SyntheticSet, start: WarmStart, real: Described, rng: torch
     where `syn` learns such labels or such rates.
 
     Args:
-        syn: Set at its start; it is changed in place.
-        start: Earlier set.
+        syn: Set at its start, no graph; it is changed in place.
+        start: Earlier set of the same classes and image shape.
         real: Data with the class names and the value space of `syn`.
         rng: Generator of stochastic decoders.
-
-    Raises:
-        ValueError: If `start` has other classes or another image shape, or if `syn` is a graph.
     """
     require(not syn.parametrization.joint, "start", "be left out for graphs", type(start).__name__)
     if isinstance(start, SyntheticSet):
@@ -57,7 +54,9 @@ def warm_start_(syn: SyntheticSet, start: WarmStart, real: Described, rng: torch
     done: dict[str, Any] = {"images": len(rows), "left_out": len(images) - len(rows)}
     if isinstance(start, Distilled):
         done["set"] = start.content_id
-        done["labels"] = len(decoded) == len(syn) and _take_labels(syn, start, rows, taken)
+        labelled = len(decoded) == len(syn) and start.label_space == syn.labels.space
+        given = rows.to(syn.device), start.labels[taken].to(syn.device)
+        done["labels"] = labelled and syn.labels.assign_(*given)
         done["rates"] = syn.rate is not None and syn.rate.assign_(start.learned_lr, start.learned_momentum)
     return done
 
@@ -97,7 +96,7 @@ def _stored(syn: SyntheticSet) -> _Stored | None:
 
 
 def _places(wanted: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
-    """Return positions in `wanted` and in `given`, both class ids, that pair the n-th item of a class with the n-th."""
+    """Return positions in `wanted` and in `given`, both class ids, that pair the n-th items of a class."""
     rows, taken = [], []
     for c in torch.unique(given).tolist():
         places, items = (torch.nonzero(ids.cpu() == c).flatten() for ids in (wanted, given))
@@ -128,9 +127,3 @@ def _images(start: WarmStart, real: Described, rng: torch.Generator) -> tuple[Te
     low, high = float(unit.min()), float(unit.max())
     require(low >= 0 and high <= 1, "start", "hold images of the unit range [0, 1]", (low, high))
     return real.preprocess.to("cpu")(unit.cpu()), classes.cpu()
-
-
-def _take_labels(syn: SyntheticSet, start: Distilled, rows: Tensor, taken: Tensor) -> bool:
-    if start.label_space != syn.labels.space:
-        return False
-    return syn.labels.assign_(rows.to(syn.device), start.labels[taken].to(syn.device))
