@@ -13,15 +13,13 @@ from ddsdk_integrations._require import require_library
 
 require_library("pyautoattack", feature="The robustness judge", package="pyautoattack", extra="robustness")
 
-from ddsdk_integrations.robustness.adversary import PixelAdversary  # noqa: E402
-from ddsdk_integrations.robustness.attacks import FGSM, PGD, Attack, ascend, surviving  # noqa: E402
+from ddsdk_integrations.robustness.attacks import FGSM, PGD, Attack, PixelAdversary, ascend, surviving  # noqa: E402
 from ddsdk_integrations.robustness.backdoor import Scan, Trigger, attack_success, poison, scan  # noqa: E402
-from ddsdk_integrations.robustness.judge import RobustnessJudge, Trial  # noqa: E402
+from ddsdk_integrations.robustness.judge import RobustnessJudge, Transfer, Trial, transfer  # noqa: E402
 from ddsdk_integrations.robustness.library import AutoAttack, square  # noqa: E402
 from ddsdk_integrations.robustness.recipes import AdversarialLearning, AttackedSource, OnAttacked, RobustMatching  # noqa: E402
 from ddsdk_integrations.robustness.report import Outcome, Robustness, robustness_table  # noqa: E402
 from ddsdk_integrations.robustness.threat import BrokenAttackError, Threat  # noqa: E402
-from ddsdk_integrations.robustness.transfer import Transfer, transfer  # noqa: E402
 from ddsdk_integrations.robustness.unit_model import KernelClassifier, UnitModel  # noqa: E402
 
 __all__ = [

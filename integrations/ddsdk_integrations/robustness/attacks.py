@@ -1,4 +1,4 @@
-"""Attacks on finished networks: one gradient step, and projected gradient ascent with restarts."""
+"""Attacks by projected gradient ascent: on finished networks, and inside of training and distillation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ddsdk.foundation import derive, require_count, require_rate
+import ddsdk as dd
+from ddsdk.foundation import Checked, PositiveFloat, PositiveInt, derive
 from ddsdk.training import micro_batch, pieces
 from ddsdk_integrations.robustness.threat import Threat
 from ddsdk_integrations.robustness.unit_model import UnitModel
@@ -23,35 +24,35 @@ class Attack(Protocol):
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """Name in tables."""
         ...
 
     def __call__(self, model: UnitModel, x: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator) -> Tensor:
         """Return attacked images, (B, C, H, W) in the unit range.
 
         Args:
-            model: The network.
-            x: (B, C, H, W) in the unit range.
-            labels: (B,) int64.
-            threat: How far it may go.
-            rng: For whatever is random.
+            model: Network under attack.
+            x: Images (B, C, H, W) in the unit range.
+            labels: Classes, (B,) int64.
+            threat: Norm and radius.
+            rng: Generator of all that is random.
         """
         ...
 
 
 def ascend(loss: Loss, x: Tensor, threat: Threat, *, start: Tensor, steps: int, step_size: float) -> Tensor:
-    """Return where `steps` projected gradient steps lead that raise a loss.
+    """Return the images that `steps` projected gradient steps reach which raise a loss.
 
     Each step goes `step_size` along the steepest direction of the norm, and then back into the ball and the range. The
     gradient is taken at the projected image and never through the projection: there, clamped pixels have none.
 
     Args:
-        loss: From images (B, C, H, W) to the sum of their losses.
-        x: The images that are attacked.
-        threat: The ball.
-        start: Where to begin, (B, C, H, W).
-        steps: Steps.
-        step_size: In the unit range.
+        loss: Function from images (B, C, H, W) to the sum of their losses.
+        x: Images that are attacked, (B, C, H, W).
+        threat: Ball around them.
+        start: First images, (B, C, H, W).
+        steps: Number of steps.
+        step_size: Length of a step in the unit range.
     """
     attacked = start.detach()
     for _ in range(steps):
@@ -64,6 +65,45 @@ def ascend(loss: Loss, x: Tensor, threat: Threat, *, start: Tensor, steps: int, 
 
 
 @final
+@dataclass(frozen=True, kw_only=True)
+class PixelAdversary(Checked):
+    """A few steps of projected gradient ascent from a random start, for `ddsdk.training.Adversary`.
+
+    Images come and go in the value space; the step, the radius and the range are those of pixels.
+
+    Attributes:
+        preprocess: Map from the unit range to the value space.
+        threat: Norm and radius.
+        steps: Gradient steps; 7 to 10 are usual in training. Weaker than the attacks of a judge, on purpose.
+        reach: Step size times steps, in radii.
+    """
+
+    preprocess: dd.Preprocess
+    threat: Threat
+    steps: PositiveInt = 7
+    reach: PositiveFloat = 2.5
+
+    def __call__(self, loss: Loss, x: Tensor, rng: torch.Generator) -> Tensor:
+        """Return attacked images, (B, C, H, W) in the value space, without graph.
+
+        Args:
+            loss: Function from value-space images to the sum of their losses.
+            x: Images (B, C, H, W) in the value space.
+            rng: CPU generator of the start; it advances.
+        """
+        pixels = self.preprocess.inverse(x.detach())
+        attacked = ascend(
+            lambda z: loss(self.preprocess(z)),
+            pixels,
+            self.threat,
+            start=self.threat.random_start(pixels, rng),
+            steps=self.steps,
+            step_size=self.reach * self.threat.radius / self.steps,
+        )
+        return self.preprocess(attacked)
+
+
+@final
 @dataclass(frozen=True)
 class FGSM:
     """One step as long as the radius along the sign of the gradient: a sanity check, and no judge.
@@ -72,33 +112,25 @@ class FGSM:
         Goodfellow, Shlens and Szegedy, "Explaining and Harnessing Adversarial Examples", ICLR 2015, arXiv:1412.6572.
     """
 
-    @property
-    def name(self) -> str:
-        """FGSM."""
-        return "FGSM"
+    name = "FGSM"
 
-    def __call__(
-        self,
-        model: UnitModel,
-        x: Tensor,
-        labels: Tensor,
-        threat: Threat,
-        rng: torch.Generator,  # noqa: ARG002
-    ) -> Tensor:
+    def __call__(self, model: UnitModel, x: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images; see `Attack`. Nothing is random."""
-        return _in_pieces(
-            model, x, labels, lambda loss, z: ascend(loss, z, threat, start=z, steps=1, step_size=threat.radius)
-        )
+
+        def step(loss: Loss, z: Tensor) -> Tensor:
+            return ascend(loss, z, threat, start=z, steps=1, step_size=threat.radius)
+
+        return _in_pieces(model, x, labels, step)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class PGD:
+class PGD(Checked):
     """Projected gradient ascent on the cross-entropy from random starts; an image that gives in is done.
 
     Attributes:
-        steps: Of each restart.
-        restarts: The second one and those after it attack what is left.
+        steps: Gradient steps of each restart.
+        restarts: Number of starts; the second one and those after it attack what is left.
         reach: Step size times steps, in radii: 2.5 lets a run cross the ball.
 
     References:
@@ -108,18 +140,13 @@ class PGD:
     Cost: at most steps x restarts forwards and backwards of the network.
     """
 
-    steps: int = 50
-    restarts: int = 5
-    reach: float = 2.5
-
-    def __post_init__(self) -> None:
-        require_count("steps", self.steps)
-        require_count("restarts", self.restarts)
-        require_rate("reach", self.reach)
+    steps: PositiveInt = 50
+    restarts: PositiveInt = 5
+    reach: PositiveFloat = 2.5
 
     @property
     def name(self) -> str:
-        """Such as PGD-50 x 5."""
+        """Steps and restarts, such as PGD-50 x 5."""
         return f"PGD-{self.steps}" + (f" x {self.restarts}" if self.restarts > 1 else "")
 
     def __call__(self, model: UnitModel, x: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator) -> Tensor:
@@ -142,9 +169,8 @@ class PGD:
 
 def _in_pieces(model: UnitModel, x: Tensor, labels: Tensor, attack: Callable[[Loss, Tensor], Tensor]) -> Tensor:
     """Attack micro-batches: every image's gradient is its own."""
-    size = micro_batch(model, x.device, len(x))
     found = []
-    for part in pieces(len(x), size):
+    for part in pieces(len(x), micro_batch(model, x.device, len(x))):
         truth = labels[part]
         found.append(attack(lambda z, y=truth: cross_entropy(model(z), y, reduction="sum"), x[part]))  # type: ignore[misc]
     return torch.cat(found) if found else x
@@ -153,15 +179,15 @@ def _in_pieces(model: UnitModel, x: Tensor, labels: Tensor, attack: Callable[[Lo
 def surviving(
     attack: Attack, model: UnitModel, x: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator
 ) -> Tensor:
-    """Return which images, (B,) bool, a network gets right before an attack and after it; bounds are asserted.
+    """Return whether a network gets each image right before an attack and after it, (B,) bool; bounds are asserted.
 
     Args:
-        attack: It sees only images that the network gets right.
-        model: The network.
-        x: (B, C, H, W) in the unit range.
-        labels: (B,) int64.
-        threat: How far it may go.
-        rng: For the attack.
+        attack: Attack on the images that the network gets right.
+        model: Network under attack.
+        x: Images (B, C, H, W) in the unit range.
+        labels: Classes, (B,) int64.
+        threat: Norm and radius.
+        rng: Generator of the attack.
 
     Raises:
         BrokenAttackError: If an attacked image leaves the ball or the unit range.

@@ -1,9 +1,9 @@
-"""The honest judge: networks that trained on a set, under attacks of many radii, with what would make figures lies."""
+"""The honest judge: networks that trained on a set under attacks of many radii, and attacks tried on other networks."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -11,37 +11,33 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.foundation import derive, require, require_count, root
+from ddsdk.experiments import markdown_table
+from ddsdk.foundation import Checked, PositiveInt, derive, require, root
 from ddsdk.judging import trained_network
 from ddsdk.training import Adversary
 from ddsdk_integrations.robustness.attacks import FGSM, PGD, Attack, surviving
 from ddsdk_integrations.robustness.library import AutoAttack, square
 from ddsdk_integrations.robustness.report import LARGE_RADIUS, Outcome, Robustness
-from ddsdk_integrations.robustness.threat import Threat
+from ddsdk_integrations.robustness.threat import Norm, Threat
 from ddsdk_integrations.robustness.unit_model import UnitModel
 
 
 @final
 @dataclass(frozen=True)
-class Trial:
+class Trial(Checked):
     """An attack at some radii on some images: the dear ones can be tried on fewer.
 
     Attributes:
-        attack: Which.
-        radii: In the unit range; empty for those of the judge.
-        images: Of the judge's test images, the first so many; None for all.
-        networks: The first so many; None for all.
+        attack: Attack that is tried.
+        radii: Radii in the unit range; empty for those of the judge.
+        images: Number of the judge's test images, from the first on; None for all.
+        networks: Number of networks, from the first on; None for all.
     """
 
     attack: Attack
     radii: tuple[float, ...] = ()
-    images: int | None = None
-    networks: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("images", "networks"):
-            if getattr(self, name) is not None:
-                require_count(name, getattr(self, name))
+    images: PositiveInt | None = None
+    networks: PositiveInt | None = None
 
 
 _WEAK = PGD(steps=10, restarts=1)
@@ -49,35 +45,34 @@ _WEAK = PGD(steps=10, restarts=1)
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class RobustnessJudge:
-    """How networks that trained on a set stand attacks, on test images, with normalisation inside of the networks.
+class RobustnessJudge(Checked):
+    """Accuracy of networks that trained on a set under attacks on test images, with normalisation inside of them.
 
     Attributes:
-        norm: Of the threats: linf or l2.
-        radii: In the unit range, rising. Accuracy on distilled sets is low: take some small ones.
-        trials: FGSM as a sanity check, PGD-50 with 5 restarts, Square alone and AutoAttack where not given.
-        images: Test images, as many of each class as it goes; the same for every network.
-        networks: From as many seeds.
-        margin: By how much a check may fail before it is told; a share of the images.
+        norm: Norm of the threats: linf or l2.
+        radii: Radii in the unit range, rising. Accuracy on distilled sets is low: take some small ones.
+        trials: Attacks; by default FGSM as a sanity check, PGD-50 with 5 restarts, Square alone and AutoAttack.
+        images: Number of test images, as many of each class as it goes; the same for every network.
+        networks: Number of networks, each of a seed of its own.
+        margin: Share of the images, in 0 <= value < 1, by which a check may fail before it is told.
     """
 
-    norm: str = "linf"
+    norm: Norm = "linf"
     radii: tuple[float, ...] = (2 / 255, 4 / 255, 8 / 255)
     trials: tuple[Trial, ...] = (Trial(FGSM()), Trial(PGD()), Trial(square()), Trial(AutoAttack()))
-    images: int = 1000
-    networks: int = 3
+    images: PositiveInt = 1000
+    networks: PositiveInt = 3
     margin: float = 0.01
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for radius in self.radii:
-            Threat(self.norm, radius)  # type: ignore[arg-type]
+            Threat(self.norm, radius)
         rising = bool(self.radii) and list(self.radii) == sorted(set(self.radii))
         require(rising, "radii", "rise, with at least one", self.radii)
         require(bool(self.trials), "trials", "hold at least one", self.trials)
         names = [trial.attack.name for trial in self.trials]
         require(len(set(names)) == len(names), "trials", "have one name each", names)
-        require_count("images", self.images)
-        require_count("networks", self.networks)
         require(0 <= self.margin < 1, "margin", "lie in 0 <= value < 1", self.margin)
 
     def networks_of(
@@ -134,7 +129,7 @@ class RobustnessJudge:
         return Robustness(
             name=name,
             norm=self.norm,
-            clean=tuple(float(model.correct(x, labels).float().mean()) for model in models),
+            clean=tuple(_accuracy(model, x, labels) for model in models),
             outcomes=outcomes,
             images=len(x),
             chance=1 / test.num_classes,
@@ -158,9 +153,66 @@ class RobustnessJudge:
             shown, truth = x[: trial.images], labels[: trial.images]
             for radius in trial.radii or self.radii:
                 began = time.perf_counter()
-                threat = Threat(self.norm, radius)  # type: ignore[arg-type]
                 key = derive(rng, "attack", network, trial.attack.name, str(radius))
-                kept = surviving(trial.attack, model, shown, truth, threat, key)
+                kept = surviving(trial.attack, model, shown, truth, Threat(self.norm, radius), key)
                 seconds = time.perf_counter() - began
                 found.append(Outcome(trial.attack.name, radius, network, tuple(kept.tolist()), seconds))
         return found
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Accuracies of networks under attacks on one another.
+
+    Attributes:
+        names: Names of the networks.
+        accuracy: A row for each attacked network, a column for each tested one.
+        clean: Accuracy of each network without an attack.
+        threat: Norm and radius.
+    """
+
+    names: tuple[str, ...]
+    accuracy: tuple[tuple[float, ...], ...]
+    clean: tuple[float, ...]
+    threat: Threat
+
+    def table(self) -> str:
+        """Return a markdown table, in %."""
+        rows = [[f"{100 * value:.1f}" for value in row] for row in (self.clean, *self.accuracy)]
+        lines = [[name, *row] for name, row in zip(("none", *self.names), rows, strict=True)]
+        return markdown_table([f"attacked ({self.threat.label})", *self.names], lines)
+
+
+def transfer(
+    models: Mapping[str, UnitModel],
+    x: Tensor,
+    labels: Tensor,
+    threat: Threat,
+    *,
+    seed: int | torch.Generator = 0,
+    attack: Attack = PGD(steps=50, restarts=1),  # noqa: B008 - frozen
+) -> Transfer:
+    """Attack every network and test all networks on the attacked images.
+
+    Args:
+        models: Networks by name, such as of several architectures.
+        x: Images, (B, C, H, W) in the unit range, such as those of `RobustnessJudge.test_images`.
+        labels: Classes of the images, (B,) int64.
+        threat: Norm and radius of the attack.
+        seed: Root of the attack's randomness: an integer, or a generator, which is not advanced.
+        attack: Attack on all images, those that its network gets wrong too.
+
+    Raises:
+        BrokenAttackError: If an attack leaves its bounds.
+    """
+    require(len(models) > 0, "models", "hold at least one network", len(models))
+    rng, rows = root(seed), []
+    for name, source in models.items():
+        attacked = threat.check(attack(source, x, labels, threat, derive(rng, "transfer", name)), x)
+        rows.append(tuple(_accuracy(model, attacked, labels) for model in models.values()))
+    clean = tuple(_accuracy(model, x, labels) for model in models.values())
+    return Transfer(tuple(models), tuple(rows), clean, threat)
+
+
+def _accuracy(model: UnitModel, x: Tensor, labels: Tensor) -> float:
+    return float(model.correct(x, labels).float().mean())

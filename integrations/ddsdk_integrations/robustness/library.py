@@ -9,7 +9,7 @@ import pyautoattack
 import torch
 from torch import Tensor
 
-from ddsdk.foundation import require, require_count
+from ddsdk.foundation import Checked, PositiveInt, require
 from ddsdk_integrations.robustness.threat import Threat
 from ddsdk_integrations.robustness.unit_model import UnitModel
 
@@ -20,15 +20,13 @@ _NORMS = {"linf": "Linf", "l2": "L2"}
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class AutoAttack:
+class AutoAttack(Checked):
     """Four attacks one after another, each on what the ones before it left: AutoAttack's standard version.
 
     Attributes:
-        parts: Which of apgd-ce, apgd-t, fab-t and square.
-        queries: Of square; the standard has 5000.
+        parts: Some of apgd-ce, apgd-t, fab-t and square; the targeted ones, apgd-t and fab-t, need 4 classes.
+        queries: Queries of square; the standard has 5000.
         batch_size: Images at once.
-
-    It needs at least 4 classes, for its targeted attacks; with fewer, take `parts` without them.
 
     References:
         Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free
@@ -38,14 +36,13 @@ class AutoAttack:
     """
 
     parts: tuple[_Part, ...] = _STANDARD
-    queries: int = 5000
-    batch_size: int = 128
+    queries: PositiveInt = 5000
+    batch_size: PositiveInt = 128
 
     def __post_init__(self) -> None:
         known = bool(self.parts) and set(self.parts) <= set(_STANDARD)
         require(known, "parts", f"be some of {list(_STANDARD)}", self.parts)
-        require_count("queries", self.queries)
-        require_count("batch_size", self.batch_size)
+        super().__post_init__()
 
     @property
     def name(self) -> str:

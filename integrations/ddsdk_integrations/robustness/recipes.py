@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final, get_args
@@ -13,21 +12,18 @@ from torch import Tensor, nn
 
 import ddsdk as dd
 from ddsdk.data import Source
-from ddsdk.foundation import derive, require, require_count, require_rate
+from ddsdk.foundation import PositiveFloat, PositiveInt, derive, require
 from ddsdk.objectives import FitAndTest, Objective, TrainAndTest
 from ddsdk.recipes import IterativeRecipe
 from ddsdk.running import Schedule
 from ddsdk.students import AlternatingStudents, FixedTeachers, FreshStudents, TrainedRuns, Training
 from ddsdk.synthetic import SyntheticView
 from ddsdk.training import Adversary, evaluating_mode, soft_cross_entropy
-from ddsdk_integrations.robustness.adversary import PixelAdversary
+from ddsdk_integrations.robustness.attacks import PixelAdversary
 from ddsdk_integrations.robustness.threat import Threat
 
 if TYPE_CHECKING:
     from ddsdk.students import MakeStudent
-
-
-_Teachers = Literal["own", "robust"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,28 +31,22 @@ class _Hardened(IterativeRecipe):
     """A recipe whose real images are attacked.
 
     Attributes:
-        recipe: The one that is hardened. Its own `ipc` counts.
-        threat: How far images are moved, in the unit range.
+        recipe: Recipe that is hardened; its own `ipc` counts.
+        threat: Distance by which images are moved, in the unit range.
         attack_steps: Gradient steps of each attack.
+        of: Name of the recipe.
     """
 
     recipe: IterativeRecipe
     threat: Threat
-    attack_steps: int = 7
+    attack_steps: PositiveInt = 7
     of: str = dataclasses.field(default="", init=False)
 
-    @final
     def check(self) -> None:
-        """Check counts, and that the recipe is one that this hardens."""
+        """Check that the recipe is one that this hardens."""
         require(isinstance(self.recipe, IterativeRecipe), "recipe", "be an iterative recipe", self.recipe)
         object.__setattr__(self, "ipc", self.recipe.ipc)
         object.__setattr__(self, "of", self.recipe.name)
-        require_count("attack_steps", self.attack_steps)
-        self.check_fields()
-
-    @abstractmethod
-    def check_fields(self) -> None:
-        """Raise ValueError for what `check` does not know."""
 
     @final
     def evaluation(self, real: dd.RealData) -> dd.Evaluation:
@@ -65,7 +55,7 @@ class _Hardened(IterativeRecipe):
 
     @final
     def adversary(self, real: dd.RealData) -> PixelAdversary:
-        """Return what attacks the images of `real`."""
+        """Return the attack on the images of `real`."""
         return PixelAdversary(preprocess=real.preprocess, threat=self.threat, steps=self.attack_steps)
 
 
@@ -77,13 +67,8 @@ class AdversarialLearning(_Hardened):
     min_S E max_{|d| <= radius} loss(student trained on S; T + d). The student is kernel or feature ridge regression
     (KIP, FRePo, RFAD: adversarial kernel distillation), or a network that has trained on the set (DD, SLDD, RaT-BPTT
     and the like: robust data set learning). The attack sees the student exactly as it is tested, and the gradient to
-    the set is taken at the attacked images.
-
-    Attributes:
-        recipe: One whose objective is `ddsdk.objectives.FitAndTest` or `ddsdk.objectives.TrainAndTest`.
-        threat: How far images are moved, in the unit range.
-        attack_steps: Gradient steps of each attack.
-        of: Name of the recipe.
+    the set is taken at the attacked images. `recipe` is one whose objective is `ddsdk.objectives.FitAndTest` or
+    `ddsdk.objectives.TrainAndTest`.
 
     Differences from the published algorithms: sets are distilled, where robust data set learning makes one as large as
     the data; kernels are those of fully connected networks.
@@ -97,15 +82,8 @@ class AdversarialLearning(_Hardened):
 
     name: ClassVar[str] = "adversarial-learning"
 
-    def check_fields(self) -> None:
-        """Check nothing more: only the plan shows the objective."""
-
     def parts(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
-        """Return the recipe's plan with an adversary in its objective.
-
-        Raises:
-            ValueError: If the objective does not test a student on real images.
-        """
+        """Return the recipe's plan with an adversary in its objective."""
         plan = self.recipe.plan(real, make_student=make_student, rng=rng)
         found = plan.objective
         testing = isinstance(found, FitAndTest | TrainAndTest)
@@ -115,6 +93,9 @@ class AdversarialLearning(_Hardened):
         return dataclasses.replace(plan, objective=hardened)
 
 
+_Teachers = Literal["own", "robust"]
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class RobustMatching(_Hardened):
@@ -122,21 +103,18 @@ class RobustMatching(_Hardened):
 
     A few networks are trained on the real data with the curvature of their loss penalised (GUARD). They are what the
     attack fools; an untrained student, such as distribution matching has, cannot be. With ``students="robust"`` they
-    take the place of the recipe's students too.
+    take the place of the recipe's students too. `recipe` is one that matches under networks and trains none of its own
+    before it starts.
 
     Attributes:
-        recipe: One that matches under networks; trained runs of its own it must not need.
-        threat: How far images are moved, in the unit range.
-        attack_steps: Gradient steps of each attack.
         attacked: Whether real images are attacked; otherwise only the students change.
         students: ``"own"``, those of the recipe, or ``"robust"``, the flat networks.
-        networks: Flat networks.
+        networks: Number of flat networks.
         network_epochs: Epochs of their training on the real data.
         network_lr: Their learning rate; momentum is 0.9.
         network_images: Real images of each class that they see; None for all.
         curvature: Weight of the penalty, see `ddsdk.training.CurvaturePenalty`; 0 gives plain networks.
-        curvature_step: Its step.
-        of: Name of the recipe.
+        curvature_step: Step of the penalty.
 
     References:
         Zhou et al., "ROME is Forged in Adversity", ICML 2025 (attacked real batches, robust pools); Xue et al.,
@@ -146,21 +124,20 @@ class RobustMatching(_Hardened):
     name: ClassVar[str] = "robust-matching"
     attacked: bool = True
     students: _Teachers = "own"
-    networks: int = 2
+    networks: PositiveInt = 2
     network_epochs: int = 10
     network_lr: float = 0.01
     network_images: int | None = None
     curvature: float = 1.0
-    curvature_step: float = 1.0
+    curvature_step: PositiveFloat = 1.0
 
-    def check_fields(self) -> None:
-        """Check counts and rates, and that the recipe trains no networks of its own."""
+    def check(self) -> None:
+        """Check choices, the training of the networks, and that the recipe trains none of its own."""
+        super().check()
         known = list(get_args(_Teachers))
         require(self.students in known, "students", f"be one of {known}", self.students)
         changed = self.attacked or self.students == "robust"
         require(changed, "attacked", "be True where students are the recipe's own", self.attacked)
-        require_count("networks", self.networks)
-        require_rate("curvature_step", self.curvature_step)
         alone = not self.recipe.trains_networks()
         require(alone, "recipe", "train no networks of its own before it starts", self.of)
         self._training()
@@ -171,16 +148,18 @@ class RobustMatching(_Hardened):
         return TrainedRuns(real, make_student, self._training(), count=self.networks, seed=seed)
 
     def parts(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
-        """Return the recipe's plan with attacked images, flat students, or both.
-
-        Raises:
-            ValueError: If the recipe's students are no single networks and flat ones should take their place.
-        """
+        """Return the recipe's plan with attacked images, flat students, or both."""
         plan = self.recipe.plan(real, make_student=make_student, rng=rng)
         runs = self.runs(real, make_student=make_student, rng=rng)
         flat: FixedTeachers[nn.Module] = FixedTeachers(lambda i: runs.network(i).requires_grad_(False), self.networks)
         if self.attacked:
-            plan = dataclasses.replace(plan, objective=_attacked(plan.objective, self.adversary(real), flat))
+            adversary, found = self.adversary(real), plan.objective
+            attacked: Objective[Any] | Schedule[Any] = (
+                Schedule(lambda step: OnAttacked(found.at(step), adversary, flat))
+                if isinstance(found, Schedule)
+                else OnAttacked(found, adversary, flat)
+            )
+            plan = dataclasses.replace(plan, objective=attacked)
         if self.students == "own":
             return plan
         plain = isinstance(plan.students, FreshStudents | AlternatingStudents)
@@ -200,22 +179,14 @@ class RobustMatching(_Hardened):
         )
 
 
-def _attacked(
-    objective: Objective[Any] | Schedule[Any], adversary: Adversary, victims: FixedTeachers[nn.Module]
-) -> Objective[Any] | Schedule[Any]:
-    if isinstance(objective, Schedule):
-        return Schedule(lambda step: OnAttacked(objective.at(step), adversary, victims))
-    return OnAttacked(objective, adversary, victims)
-
-
 @final
 @dataclass(frozen=True)
 class OnAttacked:
     """An objective whose real images are attacked before it sees them.
 
     Attributes:
-        objective: What is minimised.
-        adversary: Attacks.
+        objective: Objective that is minimised.
+        adversary: Attack on the images.
         victims: Networks whose loss the attack raises; one for each step.
     """
 
@@ -240,9 +211,9 @@ class AttackedSource:
     """Real data whose batches are attacked as they are drawn.
 
     Args:
-        real: Where they come from.
-        victim: The network whose cross-entropy the attack raises: value-space images to logits.
-        adversary: Attacks.
+        real: Source of the batches.
+        victim: Network from value-space images to logits, whose cross-entropy the attack raises.
+        adversary: Attack on the images.
     """
 
     def __init__(self, real: Source, victim: nn.Module, adversary: Adversary) -> None:
@@ -255,7 +226,7 @@ class AttackedSource:
 
     @property
     def device(self) -> torch.device:
-        """The device of the batches."""
+        """Device of the batches."""
         return self._real.device
 
     def of_class(self, c: int, n: int, rng: torch.Generator) -> dd.Batch:

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import itertools
-import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from ddsdk.experiments import markdown_table, percent
+from ddsdk.experiments import markdown_table, mean_text
+from ddsdk_integrations.robustness.threat import Norm
 
-LARGE_RADIUS = {"linf": 0.5, "l2": 20.0}
+LARGE_RADIUS: dict[Norm, float] = {"linf": 0.5, "l2": 20.0}
 """At which every image can become grey, or nearly so: nothing may be left."""
-_GRADIENT = re.compile(r"FGSM|PGD")
 
 
 class Outcome(NamedTuple):
     """What one attack left of one network.
 
     Attributes:
-        attack: Its name.
-        radius: In the unit range.
-        network: From 0.
-        kept: For each image whether it is right before and after the attack.
-        seconds: That it took.
+        attack: Name of the attack.
+        radius: Radius in the unit range.
+        network: Position of the network, from 0.
+        kept: Whether each image is right before and after the attack.
+        seconds: Seconds of the attack.
     """
 
     attack: str
@@ -36,7 +35,7 @@ class Outcome(NamedTuple):
 
     @property
     def accuracy(self) -> float:
-        """Share of the images that it left."""
+        """Share of the images that the attack left."""
         return sum(self.kept) / len(self.kept)
 
 
@@ -45,18 +44,18 @@ class Robustness:
     """Clean and robust accuracies of networks that trained on one set.
 
     Attributes:
-        name: For tables.
-        norm: Of the attacks.
+        name: Name in tables.
+        norm: Norm of the attacks.
         clean: Accuracy of each network on the images that were attacked.
-        outcomes: Of every attack, radius and network; those of the checks as well.
-        images: Test images.
+        outcomes: Outcomes of every attack, radius and network; those of the checks as well.
+        images: Number of test images.
         chance: Accuracy of guessing.
-        margin: By how much a check may fail before it is told.
-        seconds: That the attacks took.
+        margin: Share of the images by which a check may fail before it is told.
+        seconds: Seconds of all attacks.
     """
 
     name: str
-    norm: str
+    norm: Norm
     clean: tuple[float, ...]
     outcomes: tuple[Outcome, ...]
     images: int
@@ -83,83 +82,64 @@ class Robustness:
 
         An attack that saw some of the images only counts for these.
         """
-        return [self._worst(network, radius) for network in range(len(self.clean))]
-
-    def _worst(self, network: int, radius: float) -> float:
-        seen = [o for o in self.outcomes if o.network == network and o.radius <= radius]
-        longest = max((len(o.kept) for o in seen), default=0)
-        kept = [all(o.kept[i] for o in seen if i < len(o.kept)) for i in range(longest)]
-        return sum(kept) / len(kept) if kept else float("nan")
+        found = []
+        for network in range(len(self.clean)):
+            seen = [o.kept for o in self.outcomes if o.network == network and o.radius <= radius]
+            kept = [all(row) for row in itertools.zip_longest(*seen, fillvalue=True)]
+            found.append(sum(kept) / len(kept) if kept else float("nan"))
+        return found
 
     @cached_property
     def warnings(self) -> list[str]:
         """What makes these figures doubtful; empty where every check holds."""
-        return [*self._near_chance(), *self._masked(), *self._not_falling(), *self._steps_help(), *self._large()]
+        clean, large = statistics.mean(self.clean), LARGE_RADIUS[self.norm]
+        found = []
+        if clean < 2 * self.chance:
+            found.append(
+                f"clean accuracy {clean:.1%} is near chance ({self.chance:.1%}): robustness means nothing here"
+            )
+        found += [*self._masked(), *self._not_falling(), *self._steps_help()]
+        # A radius at which every image can become grey leaves nothing.
+        for attack in self.attacks:
+            left = self._mean(attack, large)
+            if attack.startswith(("FGSM", "PGD")) and left is not None and left > self.margin:
+                found.append(
+                    f"{attack} leaves {left:.1%} at a radius of {large:g}, where nothing should be left: masking"
+                )
+        return found
 
     def _mean(self, attack: str, radius: float) -> float | None:
         found = self.accuracies(attack, radius)
         return statistics.mean(found) if found else None
 
-    def _near_chance(self) -> list[str]:
-        clean = statistics.mean(self.clean)
-        if clean >= 2 * self.chance:
-            return []
-        return [f"clean accuracy {clean:.1%} is near chance ({self.chance:.1%}): robustness means nothing here"]
+    def _masked(self) -> Iterator[str]:
+        """Tell where a gradient attack is weaker than random search: it does not see the gradient."""
+        square = {(o.radius, o.network): o.kept for o in reversed(self.outcomes) if o.attack.startswith("Square")}
+        pgd = [o for o in self.outcomes if o.attack.startswith("PGD") and o.radius in self.radii]
+        for o in sorted(pgd, key=lambda o: (self.attacks.index(o.attack), o.radius, o.network)):
+            theirs = square.get((o.radius, o.network), ())
+            n = min(len(o.kept), len(theirs))
+            gap = (sum(o.kept[:n]) - sum(theirs[:n])) / max(n, 1)
+            if gap > self.margin:
+                yield (
+                    f"network {o.network}: {o.attack} leaves {gap:.1%} more than Square at radius {o.radius:g}: masking"
+                )
 
-    def _masked(self) -> list[str]:
-        """A gradient attack that is weaker than random search does not see the gradient."""
-        found = []
-        for attack, radius in itertools.product(self.attacks, self.radii):
-            if not attack.startswith("PGD"):
-                continue
-            for network in range(len(self.clean)):
-                gap = self._gap_to_square(attack, radius, network)
-                if gap is not None and gap > self.margin:
-                    found.append(
-                        f"network {network}: {attack} leaves {gap:.1%} more than Square at radius {radius:g}: masking"
-                    )
-        return found
-
-    def _gap_to_square(self, attack: str, radius: float, network: int) -> float | None:
-        """Return by how much the accuracy under an attack exceeds Square's on the images that both saw."""
-        here = [o for o in self.outcomes if (o.radius, o.network) == (radius, network)]
-        mine = next((o.kept for o in here if o.attack == attack), ())
-        theirs = next((o.kept for o in here if o.attack.startswith("Square")), ())
-        n = min(len(mine), len(theirs))
-        if not n:
-            return None
-        return (sum(mine[:n]) - sum(theirs[:n])) / n
-
-    def _not_falling(self) -> list[str]:
-        """A larger radius holds the smaller one."""
-        found = []
+    def _not_falling(self) -> Iterator[str]:
+        """Tell where a larger radius, which holds the smaller one, leaves more."""
         for attack in self.attacks:
             known = [(r, a) for r in self.radii if (a := self._mean(attack, r)) is not None]
             for (small, before), (large, after) in itertools.pairwise(known):
                 if after > before + self.margin and attack != "FGSM":
-                    found.append(f"{attack} leaves more at radius {large:g} than at {small:g}: a weak attack")
-        return found
+                    yield f"{attack} leaves more at radius {large:g} than at {small:g}: a weak attack"
 
-    def _steps_help(self) -> list[str]:
-        """More steps never help the defender."""
-        if not self.radii:
-            return []
+    def _steps_help(self) -> Iterator[str]:
+        """Tell where more steps leave more."""
         steps = {a: int(a.split("-")[1].split(" ")[0]) for a in self.attacks if a.startswith("PGD-")}
-        radius, found = self.radii[-1], []
-        for few, many in itertools.permutations(steps, 2):
+        for radius, (few, many) in itertools.product(self.radii[-1:], itertools.permutations(steps, 2)):
             weak, strong = self._mean(few, radius), self._mean(many, radius)
             if steps[few] < steps[many] and weak is not None and strong is not None and strong > weak + self.margin:
-                found.append(f"{many} leaves more than {few} at radius {radius:g}: more steps help the defender")
-        return found
-
-    def _large(self) -> list[str]:
-        """A radius at which every image can become grey leaves nothing."""
-        radius = LARGE_RADIUS[self.norm]
-        return [
-            f"{attack} leaves {left:.1%} at a radius of {radius:g}, where nothing should be left: masking"
-            for attack in self.attacks
-            if _GRADIENT.match(attack) and (left := self._mean(attack, radius) or 0.0) > self.margin
-        ]
+                yield f"{many} leaves more than {few} at radius {radius:g}: more steps help the defender"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON values, without the single images."""
@@ -180,12 +160,12 @@ def robustness_table(reports: Sequence[Robustness]) -> str:
     """Return a markdown table: a row for each set, clean and worst-of-attacks accuracy in % at each radius.
 
     Args:
-        reports: Under the same norm and radii.
+        reports: Reports under the same norm and radii.
     """
     radii = sorted({radius for report in reports for radius in report.radii})
     head = ["set", "clean", *(f"{reports[0].norm} {radius:g}" for radius in radii), "warnings"]
     rows = []
     for report in reports:
-        worst = [percent(report.worst(radius)) for radius in radii]
-        rows.append([report.name, percent(report.clean), *worst, str(len(report.warnings))])
+        shares = [mean_text(values, scale=100) for values in (report.clean, *map(report.worst, radii))]
+        rows.append([report.name, *shares, str(len(report.warnings))])
     return markdown_table(head, rows)

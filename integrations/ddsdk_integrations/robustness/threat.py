@@ -1,4 +1,4 @@
-"""The threat model: how far an attack may move an image, in the unit range."""
+"""The threat model: the distance by which an attack may move an image, in the unit range."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Literal, final, get_args
 import torch
 from torch import Tensor
 
-from ddsdk.foundation import require, require_rate
+from ddsdk.foundation import Checked, PositiveFloat, require
 
-_Norm = Literal["linf", "l2"]
+Norm = Literal["linf", "l2"]
 _ROUNDING = 1e-5
 
 
@@ -20,27 +20,27 @@ class BrokenAttackError(RuntimeError):
 
 @final
 @dataclass(frozen=True)
-class Threat:
+class Threat(Checked):
     """Everything within a radius of an image that is still an image.
 
     Attributes:
         norm: ``"linf"``, the largest change of a value, or ``"l2"``, the Euclidean length of the change.
-        radius: In the unit range, where a pixel lies in [0, 1]: 8/255 is the usual one of colour images.
+        radius: Radius in the unit range, where a pixel lies in [0, 1]: 8/255 is the usual one of colour images.
 
     Raises:
         ValueError: If the norm is unknown or the radius is not positive.
     """
 
-    norm: _Norm
-    radius: float
+    norm: Norm
+    radius: PositiveFloat
 
     def __post_init__(self) -> None:
-        require(self.norm in get_args(_Norm), "norm", f"be one of {list(get_args(_Norm))}", self.norm)
-        require_rate("radius", self.radius)
+        require(self.norm in get_args(Norm), "norm", f"be one of {list(get_args(Norm))}", self.norm)
+        super().__post_init__()
 
     @property
     def label(self) -> str:
-        """Such as ``linf 0.1``."""
+        """Norm and radius, such as ``linf 0.1``."""
         return f"{self.norm} {self.radius:g}"
 
     def size(self, change: Tensor) -> Tensor:
@@ -54,8 +54,8 @@ class Threat:
         Images of a distilled set may leave the unit range; their range ends where they are.
 
         Args:
-            attacked: (B, C, H, W), in the unit range or out of it.
-            x: The images that were attacked, (B, C, H, W).
+            attacked: Images (B, C, H, W), in the unit range or out of it.
+            x: Images that were attacked, (B, C, H, W).
         """
         change = attacked - x
         if self.norm == "linf":
@@ -70,16 +70,10 @@ class Threat:
         """Return the step of size one along which a loss of this gradient, (B, C, H, W), rises fastest."""
         if self.norm == "linf":
             return gradient.sign()
-        length: Tensor = gradient.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
-        return gradient / length
+        return gradient / self.size(gradient).clamp_min(1e-12).view(-1, 1, 1, 1)
 
     def random_start(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        """Return a random point of the ball around each image, uniform for linf.
-
-        Args:
-            x: (B, C, H, W).
-            rng: A CPU generator; it advances.
-        """
+        """Return a random point of the ball around each image (B, C, H, W), uniform for linf; `rng` advances."""
         if self.norm == "linf":
             change = self.radius * (2 * torch.rand(x.shape, generator=rng, dtype=x.dtype) - 1)
         else:

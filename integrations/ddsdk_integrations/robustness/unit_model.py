@@ -1,4 +1,4 @@
-"""A network as attacks must see it: from the unit range to logits, with the normalisation as its first layer."""
+"""Networks as attacks must see them: from the unit range to logits, with the normalisation as the first layer."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ class KernelClassifier(nn.Module):
     """Kernel ridge regression on a set, as a network whose scores are its logits.
 
     Args:
-        machine: See `ddsdk.training.kernel_machine`.
+        machine: Machine of `ddsdk.training.kernel_machine`.
         batch: Images (M, C, H, W) in the value space, and label rows (M, K).
     """
 
     def __init__(self, machine: KernelMachine, batch: dd.Batch) -> None:
         super().__init__()
-        self._machine = machine
-        self._batch = batch
+        self._machine, self._batch = machine, batch
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the scores, (B, K), of value-space images (B, C, H, W)."""
@@ -41,9 +40,9 @@ class UnitModel(nn.Module):
     wrong space without any error: published tables have been wrong for it.
 
     Args:
-        network: Maps images (B, C, H, W) in the value space to logits (B, K). It is put in the mode of evaluation, and
-            its weights are constants from now on.
-        preprocess: From the unit range to the value space.
+        network: Network from images (B, C, H, W) in the value space to logits (B, K). It is put in the mode of
+            evaluation, and its weights are constants from now on.
+        preprocess: Map from the unit range to the value space.
     """
 
     def __init__(self, network: nn.Module, preprocess: dd.Preprocess) -> None:
@@ -72,10 +71,5 @@ class UnitModel(nn.Module):
 
     @torch.no_grad()
     def correct(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Return which images, (B,) bool, have their label as the largest logit.
-
-        Args:
-            x: (B, C, H, W) in the unit range.
-            labels: (B,) int64.
-        """
+        """Return whether each image (B, C, H, W) has its label (B,) as the largest logit, (B,) bool."""
         return probabilities(self, x).argmax(1) == labels
