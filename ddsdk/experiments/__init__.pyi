@@ -1,15 +1,4 @@
 from .boards import boards_of as boards_of
-from .cells import CellBenchmark as CellBenchmark
-from .cells import CellTable as CellTable
-from .cells import Loaded as Loaded
-from .cells import Question as Question
-from .cells import benchmark_data as benchmark_data
-from .cells import by_method as by_method
-from .cells import known_words as known_words
-from .cells import numbers as numbers
-from .cells import percent as percent
-from .cells import run_command as run_command
-from .cells import words as words
 from .columns import TRANSFER_NETWORKS as TRANSFER_NETWORKS
 from .columns import Judging as Judging
 from .columns import wants_centred as wants_centred
