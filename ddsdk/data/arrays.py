@@ -1,4 +1,4 @@
-"""Arrays and map-style datasets, whose layout has to be told from their shapes."""
+"""Arrays and map-style datasets, whose layout follows from their shapes."""
 
 from __future__ import annotations
 
@@ -33,14 +33,10 @@ def read_arrays(images: Array, labels: Array) -> Raw:
     """Take images and labels that are in memory.
 
     Args:
-        images: uint8, or float in the unit range. A tensor is (N, H, W) or (N, C, H, W). A numpy array is
+        images: Images, uint8, or float in the unit range. A tensor is (N, H, W) or (N, C, H, W). A numpy array is
             (N, H, W), or four axes of which exactly one, the second or the last, has 1 or 3 entries: that one
             is taken for the channels.
-        labels: (N,) integers.
-
-    Raises:
-        TypeError: If either is no tensor or array, or labels are not integers.
-        ValueError: If the layout is another one or ambiguous.
+        labels: Integers (N,).
     """
     return Raw(_channels_first(images), _class_ids(labels))
 
@@ -48,13 +44,8 @@ def read_arrays(images: Array, labels: Array) -> Raw:
 def read_dataset(data: LabelledImages) -> Raw:
     """Read every item of a map-style dataset, and the names in its attribute `classes` if it has one.
 
-    Args:
-        data: Gives (image, class id). Tensors are (C, H, W) or (H, W); arrays are (H, W), or three axes of
-            which exactly one, the first or the last, has 1 or 3 entries.
-
-    Raises:
-        TypeError: If an item is no such pair, naming the item.
-        ValueError: If there is no item, or the images differ in shape or dtype, naming the item.
+    Tensors are (C, H, W) or (H, W); arrays are (H, W), or three axes of which exactly one, the first or the last, has 1
+    or 3 entries.
     """
     require(len(data) > 0, "data", "hold at least one item", len(data))
     images: list[Tensor] = []
@@ -82,9 +73,8 @@ def _item(item: object, i: int) -> tuple[Tensor, int]:
         raise TypeError(f"label of item {i} must be an integer class id, got {label!r}") from None
     if isinstance(image, Image.Image):
         pixels = decode(image, f"image of item {i}")
-        return torch.tensor(pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)).reshape(
-            -1, *pixels.shape[:2]
-        ), number
+        channels_first = torch.tensor(pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+        return channels_first.reshape(-1, *pixels.shape[:2]), number
     if not isinstance(image, Tensor | np.ndarray):
         rule = "be a PIL image, a tensor or a numpy array"
         raise TypeError(f"image of item {i} must {rule}, got {type(image).__name__}")

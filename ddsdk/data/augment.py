@@ -22,10 +22,7 @@ from torch.nn.functional import affine_grid, grid_sample
 
 
 class Op(NamedTuple):
-    """One operation: how many uniform numbers an image needs, and what they do.
-
-    `apply(x, u)` takes images (B, C, H, W) and numbers (B, n) or (1, n) in [0, 1).
-    """
+    """Number n of uniform numbers that an image needs, and the function of images (B, C, H, W) and (B, n) or (1, n)."""
 
     numbers: int
     apply: Callable[[Tensor, Tensor], Tensor]
@@ -148,13 +145,10 @@ class Augmentation:
     """A strategy: groups of operations, of each of which a draw takes one.
 
     Args:
-        strategy: Operation names joined by ``_`` are one group, and groups are joined by ``+``.
+        strategy: Operation names joined by ``_`` to a group, and groups joined by ``+``.
             ``"color_crop_cutout_flip_scale_rotate"`` takes one of six operations (DSA);
             ``"flip+color+crop_scale_rotate"`` takes three operations: flip, color and one of the last three (IDC).
             Empty for none.
-
-    Raises:
-        ValueError: If a name is unknown.
     """
 
     strategy: str = ""
@@ -170,16 +164,13 @@ class Augmentation:
         object.__setattr__(self, "groups", groups)
 
     def siamese(self, rng: torch.Generator) -> Draw:
-        """Draw operations with one set of numbers, shared by every image of every batch the draw is given."""
-        return self._draw(1, rng)
+        """Draw operations with one set of numbers, shared by every image of every batch."""
+        return self.per_image(1, rng)
 
     def per_image(self, images: int, rng: torch.Generator) -> Draw:
-        """Draw operations for a batch of `images`, with numbers of their own for each image."""
-        return self._draw(images, rng)
-
-    def _draw(self, rows: int, rng: torch.Generator) -> Draw:
+        """Draw operations for a batch of so many images, with numbers of its own for each image."""
         names = [group[int(torch.randint(len(group), (), generator=rng))] for group in self.groups]
-        return Draw(tuple((name, torch.rand(rows, OPS[name].numbers, generator=rng)) for name in names))
+        return Draw(tuple((name, torch.rand(images, OPS[name].numbers, generator=rng)) for name in names))
 
 
 def cutmix(x: Tensor, y: Tensor, probability: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -190,8 +181,8 @@ def cutmix(x: Tensor, y: Tensor, probability: float, rng: torch.Generator) -> tu
     Args:
         x: Images, (B, C, H, W).
         y: Label probabilities, (B, K).
-        probability: How often a batch is mixed at all, 0..1.
-        rng: For the box and for who is pasted into whom.
+        probability: Probability that a batch is mixed, 0..1.
+        rng: Generator of the box and of the pairs.
 
     References:
         Yun et al., "CutMix", ICCV 2019, arXiv:1905.04899.

@@ -1,4 +1,4 @@
-"""Random-resized crops, and the choice of those that a score likes best."""
+"""Random-resized crops, and the choice of those with the lowest scores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def random_boxes(n: int, rng: torch.Generator, *, smallest: float = 0.5) -> Tens
 
     Args:
         n: Number of boxes.
-        rng: For all of this.
+        rng: Generator of the boxes.
         smallest: Least share of the area, in 0 < smallest <= 1.
     """
     require(0 < smallest <= 1, "smallest", "lie in 0 < smallest <= 1", smallest)
@@ -34,12 +34,7 @@ def random_boxes(n: int, rng: torch.Generator, *, smallest: float = 0.5) -> Tens
 
 
 def cropped(x: Tensor, boxes: Tensor) -> Tensor:
-    """Cut a box out of each image and resize it to the image's shape (bilinear).
-
-    Args:
-        x: (B, C, H, W).
-        boxes: (B, 4), see `random_boxes`.
-    """
+    """Cut a box (B, 4) of `random_boxes` out of each image (B, C, H, W) and resize it to the image (bilinear)."""
     height, width = x.shape[2:]
     boxes = boxes.to(x)
     lines = []
@@ -67,14 +62,11 @@ def easiest_crops(
 
     Args:
         x: Images of one class, (n, C, H, W).
-        score: (B, C, H, W) -> (B,), lower is easier.
-        rng: For the boxes.
-        keep: How many crops to return.
+        score: Function from (B, C, H, W) to (B,), lower is easier.
+        rng: Generator of the boxes.
+        keep: Number of crops to return, in 1..n*crops.
         crops: Crops of each image that compete.
-        smallest: See `random_boxes`.
-
-    Raises:
-        ValueError: If there are fewer than `keep` crops.
+        smallest: Least share of the area of a crop.
 
     Cost: `crops` passes of `score` over the images; memory for one of them.
     """

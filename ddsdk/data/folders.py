@@ -9,7 +9,7 @@ import torch
 from ddsdk.data.raw import Raw, decode, stack
 
 SPLIT_NAMES: dict[str, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
-"""Names under which a split is looked for, the first one found wins."""
+"""Names of the folders of a split; the first one found counts."""
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 
@@ -18,14 +18,10 @@ def read_folder(folder: Path, split: str, resize: tuple[int, int] | None = None)
     """Read every picture below the class folders, in the order of their names.
 
     Args:
-        folder: Holds class folders, or the folders train/ and test/ (or val/) that hold them. Files that have
+        folder: Folder of class folders, or of the folders train/ and test/ (or val/) that hold them. Files that have
             no suffix of a picture and hidden files are passed over.
         split: "train" or "test". Class folders without a split above them are all "train".
-        resize: (H, W) to resample to, or None to demand one size.
-
-    Raises:
-        ValueError: If there is no such split, a class folder is empty, or a picture cannot be read or
-            differs in size. The message names the file.
+        resize: Height and width to resample to, or None to demand one size.
     """
     home = _split_folder(folder, split)
     classes = _subfolders(home)

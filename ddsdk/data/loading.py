@@ -1,4 +1,4 @@
-"""One way in for real data: a name, a folder, parquet files, a dataset, or arrays."""
+"""The loaders of real data: a name, a folder, parquet files, a dataset, or arrays."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def load(
     where the field has them, else constants fitted on the train images.
 
     Args:
-        data: One of
+        data: Source of the data, one of
             a name: "digits" (scikit-learn, 8x8 grey, a fixed stratified quarter held out as test), "python-docs"
             (text: docstrings of the standard library, each a matrix of 32 word vectors), or
             "mnist", "fashion-mnist", "kmnist", "usps", "cifar10", "cifar100", "svhn", "stl10";
@@ -50,17 +50,17 @@ def load(
             a parquet file, or a folder of them with the split in their names;
             a dataset with ``len(data)`` and ``data[i] -> (image, class id)``;
             a pair (images, labels) of tensors (N, C, H, W) or arrays (N, H, W[, C]).
-        root: Folder in which named data sets lie or go; ``~/.cache/ddsdk`` if None.
+        root: Folder of named data sets, which are downloaded into it; ``~/.cache/ddsdk`` if None.
         split: "train" or "test". Datasets, pairs and single files have no "test"; see `load_pair`.
-        image_column: Parquet only: the column of pictures, if its type and name do not tell.
-        label_column: Parquet only: the column of class ids, if its type and name do not tell.
-        resize: Picture files and parquet only: (H, W) to resample to. All must have one size if None.
-        zca: Whiten with a ZCA fitted on the train images, instead of normalising.
-        preprocess: Use this one instead of any of the above.
-        pictures: False for text and whatever else is no picture, see `RealData`; "python-docs" is none anyway.
+        image_column: Column of pictures in parquet; None where its type and name are plain.
+        label_column: Column of class ids in parquet; None where its type and name are plain.
+        resize: Height and width to resample picture files and parquet to. All must have one size if None.
+        zca: Whether a ZCA fitted on the train images takes the place of the normalisation.
+        preprocess: Preprocessing that takes the place of both.
+        pictures: False for text and other data without pictures, see `RealData`; "python-docs" has none anyway.
         mirror_safe: Whether the mirror image of an image has the same class, so that recipes may mirror it. None takes
-            True for "fashion-mnist", "cifar10", "cifar100" and "stl10", and False for all other data: nothing is known
-            of your own. `ddsdk.judging.mirror_check` measures it.
+            True for "fashion-mnist", "cifar10", "cifar100" and "stl10", and False for all other data.
+            `ddsdk.judging.mirror_check` measures it.
 
     Returns:
         Images as stored, uint8 or float32 in the unit range, with labels, class names and preprocessing.
@@ -68,8 +68,8 @@ def load(
     Raises:
         TypeError: If `data`, an item or a dtype is of another kind.
         ValueError: If the name, an option, a file or the content is refused; the message names it.
-        FileNotFoundError: If a named data set is neither there nor to be downloaded.
-        MissingExtraError: If parquet is asked for and pyarrow is not installed.
+        FileNotFoundError: If a named data set is not there and cannot be downloaded.
+        MissingExtraError: If pyarrow, which parquet needs, is not installed.
     """
     require(split in ("train", "test"), "split", "be 'train' or 'test'", split)
     found = _find(data, root, image_column, label_column, resize, pictures, mirror_safe)
@@ -96,25 +96,9 @@ def load_pair(
 ) -> tuple[RealData, RealData]:
     """Load train and test data with the classes and the preprocessing of the train split.
 
-    Args:
-        data: As for `load`.
-        test: The test data, as for `load` and taken whole, where `data` has no test split of its own. The
-            test split of `data` if None.
-        root: As for `load`, like every option below.
-        image_column: Parquet only.
-        label_column: Parquet only.
-        resize: Picture files and parquet only.
-        zca: Whiten instead of normalising.
-        preprocess: Use this one.
-        pictures: False for what is no picture.
-        mirror_safe: Whether images may be mirrored.
-
-    Returns:
-        (train, test).
-
-    Raises:
-        TypeError, ValueError, FileNotFoundError, MissingExtraError: As `load`; and ``ValueError`` if there is
-            no test split, or the two differ in classes or image shape.
+    The arguments are those of `load`, and `test`: test data that is taken whole, where `data` has no test split of its
+    own. Without it the test split of `data` is loaded. ValueError where there is none, or where the two differ in
+    classes or image shape.
     """
     found = _find(data, root, image_column, label_column, resize, pictures, mirror_safe)
     if test is None:

@@ -11,8 +11,7 @@ import torch
 
 from ddsdk.data.parquet import parquet_files, read_parquet
 from ddsdk.data.python_docs import read_python_docs
-from ddsdk.data.raw import Raw
-from ddsdk.foundation import generator
+from ddsdk.data.raw import Raw, fixed_part
 
 # Class in torchvision.datasets, and whether its split is train=True/False or split="train"/"test".
 _TORCHVISION: dict[str, tuple[str, str]] = {
@@ -33,7 +32,6 @@ MIRROR_SAFE: tuple[str, ...] = ("fashion-mnist", "cifar10", "cifar100", "stl10")
 """Data sets whose mirror images have the same class. Characters and sentences have not: a mirrored 2 looks like a 5."""
 
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_TEST_FRACTION = 0.25
 
 
 def known_name(name: str) -> str | None:
@@ -111,9 +109,7 @@ def _digits(split: str) -> Raw:
     chosen = []
     for c in range(10):
         members = torch.nonzero(labels == c).flatten()
-        order = members[torch.randperm(len(members), generator=generator("digits", "split", c))]
-        cut = round(_TEST_FRACTION * len(order))
-        chosen.append(order[:cut] if split == "test" else order[cut:])
+        chosen.append(members[fixed_part(len(members), split, "digits", "split", c)])
     index = torch.cat(chosen).sort().values
     images = torch.from_numpy(found.images.astype(np.float32) / 16)[:, None]
     return Raw(images[index], labels[index], tuple(map(str, range(10))))

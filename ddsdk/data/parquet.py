@@ -32,17 +32,12 @@ def read_parquet(
     """Read one split from a parquet file, or from a folder of them.
 
     Args:
-        path: A file, which is all "train", or a folder: there the names of the files tell the split.
+        path: A file, which is all "train", or a folder, where the names of the files give the split.
         split: "train" or "test".
         image_column: Column with the bytes of a picture, or a struct with a field `bytes`. Found by its type
             and the names "image" and "img" if None.
         label_column: Integer column. Found by its type and the names "label" and "labels" if None.
-        resize: (H, W) to resample to, or None to demand one size.
-
-    Raises:
-        MissingExtraError: If pyarrow is not installed.
-        ValueError: If there is no such split, a column cannot be told or found, or a row has no label or no
-            readable picture. The message names file and row.
+        resize: Height and width to resample to, or None to demand one size.
     """
     try:
         import pyarrow  # noqa: F401

@@ -1,7 +1,6 @@
-"""From the unit range to the space in which students see images, and back.
+"""Preprocessing: the map from the unit range to the value space of the students, and back.
 
-A distilled set means nothing without the space in which its images live, so the way there and back is a value
-that travels with it.
+A distilled set means nothing without the space of its images, so the map travels with it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ddsdk.data.whitening import Whitening
 from ddsdk.foundation import require
 
 KNOWN_NORMALISATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -24,7 +22,66 @@ KNOWN_NORMALISATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 """Channel means and standard deviations with which the field publishes its numbers, by data set name."""
 
-_CHUNK = 1 << 22
+_CHUNK, _ROWS = 1 << 22, 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Whitening:
+    """ZCA whitening, zero-phase component analysis: W = U (S + eps)^-1/2 U^T, of flattened images.
+
+    Attributes:
+        mean: Mean image, (D,) with D = C*H*W.
+        basis: Eigenvectors U of the covariance in columns, (D, D).
+        eigenvalues: Eigenvalues S, (D,), never negative.
+        eps: Number > 0 that is added to every eigenvalue.
+
+    References:
+        Krizhevsky, Learning multiple layers of features from tiny images, 2009, appendix A.
+    """
+
+    mean: Tensor
+    basis: Tensor
+    eigenvalues: Tensor
+    eps: float
+
+    def __post_init__(self) -> None:
+        d = self.mean.numel()
+        shapes = tuple(self.mean.shape), tuple(self.basis.shape), tuple(self.eigenvalues.shape)
+        require(shapes == ((d,), (d, d), (d,)), "whitening", "hold tensors (D,), (D, D) and (D,)", shapes)
+        for name in ("mean", "basis", "eigenvalues"):
+            t = getattr(self, name)
+            require(t.is_floating_point(), name, "be floating point", t.dtype)
+            require(bool(torch.isfinite(t).all()), name, "be finite", "NaN or infinity")
+        require(bool((self.eigenvalues >= 0).all()), "eigenvalues", "be >= 0", float(self.eigenvalues.min()))
+        require(math.isfinite(self.eps) and self.eps > 0, "eps", "be positive and finite", self.eps)
+
+    @classmethod
+    def fit(cls, images: Tensor, eps: float) -> Whitening:
+        """Fit mean and covariance (divided by N - 1) of `images`, (N, C, H, W), in float64."""
+        require(len(images) >= 2, "images", "be at least 2 to be whitened", len(images))
+        flat = images.flatten(1)
+        mean = flat.mean(0, dtype=torch.float64)
+        covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=flat.device)
+        for rows in torch.split(flat, _ROWS):
+            centred = rows.double() - mean
+            covariance.addmm_(centred.T, centred)
+        values, basis = torch.linalg.eigh(covariance / (len(flat) - 1))
+        return cls(mean.float().cpu(), basis.float().cpu(), values.clamp(min=0).float().cpu(), float(eps))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Whiten images (..., C, H, W)."""
+        flat = images.flatten(-3) - self.mean.to(images)
+        return self._scale(flat, (self.eigenvalues + self.eps).rsqrt()).reshape(images.shape)
+
+    def inverse(self, images: Tensor) -> Tensor:
+        """Undo the whitening of images (..., C, H, W)."""
+        flat = self._scale(images.flatten(-3), (self.eigenvalues + self.eps).sqrt())
+        return (flat + self.mean.to(images)).reshape(images.shape)
+
+    def _scale(self, flat: Tensor, factors: Tensor) -> Tensor:
+        # Two thin products cost less than forming W, whose side is 3072 for 32x32 colour images.
+        basis = self.basis.to(flat)
+        return (flat @ basis) * factors.to(flat) @ basis.T
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +89,9 @@ class Preprocess:
     """A map from the unit range [0, 1] to the value space: per-channel normalisation, then maybe whitening.
 
     Attributes:
-        mean: Subtracted per channel, C numbers in the unit range.
-        std: Divides per channel, C numbers > 0.
-        whitening: Applied last, or None.
-
-    Raises:
-        ValueError: If the lengths differ, or a number is out of range.
+        mean: Numbers in the unit range that are subtracted, one for each of C channels.
+        std: Numbers > 0 that divide, one for each channel.
+        whitening: Whitening behind the normalisation, or None.
     """
 
     mean: tuple[float, ...]
@@ -62,13 +116,10 @@ class Preprocess:
 
     @classmethod
     def fit_normalise(cls, images: Tensor) -> Preprocess:
-        """Fit the normalisation that gives every channel mean 0 and variance 1 over `images`.
+        """Fit the normalisation that gives every channel mean 0 and variance 1.
 
         Args:
-            images: (N, C, H, W), float in the unit range or uint8 in 0..255.
-
-        Raises:
-            ValueError: If the shape is another one, or a channel is constant.
+            images: Images (N, C, H, W), float in the unit range or uint8 in 0..255. No channel may be constant.
         """
         require(images.ndim == 4 and len(images) > 0, "images", "have shape (N, C, H, W)", tuple(images.shape))
         scale = 1.0 if images.is_floating_point() else 255.0
@@ -90,12 +141,9 @@ class Preprocess:
         """Fit a ZCA whitening of `images`.
 
         Args:
-            images: (N, C, H, W), float in the unit range or uint8 in 0..255.
-            eps: Added to the eigenvalues of the covariance, > 0. Trajectory matching: 0.1.
-            standardise: Normalise each channel first, as kernel methods do; trajectory matching does not.
-
-        Raises:
-            ValueError: If the shape is another one, there are fewer than 2 images, or eps is not positive.
+            images: Two or more images (N, C, H, W), float in the unit range or uint8 in 0..255.
+            eps: Number > 0 that is added to the eigenvalues of the covariance. Trajectory matching: 0.1.
+            standardise: Whether each channel is normalised first, as in kernel methods; not in trajectory matching.
 
         Cost: O(N D^2 + D^3) time and O(D^2) memory in float64, with D = C*H*W.
         """
@@ -117,15 +165,7 @@ class Preprocess:
         return len(self.mean)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Map images from the unit range to the value space, with gradients.
-
-        Args:
-            images: (..., C, H, W), floating point. The device and dtype are kept.
-
-        Raises:
-            TypeError: If the images are not floating point.
-            ValueError: If the channels, or for ZCA the pixels, are not those it was made for.
-        """
+        """Map floating-point images (..., C, H, W) from the unit range to the value space, with gradients."""
         self._check(images)
         if not self._keeps_values:
             images = (images - self._column(self.mean, images)) / self._column(self.std, images)
@@ -149,7 +189,7 @@ class Preprocess:
         return replace(self, whitening=moved)
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return what `from_state` needs: a JSON-able dict, and tensors by name (empty without ZCA)."""
+        """Return the map as a dict of JSON values, and tensors by name (empty without ZCA)."""
         json: dict[str, Any] = {"space": self.space, "mean": list(self.mean), "std": list(self.std)}
         if self.whitening is None:
             return json, {}
@@ -160,11 +200,7 @@ class Preprocess:
 
     @classmethod
     def from_state(cls, json: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Preprocess:
-        """Rebuild a map from `to_state`, or from a file that claims to hold one.
-
-        Raises:
-            ValueError: If an entry is missing, of another type, or out of range.
-        """
+        """Rebuild a map from `to_state`, or from a file, every entry of which is checked."""
         required = {"space", "mean", "std"} | ({"eps"} if json.get("space") == "zca" else set())
         require(set(json) == required, "preprocess", f"have the entries {sorted(required)}", sorted(json))
         whitening = None

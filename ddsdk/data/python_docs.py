@@ -14,9 +14,8 @@ from pathlib import Path
 
 import torch
 
-from ddsdk.data.raw import Raw
+from ddsdk.data.raw import Raw, fixed_part
 from ddsdk.data.words import Vocabulary, tokens
-from ddsdk.foundation import generator
 
 # Modules that are written in Python, in 3.11 and in those after it.
 _FAMILIES: dict[str, str] = {
@@ -28,27 +27,18 @@ _FAMILIES: dict[str, str] = {
 }
 _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 _LEAST, _LENGTH, _DIM, _WORDS = 8, 32, 32, 2000
-_TEST_FRACTION = 0.25
 
 
 def python_docs(split: str) -> tuple[list[str], list[int]]:
-    """Return texts and class ids of a split.
+    """Return texts and class ids of the split "train" or "test".
 
     A document is the docstring of a module, class or function with at least 8 words, of which no other has all in the
     same order. A quarter of each class, drawn once and for all, is the test split.
-
-    Args:
-        split: "train" or "test".
-
-    Raises:
-        FileNotFoundError: If this Python keeps no sources of its standard library.
     """
     texts: list[str] = []
     labels: list[int] = []
     for c, documents in enumerate(_documents()):
-        order = torch.randperm(len(documents), generator=generator("python-docs", "split", c)).tolist()
-        cut = round(_TEST_FRACTION * len(order))
-        kept = sorted(order[:cut] if split == "test" else order[cut:])
+        kept = fixed_part(len(documents), split, "python-docs", "split", c).tolist()
         texts += [documents[i] for i in kept]
         labels += [c] * len(kept)
     return texts, labels
@@ -71,22 +61,18 @@ def read_python_docs(split: str) -> Raw:
 def _documents() -> tuple[tuple[str, ...], ...]:
     """Return the documents of each family."""
     seen: set[tuple[str, ...]] = set()
-    return tuple(
-        tuple(text for text in _docstrings(modules.split()) if _is_new(text, seen)) for modules in _FAMILIES.values()
-    )
-
-
-def _is_new(text: str, seen: set[tuple[str, ...]]) -> bool:
-    words = tuple(tokens(text))
-    new = len(words) >= _LEAST and words not in seen
-    seen.add(words)
-    return new
-
-
-def _docstrings(modules: list[str]) -> Iterator[str]:
-    for path in _sources(modules):
-        for node in _documented(ast.parse(path.read_text(encoding="utf-8"))):
-            yield ast.get_docstring(node) or ""
+    families: list[tuple[str, ...]] = []
+    for modules in _FAMILIES.values():
+        documents = []
+        for path in _sources(modules.split()):
+            for node in _documented(ast.parse(path.read_text(encoding="utf-8"))):
+                text = ast.get_docstring(node) or ""
+                words = tuple(tokens(text))
+                if len(words) >= _LEAST and words not in seen:
+                    documents.append(text)
+                seen.add(words)
+        families.append(tuple(documents))
+    return tuple(families)
 
 
 def _documented(node: _Documented) -> Iterator[_Documented]:
@@ -105,7 +91,5 @@ def _sources(modules: list[str]) -> Iterator[Path]:
         package, module = root / name, root / f"{name}.py"
         found = sorted(package.rglob("*.py")) if package.is_dir() else [module]
         if not found or not found[0].is_file():
-            raise FileNotFoundError(
-                f"python-docs are docstrings of the standard library, whose {name} is not in {root}"
-            )
+            raise FileNotFoundError(f"python-docs are docstrings of the standard library; {name} is not in {root}")
         yield from found

@@ -1,4 +1,4 @@
-"""What every reader hands to `load`: images as stored, class ids, and names where the source has them."""
+"""Images as stored, class ids, and names where the source has them: what every reader gives to `load`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ddsdk.foundation import require
+from ddsdk.foundation import generator, require
 
 Pixels = NDArray[np.uint8]
 
@@ -24,14 +24,20 @@ class Raw:
     """One split of a data set before any check of its content.
 
     Attributes:
-        images: (N, C, H, W), uint8 or float.
-        labels: (N,) int64.
-        class_names: K names, or None where the source gives numbers only.
+        images: Images (N, C, H, W), uint8 or float.
+        labels: Class ids (N,) int64.
+        class_names: Names of the K classes, or None where the source gives numbers only.
     """
 
     images: Tensor
     labels: Tensor
     class_names: tuple[str, ...] | None = None
+
+
+def fixed_part(n: int, split: str, *key: int | str) -> Tensor:
+    """Return the positions of n items that are in a split: the key draws a quarter of them for "test"."""
+    order, cut = torch.randperm(n, generator=generator(*key)), round(0.25 * n)
+    return (order[:cut] if split == "test" else order[cut:]).sort().values
 
 
 def check_resize(resize: tuple[int, int] | None) -> None:
@@ -44,12 +50,9 @@ def decode(source: Path | bytes | Image.Image, label: str, resize: tuple[int, in
     """Read one picture as 8-bit grey (H, W) or colour (H, W, 3).
 
     Args:
-        source: A file, its bytes, or a picture that is open already.
-        label: What to call it in an error.
-        resize: (H, W) to resample to, bilinear with antialiasing, or None.
-
-    Raises:
-        ValueError: If it is no readable picture, or one of more than 8 bits per channel.
+        source: A file, its bytes, or a picture that is open already, with at most 8 bits per channel.
+        label: Name of the picture in an error.
+        resize: Height and width to resample to, bilinear with antialiasing, or None.
     """
     try:
         with _opened(source) as picture:
@@ -65,11 +68,7 @@ def decode(source: Path | bytes | Image.Image, label: str, resize: tuple[int, in
 
 
 def stack(pictures: Sequence[Pixels], labels: Sequence[str]) -> Tensor:
-    """Stack pictures of one size as (N, C, H, W) uint8; grey ones become colour if any other is colour.
-
-    Raises:
-        ValueError: If a size differs from the first, naming the first such picture by its label.
-    """
+    """Stack pictures of one size as (N, C, H, W) uint8; grey ones become colour if any other is colour."""
     size = pictures[0].shape[:2]
     for picture, label in zip(pictures, labels, strict=True):
         if picture.shape[:2] != size:

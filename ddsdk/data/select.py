@@ -1,4 +1,6 @@
-"""Choosing items by their features: pure functions from a feature matrix to positions.
+"""Selection of items by their features: pure functions of a feature matrix (N, F) and a number n in 1..N.
+
+They return n distinct positions, int64, in the order of choice.
 
 References:
     Welling, "Herding dynamical weights to learn", ICML 2009.
@@ -16,18 +18,7 @@ from ddsdk.foundation import require
 
 
 def herding(features: Tensor, n: int) -> Tensor:
-    """Choose greedily so that the mean of the chosen follows the mean of all.
-
-    Args:
-        features: (N, F).
-        n: How many to choose, 1..N.
-
-    Returns:
-        (n,) int64 distinct positions, in the order of choice.
-
-    Raises:
-        ValueError: If `n` is not in 1..N.
-    """
+    """Choose greedily so that the mean of the chosen follows the mean of all."""
     _check(features, n)
     target, total = features.mean(0), torch.zeros_like(features[0])
     free = torch.ones(len(features), dtype=torch.bool, device=features.device)
@@ -42,18 +33,7 @@ def herding(features: Tensor, n: int) -> Tensor:
 
 
 def k_center(features: Tensor, n: int) -> Tensor:
-    """Choose greedily the item farthest from the chosen ones, from the item nearest the mean.
-
-    Args:
-        features: (N, F).
-        n: How many to choose, 1..N.
-
-    Returns:
-        (n,) int64 distinct positions, in the order of choice.
-
-    Raises:
-        ValueError: If `n` is not in 1..N.
-    """
+    """Choose greedily the item farthest from the chosen ones, from the item nearest the mean."""
     _check(features, n)
     chosen = [int((features - features.mean(0)).square().sum(1).argmin())]
     distance = (features - features[chosen[0]]).square().sum(1)
@@ -66,19 +46,9 @@ def k_center(features: Tensor, n: int) -> Tensor:
 
 
 def k_means_nearest(features: Tensor, n: int, rng: torch.Generator) -> Tensor:
-    """Choose the item nearest each of `n` k-means centres (scikit-learn's Lloyd iterations).
+    """Choose the item nearest each of `n` k-means centres, whose start the seed of `rng` gives.
 
-    Args:
-        features: (N, F).
-        n: How many to choose, 1..N.
-        rng: Seeds the centres.
-
-    Returns:
-        (n,) int64 distinct positions. Where two centres share their nearest item, the later one takes its
-        nearest free item.
-
-    Raises:
-        ValueError: If `n` is not in 1..N.
+    Where two centres share their nearest item, the later one takes its nearest free item.
     """
     flat = features.cpu().double()
     distance = torch.cdist(k_means_centres(flat, n, rng), flat)
@@ -90,19 +60,7 @@ def k_means_nearest(features: Tensor, n: int, rng: torch.Generator) -> Tensor:
 
 
 def k_means_centres(features: Tensor, n: int, rng: torch.Generator) -> Tensor:
-    """Return the means of `n` clusters (scikit-learn's Lloyd iterations); with `n` 1, the mean of all.
-
-    Args:
-        features: (N, F).
-        n: How many, 1..N.
-        rng: Seeds the centres.
-
-    Returns:
-        (n, F) float64 on the CPU.
-
-    Raises:
-        ValueError: If `n` is not in 1..N.
-    """
+    """Return the means of `n` clusters, (n, F) float64 on the CPU, by scikit-learn's Lloyd iterations."""
     _check(features, n)
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning

@@ -1,4 +1,4 @@
-"""Where batches come from: the `Source` protocol, and the real data that satisfies it."""
+"""Sources of batches: the `Source` protocol, and the real data that satisfies it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
 
 class Source(Protocol):
-    """Anything that gives batches: real data and a synthetic set look the same to a method."""
+    """Interface of real data and of synthetic sets that give batches."""
 
     @property
     def num_classes(self) -> int:
@@ -40,7 +40,7 @@ class Source(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """The device of the batches; students go where the data is."""
+        """Device of the batches and of the students."""
         ...
 
     def of_class(self, c: int, n: int, rng: torch.Generator) -> Batch:
@@ -65,13 +65,13 @@ def choose(candidates: Tensor, n: int, rng: torch.Generator) -> Tensor:
 class RealData:
     """A labelled image data set that lives on one device as one tensor, with an index for each class.
 
-    Class names, value space, name, and what is known of the images stay with every subset, split and copy.
+    Class names, value space, name and facts of the images stay with every subset, split and copy.
 
     Args:
-        images: (N, C, H, W), uint8 in 0..255 or float in the unit range [0, 1].
-        labels: (N,) int64 class ids. Every class 0..K-1 needs at least one image.
-        class_names: K names.
-        preprocess: From the unit range to the value space in which students see images.
+        images: Images (N, C, H, W), uint8 in 0..255 or float in the unit range [0, 1].
+        labels: Class ids (N,) int64. Every class 0..K-1 needs at least one image.
+        class_names: Names of the K classes.
+        preprocess: Map from the unit range to the value space of the students.
         name: Label of the data in reports. Nothing else depends on it.
         pictures: False for matrices that are no pictures, such as sentences of word vectors: recipes then augment them
             in no way that the caller does not name.
@@ -106,7 +106,7 @@ class RealData:
         self._index = [torch.nonzero(labels == c).flatten() for c in range(len(self.class_names))]
         self._known: dict[Hashable, Any] = {}
         # Whitening is a large matrix product: pay for it once. A normalisation is cheaper than four times the memory.
-        self._whitened = preprocess(self._unit(None)) if preprocess.space == "zca" else None
+        self._whitened = preprocess(self.unit_images()) if preprocess.space == "zca" else None
 
     @property
     def num_classes(self) -> int:
@@ -120,20 +120,19 @@ class RealData:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """Shape (C, H, W) of an image."""
         c, h, w = self.images.shape[1:]
         return c, h, w
 
     @property
     def device(self) -> torch.device:
-        """The device that holds the images, and so the device of everything computed from them."""
+        """Device of the images, and so of everything computed from them."""
         return self.images.device
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of images, labels and class names, in hex; it is computed once."""
-        found: str = self.computed_once("fingerprint", self._fingerprint)
-        return found
+        return self.computed_once("fingerprint", self._fingerprint)
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
@@ -144,9 +143,7 @@ class RealData:
         return digest.hexdigest()
 
     def computed_once(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """Return what `compute` gives of these images, from memory where the same key was asked for before.
-
-        The last eight are kept.
+        """Return the value of `compute` for these images, from memory where it is among the last eight.
 
         Args:
             key: Everything that the value depends on, beside the data.
@@ -160,15 +157,7 @@ class RealData:
         return found
 
     def replace_images_(self, index: Tensor, images: Tensor) -> None:
-        """Replace the images at `index`, in place.
-
-        Args:
-            index: Positions, (M,) int64.
-            images: (M, C, H, W), stored as the data stores its images.
-
-        Raises:
-            ValueError: If the data is whitened: the whitened images would not follow.
-        """
+        """Replace the stored images at `index`, (M,) int64, in place; whitened data, which keeps copies, is refused."""
         space = self.preprocess.space
         require(space != "zca", "data", "not be whitened to be changed in place", space)
         self.images[index.to(self.device)] = images.to(self.images)
@@ -176,7 +165,7 @@ class RealData:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What a set that was made of it says about it: name, fingerprint and number of images."""
+        """Name, fingerprint and number of images, for the provenance of a set."""
         return {"name": self.name, "fingerprint": self.fingerprint, "images": len(self)}
 
     def __len__(self) -> int:
@@ -190,7 +179,7 @@ class RealData:
     def batch(self, index: Tensor) -> Batch:
         """Return the items at `index`, (B,) int64, in the value space."""
         index = index.to(self.device)
-        x = self.preprocess(self._unit(index)) if self._whitened is None else self._whitened[index]
+        x = self.preprocess(self.unit_images(index)) if self._whitened is None else self._whitened[index]
         return Batch(x, one_hot(self.labels[index], self.num_classes).to(x.dtype))
 
     def of_class(self, c: int, n: int, rng: torch.Generator) -> Batch:
@@ -236,8 +225,8 @@ class RealData:
         """Return data of other items with the same classes and facts.
 
         Args:
-            images: (N, C, H, W), uint8 or float in the unit range.
-            labels: (N,) int64 class ids.
+            images: Images (N, C, H, W), uint8 or float in the unit range.
+            labels: Class ids (N,) int64.
             preprocess: Map to the value space; None keeps that of the data.
         """
         return RealData(
@@ -250,8 +239,9 @@ class RealData:
             mirror_safe=self.mirror_safe,
         )
 
-    def _unit(self, index: Tensor | None) -> Tensor:
-        images = self.images if index is None else self.images[index]
+    def unit_images(self, index: Tensor | None = None) -> Tensor:
+        """Return the images at `index`, (B,) int64, or all of them, in the unit range: (B, C, H, W) floats."""
+        images = self.images if index is None else self.images[index.to(self.device)]
         return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 

@@ -1,4 +1,4 @@
-"""Words as vectors: how text becomes the matrices that a network sees, and how it is read back."""
+"""Words as vectors: text becomes matrices for networks, and is read back from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from ddsdk.foundation import require, require_count
 
 PADDING = ""
-"""What stands behind the last word of a short text; its vector is the middle of the unit range."""
+"""Word behind the last one of a short text; its vector is the middle of the unit range."""
 
 Vectors = NDArray[np.float64]
 
@@ -39,11 +39,8 @@ class Vocabulary:
     set that nothing rotates, and `Pixels` are learned embedding matrices.
 
     Attributes:
-        words: V words; the first one is `PADDING`.
-        vectors: (V, D) in the unit range, 0.5 standing for zero.
-
-    Raises:
-        ValueError: If the words are not distinct, do not begin with the padding, or the vectors do not fit them.
+        words: Distinct words, V of them; the first one is `PADDING`.
+        vectors: Vectors (V, D) in the unit range, 0.5 standing for zero.
     """
 
     words: tuple[str, ...]
@@ -67,12 +64,9 @@ class Vocabulary:
         unit length, by scikit-learn.
 
         Args:
-            texts: What to learn from; training texts alone.
-            size: Words at most, beside the padding; equally frequent ones in the order of the alphabet.
+            texts: Training texts with more than `dim` different words.
+            size: Number of words at most, beside the padding; equally frequent ones in the order of the alphabet.
             dim: Length D of a vector.
-
-        Raises:
-            ValueError: If a number is below 1, or there are not more than `dim` different words.
 
         Cost: a square matrix of `size` rows in float64.
 
@@ -93,8 +87,8 @@ class Vocabulary:
         """Return the texts as images (N, 1, length, D): the vectors of their first known words, then padding.
 
         Args:
-            texts: Words that are not in the vocabulary are left out.
-            length: Words of each, L.
+            texts: Texts, whose words outside the vocabulary are left out.
+            length: Number L of words of each.
         """
         require_count("length", length)
         at = {word: i for i, word in enumerate(self.words)}
@@ -107,10 +101,11 @@ class Vocabulary:
     def nearest(self, matrices: Tensor) -> list[list[str]]:
         """Return the word nearest to each row of `matrices`, by Euclidean distance, without padding at the end.
 
-        Learned rows are no words: this is for reading, and loses most of what a network finds in the matrix.
+        Learned rows are no words: this is for reading, and loses most of the matrix.
 
         Args:
-            matrices: (N, 1, L, D) in the unit range, such as ``distilled.preprocess.inverse(distilled.images)``.
+            matrices: Matrices (N, 1, L, D) in the unit range, such as
+                ``distilled.preprocess.inverse(distilled.images)``.
         """
         dim = self.vectors.shape[1]
         fits = matrices.ndim == 4 and (matrices.shape[1], matrices.shape[3]) == (1, dim)
