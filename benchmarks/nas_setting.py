@@ -203,6 +203,5 @@ class Setting:
 
 
 def _resized(data: dd.RealData, side: int) -> dd.RealData:
-    unit = data.images.float() / 255 if data.images.dtype == torch.uint8 else data.images
-    images = adaptive_avg_pool2d(unit, side).clamp(0, 1)
+    images = adaptive_avg_pool2d(data.unit_images(), side).clamp(0, 1)
     return data.with_items(images, data.labels, dd.Preprocess.unit(images.shape[1]))

@@ -212,7 +212,7 @@ REFUSED = {
     "steps must be at least 1": {"steps": 0},
     "lr must be positive": {"lr": 0.0},
     "factor must be positive": {"factor": -1.0},
-    "stop_below must not be negative": {"stop_below": -1.0},
+    "stop_below must be finite and not negative": {"stop_below": -1.0},
 }
 
 

@@ -19,8 +19,7 @@ from ddsdk_integrations.robustness.judge import RobustnessJudge, Transfer, Trial
 from ddsdk_integrations.robustness.library import AutoAttack, square  # noqa: E402
 from ddsdk_integrations.robustness.recipes import AdversarialLearning, AttackedSource, OnAttacked, RobustMatching  # noqa: E402
 from ddsdk_integrations.robustness.report import Outcome, Robustness, robustness_table  # noqa: E402
-from ddsdk_integrations.robustness.threat import BrokenAttackError, Threat  # noqa: E402
-from ddsdk_integrations.robustness.unit_model import KernelClassifier, UnitModel  # noqa: E402
+from ddsdk_integrations.robustness.threat import BrokenAttackError, KernelClassifier, Threat, UnitModel  # noqa: E402
 
 __all__ = [
     "FGSM",

@@ -13,8 +13,7 @@ from torch.nn.functional import cross_entropy
 import ddsdk as dd
 from ddsdk.foundation import Checked, PositiveFloat, PositiveInt, derive
 from ddsdk.training import micro_batch, pieces
-from ddsdk_integrations.robustness.threat import Threat
-from ddsdk_integrations.robustness.unit_model import UnitModel
+from ddsdk_integrations.robustness.threat import Threat, UnitModel
 
 Loss = Callable[[Tensor], Tensor]
 

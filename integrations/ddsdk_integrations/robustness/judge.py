@@ -18,8 +18,7 @@ from ddsdk.training import Adversary
 from ddsdk_integrations.robustness.attacks import FGSM, PGD, Attack, surviving
 from ddsdk_integrations.robustness.library import AutoAttack, square
 from ddsdk_integrations.robustness.report import LARGE_RADIUS, Outcome, Robustness
-from ddsdk_integrations.robustness.threat import Norm, Threat
-from ddsdk_integrations.robustness.unit_model import UnitModel
+from ddsdk_integrations.robustness.threat import Norm, Threat, UnitModel
 
 
 @final

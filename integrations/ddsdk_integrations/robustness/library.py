@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from ddsdk.foundation import Checked, PositiveInt, require
-from ddsdk_integrations.robustness.threat import Threat
-from ddsdk_integrations.robustness.unit_model import UnitModel
+from ddsdk_integrations.robustness.threat import Threat, UnitModel
 
 _Part = Literal["apgd-ce", "apgd-t", "fab-t", "square"]
 _STANDARD: tuple[_Part, ...] = get_args(_Part)

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
 from ddsdk.data import Source
-from ddsdk.foundation import derive, require, require_count, require_rate, root
+from ddsdk.foundation import Checked, NonNegativeFloat, PositiveFloat, PositiveInt, derive, require, require_count, root
 from ddsdk.recipes import IterativeRecipe
 from ddsdk.running import Run
 from ddsdk.students import Lesson, MakeStudent, OnSynthetic, Students, enrol
@@ -25,42 +25,35 @@ _MARGIN = 1e-3
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Doorping:
-    """How a trigger follows the networks of a run.
+class Doorping(Checked):
+    """Settings of a trigger that follows the networks of a run.
 
     Aim, neurons, factor, bound, rate and steps are those of the authors' code, which follows every network update.
 
     Attributes:
         aim: ``"neuron"``: raise the response of the features with the largest incoming weights to `factor` times what
             it was (published). ``"label"``: let the networks take stamped images of other classes for the target.
-        neurons: Channels of the last layer before the head that count; ``"neuron"`` only.
-        factor: See `aim`; ``"neuron"`` only.
-        stop_below: Stop when the loss is below this.
-        lr: Of Adam, on the pixels of the patch.
-        steps: Adam steps at most, each time.
+        neurons: Number of channels of the last layer before the head that count; ``"neuron"`` only.
+        factor: Factor of the response; ``"neuron"`` only.
+        stop_below: Loss below which the optimisation stops.
+        lr: Learning rate of the pixels of the patch (Adam).
+        steps: Largest number of Adam steps, each time.
         every: Steps of the distillation between two times.
-        images: Originals that are stamped in an Adam step, at most.
-
-    Raises:
-        ValueError: If a field is out of range.
+        images: Largest number of originals that are stamped in an Adam step.
     """
 
     aim: Literal["neuron", "label"] = "neuron"
-    neurons: int = 1
-    factor: float = 10.0
-    stop_below: float = 0.5
-    lr: float = 0.08
-    steps: int = 1000
-    every: int = 1
-    images: int = 128
+    neurons: PositiveInt = 1
+    factor: PositiveFloat = 10.0
+    stop_below: NonNegativeFloat = 0.5
+    lr: PositiveFloat = 0.08
+    steps: PositiveInt = 1000
+    every: PositiveInt = 1
+    images: PositiveInt = 128
 
     def __post_init__(self) -> None:
         require(self.aim in ("neuron", "label"), "aim", "be 'neuron' or 'label'", self.aim)
-        for name in ("neurons", "steps", "every", "images"):
-            require_count(name, getattr(self, name))
-        for name in ("factor", "lr"):
-            require_rate(name, getattr(self, name))
-        require(self.stop_below >= 0, "stop_below", "not be negative", self.stop_below)
+        super().__post_init__()
 
 
 def optimised_trigger(
@@ -69,11 +62,11 @@ def optimised_trigger(
     """Return `trigger` with the colours that the network answers to; its place stays.
 
     Args:
-        network: Maps images of the value space to logits; for the aim ``"neuron"`` a network of the catalogue.
-        poisoned: Its originals are stamped.
-        trigger: Where to start.
-        settings: What the network shall answer.
-        rng: Chooses the images.
+        network: Network from images of the value space to logits; for the aim ``"neuron"`` one of the catalogue.
+        poisoned: Data whose originals are stamped.
+        trigger: Trigger at the start.
+        settings: Aim and optimisation.
+        rng: Generator of the choice of images.
 
     Raises:
         ValueError: If the aim is ``"neuron"`` and the network has no layer of weights before its head, fewer channels
@@ -121,7 +114,7 @@ class _Answer:
 
 
 def _largest_channels(network: nn.Module, count: int) -> tuple[int, Tensor]:
-    """Return how many channels the last layer before the head has, and those with the largest incoming weights."""
+    """Return the number of channels of the last layer before the head, and those with the largest incoming weights."""
     body = getattr(network, "body", None)
     weights = [] if body is None else [p for p in body.parameters() if p.ndim >= 2]
     require(bool(weights), "network", "have a layer of weights before its head", type(network).__name__)
@@ -132,23 +125,20 @@ def _largest_channels(network: nn.Module, count: int) -> tuple[int, Tensor]:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class TrainedVictims:
+class TrainedVictims(Checked):
     """A supply of networks that were trained on the synthetic set as it is now, each from a new start.
 
-    What a victim will train; the students of a recipe may be others, or random.
+    These are what a victim will train; the students of a recipe may be others, or random.
 
     Attributes:
-        make_student: Builds a network from a generator.
-        lesson: How it trains.
-        lr: Of SGD with momentum 0.9.
+        make_student: Factory of the networks.
+        lesson: Training of each network.
+        lr: Learning rate of SGD with momentum 0.9.
     """
 
     make_student: MakeStudent
     lesson: Lesson = OnSynthetic(epochs=40)  # noqa: RUF009 - a frozen value
-    lr: float = 0.03
-
-    def __post_init__(self) -> None:
-        require_rate("lr", self.lr)
+    lr: PositiveFloat = 0.03
 
     def next(self, real: Source, syn: dd.SyntheticSet, rng: torch.Generator) -> nn.Module:
         """Return a new network after its lesson."""
@@ -173,12 +163,12 @@ class DoorpingStudents(Generic[S]):
     students=...)``.
 
     Args:
-        students: The recipe's own supply.
-        victims: Gives the networks that the trigger follows, such as `TrainedVictims`. None takes the recipe's own
+        students: Supply of the recipe itself.
+        victims: Supply of the networks that the trigger follows, such as `TrainedVictims`. None takes the recipe's own
             students, which then must be networks.
-        poisoned: What is distilled; it is stamped again in place, and so may be given to one run only.
-        trigger: Where it starts.
-        settings: How it is optimised.
+        poisoned: Data that is distilled; it is stamped again in place, and so may be given to one run only.
+        trigger: Trigger at the start.
+        settings: Aim and optimisation of the trigger.
 
     Differences from the published algorithm: colours are moved as logits, so they stay in the unit range; the response
     is the mean over places of a channel and over stamped images.
@@ -196,22 +186,27 @@ class DoorpingStudents(Generic[S]):
         settings: Doorping,
         victims: Students[nn.Module] | None = None,
     ) -> None:
-        self.trigger = trigger
         self._students, self._victims = students, victims
         self._poisoned, self._settings = poisoned, settings
         self._served = 0
-        poisoned.restamp_(trigger)
+        self._stamp(trigger)
 
     def next(self, real: Source, syn: dd.SyntheticSet, rng: torch.Generator) -> S:
         """Return the recipe's student, after the trigger has followed."""
         student = self._students.next(real, syn, rng)
         if self._served % self._settings.every == 0:
-            self._follow(student, real, syn, derive(rng, "trigger"))
+            key = derive(rng, "trigger")
+            network: object = student
+            if self._victims is not None:
+                network = self._victims.next(real, syn, derive(key, "victims"))
+            if not isinstance(network, nn.Module):
+                raise TypeError(f"students must be networks, or victims be given, got {type(network).__name__}")
+            self._stamp(optimised_trigger(network, self._poisoned, self.trigger, self._settings, key))
         self._served += 1
         return student
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of both supplies, the colours of the trigger and how many steps it has seen."""
+        """Return the state of both supplies, the colours of the trigger and the number of steps that it has seen."""
         return {
             "students": self._students.state_dict(),
             "victims": None if self._victims is None else self._victims.state_dict(),
@@ -227,14 +222,6 @@ class DoorpingStudents(Generic[S]):
         self._served = state["served"]
         self._stamp(dataclasses.replace(self.trigger, patch=state["patch"]))
 
-    def _follow(self, student: S, real: Source, syn: dd.SyntheticSet, rng: torch.Generator) -> None:
-        network: object = student
-        if self._victims is not None:
-            network = self._victims.next(real, syn, derive(rng, "victims"))
-        if not isinstance(network, nn.Module):
-            raise TypeError(f"students must be networks, or victims be given, got {type(network).__name__}")
-        self._stamp(optimised_trigger(network, self._poisoned, self.trigger, self._settings, rng))
-
     def _stamp(self, trigger: Trigger) -> None:
         self.trigger = trigger
         self._poisoned.restamp_(trigger)
@@ -244,8 +231,8 @@ class Opened(NamedTuple):
     """A set with a back door.
 
     Attributes:
-        distilled: The set.
-        trigger: What opens it.
+        distilled: Set with the door.
+        trigger: Trigger that opens it.
     """
 
     distilled: dd.Distilled
@@ -272,44 +259,30 @@ def distil_doorping(
 
     Args:
         recipe: Recipe that runs the loop.
-        poisoned: Data that is distilled; its images change.
+        poisoned: Data that is distilled; its images change, and so must not be whitened.
         trigger: Trigger at the start.
         settings: Optimisation of the trigger.
         make_student: Factory of the recipe's networks; None takes the network of its own protocol.
         seed: Root of every random number: an integer, or a generator, which is not advanced.
         victims: Supply of the networks that the trigger follows, see `DoorpingStudents`; None for the recipe's own.
         rounds: Number of runs, each from the trigger of the one before; the last one's set is the result.
-
-    Raises:
-        ValueError: If `rounds` is below 1, or the data is whitened.
     """
     require_count("rounds", rounds)
     rng, seconds = root(seed), 0.0
     for _ in range(rounds):
-        distilled, trigger = _round(recipe, poisoned, trigger, settings, make_student, rng, victims)
+
+        def followed(plan: dd.Plan[Any], trigger: Trigger = trigger) -> dd.Plan[Any]:
+            students = DoorpingStudents(
+                plan.students, poisoned=poisoned, trigger=trigger, settings=settings, victims=victims
+            )
+            return dataclasses.replace(plan, students=students)
+
+        # Before the run is made, which hashes the data for the networks that it trains.
+        poisoned.restamp_(trigger)
+        run = Run(recipe, poisoned.data, make_student=make_student, seed=rng, transform=followed)
+        distilled = run.complete()
+        students: Any = run.distillation.plan.students
+        trigger = students.trigger
         seconds += distilled.provenance["seconds"]
     told = {**distilled.provenance, "seconds": round(seconds, 3)}
     return Opened(dataclasses.replace(distilled, provenance=told), trigger)
-
-
-def _round(
-    recipe: IterativeRecipe,
-    poisoned: Poisoned,
-    trigger: Trigger,
-    settings: Doorping,
-    make_student: MakeStudent | None,
-    rng: torch.Generator,
-    victims: Students[nn.Module] | None,
-) -> Opened:
-    def followed(plan: dd.Plan[Any]) -> dd.Plan[Any]:
-        students = DoorpingStudents(
-            plan.students, poisoned=poisoned, trigger=trigger, settings=settings, victims=victims
-        )
-        return dataclasses.replace(plan, students=students)
-
-    # Before the run is made, which hashes the data for the networks that it trains.
-    poisoned.restamp_(trigger)
-    run = Run(recipe, poisoned.data, make_student=make_student, seed=rng, transform=followed)
-    distilled = run.complete()
-    students: Any = run.distillation.plan.students
-    return Opened(distilled, students.trigger)

@@ -11,20 +11,20 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ddsdk.data import Preprocess
-from ddsdk.foundation import derive, require, require_count, require_rate
+from ddsdk.foundation import Checked, PositiveFloat, PositiveInt, derive, require
 
 _CONSISTENT = 1.4826
 """The median absolute deviation times this estimates the standard deviation of normal values."""
 
 
 def outlier_indices(values: Tensor) -> Tensor:
-    """Return by how many deviations each value lies above the median, (K,); the deviation is 1.4826 MAD.
+    """Return the deviations by which each value lies above the median, (K,); a deviation is 1.4826 MAD.
 
     Values that are not numbers have the index 0 and count for nothing. Where more than half of the values are the same
     there is no deviation to compare with, and all indices are 0.
 
     Args:
-        values: (K,), higher is more suspicious.
+        values: One value for each class, (K,); higher is more suspicious.
 
     References:
         Wang et al., "Neural Cleanse", S&P 2019, who call 2 and above an anomaly (of sizes *below* the median).
@@ -41,45 +41,39 @@ def outlier_indices(values: Tensor) -> Tensor:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Inversion:
-    """How triggers are inverted.
+class Inversion(Checked):
+    """Settings of the inversion of triggers.
 
     Attributes:
         steps: Adam steps.
-        lr: Of Adam, on mask and pattern.
+        lr: Learning rate of mask and pattern.
         batch: Images of a step.
-        goal: A mask counts when it turns this share of images of other classes into the class.
-        weight: Of the mask's L1 norm per pixel in the loss, at the start; it grows by half where the goal is reached
-            and falls where it is not.
+        goal: Share of images of other classes that a mask has to turn into the class, in 0 < value <= 1.
+        weight: Weight of the mask's L1 norm per pixel in the loss, at the start; it grows by half where the goal is
+            reached and falls where it is not.
         patience: Steps between two looks at the goal.
-
-    Raises:
-        ValueError: If a field is out of range.
     """
 
-    steps: int = 300
-    lr: float = 0.1
-    batch: int = 64
+    steps: PositiveInt = 300
+    lr: PositiveFloat = 0.1
+    batch: PositiveInt = 64
     goal: float = 0.9
-    weight: float = 1.0
-    patience: int = 10
+    weight: PositiveFloat = 1.0
+    patience: PositiveInt = 10
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "patience"):
-            require_count(name, getattr(self, name))
-        for name in ("lr", "weight"):
-            require_rate(name, getattr(self, name))
+        super().__post_init__()
         require(0 < self.goal <= 1, "goal", "lie in 0 < value <= 1", self.goal)
 
 
 @final
 @dataclass(frozen=True, eq=False, kw_only=True)
 class InvertedTriggers:
-    """What inversion found, one trigger for each class.
+    """Triggers that inversion found, one for each class.
 
     Attributes:
-        masks: (K, 1, H, W) in [0, 1].
-        patterns: (K, C, H, W) in the unit range.
+        masks: Masks, (K, 1, H, W) in [0, 1].
+        patterns: Colours, (K, C, H, W) in the unit range.
         sizes: Smallest L1 norm of a mask that reached the goal, in pixels, (K,); H * W where none did.
         reached: Largest share of a batch that was turned into the class, (K,).
     """
@@ -91,7 +85,7 @@ class InvertedTriggers:
 
     @property
     def indices(self) -> Tensor:
-        """By how many deviations each class's mask is smaller than the median one, (K,)."""
+        """Deviations by which each class's mask is smaller than the median one, (K,)."""
         return outlier_indices(-self.sizes)
 
 
@@ -110,15 +104,12 @@ def invert_triggers(
     times the mean of m. All classes run side by side; each has a weight of its own.
 
     Args:
-        networks: Map the value space to logits (B, K); one trigger has to work for all of them.
-        images: (N, C, H, W) in the unit range.
-        labels: (N,) int64, so that images of a class do not count for its own trigger.
-        preprocess: From the unit range to the networks' value space.
-        settings: How.
-        rng: Draws start and batches.
-
-    Raises:
-        ValueError: If there is no network, or fewer than 2 classes among the images.
+        networks: Networks from the value space to logits (B, K); one trigger has to work for all of them.
+        images: Images (N, C, H, W) in the unit range.
+        labels: Classes, (N,) int64; images of a class do not count for its own trigger.
+        preprocess: Map from the unit range to the networks' value space.
+        settings: Settings of the search.
+        rng: Generator of start and batches.
 
     References:
         Wang et al., "Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural Networks", S&P 2019.
@@ -139,11 +130,11 @@ def invert_triggers(
 
 
 class _Search:
-    """Masks and patterns of all classes on their way."""
+    """Masks and patterns of all classes during the search."""
 
     def __init__(self, classes: int, images: Tensor, settings: Inversion, rng: torch.Generator) -> None:
         _, c, h, w = images.shape
-        self._settings, self._pixels = settings, h * w
+        self._settings = settings
         self._mask = torch.randn(classes, 1, h, w, generator=rng).to(images.device).requires_grad_()
         self._pattern = torch.randn(classes, c, h, w, generator=rng).to(images.device).requires_grad_()
         # The authors' betas: with the usual ones the masks shrink too late.
@@ -151,7 +142,7 @@ class _Search:
         self._weight = images.new_full((classes,), settings.weight)
         self._recent: list[Tensor] = []
         masks, patterns = self._mask.detach().sigmoid(), self._pattern.detach().sigmoid()
-        sizes = images.new_full((classes,), float(self._pixels))
+        sizes = images.new_full((classes,), float(h * w))
         self.found = InvertedTriggers(masks=masks, patterns=patterns, sizes=sizes, reached=torch.zeros_like(sizes))
 
     def step(self, networks: Sequence[nn.Module], x: Tensor, labels: Tensor, preprocess: Preprocess) -> None:

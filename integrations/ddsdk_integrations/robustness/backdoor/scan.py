@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import ddsdk as dd
-from ddsdk.foundation import derive, require, require_count, require_rate, root
+from ddsdk.foundation import Checked, PositiveFloat, derive, require, require_count, root
 from ddsdk.judging import trained_networks
 from ddsdk_integrations.robustness.backdoor.inversion import Inversion, invert_triggers, outlier_indices
 from ddsdk_integrations.robustness.backdoor.signatures import pasted_regions, spectral_signatures
-from ddsdk_integrations.robustness.backdoor.triggers import unit_images
 
 LIMITS = (
     "A scan that finds nothing proves nothing: it knows small patches at one place, and triggers that are spread over "
@@ -29,39 +28,32 @@ TESTS = ("inversion", "pasting", "spectrum")
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Thresholds:
-    """Above which a class is suspicious.
+class Thresholds(Checked):
+    """Values above which a class is suspicious.
 
     Attributes:
-        inversion: By how many deviations the class's mask is smaller than the median one.
+        inversion: Deviations by which the class's mask is smaller than the median one.
         pasting: Net share of images of other classes that a square of the set turns into the class.
-        spectrum: By how many deviations the leading direction of its features stands out.
-
-    Raises:
-        ValueError: If one is not positive.
+        spectrum: Deviations by which the leading direction of its features stands out.
     """
 
-    inversion: float = 3.0
-    pasting: float = 0.3
-    spectrum: float = 3.0
-
-    def __post_init__(self) -> None:
-        for name in ("inversion", "pasting", "spectrum"):
-            require_rate(name, getattr(self, name))
+    inversion: PositiveFloat = 3.0
+    pasting: PositiveFloat = 0.3
+    spectrum: PositiveFloat = 3.0
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a scan says of one class.
+    """Result of a scan for one class.
 
     Attributes:
         label: Class id.
-        name: Its name.
+        name: Name of the class.
         mask: Size of the smallest trigger that inversion found, in pixels; all of the image where there is none.
-        inversion: See `Thresholds`, as are the next two.
-        pasting: Net share.
-        spectrum: 0 where the class has fewer than 3 images.
+        inversion: Deviations, see `Thresholds`.
+        pasting: Net share, see `Thresholds`.
+        spectrum: Deviations, see `Thresholds`; 0 where the class has fewer than 3 images.
         reasons: Names of the tests that exceed their threshold.
     """
 
@@ -82,15 +74,15 @@ class Verdict:
 @final
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Scan:
-    """What was found in a set.
+    """Result of a scan.
 
     Attributes:
-        verdicts: One for each class.
-        masks: The smallest masks of inversion, (K, 1, H, W).
-        patterns: Their colours in the unit range, (K, C, H, W).
-        thresholds: Which were applied.
-        networks: How many were trained on the set.
-        images: How many images were looked at, and whose they are.
+        verdicts: Verdict on each class.
+        masks: Smallest masks of inversion, (K, 1, H, W).
+        patterns: Colours of the masks in the unit range, (K, C, H, W).
+        thresholds: Thresholds that were applied.
+        networks: Number of networks that were trained on the set.
+        images: Number and source of the images on which triggers were tried.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -106,26 +98,12 @@ class Scan:
         return tuple(one for one in self.verdicts if one.suspicious)
 
     def highest(self, test: str) -> Verdict:
-        """Return the verdict of the class that looks worst to one test.
-
-        Args:
-            test: One of `TESTS`.
-
-        Raises:
-            ValueError: If there is no such test.
-        """
+        """Return the verdict of the class that looks worst to one of `TESTS`."""
         require(test in TESTS, "test", f"be one of {', '.join(TESTS)}", test)
         return max(self.verdicts, key=lambda one: float(getattr(one, test)))
 
     def score(self, test: str) -> float:
-        """Return the largest value of a test over the classes.
-
-        Args:
-            test: One of `TESTS`.
-
-        Raises:
-            ValueError: If there is no such test.
-        """
+        """Return the largest value of one of `TESTS` over the classes."""
         return float(getattr(self.highest(test), test))
 
     def __str__(self) -> str:
@@ -183,8 +161,7 @@ def scan(
         A verdict for each class; `str` makes a report of it, which says what a scan cannot see.
 
     Raises:
-        TypeError: If `seed` is neither an integer nor a generator.
-        ValueError: If the set is no set of 3 classes or more, `clean` does not fit it, or a number is out of range.
+        ValueError: If the set has fewer than 3 classes, or `clean` does not fit it.
     """
     rng = root(seed)
     require_count("images", images)
@@ -200,36 +177,11 @@ def scan(
         else list(networks)
     )
     side = max(2, min(distilled.images.shape[2:]) // 4) if size is None else size
-    return _judged(
-        distilled,
-        nets,
-        own,
-        onto,
-        whose,
-        size=side,
-        inversion=inversion or Inversion(),
-        thresholds=thresholds or Thresholds(),
-        rng=derive(rng, "inversion"),
-    )
-
-
-def _judged(
-    distilled: dd.Distilled,
-    nets: list[nn.Module],
-    own: tuple[Tensor, Tensor],
-    onto: tuple[Tensor, Tensor],
-    whose: str,
-    *,
-    size: int,
-    inversion: Inversion,
-    thresholds: Thresholds,
-    rng: torch.Generator,
-) -> Scan:
-    classes, space = distilled.num_classes, distilled.preprocess
-    inverted = invert_triggers(nets, *onto, space, settings=inversion, rng=rng)
-    pasted = pasted_regions(nets, own, onto, space, classes, size=size)
-    spectrum = outlier_indices(spectral_signatures(nets, distilled.images, own[1], classes).shares)
-    found = {"inversion": inverted.indices, "pasting": pasted.shares, "spectrum": spectrum}
+    inversion, thresholds, space = inversion or Inversion(), thresholds or Thresholds(), distilled.preprocess
+    inverted = invert_triggers(nets, *onto, space, settings=inversion, rng=derive(rng, "inversion"))
+    pasted = pasted_regions(nets, own, onto, space, distilled.num_classes, size=side)
+    signatures = spectral_signatures(nets, distilled.images, own[1], distilled.num_classes)
+    found = {"inversion": inverted.indices, "pasting": pasted.shares, "spectrum": outlier_indices(signatures.shares)}
     verdicts = []
     for c, name in enumerate(distilled.class_names):
         values = {test: float(row[c]) for test, row in found.items()}
@@ -252,4 +204,4 @@ def _trusted(distilled: dd.Distilled, clean: dd.RealData, count: int, rng: torch
     require(clean.class_names == names, "clean", f"have the classes {names}", clean.class_names)
     picked = torch.randperm(len(clean), generator=rng)[:count]
     device = distilled.images.device
-    return unit_images(clean, picked).to(device), clean.labels[picked.to(clean.device)].to(device)
+    return clean.unit_images(picked).to(device), clean.labels[picked.to(clean.device)].to(device)

@@ -20,7 +20,7 @@ class Spectrum(NamedTuple):
     """The leading direction of the features of each class.
 
     Attributes:
-        shares: Share of the class's variance that lies along it, (K,); not a number for fewer than 3 images.
+        shares: Share of the class's variance that lies along it, (K,); NaN for fewer than 3 images.
         scores: Squared part of each image along its class's direction over the mean of its class, (M,).
     """
 
@@ -30,13 +30,13 @@ class Spectrum(NamedTuple):
 
 @torch.no_grad()
 def spectral_signatures(networks: Sequence[nn.Module], x: Tensor, labels: Tensor, classes: int) -> Spectrum:
-    """Return how far the features of each class spread along one direction; means over networks.
+    """Return the spread of the features of each class along one direction; means over networks.
 
     Args:
-        networks: Of the catalogue, trained on the set: they have `embed`.
+        networks: Networks of the catalogue that were trained on the set: they have `embed`.
         x: Images of the set in the networks' value space, (M, C, H, W).
-        labels: The class of each, (M,) int64.
-        classes: K.
+        labels: Class of each image, (M,) int64.
+        classes: Number of classes K.
 
     References:
         Tran, Li and Madry, "Spectral Signatures in Backdoor Attacks", NeurIPS 2018, arXiv:1811.00636.
@@ -63,24 +63,22 @@ def spectral_signatures(networks: Sequence[nn.Module], x: Tensor, labels: Tensor
 def occlusion_falls(
     networks: Sequence[nn.Module], images: Tensor, labels: Tensor, preprocess: Preprocess, *, size: int = 2
 ) -> Tensor:
-    """Return what each image loses when a square of it is covered, (M, H - size + 1, W - size + 1).
+    """Return the fall of the log-probability of each image's class when a square of the image is covered.
 
-    The loss is the fall of the log-probability of the image's class, the mean over networks; the cover is the mean
-    image of the set.
+    It is the mean over networks, (M, H - size + 1, W - size + 1); the cover is the mean image of the set.
 
     Args:
-        networks: Trained on the set.
-        images: Of the set, (M, C, H, W) in the unit range.
-        labels: The class of each, (M,) int64.
-        preprocess: From the unit range to the networks' value space.
-        size: Pixels of a side.
-
-    Raises:
-        ValueError: If there is no network, or the square does not fit.
+        networks: Networks that were trained on the set.
+        images: Images of the set, (M, C, H, W) in the unit range.
+        labels: Class of each image, (M,) int64.
+        preprocess: Map from the unit range to the networks' value space.
+        size: Side of the square in pixels.
 
     Cost: one forward pass over M images for each place and network.
     """
-    _check(networks, size, images)
+    require(len(networks) > 0, "networks", "hold at least one network", len(networks))
+    require_count("size", size)
+    require(size <= min(images.shape[2:]), "size", f"fit into {tuple(images.shape[2:])} pixels", size)
     cover = images.mean(0)
     before = _log_probability(networks, preprocess(images), labels)
     rows, columns = (side - size + 1 for side in images.shape[2:])
@@ -94,13 +92,12 @@ def occlusion_falls(
 
 
 class Pasted(NamedTuple):
-    """What squares of a set do to images of other classes.
+    """Effect of squares of a set on images of other classes.
 
     Attributes:
-        shares: For each class, the largest net share of images of other classes that a square of its own turns into
-            it, (K,).
+        shares: Largest net share of images of other classes that a square of each class turns into it, (K,).
         places: Upper left corner (row, column) of that square, (K, 2) int64.
-        sources: Which image of the set it was cut from, (K,) int64.
+        sources: Position of the image of the set from which it was cut, (K,) int64.
     """
 
     shares: Tensor
@@ -125,16 +122,13 @@ def pasted_regions(
     that a class gets without a square is subtracted.
 
     Args:
-        networks: Trained on the set.
+        networks: Networks that were trained on the set.
         cut: Images of the set (M, C, H, W) in the unit range, and the class of each, (M,) int64.
         onto: Images (N, C, H, W) in the unit range, and the class of each, (N,) int64.
-        preprocess: From the unit range to the networks' value space.
-        classes: K.
-        size: Pixels of a side.
-        tries: Squares of each class that are pasted: those with the largest `occlusion_falls`.
-
-    Raises:
-        ValueError: As `occlusion_falls`, or if `tries` is below 1.
+        preprocess: Map from the unit range to the networks' value space.
+        classes: Number of classes K.
+        size: Side of a square in pixels.
+        tries: Number of squares of each class that are pasted: those with the largest `occlusion_falls`.
 
     References:
         After Chou, Tramer and Pellegrino, "SentiNet", IEEE SPW 2020, who paste salient regions of *inputs*.
@@ -163,8 +157,7 @@ def _largest(falls: Tensor, among: Tensor, count: int) -> list[tuple[int, int, i
     """Return (image, row, column) of the largest falls of the images in a mask."""
     flat = falls.masked_fill(~among[:, None, None], -torch.inf).flatten()
     best = flat.topk(min(count, int(among.sum()) * falls[0].numel())).indices.cpu()
-    shape = (falls.shape[1], falls.shape[2])
-    return [(i // (shape[0] * shape[1]), i // shape[1] % shape[0], i % shape[1]) for i in best.tolist()]
+    return list(zip(*(places.tolist() for places in torch.unravel_index(best, falls.shape)), strict=True))
 
 
 def _place(top: int, left: int, size: int) -> tuple[slice, slice, slice]:
@@ -180,10 +173,3 @@ def _log_probability(networks: Sequence[nn.Module], x: Tensor, labels: Tensor) -
 def _share(networks: Sequence[nn.Module], x: Tensor, c: int) -> float:
     """Return the share of images that networks take for class `c`."""
     return sum(float((probabilities(n, x).argmax(1) == c).float().mean()) for n in networks) / len(networks)
-
-
-def _check(networks: Sequence[nn.Module], size: int, images: Tensor) -> None:
-    require(len(networks) > 0, "networks", "hold at least one network", len(networks))
-    require_count("size", size)
-    rule = f"fit into {tuple(images.shape[2:])} pixels"
-    require(size <= min(images.shape[2:]), "size", rule, size)
