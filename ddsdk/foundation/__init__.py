@@ -1,4 +1,4 @@
-"""What every room stands on: errors, random generators with keys, files that are written whole, text made harmless."""
+"""The ground floor: errors, keyed random generators, whole files, units of work, and text made harmless."""
 
 import lazy_loader
 

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -29,6 +30,7 @@ T = TypeVar("T")
 
 STALE_SECONDS = 3600.0
 _PREFIX, _SUFFIX = ".ddsdk-", ".tmp"
+_OURS = re.compile(r"\.ddsdk-[0-9a-f]{16}\.tmp")
 _LOCK, _OWNER = ".ddsdk.lock", ".ddsdk.owner"
 
 
@@ -40,8 +42,8 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     replaced and not followed, so that a link planted in a foreign folder cannot redirect a write.
 
     Args:
-        path: The file to write. Its folder must exist.
-        data: The whole content.
+        path: File to write. Its folder must exist.
+        data: Whole content.
 
     Raises:
         StorageError: If the disk is full, the folder cannot be written, or `path` is a folder or a device.
@@ -51,7 +53,11 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     temporary = path.parent / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
     replaced = False
     try:
-        _refuse_special(path)
+        with contextlib.suppress(FileNotFoundError):
+            mode = path.lstat().st_mode
+            # A rename would replace a folder, pipe or device itself.
+            if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+                raise OSError(errno.EINVAL, "the target exists and is not a regular file")
         _write_new(temporary, data)
         os.replace(temporary, path)  # noqa: PTH105 - os.replace and os.fsync are where tests inject faults
         replaced = True
@@ -62,14 +68,6 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
         if not replaced:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-
-
-def _refuse_special(path: Path) -> None:
-    """Refuse a folder, pipe or device at the target: a rename would replace the node itself."""
-    with contextlib.suppress(FileNotFoundError):
-        mode = path.lstat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-            raise OSError(errno.EINVAL, "the target exists and is not a regular file")
 
 
 def _write_new(path: Path, data: bytes) -> None:
@@ -113,11 +111,7 @@ def _storage_error(path: Path, needed: int, error: OSError, *, replaced: bool) -
 def staged_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary sibling folder to fill, which takes the name `folder` when the block ends well.
 
-    Args:
-        folder: A path that does not exist, or is an empty folder.
-
-    Yields:
-        The temporary folder. It is removed if the block raises.
+    `folder` does not exist, or is empty. If the block raises, the temporary folder is removed.
 
     Raises:
         StorageError: If `folder` holds something already, or the folder cannot be made or renamed.
@@ -142,22 +136,16 @@ def staged_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def sweep(folder: str | os.PathLike[str], *, older_than: float = STALE_SECONDS) -> list[str]:
-    """Remove the temporary files that writers killed at a bad moment left in `folder`.
+    """Remove the temporary files in `folder` of writers that were killed; return their names, sorted.
 
-    Only names that this module makes are touched, and only when they have not changed for `older_than`
-    seconds: a living writer keeps its file young, on this machine or on another that shares the folder.
-
-    Args:
-        folder: Where to look. Folders inside are not entered.
-        older_than: Age in seconds; 0 is right under `lock`, where no other writer can be alive.
-
-    Returns:
-        The names that were removed, sorted.
+    Only names of this module are removed, and only when they have not changed for `older_than` seconds: a living
+    writer keeps its file young, on this machine or on another that shares the folder. 0 is right under `lock`, where
+    no other writer can be alive.
     """
     removed = []
     for entry in sorted(Path(folder).glob(f"{_PREFIX}*{_SUFFIX}")):
         with contextlib.suppress(OSError):
-            if not _is_ours(entry.name) or time.time() - entry.lstat().st_mtime < older_than:
+            if not _OURS.fullmatch(entry.name) or time.time() - entry.lstat().st_mtime < older_than:
                 continue
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
@@ -167,20 +155,12 @@ def sweep(folder: str | os.PathLike[str], *, older_than: float = STALE_SECONDS) 
     return removed
 
 
-def _is_ours(name: str) -> bool:
-    token = name.removeprefix(_PREFIX).removesuffix(_SUFFIX)
-    return len(token) == 16 and set(token) <= set("0123456789abcdef")
-
-
 @contextlib.contextmanager
 def lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Hold a folder for writing, or fail at once.
 
     The same thread may enter again, so that a run which holds its output folder can save a set into it. The
     empty lock file stays: removing it would let two later owners each lock their own copy of it.
-
-    Args:
-        folder: An existing folder.
 
     Raises:
         FolderBusyError: If another process or thread holds the folder. The message names folder and owner.
@@ -220,12 +200,7 @@ def _owner(folder: Path) -> str:
 
 
 def canonical_json(obj: object) -> bytes:
-    """Return the one spelling of a JSON value: sorted keys, no spaces, ASCII only.
-
-    Raises:
-        ValueError: If a number is not finite.
-        TypeError: If something is not a JSON value.
-    """
+    """Return the one spelling of a JSON value: sorted keys, no spaces, ASCII only, finite numbers."""
     return json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
@@ -235,11 +210,7 @@ def readable_json(obj: object) -> bytes:
 
 
 def strict_json(data: bytes) -> Any:  # noqa: ANN401 - JSON has no smaller type
-    """Parse JSON and refuse what readers disagree about: duplicate keys, NaN, infinities, bottomless nesting.
-
-    Raises:
-        ValueError: If `data` is not such a text in UTF-8.
-    """
+    """Parse JSON in UTF-8; ValueError for duplicate keys, NaN, infinities, and bottomless nesting too."""
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError:
@@ -250,7 +221,7 @@ def read_json(data: bytes, kind: type[T], reason: str, rule: str) -> T:
     """Parse `strict_json` into a type, such as a dataclass.
 
     Raises:
-        ArtifactError: With `reason` and the message "rule, got: why", if the text is none of that type.
+        ArtifactError: Error with `reason` and the message "rule, got: why", if the text is none of that type.
     """
     try:
         return msgspec.convert(strict_json(data), kind, strict=True)

@@ -14,13 +14,12 @@ import torch
 
 
 def generator(*key: int | str) -> torch.Generator:
-    """Return a CPU generator that is seeded by the key alone.
+    """Return a fresh CPU generator that is seeded by the key alone.
+
+    Draws are made on the CPU and moved, so that all devices have the same draws.
 
     Args:
         key: Integers and strings, such as ``(seed, "step", 20, "augmentation")``.
-
-    Returns:
-        A fresh CPU generator. Draws are made on the CPU and moved, so that a device gives the same draws.
     """
     digest = hashlib.sha256(json.dumps(key).encode()).digest()
     # torch accepts seeds in the signed 64-bit range; 63 bits keep them non-negative.
@@ -33,11 +32,7 @@ def derive(rng: torch.Generator, *key: int | str) -> torch.Generator:
 
 
 def root(seed: int | torch.Generator) -> torch.Generator:
-    """Return the generator of a user's seed; a generator comes back as it is, and no draw advances it.
-
-    Raises:
-        TypeError: If it is neither an integer nor a generator.
-    """
+    """Return the generator of a user's seed; a generator comes back as it is, and no draw advances it."""
     if isinstance(seed, torch.Generator):
         return seed
     # True is an int to Python, and no seed.

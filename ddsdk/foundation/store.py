@@ -1,4 +1,4 @@
-"""The folder that holds units: what is asked for, who works on what, and the results.
+"""The folder of units: wanted units, leases of those under way, and results.
 
 Any number of processes on any number of machines share one folder. A result appears whole under its name or not at
 all. A lease says that somebody works on a unit; it lapses when its holder stops touching it. That two may once compute
@@ -18,10 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar, final
 
-import msgspec
-
 from ddsdk.foundation.errors import ArtifactError, FolderBusyError, StorageError, require_rate
-from ddsdk.foundation.files import lock, readable_json, strict_json, sweep, write_atomic
+from ddsdk.foundation.files import lock, read_json, readable_json, sweep, write_atomic
 from ddsdk.foundation.text import clean
 from ddsdk.foundation.unit import Unit, open_result, seal_result
 
@@ -34,12 +32,12 @@ _LINE = 2000
 
 @dataclass(frozen=True)
 class Timing:
-    """What a result took. It is no part of the result, which is the same everywhere.
+    """Time of a result. It is no part of the result, which is the same everywhere.
 
     Attributes:
         seconds: Wall-clock time.
         cpu_seconds: CPU time of the process.
-        host: Where.
+        host: Name of the machine.
     """
 
     seconds: float
@@ -55,12 +53,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no result.
-
-    Attributes:
-        error: Name of the error.
-        message: What it said.
-    """
+    """Reason why there is no result: name and message of the error."""
 
     error: str
     message: str
@@ -71,9 +64,8 @@ class Store:
     """A folder of units.
 
     Args:
-        folder: Made with the first write. What lies in it is believed where its hashes fit, so it should be yours.
-        lease_seconds: A lease lapses when nobody touched it for so long. All who share the folder need the same.
-
+        folder: Folder, made with the first write. Its files are believed where their hashes fit, so it should be yours.
+        lease_seconds: Time without a touch after which a lease lapses, the same for all who share the folder.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, lease_seconds: float = LEASE_SECONDS) -> None:
@@ -84,11 +76,7 @@ class Store:
             sweep(room)
 
     def make(self) -> None:
-        """Make the folder where it does not exist, so that work whose result could not be kept is not begun.
-
-        Raises:
-            StorageError: If it cannot be made.
-        """
+        """Make the folder where it does not exist, so that work whose result could not be kept is not begun."""
         try:
             for room in _ROOMS:
                 (self.folder / room).mkdir(parents=True, exist_ok=True)
@@ -105,7 +93,7 @@ class Store:
                 write_atomic(path, unit.description)
 
     def asked(self) -> list[Unit]:
-        """Return what was asked for, by id; a description that cannot be read is passed over."""
+        """Return the wanted units by id; a description that cannot be read is passed over."""
         found = []
         for path in sorted((self.folder / "asked").glob("*.json")):
             with contextlib.suppress(ArtifactError, OSError):
@@ -127,15 +115,14 @@ class Store:
         return _stems(self.folder / "failed", ".json")
 
     def path(self, unit_id: str) -> Path:
-        """Return where the result of a unit is or will be."""
+        """Return the path of the result of a unit."""
         return self.folder / "results" / f"{unit_id}.unit"
 
     def read(self, unit_id: str) -> bytes | None:
         """Return a result, or None where there is none. A damaged file is renamed to ``.bad`` and counts as none."""
         path = self.path(unit_id)
         try:
-            _, result = open_result(unit_id, path.read_bytes())
-            return result
+            return open_result(unit_id, path.read_bytes())[1]
         except (FileNotFoundError, NotADirectoryError):
             return None
         except ArtifactError:
@@ -150,29 +137,14 @@ class Store:
         return whole if len(whole) == len(found) else None
 
     def publish(self, unit: Unit, result: bytes, timing: Timing, *, replace: bool = False) -> None:
-        """Write a result and what it took. Where there is one already, it stays.
-
-        Args:
-            unit: Unit of the result.
-            result: Result of the unit.
-            timing: Time that it took.
-            replace: Whether it takes the place of a result that is there.
-
-        Raises:
-            StorageError: If a write fails; there is then no result, or a whole one.
-        """
+        """Write a result and its time. A result that is there already stays, unless `replace` is true."""
         if replace or not self.has(unit.id):
             self.make()
             write_atomic(self.folder / "times" / f"{unit.id}.json", readable_json(asdict(timing)))
             write_atomic(self.path(unit.id), seal_result(unit, result))
 
     def once(self, unit: Unit, compute: Callable[[], bytes]) -> tuple[bytes, bool]:
-        """Return the result of a unit, and whether it was there before; compute and keep it where it was not.
-
-        Args:
-            unit: Unit without needs.
-            compute: Function that returns the result.
-        """
+        """Return the result of a unit without needs, and whether it was there; compute and keep it where it was not."""
         kept = self.read(unit.id)
         if kept is not None:
             return kept, True
@@ -191,17 +163,17 @@ class Store:
                     yield unit, result
 
     def timing(self, unit_id: str) -> Timing | None:
-        """Return what a result took, or None where nobody knows."""
+        """Return the time of a result, or None where it is unknown."""
         return _read(self.folder / "times" / f"{unit_id}.json", Timing)
 
     def fail(self, unit: Unit, error: Exception) -> None:
-        """Note why a unit has no result, for all who wait for it."""
-        failure = Failure(type(error).__name__, clean(str(error), _LINE))
+        """Note the reason why a unit has no result, for all who wait for it."""
         self.make()
+        failure = Failure(type(error).__name__, clean(str(error), _LINE))
         write_atomic(self._failed(unit.id), readable_json(asdict(failure)))
 
     def failure(self, unit_id: str) -> Failure | None:
-        """Return why there is no result, or None where there is one or nobody knows."""
+        """Return the reason why there is no result, or None where there is a result, or no reason."""
         return None if self.has(unit_id) else _read(self._failed(unit_id), Failure)
 
     @contextlib.contextmanager
@@ -283,10 +255,10 @@ class Store:
 
 
 def _read(path: Path, kind: type[T]) -> T | None:
-    """Return what a small file tells, or None where it is not there or tells something else."""
+    """Return the record in a small file, or None where there is none."""
     try:
-        return msgspec.convert(strict_json(path.read_bytes()), kind, strict=True)
-    except (OSError, ValueError, msgspec.ValidationError):
+        return read_json(path.read_bytes(), kind, "unit", "the file must hold a record")
+    except (OSError, ArtifactError):
         return None
 
 

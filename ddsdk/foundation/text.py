@@ -35,12 +35,7 @@ def clean(text: str, limit: int = NAME_LIMIT) -> str:
 
 
 def clean_json(value: Any, limit: int = TEXT_LIMIT) -> Any:  # noqa: ANN401 - JSON has no smaller type
-    """Return a JSON value with every key and string `clean`, and tuples as lists.
-
-    Raises:
-        TypeError: If something is not a JSON value.
-        ValueError: If two keys become the same one.
-    """
+    """Return a JSON value with every key and string `clean`, and tuples as lists."""
     if isinstance(value, str):
         return clean(value, limit)
     if value is None or isinstance(value, bool | int | float):

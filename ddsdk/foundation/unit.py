@@ -12,22 +12,23 @@ from typing import Any, final
 import msgspec
 
 from ddsdk.foundation.errors import ArtifactError, require
-from ddsdk.foundation.files import canonical_json, strict_json
+from ddsdk.foundation.files import canonical_json, read_json, strict_json
 
 _FORMAT = 1
 _ID = re.compile(r"[0-9a-f]{32}")
 _KIND = re.compile(r"[a-z][a-z-]{0,39}")
+_SOUND = "a description of a unit must be sound"
 
 
 @final
 @dataclass(frozen=True)
 class Unit:
-    """Something that is computed from its description alone, wherever and in whichever order.
+    """A description of a result, which follows from it alone, on any machine and in any order.
 
     Attributes:
-        kind: What is computed, in lower case.
+        kind: Kind of the result, a short word in lower case.
         config: Everything that the result depends on, as JSON values; the root of its random numbers too.
-        key: Which one of several alike; random numbers derive from it.
+        key: Number of the unit among several alike; random numbers derive from it.
         needs: Ids of the units whose results it reads.
     """
 
@@ -48,29 +49,25 @@ class Unit:
 
     @cached_property
     def description(self) -> bytes:
-        """The unit as canonical JSON."""
+        """Unit as canonical JSON."""
         told = {"kind": self.kind, "config": dict(self.config), "key": self.key, "needs": self.needs}
         return canonical_json({"format": _FORMAT, **told})
 
     @classmethod
     def read(cls, description: bytes) -> Unit:
-        """Return the unit that a description tells of.
-
-        Raises:
-            ArtifactError: ``"unit"``, if it tells of none.
-        """
+        """Return the unit of a description; ArtifactError ``"unit"`` where it is none."""
+        found = read_json(description, _Description, "unit", _SOUND)
         try:
-            found = msgspec.convert(strict_json(description), _Description, strict=True)
             unit = cls(found.kind, found.config, tuple(found.key), tuple(found.needs))
-        except (ValueError, msgspec.ValidationError) as error:
-            raise ArtifactError("unit", f"a description of a unit must be sound, got: {error}") from None
+        except ValueError as error:
+            raise ArtifactError("unit", f"{_SOUND}, got: {error}") from None
         if found.format != _FORMAT:
             raise ArtifactError("format", f"units have format {_FORMAT}, got {found.format}")
         return unit
 
 
 Compute = Callable[[Unit, Mapping[str, bytes]], bytes]
-"""From a unit and the results that it needs, by id, to its result: a pure function."""
+"""Pure function from a unit and the results that it needs, by id, to its result."""
 
 
 class _Description(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -87,23 +84,16 @@ class _Seal(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 def seal_result(unit: Unit, result: bytes) -> bytes:
-    """Return the content of a unit's file: a line of JSON that says what it is, with a hash, and the result."""
+    """Return the content of a unit's file: a line of JSON with description and hash, and the result."""
     told = {"unit": strict_json(unit.description), "sha256": hashlib.sha256(result).hexdigest()}
     return canonical_json(told) + b"\n" + result
 
 
 def open_result(unit_id: str, content: bytes) -> tuple[Unit, bytes]:
-    """Return the unit and the result in the content of a file.
-
-    Raises:
-        ArtifactError: ``"unit"``, if the file is damaged or belongs to another unit.
-    """
+    """Return the unit and the result in the content of a file; ArtifactError ``"unit"`` where it is damaged."""
     line, end, result = content.partition(b"\n")
-    try:
-        seal = msgspec.convert(strict_json(line), _Seal, strict=True)
-        unit = Unit.read(canonical_json(seal.unit))
-    except (ValueError, msgspec.ValidationError) as error:
-        raise ArtifactError("unit", f"the file of unit {unit_id} must begin with its seal, got: {error}") from None
+    seal = read_json(line, _Seal, "unit", f"the file of unit {unit_id} must begin with its seal")
+    unit = Unit.read(canonical_json(seal.unit))
     whole = bool(end) and seal.sha256 == hashlib.sha256(result).hexdigest()
     if unit.id != unit_id or not whole:
         raise ArtifactError("unit", f"the file of unit {unit_id} is damaged, or is that of another unit")
