@@ -14,10 +14,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ddsdk_integrations.nas.cells import Cell, CellSpace, cell_network, read_accuracies, unique
-from ddsdk_integrations.nas.convnets import ConvNetSpace
 from ddsdk_integrations.nas.proxies import Proxy, TrainedOn, distilled_proxy, early_stopping
 from ddsdk_integrations.nas.ranking import Ranking, rank
-from ddsdk_integrations.nas.space import AnyOf, Candidate, Space, named
+from ddsdk_integrations.nas.space import AnyOf, Candidate, ConvNetSpace, Space, named
 from ddsdk_integrations.nas.untrained import GradientNorm, NasWot, ParameterCount, SynFlow
 from ddsdk_integrations.nas.verdict import (
     Estimate,

@@ -1,4 +1,4 @@
-"""The cells of NAS-Bench-201: strings, networks, which of them are the same, and tables of their accuracies."""
+"""The cells of NAS-Bench-201: strings, networks, twins, and tables of accuracies."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Cell:
     """Four nodes; each is the sum of an operation of every node before it.
 
     Attributes:
-        operations: One for each of `EDGES`, of `OPERATIONS`.
+        operations: Operation of each of `EDGES`, of `OPERATIONS`.
     """
 
     operations: tuple[str, ...]
@@ -43,11 +43,7 @@ class Cell:
 
     @classmethod
     def parse(cls, text: str) -> Cell:
-        """Return the cell of a string of NAS-Bench-201, such as ``"|none~0|+|none~0|none~1|+|…|"``.
-
-        Raises:
-            ValueError: If it is none.
-        """
+        """Return the cell of a string of NAS-Bench-201, such as ``"|none~0|+|none~0|none~1|+|…|"``."""
         found = _TEXT.fullmatch(text.strip())
         require(found is not None, "text", "be a cell of NAS-Bench-201", text)
         assert found is not None
@@ -110,8 +106,8 @@ def unique(
     Twins in a ranking are one network with two names: they make ties, and leak between parts of a split.
 
     Args:
-        cells: In their order.
-        key: What twins share: `Cell.computation`, or `Cell.structure` for the published count.
+        cells: Cells in their order.
+        key: Function to the text that twins share: `Cell.computation`, or `Cell.structure` for the published count.
     """
     found: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -184,14 +180,11 @@ def cell_network(
     0.073 to 1.532 million.
 
     Args:
-        cell: Stands in all places.
-        image_shape: (C, H, W), sides of 4 pixels or more and multiples of 4.
-        num_classes: K.
-        channels: C of the first stage. Paper: 16.
-        cells: Of each stage. Paper: 5.
-
-    Raises:
-        ValueError: If a number or the shape is out of range.
+        cell: Cell that stands in all places.
+        image_shape: Shape of the images, (C, H, W), with sides of 4 pixels or more and multiples of 4.
+        num_classes: Number of classes K.
+        channels: Channels C of the first stage. Paper: 16.
+        cells: Cells of each stage. Paper: 5.
 
     References:
         Dong and Yang, NAS-Bench-201, ICLR 2020, arXiv 2001.00326.
@@ -223,10 +216,10 @@ class CellSpace(Space):
     """All 15,625 cells of NAS-Bench-201, many of them twins; see `unique`.
 
     Attributes:
-        image_shape: (C, H, W).
-        num_classes: K.
-        channels: Of the first stage. Paper: 16.
-        cells: Of each stage. Paper: 5.
+        image_shape: Shape of the images, (C, H, W).
+        num_classes: Number of classes K.
+        channels: Channels of the first stage. Paper: 16.
+        cells: Cells of each stage. Paper: 5.
     """
 
     image_shape: tuple[int, int, int]
@@ -257,15 +250,11 @@ def read_accuracies(path: str | os.PathLike[str], data: str) -> dict[Cell, float
     """Read a table of cells and their accuracies in per cent: CSV with a column ``arch`` and one for each data set.
 
     Args:
-        path: Of the file, such as one of NATS-Bench's topology space.
+        path: Path of the file, such as one of NATS-Bench's topology space.
         data: Name of the column, such as ``"cifar10"``.
 
     Returns:
         Accuracies in 0..1 by cell.
-
-    Raises:
-        ValueError: If a column is missing, a cell cannot be read or comes twice, or an accuracy is out of range.
-        OSError: If the file cannot be read.
     """
     found: dict[Cell, float] = {}
     with Path(path).open(newline="", encoding="utf-8") as file:

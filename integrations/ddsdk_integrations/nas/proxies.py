@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.foundation import derive, require, require_count, root
+from ddsdk.foundation import Checked, PositiveInt, derive, require, root
 from ddsdk.networks import calibrate_batch_norm_
 from ddsdk.students import MakeStudent
 from ddsdk.synthetic import read_labels
@@ -20,59 +20,59 @@ from ddsdk.training import Pace, accuracy, train, train_steps
 
 
 class Proxy(Protocol):
-    """Gives a candidate a score without training it in full. Other processes must be able to unpickle it."""
+    """Function that gives a candidate a score without training it in full; other processes must unpickle it."""
 
     @property
     def seconds(self) -> float:
-        """Seconds that were spent before the first candidate, such as those of a distillation."""
+        """Seconds before the first candidate, such as those of a distillation."""
         ...
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Everything that a score depends on beside candidate and generator, JSON values."""
+        """JSON values of which a score depends beside candidate and generator."""
         ...
 
     def __call__(self, make: MakeStudent, rng: torch.Generator) -> Mapping[str, float]:
-        """Return ``"score"``, larger for a better candidate, and whatever else was measured."""
+        """Return ``"score"``, larger for a better candidate, and other measured values."""
         ...
 
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TrainedOn:
+class TrainedOn(Checked):
     """Train a candidate on a set, and score it by its accuracy on real images that were held out.
 
     Attributes:
-        batch: What it trains on.
-        evaluation: How; networks and their options do not count.
-        held_out: Real images that neither the set nor the test knows.
-        steps: Of the optimizer; None trains for the epochs of `evaluation`.
+        batch: Images and labels of the training.
+        evaluation: Protocol of the training; networks and their options do not count.
+        held_out: Real images that are in neither the set nor the test.
+        steps: Steps of the optimizer; None trains for the epochs of `evaluation`.
         pace: Rate and momentum of each step, where they were learned with the set; for whole epochs only.
         statistics: Real images, (B, C, H, W), on which batch norm measures its statistics after the training; None
             keeps those of the set, which for a small one are poor.
-        test: Where given, the accuracy on it is measured, too, as ``"test"``. It is no part of the score.
+        test: Real images whose accuracy is measured, too, as ``"test"``, and is no part of the score; None for none.
         seconds: CPU seconds that the set took.
     """
 
     batch: dd.Batch
     evaluation: dd.Evaluation
     held_out: dd.RealData
-    steps: int | None = None
+    steps: PositiveInt | None = None
     pace: Pace = Pace()  # noqa: RUF009 - a tuple, which nobody can change
     statistics: Tensor | None = None
     test: dd.RealData | None = None
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         x, y = self.batch
         shape = self.held_out.image_shape
         require(tuple(x.shape[1:]) == shape, "batch", f"have images of shape {shape}", tuple(x.shape[1:]))
         k = self.held_out.num_classes
         require(tuple(y.shape) == (len(x), k), "batch", f"have {len(x)} rows of {k} labels", tuple(y.shape))
         require(self.evaluation.learner == "network", "learner", "be 'network'", self.evaluation.learner)
-        if self.steps is not None:
-            require_count("steps", self.steps)
-            require(not any(self.pace), "steps", "be None where each step has a rate of its own", self.steps)
+        paced = self.steps is not None and any(self.pace)
+        require(not paced, "steps", "be None where each step has a rate of its own", self.steps)
         if self.statistics is not None:
             require(len(self.statistics) >= 2, "statistics", "hold at least 2 images", len(self.statistics))
 
@@ -146,9 +146,6 @@ def distilled_proxy(
         statistics: Real images of which 16 of each class are drawn for batch norm; None for none.
         seconds: CPU seconds that the set took; None takes those of its provenance, which are of the wall clock.
         seed: Root of the draw of these images: an integer, or a generator, which is not advanced.
-
-    Raises:
-        ValueError: If the set is for a kernel machine and no `evaluation` is given, or does not fit the images.
     """
     own = dd.Evaluation.from_dict(distilled.evaluation)
     pace = Pace()
@@ -184,10 +181,9 @@ def early_stopping(
     Args:
         train: All of the training images.
         held_out: Real images for the score.
-        evaluation: How candidates train; its schedule is squeezed into `steps`.
-        steps: Of the optimizer; None for all epochs.
-        test: See `TrainedOn`.
+        evaluation: Protocol of the candidates' training; its schedule is squeezed into `steps`.
+        steps: Steps of the optimizer; None for all epochs.
+        test: Test images, see `TrainedOn`.
     """
-    return TrainedOn(
-        batch=train.batch(torch.arange(len(train))), evaluation=evaluation, held_out=held_out, steps=steps, test=test
-    )
+    batch = train.batch(torch.arange(len(train)))
+    return TrainedOn(batch=batch, evaluation=evaluation, held_out=held_out, steps=steps, test=test)

@@ -7,7 +7,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, final
 
@@ -25,16 +25,16 @@ from ddsdk_integrations.nas.space import Candidate, named
 @final
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """What a proxy says of candidates.
+    """Scores of candidates by a proxy.
 
     Attributes:
-        name: Of the proxy.
-        scores: Of each candidate, one for each seed; larger is better.
-        parameters: Of each candidate's network.
-        seconds: Of all candidates and seeds: CPU seconds, or those of the clock where `rank` was told so.
-        before: In the same way, before the first candidate, such as those of a distillation.
-        extra: What else was measured, such as ``"test"``, like `scores`.
-        failures: Why candidates have no score; they are in no other field.
+        name: Name of the proxy.
+        scores: Scores of each candidate, one for each seed; larger is better.
+        parameters: Number of parameters of each candidate's network.
+        seconds: Seconds of all candidates and seeds, of the CPU or of the clock, see `rank`.
+        before: Seconds before the first candidate, such as those of a distillation.
+        extra: Other measured values by name, such as ``"test"``, like `scores`.
+        failures: Errors of candidates that have no score; they are in no other field.
     """
 
     name: str
@@ -66,27 +66,16 @@ class Ranking:
         means = self.means
         return sorted(means, key=lambda name: -means[name])[:count]
 
-    def seed(self, index: int, name: str | None = None) -> Ranking:
+    def seed(self, index: int) -> Ranking:
         """Return the ranking by one seed alone, which cost its share."""
         require(0 <= index < self.seeds, "index", f"lie in 0..{self.seeds - 1}", index)
-        return Ranking(
-            name=self.name if name is None else name,
-            scores={one: (values[index],) for one, values in self.scores.items()},
-            parameters=self.parameters,
-            seconds=self.seconds / self.seeds,
-            before=self.before,
-        )
+        scores = {one: (values[index],) for one, values in self.scores.items()}
+        return replace(self, scores=scores, seconds=self.seconds / self.seeds, extra={}, failures={})
 
     def by(self, key: str, name: str | None = None) -> Ranking:
-        """Return the ranking by something else that was measured, such as ``"test"``."""
+        """Return the ranking by another measured value, such as ``"test"``."""
         require(key in self.extra, "key", f"be one of {list(self.extra)}", key)
-        return Ranking(
-            name=self.name if name is None else name,
-            scores=self.extra[key],
-            parameters=self.parameters,
-            seconds=self.seconds,
-            before=self.before,
-        )
+        return replace(self, name=name or self.name, scores=self.extra[key], extra={}, failures={})
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -94,11 +83,7 @@ class Ranking:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Ranking:
-        """Return the ranking that `to_dict` wrote.
-
-        Raises:
-            ValueError: If the values are no ranking.
-        """
+        """Return the ranking that `to_dict` wrote."""
         try:
             return msgspec.convert(dict(values), cls, strict=True)
         except msgspec.ValidationError as error:
@@ -116,7 +101,7 @@ def rank(
     name: str = "proxy",
     wall_clock: bool = False,
 ) -> Ranking:
-    """Score every candidate by a proxy, once for each seed, and return what came out.
+    """Score every candidate by a proxy, once for each seed.
 
     A unit of work is one candidate and one seed. Its numbers depend on neither order nor worker.
 

@@ -1,4 +1,4 @@
-"""What is ranked: candidates, and spaces of them that know their choices."""
+"""Candidates, spaces of all their combinations, and the 720 ConvNets of the condensation papers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ddsdk.foundation import derive, require, require_count
-from ddsdk.networks import NetworkFactory
+from ddsdk.networks import NORMS, NetworkFactory, network_factory
 from ddsdk.students import MakeStudent
 
 
@@ -23,9 +23,9 @@ class Candidate:
     """An architecture with a name.
 
     Attributes:
-        name: Unique among those that are ranked together.
-        make: Builds a network whose weights come from the generator alone; other processes must be able to unpickle
-            it where they are to share the work.
+        name: Name, unique among those that are ranked together.
+        make: Factory of a network whose weights come from the generator alone; other processes must be able to
+            unpickle it where they are to share the work.
     """
 
     name: str
@@ -33,14 +33,11 @@ class Candidate:
 
 
 def named(candidates: Iterable[Candidate | tuple[str, MakeStudent] | MakeStudent]) -> tuple[Candidate, ...]:
-    """Return candidates of factories, with the names that they have.
+    """Return named candidates.
 
     Args:
         candidates: Candidates, pairs of a name and a factory, or factories: those of `ddsdk.network_factory`, whose
             options are the name, or functions.
-
-    Raises:
-        ValueError: If there are none, one has no name, or two have the same.
     """
     found = tuple(_named(one) for one in candidates)
     require(len(found) > 0, "candidates", "hold at least one", len(found))
@@ -104,11 +101,8 @@ class Space(ABC):
         """Draw different candidates in which all levels of each factor are equally frequent, or differ by one.
 
         Args:
-            count: How many.
-            rng: Orders the levels of each factor on its own.
-
-        Raises:
-            ValueError: If there are not so many.
+            count: Number of candidates.
+            rng: Generator of the order of the levels.
         """
         require_count("count", count)
         require(count <= len(self), "count", f"be at most {len(self)}", count)
@@ -160,7 +154,7 @@ class AnyOf:
     """A factory that draws one of several architectures each time: students of many kinds for a recipe.
 
     Attributes:
-        factories: At least one.
+        factories: Factories of networks, at least one.
     """
 
     factories: tuple[Callable[[torch.Generator], nn.Module], ...]
@@ -172,3 +166,42 @@ class AnyOf:
         """Return a network of one of them; which one, and its weights, come from `rng`."""
         which = int(torch.randint(len(self.factories), (), generator=derive(rng, "which")))
         return self.factories[which](derive(rng, "weights"))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ConvNetSpace(Space):
+    """ConvNets of depth {1, 2, 3, 4} x width x activation x norm x pooling: 720 of them.
+
+    Each block is a 3x3 convolution, the norm, the activation and the pooling; then one linear layer, as in
+    `ddsdk.NETWORKS["convnet"]`. With width 4, four groups are one for each channel: "group" is then "instance".
+
+    Attributes:
+        image_shape: Shape of the images, (C, H, W); 16 pixels or more, for the deepest have four poolings.
+        num_classes: Number of classes K.
+        widths: Channels. The paper's are 32, 64, 128 and 256.
+
+    References:
+        Zhao et al., ICLR 2021, arXiv 2006.05929, section 4.3 and appendix.
+    """
+
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+
+    @property
+    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+        """Depth, width, activation, norm and pooling."""
+        return {
+            "depth": (1, 2, 3, 4),
+            "width": tuple(self.widths),
+            "activation": ("sigmoid", "relu", "leaky-relu"),
+            "norm": tuple(sorted(NORMS)),
+            "pooling": ("none", "max", "avg"),
+        }
+
+    def candidate(self, **choice: Any) -> Candidate:  # noqa: ANN401
+        """Return a ConvNet, named such as ``"d3-w128-relu-instance-avg"``."""
+        self.check(choice)
+        name = f"d{choice['depth']}-w{choice['width']}-{choice['activation']}-{choice['norm']}-{choice['pooling']}"
+        return Candidate(name, network_factory("convnet", self.image_shape, self.num_classes, **choice))

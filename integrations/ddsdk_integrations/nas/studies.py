@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 
-from ddsdk.foundation import derive, require_count, root
+from ddsdk.foundation import Checked, PositiveInt, derive, root
 from ddsdk_integrations._require import require_library
 from ddsdk_integrations.nas.proxies import Proxy
 from ddsdk_integrations.nas.ranking import Ranking
@@ -30,8 +30,8 @@ def distributions(space: Space) -> Mapping[str, BaseDistribution]:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class ProxyObjective:
-    """What `optuna.Study.optimize` takes: a trial draws a candidate, the proxy scores it, larger is better.
+class ProxyObjective(Checked):
+    """Objective of `optuna.Study.optimize`: a trial draws a candidate, the proxy scores it, larger is better.
 
     After each seed the mean so far is reported, so a pruner can stop a poor candidate early. A trial keeps the
     candidate's name as its attribute ``"candidate"``.
@@ -49,19 +49,15 @@ class ProxyObjective:
     space: Space
     proxy: Proxy
     seed: int | torch.Generator = 0
-    seeds: int = 1
+    seeds: PositiveInt = 1
     parameters: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         root(self.seed)
-        require_count("seeds", self.seeds)
 
     def __call__(self, trial: optuna.Trial) -> float | tuple[float, int]:
-        """Return the mean score, and the number of parameters where it was asked for.
-
-        Raises:
-            optuna.TrialPruned: If the study's pruner says so.
-        """
+        """Return the mean score, and the number of parameters if wanted; a pruner may stop the trial before."""
         choice: dict[str, Any] = {
             name: trial.suggest_categorical(name, levels) for name, levels in self.space.choices.items()
         }
@@ -83,12 +79,12 @@ class ProxyObjective:
 
 
 def add_ranking(study: optuna.Study, space: Space, ranking: Ranking) -> int:
-    """Add what a ranking has scored to a study, as finished trials, and return how many there were.
+    """Add the scores of a ranking to a study, as finished trials, and return their number.
 
     Args:
-        study: With one value, which is maximised.
-        space: Of the ranking; candidates that it does not have are passed over. All its names are walked through.
-        ranking: Of any proxy.
+        study: Study with one value, which is maximised.
+        space: Space of the ranking; candidates that it does not have are passed over. All its names are walked through.
+        ranking: Ranking by any proxy.
     """
     means, told, added = ranking.means, distributions(space), 0
     for choice in space.combinations():

@@ -31,7 +31,7 @@ class ParameterCount:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Its name."""
+        """Kind of the score."""
         return {"kind": "parameters"}
 
     def __call__(self, make: MakeStudent, rng: torch.Generator) -> Mapping[str, float]:
@@ -48,7 +48,7 @@ class SynFlow:
     without its normalisations, in float64. Parameters that no output depends on count zero.
 
     Attributes:
-        image_shape: (C, H, W).
+        image_shape: Shape of the images, (C, H, W).
 
     References:
         Tanaka et al., NeurIPS 2020, arXiv 2006.05467; as a score: Abdelfattah et al., ICLR 2021, arXiv 2101.08134.
@@ -59,7 +59,7 @@ class SynFlow:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Its name and the shape."""
+        """Kind of the score, and the shape."""
         return {"kind": "synflow", "shape": list(self.image_shape)}
 
     def __call__(self, make: MakeStudent, rng: torch.Generator) -> Mapping[str, float]:
@@ -86,7 +86,7 @@ def _without_norms(network: nn.Module) -> nn.Module:
 @final
 @dataclass(frozen=True, eq=False)
 class NasWot:
-    """log |det K| of how often two images lie on the same side of the units of a network at its initialisation.
+    """log |det K|, K_ij the number of units of a new network for which two images lie on the same side.
 
     K_ij counts the inputs of all activations that are positive for both images i and j, or for neither. The paper has
     ReLU only; for the sigmoid the same side means the same half of its range. Batch norm takes the statistics of the
@@ -107,16 +107,12 @@ class NasWot:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Its name and the images."""
+        """Kind of the score, and the images."""
         return {"kind": "naswot", "x": tensor_hash(self.x)}
 
     @torch.no_grad()
     def __call__(self, make: MakeStudent, rng: torch.Generator) -> Mapping[str, float]:
-        """Return the log determinant; that of a singular kernel is reported as the least finite number.
-
-        Raises:
-            ValueError: If the network has no activation layer.
-        """
+        """Return the log determinant; that of a singular kernel is reported as the least finite number."""
         network = make(rng).to(self.x.device).train()
         kernel = torch.zeros(len(self.x), len(self.x), dtype=torch.float64, device=self.x.device)
 
@@ -154,7 +150,7 @@ class GradientNorm:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Its name and the batch."""
+        """Kind of the score, and the batch."""
         return {"kind": "gradient norm", "batch": tensor_hash(*self.batch)}
 
     def __call__(self, make: MakeStudent, rng: torch.Generator) -> Mapping[str, float]:
