@@ -87,9 +87,9 @@ def _images(make: Callable[[Setting], Any]) -> Make:
 
 
 METHODS: Mapping[str, Make] = {
-    "canvas, windows wrap": _canvas(True),
-    "canvas, windows stay inside": _canvas(False),
-    "rolled images, circular padding": _rolled,
+    "canvas with wrapping windows": _canvas(True),
+    "canvas with windows inside": _canvas(False),
+    "rolled images with circular padding": _rolled,
     "images": _images(_matched),
     "random real images": _images(lambda s: dd.BASELINES["random"](ipc=s.factor**2)),
 }

@@ -6,14 +6,11 @@ Each process matches its own classes; the gradients are summed, and all take the
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import torch.distributed as dist
 
 import ddsdk as dd
-from ddsdk.artefact import assemble
-from ddsdk.foundation import derive
-from ddsdk.running import ProcessSum, shared_plan
+from ddsdk.running import ProcessSum, Run, shared_plan
 
 
 def main(out: str, steps: int) -> None:
@@ -22,18 +19,19 @@ def main(out: str, steps: int) -> None:
     try:
         real = dd.load("digits")
         make_student = dd.network_factory("convnet", real.image_shape, real.num_classes, width=16)
-        rng = dd.generator(0)
-        recipe = dd.DM(ipc=5, steps=steps)
-        whole = recipe.plan(real, make_student=make_student, rng=derive(rng, "plan"))
         group = ProcessSum()
-        plan = shared_plan(whole, real.num_classes, group)
-        run: dd.Distillation[Any] = dd.Distillation(plan, real, rng=derive(rng, "steps"), reduce=group)
+        run = Run(
+            dd.DM(ipc=5, steps=steps),
+            real,
+            make_student=make_student,
+            seed=0,
+            transform=lambda plan: shared_plan(plan, real.num_classes, group),
+        )
         for step in run:
             if group.rank == 0:
                 print(f"step {step.number}: loss {step.loss:.4f}")
         if group.rank == 0:
-            made = assemble(recipe, run.result, real, evaluation=recipe.evaluation(real), rng=rng, seconds=0.0)
-            print(f"{out}: {made.save(out)}")
+            print(f"{out}: {run.distilled().save(out)}")
         # Whoever leaves the group first may take the others with it.
         dist.barrier()
     finally:

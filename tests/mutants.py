@@ -25,7 +25,239 @@ class Mutant(NamedTuple):
     tests: str
 
 
-MUTANTS: dict[str, Mutant] = {}
+MUTANTS: dict[str, Mutant] = {
+    "undo to the diverged step": Mutant(
+        "ddsdk/running/loop.py",
+        "self._good = before",
+        "self._good = self._snapshot()",
+        "tests/test_distill.py tests/test_run.py",
+    ),
+    "average with the decay on the wrong side": Mutant(
+        "ddsdk/running/loop.py",
+        "lerp_(value, 1 - self.plan.average)",
+        "lerp_(value, self.plan.average)",
+        "tests/test_plan_options.py tests/test_distill.py",
+    ),
+    "projection left out": Mutant(
+        "ddsdk/running/loop.py",
+        "        plan.syn.project_()\n",
+        "",
+        "tests/test_distill.py tests/test_plan_options.py tests/test_synthetic.py",
+    ),
+    "schedule of the rate left out": Mutant(
+        "ddsdk/running/loop.py",
+        'group["lr"] = rate * factor',
+        'group["lr"] = rate',
+        "tests/test_plan_options.py tests/test_distill.py",
+    ),
+    "warm start for the wrong items": Mutant(
+        "ddsdk/running/warm_start.py",
+        "mine.pixels[rows] = theirs.pixels[taken]",
+        "mine.pixels[rows] = theirs.pixels[rows]",
+        "tests/test_run.py",
+    ),
+    "warm start in another value space": Mutant(
+        "ddsdk/running/warm_start.py",
+        'return real.preprocess.to("cpu")(start.preprocess.inverse(start.images)), start.owner.cpu()',
+        "return start.images, start.owner.cpu()",
+        "tests/test_run.py",
+    ),
+    "no cross term in the discrepancy of kernels": Mutant(
+        "ddsdk/objectives/moments.py", "- 2 * kernels[2]", "- kernels[2]", "tests/oracle"
+    ),
+    "squared distances without the factor 2": Mutant(
+        "ddsdk/objectives/moments.py", "(squares - 2 * x @ y.T)", "(squares - x @ y.T)", "tests/oracle"
+    ),
+    "cosine with the wrong sign": Mutant(
+        "ddsdk/objectives/distances.py",
+        "gap: Tensor = 1 - (x * y)",
+        "gap: Tensor = 1 + (x * y)",
+        "tests/oracle/test_gradient_parts.py tests/oracle",
+    ),
+    "half of the loss of a regression missing": Mutant(
+        "ddsdk/objectives/ridge.py",
+        "return 0.5 * (found - targets",
+        "return (found - targets",
+        "tests/oracle/test_regression_parts.py",
+    ),
+    "start and target of a trajectory swapped": Mutant(
+        "ddsdk/objectives/trajectory.py",
+        "yield (end - student.target)",
+        "yield (end - student.start)",
+        "tests/oracle/test_trajectory.py",
+    ),
+    "micro-batches without their sizes": Mutant(
+        "ddsdk/objectives/byproducts.py",
+        "share = (part.stop - part.start) / n",
+        "share = 1 / len(list(pieces(n, micro_batch(student, batch.x.device, n))))",
+        "tests/oracle",
+    ),
+    "ridge as the trace, not the mean of the diagonal": Mutant(
+        "ddsdk/training/ridge.py", "gram.diagonal().mean()", "gram.diagonal().sum()", "tests/oracle"
+    ),
+    "truncated gradient in the place of the exact one": Mutant(
+        "ddsdk/training/unroll.py",
+        "if self.exact and graph else",
+        "if not self.exact and graph else",
+        "tests/oracle/test_unroll.py tests/oracle",
+    ),
+    "tangent kernel without the derivative of the activation": Mutant(
+        "ddsdk/training/kernels.py",
+        "tangent = tangent * (weight * (math.pi - angle) / (2 * math.pi))",
+        "tangent = tangent * weight",
+        "tests/oracle",
+    ),
+    "softmax over the set, not over classes": Mutant(
+        "ddsdk/synthetic/labels.py",
+        "self.logits[slots].softmax(1)",
+        "self.logits[slots].softmax(0)",
+        "tests/contract/test_labels.py tests/test_synthetic.py",
+    ),
+    "learned rate without its bounds": Mutant(
+        "ddsdk/synthetic/rate.py",
+        "        self.value.clamp_(self._low, self._high)\n",
+        "",
+        "tests/test_synthetic.py tests/test_run_training.py tests/oracle",
+    ),
+    "tiles with rows and columns swapped": Mutant(
+        "ddsdk/synthetic/multiformation.py",
+        ".permute(0, 2, 4, 1, 3, 5)",
+        ".permute(0, 4, 2, 1, 3, 5)",
+        "tests/test_multiformation.py",
+    ),
+    "a subset forgets that images may be mirrored": Mutant(
+        "ddsdk/data/sources.py", "            mirror_safe=self.mirror_safe,\n", "", "tests/test_facts.py"
+    ),
+    "flip upside down": Mutant(
+        "ddsdk/data/augment.py",
+        "return x.flip(3) if u.item() < 0.5 else x",
+        "return x.flip(2) if u.item() < 0.5 else x",
+        "tests/test_augment.py",
+    ),
+    "hash of a tensor not compared": Mutant(
+        "ddsdk/artefact/folder.py",
+        "if hashlib.sha256(flat.data).hexdigest() != manifest.tensors[name].sha256:",
+        "if False:",
+        "tests/test_artifact.py",
+    ),
+    "content id not compared": Mutant(
+        "ddsdk/artefact/manifest.py",
+        "good = (_content_id(raw), _seal(raw)) == (manifest.id, manifest.seal)",
+        "good = _seal(raw) == manifest.seal",
+        "tests/test_artifact.py",
+    ),
+    "hash of a result not compared": Mutant(
+        "ddsdk/foundation/unit.py",
+        "whole = bool(end) and seal.sha256 == hashlib.sha256(result).hexdigest()",
+        "whole = bool(end)",
+        "tests/test_work.py",
+    ),
+    "key of a random number without its purpose": Mutant(
+        "ddsdk/foundation/rng.py",
+        "return generator(rng.initial_seed(), *key)",
+        "return generator(rng.initial_seed())",
+        "tests/oracle tests/test_augment.py",
+    ),
+    "score of one seed kept for all": Mutant(
+        "ddsdk/judging/scores.py", '"seed": seed,', '"seed": 0,', "tests/test_judge.py"
+    ),
+    "likelihood ratio with the wrong sign": Mutant(
+        "ddsdk/judging/likelihood.py",
+        "found[i] = parts[0] - parts[1]",
+        "found[i] = parts[1] - parts[0]",
+        "tests/test_membership.py",
+    ),
+    "another momentum of DM": Mutant(
+        "ddsdk/recipes/distribution.py",
+        "image_momentum: Momentum = 0.5",
+        "image_momentum: Momentum = 0.9",
+        "tests/test_published_constants.py",
+    ),
+    "rows scaled to the norm instead of clipped": Mutant(
+        "integrations/ddsdk_integrations/privacy/mechanism.py",
+        ".clamp_min(1e-12)).clamp_max(1)",
+        ".clamp_min(1e-12))",
+        "tests/privacy/test_mechanism.py",
+    ),
+    "noise without the clipping norm": Mutant(
+        "integrations/ddsdk_integrations/privacy/mechanism.py",
+        "self.release.noise_multiplier * self.release.clip * noise",
+        "self.release.noise_multiplier * noise",
+        "tests/privacy/test_mechanism.py",
+    ),
+    "budget not charged": Mutant(
+        "integrations/ddsdk_integrations/privacy/budget.py",
+        "            self._write(releases=planned)\n",
+        "",
+        "tests/privacy/test_budget.py",
+    ),
+    "p-value without the factor 2": Mutant(
+        "integrations/ddsdk_integrations/privacy/bounds.py",
+        "2 * canaries * delta",
+        "canaries * delta",
+        "tests/privacy/test_audit.py",
+    ),
+    "upper median of counts": Mutant(
+        "integrations/ddsdk_integrations/federated/pool.py",
+        "sorted(counts)[(len(counts) - 1) // 2]",
+        "sorted(counts)[len(counts) // 2]",
+        "tests/federated/test_pool.py",
+    ),
+    "reply with infinite numbers accepted": Mutant(
+        "integrations/ddsdk_integrations/federated/checks.py",
+        '_insist(bool(np.isfinite(value).all()), f"{name} must be finite")',
+        "pass",
+        "tests/federated/test_checks.py",
+    ),
+    "memory larger than its budget": Mutant(
+        "integrations/ddsdk_integrations/continual/memory.py",
+        "    if part.nbytes <= budget:\n",
+        "    if part.nbytes <= 2 * budget:\n",
+        "tests/continual",
+    ),
+    "directed graph transposed": Mutant(
+        "integrations/ddsdk_integrations/graph/propagation.py",
+        "torch.sparse_coo_tensor(index.flip(0), weight",
+        "torch.sparse_coo_tensor(index, weight",
+        "tests/graph",
+    ),
+    "normalised graph without loops in the degrees": Mutant(
+        "integrations/ddsdk_integrations/graph/propagation.py",
+        "scale = looped.sum(-1).rsqrt()",
+        "scale = adjacency.sum(-1).clamp_min(1e-6).rsqrt()",
+        "tests/graph",
+    ),
+    "attack without projection": Mutant(
+        "integrations/ddsdk_integrations/robustness/attacks.py",
+        "attacked = threat.project(moved, x).detach()",
+        "attacked = moved.detach()",
+        "tests/robustness/test_attacks.py",
+    ),
+    "attack that lowers the loss": Mutant(
+        "integrations/ddsdk_integrations/robustness/attacks.py",
+        "attacked.detach() + step_size * threat",
+        "attacked.detach() - step_size * threat",
+        "tests/robustness/test_attacks.py",
+    ),
+    "leave-one-out without the leverage": Mutant(
+        "integrations/ddsdk_integrations/explain/influence.py",
+        "(truth - fitted) / (1 - leverage).clamp_min(_CERTAIN)[:, None]",
+        "truth - fitted",
+        "tests/applications/test_explain.py",
+    ),
+    "gain discounted from the second rank on": Mutant(
+        "integrations/ddsdk_integrations/recommend/ranking.py",
+        "1 / torch.arange(2, k + 2).double().log2()",
+        "1 / torch.arange(1, k + 1).double().log2().clamp_min(1)",
+        "tests/applications/test_recommend.py",
+    ),
+    "limits of a release reversed": Mutant(
+        "integrations/ddsdk_integrations/share/release.py",
+        "if sign * value <= sign * limit:",
+        "if sign * value >= sign * limit:",
+        "tests/applications/test_share.py",
+    ),
+}
 
 
 def killed_by(mutant: Mutant, copy: Path) -> str:

@@ -49,7 +49,7 @@ def in_a_group(rank, size, folder):
     for name, recipe in recipes().items():
         group = ProcessSum()
         plan = shared_plan(whole_plan(recipe, real), real.num_classes, group)
-        run = dd.Distillation(plan, real, rng=dd.generator("steps"), reduce=group)
+        run = dd.Distillation(plan, real, rng=dd.generator("steps"))
         losses = [step.loss for step in run]
         found[name] = (losses, run.result.detached(dd.generator(0)).x)
     torch.save(found, f"{folder}/{rank}.pt")

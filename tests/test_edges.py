@@ -69,7 +69,7 @@ def test_sets_with_edges_are_not_joined():
 def test_a_file_with_an_edge_beyond_its_rows_does_not_open():
     found, bad = edged(), edged(images=torch.rand(3, 1, 4, 2, generator=dd.generator(0)))
     bad = dataclasses.replace(bad, edge_index=torch.tensor([[0, 11, 2], [11, 0, 3]]))
-    arrays = {**bad._arrays(), "images": found._arrays()["images"]}
+    arrays = {**bad.arrays(), "images": found.arrays()["images"]}
     manifest = build_manifest(
         arrays,
         class_names=bad.class_names,

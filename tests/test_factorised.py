@@ -287,7 +287,7 @@ def test_the_learned_rate_of_haba_does_not_fall_below_that_of_its_authors(tiny):
     with torch.no_grad():
         rate.value.fill_(-1.0)
     rate.project_()
-    assert float(rate()) == pytest.approx(0.001)
+    assert rate().item() == pytest.approx(0.001)
 
 
 @pytest.mark.parametrize("key", ["it-gan", "glad"])

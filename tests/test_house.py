@@ -34,10 +34,7 @@ LIBRARIES = {
 }
 # Loops of Avalanche draw from the global generators, so what runs or resumes one has to set them; attacks of
 # pyautoattack seed them, so what calls one has to put them back.
-SETS_GLOBAL_STATE = {
-    "ddsdk_integrations.continual.resume",
-    "ddsdk_integrations.robustness.library",
-}
+SETS_GLOBAL_STATE = {"ddsdk_integrations.continual.resume", "ddsdk_integrations.robustness.library"}
 
 # A room may import from those before it.
 ROOMS = (

@@ -61,11 +61,9 @@ class DataOptions:
         """Return whether images may be mirrored, and say what was assumed or measured."""
         if self.mirror_safe == "check":
             found = judging.mirror_check(train)
+            plain = f"{found.plain:.1%} of {found.images} held-out images"
             may = "may" if found.safe else "must not"
-            figures = (
-                f"{found.plain:.1%} of {found.images} held-out images, {found.mirrored:.1%} of their mirror images"
-            )
-            out(f"mirror check: {figures}: images {may} be mirrored")
+            out(f"mirror check: {plain}, {found.mirrored:.1%} of their mirror images: images {may} be mirrored")
             return found.safe
         if self.mirror_safe == "auto" and Path(self.data).exists():
             out("images are not mirrored, for nothing is known of these data: --mirror-safe yes, no or check")

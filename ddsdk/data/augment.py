@@ -136,7 +136,7 @@ class Draw:
         return x
 
     def rows(self, start: int, stop: int) -> Draw:
-        """Return the draw for images `start` to `stop` of the batch it was made for."""
+        """Return the draw for images `start` to `stop` of its batch."""
         return Draw(tuple((name, u if len(u) == 1 else u[start:stop]) for name, u in self.steps))
 
 

@@ -73,12 +73,10 @@ def load(
     """
     require(split in ("train", "test"), "split", "be 'train' or 'test'", split)
     found = _find(data, root, image_column, label_column, resize, pictures, mirror_safe)
-    ready = preprocess or _published(found, zca)
-    raw = found.read(split)
-    if ready is not None:
-        return _real(raw, found, ready)
-    train = raw if split == "train" else found.read("train")
-    return _real(raw, found, _fit(train, found, zca))
+    raw, ready = found.read(split), preprocess or _published(found, zca)
+    if ready is None:
+        ready = _fit(raw if split == "train" else found.read("train"), found, zca)
+    return _real(raw, found, ready)
 
 
 def load_pair(

@@ -28,6 +28,7 @@ _SHADES = {
 _MARKERS = "osD^vPX*<>hp"
 _LINES = {"matching": "-", "meta-learning": (0, (5, 1.5)), "selection": ":"}
 _SMALLEST_GAP = 0.042
+_POINTER = {"arrowstyle": "-", "alpha": 0.4, "linewidth": 0.7, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 5}
 
 
 def curve_table(curves: Sequence[RecipeCurve]) -> str:
@@ -108,14 +109,9 @@ def _key(curves: Sequence[RecipeCurve]) -> str:
 
 def _style(curve: RecipeCurve, curves: Sequence[RecipeCurve]) -> dict[str, Any]:
     place = [c.recipe for c in curves if c.family == curve.family].index(curve.recipe)
-    shades = _SHADES[curve.family]
-    return {
-        "color": shades[place % len(shades)],
-        "marker": _MARKERS[place % len(_MARKERS)],
-        "linestyle": _LINES[curve.family],
-        "markersize": 6.5,
-        "linewidth": 1.7,
-    }
+    shades, sizes = _SHADES[curve.family], {"markersize": 6.5, "linewidth": 1.7}
+    color, marker = shades[place % len(shades)], _MARKERS[place % len(_MARKERS)]
+    return {"color": color, "marker": marker, "linestyle": _LINES[curve.family], **sizes}
 
 
 def _panel(
@@ -163,15 +159,7 @@ def _name_ends(axes: Axes, column: Callable[[CurvePoint], Score], curves: Sequen
             color=style["color"],
             verticalalignment="center",
             annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": style["color"],
-                "alpha": 0.4,
-                "linewidth": 0.7,
-                "relpos": (0, 0.5),
-                "shrinkA": 1,
-                "shrinkB": 5,
-            },
+            arrowprops={**_POINTER, "color": style["color"]},
         )
 
 

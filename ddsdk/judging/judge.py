@@ -84,10 +84,7 @@ def evaluating(
 
     The arguments are checked before this returns.
     """
-    checked = _checked(batch, test, evaluation, pace)
-    if evaluation.learner == "kernel":
-        return _by_kernel(checked, test, evaluation, name)
-    return _by_networks(checked, test, evaluation, rng, name, pace)
+    return _steps(_checked(batch, test, evaluation, pace), test, evaluation, rng, name, pace)
 
 
 def network_accuracy(
@@ -120,14 +117,8 @@ def trained_network(
 ) -> nn.Module:
     """Return one of the networks that `evaluate` trains, the same to the last bit where there is no adversary.
 
-    Args:
-        batch: Images and label rows of `evaluate`.
-        like: Real data of the same shape and classes; its images are not read.
-        evaluation: Protocol of the training of a network; `networks` does not count.
-        index: Number of the network, from 0.
-        rng: Generator that `evaluate` would get.
-        pace: Rate and momentum of each step.
-        adversary: Adversary of `ddsdk.training.train`.
+    The arguments are those of `network_accuracy`, of whose data only shape and classes are read, and the adversary of
+    `ddsdk.training.train`.
     """
     require_count("index", index, least=0)
     require(evaluation.learner == "network", "learner", "be 'network'", evaluation.learner)
@@ -144,12 +135,12 @@ def _checked(batch: Batch | tuple[Tensor, Tensor], test: RealData, evaluation: E
     require(len(y) == len(x), "labels", f"have one row for each of the {len(x)} images", len(y))
     require(y.shape[1] == test.num_classes, "labels", f"have {test.num_classes} columns", y.shape[1])
     pace.check(evaluation, len(x))
+    # An unknown network or option is refused here.
+    name, options = evaluation.network, evaluation.network_options
     if evaluation.learner == "kernel":
-        kernel_machine(evaluation.network, **evaluation.network_options)
+        kernel_machine(name, **options)
     else:
-        network_factory(
-            evaluation.network, test.image_shape, test.num_classes, **evaluation.network_options
-        )  # refuses an unknown network or option
+        network_factory(name, test.image_shape, test.num_classes, **options)
     return Batch(x, y)
 
 
@@ -162,7 +153,7 @@ def _network(
     pace: Pace,
     adversary: Adversary | None = None,
 ) -> tuple[nn.Module, Iterator[int]]:
-    """Return a fresh network, and what trains it epoch by epoch."""
+    """Return a fresh network, and the epochs of its training."""
     shown = Batch(batch.x, read_labels(batch.y, evaluation.labels))
     key = derive(rng, "network", index)
     make = network_factory(evaluation.network, like.image_shape, like.num_classes, **evaluation.network_options)
@@ -174,22 +165,17 @@ def _test_accuracy(network: nn.Module, test: RealData) -> float:
     return accuracy(network, test.batch(torch.arange(len(test))).x, test.labels)
 
 
-def _by_networks(
+def _steps(
     batch: Batch, test: RealData, evaluation: Evaluation, rng: torch.Generator, name: str, pace: Pace
 ) -> Iterator[Progress]:
-    began = time.perf_counter()
-    accuracies: list[float] = []
-    for i in range(evaluation.networks):
+    began, kernel = time.perf_counter(), evaluation.learner == "kernel"
+    accuracies = [_kernel_accuracy(batch, test, evaluation)] if kernel else []
+    for i in range(0 if kernel else evaluation.networks):
         network, training = _network(batch, test, evaluation, i, rng, pace)
         for epochs in training:
             yield Progress(i * evaluation.epochs + epochs, evaluation.rounds)
         accuracies.append(_test_accuracy(network, test))
     yield _finished(batch, evaluation, accuracies, began, name)
-
-
-def _by_kernel(batch: Batch, test: RealData, evaluation: Evaluation, name: str) -> Iterator[Progress]:
-    began = time.perf_counter()
-    yield _finished(batch, evaluation, [_kernel_accuracy(batch, test, evaluation)], began, name)
 
 
 def _kernel_accuracy(batch: Batch, test: RealData, evaluation: Evaluation) -> float:

@@ -28,14 +28,10 @@ _PIECE = 512
 def trained_networks(
     distilled: Distilled, evaluation: Evaluation | None, networks: int, rng: torch.Generator
 ) -> list[nn.Module]:
-    """Return networks that are trained on a set, with frozen weights, in eval mode.
+    """Return networks that are trained on a set, on the device of its images, with frozen weights, in eval mode.
 
-    Args:
-        distilled: Set to train on; the device of its images is that of the training.
-        evaluation: Protocol of the training. None takes that of the set; for a set that is made for a kernel machine,
-            the quick protocol on the class of each image.
-        networks: Number of networks.
-        rng: Generator of initial weights and training; it is not advanced.
+    Without a protocol they train under that of the set; for a set that is made for a kernel machine, under the quick
+    protocol on the class of each image.
     """
     require_count("networks", networks)
     own = Evaluation.from_dict(distilled.evaluation) if evaluation is None else evaluation

@@ -42,13 +42,10 @@ def mirror_check(
     """Train a small ConvNet on images as they are, and test it on held-out images and on their mirror images.
 
     Args:
-        real: Pictures; at most 500 of each class are used.
+        real: Pictures, 2 or more of each class; at most 500 of each class are used.
         held_out: Part of them that is tested, in (0, 1).
         seed: Root of every random number: an integer, or a generator, which is not advanced.
         epochs: Passes of the network over the rest.
-
-    Raises:
-        ValueError: If the data holds no pictures, or a class has fewer than 2 images.
 
     Example:
         >>> import ddsdk
@@ -60,8 +57,8 @@ def mirror_check(
     rng = root(seed)
     few = real.subset(torch.cat([real.index_of_class(c)[:_IMAGES] for c in range(real.num_classes)]))
     rest, held = few.split(held_out, derive(rng, "split"))
-    network = network_factory("convnet", real.image_shape, real.num_classes, width=32)(derive(rng, "init"))
-    network = network.to(real.device)
+    make = network_factory("convnet", real.image_shape, real.num_classes, width=32)
+    network = make(derive(rng, "init")).to(real.device)
     protocol = Evaluation(protocol="mirror check", epochs=epochs, lr=0.03, augmentation="crop")
     for _ in train(network, rest.batch(torch.arange(len(rest))), protocol, derive(rng, "train")):
         pass

@@ -20,8 +20,6 @@ from ddsdk.training import Evaluation, Score
 
 
 class _Conditions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Conditions of a score."""
-
     set: str
     test: str
     evaluation: dict[str, Any]
@@ -31,8 +29,6 @@ class _Conditions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class _Record(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """One result."""
-
     score: Score
     data: str
     ipc: int
@@ -126,11 +122,7 @@ def scoring(
 
 
 def read_scores(folder: Path) -> list[dict[str, Any]]:
-    """Return the scores that `kept_score` has kept in `folder`, each with its conditions.
-
-    Raises:
-        ArtifactError: ``"score"``, if a result there is no score.
-    """
+    """Return the scores that `kept_score` has kept in `folder`, each with its conditions."""
     return [
         {**msgspec.to_builtins(_read(unit, result)), "conditions": dict(unit.config)}
         for unit, result in Store(folder).results("score")

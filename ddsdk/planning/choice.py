@@ -13,7 +13,7 @@ from ddsdk.planning.measured import Board, Entry, Figure
 LabelKind = Literal["hard", "soft"]
 _LINE = 2000
 _LATE = 1.5
-"""A set that came later than this many times its mark does not count there."""
+"""Multiple of a mark after which a set does not count there."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,9 @@ def _accuracy(figure: Figure, kind: LabelKind) -> float:
 
 
 def reached(board: Board, kind: LabelKind, accuracy: float) -> list[tuple[float, Entry]]:
-    """Return the CPU seconds after which methods had a set of an accuracy, the fastest one first.
+    """Return the CPU seconds of the mark by which each method had a set of an accuracy, the fastest one first.
 
-    Methods that did not get there are left out, and so are sets for kernel machines. Seconds are those of a measured
-    mark: the method may have been there some time before.
+    Methods that did not get there are left out, and so are sets for kernel machines.
     """
     require(0 < accuracy < 1, "accuracy", "lie strictly between 0 and 1", accuracy)
     found = []

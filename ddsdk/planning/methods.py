@@ -21,13 +21,9 @@ METHODS: dict[str, type[Recipe]] = {**RECIPES, **BASELINES}
 def chosen_methods(
     chosen: Sequence[str], ipc: int, changes: Sequence[str], *, paper: bool = False
 ) -> dict[str, Recipe]:
-    """Return methods with their settings.
+    """Return methods by name, those with presets if none is chosen, with their settings.
 
-    Args:
-        chosen: Names of recipes and baselines; those of the table of presets if empty.
-        ipc: Images per class.
-        changes: Changes of parameters, such as ``"dm.image_lr=0.5"``.
-        paper: Whether the presets are left out.
+    The presets, unless `paper` leaves them out, come before the changes, such as ``"dm.image_lr=0.5"``.
     """
     wanted = list(dict.fromkeys(chosen or SMALL))
     for name in wanted:
@@ -40,9 +36,8 @@ def chosen_methods(
         require(name in given, "set", f"name one of the methods, {', '.join(wanted)}", change)
         field = field.replace("-", "_")
         given[name][field] = _value(METHODS[name], field, text.strip(), change)
-    return {
-        name: METHODS[name](**{"ipc": ipc, **({} if paper else small(name, ipc)), **given[name]}) for name in wanted
-    }
+    presets = {name: {} if paper else small(name, ipc) for name in wanted}
+    return {name: METHODS[name](**{"ipc": ipc, **presets[name], **given[name]}) for name in wanted}
 
 
 def made_of(name: str, parameters: Mapping[str, Any]) -> Recipe:

@@ -7,30 +7,15 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, final
 
 from ddsdk.artefact import Distilled, current_manifest, read_manifest_summary, refuse_foreign
 from ddsdk.foundation import ResumeError, StorageError, lock, require, sweep
 from ddsdk.running.checkpoint import check_config, read_checkpoint, read_config, write_checkpoint
 from ddsdk.running.loop import Step
+from ddsdk.running.run import Run
 
 CHECKPOINT = "checkpoint.safetensors"
-
-
-class Resumable(Protocol):
-    """An iterator of steps whose state can be kept."""
-
-    def __iter__(self) -> Iterator[Step]:
-        """Return the steps that are left."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state, with that of the loop under the key ``"distillation"``."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where `state_dict` was taken."""
-        ...
 
 
 def found_config(folder: Path) -> dict[str, Any] | None:
@@ -128,7 +113,7 @@ class Job:
         require(not started, "config", "stay that of the run in the folder", str(self.folder))
         self._config = dict(config)
 
-    def steps(self, run: Resumable) -> Iterator[Step]:
+    def steps(self, run: Run[Any]) -> Iterator[Step]:
         """Give the steps that are left of a run, with a checkpoint at the start, now and then, and however it ends."""
         if self._checkpoint.exists():
             run.load_state_dict(read_checkpoint(self._checkpoint, self._config))
@@ -152,5 +137,5 @@ class Job:
         self._checkpoint.unlink(missing_ok=True)
         return content_id
 
-    def _save(self, run: Resumable) -> None:
+    def _save(self, run: Run[Any]) -> None:
         write_checkpoint(self._checkpoint, self._config, run.state_dict())

@@ -55,6 +55,8 @@ class Plan(Checked, Generic[S]):
             norm is an exponential moving average, with decay 0.9, of the norms so far, each as it was cut. None for no
             such bound.
         penalty: Further term of what the set stores, without data, such as on the edges of a graph.
+        reduce: Function of the parameters, whose gradients it may change, and of the loss after the terms of a step;
+            it returns the loss that counts. `ddsdk.running.ProcessSum` sums both over processes.
         rate_at: Function from the step, counted from 0, to the factor on the optimizer's learning rates. None for 1.
         finish: Function `(syn, rng) -> syn` that makes the result of the set at the end, such as with soft labels.
         validate: Score of a set, such as the accuracy of a network trained on it. The best of the scored sets is then
@@ -74,6 +76,7 @@ class Plan(Checked, Generic[S]):
     clip_norm: PositiveFloat | None = None
     clip_ratio: float | None = None
     penalty: Callable[[SyntheticSet], Tensor] | None = None
+    reduce: Callable[[Sequence[Tensor], float], float] | None = None
     rate_at: Callable[[int], float] | None = None
     finish: Callable[[SyntheticSet, torch.Generator], SyntheticSet] | None = None
     validate: Callable[[SyntheticSet], float] | None = None
@@ -124,8 +127,6 @@ class Distillation(Generic[S], Iterator[Step]):
         rng: Root of every random number; it is not advanced.
         retries: Number of times that the learning rate may shrink.
         shrink: Factor of the learning rate, in (0, 1).
-        reduce: Function of the parameters, whose gradients it may change, and of the loss after the terms of a step;
-            it returns the loss that counts. `ddsdk.running.ProcessSum` sums both over processes.
 
     Attributes:
         validations: Pairs (step, value) of the scores of the plan's `validate`.
@@ -136,14 +137,7 @@ class Distillation(Generic[S], Iterator[Step]):
     """
 
     def __init__(
-        self,
-        plan: Plan[S],
-        real: Source,
-        *,
-        rng: torch.Generator,
-        retries: int = 5,
-        shrink: float = 0.5,
-        reduce: Callable[[Sequence[Tensor], float], float] | None = None,
+        self, plan: Plan[S], real: Source, *, rng: torch.Generator, retries: int = 5, shrink: float = 0.5
     ) -> None:
         require_rng(rng)
         require(retries >= 0, "retries", "be at least 0", retries)
@@ -155,7 +149,6 @@ class Distillation(Generic[S], Iterator[Step]):
         self.skipped = 0
         self.diverged = False
         self._rng = derive(rng)
-        self._reduce = reduce
         self._retries = retries
         self._shrink = shrink
         self._optimizer = plan.make_optimizer(plan.syn)
@@ -251,9 +244,9 @@ class Distillation(Generic[S], Iterator[Step]):
             penalty = self.plan.penalty(syn)
             torch.autograd.backward(penalty)
             total += float(penalty.detach())
-        if self._reduce is None:
+        if self.plan.reduce is None:
             return total
-        return self._reduce([p for p in syn.parameters() if p.requires_grad], total)
+        return self.plan.reduce([p for p in syn.parameters() if p.requires_grad], total)
 
     def _update(self, loss: float) -> None:
         plan = self.plan

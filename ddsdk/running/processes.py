@@ -51,7 +51,7 @@ class ProcessSum:
 
 
 def shared_plan(plan: Plan[Any], num_classes: int, group: ProcessSum) -> Plan[Any]:
-    """Return the plan of one process: its objective matches every `group.size`-th class.
+    """Return the plan of one process: its objective matches every `group.size`-th class, and gradients are summed.
 
     The summed step is that of one process, but for rounding, where decoders draw no numbers of their own.
 
@@ -69,4 +69,4 @@ def shared_plan(plan: Plan[Any], num_classes: int, group: ProcessSum) -> Plan[An
         raise TypeError(f"objective must be a ClassMatch, which goes class by class, got {type(objective).__name__}")
     asked = range(num_classes) if objective.classes is None else objective.classes
     mine = tuple(asked[group.rank :: group.size])
-    return dataclasses.replace(plan, objective=dataclasses.replace(objective, classes=mine))
+    return dataclasses.replace(plan, objective=dataclasses.replace(objective, classes=mine), reduce=group)

@@ -11,7 +11,6 @@ from benchmarks.continual import BENCHMARK, rows
 from benchmarks.kit import Group
 
 SMALL = ["--data", "digits", "--images", "30", "--learners", "mlp", "--seconds", "0.1", "--ipc", "1"]
-pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def test_a_domain_has_two_classes_and_no_draw_of_the_run_is_left(tmp_path):

@@ -58,7 +58,6 @@ PLACES = {
 
 
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.filterwarnings("ignore")
 def test_the_memory_drops_in(place):
     buffer = memory()
     strategy = naive(network(), PLACES[place](buffer), epochs=6)
@@ -72,7 +71,6 @@ def test_the_memory_drops_in(place):
     assert accuracy(strategy.model, bench) > 1 / 6
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_er_ace_takes_the_memory_in_the_place_of_its_own():
     buffer = memory()
     strategy = naive(network(), cls=ER_ACE, mem_size=SIZE, batch_size_mem=8, epochs=6)
@@ -94,7 +92,6 @@ def accuracy(net, bench):
     return right / total
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_replay_keeps_what_is_forgotten_without_it():
     bench = stream(*EXPERIENCES)
     found = []
@@ -106,13 +103,11 @@ def test_replay_keeps_what_is_forgotten_without_it():
     assert found[0] < 0.5 < 0.9 < found[1]
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_a_policy_of_another_size_than_the_plugin_is_refused_by_it():
     with pytest.raises(AssertionError):
         ReplayPlugin(10, storage_policy=memory(12))
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_metrics_report_what_the_memory_takes_after_each_experience():
     buffer = memory(12)
     logger = Lines()
@@ -156,7 +151,6 @@ class Watch(SupervisedPlugin):
         self.seen.append((len(data), sorted({int(item[1]) for item in data})))
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_training_on_the_memory_sees_distilled_images_only():
     seen = {}
     for newest in (False, True):
@@ -169,7 +163,6 @@ def test_training_on_the_memory_sees_distilled_images_only():
     assert seen[True] == [(12, [0, 1]), (12, [2, 3]), (12, [4, 5])]
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_a_restart_goes_back_to_the_first_weights():
     buffer, net = memory(12), network()
     first = [p.detach().clone() for p in net.parameters()]
@@ -197,7 +190,6 @@ CONFIGURATIONS = {
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-@pytest.mark.filterwarnings("ignore")
 def test_each_configuration_learns_a_stream_within_its_bytes(name):
     make, how = CONFIGURATIONS[name]
     memory, plugins = make(SIZE, classes=6, seconds=0.2, seed=3, **how)
@@ -210,7 +202,6 @@ def test_each_configuration_learns_a_stream_within_its_bytes(name):
     assert memory.waiting == 0 and memory.calls >= 2
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_an_online_stream_of_avalanche_is_distilled_in_intervals():
     from avalanche.benchmarks.scenarios.online import split_online_stream
 

@@ -17,7 +17,6 @@ from ddsdk.foundation.errors import ResumeError
 from ddsdk_integrations.continual import DistilledBuffer, Distiller, LowRank, Streaming, resume_run, save_run
 
 EXPERIENCES = [[0, 1], [2, 3], [4, 5], [0, 3]]
-pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def setting(*, streaming=None, size=12, codec=None, classes=6):

@@ -50,7 +50,7 @@ def test_embeddings_with_logits_are_what_feddm_matches():
     real, fake = dd.Batch(x, None), dd.Batch(x.flip(0) * 0.5, None)
     a, b = (mean_embedding(student, batch, graph=False) for batch in (real, fake))
     wanted = sum((f(real.x).mean(0) - f(fake.x).mean(0)).square().sum() for f in (network.embed, network))
-    assert float((a[0] - b[0]).square().sum()) == pytest.approx(float(wanted), rel=1e-5)
+    assert (a[0] - b[0]).square().sum().item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
 def test_students_lie_within_the_radius_in_all_directions():
@@ -84,7 +84,7 @@ def test_known_images_count_little():
     losses = torch.nn.functional.cross_entropy(outputs, labels, reduction="none").detach()
     weights = 2 / (1 + (-losses).exp()) - 1
     loss = dynamic_loss(outputs, labels)
-    assert float(loss) == pytest.approx(float((weights * losses).sum()), rel=1e-6)
+    assert loss.item() == pytest.approx(float((weights * losses).sum()), rel=1e-6)
     (gradient,) = torch.autograd.grad(loss, outputs)
     plain = outputs.detach().softmax(1) - labels
     assert torch.allclose(gradient, weights[:, None] * plain, atol=1e-6)

@@ -219,11 +219,11 @@ def test_edges_and_features_take_turns_and_resume_in_them():
     def go(optimizer, first, second, steps):
         path = []
         for _ in range(steps):
-            before = float(first), float(second)
+            before = first.item(), second.item()
             for p in (first, second):
                 p.grad = torch.ones(1)
             optimizer.step()
-            path.append((float(first) != before[0], float(second) != before[1]))
+            path.append((first.item() != before[0], second.item() != before[1]))
         return path
 
     whole = make()

@@ -101,7 +101,7 @@ def test_a_sampled_hallucination_is_one_of_all():
         images, owners = found.decode(torch.arange(3), dd.generator(seed))
         assert torch.equal(images, found.decode(torch.arange(3), dd.generator(seed))[0])
         assert owners.tolist() == [0, 1, 2]
-        gaps = [float((images - whole[h::3]).abs().max()) for h in range(3)]
+        gaps = [(images - whole[h::3]).abs().max().item() for h in range(3)]
         assert min(gaps) < 1e-12
         seen.add(gaps.index(min(gaps)))
     assert seen == {0, 1, 2}
@@ -261,7 +261,7 @@ def test_similarity_equals_loops(tiny, views):
         with torch.no_grad():
             features = student.embed(images).view(6, views, -1)
         wanted = sum(slow_cosine(features[s, a], features[s, b]) for s in (2 * c, 2 * c + 1)) / 2 / 3
-        assert math.isclose(float(term), wanted, rel_tol=1e-5)
+        assert math.isclose(term.item(), wanted, rel_tol=1e-5)
 
 
 def test_contrast_equals_loops():
@@ -277,7 +277,7 @@ def test_contrast_equals_loops():
     assert math.isclose(float(supervised_contrast(features, classes)), sum(losses) / 4, rel_tol=1e-12)
     alone = supervised_contrast(features.requires_grad_(), torch.arange(5))
     alone.backward()
-    assert float(alone) == 0
+    assert alone.item() == 0
     assert torch.isfinite(features.grad).all()
 
 
@@ -286,11 +286,11 @@ def test_inversion_equals_loops(tiny):
     anchors = random(3, 3, 8, 12)
     images = random(3, 3, 8, 12, key="images")
     syn = dd.SyntheticSet(Pixels(images), hard_labels(classes, 3), classes, 3)
-    terms = [float(t) for t in Inversion(anchors)(None, tiny, syn, dd.generator(0))]
+    terms = [t.item() for t in Inversion(anchors)(None, tiny, syn, dd.generator(0))]
     gaps = [
-        sum((float(a) - float(b)) ** 2 for a, b in zip(x.flatten(), y.flatten(), strict=True))
+        sum((a - b) ** 2 for a, b in zip(x.flatten().tolist(), y.flatten().tolist(), strict=True))
         for x, y in zip(images, anchors, strict=True)
     ]
     assert terms == pytest.approx([(gaps[0] + gaps[1]) / 2, gaps[2]], rel=1e-12)
     same = Inversion(images)(None, tiny, syn, dd.generator(0))
-    assert [float(t) for t in same] == [0, 0]
+    assert [t.item() for t in same] == [0, 0]

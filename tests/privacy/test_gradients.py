@@ -13,10 +13,10 @@ from ddsdk.synthetic import MultiFormation, centred_labels, class_slots, hard_la
 from ddsdk.training import FullyConnectedNTK, Ridge
 from ddsdk_integrations.privacy.budget import Budget, BudgetSpentError
 from ddsdk_integrations.privacy.dp_kip import NoisedRegression
-from ddsdk_integrations.privacy.dp_sgd import dp_sgd
 from ddsdk_integrations.privacy.gradients import (
     MatchNoisedGradients,
     NoisedGradients,
+    dp_sgd,
     matched_weights,
     sample_gradients,
 )

@@ -18,8 +18,7 @@ from ddsdk_integrations.privacy.budget import Budget, BudgetSpentError, Ledger, 
 from ddsdk_integrations.privacy.class_sums import FeatureSpace, MatchClassSums, ReleasedSums, released_class_sums  # noqa: E402
 from ddsdk_integrations.privacy.data import PrivateData  # noqa: E402
 from ddsdk_integrations.privacy.dp_kip import DPKIP, NoisedRegression  # noqa: E402
-from ddsdk_integrations.privacy.dp_sgd import dp_sgd  # noqa: E402
-from ddsdk_integrations.privacy.gradients import MatchNoisedGradients, NoisedGradients, sample_gradients  # noqa: E402
+from ddsdk_integrations.privacy.gradients import MatchNoisedGradients, NoisedGradients, dp_sgd, sample_gradients  # noqa: E402
 from ddsdk_integrations.privacy.guard import PrivacyError  # noqa: E402
 from ddsdk_integrations.privacy.ndpdc import NDPDC  # noqa: E402
 from ddsdk_integrations.privacy.psg import PSG  # noqa: E402

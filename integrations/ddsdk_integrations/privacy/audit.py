@@ -24,18 +24,18 @@ _SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)
 @final
 @dataclass(frozen=True, kw_only=True)
 class OneRun:
-    """What one run with canaries showed.
+    """Result of an audit with canaries in one run.
 
     Attributes:
         epsilon: Lower bound on epsilon; wrong with probability `level` at most.
-        ceiling: The most that an audit with so many canaries can show.
-        score: Which score showed it.
-        guesses: How many canaries it guessed.
-        right: How many of the guesses were right.
-        canaries: How many there were, each among the records by a fair coin.
-        delta: At which the bound holds.
-        level: See `epsilon`.
-        scores: How well each score tells canaries that were in from those that were not.
+        ceiling: Largest bound that an audit with so many canaries can show.
+        score: Score that showed the bound.
+        guesses: Number of canaries that were guessed.
+        right: Number of right guesses.
+        canaries: Number of canaries, each among the records by a fair coin.
+        delta: Delta at which the bound holds.
+        level: Probability with which the bound may be wrong.
+        scores: Curve of each score, which tells canaries that were in from those that were not.
     """
 
     epsilon: float
@@ -65,19 +65,11 @@ def mislabelled(records: dd.RealData, rng: torch.Generator) -> dd.RealData:
 
     Args:
         records: Images that are not among those to be distilled.
-        rng: Draws another class for each.
+        rng: Generator of another class for each.
     """
     require(records.num_classes > 1, "records", "have 2 classes", records.num_classes)
     shift = torch.randint(1, records.num_classes, (len(records),), generator=rng).to(records.device)
-    return dd.RealData(
-        records.images,
-        (records.labels + shift) % records.num_classes,
-        class_names=records.class_names,
-        preprocess=records.preprocess,
-        name=records.name,
-        pictures=records.pictures,
-        mirror_safe=records.mirror_safe,
-    )
+    return records.with_items(records.images, (records.labels + shift) % records.num_classes)
 
 
 def audit_in_one_run(
@@ -116,16 +108,18 @@ def audit_in_one_run(
     require(0 < level < 1, "level", "lie strictly between 0 and 1", level)
     kept = torch.rand(len(canaries), generator=derive(rng, "coins")) < 0.5
     require(0 < int(kept.sum()) < len(kept), "canaries", "be enough for coins to differ", len(canaries))
-    audited = joined(records, canaries, torch.nonzero(kept).flatten())
-    distilled = distil(audited, derive(rng, "run"))
-    found = _scores(distilled, canaries, evaluation, networks, derive(rng, "networks"))
-    curves = {name: roc(score[kept], score[~kept]) for name, score in found.items()}
+    distilled = distil(joined(records, canaries, torch.nonzero(kept).flatten()), derive(rng, "run"))
+    found: dict[Score, Tensor] = {
+        "confidence": known_confidences(distilled, canaries, evaluation, networks, derive(rng, "networks")),
+        "distance": -nearest_distances(distilled.unit_images().cpu(), unit_images(canaries)),
+    }
     plans = _guess_plans(len(canaries))
     share = level / (len(found) * len(plans))
     bounds = []
     for name, score in found.items():
+        order = score.argsort(descending=True)
         for top, bottom in plans:
-            right = _right(score, kept, top, bottom)
+            right = int(kept[order[:top]].sum()) + int((~kept[order[len(order) - bottom :]]).sum())
             bound = one_run_bound(right, top + bottom, len(canaries), delta=delta, level=share)
             bounds.append((bound, name, top + bottom, right))
     best, score_name, guesses, right = max(bounds, key=lambda one: one[0])
@@ -138,33 +132,14 @@ def audit_in_one_run(
         canaries=len(canaries),
         delta=delta,
         level=level,
-        scores=curves,
+        scores={name: roc(score[kept], score[~kept]) for name, score in found.items()},
     )
 
 
-def _scores(
-    distilled: dd.Distilled,
-    canaries: dd.RealData,
-    evaluation: dd.Evaluation | None,
-    networks: int,
-    rng: torch.Generator,
-) -> dict[Score, Tensor]:
-    return {
-        "confidence": known_confidences(distilled, canaries, evaluation, networks, rng),
-        "distance": -nearest_distances(distilled.unit_images().cpu(), unit_images(canaries)),
-    }
-
-
 def _guess_plans(canaries: int) -> list[tuple[int, int]]:
-    """Return how many canaries are guessed to be in and to be out: as many of each, or in alone.
+    """Return how many of the highest scores are guessed to be in, and of the lowest to be out: as many, or in alone.
 
     A set that copies some of its records tells surely that those were in, and nothing of the rest.
     """
     half = sorted({max(1, round(share * canaries / 2)) for share in _SHARES})
     return [(n, n) for n in half if 2 * n <= canaries] + [(n, 0) for n in half]
-
-
-def _right(score: Tensor, kept: Tensor, top: int, bottom: int) -> int:
-    """Return how many are right if the highest scores are said to be in, and the lowest out."""
-    order = score.argsort(descending=True)
-    return int(kept[order[:top]].sum()) + int((~kept[order[len(order) - bottom :]]).sum())

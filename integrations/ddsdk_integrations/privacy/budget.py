@@ -1,4 +1,4 @@
-"""Budget and ledger: what may be spent, what was, and the noise with which releases fit what is left."""
+"""Budget, ledger of the releases, and the noise with which further ones fit what is left."""
 
 from __future__ import annotations
 
@@ -19,11 +19,20 @@ from opacus.accountants.analysis import rdp
 
 import ddsdk as dd
 from ddsdk.artefact import NoisedRelease, require_line
-from ddsdk.foundation import lock, readable_json, require, require_count, require_rate, strict_json, write_atomic
+from ddsdk.foundation import (
+    Checked,
+    PositiveFloat,
+    lock,
+    readable_json,
+    require,
+    require_count,
+    strict_json,
+    write_atomic,
+)
 
 Accountant = Literal["rdp", "prv"]
 History = tuple[tuple[float, float, int], ...]
-"""Noise multiplier, sampling rate and number of releases, for each kind."""
+"""Noise multiplier, sampling rate and number of releases of each kind."""
 
 _PRECISION = 1e-3
 _LEAST_NOISE, _MOST_NOISE = 1e-3, 1e6
@@ -42,21 +51,21 @@ class BudgetSpentError(RuntimeError):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Budget:
-    """How much one record may show.
+class Budget(Checked):
+    """Limit of (epsilon, delta)-differential privacy, under adding or removing one record.
 
     Attributes:
-        epsilon: Of (epsilon, delta)-differential privacy, under adding or removing one record.
-        delta: Below one over the number of records, or it says nothing.
+        epsilon: Largest epsilon of all releases together.
+        delta: Delta; below one over the number of records, or it says nothing.
         accountant: ``"rdp"``: quick, and some per cent loose; ``"prv"``: tight and slow.
     """
 
-    epsilon: float
+    epsilon: PositiveFloat
     delta: float
     accountant: Accountant = "rdp"
 
     def __post_init__(self) -> None:
-        require_rate("epsilon", self.epsilon)
+        super().__post_init__()
         require(0 < self.delta < 1, "delta", "lie strictly between 0 and 1", self.delta)
         require(self.accountant in ("rdp", "prv"), "accountant", "be rdp or prv", self.accountant)
 
@@ -66,13 +75,10 @@ class Ledger:
     """Counts releases before they are made, and stops where the budget would be exceeded.
 
     Args:
-        budget: Of everything that is counted here: restarts and trials too.
+        budget: Budget of everything that is counted here, restarts and trials too.
         path: JSON file that keeps the count. What another run wrote there counts as spent, also where that run crashed
             before it had made its releases. None keeps the count in memory: then it ends with the process, and what a
             second process releases of the same records is not counted.
-
-    Raises:
-        ValueError: If the file is no ledger, or one of another budget.
     """
 
     def __init__(self, budget: Budget, path: str | os.PathLike[str] | None = None) -> None:
@@ -84,18 +90,18 @@ class Ledger:
 
     @property
     def releases(self) -> tuple[NoisedRelease, ...]:
-        """What was reserved so far, in the order of the first of each kind."""
+        """Reserved releases, in the order of the first of each kind."""
         return self._read().releases
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What the releases rest on, of all that share the ledger."""
+        """Assumptions of the releases of all that share the ledger."""
         alone = () if self._path else (_IN_MEMORY,)
         return (*self._read().assumptions, *alone)
 
     @property
     def epsilon(self) -> float:
-        """What was spent, at the delta of the budget."""
+        """Spent epsilon, at the delta of the budget."""
         return self._cost(self.releases)
 
     @property
@@ -104,11 +110,7 @@ class Ledger:
         return f"{self.budget.accountant} (opacus {version('opacus')})"
 
     def assume(self, what: str) -> None:
-        """Add to what the releases rest on.
-
-        Raises:
-            ValueError: If it is no short line of text, which no certificate could hold.
-        """
+        """Add an assumption of the releases, a short line of text."""
         require_line("assumption", what)
         with self._held():
             if what not in self._kept.assumptions:
@@ -126,7 +128,7 @@ class Ledger:
         with self._held():
             planned = self._kept.releases
             for release in releases:
-                planned = _with(planned, release)
+                planned = _joined(planned, release)
             cost = self._cost(planned)
             if cost > self.budget.epsilon:
                 asked = " and ".join(f"{one.count} releases of {one.what}" for one in releases)
@@ -143,30 +145,28 @@ class Ledger:
 
         Args:
             sample_rate: Probability with which a record is in a sample, which must be public.
-            releases: How many.
-            share: They, with everything before them, may cost so large a share of epsilon.
-            after: Will be entered before them.
+            releases: Number of releases.
+            share: Share of epsilon that they may cost, with everything before them.
+            after: Releases that will be entered before them.
 
         Raises:
-            BudgetSpentError: If what was spent leaves nothing, or so little that no noise would do.
+            BudgetSpentError: If nothing is left, or so little that no noise would do.
         """
         require_count("releases", releases)
         require(0 < sample_rate <= 1, "sample_rate", "lie in 0 < value <= 1", sample_rate)
         require(0 < share <= 1, "share", "lie in 0 < value <= 1", share)
         target = self.budget.epsilon * share
+        delta, tight = self.budget.delta, self.budget.accountant
         spent = _history((*self.releases, *after))
-        before = epsilon_of(spent, self.budget.delta, self.budget.accountant)
+        before = epsilon_of(spent, delta, tight)
         if before >= _SPENT * target:
             raise BudgetSpentError(f"epsilon {before:.4g} is spent, and {target:.4g} may be: nothing is left")
 
         def fits(noise: float, accountant: Accountant) -> bool:
-            history = (*spent, (noise, sample_rate, releases))
-            return epsilon_of(history, self.budget.delta, accountant) <= target
+            return epsilon_of((*spent, (noise, sample_rate, releases)), delta, accountant) <= target
 
         # What the quick accountant lets pass, the tight one does too.
-        tight = self.budget.accountant
-        some_left = epsilon_of(spent, self.budget.delta, "rdp") < _SPENT * target
-        quick: Accountant = "rdp" if some_left else tight
+        quick: Accountant = "rdp" if epsilon_of(spent, delta, "rdp") < _SPENT * target else tight
         high = 1.0
         while high > _LEAST_NOISE and fits(high / 2, quick):
             high /= 2
@@ -186,7 +186,7 @@ class Ledger:
 
     @contextmanager
     def _held(self) -> Iterator[None]:
-        """Keep others from the file, and read it."""
+        """Lock the file, and read it."""
         if self._path is None:
             yield
             return
@@ -214,14 +214,14 @@ class Ledger:
 
 
 class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the file holds."""
+    """Content of the file."""
 
     budget: dict[str, float | str]
     releases: tuple[NoisedRelease, ...] = ()
     assumptions: tuple[str, ...] = ()
 
 
-def _with(releases: tuple[NoisedRelease, ...], new: NoisedRelease) -> tuple[NoisedRelease, ...]:
+def _joined(releases: tuple[NoisedRelease, ...], new: NoisedRelease) -> tuple[NoisedRelease, ...]:
     """Return the releases with one more kind, or more of a kind that is there."""
     for i, old in enumerate(releases):
         if msgspec.structs.replace(old, count=new.count) == new:
@@ -245,8 +245,8 @@ def certified_epsilon(certificate: dd.Certificate, accountant: Accountant = "rdp
     """Return epsilon as it follows from the releases that a certificate lists, whatever it claims.
 
     Args:
-        certificate: Of a set, see `ddsdk.Distilled.certificate`.
-        accountant: See `Budget`.
+        certificate: Certificate of a set, see `ddsdk.Distilled.certificate`.
+        accountant: Accountant, see `Budget`.
     """
     return epsilon_of(_history(certificate.releases), certificate.delta, accountant)
 
@@ -256,9 +256,9 @@ def epsilon_of(history: History, delta: float, accountant: Accountant) -> float:
     """Return the epsilon of a composition of Poisson-sampled Gaussian mechanisms.
 
     Args:
-        history: Noise multiplier, sampling rate and number of releases, for each kind.
-        delta: Of the guarantee.
-        accountant: See `Budget`.
+        history: Noise multiplier, sampling rate and number of releases of each kind.
+        delta: Delta of the guarantee.
+        accountant: Accountant, see `Budget`.
     """
     if not history:
         return 0.0

@@ -1,4 +1,4 @@
-"""Noised sums of class features as students' lessons: released once, kept with their noise, matched for many steps."""
+"""Noised sums of class features: released once, kept with their noise, and matched for many steps."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class FeatureSpace:
     """Public features: embeddings of fresh networks under one augmentation, less those of images that all may see.
 
     Attributes:
-        make_student: Builds networks that have `embed` and treat records one by one.
-        augmentation: One draw for each release, applied to every image in the same way.
+        make_student: Factory of networks that have `embed` and treat records one by one.
+        augmentation: Augmentation with one draw for each release, applied to every image in the same way.
         centre: Public images, (B, C, H, W), whose mean embedding is taken off. Embeddings of a random network share
             most of their length; without it, the clip norm is spent on what all records have in common. None takes
             nothing off.
         subspace: Public images whose embeddings span the directions that are released. None releases all.
-        directions: How many directions are released.
-        device: Where images, and so networks, are.
+        directions: Number of directions that are released.
+        device: Device of the images, and so of the networks.
 
     References:
         The subspace: Dosser, ICCV 2025.
@@ -51,29 +51,23 @@ class FeatureSpace:
         return network, self.augmentation.siamese(derive(rng, "augmentation"))
 
     def at(self, key: int) -> Features:
-        """Return the features of a key, with what they take from public images.
-
-        Raises:
-            PrivacyError: If the network mixes records.
-        """
+        """Return the features of a key, with centre and directions of public images."""
         network, draw = self.network(key)
         refuse_mixing(network)
         with torch.no_grad():
             centre = None if self.centre is None else _embed(network, draw(self.centre)).mean(0)
-            basis = None if self.subspace is None else self._basis(_embed(network, draw(self.subspace)))
+            basis = None
+            if self.subspace is not None:
+                rows = _embed(network, draw(self.subspace))
+                right = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)[2]
+                basis = right[: self.directions].T.contiguous()
         return Features(network, draw, centre, basis)
-
-    def _basis(self, rows: Tensor) -> Tensor:
-        """Return the leading right singular vectors, (F, directions)."""
-        _, _, right = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)
-        basis: Tensor = right[: self.directions].T.contiguous()
-        return basis
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What one network makes of images; see `FeatureSpace`."""
+    """Features of images under one network; see `FeatureSpace`."""
 
     network: nn.Module
     draw: Any
@@ -98,9 +92,9 @@ class ClassSums:
     """One release: noised sums of clipped features of each class.
 
     Attributes:
-        key: Makes network and augmentation again: hundreds of networks would take more memory than their sums.
-        sums: (K, F).
-        centre: What is taken off embeddings, (F,), or None.
+        key: Key that makes network and augmentation again: hundreds of networks would take more memory than their sums.
+        sums: Noised sums, (K, F).
+        centre: Embedding that is taken off, (F,), or None.
         basis: Directions, (F, D), or None.
     """
 
@@ -119,10 +113,10 @@ def released_class_sums(
     release each time.
 
     Args:
-        mechanism: All of its releases are made.
-        space: Of the features.
-        image_shape: (C, H, W).
-        rng: For networks and augmentation, which are public.
+        mechanism: Mechanism, of which all releases are made.
+        space: Space of the features.
+        image_shape: Shape of the images, (C, H, W).
+        rng: Generator of networks and augmentation, which are public.
 
     References:
         Zheng and Li, "Differentially Private Dataset Condensation", 2023 (NDPDC).
@@ -149,8 +143,8 @@ class Released:
     """Features, and the noised sums that they have on private records.
 
     Attributes:
-        features: Of images, (B, C, H, W) to (B, F).
-        sums: (K, F).
+        features: Function from images (B, C, H, W) to rows (B, F).
+        sums: Noised sums, (K, F).
     """
 
     features: Features
@@ -163,8 +157,8 @@ class ReleasedSums:
     """The supply of students of such a run: one of the releases for every step, with its network made again.
 
     Attributes:
-        releases: What was released.
-        space: That of the release.
+        releases: Releases, at least one.
+        space: Space of the features of the releases.
     """
 
     releases: Sequence[ClassSums]
@@ -195,8 +189,8 @@ class MatchClassSums:
     the class in a sample: expected, because the true one is private.
 
     Attributes:
-        expected: n_c of each class.
-        clip: That of the release.
+        expected: Publicly expected number n_c of records of each class in a sample.
+        clip: Clip norm of the release.
     """
 
     expected: Sequence[float]

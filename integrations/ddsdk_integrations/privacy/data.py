@@ -1,9 +1,9 @@
-"""Private records as methods see them: what is public about them, and no draw."""
+"""Private records as methods see them: public facts, noised sums, and no draw."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ _ALWAYS = (
 
 @final
 class PrivateData:
-    """Records with the ledger that counts what is released of them. Methods may know what is public, and draw nothing.
+    """Records with the ledger that counts their releases. Methods may read public facts, and draw nothing.
 
     It stands where the engine expects a `ddsdk.data.Source`: every draw is refused. Numbers leave by a `Mechanism`
     alone.
@@ -61,18 +61,22 @@ class PrivateData:
         public: dd.RealData | None = None,
     ) -> None:
         refuse_fitted_values(real.preprocess, statistics)
-        self.class_sizes = _sizes(class_size, real.num_classes)
+        k, shape = real.num_classes, real.image_shape
+        self.class_sizes = tuple(class_size) if isinstance(class_size, Sequence) else (class_size,) * k
+        require(len(self.class_sizes) == k, "class_size", f"be one number, or one for each of {k} classes", class_size)
+        for size in self.class_sizes:
+            require_rate("class_size", size)
         limit = 1 / sum(self.class_sizes)
         require(ledger.budget.delta < limit, "delta", f"lie below 1/records, {limit:.3g}", ledger.budget.delta)
         if public is not None:
-            _refuse_records(public, real)
+            require(public.image_shape == shape, "public", f"have shape {shape}", public.image_shape)
+            if public.images.untyped_storage().data_ptr() == real.images.untyped_storage().data_ptr():
+                raise PrivacyError(f"public must not be the records, got {public.name!r}, which holds their images")
         if statistics:
             ledger.assume(f"normalisation: {statistics}")
         if public is not None:
             ledger.assume(f"the images called {public.name!r} are public"[:_LONGEST_NAME])
-        self.ledger = ledger
-        self._real = real
-        self._public = public
+        self.ledger, self._real, self._public = ledger, real, public
 
     @property
     def num_classes(self) -> int:
@@ -91,12 +95,12 @@ class PrivateData:
 
     @property
     def preprocess(self) -> dd.Preprocess:
-        """From the unit range to the value space, public by declaration or paid for."""
+        """Map from the unit range to the value space, public by declaration or paid for."""
         return self._real.preprocess
 
     @property
     def device(self) -> torch.device:
-        """Where the records are."""
+        """Device of the records."""
         return self._real.device
 
     @property
@@ -114,11 +118,7 @@ class PrivateData:
 
     @property
     def certificate(self) -> dd.Certificate:
-        """What the ledger has counted by now.
-
-        Raises:
-            PrivacyError: If nothing was released.
-        """
+        """Certificate of all releases by now."""
         if not self.ledger.releases:
             raise PrivacyError("a certificate must count a release, got an empty ledger")
         return dd.Certificate(
@@ -147,28 +147,25 @@ class PrivateData:
         """Return releases as the ledger would have them; nothing is entered yet.
 
         Args:
-            what: Is summed, in words.
-            releases: How many sums at most.
+            what: Kind of the sums, in words.
+            releases: Largest number of sums.
             sample_rate: Probability with which a record is in a sample; a public number.
             clip: Norm to which the row of a record is shortened.
             noise_multiplier: Standard deviation of the noise over `clip`. None takes the least with which the releases
                 fit what the budget has left.
-            share: For None: the releases, with all before them, may cost so large a share of epsilon.
-            after: For None: will be entered before them.
+            share: Share of epsilon that the releases may cost with all before them, where noise is None.
+            after: Releases that will be entered before them, where noise is None.
 
         Raises:
             BudgetSpentError: If nothing is left.
         """
-        if noise_multiplier is None:
-            noise_multiplier = self.ledger.noise_for(
-                sample_rate=sample_rate, releases=releases, share=share, after=after
-            )
-        return NoisedRelease(
-            what=what, clip=clip, noise_multiplier=noise_multiplier, sample_rate=sample_rate, count=releases
-        )
+        noise = noise_multiplier
+        if noise is None:
+            noise = self.ledger.noise_for(sample_rate=sample_rate, releases=releases, share=share, after=after)
+        return NoisedRelease(what=what, clip=clip, noise_multiplier=noise, sample_rate=sample_rate, count=releases)
 
     def mechanisms(self, *releases: NoisedRelease) -> tuple[Mechanism, ...]:
-        """Enter releases in the ledger, all or none, and return what makes them.
+        """Enter releases in the ledger, all or none, and return the mechanisms that make them.
 
         Raises:
             BudgetSpentError: If they do not fit.
@@ -177,7 +174,7 @@ class PrivateData:
         return tuple(Mechanism(self._real, release) for release in releases)
 
     def mechanism(self, what: str, **how: Any) -> Mechanism:  # noqa: ANN401
-        """Enter one kind of releases and return what makes them; the arguments are those of `planned`."""
+        """Enter one kind of releases and return their mechanism; the arguments are those of `planned`."""
         return self.mechanisms(self.planned(what, **how))[0]
 
     def with_preprocess(self, preprocess: dd.Preprocess, statistics: str) -> PrivateData:
@@ -187,54 +184,21 @@ class PrivateData:
             preprocess: Map from the unit range to the value space.
             statistics: Source of its numbers, in words.
         """
-        return PrivateData(
-            self._real.with_preprocess(preprocess),
-            self.ledger,
-            class_size=self.class_sizes,
-            statistics=statistics,
-            public=self._public,
-        )
+        real, sizes = self._real.with_preprocess(preprocess), self.class_sizes
+        return PrivateData(real, self.ledger, class_size=sizes, statistics=statistics, public=self._public)
 
-    def of_class(self, c: int, n: int, rng: torch.Generator) -> dd.Batch:  # noqa: ARG002
-        """Refuse.
-
-        Raises:
-            PrivacyError: Always.
-        """
+    def of_class(self, c: int, n: int, rng: torch.Generator) -> NoReturn:  # noqa: ARG002
+        """Refuse."""
         raise PrivacyError(f"private records must not leave the mechanism, got a draw of {n} of class {c}")
 
-    def mixed(self, n: int, rng: torch.Generator) -> dd.Batch:  # noqa: ARG002
-        """Refuse.
-
-        Raises:
-            PrivacyError: Always.
-        """
+    def mixed(self, n: int, rng: torch.Generator) -> NoReturn:  # noqa: ARG002
+        """Refuse."""
         raise PrivacyError(f"private records must not leave the mechanism, got a draw of {n}")
 
 
-def require_private(real: object) -> PrivateData:
-    """Return the data if it is sealed.
-
-    Raises:
-        PrivacyError: If a method could draw records of it.
-    """
+def require_private(real: object) -> None:
+    """Refuse open data, of which a method could draw records."""
     if not isinstance(real, PrivateData):
         raise PrivacyError(
             f"real must be PrivateData, got {type(real).__name__}: a ledger has to count what is released of it"
         )
-    return real
-
-
-def _refuse_records(public: dd.RealData, real: dd.RealData) -> None:
-    """Refuse public images of another shape, and the records themselves."""
-    require(public.image_shape == real.image_shape, "public", f"have shape {real.image_shape}", public.image_shape)
-    if public.images.untyped_storage().data_ptr() == real.images.untyped_storage().data_ptr():
-        raise PrivacyError(f"public must not be the records, got {public.name!r}, which holds their images")
-
-
-def _sizes(given: float | Sequence[float], classes: int) -> tuple[float, ...]:
-    sizes = tuple(given) if isinstance(given, Sequence) else (given,) * classes
-    require(len(sizes) == classes, "class_size", f"be one number, or one for each of {classes} classes", given)
-    for size in sizes:
-        require_rate("class_size", size)
-    return sizes

@@ -22,7 +22,7 @@ from ddsdk.synthetic import FixedLabels, SyntheticView, centred_labels
 from ddsdk.training import FullyConnectedNTK, Ridge, solve
 from ddsdk_integrations.privacy.guard import refuse_bad_student
 from ddsdk_integrations.privacy.mechanism import Mechanism
-from ddsdk_integrations.privacy.recipe import PrivateRecipe, fixed_label_pixels
+from ddsdk_integrations.privacy.recipe import PrivateRecipe
 
 if TYPE_CHECKING:
     from ddsdk.students import MakeStudent
@@ -42,10 +42,10 @@ class NoisedRegression(Generic[S]):
     regression itself, k(S, S), depends on no record.
 
     Attributes:
-        mechanism: One release for each step.
-        compare: From a student to the kernel, such as `ddsdk.objectives.by_kernel` or `ddsdk.objectives.ByFeatures`.
-        ridge: Gives r.
-        expected: Size of a sample as it is publicly expected.
+        mechanism: Mechanism with a release for each step.
+        compare: Kernel of a student, such as `ddsdk.objectives.by_kernel` or `ddsdk.objectives.ByFeatures`.
+        ridge: Rule of r.
+        expected: Publicly expected number of records in a sample.
     """
 
     mechanism: Mechanism
@@ -103,10 +103,10 @@ class DPKIP(PrivateRecipe):
 
     Attributes:
         steps: Image steps, one release each.
-        kernel_depth: Hidden layers of the network of infinite width that the kernel belongs to.
+        kernel_depth: Hidden layers of the network of infinite width of the kernel.
         features: Whether images are compared by the embeddings of one random network of `make_student` instead, which
             stays fixed; networks judge such a set, on the class of each image.
-        ridge: Added to the diagonal of the Gram matrix, in units of its mean.
+        ridge: Constant on the diagonal of the Gram matrix, in units of its mean.
         image_lr: Learning rate of the images (Adam).
         clip: Norm of the gradient of a record by all images of the set.
 
@@ -141,15 +141,9 @@ class DPKIP(PrivateRecipe):
             refuse_bad_student(make_student, embeds=True)
             network = make_student(derive(rng, "features")).to(private.device)
             learner, compare = network.eval().requires_grad_(False), ByFeatures()
-        mechanism = private.mechanism(
-            "gradients of ridge regression",
-            releases=self.steps,
-            sample_rate=self.sample_rate,
-            clip=self.clip,
-            noise_multiplier=self.noise_multiplier,
-        )
+        mechanism = private.mechanism("gradients of ridge regression", releases=self.steps, **self.terms)
         return dd.Plan(
-            syn=fixed_label_pixels(self, private, derive(rng, "start"), make_labels=_centred_scores),
+            syn=self.pixels(private, derive(rng, "start"), make_labels=_centred_scores),
             objective=NoisedRegression(
                 mechanism=mechanism,
                 compare=compare,

@@ -1,4 +1,4 @@
-"""Per-sample gradients through Opacus, released as one noised sum: private gradient matching."""
+"""Per-sample gradients through Opacus, released as one noised sum: private gradient matching, and DP-SGD."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
 from ddsdk.data import NO_AUGMENTATION, NO_DRAW, Source
-from ddsdk.foundation import derive
+from ddsdk.foundation import derive, require_count, require_momentum, require_rate, root
 from ddsdk.objectives import filter_cosine, weight_gradients
-from ddsdk.students import Students
+from ddsdk.students import MakeStudent, Students
 from ddsdk.synthetic import SyntheticView
-from ddsdk_integrations.privacy.guard import refuse_mixing
+from ddsdk_integrations.privacy.data import PrivateData, require_private
+from ddsdk_integrations.privacy.guard import refuse_bad_student, refuse_mixing
 from ddsdk_integrations.privacy.mechanism import Mechanism
 
 
 def matched_weights(network: nn.Module) -> list[str]:
-    """Return the names of what is matched: weights with two axes and more, as gradient matching takes them.
+    """Return the names of the weights with two axes and more, as gradient matching takes them.
 
     The others are left out before rows are shortened: biases and norms would use up a share of the clip norm, and
     receive noise, for nothing.
@@ -40,11 +41,15 @@ def sample_gradients(network: nn.Module, batch: dd.Batch, names: Sequence[str]) 
     backward would add the records of both index by index, without a word, and a second backward through it fails.
 
     Args:
-        network: Treats records one by one. It is not changed.
+        network: Network that treats records one by one. It is not changed.
         batch: Records with label rows.
-        names: Of parameters, in the order of the columns.
+        names: Names of parameters, in the order of the columns.
     """
-    copied = _hookable(network)
+    copied = copy.deepcopy(network).requires_grad_(True)
+    for module in copied.modules():
+        # Hooks of backward passes do not allow changes in place.
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]
     wrapped = GradSampleModule(copied, loss_reduction="sum")
     loss = cross_entropy(wrapped(batch.x), batch.y, reduction="sum")
     with warnings.catch_warnings():
@@ -53,15 +58,6 @@ def sample_gradients(network: nn.Module, batch: dd.Batch, names: Sequence[str]) 
         loss.backward()  # type: ignore[no-untyped-call]
     found = dict(copied.named_parameters())
     return torch.cat([found[name].grad_sample.flatten(1) for name in names], 1).detach()  # type: ignore[attr-defined]
-
-
-def _hookable(network: nn.Module) -> nn.Module:
-    """Return a trainable copy that changes nothing in place, which hooks of backward passes do not allow."""
-    found = copy.deepcopy(network).requires_grad_(True)
-    for module in found.modules():
-        if getattr(module, "inplace", False):
-            module.inplace = False  # type: ignore[assignment]
-    return found
 
 
 def noised_gradients(
@@ -76,10 +72,10 @@ def noised_gradients(
     """Release sums of the records' gradients over the expected size of a sample, in the shapes of the parameters.
 
     Args:
-        mechanism: One release is made.
-        network: Treats records one by one.
-        names: Of parameters.
-        expected: Size of a sample of each class as it is publicly expected.
+        mechanism: Mechanism, of which one release is made.
+        network: Network that treats records one by one.
+        names: Names of parameters.
+        expected: Publicly expected number of records of each class in a sample.
         draw: Augmentation of the records.
         classwise: Whether there is an entry for each class, or one for all together.
     """
@@ -106,10 +102,10 @@ class GradientLesson:
     """A network and the noised gradients that private records have at it.
 
     Attributes:
-        network: At which they were taken.
-        draw: The augmentation of the records, which synthetic images get too.
-        gradients: For each matched weight, in their shapes: noised sums over the expected size of a sample. One entry
-            for all classes together, or one for each class.
+        network: Network at which they were taken.
+        draw: Augmentation of the records, which synthetic images get too.
+        gradients: Noised sums over the expected size of a sample, for each matched weight in its shape. One entry for
+            all classes together, or one for each class.
     """
 
     network: nn.Module
@@ -122,10 +118,10 @@ class NoisedGradients:
     """Students of any supply, each with noised gradients of private records: one release for every step.
 
     Args:
-        mechanism: Samples, clips, adds noise and counts.
-        students: Where networks come from, such as `ddsdk.students.FreshStudents`; it sees no record.
-        expected: Size of a sample of each class as it is publicly expected.
-        augmentation: One draw for each step, of records and synthetic images alike (DSA).
+        mechanism: Mechanism with a release for each step.
+        students: Supply of the networks, such as `ddsdk.students.FreshStudents`; it sees no record.
+        expected: Publicly expected number of records of each class in a sample.
+        augmentation: Augmentation with one draw for each step, of records and synthetic images alike (DSA).
         classwise: Whether there is one gradient for each class (DC), in one release: a record has one class. Each has
             the noise of the whole, and a part of the records.
     """
@@ -139,19 +135,14 @@ class NoisedGradients:
         augmentation: dd.Augmentation = NO_AUGMENTATION,
         classwise: bool = False,
     ) -> None:
-        self._mechanism = mechanism
-        self._students = students
-        self._expected = expected
-        self._augmentation = augmentation
-        self._classwise = classwise
+        self._mechanism, self._students, self._augmentation = mechanism, students, augmentation
+        self._how: dict[str, Any] = {"expected": expected, "classwise": classwise}
 
     def next(self, real: Source, syn: dd.SyntheticSet, rng: torch.Generator) -> GradientLesson:
         """Return the next network, with a release at it."""
         network = self._students.next(real, syn, derive(rng, "student"))
         draw = self._augmentation.siamese(derive(rng, "augmentation"))
-        found = noised_gradients(
-            self._mechanism, network, matched_weights(network), self._expected, draw=draw, classwise=self._classwise
-        )
+        found = noised_gradients(self._mechanism, network, matched_weights(network), draw=draw, **self._how)
         return GradientLesson(network, draw, found)
 
     def state_dict(self) -> dict[str, Any]:
@@ -169,7 +160,7 @@ class MatchNoisedGradients:
     """The distance between noised gradients and those of the synthetic set: of all of it, or class by class.
 
     Attributes:
-        distance: Such as `ddsdk.objectives.filter_cosine`, between tuples of tensors.
+        distance: Distance between tuples of tensors, such as `ddsdk.objectives.filter_cosine`.
 
     References:
         Chen, Kerkouche and Fritz, "Private Set Generation with Discriminative Information", NeurIPS 2022.
@@ -188,3 +179,57 @@ class MatchNoisedGradients:
             if len(x) > 0:
                 batch = dd.Batch(student.draw(x), y)
                 yield self.distance(weight_gradients(student.network, batch, graph=True), gradients)
+
+
+def dp_sgd(
+    private: PrivateData,
+    *,
+    make_student: MakeStudent | None = None,
+    seed: int | torch.Generator = 0,
+    steps: int = 300,
+    sample_rate: float = 0.02,
+    clip: float = 0.1,
+    lr: float = 4.0,
+    momentum: float = 0.9,
+    noise_multiplier: float | None = None,
+) -> nn.Module:
+    """Train one network on noised gradients of private records, and return it.
+
+    Args:
+        private: Private records; one release is spent for each step.
+        make_student: Factory of the network, which must treat records one by one; None takes the field's ConvNet.
+        seed: Root of the initial weights: an integer, or a generator, which is not advanced.
+        steps: Steps of SGD.
+        sample_rate: Probability with which a record is in a sample.
+        clip: Norm of the gradient of a record, over all parameters.
+        lr: Learning rate.
+        momentum: Momentum of SGD.
+        noise_multiplier: Standard deviation of the noise, over `clip`. None spends all that is left.
+
+    Raises:
+        BudgetSpentError: If the steps do not fit what is left.
+        PrivacyError: If the network mixes records.
+
+    References:
+        Abadi et al., "Deep Learning with Differential Privacy", CCS 2016.
+    """
+    require_count("steps", steps)
+    require_rate("lr", lr)
+    require_momentum("momentum", momentum)
+    rng = root(seed)
+    require_private(private)
+    if make_student is None:
+        make_student = dd.network_factory("convnet", private.image_shape, private.num_classes)
+    refuse_bad_student(make_student)
+    terms = {"sample_rate": sample_rate, "clip": clip, "noise_multiplier": noise_multiplier}
+    mechanism = private.mechanism("gradients of a classifier", releases=steps, **terms)
+    network = make_student(derive(rng, "start")).to(private.device)
+    names = [name for name, _ in network.named_parameters()]
+    optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=momentum)
+    expected = [sample_rate * size for size in private.class_sizes]
+    for _ in range(steps):
+        (found,) = noised_gradients(mechanism, network, names, expected)
+        for parameter, gradient in zip(network.parameters(), found, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+    return network.eval()

@@ -1,4 +1,4 @@
-"""What would break the guarantee, refused with its reason before a record is looked at."""
+"""Refusals of all that would break the guarantee, with the reason, before a record is looked at."""
 
 from __future__ import annotations
 
@@ -25,11 +25,7 @@ class PrivacyError(ValueError):
 
 
 def refuse_fitted_values(preprocess: dd.Preprocess, statistics: str) -> None:
-    """Refuse a value space whose numbers may come from the records.
-
-    Raises:
-        PrivacyError: For normalisation and whitening, unless it is said where they come from.
-    """
+    """Refuse normalisation and whitening without a source of their numbers, which may be the records."""
     if preprocess.space != "unit" and not statistics.strip():
         raise PrivacyError(
             f"statistics must say where the numbers of the value space {preprocess.space!r} come from, got "
@@ -39,12 +35,9 @@ def refuse_fitted_values(preprocess: dd.Preprocess, statistics: str) -> None:
 
 
 def refuse_mixing(network: nn.Module) -> None:
-    """Refuse a network in which one record changes what is made of another.
+    """Refuse a network with batch normalisation or running statistics: one record changes what is made of another.
 
     Every module is looked at, frozen ones too: the validator of Opacus sees only those with trainable parameters.
-
-    Raises:
-        PrivacyError: If there is batch normalisation, or a norm with running statistics.
     """
     for name, module in network.named_modules():
         kind = type(module).__name__
@@ -56,16 +49,7 @@ def refuse_mixing(network: nn.Module) -> None:
 
 
 def refuse_bad_student(make_student: Callable[[torch.Generator], nn.Module], *, embeds: bool = False) -> None:
-    """Try a network before anything is spent for it.
-
-    Args:
-        make_student: Builds it.
-        embeds: Whether it must have `embed`.
-
-    Raises:
-        PrivacyError: If it mixes records.
-        TypeError: If it has no `embed`.
-    """
+    """Refuse a factory of networks that mix records, or have no `embed` where they must, before anything is spent."""
     network = make_student(dd.generator("a network to look at"))
     refuse_mixing(network)
     if embeds and not callable(getattr(network, "embed", None)):
@@ -78,16 +62,19 @@ def refuse_mixed_rows(rows: Callable[[dd.Batch], Tensor], real: dd.RealData, *, 
     It is tried on noise images: rows must stay what they are when others, dark ones, give way to bright ones.
 
     Args:
-        rows: The function.
-        real: Gives shapes and device alone.
-        thorough: With 16 and 16 images, and not with 2 and 2.
-
-    Raises:
-        PrivacyError: If a row changes.
+        rows: Function from records to rows.
+        real: Records, of which shapes and device alone are read.
+        thorough: Whether it is tried with 16 and 16 images, or with 2 and 2.
     """
     count = _MANY if thorough else _FEW
     dark, middle, bright = (_noise_images(real, count, low) for low in (0.0, 0.4, 0.8))
-    first, second = (_rows_of(rows, middle, others) for others in (dark, bright))
+
+    def beside(others: dd.Batch) -> Tensor:
+        with torch.enable_grad():
+            found = rows(dd.Batch(torch.cat([middle.x, others.x]), torch.cat([middle.y, others.y])))
+        return found.detach()[:count].double()
+
+    first, second = beside(dark), beside(bright)
     bound = 1e-4 * float(first.abs().max())
     if first.shape != second.shape or not torch.allclose(first, second, rtol=1e-3, atol=bound):
         raise PrivacyError(
@@ -103,30 +90,15 @@ def _noise_images(real: dd.RealData, count: int, low: float) -> dd.Batch:
     return dd.Batch(x.to(real.device), one_hot(classes, real.num_classes).to(real.device, x.dtype))
 
 
-def _rows_of(rows: Callable[[dd.Batch], Tensor], kept: dd.Batch, others: dd.Batch) -> Tensor:
-    """Return the rows of the first images of a batch."""
-    with torch.enable_grad():
-        found = rows(dd.Batch(torch.cat([kept.x, others.x]), torch.cat([kept.y, others.y])))
-    return found.detach()[: len(kept.x)].double()
-
-
 def refuse_private_start(start: str, allowed: tuple[str, ...]) -> None:
-    """Refuse images that begin as records, or as means of records that are not paid for.
-
-    Raises:
-        PrivacyError: Unless the start is among those allowed.
-    """
+    """Refuse images that begin as records, or as means of records that are not paid for."""
     if start not in allowed:
         reason = ": images that begin as records are records" if start in _STARTS_FROM_RECORDS else ""
         raise PrivacyError(f"start must be one of {', '.join(allowed)}, got {start!r}{reason}")
 
 
 def refuse_options(*, start: object, validation: object) -> None:
-    """Refuse options of a run that may carry something of the records past the ledger.
-
-    Raises:
-        PrivacyError: If one is given.
-    """
+    """Refuse options of a run that may carry something of the records past the ledger."""
     if start is not None:
         raise PrivacyError(
             f"start must be left out for private records, got {type(start).__name__}: where an earlier set comes from "
@@ -139,11 +111,7 @@ def refuse_options(*, start: object, validation: object) -> None:
 
 
 def refuse_unsealed(plan: dd.Plan[Any]) -> None:
-    """Refuse a plan that chooses or changes its set by what the mechanism does not see.
-
-    Raises:
-        PrivacyError: If it validates, or has something to finish with.
-    """
+    """Refuse a plan that validates or finishes its set, for the mechanism does not see by what."""
     if plan.validate is not None:
         raise PrivacyError(f"plan must not validate, got a validation: {_CHOOSING}")
     if plan.finish is not None:

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import ddsdk as dd
 from ddsdk.foundation import Momentum, NonNegativeInt, PositiveFloat, PositiveInt, derive, require
 from ddsdk.recipes import sgd_on_images
-from ddsdk_integrations.privacy.class_sums import (
-    FeatureSpace,
-    MatchClassSums,
-    Released,
-    ReleasedSums,
-    released_class_sums,
-)
+from ddsdk_integrations.privacy.class_sums import FeatureSpace, MatchClassSums, ReleasedSums, released_class_sums
 from ddsdk_integrations.privacy.guard import PrivacyError, refuse_bad_student
-from ddsdk_integrations.privacy.recipe import PrivateRecipe, fixed_label_pixels
+from ddsdk_integrations.privacy.recipe import PrivateRecipe
 from ddsdk_integrations.privacy.statistics import planned_class_means, released_class_means
 
 if TYPE_CHECKING:
@@ -38,7 +32,7 @@ class NDPDC(PrivateRecipe):
     and has the best sets for its budget.
 
     Attributes:
-        releases: Sums that are released, each under a network of its own.
+        releases: Number of released sums, each under a network of its own.
         steps: Image steps, each on one release at random.
         image_lr: Learning rate of the images (SGD). None takes 10 ipc: the gradient of an image is that of a mean.
         image_momentum: Momentum of the images.
@@ -47,8 +41,8 @@ class NDPDC(PrivateRecipe):
         centred: Whether embeddings are taken less the mean embedding of the start, before they are clipped: random
             networks give all images much the same embedding, on which the clip norm is spent otherwise.
         means_share: Share of epsilon for the class means of that start.
-        directions: If public images are given, sums are released along so many directions, in which their embeddings
-            vary most; 0 leaves them out.
+        directions: Number of directions along which sums are released, those in which the embeddings of public images
+            vary most; 0 takes all.
         augmentation: DSA operations joined by "_", one draw for each release; empty for none.
 
     Differences from the published algorithm: all releases come first and are matched afterwards, as Dosser says, with
@@ -78,14 +72,14 @@ class NDPDC(PrivateRecipe):
         """Check the share."""
         require(0 < self.means_share < 1, "means_share", "lie strictly between 0 and 1", self.means_share)
 
-    def parts(self, private: PrivateData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Released]:
+    def parts(self, private: PrivateData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
         """Return matching of sums that are released here."""
         refuse_bad_student(make_student, embeds=True)
         public = private.public if self.directions else None
         if self.directions and public is None:
             raise PrivacyError(f"public must be given to PrivateData for directions={self.directions}, got None")
         sums, means = self._paid(private)
-        syn = fixed_label_pixels(self, private, derive(rng, "start"), means)
+        syn = self.pixels(private, derive(rng, "start"), means)
         space = FeatureSpace(
             make_student,
             dd.Augmentation(self.augmentation),
@@ -95,31 +89,20 @@ class NDPDC(PrivateRecipe):
             device=private.device,
         )
         released = released_class_sums(sums, space, private.image_shape, derive(rng, "networks"))
-        expected = tuple(self.sample_rate * size for size in private.class_sizes)
+        image_lr = 10.0 * self.ipc if self.image_lr is None else self.image_lr
         return dd.Plan(
             syn=syn,
-            objective=MatchClassSums(expected=expected, clip=self.clip),
+            objective=MatchClassSums(expected=self.expected(private), clip=self.clip),
             students=ReleasedSums(released, space),
-            make_optimizer=partial(
-                sgd_on_images,
-                lr=10.0 * self.ipc if self.image_lr is None else self.image_lr,
-                momentum=self.image_momentum,
-            ),
+            make_optimizer=partial(sgd_on_images, lr=image_lr, momentum=self.image_momentum),
             steps=self.steps,
             average=self.average,
         )
 
     def _paid(self, private: PrivateData) -> tuple[Mechanism, torch.Tensor | None]:
-        """Return what makes the sums, and the means of the start; both are entered before either is made."""
+        """Return the mechanism of the sums, and the means of the start; both are entered before either is made."""
         asked = () if self.start != "means" else (planned_class_means(private, share=self.means_share),)
-        sums = private.planned(
-            "class sums of embeddings",
-            releases=self.releases,
-            sample_rate=self.sample_rate,
-            clip=self.clip,
-            noise_multiplier=self.noise_multiplier,
-            after=asked,
-        )
+        sums = private.planned("class sums of embeddings", releases=self.releases, after=asked, **self.terms)
         *first, last = private.mechanisms(*asked, sums)
         return last, released_class_means(private, first[0]) if first else None
 

@@ -12,7 +12,7 @@ from ddsdk.recipes import sgd_on_images
 from ddsdk.students import AlternatingStudents, OnSynthetic
 from ddsdk_integrations.privacy.gradients import GradientLesson, MatchNoisedGradients, NoisedGradients
 from ddsdk_integrations.privacy.guard import refuse_bad_student
-from ddsdk_integrations.privacy.recipe import PrivateRecipe, fixed_label_pixels
+from ddsdk_integrations.privacy.recipe import PrivateRecipe
 
 if TYPE_CHECKING:
     import torch
@@ -69,13 +69,6 @@ class PSG(PrivateRecipe):
         """Return matching of gradients, each released when its step comes."""
         refuse_bad_student(make_student)
         steps = self.students * self.steps_per_student
-        mechanism = private.mechanism(
-            "gradients",
-            releases=steps,
-            sample_rate=self.sample_rate,
-            clip=self.clip,
-            noise_multiplier=self.noise_multiplier,
-        )
         students = AlternatingStudents(
             make_student,
             OnSynthetic(epochs=self.student_epochs),
@@ -84,14 +77,14 @@ class PSG(PrivateRecipe):
             lr=self.student_lr,
         )
         supply = NoisedGradients(
-            mechanism,
+            private.mechanism("gradients", releases=steps, **self.terms),
             students,
-            expected=[self.sample_rate * size for size in private.class_sizes],
+            expected=self.expected(private),
             augmentation=dd.Augmentation(self.augmentation),
             classwise=self.classwise,
         )
         return dd.Plan(
-            syn=fixed_label_pixels(self, private, derive(rng, "start")),
+            syn=self.pixels(private, derive(rng, "start")),
             objective=MatchNoisedGradients(),
             students=supply,
             make_optimizer=partial(sgd_on_images, lr=self.image_lr, momentum=self.image_momentum),

@@ -1,4 +1,4 @@
-"""What a private recipe is: a plan whose only word of the records are noised sums, and a set with its certificate."""
+"""Private recipes: plans that read noised sums of the records alone, and sets with their certificate."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PrivateRecipe(IterativeMethod[PrivateData], ABC):
         retries: Number of times that a step that is not finite may be tried again: 0 where a step is a release.
         repeatable: False: plans and steps are paid releases, which a trial would spend.
         ipc: Images per class.
-        start: Where images start: ``"noise"``, or ``"public"``: public images of the data.
+        start: Source of the first images: ``"noise"``, or ``"public"``: public images of the data.
         sample_rate: Probability with which a record is in a sample: a number that does not depend on the records.
         clip: Norm to which the row of a record is shortened.
         noise_multiplier: Standard deviation of the noise, over `clip`. None takes the least with which the run fits
@@ -69,6 +69,43 @@ class PrivateRecipe(IterativeMethod[PrivateData], ABC):
         """Return the paper's parts; releases are paid here."""
 
     @final
+    @property
+    def terms(self) -> dict[str, Any]:
+        """Sampling rate, clip norm and noise of the releases, as `PrivateData.planned` takes them."""
+        return {name: getattr(self, name) for name in ("sample_rate", "clip", "noise_multiplier")}
+
+    @final
+    def expected(self, private: PrivateData) -> tuple[float, ...]:
+        """Return the publicly expected number of records of each class in a sample."""
+        return tuple(self.sample_rate * size for size in private.class_sizes)
+
+    @final
+    def pixels(
+        self,
+        private: PrivateData,
+        rng: torch.Generator,
+        means: torch.Tensor | None = None,
+        *,
+        make_labels: Callable[[torch.Tensor, int], FixedLabels] = hard_labels,
+    ) -> dd.SyntheticSet:
+        """Return plain pixels with fixed labels, which start as the recipe says.
+
+        Args:
+            private: Records whose classes, shape and public images are read.
+            rng: Generator of the start.
+            means: Paid images of the classes, (K, C, H, W), for the start ``"means"``: with noise on top.
+            make_labels: Function of class slots, (M,) int64, and the number of classes that returns the labels.
+        """
+        classes = class_slots(private.num_classes, self.ipc)
+        images = torch.randn(len(classes), *private.image_shape, generator=rng)
+        if self.start == "public" and (public := private.public) is not None:
+            images = public[torch.randint(len(public), (len(classes),), generator=rng)].cpu().clone()
+        if self.start == "means" and means is not None:
+            images = means.cpu()[classes] + _SPREAD * images
+        labels = make_labels(classes, private.num_classes)
+        return dd.SyntheticSet(Pixels(images), labels, classes, private.num_classes).to(private.device)
+
+    @final
     def plan(self, real: PrivateData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
         """Return the parts, ready to run; releases are paid here.
 
@@ -80,7 +117,6 @@ class PrivateRecipe(IterativeMethod[PrivateData], ABC):
         Raises:
             BudgetSpentError: If the run does not fit what is left; nothing was looked at.
             PrivacyError: If the configuration would break the guarantee.
-            ValueError: If a parameter does not fit the data.
         """
         require_rng(rng)
         require_private(real)
@@ -90,23 +126,19 @@ class PrivateRecipe(IterativeMethod[PrivateData], ABC):
 
     @final
     def refuse(self, real: PrivateData, *, start: object, validation: object, transform: object) -> None:  # noqa: ARG002
-        """Refuse open records, a warm start and a validation before anything is paid.
-
-        Raises:
-            PrivacyError: For any of them.
-        """
+        """Refuse open records, a warm start and a validation before anything is paid."""
         require_private(real)
         refuse_options(start=start, validation=validation)
 
     @final
     def source(self, real: PrivateData) -> PrivateData:
         """Return the private records, which refuse every draw."""
-        return require_private(real)
+        return real
 
     @final
     def described(self, real: PrivateData) -> PrivateData:
         """Return the private records, of which the name alone is recorded."""
-        return require_private(real)
+        return real
 
     @final
     def student(self, real: PrivateData) -> NetworkFactory:
@@ -122,36 +154,5 @@ class PrivateRecipe(IterativeMethod[PrivateData], ABC):
 
     @final
     def admit(self, plan: dd.Plan[Any]) -> None:
-        """Refuse a plan that chooses or changes its set by what the mechanism does not see.
-
-        Raises:
-            PrivacyError: If it validates, or has a function to finish the set.
-        """
+        """Refuse a plan that chooses or changes its set by what the mechanism does not see."""
         refuse_unsealed(plan)
-
-
-def fixed_label_pixels(
-    recipe: PrivateRecipe,
-    private: PrivateData,
-    rng: torch.Generator,
-    means: torch.Tensor | None = None,
-    *,
-    make_labels: Callable[[torch.Tensor, int], FixedLabels] = hard_labels,
-) -> dd.SyntheticSet:
-    """Return plain pixels with fixed labels, which start as the recipe says.
-
-    Args:
-        recipe: Recipe with `ipc` and `start`.
-        private: Records whose classes, shape and public images are read.
-        rng: Generator of the start.
-        means: Paid images of the classes, (K, C, H, W), for the start ``"means"``: with noise on top.
-        make_labels: Function of class slots, (M,) int64, and the number of classes that returns the labels.
-    """
-    classes = class_slots(private.num_classes, recipe.ipc)
-    images = torch.randn(len(classes), *private.image_shape, generator=rng)
-    if recipe.start == "public" and (public := private.public) is not None:
-        images = public[torch.randint(len(public), (len(classes),), generator=rng)].cpu().clone()
-    if recipe.start == "means" and means is not None:
-        images = means.cpu()[classes] + _SPREAD * images
-    labels = make_labels(classes, private.num_classes)
-    return dd.SyntheticSet(Pixels(images), labels, classes, private.num_classes).to(private.device)

@@ -23,8 +23,8 @@ def paid_normalisation(private: PrivateData, *, noise_multiplier: float) -> Priv
     shortened.
 
     Args:
-        private: In the unit range.
-        noise_multiplier: Of the release.
+        private: Records in the unit range.
+        noise_multiplier: Standard deviation of the noise over the norm of a row.
 
     Raises:
         BudgetSpentError: If it does not fit.
@@ -53,11 +53,8 @@ def paid_class_sizes(private: PrivateData, *, noise_multiplier: float) -> tuple[
     """Return the number of records of each class, at least 1, for the price of one release of all of them.
 
     Args:
-        private: The records.
+        private: Private records.
         noise_multiplier: Standard deviation of each number.
-
-    Raises:
-        BudgetSpentError: If it does not fit.
     """
     mechanism = private.mechanism("class sizes", releases=1, sample_rate=1.0, noise_multiplier=noise_multiplier)
     total = mechanism.noised_sum(lambda batch: torch.ones(len(batch.x), 1), 1, by="class")
@@ -71,25 +68,22 @@ def paid_class_means(private: PrivateData, *, share: float) -> Tensor:
     no row is shortened; whitened ones may be.
 
     Args:
-        private: The records.
-        share: Of epsilon that this and all before it may cost.
-
-    Raises:
-        BudgetSpentError: If as much is spent.
+        private: Private records.
+        share: Share of epsilon that this and all before it may cost.
     """
     (mechanism,) = private.mechanisms(planned_class_means(private, share=share))
     return released_class_means(private, mechanism)
 
 
 def planned_class_means(private: PrivateData, *, share: float) -> NoisedRelease:
-    """Return what `paid_class_means` enters in the ledger."""
+    """Return the release that `paid_class_means` enters in the ledger."""
     middle, corner = _middle_and_corner(private)
     clip = float((corner - middle).norm())
     return private.planned("class means", releases=1, sample_rate=1.0, clip=clip, share=share)
 
 
 def released_class_means(private: PrivateData, mechanism: Mechanism) -> Tensor:
-    """Return what `paid_class_means` returns, of a release that is entered."""
+    """Return the means of `paid_class_means` by a release that is entered."""
     middle, _ = _middle_and_corner(private)
     total = mechanism.noised_sum(lambda batch: (batch.x - middle).flatten(1), middle.numel(), by="class")
     sizes = total.new_tensor(private.class_sizes)[:, None]
