@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
-from typing import ClassVar
 
 import pytest
 import torch
 from avalanche.benchmarks import benchmark_from_datasets
 from streams import SHAPE, dataset, stream
+from wrapped_recipes import Noting, Undone
 
 import ddsdk as dd
 from ddsdk.foundation import DivergedError, ResumeError
-from ddsdk.recipes import IterativeRecipe
 from ddsdk.synthetic import MultiFormation, hard_labels
 from ddsdk_integrations.continual import Combining, DistilledBuffer, Distiller, Streaming, Tiles, sample_bytes
 
@@ -21,57 +19,6 @@ DM = dd.DM(steps=1, real_batch=8)
 MLP = {"network": "mlp", "network_options": {}}
 STILL = dataclasses.replace(DM, image_lr=1e-12, augmentation="")
 TILED = dd.M3D(steps=1, real_batch=8, image_lr=1e-12, augmentation="")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wrapped(IterativeRecipe):
-    """Another recipe, whose plan is changed."""
-
-    name: ClassVar[str] = "wrapped"
-    inner: IterativeRecipe = STILL
-
-    @property
-    def factor(self):
-        return getattr(self.inner, "factor", 1)
-
-    def check(self):
-        pass
-
-    def evaluation(self, real):
-        return self.inner.evaluation(real)
-
-    def changed(self, real, plan):
-        return plan
-
-    def parts(self, real, **how):
-        inner = dataclasses.replace(self.inner, ipc=self.ipc)
-        return self.changed(real, inner.parts(real, **how))
-
-
-class Poisoned:
-    """An objective whose first losses are no numbers."""
-
-    def __init__(self, objective, failures, noted):
-        self.objective, self.failures, self.noted = objective, failures, noted
-
-    def __call__(self, student, real, syn, rng):
-        bad = len(self.noted) < self.failures
-        if bad:
-            self.noted.append("poisoned")
-        for term in self.objective(student, real, syn, rng):
-            yield term * float("nan") if bad else term
-
-
-@dataclass(frozen=True, kw_only=True)
-class Undone(Wrapped):
-    """A recipe whose first steps are undone."""
-
-    failures: int = 1
-    noted: list = field(default_factory=list, repr=False)
-
-    def changed(self, real, plan):
-        self.noted.clear()
-        return dataclasses.replace(plan, objective=Poisoned(plan.objective, self.failures, self.noted))
 
 
 def real_data(num_classes=3, per_class=9):
@@ -90,7 +37,7 @@ def levels(*classes):
 @pytest.mark.parametrize("average", [None, 0.99])
 @pytest.mark.parametrize("undone", [False, True])
 def test_average_and_undo_go_back_to_the_warm_start(average, undone):
-    recipe = Undone(average=average) if undone else dataclasses.replace(STILL, average=average)
+    recipe = Undone(inner=STILL, average=average) if undone else dataclasses.replace(STILL, average=average)
     images, classes = levels(0, 0, 1, 1, 2, 2)
     made = Distiller(recipe, **MLP)(real_data(), 2, rng=dd.generator("run"), start=(images, classes))
     assert torch.allclose(made.images, images, atol=1e-5)
@@ -99,7 +46,7 @@ def test_average_and_undo_go_back_to_the_warm_start(average, undone):
 
 def test_a_run_that_diverges_leaves_the_warm_start():
     images, classes = levels(0, 1, 2)
-    distiller = Distiller(Undone(failures=99), **MLP)
+    distiller = Distiller(Undone(inner=STILL, failures=99), **MLP)
     with pytest.raises(DivergedError) as caught:
         distiller(real_data(), 1, rng=dd.generator("run"), start=(images, classes))
     left = caught.value.syn.detached(dd.generator("decode")).x
@@ -117,7 +64,7 @@ def test_a_merging_memory_goes_on_from_what_it_remembers(inner, average):
     before = [part.packed for part in buffer.parts]
     buffer.post_adapt(None, second)
     assert [part.visit for part in buffer.parts] == [2, 2]
-    assert recipe.noted == ["poisoned"]
+    assert recipe.noted == ["poisoned"] * 2
     assert {type(part.codec) for part in buffer.parts} == {Tiles} or inner is STILL
     for old, part in zip(before, buffer.parts, strict=True):
         for name, value in part.packed.items():
@@ -155,18 +102,6 @@ def test_recipes_whose_images_are_real_ones_pass_a_start_over(recipe):
     assert torch.equal(with_start.images, without.images)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Noting(Wrapped):
-    """Notes the facts of the data and the operations with which the plan augments them."""
-
-    inner: IterativeRecipe = DM
-    noted: list = field(default_factory=list, repr=False)
-
-    def changed(self, real, plan):
-        self.noted.append((real.pictures, real.mirror_safe, plan.objective.augmentation.strategy))
-        return plan
-
-
 PUBLISHED = "color_crop_cutout_flip_scale_rotate"
 UNMIRRORED = PUBLISHED.replace("_flip", "")
 FACTS = {
@@ -185,7 +120,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("facts", "wanted"), FACTS.values(), ids=FACTS)
 def test_facts_of_the_stream_reach_the_recipe(facts, wanted, way):
-    recipe = Noting()
+    recipe = Noting(inner=DM)
     how, experiences = WAYS[way]
     buffer = DistilledBuffer(12, Distiller(recipe, **MLP), **facts, **how)
     for experience in stream(*experiences).train_stream:
@@ -196,7 +131,7 @@ def test_facts_of_the_stream_reach_the_recipe(facts, wanted, way):
 def test_digits_are_not_mirrored_by_a_memory():
     """The facts are those of the data where they are taken from them."""
     digits = dd.load("digits")
-    recipe = Noting()
+    recipe = Noting(inner=DM)
     buffer = DistilledBuffer(10, Distiller(recipe, **MLP), pictures=digits.pictures, mirror_safe=digits.mirror_safe)
     data = dataset([0, 1])
     buffer.post_adapt(None, benchmark_from_datasets(train=[data], test=[data]).train_stream[0])

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
-from typing import ClassVar
 
 import pytest
 import torch
 from federation import CLIENTS, QUICK, RECIPE, TASK, TRAIN, load, participant, run, strategy
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from wrapped_recipes import Noting, Undone
 
 import ddsdk as dd
-from ddsdk.recipes import IterativeRecipe
 from ddsdk.running import Run
 from ddsdk_integrations.federated import (
     Alone,
@@ -33,51 +31,6 @@ from ddsdk_integrations.federated.spans import WeightPath, stand_in
 STILL = dd.DM(ipc=2, steps=1, real_batch=8, image_lr=1e-9, augmentation="")
 TILED = dd.M3D(ipc=2, steps=1, real_batch=8, image_lr=1e-9, augmentation="")
 STEP = 1 / 254
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wrapped(IterativeRecipe):
-    """Another recipe, whose plan is changed."""
-
-    name: ClassVar[str] = "wrapped"
-    inner: IterativeRecipe = STILL
-
-    def check(self):
-        pass
-
-    def evaluation(self, real):
-        return self.inner.evaluation(real)
-
-    def changed(self, real, plan):
-        return plan
-
-    def parts(self, real, **how):
-        inner = dataclasses.replace(self.inner, ipc=self.ipc)
-        return self.changed(real, inner.parts(real, **how))
-
-
-class PoisonedOnce:
-    """An objective whose first loss is not a number."""
-
-    def __init__(self, objective, noted):
-        self.objective, self.noted, self.failed = objective, noted, False
-
-    def __call__(self, student, real, syn, rng):
-        bad, self.failed = not self.failed, True
-        if bad:
-            self.noted.append("poisoned")
-        for term in self.objective(student, real, syn, rng):
-            yield term * float("nan") if bad else term
-
-
-@dataclass(frozen=True, kw_only=True)
-class UndoneOnce(Wrapped):
-    """A recipe whose first step is undone."""
-
-    noted: list = field(default_factory=list, repr=False)
-
-    def changed(self, real, plan):
-        return dataclasses.replace(plan, objective=PoisonedOnce(plan.objective, self.noted))
 
 
 def two_classes(context):
@@ -111,19 +64,18 @@ def knowledge(levels, each=2):
 @pytest.mark.parametrize("undone", [False, True])
 @pytest.mark.parametrize("inner", [STILL, TILED], ids=["pixels", "tiles"])
 def test_average_and_undo_go_back_to_the_warm_start(inner, average, undone):
-    noted = []
-    wrap = dataclasses.replace(UndoneOnce(inner=inner, ipc=2), noted=noted) if undone else inner
-    recipe = dataclasses.replace(wrap, average=average)
+    wrapped = Undone(inner=inner, ipc=2)
+    recipe = dataclasses.replace(wrapped if undone else inner, average=average)
     known = knowledge({0: 0.25, 1: 0.75}, each=8)
     one, _ = answered(participant(distil=recipe, load=two_classes), knowledge=known)
     means = [float(one.images[one.classes == c].mean()) for c in range(2)]
     assert means == pytest.approx([0.25, 0.75], abs=STEP)
-    assert noted == ["poisoned"] * undone
+    assert wrapped.noted == ["poisoned"] * undone
 
 
 @pytest.mark.parametrize("average", [None, 0.99])
 def test_a_client_goes_on_from_its_own_set(average):
-    recipe = UndoneOnce(ipc=2, average=average)
+    recipe = Undone(inner=STILL, ipc=2, average=average)
     first, second = rounds_of(strategy(fed_dm, go_on=True), participant(distil=recipe).app())
     assert len(recipe.noted) == 2 * CLIENTS
     assert torch.allclose(first, second, atol=STEP)
@@ -174,18 +126,6 @@ def test_a_client_that_loses_a_class_goes_on_with_the_others():
     assert torch.allclose(second.images, first.images[first.classes > 3], atol=STEP)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Noting(Wrapped):
-    """Notes the facts of the data and the operations with which the plan augments them."""
-
-    inner: IterativeRecipe = RECIPE
-    noted: list = field(default_factory=list, repr=False)
-
-    def changed(self, real, plan):
-        self.noted.append((real.pictures, real.mirror_safe, plan.objective.augmentation.strategy))
-        return plan
-
-
 def with_facts(*, pictures=True, mirror_safe=False):
     return dd.RealData(
         TRAIN.images,
@@ -207,7 +147,7 @@ FACTS = {
 
 @pytest.mark.parametrize(("real", "wanted", "server"), FACTS.values(), ids=FACTS)
 def test_facts_of_the_data_reach_clients_and_server(real, wanted, server):
-    recipe = Noting(ipc=1)
+    recipe = Noting(inner=RECIPE, ipc=1)
     # A public part of the data says what is agreed on.
     task = Task.of(real.subset(torch.arange(200)), network="convnet", width=4, depth=2)
     assert (task.pictures, task.mirror_safe) == wanted[:2]
