@@ -104,14 +104,14 @@ def measure(cell: Cell, setting: Setting, graph: GraphData) -> dict[str, Any]:
     """Return the scores of each network on the test nodes, and what the set stores."""
     rng, recipe, judges = dd.generator("graph", cell.seed), METHODS[cell.method](cell["nodes"]), setting.judges
     if recipe is None:
-        return {"graph": graph.name, "gcn": whole_graph(graph, judges["gcn"], rng=derive(rng, "judge"))}
+        return {"graph": graph.name, "gcn": whole_graph(graph, judges["gcn"], seed=derive(rng, "judge"))}
     made = dd.distill(recipe, graph, seed=rng)
     own, scores = dd.Evaluation.from_dict(made.evaluation), {}
     if own.learner == "kernel":
-        scores["kernel"] = evaluate_graph(made, graph, own, rng=rng).accuracies
+        scores["kernel"] = evaluate_graph(made, graph, own, seed=rng).accuracies
         judges = {name: dataclasses.replace(judge, labels="hard") for name, judge in judges.items()}
     for name, judge in judges.items():
-        scores[name] = evaluate_graph(made, graph, judge, rng=derive(rng, "judge", name)).accuracies
+        scores[name] = evaluate_graph(made, graph, judge, seed=derive(rng, "judge", name)).accuracies
     return {
         "graph": graph.name,
         **scores,

@@ -63,7 +63,7 @@ def measure(cell: Cell, setting: Setting, graphs: TextGraphs) -> dict[str, Any]:
     made = None if recipe is None else dd.distill(recipe, parts, seed=derive(rng, "set"))
     seconds = time.perf_counter() - began
     judge = dataclasses.replace(GRAPHS_PROTOCOL, networks=setting.networks, epochs=setting.epochs)
-    score = evaluate_graphs(parts.train if made is None else made, parts, judge, rng=derive(rng, "judge"))
+    score = evaluate_graphs(parts.train if made is None else made, parts, judge, seed=derive(rng, "judge"))
     if made is None:
         return {"gcn": score.accuracies}
     edges = 0 if made.edge_weight is None else len(made.edge_weight)

@@ -18,7 +18,7 @@ for name, method in {
     "GCond, learned edges": GCond(nodes=8, steps=40, feature_lr=0.01, edge_turn=10, feature_turn=30),
 }.items():
     condensed = ddsdk.distill(method, graph, seed=ddsdk.generator("run"))
-    score = evaluate_graph(condensed, graph, judge, rng=ddsdk.generator("judge"))
+    score = evaluate_graph(condensed, graph, judge, seed=0)
     print(f"{name}: {100 * score.mean:.1f} %, {condensed.manifest.storage.bytes} bytes")
 
 condensed.save("out/condensed")

@@ -90,9 +90,9 @@ def test_condensed_graphs_travel_and_are_judged(task, tmp_path):
     # No edge leads from one graph to another.
     assert torch.equal(batch.batch[batch.edge_index[0]], batch.batch[batch.edge_index[1]])
     assert again.manifest.storage.floats == 4 * 6 * 3 + 4 + 3 * again.edge_index.shape[1]
-    score = evaluate_graphs(again, task, QUICK, rng=dd.generator(1))
+    score = evaluate_graphs(again, task, QUICK, seed=1)
     assert len(score.accuracies) == 2
-    assert score.accuracies == evaluate_graphs(again, task, QUICK, rng=dd.generator(1)).accuracies
+    assert score.accuracies == evaluate_graphs(again, task, QUICK, seed=1).accuracies
 
 
 def test_the_network_that_matched_graphs_is_recorded(task):
@@ -118,9 +118,7 @@ def test_random_graphs_are_real_ones(task):
 
 
 def test_a_network_learns_from_real_graphs(task):
-    score = evaluate_graphs(
-        task.train, task, dataclasses.replace(QUICK, networks=1, epochs=20, lr=0.05), rng=dd.generator(1)
-    )
+    score = evaluate_graphs(task.train, task, dataclasses.replace(QUICK, networks=1, epochs=20, lr=0.05), seed=1)
     assert score.mean > 0.9
 
 

@@ -72,9 +72,9 @@ def test_every_method_gives_a_set_that_comes_back_and_is_judged(name, setting, t
     assert (again.manifest.format == 4) == (edges > 0)
     assert again.provenance["data"]["setting"] == setting
     judge = dataclasses.replace(QUICK, labels="hard" if name == "gc-sntk" else "stored")
-    score = evaluate_graph(again, graph, judge, rng=dd.generator("judge"))
+    score = evaluate_graph(again, graph, judge, seed=dd.generator("judge"))
     assert len(score.accuracies) == 2
-    assert score.accuracies == evaluate_graph(again, graph, judge, rng=dd.generator("judge")).accuracies
+    assert score.accuracies == evaluate_graph(again, graph, judge, seed=dd.generator("judge")).accuracies
     assert (score.images, score.stored_floats, score.loss) == (7, storage.floats, "cross-entropy")
 
 
@@ -162,7 +162,7 @@ def test_light_edges_are_left_out_of_the_export():
 def test_a_kernel_has_one_score_of_its_own_kind():
     graph = small_graph()
     distilled = dd.distill(GCSNTK(nodes=7, steps=2), graph, seed=0)
-    score = evaluate_graph(distilled, graph, rng=dd.generator(1))
+    score = evaluate_graph(distilled, graph, seed=1)
     assert (len(score.accuracies), score.loss) == (1, "ridge")
     assert "structure-ntk kernel" in score.network
 
@@ -226,7 +226,7 @@ def test_condensed_nodes_beat_random_ones():
     judge = dataclasses.replace(QUICK, networks=1, epochs=60, network_options={"width": 16})
 
     def reached(recipe):
-        return evaluate_graph(dd.distill(recipe, graph, seed=0), graph, judge, rng=dd.generator(1)).mean
+        return evaluate_graph(dd.distill(recipe, graph, seed=0), graph, judge, seed=1).mean
 
     condensed = reached(GCond(nodes=8, steps=30, inner=5, structure="none", feature_lr=0.01))
     assert condensed > reached(ChosenNodes(nodes=8)) + 0.05
@@ -234,7 +234,7 @@ def test_condensed_nodes_beat_random_ones():
 
 def test_the_whole_graph_trains_networks_too():
     graph = stochastic_blocks(60, classes=3, features=5, signal=3.0, homophily=0.95, labelled=0.3)
-    found = whole_graph(graph, dataclasses.replace(QUICK, epochs=40, lr=0.05), rng=dd.generator(1))
+    found = whole_graph(graph, dataclasses.replace(QUICK, epochs=40, lr=0.05), seed=1)
     assert len(found) == 2
     assert min(found) > 0.6
 
@@ -262,4 +262,4 @@ def test_bad_settings_are_refused(act, message):
 def test_a_set_of_another_graph_is_refused():
     distilled = dd.distill(PropagatedNodes(nodes=4), stochastic_blocks(200, features=7), seed=0)
     with pytest.raises(ValueError, match="distilled must have 5 features, got 7"):
-        evaluate_graph(distilled, small_graph(), rng=dd.generator(0))
+        evaluate_graph(distilled, small_graph(), seed=0)

@@ -3,7 +3,7 @@
 >>> from ddsdk_integrations.graph import GCond, evaluate_graph, stochastic_blocks, to_data
 >>> graph = stochastic_blocks(2000)
 >>> distilled = ddsdk.distill(GCond(nodes=40, structure="none"), graph, seed=0)
->>> score = evaluate_graph(distilled, graph, rng=ddsdk.generator("judge"))
+>>> score = evaluate_graph(distilled, graph, seed=0)
 >>> data = to_data(distilled)
 """
 

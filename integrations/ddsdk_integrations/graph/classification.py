@@ -14,7 +14,7 @@ from torch_geometric.data import Data
 
 import ddsdk as dd
 from ddsdk.data import Batch
-from ddsdk.foundation import NonNegativeFloat, PositiveFloat, PositiveInt, check_numbers, derive, require
+from ddsdk.foundation import NonNegativeFloat, PositiveFloat, PositiveInt, check_numbers, derive, require, root
 from ddsdk.objectives import ClassMatch, squared, weight_gradients
 from ddsdk.recipes import hard_set
 from ddsdk.running import DirectMethod, IterativeMethod, Method
@@ -240,7 +240,7 @@ def evaluate_graphs(
     graphs: GraphSet,
     evaluation: dd.Evaluation = GRAPHS_PROTOCOL,
     *,
-    rng: torch.Generator,
+    seed: int | torch.Generator = 0,
     name: str = "set",
 ) -> Score:
     """Train fresh GCNs on a set of graphs, or on real ones, and return their accuracy on the test graphs.
@@ -251,10 +251,10 @@ def evaluate_graphs(
         batch: Condensed set, or real data such as ``graphs.train``.
         graphs: Real graphs.
         evaluation: Protocol.
-        rng: Generator from which network i derives everything.
+        seed: Root of every random number: an integer, or a generator, which is not advanced.
         name: Name in tables.
     """
-    began = time.perf_counter()
+    rng, began = root(seed), time.perf_counter()
     if isinstance(batch, dd.RealData):
         shown = batch.batch(torch.arange(len(batch)))
         floats = shown.x.numel()

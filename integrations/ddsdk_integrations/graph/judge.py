@@ -15,7 +15,7 @@ from torch_geometric.data import Data
 
 import ddsdk as dd
 from ddsdk.data import Batch
-from ddsdk.foundation import derive, require
+from ddsdk.foundation import derive, require, root
 from ddsdk.synthetic import read_labels
 from ddsdk.training import Score, train
 from ddsdk_integrations.graph.data import GraphData, Part
@@ -95,7 +95,7 @@ def evaluate_graph(
     graph: GraphData,
     evaluation: dd.Evaluation | None = None,
     *,
-    rng: torch.Generator,
+    seed: int | torch.Generator = 0,
     name: str = "set",
 ) -> Score:
     """Train fresh networks on a set and return their scores on the test nodes of the real graph.
@@ -107,7 +107,7 @@ def evaluate_graph(
         graph: Real graph.
         evaluation: Protocol; None takes that of the set. A protocol of a kernel trains nothing and has one score, whose
             `network` names the kernel: it belongs in a column of its own.
-        rng: Generator from which network i derives its weights.
+        seed: Root of every random number: an integer, or a generator, which is not advanced.
         name: Name in tables.
 
     Raises:
@@ -117,7 +117,7 @@ def evaluate_graph(
     rule, began = f"have {graph.num_features} features", time.perf_counter()
     require(distilled.images.shape[-1] == graph.num_features, "distilled", rule, distilled.images.shape[-1])
     many = own.networks if own.learner == "network" else 1
-    data = to_data(distilled)
+    rng, data = root(seed), to_data(distilled)
     found = [reached(data, graph, graph.test, own, derive(rng, "network", i)) for i in range(many)]
     return Score(
         name=name,
@@ -145,16 +145,16 @@ def trained_on_graph(data: Data, graph: GraphData, evaluation: dd.Evaluation, rn
     return _trained((data.x, data.edge_index, data.edge_weight), shown, graph, evaluation, rng)
 
 
-def whole_graph(graph: GraphData, evaluation: dd.Evaluation, *, rng: torch.Generator) -> list[float]:
+def whole_graph(graph: GraphData, evaluation: dd.Evaluation, *, seed: int | torch.Generator = 0) -> list[float]:
     """Return the scores on the test nodes of networks that train on the training nodes of the real graph, in 0..1.
 
     Args:
         graph: Real graph.
         evaluation: Protocol of training, as for condensed graphs.
-        rng: Generator from which network i derives its weights.
+        seed: Root of every random number: an integer, or a generator, which is not advanced.
     """
     seen, shown = graph.train.graph, Batch(graph.train.nodes, one_hot(graph.train.labels, graph.num_classes).float())
-    keys = (derive(rng, "network", i) for i in range(evaluation.networks))
+    keys = (derive(root(seed), "network", i) for i in range(evaluation.networks))
     networks = (_trained((seen.x, seen.edge_index), shown, graph, evaluation, key) for key in keys)
     return [held_out(network, graph, graph.test) for network in networks]
 
