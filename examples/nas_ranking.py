@@ -13,16 +13,7 @@ from ddsdk_integrations.nas import AnyOf, ConvNetSpace, ParameterCount, distille
 
 def large(data: dd.RealData) -> dd.RealData:
     """Digits with each pixel repeated: the deepest candidates halve an image four times."""
-    images = adaptive_avg_pool2d(data.images, 16)
-    return dd.RealData(
-        images,
-        data.labels,
-        class_names=data.class_names,
-        preprocess=data.preprocess,
-        name=data.name,
-        pictures=data.pictures,
-        mirror_safe=data.mirror_safe,
-    )
+    return data.with_items(adaptive_avg_pool2d(data.images, 16), data.labels)
 
 
 def on_ray(candidates, proxy, rng):
