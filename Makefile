@@ -5,7 +5,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 # A worker keeps a whole module, so that its experts, sets and servers are made once.
 BOTH := -n 2 --dist loadscope
 
-.PHONY: help demo test test-slow fast derived bench clean
+.PHONY: help demo test test-slow fast mutants derived bench clean
 .DEFAULT_GOAL := help
 
 help:  ## Show these targets
@@ -25,6 +25,9 @@ test-slow: $(VENV)/.installed-dev  ## Run the slow tier: processes, kill loops, 
 
 fast: $(VENV)/.installed-dev  ## Run the fast tests of one file or folder: make fast FILE=tests/graph
 	$(PYTEST) -m 'not slow' $(FILE)
+
+mutants: $(VENV)/.installed-dev  ## Put wrong lines into a copy, one by one, and show the test that fails (an hour)
+	$(BIN)/python tests/mutants.py
 
 derived: $(VENV)/.installed-dev  ## Write the lines that are derived from recipes, in stubs and docs
 	$(BIN)/python tests/derived.py

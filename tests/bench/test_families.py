@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import tyro
 
 import benchmarks
 from benchmarks.kit import Benchmark
+from benchmarks.machine.__main__ import MachineBenchmark
 from ddsdk.foundation import MissingExtraError
 
 HOME = Path(benchmarks.__file__).parent
@@ -136,3 +139,27 @@ def test_a_small_run_measures_every_row_once(name, tmp_path, capsys):
     capsys.readouterr()
     assert benchmark(name).run(asked) == 0
     assert capsys.readouterr().out == table + "\n"
+
+
+def documented():
+    """Return the words of each command of a benchmark that stands in README or docs."""
+    pages = [HOME.parent / "README.md", *sorted((HOME.parent / "docs").glob("*.md"))]
+    found = []
+    for page in pages:
+        text = page.read_text().replace("\\\n", " ")
+        found += [shlex.split(line) for line in re.findall(r"python -m (benchmarks\.[^`\n]*)", text)]
+    return found
+
+
+def test_the_documented_commands_are_those_of_today():
+    """Every benchmark is documented, with options and methods that it has."""
+    commands = documented()
+    assert {words[0].removeprefix("benchmarks.") for words in commands} == {*SMALL, "machine"}
+    for module, *words in commands:
+        if module == "benchmarks.machine":
+            tyro.cli(MachineBenchmark, args=words)
+            continue
+        benchmark = importlib.import_module(module).BENCHMARK
+        options = tyro.cli(benchmark.command(), args=words)
+        assert benchmark.cells(options), words
+        assert options.threads in (None, 1)
