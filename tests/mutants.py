@@ -39,16 +39,10 @@ MUTANTS: dict[str, Mutant] = {
         "tests/test_plan_options.py tests/test_distill.py",
     ),
     "projection left out": Mutant(
-        "ddsdk/running/loop.py",
-        "        plan.syn.project_()\n",
-        "",
-        "tests/test_distill.py tests/test_plan_options.py tests/test_synthetic.py",
+        "ddsdk/running/loop.py", "        plan.syn.project_()\n", "", "tests/test_plan_options.py"
     ),
     "schedule of the rate left out": Mutant(
-        "ddsdk/running/loop.py",
-        'group["lr"] = rate * factor',
-        'group["lr"] = rate',
-        "tests/test_plan_options.py tests/test_distill.py",
+        "ddsdk/running/loop.py", 'group["lr"] = rate * factor', 'group["lr"] = rate', "tests/test_plan_options.py"
     ),
     "warm start for the wrong items": Mutant(
         "ddsdk/running/warm_start.py",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from itertools import pairwise
 
 import pytest
 import torch
@@ -116,16 +115,6 @@ def plan(tiny, make_student):
 
 def run_of(plan, real, **parts):
     return dd.Distillation(dataclasses.replace(plan, **parts), real, rng=dd.generator("run"))
-
-
-def test_the_rate_of_a_step_is_the_optimizers_times_its_factor(tiny, plan):
-    factors = [0.0, 1.0, 0.0, 0.5]
-    run = run_of(plan, tiny, rate_at=factors.__getitem__)
-    seen = [run.plan.syn.parametrization.images.detach().clone()]
-    for step in run:
-        seen.append(step.syn.parametrization.images.detach().clone())
-        assert run.state_dict()["optimizer"]["param_groups"][0]["lr"] == 0.1
-    assert [torch.equal(a, b) for a, b in pairwise(seen)] == [True, False, True, False]
 
 
 def test_a_run_with_factors_goes_on_bit_for_bit(tiny, make_student):

@@ -18,7 +18,7 @@ from ddsdk.recipes.parts import sgd_on_images
 from ddsdk.running import Schedule
 from ddsdk.running.checkpoint import pack, unpack
 from ddsdk.running.run import Run
-from ddsdk.synthetic import LearnedLabels
+from ddsdk.synthetic import LearnedLabels, Pixels
 from ddsdk.synthetic.rate import LearnedRate
 
 STEPS = 6
@@ -384,3 +384,24 @@ def test_a_step_for_each_class_moves_that_class_alone(make_run):
 def test_refusals(make_run, options, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         make_run(**options)
+
+
+def test_the_rate_of_a_step_is_the_optimizers_times_its_factor(make_run):
+    """Without momentum the way of a step is proportional to its rate, and the state keeps the full one."""
+    start, found = stored(make_run().plan.syn), {}
+    for factor in (0.0, 0.5, 1.0):
+        run = make_run(momentum=0.0, rate_at=lambda step, factor=factor: factor)
+        next(run)
+        assert run.state_dict()["optimizer"]["param_groups"][0]["lr"] == 0.1
+        found[factor] = run.plan.syn.state_dict()["parametrization.images"] - start["parametrization.images"]
+    assert not found[0.0].any() and found[1.0].any()
+    assert torch.allclose(found[0.5], found[1.0] / 2, atol=1e-7)
+
+
+def test_every_step_ends_within_the_bounds_of_the_set(make_run):
+    run = make_run(lr=1e3)
+    bounded = Pixels(run.plan.syn.parametrization.images.detach(), (torch.full((3, 1, 1), -0.5), torch.ones(3, 1, 1)))
+    syn = dd.SyntheticSet(bounded, run.plan.syn.labels, run.plan.syn.classes, 3)
+    moved = make_run(lr=1e3, syn=syn, objective=lambda student, real, syn, rng: iter([syn.mixed(99, rng).x.sum()]))
+    next(moved)
+    assert torch.equal(bounded.images.detach(), torch.full_like(bounded.images, -0.5))
