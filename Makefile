@@ -5,7 +5,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 # A worker keeps a whole module, so that its experts, sets and servers are made once.
 BOTH := -n 2 --dist loadscope
 
-.PHONY: help demo test test-slow fast mutants derived bench clean
+.PHONY: help demo test test-slow fast docs mutants derived bench clean
 .DEFAULT_GOAL := help
 
 help:  ## Show these targets
@@ -18,6 +18,7 @@ test: $(VENV)/.installed-dev  ## Lint, check format and types, and run the fast 
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tests/docstrings.py
 	$(PYTEST) $(BOTH) -m 'not slow'
 
 test-slow: $(VENV)/.installed-dev  ## Run the slow tier: processes, kill loops, servers, fuzzing, examples, snippets
@@ -25,6 +26,9 @@ test-slow: $(VENV)/.installed-dev  ## Run the slow tier: processes, kill loops, 
 
 fast: $(VENV)/.installed-dev  ## Run the fast tests of one file or folder: make fast FILE=tests/graph
 	$(PYTEST) -m 'not slow' $(FILE)
+
+docs: $(VENV)/.installed-dev  ## Build the site of the documentation into out/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir out/site
 
 mutants: $(VENV)/.installed-dev  ## Put wrong lines into a copy, one by one, and show the test that fails (an hour)
 	$(BIN)/python tests/mutants.py

@@ -1,4 +1,4 @@
-"""Averaging of weights beyond what Flower has: SCAFFOLD and FedNova, and a client that answers them and FedProx."""
+"""Federated averaging methods that Flower lacks: SCAFFOLD and FedNova, with a client for them and for FedProx."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 import ddsdk as dd
 from ddsdk.foundation import require
-from ddsdk_integrations.federated import LocalData, Participant, Task, count_traffic
+from ddsdk_integrations.federated import FederatedTask, LocalData, Participant, count_traffic
 
 _CONTROL = "ddsdk-control"
 Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
@@ -23,22 +23,22 @@ Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
 
 @final
 class Scaffold(FedAvg):
-    """Weights and control variates: clients correct the drift of their own data. Twice the traffic of FedAvg.
+    """SCAFFOLD: averaging of weights and of control variates, which correct the drift of the clients.
 
-    The clients are those of `client_of`, with momentum 0.
+    It has twice the traffic of FedAvg. The clients are those of `client_of`, with momentum 0.
 
     Args:
-        task: Task that all sides agree on.
+        task: Federated task, equal on the server and on all clients.
         **options: Options of Flower's FedAvg.
 
-    Differences from the published algorithm: weights are averaged by numbers of images, as Flower does, and not evenly.
+    Differences from the published algorithm: weights are averaged by numbers of images, as in Flower, and not evenly.
 
     References:
         Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning", ICML 2020,
         arXiv:1910.06378.
     """
 
-    def __init__(self, task: Task, **options: Any) -> None:  # noqa: ANN401
+    def __init__(self, task: FederatedTask, **options: Any) -> None:  # noqa: ANN401
         super().__init__(**options)
         network = task.loaded(task.initial_arrays())
         self.control = {n: torch.zeros_like(p) for n, p in network.named_parameters()}
@@ -47,7 +47,7 @@ class Scaffold(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send weights and the server's variate."""
+        """Return the messages with the weights and the control variate of the server."""
         self._nodes = max(1, len(list(grid.get_node_ids())))
         messages = list(super().configure_train(server_round, arrays, config, grid))
         for message in messages:
@@ -55,13 +55,13 @@ class Scaffold(FedAvg):
         return messages
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
-        """Average weights, and move the variate by the share of clients that took part."""
+        """Return the mean weights and update the control variate of the server: c += sum_i delta c_i / clients."""
         valid, _ = self._check_and_log_replies(replies, is_train=True, validate=False)
         if not valid:
             return None, None
-        moved = [m.content.array_records["control"].to_torch_state_dict() for m in valid]
+        changes = [m.content.array_records["control"].to_torch_state_dict() for m in valid]
         self.control = {
-            name: c + sum((one[name] for one in moved), torch.zeros_like(c)) / self._nodes
+            name: c + sum((change[name] for change in changes), torch.zeros_like(c)) / self._nodes
             for name, c in self.control.items()
         }
         for message in valid:
@@ -71,9 +71,10 @@ class Scaffold(FedAvg):
 
 @final
 class FedNova(FedAvg):
-    """Updates divided by the number of steps behind them before they are averaged.
+    """FedNova: averaging of updates that are normalised by the number of steps of each client.
 
-    w <- w - tau_eff sum_i p_i (w - w_i) / tau_i with tau_eff = sum_i p_i tau_i and p_i the shares of images.
+    w <- w - tau_eff sum_i p_i (w - w_i) / tau_i with tau_eff = sum_i p_i tau_i, tau_i the steps of client i and p_i its
+    fraction of all images.
 
     The clients are those of `Participant.app`, with momentum 0.
 
@@ -87,41 +88,45 @@ class FedNova(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send the weights, and keep them."""
+        """Return the messages with the weights, which are kept for the aggregation."""
         self._sent = dict(arrays.to_torch_state_dict())
         return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
-        """Average normalised updates."""
+        """Return the weights after the mean normalised update."""
         valid, _ = self._check_and_log_replies(replies, is_train=True)
         if not valid:
             return None, None
         sizes, steps = (_numbers(valid, name) for name in ("num-examples", "steps"))
-        share = sizes / sizes.sum()
-        scale = (share * steps).sum() * share / steps
-        found = [m.content.array_records["arrays"].to_torch_state_dict() for m in valid]
-        new = {}
+        shares = sizes / sizes.sum()
+        scales = (shares * steps).sum() * shares / steps
+        replied = [m.content.array_records["arrays"].to_torch_state_dict() for m in valid]
+        weights = {}
         for name, sent in self._sent.items():
-            moves = [float(s) * (sent - one[name]) for s, one in zip(scale, found, strict=True)]
-            new[name] = sent - sum(moves, torch.zeros_like(sent)) if sent.is_floating_point() else sent
+            updates = [float(s) * (sent - reply[name]) for s, reply in zip(scales, replied, strict=True)]
+            weights[name] = sent - sum(updates, torch.zeros_like(sent)) if sent.is_floating_point() else sent
         _, metrics = super().aggregate_train(server_round, valid)
-        return ArrayRecord(new), metrics
+        return ArrayRecord(weights), metrics
 
 
 def _numbers(messages: Iterable[Message], name: str) -> Tensor:
-    found: list[Any] = [next(iter(m.content.metric_records.values()))[name] for m in messages]
-    return torch.tensor(found, dtype=torch.float64)
+    values: list[Any] = [next(iter(m.content.metric_records.values()))[name] for m in messages]
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def client_of(participant: Participant) -> ClientApp:
-    """Return the app of a participant, whose training answers FedProx and SCAFFOLD beside FedAvg and FedNova."""
+    """Return the client app of a participant for FedAvg, FedNova, FedProx and SCAFFOLD."""
     app = participant.register(ClientApp())
     app.train(mods=[count_traffic])(partial(_fit, participant))
     return app
 
 
 def _fit(participant: Participant, message: Message, context: Context) -> Message:
-    """Train as FedAvg, with a proximal term where FedProx sends its weight, and with variates where SCAFFOLD does."""
+    """Return the reply of one training round.
+
+    FedAvg's training gets a proximal term if the message has FedProx's weight mu, and control variates if the message
+    has SCAFFOLD's variate of the server.
+    """
     content, training = message.content, participant.training
     config: dict[str, Any] = dict(content.config_records["config"])
     data = LocalData.of(participant.task, *participant.load(context))
@@ -129,12 +134,13 @@ def _fit(participant: Participant, message: Message, context: Context) -> Messag
     first = [p.detach().clone() for p in network.parameters()]
     optimizer = torch.optim.SGD(network.parameters(), lr=training.lr, momentum=training.momentum)
     mu, control = config.get("proximal-mu", 0.0), content.array_records.get("control")
-    own, shift = [torch.zeros_like(p) for p in first], []
+    client_control, shift = [torch.zeros_like(p) for p in first], []
     if control is not None:
         require(training.momentum == 0, "momentum", "be 0 for SCAFFOLD", training.momentum)
         if _CONTROL in context.state:
-            own = list(context.state.array_records[_CONTROL].to_torch_state_dict().values())
-        shift = [c - mine for c, mine in zip(control.to_torch_state_dict().values(), own, strict=True)]
+            client_control = list(context.state.array_records[_CONTROL].to_torch_state_dict().values())
+        # Local steps follow g + c - c_i, with c of the server and c_i of the client.
+        shift = [c - c_i for c, c_i in zip(control.to_torch_state_dict().values(), client_control, strict=True)]
         _correct(optimizer, lambda i, _: shift[i])
     elif mu:
         # The gradient of mu/2 ||w - w_0||^2.
@@ -146,12 +152,13 @@ def _fit(participant: Participant, message: Message, context: Context) -> Messag
     metrics = MetricRecord({"num-examples": len(data.real), "steps": steps, "train-loss": loss})
     reply = RecordDict({"arrays": ArrayRecord(network.state_dict()), "metrics": metrics})
     if control is not None:
-        # Option II of the paper.
+        # Option II of the paper: c_i+ = c_i - c + (w_0 - w) / (steps lr).
         scale = 1 / (steps * training.lr)
         with torch.no_grad():
-            new = [(w - p) * scale - d for w, p, d in zip(first, network.parameters(), shift, strict=True)]
-        context.state[_CONTROL] = ArrayRecord(dict(zip(control, new, strict=True)))
-        reply["control"] = ArrayRecord({k: n - mine for k, n, mine in zip(control, new, own, strict=True)})
+            updated = [(w - p) * scale - d for w, p, d in zip(first, network.parameters(), shift, strict=True)]
+        context.state[_CONTROL] = ArrayRecord(dict(zip(control, updated, strict=True)))
+        changes = (new - old for new, old in zip(updated, client_control, strict=True))
+        reply["control"] = ArrayRecord(dict(zip(control, changes, strict=True)))
     return Message(reply, reply_to=message)
 
 

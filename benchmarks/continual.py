@@ -1,4 +1,4 @@
-"""`python -m benchmarks.continual`: memories of equal bytes on a stream of class pairs, with replay and alone."""
+"""`python -m benchmarks.continual`: replay memories of equal size in bytes on a stream of class pairs."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import ddsdk as dd
-from benchmarks.kit import Axis, Benchmark, Cell, Group, Plot, known_words, mean_of, percent_of, value_of
+from benchmarks.kit import Axis, Benchmark, Plot, RunConfig, RunGroup, known_words, mean_of, percent_of, value_of
 from ddsdk.artefact import Codec, LowRank
 from ddsdk.foundation import require_count
 from ddsdk.training import accuracy
-from ddsdk_integrations.continual import DistilledBuffer, Distiller, Replay, sample_bytes
+from ddsdk_integrations.continual import DistilledBuffer, Distiller, ReplayOptions, sample_bytes
 
 _BATCH = 64
 _MEMORY_STEPS = 300
 
 LEARNERS: dict[str, tuple[str, dict[str, Any]]] = {"mlp": ("mlp", {"width": 128}), "lenet": ("lenet", {})}
-"""Name to network and options of those who learn."""
+"""Learning networks by name, each with its network and options."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """Values that all cells share.
+class ExperimentConfig:
+    """Settings of all runs.
 
     Attributes:
-        scenario: "class": pairs of classes, one after the other, with one head. "domain": the same pairs, of which
-            each has the classes 0 and 1.
-        learners: Networks that learn, separated by commas; they share each memory.
-        seconds: Time for the distillation of each experience.
-        epochs: Passes over each experience.
+        scenario: Continual-learning scenario. class: class-incremental, pairs of classes with one head. domain:
+            domain-incremental, the same pairs renumbered to the classes 0 and 1.
+        learners: Learning networks, separated by commas; all share the same memory.
+        seconds: Time budget in seconds for the distillation of each experience.
+        epochs: Number of epochs on each experience.
         lr: Learning rate of SGD.
-        fill: Items that a memory has at least, see `Replay`; Avalanche's own policies have none.
+        fill: Minimum number of items in the memory, see `ReplayOptions`. It does not apply to Avalanche's policies.
     """
 
     scenario: Literal["class", "domain"] = "class"
@@ -61,12 +61,12 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """What fills a memory.
+    """Kind of memory.
 
     Attributes:
-        recipe: Recipe of a `DistilledBuffer`; None for no memory, or for `policy`.
-        codecs: Codecs of the recipe, each from so many images per class on; bytes where there is none.
-        policy: Avalanche policy in its place.
+        recipe: Recipe of a `DistilledBuffer`; None for no memory or for `policy`.
+        codecs: Codecs of the stored images, by the smallest number of images per class; one byte per value without one.
+        policy: Avalanche storage policy instead of a recipe, as a function of the number of items; None for none.
     """
 
     recipe: dd.Recipe | None = None
@@ -74,8 +74,8 @@ class Method:
     policy: Callable[[int], ExemplarsBuffer] | None = None
 
     def codec(self, ipc: int) -> Codec | None:
-        """Return the codec for so many images per class."""
-        return next((self.codecs[least] for least in sorted(self.codecs, reverse=True) if least <= ipc), None)
+        """Return the codec for a number of images per class; None for one byte per value."""
+        return next((self.codecs[smallest] for smallest in sorted(self.codecs, reverse=True) if smallest <= ipc), None)
 
 
 _UNROLLED = dd.RaTBPTT(start="means", augmentation="", real_batch=500, image_lr=2e-3, student_steps=40, window=10)
@@ -93,11 +93,11 @@ METHODS: dict[str, Method] = {
     "dm from means of low rank": Method(recipe=_FROM_MEANS, codecs={1: LowRank(2), 5: LowRank(4)}),
     "rat-bptt from means of rank 3": Method(recipe=_UNROLLED, codecs={1: LowRank(3)}),
 }
-"""Rows of the table. Settings were chosen on held-out training images."""
+"""Memories of the table. Their settings were chosen on held-out training images."""
 
 
 class _Shared(ExemplarsBuffer):
-    """One memory for several learners: it shows what is there and leaves the updates to whoever runs the stream."""
+    """Read-only view of a memory that several learners share; the loop over the stream updates the memory."""
 
     def __init__(self, policy: ExemplarsBuffer) -> None:
         super().__init__(policy.max_size)
@@ -105,81 +105,84 @@ class _Shared(ExemplarsBuffer):
 
     @property
     def buffer(self) -> AvalancheDataset[Any]:
-        """What the policy remembers."""
+        """Items in the memory."""
         return self._policy.buffer
 
     def resize(self, strategy: Any, new_size: int) -> None:  # noqa: ANN401
-        """Resize the policy."""
+        """Resize the memory."""
         self._policy.resize(strategy, new_size)
 
 
-def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData) -> dict[str, Any]:
-    """Run the stream once for all learners and one memory; return its bytes and seconds, and what each reached.
+def measure(run: RunConfig, config: ExperimentConfig, train: dd.RealData, test: dd.RealData) -> dict[str, Any]:
+    """Return the bytes and seconds of a memory and the accuracies of all learners after one pass over the stream.
 
-    The learners draw from torch's global generator, as Avalanche's loops do; it is set to the seed and put back.
+    Avalanche's loops use torch's global random generator: it is set to the seed and restored afterwards.
     """
     state = torch.get_rng_state()
     try:
-        torch.manual_seed(cell.seed)
-        return _measure(cell, setting, train, test)
+        torch.manual_seed(run.seed)
+        return _measure(run, config, train, test)
     finally:
         torch.set_rng_state(state)
 
 
-def _measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData) -> dict[str, Any]:
-    classes = train.num_classes if setting.scenario == "class" else 2
+def _measure(run: RunConfig, config: ExperimentConfig, train: dd.RealData, test: dd.RealData) -> dict[str, Any]:
+    classes = train.num_classes if config.scenario == "class" else 2
     stream = _stream(train, test, classes)
-    policy = _policy(cell, setting, train, classes)
-    names = known_words("learners", setting.learners, LEARNERS)
-    runs = {name: _Learner(name, setting, train, classes, policy, cell.seed) for name in names}
-    distilling = 0.0
+    policy = _policy(run, config, train, classes)
+    names = known_words("learners", config.learners, LEARNERS)
+    learners = {name: _Learner(name, config, train, classes, policy, run.seed) for name in names}
+    memory_seconds = 0.0
     for experience in stream.train_stream:
-        for run in runs.values():
-            run.learn(experience, stream.test_stream)
+        for learner in learners.values():
+            learner.learn(experience, stream.test_stream)
         if policy is not None:
             began = time.monotonic()
             policy.post_adapt(None, experience)
-            distilling += time.monotonic() - began
+            memory_seconds += time.monotonic() - began
     images, labels = test.batch(torch.arange(len(test))).x, test.labels % classes
-    reached = {name: run.reached(policy, images, labels) for name, run in runs.items()}
+    scores = {name: learner.scores(policy, images, labels) for name, learner in learners.items()}
     return {
         "bytes": _bytes(policy, train),
-        "memory seconds": distilling,
-        "learners": {name: {**found, "seconds": runs[name].seconds + distilling} for name, found in reached.items()},
+        "memory seconds": memory_seconds,
+        "learners": {
+            name: {**values, "seconds": learners[name].seconds + memory_seconds} for name, values in scores.items()
+        },
     }
 
 
 def _stream(train: dd.RealData, test: dd.RealData, classes: int) -> CLScenario:
-    """Return the pairs of classes in their order, numbered modulo `classes`."""
+    """Return the stream of class pairs in increasing order, with class numbers modulo `classes`."""
     pairs = [(a, a + 1) for a in range(0, train.num_classes - 1, 2)]
-    parts = {name: [_pair(data, pair, classes) for pair in pairs] for name, data in (("train", train), ("test", test))}
-    return benchmark_from_datasets(**parts)
+    splits = {"train": train, "test": test}
+    experiences = {name: [_pair(data, pair, classes) for pair in pairs] for name, data in splits.items()}
+    return benchmark_from_datasets(**experiences)
 
 
 def _pair(data: dd.RealData, pair: tuple[int, int], classes: int) -> AvalancheDataset[Any]:
     index = torch.cat([data.index_of_class(c) for c in pair])
-    found = TensorDataset(data.batch(index).x, data.labels[index] % classes)
-    found.targets = found.tensors[1].tolist()  # type: ignore[attr-defined]
-    return as_classification_dataset(found)
+    dataset = TensorDataset(data.batch(index).x, data.labels[index] % classes)
+    dataset.targets = dataset.tensors[1].tolist()  # type: ignore[attr-defined]
+    return as_classification_dataset(dataset)
 
 
-def _policy(cell: Cell, setting: Setting, train: dd.RealData, classes: int) -> ExemplarsBuffer | None:
-    method = METHODS[cell.method]
+def _policy(run: RunConfig, config: ExperimentConfig, train: dd.RealData, classes: int) -> ExemplarsBuffer | None:
+    method = METHODS[run.method]
     if method.policy is not None:
-        return method.policy(cell["ipc"] * train.num_classes)
+        return method.policy(run["ipc"] * train.num_classes)
     if method.recipe is None:
         return None
     return DistilledBuffer(
-        cell["ipc"] * train.num_classes,
-        Distiller(method.recipe, seconds=setting.seconds),
+        run["ipc"] * train.num_classes,
+        Distiller(method.recipe, seconds=config.seconds),
         classes=classes,
         visits=train.num_classes // classes,
-        codec=method.codec(cell["ipc"]),
-        replay=Replay(fill=setting.fill),
+        codec=method.codec(run["ipc"]),
+        replay=ReplayOptions(fill=config.fill),
         preprocess=train.preprocess,
         pictures=train.pictures,
         mirror_safe=train.mirror_safe,
-        seed=cell.seed,
+        seed=run.seed,
     )
 
 
@@ -192,10 +195,16 @@ def _bytes(policy: ExemplarsBuffer | None, train: dd.RealData) -> int:
 
 
 class _Learner:
-    """A network that learns the stream with replay, and its accuracy after each experience."""
+    """Network that learns the stream with replay, with its test accuracies after each experience."""
 
     def __init__(
-        self, name: str, setting: Setting, train: dd.RealData, width: int, policy: ExemplarsBuffer | None, seed: int
+        self,
+        name: str,
+        config: ExperimentConfig,
+        train: dd.RealData,
+        width: int,
+        policy: ExemplarsBuffer | None,
+        seed: int,
     ) -> None:
         kind, options = LEARNERS[name]
         self._make = dd.network_factory(kind, train.image_shape, width, **options)
@@ -204,38 +213,37 @@ class _Learner:
         shared = None if policy is None else _Shared(policy)
         self._strategy = Naive(
             model=network,
-            optimizer=torch.optim.SGD(network.parameters(), lr=setting.lr),
+            optimizer=torch.optim.SGD(network.parameters(), lr=config.lr),
             train_mb_size=_BATCH,
-            train_epochs=setting.epochs,
+            train_epochs=config.epochs,
             plugins=[] if shared is None else [ReplayPlugin(shared.max_size, storage_policy=shared)],
             evaluator=None,
         )
         self.seconds = 0.0
-        self._table: list[list[float]] = []
+        self._accuracies: list[list[float]] = []
 
     def learn(self, experience: Any, tests: Sequence[Any]) -> None:  # noqa: ANN401
-        """Train on an experience, then test on all."""
+        """Train on an experience, then test on all experiences."""
         began = time.monotonic()
         self._strategy.train(experience)
         self.seconds += time.monotonic() - began
-        self._table.append([_accuracy(self._strategy.model, test.dataset) for test in tests])
+        self._accuracies.append([_accuracy(self._strategy.model, test.dataset) for test in tests])
 
-    def reached(self, policy: ExemplarsBuffer | None, x: Tensor, y: Tensor) -> dict[str, float | None]:
-        """Return accuracy, forgetting, backward transfer, and the accuracy of training on the memory alone.
+    def scores(self, policy: ExemplarsBuffer | None, x: Tensor, y: Tensor) -> dict[str, float | None]:
+        """Return the scores after the last experience, with a_ij the accuracy on j after experience i of T.
 
-        Accuracy is the mean over the experiences after the last one. The next two are means over the experiences but
-        the last: the best accuracy that each once had less the final one, and the final one less that right after
-        learning it. The last trains a fresh network; it is None without a memory.
+        Accuracy: mean of a_Tj over all j. Forgetting: mean of max_i<T a_ij - a_Tj over j < T. Backward transfer: mean
+        of a_Tj - a_jj over j < T. Memory only: accuracy of a new network trained on the memory, None without one.
         """
-        table = torch.tensor(self._table)
-        final, old = table[-1], range(len(table) - 1)
-        best = torch.stack([table[:-1, j].max() - final[j] for j in old])
-        back = torch.stack([final[j] - table[j, j] for j in old])
+        accuracies = torch.tensor(self._accuracies)
+        final, earlier = accuracies[-1], range(len(accuracies) - 1)
+        forgetting = torch.stack([accuracies[:-1, j].max() - final[j] for j in earlier])
+        backward = torch.stack([final[j] - accuracies[j, j] for j in earlier])
         fresh = self._make(dd.generator("alone", self._seed))
         return {
             "accuracy": float(final.mean()),
-            "forgetting": float(best.mean()),
-            "backward": float(back.mean()),
+            "forgetting": float(forgetting.mean()),
+            "backward": float(backward.mean()),
             "memory only": None if policy is None else _memory_only(fresh, policy.buffer, x, y),
         }
 
@@ -247,7 +255,7 @@ def _accuracy(network: nn.Module, dataset: AvalancheDataset[Any]) -> float:
 
 
 def _memory_only(network: nn.Module, memory: AvalancheDataset[Any], x: Tensor, y: Tensor) -> float:
-    """Train by Adam on the memory alone, and test."""
+    """Return the test accuracy of a network after training with Adam on the memory only."""
     items = [memory[i] for i in range(len(memory))]
     images = torch.stack([item[0] for item in items])
     labels = torch.tensor([int(item[1]) for item in items])
@@ -261,8 +269,8 @@ def _memory_only(network: nn.Module, memory: AvalancheDataset[Any], x: Tensor, y
     return accuracy(network, x, y)
 
 
-def rows(groups: Sequence[Group]) -> list[Group]:
-    """Return a row for each learner, size and method."""
+def rows(groups: Sequence[RunGroup]) -> list[RunGroup]:
+    """Return a row for each learner, memory size and method."""
     by_size = sorted(groups, key=lambda group: group.at["ipc"] or 0)
     return [
         group._replace(results=[{**r, **r["learners"][name], "learner": name} for r in group.results])
@@ -271,7 +279,7 @@ def rows(groups: Sequence[Group]) -> list[Group]:
     ]
 
 
-def _points(row: Group) -> list[tuple[float | None, float]]:
+def _points(row: RunGroup) -> list[tuple[float | None, float]]:
     return [(row.at["ipc"], 100 * statistics.fmean(result["accuracy"] for result in row.results))]
 
 
@@ -282,13 +290,13 @@ def _size(word: str) -> int:
 
 BENCHMARK = Benchmark(
     prog="python -m benchmarks.continual",
-    text="Learn a stream of class pairs with memories of equal bytes; measure replay and training on the memory alone.",
-    setting=Setting,
+    text="Learn a stream of class pairs with memories of equal bytes; measure replay and training on the memory only.",
+    config=ExperimentConfig,
     methods=METHODS,
     measure=measure,
-    about=lambda cell, _: {"method": repr(METHODS[cell.method])},
-    axes={"ipc": Axis("1,5,10", "Real images per class whose bytes a memory may take, by commas.", _size)},
-    # Without a memory there is nothing that a number of images would change.
+    about=lambda run, _: {"method": repr(METHODS[run.method])},
+    axes={"ipc": Axis("1,5,10", "Memory sizes in bytes of so many real images per class, separated by commas.", _size)},
+    # The method without a memory has no memory size.
     values=lambda method, _, values: [None] if method == "naive" else values,
     rows=rows,
     columns=[
@@ -301,7 +309,7 @@ BENCHMARK = Benchmark(
         mean_of("memory, s", "memory seconds", digits=0),
         mean_of("total, s", "seconds", digits=0),
     ],
-    line=lambda r: ", ".join(f"{name} {100 * found['accuracy']:.1f} %" for name, found in r["learners"].items()),
+    line=lambda r: ", ".join(f"{name} {100 * values['accuracy']:.1f} %" for name, values in r["learners"].items()),
     plot=Plot(
         lambda row: f"replay-{row.results[0]['learner']}.png",
         _points,

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.federated`: averaging of weights and exchange of synthetic sets, by measured bytes."""
+"""`python -m benchmarks.federated`: weight averaging and exchange of distilled sets, compared by traffic in bytes."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from torch import Tensor
 
 import ddsdk as dd
 from benchmarks.averaging import FedNova, Scaffold, client_of
-from benchmarks.kit import Axis, Benchmark, Cell, Column, Group, Plot, mean_of, percent_of, value_of
+from benchmarks.kit import Axis, Benchmark, Column, Plot, RunConfig, RunGroup, mean_of, percent_of, value_of
 from ddsdk.artefact import Half
-from ddsdk.foundation import require_count, require_rate
+from ddsdk.foundation import require_count, require_positive
 from ddsdk_integrations.federated import (
     CountingGrid,
     DynaFed,
-    Encoding,
+    FederatedTask,
     InProcessGrid,
-    Limits,
     LocalTraining,
     MetaKnowledge,
     Packing,
     Participant,
+    ReplyLimits,
+    ServerTrajectory,
     SetStrategy,
-    Task,
-    Trajectory,
+    UpdateEncoding,
     accuracy_of,
     dirichlet,
     dosfl,
@@ -42,13 +42,13 @@ from ddsdk_integrations.federated import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """Values that all cells share.
+class ExperimentConfig:
+    """Settings of all runs.
 
     Attributes:
-        clients: Number of clients.
+        clients: Number of clients that share the data.
         width: Width of the ConvNet.
-        lr: Learning rate of clients that train weights (SGD without momentum, batches of 64, one pass in a round).
+        lr: Learning rate of clients in weight averaging: SGD without momentum, batches of 64, one epoch per round.
     """
 
     clients: int = 10
@@ -58,18 +58,18 @@ class Setting:
     def __post_init__(self) -> None:
         require_count("clients", self.clients)
         require_count("width", self.width)
-        require_rate("lr", self.lr)
+        require_positive("lr", self.lr)
 
 
 @dataclass(frozen=True)
 class Method:
-    """What is exchanged, and how clients make it.
+    """Federated method: strategy of the server and settings of the clients.
 
     Attributes:
-        make: Function `(task, seed, **options)` that returns the strategy.
-        options: Options of the strategy.
-        rounds: Number of rounds.
-        client: Changes of the `Participant`.
+        make: Function ``(task, seed, **options)`` that returns the strategy.
+        options: Options of the strategy, by name.
+        rounds: Number of communication rounds.
+        client: Arguments of the `Participant` that differ from the default.
     """
 
     make: Callable[..., Strategy]
@@ -78,14 +78,14 @@ class Method:
     client: Mapping[str, Any] = field(default_factory=dict)
 
 
-# Flower writes this into a log at each start; the server evaluates here.
+# Without client-side evaluation, because the server evaluates on the test set.
 _AVERAGING: dict[str, Any] = {"fraction_evaluate": 0.0, "min_available_nodes": 1, "min_train_nodes": 1}
 _IPC = 20
-_ENCODING = Encoding(images=20, student_steps=3, steps=60)
-_TRAJECTORY = Trajectory(rounds=8, span=3, student_steps=10, steps=150)
-_ON_UNION = {
-    "evaluation": dd.Evaluation(
-        protocol="federated",
+_ENCODING = UpdateEncoding(images=20, student_steps=3, steps=60)
+_TRAJECTORY = ServerTrajectory(rounds=8, span=3, student_steps=10, steps=150)
+_UNION_TRAINING = {
+    "protocol": dd.TrainingProtocol(
+        name="federated",
         epochs=30,
         batch_size=64,
         lr=0.05,
@@ -95,7 +95,7 @@ _ON_UNION = {
         augmentation="crop_flip",
     )
 }
-_REMEMBERING = {**_ON_UNION, "remember": 5}
+_WITH_MEMORY = {**_UNION_TRAINING, "remember": 5}
 
 
 def _averaging(make: type[FedAvg]) -> Callable[..., Strategy]:
@@ -103,7 +103,7 @@ def _averaging(make: type[FedAvg]) -> Callable[..., Strategy]:
 
 
 def _sets(make: Callable[..., SetStrategy]) -> Callable[..., Strategy]:
-    return lambda task, seed, **options: make(task, seed=seed, secret=seed, limits=Limits(images=_IPC), **options)
+    return lambda task, seed, **options: make(task, seed=seed, secret=seed, limits=ReplyLimits(images=_IPC), **options)
 
 
 METHODS: dict[str, Method] = {
@@ -114,58 +114,58 @@ METHODS: dict[str, Method] = {
     "dynafed": Method(
         lambda task, seed, **options: DynaFed(task, seed=seed, **_AVERAGING, **options), {"trajectory": _TRAJECTORY}
     ),
-    "one-shot real images": Method(_sets(one_shot), _ON_UNION, 1, {"distil": dd.BASELINES["random"](ipc=10)}),
-    "real images remembering": Method(_sets(one_shot), _REMEMBERING, 5, {"distil": dd.BASELINES["random"](ipc=_IPC)}),
-    "one-shot dm": Method(_sets(one_shot), _ON_UNION, 1, {"distil": dd.DM(ipc=10, steps=100, real_batch=128)}),
-    "feddm": Method(_sets(fed_dm), _ON_UNION, 5, {"distil": dd.DM(ipc=_IPC, steps=20, real_batch=128)}),
-    "feddm remembering": Method(_sets(fed_dm), _REMEMBERING, 5, {"distil": dd.DM(ipc=_IPC, steps=20, real_batch=128)}),
-    # DD leaves the unit range, where bytes would cut it off.
+    "one-shot real images": Method(_sets(one_shot), _UNION_TRAINING, 1, {"distil": dd.BASELINES["random"](ipc=10)}),
+    "real images remembering": Method(_sets(one_shot), _WITH_MEMORY, 5, {"distil": dd.BASELINES["random"](ipc=_IPC)}),
+    "one-shot dm": Method(_sets(one_shot), _UNION_TRAINING, 1, {"distil": dd.DM(ipc=10, steps=100, real_batch=128)}),
+    "feddm": Method(_sets(fed_dm), _UNION_TRAINING, 5, {"distil": dd.DM(ipc=_IPC, steps=20, real_batch=128)}),
+    "feddm remembering": Method(_sets(fed_dm), _WITH_MEMORY, 5, {"distil": dd.DM(ipc=_IPC, steps=20, real_batch=128)}),
+    # DD's pixels leave the range 0..1, so they are sent as half floats and not as bytes.
     "dosfl": Method(
         _sets(dosfl),
         {"passes": 3},
         1,
         {"distil": dd.DD(ipc=1, passes=3, steps=60, real_batch=256), "packing": Packing(codec=Half())},
     ),
-    "fedmk": Method(_sets(fed_mk), _REMEMBERING, 5, {"distil": MetaKnowledge(ipc=10, steps=15, student_steps=3)}),
+    "fedmk": Method(_sets(fed_mk), _WITH_MEMORY, 5, {"distil": MetaKnowledge(ipc=10, steps=15, student_steps=3)}),
     "fedsynth": Method(_sets(fed_synth), {"student_steps": _ENCODING.student_steps}, 10, {"encoding": _ENCODING}),
 }
-"""Rows of the table; `docs/federated.md` states the tuning."""
+"""Methods of the table; `docs/integrations/federated.md` describes the tuning of their settings."""
 
 
-def about(cell: Cell, setting: Setting) -> dict[str, str]:  # noqa: ARG001
-    """Return the parameters of a method."""
-    method = METHODS[cell.method]
+def about(run: RunConfig, config: ExperimentConfig) -> dict[str, str]:  # noqa: ARG001
+    """Return the settings of the method of a run as text."""
+    method = METHODS[run.method]
     return {name: repr(getattr(method, name)) for name in ("options", "rounds", "client")}
 
 
-def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData) -> dict[str, Any]:
-    """Run a federation in this process; return accuracy and bytes after the last round and after each.
+def measure(run: RunConfig, config: ExperimentConfig, train: dd.RealData, test: dd.RealData) -> dict[str, Any]:
+    """Return accuracy and traffic after the last round of a federation in this process, and their curves over rounds.
 
-    The last round is the one that counts, never the best.
+    The result is that of the last round, not of the best one.
     """
-    method = METHODS[cell.method]
-    task = Task.of(train, network="convnet", width=setting.width)
-    parts = dirichlet(train.labels, setting.clients, cell["alpha"], dd.generator("split", cell.seed), least=20)
+    method = METHODS[run.method]
+    task = FederatedTask.of(train, network="convnet", width=config.width)
+    parts = dirichlet(train.labels, config.clients, run["alpha"], dd.generator("split", run.seed), least=20)
 
     def load(context: Context) -> tuple[Tensor, Tensor]:
-        mine = parts[int(context.node_config["partition-id"])]
-        return train.images[mine], train.labels[mine]
+        index = parts[int(context.node_config["partition-id"])]
+        return train.images[index], train.labels[index]
 
-    usual = {"distil": dd.BASELINES["random"](ipc=_IPC), "training": LocalTraining(lr=setting.lr)}
-    participant = Participant(task=task, load=load, **{**usual, **method.client})
-    grid = CountingGrid(InProcessGrid(client_of(participant), setting.clients, seed=cell.seed))
+    defaults = {"distil": dd.BASELINES["random"](ipc=_IPC), "training": LocalTraining(lr=config.lr)}
+    participant = Participant(task=task, load=load, **{**defaults, **method.client})
+    grid = CountingGrid(InProcessGrid(client_of(participant), config.clients, seed=run.seed))
     accuracy, curve = accuracy_of(task, test), []
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        found = accuracy(server_round, arrays)
+        metrics = accuracy(server_round, arrays)
         traffic = {"up": grid.traffic.up, "down": grid.traffic.down, "bytes": grid.traffic.total}
-        curve.append({"rounds": server_round, "accuracy": found["accuracy"], **traffic})
-        return found
+        curve.append({"rounds": server_round, "accuracy": metrics["accuracy"], **traffic})
+        return metrics
 
     began = time.monotonic()
-    strategy = method.make(task, cell.seed, **method.options)
-    config = ConfigRecord({"seed": cell.seed})
-    strategy.start(grid, task.initial_arrays(cell.seed), method.rounds, train_config=config, evaluate_fn=evaluate)
+    strategy = method.make(task, run.seed, **method.options)
+    train_config = ConfigRecord({"seed": run.seed})
+    strategy.start(grid, task.initial_arrays(run.seed), method.rounds, train_config=train_config, evaluate_fn=evaluate)
     reports = strategy.reports if isinstance(strategy, SetStrategy) else []
     return {
         **curve[-1],
@@ -175,49 +175,49 @@ def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData)
     }
 
 
-def rows(groups: Sequence[Group]) -> list[Group]:
-    """Return the groups by concentration, with the accuracy of FedAvg for no more bytes than the run of a method."""
-    averaged = {group.at["alpha"]: group.results for group in groups if group.method == "fedavg"}
-    found = []
+def rows(groups: Sequence[RunGroup]) -> list[RunGroup]:
+    """Return the groups by concentration, each with the accuracy of FedAvg at no more traffic than the method."""
+    fedavg_results = {group.at["alpha"]: group.results for group in groups if group.method == "fedavg"}
+    ordered = []
     for alpha in dict.fromkeys(group.at["alpha"] for group in groups):
         for group in (group for group in groups if group.at["alpha"] == alpha):
             # Every group has the same seeds, in the same order.
-            rivals = averaged.get(alpha, [{"curve": []}] * len(group.results))
+            fedavg = fedavg_results.get(alpha, [{"curve": []}] * len(group.results))
             results = [
-                {**mine, "fedavg": _affordable(rival["curve"], mine["bytes"])}
-                for mine, rival in zip(group.results, rivals, strict=True)
+                {**result, "fedavg": _affordable(averaging["curve"], result["bytes"])}
+                for result, averaging in zip(group.results, fedavg, strict=True)
             ]
-            found.append(group._replace(results=results))
-    return found
+            ordered.append(group._replace(results=results))
+    return ordered
 
 
-def _affordable(curve: Sequence[Mapping[str, float]], most: float) -> float | None:
-    """Return the accuracy after the last round that cost no more; None without one."""
-    return next((point["accuracy"] for point in reversed(curve) if point["bytes"] <= most), None)
+def _affordable(curve: Sequence[Mapping[str, float]], traffic: float) -> float | None:
+    """Return the accuracy after the last round with at most this traffic in bytes; None without one."""
+    return next((point["accuracy"] for point in reversed(curve) if point["bytes"] <= traffic), None)
 
 
-def _largest_share(group: Group) -> str:
+def _largest_share(group: RunGroup) -> str:
     shares = [report["share"] for result in group.results for report in result["reports"]]
     return f"{100 * max(shares):.0f}" if shares else "–"
 
 
-def _points(group: Group) -> list[tuple[float | None, float]]:
+def _points(group: RunGroup) -> list[tuple[float | None, float]]:
     return [(point["bytes"] / 1e6, 100 * point["accuracy"]) for point in group.results[0]["curve"][1:]]
 
 
 def _concentration(word: str) -> float:
-    require_rate("alpha", float(word))
+    require_positive("alpha", float(word))
     return float(word)
 
 
 BENCHMARK = Benchmark(
     prog="python -m benchmarks.federated",
-    text="Split a data set among clients; measure what averaging and exchange of sets reach, by measured bytes.",
-    setting=Setting,
+    text="Split a data set among clients; compare weight averaging and exchange of distilled sets by their traffic.",
+    config=ExperimentConfig,
     methods=METHODS,
     measure=measure,
     about=about,
-    axes={"alpha": Axis("0.5,0.1,0.01", "Concentrations of the Dirichlet split, by commas.", _concentration)},
+    axes={"alpha": Axis("0.5,0.1,0.01", "Concentrations of the Dirichlet split, separated by commas.", _concentration)},
     rows=rows,
     columns=[
         value_of("rounds", "rounds"),

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.finetune`: sets for a pretrained backbone, by a linear probe, by tuning, and from scratch."""
+"""`python -m benchmarks.finetune`: distilled sets for linear probing and fine-tuning of a pretrained backbone."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import torch
 from torch import nn
 
 import ddsdk as dd
-from benchmarks.kit import Benchmark, Cell, Group, Plot, mean_of, percent_of, value_of
+from benchmarks.kit import Benchmark, Plot, RunConfig, RunGroup, mean_of, percent_of, value_of
 from ddsdk.foundation import derive, require_count
 from ddsdk.running import Method
 from ddsdk.students import MakeStudent
 from ddsdk.training import accuracy, embeddings, train
-from ddsdk_integrations.finetune import FrozenBackbone, LinearGradientMatching, fine_tuned, probe_accuracy
+from ddsdk_integrations.finetune import FrozenBackbone, LinearGradientMatching, fine_tune, probe_accuracy
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """Values that all cells share.
+class ExperimentConfig:
+    """Settings of all runs.
 
     Attributes:
-        ipc: Images per class.
-        steps: Steps of distilling.
-        width: Width of the ConvNets.
-        pretraining: Epochs of the backbone, on the first half of the classes.
-        epochs: Epochs of fine-tuning; networks from scratch take twice as many.
-        networks: Networks from scratch.
+        ipc: Images per class of the distilled sets.
+        steps: Number of steps of each recipe.
+        width: Width of the ConvNets, backbone included.
+        pretraining: Number of epochs of the backbone on the first half of the classes.
+        epochs: Number of epochs of fine-tuning. Networks from scratch have twice as many.
+        networks: Number of networks trained from scratch.
     """
 
     ipc: int = 1
@@ -41,28 +41,28 @@ class Setting:
     networks: int = 2
 
     def __post_init__(self) -> None:
-        for known in fields(self):
-            require_count(known.name, getattr(self, known.name))
+        for setting in fields(self):
+            require_count(setting.name, getattr(self, setting.name))
 
     def students(self, real: dd.RealData) -> MakeStudent:
-        """Return the factory of the ConvNets."""
+        """Return the factory of ConvNets of depth 2."""
         return dd.network_factory("convnet", real.image_shape, real.num_classes, width=self.width, depth=2)
 
-    def protocol(self, epochs: int, lr: float) -> dd.Evaluation:
-        """Return the protocol of networks that train on a set."""
+    def protocol(self, epochs: int, lr: float) -> dd.TrainingProtocol:
+        """Return the training protocol for a distilled set."""
         options = {"width": self.width, "depth": 2}
-        return dd.Evaluation(protocol="quick", network_options=options, networks=self.networks, epochs=epochs, lr=lr)
+        return dd.TrainingProtocol(name="quick", network_options=options, networks=self.networks, epochs=epochs, lr=lr)
 
 
 class Row(NamedTuple):
-    """A kind of set.
+    """Kind of training set.
 
     Attributes:
-        make: Function from the setting to the method; None takes all real images.
-        backbone: Whether the students are the backbone under random heads.
+        make: Function from the settings to the recipe or baseline; None for all real images.
+        backbone: Whether the student network is the frozen backbone with random heads.
     """
 
-    make: Callable[[Setting], Method[dd.RealData]] | None
+    make: Callable[[ExperimentConfig], Method[dd.RealData]] | None
     backbone: bool = False
 
 
@@ -74,11 +74,11 @@ METHODS: Mapping[str, Row] = {
     "random real images": Row(lambda s: dd.BASELINES["random"](ipc=s.ipc)),
     "all real images": Row(None),
 }
-"""All but the last store as many floats."""
+"""Training sets; all but the last have an equal storage budget in floats."""
 
 
 def some_classes(real: dd.RealData, classes: range) -> dd.RealData:
-    """Return the images of some classes, numbered from 0."""
+    """Return the images of a range of classes, renumbered from 0."""
     index = torch.cat([real.index_of_class(c) for c in classes])
     return dd.RealData(
         real.images[index],
@@ -91,54 +91,54 @@ def some_classes(real: dd.RealData, classes: range) -> dd.RealData:
     )
 
 
-def pretrained(real: dd.RealData, setting: Setting, rng: torch.Generator) -> nn.Module:
-    """Return a ConvNet that trained on real images, in eval mode."""
-    network = setting.students(real)(derive(rng, "init"))
-    lessons = dd.Evaluation(protocol="pretraining", epochs=setting.pretraining, lr=0.02)
-    for _ in train(network, real.batch(torch.arange(len(real))), lessons, derive(rng, "train")):
+def pretrained(real: dd.RealData, config: ExperimentConfig, rng: torch.Generator) -> nn.Module:
+    """Return a ConvNet trained on real images, in eval mode."""
+    network = config.students(real)(derive(rng, "init"))
+    training = dd.TrainingProtocol(name="pretraining", epochs=config.pretraining, lr=0.02)
+    for _ in train(network, real.batch(torch.arange(len(real))), training, derive(rng, "train")):
         pass
     return network.eval()
 
 
-def measure(cell: Cell, setting: Setting, train_data: dd.RealData, test: dd.RealData) -> dict[str, Any]:
-    """Return the accuracies of probe, tuning and networks from scratch on the second half of the classes."""
-    rng, half = dd.generator("finetune", cell.seed), train_data.num_classes // 2
-    backbone = pretrained(some_classes(train_data, range(half)), setting, derive(rng, "backbone"))
-    rest = range(half, train_data.num_classes)
-    real, held = some_classes(train_data, rest), some_classes(test, rest)
+def measure(run: RunConfig, config: ExperimentConfig, train_data: dd.RealData, test: dd.RealData) -> dict[str, Any]:
+    """Return the accuracies of probing, fine-tuning and training from scratch on the second half of the classes."""
+    rng, half = dd.generator("finetune", run.seed), train_data.num_classes // 2
+    backbone = pretrained(some_classes(train_data, range(half)), config, derive(rng, "backbone"))
+    second_half = range(half, train_data.num_classes)
+    real, held_out = some_classes(train_data, second_half), some_classes(test, second_half)
     began = time.perf_counter()
-    made = _made(METHODS[cell.method], setting, real, backbone, derive(rng, "set"))
+    distilled = _training_set(METHODS[run.method], config, real, backbone, derive(rng, "set"))
     seconds = time.perf_counter() - began
-    tuned = fine_tuned(backbone, made, setting.protocol(setting.epochs, 0.005), seed=derive(rng, "tuning"))
-    scratch = setting.protocol(2 * setting.epochs, 0.03)
+    tuned = fine_tune(backbone, distilled, config.protocol(config.epochs, 0.005), seed=derive(rng, "tuning"))
+    scratch, batch = config.protocol(2 * config.epochs, 0.03), (distilled.images, distilled.labels)
     return {
-        "probe": probe_accuracy(backbone, made, held),
-        "tuned": accuracy(tuned, held.batch(torch.arange(len(held))).x, held.labels),
-        "scratch": dd.evaluate((made.images, made.labels), held, scratch, seed=derive(rng, "scratch")).mean,
-        "floats": made.stored_floats,
+        "probe": probe_accuracy(backbone, distilled, held_out),
+        "tuned": accuracy(tuned, held_out.batch(torch.arange(len(held_out))).x, held_out.labels),
+        "scratch": dd.evaluate(batch, held_out, scratch, seed=derive(rng, "scratch")).mean,
+        "floats": distilled.stored_floats,
         "seconds": seconds,
     }
 
 
-def _made(row: Row, setting: Setting, real: dd.RealData, backbone: nn.Module, rng: torch.Generator) -> dd.Distilled:
+def _training_set(
+    row: Row, config: ExperimentConfig, real: dd.RealData, backbone: nn.Module, rng: torch.Generator
+) -> dd.Distilled:
     if row.make is None:
-        everything = real.batch(torch.arange(len(real)))
-        return dd.Distilled(everything.x, everything.y, class_names=real.class_names, preprocess=real.preprocess)
+        all_images = real.batch(torch.arange(len(real)))
+        return dd.Distilled(all_images.x, all_images.y, class_names=real.class_names, preprocess=real.preprocess)
     features = embeddings(backbone, real.batch(torch.arange(1)).x).shape[1]
     frozen = FrozenBackbone(backbone, features=features, num_classes=real.num_classes)
-    return dd.distill(
-        row.make(setting), real, make_student=frozen if row.backbone else setting.students(real), seed=rng
-    )
+    return dd.distill(row.make(config), real, make_student=frozen if row.backbone else config.students(real), seed=rng)
 
 
-def _points(group: Group) -> list[tuple[float | None, float]]:
+def _points(group: RunGroup) -> list[tuple[float | None, float]]:
     return [(100 * r["scratch"], 100 * r["probe"]) for r in group.results]
 
 
 BENCHMARK = Benchmark(
     prog="python -m benchmarks.finetune",
-    text="Pretrain a backbone on half of the classes, distil the others, and judge by probe, tuning and from scratch.",
-    setting=Setting,
+    text="Pretrain a backbone on half of the classes, distil the others; compare probing, tuning and new networks.",
+    config=ExperimentConfig,
     methods=METHODS,
     measure=measure,
     columns=[

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.nas`: how well proxies rank architectures, and what they cost."""
+"""`python -m benchmarks.nas`: rank correlation and cost of proxies for architecture search."""
 
 from __future__ import annotations
 
@@ -14,32 +14,49 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ddsdk as dd
-from benchmarks.kit import Axis, Benchmark, Cell, Column, Group, Loaded, Options, Plot, Result, image_data, value_of
-from benchmarks.nas_setting import Parts, Setting
+from benchmarks.kit import (
+    Axis,
+    Benchmark,
+    Column,
+    Loaded,
+    Options,
+    Plot,
+    Result,
+    RunConfig,
+    RunGroup,
+    image_data,
+    value_of,
+)
+from benchmarks.nas_setting import ExperimentConfig, Parts
 from ddsdk.foundation import canonical_json, readable_json, require, strict_json, write_atomic
 from ddsdk_integrations.nas import (
-    AnyOf,
     GradientNorm,
     NasWot,
     ParameterCount,
     Proxy,
+    RandomArchitecture,
     Ranking,
     SynFlow,
+    correlation_gain,
     distilled_proxy,
     early_stopping,
-    edge,
-    judge,
+    judge_ranking,
     rank_average,
 )
 
 _POOL = 24
 _IMAGES = 64
 LEARNED = 2.0
-"""A candidate has learned something where its accuracy is above so many times chance."""
+"""Multiple of the chance accuracy above which a candidate counts as having learned."""
 
 
 class Work(NamedTuple):
-    """The folder of units and sets, and the truth with held-out and test accuracies."""
+    """Stored work and ground truth.
+
+    Attributes:
+        folder: Folder of work units and distilled sets.
+        truth: Ground truth, with validation accuracies as scores and, if measured, test accuracies.
+    """
 
     folder: Path
     truth: Ranking
@@ -47,13 +64,13 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A kind of ranking.
+    """Kind of ranking.
 
     Attributes:
-        make: Function from images per class to the recipe or baseline of a set.
-        untrained: Function from the images to a proxy that trains nothing.
-        early: Function from steps of early stopping to those that are measured; None for none.
-        largest: Images per class up to which it is measured with each kind of students, None for no students.
+        make: Function from images per class to the recipe or baseline of a training set; None for no set.
+        untrained: Function from the images to a training-free proxy; None for a proxy with training.
+        early: Function from the numbers of steps of early stopping to the measured ones; None without early stopping.
+        largest: Largest number of images per class for each kind of students; the key None is for no students.
     """
 
     make: Callable[[int], Any] | None = None
@@ -91,8 +108,8 @@ CURVE = (EARLY, WHOLE)
 PARTS = ("all", "learned")
 
 METHODS: Mapping[str, Method] = {
-    # The truth has several seeds, which tell what is possible: test accuracies of one against those of another, and
-    # the same with held-out accuracies, which is early stopping that never stops.
+    # The agreement of two seeds of the ground truth is an upper bound: test accuracies against test accuracies, and
+    # test accuracies against validation accuracies, which is early stopping after the whole training.
     OTHER_SEED: Method(),
     "parameters": Method(untrained=lambda _: ParameterCount()),
     "synflow": Method(untrained=lambda parts: SynFlow(parts.train.image_shape)),
@@ -103,22 +120,24 @@ METHODS: Mapping[str, Method] = {
     "random": Method(make=lambda ipc: dd.BASELINES["random"](ipc=ipc), largest={None: 50}),
     "herding": Method(make=lambda ipc: dd.BASELINES["herding"](ipc=ipc), largest={None: 10}),
     "dm": Method(make=_dm, largest={"one": 50, "many": 10}),
-    # About the norm that the gradients of the field's ConvNet-3 have at the start.
+    # The bound is about the initial gradient norm of the usual ConvNet-3.
     "dm-clipped": Method(make=lambda ipc: dataclasses.replace(_dm(ipc), clip_norm=2.0), largest={"many": 50}),
     "dsa": Method(make=_dsa, largest={"one": 10, "many": 10}),
     "rat-bptt": Method(make=_bptt, largest={"one": 10, "many": 10}),
-    # Two cheap scores that differ in kind, joined by the mean of their ranks.
+    # Mean of the ranks of two cheap and different proxies.
     JOINED: Method(early=lambda steps: [min(steps)]),
 }
-"""Recipes are short runs of what they are, and see no augmentation, for candidates see none."""
+"""Rankings by name. Recipes have few steps and no augmentation, because candidates train without augmentation."""
 
-STUDENTS: Mapping[str, Callable[[Setting, dd.RealData], Any]] = {
-    "one": lambda setting, data: dd.network_factory(
-        "convnet", data.image_shape, data.num_classes, width=setting.widths[-2]
+STUDENTS: Mapping[str, Callable[[ExperimentConfig, dd.RealData], Any]] = {
+    "one": lambda config, data: dd.network_factory(
+        "convnet", data.image_shape, data.num_classes, width=config.widths[-2]
     ),
-    "many": lambda setting, data: AnyOf(tuple(one.make for one in setting.drawn(data, _POOL, "pool"))),
+    "many": lambda config, data: RandomArchitecture(
+        tuple(candidate.make for candidate in config.drawn(data, _POOL, "pool"))
+    ),
 }
-"""The field's ConvNet-3 with instance norm and average pooling, or 24 architectures that are drawn from the space."""
+"""Students: the usual ConvNet-3 with instance norm and average pooling, or 24 architectures of the search space."""
 
 
 def _students(word: str) -> str:
@@ -127,145 +146,147 @@ def _students(word: str) -> str:
 
 
 def _values(method: str, axis: str, values: Sequence[Any]) -> Sequence[Any]:
-    found = METHODS[method]
+    ranking = METHODS[method]
     if axis == "early":
-        return [None] if found.early is None else found.early(values)
-    if found.make is None or (axis == "students" and None in found.largest):
+        return [None] if ranking.early is None else ranking.early(values)
+    if ranking.make is None or (axis == "students" and None in ranking.largest):
         return [None]
     return values
 
 
-def _keep(cell: Cell) -> bool:
-    method = METHODS[cell.method]
-    return method.make is None or cell["ipc"] <= method.largest.get(cell["students"], 0)
+def _keep(run: RunConfig) -> bool:
+    method = METHODS[run.method]
+    return method.make is None or run["ipc"] <= method.largest.get(run["students"], 0)
 
 
-def _about(cell: Cell, setting: Setting) -> dict[str, Any]:  # noqa: ARG001
-    make = METHODS[cell.method].make
+def _about(run: RunConfig, config: ExperimentConfig) -> dict[str, Any]:  # noqa: ARG001
+    make = METHODS[run.method].make
     if make is None:
         return {}
-    made = make(cell["ipc"])
-    return {"class": type(made).__name__, **dataclasses.asdict(made)}
+    recipe = make(run["ipc"])
+    return {"class": type(recipe).__name__, **dataclasses.asdict(recipe)}
 
 
 def _load(options: Options) -> Loaded:
-    """Return the parts of the images, and the truth, which is measured first where it is not known."""
+    """Return the parts of the images and the ground truth, which is measured first if it is missing."""
     train, test = image_data(options).given
-    setting = Setting(**{known.name: getattr(options, known.name) for known in dataclasses.fields(Setting)})
-    parts = setting.parts(train, test)
-    truth = setting.truth(train, test, parts, options.out)
-    told = hashlib.sha256(canonical_json({"scores": truth.scores, "extra": truth.extra})).hexdigest()
-    identity = {"train": train.fingerprint, "test": test.fingerprint, "truth": told}
+    config = ExperimentConfig(
+        **{setting.name: getattr(options, setting.name) for setting in dataclasses.fields(ExperimentConfig)}
+    )
+    parts = config.parts(train, test)
+    truth = config.truth(train, test, parts, options.out)
+    truth_hash = hashlib.sha256(canonical_json({"scores": truth.scores, "extra": truth.extra})).hexdigest()
+    identity = {"train": train.fingerprint, "test": test.fingerprint, "truth": truth_hash}
     return Loaded((parts, Work(options.out, truth)), identity)
 
 
-def measure(cell: Cell, setting: Setting, parts: Parts, work: Work) -> dict[str, Any]:
-    """Return a ranking and its verdicts: on all candidates, and on those that learned something.
+def measure(run: RunConfig, config: ExperimentConfig, parts: Parts, work: Work) -> dict[str, Any]:
+    """Return a ranking and its rank correlations with the ground truth, for all candidates and for those that learned.
 
-    Scores are of held-out images, the truth is of test images, so what a proxy and the truth share is the architecture
-    alone.
+    Proxies score by validation images and the ground truth has test images, so that they share no images.
     """
     held_out = work.truth
     truth = held_out.by("test", "truth") if "test" in held_out.extra else held_out
-    pair = _pair(cell, setting, parts, work, truth)
+    pair = _pair(run, config, parts, work, truth)
     if pair is None:
         return {"all": None, "learned": None}
-    by, ranking = pair
-    steps, rival = cell["steps"] or cell["early"], None
-    if steps and cell.method != EARLY:
-        rival = _stopped(steps, setting, parts, work)
+    truth, ranking = pair
+    steps, baseline = run["steps"] or run["early"], None
+    if steps and run.method != EARLY:
+        baseline = _stopped(steps, config, parts, work)
     floor = LEARNED / parts.train.num_classes
-    learned = sum(value > floor for value in by.means.values())
+    learned = sum(value > floor for value in truth.means.values())
     return {
-        "seed": cell.seed if cell["ipc"] else None,
+        "seed": run.seed if run["ipc"] else None,
         "ranking": ranking.to_dict(),
-        "all": _judged(by, ranking, rival, None),
-        "learned": _judged(by, ranking, rival, floor) if 3 <= learned < len(by.scores) else None,
+        "all": _verdict(truth, ranking, baseline, None),
+        "learned": _verdict(truth, ranking, baseline, floor) if 3 <= learned < len(truth.scores) else None,
     }
 
 
-def _pair(cell: Cell, setting: Setting, parts: Parts, work: Work, truth: Ranking) -> tuple[Ranking, Ranking] | None:
-    """Return a truth and a ranking that is judged by it; None where the truth has one seed and two are asked for."""
-    if cell.method in (OTHER_SEED, WHOLE):
+def _pair(
+    run: RunConfig, config: ExperimentConfig, parts: Parts, work: Work, truth: Ranking
+) -> tuple[Ranking, Ranking] | None:
+    """Return a ground truth and the ranking to compare; None if the ground truth lacks a second seed for it."""
+    if run.method in (OTHER_SEED, WHOLE):
         if truth.seeds < 2:
             return None
-        return truth.seed(0), (truth if cell.method == OTHER_SEED else work.truth).seed(1)
-    if cell.method == EARLY:
-        return truth, _stopped(cell["early"], setting, parts, work)
-    if cell.method == JOINED:
-        flow = setting.ranked(SynFlow(parts.train.image_shape), parts, work.folder, "synflow", setting.repeats)
-        return truth, rank_average([_stopped(cell["early"], setting, parts, work), flow])
-    untrained = METHODS[cell.method].untrained
-    proxy = _set_proxy(cell, setting, parts, work.folder) if untrained is None else untrained(parts)
-    return truth, setting.ranked(proxy, parts, work.folder, cell.method, setting.repeats)
+        return truth.seed(0), (truth if run.method == OTHER_SEED else work.truth).seed(1)
+    if run.method == EARLY:
+        return truth, _stopped(run["early"], config, parts, work)
+    if run.method == JOINED:
+        synflow = config.ranked(SynFlow(parts.train.image_shape), parts, work.folder, "synflow", config.repeats)
+        return truth, rank_average([_stopped(run["early"], config, parts, work), synflow])
+    untrained = METHODS[run.method].untrained
+    proxy = _set_proxy(run, config, parts, work.folder) if untrained is None else untrained(parts)
+    return truth, config.ranked(proxy, parts, work.folder, run.method, config.repeats)
 
 
-def _stopped(steps: int, setting: Setting, parts: Parts, work: Work) -> Ranking:
-    proxy = early_stopping(parts.train, parts.held_out, evaluation=setting.evaluation, steps=steps)
-    return setting.ranked(proxy, parts, work.folder, EARLY, setting.repeats)
+def _stopped(steps: int, config: ExperimentConfig, parts: Parts, work: Work) -> Ranking:
+    proxy = early_stopping(parts.train, parts.held_out, protocol=config.protocol, steps=steps)
+    return config.ranked(proxy, parts, work.folder, EARLY, config.repeats)
 
 
-def _judged(truth: Ranking, ranking: Ranking, rival: Ranking | None, above: float | None) -> dict[str, Any]:
+def _verdict(truth: Ranking, ranking: Ranking, baseline: Ranking | None, above: float | None) -> dict[str, Any]:
     rng = dd.generator("nas", "bootstrap")
-    verdict = judge(truth, ranking, seed=rng, above=above)
-    gain = None if rival is None else edge(truth, ranking, rival, seed=rng, above=above)
+    verdict = judge_ranking(truth, ranking, seed=rng, above=above)
+    gain = None if baseline is None else correlation_gain(truth, ranking, baseline, seed=rng, above=above)
     return {**verdict.to_dict(), "total": verdict.total, "edge": None if gain is None or math.isnan(gain[0]) else gain}
 
 
-def _set_proxy(cell: Cell, setting: Setting, parts: Parts, folder: Path) -> Proxy:
-    distilled, seconds = _kept_set(cell, setting, parts.train, folder)
+def _set_proxy(run: RunConfig, config: ExperimentConfig, parts: Parts, folder: Path) -> Proxy:
+    distilled, seconds = _cached_set(run, config, parts.train, folder)
     return distilled_proxy(
         distilled,
         parts.held_out,
-        evaluation=setting.evaluation,
-        steps=cell["steps"],
+        protocol=config.protocol,
+        steps=run["steps"],
         statistics=parts.train,
         seconds=seconds,
         seed=dd.generator("nas", "statistics"),
     )
 
 
-def _kept_set(cell: Cell, setting: Setting, train: dd.RealData, folder: Path) -> tuple[dd.Distilled, float]:
-    """Return the set of a cell with the seconds that it took, made once for all cells that train on it."""
-    make = METHODS[cell.method].make
-    assert make is not None  # the cell has images per class
-    students = cell["students"] or "one"
-    told = {**_about(cell, setting), "students": students, "seed": cell.seed, "widths": setting.widths}
-    told |= {"space": setting.space, "device": setting.device, "train": train.fingerprint}
-    kept = folder / "sets" / hashlib.sha256(canonical_json(told)).hexdigest()[:24]
-    if not (kept / "took.json").is_file():
-        clock = time.process_time if setting.device == "cpu" else time.perf_counter
+def _cached_set(
+    run: RunConfig, config: ExperimentConfig, train: dd.RealData, folder: Path
+) -> tuple[dd.Distilled, float]:
+    """Return the distilled set of a run and the seconds of its distillation, cached for runs with an equal set."""
+    make = METHODS[run.method].make
+    assert make is not None  # runs with images per class have a recipe
+    students = run["students"] or "one"
+    conditions = {**_about(run, config), "students": students, "seed": run.seed, "widths": config.widths}
+    conditions |= {"space": config.space, "device": config.device, "train": train.fingerprint}
+    set_folder = folder / "sets" / hashlib.sha256(canonical_json(conditions)).hexdigest()[:24]
+    if not (set_folder / "took.json").is_file():
+        clock = time.process_time if config.device == "cpu" else time.perf_counter
         began = clock()
-        rng = dd.generator("nas", "set", cell.seed)
-        made = dd.distill(make(cell["ipc"]), train, make_student=STUDENTS[students](setting, train), seed=rng)
-        took = round(clock() - began, 3)
-        made.save(kept)
-        write_atomic(kept / "took.json", readable_json({"seconds": took}))
-    return dd.Distilled.load(kept), float(strict_json((kept / "took.json").read_bytes())["seconds"])
+        rng = dd.generator("nas", "set", run.seed)
+        distilled = dd.distill(make(run["ipc"]), train, make_student=STUDENTS[students](config, train), seed=rng)
+        seconds = round(clock() - began, 3)
+        distilled.save(set_folder)
+        write_atomic(set_folder / "took.json", readable_json({"seconds": seconds}))
+    return dd.Distilled.load(set_folder), float(strict_json((set_folder / "took.json").read_bytes())["seconds"])
 
 
 def at_cost(curve: Sequence[tuple[float, float]], seconds: float) -> float | None:
-    """Return the value of a curve at a cost, on lines between its points over the logarithm of the cost.
+    """Return the value of a curve at a cost by linear interpolation in the logarithm of the cost; None outside of it.
 
     Args:
-        curve: Points (seconds, value), in any order.
-        seconds: Cost.
-
-    Returns:
-        The value; None outside of the curve.
+        curve: Points (seconds, value) of the curve, in any order.
+        seconds: Cost in seconds to interpolate at.
     """
     points = sorted(curve)
     for (low, first), (high, second) in itertools.pairwise(points):
         if low <= seconds <= high:
-            share = (math.log(seconds) - math.log(low)) / (math.log(high) - math.log(low)) if high > low else 0.0
-            return first + share * (second - first)
+            weight = (math.log(seconds) - math.log(low)) / (math.log(high) - math.log(low)) if high > low else 0.0
+            return first + weight * (second - first)
     return None
 
 
-def _compared(groups: Sequence[Group]) -> list[Group]:
-    """Return a row for each set and proxy, with what early stopping reaches for as many seconds."""
+def _compared(groups: Sequence[RunGroup]) -> list[RunGroup]:
+    """Return a row for each set and proxy, with the correlation of early stopping at equal cost."""
     rows = [
-        Group(group.method, group.at, [result])
+        RunGroup(group.method, group.at, [result])
         for group in groups
         for result in {r.get("seed"): r for r in group.results}.values()
         if result["all"] is not None
@@ -276,13 +297,13 @@ def _compared(groups: Sequence[Group]) -> list[Group]:
     return [row._replace(results=[{**row.results[0], **_at_costs(row, curves)}]) for row in rows]
 
 
-def _cost(row: Group, part: str) -> tuple[float, float]:
+def _cost(row: RunGroup, part: str) -> tuple[float, float]:
     verdict = row.results[0][part]
     return verdict["total"], verdict["spearman"][0]
 
 
-def _at_costs(row: Group, curves: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, Any]:
-    """Return the verdicts of a row with the value of early stopping at its cost, if it is to be compared with that."""
+def _at_costs(row: RunGroup, curves: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, Any]:
+    """Return the verdicts of a row, with the correlation of early stopping at its cost except for upper bounds."""
     verdicts = {part: row.results[0][part] for part in PARTS if row.results[0][part]}
     if row.method in (*CURVE, OTHER_SEED):
         return verdicts
@@ -290,7 +311,7 @@ def _at_costs(row: Group, curves: Mapping[str, Sequence[tuple[float, float]]]) -
 
 
 def _columns(part: str) -> list[Column]:
-    """Return the columns of the verdicts on all candidates, or on those that learned."""
+    """Return the columns for the part ``"all"`` or ``"learned"`` of the candidates."""
 
     def column(head: str, text: Callable[[Result], str]) -> Column:
         return Column(head, lambda row: text(row.results[0][part]))
@@ -317,34 +338,35 @@ def _interval(value: Sequence[float] | None, sign: str = "") -> str:
     return f"{middle:{sign}.2f} ({low:{sign}.2f} to {high:{sign}.2f})"
 
 
-def _notes(groups: Sequence[Group]) -> str:
-    """Return the numbers of candidates, and the table without those that never learned."""
+def _notes(groups: Sequence[RunGroup]) -> str:
+    """Return the number of candidates and the table for the candidates that learned."""
     rows = _compared(groups)
     verdict = rows[0].results[0]["all"]
-    text = f"{verdict['candidates']} candidates, of which the top are {verdict['top']}\n"
+    text = f"{verdict['candidates']} candidates, {verdict['top']} of them in the top group\n"
     learned = [row for row in rows if row.results[0]["learned"] is not None]
     if not learned:
         return text
-    of_these = dataclasses.replace(BENCHMARK, columns=_columns("learned"), notes=None)
+    benchmark = dataclasses.replace(BENCHMARK, columns=_columns("learned"), notes=None)
     count = learned[-1].results[0]["learned"]["candidates"]
-    return f"{text}\n{count} candidates whose truth is above {LEARNED:g} times chance\n\n{of_these.table(learned, [])}"
+    title = f"{count} candidates with a true accuracy above {LEARNED:g} times chance"
+    return f"{text}\n{title}\n\n{benchmark.table(learned, [])}"
 
 
-def _points(row: Group) -> list[tuple[float | None, float]]:
-    # What costs less than a tenth of a second has no place on the axis.
+def _points(row: RunGroup) -> list[tuple[float | None, float]]:
+    # The logarithmic axis starts at a tenth of a second.
     return [(max(row.results[0]["all"]["total"], 0.1), row.results[0]["all"]["spearman"][0])]
 
 
 BENCHMARK = Benchmark(
     prog="python -m benchmarks.nas",
-    text="Rank architectures by proxies of all kinds, and judge them by the truth: what networks reach in the end.",
-    setting=Setting,
+    text="Rank architectures by proxies; compare the rankings with the test accuracies after the whole training.",
+    config=ExperimentConfig,
     methods=METHODS,
     axes={
-        "ipc": Axis("10,50", "Images per class, separated by commas; slow recipes and herding take part up to 10."),
+        "ipc": Axis("10,50", "Images per class, separated by commas; slow recipes and herding have at most 10."),
         "students": Axis("one,many", "Students of recipes: one ConvNet, or many architectures.", _students),
-        "steps": Axis("20", "Steps of the training on sets, separated by commas."),
-        "early": Axis("5,20,80", "Steps of early stopping, separated by commas."),
+        "steps": Axis("20", "Numbers of training steps on distilled sets, separated by commas."),
+        "early": Axis("5,20,80", "Numbers of training steps of early stopping, separated by commas."),
     },
     values=_values,
     keep=_keep,

@@ -1,4 +1,4 @@
-"""Candidates, images and truth of `benchmarks.nas`."""
+"""Candidates, images and ground truth of `benchmarks.nas`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 import ddsdk as dd
 from ddsdk.experiments import Executor, InProcess, Processes
-from ddsdk.foundation import require, require_count, require_rate, strict_json
+from ddsdk.foundation import require, require_count, require_positive, strict_json
 from ddsdk_integrations.nas import (
     Candidate,
     Cell,
@@ -21,21 +21,21 @@ from ddsdk_integrations.nas import (
     Proxy,
     Ranking,
     early_stopping,
+    equivalence_classes,
     rank,
     read_accuracies,
-    unique,
 )
 
 KNOWN_TRUTH = Path(__file__).parent / "nas_truth.json"
 
 
 class Parts(NamedTuple):
-    """Images of the benchmark, none of them in two parts.
+    """Disjoint parts of the images.
 
     Attributes:
-        train: Images on which candidates train, and of which sets are made.
-        held_out: Images by which proxies score.
-        test: Images by which the truth is told.
+        train: Training images of the candidates, from which sets are distilled.
+        held_out: Validation images for the scores of proxies.
+        test: Test images for the ground truth.
     """
 
     train: dd.RealData
@@ -44,28 +44,28 @@ class Parts(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """Values that truth and proxies share.
+class ExperimentConfig:
+    """Settings of ground truth and proxies.
 
     Attributes:
-        space: ConvNets, or cells of NAS-Bench-201, each in the published network of 16 channels and 15 cells, which
-            takes a GPU.
-        candidates: Number of the 720 ConvNets, or of the different cells.
-        side: Pixels of a side, to which images are averaged down or repeated.
-        widths: Widths of the ConvNets, in place of 32, 64, 128 and 256.
-        train: Training images of each class.
-        validation: Images of each class for the scores of proxies, from the training images too.
-        epochs: Epochs of the truth.
-        batch_size: Images of a step of all training.
-        lr: Learning rate of all training, with warm-up and a cosine.
-        truth_seeds: Trainings of each candidate for the truth.
-        repeats: Trainings of each candidate for a proxy.
-        accuracies: Table of the accuracies of cells that is the truth: CSV with a column "arch" and one for each data;
-            empty where the truth is measured.
-        column: Column of the table.
-        fresh_truth: Whether the truth is measured also where the file of known truth has it.
-        device: Device on which candidates train.
-        processes: Processes that share the work; 1 works in this one.
+        space: Search space. convnets: 720 ConvNets. cells: cells of NAS-Bench-201 in the published network of 16
+            channels and 15 cells, which needs a GPU.
+        candidates: Number of candidates from the search space.
+        side: Side of the images in pixels, at least 16. Images are resized by adaptive average pooling.
+        widths: Widths of the ConvNets, which replace the published 32, 64, 128 and 256.
+        train: Number of training images of each class.
+        validation: Number of validation images of each class for the scores of proxies, from the training split.
+        epochs: Number of training epochs for the ground truth.
+        batch_size: Batch size of all trainings.
+        lr: Peak learning rate of all trainings, with warm-up and cosine annealing.
+        truth_seeds: Number of trainings of each candidate for the ground truth, at least 2.
+        repeats: Number of trainings of each candidate for a proxy.
+        accuracies: CSV file with the ground truth of cells, with a column "arch" and a column for each data set. Empty:
+            the ground truth is measured.
+        column: Column of the file `accuracies` with the ground truth.
+        fresh_truth: Whether the ground truth is measured even if it is in benchmarks/nas_truth.json.
+        device: Torch device of all trainings, such as cpu or cuda.
+        processes: Number of worker processes; 1 for no further process.
     """
 
     space: Literal["convnets", "cells"] = "convnets"
@@ -90,14 +90,14 @@ class Setting:
             require_count(name, getattr(self, name))
         require_count("side", self.side, least=16)
         require_count("truth_seeds", self.truth_seeds, least=2)
-        require_rate("lr", self.lr)
+        require_positive("lr", self.lr)
         require(not self.accuracies or self.space == "cells", "accuracies", "be empty but for cells", self.accuracies)
 
     @property
-    def evaluation(self) -> dd.Evaluation:
-        """Protocol by which every candidate trains."""
-        return dd.Evaluation(
-            protocol="nas",
+    def protocol(self) -> dd.TrainingProtocol:
+        """Training protocol of all candidates."""
+        return dd.TrainingProtocol(
+            name="nas",
             epochs=self.epochs,
             batch_size=self.batch_size,
             lr=self.lr,
@@ -108,60 +108,56 @@ class Setting:
         )
 
     def space_of(self, data: dd.RealData) -> ConvNetSpace | CellSpace:
-        """Return the space of networks for the data."""
+        """Return the search space for images and classes of a data set."""
         shape, classes = data.image_shape, data.num_classes
         if self.space == "cells":
             return CellSpace(image_shape=shape, num_classes=classes)
         return ConvNetSpace(image_shape=shape, num_classes=classes, widths=self.widths)
 
     def drawn(self, data: dd.RealData, count: int, purpose: str) -> tuple[Candidate, ...]:
-        """Return candidates, always the same: a balanced sample of the ConvNets, or different cells without twins.
+        """Return a reproducible sample of candidates: balanced ConvNets, or functionally different cells.
 
         Args:
-            data: Data whose shape and classes the networks fit.
-            count: Number of candidates.
-            purpose: Word from which the draw derives.
+            data: Data set with the image shape and classes of the networks.
+            count: Number of candidates in the sample.
+            purpose: Key of the random generator; each purpose has its own sample.
         """
         space, rng = self.space_of(data), dd.generator("nas", purpose)
         if isinstance(space, ConvNetSpace):
             return space.sample(count, rng)
-        cells = list(unique(Cell(tuple(one.values())) for one in space.combinations()))
+        cells = list(equivalence_classes(Cell(tuple(choice.values())) for choice in space.combinations()))
         require(count <= len(cells), "candidates", f"be at most {len(cells)}", count)
         return tuple(space.of(cells[i]) for i in torch.randperm(len(cells), generator=rng)[:count].tolist())
 
     def chosen(self, data: dd.RealData) -> tuple[Candidate, ...]:
-        """Return the candidates that are ranked."""
+        """Return the ranked candidates."""
         return self.drawn(data, self.candidates, "candidates")
 
     def parts(self, train: dd.RealData, test: dd.RealData) -> Parts:
-        """Return the images of the benchmark.
-
-        Raises:
-            ValueError: If a class has too few.
-        """
+        """Return the parts of the images, resized and normalised. A class with too few images is a ValueError."""
         small, small_test = (_resized(data.to(self.device), self.side) for data in (train, test))
-        first, second = [], []
+        train_indices, held_out_indices = [], []
         for c in range(train.num_classes):
             index = small.index_of_class(c)
-            need = self.train + self.validation
-            require(len(index) >= need, "train", f"leave {need} images of class {c}", len(index))
+            needed = self.train + self.validation
+            require(len(index) >= needed, "train", f"leave {needed} images of class {c}", len(index))
             order = index[torch.randperm(len(index), generator=dd.generator("nas", "parts", c))]
-            first.append(order[: self.train])
-            second.append(order[self.train : need])
-        kept = small.subset(torch.cat(first))
-        fitted = dd.Preprocess.fit_normalise(kept.images)
-        held_out = small.subset(torch.cat(second))
-        return Parts(*(part.with_preprocess(fitted) for part in (kept, held_out, small_test)))
+            train_indices.append(order[: self.train])
+            held_out_indices.append(order[self.train : needed])
+        part = small.subset(torch.cat(train_indices))
+        normalise = dd.Preprocess.fit_normalise(part.images)
+        held_out = small.subset(torch.cat(held_out_indices))
+        return Parts(*(data.with_preprocess(normalise) for data in (part, held_out, small_test)))
 
     def ranked(self, proxy: Proxy, parts: Parts, folder: Path, name: str, seeds: int) -> Ranking:
-        """Return the ranking of the candidates by a proxy; what the folder holds already is not computed again.
+        """Return the ranking of the candidates by a proxy. Stored scores are not computed again.
 
         Args:
-            proxy: Proxy that gives the scores.
+            proxy: Proxy that scores the candidates.
             parts: Images of the benchmark.
-            folder: Folder of the units of work.
-            name: Name of the proxy; the truth has random numbers of its own.
-            seeds: Scores of each candidate.
+            folder: Folder of the store of work units.
+            name: Name of the proxy. Proxies share their random numbers; the ground truth has others.
+            seeds: Number of scores of each candidate.
         """
         executor: Executor = InProcess() if self.processes == 1 else Processes(self.processes)
         return rank(
@@ -176,30 +172,33 @@ class Setting:
         )
 
     def truth(self, train: dd.RealData, test: dd.RealData, parts: Parts, folder: Path) -> Ranking:
-        """Return the truth: that of a table, the known one where it was measured so, or one that is measured now.
+        """Return the ground truth, from a table of accuracies, from an equal earlier measurement, or measured now.
 
         Args:
-            train: All training images.
-            test: All test images.
+            train: Whole training split of the data set.
+            test: Whole test split of the data set.
             parts: Images of the benchmark.
-            folder: Folder of the units of work.
+            folder: Folder of the store of work units.
         """
         if self.accuracies:
-            known = read_accuracies(self.accuracies, self.column)
-            names = [one.name for one in self.chosen(parts.train)]
-            return Ranking(name="truth", scores={name: (known[Cell.parse(name)],) for name in names})
-        found = None if self.fresh_truth else self.known_truth(train, test)
-        if found is None:
-            whole = early_stopping(parts.train, parts.held_out, evaluation=self.evaluation, test=parts.test)
-            found = self.ranked(whole, parts, folder, "truth", self.truth_seeds)
-        return found
+            accuracies = read_accuracies(self.accuracies, self.column)
+            names = [candidate.name for candidate in self.chosen(parts.train)]
+            return Ranking(name="truth", scores={name: (accuracies[Cell.parse(name)],) for name in names})
+        truth = None if self.fresh_truth else self.known_truth(train, test)
+        if truth is None:
+            full_training = early_stopping(parts.train, parts.held_out, protocol=self.protocol, test=parts.test)
+            truth = self.ranked(full_training, parts, folder, "truth", self.truth_seeds)
+        return truth
 
     def known_truth(self, train: dd.RealData, test: dd.RealData) -> Ranking | None:
-        """Return the kept truth, if it was measured on these images with the same values of all its fields."""
-        kept, own = strict_json(KNOWN_TRUTH.read_bytes()), dataclasses.asdict(self)
-        same = all(tuple(v) == own[k] if isinstance(v, list) else v == own[k] for k, v in kept["setting"].items())
-        on_these = (kept["train"], kept["test"]) == (train.fingerprint, test.fingerprint)
-        return Ranking.from_dict(kept["ranking"]) if same and on_these else None
+        """Return the ground truth in `KNOWN_TRUTH`, if it was measured with equal images and settings; else None."""
+        record, settings = strict_json(KNOWN_TRUTH.read_bytes()), dataclasses.asdict(self)
+        equal_settings = all(
+            tuple(value) == settings[name] if isinstance(value, list) else value == settings[name]
+            for name, value in record["setting"].items()
+        )
+        equal_images = (record["train"], record["test"]) == (train.fingerprint, test.fingerprint)
+        return Ranking.from_dict(record["ranking"]) if equal_settings and equal_images else None
 
 
 def _resized(data: dd.RealData, side: int) -> dd.RealData:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.privacy`: accuracy at equal budgets of private sets, DP-SGD, and the same without privacy."""
+"""`python -m benchmarks.privacy`: accuracy of private distilled sets and of DP-SGD at equal privacy budgets."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from typing import Any
 import torch
 
 import ddsdk as dd
-from benchmarks.kit import Axis, Benchmark, Cell, Column, Group, Plot, mean_of, percent_of
+from benchmarks.kit import Axis, Benchmark, Column, Plot, RunConfig, RunGroup, mean_of, percent_of
 from ddsdk.foundation import derive, require, require_count
 from ddsdk.training import accuracy
 from ddsdk_integrations.privacy import DPKIP, NDPDC, PSG, Budget, Ledger, PrivateData, dp_sgd
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """Values that all cells share.
+class ExperimentConfig:
+    """Settings of all runs.
 
     Attributes:
-        delta: Delta of all budgets.
-        width: Width of the ConvNets of recipes.
-        judge_width: Width of the ConvNets that train on sets, and of that of DP-SGD.
-        networks: Networks that train on each set.
+        delta: Delta of the privacy budgets, in (0, 1).
+        width: Width of the student ConvNets.
+        judge_width: Width of the ConvNets that are trained on distilled sets or by DP-SGD.
+        networks: Number of networks trained on each set.
     """
 
     delta: float = 1e-5
@@ -43,12 +43,12 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """Choices of a row.
+    """Method of a row.
 
     Attributes:
         make: Function from images per class to the recipe or baseline, or to the options of `dp_sgd`.
-        private: Whether it spends a budget.
-        sizes: Images per class for which it is measured; 0 for a classifier.
+        private: Whether the method is differentially private and spends a budget.
+        sizes: Numbers of images per class to measure; 0 for a classifier without a distilled set.
     """
 
     make: Callable[[int], Any]
@@ -57,7 +57,7 @@ class Method:
 
 
 METHODS: Mapping[str, Method] = {
-    # The derived learning rate stands here, as it is a part of the row.
+    # Learning rates are explicit, since they depend on the number of images per class.
     "ndpdc": Method(make=lambda ipc: NDPDC(ipc=ipc, image_lr=10.0 * ipc)),
     "ndpdc from noise": Method(
         make=lambda ipc: NDPDC(ipc=ipc, start="noise", centred=False, image_lr=10.0 * ipc), sizes=(10,)
@@ -69,7 +69,7 @@ METHODS: Mapping[str, Method] = {
     "dm": Method(make=lambda ipc: dd.DM(ipc=ipc, steps=1000, augmentation=""), private=False, sizes=(10,)),
     "random images": Method(make=lambda ipc: dd.BASELINES["random"](ipc=ipc), private=False),
 }
-"""Settings of `ndpdc` were chosen on held-out training images at epsilon 1, of `psg` at 10."""
+"""Methods by name. Settings were chosen on held-out training images, of `ndpdc` at epsilon 1 and of `psg` at 10."""
 
 PUBLISHED: Mapping[tuple[str, float | None, int], float] = {
     ("ndpdc", 1.0, 10): 77.7,
@@ -78,88 +78,92 @@ PUBLISHED: Mapping[tuple[str, float | None, int], float] = {
     ("dp-kip", 1.0, 10): 17.7,
     ("dm", None, 10): 84.6,
 }
-"""FashionMNIST with a ConvNet of width 128 and delta 1e-5, as the project page of Dosser (ICCV 2025) gives it."""
+"""Accuracies in percent on FashionMNIST with a ConvNet of width 128 and delta 1e-5, by (method, epsilon, ipc).
+
+Source: project page of Dosser (ICCV 2025).
+"""
 
 _NO_NOISE = 1e6
 
 
 def _values(method: str, axis: str, values: Sequence[Any]) -> Sequence[Any]:
-    found = METHODS[method]
+    choice = METHODS[method]
     if axis == "epsilon":
-        return values if found.private else [None]
-    return [size for size in found.sizes if size in (0, *values)]
+        return values if choice.private else [None]
+    return [size for size in choice.sizes if size in (0, *values)]
 
 
-def _about(cell: Cell, setting: Setting) -> dict[str, Any]:  # noqa: ARG001
-    made = METHODS[cell.method].make(cell["ipc"])
-    return made if isinstance(made, dict) else {"class": type(made).__name__, **dataclasses.asdict(made)}
+def _about(run: RunConfig, config: ExperimentConfig) -> dict[str, Any]:  # noqa: ARG001
+    recipe = METHODS[run.method].make(run["ipc"])
+    return recipe if isinstance(recipe, dict) else {"class": type(recipe).__name__, **dataclasses.asdict(recipe)}
 
 
-def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData) -> dict[str, Any]:
-    """Return accuracies on the test images, epsilon and the lines of the ledger, and seconds."""
-    method, rng = METHODS[cell.method], dd.generator("privacy", cell.seed)
-    made = method.make(cell["ipc"])
-    budget = Budget(epsilon=_NO_NOISE if cell["epsilon"] is None else cell["epsilon"], delta=setting.delta)
+def measure(run: RunConfig, config: ExperimentConfig, train: dd.RealData, test: dd.RealData) -> dict[str, Any]:
+    """Return the accuracies on the test images, the spent epsilon, the entries of the privacy ledger, and seconds."""
+    method, rng = METHODS[run.method], dd.generator("privacy", run.seed)
+    recipe = method.make(run["ipc"])
+    budget = Budget(epsilon=_NO_NOISE if run["epsilon"] is None else run["epsilon"], delta=config.delta)
     size = len(train) / train.num_classes
     private = PrivateData(train, Ledger(budget), class_size=size, statistics="taken as public")
-    width = setting.width if cell["ipc"] else setting.judge_width
+    width = config.width if run["ipc"] else config.judge_width
     make = dd.network_factory("convnet", train.image_shape, train.num_classes, width=width)
     began = time.perf_counter()
-    if not cell["ipc"]:
-        network = dp_sgd(private, make_student=make, seed=rng, **made)
-        found = {"accuracy": [accuracy(network, test.batch(torch.arange(len(test))).x, test.labels)]}
+    if not run["ipc"]:
+        network = dp_sgd(private, make_student=make, seed=rng, **recipe)
+        accuracies = {"accuracy": [accuracy(network, test.batch(torch.arange(len(test))).x, test.labels)]}
     else:
-        sealed = method.private or isinstance(made, NDPDC)
-        distilled = dd.distill(made, private if sealed else train, make_student=make, seed=rng)
-        found = _judged(distilled, test, setting, derive(rng, "judge"))
+        # NDPDC without noise also runs on private data, with a practically unlimited budget.
+        needs_private_data = method.private or isinstance(recipe, NDPDC)
+        distilled = dd.distill(recipe, private if needs_private_data else train, make_student=make, seed=rng)
+        accuracies = _accuracies(distilled, test, config, derive(rng, "judge"))
     return {
-        **found,
-        "spent": None if cell["epsilon"] is None else private.ledger.epsilon,
-        "releases": [one.line for one in private.ledger.releases],
+        **accuracies,
+        "spent": None if run["epsilon"] is None else private.ledger.epsilon,
+        "releases": [release.line for release in private.ledger.releases],
         "seconds": time.perf_counter() - began,
     }
 
 
-def _judged(
-    distilled: dd.Distilled, test: dd.RealData, setting: Setting, rng: torch.Generator
+def _accuracies(
+    distilled: dd.Distilled, test: dd.RealData, config: ExperimentConfig, rng: torch.Generator
 ) -> dict[str, list[float]]:
-    """Return the accuracies of networks that train on a set, and that of its own kernel where it is made for one."""
-    own = dd.Evaluation.from_dict(distilled.evaluation)
+    """Return the accuracies of networks trained on a set, and for kernel methods that of kernel ridge regression."""
+    own_protocol = dd.TrainingProtocol.from_dict(distilled.protocol)
     judges = {
         "accuracy": dataclasses.replace(
-            dd.Evaluation.published(),
-            network_options={"width": setting.judge_width},
-            networks=setting.networks,
+            dd.TrainingProtocol.published(),
+            network_options={"width": config.judge_width},
+            networks=config.networks,
             labels="hard",
         )
     }
-    if own.learner == "kernel":
-        judges["kernel"] = own
-    whole = (distilled.images, distilled.labels)
-    return {name: list(dd.evaluate(whole, test, judge, seed=rng).accuracies) for name, judge in judges.items()}
+    if own_protocol.learner == "kernel":
+        judges["kernel"] = own_protocol
+    batch = (distilled.images, distilled.labels)
+    return {name: list(dd.evaluate(batch, test, judge, seed=rng).accuracies) for name, judge in judges.items()}
 
 
-def _mean(group: Group) -> float:
+def _mean_percent(group: RunGroup) -> float:
     return 100 * statistics.fmean(statistics.fmean(r["accuracy"]) for r in group.results)
 
 
-def _ordered(groups: Sequence[Group]) -> list[Group]:
-    """Return the groups by budget, images per class and accuracy."""
-    return sorted(groups, key=lambda g: (g.at["epsilon"] is None, g.at["epsilon"] or 0, g.at["ipc"], -_mean(g)))
+def _ordered(groups: Sequence[RunGroup]) -> list[RunGroup]:
+    """Return the groups sorted by budget, images per class and accuracy."""
+    return sorted(groups, key=lambda g: (g.at["epsilon"] is None, g.at["epsilon"] or 0, g.at["ipc"], -_mean_percent(g)))
 
 
-def _published(group: Group) -> str:
+def _published(group: RunGroup) -> str:
     return str(PUBLISHED.get((group.method, group.at["epsilon"], group.at["ipc"]), "–"))
 
 
 BENCHMARK = Benchmark(
     prog="python -m benchmarks.privacy",
-    text="Distil privately; measure networks that train on the sets, beside DP-SGD and no privacy.",
-    setting=Setting,
+    text="Distil with differential privacy; compare with DP-SGD and with distillation without privacy.",
+    config=ExperimentConfig,
     methods=METHODS,
     axes={
         "ipc": Axis("10,50", "Images per class, separated by commas."),
-        "epsilon": Axis("1,10", "Budgets, separated by commas.", float),
+        "epsilon": Axis("1,10", "Privacy budgets epsilon, separated by commas.", float),
     },
     values=_values,
     about=_about,
@@ -175,7 +179,7 @@ BENCHMARK = Benchmark(
     line=lambda r: f"{100 * statistics.fmean(r['accuracy']):.1f} %, {r['seconds']:.0f} s",
     plot=Plot(
         "epsilon.png",
-        lambda group: [(group.at["epsilon"], _mean(group))],
+        lambda group: [(group.at["epsilon"], _mean_percent(group))],
         "epsilon; a horizontal line has no privacy",
         "accuracy, %",
         log_x=True,

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.recommend`: recommendations from few users, real or synthetic, beside those from all."""
+"""`python -m benchmarks.recommend`: recommendations learned from few real or synthetic users and from all users."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from benchmarks.kit import Benchmark, Cell, Group, Loaded, Options, Plot, mean_of, percent_of
+from benchmarks.kit import Benchmark, Loaded, Options, Plot, RunConfig, RunGroup, mean_of, percent_of
 from ddsdk.foundation import derive, require, require_count
 from ddsdk_integrations.recommend import (
     EASE,
     DistillCF,
     Interactions,
-    Ranking,
+    RankingMetrics,
     WideAutoencoder,
-    popularity,
+    popularity_scores,
     propensities,
-    ranking,
+    ranking_metrics,
     sampled_users,
     simulated_interactions,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """Values that all cells share.
+class ExperimentConfig:
+    """Settings of all runs.
 
     Attributes:
-        people: Simulated users.
-        items: Simulated items.
-        least_rating: Least rating of a row of the file that counts.
-        users: Users of a small set.
-        steps: Steps of Distill-CF.
-        draws: Draws of a synthetic user.
-        k: Number of items that are recommended.
+        people: Number of simulated users.
+        items: Number of simulated items.
+        least_rating: Smallest rating in the file that counts as an interaction.
+        users: Number of users of a small set.
+        steps: Number of steps of Distill-CF.
+        draws: Number of item draws of a synthetic user in Distill-CF.
+        k: Number of recommended items for each user.
     """
 
     people: int = 600
@@ -55,101 +55,103 @@ class Setting:
     k: int = 10
 
     def __post_init__(self) -> None:
-        for known in fields(self):
-            if known.name != "least_rating":
-                require_count(known.name, getattr(self, known.name))
+        for setting in fields(self):
+            if setting.name != "least_rating":
+                require_count(setting.name, getattr(self, setting.name))
 
 
 class Users(NamedTuple):
-    """Users to learn from.
+    """Training users.
 
     Attributes:
-        rows: Rows of users, (M, I).
-        numbers: Numbers that they take: an index for each one of sparse users.
+        rows: Interactions (M, I) of M users with I items, in 0..1.
+        numbers: Number of stored numbers: an index for each interaction of sparse users.
     """
 
     rows: Tensor
     numbers: int
 
 
-Make = Callable[[Setting, Interactions, torch.Generator], Users]
+Make = Callable[[ExperimentConfig, Interactions, torch.Generator], Users]
 
 
-def _everybody(setting: Setting, train: Interactions, rng: torch.Generator) -> Users:  # noqa: ARG001
+def _all_users(config: ExperimentConfig, train: Interactions, rng: torch.Generator) -> Users:  # noqa: ARG001
     return _sparse(train.matrix)
 
 
-def _at_random(setting: Setting, train: Interactions, rng: torch.Generator) -> Users:
-    return _sparse(train.matrix[torch.randperm(len(train.matrix), generator=rng)[: setting.users]])
+def _random_users(config: ExperimentConfig, train: Interactions, rng: torch.Generator) -> Users:
+    return _sparse(train.matrix[torch.randperm(len(train.matrix), generator=rng)[: config.users]])
 
 
-def _most_items(setting: Setting, train: Interactions, rng: torch.Generator) -> Users:  # noqa: ARG001
-    return _sparse(train.matrix[train.matrix.sum(1).argsort(descending=True)[: setting.users]])
+def _most_items(config: ExperimentConfig, train: Interactions, rng: torch.Generator) -> Users:  # noqa: ARG001
+    return _sparse(train.matrix[train.matrix.sum(1).argsort(descending=True)[: config.users]])
 
 
 def _sparse(rows: Tensor) -> Users:
     return Users(rows, int(rows.sum()))
 
 
-def _distilled(setting: Setting, train: Interactions, rng: torch.Generator, *, sparse: bool) -> Users:
-    made = dd.distill(DistillCF(users=setting.users, steps=setting.steps, draws=setting.draws), train, seed=rng)
+def _distilled(config: ExperimentConfig, train: Interactions, rng: torch.Generator, *, sparse: bool) -> Users:
+    distilled = dd.distill(DistillCF(users=config.users, steps=config.steps, draws=config.draws), train, seed=rng)
     if sparse:
-        made = sampled_users(made, round(float(train.matrix.sum(1).mean())))
-    return Users(made.images[:, 0, 0], made.stored_floats)
+        distilled = sampled_users(distilled, round(float(train.matrix.sum(1).mean())))
+    return Users(distilled.images[:, 0, 0], distilled.stored_floats)
 
 
 SMALL_SETS: Mapping[str, Make] = {
-    "random users": _at_random,
+    "random users": _random_users,
     "users with most items": _most_items,
     "Distill-CF": partial(_distilled, sparse=False),
     "sparse Distill-CF": partial(_distilled, sparse=True),
 }
 METHODS: Mapping[str, Make] = {
-    "popularity": _everybody,
-    "EASE on all users": _everybody,
-    "autoencoder on all users": _everybody,
+    "popularity": _all_users,
+    "EASE on all users": _all_users,
+    "autoencoder on all users": _all_users,
     **SMALL_SETS,
 }
 _RIDGES = {WideAutoencoder: (0.1, 0.3, 1.0, 3.0, 10.0), EASE: (3.0, 10.0, 30.0, 100.0, 300.0)}
 
 
-def measure(cell: Cell, setting: Setting, table: Interactions) -> dict[str, Any]:
-    """Return the figures on test items, which are read once, under ridges that are best on validation items."""
-    rng = dd.generator("recommend", cell.seed)
+def measure(run: RunConfig, config: ExperimentConfig, table: Interactions) -> dict[str, Any]:
+    """Return the ranking metrics on the test items, with the ridge chosen on the validation items."""
+    rng = dd.generator("recommend", run.seed)
     train, validation, test = table.split(derive(rng, "split"))
-    require(setting.users <= len(train.matrix), "users", f"not exceed {len(train.matrix)}", setting.users)
+    require(config.users <= len(train.matrix), "users", f"not exceed {len(train.matrix)}", config.users)
     began = time.perf_counter()
-    users = METHODS[cell.method](setting, train, derive(rng, "set"))
+    users = METHODS[run.method](config, train, derive(rng, "set"))
     seconds = time.perf_counter() - began
     propensity = propensities(train.matrix.sum(0))
 
-    def best(kind: type[WideAutoencoder | EASE] | None) -> Ranking:
-        scores = [popularity(users.rows, train.matrix)]
+    def best(kind: type[WideAutoencoder | EASE] | None) -> RankingMetrics:
+        scores = [popularity_scores(users.rows, train.matrix)]
         if kind is not None:
             scores = [kind(ridge=ridge).scores(users.rows, train.matrix) for ridge in _RIDGES[kind]]
-        chosen = max(scores, key=lambda s: ranking(s, train.matrix, validation, propensity, setting.k).ndcg)
-        return ranking(chosen, train.matrix + validation, test, propensity, setting.k)
+        best_scores = max(scores, key=lambda s: ranking_metrics(s, train.matrix, validation, propensity, config.k).ndcg)
+        return ranking_metrics(best_scores, train.matrix + validation, test, propensity, config.k)
 
-    others = {"popularity": None, "EASE on all users": EASE}
-    found = asdict(best(others.get(cell.method, WideAutoencoder)))
-    if cell.method in SMALL_SETS:
-        # A set that only its own kernel understands is of little use.
-        found |= {"EASE": best(EASE).ndcg, "nearest": nearest_user(users.rows, train.matrix)}
-    return {**found, "numbers": users.numbers, "seconds": seconds}
+    learners = {"popularity": None, "EASE on all users": EASE}
+    metrics = asdict(best(learners.get(run.method, WideAutoencoder)))
+    if run.method in SMALL_SETS:
+        # Transfer to another learner than the autoencoder (kernel) of the distillation.
+        metrics |= {"EASE": best(EASE).ndcg, "nearest": nearest_user(users.rows, train.matrix)}
+    return {**metrics, "numbers": users.numbers, "seconds": seconds}
 
 
 def nearest_user(users: Tensor, real: Tensor) -> float:
-    """Return the mean over users of the Jaccard index with the nearest real user: 1 for copies.
+    """Return the mean over users of the weighted Jaccard index sum(min) / sum(max) with the nearest real user.
+
+    The index is 1 for copies of real users.
 
     Args:
-        users: Rows in 0..1, (M, I); the index is the sum of smaller over the sum of larger entries.
-        real: Real users, (U, I).
+        users: Interactions (M, I) of M users, in 0..1.
+        real: Interactions (U, I) of U real users, 0 or 1.
     """
-    found = []
+    indices = []
     for user in users:
         low, high = torch.minimum(user, real).sum(1), torch.maximum(user, real).sum(1)
-        found.append(float((low / high).max()))
-    return statistics.fmean(found)
+        indices.append(float((low / high).max()))
+    return statistics.fmean(indices)
 
 
 def _load(options: Options) -> Loaded:
@@ -163,15 +165,15 @@ def _load(options: Options) -> Loaded:
     return Loaded((table,), {"data": hashlib.sha256(table.matrix.numpy().tobytes()).hexdigest()})
 
 
-def _points(group: Group) -> list[tuple[float | None, float]]:
+def _points(group: RunGroup) -> list[tuple[float | None, float]]:
     return [(r["numbers"], 100 * r["ndcg"]) for r in group.results]
 
 
 BENCHMARK = Benchmark(
     prog="python -m benchmarks.recommend",
-    text="Recommend from few users, real or synthetic, and from all.\n"
-    "DATA is simulated, or a CSV file with columns user, item and rating, below ROOT where that is given.",
-    setting=Setting,
+    text="Learn recommendations from few real or synthetic users and from all users.\n"
+    "DATA is simulated, or the path of a CSV file with columns user, item and rating, relative to ROOT if given.",
+    config=ExperimentConfig,
     methods=METHODS,
     measure=measure,
     columns=[

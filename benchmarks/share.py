@@ -1,4 +1,4 @@
-"""`python -m benchmarks.share`: use, attacks and limits of sets of simulated patients."""
+"""`python -m benchmarks.share`: accuracy and privacy attacks of distilled sets of simulated patients."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from typing import Any
 import torch
 
 import ddsdk as dd
-from benchmarks.kit import Axis, Benchmark, Cell, Column, Group, Plot, mean_of, percent_of
+from benchmarks.kit import Axis, Benchmark, Column, Plot, RunConfig, RunGroup, mean_of, percent_of
 from ddsdk.foundation import derive, require, require_count
 from ddsdk.running import Method
-from ddsdk_integrations.share import Limits, SoftLabels, Terms, release, simulated_patients
+from ddsdk_integrations.share import ExportLimits, ReleaseTerms, TeacherLabels, prepare_release, simulated_patients
 
-_TERMS = Terms(title="Benchmark", intended_use="measurement", licence="that of the source")
+_TERMS = ReleaseTerms(title="Benchmark", intended_use="measurement", licence="that of the source")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """Values that all cells share.
+class ExperimentConfig:
+    """Settings of all runs.
 
     Attributes:
-        ipc: Images per class.
-        steps: Steps of distilling.
-        width: Width of the ConvNets that distil and judge, of depth 2.
-        per_patient: Images of each simulated patient.
-        networks: Networks that attack, and are tested.
-        epochs: Epochs of their training.
+        ipc: Images per class of the distilled sets.
+        steps: Number of steps of each recipe.
+        width: Width of all ConvNets, which have depth 2.
+        per_patient: Number of images of each simulated patient.
+        networks: Number of networks for evaluation and for membership attacks.
+        epochs: Number of training epochs of these networks.
     """
 
     ipc: int = 5
@@ -41,40 +41,43 @@ class Setting:
     epochs: int = 150
 
     def __post_init__(self) -> None:
-        for known in fields(self):
-            require_count(known.name, getattr(self, known.name))
+        for setting in fields(self):
+            require_count(setting.name, getattr(self, setting.name))
 
 
-METHODS: Mapping[str, Callable[[Setting], Method[dd.RealData]]] = {
+METHODS: Mapping[str, Callable[[ExperimentConfig], Method[dd.RealData]]] = {
     "DM from noise": lambda s: dd.DM(ipc=s.ipc, steps=s.steps, start="noise"),
     "DM from real images": lambda s: dd.DM(ipc=s.ipc, steps=s.steps, start="real"),
     "class means": lambda s: dd.BASELINES["means"](ipc=s.ipc),
     "random real images": lambda s: dd.BASELINES["random"](ipc=s.ipc),
 }
-"""All get soft labels of a teacher, and store as many floats."""
+"""Recipes and baselines, all with soft labels of a teacher and with an equal storage budget."""
 
 
-def measure(cell: Cell, setting: Setting, train: dd.RealData, test: dd.RealData) -> dict[str, Any]:  # noqa: ARG001
-    """Return figures, audit and broken default limits of a set; test images, which have no patient, are not read."""
-    rng = dd.generator("share", cell.seed)
-    records, patients = simulated_patients(train, setting.per_patient, derive(rng, "patients"))
-    options = {"width": setting.width, "depth": 2}
+def measure(run: RunConfig, config: ExperimentConfig, train: dd.RealData, test: dd.RealData) -> dict[str, Any]:  # noqa: ARG001
+    """Return accuracies, privacy audit and exceeded default limits of a set.
+
+    The test split is unused, because its images have no simulated patient.
+    """
+    rng = dd.generator("share", run.seed)
+    records, patients = simulated_patients(train, config.per_patient, derive(rng, "patients"))
+    options = {"width": config.width, "depth": 2}
     began = time.perf_counter()
-    made = release(
+    release = prepare_release(
         records,
-        patients if cell["split"] == "patient" else torch.arange(len(records)),
-        recipe=SoftLabels(recipe=METHODS[cell.method](setting)),
+        patients if run["split"] == "patient" else torch.arange(len(records)),
+        recipe=TeacherLabels(recipe=METHODS[run.method](config)),
         make_student=dd.network_factory("convnet", records.image_shape, records.num_classes, **options),
         seed=derive(rng, "release"),
         terms=_TERMS,
-        evaluation=dd.Evaluation(protocol="quick", network_options=options, epochs=setting.epochs, lr=0.03),
-        networks=setting.networks,
+        protocol=dd.TrainingProtocol(name="quick", network_options=options, epochs=config.epochs, lr=0.03),
+        networks=config.networks,
     )
     return {
-        **asdict(made.audit.figures),
-        **made.audit.record,
-        "broken": Limits().broken(made.audit, made.distilled.certificate),
-        "bytes": made.distilled.manifest.storage.bytes,
+        **asdict(release.audit.figures),
+        **release.audit.record,
+        "broken": ExportLimits().broken(release.audit, release.distilled.certificate),
+        "bytes": release.distilled.manifest.storage.bytes,
         "seconds": time.perf_counter() - began,
     }
 
@@ -84,16 +87,16 @@ def _split(word: str) -> str:
     return word
 
 
-def _votes(group: Group) -> str:
+def _votes(group: RunGroup) -> str:
     return percent_of("", "groups").text(group) if group.at["split"] == "patient" else "–"
 
 
-def _verdict(group: Group) -> str:
+def _verdict(group: RunGroup) -> str:
     refused, runs = sum(bool(result["broken"]) for result in group.results), len(group.results)
     return f"refused {refused} of {runs}" if refused else f"let out {runs} of {runs}"
 
 
-def _points(group: Group) -> list[tuple[float | None, float]]:
+def _points(group: RunGroup) -> list[tuple[float | None, float]]:
     if group.at["split"] != "patient":
         return []
     best = statistics.fmean(max(r["membership_auc"], r["distance_auc"]) for r in group.results)
@@ -102,11 +105,11 @@ def _points(group: Group) -> list[tuple[float | None, float]]:
 
 BENCHMARK = Benchmark(
     prog="python -m benchmarks.share",
-    text="Make images those of simulated patients, distil, audit, and hold each set against the default limits.",
-    setting=Setting,
+    text="Assign images to simulated patients, distil, audit the privacy of each set and check the default limits.",
+    config=ExperimentConfig,
     methods=METHODS,
     measure=measure,
-    axes={"split": Axis("patient,image", "Kinds of groups that are held out, separated by commas.", _split)},
+    axes={"split": Axis("patient,image", "Units of the held-out split, separated by commas: patient, image.", _split)},
     columns=[
         percent_of("balanced accuracy, %", "balanced"),
         Column("votes of a patient, %", _votes),

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.texture`: seams of canvases, networks that train on windows of them, and what they store."""
+"""`python -m benchmarks.texture`: seams of distilled canvases and accuracy of networks trained on their windows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import ddsdk as dd
-from benchmarks.kit import Benchmark, Cell, Group, Plot, mean_of, percent_of, value_of
+from benchmarks.kit import Benchmark, Plot, RunConfig, RunGroup, mean_of, percent_of, value_of
 from ddsdk.foundation import derive, require_count
 from ddsdk.students import MakeStudent
 from ddsdk.training import probabilities, train
@@ -19,16 +19,16 @@ from ddsdk_integrations.texture import distil_canvases, seam_scores, windows_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """Values that all cells share.
+class ExperimentConfig:
+    """Settings of all runs.
 
     Attributes:
-        factor: Sides of a canvas over those of an image.
-        steps: Steps of distribution matching.
-        width: Width of the ConvNets that distil, judge and classify windows.
-        networks: Networks that train on each set.
-        epochs: Epochs of their training.
-        windows: Windows of each canvas, to train on and to classify.
+        factor: Ratio of the side of a canvas to the side of an image.
+        steps: Number of steps of distribution matching.
+        width: Width of all ConvNets.
+        networks: Number of networks trained on each set.
+        epochs: Number of training epochs of these networks.
+        windows: Number of windows of each canvas for training and classification.
     """
 
     factor: int = 2
@@ -39,18 +39,18 @@ class Setting:
     windows: int = 16
 
     def __post_init__(self) -> None:
-        for known in fields(self):
-            require_count(known.name, getattr(self, known.name))
+        for setting in fields(self):
+            require_count(setting.name, getattr(self, setting.name))
 
     def students(self, real: dd.RealData, **options: Any) -> MakeStudent:  # noqa: ANN401
-        """Return the factory of the ConvNets."""
+        """Return the factory of ConvNets of depth 2."""
         options = {"width": self.width, "depth": 2, **options}
         return dd.network_factory("convnet", real.image_shape, real.num_classes, **options)
 
-    def evaluation(self) -> dd.Evaluation:
-        """Return the protocol of the networks that train on a set."""
-        return dd.Evaluation(
-            protocol="quick",
+    def protocol(self) -> dd.TrainingProtocol:
+        """Return the training protocol for a distilled set."""
+        return dd.TrainingProtocol(
+            name="quick",
             network_options={"width": self.width, "depth": 2},
             networks=self.networks,
             epochs=self.epochs,
@@ -58,84 +58,86 @@ class Setting:
         )
 
 
-Make = Callable[[Setting, dd.RealData, torch.Generator], dd.Distilled]
+Make = Callable[[ExperimentConfig, dd.RealData, torch.Generator], dd.Distilled]
 
 
 def _canvas(wrap: bool) -> Make:
-    def made(setting: Setting, real: dd.RealData, rng: torch.Generator) -> dd.Distilled:
-        recipe = dd.DM(ipc=1, steps=setting.steps, start="noise", augmentation="")
-        make = setting.students(real)
-        return distil_canvases(recipe, real, make_student=make, seed=rng, wrap=wrap, factor=setting.factor, windows=4)
+    def distil(config: ExperimentConfig, real: dd.RealData, rng: torch.Generator) -> dd.Distilled:
+        recipe = dd.DM(ipc=1, steps=config.steps, start="noise", augmentation="")
+        make = config.students(real)
+        return distil_canvases(recipe, real, make_student=make, seed=rng, wrap=wrap, factor=config.factor, windows=4)
 
-    return made
-
-
-def _rolled(setting: Setting, real: dd.RealData, rng: torch.Generator) -> dd.Distilled:
-    make = setting.students(real, edges="circular")
-    return distil_canvases(_matched(setting), real, make_student=make, seed=rng, wrap=True, factor=1)
+    return distil
 
 
-def _matched(setting: Setting) -> dd.DM:
-    return dd.DM(ipc=setting.factor**2, steps=setting.steps, start="noise", augmentation="")
+def _circular(config: ExperimentConfig, real: dd.RealData, rng: torch.Generator) -> dd.Distilled:
+    make = config.students(real, edges="circular")
+    return distil_canvases(_distribution_matching(config), real, make_student=make, seed=rng, wrap=True, factor=1)
 
 
-def _images(make: Callable[[Setting], Any]) -> Make:
-    def made(setting: Setting, real: dd.RealData, rng: torch.Generator) -> dd.Distilled:
-        return dd.distill(make(setting), real, make_student=setting.students(real), seed=rng)
+def _distribution_matching(config: ExperimentConfig) -> dd.DM:
+    return dd.DM(ipc=config.factor**2, steps=config.steps, start="noise", augmentation="")
 
-    return made
+
+def _images(make: Callable[[ExperimentConfig], Any]) -> Make:
+    def distil(config: ExperimentConfig, real: dd.RealData, rng: torch.Generator) -> dd.Distilled:
+        return dd.distill(make(config), real, make_student=config.students(real), seed=rng)
+
+    return distil
 
 
 METHODS: Mapping[str, Make] = {
     "canvas with wrapping windows": _canvas(True),
     "canvas with windows inside": _canvas(False),
-    "rolled images with circular padding": _rolled,
-    "images": _images(_matched),
+    "rolled images with circular padding": _circular,
+    "images": _images(_distribution_matching),
     "random real images": _images(lambda s: dd.BASELINES["random"](ipc=s.factor**2)),
 }
-"""Sets that store as many floats: a canvas of each class, or factor² images."""
+"""Sets with an equal storage budget: a canvas of each class, or factor² images of each class."""
 
 
-def measure(cell: Cell, setting: Setting, train_data: dd.RealData, test: dd.RealData) -> dict[str, Any]:
-    """Return seams, accuracy, mean probability of the class, floats and seconds of a set."""
-    rng = dd.generator("texture", cell.seed)
+def measure(run: RunConfig, config: ExperimentConfig, train_data: dd.RealData, test: dd.RealData) -> dict[str, Any]:
+    """Return seam scores, accuracy, mean class probability, stored floats and seconds of a set."""
+    rng = dd.generator("texture", run.seed)
     began = time.perf_counter()
-    made = METHODS[cell.method](setting, train_data, derive(rng, "set"))
+    distilled = METHODS[run.method](config, train_data, derive(rng, "set"))
     seconds = time.perf_counter() - began
-    cut = "canvas" in made.provenance
-    seen = windows_of(made, setting.windows, derive(rng, "windows")) if cut else made
-    protocol = setting.evaluation()
-    score = dd.evaluate((seen.images, seen.labels), test, protocol, seed=derive(rng, "judge"))
-    rows, columns = seam_scores(made.images).mean(0).tolist()
+    has_canvases = "canvas" in distilled.provenance
+    training_set = windows_of(distilled, config.windows, derive(rng, "windows")) if has_canvases else distilled
+    protocol = config.protocol()
+    score = dd.evaluate((training_set.images, training_set.labels), test, protocol, seed=derive(rng, "judge"))
+    rows, columns = seam_scores(distilled.images).mean(0).tolist()
     return {
         "rows": rows,
         "columns": columns,
         "accuracy": score.mean,
-        "looks like": _probability(seen, train_data, protocol, derive(rng, "classifier")),
-        "floats": made.stored_floats,
+        "looks like": _class_probability(training_set, train_data, protocol, derive(rng, "classifier")),
+        "floats": distilled.stored_floats,
         "seconds": seconds,
     }
 
 
-def _probability(seen: dd.Distilled, real: dd.RealData, protocol: dd.Evaluation, rng: torch.Generator) -> float:
-    """Return the mean probability of their class that a network trained on real images gives to a set's images."""
+def _class_probability(
+    training_set: dd.Distilled, real: dd.RealData, protocol: dd.TrainingProtocol, rng: torch.Generator
+) -> float:
+    """Return the mean probability of the right class under a network trained on real images."""
     make = dd.network_factory("convnet", real.image_shape, real.num_classes, **protocol.network_options)
     network = make(derive(rng, "init"))
-    lessons = dd.Evaluation(protocol="classifier", epochs=20, lr=0.02)
-    for _ in train(network, real.batch(torch.arange(len(real))), lessons, derive(rng, "train")):
+    training = dd.TrainingProtocol(name="classifier", epochs=20, lr=0.02)
+    for _ in train(network, real.batch(torch.arange(len(real))), training, derive(rng, "train")):
         pass
-    found = probabilities(network.eval(), seen.images)
-    return float(found.gather(1, seen.owner[:, None]).mean())
+    predicted = probabilities(network.eval(), training_set.images)
+    return float(predicted.gather(1, training_set.owner[:, None]).mean())
 
 
-def _points(group: Group) -> list[tuple[float | None, float]]:
+def _points(group: RunGroup) -> list[tuple[float | None, float]]:
     return [(max(abs(r["rows"] - 1), abs(r["columns"] - 1)), 100 * r["accuracy"]) for r in group.results]
 
 
 BENCHMARK = Benchmark(
     prog="python -m benchmarks.texture",
-    text="Distil canvases and images that store as many floats; measure seams, and networks that train on windows.",
-    setting=Setting,
+    text="Distil canvases and images of equal storage budget; measure seams and the accuracy of trained networks.",
+    config=ExperimentConfig,
     methods=METHODS,
     measure=measure,
     columns=[

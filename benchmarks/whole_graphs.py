@@ -1,4 +1,4 @@
-"""`python -m benchmarks.whole_graphs`: what networks reach that train on a few graphs of each class."""
+"""`python -m benchmarks.whole_graphs`: test accuracy of networks trained on a few graphs of each class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import ddsdk as dd
 from benchmarks.graph import COSTS, PLOT
-from benchmarks.kit import Axis, Benchmark, Cell, Loaded, Options, percent_of
+from benchmarks.kit import Axis, Benchmark, Loaded, Options, RunConfig, percent_of
 from ddsdk.foundation import derive, require_count
 from ddsdk_integrations.graph import (
     GRAPHS_PROTOCOL,
@@ -28,14 +28,14 @@ from ddsdk_integrations.graph import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """Values that all cells share.
+class ExperimentConfig:
+    """Settings of all runs.
 
     Attributes:
-        networks: Networks that train on each set.
-        epochs: Epochs of their training.
-        steps: Steps of DosCond.
-        nodes: Nodes of a synthetic graph; real ones that it starts from have no more.
+        networks: Number of networks trained on each set.
+        epochs: Number of training epochs of each network.
+        steps: Number of steps of DosCond.
+        nodes: Number of nodes of a synthetic graph, and maximum for the real graphs of its initialisation.
     """
 
     networks: int = 3
@@ -44,30 +44,30 @@ class Setting:
     nodes: int = 28
 
     def __post_init__(self) -> None:
-        for known in dataclasses.fields(self):
-            require_count(known.name, getattr(self, known.name))
+        for setting in dataclasses.fields(self):
+            require_count(setting.name, getattr(self, setting.name))
 
 
-METHODS: Mapping[str, Callable[[int, Setting], Any]] = {
-    "random": lambda ipc, setting: RandomGraphs(ipc=ipc, nodes=setting.nodes),
-    "doscond": lambda ipc, setting: DosCondGraphs(ipc=ipc, nodes=setting.nodes, steps=setting.steps),
-    "all graphs": lambda ipc, setting: None,  # noqa: ARG005
+METHODS: Mapping[str, Callable[[int, ExperimentConfig], Any]] = {
+    "random": lambda ipc, config: RandomGraphs(ipc=ipc, nodes=config.nodes),
+    "doscond": lambda ipc, config: DosCondGraphs(ipc=ipc, nodes=config.nodes, steps=config.steps),
+    "all graphs": lambda ipc, config: None,  # noqa: ARG005
 }
 
 
-def measure(cell: Cell, setting: Setting, graphs: TextGraphs) -> dict[str, Any]:
-    """Return the accuracies on a tenth of the graphs, and what the set stores; the seed is that of the split too."""
-    rng = dd.generator("whole graphs", cell.seed)
+def measure(run: RunConfig, config: ExperimentConfig, graphs: TextGraphs) -> dict[str, Any]:
+    """Return the accuracies on the test graphs, a tenth of all by the seed of the run, and the size of the set."""
+    rng = dd.generator("whole graphs", run.seed)
     parts = GraphSet(graphs, rng=derive(rng, "split"))
-    recipe, began = METHODS[cell.method](cell["ipc"], setting), time.perf_counter()
-    made = None if recipe is None else dd.distill(recipe, parts, seed=derive(rng, "set"))
+    recipe, began = METHODS[run.method](run["ipc"], config), time.perf_counter()
+    condensed = None if recipe is None else dd.distill(recipe, parts, seed=derive(rng, "set"))
     seconds = time.perf_counter() - began
-    judge = dataclasses.replace(GRAPHS_PROTOCOL, networks=setting.networks, epochs=setting.epochs)
-    score = evaluate_graphs(parts.train if made is None else made, parts, judge, seed=derive(rng, "judge"))
-    if made is None:
+    judge = dataclasses.replace(GRAPHS_PROTOCOL, networks=config.networks, epochs=config.epochs)
+    score = evaluate_graphs(parts.train if condensed is None else condensed, parts, judge, seed=derive(rng, "judge"))
+    if condensed is None:
         return {"gcn": score.accuracies}
-    edges = 0 if made.edge_weight is None else len(made.edge_weight)
-    return {"gcn": score.accuracies, "seconds": seconds, "bytes": made.manifest.storage.bytes, "edges": edges}
+    edges = 0 if condensed.edge_weight is None else len(condensed.edge_weight)
+    return {"gcn": score.accuracies, "seconds": seconds, "bytes": condensed.manifest.storage.bytes, "edges": edges}
 
 
 def _load(options: Options) -> Loaded:
@@ -75,16 +75,16 @@ def _load(options: Options) -> Loaded:
     return Loaded((read_text_graphs(path),), {"graphs": hashlib.sha256(path.read_bytes()).hexdigest()})
 
 
-def _about(cell: Cell, setting: Setting) -> dict[str, Any]:
-    recipe = METHODS[cell.method](cell["ipc"], setting)
+def _about(run: RunConfig, config: ExperimentConfig) -> dict[str, Any]:
+    recipe = METHODS[run.method](run["ipc"], config)
     return {} if recipe is None else {"recipe": dataclasses.asdict(recipe)}
 
 
 BENCHMARK = Benchmark(
     prog="python -m benchmarks.whole_graphs",
-    text="Condense graphs of each class; measure what networks reach on test graphs, beside random and all graphs.\n"
-    "DATA is a file in DGCNN's text form below ROOT, such as MUTAG.txt.",
-    setting=Setting,
+    text="Condense the graphs of each class; compare test accuracies with random graphs and with all graphs.\n"
+    "DATA is a file in DGCNN's text format below ROOT, such as MUTAG.txt.",
+    config=ExperimentConfig,
     methods=METHODS,
     measure=measure,
     axes={"ipc": Axis("1,10", "Graphs of each class, separated by commas.")},

@@ -79,7 +79,7 @@ from .running import Job as Job
 from .running import Plan as Plan
 from .running import distill as distill
 from .synthetic import SyntheticSet as SyntheticSet
-from .training import Evaluation as Evaluation
 from .training import Score as Score
+from .training import TrainingProtocol as TrainingProtocol
 
 __version__: str

@@ -7,7 +7,7 @@ import dataclasses
 
 import ddsdk as dd
 from ddsdk.judging import trained_networks
-from ddsdk_integrations.robustness.backdoor import Inversion, Trigger, attack_success, poison, scan
+from ddsdk_integrations.robustness.backdoor import InversionSettings, Trigger, attack_success, poison, scan
 
 TARGET = 3
 
@@ -15,7 +15,7 @@ train, test = dd.load_pair("digits")
 train, trusted = train.split(0.1, dd.generator("trusted"))  # images that whoever scans the set has
 make_student = dd.network_factory("convnet", train.image_shape, 10, width=8)
 recipe = dd.DM(ipc=10, steps=40, real_batch=32, augmentation="")
-protocol = dataclasses.replace(dd.Evaluation.quick(""), network_options={"width": 16}, epochs=100)
+protocol = dataclasses.replace(dd.TrainingProtocol.quick(""), network_options={"width": 16}, epochs=100)
 
 # A white corner on a fifth of the images, which then stand under the label of the target.
 trigger = Trigger.corner(train.image_shape, size=2)
@@ -29,5 +29,5 @@ for name, real in (("honest", train), ("poisoned", poisoned.data)):
         f"{name}: under the trigger {100 * success.stamped:.1f} % of other digits are taken for a {TARGET}, "
         f"without it {100 * success.plain:.1f} %"
     )
-    quick = Inversion(steps=60, lr=0.2, batch=16)
+    quick = InversionSettings(steps=60, lr=0.2, batch=16)
     print(scan(distilled, clean=trusted, networks=networks, inversion=quick, seed=dd.generator("scan")), "\n")

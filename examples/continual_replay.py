@@ -18,7 +18,7 @@ with warnings.catch_warnings():
     from avalanche.training.plugins import ReplayPlugin
     from avalanche.training.supervised import Naive
 
-    from ddsdk_integrations.continual import DistilledBuffer, Distiller, Replay  # the first line
+    from ddsdk_integrations.continual import DistilledBuffer, Distiller, ReplayOptions  # the first line
 
 MEMORY = 10
 warnings.filterwarnings("ignore", module="avalanche")
@@ -60,7 +60,7 @@ def main():
     """Compare no replay, real images and distilled images, at equal bytes."""
     train, test = dd.load_pair("digits")
     stream = benchmark_from_datasets(train=pairs(train), test=pairs(test))
-    fill = Replay(fill=32)
+    fill = ReplayOptions(fill=32)
     random = DistilledBuffer(MEMORY, dd.BASELINES["random"](), classes=10, replay=fill)
     recipe = dd.DM(steps=40, real_batch=64, start="means", augmentation="")
     students = Distiller(recipe, network_options={"width": 16})

@@ -10,6 +10,6 @@ distilled = ddsdk.distill(recipe, train, make_student=student, seed=ddsdk.genera
 distilled.save("out/digits")
 
 again = ddsdk.Distilled.load("out/digits")
-protocol = ddsdk.Evaluation.quick(recipe.augmentation)
+protocol = ddsdk.TrainingProtocol.quick(recipe.augmentation)
 score = ddsdk.evaluate((again.images, again.labels), test, protocol, seed=0)
 print(f"{len(again)} images: {100 * score.mean:.1f} % ({score.network}, protocol {score.protocol})")

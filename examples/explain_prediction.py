@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 import ddsdk as dd
-from ddsdk_integrations.explain import Explainer, Influence, draw_explanations, leave_one_out, removal
+from ddsdk_integrations.explain import Explainer, Influence, draw_explanations, leave_one_out, removal_test
 
 train, test = dd.load_pair("digits")
 recipe = dd.KIP(ipc=5, steps=100, real_batch=300, learn_labels=True)
@@ -24,7 +24,7 @@ for i in found.top(3)[0].tolist():
 
 # Numbers, before the explanation is believed: take away what it names, and solve again.
 for count in (1, 5):
-    print(removal(explainer, x, count, dd.generator("random")))
+    print(removal_test(explainer, x, count, dd.generator("random")))
 
 # Through the set to the training images, and how that compares with leaving each of them out.
 influence = Influence(explainer, train)

@@ -13,10 +13,10 @@ from flwr.serverapp.strategy import FedAvg
 import ddsdk as dd
 from ddsdk_integrations.federated import (
     CountingGrid,
+    FederatedTask,
     InProcessGrid,
     LocalTraining,
     Participant,
-    Task,
     accuracy_of,
     dirichlet,
     fed_dm,
@@ -29,7 +29,7 @@ logging.basicConfig(format="%(message)s")
 logging.getLogger("ddsdk.federated").setLevel(logging.INFO)
 
 train, test = dd.load_pair("digits")
-task = Task.of(train, network="convnet", width=16, depth=2)
+task = FederatedTask.of(train, network="convnet", width=16, depth=2)
 parts = dirichlet(train.labels, HOSPITALS, 0.3, dd.generator("split"), least=20)
 
 

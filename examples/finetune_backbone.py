@@ -7,7 +7,7 @@ import torch
 
 import ddsdk as dd
 from ddsdk.training import accuracy, embeddings, train
-from ddsdk_integrations.finetune import FrozenBackbone, LinearGradientMatching, fine_tuned, probe_accuracy
+from ddsdk_integrations.finetune import FrozenBackbone, LinearGradientMatching, fine_tune, probe_accuracy
 
 
 def five_classes(real: dd.RealData, first: int) -> dd.RealData:
@@ -22,7 +22,9 @@ old, new, test = five_classes(everything, 0), five_classes(everything, 5), five_
 
 # Any module that makes features of images will do; this one is trained here.
 backbone = dd.network_factory("convnet", old.image_shape, 5, width=16, depth=2)(dd.generator("backbone"))
-for _ in train(backbone, old.batch(torch.arange(len(old))), dd.Evaluation(epochs=15, lr=0.02), dd.generator("old")):
+for _ in train(
+    backbone, old.batch(torch.arange(len(old))), dd.TrainingProtocol(epochs=15, lr=0.02), dd.generator("old")
+):
     pass
 features = embeddings(backbone, new.batch(torch.arange(1)).x).shape[1]
 make_student = FrozenBackbone(backbone, features=features, num_classes=5)
@@ -32,10 +34,10 @@ recipes = {
     "linear gradient matching": LinearGradientMatching(ipc=1, steps=150, augmentation="", start="real"),
     "distribution matching": dd.DM(ipc=1, steps=100, augmentation=""),
 }
-tuning = dd.Evaluation(epochs=40, lr=0.005)
+tuning = dd.TrainingProtocol(epochs=40, lr=0.005)
 for name, recipe in recipes.items():
     distilled = dd.distill(recipe, new, make_student=make_student, seed=dd.generator("run"))
     probe = probe_accuracy(backbone, distilled, test)
-    tuned = fine_tuned(backbone, distilled, tuning, seed=dd.generator("tuning"))
+    tuned = fine_tune(backbone, distilled, tuning, seed=dd.generator("tuning"))
     after = accuracy(tuned, test.batch(torch.arange(len(test))).x, test.labels)
     print(f"{name}: linear probe {100 * probe:.1f} %, fine-tuned {100 * after:.1f} %")

@@ -8,7 +8,15 @@ from torch.nn.functional import adaptive_avg_pool2d
 import ddsdk as dd
 from ddsdk.experiments import Processes, RayTasks
 from ddsdk.foundation import MissingExtraError
-from ddsdk_integrations.nas import AnyOf, ConvNetSpace, ParameterCount, distilled_proxy, early_stopping, judge, rank
+from ddsdk_integrations.nas import (
+    ConvNetSpace,
+    ParameterCount,
+    RandomArchitecture,
+    distilled_proxy,
+    early_stopping,
+    judge_ranking,
+    rank,
+)
 
 
 def large(data: dd.RealData) -> dd.RealData:
@@ -36,14 +44,14 @@ def main() -> None:
     candidates = space.sample(8, dd.generator("candidates"))
 
     # Students of many architectures, none of them favoured.
-    many = AnyOf(tuple(one.make for one in space.sample(12, dd.generator("students"))))
+    many = RandomArchitecture(tuple(one.make for one in space.sample(12, dd.generator("students"))))
     recipe = dd.DM(ipc=5, steps=20, real_batch=32, augmentation="")
     distilled = dd.distill(recipe, train, make_student=many, seed=dd.generator("set"))
 
     # Candidates train on the set as they will in the end, only shorter, and are scored on real images.
-    training = dd.Evaluation(epochs=2, batch_size=50, lr=0.05, schedule="cosine", decay=0.0, warm_up=0.1)
+    training = dd.TrainingProtocol(epochs=2, batch_size=50, lr=0.05, schedule="cosine", decay=0.0, warm_up=0.1)
     proxy = distilled_proxy(
-        distilled, held_out, evaluation=training, steps=8, statistics=train, seed=dd.generator("proxy")
+        distilled, held_out, protocol=training, steps=8, statistics=train, seed=dd.generator("proxy")
     )
     rng = dd.generator("run")
     pool = rank(candidates, proxy, seed=rng, executor=Processes(2), name="distilled")
@@ -53,15 +61,15 @@ def main() -> None:
     print("best on the distilled set:", ", ".join(pool.best(3)))
 
     # Never without its rivals.
-    early = early_stopping(train, held_out, evaluation=training, steps=8)
-    rivals = [
+    early = early_stopping(train, held_out, protocol=training, steps=8)
+    compared = [
         rank(candidates, early, seed=rng, name="early stopping"),
         rank(candidates, ParameterCount(), seed=rng, name="parameters"),
     ]
-    whole = early_stopping(train, held_out, evaluation=training, test=test)
+    whole = early_stopping(train, held_out, protocol=training, test=test)
     truth = rank(candidates, whole, seed=dd.generator("truth")).by("test")
-    for ranking in [pool, *rivals]:
-        verdict = judge(truth, ranking, seed=dd.generator("bootstrap"), draws=200)
+    for ranking in [pool, *compared]:
+        verdict = judge_ranking(truth, ranking, seed=dd.generator("bootstrap"), draws=200)
         value, low, high = verdict.spearman
         print(
             f"{ranking.name}: Spearman {value:.2f} ({low:.2f} to {high:.2f}), regret {100 * verdict.regret:.1f} %, "

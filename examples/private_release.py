@@ -41,7 +41,7 @@ Path("out/ledger.json").unlink(missing_ok=True)
 private = sealed(train, Ledger(CLAIM, "out/ledger.json"))
 distilled = dd.distill(recipe, private, make_student=make_student, seed=dd.generator("run"))
 distilled.save("out/private-digits")
-judge = dd.Evaluation(network_options={"width": 16, "depth": 2}, networks=2, epochs=150, lr=0.03)
+judge = dd.TrainingProtocol(network_options={"width": 16, "depth": 2}, networks=2, epochs=150, lr=0.03)
 score = dd.evaluate((distilled.images, distilled.labels), test, judge, seed=dd.generator("judge"))
 print(f"{100 * score.mean:.1f} % with", distilled.privacy)
 for what, text in distilled.certificate.facts:
@@ -81,7 +81,7 @@ rest = torch.cat([train.index_of_class(c)[20:80] for c in range(10)])
 records, canaries = train.subset(keep), mislabelled(train.subset(rest), dd.generator("canaries"))
 for name, distil in (("honest", honest), ("cheating", cheat)):
     found = audit_in_one_run(
-        distil, records, canaries, delta=1e-4, seed=dd.generator("audit"), networks=1, evaluation=judge
+        distil, records, canaries, delta=1e-4, seed=dd.generator("audit"), networks=1, protocol=judge
     )
     verdict = "refuted" if found.refutes(CLAIM.epsilon) else "not refuted"
     print(f"{name}: the claim of epsilon {CLAIM.epsilon:g} is {verdict}: {found}")

@@ -10,9 +10,9 @@ from ddsdk_integrations.recommend import (
     EASE,
     DistillCF,
     WideAutoencoder,
-    popularity,
+    popularity_scores,
     propensities,
-    ranking,
+    ranking_metrics,
     sampled_users,
     simulated_interactions,
     write_users,
@@ -31,13 +31,13 @@ few = {
     "the same with 25 items each": sparse.images[:, 0, 0],
 }
 scores = {
-    "popularity": popularity(known, known),
+    "popularity": popularity_scores(known, known),
     "EASE on all 300": EASE(ridge=30).scores(known, known),
     "autoencoder on all 300": WideAutoencoder(ridge=3).scores(known, known),
     **{name: WideAutoencoder().scores(users, known) for name, users in few.items()},
 }
 for name, found in scores.items():
-    figures = ranking(found, known + validation, test, weights)
+    figures = ranking_metrics(found, known + validation, test, weights)
     print(f"{name}: nDCG {100 * figures.ndcg:.1f} %, propensity-scored precision {100 * figures.psp:.1f} %")
 
 Path("out").mkdir(exist_ok=True)

@@ -10,10 +10,10 @@ from torch import nn
 import ddsdk as dd
 from ddsdk_integrations.robustness import (
     PGD,
-    PixelAdversary,
+    AttackTrial,
     RobustnessJudge,
     Threat,
-    Trial,
+    TrainingPGD,
     UnitModel,
     robustness_table,
     square,
@@ -29,13 +29,13 @@ distilled = dd.distill(
 judge = RobustnessJudge(
     norm="linf",
     radii=(0.05, 0.1, 0.15),
-    trials=(Trial(PGD(restarts=2)), Trial(square(200), images=40, networks=1)),
+    trials=(AttackTrial(PGD(restarts=2)), AttackTrial(square(200), images=40, networks=1)),
     images=60,
     networks=2,
 )
 options = {"width": 8, "depth": 2}
-protocol = dataclasses.replace(dd.Evaluation.published(), network_options=options, epochs=60)
-adversary = PixelAdversary(preprocess=train.preprocess, threat=Threat("linf", 0.1), steps=3)
+protocol = dataclasses.replace(dd.TrainingProtocol.published(), network_options=options, epochs=60)
+adversary = TrainingPGD(preprocess=train.preprocess, threat=Threat("linf", 0.1), steps=3)
 batch, rng = dd.Batch(distilled.images, distilled.labels), dd.generator("judge")
 
 plain = judge.networks_of(batch, train, protocol, seed=rng)

@@ -7,12 +7,12 @@ import torch
 
 import ddsdk as dd
 from ddsdk_integrations.share import (
+    ExportLimits,
     ExportRefusedError,
-    Limits,
-    SoftLabels,
-    Terms,
-    release,
-    reproduces,
+    ReleaseTerms,
+    TeacherLabels,
+    prepare_release,
+    reproduces_accuracy,
     simulated_patients,
 )
 
@@ -23,22 +23,22 @@ records, patients = simulated_patients(half, 10, dd.generator("patients"))
 
 options = {"width": 12, "depth": 2}
 make_student = dd.network_factory("convnet", records.image_shape, 10, **options)
-protocol = dd.Evaluation(protocol="quick", network_options=options, networks=1, epochs=60, lr=0.03)
-terms = Terms(
+protocol = dd.TrainingProtocol(name="quick", network_options=options, networks=1, epochs=60, lr=0.03)
+terms = ReleaseTerms(
     title="Digits of nobody", intended_use="To try the command; not for diagnosis.", licence="That of the source."
 )
-limits = Limits(membership_auc=0.65, membership_at_1=0.1, near_copies=0)
+limits = ExportLimits(membership_auc=0.65, membership_at_1=0.1, near_copies=0)
 
 for start in ("real", "noise"):
-    recipe = SoftLabels(recipe=dd.DM(ipc=3, steps=80, start=start, augmentation=""))
-    made = release(
+    recipe = TeacherLabels(recipe=dd.DM(ipc=3, steps=80, start=start, augmentation=""))
+    made = prepare_release(
         records,
         patients,
         recipe=recipe,
         make_student=make_student,
         seed=dd.generator("release"),
         terms=terms,
-        evaluation=protocol,
+        protocol=protocol,
         networks=1,
     )
     print(f"from {start}: {made.audit.record}")
@@ -49,6 +49,6 @@ for start in ("real", "noise"):
         continue
     loaded = dd.Distilled.load("out/release")
     held_out, groups = records.subset(made.held_out), patients[made.held_out]
-    ok, figures = reproduces(loaded, held_out, groups, seed=dd.generator("again"), networks=1)
+    ok, figures = reproduces_accuracy(loaded, held_out, groups, seed=dd.generator("again"), networks=1)
     print("  let out:", loaded.privacy)
     print(f"  trained again: {100 * figures.accuracy:.1f} %, as recorded: {ok}")

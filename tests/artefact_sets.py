@@ -40,7 +40,7 @@ def make_set(*, seed=0, classes=3, ipc=2, shape=(3, 4, 5), soft=False, zca=False
     settings = {
         "class_names": tuple(f"class {i}" for i in range(classes)),
         "preprocess": preprocess,
-        "evaluation": {"protocol": "quick", "network_options": {"width": 8}, "lr": 0.01},
+        "protocol": {"protocol": "quick", "network_options": {"width": 8}, "lr": 0.01},
         "provenance": {"recipe": "DM", "data": {"name": "digits"}, "seed": 0, "seconds": 1.5},
     } | options
     return Distilled(preprocess(unit), labels, **settings)
@@ -56,7 +56,7 @@ def same(a, b):
     assert torch.equal(a.labels, b.labels)
     assert (a.classes is None) == (b.classes is None)
     assert a.classes is None or torch.equal(a.classes, b.classes)
-    for name in ("class_names", "preprocess", "evaluation", "label_space", "learned_lr", "stored_floats"):
+    for name in ("class_names", "preprocess", "protocol", "label_space", "learned_lr", "stored_floats"):
         assert getattr(a, name) == getattr(b, name)
     assert a.provenance == b.provenance
     assert a.certificate == b.certificate

@@ -15,8 +15,8 @@ from tiny_recipes import RECIPE_SETTINGS
 
 import ddsdk as dd
 from ddsdk.recipes import RECIPES
-from ddsdk.running import IterativeMethod, Plan, Schedule
-from ddsdk.students.alternating import Learner
+from ddsdk.running import IterativeMethod, ObjectiveSchedule, Plan
+from ddsdk.students.alternating import NetworkWithOptimizer
 
 ROOT = Path(__file__).parent.parent
 HEADS = ("recipe", "set", "students", "objective", "optimizer of the set")
@@ -98,7 +98,7 @@ def described(part: Any) -> str:
 
 def _inner(part: Any) -> Iterator[Any]:
     """Give the parts among the attributes of a part, without those that are defaults."""
-    if isinstance(part, Schedule):
+    if isinstance(part, ObjectiveSchedule):
         yield part.at(0)
         return
     usual = {f.name: f.default for f in dataclasses.fields(part)} if dataclasses.is_dataclass(part) else {}
@@ -108,7 +108,7 @@ def _inner(part: Any) -> Iterator[Any]:
 
 
 def _parts_in(value: Any) -> Iterator[Any]:
-    if isinstance(value, Learner):
+    if isinstance(value, NetworkWithOptimizer):
         yield from _inner(value)
         return
     if isinstance(value, tuple | list):

@@ -28,8 +28,8 @@ class Mutant(NamedTuple):
 MUTANTS: dict[str, Mutant] = {
     "undo to the diverged step": Mutant(
         "ddsdk/running/loop.py",
-        "self._good = before",
-        "self._good = self._snapshot()",
+        "self._undo_state = before",
+        "self._undo_state = self._snapshot()",
         "tests/test_distill.py tests/test_run.py",
     ),
     "average with the decay on the wrong side": Mutant(
@@ -46,8 +46,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "warm start for the wrong items": Mutant(
         "ddsdk/running/warm_start.py",
-        "mine.pixels[rows] = theirs.pixels[taken]",
-        "mine.pixels[rows] = theirs.pixels[rows]",
+        "target.pixels[rows] = source.pixels[source_rows]",
+        "target.pixels[rows] = source.pixels[rows]",
         "tests/test_run.py",
     ),
     "warm start in another value space": Mutant(
@@ -70,8 +70,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "half of the loss of a regression missing": Mutant(
         "ddsdk/objectives/ridge.py",
-        "return 0.5 * (found - targets",
-        "return (found - targets",
+        "return 0.5 * (predictions - targets",
+        "return (predictions - targets",
         "tests/oracle/test_regression_parts.py",
     ),
     "start and target of a trajectory swapped": Mutant(
@@ -136,14 +136,14 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "content id not compared": Mutant(
         "ddsdk/artefact/manifest.py",
-        "good = (_content_id(raw), _seal(raw)) == (manifest.id, manifest.seal)",
-        "good = _seal(raw) == manifest.seal",
+        "hashes_fit = (_content_id(raw), _seal(raw)) == (manifest.id, manifest.seal)",
+        "hashes_fit = _seal(raw) == manifest.seal",
         "tests/test_artifact.py",
     ),
     "hash of a result not compared": Mutant(
         "ddsdk/foundation/unit.py",
-        "whole = bool(end) and seal.sha256 == hashlib.sha256(result).hexdigest()",
-        "whole = bool(end)",
+        "intact = bool(end) and seal.sha256 == hashlib.sha256(result).hexdigest()",
+        "intact = bool(end)",
         "tests/test_work.py",
     ),
     "key of a random number without its purpose": Mutant(
@@ -157,8 +157,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "likelihood ratio with the wrong sign": Mutant(
         "ddsdk/judging/likelihood.py",
-        "found[i] = parts[0] - parts[1]",
-        "found[i] = parts[1] - parts[0]",
+        "ratios[i] = log_densities[0] - log_densities[1]",
+        "ratios[i] = log_densities[1] - log_densities[0]",
         "tests/test_membership.py",
     ),
     "another momentum of DM": Mutant(

@@ -63,12 +63,12 @@ def test_a_step_that_runs_out_of_memory_is_undone(tiny, make_student, name):
 def test_judging_leaves_the_set_alone_when_memory_runs_out(tiny):
     batch = tiny.batch(torch.arange(6))
     kept = batch.x.clone()
-    evaluation = dd.Evaluation(network_options={"width": 4, "depth": 1}, epochs=1, networks=1)
+    protocol = dd.TrainingProtocol(network_options={"width": 4, "depth": 1}, epochs=1, networks=1)
     for n in (1, 20, 60, 90):
         with pytest.raises((MemoryError, RuntimeError)), FailingAt(n):
-            dd.evaluate(batch, tiny, evaluation, seed=0)
+            dd.evaluate(batch, tiny, protocol, seed=0)
         assert torch.equal(batch.x, kept)
-    assert dd.evaluate(batch, tiny, evaluation, seed=0).accuracies
+    assert dd.evaluate(batch, tiny, protocol, seed=0).accuracies
 
 
 def test_saving_a_set_when_memory_runs_out_leaves_the_old_one(tmp_path, tiny):

@@ -85,7 +85,7 @@ def test_id_is_content_and_not_history():
     a = make_set()
     assert a.content_id == make_set(provenance={"seconds": 99.0}).content_id
     assert a.manifest.seal != make_set(provenance={"seconds": 99.0}).manifest.seal
-    others = [make_set(seed=1), make_set(soft=True), make_set(evaluation={"lr": 1}), make_set(certificate=CERTIFICATE)]
+    others = [make_set(seed=1), make_set(soft=True), make_set(protocol={"lr": 1}), make_set(certificate=CERTIFICATE)]
     others += [make_set(class_names=("a", "b", "c")), make_set(learned_lr=0.1), make_set(stored_floats=5)]
     assert len({a.content_id, *(o.content_id for o in others)}) == len(others) + 1
 

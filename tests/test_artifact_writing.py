@@ -193,7 +193,7 @@ def test_two_writers_and_a_reader_on_one_folder(tmp_path):
 
 def test_files_of_others_are_not_overwritten(tmp_path):
     (tmp_path / "README.md").write_text("# my project\n")
-    with pytest.raises(StorageError, match="something else"):
+    with pytest.raises(StorageError, match="that ddsdk has not written"):
         make_set().save(tmp_path)
     assert (tmp_path / "README.md").read_text() == "# my project\n"
     assert visible(tmp_path) == ["README.md"]
@@ -218,7 +218,7 @@ def test_writer_refuses_what_the_reader_would(tmp_path):
         "class_names": ["a"],
         "preprocess": {"space": "unit"},
         "label_space": "probabilities",
-        "evaluation": {},
+        "protocol": {},
         "image_floats": 1,
         "provenance": {},
         "certificate": None,

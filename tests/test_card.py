@@ -96,7 +96,7 @@ def hostile_set():
     return make_set(
         classes=len(HOSTILE),
         class_names=HOSTILE,
-        evaluation={HOSTILE[0]: HOSTILE[3]},
+        protocol={HOSTILE[0]: HOSTILE[3]},
         provenance={"recipe": HOSTILE[0], "data": {"name": HOSTILE[1]}, HOSTILE[3]: list(HOSTILE)},
     )
 
@@ -205,7 +205,7 @@ def test_report_is_self_contained_and_escaped():
 
 
 def test_report_without_results_or_sets():
-    assert "<section>" in html_report([("a", make_set(provenance={}, evaluation={}))], [])
+    assert "<section>" in html_report([("a", make_set(provenance={}, protocol={}))], [])
     assert "random" in html_report([], [result("random")])
 
 

@@ -13,16 +13,22 @@ import pytest
 
 import ddsdk as dd
 from ddsdk.cli import main
-from ddsdk.cli.chosen import chosen_method, duration
-from ddsdk.experiments.boards import boards_of
+from ddsdk.cli.method_choice import chosen_method, duration
 from ddsdk.experiments.curve import CurvePoint, RecipeCurve
+from ddsdk.experiments.leaderboards import leaderboards_of
 from ddsdk.foundation.errors import ArtifactError
 from ddsdk.foundation.files import readable_json
-from ddsdk.planning.choice import choose, reached, standings
-from ddsdk.planning.measured import MEASURED, Board, Entry, Figure, read_boards
+from ddsdk.planning.choice import choose_method, ranked_methods, times_to_accuracy
+from ddsdk.planning.leaderboard_file import (
+    LEADERBOARDS_PATH,
+    Leaderboard,
+    LeaderboardEntry,
+    TimedAccuracy,
+    read_leaderboards,
+)
 from ddsdk.planning.methods import METHODS
 from ddsdk.running import run
-from ddsdk.running.preview import shortened
+from ddsdk.running.preview import shortened_method
 from ddsdk.training.protocol import Score
 
 BASE = ["distill", "--data", "digits", "--threads", "1", "--ipc", "1"]
@@ -30,17 +36,17 @@ BASE = ["distill", "--data", "digits", "--threads", "1", "--ipc", "1"]
 
 def entry(recipe, *rows, **more):
     """A method with rows of mark, seconds, published and perhaps own accuracy."""
-    keys = ("mark", "seconds", "published", "own")
-    figures = tuple(Figure(**dict(zip(keys, row, strict=False))) for row in rows)
-    return Entry(recipe=recipe, settings=more.pop("settings", {}), figures=figures, **more)
+    keys = ("time_budget", "seconds", "published", "own")
+    figures = tuple(TimedAccuracy(**dict(zip(keys, row, strict=False))) for row in rows)
+    return LeaderboardEntry(recipe=recipe, settings=more.pop("settings", {}), figures=figures, **more)
 
 
-def board(data, ipc, marks, *entries, **options):
-    return Board(
+def leaderboard(data, ipc, marks, *entries, **options):
+    return Leaderboard(
         data=data,
         fingerprint=data,
         ipc=ipc,
-        marks=marks,
+        time_budgets=marks,
         network="",
         network_options=options or {"width": 4},
         held_out=0.1,
@@ -53,7 +59,7 @@ def board(data, ipc, marks, *entries, **options):
 
 
 BOARDS = (
-    board(
+    leaderboard(
         "fashion-mnist",
         1,
         (30.0, 60.0),
@@ -63,8 +69,8 @@ BOARDS = (
         entry("dsa", (30.0, 46.0, 0.98)),
         entry("random", (30.0, 0.1, 0.4), (60.0, 0.1, 0.4)),
     ),
-    board("fashion-mnist", 10, (60.0,), entry("dc", (60.0, 61.0, 0.8)), entry("dsa", (60.0, 60.5, 0.8, 0.7))),
-    board(
+    leaderboard("fashion-mnist", 10, (60.0,), entry("dc", (60.0, 61.0, 0.8)), entry("dsa", (60.0, 60.5, 0.8, 0.7))),
+    leaderboard(
         "digits",
         1,
         (0.5, 2.0),
@@ -99,23 +105,23 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_winner(case):
     data, ipc, kind, budget, recipe, mark = CASES[case]
-    choice = choose(BOARDS, kind=kind, budget=budget, ipc=ipc, data=data)
-    assert (choice.entry.recipe, choice.figure.mark) == (recipe, mark)
+    choice = choose_method(BOARDS, kind=kind, budget=budget, ipc=ipc, data=data)
+    assert (choice.entry.recipe, choice.figure.time_budget) == (recipe, mark)
 
 
 def test_kernels_and_late_sets_do_not_count():
-    names = [found.recipe for _, _, found in standings(BOARDS[0], "soft", 30.0)]
+    names = [found.recipe for _, _, found in ranked_methods(BOARDS[0], "soft", 30.0)]
     assert names == ["idc", "dm", "random"]
 
 
 def test_the_line_says_what_differs_from_what_was_asked():
-    known = choose(BOARDS, kind="hard", budget=2.0, ipc=1, data="digits").told()
+    known = choose_method(BOARDS, kind="hard", budget=2.0, ipc=1, data="digits").summary()
     assert known.startswith("taking dm: 80.0 % on held-out images of digits after 2 CPU seconds with 1 image")
     assert "the best of 3 methods for hard labels; with" in known
     assert "with real_batch=4, augmentation='', image_momentum=0.25, width=4, depth=1, where" in known
     assert known.endswith("the whole list: ddsdk winners")
     assert "measured" not in known
-    other = choose(BOARDS, kind="hard", budget=2.0, ipc=5, data="cifar10").told()
+    other = choose_method(BOARDS, kind="hard", budget=2.0, ipc=5, data="cifar10").summary()
     assert "(measured on fashion-mnist and not on cifar10, at ipc 10 and not 5, after 60 s and not 2)" in other
 
 
@@ -124,14 +130,17 @@ def test_the_line_says_what_differs_from_what_was_asked():
     [
         ({"ipc": 0}, "ipc must be at least 1"),
         ({"budget": 0.0}, "budget must be positive"),
-        ({"boards": ()}, "name a recipe"),
-        ({"boards": (board("x", 1, (1.0,), entry("kip", (1.0, 1.0, 0.5), kernel=True)),)}, "none at 1 s on x"),
+        ({"leaderboards": ()}, "name a recipe"),
+        (
+            {"leaderboards": (leaderboard("x", 1, (1.0,), entry("kip", (1.0, 1.0, 0.5), kernel=True)),)},
+            "none at 1 s on x",
+        ),
     ],
 )
 def test_a_choice_that_cannot_be_made(changes, message):
-    given = {"boards": BOARDS, "kind": "hard", "budget": 1.0, "ipc": 1, **changes}
+    given = {"leaderboards": BOARDS, "kind": "hard", "budget": 1.0, "ipc": 1, **changes}
     with pytest.raises(ValueError, match=message):
-        choose(given.pop("boards"), **given)
+        choose_method(given.pop("leaderboards"), **given)
 
 
 @pytest.mark.parametrize(
@@ -148,12 +157,12 @@ def test_what_is_no_duration(text):
 
 
 def test_methods_run_as_long_as_there_is_time_and_no_longer_than_they_want():
-    assert shortened(dd.DM(steps=100), 100, 200) == (dd.DM(steps=100), 100)
-    assert shortened(dd.DM(steps=100), 100, 7) == (dd.DM(steps=7), 7)
-    assert shortened(dd.DM(steps=100), 100, -3) == (dd.DM(steps=1), 1)
-    assert shortened(dd.IDC(), 5000, 30) == (dd.IDC(steps=30), 30)
-    assert shortened(dd.DC(ipc=10), 10_000, 25) == (dd.DC(ipc=10, students=2), 20)
-    assert shortened(dd.DC(ipc=10), 10_000, 3) == (dd.DC(ipc=10, students=1), 10)
+    assert shortened_method(dd.DM(steps=100), 100, 200) == (dd.DM(steps=100), 100)
+    assert shortened_method(dd.DM(steps=100), 100, 7) == (dd.DM(steps=7), 7)
+    assert shortened_method(dd.DM(steps=100), 100, -3) == (dd.DM(steps=1), 1)
+    assert shortened_method(dd.IDC(), 5000, 30) == (dd.IDC(steps=30), 30)
+    assert shortened_method(dd.DC(ipc=10), 10_000, 25) == (dd.DC(ipc=10, students=2), 20)
+    assert shortened_method(dd.DC(ipc=10), 10_000, 3) == (dd.DC(ipc=10, students=1), 10)
 
 
 # Curves to boards and back.
@@ -170,7 +179,7 @@ def curve(name, values, own=(), seed=0, ended=False, loss="mse", **changes):
     parameters = json.loads(msgspec.json.encode(dataclasses.asdict(METHODS[name](ipc=1))))
     points = tuple(
         CurvePoint(
-            mark=mark,
+            time_budget=mark,
             seconds=mark + 0.1,
             step=1,
             set="0",
@@ -206,15 +215,15 @@ def test_curves_become_a_board():
         curve("frepo", (0.5,), own=(0.8,)),
         curve("dm", (0.9, 0.9), parameters={"ipc": 10}),
     ]
-    first, second = boards_of(curves, METHODS)
-    assert (first.ipc, second.ipc, first.marks, first.network_options) == (1, 10, (1.0, 2.0), {"width": 4})
+    first, second = leaderboards_of(curves, METHODS)
+    assert (first.ipc, second.ipc, first.time_budgets, first.network_options) == (1, 10, (1.0, 2.0), {"width": 4})
     dm, plain, krr, frepo = first.entries
     assert (dm.settings, dm.seeds) == ({"real_batch": 64}, (0, 1))
     assert [f.published for f in dm.figures] == [0.6, 0.6]
     assert plain.settings == {}
     assert len(plain.figures) == 1
     assert krr.kernel
-    assert [f.mark for f in krr.figures] == [1.0, 2.0]
+    assert [f.time_budget for f in krr.figures] == [1.0, 2.0]
     assert not frepo.kernel
     assert frepo.figures[0].own == 0.8
 
@@ -222,18 +231,18 @@ def test_curves_become_a_board():
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (curve("idc", (0.5,), judge_width=16), "measured alike on digits at ipc 1, got 'other judge_width'"),
-        (curve("idc", (0.5,), seconds=[1.0]), "other marks"),
+        (curve("idc", (0.5,), judge_width=16), "on digits at ipc 1, got 'different judge width'"),
+        (curve("idc", (0.5,), seconds=[1.0]), "different time budgets"),
         (curve("dm", (0.5,)), "hold each run once"),
         (dataclasses.replace(curve("idc", (0.5,)), recipe="nobody"), "curves must be of"),
-        (dataclasses.replace(curve("idc", (0.5,)), conditions={}), "must say how it was measured"),
+        (dataclasses.replace(curve("idc", (0.5,)), conditions={}), "must have all conditions of measurement"),
     ],
 )
 def test_curves_that_do_not_belong_together(other, message):
     with pytest.raises(ValueError, match=message):
-        boards_of([curve("dm", (0.5,)), other], METHODS)
+        leaderboards_of([curve("dm", (0.5,)), other], METHODS)
     with pytest.raises(ValueError, match="at least one curve"):
-        boards_of([], METHODS)
+        leaderboards_of([], METHODS)
 
 
 def test_winners_writes_what_distill_reads(tmp_path, capsys):
@@ -243,21 +252,21 @@ def test_winners_writes_what_distill_reads(tmp_path, capsys):
     assert main(["winners", str(source), "--out", str(kept)]) == 0
     said = capsys.readouterr().out
     assert "digits, ipc 1, soft labels" in said
-    assert read_boards(kept) == boards_of(curves, METHODS)
+    assert read_leaderboards(kept) == leaderboards_of(curves, METHODS)
     assert main(["winners", str(kept)]) == 2
     assert "must hold curves" in capsys.readouterr().err
     assert main(["winners"]) == 0
     with pytest.raises(ArtifactError, match="must hold measured curves"):
-        read_boards(source)
+        read_leaderboards(source)
 
 
 def test_what_ships_can_be_chosen():
-    boards = read_boards()
-    assert MEASURED.read_bytes() == readable_json({"boards": msgspec.to_builtins(boards)})
-    for found in boards:
+    leaderboards = read_leaderboards()
+    assert LEADERBOARDS_PATH.read_bytes() == readable_json({"leaderboards": msgspec.to_builtins(leaderboards)})
+    for found in leaderboards:
         assert {e.recipe for e in found.entries} <= set(METHODS)
         for kind in ("hard", "soft"):
-            for mark in found.marks:
+            for mark in found.time_budgets:
                 words = ["--data", found.data, "--ipc", str(found.ipc), "--budget", f"{mark:g}"]
                 chosen = chosen_method([*words, "--label-kind", kind])
                 assert chosen.method.ipc == found.ipc
@@ -271,7 +280,7 @@ def test_what_ships_can_be_chosen():
 @pytest.fixture
 def measured(tmp_path):
     path = tmp_path / "measured.json"
-    path.write_bytes(readable_json({"boards": msgspec.to_builtins(BOARDS)}))
+    path.write_bytes(readable_json({"leaderboards": msgspec.to_builtins(BOARDS)}))
     return ["--measured", str(path)]
 
 
@@ -297,10 +306,10 @@ def test_distill_takes_the_winner_and_as_many_steps_as_fit(tmp_path, measured, s
     assert (about["parameters"]["real_batch"], about["parameters"]["image_momentum"]) == (4, 0.25)
     assert 0 < about["parameters"]["steps"] < 30
     assert about["steps_done"] == about["parameters"]["steps"]
-    assert f"{about['steps_done']} of 20000 steps for a budget of 3 s" in said
+    assert f"{about['steps_done']} of 20000 steps in the time budget of 3 s" in said
     assert {k: about["student"]["options"][k] for k in ("width", "depth")} == {"width": 4, "depth": 1}
     assert main([*args, "--resume"]) == 0
-    assert "finished already" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
     again = [word if word != "3s" else "2s" for word in args]
     assert main([*again, "--resume"]) == 2
     assert "budget (was 3.0, now 2.0)" in capsys.readouterr().err
@@ -308,7 +317,7 @@ def test_distill_takes_the_winner_and_as_many_steps_as_fit(tmp_path, measured, s
 
 def test_a_budget_that_is_gone_takes_one_step_and_says_so(tmp_path, measured, slow, capsys):
     assert main([*BASE, *measured, "--budget", "0.01s", "--out", str(tmp_path / "set")]) == 0
-    assert "the budget of 0.01 s is too short" in capsys.readouterr().err
+    assert "the time budget of 0.01 s is too short" in capsys.readouterr().err
     assert dd.Distilled.load(tmp_path / "set").provenance["steps_done"] == 1
 
 
@@ -344,10 +353,10 @@ def test_a_run_with_a_budget_goes_on_with_its_own_number_of_steps(tmp_path, meas
     monkeypatch.setattr(dd.Distillation, "state_dict", stopping)
     assert main(args) == 75
     said = capsys.readouterr()
-    assert "stopped after step 1; go on with: ddsdk distill" in said.err
-    (steps,) = [line.split()[0] for line in said.out.splitlines() if "for a budget of" in line]
+    assert "stopped after step 1; continue with: ddsdk distill" in said.err
+    (steps,) = [line.split()[0] for line in said.out.splitlines() if "in the time budget of" in line]
     assert main([*args, "--resume"]) == 0
-    assert "for a budget of" not in capsys.readouterr().out
+    assert "in the time budget of" not in capsys.readouterr().out
     assert dd.Distilled.load(tmp_path / "set").provenance["steps_done"] == int(steps)
 
 
@@ -356,7 +365,7 @@ def test_a_budget_of_a_named_recipe_is_the_time_of_its_steps(tmp_path, slow, cap
     args = [*BASE, "--recipe", "dm", *small, "--budget", "2s", "--out", str(tmp_path / "set")]
     assert main(args) == 0
     said = capsys.readouterr().out
-    assert "steps for a budget of 2 s" in said
+    assert "steps in the time budget of 2 s" in said
     assert "taking" not in said
 
 
@@ -366,8 +375,8 @@ def test_a_budget_of_a_named_recipe_is_the_time_of_its_steps(tmp_path, slow, cap
         (["--recipe", "dm", "--label-kind", "soft"], "label-kind must be left out with --recipe dm"),
         (["--recipe=dm", "--measured", "x.json"], "measured must be left out with --recipe dm"),
         (["--recipe", "random", "--budget", "5s"], "budget must be left out for random, which has no steps"),
-        (["--recipe", "dm", "--budget", "5s", "--steps=3"], "left out where steps are given"),
-        (["--recipe", "dc", "--budget", "5s", "--students", "3"], "left out where students are given"),
+        (["--recipe", "dm", "--budget", "5s", "--steps=3"], "left out if --steps is given"),
+        (["--recipe", "dc", "--budget", "5s", "--students", "3"], "left out if --students is given"),
         (["--label-kind", "crisp"], "label-kind must be one of hard, soft, got 'crisp'"),
         (["--label_kind=crisp"], "label-kind must be one of hard, soft, got 'crisp'"),
         (["--budget", "soon"], "budget must be a time such as 60s"),
@@ -382,21 +391,21 @@ def test_refusals(tmp_path, words, message, capsys):
 
 def test_settings_that_a_method_does_not_have_are_refused(tmp_path, capsys):
     for settings in ({"no_such": 1}, {"real_batch": "many"}):
-        odd = board("digits", 1, (1.0,), entry("dm", (1.0, 1.0, 0.5), settings=settings))
+        odd = leaderboard("digits", 1, (1.0,), entry("dm", (1.0, 1.0, 0.5), settings=settings))
         path = tmp_path / "odd.json"
-        path.write_bytes(readable_json({"boards": msgspec.to_builtins([odd])}))
+        path.write_bytes(readable_json({"leaderboards": msgspec.to_builtins([odd])}))
         assert main([*BASE, "--measured", str(path), "--out", str(tmp_path / "set")]) == 2
         assert "measured must have parameters of DM" in capsys.readouterr().err
 
 
 def test_seconds_to_an_accuracy(tmp_path, capsys):
     first = BOARDS[0]
-    hard = [(seconds, found.recipe) for seconds, found in reached(first, "hard", 0.65)]
+    hard = [(seconds, found.recipe) for seconds, found in times_to_accuracy(first, "hard", 0.65)]
     assert hard == [(31.0, "idc"), (46.0, "dsa"), (61.0, "dm")]
-    assert [found.recipe for _, found in reached(first, "soft", 0.72)] == ["dsa", "idc"]
-    assert reached(first, "hard", 0.985) == [], "a kernel machine trains no network"
+    assert [found.recipe for _, found in times_to_accuracy(first, "soft", 0.72)] == ["dsa", "idc"]
+    assert times_to_accuracy(first, "hard", 0.985) == [], "a kernel machine trains no network"
     with pytest.raises(ValueError, match="accuracy must lie strictly between 0 and 1, got 65"):
-        reached(first, "hard", 65)
+        times_to_accuracy(first, "hard", 65)
     assert main(["winners", "--reach", "65"]) == 0
     assert "65 % of held-out training images" in capsys.readouterr().out
     assert main(["winners", "--reach", "0.65", "--out", str(tmp_path / "x.json")]) == 0

@@ -62,16 +62,16 @@ def test_evaluate_prints_the_baselines_and_keeps_the_scores(made, capsys):
     for word in ("dm", "random", "herding", "k-means", "convnet (width 4)", "published, 2 epochs, width 4"):
         assert word in said
     assert "protocol published, 2 epochs, mlp, width 4" in " ".join(said.split())
-    assert "kept" not in said
+    assert "cached" not in said
     assert not (made / "results").exists()
     files = sorted((made.parent / "set-results" / "results").glob("*.unit"))
     assert len(files) == 8
     before = [f.stat().st_mtime_ns for f in files]
     assert main([*args, "--width", "4"]) == 0
-    assert capsys.readouterr().out.count("kept") == 8
+    assert capsys.readouterr().out.count("cached") == 8
     assert [f.stat().st_mtime_ns for f in files] == before
     assert main([*args, "--width", "4", "--fresh"]) == 0
-    assert "kept" not in capsys.readouterr().out
+    assert "cached" not in capsys.readouterr().out
     after = [f.stat().st_mtime_ns for f in files]
     assert all(a > b for a, b in zip(after, before, strict=True))
 
@@ -100,7 +100,7 @@ def scored_digits(folder, **changes):
 
 def test_evaluate_shows_the_own_and_the_published_protocol_side_by_side(tmp_path, capsys):
     regression = {"protocol": "regression", "loss": "mse", "optimizer": "adam", "lr": 0.001}
-    folder = scored_digits(tmp_path / "set", evaluation=regression)
+    folder = scored_digits(tmp_path / "set", protocol=regression)
     args = ["evaluate", str(folder), *FAST, *ONCE, "--width", "4", "--baselines", "random"]
     assert main([*args, "--protocol", "both"]) == 0
     said = said_once(capsys)
@@ -122,7 +122,7 @@ def test_evaluate_shows_the_own_and_the_published_protocol_side_by_side(tmp_path
 
 
 def test_evaluate_measures_what_other_labels_cost(tmp_path, capsys):
-    folder = scored_digits(tmp_path / "set", evaluation={"protocol": "own", "loss": "mse"})
+    folder = scored_digits(tmp_path / "set", protocol={"protocol": "own", "loss": "mse"})
     args = ["evaluate", str(folder), *FAST, *ONCE, "--width", "4", "--baselines", ""]
     assert main([*args, "--labels", "stored,probabilities,hard"]) == 0
     kinds = {r["score"]["labels"]: r["score"]["accuracies"] for r in read_scores(tmp_path / "set-results")}
@@ -135,12 +135,12 @@ def test_evaluate_measures_what_other_labels_cost(tmp_path, capsys):
 
 def test_evaluate_judges_a_kernel_set_as_a_kernel_machine(tmp_path, capsys):
     protocol = {"protocol": "kernel", "learner": "kernel", "network": "fc-ntk"}
-    folder = scored_digits(tmp_path / "set", evaluation=protocol)
+    folder = scored_digits(tmp_path / "set", protocol=protocol)
     args = ["evaluate", str(folder), *FAST, "--baselines", "random,herding"]
     assert main([*args, "--depth", "2"]) == 0
     said = said_once(capsys)
     assert "digits, fc-ntk kernel (depth 2), protocol kernel, depth 2" in said
-    assert "kernel ridge regression; no network is trained" in said
+    assert "kernel ridge regression, without training of networks" in said
     records = read_scores(tmp_path / "set-results")
     assert {(r["score"]["name"], r["score"]["labels"]) for r in records} == {
         ("own", "scores"),
@@ -158,17 +158,17 @@ def test_evaluate_judges_a_kernel_set_as_a_kernel_machine(tmp_path, capsys):
 
 def test_baselines_of_a_set_in_stored_order_are_shuffled(tmp_path):
     protocol = {"protocol": "dd", "order": "stored", "batch_size": 10, "epochs": 2}
-    folder = scored_digits(tmp_path / "set", evaluation=protocol, learned_lr=(0.01, 0.02, 0.03, 0.04))
+    folder = scored_digits(tmp_path / "set", protocol=protocol, learned_lr=(0.01, 0.02, 0.03, 0.04))
     args = ["evaluate", str(folder), *FAST, "--repeats", "1", "--width", "4", "--baselines", "random"]
     assert main(args) == 0
     found = {r["score"]["name"]: r for r in read_scores(tmp_path / "set-results")}
-    assert found["own"]["conditions"]["evaluation"]["order"] == "stored"
+    assert found["own"]["conditions"]["protocol"]["order"] == "stored"
     assert found["random"]["score"]["protocol"] == "dd, width 4, shuffled order"
-    assert "order" not in found["random"]["conditions"]["evaluation"]
+    assert "order" not in found["random"]["conditions"]["protocol"]
 
 
 def test_hostile_protocol_names_are_no_markup(tmp_path, capsys):
-    folder = scored_digits(tmp_path / "set", evaluation={"protocol": "[/red]\x1b[31m", "loss": "mse"})
+    folder = scored_digits(tmp_path / "set", protocol={"protocol": "[/red]\x1b[31m", "loss": "mse"})
     args = ["evaluate", str(folder), *FAST, *ONCE, "--width", "4", "--baselines", "", "--protocol", "both"]
     assert main(args) == 0
     assert "[/red]" in capsys.readouterr().out
@@ -256,10 +256,10 @@ def test_a_set_is_not_judged_on_other_classes(tmp_path, capsys):
 
 @pytest.mark.parametrize("wrong", [{"network": 5}, {"augmentation": 5}, {"epochs": "3"}, {"lr": True}])
 def test_a_manifest_with_a_senseless_evaluation_is_refused(tmp_path, capsys, wrong):
-    folder = save_set(tmp_path / "set", evaluation=wrong)
+    folder = save_set(tmp_path / "set", protocol=wrong)
     data = str(image_folder(tmp_path / "train"))
     assert main(["evaluate", str(folder), "--data", data, "--test", data, *ONCE]) == 2
-    assert "evaluation must be sound" in capsys.readouterr().err
+    assert "evaluation must be valid" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "no", '{"score": {"name": "x"}}'])
@@ -310,7 +310,7 @@ def test_baselines_store_as_much_as_a_set_that_decodes_to_more(tmp_path, capsys)
     assert main(["distill", *FAST, "--recipe", "idm", *tiny.split(), "--out", str(path)]) == 0
     judged = "--repeats 1 --epochs 1 --baselines random --protocol quick --width 4"
     assert main(["evaluate", str(path), *FAST, *judged.split(), "--results", str(tmp_path / "scores")]) == 0
-    assert "the set has 8 images per class, each baseline has 2" in capsys.readouterr().out
+    assert "the distilled set has 8 images per class, each baseline has 2 (" in capsys.readouterr().out
     images = {r["score"]["name"]: (r["ipc"], r["score"]["images"]) for r in read_scores(tmp_path / "scores")}
     assert images == {"idm": (2, 80), "random": (2, 20)}
 
@@ -387,7 +387,7 @@ def test_a_used_folder_is_refused_without_resume(made, capsys):
     assert main(["distill", *TINY, "--ipc", "1", "--out", str(made)]) == 2
     assert "already holds a run" in capsys.readouterr().err
     assert main(["distill", *TINY, "--ipc", "1", "--out", str(made), "--resume"]) == 0
-    assert "finished already" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
 
 
 def test_resume_under_another_configuration_names_the_keys(made, tmp_path, capsys):

@@ -12,7 +12,7 @@ import pytest
 import ddsdk as dd
 from ddsdk.cli import main
 from ddsdk.cli.distill import DistillOptions, announce, run_recipe
-from ddsdk.running import Estimate
+from ddsdk.running import CostEstimate
 
 ARGS = ["distill", "--data", "digits", "--threads", "1", "--width", "4", "--depth", "1", "--ipc", "1"]
 ARGS += ["--recipe", "dm", "--steps", "3", "--real-batch", "4"]
@@ -36,14 +36,14 @@ def test_resuming_nothing_is_said(tmp_path, capsys):
     assert dd.Distilled.load(tmp_path / "set").provenance["student"]["options"]["depth"] == 1
     assert main(args) == 0
     said = capsys.readouterr().out
-    assert "finished already" in said
+    assert "already finished" in said
     assert "no checkpoint" not in said
 
 
 def test_a_folder_of_something_else_is_refused_before_the_run(tmp_path, capsys):
     (tmp_path / "README.md").write_text("mine")
     assert main([*ARGS, "--out", str(tmp_path)]) == 2
-    assert "of something else" in capsys.readouterr().err
+    assert "that ddsdk has not written" in capsys.readouterr().err
     assert main([*ARGS, "--out", str(tmp_path / "README.md" / "x")]) == 2
     assert "cannot make folder" in capsys.readouterr().err
 
@@ -91,12 +91,12 @@ def test_a_second_signal_does_not_wait(tmp_path, monkeypatch, digits):
 
 
 def test_the_time_is_that_of_the_steps_that_are_left(capsys):
-    estimate = Estimate(steps=100, seconds=50.0, memory=2**20, disk=2**20)
+    estimate = CostEstimate(steps=100, seconds=50.0, memory=2**20, disk=2**20)
     announce(estimate)
     announce(estimate, 80)
     whole, left = capsys.readouterr().out.splitlines()
-    assert whole.startswith("100 steps, about 50 seconds")
-    assert left.startswith("20 of 100 steps left, about 10 seconds")
+    assert whole.startswith("100 steps, about 50 s")
+    assert left.startswith("20 of 100 steps left, about 10 s")
 
 
 @pytest.mark.slow
@@ -105,8 +105,8 @@ def test_demo_shows_everything(tmp_path, capsys):
     said = capsys.readouterr().out
     for word in ("dm", "random", "herding", "k-means", "full training set", "sheet.png", "report.html"):
         assert word in said
-    (line,) = [line for line in said.splitlines() if line.startswith("open it ")]
-    program, flag, code = shlex.split(line.removeprefix("open it"))
+    (line,) = [line for line in said.splitlines() if line.startswith("open with ")]
+    program, flag, code = shlex.split(line.removeprefix("open with"))
     assert (program, flag) == ("python", "-c")
     exec(code, {})
     assert capsys.readouterr().out.startswith("Distilled(recipe=")

@@ -15,13 +15,13 @@ from PIL import Image
 import ddsdk as dd
 from ddsdk.cli import main
 from ddsdk.experiments import curve as curve_module
-from ddsdk.experiments.curve import CurvePoint, CurveTask, RecipeCurve, measuring
+from ddsdk.experiments.curve import CurveConfig, CurvePoint, RecipeCurve, measure_curve
 from ddsdk.experiments.curve_view import curve_picture, curve_table, spread_out
 from ddsdk.foundation import ArtifactError, DivergedError, FolderBusyError, Store, Timing, Unit, read_json
-from ddsdk.planning.methods import METHODS, chosen_methods
-from ddsdk.planning.presets import FAMILIES, SMALL, family, small
+from ddsdk.planning.methods import METHODS, configured_methods
+from ddsdk.planning.presets import FAMILIES, PRESETS, family, preset
 from ddsdk.running.run import Run
-from ddsdk.training.protocol import Evaluation, Score
+from ddsdk.training.protocol import Score, TrainingProtocol
 
 JUDGE = {"judge_networks": 1, "judge_epochs": 2, "judge_width": 4}
 ARGS = ["curve", "--data", "digits", "--threads", "1", "--width", "4", "--depth", "1", "--seconds", "0.05,0.15"]
@@ -30,7 +30,7 @@ ARGS += ["--judge-epochs", "2", "--judge-width", "4", "--no-plot", "--set", "dm.
 
 @pytest.fixture
 def task(tiny):
-    return CurveTask(
+    return CurveConfig(
         train=tiny,
         seconds=(1.0, 2.0, 4.0),
         network="convnet",
@@ -57,14 +57,14 @@ def ticking(monkeypatch):
 
 
 def measured(folder, name, method, task):
-    found = list(measuring(folder, name, method, task))
+    found = list(measure_curve(folder, name, method, task))
     assert [p.point for p in found[:-1]] == list(found[-1].curve.points) or found[-1].kept
     return found[-1].curve
 
 
 def test_a_method_is_paused_behind_each_mark(tmp_path, task, ticking):
     curve = measured(tmp_path, "dm", dd.DM(ipc=1, steps=50, real_batch=4), task)
-    assert [(p.mark, p.step, round(p.seconds, 3)) for p in curve.points] == [
+    assert [(p.time_budget, p.step, round(p.seconds, 3)) for p in curve.points] == [
         (1.0, 2, 1.2),
         (2.0, 4, 2.4),
         (4.0, 7, 4.2),
@@ -86,19 +86,19 @@ def test_the_sets_are_those_of_a_run_without_pauses(tmp_path, task, ticking):
 
 def test_a_method_that_is_done_keeps_its_last_set(tmp_path, task, ticking):
     curve = measured(tmp_path, "dm", dd.DM(ipc=1, steps=3, real_batch=4), task)
-    assert [(p.mark, p.step) for p in curve.points] == [(1.0, 2), (2.0, 3)]
+    assert [(p.time_budget, p.step) for p in curve.points] == [(1.0, 2), (2.0, 3)]
     assert curve.ended
     assert curve.at(4.0) is curve.at(2.0) is curve.points[-1]
     assert curve.at(0.5) is None
     exactly = measured(tmp_path, "dm", dd.DM(ipc=1, steps=2, real_batch=4), task)
-    assert [(p.mark, p.step) for p in exactly.points] == [(1.0, 2)]
+    assert [(p.time_budget, p.step) for p in exactly.points] == [(1.0, 2)]
     assert exactly.ended
 
 
 def test_one_step_may_pass_several_marks(tmp_path, task, ticking):
     short = dataclasses.replace(task, seconds=(0.1, 0.2, 0.7))
     curve = measured(tmp_path, "dm", dd.DM(ipc=1, steps=50, real_batch=4), short)
-    assert [(p.mark, p.step) for p in curve.points] == [(0.2, 1), (0.7, 2)]
+    assert [(p.time_budget, p.step) for p in curve.points] == [(0.2, 1), (0.7, 2)]
     assert curve.at(0.1) is None
 
 
@@ -122,7 +122,7 @@ def test_networks_that_take_too_long_end_a_curve_without_a_point(tmp_path, task,
     hasty = dataclasses.replace(task, seconds=(1e-6, 2e-6))
     curve = measured(tmp_path, "mtt", dd.MTT(ipc=1, experts=2, expert_epochs=3), hasty)
     assert curve.points == ()
-    assert "networks were not trained" in curve.note
+    assert "experts or teachers were not trained" in curve.note
     assert "not trained after" in curve_table([curve])
 
 
@@ -144,7 +144,7 @@ def test_a_run_that_diverges_keeps_its_points_and_says_so(tmp_path, task, tickin
 
 def test_a_method_without_steps_has_one_point(tmp_path, task):
     curve = measured(tmp_path, "random", METHODS["random"](ipc=1), task)
-    assert [(p.mark, p.step) for p in curve.points] == [(1.0, 0)]
+    assert [(p.time_budget, p.step) for p in curve.points] == [(1.0, 0)]
     assert curve.ended
     assert curve.family == "selection"
     assert curve.points[0].own is None
@@ -174,15 +174,15 @@ def test_no_held_out_image_is_distilled(task):
 
 
 def test_a_method_keeps_what_belongs_to_its_own_protocol(task):
-    kernel = Evaluation(learner="kernel", network="linear")
+    kernel = TrainingProtocol(learner="kernel", network="linear")
     assert task.judging.of(kernel) is kernel
-    own = Evaluation(epochs=30, networks=3)
+    own = TrainingProtocol(epochs=30, networks=3)
     short = task.judging.of(own, own=True)
     assert (short.epochs, short.networks) == (30, 1)
     assert [dataclasses.replace(task, judge_epochs=n).judging.of(own).epochs for n in (2, 90)] == [2, 30]
-    assert task.judging.of(Evaluation(network="mlp")).network_options == {"width": 4}
+    assert task.judging.of(TrainingProtocol(network="mlp")).network_options == {"width": 4}
     whole = dataclasses.replace(task, judge_epochs=None, judge_width=None, judge_networks=3)
-    assert whole.judging.of(Evaluation.published()) == Evaluation.published()
+    assert whole.judging.of(TrainingProtocol.published()) == TrainingProtocol.published()
 
 
 def test_students_are_of_the_network_that_the_protocol_names(task):
@@ -192,7 +192,7 @@ def test_students_are_of_the_network_that_the_protocol_names(task):
     assert free.students(METHODS["frepo"]()) == ("convnet", {"width": 4, "norm": "none"})
     assert free.students(METHODS["kip"]()) == ("convnet", {"width": 4})
     network, options = free.students(METHODS["dd"]())
-    assert (network, options) == (METHODS["dd"]().evaluation(task.train).network, {"init": "xavier-normal"})
+    assert (network, options) == (METHODS["dd"]().protocol(task.train).network, {"init": "xavier-normal"})
     assert network != "convnet"
 
 
@@ -211,15 +211,15 @@ def test_a_finished_method_is_not_run_again(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(dd.Distillation, "__next__", forbidden)
     assert main(args) == 0
     said = capsys.readouterr().out
-    assert "dm: measured before" in said
-    assert "random: measured before" in said
+    assert "dm: already measured" in said
+    assert "random: already measured" in said
     assert {p: p.read_bytes() for p in files} == files
     assert {c["recipe"] for c in json.loads((tmp_path / "curves.json").read_text())["curves"]} == {"dm", "random"}
 
 
 def test_a_method_that_was_stopped_is_measured_again(tmp_path, task, ticking):
     method = dd.DM(ipc=1, steps=50, real_batch=4)
-    run = measuring(tmp_path, "dm", method, task)
+    run = measure_curve(tmp_path, "dm", method, task)
     assert next(run).point is not None
     run.close()
     assert list(Store(tmp_path / "store").results("curve")) == []
@@ -239,7 +239,7 @@ def test_a_record_that_is_no_curve_is_refused(tmp_path, task):
     for damaged in (b"{}", b'{"recipe": "dm"}'):
         Store(tmp_path / "store").publish(unit, damaged, Timing(1.0, 1.0, "here"), replace=True)
         with pytest.raises(ArtifactError, match="the curve of dm must hold a curve"):
-            list(measuring(tmp_path, "dm", method, task))
+            list(measure_curve(tmp_path, "dm", method, task))
 
 
 def test_two_processes_do_not_measure_the_same_curve(tmp_path, task):
@@ -248,7 +248,7 @@ def test_two_processes_do_not_measure_the_same_curve(tmp_path, task):
     with Store(tmp_path / "store").lease(unit.id) as held:
         assert held
         with pytest.raises(FolderBusyError, match="another process measures the curve of dm"):
-            next(measuring(tmp_path, "dm", method, task))
+            next(measure_curve(tmp_path, "dm", method, task))
 
 
 def score(value, labels="hard"):
@@ -267,7 +267,7 @@ def score(value, labels="hard"):
 def drawn(name, values, own=None, seconds=(30.0, 60.0, 120.0, 240.0), ended=False):
     points = tuple(
         CurvePoint(
-            mark=mark,
+            time_budget=mark,
             seconds=mark + 0.4,
             step=i,
             set="0",
@@ -305,7 +305,7 @@ def test_the_table_has_a_row_for_each_protocol():
     assert by["random", "published"][1:] == ["43.0 ± 1.4"] * 4
     assert by["frepo", "own"][0] == "soft"
     assert by["frepo", "own"][3:] == ["–", "–"]
-    with pytest.raises(ValueError, match="curves must have the same marks"):
+    with pytest.raises(ValueError, match="curves must have the same time budgets"):
         curve_table([CURVES[0], drawn("dc", (0.5,), seconds=(1.0,))])
     with pytest.raises(ValueError, match="hold at least one curve"):
         curve_table([])
@@ -343,9 +343,9 @@ def test_a_missing_plotting_library_is_said_before_any_work(tmp_path, monkeypatc
 
 BAD = {
     "recipe": (["--recipes", "dmm"], "recipes must be among dc, dsa"),
-    "no mark": (["--seconds", ","], "seconds must be positive, finite and rising, at least one"),
-    "marks": (["--seconds", "60,30"], "seconds must be positive, finite and rising"),
-    "mark": (["--seconds", "30,x"], "seconds must be positive numbers, separated by commas, got 'x'"),
+    "no mark": (["--seconds", ","], "seconds must be at least one positive, finite number, in increasing order"),
+    "time_budgets": (["--seconds", "60,30"], "finite number, in increasing order"),
+    "time_budget": (["--seconds", "30,x"], "seconds must be positive numbers, separated by commas, got 'x'"),
     "ipc": (["--ipc", "0"], "ipc must be at least 1, got 0"),
     "set": (["--set", "dm.image_lr"], "set must be like dm.image_lr=0.5, got 'dm.image_lr'"),
     "set another": (["--set", "dc.image_lr=1"], "set must name one of the methods, dm"),
@@ -366,19 +366,19 @@ def test_bad_options_are_named(tmp_path, capsys, args, message):
 
 
 def test_every_preset_fits_its_method():
-    methods = chosen_methods([], 10, [])
-    assert set(methods) == set(SMALL)
+    methods = configured_methods([], 10, [])
+    assert set(methods) == set(PRESETS)
     assert methods["dc"].start == "real"
-    assert chosen_methods(["dc"], 1, [])["dc"].start == "noise"
-    assert chosen_methods(["dc"], 10, [], paper=True)["dc"] == dd.DC(ipc=10)
-    assert small("k-center", 5) == {}
+    assert configured_methods(["dc"], 1, [])["dc"].start == "noise"
+    assert configured_methods(["dc"], 10, [], paper=True)["dc"] == dd.DC(ipc=10)
+    assert preset("k-center", 5) == {}
     assert family("dc") == "matching"
     assert not FAMILIES["selection"] & FAMILIES["meta-learning"]
 
 
 def test_settings_have_the_types_of_their_parameters():
     given = ["mtt.image_lr=1e3", "mtt.augmentation=none", "mtt.anneal=true", "mtt.student-steps=5"]
-    method = chosen_methods(["mtt"], 2, given)["mtt"]
+    method = configured_methods(["mtt"], 2, given)["mtt"]
     assert (method.image_lr, method.augmentation, method.anneal, method.student_steps) == (1000.0, None, True, 5)
 
 
@@ -386,5 +386,5 @@ def test_settings_have_the_types_of_their_parameters():
 def test_every_parameter_of_every_method_can_be_set(name):
     for field in dataclasses.fields(METHODS[name]):
         if isinstance(field.default, int | float | str | bool):
-            changed = chosen_methods([name], 1, [f"{name}.{field.name}={field.default}"], paper=True)[name]
+            changed = configured_methods([name], 1, [f"{name}.{field.name}={field.default}"], paper=True)[name]
             assert getattr(changed, field.name) == field.default

@@ -17,8 +17,8 @@ from ddsdk.recipes.parts import pixel_set
 from ddsdk.running.checkpoint import pack, unpack
 from ddsdk.running.run import Run
 from ddsdk.students import FixedTeachers, TrainedRuns, Training, batch_norm_student
-from ddsdk.synthetic import Pixels, hard_labels, relabelled
-from ddsdk.synthetic.set import Leaves
+from ddsdk.synthetic import Pixels, hard_labels, with_teacher_labels
+from ddsdk.synthetic.set import LeafView
 
 TEACHER = {"teacher_epochs": 2, "teacher_images": 20}
 
@@ -92,7 +92,7 @@ def test_a_trained_network_has_the_statistics_of_its_own_weights(tiny, tmp_path)
 
 def test_a_batch_has_one_image_of_each_class(tiny):
     syn = pixel_set(tiny, 3, "real", dd.generator(0))
-    for source in (syn, Leaves(syn)):
+    for source in (syn, LeafView(syn)):
         match = StatisticsMatch()
         assert [b.tolist() for b in match._batches(source)] == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
         # No batch of a single image, which has poor statistics.
@@ -136,7 +136,7 @@ def test_a_run_with_factors_goes_on_bit_for_bit(tiny, make_student):
 
 def test_a_result_is_finished_and_the_set_of_the_run_is_not(tiny, make_student, plan):
     teacher = make_student(dd.generator("teacher"))
-    run = run_of(plan, tiny, average=0.5, finish=lambda syn, rng: relabelled(syn, teacher, rng))
+    run = run_of(plan, tiny, average=0.5, finish=lambda syn, rng: with_teacher_labels(syn, teacher, rng))
     list(run)
     slots = torch.arange(3)
     assert torch.equal(run.plan.syn.labels.rows(slots), torch.eye(3))
@@ -160,7 +160,7 @@ def test_sre2l_lowers_its_loss_and_stores_its_teachers_rows(real, make):
     torch.testing.assert_close(found.labels, runs.network(0)(found.images).softmax(1).detach())
     assert found.owner.tolist() == [c for c in range(real.num_classes) for _ in range(2)]
     assert found.provenance["runs"]["count"] == 1
-    assert found.evaluation["protocol"] == "published, stored teacher labels"
+    assert found.protocol["protocol"] == "published, stored teacher labels"
     unit = found.preprocess.inverse(found.images)
     assert float(unit.min()) > -1e-5
     assert float(unit.max()) < 1 + 1e-5
@@ -184,7 +184,7 @@ def test_hard_labels_stay_possible_and_keep_the_protocols_name(recipe, tiny, mak
     hard = dataclasses.replace(recipe, temperature=None)
     found = dd.distill(hard, tiny, make_student=make_student, seed=0)
     assert torch.equal(found.labels, torch.eye(3))
-    assert found.evaluation["protocol"] == "published"
+    assert found.protocol["protocol"] == "published"
     soft = dd.distill(recipe, tiny, make_student=make_student, seed=0)
     softer = dd.distill(dataclasses.replace(recipe, temperature=8.0), tiny, make_student=make_student, seed=0)
     assert torch.equal(soft.images, found.images)
@@ -201,7 +201,7 @@ def test_rded_stores_tiled_crops_with_its_teachers_rows(real, factor):
     assert found.images.shape == (2 * real.num_classes, *real.image_shape)
     teacher = recipe.runs(real, make_student=make, rng=derive(dd.generator("run"), "plan")).network(0)
     torch.testing.assert_close(found.labels, teacher(found.images).softmax(1).detach())
-    assert found.evaluation["protocol"] == "published, stored teacher labels"
+    assert found.protocol["protocol"] == "published, stored teacher labels"
     # Crops are averages of real pixels: never brighter or darker than the class.
     for c in range(real.num_classes):
         x = real.batch(real.index_of_class(c)).x

@@ -17,10 +17,10 @@ import ddsdk as dd
 from ddsdk.foundation.errors import DivergedError
 from ddsdk.recipes import RECIPES, IterativeRecipe
 from ddsdk.recipes.parts import sgd_on_images
-from ddsdk.running import Schedule
+from ddsdk.running import ObjectiveSchedule
 from ddsdk.running.checkpoint import pack, unpack
 from ddsdk.running.run import Run
-from ddsdk.students import AlternatingStudents, FreshStudents, OnReal
+from ddsdk.students import AlternatingStudents, FreshStudents, TrainOnReal
 
 STEPS = 6
 KEYS = [key for key, kind in RECIPES.items() if issubclass(kind, IterativeRecipe)]
@@ -67,7 +67,7 @@ def test_a_run_that_stops_goes_on_bit_for_bit(start, stop):
     straight = start()
     first_stored = stored(straight.plan.syn)
     losses = [step.loss for step in straight]
-    assert [straight.index, len(losses), straight.shrunk] == [STEPS, STEPS, 0]
+    assert [straight.index, len(losses), straight.rate_reductions] == [STEPS, STEPS, 0]
     assert not equal(stored(straight.plan.syn), first_stored)
     first = start()
     for _ in range(stop):
@@ -159,7 +159,7 @@ def test_a_step_that_fails_once_is_undone_with_the_one_before_it(tiny, dm_plan):
         assert math.isfinite(step.loss)
         assert step.syn.is_finite()
     assert numbers == [1, 2, 3, 3, 4, 5, 6]
-    assert run.shrunk == 1
+    assert run.rate_reductions == 1
     assert run.state_dict()["optimizer"]["param_groups"][0]["lr"] == 0.05
 
 
@@ -186,7 +186,7 @@ def test_a_run_that_keeps_failing_ends_with_the_last_finite_set(tiny, dm_plan):
         for step in run:
             seen[step.number] = pixels(run)
     # Calls 1-3 are steps 1-3. Call 4 fails in step 4 and takes step 3 back; call 5 fails in step 3 itself.
-    assert run.shrunk == 3
+    assert run.rate_reductions == 3
     assert f"the set is that of step {run.index}" in str(error.value)
     assert "Lower image_lr" in str(error.value)
     assert torch.equal(pixels(run), seen[run.index])
@@ -200,7 +200,7 @@ def test_an_absurd_learning_rate_leaves_a_finite_set(tiny, make_student, key):
     with pytest.raises(DivergedError, match="after 5 reductions") as error:
         for step in run:
             assert step.syn.is_finite()
-    assert run.shrunk == 5
+    assert run.rate_reductions == 5
     assert error.value.syn is run.plan.syn
     assert run.plan.syn.is_finite()
 
@@ -212,7 +212,7 @@ def test_a_loss_that_is_never_finite_again_leaves_the_last_finite_set(tiny, make
     def at(step):
         return Faulty(plan.objective_at(step), lambda _: step >= 3)
 
-    run = distillation(key, tiny, make_student, objective=Schedule(at))
+    run = distillation(key, tiny, make_student, objective=ObjectiveSchedule(at))
     seen = {0: stored(run.plan.syn)}
     with pytest.raises(DivergedError, match="loss nan") as error:
         for step in run:
@@ -237,7 +237,7 @@ def test_a_rate_that_is_too_large_shrinks_until_the_loss_falls(tiny, dm_plan):
     optimizer = partial(sgd_on_images, lr=6.0, momentum=0.0)
     run = dd.Distillation(dm_plan(objective=touchy, make_optimizer=optimizer, steps=20), tiny, rng=dd.generator("run"))
     losses = {step.number: step.loss for step in run}
-    assert run.shrunk == 3
+    assert run.rate_reductions == 3
     assert losses[20] < 1e-3 * losses[1]
 
 
@@ -251,11 +251,11 @@ def test_resuming_remembers_how_often_the_rate_has_shrunk(tiny, dm_plan):
     first = dd.Distillation(start(), tiny, rng=dd.generator("run"))
     for _ in range(4):
         next(first)
-    assert first.shrunk == 1
+    assert first.rate_reductions == 1
     second = dd.Distillation(dm_plan(), tiny, rng=dd.generator("run"))
     second.load_state_dict(unpack(*pack(first.state_dict())))
     list(second)
-    assert second.shrunk == 1
+    assert second.rate_reductions == 1
     assert torch.equal(pixels(second), pixels(straight))
 
 
@@ -268,7 +268,7 @@ def test_any_supply_of_networks_works_with_any_objective_for_networks(tiny, make
         return
     students = {
         "fresh": FreshStudents(make_student),
-        "alternating": AlternatingStudents(make_student, OnReal(steps=1, batch_size=4), period=2),
+        "alternating": AlternatingStudents(make_student, TrainOnReal(steps=1, batch_size=4), period=2),
     }[supply]
     run = distillation(key, tiny, make_student, students=students)
     before = stored(run.plan.syn)

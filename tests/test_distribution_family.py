@@ -24,7 +24,7 @@ from ddsdk.objectives import (
 )
 from ddsdk.recipes import RECIPES
 from ddsdk.running.run import Run
-from ddsdk.students import FreshStudents, Rated, accuracy_on
+from ddsdk.students import FreshStudents, ScoredStudent, accuracy_on
 
 FAMILY = ("cafe", "idm", "datadam", "m3d", "ncfm")
 
@@ -71,7 +71,7 @@ def test_idm_asks_only_networks_that_know_something(tiny, make_student):
     network = make_student(dd.generator(0))
     # The tiny network has 96 features.
     for accuracy, terms, weight in ((0.0, 3, 0.0), (0.5, 6, 25.0 * 96 / 2048)):
-        student = Rated(network, accuracy)
+        student = ScoredStudent(network, accuracy)
         assert plan.objective.parts[1][0](student) == weight
         assert len(list(plan.objective(student, tiny, plan.syn, dd.generator(0)))) == terms
 
@@ -88,14 +88,14 @@ def test_cafe_takes_the_augmentation_everywhere_or_nowhere(tiny, make_student):
     for given, wanted in (("", ""), ("flip", "flip"), (None, dd.DSA_STRATEGY)):
         plan = plan_of("cafe", tiny, make_student, ipc=1, augmentation=given)
         assert [part.augmentation.strategy for _, part in plan.objective.parts] == [wanted] * 2
-        assert dd.CAFE(ipc=1, augmentation=given).evaluation(tiny).augmentation == wanted
-    assert dd.CAFE(ipc=1).evaluation(tiny).epochs == 300
+        assert dd.CAFE(ipc=1, augmentation=given).protocol(tiny).augmentation == wanted
+    assert dd.CAFE(ipc=1).protocol(tiny).epochs == 300
 
 
 def test_ncfm_compares_at_as_many_frequencies_as_it_is_told(tiny, make_student):
     plan = plan_of("ncfm", tiny, make_student, ipc=2)
     student = plan.students.next(tiny, plan.syn, dd.generator("step"))
-    frequencies = student.rival.draw(plan.objective.parts[0][1].count, tiny.device, dd.generator(0))
+    frequencies = student.adversary.draw(plan.objective.parts[0][1].count, tiny.device, dd.generator(0))
     assert frequencies.shape == (4 * 4 * 6, 8)
     assert dd.NCFM().frequencies == 4096
 

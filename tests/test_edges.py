@@ -12,7 +12,7 @@ from ddsdk.artefact.folder import pack_artifact, read_artifact
 from ddsdk.artefact.manifest import build_manifest
 from ddsdk.foundation.errors import ArtifactError
 from ddsdk.objectives import ClassMatch, squared, weight_gradients
-from ddsdk.students import AlternatingStudents, OnSynthetic, enrol
+from ddsdk.students import AlternatingStudents, TrainOnSynthetic, prepare_student
 from ddsdk.training.micro import micro_batch
 
 
@@ -75,7 +75,7 @@ def test_a_file_with_an_edge_beyond_its_rows_does_not_open():
         class_names=bad.class_names,
         preprocess={"space": "unit", "mean": [0.0], "std": [1.0]},
         label_space="probabilities",
-        evaluation={},
+        protocol={},
         image_floats=24,
         provenance={},
         certificate=None,
@@ -105,7 +105,7 @@ def test_a_penalty_adds_its_gradient_and_its_value(tiny, make_student):
 
 
 def test_classes_may_weigh_differently(tiny, make_student):
-    student = enrol(make_student, tiny, dd.generator(0))
+    student = prepare_student(make_student, tiny, dd.generator(0))
     syn = plan(tiny, make_student).syn
 
     def terms(weights):
@@ -119,7 +119,7 @@ def test_classes_may_weigh_differently(tiny, make_student):
 
 def test_students_take_another_optimizer(tiny, make_student):
     students = AlternatingStudents(
-        make_student, OnSynthetic(epochs=1), period=3, make_optimizer=lambda p: torch.optim.Adam(p, lr=0.1)
+        make_student, TrainOnSynthetic(epochs=1), period=3, make_optimizer=lambda p: torch.optim.Adam(p, lr=0.1)
     )
     syn = plan(tiny, make_student).syn
     first = [p.detach().clone() for p in students.next(tiny, syn, dd.generator(0)).parameters()]

@@ -108,7 +108,7 @@ def test_a_failed_export_keeps_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.write", full)
-    with pytest.raises(StorageError, match="old file stands"):
+    with pytest.raises(StorageError, match="old file is unchanged"):
         to_npz(make_set(seed=1), tmp_path / "a.npz")
     with pytest.raises(StorageError):
         to_image_folder(make_set(), tmp_path / "images")
@@ -199,5 +199,5 @@ def test_what_dd_ranking_cannot_read_is_refused(options, message):
 def test_dd_ranking_wants_as_many_images_of_each_class():
     whole = make_set()
     uneven = dataclasses.replace(whole, images=whole.images[:5], labels=whole.labels[:5], stored_floats=0)
-    with pytest.raises(ValueError, match=r"classes must have as many images each, got \[2, 2, 1\]"):
+    with pytest.raises(ValueError, match=r"classes must have equally many images each, got \[2, 2, 1\]"):
         ranking_arguments(uneven)

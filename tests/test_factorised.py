@@ -17,8 +17,8 @@ from ddsdk.foundation import derive
 from ddsdk.foundation.errors import DivergedError
 from ddsdk.networks import initialise
 from ddsdk.objectives import Inversion, ViewSimilarity
-from ddsdk.recipes.parts import hard_set
-from ddsdk.students import FreshStudents, ViewLesson, WithRival
+from ddsdk.recipes.parts import hard_label_set
+from ddsdk.students import AdversarialStudents, FreshStudents, ViewContrastLoss
 from ddsdk.synthetic import (
     STARTS,
     Codes,
@@ -168,13 +168,13 @@ def test_the_generator_learns_the_data_and_is_the_same_every_time(digits):
 
 
 def test_too_few_anchors_are_refused(tiny):
-    syn = hard_set(tiny, 2, Pixels(images(tiny, 6)))
-    with pytest.raises(ValueError, match="anchors must be at least 6 images, got 5"):
+    syn = hard_label_set(tiny, 2, Pixels(images(tiny, 6)))
+    with pytest.raises(ValueError, match="anchors must hold at least 6 images, got 5"):
         list(Inversion(images(tiny, 5))(None, tiny, syn, dd.generator(0)))
 
 
 def test_similarity_refuses_what_it_cannot_compare(tiny, make_student):
-    syn = hard_set(tiny, 2, Pixels(images(tiny, 6)))
+    syn = hard_label_set(tiny, 2, Pixels(images(tiny, 6)))
     with pytest.raises(ValueError, match="views must divide the images of a class, got 3"):
         next(ViewSimilarity(views=3)(make_student(dd.generator(0)), tiny, syn, dd.generator(0)))
     with pytest.raises(TypeError, match="student must have a method embed"):
@@ -184,41 +184,41 @@ def test_similarity_refuses_what_it_cannot_compare(tiny, make_student):
 def test_rival_and_set_pull_in_opposite_directions(tiny, make_student):
     """The rival finds two views of a slot more alike with each step; the objective makes them less so."""
     start = images(tiny, 6)
-    syn = hard_set(tiny, 2, Hallucination(start, 2, rng=dd.generator(0)))
+    syn = hard_label_set(tiny, 2, Hallucination(start, 2, rng=dd.generator(0)))
     objective = ViewSimilarity(views=2)
-    lesson = ViewLesson(views=2, similarity=10.0, contrast=0.0)
-    supply = WithRival(FreshStudents(make_student), make_student, lesson, partial(SGD, lr=0.05))
+    update = ViewContrastLoss(views=2, similarity=10.0, contrast=0.0)
+    supply = AdversarialStudents(FreshStudents(make_student), make_student, update, partial(SGD, lr=0.05))
 
     def alike(network):
         return sum(float(t.detach()) for t in objective(network, tiny, syn, dd.generator("alike")))
 
-    seen = [alike(supply.next(tiny, syn, derive(dd.generator("rival"), i)).rival) for i in range(15)]
+    seen = [alike(supply.next(tiny, syn, derive(dd.generator("rival"), i)).adversary) for i in range(15)]
     assert seen[-1] > seen[0]
-    rival = supply.next(tiny, syn, dd.generator("last")).rival
-    before = alike(rival)
+    adversary = supply.next(tiny, syn, dd.generator("last")).adversary
+    before = alike(adversary)
     optimizer = torch.optim.SGD(syn.parameters(), lr=0.5)
     for _ in range(5):
         optimizer.zero_grad()
-        for term in objective(rival, tiny, syn, dd.generator("alike")):
+        for term in objective(adversary, tiny, syn, dd.generator("alike")):
             term.backward()
         optimizer.step()
-    assert alike(rival) < before
+    assert alike(adversary) < before
 
 
 def test_a_rival_is_kept_from_step_to_step_and_over_a_resume(tiny, make_student):
-    syn = hard_set(tiny, 2, Hallucination(images(tiny, 6), 2, rng=dd.generator(0)))
+    syn = hard_label_set(tiny, 2, Hallucination(images(tiny, 6), 2, rng=dd.generator(0)))
 
     def supply():
         learning = partial(SGD, lr=1e-3, momentum=0.5)
-        return WithRival(FreshStudents(make_student), make_student, ViewLesson(views=2), learning)
+        return AdversarialStudents(FreshStudents(make_student), make_student, ViewContrastLoss(views=2), learning)
 
     def step(students, i):
         return students.next(tiny, syn, derive(dd.generator("step"), i))
 
     straight = supply()
-    first, rival = step(straight, 0)
-    assert type(first) is type(rival)
-    assert step(straight, 1).rival is rival
+    first, adversary = step(straight, 0)
+    assert type(first) is type(adversary)
+    assert step(straight, 1).adversary is adversary
     broken, second = supply(), supply()
     assert second.state_dict() == {"students": {}, "rival": {}, "optimizer": {}}
     step(broken, 0)
@@ -226,14 +226,14 @@ def test_a_rival_is_kept_from_step_to_step_and_over_a_resume(tiny, make_student)
     second.load_state_dict(state)
     for part in ("rival", "optimizer"):
         assert second.state_dict()[part].keys() == state[part].keys()
-    found = step(second, 1).rival.state_dict()
-    assert all(torch.equal(value, found[name]) for name, value in rival.state_dict().items())
+    found = step(second, 1).adversary.state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in adversary.state_dict().items())
     with pytest.raises(ValueError, match="views must be at least 2, got 1"):
-        ViewLesson(views=1)
-    plain = WithRival(
-        FreshStudents(make_student), lambda rng: nn.Linear(1, 1), ViewLesson(views=2), partial(SGD, lr=0.1)
+        ViewContrastLoss(views=1)
+    plain = AdversarialStudents(
+        FreshStudents(make_student), lambda rng: nn.Linear(1, 1), ViewContrastLoss(views=2), partial(SGD, lr=0.1)
     )
-    with pytest.raises(TypeError, match="rival must be a Network with embed and head, got Linear"):
+    with pytest.raises(TypeError, match="adversary must be a Network with embed and head, got Linear"):
         step(plain, 0)
 
 
@@ -312,7 +312,7 @@ def test_a_generator_may_learn_with_its_latents(tiny, make_student):
     plan = dd.ITGAN(ipc=1, **options).plan(tiny, make_student=make_student, rng=dd.generator(0))
     old = plan.syn.parametrization
     latent = Latent(old.generator, old.latents, old.classes, learned=True)
-    plan = dataclasses.replace(plan, syn=hard_set(tiny, 1, latent))
+    plan = dataclasses.replace(plan, syn=hard_label_set(tiny, 1, latent))
     list(dd.Distillation(plan, tiny, rng=dd.generator(0)))
     moved = zip(latent.generator.parameters(), old.generator.parameters(), strict=True)
     assert all(not torch.equal(a, b) for a, b in moved)

@@ -8,7 +8,7 @@ from PIL import Image
 
 import ddsdk as dd
 from ddsdk.cli import main
-from ddsdk.judging import joined
+from ddsdk.judging import with_canaries
 from ddsdk.judging.mirror import MirrorCheck, mirror_check
 from ddsdk.recipes.parts import augmentation_for
 
@@ -36,7 +36,7 @@ def test_facts_survive_every_way_that_data_can_travel(tiny, pictures, safe):
         "device": real.to("cpu"),
         "value space": real.with_preprocess(dd.Preprocess.unit(3)),
         "other items": real.with_items(1 - real.images, real.labels),
-        "joined": joined(real, real, torch.arange(2)),
+        "joined": with_canaries(real, real, torch.arange(2)),
     }
     for name, copy in copies.items():
         assert facts(copy) == facts(real), name
@@ -113,19 +113,15 @@ def test_the_mirror_check_measures(tiny):
 
 @pytest.mark.parametrize(
     ("choice", "said", "flips"),
-    [
-        ("auto", "images are not mirrored, for nothing is known of these data", False),
-        ("yes", "", True),
-        ("no", "", False),
-    ],
+    [("auto", "augmentation flips no images of unknown data", False), ("yes", "", True), ("no", "", False)],
 )
 def test_the_command_line_says_what_it_assumes(tmp_path, capsys, choice, said, flips):
     folder = picture_folder(tmp_path / "pictures")
     out = tmp_path / "out"
     args = ["distill", "--data", str(folder), "--recipe", "dm", "--ipc", "1", "--steps", "1", "--width", "4"]
     assert main([*args, "--real-batch", "2", "--mirror-safe", choice, "--out", str(out)]) == 0
-    assert ("images are not mirrored" in capsys.readouterr().out) == bool(said)
-    assert ("flip" in dd.Distilled.load(out).evaluation["augmentation"]) == flips
+    assert ("augmentation flips no images" in capsys.readouterr().out) == bool(said)
+    assert ("flip" in dd.Distilled.load(out).protocol["augmentation"]) == flips
 
 
 def test_the_command_line_takes_the_measured_answer(tmp_path, capsys):

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ddsdk.experiments.fair import (
+from ddsdk.experiments.dd_ranking import (
     augmentation_robust_score,
     hard_label_recovery,
     improvement_over_random,

@@ -12,7 +12,7 @@ import pytest
 from failing_calls import fail_at
 
 from ddsdk.foundation.errors import FolderBusyError, StorageError
-from ddsdk.foundation.files import canonical_json, lock, staged_folder, strict_json, sweep, write_atomic
+from ddsdk.foundation.files import canonical_json, lock, remove_stale_files, staged_folder, strict_json, write_atomic
 
 
 def names(folder):
@@ -73,7 +73,7 @@ def test_fault_at_every_call_leaves_old_or_new(tmp_path, monkeypatch, call, n):
         failed = True
         assert "4 bytes needed" in str(error)
         assert "bytes free" in str(error)
-        stands = "old file stands" in str(error)
+        stands = "old file is unchanged" in str(error)
         assert path.read_bytes() == (b"old" if stands else b"new!")
     monkeypatch.undo()
     assert failed == (len(calls) >= n)
@@ -106,7 +106,7 @@ def test_full_disk_keeps_the_old_file(tmp_path):
     path.write_bytes(b"old")
     done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, check=True)
     assert "5000 bytes needed" in done.stdout
-    assert "old file stands" in done.stdout
+    assert "old file is unchanged" in done.stdout
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["a"]
 
@@ -120,10 +120,10 @@ def test_sweep_takes_only_our_stale_names(tmp_path):
     (folder / "inner").mkdir(parents=True)
     for path in (ours, folder, *foreign):
         os.utime(path, (1, 1))
-    assert sweep(tmp_path) == [ours.name, folder.name]
+    assert remove_stale_files(tmp_path) == [ours.name, folder.name]
     assert young.exists()
     assert all(path.exists() for path in foreign)
-    assert sweep(tmp_path, older_than=0) == [young.name]
+    assert remove_stale_files(tmp_path, older_than=0) == [young.name]
 
 
 def test_killed_writer_leaves_what_sweep_removes(tmp_path):
@@ -137,7 +137,7 @@ def test_killed_writer_leaves_what_sweep_removes(tmp_path):
     assert done.returncode == -signal.SIGKILL
     assert path.read_bytes() == b"old"
     assert len(names(tmp_path)) == 2
-    sweep(tmp_path, older_than=0)
+    remove_stale_files(tmp_path, older_than=0)
     assert names(tmp_path) == ["a"]
 
 

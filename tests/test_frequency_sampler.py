@@ -18,12 +18,12 @@ from ddsdk.objectives import (
     CharacteristicFunction,
     CharacteristicMatch,
     ClassMatch,
-    FrequencyLesson,
+    FrequencyLoss,
     FrequencySampler,
 )
 from ddsdk.recipes.parts import pixel_set
 from ddsdk.running.run import Run
-from ddsdk.students import FreshStudents, Rivalled, WithRival
+from ddsdk.students import AdversarialStudents, FreshStudents, StudentWithAdversary
 from ddsdk.training import embeddings
 
 COUNT = 8
@@ -36,11 +36,11 @@ def supply(tiny, make_student):
     features = embeddings(student, tiny.batch(torch.arange(1)).x).shape[1]
 
     def make(hidden=5, lr=0.02):
-        lesson = FrequencyLesson(count=COUNT, distance=CharacteristicDistance())
-        return WithRival(
+        update = FrequencyLoss(count=COUNT, distance=CharacteristicDistance())
+        return AdversarialStudents(
             FreshStudents(lambda rng: student),
             lambda rng: FrequencySampler(features, hidden, rng=rng),
-            lesson if hidden else None,
+            update if hidden else None,
             partial(Adam, lr=lr),
         )
 
@@ -79,7 +79,7 @@ def test_the_match_is_that_at_the_sampled_frequencies(tiny, supply, syn):
         return [float(t.detach()) for t in match(student, tiny, syn, dd.generator(key))]
 
     # Every network of this test draws the same numbers from the same key.
-    frequencies = student.rival.draw(COUNT, tiny.device, derive(dd.generator("a"), "frequencies"))
+    frequencies = student.adversary.draw(COUNT, tiny.device, derive(dd.generator("a"), "frequencies"))
     plain = ClassMatch(byproduct=CharacteristicFunction(frequencies), distance=CharacteristicDistance(), real_batch=4)
     key = derive(dd.generator("a"), "match")
     assert values("a") == [float(t.detach()) for t in plain(student.student, tiny, syn, key)]
@@ -96,7 +96,9 @@ def test_a_lesson_makes_the_functions_differ_more(tiny, supply, syn):
         return sum(float(t.detach()) for t in terms)
 
     students = supply()
-    first = distance(Rivalled(step(supply(hidden=0), tiny, syn, 0).student, step(supply(0), tiny, syn, 0).rival))
+    first = distance(
+        StudentWithAdversary(step(supply(hidden=0), tiny, syn, 0).student, step(supply(0), tiny, syn, 0).adversary)
+    )
     for i in range(30):
         student = step(students, tiny, syn, i)
     assert distance(student) > 1.05 * first
@@ -112,17 +114,17 @@ def test_a_sampler_survives_a_stop_bit_for_bit(tiny, supply, syn):
     resumed.load_state_dict(state)
     for i in (2, 3):
         found = step(resumed, tiny, syn, i)
-    assert equal(dict(found.rival.state_dict()), dict(last.rival.state_dict()))
+    assert equal(dict(found.adversary.state_dict()), dict(last.adversary.state_dict()))
 
 
 def test_only_a_sampler_can_draw(tiny, make_student, syn):
     network = make_student(dd.generator(0))
     parts = {"count": 2, "distance": CharacteristicDistance()}
-    with pytest.raises(TypeError, match="rival must be a FrequencySampler, got"):
-        next(CharacteristicMatch(**parts)(Rivalled(network, network), tiny, syn, dd.generator(0)))
-    with pytest.raises(TypeError, match="rival must be a FrequencySampler, got"):
-        FrequencyLesson(**parts)(network, network, tiny, syn, dd.generator(0))
-    for make, field in ((CharacteristicMatch, "real_batch"), (FrequencyLesson, "images")):
+    with pytest.raises(TypeError, match="adversary must be a FrequencySampler, got"):
+        next(CharacteristicMatch(**parts)(StudentWithAdversary(network, network), tiny, syn, dd.generator(0)))
+    with pytest.raises(TypeError, match="adversary must be a FrequencySampler, got"):
+        FrequencyLoss(**parts)(network, network, tiny, syn, dd.generator(0))
+    for make, field in ((CharacteristicMatch, "real_batch"), (FrequencyLoss, "images")):
         with pytest.raises(ValueError, match=f"{field} must be at least 1, got 0"):
             make(**parts | {field: 0})
 

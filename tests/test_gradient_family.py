@@ -13,7 +13,15 @@ from ddsdk.objectives import ClassMatch, CollectiveMatch, FilterGap, Representat
 from ddsdk.recipes.parts import pixel_set, unit_rate
 from ddsdk.recipes.sweeping import without
 from ddsdk.running.run import Run
-from ddsdk.students import AlternatingStudents, Interpolated, OnReal, OnSynthetic, Perturbed, UntilOverfit, enrol
+from ddsdk.students import (
+    AlternatingStudents,
+    EarlyStoppingUpdate,
+    InterpolatedExperts,
+    PerturbedExperts,
+    TrainOnReal,
+    TrainOnSynthetic,
+    prepare_student,
+)
 from ddsdk.training import weight_vector
 
 
@@ -80,11 +88,11 @@ def test_jiang_adds_both_levels(tiny, make_student):
         (dd.DREAM, {"candidates": 0}, "candidates must be at least 1, got 0"),
         (dd.AccDD, {"pool": 0}, "pool must be at least 1, got 0"),
         (dd.AccDD, {"low": 0.1}, "low and high must satisfy 0 <= low <= high"),
-        (UntilOverfit, {"epochs": -1}, "epochs must be at least 0, got -1"),
+        (EarlyStoppingUpdate, {"epochs": -1}, "epochs must be at least 0, got -1"),
         (FilterGap, {"weight": -1}, "weight must be finite and not negative, got -1"),
         (Representative, {"rounds": 0}, "rounds must be at least 1, got 0"),
-        (Interpolated, {"runs": None, "high": 1.5}, "low and high must lie in 0 <= low <= high <= 1"),
-        (Perturbed, {"runs": None, "low": -1.0}, "low and high must satisfy 0 <= low <= high"),
+        (InterpolatedExperts, {"runs": None, "high": 1.5}, "low and high must lie in 0 <= low <= high <= 1"),
+        (PerturbedExperts, {"runs": None, "low": -1.0}, "low and high must satisfy 0 <= low <= high"),
     ],
 )
 def test_refusals(kind, options, message):
@@ -95,30 +103,30 @@ def test_refusals(kind, options, message):
 # Students that stop in time.
 
 
-def trained(lesson, real, make_student, lr=0.05):
-    student = enrol(make_student, real, dd.generator("student"))
+def trained(update, real, make_student, lr=0.05):
+    student = prepare_student(make_student, real, dd.generator("student"))
     optimizer = torch.optim.SGD(student.parameters(), lr=lr)
-    lesson(student, optimizer, real, pixel_set(real, 2, "real", dd.generator(0)), dd.generator("lesson"))
+    update(student, optimizer, real, pixel_set(real, 2, "real", dd.generator(0)), dd.generator("lesson"))
     return weight_vector(student)
 
 
 def test_a_patient_lesson_is_a_plain_one(tiny, make_student):
-    plain = trained(OnSynthetic(epochs=4), tiny, make_student)
-    patient = trained(UntilOverfit(epochs=4, patience=4), tiny, make_student)
+    plain = trained(TrainOnSynthetic(epochs=4), tiny, make_student)
+    patient = trained(EarlyStoppingUpdate(epochs=4, patience=4), tiny, make_student)
     assert torch.equal(plain, patient)
 
 
 def test_a_lesson_ends_once_real_images_are_forgotten(tiny, make_student):
     # An absurd rate: the first epoch already does harm.
-    one = trained(OnSynthetic(epochs=1), tiny, make_student, lr=500.0)
-    stopped = trained(UntilOverfit(epochs=50, patience=1), tiny, make_student, lr=500.0)
+    one = trained(TrainOnSynthetic(epochs=1), tiny, make_student, lr=500.0)
+    stopped = trained(EarlyStoppingUpdate(epochs=50, patience=1), tiny, make_student, lr=500.0)
     assert torch.equal(one, stopped)
     # A sane one: it ends early, and not at once.
     counts = []
     for epochs in range(1, 400):
-        a = trained(OnSynthetic(epochs=epochs), tiny, make_student, lr=0.3)
+        a = trained(TrainOnSynthetic(epochs=epochs), tiny, make_student, lr=0.3)
         if epochs == 1:
-            b = trained(UntilOverfit(epochs=400, patience=2), tiny, make_student, lr=0.3)
+            b = trained(EarlyStoppingUpdate(epochs=400, patience=2), tiny, make_student, lr=0.3)
         if torch.equal(a, b):
             counts.append(epochs)
             break
@@ -137,7 +145,7 @@ def test_idc_steps_class_by_class_and_has_a_lesson_after_each_sweep(tiny, make_s
         weights.append(weight_vector(student).clone())
     changes = [not torch.equal(a, b) for a, b in pairwise(weights)]
     assert changes == [False, False, True, False, False, True]
-    fresh = weight_vector(enrol(make_student, tiny, dd.generator("step", 6)))
+    fresh = weight_vector(prepare_student(make_student, tiny, dd.generator("step", 6)))
     assert torch.equal(weights[6], fresh)
 
 
@@ -191,13 +199,13 @@ def test_a_factor_above_the_sides_is_refused(tiny, make_student):
 
 def test_networks_train_without_cutout(tiny, make_student, digits):
     recipe = dd.IDC(ipc=1, augmentation="flip+cutout+crop_cutout_scale")
-    protocol = recipe.evaluation(tiny)
-    assert plan_of(recipe, tiny, make_student).students._lesson.augmentation.strategy == "flip+crop_scale"
+    protocol = recipe.protocol(tiny)
+    assert plan_of(recipe, tiny, make_student).students._update.augmentation.strategy == "flip+crop_scale"
     # The set is judged under the paper's own operations, whatever the matching takes.
     assert protocol.augmentation == "color+flip+crop_scale_rotate"
-    assert dd.IDC(ipc=1, augmentation="").evaluation(tiny).augmentation == ""
-    assert dd.IDC(ipc=1).evaluation(digits[0]).augmentation == "color+crop_scale_rotate"
-    assert (protocol.protocol, protocol.epochs, protocol.batch_size, protocol.mix) == ("idc", 1000, 64, 0.5)
+    assert dd.IDC(ipc=1, augmentation="").protocol(tiny).augmentation == ""
+    assert dd.IDC(ipc=1).protocol(digits[0]).augmentation == "color+crop_scale_rotate"
+    assert (protocol.name, protocol.epochs, protocol.batch_size, protocol.mix) == ("idc", 1000, 64, 0.5)
     rates = [protocol.rate_in(e) for e in (0, 665, 667, 834)]
     assert rates == pytest.approx([0.01, 0.01, 0.002, 0.0004])
     assert plan_of(recipe, tiny, make_student).objective_at(0).augmentation.strategy == recipe.augmentation
@@ -235,7 +243,7 @@ LEARNERS = {
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_match_comes_nearer_under_one_network(tiny, make_student, name):
-    same = AlternatingStudents(make_student, OnReal(steps=0), period=10**6)
+    same = AlternatingStudents(make_student, TrainOnReal(steps=0), period=10**6)
     plan = dataclasses.replace(plan_of(LEARNERS[name], tiny, make_student), students=same, steps=60)
     losses = [step.loss for step in dd.Distillation(plan, tiny, rng=dd.generator("run"))]
     assert sum(losses[-9:]) < 0.8 * sum(losses[:9])

@@ -38,7 +38,7 @@ def test_a_missing_library_is_named_with_its_extra(name):
 
 
 def test_ranking_works_without_the_library_of_the_bridge():
-    done = python("import sys; sys.modules['optuna'] = None; from ddsdk_integrations.nas import judge, rank")
+    done = python("import sys; sys.modules['optuna'] = None; from ddsdk_integrations.nas import judge_ranking, rank")
     assert done.returncode == 0, done.stderr
 
 

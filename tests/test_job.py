@@ -90,7 +90,7 @@ def test_a_job_knows_what_it_goes_on_from(tmp_path, start):
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_folder_of_something_else_is_refused_before_any_work(tmp_path, name, resume):
     (tmp_path / name).write_text("notes")
-    with pytest.raises(StorageError, match="of something else"), dd.Job(tmp_path, CONFIG, resume=resume):
+    with pytest.raises(StorageError, match="that ddsdk has not written"), dd.Job(tmp_path, CONFIG, resume=resume):
         pass
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix in (".md", ".json")) == [name]
 

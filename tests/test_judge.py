@@ -16,14 +16,14 @@ from ddsdk.data.augment import cutmix
 from ddsdk.experiments.table_view import score_table
 from ddsdk.foundation import derive
 from ddsdk.foundation.errors import ArtifactError
-from ddsdk.judging import judge, kept_score, scores
-from ddsdk.students import enrol
+from ddsdk.judging import cached_score, judge, scores
+from ddsdk.students import prepare_student
 from ddsdk.training.by_protocol import train
 from ddsdk.training.fit import accuracy
 from ddsdk.training.micro import MICRO_BATCH
 
-QUICK = dd.Evaluation(
-    protocol="test", network_options={"width": 8, "depth": 2}, networks=2, epochs=25, batch_size=64, lr=0.05
+QUICK = dd.TrainingProtocol(
+    name="test", network_options={"width": 8, "depth": 2}, networks=2, epochs=25, batch_size=64, lr=0.05
 )
 
 
@@ -75,13 +75,13 @@ def test_labels_that_lie_teach_lies(digits, batch):
 @pytest.mark.parametrize("pieces", [None, 16])
 def test_train_equals_a_slow_loop(digits, make_digit_student, batch, monkeypatch, pieces):
     monkeypatch.setitem(MICRO_BATCH, "cpu", pieces)
-    evaluation = dataclasses.replace(QUICK, epochs=6, batch_size=1000)
+    protocol = dataclasses.replace(QUICK, epochs=6, batch_size=1000)
     network = make_digit_student(dd.generator("init"))
-    done = list(train(network, batch, evaluation, dd.generator("train")))
+    done = list(train(network, batch, protocol, dd.generator("train")))
     assert done == [1, 2, 3, 4, 5, 6]
 
     slow = make_digit_student(dd.generator("init"))
-    rate, velocity = evaluation.lr, [torch.zeros_like(p) for p in slow.parameters()]
+    rate, velocity = protocol.lr, [torch.zeros_like(p) for p in slow.parameters()]
     for i in range(6):
         if i == 3:
             rate *= 0.1
@@ -95,27 +95,27 @@ def test_train_equals_a_slow_loop(digits, make_digit_student, batch, monkeypatch
 
 
 def test_the_rate_falls_at_each_of_its_decays():
-    evaluation = dataclasses.replace(QUICK, epochs=10, lr=0.5, decay_at=(0.3, 0.55, 0.9), decay=0.1)
+    protocol = dataclasses.replace(QUICK, epochs=10, lr=0.5, decay_at=(0.3, 0.55, 0.9), decay=0.1)
     rate, slow = 0.5, []
     for i in range(10):
         if i in (3, 5, 9):
             rate *= 0.1
         slow.append(rate)
-    assert [evaluation.rate_in(i) for i in range(10)] == pytest.approx(slow)
-    constant = dataclasses.replace(evaluation, decay_at=())
+    assert [protocol.rate_in(i) for i in range(10)] == pytest.approx(slow)
+    constant = dataclasses.replace(protocol, decay_at=())
     assert {constant.rate_in(i) for i in range(10)} == {0.5}
     # The first epoch has the full rate, and a decay after the last epoch none to fall on.
-    ends = dataclasses.replace(evaluation, decay_at=(0.0, 1.0))
+    ends = dataclasses.replace(protocol, decay_at=(0.0, 1.0))
     assert [ends.rate_in(i) for i in range(3)] == pytest.approx([0.5, 0.05, 0.05])
     assert ends.rate_in(9) == pytest.approx(0.05)
-    twice = dataclasses.replace(evaluation, decay_at=(0.5, 0.5))
+    twice = dataclasses.replace(protocol, decay_at=(0.5, 0.5))
     assert twice.rate_in(5) == pytest.approx(0.005)
 
 
 def test_several_decays_reach_the_training(make_digit_student, batch):
-    evaluation = dataclasses.replace(QUICK, epochs=4, batch_size=1000, decay_at=(0.25, 0.5), decay=0.5)
+    protocol = dataclasses.replace(QUICK, epochs=4, batch_size=1000, decay_at=(0.25, 0.5), decay=0.5)
     network = make_digit_student(dd.generator("init"))
-    list(train(network, batch, evaluation, dd.generator("train")))
+    list(train(network, batch, protocol, dd.generator("train")))
     slow = make_digit_student(dd.generator("init"))
     velocity = [torch.zeros_like(p) for p in slow.parameters()]
     for rate in (0.05, 0.025, 0.0125, 0.0125):
@@ -154,7 +154,7 @@ def test_mixing_is_part_of_a_protocol(digits, batch):
 def test_accuracy_leaves_every_layer_in_its_mode(digits):
     train, test = digits
     make = dd.network_factory("convnet", train.image_shape, 10, width=4, depth=2, norm="batch")
-    network = enrol(make, train, dd.generator(0))
+    network = prepare_student(make, train, dd.generator(0))
     modes = [layer.training for layer in network.modules()]
     assert True in modes
     assert False in modes
@@ -186,8 +186,8 @@ def test_augmentation_is_used_and_repeats(digits, batch):
 def test_batch_norm_networks_are_judged(digits, batch):
     _, test = digits
     options = {"width": 8, "depth": 1, "norm": "batch"}
-    evaluation = dataclasses.replace(QUICK, networks=1, epochs=15, network_options=options)
-    assert dd.evaluate(batch, test, evaluation, seed=dd.generator("judge")).mean > 0.5
+    protocol = dataclasses.replace(QUICK, networks=1, epochs=15, network_options=options)
+    assert dd.evaluate(batch, test, protocol, seed=dd.generator("judge")).mean > 0.5
 
 
 def test_sets_that_do_not_fit_are_refused(digits, batch):
@@ -202,60 +202,60 @@ def test_sets_that_do_not_fit_are_refused(digits, batch):
 
 
 @pytest.mark.parametrize(
-    "evaluation",
+    "protocol",
     [
         QUICK,
-        dd.Evaluation(),
-        dd.Evaluation.published("crop"),
-        dd.Evaluation.quick(),
-        dd.Evaluation(decay_at=(), mix=0.5),
-        dd.Evaluation(decay_at=(0.5, 0.75, 1.0), augmentation="flip+crop_color"),
+        dd.TrainingProtocol(),
+        dd.TrainingProtocol.published("crop"),
+        dd.TrainingProtocol.quick(),
+        dd.TrainingProtocol(decay_at=(), mix=0.5),
+        dd.TrainingProtocol(decay_at=(0.5, 0.75, 1.0), augmentation="flip+crop_color"),
     ],
 )
-def test_an_evaluation_survives_json(evaluation):
-    values = json.loads(json.dumps(evaluation.to_dict()))
-    assert dd.Evaluation.from_dict(values) == evaluation
+def test_an_evaluation_survives_json(protocol):
+    values = json.loads(json.dumps(protocol.to_dict()))
+    assert dd.TrainingProtocol.from_dict(values) == protocol
 
 
 def test_a_protocol_with_one_decay_as_a_number_can_be_read():
     """Sets that were written before there could be several."""
-    values = dd.Evaluation().to_dict()
+    values = dd.TrainingProtocol().to_dict()
     for given in (0.5, 0.25, 1, 0):
-        found = dd.Evaluation.from_dict(values | {"decay_at": given})
-        assert found == dd.Evaluation(decay_at=(given,))
+        found = dd.TrainingProtocol.from_dict(values | {"decay_at": given})
+        assert found == dd.TrainingProtocol(decay_at=(given,))
         assert json.loads(json.dumps(found.to_dict()))["decay_at"] == [given]
     del values["mix"]
-    assert dd.Evaluation.from_dict(values) == dd.Evaluation()
+    assert dd.TrainingProtocol.from_dict(values) == dd.TrainingProtocol()
     for given in (True, "0.5", None, [0.5, "1"], [True], 1.5, [-0.1], [float("nan")]):
-        with pytest.raises(ArtifactError, match="evaluation must be sound"):
-            dd.Evaluation.from_dict(values | {"decay_at": given})
+        with pytest.raises(ArtifactError, match="evaluation must be valid"):
+            dd.TrainingProtocol.from_dict(values | {"decay_at": given})
 
 
 def test_evaluations_refuse_nonsense():
     with pytest.raises(ValueError, match=r"evaluation must have known keys only, got \['epoch'\]"):
-        dd.Evaluation.from_dict({"epoch": 3})
+        dd.TrainingProtocol.from_dict({"epoch": 3})
     for name in ("networks", "epochs", "batch_size"):
         with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
-            dd.Evaluation(**{name: 0})
+            dd.TrainingProtocol(**{name: 0})
     for lr in (0.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match=f"lr must be positive and finite, got {lr}"):
-            dd.Evaluation(lr=lr)
+            dd.TrainingProtocol(lr=lr)
     for mix in (-0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match=rf"mix must lie in 0\.\.1, got {mix}"):
-            dd.Evaluation(mix=mix)
+            dd.TrainingProtocol(mix=mix)
     for decays in ((-0.1,), (0.5, 1.5), (float("nan"),)):
         with pytest.raises(ValueError, match=r"decay_at must hold fractions 0\.\.1, got "):
-            dd.Evaluation(decay_at=decays)
+            dd.TrainingProtocol(decay_at=decays)
     for values in ({"network": 5}, {"augmentation": 5}, {"epochs": True}, {"network_options": []}, {"lr": "1"}):
-        with pytest.raises(ArtifactError, match="evaluation must be sound") as caught:
-            dd.Evaluation.from_dict(values)
+        with pytest.raises(ArtifactError, match="evaluation must be valid") as caught:
+            dd.TrainingProtocol.from_dict(values)
         assert caught.value.reason == "evaluation"
     with pytest.raises(ArtifactError, match="momentum must be finite and not negative, got -1"):
-        dd.Evaluation.from_dict({"momentum": -1})
+        dd.TrainingProtocol.from_dict({"momentum": -1})
 
 
 def test_published_protocols_are_those_of_the_papers():
-    plain, augmented = dd.Evaluation.published(), dd.Evaluation.published(dd.DSA_STRATEGY)
+    plain, augmented = dd.TrainingProtocol.published(), dd.TrainingProtocol.published(dd.DSA_STRATEGY)
     assert (plain.epochs, augmented.epochs) == (300, 1000)
     assert plain.network_label == "convnet (width 128)"
     assert (plain.lr, plain.momentum, plain.weight_decay, plain.batch_size) == (0.01, 0.9, 5e-4, 256)
@@ -268,17 +268,17 @@ def test_a_kept_score_is_not_computed_again(digits, chosen, tmp_path, monkeypatc
 
     def counted(*args, **options):
         calls.append(options["name"])
-        return judge.evaluating(*args, **options)
+        return judge.evaluation_steps(*args, **options)
 
-    monkeypatch.setattr(scores, "evaluating", counted)
+    monkeypatch.setattr(scores, "evaluation_steps", counted)
     folder = tmp_path / "scores"
-    one = kept_score(folder, "random", chosen, test, short, 0)
-    assert kept_score(folder, "random", chosen, test, short, 0) == one
+    one = cached_score(folder, "random", chosen, test, short, 0)
+    assert cached_score(folder, "random", chosen, test, short, 0) == one
     assert calls == ["random"]
     # Anything that the score depends on makes another one.
-    kept_score(folder, "random", chosen, test, short, 1)
-    kept_score(folder, "random", chosen, test, dataclasses.replace(short, epochs=3), 0)
-    kept_score(folder, "random", chosen, test.subset(torch.arange(300)), short, 0)
+    cached_score(folder, "random", chosen, test, short, 1)
+    cached_score(folder, "random", chosen, test, dataclasses.replace(short, epochs=3), 0)
+    cached_score(folder, "random", chosen, test.subset(torch.arange(300)), short, 0)
     assert len(calls) == 4
     records = dd.read_scores(folder)
     assert len(records) == 4
@@ -288,7 +288,7 @@ def test_a_kept_score_is_not_computed_again(digits, chosen, tmp_path, monkeypatc
     assert any(tuple(r["score"]["accuracies"]) == one.accuracies for r in records)
     assert dd.read_scores(tmp_path / "none") == []
     assert all(set(r["conditions"]["versions"]) == {"ddsdk", "torch"} for r in records)
-    kept_score(folder, "random", chosen, test, short, 0, fresh=True)
+    cached_score(folder, "random", chosen, test, short, 0, fresh=True)
     assert len(calls) == 5
 
 
@@ -296,17 +296,17 @@ def test_a_set_is_judged_under_its_learned_rate(digits, chosen, tmp_path):
     _, test = digits
     short = dataclasses.replace(QUICK, networks=1, epochs=2, lr=0.03)
     learned = dataclasses.replace(chosen, learned_lr=0.125)
-    found = kept_score(tmp_path, "learned", learned, test, short, 0)
-    by_hand = kept_score(tmp_path, "by hand", chosen, test, dataclasses.replace(short, lr=0.125), 0)
+    found = cached_score(tmp_path, "learned", learned, test, short, 0)
+    by_hand = cached_score(tmp_path, "by hand", chosen, test, dataclasses.replace(short, lr=0.125), 0)
     assert found.accuracies == by_hand.accuracies
-    assert {r["conditions"]["evaluation"]["lr"] for r in dd.read_scores(tmp_path)} == {0.125}
+    assert {r["conditions"]["protocol"]["lr"] for r in dd.read_scores(tmp_path)} == {0.125}
 
 
 @pytest.mark.parametrize("name", ["../x", "..", "/", "a/../../b", "\x1b", ""])
 def test_no_name_leads_out_of_the_folder(digits, chosen, tmp_path, name):
     _, test = digits
     folder = tmp_path / "deep" / "scores"
-    kept_score(folder, name, chosen, test, dataclasses.replace(QUICK, networks=1, epochs=1), 0)
+    cached_score(folder, name, chosen, test, dataclasses.replace(QUICK, networks=1, epochs=1), 0)
     assert {p.parent.parent for p in tmp_path.rglob("*") if p.is_file()} == {folder}
     (record,) = dd.read_scores(folder)
     assert record["score"]["name"] == name
@@ -316,7 +316,7 @@ def test_scores_of_other_classes_are_refused(digits, chosen, tmp_path):
     _, test = digits
     other = dataclasses.replace(chosen, class_names=tuple("abcdefghij"))
     with pytest.raises(ValueError, match="class names of test must be those of the set"):
-        kept_score(tmp_path, "random", other, test, QUICK, 0)
+        cached_score(tmp_path, "random", other, test, QUICK, 0)
 
 
 def test_scores_lie_beside_the_set_and_not_in_it(tmp_path, monkeypatch):
@@ -328,35 +328,35 @@ def test_scores_lie_beside_the_set_and_not_in_it(tmp_path, monkeypatch):
 def test_an_evaluation_tells_how_far_it_is(digits, batch):
     _, test = digits
     short = dataclasses.replace(QUICK, networks=2, epochs=3)
-    steps = list(judge.evaluating(batch, test, short, rng=dd.generator("judge")))
+    steps = list(judge.evaluation_steps(batch, test, short, rng=dd.generator("judge")))
     assert [step.done for step in steps] == [1, 2, 3, 4, 5, 6, 6]
     assert {step.total for step in steps} == {6}
     assert all(step.score is None for step in steps[:-1])
     whole = dd.evaluate(batch, test, short, seed=dd.generator("judge"))
     assert steps[-1].score.accuracies == whole.accuracies
     with pytest.raises(ValueError, match="labels must have 10 columns, got 9"):
-        judge.evaluating((batch.x, batch.y[:, :9]), test, short, rng=dd.generator(0))
+        judge.evaluation_steps((batch.x, batch.y[:, :9]), test, short, rng=dd.generator(0))
 
 
 def test_a_changed_protocol_says_what_changed():
-    paper = dd.Evaluation.published()
+    paper = dd.TrainingProtocol.published()
     assert paper.changed() == paper
     assert paper.changed(options={"width": 128}, network="convnet", epochs=300) == paper
     assert paper.changed(networks=20) == dataclasses.replace(paper, networks=20)
     narrow = paper.changed(options={"width": 32, "depth": 2}, epochs=10)
-    assert narrow.protocol == "published, 10 epochs, width 32, depth 2"
+    assert narrow.name == "published, 10 epochs, width 32, depth 2"
     assert dict(narrow.network_options) == {"width": 32, "depth": 2}
     other = paper.changed(network="lenet")
-    assert (other.protocol, other.network, dict(other.network_options)) == ("published, lenet", "lenet", {})
+    assert (other.name, other.network, dict(other.network_options)) == ("published, lenet", "lenet", {})
 
 
 def test_a_published_figure_stands_beside_the_published_protocol_only():
-    paper = dd.Evaluation.published()
+    paper = dd.TrainingProtocol.published()
     score = {"name": "dc", "accuracies": [0.9], "network": "convnet", "protocol": "published"}
     score |= {"images": 10, "stored_floats": 1, "seconds": 1.0}
     shown = {}
     narrow = dataclasses.replace(paper, network_options={"width": 32})
-    for key, evaluation in {
+    for key, protocol in {
         "paper": paper,
         "repeats": paper.changed(networks=20),
         "width": paper.changed(options={"width": 32}),
@@ -365,7 +365,7 @@ def test_a_published_figure_stands_beside_the_published_protocol_only():
         "epochs": paper.changed(epochs=10),
         "unnamed": narrow,
     }.items():
-        conditions = {"set": "x", "evaluation": evaluation.to_dict()}
+        conditions = {"set": "x", "protocol": protocol.to_dict()}
         named = {**score, "name": "random"}
         record = {"score": named, "data": "mnist", "ipc": 1, "distil_seconds": None, "conditions": conditions}
         shown[key] = "| 64.9 |" in score_table([record], [])

@@ -12,12 +12,12 @@ import torch
 
 import ddsdk as dd
 from ddsdk.foundation.errors import ArtifactError
-from ddsdk.judging import judge, kept_score
+from ddsdk.judging import cached_score, judge
 from ddsdk.synthetic import FixedLabels, LearnedRate, Pixels, centred_labels
-from ddsdk.training import FullyConnectedNTK, Pace, by_protocol
+from ddsdk.training import FullyConnectedNTK, PerStepSchedule, by_protocol
 
-SHORT = dd.Evaluation(
-    protocol="test", network_options={"width": 4, "depth": 2}, networks=1, epochs=3, batch_size=40, lr=0.05
+SHORT = dd.TrainingProtocol(
+    name="test", network_options={"width": 4, "depth": 2}, networks=1, epochs=3, batch_size=40, lr=0.05
 )
 
 
@@ -32,52 +32,52 @@ def scores_of(batch):
     return dd.Batch(batch.x, centred_labels(batch.y.argmax(1), 10))
 
 
-def trained(make, batch, evaluation, pace=None):
+def trained(make, batch, protocol, per_step=None):
     """Return the weights that the judge reaches, in float64, and the fresh ones."""
     network, fresh = (make(dd.generator("init")).double() for _ in range(2))
     both = dd.Batch(batch.x.double(), batch.y.double())
-    list(by_protocol.train(network, both, evaluation, dd.generator("train"), pace or Pace()))
+    list(by_protocol.train(network, both, protocol, dd.generator("train"), per_step or PerStepSchedule()))
     return list(network.parameters()), fresh, both
 
 
-def slow_loss(evaluation, outputs, labels):
-    if evaluation.loss == "mse":
+def slow_loss(protocol, outputs, labels):
+    if protocol.loss == "mse":
         return ((outputs - labels) ** 2).sum() / 2 / len(labels)
     return -(labels * outputs.log_softmax(1)).sum() / len(labels)
 
 
-def slow_parts(batch, evaluation):
+def slow_parts(batch, protocol):
     """Give the batches in the stored order, pass after pass."""
-    for _ in range(evaluation.epochs):
-        for at in range(0, len(batch.x), evaluation.batch_size):
-            part = slice(at, at + evaluation.batch_size)
+    for _ in range(protocol.epochs):
+        for at in range(0, len(batch.x), protocol.batch_size):
+            part = slice(at, at + protocol.batch_size)
             yield batch.x[part], batch.y[part]
 
 
-def slow_sgd(network, batch, evaluation, rates, momenta):
+def slow_sgd(network, batch, protocol, rates, momenta):
     params = list(network.parameters())
     velocity = [torch.zeros_like(p) for p in params]
-    for (x, y), rate, momentum in zip(slow_parts(batch, evaluation), rates, momenta, strict=True):
-        grads = torch.autograd.grad(slow_loss(evaluation, network(x), y), params)
+    for (x, y), rate, momentum in zip(slow_parts(batch, protocol), rates, momenta, strict=True):
+        grads = torch.autograd.grad(slow_loss(protocol, network(x), y), params)
         with torch.no_grad():
             for p, g, v in zip(params, grads, velocity, strict=True):
-                v.mul_(momentum).add_(g + evaluation.weight_decay * p)
+                v.mul_(momentum).add_(g + protocol.weight_decay * p)
                 p.sub_(rate * v)
     return params
 
 
-def slow_adam(network, batch, evaluation, rates):
+def slow_adam(network, batch, protocol, rates):
     params = list(network.parameters())
     first, second = ([torch.zeros_like(p) for p in params] for _ in range(2))
-    for t, ((x, y), rate) in enumerate(zip(slow_parts(batch, evaluation), rates, strict=True), 1):
-        grads = torch.autograd.grad(slow_loss(evaluation, network(x), y), params)
+    for t, ((x, y), rate) in enumerate(zip(slow_parts(batch, protocol), rates, strict=True), 1):
+        grads = torch.autograd.grad(slow_loss(protocol, network(x), y), params)
         with torch.no_grad():
             for p, g, m, v in zip(params, grads, first, second, strict=True):
-                g = g + evaluation.weight_decay * p
-                m.mul_(evaluation.momentum).add_((1 - evaluation.momentum) * g)
+                g = g + protocol.weight_decay * p
+                m.mul_(protocol.momentum).add_((1 - protocol.momentum) * g)
                 v.mul_(0.999).add_(0.001 * g * g)
                 unbiased = (v / (1 - 0.999**t)).sqrt() + 1e-8
-                p.sub_(rate * m / (1 - evaluation.momentum**t) / unbiased)
+                p.sub_(rate * m / (1 - protocol.momentum**t) / unbiased)
     return params
 
 
@@ -90,42 +90,42 @@ def close(a, b):
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_stored_order_equals_a_slow_loop(make_digit_student, batch, loss, optimizer):
     """100 images in batches of 40 are 3 steps a pass, the last one of 20 images."""
-    evaluation = dataclasses.replace(
+    protocol = dataclasses.replace(
         SHORT, loss=loss, optimizer=optimizer, order="stored", schedule="cosine", warm_up=0.3, lr=0.01
     )
     given = scores_of(batch)
-    found, network, exact = trained(make_digit_student, given, evaluation)
-    rates = [evaluation.rate_at(k, 3) for k in range(9)]
+    found, network, exact = trained(make_digit_student, given, protocol)
+    rates = [protocol.rate_at(k, 3) for k in range(9)]
     slow = (
-        slow_sgd(network, exact, evaluation, rates, [0.9] * 9)
+        slow_sgd(network, exact, protocol, rates, [0.9] * 9)
         if optimizer == "sgd"
-        else slow_adam(network, exact, evaluation, rates)
+        else slow_adam(network, exact, protocol, rates)
     )
     close(found, slow)
 
 
 def test_each_step_has_its_learned_rate_and_momentum(make_digit_student, batch):
-    evaluation = dataclasses.replace(SHORT, order="stored")
+    protocol = dataclasses.replace(SHORT, order="stored")
     rates = tuple(0.01 * (k + 1) for k in range(9))
     # Without momentum for a step, what was gathered before is gone, and the step itself is remembered.
     momenta = (0.0, 0.5, 0.9, 0.0, 0.3, 0.0, 0.0, 0.8, 0.9)
-    found, network, exact = trained(make_digit_student, batch, evaluation, Pace(rates, momenta))
-    close(found, slow_sgd(network, exact, evaluation, rates, momenta))
-    found, network, exact = trained(make_digit_student, batch, evaluation, Pace(rates))
-    close(found, slow_sgd(network, exact, evaluation, rates, [0.9] * 9))
+    found, network, exact = trained(make_digit_student, batch, protocol, PerStepSchedule(rates, momenta))
+    close(found, slow_sgd(network, exact, protocol, rates, momenta))
+    found, network, exact = trained(make_digit_student, batch, protocol, PerStepSchedule(rates))
+    close(found, slow_sgd(network, exact, protocol, rates, [0.9] * 9))
 
 
 def test_a_cosine_after_a_warm_up():
-    evaluation = dataclasses.replace(SHORT, epochs=5, schedule="cosine", warm_up=0.2, decay=0.1, lr=2.0)
-    rates = [evaluation.rate_at(k, 4) for k in range(20)]
+    protocol = dataclasses.replace(SHORT, epochs=5, schedule="cosine", warm_up=0.2, decay=0.1, lr=2.0)
+    rates = [protocol.rate_at(k, 4) for k in range(20)]
     assert rates[:4] == pytest.approx([0.5, 1.0, 1.5, 2.0])
     slow = [2.0 * (0.1 + 0.9 * (1 + math.cos(math.pi * k / 16)) / 2) for k in range(16)]
     assert rates[4:] == pytest.approx(slow)
     assert all(a > b for a, b in itertools.pairwise(rates[4:]))
-    steps = dataclasses.replace(evaluation, schedule="steps", decay_at=(0.6,))
+    steps = dataclasses.replace(protocol, schedule="steps", decay_at=(0.6,))
     rates = [steps.rate_at(k, 4) for k in range(20)]
     assert rates == pytest.approx([0.5, 1.0, 1.5, *[2.0] * 9, *[0.2] * 8])
-    plain = dataclasses.replace(evaluation, warm_up=0.0)
+    plain = dataclasses.replace(protocol, warm_up=0.0)
     assert plain.rate_at(0, 4) == 2.0
     assert dataclasses.replace(plain, epochs=1).rate_at(0, 1) == 2.0
 
@@ -135,8 +135,8 @@ def test_labels_are_read_as_the_protocol_says(digits, batch):
     given = scores_of(batch)
 
     def score(labels, rows=given):
-        evaluation = dataclasses.replace(SHORT, labels=labels)
-        return dd.evaluate(rows, test, evaluation, seed=dd.generator("judge"))
+        protocol = dataclasses.replace(SHORT, labels=labels)
+        return dd.evaluate(rows, test, protocol, seed=dd.generator("judge"))
 
     plain = dd.evaluate(batch, test, SHORT, seed=dd.generator("judge"))
     hard, near, stored = score("hard"), score("probabilities"), score("stored")
@@ -153,7 +153,7 @@ def test_labels_are_read_as_the_protocol_says(digits, batch):
 
 def test_regression_on_scores_learns(digits, batch):
     _, test = digits
-    evaluation = dataclasses.replace(
+    protocol = dataclasses.replace(
         SHORT,
         network_options={"width": 8, "depth": 2, "norm": "none"},
         epochs=40,
@@ -162,20 +162,20 @@ def test_regression_on_scores_learns(digits, batch):
         schedule="cosine",
         lr=3e-3,
     )
-    score = dd.evaluate(scores_of(batch), test, evaluation, seed=dd.generator("judge"))
+    score = dd.evaluate(scores_of(batch), test, protocol, seed=dd.generator("judge"))
     assert score.mean > 0.6
     assert (score.labels, score.loss) == ("scores", "mse")
 
 
-KERNEL = dd.Evaluation(
-    protocol="kernel", network="fc-ntk", network_options={"depth": 2, "ridge": 1e-3}, learner="kernel"
+KERNEL = dd.TrainingProtocol(
+    name="kernel", network="fc-ntk", network_options={"depth": 2, "ridge": 1e-3}, learner="kernel"
 )
 
 
 def test_a_kernel_is_judged_without_training(digits, batch):
     _, test = digits
     given = scores_of(batch)
-    steps = list(judge.evaluating(given, test, KERNEL, rng=dd.generator(0)))
+    steps = list(judge.evaluation_steps(given, test, KERNEL, rng=dd.generator(0)))
     assert [(step.done, step.total) for step in steps] == [(1, 1)]
     score = steps[-1].score
     gram = FullyConnectedNTK(depth=2)(given.x, given.x)
@@ -202,21 +202,21 @@ def test_a_set_with_a_pace_is_judged_in_its_order(digits, batch, tmp_path):
         batch.y,
         class_names=train.class_names,
         preprocess=train.preprocess,
-        evaluation=protocol.to_dict(),
+        protocol=protocol.to_dict(),
         learned_lr=rates,
         learned_momentum=(0.5,) * 4,
     )
-    kept = kept_score(tmp_path, "dd", distilled, test, protocol, 0)
-    pace = Pace(distilled.learned_lr, distilled.learned_momentum)
+    kept = cached_score(tmp_path, "dd", distilled, test, protocol, 0)
+    per_step = PerStepSchedule(distilled.learned_lr, distilled.learned_momentum)
     rng = dd.generator(0)
-    assert kept.accuracies == dd.evaluate(batch, test, protocol, seed=rng, pace=pace).accuracies
-    assert kept == kept_score(tmp_path, "dd", distilled, test, protocol, 0)
+    assert kept.accuracies == dd.evaluate(batch, test, protocol, seed=rng, per_step=per_step).accuracies
+    assert kept == cached_score(tmp_path, "dd", distilled, test, protocol, 0)
     # A protocol that shuffles the set has a rate of its own.
     shuffled = dataclasses.replace(protocol, order="shuffled")
-    other = kept_score(tmp_path, "dd", distilled, test, shuffled, 0)
+    other = cached_score(tmp_path, "dd", distilled, test, shuffled, 0)
     assert other.accuracies == dd.evaluate(batch, test, shuffled, seed=0).accuracies
     with pytest.raises(ValueError, match="learned_lr must hold one number for each of the 6 steps"):
-        kept_score(tmp_path, "dd", distilled, test, protocol.changed(epochs=3), 0)
+        cached_score(tmp_path, "dd", distilled, test, protocol.changed(epochs=3), 0)
 
 
 def test_every_reading_of_hard_labels_is_one_score(digits, batch, tmp_path):
@@ -227,23 +227,23 @@ def test_every_reading_of_hard_labels_is_one_score(digits, batch, tmp_path):
         distilled = dd.Distilled(batch.x, rows, label_space=space, **names)
         folder = tmp_path / space
         for labels in ("stored", "probabilities", "hard"):
-            kept_score(folder, "x", distilled, test, dataclasses.replace(SHORT, labels=labels, epochs=1), 0)
+            cached_score(folder, "x", distilled, test, dataclasses.replace(SHORT, labels=labels, epochs=1), 0)
         assert len(dd.read_scores(folder)) == count
 
 
 @pytest.mark.parametrize(
-    ("pace", "changes", "text"),
+    ("per_step", "changes", "text"),
     [
-        (Pace((0.1,) * 8), {"order": "stored"}, "one number for each of the 9 steps of 3 epochs, got 8"),
-        (Pace((0.1,) * 9), {}, "order must be 'stored' where each step has a rate of its own"),
-        (Pace((), (0.1,)), {"order": "stored"}, "learned_momentum must hold one number"),
-        (Pace((), (0.1,) * 9), {"order": "stored", "optimizer": "adam"}, "optimizer must be 'sgd'"),
+        (PerStepSchedule((0.1,) * 8), {"order": "stored"}, "one number for each of the 9 steps of 3 epochs, got 8"),
+        (PerStepSchedule((0.1,) * 9), {}, "order must be 'stored' where each step has its own learning rate"),
+        (PerStepSchedule((), (0.1,)), {"order": "stored"}, "learned_momentum must hold one number"),
+        (PerStepSchedule((), (0.1,) * 9), {"order": "stored", "optimizer": "adam"}, "optimizer must be 'sgd'"),
     ],
 )
-def test_a_pace_that_does_not_fit_is_refused(digits, batch, pace, changes, text):
+def test_a_pace_that_does_not_fit_is_refused(digits, batch, per_step, changes, text):
     _, test = digits
     with pytest.raises(ValueError, match=text):
-        dd.evaluate(batch, test, dataclasses.replace(SHORT, **changes), seed=0, pace=pace)
+        dd.evaluate(batch, test, dataclasses.replace(SHORT, **changes), seed=0, per_step=per_step)
 
 
 @pytest.mark.parametrize(
@@ -278,15 +278,15 @@ BAD = [
 @pytest.mark.parametrize("values", BAD)
 def test_evaluations_refuse_nonsense(values):
     with pytest.raises(ValueError, match=f"{list(values)[-1]} must"):
-        dd.Evaluation(**values)
-    with pytest.raises(ArtifactError, match="evaluation must be sound"):
-        dd.Evaluation.from_dict(values)
+        dd.TrainingProtocol(**values)
+    with pytest.raises(ArtifactError, match="evaluation must be valid"):
+        dd.TrainingProtocol.from_dict(values)
 
 
 def test_later_entries_stand_in_a_manifest_only_where_they_differ():
     old = {"protocol", "network", "network_options", "networks", "epochs", "batch_size", "lr", "momentum"}
     old |= {"weight_decay", "decay_at", "decay", "augmentation", "mix"}
-    assert set(dd.Evaluation().to_dict()) == old
+    assert set(dd.TrainingProtocol().to_dict()) == old
     changes = {
         "loss": "mse",
         "optimizer": "adam",
@@ -296,16 +296,16 @@ def test_later_entries_stand_in_a_manifest_only_where_they_differ():
         "learner": "kernel",
         "labels": "hard",
     }
-    all_new = dd.Evaluation(**changes)
+    all_new = dd.TrainingProtocol(**changes)
     assert set(all_new.to_dict()) == old | set(changes)
-    assert dd.Evaluation.from_dict(json.loads(json.dumps(all_new.to_dict()))) == all_new
+    assert dd.TrainingProtocol.from_dict(json.loads(json.dumps(all_new.to_dict()))) == all_new
 
 
 def test_a_change_of_order_or_labels_is_named():
-    stored = dd.Evaluation(protocol="own", order="stored")
+    stored = dd.TrainingProtocol(name="own", order="stored")
     assert stored.changed(order="stored", labels="stored") == stored
     changed = stored.changed(order="shuffled", labels="hard")
-    assert changed.protocol == "own, shuffled order, labels hard"
+    assert changed.name == "own, shuffled order, labels hard"
     assert (changed.order, changed.labels) == ("shuffled", "hard")
 
 
@@ -323,8 +323,8 @@ def test_validation_looks_under_every_kind_of_protocol(digits, batch):
     stored = dataclasses.replace(SHORT, order="stored", batch_size=50, epochs=2)
     # As many epochs as there are rates, although a look takes fewer elsewhere.
     narrow = stored.changed(options={"width": 4}, networks=1)
-    pace = Pace(rate.rates, rate.momenta)
-    by_hand = dd.evaluate(batch, test, narrow, seed=dd.generator("look"), pace=pace)
+    per_step = PerStepSchedule(rate.rates, rate.momenta)
+    by_hand = dd.evaluate(batch, test, narrow, seed=dd.generator("look"), per_step=per_step)
     assert held_out_accuracy(digits, syn, stored) == by_hand.mean
     plain = dd.SyntheticSet(syn.parametrization, syn.labels, classes, 10)
     by_kernel = dd.evaluate(batch, test, KERNEL, seed=dd.generator("look"))
@@ -334,16 +334,16 @@ def test_validation_looks_under_every_kind_of_protocol(digits, batch):
 @pytest.mark.parametrize("schedule", ["steps", "cosine"])
 def test_steps_are_those_of_whole_epochs(digits, batch, schedule):
     make = dd.network_factory("convnet", digits[0].image_shape, 10, width=4, depth=2)
-    evaluation = dataclasses.replace(SHORT, schedule=schedule, decay_at=(0.5,), warm_up=0.2)
+    protocol = dataclasses.replace(SHORT, schedule=schedule, decay_at=(0.5,), warm_up=0.2)
     by_epochs, by_steps, fewer = (make(dd.generator("init")) for _ in range(3))
-    list(by_protocol.train(by_epochs, batch, evaluation, dd.generator("train")))
-    by_protocol.train_steps(by_steps, batch, evaluation, 3 * evaluation.steps_in_epoch(100), dd.generator("train"))
+    list(by_protocol.train(by_epochs, batch, protocol, dd.generator("train")))
+    by_protocol.train_steps(by_steps, batch, protocol, 3 * protocol.steps_in_epoch(100), dd.generator("train"))
     for a, b in zip(by_epochs.parameters(), by_steps.parameters(), strict=True):
         assert torch.equal(a, b)
-    by_protocol.train_steps(fewer, batch, evaluation, 4, dd.generator("train"))
+    by_protocol.train_steps(fewer, batch, protocol, 4, dd.generator("train"))
     assert not torch.equal(next(fewer.parameters()), next(by_steps.parameters()))
     with pytest.raises(ValueError, match="steps"):
-        by_protocol.train_steps(fewer, batch, evaluation, 0, dd.generator("train"))
+        by_protocol.train_steps(fewer, batch, protocol, 0, dd.generator("train"))
 
 
 def test_fewer_steps_see_the_whole_schedule(digits, batch, monkeypatch):
@@ -351,10 +351,10 @@ def test_fewer_steps_see_the_whole_schedule(digits, batch, monkeypatch):
     monkeypatch.setattr(
         by_protocol, "gradient_step", lambda n, optimizer, *_: seen.append(optimizer.param_groups[0]["lr"])
     )
-    evaluation = dataclasses.replace(SHORT, epochs=2, decay_at=(0.5,), decay=0.1, lr=1.0)
-    by_protocol.train_steps(make(dd.generator(0)), batch, evaluation, 5, dd.generator(0))
+    protocol = dataclasses.replace(SHORT, epochs=2, decay_at=(0.5,), decay=0.1, lr=1.0)
+    by_protocol.train_steps(make(dd.generator(0)), batch, protocol, 5, dd.generator(0))
     assert seen == pytest.approx([1, 1, 1, 0.1, 0.1])
     seen.clear()
-    cosine = dataclasses.replace(evaluation, schedule="cosine", decay=0.0)
+    cosine = dataclasses.replace(protocol, schedule="cosine", decay=0.0)
     by_protocol.train_steps(make(dd.generator(0)), batch, cosine, 4, dd.generator(0))
     assert seen == pytest.approx([(1 + math.cos(math.pi * k / 4)) / 2 for k in range(4)])

@@ -42,7 +42,7 @@ def test_a_terminated_run_says_how_to_go_on(report):
     stopped = report["terminated"]
     assert stopped["code"] == 75
     assert 5 <= stopped["step"] < killed_runs.STEPS
-    assert f"stopped after step {stopped['step']}; go on with: ddsdk distill --data digits" in stopped["log"]
+    assert f"stopped after step {stopped['step']}; continue with: ddsdk distill --data digits" in stopped["log"]
     assert "--resume" in stopped["log"]
 
 

@@ -85,11 +85,11 @@ def test_what_ld_refuses(tiny, make_student):
 
 def test_what_ld_derives(tiny, digits):
     for images, batch in ((1, 10), (2, 10), (5, 25), (10, 50)):
-        evaluation = dd.LD(ipc=images).evaluation(digits[0])
-        assert evaluation.batch_size == batch
-        assert evaluation.epochs * evaluation.steps_in_epoch(10 * images) == 1000
-        assert (evaluation.optimizer, evaluation.network) == ("adam", "alexnet")
-    assert dd.LD(ipc=1, student_steps=7, student_batch=2).evaluation(tiny).epochs == 4
+        protocol = dd.LD(ipc=images).protocol(digits[0])
+        assert protocol.batch_size == batch
+        assert protocol.epochs * protocol.steps_in_epoch(10 * images) == 1000
+        assert (protocol.optimizer, protocol.network) == ("adam", "alexnet")
+    assert dd.LD(ipc=1, student_steps=7, student_batch=2).protocol(tiny).epochs == 4
 
 
 @pytest.mark.parametrize(
@@ -101,16 +101,16 @@ def test_the_length_of_a_curriculum(tiny, make_student, ipc, per_class, steps, b
     plan = recipe.plan(tiny, make_student=make_student, rng=dd.generator(0))
     assert plan.objective.steps == steps
     assert plan.syn.rate().shape == (steps, 2)
-    evaluation = recipe.evaluation(tiny)
-    assert (evaluation.batch_size, evaluation.order, evaluation.epochs) == (batch, "stored", 1)
-    assert evaluation.steps_in_epoch(len(plan.syn)) == steps
+    protocol = recipe.protocol(tiny)
+    assert (protocol.batch_size, protocol.order, protocol.epochs) == (batch, "stored", 1)
+    assert protocol.steps_in_epoch(len(plan.syn)) == steps
     # Each step sees as many images of each class.
     first = plan.syn.classes[:batch]
     assert len(first.bincount(minlength=3).unique()) == 1
 
 
 def test_the_paper_has_64_steps_of_about_128_images(digits):
-    assert dd.GTN().evaluation(digits[0]).batch_size == 130
+    assert dd.GTN().protocol(digits[0]).batch_size == 130
 
 
 def test_a_curriculum_gets_better(digits, make_digit_student):
@@ -131,9 +131,9 @@ def test_the_learned_pace_travels(tiny, make_student, tmp_path):
     found.save(tmp_path / "set")
     found = dd.Distilled.load(tmp_path / "set")
     assert len(found.learned_lr) == len(found.learned_momentum) == 2
-    evaluation = dataclasses.replace(
-        dd.Evaluation.from_dict(found.evaluation), networks=1, network_options={"width": 4, "depth": 1}
+    protocol = dataclasses.replace(
+        dd.TrainingProtocol.from_dict(found.protocol), networks=1, network_options={"width": 4, "depth": 1}
     )
-    evaluation, pace = evaluation.with_learned(found.learned_lr, found.learned_momentum)
-    assert pace.rates == found.learned_lr and pace.momenta == found.learned_momentum
-    pace.check(evaluation, len(found))
+    protocol, per_step = protocol.with_learned(found.learned_lr, found.learned_momentum)
+    assert per_step.rates == found.learned_lr and per_step.momenta == found.learned_momentum
+    per_step.check(protocol, len(found))

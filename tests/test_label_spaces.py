@@ -193,19 +193,19 @@ def test_cards_say_how_to_use_scores_paces_and_kernels():
     card = card_markdown(scored(**PACED).manifest)
     assert "| labels | soft, scores |" in card
     for text in (
-        "scores, any real numbers and no probabilities",
-        "For each of 3 steps a learning rate was learned with the set: `learned_lr`",
-        "For each of 3 steps a momentum was learned with the set: `learned_momentum`",
+        "scores: any real numbers, not probabilities",
+        "A learning rate was learned for each of 3 training steps: `learned_lr`",
+        "A momentum was learned for each of 3 training steps: `learned_momentum`",
         "in their stored order",
     ):
         assert text in card
-    evaluation = {"learner": "kernel", "network": "fc-ntk", "epochs": 300}
-    kernel = card_markdown(scored(evaluation=evaluation).manifest)
+    protocol = {"learner": "kernel", "network": "fc-ntk", "epochs": 300}
+    kernel = card_markdown(scored(protocol=protocol).manifest)
     assert "This set does not train networks" in kernel
     assert "| network | fc-ntk |" in kernel
-    for word in ("Train a fresh network", "How to train", "networks trained on it", "epochs"):
+    for word in ("Train a fresh network", "## Training", "networks trained on it", "epochs"):
         assert word not in kernel
-        assert word in card_markdown(scored(evaluation={"network": "mlp", "epochs": 3}).manifest)
+        assert word in card_markdown(scored(protocol={"network": "mlp", "epochs": 3}).manifest)
 
 
 def test_scores_go_out_as_they_are(tmp_path):
@@ -237,8 +237,10 @@ def test_assembled_sets_carry_what_was_learned(tiny):
     rate = LearnedRate(0.1, steps=4, momentum=0.5)
     labels = FreeLabels(centred_labels(classes, 3))
     syn = dd.SyntheticSet(Pixels(torch.zeros(3, 3, 8, 12)), labels, classes, 3, rate)
-    found = assemble(dd.DM(ipc=1), syn, tiny, evaluation=dd.Evaluation(loss="mse"), rng=dd.generator(0), seconds=1.0)
+    found = assemble(
+        dd.DM(ipc=1), syn, tiny, protocol=dd.TrainingProtocol(loss="mse"), rng=dd.generator(0), seconds=1.0
+    )
     assert found.label_space == "scores"
     assert found.learned_lr == pytest.approx((0.1,) * 4)
     assert found.learned_momentum == (0.5,) * 4
-    assert found.evaluation["loss"] == "mse"
+    assert found.protocol["loss"] == "mse"

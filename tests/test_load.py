@@ -308,7 +308,7 @@ def test_bad_parquet_is_refused(tmp_path):
     write_parquet(tmp_path / "x.parquet", label="fine", more={"coarse": [0] * 12})
     refused("label_column must be given for")
     write_parquet(tmp_path / "x.parquet", labels=["a", "b", "c"] * 4)
-    refused("got 0 that fit: []")
+    refused("got 0 fitting columns: []")
     write_parquet(tmp_path / "x.parquet", labels=[None, *LABELS[1:].tolist()])
     refused("row 0 of")
     write_parquet(tmp_path / "x.parquet", contents=[encoded(PIXELS[0]), b"torn"] * 6)

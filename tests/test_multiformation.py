@@ -10,9 +10,9 @@ import torch
 from torch.nn.functional import interpolate, pad
 
 import ddsdk as dd
-from ddsdk.recipes.parts import hard_set, multiformation_set, pixel_set, unit_bounds, unit_rate
+from ddsdk.recipes.parts import hard_label_set, multiformation_set, pixel_set, unit_bounds, unit_rate
 from ddsdk.synthetic import STARTS, LearnedRate, MultiFormation, Pixels
-from ddsdk.synthetic.set import Leaves
+from ddsdk.synthetic.set import LeafView
 
 RNG = dd.generator("unused")
 SIZES = [(4, 6, 2), (5, 7, 2), (8, 12, 3), (28, 28, 3), (6, 6, 6)]
@@ -146,7 +146,7 @@ class Decoder(torch.nn.Module):
 @pytest.mark.parametrize("chunk", [1, 4, 256])
 def test_a_set_of_tiles_pulls_gradients_back(tiny, chunk):
     syn = multiformation_set(tiny, 2, 2, "real", dd.generator(0))
-    leaves = Leaves(syn, chunk)
+    leaves = LeafView(syn, chunk)
     x, y = leaves.whole(dd.generator("draw"))
     assert (len(x), len(y)) == (24, 24)
     torch.autograd.backward((x.sin() * y.sum(1)[:, None, None, None]).sum(), inputs=leaves.inputs)
@@ -183,9 +183,9 @@ def test_impossible_canvases_are_refused():
         (torch.full((1, 1, 4, 4), torch.nan), 2, "canvases must be finite"),
         (whole, 0, "factor must be at least 1, got 0"),
         (whole, 2.0, "factor must be an integer, got 2.0"),
-        (whole, 9, "factor must leave pixels to each tile along a side of 8, got 9"),
+        (whole, 9, "factor must leave at least one pixel for each tile along a side of 8 pixels, got 9"),
         # Five tiles of two rows need a ninth row for the last of them.
-        (whole, 5, "factor must leave pixels to each tile along a side of 8, got 5"),
+        (whole, 5, "factor must leave at least one pixel for each tile along a side of 8 pixels, got 5"),
     ):
         with pytest.raises(ValueError, match=message):
             MultiFormation(given, factor)
@@ -196,7 +196,7 @@ def test_impossible_canvases_are_refused():
         parametrization.encode(torch.full((8, 3, 8, 12), torch.inf))
 
 
-def shrunk(images):
+def rate_reductions(images):
     return interpolate(images, (4, 6), mode="bilinear", antialias=True)
 
 
@@ -204,7 +204,7 @@ def test_every_tile_starts_as_a_real_image_of_its_class(tiny):
     syn = multiformation_set(tiny, 1, 2, "real", dd.generator(0))
     assert syn.parametrization.canvases.shape == (3, 3, 8, 12)
     for c in range(3):
-        members = shrunk(tiny.batch(tiny.index_of_class(c)).x)
+        members = rate_reductions(tiny.batch(tiny.index_of_class(c)).x)
         canvas = syn.parametrization.canvases.detach()[c]
         tiles = [canvas[:, i : i + 4, j : j + 6] for i in (0, 4) for j in (0, 6)]
         places = [int(torch.isclose(members, t, atol=1e-6).flatten(1).all(1).nonzero()) for t in tiles]
@@ -246,11 +246,11 @@ def test_impossible_sets_are_refused(tiny):
 
 def test_hard_sets_have_slots_class_by_class(tiny):
     rate = LearnedRate(0.5)
-    syn = hard_set(tiny, 2, Pixels(canvases(6, 8, 12).float()), rate)
+    syn = hard_label_set(tiny, 2, Pixels(canvases(6, 8, 12).float()), rate)
     assert syn.classes.tolist() == [0, 0, 1, 1, 2, 2]
     assert torch.equal(syn.labels.rows(torch.arange(6)), torch.eye(3)[syn.classes])
     assert syn.rate is rate
-    assert hard_set(tiny, 2, Pixels(canvases(6, 8, 12).float())).rate is None
+    assert hard_label_set(tiny, 2, Pixels(canvases(6, 8, 12).float())).rate is None
 
 
 def test_bounds_are_where_the_unit_range_lies(tiny):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, make_dataclass
 import pytest
 
 from ddsdk.foundation import (
-    Checked,
+    CheckedDataclass,
     Fraction,
     Momentum,
     NonNegativeFloat,
@@ -47,7 +47,7 @@ def test_a_type_is_a_rule(kind, optional):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Base(Checked):
+class Base(CheckedDataclass):
     count: PositiveInt = 1
     rate: PositiveFloat | None = None
     plain: float = -1.0

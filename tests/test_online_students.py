@@ -9,7 +9,7 @@ import torch
 
 import ddsdk as dd
 from ddsdk.recipes.parts import pixel_set
-from ddsdk.students import OnBatch, OnlineStudents, accuracy_on
+from ddsdk.students import OnlineStudents, TrainOnBatch, accuracy_on
 from ddsdk.students.plateau import improves
 from ddsdk.training import weight_vector
 
@@ -55,7 +55,7 @@ def served(students, real, syn, steps):
 
 def test_a_network_serves_until_its_accuracy_stops_rising(tiny, syn, make_student):
     check = Scripted([0.1, 0.2, 0.3, 0.2, 0.2, 0.2, 0.2])
-    students = OnlineStudents(make_student, OnBatch(batch_size=4), check, window=2, longest=100)
+    students = OnlineStudents(make_student, TrainOnBatch(batch_size=4), check, window=2, longest=100)
     seen = served(students, tiny, syn, 7)
     # Averages .15 .25 .25 .2: the second one is the best, and two others follow it.
     assert len({id(s) for s in seen[:5]}) == 1
@@ -63,13 +63,13 @@ def test_a_network_serves_until_its_accuracy_stops_rising(tiny, syn, make_studen
 
 
 def test_a_network_serves_no_longer_than_it_may(tiny, syn, make_student):
-    students = OnlineStudents(make_student, OnBatch(batch_size=4), Scripted(range(100)), longest=3)
+    students = OnlineStudents(make_student, TrainOnBatch(batch_size=4), Scripted(range(100)), longest=3)
     seen = served(students, tiny, syn, 7)
     assert [seen[i] is seen[i - 1] for i in range(1, 7)] == [True, True, False, True, True, False]
 
 
 def test_a_lesson_is_one_adam_step_on_items_of_the_set(tiny, syn, make_student):
-    students = OnlineStudents(make_student, OnBatch(batch_size=6), accuracy_on(4), lr=0.01)
+    students = OnlineStudents(make_student, TrainOnBatch(batch_size=6), accuracy_on(4), lr=0.01)
     student = students.next(tiny, syn, dd.generator(0))
     mine = copy.deepcopy(student)
     students.next(tiny, syn, dd.generator(1))
@@ -83,7 +83,7 @@ def test_a_lesson_is_one_adam_step_on_items_of_the_set(tiny, syn, make_student):
 
 def test_a_supply_goes_on_bit_for_bit(tiny, syn, make_student):
     def supply():
-        return OnlineStudents(make_student, OnBatch(batch_size=4), accuracy_on(4), window=2, longest=4)
+        return OnlineStudents(make_student, TrainOnBatch(batch_size=4), accuracy_on(4), window=2, longest=4)
 
     straight = supply()
     states, weights = [], []
@@ -102,6 +102,6 @@ def test_a_supply_goes_on_bit_for_bit(tiny, syn, make_student):
 @pytest.mark.parametrize(("name", "value"), [("window", 0), ("longest", 0), ("lr", 0.0)])
 def test_what_is_refused(make_student, name, value):
     with pytest.raises(ValueError, match=f"^{name} must be"):
-        OnlineStudents(make_student, OnBatch(), accuracy_on(4), **{name: value})
+        OnlineStudents(make_student, TrainOnBatch(), accuracy_on(4), **{name: value})
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        OnBatch(batch_size=0)
+        TrainOnBatch(batch_size=0)

@@ -15,7 +15,7 @@ from ddsdk.foundation import derive
 from ddsdk.foundation.errors import DivergedError
 from ddsdk.objectives import ClassMatch, mean_embedding, squared
 from ddsdk.recipes.parts import sgd_on_images
-from ddsdk.running import Schedule
+from ddsdk.running import ObjectiveSchedule
 from ddsdk.running.checkpoint import pack, unpack
 from ddsdk.running.run import Run
 from ddsdk.synthetic import LearnedLabels, Pixels
@@ -61,7 +61,7 @@ def jumping(*steps):
 
         return objective
 
-    return Schedule(at)
+    return ObjectiveSchedule(at)
 
 
 def floating(state):
@@ -128,7 +128,7 @@ def test_an_undone_step_leaves_no_trace_in_the_average(make_run):
     seen = {0: stored(run.plan.syn)}
     for step in run:
         seen[step.number] = stored(step.syn)
-    assert run.shrunk == 1
+    assert run.rate_reductions == 1
     wanted = averaged([seen[i] for i in range(STEPS + 1)], 0.5)
     found = stored(run.result)
     for name, value in wanted.items():
@@ -273,7 +273,7 @@ def steep(*scales):
 
         return objective
 
-    return Schedule(at)
+    return ObjectiveSchedule(at)
 
 
 def steepness(run):
@@ -334,14 +334,14 @@ def test_the_objective_of_each_step_is_the_scheduled_one(make_run):
         asked.append(step)
         return everything
 
-    run = make_run(objective=Schedule(at))
+    run = make_run(objective=ObjectiveSchedule(at))
     list(run)
     assert asked == list(range(STEPS))
     assert equal(stored(run.plan.syn), stored(finished(make_run()).plan.syn))
-    second = make_run(objective=Schedule(at))
+    second = make_run(objective=ObjectiveSchedule(at))
     for _ in range(4):
         next(second)
-    third = make_run(objective=Schedule(at))
+    third = make_run(objective=ObjectiveSchedule(at))
     third.load_state_dict(unpack(*pack(second.state_dict())))
     asked.clear()
     list(third)
@@ -359,7 +359,7 @@ def test_a_step_for_each_class_moves_that_class_alone(make_run):
     def at(step):
         return ClassMatch(byproduct=mean_embedding, distance=squared, real_batch=4, classes=(step % 3,))
 
-    run = make_run(objective=Schedule(at), momentum=0.0)
+    run = make_run(objective=ObjectiveSchedule(at), momentum=0.0)
     before = run.plan.syn.parametrization.images.detach().clone()
     for step in run:
         after = step.syn.parametrization.images.detach().clone()

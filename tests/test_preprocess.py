@@ -128,7 +128,7 @@ BAD_STATES = [
     (NUMBERS, {**TENSORS, "zca_mean": TENSORS["zca_mean"] * float("nan")}, "mean must be finite"),
     (NUMBERS, {**TENSORS, "zca_eigenvalues": -1 - TENSORS["zca_eigenvalues"]}, "eigenvalues must be >= 0"),
     ({**NUMBERS, "eps": -1}, TENSORS, "eps must be positive"),
-    ({**NUMBERS, "eps": None}, TENSORS, "eps must be a list of numbers"),
+    ({**NUMBERS, "eps": None}, TENSORS, "eps must be a number"),
 ]
 
 

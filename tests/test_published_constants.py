@@ -261,5 +261,5 @@ def test_the_optimizer_has_the_published_settings(name, cifar):
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_the_protocol_has_the_published_settings(name, cifar):
-    found = RECIPES[name](ipc=10).evaluation(cifar)
+    found = RECIPES[name](ipc=10).protocol(cifar)
     assert {key: getattr(found, key) for key in PROTOCOLS[name]} == PROTOCOLS[name]

@@ -13,7 +13,7 @@ from ddsdk.foundation import derive
 from ddsdk.networks.norms import uses_batch_statistics
 from ddsdk.recipes.parts import pixel_set
 from ddsdk.running.checkpoint import pack, unpack
-from ddsdk.students import FreshStudents, OnReal, QueueStudents, accuracy_on, enrol
+from ddsdk.students import FreshStudents, QueueStudents, TrainOnReal, accuracy_on, prepare_student
 from ddsdk.students.plateau import spread
 
 
@@ -89,7 +89,7 @@ def test_a_random_network_serves_for_its_period_unchanged(tiny, syn, make_studen
     students = several(make_student)
     found = [weights(step(students, tiny, syn, i)).clone() for i in range(7)]
     for i, one in enumerate(found):
-        assert torch.equal(one, weights(enrol(make_student, tiny, dd.generator("step", i - i % 3))))
+        assert torch.equal(one, weights(prepare_student(make_student, tiny, dd.generator("step", i - i % 3))))
     with pytest.raises(ValueError, match="period must be at least 1, got 0"):
         FreshStudents(make_student, period=0)
 
@@ -99,7 +99,7 @@ def test_a_random_network_serves_for_its_period_unchanged(tiny, syn, make_studen
 
 def test_the_queue_grows_to_its_cap_and_loses_the_oldest(tiny, syn, make_student):
     students = queue(make_student, queue=5, first=3, push_every=2, trained=1)
-    firsts = [enrol(make_student, tiny, derive(dd.generator("step", 0), "first", i)) for i in range(3)]
+    firsts = [prepare_student(make_student, tiny, derive(dd.generator("step", 0), "first", i)) for i in range(3)]
     step(students, tiny, syn, 0)
     vectors = students.state_dict()["vectors"]
     for vector, network in zip(vectors, firsts, strict=True):
@@ -113,7 +113,7 @@ def test_the_queue_grows_to_its_cap_and_loses_the_oldest(tiny, syn, make_student
         assert len(state["accuracies"]) == sizes[-1]
         if i % 2 == 0:
             assert state["accuracies"][-1] == 0.0
-            fresh = enrol(make_student, tiny, derive(dd.generator("step", i), "fresh"))
+            fresh = prepare_student(make_student, tiny, derive(dd.generator("step", i), "fresh"))
             assert torch.equal(state["vectors"][-1].double(), weights(fresh))
         # Beside the one that learned, everybody is where it was, or one place nearer to the end.
         moved = int(sizes[-2] == 5 and i % 2 == 0)
@@ -155,7 +155,7 @@ def test_the_queue_hands_out_what_it_holds(tiny, syn, make_student):
 def test_a_queue_teaches(digits, make_digit_student):
     train, _ = digits
     students = QueueStudents(
-        make_digit_student, OnReal(steps=10, batch_size=64), accuracy_on(256), first=2, push_every=100
+        make_digit_student, TrainOnReal(steps=10, batch_size=64), accuracy_on(256), first=2, push_every=100
     )
     shown = pixel_set(train, 1, "real", dd.generator(0))
     accuracies = []

@@ -14,10 +14,10 @@ from ddsdk.objectives import ByFeatures, FitAndTest
 from ddsdk.recipes.regression import regression_protocol
 from ddsdk.running.checkpoint import pack, unpack
 from ddsdk.running.run import Run
-from ddsdk.students import FreshStudents, HeStudents, Several, TrainedPool, enrol, plain_student
+from ddsdk.students import FreshStudents, HeStudents, StudentEnsemble, TrainedPool, plain_student, prepare_student
 from ddsdk.training import FullyConnectedNTK, KernelMachine, LinearKernel, Ridge, kernel_machine
 from ddsdk.training.fit import batch_gradient
-from ddsdk.training.losses import half_squares
+from ddsdk.training.losses import half_squared_error
 from ddsdk.training.ridge import solve
 
 
@@ -66,14 +66,14 @@ def test_a_network_of_the_pool_learns_the_set_and_leaves_at_its_age(tiny, syn, m
     make_student = plain_student(make_student)
     students = TrainedPool(make_student, pool=1, longest=2, lr=0.01)
     found = take(students, tiny, syn, range(5))
-    fresh = [weights(enrol(make_student, tiny, dd.generator("step", i))) for i in range(5)]
+    fresh = [weights(prepare_student(make_student, tiny, dd.generator("step", i))) for i in range(5)]
     assert torch.equal(found[0], fresh[0])
     assert torch.equal(found[2], fresh[2])
     assert torch.equal(found[4], fresh[4])
 
-    network = enrol(make_student, tiny, dd.generator("step", 0))
+    network = prepare_student(make_student, tiny, dd.generator("step", 0))
     adam = torch.optim.Adam(network.parameters(), lr=0.01)
-    batch_gradient(network, syn.detached(dd.generator(0)), half_squares)
+    batch_gradient(network, syn.detached(dd.generator(0)), half_squared_error)
     adam.step()
     torch.testing.assert_close(found[1], weights(network), rtol=1e-4, atol=1e-5)
 
@@ -114,12 +114,12 @@ def test_a_pool_refuses_what_it_cannot_be(make_student):
     with pytest.raises(ValueError, match=r"^lr must be positive and finite"):
         TrainedPool(make_student, lr=0.0)
     with pytest.raises(ValueError, match=r"^supplies must hold at least one, got 0$"):
-        Several([])
+        StudentEnsemble([])
 
 
 def test_several_students_are_different_and_remember(tiny, syn, make_student):
     def make():
-        return Several([FreshStudents(make_student, period=3), TrainedPool(make_student, pool=2)])
+        return StudentEnsemble([FreshStudents(make_student, period=3), TrainedPool(make_student, pool=2)])
 
     straight, resumed = make(), make()
     one, two = straight.next(tiny, syn, dd.generator("step", 0))
@@ -219,7 +219,7 @@ def test_the_regression_of_an_analytic_set_is_that_of_all_data(tiny, make_studen
     x, y = tiny.batch(torch.arange(len(tiny)))
     new = torch.randn(10, *tiny.image_shape, generator=dd.generator("new"))
     exact = KernelMachine(kernel=LinearKernel(), ridge=Ridge(strength=1e-3)).predict(x, y, new)
-    how = recipe.evaluation(tiny)
+    how = recipe.protocol(tiny)
     machine = kernel_machine(how.network, **how.network_options)
     torch.testing.assert_close(machine.predict(found.images, found.labels, new), exact, rtol=1e-3, atol=1e-3)
     with pytest.raises(ValueError, match=r"^ridge must be finite and not negative"):
@@ -229,14 +229,14 @@ def test_the_regression_of_an_analytic_set_is_that_of_all_data(tiny, make_studen
 def test_an_analytic_set_is_judged_as_a_kernel_machine(digits, make_digit_student):
     train, test = digits
     found = dd.distill(dd.KRR(ipc=1), train, make_student=make_digit_student, seed=0)
-    how = dd.Evaluation.from_dict(found.evaluation)
+    how = dd.TrainingProtocol.from_dict(found.protocol)
     score = dd.evaluate((found.images, found.labels), test, how, seed=1)
     assert score.mean > 0.85
 
 
 def test_a_network_in_the_place_of_a_kernel_fits_the_labels_of_the_set(tiny):
     """Cross-entropy of centred rows has no minimum."""
-    how = dd.KIP(ipc=1).evaluation(tiny).changed(network="convnet", options={"width": 4})
+    how = dd.KIP(ipc=1).protocol(tiny).changed(network="convnet", options={"width": 4})
     assert (how.learner, how.loss) == ("network", "mse")
 
 
@@ -260,13 +260,13 @@ def test_the_protocol_follows_the_number_of_images(tiny):
         assert (how.loss, how.optimizer, how.schedule) == ("mse", "adam", "cosine")
         assert how.network_options == {"width": 128, "norm": "none"}
         assert how.warm_up * steps == pytest.approx(500)
-    assert dd.KIP(kernel_depth=2).evaluation(tiny).network_label == "fc-ntk kernel (depth 2, rule trace, ridge 1e-06)"
+    assert dd.KIP(kernel_depth=2).protocol(tiny).network_label == "fc-ntk kernel (depth 2, rule trace, ridge 1e-06)"
 
 
 def test_frepo_takes_the_cross_entropy_where_it_is_asked_to(tiny, make_student):
     recipe = dd.FRePo(ipc=2, steps=3, real_batch=8, loss="cross-entropy", augmentation="", scale_lr=0.1)
     plan = recipe.plan(tiny, make_student=make_student, rng=dd.generator(0))
-    assert (plan.objective.loss, recipe.evaluation(tiny).augmentation) == ("cross-entropy", "")
+    assert (plan.objective.loss, recipe.protocol(tiny).augmentation) == ("cross-entropy", "")
     before = float(plan.syn.scale().detach())
     assert before == pytest.approx(10.0)
     for step in dd.Distillation(plan, tiny, rng=dd.generator("run")):

@@ -128,9 +128,9 @@ def test_canvases_of_other_tiles_are_not_copied(tiny, make_student):
     start = dd.SyntheticSet(MultiFormation(canvases, 3), label_kinds.hard_labels(classes, 3), classes, 3)
     syn = Run(recipe, tiny, make_student=make_student, start=start).distillation.plan.syn
     (first, *_), _ = start.parametrization.decode(torch.arange(6), dd.generator("decode"))
-    (shrunk, *_), _ = syn.parametrization.decode(torch.arange(6), dd.generator("decode"))
+    (rate_reductions, *_), _ = syn.parametrization.decode(torch.arange(6), dd.generator("decode"))
     assert not torch.equal(syn.parametrization.canvases, canvases)
-    assert float((shrunk - first).detach().abs().mean()) < 0.5 * float(first.detach().abs().mean())
+    assert float((rate_reductions - first).detach().abs().mean()) < 0.5 * float(first.detach().abs().mean())
 
 
 def test_labels_and_rates_of_an_artefact_come_along_where_they_are_learned(tiny, make_student):

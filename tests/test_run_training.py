@@ -9,7 +9,7 @@ from trained_runs import made, opener, rows, same
 
 import ddsdk as dd
 from ddsdk.foundation import derive
-from ddsdk.students import enrol
+from ddsdk.students import prepare_student
 from ddsdk.training.fit import accuracy
 from ddsdk.training.flat import weight_vector
 from ddsdk.training.sharpness import sharpness_aware_step
@@ -35,7 +35,7 @@ def test_snapshots_of_an_epoch_lie_evenly_in_it(start, tiny, make_student):
     runs = start(count=1, epochs=2, per_epoch=3, **plain)
     found = rows(made(runs))
     key = dd.generator(0, "run", 0)
-    network = enrol(make_student, tiny, key)
+    network = prepare_student(make_student, tiny, key)
     sgd = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     slow = [weight_vector(network)]
     for e in range(2):
@@ -81,7 +81,7 @@ def test_mixing_sharpness_and_augmentation_reach_the_training(start):
 def test_a_sharpness_aware_run_is_made_of_such_steps(start, tiny, make_student):
     runs = start(count=1, epochs=1, augmentation="", mix=0.0, batch_size=100, sharpness=0.3, surrogate=0.7)
     key = dd.generator(0, "run", 0)
-    network = enrol(make_student, tiny, key)
+    network = prepare_student(make_student, tiny, key)
     sgd = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     batch = tiny.batch(torch.randperm(len(tiny), generator=derive(key, "order", 0)))
     sharpness_aware_step(network, sgd, batch, rho=0.3, alpha=0.7)

@@ -71,7 +71,7 @@ def test_a_stop_between_epochs_keeps_whole_networks(tmp_path, cache, monkeypatch
     monkeypatch.setattr(sys, "argv", ["ddsdk", *args])
     assert main(args) == 75
     said = capsys.readouterr().err
-    assert f"stopped with {2 - kept} networks to train; go on with: ddsdk distill" in said
+    assert f"stopped with {2 - kept} networks left to train; continue with: ddsdk distill" in said
     assert said.rstrip().endswith("--resume")
     files = list(cache.glob("run-*.safetensors"))
     assert len(files) == kept

@@ -16,18 +16,18 @@ from ddsdk.foundation import derive
 from ddsdk.networks.norms import has_batch_norm, uses_batch_statistics
 from ddsdk.recipes.parts import pixel_set
 from ddsdk.running.checkpoint import pack, unpack
-from ddsdk.students import AlternatingStudents, FreshStudents, OnReal, OnSynthetic, enrol
+from ddsdk.students import AlternatingStudents, FreshStudents, TrainOnReal, TrainOnSynthetic, prepare_student
 from ddsdk.training.fit import accuracy
 
 LESSONS = {
-    "synthetic": OnSynthetic(epochs=2, batch_size=4, augmentation=dd.Augmentation("crop_flip")),
-    "real": OnReal(steps=3, batch_size=8, augmentation=dd.Augmentation("color")),
+    "synthetic": TrainOnSynthetic(epochs=2, batch_size=4, augmentation=dd.Augmentation("crop_flip")),
+    "real": TrainOnReal(steps=3, batch_size=8, augmentation=dd.Augmentation("color")),
 }
 
 
-def alternating(make_student, lesson="real", **options):
+def alternating(make_student, update="real", **options):
     settings = {"period": 3, "lr": 0.05, "momentum": 0.9} | options
-    return AlternatingStudents(make_student, LESSONS[lesson], **settings)
+    return AlternatingStudents(make_student, LESSONS[update], **settings)
 
 
 def take(students, real, syn, steps):
@@ -56,13 +56,13 @@ def test_fresh_students_are_new_at_every_step_and_constant(tiny, syn, make_stude
     students.load_state_dict({})
 
 
-@pytest.mark.parametrize("lesson", LESSONS)
-def test_a_network_serves_its_period_and_learns_between_steps(tiny, syn, make_student, lesson):
-    found = take(alternating(make_student, lesson), tiny, syn, range(7))
+@pytest.mark.parametrize("update", LESSONS)
+def test_a_network_serves_its_period_and_learns_between_steps(tiny, syn, make_student, update):
+    found = take(alternating(make_student, update), tiny, syn, range(7))
     for one, two in pairwise(found):
         assert not torch.equal(one, two)
     for i in (0, 3, 6):
-        fresh = weights(enrol(make_student, tiny, dd.generator("step", i)))
+        fresh = weights(prepare_student(make_student, tiny, dd.generator("step", i)))
         assert torch.equal(found[i], fresh)
     moved = (found[1] - found[0]).norm()
     assert float((found[3] - found[2]).norm()) > float(moved)
@@ -74,11 +74,11 @@ def test_period_one_is_a_supply_of_fresh_networks(tiny, syn, make_student):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("lesson", LESSONS)
-def test_a_lesson_teaches(digits, make_digit_student, lesson):
+@pytest.mark.parametrize("update", LESSONS)
+def test_a_lesson_teaches(digits, make_digit_student, update):
     train, test = digits
-    lessons = {"synthetic": OnSynthetic(epochs=30, batch_size=32), "real": OnReal(steps=40, batch_size=64)}
-    students = AlternatingStudents(make_digit_student, lessons[lesson], period=2, lr=0.05, momentum=0.9)
+    updates = {"synthetic": TrainOnSynthetic(epochs=30, batch_size=32), "real": TrainOnReal(steps=40, batch_size=64)}
+    students = AlternatingStudents(make_digit_student, updates[update], period=2, lr=0.05, momentum=0.9)
     shown = pixel_set(train, 10, "real", dd.generator(0))
     x, y = test.batch(torch.arange(len(test)))
     found = []
@@ -99,18 +99,18 @@ def test_a_lesson_on_the_set_leaves_the_set_without_gradients(tiny, syn, make_st
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])
-@pytest.mark.parametrize("lesson", LESSONS)
+@pytest.mark.parametrize("update", LESSONS)
 @pytest.mark.parametrize("stop", range(1, 6))
-def test_a_supply_goes_on_bit_for_bit(tiny, syn, lesson, norm, stop):
+def test_a_supply_goes_on_bit_for_bit(tiny, syn, update, norm, stop):
     make = dd.network_factory("convnet", tiny.image_shape, 3, width=4, depth=1, norm=norm)
-    straight = take(alternating(make, lesson), tiny, syn, range(6))
-    first = alternating(make, lesson)
+    straight = take(alternating(make, update), tiny, syn, range(6))
+    first = alternating(make, update)
     take(first, tiny, syn, range(stop))
     state = unpack(*pack(copy.deepcopy(first.state_dict())))
-    second = alternating(make, lesson)
+    second = alternating(make, update)
     second.load_state_dict(state)
     # A state that was only loaded, and not used yet, is given back as it was.
-    third = alternating(make, lesson)
+    third = alternating(make, update)
     third.load_state_dict(unpack(*pack(second.state_dict())))
     for students in (second, third):
         for i, found in zip(range(stop, 6), take(students, tiny, syn, range(stop, 6)), strict=True):
@@ -128,7 +128,7 @@ def test_a_supply_can_go_back_to_its_start(tiny, syn, make_student):
 
 def test_batch_norm_is_measured_on_real_images_and_then_frozen(tiny, syn):
     make = make_batch_norm(tiny)
-    student = enrol(make, tiny, dd.generator("step", 0))
+    student = prepare_student(make, tiny, dd.generator("step", 0))
     assert has_batch_norm(student)
     assert not uses_batch_statistics(student)
     rng = dd.generator("step", 0)
@@ -137,8 +137,8 @@ def test_batch_norm_is_measured_on_real_images_and_then_frozen(tiny, syn):
     out = conv(torch.cat(real))
     torch.testing.assert_close(norm.running_mean, out.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(norm.running_var, out.var((0, 2, 3)), rtol=1e-4, atol=1e-5)
-    for lesson in LESSONS:
-        students = alternating(make, lesson)
+    for update in LESSONS:
+        students = alternating(make, update)
         statistics = []
         for i in range(2):
             served = students.next(tiny, syn, dd.generator("step", i))
@@ -146,11 +146,11 @@ def test_batch_norm_is_measured_on_real_images_and_then_frozen(tiny, syn):
         assert torch.equal(*statistics)
 
 
-@pytest.mark.parametrize(("every", "lessons"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4]), (3, [3]), (6, []), (9, [])])
-def test_lessons_come_every_few_steps_of_a_network(tiny, syn, make_student, every, lessons):
+@pytest.mark.parametrize(("every", "updates"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4]), (3, [3]), (6, []), (9, [])])
+def test_lessons_come_every_few_steps_of_a_network(tiny, syn, make_student, every, updates):
     found = take(alternating(make_student, period=6, every=every), tiny, syn, range(12))
     changed = [i for i in range(1, 12) if not torch.equal(found[i], found[i - 1])]
-    assert changed == [*lessons, 6, *(6 + i for i in lessons)]
+    assert changed == [*updates, 6, *(6 + i for i in updates)]
 
 
 @pytest.mark.parametrize("stop", range(1, 8))
@@ -169,10 +169,10 @@ def test_a_supply_with_rare_lessons_goes_on_bit_for_bit(tiny, syn, make_student,
 def test_a_lesson_on_real_images_mixes_them(tiny, syn, make_student, mix):
     """Each step of a lesson is that of a loop over the same draws."""
     augmentation = dd.Augmentation("flip+crop")
-    lesson = OnReal(steps=6, batch_size=8, augmentation=augmentation, mix=mix)
+    update = TrainOnReal(steps=6, batch_size=8, augmentation=augmentation, mix=mix)
     student, slow = (make_student(dd.generator(0)) for _ in range(2))
     rng = dd.generator("lesson")
-    lesson(student, torch.optim.SGD(student.parameters(), lr=0.1), tiny, syn, rng)
+    update(student, torch.optim.SGD(student.parameters(), lr=0.1), tiny, syn, rng)
     sgd, mixed = torch.optim.SGD(slow.parameters(), lr=0.1), 0
     for i in range(6):
         x, y = tiny.mixed(8, derive(rng, "real", i))
@@ -191,6 +191,6 @@ def test_refusals(make_student):
         alternating(make_student, every=0)
     for mix in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match=rf"mix must lie in 0\.\.1, got {mix}"):
-            OnReal(steps=1, mix=mix)
+            TrainOnReal(steps=1, mix=mix)
     with pytest.raises(ValueError, match="period must be at least 1, got 0"):
         alternating(make_student, period=0)

@@ -21,7 +21,7 @@ from ddsdk.synthetic import (
     class_slots,
     hard_labels,
 )
-from ddsdk.synthetic.set import Leaves
+from ddsdk.synthetic.set import LeafView
 
 
 @final
@@ -141,7 +141,7 @@ def test_pull_back_equals_a_direct_backward(make, chunk):
 
     learned = LearnedLabels(torch.randn(6, 3, generator=dd.generator("l"), dtype=torch.float64))
     syn = make_set(make(images()), learned)
-    leaves = Leaves(syn, chunk)
+    leaves = LeafView(syn, chunk)
     for c in (0, 2):
         term = loss(*leaves.of_class(c, 2, dd.generator("draw", c)))
         torch.autograd.backward(term, inputs=leaves.inputs)
@@ -166,7 +166,7 @@ def test_pull_back_equals_a_direct_backward(make, chunk):
 
 def test_several_terms_may_look_at_one_draw():
     syn = make_set(Doubling(images()))
-    leaves = Leaves(syn)
+    leaves = LeafView(syn)
     x, _ = leaves.mixed(99, dd.generator(0))
     for term in (x.square().sum(), x.sum(), (3 * x).sum()):
         torch.autograd.backward(term, inputs=leaves.inputs)
@@ -174,7 +174,7 @@ def test_several_terms_may_look_at_one_draw():
     found = syn.parametrization.codes.grad.clone()
 
     again = make_set(Doubling(images()))
-    leaves = Leaves(again)
+    leaves = LeafView(again)
     x, _ = leaves.mixed(99, dd.generator(0))
     torch.autograd.backward(x.square().sum() + 4 * x.sum(), inputs=leaves.inputs)
     leaves.pull_back()
@@ -182,7 +182,7 @@ def test_several_terms_may_look_at_one_draw():
 
 
 def test_leaves_keep_no_graph_of_the_decoder():
-    leaves = Leaves(make_set(Doubling(images())))
+    leaves = LeafView(make_set(Doubling(images())))
     x, _ = leaves.mixed(99, dd.generator(0))
     assert all(leaf.is_leaf and leaf.grad_fn is None for leaf in leaves.inputs)
     assert x.requires_grad
@@ -294,7 +294,7 @@ def test_a_set_stores_projects_and_checks_its_rate():
 
 def test_an_objective_can_differentiate_by_the_rate():
     syn = with_rate()
-    leaves = Leaves(syn)
+    leaves = LeafView(syn)
     x, _ = leaves.mixed(99, dd.generator(0))
     term = (x * leaves.rate.square()).sum()
     assert sum(leaf is syn.rate.value for leaf in leaves.inputs) == 1
@@ -306,16 +306,16 @@ def test_an_objective_can_differentiate_by_the_rate():
 
 def test_a_rate_that_is_not_learned_is_refused():
     with pytest.raises(ValueError, match="rate must be learned with the set for this objective, got a set without"):
-        _ = Leaves(make_set()).rate
+        _ = LeafView(make_set()).rate
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 256])
 def test_the_whole_set_comes_slot_by_slot(chunk):
     syn = make_set(Doubling(images()))
-    leaves = Leaves(syn, chunk)
+    leaves = LeafView(syn, chunk)
     x, y = leaves.whole(dd.generator(0))
     assert (len(x), len(y), len(leaves.inputs)) == (12, 12, -(-6 // chunk))
     squares = syn.parametrization.codes.detach().square()
     places = [(squares == image).flatten(1).all(1).nonzero() for image in x]
     assert [int(place) for place in places if len(place)] == list(range(6))
-    assert Leaves(make_set()).whole(dd.generator(0)).y.argmax(1).tolist() == [0, 0, 1, 1, 2, 2]
+    assert LeafView(make_set()).whole(dd.generator(0)).y.argmax(1).tolist() == [0, 0, 1, 1, 2, 2]

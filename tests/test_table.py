@@ -12,17 +12,17 @@ import pytest
 import ddsdk as dd
 from ddsdk.baselines import Random
 from ddsdk.cli import main
-from ddsdk.experiments.columns import COLUMNS, TRANSFER_NETWORKS, Judging, wants_centred
-from ddsdk.experiments.fair import label_robust_score
-from ddsdk.experiments.kinds import Entry, Place, Task, compute_in
-from ddsdk.experiments.published import PUBLISHED, TRANSFER, figure_kind, published
-from ddsdk.experiments.table import Cell, Measured, Table, TableRow, read_table
-from ddsdk.experiments.table_view import fair_scores, table_html, table_markdown
+from ddsdk.experiments.dd_ranking import label_robust_score
+from ddsdk.experiments.protocol_columns import COLUMNS, TRANSFER_NETWORKS, EvaluationCost, needs_centred_labels
+from ddsdk.experiments.published import PUBLISHED, TRANSFER, comparable_kind, published
+from ddsdk.experiments.table import ProtocolAccuracies, ProtocolResult, Table, TableRow, read_table
+from ddsdk.experiments.table_view import dd_ranking_scores, table_html, table_markdown
+from ddsdk.experiments.units import TableEntry, UnitFactory, WorkerContext, compute_in
 from ddsdk.foundation.errors import ArtifactError
 from ddsdk.foundation.store import Store, Timing
 from ddsdk.foundation.unit import Unit
 from ddsdk.judging.judge import evaluate, network_accuracy
-from ddsdk.training.protocol import Evaluation
+from ddsdk.training.protocol import TrainingProtocol
 
 QUICK = ["--width", "4", "--judge-epochs", "2", "--judge-width", "4", "--repeats", "2", "--threads", "1"]
 
@@ -52,7 +52,7 @@ def test_a_table_has_every_method_under_every_protocol(survey):
         assert (row.data, row.ipc, row.note) == ("digits", 1, "")
         assert len(row.sets) == len(row.seconds) == 2
         for cell in row.cells:
-            networks = 1 if cell.evaluation.get("learner") == "kernel" else 2
+            networks = 1 if cell.protocol.get("learner") == "kernel" else 2
             assert [len(found) for found in cell.own.accuracies] == [networks] * 2
             assert set(cell.baselines) == {"random", "k-means"}
     assert [row.labels for row in rows] == ["hard", "scores", "hard"]
@@ -72,7 +72,7 @@ def test_a_figure_of_the_table_is_that_of_the_commands(survey, tmp_path, capsys)
     assert found.content_id == row.sets[1]
     assert dd.Distilled.load(survey / "sets" / "dm-1-1").content_id == row.sets[1]
     _, test = dd.load_pair("digits")
-    protocol = Evaluation.from_dict(row.cells[0].evaluation)
+    protocol = TrainingProtocol.from_dict(row.cells[0].protocol)
     score = evaluate((found.images, found.labels), test, protocol, seed=0)
     assert score.accuracies == row.cells[0].own.accuracies[1]
 
@@ -80,7 +80,7 @@ def test_a_figure_of_the_table_is_that_of_the_commands(survey, tmp_path, capsys)
 def test_one_network_is_the_same_alone_and_among_others():
     train, test = dd.load_pair("digits")
     batch = train.batch(train.index_of_class(0)[:20])
-    protocol = Evaluation.published().changed(options={"width": 4}, epochs=2, networks=3)
+    protocol = TrainingProtocol.published().changed(options={"width": 4}, epochs=2, networks=3)
     whole = evaluate(batch, test, protocol, seed=5)
     alone = tuple(network_accuracy(batch, test, protocol, i, rng=dd.generator(5)) for i in range(3))
     assert alone == whole.accuracies
@@ -242,7 +242,7 @@ def distilled(labels="hard", **options):
 
 def test_columns_of_each_table():
     hard, scores = distilled(augmentation="crop"), distilled("scores")
-    judging = Judging(networks=2)
+    judging = EvaluationCost(networks=2)
     names = {table: [c.name for c in of(hard, judging)] for table, of in COLUMNS.items()}
     assert names["survey-1"] == ["hard labels"]
     assert names["cross-architecture"] == list(TRANSFER_NETWORKS)
@@ -252,40 +252,40 @@ def test_columns_of_each_table():
     for table in COLUMNS:
         for example in (hard, scores):
             columns = COLUMNS[table](example, judging)
-            told = [(c.evaluation.protocol, c.evaluation.augmentation) for c in columns]
-            different = {json.dumps(c.evaluation.to_dict() | {"protocol": ""}, sort_keys=True) for c in columns}
+            told = [(c.protocol.name, c.protocol.augmentation) for c in columns]
+            different = {json.dumps(c.protocol.to_dict() | {"protocol": ""}, sort_keys=True) for c in columns}
             assert len(set(told)) == len(different) or table == "fair-scores", "a protocol's name tells it apart"
-            assert all(c.evaluation.networks == 2 for c in columns)
+            assert all(c.protocol.networks == 2 for c in columns)
     first, second = COLUMNS["survey-1"](scores, judging)
-    assert (first.evaluation.labels, second.evaluation.loss) == ("hard", "mse")
-    assert wants_centred(scores, second.evaluation)
-    assert not wants_centred(scores, first.evaluation)
-    assert not wants_centred(hard, second.evaluation)
+    assert (first.protocol.labels, second.protocol.loss) == ("hard", "mse")
+    assert needs_centred_labels(scores, second.protocol)
+    assert not needs_centred_labels(scores, first.protocol)
+    assert not needs_centred_labels(hard, second.protocol)
 
 
 def test_a_cheaper_judge_says_so():
-    cheap = Judging(networks=1, epochs=7, width=8)
+    cheap = EvaluationCost(networks=1, epochs=7, width=8)
     own = distilled("scores")
     for column in COLUMNS["survey-1"](own, cheap):
-        assert "width 8" in column.evaluation.protocol
-        assert column.evaluation.network_options["width"] == 8
+        assert "width 8" in column.protocol.name
+        assert column.protocol.network_options["width"] == 8
     hard, mine = COLUMNS["survey-1"](own, cheap)
-    assert hard.evaluation.epochs == 7
-    assert "7 epochs" in hard.evaluation.protocol
-    assert mine.evaluation.epochs == 1000, "a method's own epochs belong to its rates"
+    assert hard.protocol.epochs == 7
+    assert "7 epochs" in hard.protocol.name
+    assert mine.protocol.epochs == 1000, "a method's own epochs belong to its rates"
 
 
 def test_published_figures_stand_beside_what_is_comparable_alone():
-    plain, augmented = Evaluation.published(), Evaluation.published("crop")
-    own = dd.MTT().evaluation(dd.load("digits"))
-    assert figure_kind(plain) == "plain"
-    assert figure_kind(dataclasses.replace(augmented, networks=9, labels="hard")) == "augmented"
-    assert figure_kind(plain.changed(epochs=3)) is None
-    assert figure_kind(dataclasses.replace(plain, lr=0.5), own) is None
-    special = dataclasses.replace(plain, protocol="x", lr=0.5)
-    assert figure_kind(dataclasses.replace(special, networks=1), special) == "own"
-    kernel = dd.KIP(ipc=1).evaluation(dd.load("digits"))
-    assert figure_kind(kernel, kernel) is None, "the published figure is that of finite networks"
+    plain, augmented = TrainingProtocol.published(), TrainingProtocol.published("crop")
+    own = dd.MTT().protocol(dd.load("digits"))
+    assert comparable_kind(plain) == "plain"
+    assert comparable_kind(dataclasses.replace(augmented, networks=9, labels="hard")) == "augmented"
+    assert comparable_kind(plain.changed(epochs=3)) is None
+    assert comparable_kind(dataclasses.replace(plain, lr=0.5), own) is None
+    special = dataclasses.replace(plain, name="x", lr=0.5)
+    assert comparable_kind(dataclasses.replace(special, networks=1), special) == "own"
+    kernel = dd.KIP(ipc=1).protocol(dd.load("digits"))
+    assert comparable_kind(kernel, kernel) is None, "the published figure is that of finite networks"
     assert published("fashion-mnist", "dc", 1, "plain") == 70.5
     assert published("fashion-mnist", "dc", 1, "augmented") is None
     assert published("fashion-mnist", "cafe", 1, "plain") is None, "that figure has the augmentation of DSA"
@@ -306,21 +306,21 @@ def test_slips_of_the_survey_are_put_right():
 
 def test_spreads_over_networks_and_over_sets():
     rows = ((0.5, 0.7), (0.9, 0.7))
-    found = Measured(accuracies=rows)
+    found = ProtocolAccuracies(accuracies=rows)
     assert found.mean == pytest.approx(0.7)
     assert found.over_networks == pytest.approx(statistics.stdev((0.5, 0.7)))
     assert found.over_sets == pytest.approx(statistics.stdev((0.6, 0.8)))
-    one = Measured(accuracies=((0.5,),))
+    one = ProtocolAccuracies(accuracies=((0.5,),))
     assert (one.over_networks, one.over_sets) == (None, None)
 
 
 def cell(column, mean, random=None, **options):
-    return Cell(
+    return ProtocolResult(
         column=column,
-        evaluation=Evaluation.published("crop_flip").to_dict(),
+        protocol=TrainingProtocol.published("crop_flip").to_dict(),
         network="convnet",
-        own=Measured(accuracies=((mean,),)),
-        baselines={} if random is None else {"random": Measured(accuracies=((random,),))},
+        own=ProtocolAccuracies(accuracies=((mean,),)),
+        baselines={} if random is None else {"random": ProtocolAccuracies(accuracies=((random,),))},
         **options,
     )
 
@@ -353,15 +353,15 @@ def test_many_protocols_stand_side_by_side():
 
 
 def test_fair_scores_come_from_the_cells():
-    whole = Measured(accuracies=((0.9,),))
+    whole = ProtocolAccuracies(accuracies=((0.9,),))
     of = row(cell("hard labels", 0.6), cell("own", 0.7, 0.5), cell("own, no augmentation", 0.65, 0.5))
-    found = fair_scores(of, whole)
+    found = dd_ranking_scores(of, whole)
     assert found.recovery == pytest.approx(0.3)
     assert found.improvement == pytest.approx(0.2)
     assert found.lrs == pytest.approx(label_robust_score(0.3, 0.2))
     assert 0 < found.ars < 1
-    assert fair_scores(of, None).lrs is None
-    assert fair_scores(row(cell("own", 0.7)), whole).improvement is None
+    assert dd_ranking_scores(of, None).lrs is None
+    assert dd_ranking_scores(row(cell("own", 0.7)), whole).improvement is None
     assert "0.300" in table_markdown(Table(table="fair-scores", rows=(of,), whole=whole)).replace("\\", "")
 
 
@@ -385,14 +385,14 @@ def test_a_file_that_holds_no_table_is_refused(tmp_path, content):
 
 def test_units_of_other_versions_and_kinds_and_data_are_refused():
     real, _ = dd.load_pair("digits")
-    task = Task(data={"data": "digits"}, fingerprint=real.fingerprint)
-    entry = Entry("random", Random(ipc=1), "convnet", {"width": 4})
-    compute = compute_in(Place())
+    task = UnitFactory(data={"data": "digits"}, fingerprint=real.fingerprint)
+    entry = TableEntry("random", Random(ipc=1), "convnet", {"width": 4})
+    compute = compute_in(WorkerContext())
     good = task.distil(entry, 0)
     assert compute(good, {}) == compute(good, {})
     for change, message in (
         ({"versions": {"torch": "0.1"}}, "versions must be those of this worker"),
-        ({"fingerprint": "0" * 64}, "fingerprint must be that of the data here"),
+        ({"fingerprint": "0" * 64}, "fingerprint must be that of the loaded data"),
         ({"recipe": "dmm"}, "recipe must be among"),
         ({"parameters": {"ipc": "one"}}, "parameters must fit random"),
         ({"parameters": {"lr": 1}}, "parameters must be those of random"),

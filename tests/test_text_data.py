@@ -162,7 +162,7 @@ def test_textcnn_refuses_short_sentences():
 
 def test_a_network_learns_the_corpus(docs):
     train, test = docs
-    protocol = dd.Evaluation(
+    protocol = dd.TrainingProtocol(
         network="textcnn", network_options={"width": 16}, epochs=6, networks=1, batch_size=64, lr=0.1
     )
     score = dd.evaluate(train.batch(torch.arange(len(train))), test, protocol, seed=0)
@@ -178,7 +178,7 @@ def test_learned_sentences_beat_random_ones_and_are_read_back(docs, tmp_path):
     found = dd.Distilled.load(tmp_path / "set")
     words = python_docs_vocabulary().nearest(found.preprocess.inverse(found.images))
     assert len(words) == 5 and all(set(sentence) - {PADDING} for sentence in words)
-    protocol = dd.Evaluation(network="textcnn", network_options={"width": 16}, epochs=60, networks=3, lr=0.05)
+    protocol = dd.TrainingProtocol(network="textcnn", network_options={"width": 16}, epochs=60, networks=3, lr=0.05)
     means = []
     for seed in range(3):
         chosen = dd.distill(dd.BASELINES["random"](ipc=1), train, make_student=make, seed=dd.generator(seed))

@@ -11,10 +11,10 @@ from torch.nn.functional import cross_entropy
 import ddsdk as dd
 from ddsdk.data.augment import NO_DRAW
 from ddsdk.foundation import derive
-from ddsdk.objectives import ClassMatch, CrossEntropy, Total, filter_cosine, stacked, weight_gradients
+from ddsdk.objectives import ClassMatch, CrossEntropy, WeightedSum, filter_cosine, stacked, weight_gradients
 from ddsdk.recipes.parts import pixel_set
 from ddsdk.synthetic import FixedLabels, Pixels, hard_labels
-from ddsdk.synthetic.set import Leaves
+from ddsdk.synthetic.set import LeafView
 from ddsdk.training.micro import MICRO_BATCH
 
 RNG = ("objective", 3)
@@ -44,7 +44,7 @@ def fixed(*values):
 def run(objective, student, real, syn):
     """Loss and gradient, as the loop takes them."""
     syn.zero_grad()
-    leaves, terms = Leaves(syn), []
+    leaves, terms = LeafView(syn), []
     for term in objective(student, real, leaves, dd.generator(*RNG)):
         torch.autograd.backward(term, inputs=leaves.inputs)
         leaves.pull_back()
@@ -54,7 +54,7 @@ def run(objective, student, real, syn):
 
 def test_a_total_weighs_the_terms_of_its_parts(student, tiny, syn):
     mean = float(syn.parametrization.images.detach().mean())
-    total = Total(((2.0, fixed(1, 3)), (-0.5, fixed(1)), (0.0, fixed(7)), (1, fixed(5))))
+    total = WeightedSum(((2.0, fixed(1, 3)), (-0.5, fixed(1)), (0.0, fixed(7)), (1, fixed(5))))
     terms, gradient = run(total, student, tiny, syn)
     assert terms == pytest.approx([2 * mean, 6 * mean, -0.5 * mean, 5 * mean], rel=1e-5)
     each = (8 - 0.5 + 5) / syn.parametrization.images.numel()
@@ -66,7 +66,7 @@ def test_a_weight_may_be_a_function_of_the_student(student, tiny, syn):
         assert net is student
         return 0.25
 
-    terms, _ = run(Total(((share, fixed(4)),)), student, tiny, syn)
+    terms, _ = run(WeightedSum(((share, fixed(4)),)), student, tiny, syn)
     assert terms == run(fixed(1), student, tiny, syn)[0]
 
 
@@ -75,9 +75,9 @@ def test_a_part_of_no_weight_is_not_computed(student, tiny, syn, weight):
     def never(student, real, syn, rng):
         raise AssertionError
 
-    total = Total(((weight, never), (1.0, fixed(2))))
+    total = WeightedSum(((weight, never), (1.0, fixed(2))))
     assert run(total, student, tiny, syn)[0] == run(fixed(2), student, tiny, syn)[0]
-    assert list(Total(())(student, tiny, syn, dd.generator(0))) == []
+    assert list(WeightedSum(())(student, tiny, syn, dd.generator(0))) == []
 
 
 def test_parts_draw_numbers_of_their_own_that_do_not_depend_on_the_others(student, tiny, syn):
@@ -87,14 +87,14 @@ def test_parts_draw_numbers_of_their_own_that_do_not_depend_on_the_others(studen
         seen.append(rng.initial_seed())
         yield syn.mixed(99, rng).x.mean()
 
-    run(Total(((1.0, noted), (1.0, noted))), student, tiny, syn)
-    run(Total(((0.0, noted), (2.0, noted))), student, tiny, syn)
+    run(WeightedSum(((1.0, noted), (1.0, noted))), student, tiny, syn)
+    run(WeightedSum(((0.0, noted), (2.0, noted))), student, tiny, syn)
     assert seen[0] != seen[1] == seen[2]
     assert seen[0] == derive(dd.generator(*RNG), "part", 0).initial_seed()
 
 
 def test_a_total_in_a_total_is_the_product_of_weights(student, tiny, syn):
-    nested = Total(((0.5, Total(((4.0, fixed(1)), (2.0, fixed(1))))),))
+    nested = WeightedSum(((0.5, WeightedSum(((4.0, fixed(1)), (2.0, fixed(1))))),))
     terms, _ = run(nested, student, tiny, syn)
     one = run(fixed(1), student, tiny, syn)[0][0]
     assert terms == pytest.approx([2 * one, one])
@@ -112,7 +112,7 @@ def test_a_part_of_a_total_keeps_no_graph_of_the_one_before(student, tiny, syn):
 
         return objective
 
-    terms = Total(((1.0, late("a")), (1.0, late("b"))))(student, tiny, Leaves(syn), dd.generator(0))
+    terms = WeightedSum(((1.0, late("a")), (1.0, late("b"))))(student, tiny, LeafView(syn), dd.generator(0))
     for i in range(4):
         next(terms)
         assert len(done) == i + 1
@@ -154,7 +154,7 @@ def test_a_teacher_judges_in_place_of_the_student(student, make_student, tiny, s
 def test_cross_entropy_augments_each_image_and_takes_a_batch(student, tiny, syn):
     objective = CrossEntropy(augmentation=dd.Augmentation("crop+color"), batch=2)
     terms, _ = run(objective, student, tiny, syn)
-    leaves = Leaves(syn)
+    leaves = LeafView(syn)
     for c, term in enumerate(terms):
         key = derive(dd.generator(*RNG), "class", c)
         x, y = leaves.of_class(c, 2, derive(key, "synthetic"))

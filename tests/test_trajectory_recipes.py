@@ -13,7 +13,14 @@ from tiny_recipes import RECIPE_SETTINGS
 import ddsdk as dd
 from ddsdk.recipes.trajectory import MTT_VALUES, between, sgd_by_kind
 from ddsdk.running.run import Run
-from ddsdk.students import ExpertStudents, Growth, TrainedRuns, Training, expert_logits, known_images
+from ddsdk.students import (
+    ExpertStudents,
+    StartEpochSchedule,
+    TrainedRuns,
+    Training,
+    correctly_classified_images,
+    expert_logits,
+)
 from ddsdk.training import constant_memory, truncated
 
 NAMES = ("mtt", "ftd", "tesla", "datm")
@@ -57,7 +64,7 @@ def test_stretches_are_uniform_over_runs_and_window(runs):
 
 
 def test_a_window_grows_linearly_and_a_supply_goes_on_where_it_was(runs):
-    supply = ExpertStudents(runs, span=1, last=4, growth=Growth(1, 6))
+    supply = ExpertStudents(runs, span=1, last=4, growth=StartEpochSchedule(1, 6))
     bounds = []
     for i in range(8):
         bounds.append(supply.bound)
@@ -66,7 +73,7 @@ def test_a_window_grows_linearly_and_a_supply_goes_on_where_it_was(runs):
         supply.next(None, None, dd.generator(i))
     assert bounds == [1, 1, 2, 2, 3, 3, 4, 4]
     assert all(start == 0 for _, start, _ in starts(ExpertStudents(runs, span=1, last=1), runs, 5))
-    other = ExpertStudents(runs, span=1, last=4, growth=Growth(1, 6))
+    other = ExpertStudents(runs, span=1, last=4, growth=StartEpochSchedule(1, 6))
     other.load_state_dict(state)
     assert other.bound == bounds[3]
 
@@ -75,11 +82,11 @@ def test_a_window_grows_linearly_and_a_supply_goes_on_where_it_was(runs):
     ("options", "message"),
     [
         ({"span": 0, "last": 1}, "span must be at least 1, got 0"),
-        ({"span": 2, "last": 4}, r"last must lie in 1..3, so that all stretches end, got 4"),
+        ({"span": 2, "last": 4}, r"last must lie in 1..3, so that all segments end, got 4"),
         ({"span": 2, "last": 2, "first": 2}, r"last must lie in 3..3, .* got 2"),
         ({"span": 1, "last": 2, "first": -1}, "first must be at least 0, got -1"),
-        ({"span": 1, "last": 2, "growth": Growth(3, 5)}, r"growth start must lie in 1..2, got 3"),
-        ({"span": 1, "last": 2, "growth": Growth(1, 0)}, "growth steps must be at least 1, got 0"),
+        ({"span": 1, "last": 2, "growth": StartEpochSchedule(3, 5)}, r"growth start must lie in 1..2, got 3"),
+        ({"span": 1, "last": 2, "growth": StartEpochSchedule(1, 0)}, "growth steps must be at least 1, got 0"),
     ],
 )
 def test_windows_that_are_none_are_refused(runs, options, message):
@@ -101,13 +108,13 @@ def test_known_images_come_first():
     images[[7, 8]] = 1.0  # 2
     real = dd.RealData(images, labels, class_names=("a", "b", "c"), preprocess=dd.Preprocess.normalise([0.0], [0.5]))
     for seed in range(5):
-        picked = known_images(Says(), real, 2, dd.generator(seed)).tolist()
+        picked = correctly_classified_images(Says(), real, 2, dd.generator(seed)).tolist()
         assert [real.labels[i] for i in picked] == [0, 0, 1, 1, 2, 2]
         assert set(picked[:2]) == {0, 2}
         assert set(picked[2:4]) < {3, 4, 5}
         assert set(picked[4:]) == {7, 8}
         # A class of which too few are known is filled up.
-        assert set(known_images(Says(), real, 3, dd.generator(seed)).tolist()) == set(range(9))
+        assert set(correctly_classified_images(Says(), real, 3, dd.generator(seed)).tolist()) == set(range(9))
 
 
 def test_labels_are_the_mean_logits_of_those_who_are_right(tiny, runs):
@@ -287,7 +294,7 @@ def test_following_brings_a_student_nearer(digits, make_digit_student):
     ("kind", "settings", "message"),
     [
         (dd.MTT, {"expert_span": 51}, "expert_span must not exceed 50 expert_epochs, got 51"),
-        (dd.MTT, {"max_start": 50}, "max_start must be at most 49, to end in time, got 50"),
+        (dd.MTT, {"max_start": 50}, r"max_start must be at most 49 \(expert_epochs - expert_span \+ 1\), got 50"),
         (dd.MTT, {"experts": 0}, "experts must be at least 1, got 0"),
         (dd.MTT, {"student_steps": 0}, "student_steps must be at least 1, got 0"),
         (dd.MTT, {"rate_lr": 0.0}, "rate_lr must be positive and finite, got 0.0"),

@@ -12,7 +12,7 @@ from ddsdk.foundation import derive
 from ddsdk.recipes.unrolled import flip_or_rotate, unroll_for
 from ddsdk.running.run import Run
 from ddsdk.synthetic import STARTS
-from ddsdk.synthetic.set import Leaves
+from ddsdk.synthetic.set import LeafView
 from ddsdk.training import InnerAdam, InnerSGD, constant_memory, full_graph
 from ddsdk.training.by_protocol import train
 from ddsdk.training.flat import FlatNetwork, weight_vector
@@ -37,15 +37,15 @@ def test_a_judge_takes_the_very_steps_of_a_student(kind, options, tiny, make_stu
     found = dd.distill(recipe, tiny, make_student=make_student, seed=dd.generator("run"))
     objective, syn = run.plan.objective, run.result
     network = make_student(dd.generator("network")).requires_grad_(False)
-    loss, inputs = objective.training.on(FlatNetwork(network), Leaves(syn), dd.generator("any"))
+    loss, inputs = objective.training.on(FlatNetwork(network), LeafView(syn), dd.generator("any"))
     *_, end = objective.unroll(
         loss, weight_vector(network), inputs, syn.rate(), steps=objective.steps, optimizer=objective.optimizer
     )
     network.requires_grad_(True)
-    evaluation, pace = recipe.evaluation(tiny).with_learned(found.learned_lr, found.learned_momentum)
-    assert len(pace.rates) == objective.steps
-    assert all(rate != pytest.approx(0.1) for rate in pace.rates)
-    list(train(network, dd.Batch(found.images, found.labels), evaluation, dd.generator("judge"), pace))
+    protocol, per_step = recipe.protocol(tiny).with_learned(found.learned_lr, found.learned_momentum)
+    assert len(per_step.rates) == objective.steps
+    assert all(rate != pytest.approx(0.1) for rate in per_step.rates)
+    list(train(network, dd.Batch(found.images, found.labels), protocol, dd.generator("judge"), per_step))
     torch.testing.assert_close(weight_vector(network), end.detach(), rtol=1e-4, atol=1e-6)
 
 
@@ -96,9 +96,9 @@ def test_rat_draws_its_window_and_clips_by_what_is_usual(tiny, make_student):
 
 def test_rat_is_judged_by_a_thousand_steps_of_its_own_adam(tiny):
     for ipc, batch in ((1, 3), (10, 30), (50, 30)):
-        evaluation = dd.RaTBPTT(ipc=ipc).evaluation(tiny)
-        assert (evaluation.optimizer, evaluation.batch_size) == ("adam", batch)
-        assert 1000 <= evaluation.epochs * evaluation.steps_in_epoch(3 * ipc) < 1005
+        protocol = dd.RaTBPTT(ipc=ipc).protocol(tiny)
+        assert (protocol.optimizer, protocol.batch_size) == ("adam", batch)
+        assert 1000 <= protocol.epochs * protocol.steps_in_epoch(3 * ipc) < 1005
 
 
 def test_rtp_fills_its_budget(tiny, make_student):

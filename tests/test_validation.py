@@ -114,7 +114,7 @@ def test_a_look_is_an_evaluation_on_the_held_out_images(tiny):
     images = tiny.batch(torch.arange(3)).x
     classes = torch.arange(3)
     validation = dd.Validation(held=tiny, epochs=4, width=3, networks=2)
-    protocol = dataclasses.replace(dd.Evaluation.published("flip"), network_options={"depth": 1})
+    protocol = dataclasses.replace(dd.TrainingProtocol.published("flip"), network_options={"depth": 1})
     look = validation.under(protocol, rng=dd.generator("look"))
     short = protocol.changed(options={"width": 3}, epochs=4, networks=2)
     for lr in (None, 0.3):
@@ -169,7 +169,7 @@ def test_the_command_line_holds_images_out(tmp_path, capsys, digits):
     said = capsys.readouterr().out
     assert "step 2: " in said
     assert "step 3: " in said
-    assert "of the held-out images, best so far" in said
+    assert ": validation accuracy " in said
     provenance = dd.Distilled.load(out).provenance
     assert provenance["best_step"] in (2, 3)
     rest, held = digits[0].split(0.2, dd.generator("validation"))
@@ -200,7 +200,7 @@ def test_every_recipe_takes_the_common_options(key, tiny, make_student):
         half = math.cos(math.pi * step / own.steps / 2) ** 2
         assert plan.rate_at(step) == pytest.approx(factor * half, abs=1e-12)
     # What an error tells to turn is there to be turned.
-    for knob in own.knobs.replace(",", " ").replace(" or ", " ").split():
+    for knob in own.divergence_hint.replace(",", " ").replace(" or ", " ").split():
         assert hasattr(RECIPES[key](**settings), knob)
 
 

@@ -14,7 +14,7 @@ import pytest
 from failing_calls import fail_at
 from quick_units import calls, compute, echo
 
-from ddsdk.experiments.executors import InProcess, Processes, RayTasks, Shared
+from ddsdk.experiments.executors import InProcess, Processes, RayTasks, SharedFolder
 from ddsdk.experiments.worker import work
 from ddsdk.foundation.errors import ArtifactError, MissingExtraError, StorageError
 from ddsdk.foundation.files import strict_json
@@ -63,9 +63,9 @@ def test_a_unit_is_named_by_all_that_it_says_and_by_nothing_else():
     [
         ({"kind": "Not a word"}, "kind must be a short word"),
         ({"needs": ["../../etc"]}, "needs must hold ids"),
-        ({"format": 9}, "format 1, got 9"),
-        ({"more": 1}, "must be sound"),
-        ({"key": [1.5]}, "must be sound"),
+        ({"format": 9}, "format of a unit must be 1, got 9"),
+        ({"more": 1}, "must be valid"),
+        ({"key": [1.5]}, "must be valid"),
     ],
 )
 def test_a_description_that_is_not_sound_is_refused(change, message):
@@ -121,18 +121,20 @@ def test_a_store_that_cannot_be_made_says_so(tmp_path):
     with pytest.raises(StorageError, match="cannot make store"):
         Store(tmp_path / "file" / "store").make()
     with pytest.raises(StorageError, match="cannot make store"):
-        Store(tmp_path / "file" / "store").once(echo("a"), lambda: pytest.fail("work whose result cannot be kept"))
+        Store(tmp_path / "file" / "store").get_or_compute(
+            echo("a"), lambda: pytest.fail("work whose result cannot be kept")
+        )
     with pytest.raises(ValueError, match="lease_seconds must be positive"):
         Store(tmp_path, lease_seconds=0)
 
 
 def test_what_others_left_among_the_questions_is_passed_over(store):
     unit = echo("a")
-    store.ask([unit])
+    store.request([unit])
     asked = store.folder / "asked"
     (asked / "0.json").write_bytes(b"no json")
     (asked / f"{'0' * 32}.json").write_bytes(unit.description)
-    assert [u.id for u in store.asked()] == [unit.id]
+    assert [u.id for u in store.requested()] == [unit.id]
 
 
 def test_a_unit_sees_what_it_needs_and_is_computed_once(store, tmp_path):
@@ -233,12 +235,12 @@ def test_a_unit_that_kills_its_workers_is_given_up(store):
     units = [echo("deadly", dies=True), echo("other")]
     found = {d.unit.config["name"]: d.failure for d in Processes(1).run(store, units, compute)}
     assert found["other"] is None
-    assert found["deadly"] == Failure("RuntimeError", "3 workers died of it, exit code -9")
+    assert found["deadly"] == Failure("RuntimeError", "3 workers were killed during this unit, exit code -9")
 
 
 def test_workers_that_cannot_work_at_all_end_the_run(store):
     """Data that is not there, or a full disk, is no fault of a unit: it is said, and not tried for ever."""
-    with pytest.raises(RuntimeError, match="3 workers ended with exit code 1; they have printed why"):
+    with pytest.raises(RuntimeError, match="3 workers ended with exit code 1; see their messages"):
         list(Processes(2).run(store, [echo("a", missing=True), echo("b", missing=True)], compute))
     assert store.failure(echo("a", missing=True).id) is None
     assert leases(store) == []
@@ -296,7 +298,7 @@ def test_workers_of_a_killed_driver_end_with_their_unit(tmp_path):
 def test_whoever_shares_the_store_does_the_work(store, tmp_path):
     units = chain(log=str(tmp_path / "log"))
     found = []
-    waiting = threading.Thread(target=lambda: found.extend(Shared().run(store, units, compute)), daemon=True)
+    waiting = threading.Thread(target=lambda: found.extend(SharedFolder().run(store, units, compute)), daemon=True)
     waiting.start()
     other = Store(store.folder, lease_seconds=1.0)
     while not waiting.is_alive() or len(list((store.folder / "asked").glob("*.json"))) < 3:
@@ -307,7 +309,7 @@ def test_whoever_shares_the_store_does_the_work(store, tmp_path):
 
 
 def test_a_worker_leaves_alone_what_it_must_not_compute(store):
-    store.ask([echo("old"), echo("new")])
+    store.request([echo("old"), echo("new")])
     found = list(work(store, compute, wants=lambda unit: unit.config["name"] == "new"))
     assert names(found) == ["new"]
     assert not store.has(echo("old").id)
@@ -316,7 +318,7 @@ def test_a_worker_leaves_alone_what_it_must_not_compute(store):
 def test_a_need_that_nobody_asked_for_is_an_error_and_no_endless_wait(store):
     (done,) = InProcess().run(store, [echo("b", echo("a"))], compute)
     assert done.failure is not None
-    assert "whose result is gone" in done.failure.message
+    assert "the result of the needed unit" in done.failure.message
 
 
 def test_ray_is_asked_for_by_name_where_it_is_missing(store, monkeypatch):

@@ -24,8 +24,8 @@ class Wrapped(IterativeRecipe):
     def check(self):
         pass
 
-    def evaluation(self, real):
-        return self.inner.evaluation(real)
+    def protocol(self, real):
+        return self.inner.protocol(real)
 
     def changed(self, real, plan):
         raise NotImplementedError

@@ -1,1 +1,1 @@
-"""Speed and memory of the engine on this machine."""
+"""Benchmarks of the speed and memory of recipes on this machine."""

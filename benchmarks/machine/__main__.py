@@ -1,4 +1,4 @@
-"""`python -m benchmarks.machine`: how fast the recipes run here, and how much memory they take."""
+"""`python -m benchmarks.machine`: speed and memory of the recipes on this machine."""
 
 from __future__ import annotations
 
@@ -22,21 +22,20 @@ from ddsdk.foundation import readable_json, require, write_atomic
 
 @dataclass(frozen=True, kw_only=True)
 class MachineBenchmark:
-    """Measure how fast the recipes run here, as shares of the machine's own matrix-product rate.
+    """Measure speed and memory of the recipes on this machine, relative to its matrix-product rate.
 
     Attributes:
-        table: Which table: speed, unroll for the memory of one step of trajectory matching, profile for where the
-            time of a step goes, or stacked for several networks that train as one.
-        recipes: Recipes to time, separated by commas; all that have an outer step if empty.
-        widths: Widths of the ConvNet, separated by commas. Empty takes 32, 64 and 128, and 32 for unroll and profile.
-        student_steps: Steps of the student, separated by commas (unroll).
-        real_batch: Real images of each class.
-        ipc: Images per class.
-        reach: Accuracy in percent to which the speed table gives the CPU seconds, from the curves that ship with the
-            package.
-        repeats: Timed steps of each kind; the median counts.
-        out: JSON file to write, if any.
-        device: cpu or cuda.
+        table: Table to measure. speed: time and memory of the recipes. unroll: memory of one step of trajectory
+            matching. profile: fractions of the time of a step. stacked: training of several stacked networks.
+        recipes: Names of the recipes, separated by commas. Default: all iterative recipes.
+        widths: Widths of the ConvNet, separated by commas. Default: 32,64,128, and 32 for unroll and profile.
+        student_steps: Numbers of training steps of the student for the table unroll, separated by commas.
+        real_batch: Real images of each class per step.
+        ipc: Images per class of the synthetic set.
+        reach: Accuracy in percent for the column of CPU seconds to an accuracy in the table speed.
+        repeats: Number of timed repetitions, of which the median is reported.
+        out: JSON file to write. None: no file.
+        device: Torch device, such as cpu or cuda.
     """
 
     table: Literal["speed", "unroll", "profile", "stacked"] = "speed"
@@ -51,21 +50,21 @@ class MachineBenchmark:
     device: str = "cpu"
 
     def run(self) -> int:
-        """Measure and print."""
+        """Return exit code 0 after measuring and printing the table."""
         for name in ("real_batch", "ipc", "repeats"):
             require(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
         check_device(self.device)
-        measured: dict[str, Callable[[], MachineTable]] = {
+        measurements: dict[str, Callable[[], MachineTable]] = {
             "speed": self._speed,
             "unroll": self._unroll,
             "profile": self._profile,
             "stacked": self._stacked,
         }
-        found = measured[self.table]()
-        for title, columns, rows in found.tables():
+        measured = measurements[self.table]()
+        for title, columns, rows in measured.tables():
             table(title, columns, rows)
         if self.out is not None:
-            write_atomic(self.out, readable_json(found.to_dict()))
+            write_atomic(self.out, readable_json(measured.to_dict()))
             out(str(self.out))
         return 0
 
@@ -106,7 +105,7 @@ class MachineBenchmark:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark that the command line names; return the exit status."""
+    """Return the exit code of the benchmark that the command line names."""
     try:
         return tyro.cli(MachineBenchmark, prog="python -m benchmarks.machine", args=argv).run()
     except (ValueError, OSError, ImportError) as error:

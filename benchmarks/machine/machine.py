@@ -1,4 +1,4 @@
-"""What every measurement of a machine shares: its table, its clock, and pixels that hold nothing."""
+"""Shared parts of the machine benchmarks: table, timing and random images."""
 
 from __future__ import annotations
 
@@ -21,13 +21,18 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class MachineTable:
-    """Measured rows under their titles, with the machine that they belong to."""
+    """Measured rows and the machine of the measurement.
+
+    Attributes:
+        machine: Version of torch, device, threads and repetitions, by name.
+        rows: Rows of each table, by its title.
+    """
 
     machine: Row
     rows: Mapping[str, list[Row]]
 
     def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Return (title, columns, rows) of text, without tables that have no row."""
+        """Return title, columns and rows of each nonempty table as text."""
         head = ", ".join(f"{k} {v}" for k, v in self.machine.items())
         return [
             (f"{title} ({head})", list(rows[0]), [[str(v) for v in row.values()] for row in rows])
@@ -36,20 +41,26 @@ class MachineTable:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the fields as plain values."""
         return dataclasses.asdict(self)
 
 
 def machine_of(device: str, repeats: int) -> Row:
-    """Return what a reader of times wants to know about the machine."""
+    """Return version of torch, device, threads and repetitions of a measurement."""
     threads = torch.get_num_threads()
     return {"torch": torch.__version__, "device": device, "threads": threads, "repeats": repeats}
 
 
 def median_times(functions: Sequence[Callable[[], object]], repeats: int, device: torch.device) -> list[float]:
-    """Time the functions in turn, `repeats` times after one warm-up round; return the medians in seconds."""
+    """Return the median seconds of each function. They are timed in turn, because the load of the machine varies.
+
+    Args:
+        functions: Functions without arguments to time.
+        repeats: Number of timed rounds, after one warm-up round.
+        device: Torch device of the computation, which is synchronised before the clock is read.
+    """
     times: list[list[float]] = [[] for _ in functions]
-    for turn in range(repeats + 1):
+    for turn in range(repeats + 1):  # turn 0 is the warm-up
         for i, function in enumerate(functions):
             began = time.perf_counter()
             function()
@@ -61,13 +72,13 @@ def median_times(functions: Sequence[Callable[[], object]], repeats: int, device
 
 
 def matrix_product(device: torch.device) -> tuple[Callable[[], object], float]:
-    """Return a matrix product, whose rate stands for the peak of the machine, and its floating-point operations."""
+    """Return a matrix product, the estimate of the machine's peak rate, and its number of floating-point operations."""
     matrix = torch.rand(_MATRIX, _MATRIX, generator=generator("matrix")).to(device)
     return lambda: matrix @ matrix, 2.0 * _MATRIX**3
 
 
 def random_pixels(num_classes: int, per_class: int) -> RealData:
-    """Return random images of FashionMNIST's shape, as many of each class."""
+    """Return a data set of random images in the shape of FashionMNIST, `per_class` of each class."""
     images = torch.randint(0, 256, (num_classes * per_class, *SHAPE), generator=generator("speed"), dtype=torch.uint8)
     labels = torch.arange(num_classes).repeat_interleave(per_class)
     names = [str(c) for c in range(num_classes)]

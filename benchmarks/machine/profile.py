@@ -1,7 +1,8 @@
-"""Where the time of an outer step goes: to the arithmetic of networks and kernels, or beside it.
+"""Profile of an outer step: fractions of its time in convolutions, matrix products, normalisation and other work.
 
-An operator counts for what it works for: a copy inside the gradient of a convolution belongs to the convolution. What
-the profiler itself takes lies outside the operators, so the share of arithmetic is a lower bound.
+The time of an operator counts for the operator that calls it: a copy inside the gradient of a convolution belongs to
+the convolution. The overhead of the profiler is outside of the operators, so the fraction of arithmetic is a lower
+bound.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ddsdk.data import RealData
 from ddsdk.experiments import students_label
 from ddsdk.foundation import generator, require, require_count
 from ddsdk.networks import network_factory
-from ddsdk.planning import METHODS, small
+from ddsdk.planning import METHODS, preset
 from ddsdk.recipes import IterativeRecipe, student_network
 from ddsdk.running import Run
 
@@ -37,17 +38,16 @@ _REST, _OUTSIDE = "other operators", "outside operators"
 
 
 def profile_table(*, recipes: Sequence[str], width: int, ipc: int, repeats: int, device: str) -> MachineTable:
-    """Profile an outer step of each recipe at FashionMNIST shapes, with its settings for a small machine.
+    """Return the profile of an outer step of each recipe, with its settings for a small machine.
+
+    Images have the shape of FashionMNIST. A recipe without steps or a number below 1 is a ValueError.
 
     Args:
-        recipes: Keys of `RECIPES`; if empty, all that have steps and need no trained networks.
-        width: Of the students, where they have one.
-        ipc: Images per class.
-        repeats: Profiled steps; the medians of the shares count.
-        device: Where to run; operators are timed on the CPU's side.
-
-    Raises:
-        ValueError: If a recipe is unknown or has no such step, or a number is below 1.
+        recipes: Names of recipes; empty for all iterative recipes without experts or teachers.
+        width: Width of the student networks, such as channels of a ConvNet.
+        ipc: Images per class of the synthetic set.
+        repeats: Number of profiled steps, of which the median fractions are reported.
+        device: Torch device of the run. Operators are timed on the CPU even for ``"cuda"``.
     """
     timed = [name for name, kind in METHODS.items() if issubclass(kind, IterativeRecipe) and not kind.trains_networks()]
     for name in recipes:
@@ -60,59 +60,59 @@ def profile_table(*, recipes: Sequence[str], width: int, ipc: int, repeats: int,
 
 
 def _row(name: str, data: RealData, width: int, ipc: int, repeats: int) -> dict[str, Any]:
-    method = METHODS[name](**{"ipc": ipc, **small(name, ipc)})
+    method = METHODS[name](**{"ipc": ipc, **preset(name, ipc)})
     network, options = student_network(method, data, "", {"width": width})
     make = network_factory(network, SHAPE, data.num_classes, **options)
     run = Run(method, data, make_student=make, seed=generator("profile")).distillation
     next(run)
-    times, found = [], []
+    times, profiles = [], []
     for _ in range(repeats):
         began = time.perf_counter()
         next(run)
         times.append(time.perf_counter() - began)
-        found.append(_profiled(run))
-    told = {kind: statistics.median(share[kind] for share in found) for kind in found[0]}
-    sure = statistics.median(sum(share[kind] for kind in _ARITHMETIC) for share in found)
-    percent = {kind: f"{value:.0%}" for kind, value in told.items()}
+        profiles.append(_profiled(run))
+    medians = {kind: statistics.median(profile[kind] for profile in profiles) for kind in profiles[0]}
+    arithmetic = statistics.median(sum(profile[kind] for kind in _ARITHMETIC) for profile in profiles)
+    percent = {kind: f"{value:.0%}" for kind, value in medians.items()}
     return {
         "recipe": name,
         "student": students_label(method, data, network, options),
         "step, s": f"{statistics.median(times):.3f}",
         **{kind: percent[kind] for kind in _ARITHMETIC},
-        "these three": f"{sure:.0%}",
+        "these three": f"{arithmetic:.0%}",
         **{kind: value for kind, value in percent.items() if kind not in _ARITHMETIC},
     }
 
 
 def _profiled(run: Any) -> dict[str, float]:  # noqa: ANN401
-    # Read when the profiler starts first: it tells of every start, and of every GPU that is not there.
+    # Must be set before the first profiler starts; otherwise it logs every start and every missing GPU.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
         began = time.perf_counter()
         next(run)
         seconds = time.perf_counter() - began
-    return shares(seen.events() or (), seconds)
+    return shares(profiler.events() or (), seconds)
 
 
 def shares(events: Sequence[Any], seconds: float) -> dict[str, float]:
-    """Return which part of a time went to each kind of work, by the events of a profile.
+    """Return the fraction of time of each kind of operator, by its name.
 
     Args:
-        events: With a name, a parent or None, and the microseconds of their own.
-        seconds: Of the whole.
+        events: Events of a profile, with name, parent (or None) and own CPU time in microseconds.
+        seconds: Wall-clock seconds of the profiled code.
     """
     spent = dict.fromkeys((*_KINDS, _REST), 0.0)
     for event in events:
         spent[_kind(event)] += event.self_cpu_time_total / 1e6
     whole = max(seconds, sum(spent.values()))
-    found = {kind: value / whole for kind, value in spent.items()}
-    return {**found, _OUTSIDE: 1 - sum(found.values())}
+    fractions = {kind: value / whole for kind, value in spent.items()}
+    return {**fractions, _OUTSIDE: 1 - sum(fractions.values())}
 
 
 def _kind(event: Any) -> str:  # noqa: ANN401
-    """Return the kind of an event: that of its name, or of the nearest event around it that has one."""
+    """Return the kind of an event by its name, or by the name of its nearest parent with a kind."""
     while event is not None:
         for kind, names in _KINDS.items():
             if names.search(event.name):

@@ -1,7 +1,6 @@
-"""How fast the recipes run on this machine, as shares of its own matrix-product rate.
+"""Speed of the recipes on this machine, as fractions of its matrix-product rate.
 
-Everything that is compared is timed in turn in one run, and the median counts: machines are shared and noisy, so a
-time alone means little and a ratio means something.
+Compared functions are timed in turn and medians are reported: on a shared machine a ratio is more reliable than a time.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine.machine import SHAPE, MachineTable, Row, machine_of, matrix_product, median_times, random_pixels
-from benchmarks.machine.plain import ClassLoss, plain_dc_loss, plain_dm_loss, plain_gradient, plain_network
+from benchmarks.machine.reference import ClassLoss, plain_dc_loss, plain_dm_loss, plain_gradient, plain_network
 from ddsdk.data import RealData
 from ddsdk.experiments import students_label
 from ddsdk.foundation import derive, generator, require, require_count
@@ -27,17 +26,17 @@ from ddsdk.objectives import (
     ClassMatch,
     Distance,
     filter_cosine,
-    in_pieces,
+    in_micro_batches,
     mean_embedding,
     squared,
     weight_gradients,
 )
-from ddsdk.planning import METHODS, reached, read_boards, small
+from ddsdk.planning import METHODS, preset, read_leaderboards, times_to_accuracy
 from ddsdk.recipes import IterativeRecipe, pixel_set, student_network
 from ddsdk.running import Distillation, Run, peak_memory, restart_peak_memory
-from ddsdk.synthetic import Leaves
+from ddsdk.synthetic import LeafView
 
-# What each framework matches, and the plain version of its step.
+# Matched quantity and distance of each method, and the plain version of its loss.
 _STEPS: dict[str, tuple[Byproduct, Distance, ClassLoss]] = {
     "dm": (mean_embedding, squared, plain_dm_loss),
     "dc": (weight_gradients, filter_cosine, plain_dc_loss),
@@ -54,26 +53,23 @@ def speed_table(
     device: str,
     reach: float = 70.0,
 ) -> MachineTable:
-    """Measure the steps of DM and DC at FashionMNIST shapes, and each recipe's whole outer step with its memory.
+    """Return times of the matching steps of DM and DC, and time and memory of an outer step of each recipe.
 
-    A recipe has its settings for a small machine. Its share of the matrix rate counts the convolutions and matrix
-    products of a step, their gradients too; norms, pooling and all that is element by element count as nothing.
-    Memory is what two outer steps hold at their peak above what was resident before, in a process of its own with
-    as many threads as this one: at 10 classes, at 100 classes, and at 10 with four times the real batch. It is left
-    out where networks have to be trained first. Seconds to an accuracy are those of the curves that ship with the
-    package, see `ddsdk winners`.
+    Images have the shape of FashionMNIST and recipes have their settings for a small machine. The fraction of the
+    matrix rate counts convolutions, matrix products and their gradients, but no elementwise operations, pooling or
+    normalisation. Memory is the peak of two outer steps above the start, measured in a new process: for 10 classes, for
+    100 classes, and for 10 classes with four times the real batch. It is not measured for recipes with experts or
+    teachers. Seconds to an accuracy come from the measured curves in the package, see `ddsdk winners`. An unknown
+    recipe, a recipe without steps or a number out of range is a ValueError.
 
     Args:
-        recipes: Keys of `RECIPES`; if empty, all that have an outer step.
-        widths: Widths of the students, where they have one.
-        real_batch: Real images of each class, or of each step where a recipe does not go class by class.
-        ipc: Images per class.
-        repeats: Timed repeats; the median counts.
-        device: Where to run. Memory is measured on a CPU only.
-        reach: Accuracy in percent, for the seconds to it.
-
-    Raises:
-        ValueError: If a recipe is unknown or has no outer step, or a number is out of range.
+        recipes: Names of iterative recipes; empty for all of them.
+        widths: Widths of the student networks, such as channels of a ConvNet.
+        real_batch: Real images of each class per step, or of all classes for recipes with mixed batches.
+        ipc: Images per class of the synthetic set.
+        repeats: Number of timed repetitions, of which the median is reported.
+        device: Torch device of the run. Memory is measured only on ``"cpu"``.
+        reach: Accuracy in percent for the column of seconds to an accuracy.
     """
     timed = [name for name, kind in METHODS.items() if issubclass(kind, IterativeRecipe)]
     chosen = list(recipes) or timed
@@ -96,9 +92,9 @@ def speed_table(
 
 
 def conv_flops(network: nn.Module, shape: tuple[int, int, int]) -> tuple[int, int]:
-    """Return the floating-point operations of the convolutions for one image: forward, and first layer's share.
+    """Return the forward floating-point operations of the convolutions for one image: all layers, and the first layer.
 
-    A multiplication and an addition count as two.
+    A multiplication with an addition counts as two operations.
     """
     counts: list[int] = []
 
@@ -120,7 +116,7 @@ def _step_row(kind: str, width: int, data: RealData, real_batch: int, ipc: int, 
     network = network_factory("convnet", SHAPE, data.num_classes, width=width)(generator("student"))
     network = network.to(data.device)
     network.requires_grad_(kind == "dc")
-    ordinary = plain_network(network)
+    reference = plain_network(network)
     syn = pixel_set(data, ipc, "real", generator("start"))
     match = ClassMatch(byproduct=byproduct, distance=distance, real_batch=real_batch)
     rng = generator("step")
@@ -128,67 +124,69 @@ def _step_row(kind: str, width: int, data: RealData, real_batch: int, ipc: int, 
     multiply, operations = matrix_product(data.device)
 
     def fast() -> None:
-        leaves = Leaves(syn)
+        leaves = LeafView(syn)
         for term in match(network, data, leaves, rng):
             torch.autograd.backward(term, inputs=leaves.inputs)
             leaves.pull_back()
 
     def plain() -> None:
         classes = range(data.num_classes)
-        reals = [data.of_class(c, real_batch, derive(rng, c)) for c in classes]
-        sets = [syn.of_class(c, ipc, rng) for c in classes]
-        plain_gradient(plain_loss, ordinary, reals, sets)
+        real_batches = [data.of_class(c, real_batch, derive(rng, c)) for c in classes]
+        syn_batches = [syn.of_class(c, ipc, rng) for c in classes]
+        plain_gradient(plain_loss, reference, real_batches, syn_batches)
 
     def real_side() -> None:
-        in_pieces(byproduct, network, batch)
+        in_micro_batches(byproduct, network, batch)
 
-    product, real, ours, theirs = median_times((multiply, real_side, fast, plain), repeats, data.device)
+    product_time, real_time, fast_time, plain_time = median_times(
+        (multiply, real_side, fast, plain), repeats, data.device
+    )
     forward, first = conv_flops(network, SHAPE)
-    # Backward: once for the weights and once for the inputs, which the first layer does not need.
+    # The backward pass has two products per layer, for weights and for inputs; the first layer needs only the first.
     flops = len(batch.x) * (forward if kind == "dm" else 3 * forward - first)
-    peak = operations / product
+    peak = operations / product_time
     return {
         "step": kind,
         "width": width,
         "matrix GFLOP/s": round(peak / 1e9),
-        "real side, s": round(real, 3),
-        "share of matrix rate": f"{flops / real / peak:.0%}",
-        "step, s": round(ours, 3),
-        "plain step, s": round(theirs, 3),
-        "of plain": f"{ours / theirs:.0%}",
+        "real side, s": round(real_time, 3),
+        "share of matrix rate": f"{flops / real_time / peak:.0%}",
+        "step, s": round(fast_time, 3),
+        "plain step, s": round(plain_time, 3),
+        "of plain": f"{fast_time / plain_time:.0%}",
     }
 
 
-def _made(name: str, real_batch: int, ipc: int, **changes: int) -> IterativeRecipe:
-    """Return a recipe with its settings for a small machine, and so many real images where it says how many."""
-    kind = METHODS[name]
-    asked = {"ipc": ipc, "real_batch": real_batch, **changes}
-    known = {key: value for key, value in asked.items() if key in kind.__dataclass_fields__}
-    recipe = kind(**{**small(name, ipc), **known})
-    assert isinstance(recipe, IterativeRecipe)  # the table has asked for steps
+def _small_recipe(name: str, real_batch: int, ipc: int, **changes: int) -> IterativeRecipe:
+    """Return a recipe with its settings for a small machine, and with the given parameters if it has them."""
+    recipe_class = METHODS[name]
+    parameters = {"ipc": ipc, "real_batch": real_batch, **changes}
+    known = {key: value for key, value in parameters.items() if key in recipe_class.__dataclass_fields__}
+    recipe = recipe_class(**{**preset(name, ipc), **known})
+    assert isinstance(recipe, IterativeRecipe)  # checked by speed_table
     return recipe
 
 
 def _recipe_row(name: str, width: int, data: RealData, real_batch: int, ipc: int, repeats: int) -> Row:
-    recipe = _made(name, real_batch, ipc)
+    recipe = _small_recipe(name, real_batch, ipc)
     network, options = student_network(recipe, data, "", {"width": width})
     student = network_factory(network, SHAPE, data.num_classes, **options)
     runs = Run(recipe, data, make_student=student, seed=generator("recipe")).runs
-    # Networks that would be trained when a step first asks for them would be timed with it.
+    # Experts and teachers are trained before, because a step would train missing ones and include their time.
     deque(runs.make() if runs is not None else (), maxlen=0)
     distillation = Run(recipe, data, make_student=student, seed=generator("recipe")).distillation
     multiply, operations = matrix_product(data.device)
-    product, seconds = median_times((multiply, lambda: next(distillation)), repeats, data.device)
-    with FlopCounterMode(display=False) as counted:
+    product_time, seconds = median_times((multiply, lambda: next(distillation)), repeats, data.device)
+    with FlopCounterMode(display=False) as flop_counter:
         next(distillation)
-    peak = operations / product
+    peak = operations / product_time
     row = {
         "recipe": name,
         "students": students_label(recipe, data, network, options),
         "outer steps/s": f"{1 / seconds:.3f}",
         "s": round(seconds, 3),
-        "GFLOP": f"{counted.get_total_flops() / 1e9:.3g}",
-        "share of matrix rate": f"{counted.get_total_flops() / seconds / peak:.0%}",
+        "GFLOP": f"{flop_counter.get_total_flops() / 1e9:.3g}",
+        "share of matrix rate": f"{flop_counter.get_total_flops() / seconds / peak:.0%}",
     }
     return row if data.device.type != "cpu" else row | _memory(name, real_batch, ipc, width)
 
@@ -199,38 +197,37 @@ def _memory(name: str, real_batch: int, ipc: int, width: int) -> Row:
         "100 classes": (100, real_batch),
         f"10 classes, {4 * real_batch} real": (10, 4 * real_batch),
     }
-    held = not METHODS[name].trains_networks()
+    measurable = not METHODS[name].trains_networks()
     return {
-        f"{case}, MiB": round(step_memory(name, classes, real, ipc, width) / 2**20) if held else "–"
+        f"{case}, MiB": round(step_memory(name, classes, real, ipc, width) / 2**20) if measurable else "–"
         for case, (classes, real) in cases.items()
     }
 
 
 def _seconds_to(percent: float, name: str) -> Row:
-    """Return the CPU seconds of the first measured mark at which a recipe was so good, for each measured data set."""
-    found: Row = {}
-    for board in read_boards():
-        times = {entry.recipe: seconds for seconds, entry in reached(board, "soft", percent / 100)}
-        title = f"CPU s to {percent:g} % ({board.data}, ipc {board.ipc})"
-        found[title] = round(times[name]) if name in times else "–"
-    return found
+    """Return the CPU seconds after which a recipe reached an accuracy, for each leaderboard in the package."""
+    row: Row = {}
+    for leaderboard in read_leaderboards():
+        times = {entry.recipe: seconds for seconds, entry in times_to_accuracy(leaderboard, "soft", percent / 100)}
+        title = f"CPU s to {percent:g} % ({leaderboard.data}, ipc {leaderboard.ipc})"
+        row[title] = round(times[name]) if name in times else "–"
+    return row
 
 
 def step_memory(name: str, classes: int, real_batch: int, ipc: int, width: int) -> int:
-    """Return how many bytes two outer steps of a recipe hold at their peak, measured in a process of their own.
+    """Return the peak bytes of two outer steps of a recipe above the start, measured in a new process.
+
+    Only Linux can reset the peak memory of a process; other systems raise FileNotFoundError.
 
     Args:
-        name: A key of `ddsdk.RECIPES` of a recipe that needs no trained networks.
+        name: Name of an iterative recipe without experts or teachers, a key of `ddsdk.RECIPES`.
         classes: Number of classes of the data.
-        real_batch: Real images of each class in one step.
-        ipc: Images per class.
-        width: Width of the students, where they have one.
-
-    Raises:
-        FileNotFoundError: On anything but Linux, which alone tells the peak of a process from a point on.
+        real_batch: Real images of each class per step.
+        ipc: Images per class of the synthetic set.
+        width: Width of the student networks, such as channels of a ConvNet.
     """
     context = multiprocessing.get_context("spawn")
-    # A child would take every core, also where this process was told to leave some to others.
+    # A new process would use all cores, even if this process is limited to fewer threads.
     threads = (torch.get_num_threads(),)
     with ProcessPoolExecutor(1, context, torch.set_num_threads, threads) as pool:
         return pool.submit(_peak_above_start, name, classes, real_batch, ipc, width).result()
@@ -239,14 +236,14 @@ def step_memory(name: str, classes: int, real_batch: int, ipc: int, width: int) 
 def _peak_above_start(name: str, classes: int, real_batch: int, ipc: int, width: int) -> int:
     def start(images: int, real: int) -> Distillation[Any]:
         data = random_pixels(classes, max(images, real))
-        # Lessons of one epoch: their number costs time and no memory.
-        recipe = _made(name, real, images, student_epochs=1)
+        # One epoch, since the number of epochs of the students changes the time but not the memory.
+        recipe = _small_recipe(name, real, images, student_epochs=1)
         network, options = student_network(recipe, data, "", {"width": width})
         student = network_factory(network, SHAPE, classes, **options)
         distillation: Distillation[Any] = Run(recipe, data, make_student=student, seed=generator("memory")).distillation
         return distillation
 
-    # A first small pass pays for what the libraries allocate once.
+    # The first step allocates memory of the libraries that stays; it must not count.
     next(start(1, 1))
     distillation = start(ipc, real_batch)
     before = restart_peak_memory()

@@ -1,4 +1,4 @@
-"""Whether several networks judge faster as one: a training step of all of them stacked, against one after the other."""
+"""Training step of several stacked networks, timed against a loop over the networks."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ _CLASSES = 10
 
 
 def stacked_table(*, widths: Sequence[int], ipc: int, repeats: int, device: str, networks: int = 5) -> MachineTable:
-    """Time the gradients of some networks on one batch at FashionMNIST shapes: by `torch.func.vmap`, and by a loop.
+    """Return times of the gradients of several networks on one batch, with `torch.func.vmap` and with a loop.
+
+    Images have the shape of FashionMNIST. All numbers must be at least 1.
 
     Args:
-        widths: Widths of a ConvNet-3; a perceptron and a LeNet stand beside them.
-        ipc: Images for each of 10 classes in the batch.
-        repeats: Timed repeats; the median counts.
-        device: Where to run.
-        networks: Networks of one kind.
-
-    Raises:
-        ValueError: If a number is below 1.
+        widths: Widths of a ConvNet-3, which is timed beside a multilayer perceptron and a LeNet.
+        ipc: Images of each of the 10 classes in the batch.
+        repeats: Number of timed repetitions, of which the median is reported.
+        device: Torch device of the networks, such as ``"cpu"``.
+        networks: Number of networks of each kind.
     """
     for name, value in (("ipc", ipc), ("repeats", repeats), ("networks", networks)):
         require_count(name, value)

@@ -1,4 +1,4 @@
-"""One step of trajectory matching: memory, time and gradient of the three ways to pass through a student's training."""
+"""Memory, time and gradient of one step of trajectory matching with three ways of backpropagation through training."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from ddsdk.data import DSA_STRATEGY, Augmentation, Preprocess, RealData
 from ddsdk.foundation import derive, generator, require, require_count
 from ddsdk.networks import network_factory
 from ddsdk.objectives import MatchTrajectory
-from ddsdk.recipes import hard_set
+from ddsdk.recipes import hard_label_set
 from ddsdk.running import peak_memory, restart_peak_memory
-from ddsdk.students import ExpertSpan
-from ddsdk.synthetic import LearnedRate, Leaves, Pixels
+from ddsdk.students import ExpertSegment
+from ddsdk.synthetic import LeafView, LearnedRate, Pixels
 from ddsdk.training import FlatNetwork, Unroll, constant_memory, full_graph, gradient_step, truncated, weight_vector
 
 _SHAPE, _CLASSES = (1, 28, 28), 10
 _WAYS: dict[str, Unroll] = {"constant": constant_memory, "full": full_graph, "truncated": truncated}
-# The expert's steps, on other random pixels; its rate is that of the student too.
+# Number of steps of the expert, and the learning rate of expert and student.
 _EXPERT_STEPS, _RATE = 40, 0.01
 _AUGMENTATION = Augmentation(DSA_STRATEGY)
 
 
 class Measured(NamedTuple):
-    """What one way to pass through a student's training takes, and gives.
+    """Cost and result of one way of backpropagation through the student's training.
 
     Attributes:
-        memory: Bytes at the peak, above what was resident before.
-        seconds: Of one step: the median.
-        gradient: Of the distance by the images, flattened.
+        memory: Peak memory in bytes above the start.
+        seconds: Median seconds of one step.
+        gradient: Gradient of the distance with respect to the images, flattened.
     """
 
     memory: int
@@ -47,22 +47,19 @@ class Measured(NamedTuple):
 def unroll_table(
     *, student_steps: Sequence[int], widths: Sequence[int], ipc: int, repeats: int, device: str
 ) -> MachineTable:
-    """Measure one step of trajectory matching at FashionMNIST shapes, each way in a process of its own.
+    """Return memory, time and gradients of one step of trajectory matching, each way measured in a new process.
 
-    Random pixels, `ipc` for each of 10 classes, seen whole by a ConvNet-3 in each of its steps, under the published
-    augmentation. Cosines are those of image gradients with that of constant memory; for the full graph it is what
-    rounding leaves of 1.
+    The student is a ConvNet-3 that trains on random images in the shape of FashionMNIST, all of them in each step, with
+    the published augmentation. The table has the cosine of each image gradient with that of constant memory; for the
+    full graph it differs from 1 only by rounding. A number below 1 is a ValueError. Only Linux can reset the peak
+    memory of a process; other systems raise FileNotFoundError.
 
     Args:
-        student_steps: Steps of the student.
-        widths: Widths of the ConvNet.
-        ipc: Images per class.
-        repeats: Timed repeats; the median counts.
-        device: Must be a CPU, whose memory a process tells.
-
-    Raises:
-        ValueError: If a number is below 1 or the device is no CPU.
-        FileNotFoundError: On anything but Linux, which alone tells the peak of a process from a point on.
+        student_steps: Numbers of training steps of the student.
+        widths: Widths of the ConvNet, in channels per layer.
+        ipc: Images of each of the 10 classes.
+        repeats: Number of timed repetitions, of which the median is reported.
+        device: Torch device, which must be a CPU because its memory is measured.
     """
     require(torch.device(device).type == "cpu", "device", "be cpu for this table", device)
     for name, value in (("ipc", ipc), ("repeats", repeats)):
@@ -77,14 +74,14 @@ def unroll_table(
 
 
 def _row(steps: int, width: int, ipc: int, repeats: int) -> Row:
-    found = {way: measure_unroll(way, steps, width, ipc, repeats) for way in _WAYS}
-    exact = found["constant"].gradient
+    measured = {way: measure_unroll(way, steps, width, ipc, repeats) for way in _WAYS}
+    exact = measured["constant"].gradient
     return {
         "steps": steps,
         "width": width,
-        **{f"{way}, MiB": round(m.memory / 2**20) for way, m in found.items()},
-        **{f"{way}, s": round(m.seconds, 2) for way, m in found.items()},
-        **{f"{way}, cosine": f"{_cosine(found[way].gradient, exact):.4f}" for way in ("full", "truncated")},
+        **{f"{way}, MiB": round(m.memory / 2**20) for way, m in measured.items()},
+        **{f"{way}, s": round(m.seconds, 2) for way, m in measured.items()},
+        **{f"{way}, cosine": f"{_cosine(measured[way].gradient, exact):.4f}" for way in ("full", "truncated")},
     }
 
 
@@ -93,17 +90,17 @@ def _cosine(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def measure_unroll(way: str, steps: int, width: int, ipc: int, repeats: int = 1) -> Measured:
-    """Measure one way to pass through the training of a student, in a process of its own.
+    """Return cost and gradient of one way of backpropagation through training, measured in a new process.
 
     Args:
-        way: "constant" (memory), "full" (graph) or "truncated".
-        steps: Steps of the student.
-        width: Width of the ConvNet.
-        ipc: Images for each of 10 classes.
-        repeats: Timed repeats.
+        way: Way of backpropagation: ``"constant"`` (memory), ``"full"`` (graph) or ``"truncated"``.
+        steps: Number of training steps of the student.
+        width: Width of the ConvNet, in channels per layer.
+        ipc: Images of each of the 10 classes.
+        repeats: Number of timed repetitions.
     """
     context = multiprocessing.get_context("spawn")
-    # A child would take every core, also where this process was told to leave some to others.
+    # A new process would use all cores, even if this process is limited to fewer threads.
     threads = (torch.get_num_threads(),)
     with ProcessPoolExecutor(1, context, torch.set_num_threads, threads) as pool:
         return pool.submit(_measure, way, steps, width, ipc, repeats).result()
@@ -111,26 +108,26 @@ def measure_unroll(way: str, steps: int, width: int, ipc: int, repeats: int = 1)
 
 def _measure(way: str, steps: int, width: int, ipc: int, repeats: int) -> Measured:
     data = _data(ipc)
-    span = _expert(data, width)
-    # A first small pass pays for what the libraries allocate once.
-    _step(way, 1, data, span, 1)
+    segment = _expert_segment(data, width)
+    # The first step allocates memory of the libraries that stays; it must not count.
+    _step(way, 1, data, segment, 1)
     times = []
     before = restart_peak_memory()
     for _ in range(repeats):
         began = time.perf_counter()
-        gradient = _step(way, steps, data, span, ipc)
+        gradient = _step(way, steps, data, segment, ipc)
         times.append(time.perf_counter() - began)
     memory = peak_memory(torch.device("cpu")) - before
     return Measured(memory, statistics.median(times), gradient.tolist())
 
 
-def _step(way: str, steps: int, data: RealData, span: ExpertSpan, ipc: int) -> Tensor:
-    """Return the gradient of the distance by `ipc` images of each class."""
+def _step(way: str, steps: int, data: RealData, segment: ExpertSegment, ipc: int) -> Tensor:
+    """Return the gradient of the distance with respect to the synthetic images, flattened."""
     images = torch.randn(_CLASSES * ipc, *_SHAPE, generator=generator("images"))
-    syn = hard_set(data, ipc, Pixels(images), LearnedRate(_RATE))
+    syn = hard_label_set(data, ipc, Pixels(images), LearnedRate(_RATE))
     match = MatchTrajectory(steps=steps, augmentation=_AUGMENTATION, unroll=_WAYS[way])
-    leaves = Leaves(syn)
-    for term in match(span, data, leaves, generator("step")):
+    leaves = LeafView(syn)
+    for term in match(segment, data, leaves, generator("step")):
         torch.autograd.backward(term, inputs=leaves.inputs)
         leaves.pull_back()
     pixels = syn.parametrization.get_parameter("images").grad
@@ -138,13 +135,13 @@ def _step(way: str, steps: int, data: RealData, span: ExpertSpan, ipc: int) -> T
     return pixels.flatten()
 
 
-def _expert(data: RealData, width: int) -> ExpertSpan:
+def _expert_segment(data: RealData, width: int) -> ExpertSegment:
     network = network_factory("convnet", _SHAPE, _CLASSES, width=width)(generator("expert"))
     start = weight_vector(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=_RATE)
     for i in range(_EXPERT_STEPS):
         gradient_step(network, optimizer, data.mixed(256, derive(generator("expert"), i)))
-    return ExpertSpan(FlatNetwork(network), start, weight_vector(network))
+    return ExpertSegment(FlatNetwork(network), start, weight_vector(network))
 
 
 def _data(per_class: int) -> RealData:

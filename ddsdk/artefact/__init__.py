@@ -1,4 +1,4 @@
-"""The artefact: a distilled set as a file, with its checks, card, picture, page and export."""
+"""The artefact: a distilled set as files, with their checks, dataset card, contact sheet, report and exports."""
 
 import lazy_loader
 

@@ -1,8 +1,8 @@
-from .assemble import Described as Described
+from .assemble import DataDescription as DataDescription
 from .assemble import assemble as assemble
 from .assemble import device_name as device_name
-from .card import fact_rows as fact_rows
 from .card import flatten as flatten
+from .card import main_facts as main_facts
 from .card import page_template as page_template
 from .certificate import NO_PRIVACY as NO_PRIVACY
 from .certificate import Certificate as Certificate
@@ -25,10 +25,10 @@ from .export import ranking_arguments as ranking_arguments
 from .export import to_image_folder as to_image_folder
 from .export import to_npz as to_npz
 from .export import to_parquet as to_parquet
+from .folder import check_overwrite as check_overwrite
 from .folder import current_manifest as current_manifest
 from .folder import read_artifact as read_artifact
 from .folder import read_manifest_summary as read_manifest_summary
-from .folder import refuse_foreign as refuse_foreign
 from .report import html_report as html_report
 from .sheet import contact_sheet as contact_sheet
 from .sheet import png_bytes as png_bytes

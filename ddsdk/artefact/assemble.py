@@ -1,4 +1,4 @@
-"""From a finished run to an artefact: the set, its protocol, and its provenance."""
+"""Export of a synthetic set as an artefact, with its protocol and provenance."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ddsdk.artefact.distilled import Distilled
 from ddsdk.data import Preprocess
 from ddsdk.foundation import derive
 from ddsdk.synthetic import SyntheticSet
-from ddsdk.training import Evaluation
+from ddsdk.training import TrainingProtocol
 
 
-class Described(Protocol):
-    """Facts of the data that an artefact records: `ddsdk.RealData`, or what stands for private data."""
+class DataDescription(Protocol):
+    """Interface of the data facts that an artefact records, such as `ddsdk.RealData`."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -29,7 +29,7 @@ class Described(Protocol):
 
     @property
     def preprocess(self) -> Preprocess:
-        """Map from the unit range to the value space."""
+        """Preprocessing from the unit range to the value space."""
         ...
 
     @property
@@ -39,16 +39,16 @@ class Described(Protocol):
 
     @property
     def description(self) -> dict[str, Any]:
-        """Public description of the data, JSON values."""
+        """Public description of the data for the provenance, as JSON values."""
         ...
 
 
 def assemble(
     recipe: Any,  # noqa: ANN401
     syn: SyntheticSet,
-    real: Described,
+    real: DataDescription,
     *,
-    evaluation: Evaluation,
+    protocol: TrainingProtocol,
     rng: torch.Generator,
     seconds: float,
     make_student: object = None,
@@ -58,17 +58,28 @@ def assemble(
     """Export a synthetic set as an artefact.
 
     Args:
-        recipe: Recipe or baseline dataclass; its `name`, or that of its class, and all its parameters are recorded.
-        syn: The set.
-        real: Data that was distilled; its description is recorded.
-        evaluation: Protocol of training on the set.
-        rng: Root generator of the run; its seed is recorded. A stochastic decoder draws one sample from it.
-        seconds: Wall-clock time of the run.
-        make_student: Factory of the student networks. One with a `name` (str) and `options` (a mapping of JSON values),
-            such as `ddsdk.networks.NetworkFactory`, is recorded by them, another one by the name of its function or
-            class. None records nothing.
-        run: Record of the run, see `ddsdk.Distillation.record`.
-        certificate: Certificate of a private release.
+        recipe: Recipe or baseline dataclass; its `name` (or class name) and all its hyperparameters are recorded.
+        syn: Synthetic set to export.
+        real: Real data that was distilled; its description is recorded.
+        protocol: Protocol of training networks on the set.
+        rng: Root generator of the run; its seed is recorded. A stochastic decoder draws one sample with it.
+        seconds: Wall-clock time of the run, in seconds.
+        make_student: Factory of the student networks. A factory with a `name` (str) and `options` (a mapping of JSON
+            values), such as `ddsdk.networks.NetworkFactory`, is recorded by these, another factory by the name of its
+            function or class. None records no network.
+        run: Further entries of the provenance, see `ddsdk.Distillation.record`. None for no entries.
+        certificate: Certificate of a differentially private run. None for other runs.
+
+    Returns:
+        The artefact, on the CPU.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.artefact import assemble
+        >>> real, recipe, rng = ddsdk.load("digits"), ddsdk.DM(ipc=1), ddsdk.generator(0)
+        >>> plan = recipe.plan(real, make_student=recipe.student(real), rng=rng)
+        >>> assemble(recipe, plan.syn, real, protocol=recipe.protocol(real), rng=rng, seconds=0.0)
+        Distilled(recipe='dm', images=(10, 1, 8, 8), classes=10, ipc=1)
     """
     with torch.no_grad():
         images, owners = syn.parametrization.decode(torch.arange(len(syn)).to(syn.device), derive(rng, "export"))
@@ -78,7 +89,7 @@ def assemble(
         labels.float().cpu(),
         class_names=real.class_names,
         preprocess=real.preprocess.to("cpu"),
-        evaluation=evaluation.to_dict(),
+        protocol=protocol.to_dict(),
         classes=syn.classes[owners].cpu(),
         label_space=syn.labels.space,
         learned_lr=None if syn.rate is None else syn.rate.rates,
@@ -107,13 +118,19 @@ def assemble(
 
 
 def _student(make_student: object) -> dict[str, Any]:
-    name, options = (getattr(make_student, key, None) for key in ("name", "options"))
+    name, options = (getattr(make_student, attribute, None) for attribute in ("name", "options"))
     if isinstance(name, str) and isinstance(options, Mapping):
         return {"network": name, "options": dict(options)}
     return {"network": getattr(make_student, "__qualname__", type(make_student).__name__)}
 
 
 def device_name(device: torch.device | str) -> str:
-    """Return the model of a GPU, or the type of another device."""
-    where = torch.device(device)
-    return torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
+    """Return the model name of a GPU, or the type of another device.
+
+    Example:
+        >>> from ddsdk.artefact import device_name
+        >>> device_name("cpu")
+        'cpu'
+    """
+    device = torch.device(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

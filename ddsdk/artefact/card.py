@@ -1,4 +1,4 @@
-"""The dataset card of a set: YAML head and markdown, in the form that the hub reads."""
+"""The dataset card of a distilled set: markdown with a YAML head, in the form of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ from ddsdk.artefact.folder import CARD_MARK
 from ddsdk.artefact.manifest import Manifest
 from ddsdk.foundation import clean, escape_markdown, escape_yaml
 
-_OF_KERNELS = ("protocol", "learner", "network", "network_options", "labels")
+_KERNEL_PROTOCOL = ("protocol", "learner", "network", "network_options", "labels")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _LEARNED = (("learning rate", "learned_lr", "lr"), ("momentum", "learned_momentum", "momentum"))
 
 
 @cache
 def page_template(name: str) -> Template:
-    """Return a template of this room. HTML escapes what is put into it; markdown has the filters `md` and `yaml`."""
+    """Return a template of this package.
+
+    HTML templates escape all inserted values. Markdown templates escape them with the filters `md` and `yaml`.
+
+    Example:
+        >>> from ddsdk.artefact import page_template
+        >>> page_template("card.md").name
+        'card.md'
+    """
     environment = Environment(
         loader=PackageLoader("ddsdk.artefact"),
         autoescape=select_autoescape(),
@@ -31,17 +39,17 @@ def page_template(name: str) -> Template:
 
 
 def card_markdown(manifest: Manifest) -> str:
-    """Return the content of `README.md`, where texts from outside are escaped for the place where they stand."""
-    kernel = manifest.evaluation.get("learner") == "kernel"
-    # Epochs and rates of a network's training say nothing of a kernel machine, and read as if they did.
-    protocol = {k: v for k, v in manifest.evaluation.items() if not kernel or k in _OF_KERNELS}
+    """Return the content of `README.md`, in which all texts of the manifest are escaped."""
+    kernel = manifest.protocol.get("learner") == "kernel"
+    # A kernel machine is not trained: epochs and learning rates of its protocol would mislead.
+    protocol = {k: v for k, v in manifest.protocol.items() if not kernel or k in _KERNEL_PROTOCOL}
     return page_template("card.md").render(
         manifest=manifest,
         mark=CARD_MARK,
         title=card_title(manifest),
         size=next((name for limit, name in _SIZES if manifest.image_shape[0] < limit), "n>1M"),
         kernel=kernel,
-        facts=fact_rows(manifest),
+        facts=main_facts(manifest),
         protocol=list(flatten(protocol)),
         provenance=list(flatten(manifest.provenance)),
         learned=[row for row in _LEARNED if row[1] in manifest.tensors],
@@ -52,7 +60,7 @@ def card_markdown(manifest: Manifest) -> str:
 
 
 def card_title(manifest: Manifest) -> str:
-    """Return a title of the set: the recipe and the data where provenance has them. Not escaped."""
+    """Return the title "recipe of data" as far as the provenance has them, not escaped."""
     facts = dict(flatten(manifest.provenance))
     recipe = facts.get("recipe") or facts.get("recipe.name") or "Distilled set"
     data = facts.get("data") or facts.get("data.name")
@@ -60,7 +68,13 @@ def card_title(manifest: Manifest) -> str:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Give the leaves of nested JSON as (dotted name, text). Not escaped."""
+    """Yield the leaves of nested JSON values as pairs (dotted name, text), not escaped.
+
+    Example:
+        >>> from ddsdk.artefact import flatten
+        >>> list(flatten({"recipe": "dm", "parameters": {"ipc": 1, "image_lr": 0.5}}))
+        [('recipe', 'dm'), ('parameters.ipc', '1'), ('parameters.image_lr', '0.5')]
+    """
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
@@ -71,8 +85,16 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield name, f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def fact_rows(manifest: Manifest) -> list[tuple[str, str]]:
-    """Return the facts that a reader asks for first, as (name, text). Not escaped."""
+def main_facts(manifest: Manifest) -> list[tuple[str, str]]:
+    """Return the main facts of a set as pairs (name, text), not escaped.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.artefact import main_facts
+        >>> distilled = ddsdk.distill(ddsdk.BASELINES["random"](ipc=1), ddsdk.load("digits"))
+        >>> main_facts(distilled.manifest)[0]
+        ('images', '10 of 1 x 8 x 8 (channels, height, width)')
+    """
     m, c, h, w = manifest.image_shape
     cost, low_high = manifest.storage, manifest.value_range
     edges = manifest.tensors.get("edge_weight")
@@ -90,6 +112,9 @@ def fact_rows(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def _numbers(values: object) -> str:
-    """Show a list of numbers, and nothing else: it goes into code that a reader may run."""
+    """Return a list of numbers as Python code; an empty list for any other value.
+
+    The card shows the list in code that a reader may run, so that texts of an untrusted manifest must not get there.
+    """
     ok = isinstance(values, list) and all(isinstance(v, int | float) for v in values)
     return "[" + ", ".join(repr(v) for v in values) + "]" if ok and isinstance(values, list) else "[]"

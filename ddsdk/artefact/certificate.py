@@ -1,6 +1,7 @@
-"""Certificate of a private release, as plain values: a machine can read it, and compute epsilon again.
+"""The certificate of a differentially private release, as plain values from which epsilon can be recomputed.
 
-It says what was done. Whether that is true, a file cannot prove: it is worth as much as who signs for it.
+A certificate is a statement of its makers. It records the mechanism, and a file cannot prove that the mechanism was
+used.
 """
 
 from __future__ import annotations
@@ -9,20 +10,29 @@ import math
 
 import msgspec
 
-from ddsdk.foundation import clean, require, require_rate
+from ddsdk.foundation import clean, require, require_positive
 
 NO_PRIVACY = "no formal privacy guarantee"
-_LONGEST = 300
+_MAX_TEXT = 300
 
 
 def require_line(name: str, text: str) -> None:
-    """Raise ValueError unless a text is one printable line that a certificate can hold."""
-    rule = f"be one line of at most {_LONGEST} printable characters"
-    require(text == clean(text, _LONGEST), name, rule, clean(text))
+    """Check that a text is one printable line of at most 300 characters, as in a certificate; ValueError otherwise.
+
+    Args:
+        name: Name of the text in the error message.
+        text: Text to be checked.
+
+    Example:
+        >>> from ddsdk.artefact import require_line
+        >>> require_line("adjacency", "adding or removing one record")
+    """
+    rule = f"be one line of at most {_MAX_TEXT} printable characters"
+    require(text == clean(text, _MAX_TEXT), name, rule, clean(text))
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The strictness that both share: no unknown entry, and short texts without control characters."""
+    """Base class that refuses unknown entries, long texts and control characters."""
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -33,14 +43,19 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class NoisedRelease(_Record, frozen=True, kw_only=True):
-    """Noised sums of one kind.
+    """Releases of noised sums over the records, such as gradients.
 
     Attributes:
         what: Name of the sums, in words.
-        clip: Norm to which the row of a record was shortened.
-        noise_multiplier: Standard deviation of the noise, over `clip`.
-        sample_rate: Probability with which a record was in a sample.
-        count: Number of releases of a sum.
+        clip: Clipping norm: the largest norm of the contribution of one record.
+        noise_multiplier: Standard deviation of the Gaussian noise, divided by `clip`.
+        sample_rate: Probability of a record to be in the sample of one release, in (0, 1].
+        count: Number of releases, at least 1.
+
+    Example:
+        >>> from ddsdk.artefact import NoisedRelease
+        >>> NoisedRelease(what="class means", clip=1.0, noise_multiplier=4.0, sample_rate=1.0, count=1).line
+        '1 of class means: noise 4 x clip norm 1, sampling rate 1'
     """
 
     what: str
@@ -51,14 +66,14 @@ class NoisedRelease(_Record, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_rate("clip", self.clip)
-        require_rate("noise_multiplier", self.noise_multiplier)
+        require_positive("clip", self.clip)
+        require_positive("noise_multiplier", self.noise_multiplier)
         require(0 < self.sample_rate <= 1, "sample_rate", "lie in 0 < value <= 1", self.sample_rate)
         require(self.count >= 1, "count", "be at least 1", self.count)
 
     @property
     def line(self) -> str:
-        """Release in one line."""
+        """Description of the releases in one line."""
         return (
             f"{self.count} of {self.what}: noise {self.noise_multiplier:.6g} x clip norm {self.clip:.6g}, "
             f"sampling rate {self.sample_rate:.6g}"
@@ -66,18 +81,29 @@ class NoisedRelease(_Record, frozen=True, kw_only=True):
 
 
 class Certificate(_Record, frozen=True, kw_only=True):
-    """(epsilon, delta)-differential privacy of everything that one ledger counted.
+    """The (epsilon, delta)-differential privacy of all releases in one privacy ledger.
 
     Attributes:
-        epsilon: Privacy loss of all releases together, restarts and trials among them.
-        delta: Probability of a larger loss.
-        adjacency: Relation of two data sets that must be hard to tell apart.
-        protects: Unit of a record.
-        mechanism: Treatment of the records.
-        releases: Ledger of the releases.
-        accountant: Program that composed them, with its version.
-        noise_source: Source of noise and samples.
-        assumptions: Further assumptions, such as public facts.
+        epsilon: Privacy loss of all releases together, including restarts and trials; finite and not negative.
+        delta: Probability of a larger privacy loss, in (0, 1).
+        adjacency: Relation of two data sets that the guarantee makes hard to distinguish.
+        protects: Unit of one protected record.
+        mechanism: Name of the mechanism, in words.
+        releases: Ledger of the noised releases, at least one.
+        accountant: Program that composed the releases, with its version.
+        noise_source: Source of randomness for noise and samples.
+        assumptions: Further assumptions of the guarantee, such as public facts.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.artefact import NoisedRelease
+        >>> sums = NoisedRelease(what="class means", clip=1.0, noise_multiplier=4.0, sample_rate=1.0, count=1)
+        >>> certificate = ddsdk.Certificate(
+        ...     epsilon=1.0, delta=1e-5, adjacency="adding or removing one record", protects="one image with its label",
+        ...     mechanism="Gaussian mechanism", releases=(sums,), accountant="RDP accountant 1.0",
+        ...     noise_source="the operating system", assumptions=("class names are public",))
+        >>> certificate.statement.partition(", by")[0]
+        '(1, 1e-05)-differential privacy, adding or removing one record'
     """
 
     epsilon: float
@@ -98,7 +124,7 @@ class Certificate(_Record, frozen=True, kw_only=True):
 
     @property
     def statement(self) -> str:
-        """Guarantee in one line, which the card shows; epsilon is rounded up."""
+        """Guarantee in one line, as the dataset card shows it; epsilon is rounded up."""
         epsilon = math.ceil(self.epsilon * 1e4) / 1e4
         return (
             f"({epsilon:.10g}, {self.delta:.4g})-differential privacy, {self.adjacency}, by {self.accountant}, "
@@ -107,10 +133,10 @@ class Certificate(_Record, frozen=True, kw_only=True):
 
     @property
     def facts(self) -> list[tuple[str, str]]:
-        """Entries as (name, text), one row for each release and each assumption."""
+        """Entries as pairs (name, text), one for each release and each assumption."""
         plain = ("epsilon", "delta", "adjacency", "protects", "mechanism", "accountant", "noise_source")
         return [
             *((name, f"{v:.6g}" if isinstance(v := getattr(self, name), float) else v) for name in plain),
-            *(("release", one.line) for one in self.releases),
+            *(("release", release.line) for release in self.releases),
             *(("assumption", text) for text in self.assumptions),
         ]

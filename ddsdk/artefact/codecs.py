@@ -1,6 +1,6 @@
-"""Codecs of stored or sent images: bytes, half floats, low-rank factors, small tiles, or mixtures of components.
+"""Codecs of stored or sent images: bytes, half floats, low-rank factors, tiles, or mixtures of components.
 
-A budget is in bytes: it counts what a codec packs, and what it unpacks is made anew at each look.
+A storage budget in bytes counts the packed tensors. Unpacked images are recomputed for each use and are not stored.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from ddsdk.foundation import Checked, PositiveInt, generator, require
+from ddsdk.foundation import CheckedDataclass, PositiveInt, generator, require
 from ddsdk.synthetic import MultiFormation
 
 LABEL_BYTES = 2
 """Bytes of a class id, for real and for synthetic images."""
 
 Packed = dict[str, Tensor]
-"""Tensors by name, whose rows are items where nothing is shared."""
+"""Packed tensors by name, with one row for each item unless items share tensors."""
 
 
 class Codec(ABC):
-    """Packs stored items, (M, C, H, W) in the unit range, and unpacks images from them. A frozen dataclass.
+    """Base class of lossy codecs: frozen dataclasses that pack items (M, C, H, W) in the unit range and unpack images.
 
     Attributes:
-        name: Name in a file.
-        shares: Whether items share something, so that fewer of them do not take fewer bytes in proportion.
+        name: Name of the codec in files.
+        shares: Whether items share tensors, so that the bytes are not proportional to the number of items.
     """
 
     name: ClassVar[str]
@@ -38,96 +38,124 @@ class Codec(ABC):
 
     @property
     def images_per_item(self) -> int:
-        """Images that one stored item unpacks to."""
+        """Number of images that one item unpacks to."""
         return 1
 
     @abstractmethod
     def item_bytes(self, shape: tuple[int, int, int]) -> int:
-        """Return the bytes of one item of an image shape (C, H, W)."""
+        """Return the number of bytes of one packed item for an image shape (C, H, W)."""
 
     @abstractmethod
     def pack(self, items: Tensor) -> Packed:
-        """Return tensors with M rows each; their bytes are what the budget counts."""
+        """Return the packed tensors of M items; the storage budget counts their bytes."""
 
     @abstractmethod
     def unpack(self, packed: Packed) -> Tensor:
-        """Return (M * images_per_item, C, H, W) float32 in the unit range, item by item."""
+        """Return images (M * images_per_item, C, H, W), float32 in the unit range, item by item."""
 
     def count(self, packed: Packed) -> int:
-        """Return M."""
+        """Return the number of items M."""
         return len(next(iter(packed.values())))
 
     def at(self, packed: Packed, index: Tensor) -> Packed:
-        """Return the items at `index`, (M',) int64, in memory of their own."""
+        """Return copies of the items at `index`, (M',) int64."""
         return {name: tensor[index].clone() for name, tensor in packed.items()}
 
 
 class RowCodec(Codec):
-    """A codec whose items share nothing, so that they can be sent and checked one by one."""
+    """Base class of codecs whose items share no tensors, so that items can be sent and checked one by one."""
 
     @abstractmethod
     def layout(self, shape: tuple[int, int, int]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        """Return dtype and shape of one item's row in each tensor, for an image shape (C, H, W)."""
+        """Return dtype and shape of the row of one item in each packed tensor, for an image shape (C, H, W)."""
 
     def item_bytes(self, shape: tuple[int, int, int]) -> int:
-        """Return the bytes of one item of an image shape (C, H, W)."""
+        """Return the number of bytes of one packed item for an image shape (C, H, W)."""
         return sum(dtype.itemsize * math.prod(row) for dtype, row in self.layout(shape).values())
 
 
 def to_bytes(items: Tensor) -> Tensor:
-    """Return values of the unit range as bytes, those beyond it as its ends."""
+    """Return values of the unit range, clamped to [0, 1], as bytes 0..255.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk.artefact import to_bytes
+        >>> to_bytes(torch.tensor([0.0, 1.0, 1.5])).tolist()
+        [0, 255, 255]
+    """
     return (items.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 @final
 @dataclass(frozen=True)
 class Uint8(RowCodec):
-    """A byte for each channel of a pixel, as real images have."""
+    """One byte for each channel of a pixel, as in real images.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk.artefact import Uint8
+        >>> packed = Uint8().pack(torch.rand(4, 1, 8, 8))
+        >>> Uint8().item_bytes((1, 8, 8)), tuple(Uint8().unpack(packed).shape)
+        (64, (4, 1, 8, 8))
+    """
 
     name: ClassVar[str] = "uint8"
 
     def layout(self, shape: tuple[int, int, int]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        """Return a byte for each channel of a pixel."""
+        """Return one row of bytes with the shape of an image."""
         return {"images": (torch.uint8, shape)}
 
     def pack(self, items: Tensor) -> Packed:
-        """Round to the nearest of 256 values."""
+        """Return the images, rounded to the nearest of 256 values."""
         return {"images": to_bytes(items)}
 
     def unpack(self, packed: Packed) -> Tensor:
-        """Return the images."""
+        """Return the images of the bytes."""
         return packed["images"].float() / 255
 
 
 @final
 @dataclass(frozen=True)
 class Half(RowCodec):
-    """A half float for each channel of a pixel, which is finer than bytes and takes twice as many."""
+    """One half float for each channel of a pixel: finer than bytes, and twice as large.
+
+    Example:
+        >>> from ddsdk.artefact import Half
+        >>> Half().item_bytes((1, 8, 8))
+        128
+    """
 
     name: ClassVar[str] = "half"
 
     def layout(self, shape: tuple[int, int, int]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        """Return a half float for each channel of a pixel."""
+        """Return one row of half floats with the shape of an image."""
         return {"images": (torch.float16, shape)}
 
     def pack(self, items: Tensor) -> Packed:
-        """Round to half floats; values beyond the unit range stay."""
+        """Return the images as half floats; values outside the unit range are not clamped."""
         return {"images": items.half()}
 
     def unpack(self, packed: Packed) -> Tensor:
-        """Return the images."""
+        """Return the images of the half floats."""
         return packed["images"].float()
 
 
 @final
 @dataclass(frozen=True)
-class LowRank(Checked, RowCodec):
-    """Each channel as a product of two thin matrices of half floats: its leading singular vectors.
+class LowRank(CheckedDataclass, RowCodec):
+    """A low-rank factorisation of each channel: a product of two thin matrices of half floats.
 
     Attributes:
-        rank: Rank of the product. At 28x28, 4 takes 448 bytes where a byte for each pixel takes 784.
+        rank: Rank of the product, at most the shorter side. A 28x28 channel takes 448 bytes at rank 4, and 784 bytes
+            with one byte for each pixel.
 
-    Differences from the published method: an image is cut to its rank after distillation, and not optimised there.
+    Differences from the published method: images are truncated to the rank after distillation. The paper optimises the
+    factors.
+
+    Example:
+        >>> from ddsdk.artefact import LowRank
+        >>> LowRank(rank=2).item_bytes((1, 8, 8))
+        64
 
     References:
         Yang et al., "An Efficient Dataset Condensation Plugin and Its Application to Continual Learning",
@@ -138,14 +166,14 @@ class LowRank(Checked, RowCodec):
     name: ClassVar[str] = "low-rank"
 
     def layout(self, shape: tuple[int, int, int]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        """Return both factors of each channel: rank*(H+W) half floats."""
+        """Return the rows of both factors: rank*(H+W) half floats for each channel. A rank above a side is refused."""
         channels, height, width = shape
         require(self.rank <= min(height, width), "rank", f"not exceed the sides {height}x{width}", self.rank)
         half = torch.float16
         return {"left": (half, (channels, height, self.rank)), "right": (half, (channels, self.rank, width))}
 
     def pack(self, items: Tensor) -> Packed:
-        """Keep the leading singular vectors, the root of each value on both sides."""
+        """Return the leading singular vectors, each scaled by the square root of its singular value."""
         u, values, v = torch.linalg.svd(items, full_matrices=False)
         root = values[..., : self.rank].sqrt()
         left = u[..., : self.rank] * root[..., None, :]
@@ -153,17 +181,24 @@ class LowRank(Checked, RowCodec):
         return {"left": left.half(), "right": right.half()}
 
     def unpack(self, packed: Packed) -> Tensor:
-        """Multiply."""
+        """Return the products of the factors."""
         return packed["left"].float() @ packed["right"].float()
 
 
 @final
 @dataclass(frozen=True)
-class Tiles(Checked, RowCodec):
-    """Canvases of bytes that hold factor x factor images of a lower resolution each; see `MultiFormation`.
+class Tiles(CheckedDataclass, RowCodec):
+    """Canvases of bytes that hold factor x factor images at a lower resolution, see `ddsdk.synthetic.MultiFormation`.
 
     Attributes:
-        factor: Tiles along each side.
+        factor: Number of tiles along each side of a canvas.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk.artefact import Tiles
+        >>> codec = Tiles(factor=2)
+        >>> tuple(codec.unpack(codec.pack(torch.rand(3, 1, 8, 8))).shape)
+        (12, 1, 8, 8)
     """
 
     factor: PositiveInt = 2
@@ -175,18 +210,19 @@ class Tiles(Checked, RowCodec):
         return self.factor**2
 
     def layout(self, shape: tuple[int, int, int]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        """Return a byte for each channel of a pixel of a canvas."""
+        """Return one row of bytes with the shape of a canvas."""
         return {"canvases": (torch.uint8, shape)}
 
     def pack(self, items: Tensor) -> Packed:
-        """Round canvases to the nearest of 256 values."""
+        """Return the canvases, rounded to the nearest of 256 values."""
         return {"canvases": to_bytes(items)}
 
     def unpack(self, packed: Packed) -> Tensor:
-        """Cut and enlarge."""
+        """Return the tiles of all canvases, enlarged to the size of a canvas."""
         canvases = packed["canvases"].float() / 255
         tiles = MultiFormation(canvases, self.factor)
         with torch.no_grad():
+            # Decoding tiles draws no random numbers; the generator is required by the interface alone.
             images, _ = tiles.decode(torch.arange(len(canvases)), generator("tiles"))
         return images
 
@@ -194,24 +230,39 @@ class Tiles(Checked, RowCodec):
 @final
 @dataclass(frozen=True)
 class Components(Codec):
-    """Images as sigmoids of weighted sums of components that a class shares; see `Composites`.
+    """Images as sigmoids of weighted sums of components that the images of a class share.
 
-    Components are bytes between their least and their most, weights half floats. A recipe of composites makes both.
+    Components are stored as bytes between their minimum and maximum, weights as half floats. Images cannot be packed:
+    components and weights come from a parametrization that optimises them.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk.artefact import Components
+        >>> packed = Components().pack_parts(torch.randn(3, 1, 8, 8), torch.rand(5, 3))
+        >>> tuple(Components().unpack(packed).shape)
+        (5, 1, 8, 8)
+
+    References:
+        Wiewel and Yang, "Condensed Composite Memory Continual Learning", IJCNN 2021, arXiv:2102.09890.
     """
 
     name: ClassVar[str] = "components"
     shares: ClassVar[bool] = True
 
     def item_bytes(self, shape: tuple[int, int, int]) -> int:
-        """Return C*H*W, the bytes of a component; weights are counted once they are there."""
+        """Return C*H*W, the number of bytes of one component without its weights."""
         return math.prod(shape)
 
     def pack(self, items: Tensor) -> Packed:
-        """Raise ValueError: images are no components."""
-        raise ValueError(f"items must be components with weights, got {len(items)} images")
+        """Refuse images.
+
+        Raises:
+            ValueError: Always, because images have no components; `pack_parts` packs components.
+        """
+        raise ValueError(f"items must be components with weights, got {len(items)} images; use pack_parts")
 
     def pack_parts(self, components: Tensor, weights: Tensor) -> Packed:
-        """Pack n components, (n, C, H, W) logits, and (M, n) weights."""
+        """Return the packed tensors of n components (n, C, H, W), in logits, and weights (M, n) of M images."""
         low, high = components.min(), components.max()
         levels = (components - low) / (high - low).clamp_min(1e-12) * 255
         return {
@@ -221,36 +272,44 @@ class Components(Codec):
         }
 
     def unpack(self, packed: Packed) -> Tensor:
-        """Sum, and take the sigmoid."""
+        """Return the sigmoids of the weighted sums."""
         low, high = packed["range"]
         components = packed["components"].float() / 255 * (high - low) + low
         return torch.sigmoid(torch.einsum("mn,nchw->mchw", packed["weights"].float(), components))
 
     def count(self, packed: Packed) -> int:
-        """Return the number of images."""
+        """Return the number of images M."""
         return len(packed["weights"])
 
     def at(self, packed: Packed, index: Tensor) -> Packed:
-        """Return the weights at `index` with all components."""
+        """Return all components with copies of the weights of the images at `index`."""
         return {**packed, "weights": packed["weights"][index].clone()}
 
 
 CODECS: dict[str, type[Codec]] = {kind.name: kind for kind in (Uint8, Half, LowRank, Tiles, Components)}
-"""Name in a file to codec."""
+"""Codecs by their names in files."""
 
 
 def codec_state(codec: Codec) -> dict[str, Any]:
-    """Return a codec as JSON values."""
+    """Return a codec as JSON values.
+
+    Example:
+        >>> from ddsdk.artefact import LowRank, codec_from, codec_state
+        >>> codec_state(LowRank(rank=2))
+        {'name': 'low-rank', 'rank': 2}
+        >>> codec_from({"name": "low-rank", "rank": 2})
+        LowRank(rank=2)
+    """
     return {"name": codec.name, **dataclasses.asdict(codec)}  # type: ignore[call-overload]
 
 
 def codec_from(state: Mapping[str, Any]) -> Codec:
-    """Return the codec that `codec_state` described; an unknown name or value raises ValueError."""
+    """Return the codec of JSON values from `codec_state`; an unknown name or field gives a ValueError."""
     values = dict(state)
     name = values.pop("name", None)
     require(name in CODECS, "codec", f"be one of {', '.join(CODECS)}", name)
     kind: Any = CODECS[str(name)]
-    known = {f.name for f in dataclasses.fields(kind)}
-    require(set(values) == known, "codec", f"have the values {sorted(known)}", sorted(values))
-    found: Codec = kind(**values)
-    return found
+    fields = {f.name for f in dataclasses.fields(kind)}
+    require(set(values) == fields, "codec", f"have the values {sorted(fields)}", sorted(values))
+    codec: Codec = kind(**values)
+    return codec

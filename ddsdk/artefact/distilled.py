@@ -1,4 +1,4 @@
-"""The artefact: a distilled set with everything that is needed to use it and to judge it."""
+"""The artefact: a distilled set with the preprocessing, protocol and provenance that its use requires."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.utils.data import TensorDataset
 
 from ddsdk.artefact.card import card_markdown
 from ddsdk.artefact.certificate import NO_PRIVACY, Certificate
-from ddsdk.artefact.faults import edge_fault, label_fault, pace_fault
+from ddsdk.artefact.faults import edge_fault, label_fault, per_step_fault
 from ddsdk.artefact.folder import pack_artifact, read_artifact, unpack_artifact, write_artifact
 from ddsdk.artefact.manifest import Manifest, build_manifest
 from ddsdk.artefact.sheet import sheet_png
@@ -30,33 +30,46 @@ _OPTIONAL = ("classes", "edge_index", "edge_weight")
 
 @dataclass(frozen=True, eq=False)
 class Distilled:
-    """Synthetic images and labels, and how to train on them.
+    """A distilled set: synthetic images and labels, with the protocol of training on them.
 
-    Two sets are the same when their `content_id` is the same.
+    Two sets are the same if their `content_id` is the same.
 
     Attributes:
         images: Images (M, C, H, W) float32, in the value space of `preprocess`.
-        labels: Label rows (M, K) float32 in the label space.
-        class_names: Names of the K classes. Control characters are stripped and names are cut at 200 characters.
-        preprocess: Map from the unit range to the value space, and back.
-        evaluation: Protocol of training on the set, JSON values.
-        label_space: ``"probabilities"``: rows are non-negative and sum to 1; or ``"scores"``: any finite numbers, for
-            the loss that the evaluation names.
-        learned_lr: Learning rate of networks that train on the set, learned with it, positive, rounded to
-            float32; or one for each of their steps, in the stored order; or None.
-        learned_momentum: Momentum in 0 <= value < 1, or one for each step, or None.
-        classes: Class slots (M,) int64 that the images were made for, or None.
-        edge_index: Edges (2, E) int64 between the M H rows of the images, where the set is a graph, or graphs, or None.
-            Row r of image m has number m H + r.
-        edge_weight: Weights (E,) float32, or None.
-        stored_floats: Floats from which the images are made, labels and edges not counted; 0 stands for one per pixel.
-        provenance: Recipe and parameters, data fingerprint, seeds, versions, device, threads, seconds, as
-            JSON values.
-        certificate: Certificate of a private release. Whatever reads more of the real data than it counts must drop it.
+        labels: Label rows (M, K) float32, in the label space.
+        class_names: Names of the K classes. Control characters are stripped, and names are cut at 200 characters.
+        preprocess: Preprocessing from the unit range to the value space, with its inverse.
+        protocol: Protocol of training networks on the set, as JSON values.
+        label_space: Kind of the label rows: ``"probabilities"``, non-negative with sum 1, or ``"scores"``, any finite
+            numbers, which fit only the loss of the protocol.
+        learned_lr: Learning rate > 0 of networks that train on the set, learned with it and rounded to float32; or one
+            rate for each training step, with images in the stored order. None if none was learned.
+        learned_momentum: Momentum, in [0, 1), that was learned with the set, or one for each training step. None if
+            none was learned.
+        classes: Class ids (M,) int64 for which the images were optimised. None if unknown.
+        edge_index: Edges (2, E) int64 of one or several graphs, between the M H rows of the images: row r of image m is
+            node m H + r. None for sets without graphs.
+        edge_weight: Weights (E,) float32 of the edges. None for sets without graphs.
+        stored_floats: Storage budget of the images: number of floats from which they are decoded, without labels and
+            edges. 0 counts one float for each pixel.
+        provenance: Recipe and hyperparameters, data fingerprint, seeds, versions, device, threads and seconds, as JSON
+            values.
+        certificate: Certificate of a differentially private set. Code that uses more of the real data than the
+            certificate counts must drop it. None for no guarantee.
 
     Raises:
-        TypeError: If a tensor has the wrong dtype, or a mapping holds something that JSON does not know.
+        TypeError: If a tensor has the wrong dtype, or a mapping holds values that JSON does not have.
         ValueError: If a shape, a number or a label row is wrong; the message names it.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> images, labels = torch.rand(4, 1, 8, 8), torch.eye(2).repeat(2, 1)
+        >>> unit = ddsdk.Preprocess.unit(channels=1)
+        >>> distilled = ddsdk.Distilled(images, labels, class_names=("cat", "dog"), preprocess=unit)
+        >>> distilled.content_id == ddsdk.Distilled.from_bytes(distilled.to_bytes()).content_id
+        True
+        >>> distilled
+        Distilled(recipe='unknown', images=(4, 1, 8, 8), classes=2, ipc=2)
     """
 
     images: Tensor
@@ -64,7 +77,7 @@ class Distilled:
     _: KW_ONLY
     class_names: tuple[str, ...]
     preprocess: Preprocess
-    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    protocol: Mapping[str, Any] = field(default_factory=dict)
     label_space: str = "probabilities"
     learned_lr: float | tuple[float, ...] | None = None
     learned_momentum: float | tuple[float, ...] | None = None
@@ -84,13 +97,13 @@ class Distilled:
         self._check_labels()
         self._check_edges()
         self._set("class_names", tuple(clean(str(name)) for name in self.class_names))
-        self._set("evaluation", clean_json(dict(self.evaluation)))
+        self._set("protocol", clean_json(dict(self.protocol)))
         self._set("provenance", clean_json(dict(self.provenance)))
         self._set("stored_floats", int(self.stored_floats) or self.images.numel())
         if self.certificate is not None and not isinstance(self.certificate, Certificate):
             raise TypeError(f"certificate must be a Certificate or None, got {type(self.certificate).__name__}")
         require(self.stored_floats > 0, "stored_floats", "be positive", self.stored_floats)
-        self._check_pace()
+        self._check_per_step()
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -103,17 +116,17 @@ class Distilled:
         require(images.ndim == 4 and images.numel() > 0, "images", "have shape (M, C, H, W), not empty", shape)
         channels = self.preprocess.channels
         require(shape[1] == channels, "images", f"have the {channels} channels of preprocess", shape)
-        bad = ~torch.isfinite(images).flatten(1).all(1)
-        if bool(bad.any()):
-            raise ValueError(f"images must be finite, got NaN or infinity in image {int(bad.nonzero()[0])}")
+        non_finite = ~torch.isfinite(images).flatten(1).all(1)
+        if bool(non_finite.any()):
+            raise ValueError(f"images must be finite, got NaN or infinity in image {int(non_finite.nonzero()[0])}")
 
     def _check_labels(self) -> None:
         labels, m = self.labels, len(self.images)
         if labels.dtype != torch.float32:
             raise TypeError(f"labels must be float32, got {labels.dtype}")
-        shape, wanted = tuple(labels.shape), (m, len(self.class_names))
+        shape, expected = tuple(labels.shape), (m, len(self.class_names))
         require(len(self.class_names) > 0, "class_names", "hold at least one name", self.class_names)
-        require(shape == wanted, "labels", f"have shape {wanted}, one column for each class name", shape)
+        require(shape == expected, "labels", f"have shape {expected}, one column for each class name", shape)
         _refuse(label_fault(labels.cpu().numpy(), self.label_space))
         if self.classes is not None:
             if self.classes.dtype != torch.int64:
@@ -123,26 +136,27 @@ class Distilled:
             require(low >= 0 and high < self.num_classes, "classes", f"lie below {self.num_classes}", (low, high))
 
     def _check_edges(self) -> None:
-        given = {"edge_index": torch.int64, "edge_weight": torch.float32}
-        for name, dtype in given.items():
+        dtypes = {"edge_index": torch.int64, "edge_weight": torch.float32}
+        for name, dtype in dtypes.items():
             tensor = getattr(self, name)
             if tensor is not None and tensor.dtype != dtype:
                 raise TypeError(f"{name} must be {dtype}, got {tensor.dtype}")
         index, weight = (None if t is None else t.cpu().numpy() for t in (self.edge_index, self.edge_weight))
         _refuse(edge_fault(index, weight, len(self.images) * self.images.shape[2]))
 
-    def _check_pace(self) -> None:
+    def _check_per_step(self) -> None:
         rounded = {}
         for name in ("learned_lr", "learned_momentum"):
-            given = getattr(self, name)
-            if given is None:
+            learned = getattr(self, name)
+            if learned is None:
                 continue
+            # A number that overflows float32 becomes infinite, which the check below refuses.
             with np.errstate(over="ignore"):
-                values = np.asarray(given, dtype=np.float32)
-            require(values.ndim < 2 and values.size > 0, name, "be a number or one for each step", given)
+                values = np.asarray(learned, dtype=np.float32)
+            require(values.ndim < 2 and values.size > 0, name, "be a number or one for each step", learned)
             rounded[name] = values
             self._set(name, tuple(values.tolist()) if values.ndim else float(values))
-        _refuse(pace_fault(rounded.get("learned_lr"), rounded.get("learned_momentum")))
+        _refuse(per_step_fault(rounded.get("learned_lr"), rounded.get("learned_momentum")))
 
     def __repr__(self) -> str:
         recipe = clean(str(self.provenance.get("recipe", "unknown")), 40)
@@ -159,29 +173,29 @@ class Distilled:
 
     @property
     def owner(self) -> Tensor:
-        """Class of each image, (M,) int64: its slot where known, the largest label otherwise."""
+        """Class of each image, (M,) int64: from `classes`, or else the largest entry of its label."""
         return self.labels.argmax(1) if self.classes is None else self.classes
 
     @property
     def ipc(self) -> int:
-        """Images of the class that has most."""
+        """Images per class: the number of images of the largest class."""
         return int(torch.bincount(self.owner).max())
 
     @property
     def stored_ipc(self) -> int:
-        """Real images per class that take as many floats as the set stores, rounded up: at most `ipc`."""
+        """Storage budget as images per class: real images with equally many floats, rounded up; at most `ipc`."""
         if self.stored_floats == self.images.numel():
             return self.ipc
         return math.ceil(self.stored_floats / (self.num_classes * self.images[0].numel()))
 
     @property
     def privacy(self) -> str:
-        """Privacy statement: that of the certificate, or that there is no guarantee."""
+        """Privacy statement: the statement of the certificate, or "no formal privacy guarantee"."""
         return NO_PRIVACY if self.certificate is None else self.certificate.statement
 
     @property
     def content_id(self) -> str:
-        """SHA-256 over tensors, value space, labels, class names, evaluation and certificate; not provenance."""
+        """SHA-256 of tensors, value space, label space, class names, protocol and certificate, without provenance."""
         return self.manifest.id
 
     @cached_property
@@ -192,14 +206,14 @@ class Distilled:
             class_names=self.class_names,
             preprocess=self.preprocess.to_state()[0],
             label_space=self.label_space,
-            evaluation=self.evaluation,
+            protocol=self.protocol,
             image_floats=self.stored_floats,
             provenance=self.provenance,
             certificate=self.certificate,
         )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the tensors of the file by name."""
+        """Return all tensors of the artefact as arrays by name."""
         tensors = {"images": self.images, "labels": self.labels, **self.preprocess.to_state()[1]}
         for name in ("learned_lr", "learned_momentum"):
             if getattr(self, name) is not None:
@@ -208,50 +222,53 @@ class Distilled:
         return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
 
     def unit_images(self) -> Tensor:
-        """Return the images in the unit range, clamped to [0, 1], as one would look at them."""
+        """Return the images in the unit range, clamped to [0, 1], for display."""
         return self.preprocess.inverse(self.images).clamp(0, 1)
 
     def as_dataset(self, labels: LabelReading = "stored") -> TensorDataset:
-        """Return (image, label row) pairs for an ordinary data loader.
+        """Return a dataset of (image, label row) pairs for a `DataLoader`.
 
-        Scores are for the loss that the evaluation names. Another loss wants probabilities, whose cost depends on the
-        set: ``ddsdk evaluate SET --data DATA --labels stored,probabilities,hard`` measures it.
+        Scores fit only the loss of the protocol. Another loss needs probabilities. The accuracy that the conversion
+        costs depends on the set: ``ddsdk evaluate SET --data DATA --labels stored,probabilities,hard`` measures it.
 
         Args:
-            labels: ``"stored"``: rows as they are. ``"probabilities"``: the nearest distribution of each row of scores,
-                see `ddsdk.synthetic.nearest_distributions`. ``"hard"``: one-hot rows of the largest class.
+            labels: Form of the labels. ``"stored"``: the stored rows. ``"probabilities"``: the nearest distribution of
+                each row of scores, see `ddsdk.synthetic.nearest_distributions`. ``"hard"``: one-hot rows of the largest
+                class.
         """
-        same = labels == "probabilities" == self.label_space
-        return TensorDataset(self.images, self.labels if same else read_labels(self.labels, labels))
+        unchanged = labels == "probabilities" == self.label_space
+        return TensorDataset(self.images, self.labels if unchanged else read_labels(self.labels, labels))
 
     def save(self, folder: str | os.PathLike[str]) -> str:
-        """Write the set into `folder`, new or holding an older set, and return the content id.
+        """Write the set into a folder.
 
-        At every moment, also after a crash, the folder opens as the old set or as the new one.
+        At every moment, also after a crash, the folder opens as the old set or as the new one. A failed write gives a
+        `StorageError`, and a folder to which another process writes a `FolderBusyError`.
 
-        Raises:
-            FolderBusyError: If another process is writing there.
-            StorageError: If a write fails; the folder then still opens as what it was.
+        Args:
+            folder: Folder, which is made if it does not exist. A set that it holds is replaced.
+
+        Returns:
+            The content id of the set.
         """
         card = card_markdown(self.manifest)
         return write_artifact(folder, self.manifest, self.arrays(), card=card, sheet=sheet_png(self))
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Distilled:
-        """Open a saved set after every check of `ddsdk.artefact.folder.read_artifact`.
+        """Return the set in a folder, after all checks of `ddsdk.artefact.read_artifact`.
 
-        Raises:
-            ArtifactError: If the folder is not a sound set; its ``reason`` is a short code.
+        A folder without a valid set gives an `ArtifactError`, whose ``reason`` is a short code.
         """
         return cls._of(*read_artifact(folder))
 
     def to_bytes(self) -> bytes:
-        """Return the set as one string of bytes, without card and contact sheet."""
+        """Return the set as one byte string, without dataset card and contact sheet."""
         return pack_artifact(self.manifest, self.arrays())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Distilled:
-        """Return the set in what `to_bytes` gave, after every check of `load`."""
+        """Return the set in a byte string from `to_bytes`, after all checks of `load`."""
         return cls._of(*unpack_artifact(data))
 
     @classmethod
@@ -263,7 +280,7 @@ class Distilled:
                 tensors["labels"],
                 class_names=manifest.class_names,
                 preprocess=Preprocess.from_state(manifest.preprocess, tensors),
-                evaluation=manifest.evaluation,
+                protocol=manifest.protocol,
                 label_space=manifest.label_space,
                 learned_lr=_numbers(tensors.get("learned_lr")),
                 learned_momentum=_numbers(tensors.get("learned_momentum")),
@@ -276,36 +293,35 @@ class Distilled:
             raise ArtifactError("preprocess", f"the set cannot be rebuilt: {clean(str(error))}") from None
 
     def concat(self, *others: Distilled) -> Distilled:
-        """Return the union of this set and `others`, with this set's evaluation.
+        """Return the union of this set and `others`, with the protocol of this set.
 
-        The guarantee of a union is not that of its parts, so it has none. A learned learning rate or momentum stays if
-        all sets agree on it, and if it is one for all steps.
-
-        Raises:
-            ValueError: If shapes, class names, value space or label space differ, or a set has edges.
+        The union has no certificate, because a union of private sets has a weaker guarantee than each of them. A
+        learned rate or momentum is kept if it is one number and equal in all sets. Sets with edges, and sets that
+        differ in shape, class names, value space or label space, give a ValueError.
         """
         if not others:
             return self
         sets = (self, *others)
-        edged = [s for s in sets if s.edge_index is not None]
-        require(not edged, "sets", "have no edges to be joined", f"{len(edged)} that have")
+        graphs = [s for s in sets if s.edge_index is not None]
+        require(not graphs, "sets", "have no edges to be joined", f"{len(graphs)} that have")
         for other in others:
             for name in ("class_names", "label_space", "preprocess"):
-                mine, theirs = getattr(self, name), getattr(other, name)
-                require(mine == theirs, name, "be the same in all sets", theirs)
-            mine, theirs = tuple(self.images.shape[1:]), tuple(other.images.shape[1:])
-            require(mine == theirs, "images", f"have shape (M, {mine})", theirs)
-        slots = [s.classes for s in sets if s.classes is not None]
+                value = getattr(other, name)
+                require(getattr(self, name) == value, name, "be the same in all sets", value)
+            c, h, w = self.images.shape[1:]
+            shape = tuple(other.images.shape)
+            require(shape[1:] == (c, h, w), "images", f"have shape (M, {c}, {h}, {w}) in all sets", shape)
+        classes = [s.classes for s in sets if s.classes is not None]
         return Distilled(
             torch.cat([s.images for s in sets]),
             torch.cat([s.labels for s in sets]),
             class_names=self.class_names,
             preprocess=self.preprocess,
-            evaluation=self.evaluation,
+            protocol=self.protocol,
             label_space=self.label_space,
-            learned_lr=_agreed([s.learned_lr for s in sets]),
-            learned_momentum=_agreed([s.learned_momentum for s in sets]),
-            classes=torch.cat(slots) if len(slots) == len(sets) else None,
+            learned_lr=_common_number([s.learned_lr for s in sets]),
+            learned_momentum=_common_number([s.learned_momentum for s in sets]),
+            classes=torch.cat(classes) if len(classes) == len(sets) else None,
             stored_floats=sum(s.stored_floats for s in sets),
             provenance={"recipe": "concat", "parents": [s.content_id for s in sets]},
         )
@@ -322,6 +338,6 @@ def _numbers(tensor: Tensor | None) -> float | tuple[float, ...] | None:
     return tuple(tensor.tolist()) if tensor.ndim else float(tensor)
 
 
-def _agreed(values: list[float | tuple[float, ...] | None]) -> float | None:
+def _common_number(values: list[float | tuple[float, ...] | None]) -> float | None:
     first = values[0]
     return None if isinstance(first, tuple) or any(v != first for v in values) else first

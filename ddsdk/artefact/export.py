@@ -1,7 +1,7 @@
-"""Take a distilled set to other tools: parquet in the hub's layout, an image folder, or numpy arrays.
+"""Export of a distilled set for other tools: parquet in the layout of the Hugging Face hub, image folder, numpy arrays.
 
-PNG holds 8 bits within the unit range: parquet and the image folder round and clip the images, and training
-on them scores differently. Only `to_npz`, like the set's own folder, keeps the exact numbers.
+Parquet files and image folders hold PNG pictures. Their pixels are rounded to 8 bits and clipped to the unit range, so
+that networks trained on them reach a different accuracy. `to_npz`, like `Distilled.save`, keeps the exact numbers.
 """
 
 from __future__ import annotations
@@ -42,18 +42,25 @@ def _pictures(distilled: Distilled) -> list[bytes]:
 
 
 def to_parquet(distilled: Distilled, path: str | os.PathLike[str]) -> None:
-    """Write one parquet file that the hub and `datasets` read as images, class labels and soft labels.
+    """Write one parquet file that the Hugging Face hub and `datasets` read as images, class labels and soft labels.
 
-    Columns: ``image`` (PNG, rounded to 8 bits and clipped to the unit range), ``label`` (the class of the
-    image), ``soft_label`` (K exact float32, scores too). Metadata of the set is in the schema under ``ddsdk``.
+    The columns are ``image`` (PNG, rounded to 8 bits and clipped to the unit range), ``label`` (class id) and
+    ``soft_label`` (label row of K exact float32 numbers). The schema holds the manifest under ``ddsdk``. A failed write
+    gives a `StorageError` and leaves an older file unchanged.
 
     Args:
-        distilled: The set, with 1 or 3 channels.
-        path: The file, such as ``data/train-00000-of-00001.parquet``.
+        distilled: Distilled set with 1 or 3 channels.
+        path: Path of the file, such as ``data/train-00000-of-00001.parquet``.
 
     Raises:
         MissingExtraError: If pyarrow is not installed.
-        StorageError: If the file cannot be written; an older one stands.
+
+    Example:
+        >>> import ddsdk, pyarrow.parquet
+        >>> distilled = ddsdk.distill(ddsdk.BASELINES["random"](ipc=1), ddsdk.load("digits"))
+        >>> ddsdk.to_parquet(distilled, "distilled.parquet")
+        >>> pyarrow.parquet.read_table("distilled.parquet").column_names
+        ['image', 'label', 'soft_label']
     """
     try:
         import pyarrow as pa
@@ -72,8 +79,8 @@ def to_parquet(distilled: Distilled, path: str | os.PathLike[str]) -> None:
         "label": {"names": unique_names(distilled.class_names), "_type": "ClassLabel"},
         "soft_label": {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"},
     }
-    about = {"huggingface": json.dumps({"info": {"features": features}}), "ddsdk": _metadata(distilled)}
-    table = pa.table(columns, names=["image", "label", "soft_label"]).replace_schema_metadata(about)
+    metadata = {"huggingface": json.dumps({"info": {"features": features}}), "ddsdk": _metadata(distilled)}
+    table = pa.table(columns, names=["image", "label", "soft_label"]).replace_schema_metadata(metadata)
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     write_atomic(path, buffer.getvalue())
@@ -84,41 +91,52 @@ def _metadata(distilled: Distilled) -> str:
 
 
 def to_image_folder(distilled: Distilled, folder: str | os.PathLike[str]) -> None:
-    """Write PNG files in one subfolder for each class, as `torchvision.datasets.ImageFolder` reads them.
+    """Write PNG files in one subfolder for each class, in the layout of `torchvision.datasets.ImageFolder`.
 
-    Images are rounded to 8 bits and clipped to the unit range, and soft labels are lost: an image stands
-    under its class. Subfolders begin with the class id, so that their order is the order of the classes.
+    Images are rounded to 8 bits and clipped to the unit range. Soft labels are lost; each image is filed under its
+    class. Names of subfolders begin with the class id, which keeps the order of the classes. A folder with files, and a
+    failed write, give a `StorageError` and leave no file behind.
 
     Args:
-        distilled: The set, with 1 or 3 channels.
-        folder: A new or empty folder; images of two sets must not mix.
+        distilled: Distilled set with 1 or 3 channels.
+        folder: New or empty folder, so that images of two sets are not mixed.
 
-    Raises:
-        StorageError: If the folder holds something or cannot be written. Nothing is left behind.
+    Example:
+        >>> import ddsdk
+        >>> from pathlib import Path
+        >>> distilled = ddsdk.distill(ddsdk.BASELINES["random"](ipc=2), ddsdk.load("digits"))
+        >>> ddsdk.to_image_folder(distilled, "distilled-images")
+        >>> len(list(Path("distilled-images").glob("*/*.png")))
+        20
     """
     digits = len(str(distilled.num_classes - 1))
     pictures = _pictures(distilled)
     with staged_folder(folder) as staged:
-        places = [staged / f"{c:0{digits}d}_{file_stem(n)}" for c, n in enumerate(distilled.class_names)]
-        for place in places:
-            place.mkdir()
+        subfolders = [staged / f"{c:0{digits}d}_{file_stem(n)}" for c, n in enumerate(distilled.class_names)]
+        for subfolder in subfolders:
+            subfolder.mkdir()
         for i, (c, picture) in enumerate(zip(distilled.owner.tolist(), pictures, strict=True)):
-            write_atomic(places[c] / f"{i:06d}.png", picture)
+            write_atomic(subfolders[c] / f"{i:06d}.png", picture)
 
 
 def to_npz(distilled: Distilled, path: str | os.PathLike[str]) -> None:
-    """Write the exact numbers as arrays that `numpy.load` opens without pickle.
+    """Write the exact numbers of a set as arrays that `numpy.load` opens without pickle.
 
-    Arrays: ``images`` (M, C, H, W) in the value space, ``labels`` (M, K), ``owner`` (M,), ``learned_lr``
-    and ``learned_momentum`` where there are such, the tensors of a whitening, and ``metadata``, a JSON text:
-    ``json.loads(str(file["metadata"]))``. The same set gives the same bytes.
+    The arrays are ``images`` (M, C, H, W) in the value space, ``labels`` (M, K), class ids ``owner`` (M,), learned
+    rates and momenta, tensors of a whitening, and ``metadata``, the manifest as JSON text:
+    ``json.loads(str(file["metadata"]))``. Equal sets give equal bytes. A failed write gives a `StorageError` and leaves
+    an older file unchanged.
 
     Args:
-        distilled: The set.
-        path: The file.
+        distilled: Distilled set to export.
+        path: Path of the file, such as ``set.npz``.
 
-    Raises:
-        StorageError: If the file cannot be written; an older one stands.
+    Example:
+        >>> import ddsdk, numpy
+        >>> distilled = ddsdk.distill(ddsdk.BASELINES["random"](ipc=1), ddsdk.load("digits"))
+        >>> ddsdk.to_npz(distilled, "set.npz")
+        >>> numpy.load("set.npz")["images"].shape
+        (10, 1, 8, 8)
     """
     arrays: dict[str, NDArray[Any]] = {
         **{name: array for name, array in distilled.arrays().items() if name not in _NOT_IN_NPZ},
@@ -128,30 +146,39 @@ def to_npz(distilled: Distilled, path: str | os.PathLike[str]) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, array in sorted(arrays.items()):
-            # numpy's own writer stamps the time of day into the archive.
+            # `numpy.savez` would store the time of day, so that equal sets would give different bytes.
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, array, allow_pickle=False)
     write_atomic(Path(path), buffer.getvalue())
 
 
 def ranking_arguments(distilled: Distilled) -> dict[str, Any]:
-    """Return the arguments of `compute_metrics` in DD-Ranking (`ddranking` 0.2), which takes tensors from memory.
+    """Return the arguments of `compute_metrics` in DD-Ranking (`ddranking` 0.2) for tensors in memory.
 
-    ``image_tensor`` in the value space, class by class; ``soft_labels`` where labels are no classes; ``syn_lr``, the
-    learned rate. Class labels are left out: the package fails on those that it is given, and assumes this order.
+    The arguments are ``image_tensor``, the images in the value space, class by class; ``soft_labels``, unless labels
+    are hard; and ``syn_lr``, the learned rate or None. Hard labels are left out, because the package fails on explicit
+    class labels and assumes images class by class.
 
     Args:
-        distilled: The set, normalised as that package normalises its data, with one rate at most, and with as many
-            images of each class where labels are hard. (The whitening of that package is another.)
+        distilled: Distilled set in the normalised value space of the package, with at most one learned rate. Sets with
+            hard labels need equally many images in each class. Whitened sets are refused, because the whitening of the
+            package differs.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.artefact import ranking_arguments
+        >>> distilled = ddsdk.distill(ddsdk.BASELINES["random"](ipc=1), ddsdk.load("digits"))
+        >>> sorted(ranking_arguments(distilled))
+        ['image_tensor', 'syn_lr']
     """
     space = distilled.manifest.space
     require(space == "normalised", "space", "be 'normalised'", space)
     rate = distilled.learned_lr
     require(not isinstance(rate, tuple), "learned_lr", "be one number", rate)
     order = distilled.owner.argsort(stable=True)
-    found: dict[str, Any] = {"image_tensor": distilled.images[order], "syn_lr": rate}
+    arguments: dict[str, Any] = {"image_tensor": distilled.images[order], "syn_lr": rate}
     if distilled.manifest.storage.labels != "hard":
-        return {**found, "soft_labels": distilled.labels[order]}
+        return {**arguments, "soft_labels": distilled.labels[order]}
     sizes = distilled.owner.bincount(minlength=distilled.num_classes).tolist()
-    require(len(set(sizes)) == 1, "classes", "have as many images each", sizes)
-    return found
+    require(len(set(sizes)) == 1, "classes", "have equally many images each", sizes)
+    return arguments

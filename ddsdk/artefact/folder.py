@@ -1,9 +1,9 @@
-"""Write and open the folder of a distilled set, without torch and without pickle.
+"""Reading and writing of the folder of a distilled set, without torch and without pickle.
 
-A folder holds `set.safetensors`, `manifest.json`, `README.md` and `sheet.png`. The manifest is written last:
-a folder without one is not a set. When a set replaces another, its tensors first lie beside the old ones
-under a name made of the new id; the manifest then takes over in one step, and the tensor file gets its usual
-name. So every moment shows one whole set, the old or the new.
+A folder holds `set.safetensors`, `manifest.json`, `README.md` and `sheet.png`. The manifest is written last: a folder
+without a manifest is not a set. A set that replaces another is written in three steps. Its tensors are written beside
+the old ones, under a name that contains the new id. The new manifest replaces the old one atomically. The new tensor
+file is renamed to `set.safetensors`. A reader therefore finds either the old or the new set, each complete.
 """
 
 from __future__ import annotations
@@ -22,65 +22,104 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ddsdk.artefact.faults import edge_fault, label_fault, pace_fault
+from ddsdk.artefact.faults import edge_fault, label_fault, per_step_fault
 from ddsdk.artefact.header import build_header, header_length, parse_header
 from ddsdk.artefact.manifest import Manifest, decode_manifest, encode_manifest, tensor_bytes
-from ddsdk.foundation import ArtifactError, StorageError, canonical_json, lock, strict_json, sweep, write_atomic
+from ddsdk.foundation import (
+    ArtifactError,
+    StorageError,
+    canonical_json,
+    lock,
+    remove_stale_files,
+    strict_json,
+    write_atomic,
+)
 
 MAX_BYTES = 64 << 30
 CARD_MARK = "<!-- written by ddsdk -->"
 _SET, _MANIFEST, _CARD, _SHEET = "set.safetensors", "manifest.json", "README.md", "sheet.png"
-_MANIFEST_CAP = 16 << 20
+_MAX_MANIFEST_BYTES = 16 << 20
 _ATTEMPTS = 5
 _DTYPES: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
 
 
 class Artifact(NamedTuple):
-    """A checked set: its manifest, and writable arrays by name."""
+    """A set that has passed all checks: its manifest, and writable arrays by name."""
 
     manifest: Manifest
     tensors: dict[str, NDArray[Any]]
 
 
 def read_manifest_summary(folder: str | os.PathLike[str]) -> Manifest:
-    """Read and check `manifest.json` alone: quick, but says nothing about the tensors on the disk."""
-    with _open_regular(Path(folder) / _MANIFEST) as (handle, size):
-        if size > _MANIFEST_CAP:
-            raise ArtifactError("size", f"manifest.json has {size} bytes, cap is {_MANIFEST_CAP}")
-        return decode_manifest(handle.read(_MANIFEST_CAP))
-
-
-def read_artifact(folder: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Artifact:
-    """Open a distilled set; return it only if every check passes.
-
-    Size, header, schema and hashes are checked first, then finiteness, value range and labels. Nothing is
-    unpickled and nothing is allocated before the sizes agree. If the set is replaced meanwhile, the new one
-    is read.
+    """Return the manifest of a folder after checks of `manifest.json` alone, without reading the tensors.
 
     Args:
         folder: Folder of the set.
-        max_bytes: Size of the largest tensor file that is accepted.
 
     Raises:
-        ArtifactError: With a ``reason``: ``"missing"``, ``"type"``, ``"size"``, ``"manifest"``, ``"format"``,
-            ``"schema"``, ``"text"``, ``"seal"``, ``"truncated"``, ``"header"``, ``"dtype"``, ``"mixed"``,
-            ``"hash"``, ``"finite"``, ``"range"``, ``"labels"``, ``"rate"``, ``"edges"`` or ``"classes"``.
+        ArtifactError: If the manifest is missing, larger than 16 MiB, or invalid; the error's ``reason`` is a short
+            code.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.artefact import read_manifest_summary
+        >>> distilled = ddsdk.distill(ddsdk.BASELINES["random"](ipc=1), ddsdk.load("digits"))
+        >>> content_id = distilled.save("random-digits")
+        >>> read_manifest_summary("random-digits").image_shape
+        (10, 1, 8, 8)
+    """
+    with _open_regular(Path(folder) / _MANIFEST) as (handle, size):
+        if size > _MAX_MANIFEST_BYTES:
+            raise ArtifactError("size", f"manifest.json has {size} bytes, cap is {_MAX_MANIFEST_BYTES}")
+        return decode_manifest(handle.read(_MAX_MANIFEST_BYTES))
+
+
+def read_artifact(folder: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Artifact:
+    """Return the manifest and the tensors of a distilled set that passes all checks.
+
+    Size, header, schema and hashes are checked first, then finiteness, value range and labels. Nothing is unpickled,
+    and no memory is allocated before the sizes agree. A set that is replaced during the read is read again.
+
+    Args:
+        folder: Folder of the set.
+        max_bytes: Largest accepted size of the tensor file, in bytes.
+
+    Raises:
+        ArtifactError: If a check fails. Its ``reason`` is ``"missing"``, ``"type"``, ``"size"``, ``"manifest"``,
+            ``"format"``, ``"schema"``, ``"text"``, ``"seal"``, ``"privacy"``, ``"truncated"``, ``"header"``,
+            ``"dtype"``, ``"mixed"``, ``"hash"``, ``"finite"``, ``"range"``, ``"labels"``, ``"rate"``, ``"edges"`` or
+            ``"classes"``.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.artefact import read_artifact
+        >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), ddsdk.load("digits"))
+        >>> content_id = distilled.save("means-digits")
+        >>> sorted(read_artifact("means-digits").tensors)
+        ['classes', 'images', 'labels']
     """
     manifest = read_manifest_summary(folder)
     for _ in range(_ATTEMPTS):
         try:
             return Artifact(manifest, _read_tensors(Path(folder), manifest, max_bytes))
         except ArtifactError:
-            again = read_manifest_summary(folder)
-            if again.seal == manifest.seal:
+            current = read_manifest_summary(folder)
+            if current.seal == manifest.seal:
                 raise
-            manifest = again
+            manifest = current
     raise ArtifactError("mixed", f"{str(folder)!r} was replaced {_ATTEMPTS} times while it was read")
 
 
 @contextlib.contextmanager
 def _open_regular(path: Path) -> Iterator[tuple[BufferedReader, int]]:
-    """Open a regular file only: a pipe or device in a foreign folder could block or never end."""
+    """Open a regular file; a pipe or a device in an untrusted folder could block or never end.
+
+    Yields:
+        The open file, and its size in bytes.
+
+    Raises:
+        ArtifactError: If the file is missing, cannot be opened, or is not a regular file.
+    """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(path, flags)
@@ -117,9 +156,9 @@ def _read_tensors(folder: Path, manifest: Manifest, max_bytes: int) -> dict[str,
 def _load(handle: BufferedIOBase, size: int, manifest: Manifest) -> dict[str, NDArray[Any]]:
     length = header_length(handle.read(8), size)
     header = parse_header(handle.read(length), size - 8 - length)
-    found = {name: (spec.dtype, spec.shape) for name, spec in header.tensors.items()}
-    stated = {name: (entry.dtype, entry.shape) for name, entry in manifest.tensors.items()}
-    if found != stated or not _same_metadata(header.metadata, manifest):
+    in_file = {name: (spec.dtype, spec.shape) for name, spec in header.tensors.items()}
+    in_manifest = {name: (entry.dtype, entry.shape) for name, entry in manifest.tensors.items()}
+    if in_file != in_manifest or not _same_metadata(header.metadata, manifest):
         raise ArtifactError("mixed", "tensor file and manifest.json do not describe the same set")
     tensors = {}
     for name, spec in header.tensors.items():
@@ -133,26 +172,33 @@ def _load(handle: BufferedIOBase, size: int, manifest: Manifest) -> dict[str, ND
 
 
 def _metadata(manifest: Manifest) -> dict[str, str]:
-    """Return what makes a lone tensor file understood; two keys would have no reproducible order."""
-    told = {
+    """Return the metadata of the tensor file, by which a file without its manifest can be interpreted.
+
+    The metadata has a single key, because writers of safetensors do not order several keys reproducibly.
+    """
+    description = {
         "id": manifest.id,
         "preprocess": manifest.preprocess,
         "label_space": manifest.label_space,
         "class_names": list(manifest.class_names),
     }
-    return {"ddsdk": canonical_json(told).decode()}
+    return {"ddsdk": canonical_json(description).decode()}
 
 
-def _same_metadata(found: Mapping[str, str], manifest: Manifest) -> bool:
+def _same_metadata(metadata: Mapping[str, str], manifest: Manifest) -> bool:
     try:
-        told = strict_json(found.get("ddsdk", "").encode())
+        description = strict_json(metadata.get("ddsdk", "").encode())
     except ValueError:
         return False
-    return bool(told == strict_json(_metadata(manifest)["ddsdk"].encode()))
+    return bool(description == strict_json(_metadata(manifest)["ddsdk"].encode()))
 
 
 def _check_tensors(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Refuse numbers that no distilled set can hold, even under the right hashes."""
+    """Check the numbers of a set: correct hashes do not imply valid numbers.
+
+    Raises:
+        ArtifactError: If a number is not finite, or images, labels, rates, edges or classes are outside their ranges.
+    """
     for name, array in tensors.items():
         if not np.isfinite(array).all():
             raise ArtifactError("finite", f"tensor {name} holds NaN or infinity")
@@ -162,7 +208,7 @@ def _check_tensors(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> N
     rows = len(images) * images.shape[2]
     faults = {
         "labels": label_fault(tensors["labels"], manifest.label_space),
-        "rate": pace_fault(tensors.get("learned_lr"), tensors.get("learned_momentum")),
+        "rate": per_step_fault(tensors.get("learned_lr"), tensors.get("learned_momentum")),
         "edges": edge_fault(tensors.get("edge_index"), tensors.get("edge_weight"), rows),
     }
     for reason, fault in faults.items():
@@ -178,22 +224,22 @@ def write_artifact(
 ) -> str:
     """Write a set into a new folder, or in place of the set that a folder holds.
 
-    At every moment, also after a crash, the folder opens as the old set or as the new one.
+    At every moment, also after a crash, the folder opens as the old set or as the new one. A set that could not be
+    opened again gives an `ArtifactError`, a folder to which another process writes a `FolderBusyError`, and a failed
+    write or a folder with a README.md or manifest.json that ddsdk has not written a `StorageError`.
 
     Args:
-        folder: Folder, made if it does not exist.
-        manifest: Result of `build_manifest` for these tensors.
-        tensors: Arrays by name.
+        folder: Folder, which is made if it does not exist.
+        manifest: Manifest that `build_manifest` made for these tensors.
+        tensors: Arrays of the set by name.
         card: Content of `README.md`, with `CARD_MARK`.
-        sheet: Content of `sheet.png`.
+        sheet: Content of `sheet.png`, PNG bytes.
 
     Returns:
-        The content id.
+        The content id of the set.
 
     Raises:
-        ArtifactError: If what would be written could not be opened.
-        FolderBusyError: If another process is writing there.
-        StorageError: If a write fails, or the folder holds a README.md or manifest.json of something else.
+        StorageError: If the folder cannot be made.
     """
     folder = Path(folder)
     blob = _serialise(manifest, tensors)
@@ -202,9 +248,9 @@ def write_artifact(
     except OSError as error:
         raise StorageError(f"cannot make folder {str(folder)!r}: {error.strerror}") from error
     with lock(folder):
-        sweep(folder, older_than=0)
+        remove_stale_files(folder, older_than=0)
         old = current_manifest(folder)
-        refuse_foreign(folder, old)
+        check_overwrite(folder, old)
         name = _SET if old is None else _pending(manifest)
         try:
             if old is not None:
@@ -220,6 +266,7 @@ def write_artifact(
 
 
 def _serialise(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> bytes:
+    # The manifest is decoded as a reader decodes it: a set that could not be opened again is not written.
     manifest = decode_manifest(encode_manifest(manifest))
     if set(tensors) != set(manifest.tensors):
         raise ArtifactError("mixed", f"tensors {sorted(tensors)} are not those of the manifest")
@@ -234,7 +281,7 @@ def _serialise(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> bytes
 
 
 def pack_artifact(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> bytes:
-    """Return a set as one string of bytes: the length of the manifest, the manifest, and the tensor file.
+    """Return a set as one byte string: the length of the manifest, the manifest, and the tensor file.
 
     The length takes 8 bytes, little-endian. Equal sets with equal provenance give equal bytes.
     """
@@ -243,10 +290,18 @@ def pack_artifact(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> by
 
 
 def unpack_artifact(data: bytes, *, max_bytes: int = MAX_BYTES) -> Artifact:
-    """Return the set in what `pack_artifact` gave, after the checks of `read_artifact`."""
+    """Return the set in a byte string from `pack_artifact`, after the checks of `read_artifact`.
+
+    Args:
+        data: Byte string of a packed set.
+        max_bytes: Largest accepted size of the tensor file, in bytes.
+
+    Raises:
+        ArtifactError: If a check fails; its ``reason`` is a short code.
+    """
     length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or not 0 < length <= min(_MANIFEST_CAP, len(data) - 8):
-        raise ArtifactError("size", f"a packed set must tell the length of its manifest, got {len(data)} bytes")
+    if len(data) < 8 or not 0 < length <= min(_MAX_MANIFEST_BYTES, len(data) - 8):
+        raise ArtifactError("size", f"packed set must begin with the length of its manifest, got {len(data)} bytes")
     manifest, blob = decode_manifest(data[8 : 8 + length]), memoryview(data)[8 + length :]
     if len(blob) > max_bytes:
         raise ArtifactError("size", f"tensor file has {len(blob)} bytes, cap is {max_bytes}")
@@ -256,29 +311,52 @@ def unpack_artifact(data: bytes, *, max_bytes: int = MAX_BYTES) -> Artifact:
 
 
 def current_manifest(folder: Path) -> Manifest | None:
-    """Return the manifest in `folder`, or None where there is none that can be read."""
+    """Return the manifest in a folder, or None if it is missing or invalid.
+
+    Raises:
+        ArtifactError: If the manifest is of a later format or cannot be opened: such a set must not be overwritten.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from ddsdk.artefact import current_manifest
+        >>> current_manifest(Path("no-such-folder")) is None
+        True
+    """
     try:
         return read_manifest_summary(folder)
     except ArtifactError as error:
-        # A set of a later format, or one that cannot be read just now, is not ours to take for garbage.
         if error.reason in ("format", "type"):
             raise
         return None
 
 
-def refuse_foreign(folder: Path, old: Manifest | None) -> None:
-    """Refuse to overwrite the README.md or manifest.json of something that is not ours."""
+def check_overwrite(folder: Path, old: Manifest | None) -> None:
+    """Check that a folder without a set has no README.md or manifest.json that ddsdk has not written.
+
+    Args:
+        folder: Folder that is to be written.
+        old: Manifest of the set in the folder; None for a folder without a set.
+
+    Raises:
+        StorageError: If there is such a file.
+    """
     card = folder / _CARD
     if old is not None or not (os.path.lexists(card) or os.path.lexists(folder / _MANIFEST)):
         return
     with contextlib.suppress(OSError), card.open("rb") as handle:
         if CARD_MARK.encode() in handle.read(1 << 20):
             return
-    raise StorageError(f"{str(folder)!r} holds a README.md or manifest.json of something else; name a new folder")
+    raise StorageError(
+        f"{str(folder)!r} holds a README.md or manifest.json that ddsdk has not written; name a new folder"
+    )
 
 
 def _settle(folder: Path, manifest: Manifest) -> None:
-    """Give the tensors of the manifest in force their usual name; readers accept both names meanwhile."""
+    """Rename the tensor file of the current manifest to its usual name; readers accept both names.
+
+    Raises:
+        StorageError: If the file cannot be renamed.
+    """
     pending = folder / _pending(manifest)
     if not pending.exists():
         return
@@ -295,7 +373,7 @@ def _drop_orphans(folder: Path) -> None:
     except ArtifactError:
         return
     for entry in folder.glob("set-*.safetensors"):
-        ours = re.fullmatch(r"set-[0-9a-f]{16}\.safetensors", entry.name)
-        if ours and entry.name != _pending(current):
+        is_pending = re.fullmatch(r"set-[0-9a-f]{16}\.safetensors", entry.name)
+        if is_pending and entry.name != _pending(current):
             with contextlib.suppress(OSError):
                 entry.unlink()

@@ -1,8 +1,8 @@
 """A strict reader and a reproducible writer of the safetensors layout.
 
-The layout is 8 bytes little-endian header length, a JSON header, and the raw tensors without gaps. The reader
-accepts less than the format allows, and makes every check before anything is allocated. The writer gives the
-same bytes for the same tensors, whatever the order in which they are named.
+The layout is the length of the header in 8 little-endian bytes, a JSON header, and the raw tensors without gaps. The
+reader accepts less than the format allows, and makes all checks before it allocates memory. The bytes of the writer do
+not depend on the order of the tensors.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _MAX_RANK, _MAX_DIM, _MAX_TENSORS = 4, 1 << 31, 16
 
 
 class TensorSpec(NamedTuple):
-    """Place of one tensor.
+    """Type, shape and position of one tensor in the file.
 
     Attributes:
-        dtype: A key of `DTYPES`.
+        dtype: Name of the dtype, a key of `DTYPES`.
         shape: Lengths of the axes; empty for a scalar.
-        begin: First byte, counted from the end of the header.
-        end: One past the last byte.
+        begin: Position of the first byte, counted from the end of the header.
+        end: Position after the last byte.
     """
 
     dtype: str
@@ -35,24 +35,27 @@ class TensorSpec(NamedTuple):
 
 
 class Header(NamedTuple):
-    """The tensors in the order of their bytes, and the metadata map."""
+    """Tensors in the order of their bytes, and the metadata."""
 
     tensors: dict[str, TensorSpec]
     metadata: dict[str, str]
 
 
 def build_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
-    """Return length and header of a file that holds the tensors in order of their names.
+    """Return the length and the header of a tensor file.
 
     Args:
-        tensors: (dtype, shape) by name.
-        metadata: Map of at most one entry, so that no reader or writer can order it differently.
+        tensors: Pairs (dtype, shape) by tensor name.
+        metadata: Metadata with at most one entry, because the order of several entries is not reproducible.
+
+    Raises:
+        ValueError: If `metadata` has several entries.
     """
     if len(metadata) > 1:
         raise ValueError(f"metadata must have at most one key, got {sorted(metadata)!r}")
     entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     begin = 0
-    # Wide dtypes first: every tensor then starts at a multiple of its item size.
+    # Wide dtypes come first, so that each tensor starts at a multiple of its item size.
     for name in sorted(tensors, key=lambda n: (-DTYPES[tensors[n][0]], n)):
         dtype, shape = tensors[name]
         end = begin + DTYPES[dtype] * math.prod(shape)
@@ -64,10 +67,14 @@ def build_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: M
 
 
 def header_length(prefix: bytes, file_size: int) -> int:
-    """Return the length of the JSON header, which the first 8 bytes of a file declare.
+    """Return the length of the JSON header, in bytes.
+
+    Args:
+        prefix: First 8 bytes of the file.
+        file_size: Size of the file in bytes.
 
     Raises:
-        ArtifactError: ``"truncated"`` or ``"header"``.
+        ArtifactError: ``"truncated"`` for a file that ends before its header, ``"header"`` for a header above 8 MiB.
     """
     if len(prefix) < 8:
         raise ArtifactError("truncated", f"tensor file has {file_size} bytes, a header needs at least 8")
@@ -80,15 +87,15 @@ def header_length(prefix: bytes, file_size: int) -> int:
 
 
 def parse_header(text: bytes, data_size: int) -> Header:
-    """Parse the JSON header of a safetensors file.
+    """Return the parsed JSON header of a safetensors file.
 
     Args:
-        text: The header without its length.
-        data_size: Bytes that follow it in the file.
+        text: Header without its length, JSON bytes.
+        data_size: Number of bytes after the header.
 
     Raises:
-        ArtifactError: ``"header"`` if anything but ordered, gapless, described tensors is found;
-            ``"truncated"`` if they do not cover the file exactly.
+        ArtifactError: ``"header"`` for a malformed header and for tensors that overlap or leave gaps; ``"truncated"``
+            for tensors that do not cover the file exactly.
     """
     try:
         raw = strict_json(text)

@@ -1,9 +1,9 @@
-"""The manifest of a distilled set, `manifest.json`, and the two hashes that hold it together.
+"""The manifest of a distilled set, `manifest.json`, and its two hashes.
 
-The *id* names the set: SHA-256 over names, dtypes, shapes and bytes of the tensors and over everything that
-changes what they mean or how they must be used. Provenance is left out, so that two runs that computed the
-same set in different times give the same id. The *seal* is SHA-256 over the whole manifest, provenance
-included. Both tell of damage, not of forgery: a hash is integrity and no authenticity.
+The *id* identifies the set. It is the SHA-256 of names, dtypes, shapes and bytes of the tensors, and of all other
+entries but the provenance, so that two runs with the same result give the same id although their times differ. The
+*seal* is the SHA-256 of the whole manifest with the provenance. The hashes detect damage; they do not prove who made
+the set.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ddsdk.artefact.certificate import NO_PRIVACY, Certificate
 from ddsdk.foundation import NAME_LIMIT, ArtifactError, canonical_json, clean, clean_json, readable_json, strict_json
 
 FORMAT = 4
-"""The latest layout. A set has the least number whose readers understand it."""
+"""The latest format number. A set is written with the lowest number whose readers can open it."""
 
 _NUMPY = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
-# Ranks of every tensor that a set may hold; the first two are required.
+# Dtype and allowed ranks of each tensor that a set may hold; the first two tensors are required.
 _SCHEMA: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "images": ("F32", (4,)),
     "labels": ("F32", (2,)),
@@ -40,16 +40,16 @@ _SCHEMA: Mapping[str, tuple[str, tuple[int, ...]]] = {
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The strictness that all parts share."""
+    """Base class that refuses unknown entries."""
 
 
 class TensorEntry(_Record, frozen=True, kw_only=True):
-    """One tensor of `set.safetensors`.
+    """Description of one tensor of `set.safetensors`.
 
     Attributes:
-        dtype: ``"F32"`` or ``"I64"``.
-        shape: Lengths of the axes.
-        sha256: Hash of the raw little-endian bytes in C order, in hex.
+        dtype: Name of the dtype, ``"F32"`` or ``"I64"``.
+        shape: Lengths of the axes; empty for a scalar.
+        sha256: SHA-256 of the raw little-endian bytes in C order, 64 hex digits.
     """
 
     dtype: Literal["F32", "I64"]
@@ -58,16 +58,16 @@ class TensorEntry(_Record, frozen=True, kw_only=True):
 
 
 class Storage(_Record, frozen=True, kw_only=True):
-    """Storage of the set, counted as the papers count it and as the disk does.
+    """Storage budget of the set, counted in floats as in the papers, and in bytes of the file.
 
     Attributes:
-        image_floats: Floats from which the images are made; fewer than pixels where codes are stored.
-        label_floats: M K for soft labels; M where every label is one class id.
-        other_floats: Learned learning rates and momenta, and three numbers for each edge: from, to and weight.
-        floats: The sum of the three.
-        bytes: Four times `floats`.
-        tensor_bytes: Bytes of the decoded tensors in the file, preprocessing included.
-        labels: Whether the labels are class ids, or rows of K numbers.
+        image_floats: Number of floats from which the images are decoded; below the number of pixels for codes.
+        label_floats: Number of floats of the labels: M K for soft labels, M for class ids.
+        other_floats: Number of learned rates and momenta, plus three for each edge (source, target and weight).
+        floats: Sum of the three counts above.
+        bytes: Size of these floats, 4 bytes each.
+        tensor_bytes: Size of the decoded tensors in the file with those of the preprocessing, in bytes.
+        labels: Kind of the labels: ``"hard"`` for class ids, ``"soft"`` for rows of K numbers.
     """
 
     image_floats: int
@@ -80,24 +80,24 @@ class Storage(_Record, frozen=True, kw_only=True):
 
 
 class Manifest(_Record, frozen=True, kw_only=True):
-    """Everything about a distilled set but the numbers themselves.
+    """Description of a distilled set: all facts but the numbers of its tensors.
 
     Attributes:
-        format: Version of this layout: 4 for edges; 3 for a certificate; 2 for scores, and for rates or momenta of
-            single steps; 1 for all else.
-        kind: Tells this manifest from those of other programs.
-        id: Content id, 64 hex digits.
+        format: Format number: 4 for sets with edges; 3 with a certificate; 2 with scores as labels, or with rates or
+            momenta of single steps; 1 for all others.
+        kind: Constant that distinguishes this manifest from those of other programs.
+        id: Content id of the set, 64 hex digits.
         seal: SHA-256 of the canonical manifest without this entry, 64 hex digits.
-        tensors: Tensors of the tensor file, by name.
-        value_range: Least and greatest value of the images, in the value space.
-        preprocess: State of the preprocessing; ``"space"`` names the value space.
-        label_space: Meaning of the labels.
+        tensors: Descriptions of the tensors by name.
+        value_range: Minimum and maximum of the images, in the value space.
+        preprocess: State of the preprocessing; ``"space"`` is the name of the value space.
+        label_space: Kind of the label rows, ``"probabilities"`` or ``"scores"``.
         class_names: Printable names of the K classes.
-        evaluation: Protocol of training on the set.
-        storage: Storage of the set.
-        provenance: Recipe and parameters, data fingerprint, seeds, versions, device, threads, seconds.
-        privacy: The statement of the certificate, or `ddsdk.artefact.certificate.NO_PRIVACY`.
-        certificate: Certificate of a private release; absent for all others.
+        protocol: Protocol of training networks on the set.
+        storage: Storage budget of the set.
+        provenance: Recipe and hyperparameters, data fingerprint, seeds, versions, device, threads and seconds.
+        privacy: Privacy statement of the certificate, or `ddsdk.artefact.NO_PRIVACY`.
+        certificate: Certificate of a differentially private set; absent for other sets.
     """
 
     format: int
@@ -109,7 +109,7 @@ class Manifest(_Record, frozen=True, kw_only=True):
     preprocess: dict[str, Any]
     label_space: Literal["probabilities", "scores"]
     class_names: tuple[str, ...]
-    evaluation: dict[str, Any]
+    protocol: dict[str, Any] = msgspec.field(name="evaluation")
     storage: Storage
     provenance: dict[str, Any]
     privacy: str
@@ -117,18 +117,18 @@ class Manifest(_Record, frozen=True, kw_only=True):
 
     @property
     def space(self) -> str:
-        """The value space of the images: ``"unit"``, ``"normalised"`` or ``"zca"``."""
+        """Value space of the images: ``"unit"``, ``"normalised"`` or ``"zca"``."""
         return str(self.preprocess["space"])
 
     @property
     def image_shape(self) -> tuple[int, int, int, int]:
-        """(M, C, H, W)."""
+        """Shape (M, C, H, W) of all images together."""
         m, c, h, w = self.tensors["images"].shape
         return m, c, h, w
 
 
 def tensor_bytes(array: NDArray[Any]) -> bytes:
-    """Return the raw little-endian bytes in C order."""
+    """Return the raw bytes of an array, little-endian and in C order."""
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(order="C")
 
 
@@ -138,22 +138,22 @@ def build_manifest(
     class_names: Sequence[str],
     preprocess: Mapping[str, Any],
     label_space: str,
-    evaluation: Mapping[str, Any],
+    protocol: Mapping[str, Any],
     image_floats: int,
     provenance: Mapping[str, Any],
     certificate: Certificate | None,
 ) -> Manifest:
-    """Describe tensors, count what they cost, and compute id and seal.
+    """Return the manifest of a set, with the hashes of its tensors, its storage budget, id and seal.
 
     Args:
-        tensors: Arrays by name: images (M, C, H, W) and labels (M, K) float32, and optional ones.
-        class_names: K names.
+        tensors: Arrays by name: images (M, C, H, W) float32, labels (M, K) float32, and optional ones.
+        class_names: Names of the K classes.
         preprocess: State of the preprocessing, with its ``"space"``.
-        label_space: ``"probabilities"`` or ``"scores"``.
-        evaluation: Protocol of training on the set, JSON values.
-        image_floats: Floats from which the images are made.
+        label_space: Kind of the label rows, ``"probabilities"`` or ``"scores"``.
+        protocol: Protocol of training networks on the set, JSON values.
+        image_floats: Number of floats from which the images are decoded.
         provenance: Provenance of the set, JSON values.
-        certificate: Certificate of a private release.
+        certificate: Certificate of a differentially private set. None for other sets.
     """
     entries = {name: _entry(array) for name, array in sorted(tensors.items())}
     images, ranks = tensors["images"], {name: array.ndim for name, array in tensors.items()}
@@ -165,14 +165,14 @@ def build_manifest(
         "preprocess": clean_json(dict(preprocess)),
         "label_space": label_space,
         "class_names": [clean(name) for name in class_names],
-        "evaluation": clean_json(dict(evaluation)),
+        "evaluation": clean_json(dict(protocol)),
         "storage": _storage(tensors, image_floats),
         "provenance": clean_json(dict(provenance)),
         "privacy": NO_PRIVACY,
     }
     if certificate is not None:
-        stated = clean_json(msgspec.to_builtins(certificate))
-        body |= {"privacy": certificate.statement, "certificate": stated}
+        values = clean_json(msgspec.to_builtins(certificate))
+        body |= {"privacy": certificate.statement, "certificate": values}
     body["id"] = _content_id(body)
     body["seal"] = _seal(body)
     return decode_manifest(canonical_json(body))
@@ -183,8 +183,8 @@ def _format(label_space: str, ranks: Mapping[str, int], *, certified: bool) -> i
         return 4
     if certified:
         return 3
-    later = label_space != "probabilities" or "learned_momentum" in ranks or ranks.get("learned_lr", 0) > 0
-    return 2 if later else 1
+    needs_format_2 = label_space != "probabilities" or "learned_momentum" in ranks or ranks.get("learned_lr", 0) > 0
+    return 2 if needs_format_2 else 1
 
 
 def _entry(array: NDArray[Any]) -> dict[str, Any]:
@@ -198,12 +198,12 @@ def _storage(tensors: Mapping[str, NDArray[Any]], image_floats: int) -> dict[str
     labels = tensors["labels"]
     hard = bool(((labels == 0) | (labels == 1)).all() and (labels.sum(axis=-1) == 1).all())
     label_floats = len(labels) if hard else labels.size
-    other = sum(array.size for name, array in tensors.items() if name.startswith(("learned_", "edge_")))
-    floats = image_floats + label_floats + other
+    other_floats = sum(array.size for name, array in tensors.items() if name.startswith(("learned_", "edge_")))
+    floats = image_floats + label_floats + other_floats
     return {
         "image_floats": image_floats,
         "label_floats": label_floats,
-        "other_floats": other,
+        "other_floats": other_floats,
         "floats": floats,
         "bytes": 4 * floats,
         "tensor_bytes": sum(a.nbytes for a in tensors.values()),
@@ -212,8 +212,8 @@ def _storage(tensors: Mapping[str, NDArray[Any]], image_floats: int) -> dict[str
 
 
 def _content_id(body: Mapping[str, Any]) -> str:
-    part = {key: value for key, value in body.items() if key not in ("id", "seal", "provenance")}
-    return hashlib.sha256(canonical_json(part)).hexdigest()
+    content = {key: value for key, value in body.items() if key not in ("id", "seal", "provenance")}
+    return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
 def _seal(body: Mapping[str, Any]) -> str:
@@ -226,10 +226,11 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 
 def decode_manifest(data: bytes) -> Manifest:
-    """Parse and check a manifest: format, schema, text, seal, id, and the table of tensors.
+    """Return the manifest in the content of `manifest.json`, after checks of format, schema, texts, hashes and tensors.
 
     Raises:
-        ArtifactError: ``"manifest"``, ``"format"``, ``"schema"``, ``"text"``, ``"seal"`` or ``"privacy"``.
+        ArtifactError: If a check fails. Its ``reason`` is ``"manifest"``, ``"format"``, ``"schema"``, ``"text"``,
+            ``"seal"`` or ``"privacy"``.
     """
     try:
         raw = strict_json(data)
@@ -240,13 +241,13 @@ def decode_manifest(data: bytes) -> Manifest:
     _check_format(raw.get("format"))
     try:
         manifest = msgspec.convert(raw, Manifest, strict=True)
-        good = (_content_id(raw), _seal(raw)) == (manifest.id, manifest.seal)
-        same = clean_json(raw) == raw
+        hashes_fit = (_content_id(raw), _seal(raw)) == (manifest.id, manifest.seal)
+        is_clean = clean_json(raw) == raw
     except (msgspec.ValidationError, ValueError, TypeError, RecursionError) as error:
         raise ArtifactError("schema", f"manifest.json: {clean(str(error))}") from None
-    if not same or any(len(name) > NAME_LIMIT for name in manifest.class_names):
+    if not is_clean or any(len(name) > NAME_LIMIT for name in manifest.class_names):
         raise ArtifactError("text", "manifest.json holds control characters or an overlong text")
-    if not good:
+    if not hashes_fit:
         raise ArtifactError("seal", "manifest.json was changed: its hashes do not fit its content")
     _check_privacy(manifest)
     _check_table(manifest)
@@ -263,10 +264,10 @@ def _check_format(number: object) -> None:
 
 def _check_privacy(manifest: Manifest) -> None:
     certificate = manifest.certificate
-    stated = NO_PRIVACY if isinstance(certificate, msgspec.UnsetType) else certificate.statement
-    if manifest.privacy != stated:
-        rule = "what its certificate says, and without one there is no guarantee"
-        raise ArtifactError("privacy", f"manifest.json must claim {rule}, got {clean(manifest.privacy)!r}")
+    statement = NO_PRIVACY if isinstance(certificate, msgspec.UnsetType) else certificate.statement
+    if manifest.privacy != statement:
+        rule = "be the statement of its certificate, or state no guarantee without a certificate"
+        raise ArtifactError("privacy", f"privacy in manifest.json must {rule}, got {clean(manifest.privacy)!r}")
 
 
 def _check_table(manifest: Manifest) -> None:
@@ -275,8 +276,8 @@ def _check_table(manifest: Manifest) -> None:
     for name, entry in table.items():
         dtype, ranks = _SCHEMA[name]
         _expect(entry.dtype == dtype, f"{name} must have dtype {dtype}, got {entry.dtype}")
-        wanted = " or ".join(map(str, ranks))
-        _expect(len(entry.shape) in ranks, f"{name} must have {wanted} axes, got shape {entry.shape}")
+        allowed = " or ".join(map(str, ranks))
+        _expect(len(entry.shape) in ranks, f"{name} must have {allowed} axes, got shape {entry.shape}")
         _expect(all(d >= 1 for d in entry.shape), f"{name} must not be empty, got shape {entry.shape}")
         _expect(re.fullmatch("[0-9a-f]{64}", entry.sha256) is not None, f"{name} has no SHA-256")
     images, classes = table["images"].shape, len(manifest.class_names)
@@ -287,11 +288,11 @@ def _check_table(manifest: Manifest) -> None:
     _expect(manifest.storage.image_floats >= 1, "image_floats must be positive")
     zca = {name: entry.shape for name, entry in table.items() if name.startswith("zca_")}
     d = images[1] * images[2] * images[3]
-    whole = {"zca_mean": (d,), "zca_basis": (d, d), "zca_eigenvalues": (d,)}
-    _expect(zca == (whole if manifest.space == "zca" else {}), f"zca tensors must fit the images, got {zca}")
-    axes = {name: len(entry.shape) for name, entry in table.items()}
-    least = _format(manifest.label_space, axes, certified=bool(manifest.certificate))
-    _expect(manifest.format == least, f"format must be {least} for what the set holds, got {manifest.format}")
+    zca_shapes = {"zca_mean": (d,), "zca_basis": (d, d), "zca_eigenvalues": (d,)}
+    _expect(zca == (zca_shapes if manifest.space == "zca" else {}), f"zca tensors must fit the images, got {zca}")
+    ranks_by_name = {name: len(entry.shape) for name, entry in table.items()}
+    number = _format(manifest.label_space, ranks_by_name, certified=bool(manifest.certificate))
+    _expect(manifest.format == number, f"format must be {number} for the content of the set, got {manifest.format}")
 
 
 def _expect(ok: bool, message: str) -> None:

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about distilled sets and their scores."""
+"""A self-contained HTML report on distilled sets and their scores."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
-from ddsdk.artefact.card import fact_rows, flatten, page_template
+from ddsdk.artefact.card import flatten, main_facts, page_template
 from ddsdk.artefact.distilled import Distilled
 from ddsdk.artefact.sheet import sheet_png
 from ddsdk.foundation import clean, require
 
 
 class Result(TypedDict):
-    """One evaluation, in plain values.
+    """Result of one evaluation, as plain values.
 
     Attributes:
         name: Title of a set, or name of a baseline such as ``"random real images"``.
-        protocol: Name of the evaluation protocol.
-        network: Network with its options.
-        accuracies: Test accuracy of each repeat, in 0..1.
-        images: Training images.
-        stored_floats: Floats stored for them.
-        seconds: Wall-clock time of all repeats.
+        protocol: Name of the training protocol.
+        network: Name of the network with its options.
+        accuracies: Test accuracy of each network, in 0..1.
+        images: Number of training images.
+        stored_floats: Storage budget of the training images, in floats.
+        seconds: Wall-clock time of all networks, in seconds.
         labels: Kind of the labels, see `ddsdk.Score`; may be left out.
         loss: Loss of the training; may be left out.
     """
@@ -42,18 +42,23 @@ class Result(TypedDict):
 def html_report(
     sets: Sequence[tuple[str, Distilled]], results: Sequence[Result], *, title: str = "Distilled sets"
 ) -> str:
-    """Return one HTML page that needs no other file and runs no script.
+    """Return a report on distilled sets as one HTML page without scripts or further files.
 
-    Each set gets its contact sheet, facts, protocol, provenance, and a table of results. A result whose name is the
-    title of a set belongs to that set; every other one is a baseline and stands beside each of them.
+    For each set, the page shows contact sheet, results, facts, protocol and provenance. A result with the title of a
+    set belongs to this set. All other results are baselines, which are listed with each set. Equal titles, and results
+    without accuracies in 0..1, give a ValueError.
 
     Args:
         sets: Pairs (title, set) with different titles.
-        results: Results of sets and baselines.
-        title: Title of the page.
+        results: Results of the sets and of baselines.
+        title: Title of the page, plain text.
 
-    Raises:
-        ValueError: If two titles are the same, or a result holds no accuracy or one outside 0..1.
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.artefact import html_report
+        >>> distilled = ddsdk.distill(ddsdk.BASELINES["random"](ipc=1), ddsdk.load("digits"))
+        >>> html_report([("random images", distilled)], []).splitlines()[0]
+        '<!doctype html>'
     """
     titles = [name for name, _ in sets]
     require(len(set(titles)) == len(titles), "titles", "differ", titles)
@@ -61,11 +66,11 @@ def html_report(
         ok = len(result["accuracies"]) > 0 and all(0 <= a <= 1 for a in result["accuracies"])
         require(ok, "accuracies", "be one or more numbers in 0..1", result["accuracies"])
     baselines = [_row(r, own=False) for r in results if r["name"] not in titles]
-    own = {name: [_row(r, own=True) for r in results if r["name"] == name] for name in titles}
-    sections = [_section(name, distilled, [*own[name], *baselines]) for name, distilled in sets]
-    everything = [*(row for rows in own.values() for row in rows), *baselines]
+    set_rows = {name: [_row(r, own=True) for r in results if r["name"] == name] for name in titles}
+    sections = [_section(name, distilled, [*set_rows[name], *baselines]) for name, distilled in sets]
+    all_rows = [*(row for rows in set_rows.values() for row in rows), *baselines]
     return page_template("report.html").render(
-        title=clean(title), sections=sections, overview=everything if len(sets) != 1 else []
+        title=clean(title), sections=sections, overview=all_rows if len(sets) != 1 else []
     )
 
 
@@ -95,9 +100,9 @@ def _section(title: str, distilled: Distilled, rows: list[dict[str, Any]]) -> di
     return {
         "title": clean(title, 80),
         "sheet": base64.b64encode(sheet_png(distilled)).decode(),
-        "facts": [(what, clean(text, 400)) for what, text in fact_rows(manifest)],
+        "facts": [(name, clean(text, 400)) for name, text in main_facts(manifest)],
         "classes": ", ".join(names) + (", …" if len(manifest.class_names) > len(names) else ""),
-        "evaluation": _leaves(manifest.evaluation),
+        "evaluation": _leaves(manifest.protocol),
         "provenance": _leaves(manifest.provenance),
         "rows": rows,
     }

@@ -1,4 +1,4 @@
-"""The baselines that a distilled set must beat: chosen real images, and their means."""
+"""Baselines without distillation: coresets of real images, and class means."""
 
 from __future__ import annotations
 
@@ -18,4 +18,4 @@ BASELINES: dict[str, type[Baseline]] = {
     "grand": GraNd,
     "el2n": EL2N,
 }
-"""Name on the command line to baseline."""
+"""Baselines by their names on the command line."""

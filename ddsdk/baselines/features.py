@@ -1,4 +1,4 @@
-"""Coresets by features: herding, k-center and k-means."""
+"""Coresets that are selected in a feature space: herding, k-center and k-means."""
 
 from __future__ import annotations
 
@@ -19,40 +19,46 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class _ByFeatures(Selection):
-    """Select by the pixels of the images, or by a student's embedding of them.
+    """Base of selection by features, which are pixels or the embeddings of a trained student network.
 
     Attributes:
-        student_epochs: Epochs of a student on all real images, whose embedding is used; 0 for pixels in the value
-            space.
+        student_epochs: Number of epochs for which the student is trained on all real images; 0 takes the pixels in the
+            value space as features.
     """
 
     student_epochs: NonNegativeInt = 0
 
     @abstractmethod
     def choose(self, features: Tensor, rng: Generator) -> Tensor:
-        """Return `ipc` distinct positions in `features`, (N, F)."""
+        """Return `ipc` distinct positions in the features (N, F) of a class, (ipc,) int64."""
 
     def select(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> list[Tensor]:
-        """Choose in the feature space, class by class."""
+        """Return the positions of the images selected in the feature space, for each class."""
         student = None
         if self.student_epochs:
             student = trained_student(real, self.student_epochs, make_student=make_student, rng=rng)
-        picks = []
+        positions = []
         for c in range(real.num_classes):
             index = real.index_of_class(c)
             x = real.batch(index).x
             features = x.flatten(1) if student is None else training.embeddings(student, x)
-            picks.append(index[self.choose(features, foundation.derive(rng, c))])
-        return picks
+            positions.append(index[self.choose(features, foundation.derive(rng, c))])
+        return positions
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Herding(_ByFeatures):
-    """Greedy choice whose mean follows the class mean.
+    """Herding: greedy selection that keeps the mean of the selected features near the class mean.
 
-    Differences from the published algorithm: features are pixels by default; the papers of the field herd the
-    embedding of a trained network, which `student_epochs` above 0 gives.
+    Differences from the published algorithm: features are pixels by default. Papers on dataset distillation take the
+    embeddings of a trained network, as ``student_epochs > 0`` does.
+
+    Example:
+        >>> import ddsdk
+        >>> real = ddsdk.load("digits")
+        >>> len(ddsdk.distill(ddsdk.baselines.Herding(ipc=2), real))
+        20
 
     References:
         Welling, "Herding dynamical weights to learn", ICML 2009.
@@ -61,17 +67,23 @@ class Herding(_ByFeatures):
     name: ClassVar[str] = "herding"
 
     def choose(self, features: Tensor, rng: Generator) -> Tensor:  # noqa: ARG002
-        """Choose by herding."""
+        """Return the positions selected by herding."""
         return data.herding(features, self.ipc)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class KCenter(_ByFeatures):
-    """Greedy choice of the item farthest from the chosen ones.
+    """Greedy k-center: each next image is the farthest one from the selected images.
 
-    Differences from the published algorithm: features are pixels by default; the paper takes the embedding of a
-    trained network, which `student_epochs` above 0 gives.
+    Differences from the published algorithm: features are pixels by default. The paper takes the embeddings of a
+    trained network, as ``student_epochs > 0`` does.
+
+    Example:
+        >>> import ddsdk
+        >>> real = ddsdk.load("digits")
+        >>> len(ddsdk.distill(ddsdk.baselines.KCenter(ipc=2), real))
+        20
 
     References:
         Sener and Savarese, "Active Learning for Convolutional Neural Networks", ICLR 2018.
@@ -80,17 +92,24 @@ class KCenter(_ByFeatures):
     name: ClassVar[str] = "k-center"
 
     def choose(self, features: Tensor, rng: Generator) -> Tensor:  # noqa: ARG002
-        """Choose by k-center."""
+        """Return the positions selected by k-center."""
         return data.k_center(features, self.ipc)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class KMeans(_ByFeatures):
-    """The real image nearest each of `ipc` k-means centres of the class."""
+    """Real images nearest to the centres of `ipc` k-means clusters of each class.
+
+    Example:
+        >>> import ddsdk
+        >>> real = ddsdk.load("digits")
+        >>> len(ddsdk.distill(ddsdk.baselines.KMeans(ipc=2), real))
+        20
+    """
 
     name: ClassVar[str] = "k-means"
 
     def choose(self, features: Tensor, rng: Generator) -> Tensor:
-        """Choose by k-means."""
+        """Return the positions of the images nearest to the k-means centres."""
         return data.k_means_nearest(features, self.ipc, rng)

@@ -1,4 +1,4 @@
-"""Coresets by the score of each example early in training: GraNd and EL2N."""
+"""Coresets that are selected by a score of each image early in training: GraNd and EL2N."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class _ByScore(Selection):
-    """Keep the images of each class with the largest score, averaged over students.
+    """Base of selection by the largest score in each class, averaged over several student networks.
 
     Attributes:
-        students: Networks over which the score is averaged.
-        student_epochs: Epochs of each network on all real images before it scores them.
+        students: Number of student networks over which the score is averaged.
+        student_epochs: Number of epochs for which each network is trained on all real images before it is used.
     """
 
     students: PositiveInt = 3
@@ -31,14 +31,14 @@ class _ByScore(Selection):
 
     @abstractmethod
     def score(self, error: Tensor, embedding: Tensor) -> Tensor:
-        """Return one score for each image, of predicted probabilities minus labels, (N, K), and embedding, (N, F)."""
+        """Return the scores, (N,), of images with prediction errors p(x) - y, (N, K), and embeddings, (N, F)."""
 
     def select(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> list[Tensor]:
-        """Average the scores and take the top of each class."""
+        """Return the positions of the `ipc` images of each class with the largest mean score."""
         totals: list[Tensor | float] = [0.0] * real.num_classes
         for i in range(self.students):
-            key = foundation.derive(rng, "student", i)
-            student = trained_student(real, self.student_epochs, make_student=make_student, rng=key)
+            student_rng = foundation.derive(rng, "student", i)
+            student = trained_student(real, self.student_epochs, make_student=make_student, rng=student_rng)
             for c in range(real.num_classes):
                 x, y = real.batch(real.index_of_class(c))
                 error = training.probabilities(student, x) - y
@@ -52,10 +52,17 @@ class _ByScore(Selection):
 @final
 @dataclass(frozen=True, kw_only=True)
 class EL2N(_ByScore):
-    """The images with the largest norm of the prediction error, ||p(x) - y||, early in training.
+    """EL2N: the images with the largest norm of the prediction error, ||p(x) - y||, early in training.
 
-    Differences from the published algorithm: scores are averaged over 3 networks after 1 epoch each; the paper
-    averages 10 networks, after 10 to 20 epochs.
+    Differences from the published algorithm: scores are averaged over 3 networks after 1 epoch each. The paper
+    averages over 10 networks after 10 to 20 epochs.
+
+    Example:
+        >>> import ddsdk
+        >>> real = ddsdk.load("digits")
+        >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> len(ddsdk.distill(ddsdk.baselines.EL2N(ipc=2, students=1), real, make_student=make_student))
+        20
 
     References:
         Paul, Ganguli and Dziugaite, "Deep Learning on a Data Diet", NeurIPS 2021, arXiv:2107.07075.
@@ -64,20 +71,28 @@ class EL2N(_ByScore):
     name: ClassVar[str] = "el2n"
 
     def score(self, error: Tensor, embedding: Tensor) -> Tensor:  # noqa: ARG002
-        """Return the norms of the errors."""
+        """Return the norms of the prediction errors, (N,)."""
         return error.square().sum(1).sqrt()
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class GraNd(_ByScore):
-    """The images whose loss has the largest gradient by the head, early in training.
+    """GraNd: the images with the largest norm of the gradient of their loss, early in training.
 
-    That gradient is the outer product of the error and (embedding, 1), so its norm is a product of norms.
+    The gradient with respect to the linear head is the outer product of the prediction error and (embedding, 1). Its
+    norm is therefore the product of the two norms.
 
-    Differences from the published algorithm: the paper takes the gradient of all parameters at initialisation;
-    the last layer's, after `student_epochs`, is the usual stand-in that costs one forward pass. Scores
-    are averaged over 3 networks after 1 epoch each, where the paper averages 10.
+    Differences from the published algorithm: the paper takes the gradient with respect to all parameters at
+    initialisation. The gradient of the head after `student_epochs` is the usual approximation and costs one forward
+    pass. Scores are averaged over 3 networks after 1 epoch each; the paper averages over 10 networks.
+
+    Example:
+        >>> import ddsdk
+        >>> real = ddsdk.load("digits")
+        >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> len(ddsdk.distill(ddsdk.baselines.GraNd(ipc=2, students=1), real, make_student=make_student))
+        20
 
     References:
         Paul, Ganguli and Dziugaite, "Deep Learning on a Data Diet", NeurIPS 2021, arXiv:2107.07075.
@@ -86,5 +101,5 @@ class GraNd(_ByScore):
     name: ClassVar[str] = "grand"
 
     def score(self, error: Tensor, embedding: Tensor) -> Tensor:
-        """Return the norms of the head's gradients."""
+        """Return the norms of the gradients of the head, (N,)."""
         return error.square().sum(1).sqrt() * (embedding.square().sum(1) + 1).sqrt()

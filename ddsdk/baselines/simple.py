@@ -1,4 +1,4 @@
-"""Random real images, and means of real images."""
+"""Random real images, and cluster means of real images."""
 
 from __future__ import annotations
 
@@ -17,26 +17,39 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Random(Selection):
-    """Random real images of each class: what every method must beat."""
+    """Random real images of each class, the baseline of every distillation method.
+
+    Example:
+        >>> import ddsdk
+        >>> real = ddsdk.load("digits")
+        >>> len(ddsdk.distill(ddsdk.baselines.Random(ipc=2), real))
+        20
+    """
 
     name: ClassVar[str] = "random"
 
     def select(self, real: data.RealData, *, make_student: MakeStudent, rng: Generator) -> list[Tensor]:  # noqa: ARG002
-        """Draw `ipc` images of each class without replacement."""
+        """Return the positions of `ipc` random images of each class, drawn without replacement."""
         indices = map(real.index_of_class, range(real.num_classes))
-        return [data.choose(index, self.ipc, foundation.derive(rng, c)) for c, index in enumerate(indices)]
+        return [data.sample_indices(index, self.ipc, foundation.derive(rng, c)) for c, index in enumerate(indices)]
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Means(Baseline):
-    """The means of `ipc` clusters of each class by pixels; at ipc 1 the mean image of each class.
+    """Means of `ipc` k-means clusters of the pixels of each class; at ipc 1 the mean image of each class.
 
-    They are no real images. At one image for each class they beat every choice of real images.
+    The means are not real images. At one image per class they are more accurate than any selection of real images.
+
+    Example:
+        >>> import ddsdk
+        >>> real = ddsdk.load("digits")
+        >>> len(ddsdk.distill(ddsdk.baselines.Means(ipc=2), real))
+        20
     """
 
     name: ClassVar[str] = "means"
 
     def images(self, real: data.RealData, *, make_student: MakeStudent, rng: Generator) -> Tensor:  # noqa: ARG002
-        """Return the means."""
+        """Return the cluster means, (K*ipc, C, H, W) in the value space, sorted by class."""
         return synthetic.STARTS["means"](real, self.ipc, rng)

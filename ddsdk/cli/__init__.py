@@ -1,4 +1,4 @@
-"""The command line: the same names, options and help as the Python dataclasses."""
+"""Command line `ddsdk`: names, defaults and help of its options come from Python dataclasses."""
 
 from ddsdk.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Terminal output, through rich; text from files is escaped before it gets here."""
+"""Terminal output with rich. Callers escape text that comes from files."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _ERR = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def out(text: str = "") -> None:
-    """Print a line as it is; nothing in it is markup."""
+    """Print a line to standard output without interpreting markup."""
     _OUT.print(Text(text))
 
 
 def err(text: str) -> None:
-    """Print a line to standard error."""
+    """Print a line to standard error without interpreting markup."""
     _ERR.print(Text(text))
 
 
 def open_line(folder: Path) -> str:
-    """Return a shell command that opens the set in `folder` and describes it."""
+    """Return a shell command that loads the distilled set in `folder` and prints its description."""
     program = f"import ddsdk; print(ddsdk.Distilled.load({str(folder)!r}))"
     return f"python -c {shlex.quote(program)}"
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table of plain text."""
+    """Print a table of plain text to standard output."""
     grid = Table(title=Text(title, style="table.title"), title_justify="left")
     for column in columns:
-        # Folding keeps every character: a content id with dots in it is of no use.
+        # Rich would shorten a long cell to "abc…"; a shortened content id identifies nothing.
         grid.add_column(Text(column), overflow="fold")
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))
@@ -47,20 +47,22 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    """Show a live bar with a count, the time left and a note; where there is no terminal, a line every minute.
+    """Show a progress bar with a count, the remaining time and a note on standard error.
+
+    Outside a terminal, a line is printed every minute instead.
 
     Yields:
-        Function that takes the number of finished parts, and the note.
+        Function that updates the bar with the number of finished parts and a note.
     """
-    about, note = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
-    bar = Progress(about, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note, console=_ERR)
-    last = time.monotonic()
+    label, note = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+    bar = Progress(label, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note, console=_ERR)
+    last_print = time.monotonic()
 
     def update(done: int, note: str) -> None:
-        nonlocal last
+        nonlocal last_print
         bar.update(task, completed=done, note=note)
-        if not _ERR.is_terminal and time.monotonic() - last >= _LINE_SECONDS:
-            last = time.monotonic()
+        if not _ERR.is_terminal and time.monotonic() - last_print >= _LINE_SECONDS:
+            last_print = time.monotonic()
             err(f"{description} {done}/{total} {note}")
 
     with bar:

@@ -1,4 +1,4 @@
-"""`ddsdk curve`: accuracy against CPU seconds of distillation; `ddsdk winners`: the best methods for a time."""
+"""`ddsdk curve`: accuracy against CPU seconds of distillation; `ddsdk winners`: ranking of methods by time budget."""
 
 from __future__ import annotations
 
@@ -15,38 +15,46 @@ from ddsdk import networks
 from ddsdk.cli.console import err, out, table
 from ddsdk.cli.options import DataOptions, NetworkOptions, names
 from ddsdk.foundation import escape_terminal, readable_json, require, require_count, write_atomic
-from ddsdk.planning import METHODS, Board, LabelKind, chosen_methods, reached, read_boards, standings
+from ddsdk.planning import (
+    METHODS,
+    LabelKind,
+    Leaderboard,
+    configured_methods,
+    ranked_methods,
+    read_leaderboards,
+    times_to_accuracy,
+)
 
 if TYPE_CHECKING:
-    from ddsdk.experiments import CurvePoint, CurveTask, RecipeCurve
+    from ddsdk.experiments import CurveConfig, CurvePoint, RecipeCurve
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curve(NetworkOptions, DataOptions):
-    """Plot what methods reach against the CPU seconds that they distil, on held-out training images.
+    """Plot the accuracy of methods against the CPU seconds of distillation.
 
-    Each method is paused at some marks, and what it has so far is judged: under the published protocol with a class for
-    each image, and under its own protocol where that is another one. Preparation, such as experts, counts; judging does
-    not. Methods that are finished are not run again by the same command.
+    Each method is paused at every time budget and its current set is evaluated on held-out training images: with hard
+    labels under the published protocol, and under the method's own protocol if that is different. Training of experts
+    or teachers counts as distillation, evaluation does not. A repeated command measures only missing methods.
 
     Attributes:
-        out: Folder of the plot (curves.png, curves.svg), the table (curves.md), the figures (curves.json), and of a
-            folder for each method with the set of every point.
-        recipes: Methods, separated by commas; those with settings for a small machine if empty.
-        ipc: Images per class.
-        seconds: CPU seconds of distillation at which a method is paused, rising, separated by commas.
-        set: A parameter of a method, such as `dm.image_lr=0.5`, above the settings for a small machine. Repeat it for
-            others.
-        paper: Leave out the settings for a small machine: what is not set stays as the paper has it.
-        network: Network of the students; empty for the one that the protocol of each method names, with its options.
-            --width, --depth and --norm go above these.
-        held_out: Part of the training images that judges, and is not distilled.
-        judge_networks: Fresh networks for each judgement.
-        judge_epochs: Epochs under the published protocol where that has more; None for all of them. A method's own
-            protocol keeps its epochs.
-        judge_width: Width of the judging network; None for the protocol's.
-        plot: Draw the plot, which needs the extra `bench`.
-        seed: Root of every random number.
+        out: Folder of the plot (curves.png, curves.svg), the table (curves.md), the measurements (curves.json) and the
+            distilled sets of each method.
+        recipes: Names of the methods, separated by commas. Default: all methods with settings for a small machine.
+        ipc: Images per class of the distilled sets.
+        seconds: Time budgets in CPU seconds, increasing and separated by commas.
+        set: Parameter of a method, such as `dm.image_lr=0.5`, that overrides the settings for a small machine. The
+            option may be repeated.
+        paper: Whether methods use their papers' default parameters instead of the settings for a small machine.
+        network: Student network. Default: the network of each method's protocol, with its options. --width, --depth and
+            --norm override these options.
+        held_out: Fraction of the training images that is used for evaluation and not distilled.
+        judge_networks: Number of networks trained for each accuracy.
+        judge_epochs: Maximum number of epochs under the published protocol. None: all epochs of the protocol. A
+            method's own protocol always keeps its number of epochs.
+        judge_width: Width of the evaluation network. None: the width of the protocol.
+        plot: Whether the plot is drawn; needs matplotlib (extra `bench`).
+        seed: Seed of all random numbers.
     """
 
     out: Path
@@ -64,19 +72,19 @@ class Curve(NetworkOptions, DataOptions):
     seed: int = 0
 
     def run(self) -> int:
-        """Measure what is missing, and write table and plot after each method."""
-        from ddsdk.experiments import CurveTask, need_plotting
+        """Return exit code 0 after measuring the missing methods. Table and plot are written after each method."""
+        from ddsdk.experiments import CurveConfig, need_plotting
 
         require_count("ipc", self.ipc)
         names(self.network, "network", networks.NETWORKS)
-        marks = _positive("seconds", self.seconds)
-        methods = chosen_methods(names(self.recipes), self.ipc, self.set, paper=self.paper)
+        time_budgets = _positive_numbers("seconds", self.seconds)
+        methods = configured_methods(names(self.recipes), self.ipc, self.set, paper=self.paper)
         if self.plot:
             need_plotting()
         shared = ("network", "held_out", "seed", "judge_networks", "judge_epochs", "judge_width")
-        task = CurveTask(
+        task = CurveConfig(
             train=self.train(),
-            seconds=tuple(marks),
+            seconds=tuple(time_budgets),
             network_options=self.network_options(),
             **{name: getattr(self, name) for name in shared},
         )
@@ -89,16 +97,16 @@ class Curve(NetworkOptions, DataOptions):
                 out(str(self.out / f"curves.{suffix}"))
         return 0
 
-    def _measure(self, name: str, method: Any, task: CurveTask) -> RecipeCurve:  # noqa: ANN401
-        from ddsdk.experiments import measuring
+    def _measure(self, name: str, method: Any, task: CurveConfig) -> RecipeCurve:  # noqa: ANN401
+        from ddsdk.experiments import measure_curve
 
-        for progress in measuring(self.out, name, method, task):
+        for progress in measure_curve(self.out, name, method, task):
             if progress.point is not None:
-                out(f"{name}: {_told(progress.point)}")
+                out(f"{name}: {_point_text(progress.point)}")
             curve = progress.curve
-        assert curve is not None  # the last progress of every method has it
+        assert curve is not None  # set in the last progress of every method
         if progress.kept:
-            out(f"{name}: measured before")
+            out(f"{name}: already measured")
         if curve.note:
             err(f"{name}: {curve.note}")
         return curve
@@ -114,32 +122,32 @@ class Curve(NetworkOptions, DataOptions):
                 write_atomic(self.out / f"curves.{form}", curve_picture(curves, form))
 
 
-def _positive(name: str, text: str) -> list[float]:
-    found = []
+def _positive_numbers(name: str, text: str) -> list[float]:
+    numbers = []
     for part in names(text):
         try:
-            found.append(float(part))
+            numbers.append(float(part))
         except ValueError:
-            found.append(math.nan)
-        require(0 < found[-1] < math.inf, name, "be positive numbers, separated by commas", part)
-    return found
+            numbers.append(math.nan)
+        require(0 < numbers[-1] < math.inf, name, "be positive numbers, separated by commas", part)
+    return numbers
 
 
-def _told(point: CurvePoint) -> str:
-    parts: Mapping[str, Any] = {"published": point.published, "own protocol": point.own}
-    scores = ", ".join(f"{100 * s.mean:.1f} ({name})" for name, s in parts.items() if s is not None)
-    return f"{point.seconds:.1f} s, step {point.step}: {scores}"
+def _point_text(point: CurvePoint) -> str:
+    scores: Mapping[str, Any] = {"published protocol": point.published, "own protocol": point.own}
+    accuracies = ", ".join(f"{100 * s.mean:.1f} % ({name})" for name, s in scores.items() if s is not None)
+    return f"{point.seconds:.1f} s, step {point.step}: accuracy {accuracies}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Winners:
-    """List the choices of `ddsdk distill`: accuracy of each method after so many CPU seconds, the best one first.
+    """Rank the methods by their measured accuracy at each time budget. `ddsdk distill` chooses from this ranking.
 
     Attributes:
-        curves: Files curves.json of `ddsdk curve`; those of the package if not given. The data of the first one stands
-            for all that was not measured.
-        reach: Accuracy in percent: list the CPU seconds after which each method had a set that is as good.
-        out: File to write them to, for `ddsdk distill --measured`.
+        curves: Files curves.json of `ddsdk curve`. Default: the measurements in the package. `ddsdk distill` takes the
+            data set of the first file in place of one without measurements.
+        reach: Accuracy in percent. The table then has the CPU seconds that each method needs to reach it.
+        out: JSON file to write the ranking to, for `ddsdk distill --measured`. None: no file.
     """
 
     curves: tyro.conf.Positional[tuple[Path, ...]] = ()
@@ -147,30 +155,40 @@ class Winners:
     out: Path | None = None
 
     def run(self) -> int:
-        """Print a table for each data set, number of images per class and kind of labels."""
+        """Return exit code 0 after printing a table for each data set, number of images per class and label kind."""
         if self.reach is not None:
             require(0 < self.reach < 100, "reach", "be a percentage between 0 and 100", self.reach)
-        boards = read_boards()
+        leaderboards = read_leaderboards()
         if self.curves:
-            from ddsdk.experiments import boards_of, read_curves
+            from ddsdk.experiments import leaderboards_of, read_curves
 
-            boards = boards_of([curve for path in self.curves for curve in read_curves(path)], METHODS)
-        for board in boards:
+            leaderboards = leaderboards_of([curve for path in self.curves for curve in read_curves(path)], METHODS)
+        for leaderboard in leaderboards:
             for kind in get_args(LabelKind):
                 if self.reach is None:
-                    _show(board, kind)
+                    _show_accuracies(leaderboard, kind)
                 else:
-                    _show_times(board, kind, self.reach)
+                    _show_times(leaderboard, kind, self.reach)
         if self.out is not None:
-            write_atomic(self.out, readable_json({"boards": [dataclasses.asdict(board) for board in boards]}))
+            write_atomic(
+                self.out,
+                readable_json({"leaderboards": [dataclasses.asdict(leaderboard) for leaderboard in leaderboards]}),
+            )
             out(str(self.out))
         return 0
 
 
-def _show(board: Board, kind: LabelKind) -> None:
-    columns = [{id(entry): accuracy for accuracy, _, entry in standings(board, kind, mark)} for mark in board.marks]
-    # By the last mark; a method that has nothing there by the one before, and so on.
-    ranked = {id(entry): entry for mark in reversed(board.marks) for _, _, entry in standings(board, kind, mark)}
+def _show_accuracies(leaderboard: Leaderboard, kind: LabelKind) -> None:
+    columns = [
+        {id(entry): accuracy for accuracy, _, entry in ranked_methods(leaderboard, kind, time_budget)}
+        for time_budget in leaderboard.time_budgets
+    ]
+    # Methods are ordered by their accuracy at the largest time budget at which they have one.
+    ranked = {
+        id(entry): entry
+        for time_budget in reversed(leaderboard.time_budgets)
+        for _, _, entry in ranked_methods(leaderboard, kind, time_budget)
+    }
     rows = [
         (
             escape_terminal(entry.recipe),
@@ -179,11 +197,14 @@ def _show(board: Board, kind: LabelKind) -> None:
         )
         for key, entry in ranked.items()
     ]
-    title = escape_terminal(f"{board.data}, ipc {board.ipc}, {kind} labels, % on held-out training images")
-    table(title, ("method", *(f"{mark:g} s" for mark in board.marks), "settings"), rows)
+    title = escape_terminal(f"{leaderboard.data}, ipc {leaderboard.ipc}, {kind} labels, % on held-out training images")
+    table(title, ("method", *(f"{time_budget:g} s" for time_budget in leaderboard.time_budgets), "settings"), rows)
 
 
-def _show_times(board: Board, kind: LabelKind, percent: float) -> None:
-    rows = [(escape_terminal(entry.recipe), f"{seconds:.0f}") for seconds, entry in reached(board, kind, percent / 100)]
-    title = f"{board.data}, ipc {board.ipc}, {kind} labels: {percent:g} % of held-out training images"
+def _show_times(leaderboard: Leaderboard, kind: LabelKind, percent: float) -> None:
+    rows = [
+        (escape_terminal(entry.recipe), f"{seconds:.0f}")
+        for seconds, entry in times_to_accuracy(leaderboard, kind, percent / 100)
+    ]
+    title = f"{leaderboard.data}, ipc {leaderboard.ipc}, {kind} labels: {percent:g} % of held-out training images"
     table(escape_terminal(title), ("method", "CPU seconds"), rows)

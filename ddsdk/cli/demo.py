@@ -1,4 +1,4 @@
-"""`ddsdk demo`: the whole job on scikit-learn's digits, in a minute or two."""
+"""`ddsdk demo`: distillation and evaluation on scikit-learn's digits in one to two minutes."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from pathlib import Path
 from ddsdk import artefact, data, foundation, recipes
 from ddsdk.cli.console import open_line, out, progress
 from ddsdk.cli.distill import DistillOptions, run_recipe
-from ddsdk.cli.evaluate import follow, judge, show_scores
-from ddsdk.cli.look import write_report
-from ddsdk.training import Evaluation
+from ddsdk.cli.evaluate import follow_progress, score_with_baselines, show_scores
+from ddsdk.cli.inspection import write_report
+from ddsdk.training import TrainingProtocol
 
-# Digits must not be flipped, and at 8x8 pixels a cutout of half the side leaves nothing to read.
+# Without flips, which turn digits into other shapes, and without cutout, which hides too much of 8x8 pixels.
 _AUGMENTATION = "color_crop_scale_rotate"
 _FULL_EPOCHS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Distil scikit-learn's digits (real images, offline) and show the result.
+    """Distil scikit-learn's digits by distribution matching (DM) and compare the set with baselines, without downloads.
 
     Attributes:
         out: Folder of the artefact.
-        ipc: Images per class.
-        steps: Image steps of the recipe (DM).
-        seed: Root of every random number.
+        ipc: Images per class of the distilled set.
+        steps: Number of steps of distribution matching (DM).
+        seed: Seed of all random numbers.
     """
 
     out: Path = Path("out/digits-dm")
@@ -34,10 +34,10 @@ class Demo:
     seed: int = 0
 
     def run(self) -> int:
-        """Distil, judge, and say where everything is."""
+        """Return the exit code after distilling, evaluating and writing the report."""
         import torch
 
-        from ddsdk.judging import evaluating, results_folder
+        from ddsdk.judging import evaluation_steps, results_folder
 
         train, test = data.load_pair("digits")
         threads = torch.get_num_threads()
@@ -47,20 +47,20 @@ class Demo:
         if code:
             return code
         distilled = artefact.Distilled.load(self.out)
-        evaluation = Evaluation.quick(_AUGMENTATION)
+        protocol = TrainingProtocol.quick(_AUGMENTATION)
         baselines, results = ["random", "herding", "k-means"], results_folder(self.out)
-        out("training fresh networks on the set, on the baselines, and on everything ...")
-        rows = judge(distilled, train, test, evaluation, baselines, results=results, seed=self.seed)
-        everything = train.batch(torch.arange(len(train)))
-        # As many epochs as the set gets would be 130 times its steps; accuracy is flat from here on.
-        fewer = evaluation.changed(epochs=_FULL_EPOCHS)
+        out("training networks on the distilled set, on the baselines and on the full training set ...")
+        rows = score_with_baselines(distilled, train, test, protocol, baselines, results=results, seed=self.seed)
+        full_set = train.batch(torch.arange(len(train)))
+        # An epoch of the full set has about 130 times the steps; the accuracy does not rise after these few.
+        full_protocol = protocol.changed(epochs=_FULL_EPOCHS)
         name = f"full training set, {_FULL_EPOCHS} epochs"
-        steps = evaluating(everything, test, fewer, rng=foundation.generator(self.seed), name=name)
-        with progress("judging", fewer.rounds) as update:
-            rows.append(follow(steps, "full training set", update))
-        show_scores("digits", evaluation, rows)
+        steps = evaluation_steps(full_set, test, full_protocol, rng=foundation.generator(self.seed), name=name)
+        with progress("evaluating", full_protocol.rounds) as update:
+            rows.append(follow_progress(steps, "full training set", update))
+        show_scores("digits", protocol, rows)
         page, sheet = self.out / "report.html", self.out / "sheet.png"
         write_report((self.out,), page, (results,))
         out(f"artefact       {self.out}\ncontact sheet  {sheet}\nHTML card      {page}")
-        out(f"open it        {open_line(self.out)}")
+        out(f"open with      {open_line(self.out)}")
         return 0

@@ -1,4 +1,4 @@
-"""Find the verb, build its options, run it, and turn errors into messages and exit codes."""
+"""Entry point of the command line: parses a subcommand, runs it and converts errors to exit codes."""
 
 from __future__ import annotations
 
@@ -15,21 +15,34 @@ from ddsdk.foundation import DivergedError, MissingExtraError
 EXIT_BAD_INPUT = 2
 EXIT_DIVERGED = 3
 EXIT_INTERRUPTED = 75
-"""Code that batch systems read as "run me again"."""
+"""EX_TEMPFAIL of sysexits.h: batch systems restart a job that ends with it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line on arguments, those of the process if not given, and return the exit code.
+    """Run a command of `ddsdk`.
 
-    It is 0, or 2 for bad input, 3 for a run that diverged, 75 for a run that was stopped and can be resumed.
+    An expected error is printed as one line. With the environment variable ``DDSDK_TRACEBACK`` set, it is raised.
+
+    Args:
+        argv: Arguments behind the program name; None for those of the process.
+
+    Returns:
+        Exit code: 0 for success, 2 for bad input, 3 for a diverged run, 75 for a stopped run that can be resumed.
+
+    Raises:
+        ValueError: If the input is bad and ``DDSDK_TRACEBACK`` is set.
+        TypeError: If a value has a wrong type and ``DDSDK_TRACEBACK`` is set.
+        OSError: If a file cannot be read or written and ``DDSDK_TRACEBACK`` is set.
+        MissingExtraError: If an optional package is missing and ``DDSDK_TRACEBACK`` is set.
+        RuntimeError: If the computation fails and ``DDSDK_TRACEBACK`` is set.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     if args == ["--version"]:
         out(f"ddsdk {version('ddsdk')}, torch {version('torch')}, Python {platform.python_version()}")
         return 0
     try:
-        verb = _parse(args)
-        return int(verb.run() or 0)
+        command = _parse(args)
+        return int(command.run() or 0)
     except (ValueError, TypeError, OSError, MissingExtraError, RuntimeError) as error:
         if os.environ.get("DDSDK_TRACEBACK"):
             raise
@@ -42,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _message(error: Exception) -> str:
     if isinstance(error, NotADirectoryError | FileExistsError) and error.filename is not None:
-        return f"path must lie below folders, and name no file of another kind, got {str(error.filename)!r}"
+        return f"path must not contain a file in place of a folder or the reverse, got {str(error.filename)!r}"
     return str(error)
 
 
@@ -53,10 +66,10 @@ def _parse(args: list[str]) -> Any:  # noqa: ANN401
     from ddsdk.cli.demo import Demo
     from ddsdk.cli.distill import distill_verb
     from ddsdk.cli.evaluate import Evaluate
-    from ddsdk.cli.look import Export, Inspect, Recipes, Report, Show
+    from ddsdk.cli.inspection import Export, Inspect, Recipes, Report, Show
     from ddsdk.cli.tables import TableBench, Worker
 
-    verbs: dict[str, Any] = {
+    commands: dict[str, Any] = {
         "distill": distill_verb(args),
         "evaluate": Evaluate,
         "inspect": Inspect,
@@ -71,5 +84,8 @@ def _parse(args: list[str]) -> Any:  # noqa: ANN401
         "demo": Demo,
     }
     return tyro.extras.subcommand_cli_from_dict(
-        verbs, args=args, prog="ddsdk", description="Make, judge and use distilled data. Version: ddsdk --version"
+        commands,
+        args=args,
+        prog="ddsdk",
+        description="Distil data sets, evaluate and export the distilled sets. Version: ddsdk --version",
     )

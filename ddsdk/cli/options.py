@@ -1,4 +1,4 @@
-"""Options that several verbs share: data, network, device."""
+"""Options that several commands share: data, device and networks."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Data and device.
+    """Options of the data set and the device.
 
     Attributes:
-        data: Name (digits, fashion-mnist, cifar10 ...), image folder, or parquet file.
-        root: Folder of named data sets, which are downloaded if they are not there.
-        zca: Whiten (ZCA) instead of normalising.
-        image_column: Column of a parquet file that holds the images; found by its type if not given.
-        label_column: Column of a parquet file that holds the labels.
-        resize: Height and width to resample pictures to, for folders and parquet.
-        mirror_safe: Whether the mirror image of an image has the same class, so that recipes may mirror it. auto: yes
-            for fashion-mnist, cifar10, cifar100 and stl10, no for all other data. check: train a small network and take
-            the measured answer.
-        device: cpu, cuda, cuda:1 ... Everything runs where the data is.
-        threads: CPU threads; None leaves it to torch. It is part of what makes a run repeatable.
+        data: Training data: name of a data set (digits, fashion-mnist, cifar10 ...), image folder, or parquet file.
+        root: Folder of the named data sets; missing ones are downloaded to it. None: ~/.cache/ddsdk.
+        zca: Whether images are whitened (ZCA) instead of normalised per channel.
+        image_column: Image column of a parquet file. None: detected by its type.
+        label_column: Label column of a parquet file. None: detected by its name and type.
+        resize: Height and width in pixels for images of a folder or parquet file. None: no resizing, so that all must
+            have one size.
+        mirror_safe: Whether a horizontally flipped image keeps its class, so that augmentation may flip images. auto:
+            yes for fashion-mnist, cifar10, cifar100 and stl10, no for all other data. check: decided by the accuracy of
+            a small network on flipped held-out images.
+        device: Torch device of all computations: cpu, cuda, cuda:1 ...
+        threads: Number of CPU threads. None: torch's default. Results are reproducible only with an equal number.
     """
 
     data: str
@@ -45,28 +46,27 @@ class DataOptions:
     threads: int | None = None
 
     def train(self) -> RealData:
-        """Load the train split onto the device."""
+        """Return the train split on the device."""
         self._prepare()
-        train = data.load(self.data, **self._where()).to(self.device)
+        train = data.load(self.data, **self._load_options()).to(self.device)
         return train.with_mirror_safe(self._mirror_safe(train))
 
     def pair(self, test: str | None = None) -> tuple[RealData, RealData]:
-        """Load the train and test splits onto the device; `test` names the test data if `data` has none."""
+        """Return the train and test splits on the device; `test` is the test data if `data` has no test split."""
         self._prepare()
-        train, held_out = (part.to(self.device) for part in data.load_pair(self.data, test, **self._where()))
+        train, held_out = (split.to(self.device) for split in data.load_pair(self.data, test, **self._load_options()))
         safe = self._mirror_safe(train)
         return train.with_mirror_safe(safe), held_out.with_mirror_safe(safe)
 
     def _mirror_safe(self, train: RealData) -> bool:
-        """Return whether images may be mirrored, and say what was assumed or measured."""
+        """Return whether augmentation may flip images, and print the measurement or the assumption behind it."""
         if self.mirror_safe == "check":
-            found = judging.mirror_check(train)
-            plain = f"{found.plain:.1%} of {found.images} held-out images"
-            may = "may" if found.safe else "must not"
-            out(f"mirror check: {plain}, {found.mirrored:.1%} of their mirror images: images {may} be mirrored")
-            return found.safe
+            check = judging.mirror_check(train)
+            accuracies = f"accuracy {check.plain:.1%} on {check.images} held-out images, {check.mirrored:.1%} flipped"
+            out(f"mirror check: {accuracies}; augmentation {'may' if check.safe else 'must not'} flip images")
+            return check.safe
         if self.mirror_safe == "auto" and Path(self.data).exists():
-            out("images are not mirrored, for nothing is known of these data: --mirror-safe yes, no or check")
+            out("augmentation flips no images of unknown data, as a flip may change the class; see --mirror-safe")
         return train.mirror_safe
 
     def _prepare(self) -> None:
@@ -77,50 +77,56 @@ class DataOptions:
             require(self.threads >= 1, "threads", "be at least 1", self.threads)
             torch.set_num_threads(self.threads)
 
-    def _where(self) -> dict[str, Any]:
-        names = ("root", "zca", "image_column", "label_column", "resize")
-        safe = {"mirror_safe": self.mirror_safe == "yes"} if self.mirror_safe in ("yes", "no") else {}
-        return {name: getattr(self, name) for name in names} | safe
+    def _load_options(self) -> dict[str, Any]:
+        shared = ("root", "zca", "image_column", "label_column", "resize")
+        mirror_safe = {"mirror_safe": self.mirror_safe == "yes"} if self.mirror_safe in ("yes", "no") else {}
+        return {name: getattr(self, name) for name in shared} | mirror_safe
 
 
 def names(text: str, option: str = "", known: Collection[str] = ()) -> list[str]:
-    """Split a comma-separated list; with an option, refuse what is not among its known names."""
-    found = [part.strip() for part in text.split(",") if part.strip()]
-    for part in found if option else ():
+    """Return the names of a comma-separated list.
+
+    Args:
+        text: Names, separated by commas.
+        option: Name of the option for the error message; empty for no check.
+        known: Valid names. Another name is an error if `option` is given.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    for part in parts if option else ():
         require(part in known, option, f"be among {', '.join(known)}", part)
-    return found
+    return parts
 
 
 def whole_numbers(name: str, text: str) -> list[int]:
-    """Split a comma-separated list of numbers that are at least 1."""
-    found = names(text)
-    require(len(found) > 0, name, "hold at least one number", text)
-    for part in found:
-        ok = part.isdecimal() and int(part) >= 1
-        require(ok, name, "be whole numbers of at least 1, separated by commas", part)
-    return [int(part) for part in found]
+    """Return the whole numbers of a comma-separated list; each must be at least 1."""
+    parts = names(text)
+    require(len(parts) > 0, name, "hold at least one number", text)
+    for part in parts:
+        valid = part.isdecimal() and int(part) >= 1
+        require(valid, name, "be whole numbers of at least 1, separated by commas", part)
+    return [int(part) for part in parts]
 
 
 def check_device(name: str) -> None:
-    """Raise ValueError unless torch can store something on a device."""
+    """Check that torch can create a tensor on a device. Otherwise this is a ValueError."""
     import torch
 
     try:
-        ok = torch.zeros(1, device=name).tolist() == [0.0]
-    # Backends that torch was built without answer with errors of several kinds.
+        usable = torch.zeros(1, device=name).tolist() == [0.0]
+    # The type of the error depends on the backend: CUDA, XPU, MPS and others differ in builds without them.
     except (RuntimeError, AssertionError, NotImplementedError, ImportError):
-        ok = False
-    require(ok, "device", "be cpu, or an accelerator that torch finds here", name)
+        usable = False
+    require(usable, "device", "be cpu, or an accelerator that torch finds on this machine", name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
-    """Options of the networks.
+    """Architecture options of the networks.
 
     Attributes:
-        width: Width of the networks that have one; None takes the usual one.
-        depth: Depth of the networks that have one; None takes the usual one.
-        norm: Normalisation of the networks that let it be chosen: instance, batch, layer, group or none.
+        width: Width of the networks, such as channels per layer of a ConvNet. None: the network's default.
+        depth: Depth of the networks, such as blocks of a ConvNet. None: the network's default.
+        norm: Normalisation layers: instance, batch, layer, group or none. None: the network's default.
     """
 
     width: int | None = None
@@ -128,15 +134,23 @@ class NetworkOptions:
     norm: str | None = None
 
     def network_options(self) -> dict[str, Any]:
-        """Return the options of a builder that were given."""
-        given = {"width": self.width, "depth": self.depth, "norm": self.norm}
-        return {name: value for name, value in given.items() if value is not None}
+        """Return the architecture options that are not None, by name."""
+        options = {"width": self.width, "depth": self.depth, "norm": self.norm}
+        return {name: value for name, value in options.items() if value is not None}
 
 
 def fitting_options(network: str, chosen: Sequence[str], given: dict[str, Any]) -> dict[str, Any]:
-    """Return the given options that a network takes; an option that none of the chosen networks takes is refused."""
-    takes = {name: set(signature(networks.NETWORKS[name]).parameters) for name in {network, *chosen}}
+    """Return the part of the options that the builder of a network accepts.
+
+    An option that no network accepts is an error.
+
+    Args:
+        network: Name of the network, a key of `ddsdk.networks.NETWORKS`.
+        chosen: Names of all networks that the command line names.
+        given: Options by name, such as ``{"width": 64}``.
+    """
+    accepted = {name: set(signature(networks.NETWORKS[name]).parameters) for name in {network, *chosen}}
     for option in given:
-        known = any(option in taken for taken in takes.values())
-        require(known, option, f"be left out for {', '.join(sorted(takes))}", given[option])
-    return {option: value for option, value in given.items() if option in takes[network]}
+        known = any(option in parameters for parameters in accepted.values())
+        require(known, option, f"be left out for {', '.join(sorted(accepted))}", given[option])
+    return {option: value for option, value in given.items() if option in accepted[network]}

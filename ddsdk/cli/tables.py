@@ -1,4 +1,4 @@
-"""`ddsdk bench --table survey-1` and its like: the survey's tables, cut into units; `ddsdk worker` works on them."""
+"""`ddsdk bench`: benchmark tables of the survey as work units of a store; `ddsdk worker`: computes such units."""
 
 from __future__ import annotations
 
@@ -13,51 +13,55 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ddsdk import artefact, networks
-from ddsdk.cli.chosen import duration
 from ddsdk.cli.console import err, out, progress
+from ddsdk.cli.method_choice import duration
 from ddsdk.cli.options import DataOptions, NetworkOptions, check_device, names, whole_numbers
 from ddsdk.foundation import NonNegativeInt, PositiveInt, check_numbers, escape_terminal, require
-from ddsdk.planning import chosen_methods
+from ddsdk.planning import configured_methods
 from ddsdk.recipes import IterativeRecipe, student_network
 
 if TYPE_CHECKING:
     from ddsdk.data import RealData
-    from ddsdk.experiments import Done, Entry, Executor, TableRun
+    from ddsdk.experiments import Executor, FinishedUnit, TableEntry, TableRun
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableBench(NetworkOptions, DataOptions):
-    """Distil with several methods, judge the sets beside real images of equal size, and print the published figures.
+    """Benchmark methods: distil sets, evaluate them beside baselines of equal size and print published accuracies.
 
-    The table is cut into units: every set and every network that judges one. Each is computed once and kept in the
-    store, so a table that was stopped goes on where it was, and its parts can be shared out.
+    Every distilled set and every evaluated network is a work unit. Finished units are stored, so that a stopped table
+    continues with the missing ones, and several processes or machines can compute them.
 
     Attributes:
-        table: survey-1: each method under the published protocol with a class for each image, and under its own.
-            cross-architecture: the first of these on other networks. robustness-to-recipe: the same set under several
-            augmentations and two optimizers. fair-scores: hard-label recovery, improvement over random images, LRS and
-            ARS, as fractions.
-        out: Folder of table.md, table.json, table.html and the sets.
-        store: Folder of the units; OUT/store if not given. Tables that share one share their sets.
-        recipes: Methods, separated by commas.
-        ipc: Images per class, separated by commas.
-        set: A parameter of a method, such as `dm.image_lr=0.5`, above the settings for a small machine. Repeat it for
-            others.
-        paper: Leave out the settings for a small machine, and the annealing of learning rates.
-        budget: Time of a set on this machine, such as 60s, 10m or 1.5h, networks that it needs included: as many steps
-            are taken as fit, of those that the method has.
-        sets: Distilled sets of each method, each with a seed of its own.
-        repeats: Networks that judge each set.
-        judge_epochs: Epochs of these, where the published protocol has more; a method's own protocol keeps its own.
-        judge_width: Width of these; None for the protocol's.
-        baselines: Real images to judge beside each set, separated by commas.
-        networks: Networks of the table cross-architecture, separated by commas; those of the survey if empty.
-        whole_epochs: Epochs of networks on all of the training data, which fair-scores wants; 0 for none.
-        network: Network of the students; empty for the one that the method's protocol names, with its options.
-        workers: Processes that share the work; with ray, CPUs of this machine. 0 does all of it in this process.
-        engine: local: here. ray: tasks of a Ray cluster. shared: nothing here, but `ddsdk worker` on the store.
-        ray_address: Address of a running Ray cluster; one is started here if not given.
-        seed: Root of every random number.
+        table: Table to compute. survey-1: test accuracy with hard labels under the published protocol, and under the
+            method's own protocol. cross-architecture: the published protocol with other networks.
+            robustness-to-recipe: the same sets under several augmentations and two optimizers. fair-scores: the scores
+            of DD-Ranking in 0..1: hard-label recovery, improvement over random images, LRS and ARS.
+        out: Folder of table.md, table.json, table.html and the distilled sets.
+        store: Folder of the work units. Default: OUT/store. Tables with the same store share their units.
+        recipes: Names of the methods, separated by commas.
+        ipc: Numbers of images per class, separated by commas.
+        set: Parameter of a method, such as `dm.image_lr=0.5`, that overrides the settings for a small machine. The
+            option may be repeated.
+        paper: Whether methods use their papers' default parameters, instead of the settings for a small machine and
+            annealed learning rates.
+        budget: Time budget of a distilled set on this machine, such as 60s, 10m or 1.5h, training of experts or
+            teachers included. The number of steps is reduced to fit it.
+        sets: Number of distilled sets of each method, with different seeds.
+        repeats: Number of networks trained on each set for evaluation.
+        judge_epochs: Maximum number of epochs under the published protocol. None: all epochs of the protocol. A
+            method's own protocol always keeps its number of epochs.
+        judge_width: Width of the evaluation networks. None: the width of the protocol.
+        baselines: Baselines of equal storage budget, separated by commas: random, herding, k-means, k-center.
+        networks: Networks of the table cross-architecture, separated by commas. Default: the networks of the survey.
+        whole_epochs: Number of epochs of networks trained on the full training set, for the table fair-scores. 0: no
+            such networks.
+        network: Student network. Default: the network of each method's protocol, with its options.
+        workers: Number of worker processes, or of CPUs with --engine ray. 0: no worker processes, or all CPUs with ray.
+        engine: Executor of the units. local: this machine. ray: tasks of a Ray cluster. shared: only `ddsdk worker`
+            processes on the same store.
+        ray_address: Address of a running Ray cluster. None: a new cluster on this machine.
+        seed: Seed of all random numbers. Set number s of a method has the seed SEED + s.
     """
 
     table: Literal["survey-1", "cross-architecture", "robustness-to-recipe", "fair-scores"]
@@ -82,22 +86,24 @@ class TableBench(NetworkOptions, DataOptions):
     seed: int = 0
 
     def run(self) -> int:
-        """Compute what is missing, and write the table."""
+        """Return exit code 0 after computing the missing units and writing the table."""
         from ddsdk.baselines import BASELINES
-        from ddsdk.experiments import TRANSFER_NETWORKS, Judging, Place, TableRun, Task
+        from ddsdk.experiments import TRANSFER_NETWORKS, EvaluationCost, TableRun, UnitFactory, WorkerContext
 
         check_numbers(self)
-        rivals = names(self.baselines, "baselines", BASELINES)
+        baselines = names(self.baselines, "baselines", BASELINES)
         transfer = tuple(names(self.networks, "networks", networks.NETWORKS)) or TRANSFER_NETWORKS
-        judging = Judging(networks=self.repeats, epochs=self.judge_epochs, width=self.judge_width, transfer=transfer)
+        judging = EvaluationCost(
+            networks=self.repeats, epochs=self.judge_epochs, width=self.judge_width, transfer=transfer
+        )
         executor = self._executor()
         budget = None if self.budget is None else duration(self.budget)
         train, _ = self.pair()
         entries = self._entries(train)
-        task = Task(
+        task = UnitFactory(
             data={
                 "data": self.data,
-                **{k: v for k, v in self._where().items() if k != "root"},
+                **{k: v for k, v in self._load_options().items() if k != "root"},
                 **({} if self.mirror_safe == "auto" else {"mirror_safe": train.mirror_safe}),
             },
             fingerprint=train.fingerprint,
@@ -110,11 +116,11 @@ class TableBench(NetworkOptions, DataOptions):
             task,
             train,
             self.store or self.out / "store",
-            place=Place(self.root, self.device),
+            place=WorkerContext(self.root, self.device),
             sets=self.sets,
             judging=judging,
             budget=budget,
-            baselines=rivals,
+            baselines=baselines,
             whole=self.whole_epochs,
         )
         try:
@@ -124,38 +130,40 @@ class TableBench(NetworkOptions, DataOptions):
         return 0
 
     def _executor(self) -> Executor:
-        from ddsdk.experiments import InProcess, Processes, RayTasks, Shared
+        from ddsdk.experiments import InProcess, Processes, RayTasks, SharedFolder
 
         if self.engine == "ray":
             return RayTasks(self.ray_address, self.workers or None)
         if self.engine == "shared":
-            return Shared()
+            return SharedFolder()
         return Processes(self.workers) if self.workers else InProcess()
 
-    def _entries(self, train: RealData) -> list[Entry]:
-        from ddsdk.experiments import Entry
+    def _entries(self, train: RealData) -> list[TableEntry]:
+        from ddsdk.experiments import TableEntry
 
         names(self.network, "network", networks.NETWORKS)
-        chosen, found = names(self.recipes), []
+        chosen, entries = names(self.recipes), []
         require(len(chosen) > 0, "recipes", "name at least one method", self.recipes)
         for ipc in whole_numbers("ipc", self.ipc):
-            for name, method in chosen_methods(chosen, ipc, self.set, paper=self.paper).items():
-                set_by_hand = any(change.startswith(f"{name}.anneal=") for change in self.set)
-                if isinstance(method, IterativeRecipe) and not (self.paper or set_by_hand):
+            for name, method in configured_methods(chosen, ipc, self.set, paper=self.paper).items():
+                explicit_anneal = any(change.startswith(f"{name}.anneal=") for change in self.set)
+                if isinstance(method, IterativeRecipe) and not (self.paper or explicit_anneal):
                     method = dataclasses.replace(method, anneal=True)
                 student = student_network(method, train, self.network, self.network_options())
-                found.append(Entry(name, method, *student))
-        return found
+                entries.append(TableEntry(name, method, *student))
+        return entries
 
     def _work(self, table: TableRun, executor: Executor) -> None:
         for name, group in groupby(table.run(executor), key=attrgetter("name")):
-            waves = iter(group)
-            with progress(name, next(waves).total) as update:
-                for wave in waves:
-                    update(wave.done, _told(wave.last))
-                    failure = None if wave.last is None else wave.last.failure
+            steps = iter(group)
+            with progress(name, next(steps).total) as update:
+                for step in steps:
+                    update(step.done, _unit_label(step.last))
+                    failure = None if step.last is None else step.last.failure
                     if failure is not None:
-                        err(escape_terminal(f"{_told(wave.last)} failed: {failure.error}: {failure.message}", 400))
+                        err(
+                            escape_terminal(f"{_unit_label(step.last)} failed: {failure.error}: {failure.message}", 400)
+                        )
 
     def _write(self, table: TableRun) -> None:
         from ddsdk.experiments import table_html, table_markdown
@@ -169,21 +177,21 @@ class TableBench(NetworkOptions, DataOptions):
         write_atomic(self.out / "table.html", table_html(f"{self.table}, {self.data}", measured, sets).encode())
         for name, distilled in sets.items():
             folder = self.out / "sets" / name
-            there = (folder / "manifest.json").is_file()
-            if not there or artefact.Distilled.load(folder).content_id != distilled.content_id:
+            saved = (folder / "manifest.json").is_file()
+            if not saved or artefact.Distilled.load(folder).content_id != distilled.content_id:
                 distilled.save(folder)
         out(text)
         for suffix in ("md", "json", "html"):
             out(str(self.out / f"table.{suffix}"))
 
     def _machine(self) -> dict[str, Any]:
-        """Return what a reader of figures wants to know about where they come from."""
+        """Return the versions, the device and the processors behind the measurements."""
         import platform
 
-        from ddsdk.experiments import here
+        from ddsdk.experiments import package_versions
 
         return {
-            **here(),
+            **package_versions(),
             "python": platform.python_version(),
             "device": artefact.device_name(self.device),
             "threads of a unit": self.threads or 1,
@@ -191,22 +199,22 @@ class TableBench(NetworkOptions, DataOptions):
         }
 
 
-def _told(done: Done | None) -> str:
-    return "" if done is None else f"{done.unit.kind} {done.unit.id[:8]}"
+def _unit_label(finished: FinishedUnit | None) -> str:
+    return "" if finished is None else f"{finished.unit.kind} {finished.unit.id[:8]}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Worker:
-    """Work on the units of a store, beside any number of others, until nothing is left to do.
+    """Compute work units of a benchmark table. Any number of workers can share the same store.
 
-    Start one in each terminal, Slurm job or pod that sees the folder. A unit is leased for as long as its worker lives;
-    one that was killed costs what it was at.
+    A worker runs in a terminal, a Slurm job or a pod with access to the folder of the store. It leases a unit while it
+    computes it. If a worker is killed, its lease expires and another worker computes the unit.
 
     Attributes:
-        store: Folder of the units of a table, OUT/store if it was not named.
-        root: Folder of named data sets on this machine.
-        device: cpu, cuda, cuda:1 ...
-        wait: Stay when nothing is left, for what will be asked for later.
+        store: Folder of the work units of `ddsdk bench`, by default OUT/store.
+        root: Folder of the named data sets on this machine.
+        device: Torch device of all computations: cpu, cuda, cuda:1 ...
+        wait: Whether the worker waits for new units after the last one instead of ending.
     """
 
     store: Path
@@ -215,20 +223,21 @@ class Worker:
     wait: bool = False
 
     def run(self) -> int:
-        """Work."""
+        """Return exit code 0 after the last unit."""
         import time
 
-        from ddsdk.experiments import Place, compute_in, here, work
+        from ddsdk.experiments import WorkerContext, compute_in, package_versions, work
         from ddsdk.foundation import Store
 
         check_device(self.device)
         require(self.store.is_dir(), "store", "be the folder of a store", str(self.store))
         store = Store(self.store)
-        compute = compute_in(Place(self.root, self.device))
+        compute = compute_in(WorkerContext(self.root, self.device))
         while True:
-            for done in work(store, compute, wants=lambda unit: unit.config.get("versions") == here()):
-                told = "failed: " + done.failure.message if done.failure else "done"
-                out(escape_terminal(f"{_told(done)} {told}", 400))
+            # Results depend on the versions of ddsdk and torch, so a worker computes only units of its own versions.
+            for unit in work(store, compute, wants=lambda unit: unit.config.get("versions") == package_versions()):
+                status = "failed: " + unit.failure.message if unit.failure else "done"
+                out(escape_terminal(f"{_unit_label(unit)} {status}", 400))
             if not self.wait:
                 return 0
             time.sleep(2.0)

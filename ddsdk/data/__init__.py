@@ -1,4 +1,4 @@
-"""Real data: readers, preprocessing, augmentation, and selection of images."""
+"""Real data: loading, preprocessing, differentiable augmentation, and selection of images."""
 
 import lazy_loader
 

@@ -17,5 +17,5 @@ from .select import k_means_nearest as k_means_nearest
 from .sources import Batch as Batch
 from .sources import RealData as RealData
 from .sources import Source as Source
-from .sources import choose as choose
+from .sources import sample_indices as sample_indices
 from .words import Vocabulary as Vocabulary

@@ -1,4 +1,4 @@
-"""Arrays and map-style datasets, whose layout follows from their shapes."""
+"""Readers of tensors, numpy arrays and map-style datasets, whose axes are identified by their sizes."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ Array: TypeAlias = Tensor | NDArray[Any]
 
 
 class LabelledImages(Protocol):
-    """A map-style dataset of (image, class id), such as those of torchvision."""
+    """Map-style dataset with items (image, class id), such as a dataset of torchvision."""
 
     def __len__(self) -> int:
         """Return the number of items."""
         ...
 
     def __getitem__(self, index: int, /) -> Any:  # noqa: ANN401
-        """Return (image, class id): a PIL image, tensor or array, and an integer."""
+        """Return an item (image, class id): a PIL image, tensor or array, and an integer."""
         ...
 
 
 def read_arrays(images: Array, labels: Array) -> Raw:
-    """Take images and labels that are in memory.
+    """Return images and labels that are given as tensors or arrays, with channels first.
 
     Args:
-        images: Images, uint8, or float in the unit range. A tensor is (N, H, W) or (N, C, H, W). A numpy array is
-            (N, H, W), or four axes of which exactly one, the second or the last, has 1 or 3 entries: that one
-            is taken for the channels.
-        labels: Integers (N,).
+        images: Images, uint8, or float in the unit range [0, 1]. A tensor has shape (N, H, W) or (N, C, H, W). A numpy
+            array has shape (N, H, W), (N, C, H, W) or (N, H, W, C). The channel axis of an array has 1 or 3 entries,
+            and exactly one of the second and the last axis may have that size.
+        labels: Integer class ids, (N,).
     """
     return Raw(_channels_first(images), _class_ids(labels))
 
 
 def read_dataset(data: LabelledImages) -> Raw:
-    """Read every item of a map-style dataset, and the names in its attribute `classes` if it has one.
+    """Return all items of a map-style dataset, and the class names in its attribute `classes` if it has one.
 
-    Tensors are (C, H, W) or (H, W); arrays are (H, W), or three axes of which exactly one, the first or the last, has 1
-    or 3 entries.
+    Image tensors have shape (C, H, W) or (H, W). Image arrays have shape (H, W), (C, H, W) or (H, W, C). The channel
+    axis of an array has 1 or 3 entries, and exactly one of the first and the last axis may have that size.
     """
     require(len(data) > 0, "data", "hold at least one item", len(data))
     images: list[Tensor] = []
@@ -53,14 +53,14 @@ def read_dataset(data: LabelledImages) -> Raw:
     for i in range(len(data)):
         image, label = _item(data[i], i)
         first = images[0] if images else image
-        same = (image.shape, image.dtype) == (first.shape, first.dtype)
+        uniform = (image.shape, image.dtype) == (first.shape, first.dtype)
         rule = f"have the shape and dtype of item 0, {tuple(first.shape)} {first.dtype}"
-        require(same, f"image of item {i}", rule, f"{tuple(image.shape)} {image.dtype}")
+        require(uniform, f"image of item {i}", rule, f"{tuple(image.shape)} {image.dtype}")
         images.append(image)
         labels.append(label)
     names = getattr(data, "classes", None)
-    named = isinstance(names, list | tuple) and len(names) > max(labels)
-    return Raw(torch.stack(images), torch.tensor(labels), tuple(map(str, names)) if named and names else None)
+    has_names = isinstance(names, list | tuple) and len(names) > max(labels)
+    return Raw(torch.stack(images), torch.tensor(labels), tuple(map(str, names)) if has_names and names else None)
 
 
 def _item(item: object, i: int) -> tuple[Tensor, int]:
@@ -68,17 +68,17 @@ def _item(item: object, i: int) -> tuple[Tensor, int]:
         raise TypeError(f"item {i} must be a pair (image, class id), got {type(item).__name__}")
     image, label = item
     try:
-        number = operator.index(label)
+        class_id = operator.index(label)
     except TypeError:
         raise TypeError(f"label of item {i} must be an integer class id, got {label!r}") from None
     if isinstance(image, Image.Image):
         pixels = decode(image, f"image of item {i}")
         channels_first = torch.tensor(pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
-        return channels_first.reshape(-1, *pixels.shape[:2]), number
+        return channels_first.reshape(-1, *pixels.shape[:2]), class_id
     if not isinstance(image, Tensor | np.ndarray):
         rule = "be a PIL image, a tensor or a numpy array"
         raise TypeError(f"image of item {i} must {rule}, got {type(image).__name__}")
-    return _channels_first(image[None], f"image of item {i}")[0], number
+    return _channels_first(image[None], f"image of item {i}")[0], class_id
 
 
 def _channels_first(images: object, name: str = "images") -> Tensor:
@@ -88,7 +88,7 @@ def _channels_first(images: object, name: str = "images") -> Tensor:
         raise TypeError(f"{name} must be a tensor or a numpy array, got {type(images).__name__}")
     if images.dtype.kind not in "uf" or (images.dtype.kind == "u" and images.dtype != np.uint8):
         raise TypeError(f"{name} must be uint8 or floating point, got {images.dtype}")
-    # A copy: the caller may go on to change the array.
+    # A copy, because the caller may change the array later.
     tensor = torch.tensor(np.ascontiguousarray(images))
     if tensor.ndim != 4:
         return _checked_tensor(tensor, name)

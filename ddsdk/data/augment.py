@@ -1,8 +1,8 @@
-"""Differentiable siamese augmentation: a draw is a value that can be replayed on any batch.
+"""Differentiable siamese augmentation (DSA), whose random parameters can be applied again to any batch.
 
-The operations and ranges are those of DSA: flip with probability 1/2; independent scaling of both axes in
-[1/1.2, 1.2]; rotation by up to 15 degrees; shifts by up to 12.5 % (zero padded); a cutout of half the side;
-brightness +-0.5; saturation x[0, 2]; contrast x[0.5, 1.5].
+Operations and ranges are those of the paper: flip with probability 1/2; independent scaling of both axes by a factor in
+[1/1.2, 1.2]; rotation by up to 15 degrees; shifts by up to 12.5 % of the side, with zero padding; cutout of a box with
+half the side; brightness +-0.5; saturation times [0, 2]; contrast times [0.5, 1.5].
 
 References:
     Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML 2021, arXiv:2102.08259.
@@ -22,7 +22,12 @@ from torch.nn.functional import affine_grid, grid_sample
 
 
 class Op(NamedTuple):
-    """Number n of uniform numbers that an image needs, and the function of images (B, C, H, W) and (B, n) or (1, n)."""
+    """Augmentation operation.
+
+    Attributes:
+        numbers: Number n of uniform random numbers for each image.
+        apply: Function of images (B, C, H, W) and uniform numbers (B, n) or (1, n), which returns augmented images.
+    """
 
     numbers: int
     apply: Callable[[Tensor, Tensor], Tensor]
@@ -57,35 +62,35 @@ def _flip(x: Tensor, u: Tensor) -> Tensor:
 
 
 def _positions(u: Tensor, low: int, high: int) -> Tensor:
-    """Map uniform numbers to integers low..high inclusive."""
+    """Return the integers in low..high, inclusive, to which uniform numbers in [0, 1) are mapped."""
     return (u * (high - low + 1)).floor().long() + low
 
 
 def _crop(x: Tensor, u: Tensor) -> Tensor:
-    """Shift by up to an eighth of the side; what comes in is zero."""
+    # A shift by up to an eighth of the side; pixels from outside of the image are zero.
     height, width = x.shape[2:]
-    down, right = (int(side * 0.125 + 0.5) for side in (height, width))
-    dy, dx = _positions(u[:, 0], -down, down), _positions(u[:, 1], -right, right)
+    max_dy, max_dx = (int(side * 0.125 + 0.5) for side in (height, width))
+    dy, dx = _positions(u[:, 0], -max_dy, max_dy), _positions(u[:, 1], -max_dx, max_dx)
     rows = torch.arange(height, device=x.device) + dy[:, None]
     columns = torch.arange(width, device=x.device) + dx[:, None]
     inside = ((rows >= 0) & (rows < height))[:, None, :, None] & ((columns >= 0) & (columns < width))[:, None, None, :]
     rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
     if len(u) == 1:
-        moved = x[:, :, rows[0]][:, :, :, columns[0]]
+        shifted = x[:, :, rows[0]][:, :, :, columns[0]]
     else:
         n = torch.arange(len(x), device=x.device)[:, None, None]
-        moved = x.permute(0, 2, 3, 1)[n, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    return moved * inside.to(x.dtype)
+        shifted = x.permute(0, 2, 3, 1)[n, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return shifted * inside.to(x.dtype)
 
 
 def _cutout(x: Tensor, u: Tensor) -> Tensor:
-    """Zero a box of half the side around a random centre; the box may hang over the edge."""
+    # The box has half the side and a uniform centre in the image; a part of it may lie outside.
     inside = []
     for axis, side in enumerate(x.shape[2:]):
         box = int(side * 0.5 + 0.5)
         start = _positions(u[:, axis], 0, side - box % 2) - box // 2
-        at = torch.arange(side, device=x.device)
-        inside.append((at >= start[:, None]) & (at < start[:, None] + box))
+        pixels = torch.arange(side, device=x.device)
+        inside.append((pixels >= start[:, None]) & (pixels < start[:, None] + box))
     hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
     return x * (~hole).to(x.dtype)
 
@@ -121,34 +126,50 @@ OPS: dict[str, Op] = {
 
 @dataclass(frozen=True)
 class Draw:
-    """Operations and their numbers, drawn once: calling it twice on the same batch gives the same bits.
+    """Augmentation with fixed random parameters: two calls with one batch give bitwise equal images.
+
+    Gradient matching applies one draw to the real and to the synthetic batch of a step.
 
     Attributes:
-        steps: Pairs (operation name, uniform numbers of shape (1, n) for a siamese draw, else (B, n)).
+        steps: Pairs of an operation name and its uniform numbers, (1, n) for a siamese draw and (B, n) otherwise.
+
+    Example:
+        >>> import ddsdk
+        >>> import torch
+        >>> draw = ddsdk.Augmentation("flip").siamese(ddsdk.generator(0))
+        >>> real, synthetic = draw(torch.rand(64, 1, 8, 8)), draw(torch.rand(10, 1, 8, 8))
+        >>> real.shape, synthetic.shape
+        (torch.Size([64, 1, 8, 8]), torch.Size([10, 1, 8, 8]))
     """
 
     steps: tuple[tuple[str, Tensor], ...] = ()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Augment images (B, C, H, W); differentiable with respect to `x`."""
+        """Return augmented images (B, C, H, W), differentiable with respect to `x`."""
         for name, u in self.steps:
             x = OPS[name].apply(x, u.to(x.device))
         return x
 
     def rows(self, start: int, stop: int) -> Draw:
-        """Return the draw for images `start` to `stop` of its batch."""
+        """Return the draw for the images `start` to `stop - 1` of the batch."""
         return Draw(tuple((name, u if len(u) == 1 else u[start:stop]) for name, u in self.steps))
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A strategy: groups of operations, of each of which a draw takes one.
+    """Strategy of differentiable augmentation: groups of operations, from each of which a draw takes one operation.
 
     Args:
-        strategy: Operation names joined by ``_`` to a group, and groups joined by ``+``.
-            ``"color_crop_cutout_flip_scale_rotate"`` takes one of six operations (DSA);
-            ``"flip+color+crop_scale_rotate"`` takes three operations: flip, color and one of the last three (IDC).
-            Empty for none.
+        strategy: Groups joined by ``+``, each with operation names joined by ``_``; an empty string means none.
+            ``"color_crop_cutout_flip_scale_rotate"`` applies one of six operations (DSA);
+            ``"flip+color+crop_scale_rotate"`` applies three: flip, color, and one of the last three (IDC).
+
+    Example:
+        >>> import ddsdk
+        >>> augmentation = ddsdk.Augmentation("flip+color+crop_scale_rotate")
+        >>> draw = augmentation.per_image(64, ddsdk.generator(0))
+        >>> [(name, numbers.shape) for name, numbers in draw.steps[:2]]
+        [('flip', torch.Size([64, 1])), ('color', torch.Size([64, 3]))]
     """
 
     strategy: str = ""
@@ -158,53 +179,64 @@ class Augmentation:
         groups = tuple(tuple(g.split("_")) for g in self.strategy.split("+")) if self.strategy else ()
         for name in (name for group in groups for name in group):
             if name not in OPS:
-                near = get_close_matches(name, OPS, n=1)
-                hint = f" (did you mean {near[0]!r}?)" if near else ""
+                similar = get_close_matches(name, OPS, n=1)
+                hint = f" (did you mean {similar[0]!r}?)" if similar else ""
                 raise ValueError(f"augmentation must name operations of {sorted(OPS)}, got {name!r}{hint}")
         object.__setattr__(self, "groups", groups)
 
     def siamese(self, rng: torch.Generator) -> Draw:
-        """Draw operations with one set of numbers, shared by every image of every batch."""
+        """Return a siamese draw: its random parameters are the same for all images of all batches."""
         return self.per_image(1, rng)
 
     def per_image(self, images: int, rng: torch.Generator) -> Draw:
-        """Draw operations for a batch of so many images, with numbers of its own for each image."""
+        """Return a draw for a batch of `images` images, with separate random parameters for each image."""
         names = [group[int(torch.randint(len(group), (), generator=rng))] for group in self.groups]
         return Draw(tuple((name, torch.rand(images, OPS[name].numbers, generator=rng)) for name in names))
 
 
 def cutmix(x: Tensor, y: Tensor, probability: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Paste a box of another image of the batch into each image, and mix the labels by area.
+    """Return a batch after CutMix: each image gets a box of another image, and labels are mixed by area.
 
-    One box for the batch, with a share of the area uniform in [0, 1) and a uniform centre, cut at the edges.
+    All images of the batch have the same box. Its fraction of the area is uniform in [0, 1), and its centre is uniform;
+    the box is cut at the edges.
 
     Args:
-        x: Images, (B, C, H, W).
-        y: Label probabilities, (B, K).
-        probability: Probability that a batch is mixed, 0..1.
-        rng: Generator of the box and of the pairs.
+        x: Images of the batch, (B, C, H, W).
+        y: Label probabilities of the images, (B, K).
+        probability: Probability that the batch is mixed, 0..1; otherwise it is returned unchanged.
+        rng: Generator of the box and of the pairs of images, which is advanced.
+
+    Example:
+        >>> import ddsdk
+        >>> import torch
+        >>> x, y = torch.rand(4, 1, 8, 8), torch.eye(4)
+        >>> mixed, labels = ddsdk.data.cutmix(x, y, 1.0, ddsdk.generator(0))
+        >>> mixed.shape, labels.shape
+        (torch.Size([4, 1, 8, 8]), torch.Size([4, 4]))
 
     References:
         Yun et al., "CutMix", ICCV 2019, arXiv:1905.04899.
     """
-    mixed, share, *centre = torch.rand(4, generator=rng).tolist()
+    # All numbers are drawn even if the batch is not mixed, so that later draws do not depend on `probability`.
+    chance, area_fraction, *centre = torch.rand(4, generator=rng).tolist()
     order = torch.randperm(len(x), generator=rng).to(x.device)
-    if mixed >= probability:
+    if chance >= probability:
         return x, y
     edges = []
-    for side, at in zip(x.shape[2:], centre, strict=True):
-        half = side * math.sqrt(share) / 2
-        middle = at * side
+    for side, position in zip(x.shape[2:], centre, strict=True):
+        half = side * math.sqrt(area_fraction) / 2
+        middle = position * side
         edges.append((max(0, round(middle - half)), min(side, round(middle + half))))
     (top, bottom), (left, right) = edges
     pasted = torch.zeros(x.shape[2:], dtype=torch.bool, device=x.device)
     pasted[top:bottom, left:right] = True
+    # The label weights follow the area after the cut at the edges, as in the paper's code.
     area = float(pasted.float().mean())
     return torch.where(pasted, x[order], x), (1 - area) * y + area * y[order]
 
 
 DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
-"""All six operations, as published for natural images. Digits and house numbers must not be flipped."""
+"""Published DSA strategy for natural images, with all six operations. Digits must not be flipped."""
 
 NO_AUGMENTATION = Augmentation()
 NO_DRAW = Draw()

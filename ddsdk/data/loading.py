@@ -1,4 +1,4 @@
-"""The loaders of real data: a name, a folder, parquet files, a dataset, or arrays."""
+"""Loaders of real data from a data set name, a folder, parquet files, a dataset or arrays."""
 
 from __future__ import annotations
 
@@ -36,47 +36,52 @@ def load(
     pictures: bool = True,
     mirror_safe: bool | None = None,
 ) -> RealData:
-    """Load one split as real data on the CPU.
+    """Return one split of a data set as real data on the CPU.
 
-    The preprocessing is that of the *train* split, also for the test split: the published channel constants
-    where the field has them, else constants fitted on the train images.
+    Both splits have the preprocessing of the *train* split. It is the normalisation with the published channel
+    constants if the literature has them, and is otherwise fitted on the train images.
+
+    TypeError is raised for a source, item or dtype of an unsupported type, and ValueError for an invalid name, option
+    or file. FileNotFoundError is raised if a named data set is missing and cannot be downloaded, and
+    `ddsdk.foundation.MissingExtraError` if parquet files are read without the package pyarrow.
 
     Args:
         data: Source of the data, one of
             a name: "digits" (scikit-learn, 8x8 grey, a fixed stratified quarter held out as test), "python-docs"
             (text: docstrings of the standard library, each a matrix of 32 word vectors), or
             "mnist", "fashion-mnist", "kmnist", "usps", "cifar10", "cifar100", "svhn", "stl10";
-            a folder with one subfolder of pictures for each class, maybe below train/ and test/;
-            a parquet file, or a folder of them with the split in their names;
+            a folder with one subfolder of pictures for each class, optionally inside of train/ and test/;
+            a parquet file, or a folder of parquet files with the split in their names;
             a dataset with ``len(data)`` and ``data[i] -> (image, class id)``;
             a pair (images, labels) of tensors (N, C, H, W) or arrays (N, H, W[, C]).
-        root: Folder of named data sets, which are downloaded into it; ``~/.cache/ddsdk`` if None.
-        split: "train" or "test". Datasets, pairs and single files have no "test"; see `load_pair`.
-        image_column: Column of pictures in parquet; None where its type and name are plain.
-        label_column: Column of class ids in parquet; None where its type and name are plain.
-        resize: Height and width to resample picture files and parquet to. All must have one size if None.
-        zca: Whether a ZCA fitted on the train images takes the place of the normalisation.
-        preprocess: Preprocessing that takes the place of both.
-        pictures: False for text and other data without pictures, see `RealData`; "python-docs" has none anyway.
-        mirror_safe: Whether the mirror image of an image has the same class, so that recipes may mirror it. None takes
-            True for "fashion-mnist", "cifar10", "cifar100" and "stl10", and False for all other data.
+        root: Folder into which named data sets are downloaded; None takes ``~/.cache/ddsdk``.
+        split: Split to load, "train" or "test". Datasets, pairs and single files have no "test"; see `load_pair`.
+        image_column: Column of pictures in parquet files; None finds it by its type and name.
+        label_column: Column of class ids in parquet files; None finds it by its type and name.
+        resize: Height and width in pixels to which pictures of folders and parquet files are resampled; None requires
+            pictures of one size.
+        zca: True for ZCA whitening, fitted on the train images, in place of the normalisation.
+        preprocess: Preprocessing to use instead of the normalisation or whitening; None takes the default.
+        pictures: False for text and other data without pictures, see `RealData`; "python-docs" never has pictures.
+        mirror_safe: True if the mirror image of an image has the same class, so that recipes may mirror images. None
+            means True for "fashion-mnist", "cifar10", "cifar100" and "stl10", and False for all other data.
             `ddsdk.judging.mirror_check` measures it.
 
     Returns:
-        Images as stored, uint8 or float32 in the unit range, with labels, class names and preprocessing.
+        Images, uint8 or float32 in the unit range, with labels, class names and preprocessing.
 
-    Raises:
-        TypeError: If `data`, an item or a dtype is of another kind.
-        ValueError: If the name, an option, a file or the content is refused; the message names it.
-        FileNotFoundError: If a named data set is not there and cannot be downloaded.
-        MissingExtraError: If pyarrow, which parquet needs, is not installed.
+    Example:
+        >>> import ddsdk
+        >>> train, test = ddsdk.load("digits"), ddsdk.load("digits", split="test")
+        >>> train.image_shape, train.num_classes, len(train) + len(test)
+        ((1, 8, 8), 10, 1797)
     """
     require(split in ("train", "test"), "split", "be 'train' or 'test'", split)
-    found = _find(data, root, image_column, label_column, resize, pictures, mirror_safe)
-    raw, ready = found.read(split), preprocess or _published(found, zca)
-    if ready is None:
-        ready = _fit(raw if split == "train" else found.read("train"), found, zca)
-    return _real(raw, found, ready)
+    reader = _reader(data, root, image_column, label_column, resize, pictures, mirror_safe)
+    raw, prep = reader.read(split), preprocess or _published(reader, zca)
+    if prep is None:
+        prep = _fit(raw if split == "train" else reader.read("train"), reader, zca)
+    return _real(raw, reader, prep)
 
 
 def load_pair(
@@ -92,38 +97,44 @@ def load_pair(
     pictures: bool = True,
     mirror_safe: bool | None = None,
 ) -> tuple[RealData, RealData]:
-    """Load train and test data with the classes and the preprocessing of the train split.
+    """Return train and test data, both with the classes and the preprocessing of the train split.
 
-    The arguments are those of `load`, and `test`: test data that is taken whole, where `data` has no test split of its
-    own. Without it the test split of `data` is loaded. ValueError where there is none, or where the two differ in
-    classes or image shape.
+    Argument `test` is the source of the test data, if `data` has no test split; None loads the test split of `data`.
+    The other arguments are those of `load`. ValueError is raised if there is no test data, or if train and test data
+    differ in classes or image shape.
+
+    Example:
+        >>> import ddsdk
+        >>> train, test = ddsdk.load_pair("digits")
+        >>> test.preprocess == train.preprocess
+        True
     """
-    found = _find(data, root, image_column, label_column, resize, pictures, mirror_safe)
+    reader = _reader(data, root, image_column, label_column, resize, pictures, mirror_safe)
     if test is None:
-        held_out = found.read("test")
+        held_out = reader.read("test")
     else:
-        other = _find(test, root, image_column, label_column, resize, pictures, mirror_safe)
-        held_out = other.read("test" if other.known else "train")
-    raw = found.read("train")
-    ready = preprocess or _published(found, zca) or _fit(raw, found, zca)
-    train = _real(raw, found, ready)
+        test_reader = _reader(test, root, image_column, label_column, resize, pictures, mirror_safe)
+        held_out = test_reader.read("test" if test_reader.is_named else "train")
+    raw = reader.read("train")
+    prep = preprocess or _published(reader, zca) or _fit(raw, reader, zca)
+    train = _real(raw, reader, prep)
     names = held_out.class_names or train.class_names
     require(names == train.class_names, "classes of test", f"be {list(train.class_names)}", list(names))
     shape = tuple(held_out.images.shape[1:])
     require(shape == train.image_shape, "test images", f"have shape {train.image_shape} as in train", shape)
-    return train, _real(Raw(held_out.images, held_out.labels, names), found, ready)
+    return train, _real(Raw(held_out.images, held_out.labels, names), reader, prep)
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Reader:
     name: str
     read: Callable[[str], Raw]
-    known: bool = False
+    is_named: bool = False
     pictures: bool = True
     mirror_safe: bool = False
 
 
-def _find(
+def _reader(
     data: Loadable,
     root: str | Path | None,
     image_column: str | None,
@@ -131,7 +142,7 @@ def _find(
     resize: tuple[int, int] | None,
     pictures: bool,
     mirror_safe: bool | None,
-) -> _Found:
+) -> _Reader:
     check_resize(resize)
     path = _path(data)
     in_parquet = path is not None and (path.is_file() or bool(parquet_files(path)))
@@ -141,21 +152,23 @@ def _find(
     facts = {"pictures": pictures, "mirror_safe": bool(mirror_safe)}
     if path is not None and in_parquet:
         options = {"image_column": image_column, "label_column": label_column}
-        name = _own_name(path.stem)
-        return _Found(name, lambda split: read_parquet(path, split, **options, resize=resize), **facts)
+        name = _user_name(path.stem)
+        return _Reader(name, lambda split: read_parquet(path, split, **options, resize=resize), **facts)
     if path is not None:
-        return _Found(_own_name(path.name), lambda split: read_folder(path, split, resize), **facts)
+        return _Reader(_user_name(path.name), lambda split: read_folder(path, split, resize), **facts)
     if isinstance(data, str):
         name = known_name(data) or data
-        home = Path.home() / ".cache" / "ddsdk" if root is None else Path(root)
-        shown = pictures and name not in TEXTS
-        safe = name in MIRROR_SAFE if mirror_safe is None else mirror_safe
-        return _Found(name, lambda split: read_named(name, split, home), known=True, pictures=shown, mirror_safe=safe)
-    return _Found("data", lambda split: _in_memory(data, split), **facts)
+        folder = Path.home() / ".cache" / "ddsdk" if root is None else Path(root)
+        facts = {
+            "pictures": pictures and name not in TEXTS,
+            "mirror_safe": name in MIRROR_SAFE if mirror_safe is None else mirror_safe,
+        }
+        return _Reader(name, lambda split: read_named(name, split, folder), is_named=True, **facts)
+    return _Reader("data", lambda split: _in_memory(data, split), **facts)
 
 
-def _own_name(name: str) -> str:
-    """Return the name of a user's own data: never that of a data set with published figures."""
+def _user_name(name: str) -> str:
+    # A user's folder with the name of a public data set must not be confused with the data set in reports.
     return f"{name} (own data)" if known_name(name) else name
 
 
@@ -165,39 +178,39 @@ def _path(data: Loadable) -> Path | None:
     path = Path(data)
     if path.is_dir() or (path.is_file() and path.suffix == ".parquet"):
         return path
-    near = nearest_name(str(data))
-    hint = f"; did you mean {near!r}?" if near else ""
+    similar = nearest_name(str(data))
+    hint = f"; did you mean {similar!r}?" if similar else ""
     rule = f"be a folder, a .parquet file, or one of {', '.join(NAMED)}"
     raise ValueError(f"data must {rule}, got {str(data)!r}{hint}")
 
 
 def _in_memory(data: Loadable, split: str) -> Raw:
-    pair = isinstance(data, tuple | list) and len(data) == 2
-    kind = type(data).__name__
-    if not pair and (isinstance(data, tuple | list | dict) or not hasattr(data, "__getitem__")):
-        raise TypeError(f"data must be a name, a path, a dataset or a pair (images, labels), got {kind}")
+    is_pair = isinstance(data, tuple | list) and len(data) == 2
+    type_name = type(data).__name__
+    if not is_pair and (isinstance(data, tuple | list | dict) or not hasattr(data, "__getitem__")):
+        raise TypeError(f"data must be a name, a path, a dataset or a pair (images, labels), got {type_name}")
     rule = "have a test split; pass load_pair(train, test) with two of them"
-    require(split == "train", "data", rule, "a pair of arrays" if pair else kind)
+    require(split == "train", "data", rule, "a pair of arrays" if is_pair else type_name)
     if isinstance(data, tuple | list):
         return read_arrays(data[0], data[1])
     if not hasattr(data, "__len__"):
-        raise TypeError(f"data must have a length, got the iterable dataset {kind}")
+        raise TypeError(f"data must have a length, got the iterable dataset {type_name}")
     return read_dataset(data)  # type: ignore[arg-type]
 
 
-def _published(found: _Found, zca: bool) -> Preprocess | None:
-    if zca or not found.known or found.name not in KNOWN_NORMALISATION:
+def _published(reader: _Reader, zca: bool) -> Preprocess | None:
+    if zca or not reader.is_named or reader.name not in KNOWN_NORMALISATION:
         return None
-    return Preprocess.normalise(*KNOWN_NORMALISATION[found.name])
+    return Preprocess.normalise(*KNOWN_NORMALISATION[reader.name])
 
 
-def _fit(train: Raw, found: _Found, zca: bool) -> Preprocess:
-    # Checked before it is fitted: a NaN should be reported as the NaN that it is.
-    images = _real(train, found, Preprocess.unit(train.images.shape[1])).images
+def _fit(train: Raw, reader: _Reader, zca: bool) -> Preprocess:
+    # RealData checks the images before the fit, so that the error message for a NaN names the image.
+    images = _real(train, reader, Preprocess.unit(train.images.shape[1])).images
     return Preprocess.fit_zca(images) if zca else Preprocess.fit_normalise(images)
 
 
-def _real(raw: Raw, found: _Found, preprocess: Preprocess) -> RealData:
+def _real(raw: Raw, reader: _Reader, preprocess: Preprocess) -> RealData:
     channels = raw.images.shape[1]
     require(preprocess.channels == channels, "preprocess", f"be for {channels} channels", preprocess.channels)
     names = raw.class_names or _numbered(raw.labels)
@@ -206,11 +219,11 @@ def _real(raw: Raw, found: _Found, preprocess: Preprocess) -> RealData:
         raw.labels,
         class_names=names,
         preprocess=preprocess,
-        name=found.name,
-        pictures=found.pictures,
-        mirror_safe=found.mirror_safe,
+        name=reader.name,
+        pictures=reader.pictures,
+        mirror_safe=reader.mirror_safe,
     )
-    # A part of some data, as of one client, may have one class; a whole data set that has one is a mistake.
+    # Part of a data set, such as the data of one federated client, may have one class; a whole data set may not.
     require(len(names) >= 2, "class_names", "name at least 2 classes", list(names))
     return real
 
@@ -219,7 +232,7 @@ def _numbered(labels: Tensor) -> tuple[str, ...]:
     present = torch.unique(labels)
     present = present[present >= 0]
     gaps = torch.nonzero(present != torch.arange(len(present)))
-    # Found here and not by counting up to the largest id, which may be any number.
+    # The check does not count up to the largest class id, which may be a huge number.
     if len(gaps):
         rule = f"number the classes 0, 1, 2, … up to {int(present[-1])} without a gap"
         raise ValueError(f"labels must {rule}, got no image of class {int(gaps[0])}")

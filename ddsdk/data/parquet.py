@@ -1,4 +1,4 @@
-"""Parquet files with encoded pictures and class ids, the layout of image data sets on hubs."""
+"""Reader of parquet files with encoded pictures and class ids, as image data sets on the Hugging Face Hub have them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from ddsdk.data.folders import SPLIT_NAMES
-from ddsdk.data.raw import Pixels, Raw, decode, stack
+from ddsdk.data.raw import PixelArray, Raw, decode, stack
 from ddsdk.foundation import MissingExtraError, require
 
 _ROWS = 1024
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """Return the parquet files in `folder` and in its subfolder data/, sorted."""
+    """Return the parquet files in a folder and in its subfolder data/, sorted by path."""
     return sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")])
 
 
@@ -29,35 +29,38 @@ def read_parquet(
     label_column: str | None = None,
     resize: tuple[int, int] | None = None,
 ) -> Raw:
-    """Read one split from a parquet file, or from a folder of them.
+    """Return one split of a parquet file, or of a folder of parquet files.
 
     Args:
-        path: A file, which is all "train", or a folder, where the names of the files give the split.
-        split: "train" or "test".
-        image_column: Column with the bytes of a picture, or a struct with a field `bytes`. Found by its type
-            and the names "image" and "img" if None.
-        label_column: Integer column. Found by its type and the names "label" and "labels" if None.
-        resize: Height and width to resample to, or None to demand one size.
+        path: Path of a file, all of whose rows are "train", or of a folder with the split in the names of its files.
+        split: Split to read, "train" or "test".
+        image_column: Column with encoded pictures, as bytes or as a struct with a field `bytes`. None finds it by its
+            type and the names "image" and "img".
+        label_column: Column of integers with class ids. None finds it by its type and the names "label" and "labels".
+        resize: Height and width in pixels to which pictures are resampled; None requires pictures of one size.
+
+    Raises:
+        MissingExtraError: If the package pyarrow is not installed.
     """
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("parquet", "pyarrow", "parquet") from error
-    pictures: list[Pixels] = []
+    pictures: list[PixelArray] = []
     names: list[str] = []
     labels: list[int] = []
     classes: tuple[str, ...] | None = None
     for file in _files_of_split(path, split):
-        opened = _open(file)
-        image, label = _columns(opened.schema_arrow, image_column, label_column, file)
-        classes = classes or _class_names(opened.schema_arrow.metadata, label)
-        for row, (content, number) in enumerate(_rows(opened, image, label, file)):
+        table = _open(file)
+        image, label = _columns(table.schema_arrow, image_column, label_column, file)
+        classes = classes or _class_names(table.schema_arrow.metadata, label)
+        for row, (content, class_id) in enumerate(_rows(table, image, label, file)):
             name = f"row {row} of {str(file)!r}"
-            require(number is not None, name, f"have an integer in column {label!r}", number)
+            require(class_id is not None, name, f"have an integer in column {label!r}", class_id)
             require(isinstance(content, bytes), name, f"have bytes in column {image!r}", content)
             pictures.append(decode(content, name, resize))
             names.append(name)
-            labels.append(number)
+            labels.append(class_id)
     require(bool(labels), "data", "hold at least one row", str(path))
     return Raw(stack(pictures, names), torch.tensor(labels), classes)
 
@@ -69,14 +72,14 @@ def _files_of_split(path: Path, split: str) -> list[Path]:
         return [path]
     files = parquet_files(path)
     for name in SPLIT_NAMES[split]:
-        chosen = [file for file in files if name in file.name]
-        if chosen:
-            return chosen
-    named = any(name in file.name for file in files for names in SPLIT_NAMES.values() for name in names)
-    if split == "train" and files and not named:
+        split_files = [file for file in files if name in file.name]
+        if split_files:
+            return split_files
+    any_split_name = any(name in file.name for file in files for names in SPLIT_NAMES.values() for name in names)
+    if split == "train" and files and not any_split_name:
         return files
-    wanted = " or ".join(map(repr, SPLIT_NAMES[split]))
-    rule = f"hold parquet files with {wanted} in their names to have a {split} split"
+    split_names = " or ".join(map(repr, SPLIT_NAMES[split]))
+    rule = f"hold parquet files with {split_names} in their names to have a {split} split"
     raise ValueError(f"folder {str(path)!r} must {rule}, got {[file.name for file in files]}")
 
 
@@ -90,16 +93,16 @@ def _open(file: Path) -> Any:  # noqa: ANN401
         raise ValueError(f"parquet file {str(file)!r} must be readable, got an error: {error}") from error
 
 
-def _rows(opened: Any, image: str, label: str, file: Path) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401
+def _rows(table: Any, image: str, label: str, file: Path) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401
     import pyarrow as pa
 
     try:
-        for rows in opened.iter_batches(_ROWS, columns=[image, label]):
-            contents = rows.column(image)
+        for batch in table.iter_batches(_ROWS, columns=[image, label]):
+            contents = batch.column(image)
             if pa.types.is_struct(contents.type):
-                # flatten() and not field(): it hands the nulls of the struct on to its fields.
+                # flatten() keeps the nulls of a struct as nulls of its fields; field() does not.
                 contents = contents.flatten()[contents.type.get_field_index("bytes")]
-            yield from zip(contents.to_pylist(), rows.column(label).to_pylist(), strict=True)
+            yield from zip(contents.to_pylist(), batch.column(label).to_pylist(), strict=True)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"parquet file {str(file)!r} must be readable, got an error: {error}") from error
 
@@ -109,8 +112,8 @@ def _columns(schema: Any, image: str | None, label: str | None, file: Path) -> t
 
     def holds_bytes(kind: Any) -> bool:  # noqa: ANN401
         if pa.types.is_struct(kind):
-            at = kind.get_field_index("bytes")
-            return at >= 0 and holds_bytes(kind.field(at).type)
+            field_index = kind.get_field_index("bytes")
+            return field_index >= 0 and holds_bytes(kind.field(field_index).type)
         return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
     images = [field.name for field in schema if holds_bytes(field.type)]
@@ -122,24 +125,24 @@ def _columns(schema: Any, image: str | None, label: str | None, file: Path) -> t
 
 
 def _column(
-    argument: str, given: str | None, fitting: list[str], usual: tuple[str, ...], names: list[str], file: Path
+    argument: str, column: str | None, fitting: list[str], usual: tuple[str, ...], names: list[str], file: Path
 ) -> str:
-    if given is not None:
+    if column is not None:
         rule = f"be one of the fitting columns {fitting} of {str(file)!r}, whose columns are {names}"
-        require(given in fitting, argument, rule, given)
-        return given
-    found = [name for name in usual if name in fitting] or fitting
-    if len(found) == 1 or (found and found[0] in usual):
-        return found[0]
+        require(column in fitting, argument, rule, column)
+        return column
+    candidates = [name for name in usual if name in fitting] or fitting
+    if len(candidates) == 1 or (candidates and candidates[0] in usual):
+        return candidates[0]
     rule = f"be given for {str(file)!r}, whose columns are {names}"
-    raise ValueError(f"{argument} must {rule}, got {len(found)} that fit: {found}")
+    raise ValueError(f"{argument} must {rule}, got {len(candidates)} fitting columns: {candidates}")
 
 
 def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> tuple[str, ...] | None:
     try:
-        hub = json.loads((metadata or {})[b"huggingface"])
-        names = hub["info"]["features"][label]["names"]
-    # The entry is optional, and anyone may have written it: without it classes are called by their numbers.
+        card = json.loads((metadata or {})[b"huggingface"])
+        names = card["info"]["features"][label]["names"]
+    # The entry is optional and untrusted. Without it the names of the classes are their numbers.
     except (KeyError, TypeError, ValueError):
         return None
     return tuple(names) if isinstance(names, list) and all(isinstance(n, str) for n in names) else None

@@ -1,6 +1,7 @@
-"""Preprocessing: the map from the unit range to the value space of the students, and back.
+"""Preprocessing of images: normalisation and ZCA whitening, with their inverses.
 
-A distilled set means nothing without the space of its images, so the map travels with it.
+The unit range is [0, 1]. The value space is the range of the student networks' inputs, after preprocessing. Distilled
+images are stored in the value space, and a distilled set therefore stores its preprocessing.
 """
 
 from __future__ import annotations
@@ -20,20 +21,25 @@ KNOWN_NORMALISATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "fashion-mnist": ((0.2861,), (0.3530,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
 }
-"""Channel means and standard deviations with which the field publishes its numbers, by data set name."""
+"""Channel means and standard deviations that the papers use, by the name of the data set."""
 
-_CHUNK, _ROWS = 1 << 22, 4096
+_CHUNK_VALUES, _CHUNK_IMAGES = 1 << 22, 4096
 
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """ZCA whitening, zero-phase component analysis: W = U (S + eps)^-1/2 U^T, of flattened images.
+    """Zero-phase component analysis (ZCA) whitening of flattened images with the matrix W = U (S + eps)^-1/2 U^T.
 
     Attributes:
         mean: Mean image, (D,) with D = C*H*W.
-        basis: Eigenvectors U of the covariance in columns, (D, D).
-        eigenvalues: Eigenvalues S, (D,), never negative.
-        eps: Number > 0 that is added to every eigenvalue.
+        basis: Eigenvectors U of the covariance matrix as columns, (D, D).
+        eigenvalues: Eigenvalues S of the covariance matrix, (D,), not negative.
+        eps: Regularisation > 0 that is added to each eigenvalue.
+
+    Example:
+        >>> import ddsdk
+        >>> ddsdk.load("digits", zca=True).preprocess.whitening.basis.shape
+        torch.Size([64, 64])
 
     References:
         Krizhevsky, Learning multiple layers of features from tiny images, 2009, appendix A.
@@ -49,49 +55,60 @@ class Whitening:
         shapes = tuple(self.mean.shape), tuple(self.basis.shape), tuple(self.eigenvalues.shape)
         require(shapes == ((d,), (d, d), (d,)), "whitening", "hold tensors (D,), (D, D) and (D,)", shapes)
         for name in ("mean", "basis", "eigenvalues"):
-            t = getattr(self, name)
-            require(t.is_floating_point(), name, "be floating point", t.dtype)
-            require(bool(torch.isfinite(t).all()), name, "be finite", "NaN or infinity")
+            tensor = getattr(self, name)
+            require(tensor.is_floating_point(), name, "be floating point", tensor.dtype)
+            require(bool(torch.isfinite(tensor).all()), name, "be finite", "NaN or infinity")
         require(bool((self.eigenvalues >= 0).all()), "eigenvalues", "be >= 0", float(self.eigenvalues.min()))
         require(math.isfinite(self.eps) and self.eps > 0, "eps", "be positive and finite", self.eps)
 
     @classmethod
     def fit(cls, images: Tensor, eps: float) -> Whitening:
-        """Fit mean and covariance (divided by N - 1) of `images`, (N, C, H, W), in float64."""
+        """Return the whitening for the mean and the covariance, divided by N - 1 in float64, of images (N, C, H, W)."""
         require(len(images) >= 2, "images", "be at least 2 to be whitened", len(images))
         flat = images.flatten(1)
         mean = flat.mean(0, dtype=torch.float64)
         covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=flat.device)
-        for rows in torch.split(flat, _ROWS):
+        for rows in torch.split(flat, _CHUNK_IMAGES):
             centred = rows.double() - mean
             covariance.addmm_(centred.T, centred)
         values, basis = torch.linalg.eigh(covariance / (len(flat) - 1))
         return cls(mean.float().cpu(), basis.float().cpu(), values.clamp(min=0).float().cpu(), float(eps))
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Whiten images (..., C, H, W)."""
+        """Return whitened images (..., C, H, W)."""
         flat = images.flatten(-3) - self.mean.to(images)
         return self._scale(flat, (self.eigenvalues + self.eps).rsqrt()).reshape(images.shape)
 
     def inverse(self, images: Tensor) -> Tensor:
-        """Undo the whitening of images (..., C, H, W)."""
+        """Return the original images of whitened images (..., C, H, W)."""
         flat = self._scale(images.flatten(-3), (self.eigenvalues + self.eps).sqrt())
         return (flat + self.mean.to(images)).reshape(images.shape)
 
     def _scale(self, flat: Tensor, factors: Tensor) -> Tensor:
-        # Two thin products cost less than forming W, whose side is 3072 for 32x32 colour images.
+        # Two products with a batch cost less than to compute W, a 3072 x 3072 matrix for 32x32 colour images.
         basis = self.basis.to(flat)
         return (flat @ basis) * factors.to(flat) @ basis.T
 
 
 @dataclass(frozen=True, eq=False)
 class Preprocess:
-    """A map from the unit range [0, 1] to the value space: per-channel normalisation, then maybe whitening.
+    """Preprocessing of images: normalisation of each channel, optionally followed by ZCA whitening.
+
+    It maps the unit range [0, 1] to the value space of the student networks.
 
     Attributes:
-        mean: Numbers in the unit range that are subtracted, one for each of C channels.
-        std: Numbers > 0 that divide, one for each channel.
-        whitening: Whitening behind the normalisation, or None.
+        mean: Mean of each of the C channels, in the unit range, which is subtracted.
+        std: Standard deviation > 0 of each channel, by which it is divided.
+        whitening: Whitening after the normalisation; None means none.
+
+    Example:
+        >>> import ddsdk
+        >>> import torch
+        >>> prep = ddsdk.Preprocess.normalise([0.5], [0.25])
+        >>> prep(torch.ones(1, 2, 2)).tolist()
+        [[[2.0, 2.0], [2.0, 2.0]]]
+        >>> prep.space
+        'normalised'
     """
 
     mean: tuple[float, ...]
@@ -99,65 +116,65 @@ class Preprocess:
     whitening: Whitening | None = None
 
     def __post_init__(self) -> None:
-        ok = len(self.mean) == len(self.std) >= 1
-        require(ok, "mean and std", "have one number for each channel", (self.mean, self.std))
+        valid = len(self.mean) == len(self.std) >= 1
+        require(valid, "mean and std", "have one number for each channel", (self.mean, self.std))
         require(all(map(math.isfinite, self.mean)), "mean", "be finite", self.mean)
         require(all(math.isfinite(s) and s > 0 for s in self.std), "std", "be positive and finite", self.std)
 
     @classmethod
     def unit(cls, channels: int) -> Preprocess:
-        """Return the identity: students see the unit range itself."""
+        """Return the identity, with the unit range as the value space."""
         return cls((0.0,) * channels, (1.0,) * channels)
 
     @classmethod
     def normalise(cls, mean: Sequence[float], std: Sequence[float]) -> Preprocess:
-        """Return x -> (x - mean) / std with one number for each channel, in the unit range."""
+        """Return the normalisation (x - mean) / std, with one mean and one std in the unit range for each channel."""
         return cls(tuple(map(float, mean)), tuple(map(float, std)))
 
     @classmethod
     def fit_normalise(cls, images: Tensor) -> Preprocess:
-        """Fit the normalisation that gives every channel mean 0 and variance 1.
+        """Return the normalisation after which each channel of images has mean 0 and variance 1.
 
         Args:
-            images: Images (N, C, H, W), float in the unit range or uint8 in 0..255. No channel may be constant.
+            images: Images (N, C, H, W), float in the unit range or uint8 in 0..255, without a constant channel.
         """
         require(images.ndim == 4 and len(images) > 0, "images", "have shape (N, C, H, W)", tuple(images.shape))
         scale = 1.0 if images.is_floating_point() else 255.0
         channels = images.transpose(0, 1).flatten(1)
-        # One channel and chunk at a time: a float64 copy of a whole data set would be eight times its size.
-        total = [sum(float(c.double().sum()) for c in torch.split(row, _CHUNK)) for row in channels]
-        mean = [value / channels.shape[1] for value in total]
+        # In chunks of one channel, because a float64 copy of a uint8 data set is eight times as large.
+        sums = [sum(float(c.double().sum()) for c in torch.split(row, _CHUNK_VALUES)) for row in channels]
+        mean = [value / channels.shape[1] for value in sums]
         squares = [
-            sum(float((c.double() - m).square().sum()) for c in torch.split(row, _CHUNK))
+            sum(float((c.double() - m).square().sum()) for c in torch.split(row, _CHUNK_VALUES))
             for row, m in zip(channels, mean, strict=True)
         ]
         std = [math.sqrt(value / channels.shape[1]) for value in squares]
-        # A constant channel leaves only rounding behind.
+        # The deviation of a constant channel is not exactly 0, because of rounding.
         require(min(std) > 1e-7 * scale, "images", "vary in every channel", f"channel {std.index(min(std))} constant")
         return cls.normalise([m / scale for m in mean], [s / scale for s in std])
 
     @classmethod
     def fit_zca(cls, images: Tensor, eps: float = 0.1, *, standardise: bool = False) -> Preprocess:
-        """Fit a ZCA whitening of `images`.
+        """Return the preprocessing with the ZCA whitening of images.
 
         Args:
-            images: Two or more images (N, C, H, W), float in the unit range or uint8 in 0..255.
-            eps: Number > 0 that is added to the eigenvalues of the covariance. Trajectory matching: 0.1.
-            standardise: Whether each channel is normalised first, as in kernel methods; not in trajectory matching.
+            images: Images (N, C, H, W), N >= 2, float in the unit range or uint8 in 0..255.
+            eps: Regularisation > 0 that is added to the eigenvalues of the covariance; 0.1 in trajectory matching.
+            standardise: True to normalise each channel first, as in kernel methods but not in trajectory matching.
 
         Cost: O(N D^2 + D^3) time and O(D^2) memory in float64, with D = C*H*W.
         """
         require(images.ndim == 4, "images", "have shape (N, C, H, W)", tuple(images.shape))
-        first = cls.fit_normalise(images) if standardise else cls.unit(images.shape[1])
-        unit = images if images.is_floating_point() else images.float() / 255
-        return replace(first, whitening=Whitening.fit(first(unit), eps))
+        normalisation = cls.fit_normalise(images) if standardise else cls.unit(images.shape[1])
+        unit_images = images if images.is_floating_point() else images.float() / 255
+        return replace(normalisation, whitening=Whitening.fit(normalisation(unit_images), eps))
 
     @property
     def space(self) -> Literal["unit", "normalised", "zca"]:
-        """Name of the value space."""
+        """Type of the value space: "unit", "normalised" or "zca"."""
         if self.whitening is not None:
             return "zca"
-        return "unit" if self._keeps_values else "normalised"
+        return "unit" if self._is_identity else "normalised"
 
     @property
     def channels(self) -> int:
@@ -165,42 +182,45 @@ class Preprocess:
         return len(self.mean)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Map floating-point images (..., C, H, W) from the unit range to the value space, with gradients."""
+        """Return float images (..., C, H, W) of the unit range in the value space, differentiably."""
         self._check(images)
-        if not self._keeps_values:
+        if not self._is_identity:
             images = (images - self._column(self.mean, images)) / self._column(self.std, images)
         return images if self.whitening is None else self.whitening(images)
 
     def inverse(self, images: Tensor) -> Tensor:
-        """Map images (..., C, H, W) from the value space to the unit range, without clamping."""
+        """Return images (..., C, H, W) of the value space in the unit range, without clamping to [0, 1]."""
         self._check(images)
         if self.whitening is not None:
             images = self.whitening.inverse(images)
-        if self._keeps_values:
+        if self._is_identity:
             return images
         return images * self._column(self.std, images) + self._column(self.mean, images)
 
     def to(self, device: torch.device | str) -> Preprocess:
-        """Return the same map with its tensors on `device`, to spare a copy at each call."""
+        """Return the preprocessing with its tensors on `device`, which avoids a copy at each call."""
         if self.whitening is None:
             return self
-        w = self.whitening
-        moved = replace(w, mean=w.mean.to(device), basis=w.basis.to(device), eigenvalues=w.eigenvalues.to(device))
-        return replace(self, whitening=moved)
+        old = self.whitening
+        mean, basis, eigenvalues = (t.to(device) for t in (old.mean, old.basis, old.eigenvalues))
+        return replace(self, whitening=replace(old, mean=mean, basis=basis, eigenvalues=eigenvalues))
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return the map as a dict of JSON values, and tensors by name (empty without ZCA)."""
+        """Return the state as a dict of JSON values, and a dict of tensors, which is empty without whitening."""
         json: dict[str, Any] = {"space": self.space, "mean": list(self.mean), "std": list(self.std)}
         if self.whitening is None:
             return json, {}
-        w = self.whitening
-        json["eps"] = w.eps
-        tensors = {"zca_mean": w.mean, "zca_basis": w.basis, "zca_eigenvalues": w.eigenvalues}
-        return json, {name: t.cpu().contiguous() for name, t in tensors.items()}
+        zca = self.whitening
+        json["eps"] = zca.eps
+        tensors = {"zca_mean": zca.mean, "zca_basis": zca.basis, "zca_eigenvalues": zca.eigenvalues}
+        return json, {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
     @classmethod
     def from_state(cls, json: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Preprocess:
-        """Rebuild a map from `to_state`, or from a file, every entry of which is checked."""
+        """Return the preprocessing of a state of `to_state`, which may come from an untrusted file.
+
+        ValueError is raised if an entry is missing, unknown or invalid.
+        """
         required = {"space", "mean", "std"} | ({"eps"} if json.get("space") == "zca" else set())
         require(set(json) == required, "preprocess", f"have the entries {sorted(required)}", sorted(json))
         whitening = None
@@ -208,34 +228,35 @@ class Preprocess:
             missing = {"zca_mean", "zca_basis", "zca_eigenvalues"} - set(tensors)
             require(not missing, "preprocess", "come with the tensors of its whitening", sorted(tensors))
             parts = tensors["zca_mean"], tensors["zca_basis"], tensors["zca_eigenvalues"]
-            whitening = Whitening(*parts, eps=_numbers("eps", [json["eps"]])[0])
-        found = cls(_numbers("mean", json["mean"]), _numbers("std", json["std"]), whitening)
-        require(found.space == json["space"], "space", f"be {found.space!r} for this mean and std", json["space"])
-        return found
+            require(_is_number(json["eps"]), "eps", "be a number", json["eps"])
+            whitening = Whitening(*parts, eps=float(json["eps"]))
+        prep = cls(_numbers("mean", json["mean"]), _numbers("std", json["std"]), whitening)
+        require(prep.space == json["space"], "space", f"be {prep.space!r} for this mean and std", json["space"])
+        return prep
 
     def __eq__(self, other: object) -> bool:
-        """Tell whether both hold the same numbers."""
+        """Return whether both have equal numbers and tensors."""
         if not isinstance(other, Preprocess):
             return NotImplemented
-        (mine, tensors), (theirs, others) = self.to_state(), other.to_state()
-        return mine == theirs and all(torch.equal(t, others[name]) for name, t in tensors.items())
+        (json, tensors), (other_json, other_tensors) = self.to_state(), other.to_state()
+        return json == other_json and all(torch.equal(t, other_tensors[name]) for name, t in tensors.items())
 
     def __hash__(self) -> int:
-        """Hash the channel constants; maps that differ only in whitening tensors collide."""
+        """Return a hash of the channel constants, which does not depend on the tensors of the whitening."""
         return hash((self.space, self.mean, self.std))
 
     def _check(self, images: Tensor) -> None:
         if not images.is_floating_point():
             raise TypeError(f"images must be floating point, got {images.dtype}")
         shape = tuple(images.shape)
-        ok = len(shape) >= 3 and shape[-3] == self.channels
-        require(ok, "images", f"have shape (..., {self.channels}, H, W)", shape)
+        valid = len(shape) >= 3 and shape[-3] == self.channels
+        require(valid, "images", f"have shape (..., {self.channels}, H, W)", shape)
         if self.whitening is not None:
             d = self.whitening.mean.numel()
             require(math.prod(shape[-3:]) == d, "images", f"have {d} pixel values for this whitening", shape)
 
     @property
-    def _keeps_values(self) -> bool:
+    def _is_identity(self) -> bool:
         return set(self.mean) == {0.0} and set(self.std) == {1.0}
 
     @staticmethod
@@ -243,7 +264,11 @@ class Preprocess:
         return torch.tensor(values, dtype=like.dtype, device=like.device).reshape(-1, 1, 1)
 
 
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)  # bool is a subclass of int, and not a number in JSON
+
+
 def _numbers(name: str, values: object) -> tuple[float, ...]:
-    ok = isinstance(values, list) and all(type(v) in (int, float) for v in values)
-    require(ok, name, "be a list of numbers", values)
+    valid = isinstance(values, list) and all(map(_is_number, values))
+    require(valid, name, "be a list of numbers", values)
     return tuple(float(v) for v in values)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Images as stored, class ids, and names where the source has them: what every reader gives to `load`."""
+"""Unchecked images, class ids and class names, which readers return to `load`, and the decoding of pictures."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from torch import Tensor
 
 from ddsdk.foundation import generator, require
 
-Pixels = NDArray[np.uint8]
+PixelArray = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Raw:
-    """One split of a data set before any check of its content.
+    """One split of a data set, whose content is not yet checked.
 
     Attributes:
         images: Images (N, C, H, W), uint8 or float.
-        labels: Class ids (N,) int64.
-        class_names: Names of the K classes, or None where the source gives numbers only.
+        labels: Integer class ids, (N,) int64.
+        class_names: Names of the K classes; None if the source has class ids only.
     """
 
     images: Tensor
@@ -35,46 +35,59 @@ class Raw:
 
 
 def fixed_part(n: int, split: str, *key: int | str) -> Tensor:
-    """Return the positions of n items that are in a split: the key draws a quarter of them for "test"."""
+    """Return the sorted positions of the items of a split; a random quarter, drawn from the key, is "test".
+
+    Args:
+        n: Number of items of both splits together.
+        split: Split to return, "train" or "test".
+        key: Integers and strings that seed the random choice.
+    """
     order, cut = torch.randperm(n, generator=generator(*key)), round(0.25 * n)
     return (order[:cut] if split == "test" else order[cut:]).sort().values
 
 
 def check_resize(resize: tuple[int, int] | None) -> None:
-    """Raise ``ValueError`` unless `resize` is None or two positive integers (H, W)."""
-    ok = resize is None or (len(resize) == 2 and all(isinstance(n, int) and n > 0 for n in resize))
-    require(ok, "resize", "be (height, width), both positive integers", resize)
+    """Check that `resize` is None or two positive integers (H, W), else raise ValueError."""
+    valid = resize is None or (len(resize) == 2 and all(isinstance(n, int) and n > 0 for n in resize))
+    require(valid, "resize", "be (height, width), both positive integers", resize)
 
 
-def decode(source: Path | bytes | Image.Image, label: str, resize: tuple[int, int] | None = None) -> Pixels:
-    """Read one picture as 8-bit grey (H, W) or colour (H, W, 3).
+def decode(source: Path | bytes | Image.Image, label: str, resize: tuple[int, int] | None = None) -> PixelArray:
+    """Return the pixels of a picture, 8-bit grey (H, W) or colour (H, W, 3).
 
     Args:
-        source: A file, its bytes, or a picture that is open already, with at most 8 bits per channel.
-        label: Name of the picture in an error.
-        resize: Height and width to resample to, bilinear with antialiasing, or None.
+        source: Path of a file, bytes of a file, or an open picture, with at most 8 bits per channel.
+        label: Name of the picture in error messages.
+        resize: Height and width in pixels to which it is resampled, bilinearly with antialiasing; None keeps its size.
+
+    Raises:
+        ValueError: If the picture cannot be read.
     """
     try:
         with _opened(source) as picture:
             mode = picture.mode
-            shown = picture.convert("L" if mode in ("1", "L", "LA", "La") else "RGB")
-    # Pillow reports broken files by all of these, depending on the format.
+            converted = picture.convert("L" if mode in ("1", "L", "LA", "La") else "RGB")
+    # Pillow raises one of these errors for a damaged file, depending on the format.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(f"{label} must be a readable picture, got an error: {error}") from error
     require(not mode.startswith(("I", "F")), label, "have at most 8 bits per channel", f"mode {mode}")
     if resize is not None:
-        shown = shown.resize((resize[1], resize[0]), Image.Resampling.BILINEAR)
-    return np.asarray(shown)
+        converted = converted.resize((resize[1], resize[0]), Image.Resampling.BILINEAR)
+    return np.asarray(converted)
 
 
-def stack(pictures: Sequence[Pixels], labels: Sequence[str]) -> Tensor:
-    """Stack pictures of one size as (N, C, H, W) uint8; grey ones become colour if any other is colour."""
+def stack(pictures: Sequence[PixelArray], labels: Sequence[str]) -> Tensor:
+    """Return pictures of one size as a tensor (N, C, H, W) uint8, in colour if any of them is in colour.
+
+    Raises:
+        ValueError: If the pictures differ in size.
+    """
     size = pictures[0].shape[:2]
     for picture, label in zip(pictures, labels, strict=True):
         if picture.shape[:2] != size:
-            found = f"{picture.shape[0]}x{picture.shape[1]} in {label}"
+            other_size = f"{picture.shape[0]}x{picture.shape[1]} in {label}"
             rule = f"have one size, {size[0]}x{size[1]} as in {labels[0]} (or pass resize=(H, W))"
-            raise ValueError(f"images must {rule}, got {found}")
+            raise ValueError(f"images must {rule}, got {other_size}")
     channels = 3 if any(picture.ndim == 3 for picture in pictures) else 1
     images = np.empty((len(pictures), *size, channels), dtype=np.uint8)
     for row, picture in zip(images, pictures, strict=True):
@@ -84,6 +97,6 @@ def stack(pictures: Sequence[Pixels], labels: Sequence[str]) -> Tensor:
 
 def _opened(source: Path | bytes | Image.Image) -> AbstractContextManager[Image.Image]:
     if isinstance(source, Image.Image):
-        # A picture that the caller opened is the caller's to close.
+        # The caller opened this picture and closes it.
         return nullcontext(source)
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)

@@ -1,6 +1,6 @@
-"""Selection of items by their features: pure functions of a feature matrix (N, F) and a number n in 1..N.
+"""Coreset selection by features: herding, k-center and k-means.
 
-They return n distinct positions, int64, in the order of choice.
+Each function selects n of N items, 1 <= n <= N, by their features (N, F).
 
 References:
     Welling, "Herding dynamical weights to learn", ICML 2009.
@@ -18,59 +18,117 @@ from ddsdk.foundation import require
 
 
 def herding(features: Tensor, n: int) -> Tensor:
-    """Choose greedily so that the mean of the chosen follows the mean of all."""
+    """Return items selected by herding, which greedily keeps the mean of the selected features near the overall mean.
+
+    Args:
+        features: Features of the items, (N, F).
+        n: Number of items to select, in 1..N.
+
+    Returns:
+        Distinct positions in `features`, (n,) int64, in the order of selection.
+
+    Example:
+        >>> import ddsdk
+        >>> import torch
+        >>> ddsdk.data.herding(torch.tensor([[0.0], [1.0], [2.0], [7.0]]), 2).tolist()
+        [2, 1]
+    """
     _check(features, n)
     target, total = features.mean(0), torch.zeros_like(features[0])
-    free = torch.ones(len(features), dtype=torch.bool, device=features.device)
-    chosen = []
+    available = torch.ones(len(features), dtype=torch.bool, device=features.device)
+    selected = []
     for k in range(1, n + 1):
         gap = ((total + features) / k - target).square().sum(1)
-        pick = int(gap.masked_fill(~free, torch.inf).argmin())
-        free[pick] = False
-        total = total + features[pick]
-        chosen.append(pick)
-    return torch.tensor(chosen)
+        nearest = int(gap.masked_fill(~available, torch.inf).argmin())
+        available[nearest] = False
+        total = total + features[nearest]
+        selected.append(nearest)
+    return torch.tensor(selected)
 
 
 def k_center(features: Tensor, n: int) -> Tensor:
-    """Choose greedily the item farthest from the chosen ones, from the item nearest the mean."""
+    """Return items selected by greedy k-center: each next item is the farthest one from the selected items.
+
+    The first item is the one nearest to the mean.
+
+    Args:
+        features: Features of the items, (N, F).
+        n: Number of items to select, in 1..N.
+
+    Returns:
+        Distinct positions in `features`, (n,) int64, in the order of selection.
+
+    Example:
+        >>> import ddsdk
+        >>> import torch
+        >>> ddsdk.data.k_center(torch.tensor([[0.0], [1.0], [2.0], [7.0]]), 2).tolist()
+        [2, 3]
+    """
     _check(features, n)
-    chosen = [int((features - features.mean(0)).square().sum(1).argmin())]
-    distance = (features - features[chosen[0]]).square().sum(1)
+    selected = [int((features - features.mean(0)).square().sum(1).argmin())]
+    distance = (features - features[selected[0]]).square().sum(1)
     for _ in range(n - 1):
-        distance[chosen[-1]] = -1
-        pick = int(distance.argmax())
-        chosen.append(pick)
-        distance = torch.minimum(distance, (features - features[pick]).square().sum(1))
-    return torch.tensor(chosen)
+        # A negative distance excludes the selected item, also where all other items coincide with selected ones.
+        distance[selected[-1]] = -1
+        farthest = int(distance.argmax())
+        selected.append(farthest)
+        distance = torch.minimum(distance, (features - features[farthest]).square().sum(1))
+    return torch.tensor(selected)
 
 
 def k_means_nearest(features: Tensor, n: int, rng: torch.Generator) -> Tensor:
-    """Choose the item nearest each of `n` k-means centres, whose start the seed of `rng` gives.
+    """Return the items nearest to the centres of `n` k-means clusters.
 
-    Where two centres share their nearest item, the later one takes its nearest free item.
+    If two centres have the same nearest item, the second one takes the nearest item that is not yet selected.
+
+    Args:
+        features: Features of the items, (N, F).
+        n: Number of items to select, in 1..N.
+        rng: Generator whose seed starts the clustering; it is not advanced.
+
+    Returns:
+        Distinct positions in `features`, (n,) int64, in the order of the clusters.
+
+    Example:
+        >>> import ddsdk
+        >>> import torch
+        >>> features = torch.tensor([[0.0], [0.1], [0.2], [9.0]])
+        >>> sorted(ddsdk.data.k_means_nearest(features, 2, ddsdk.generator(0)).tolist())
+        [1, 3]
     """
-    flat = features.cpu().double()
-    distance = torch.cdist(k_means_centres(flat, n, rng), flat)
-    chosen: list[int] = []
+    features = features.cpu().double()
+    distance = torch.cdist(k_means_centres(features, n, rng), features)
+    selected: list[int] = []
     for row in distance:
-        row[chosen] = torch.inf
-        chosen.append(int(row.argmin()))
-    return torch.tensor(chosen)
+        row[selected] = torch.inf
+        selected.append(int(row.argmin()))
+    return torch.tensor(selected)
 
 
 def k_means_centres(features: Tensor, n: int, rng: torch.Generator) -> Tensor:
-    """Return the means of `n` clusters, (n, F) float64 on the CPU, by scikit-learn's Lloyd iterations."""
+    """Return the centres of `n` k-means clusters, (n, F) float64 on the CPU, from scikit-learn's Lloyd algorithm.
+
+    Args:
+        features: Features of the items, (N, F).
+        n: Number of clusters, in 1..N.
+        rng: Generator whose seed starts the clustering; it is not advanced.
+
+    Example:
+        >>> import ddsdk
+        >>> import torch
+        >>> ddsdk.data.k_means_centres(torch.rand(20, 3), 2, ddsdk.generator(0)).shape
+        torch.Size([2, 3])
+    """
     _check(features, n)
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     flat = features.cpu().double().numpy()
     with warnings.catch_warnings():
-        # Fewer distinct items than centres is no fault: some centres then lie upon another.
+        # scikit-learn warns if there are fewer distinct items than centres; coinciding centres are correct then.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        found = KMeans(n, n_init=1, random_state=rng.initial_seed() % 2**32).fit(flat).cluster_centers_
-    return torch.from_numpy(found)
+        centres = KMeans(n, n_init=1, random_state=rng.initial_seed() % 2**32).fit(flat).cluster_centers_
+    return torch.from_numpy(centres)
 
 
 def _check(features: Tensor, n: int) -> None:

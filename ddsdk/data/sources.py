@@ -1,4 +1,4 @@
-"""Sources of batches: the `Source` protocol, and the real data that satisfies it."""
+"""Sources of batches: the interface `Source`, and real data, which implements it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ddsdk.data.preprocess import Preprocess
 from ddsdk.foundation import derive, require
 
 T = TypeVar("T")
-_KNOWN = 8
-"""Computed values that are kept with the data."""
+_CACHED_VALUES = 8
+"""Maximum number of values in the cache of a data set."""
 
 
 class Batch(NamedTuple):
-    """Inputs and their labels.
+    """Batch of images and labels.
 
     Attributes:
-        x: Images, (B, C, H, W), in the value space of the data.
-        y: Labels, (B, K) probabilities. Hard, soft and learned labels are one type.
+        x: Images in the value space of the data, (B, C, H, W).
+        y: Label probabilities, (B, K), for hard, soft and learned labels alike.
     """
 
     x: Tensor
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
 
 class Source(Protocol):
-    """Interface of real data and of synthetic sets that give batches."""
+    """Interface of data from which batches are drawn, such as real data and synthetic sets."""
 
     @property
     def num_classes(self) -> int:
@@ -40,22 +40,30 @@ class Source(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Device of the batches and of the students."""
+        """Device of the batches and of the student networks."""
         ...
 
     def of_class(self, c: int, n: int, rng: torch.Generator) -> Batch:
-        """Draw at most `n` items of class `c` without replacement."""
+        """Return at most `n` random items of class `c`, drawn without replacement."""
         ...
 
     def mixed(self, n: int, rng: torch.Generator) -> Batch:
-        """Draw at most `n` items of any class without replacement."""
+        """Return at most `n` random items of any class, drawn without replacement."""
         ...
 
 
-def choose(candidates: Tensor, n: int, rng: torch.Generator) -> Tensor:
-    """Draw `min(n, len(candidates))` entries of a 1-d index tensor without replacement.
+def sample_indices(candidates: Tensor, n: int, rng: torch.Generator) -> Tensor:
+    """Return at most `n` random entries of a 1-d index tensor, drawn without replacement.
 
-    All candidates come back in their own order where they do not outnumber `n`.
+    If there are no more than `n` candidates, all of them are returned in their order, and `rng` is not advanced.
+
+    Example:
+        >>> import ddsdk
+        >>> import torch
+        >>> ddsdk.data.sample_indices(torch.arange(100), 5, ddsdk.generator(0)).shape
+        torch.Size([5])
+        >>> ddsdk.data.sample_indices(torch.arange(3), 5, ddsdk.generator(0)).tolist()
+        [0, 1, 2]
     """
     if len(candidates) <= n:
         return candidates
@@ -63,24 +71,29 @@ def choose(candidates: Tensor, n: int, rng: torch.Generator) -> Tensor:
 
 
 class RealData:
-    """A labelled image data set that lives on one device as one tensor, with an index for each class.
+    """Labelled images on one device, from which recipes draw real batches; `ddsdk.load` makes it.
 
-    Class names, value space, name and facts of the images stay with every subset, split and copy.
+    Subsets, splits and copies have the same class names, preprocessing and name, and the same values of `pictures` and
+    `mirror_safe`. TypeError is raised for a wrong dtype, and ValueError if a shape, label or pixel is out of range or a
+    class has no images.
 
     Args:
         images: Images (N, C, H, W), uint8 in 0..255 or float in the unit range [0, 1].
-        labels: Class ids (N,) int64. Every class 0..K-1 needs at least one image.
+        labels: Class ids, (N,) int64, with at least one image of each class 0..K-1.
         class_names: Names of the K classes.
-        preprocess: Map from the unit range to the value space of the students.
-        name: Label of the data in reports. Nothing else depends on it.
-        pictures: False for matrices that are no pictures, such as sentences of word vectors: recipes then augment them
-            in no way that the caller does not name.
-        mirror_safe: Whether the mirror image of an image has the same class. Recipes mirror images by default only
-            where it has: a mirrored 3 is no 3.
+        preprocess: Preprocessing from the unit range to the value space of the student networks.
+        name: Name of the data in reports, on which no result depends.
+        pictures: False for data without pictures, such as sentences of word vectors. Recipes then use no augmentation
+            by default.
+        mirror_safe: True if the mirror image of an image has the same class. Recipes mirror images by default only
+            then; a mirrored 3, for example, is not a 3.
 
-    Raises:
-        TypeError: If `images` or `labels` has the wrong dtype.
-        ValueError: If a shape, a label or a pixel is out of range, or a class has no image.
+    Example:
+        >>> import ddsdk
+        >>> real = ddsdk.load("digits")
+        >>> batch = real.of_class(3, 64, ddsdk.generator(0))
+        >>> batch.x.shape, batch.y.shape
+        (torch.Size([64, 1, 8, 8]), torch.Size([64, 10]))
     """
 
     def __init__(
@@ -104,8 +117,9 @@ class RealData:
         self.labels = labels
         self.images = images if images.dtype == torch.uint8 else images.float()
         self._index = [torch.nonzero(labels == c).flatten() for c in range(len(self.class_names))]
-        self._known: dict[Hashable, Any] = {}
-        # Whitening is a large matrix product: pay for it once. A normalisation is cheaper than four times the memory.
+        self._cache: dict[Hashable, Any] = {}
+        # Whitening is a large matrix product and is done once. A normalisation is cheap, and its result would take four
+        # times the memory of uint8 images.
         self._whitened = preprocess(self.unit_images()) if preprocess.space == "zca" else None
 
     @property
@@ -115,7 +129,7 @@ class RealData:
 
     @property
     def class_sizes(self) -> tuple[int, ...]:
-        """Images of each class."""
+        """Number of images of each class."""
         return tuple(len(i) for i in self._index)
 
     @property
@@ -126,46 +140,49 @@ class RealData:
 
     @property
     def device(self) -> torch.device:
-        """Device of the images, and so of everything computed from them."""
+        """Device of the images and of all batches."""
         return self.images.device
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of images, labels and class names, in hex; it is computed once."""
+        """SHA-256 of images, labels and class names as hex digits, computed once."""
         return self.computed_once("fingerprint", self._fingerprint)
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
-        for t in (self.images, self.labels):
-            digest.update(f"{t.dtype}{tuple(t.shape)}".encode())
-            digest.update(t.contiguous().cpu().numpy().data)
+        for tensor in (self.images, self.labels):
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().cpu().numpy().data)
         digest.update("\0".join(self.class_names).encode())
         return digest.hexdigest()
 
     def computed_once(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """Return the value of `compute` for these images, from memory where it is among the last eight.
+        """Return the value of a function of the data; a cache stores the last eight values.
 
         Args:
-            key: Everything that the value depends on, beside the data.
-            compute: Function of the data and the key. Its value must not be changed.
+            key: All inputs of the value other than the data.
+            compute: Function that computes the value, which callers must not modify.
         """
-        if key not in self._known:
-            self._known[key] = compute()
-            for old in list(self._known)[:-_KNOWN]:
-                del self._known[old]
-        found: T = self._known[key]
-        return found
+        if key not in self._cache:
+            self._cache[key] = compute()
+            for old in list(self._cache)[:-_CACHED_VALUES]:
+                del self._cache[old]
+        value: T = self._cache[key]
+        return value
 
     def replace_images_(self, index: Tensor, images: Tensor) -> None:
-        """Replace the stored images at `index`, (M,) int64, in place; whitened data, which keeps copies, is refused."""
+        """Replace the images at positions `index`, (M,) int64, in place.
+
+        ValueError is raised for whitened data, because a whitened copy of its images is stored.
+        """
         space = self.preprocess.space
         require(space != "zca", "data", "not be whitened to be changed in place", space)
         self.images[index.to(self.device)] = images.to(self.images)
-        self._known.clear()
+        self._cache.clear()
 
     @property
     def description(self) -> dict[str, Any]:
-        """Name, fingerprint and number of images, for the provenance of a set."""
+        """Name, fingerprint and number of images, for the provenance record of a distilled set."""
         return {"name": self.name, "fingerprint": self.fingerprint, "images": len(self)}
 
     def __len__(self) -> int:
@@ -173,61 +190,66 @@ class RealData:
         return len(self.images)
 
     def index_of_class(self, c: int) -> Tensor:
-        """Return the positions of class `c`, (N_c,) int64 on the CPU."""
+        """Return the positions of the images of class `c`, (N_c,) int64 on the CPU."""
         return self._index[c].cpu()
 
     def batch(self, index: Tensor) -> Batch:
-        """Return the items at `index`, (B,) int64, in the value space."""
+        """Return the batch of the items at positions `index`, (B,) int64, in the value space."""
         index = index.to(self.device)
         x = self.preprocess(self.unit_images(index)) if self._whitened is None else self._whitened[index]
         return Batch(x, one_hot(self.labels[index], self.num_classes).to(x.dtype))
 
     def of_class(self, c: int, n: int, rng: torch.Generator) -> Batch:
-        """Draw at most `n` images of class `c` without replacement."""
-        return self.batch(choose(self._index[c], n, rng))
+        """Return at most `n` random images of class `c`, drawn without replacement."""
+        return self.batch(sample_indices(self._index[c], n, rng))
 
     def mixed(self, n: int, rng: torch.Generator) -> Batch:
-        """Draw at most `n` images of any class without replacement."""
-        return self.batch(choose(torch.arange(len(self)), n, rng))
+        """Return at most `n` random images of any class, drawn without replacement."""
+        return self.batch(sample_indices(torch.arange(len(self)), n, rng))
 
     def subset(self, index: Tensor) -> RealData:
-        """Return the images at `index`, (M,) int64, as real data with the same classes."""
+        """Return the images at positions `index`, (M,) int64, as real data with the same classes."""
         index = index.to(self.device)
         return self.with_items(self.images[index], self.labels[index])
 
     def split(self, fraction: float, rng: torch.Generator) -> tuple[RealData, RealData]:
-        """Split class by class into (the rest, `fraction` of each class held out, at least one image)."""
+        """Return a random split, stratified by class, into train data and held-out data.
+
+        Args:
+            fraction: Fraction of the images of each class to hold out, in 0 < fraction < 1; at least one image.
+            rng: Generator from whose seed the split derives; it is not advanced.
+        """
         require(0 < fraction < 1, "fraction", "lie strictly between 0 and 1", fraction)
         require(min(self.class_sizes) > 1, "data", "have 2 images of each class to be split", self.class_sizes)
-        held = []
+        class_parts = []
         for c in range(self.num_classes):
             n = max(1, min(self.class_sizes[c] - 1, round(fraction * self.class_sizes[c])))
-            held.append(choose(self.index_of_class(c), n, derive(rng, "split", c)))
-        out = torch.zeros(len(self), dtype=torch.bool)
-        out[torch.cat(held)] = True
-        return self.subset(torch.nonzero(~out).flatten()), self.subset(torch.nonzero(out).flatten())
+            class_parts.append(sample_indices(self.index_of_class(c), n, derive(rng, "split", c)))
+        held_out = torch.zeros(len(self), dtype=torch.bool)
+        held_out[torch.cat(class_parts)] = True
+        return self.subset(torch.nonzero(~held_out).flatten()), self.subset(torch.nonzero(held_out).flatten())
 
     def to(self, device: torch.device | str) -> RealData:
         """Return the data on `device`."""
         return self.with_items(self.images.to(device), self.labels.to(device), self.preprocess.to(device))
 
     def with_preprocess(self, preprocess: Preprocess) -> RealData:
-        """Return the same images in another value space, such as that of a set to be judged on them."""
+        """Return the data in another value space, such as that of a distilled set to be evaluated on the data."""
         return self.with_items(self.images, self.labels, preprocess.to(self.device))
 
     def with_mirror_safe(self, mirror_safe: bool) -> RealData:
-        """Return the same images with another answer to whether they may be mirrored."""
-        same = self.with_items(self.images, self.labels)
-        same.mirror_safe = mirror_safe
-        return same
+        """Return the data with another value of `mirror_safe`."""
+        copy = self.with_items(self.images, self.labels)
+        copy.mirror_safe = mirror_safe
+        return copy
 
     def with_items(self, images: Tensor, labels: Tensor, preprocess: Preprocess | None = None) -> RealData:
-        """Return data of other items with the same classes and facts.
+        """Return data with other images and labels, but the same classes, name, `pictures` and `mirror_safe`.
 
         Args:
             images: Images (N, C, H, W), uint8 or float in the unit range.
-            labels: Class ids (N,) int64.
-            preprocess: Map to the value space; None keeps that of the data.
+            labels: Class ids of the images, (N,) int64.
+            preprocess: Preprocessing of the images; None keeps that of the data.
         """
         return RealData(
             images,
@@ -240,7 +262,7 @@ class RealData:
         )
 
     def unit_images(self, index: Tensor | None = None) -> Tensor:
-        """Return the images at `index`, (B,) int64, or all of them, in the unit range: (B, C, H, W) floats."""
+        """Return images as floats (B, C, H, W) in the unit range: those at positions `index`, (B,) int64, or all."""
         images = self.images if index is None else self.images[index.to(self.device)]
         return images.float().div_(255) if images.dtype == torch.uint8 else images
 
@@ -250,9 +272,9 @@ def _validate_images(images: Tensor) -> None:
         raise TypeError(f"images must be uint8 or floating point, got {images.dtype}")
     require(images.ndim == 4 and 0 not in images.shape, "images", "have shape (N, C, H, W)", tuple(images.shape))
     if images.is_floating_point():
-        bad = ~torch.isfinite(images).flatten(1).all(1)
-        if bad.any():
-            raise ValueError(f"images must be finite, got NaN or infinity in image {int(bad.nonzero()[0])}")
+        invalid = ~torch.isfinite(images).flatten(1).all(1)
+        if invalid.any():
+            raise ValueError(f"images must be finite, got NaN or infinity in image {int(invalid.nonzero()[0])}")
         low, high = float(images.min()), float(images.max())
         require(low >= 0 and high <= 1, "images", "lie in the unit range [0, 1]", (low, high))
 

@@ -1,4 +1,4 @@
-"""Words as vectors: text becomes matrices for networks, and is read back from them."""
+"""Text as matrices of word vectors for networks, and the words nearest to the rows of a matrix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from ddsdk.foundation import require, require_count
 
 PADDING = ""
-"""Word behind the last one of a short text; its vector is the middle of the unit range."""
+"""Padding after the last word of a short text; its vector is 0.5, the middle of the unit range."""
 
 Vectors = NDArray[np.float64]
 
@@ -25,22 +25,30 @@ _WINDOW = 5
 
 
 def tokens(text: str) -> list[str]:
-    """Return the words of a text: runs of at least two letters a-z, in lower case; an underscore parts words."""
+    """Return the words of a text: sequences of at least two letters a-z, in lower case; "_" separates words."""
     return _WORD.findall(text.lower())
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """Words with a frozen vector each.
+    """Vocabulary with one frozen vector for each word.
 
-    A text is a matrix of L word vectors of length D, and is stored as an image (1, L, D) in the unit range. All that
-    works with images works with text then: `ddsdk.load((vocabulary.matrices(texts), labels), pictures=False)` is a data
-    set that nothing rotates, and `Pixels` are learned embedding matrices.
+    A text is stored as a matrix of L word vectors of length D, in the form of an image (1, L, D) in the unit range. All
+    recipes for images therefore work for text. The data set is ``ddsdk.load((vocabulary.matrices(texts, length),
+    labels), pictures=False)``, without image augmentation, and the `Pixels` of a synthetic set are learned matrices of
+    word vectors.
 
     Attributes:
-        words: Distinct words, V of them; the first one is `PADDING`.
-        vectors: Vectors (V, D) in the unit range, 0.5 standing for zero.
+        words: Distinct words, V in number, of which the first one is `PADDING`.
+        vectors: Word vectors, (V, D), in the unit range; 0.5 represents zero.
+
+    Example:
+        >>> import ddsdk
+        >>> vocabulary = ddsdk.data.Vocabulary.fit(["the red cat sat", "the black dog sat"], dim=4)
+        >>> matrices = vocabulary.matrices(["red dog"], 3)
+        >>> matrices.shape, vocabulary.nearest(matrices)
+        (torch.Size([1, 1, 3, 4]), [['red', 'dog']])
     """
 
     words: tuple[str, ...]
@@ -49,94 +57,97 @@ class Vocabulary:
     def __post_init__(self) -> None:
         require(self.words[:1] == (PADDING,), "words", "begin with the padding", self.words[:1])
         require(len(set(self.words)) == len(self.words), "words", "be distinct", len(self.words))
-        fits = self.vectors.ndim == 2 and len(self.vectors) == len(self.words)
+        is_table = self.vectors.ndim == 2 and len(self.vectors) == len(self.words)
         rule = f"have {len(self.words)} rows in the unit range"
-        require(fits, "vectors", rule, tuple(self.vectors.shape))
+        require(is_table, "vectors", rule, tuple(self.vectors.shape))
         low, high = float(self.vectors.min()), float(self.vectors.max())
         require(low >= 0 and high <= 1, "vectors", rule, (low, high))
 
     @classmethod
     def fit(cls, texts: Sequence[str], *, size: int = 2000, dim: int = 32) -> Vocabulary:
-        """Take the most frequent words of `texts`, and vectors from the company that they keep.
+        """Return a vocabulary of the most frequent words of texts, with vectors from their co-occurrence.
 
-        Two words keep company where at most 4 words stand between them. The vectors are the truncated singular value
-        decomposition of max(0, log p(a, b) / (p(a) p(b))), scaled by the roots of the singular values and then to
-        unit length, by scikit-learn.
+        Two words co-occur if at most 4 words are between them. The vectors are the truncated singular value
+        decomposition of the positive pointwise mutual information, max(0, log p(a, b) / (p(a) p(b))), by scikit-learn.
+        They are scaled by the square roots of the singular values, and then to unit length.
 
         Args:
-            texts: Training texts with more than `dim` different words.
-            size: Number of words at most, beside the padding; equally frequent ones in the order of the alphabet.
-            dim: Length D of a vector.
+            texts: Training texts, with more than `dim` different words.
+            size: Maximum number of words without the padding; equally frequent words are taken in alphabetical order.
+            dim: Length D of a word vector.
 
-        Cost: a square matrix of `size` rows in float64.
+        Cost: memory for a square matrix of `size` rows in float64.
 
         References:
             Levy and Goldberg, "Neural Word Embedding as Implicit Matrix Factorization", NeurIPS 2014.
         """
         require_count("size", size)
         require_count("dim", dim)
-        found = [tokens(text) for text in texts]
-        counts = Counter(word for text in found for word in text)
+        tokenized = [tokens(text) for text in texts]
+        counts = Counter(word for text in tokenized for word in text)
         words = sorted(counts, key=lambda word: (-counts[word], word))[:size]
         require(len(words) > dim, "texts", f"hold more than {dim} different words", len(words))
-        vectors = _from_company(found, {word: i for i, word in enumerate(words)}, dim)
-        middle = np.zeros((1, dim))
-        return cls((PADDING, *words), torch.from_numpy(np.concatenate([middle, vectors]) / 2 + 0.5).float())
+        vectors = _cooccurrence_vectors(tokenized, {word: i for i, word in enumerate(words)}, dim)
+        padding = np.zeros((1, dim))
+        return cls((PADDING, *words), torch.from_numpy(np.concatenate([padding, vectors]) / 2 + 0.5).float())
 
     def matrices(self, texts: Sequence[str], length: int) -> Tensor:
-        """Return the texts as images (N, 1, length, D): the vectors of their first known words, then padding.
+        """Return texts as images (N, 1, length, D): the vectors of their first words, followed by padding.
 
         Args:
-            texts: Texts, whose words outside the vocabulary are left out.
-            length: Number L of words of each.
+            texts: Texts to convert; words outside the vocabulary are skipped.
+            length: Number L of word vectors of each text.
         """
         require_count("length", length)
-        at = {word: i for i, word in enumerate(self.words)}
-        rows = torch.zeros(len(texts), length, dtype=torch.int64)
-        for row, text in zip(rows, texts, strict=True):
-            known = [at[word] for word in tokens(text) if word in at][:length]
-            row[: len(known)] = torch.tensor(known, dtype=torch.int64)
-        return self.vectors[rows][:, None]
+        position = {word: i for i, word in enumerate(self.words)}
+        indices = torch.zeros(len(texts), length, dtype=torch.int64)
+        for row, text in zip(indices, texts, strict=True):
+            word_indices = [position[word] for word in tokens(text) if word in position][:length]
+            row[: len(word_indices)] = torch.tensor(word_indices, dtype=torch.int64)
+        return self.vectors[indices][:, None]
 
     def nearest(self, matrices: Tensor) -> list[list[str]]:
-        """Return the word nearest to each row of `matrices`, by Euclidean distance, without padding at the end.
+        """Return the word with the nearest vector, by Euclidean distance, for each row of matrices.
 
-        Learned rows are no words: this is for reading, and loses most of the matrix.
+        Padding at the end of a text is removed. Learned rows are in general not vectors of words, so that the words are
+        only a rough description of a synthetic text.
 
         Args:
             matrices: Matrices (N, 1, L, D) in the unit range, such as
                 ``distilled.preprocess.inverse(distilled.images)``.
         """
         dim = self.vectors.shape[1]
-        fits = matrices.ndim == 4 and (matrices.shape[1], matrices.shape[3]) == (1, dim)
-        require(fits, "matrices", f"have shape (N, 1, L, {dim})", tuple(matrices.shape))
+        has_shape = matrices.ndim == 4 and (matrices.shape[1], matrices.shape[3]) == (1, dim)
+        require(has_shape, "matrices", f"have shape (N, 1, L, {dim})", tuple(matrices.shape))
         distances = torch.cdist(matrices[:, 0].cpu().float().flatten(0, 1), self.vectors.cpu())
-        found = []
+        texts = []
         for row in distances.argmin(1).view(len(matrices), -1).tolist():
             words = [self.words[i] for i in row]
             while words and words[-1] == PADDING:
                 words.pop()
-            found.append(words)
-        return found
+            texts.append(words)
+        return texts
 
 
-def _from_company(texts: Sequence[Sequence[str]], at: Mapping[str, int], dim: int) -> Vectors:
-    """Return a vector of length 1 for each word, (V, dim)."""
+def _cooccurrence_vectors(texts: Sequence[Sequence[str]], position: Mapping[str, int], dim: int) -> Vectors:
+    """Return the vectors of the words, (V, dim), each of unit length."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.preprocessing import normalize
 
-    counts = np.zeros((len(at), len(at)))
+    counts = np.zeros((len(position), len(position)))
     for text in texts:
-        # A word that is not known keeps its place, so that its neighbours come no closer.
-        row = np.array([at.get(word, -1) for word in text], dtype=np.int64)
-        for step in range(1, _WINDOW + 1):
-            a, b = row[:-step], row[step:]
-            known = (a >= 0) & (b >= 0)
-            np.add.at(counts, (a[known], b[known]), 1)
-    both = counts + counts.T
-    each = np.maximum(both.sum(1), 1)
-    company = np.log(np.maximum(1, both * both.sum() / np.outer(each, each)))
+        # A word outside the vocabulary keeps its position, so that the distance of its neighbours does not change.
+        indices = np.array([position.get(word, -1) for word in text], dtype=np.int64)
+        for distance in range(1, _WINDOW + 1):
+            a, b = indices[:-distance], indices[distance:]
+            in_vocabulary = (a >= 0) & (b >= 0)
+            np.add.at(counts, (a[in_vocabulary], b[in_vocabulary]), 1)
+    pair_counts = counts + counts.T
+    word_counts = np.maximum(pair_counts.sum(1), 1)
+    # max(0, log x) = log(max(1, x))
+    mutual_information = np.log(np.maximum(1, pair_counts * pair_counts.sum() / np.outer(word_counts, word_counts)))
     svd = TruncatedSVD(dim, random_state=0)
-    vectors = svd.fit_transform(company) / np.sqrt(np.maximum(svd.singular_values_, 1e-12))
-    found: Vectors = normalize(vectors)
-    return found
+    # scikit-learn returns U S; the vectors of the paper are U S^1/2.
+    vectors = svd.fit_transform(mutual_information) / np.sqrt(np.maximum(svd.singular_values_, 1e-12))
+    unit_vectors: Vectors = normalize(vectors)
+    return unit_vectors

@@ -1,4 +1,4 @@
-"""Experiments of many runs: tables and curves on a store of work units."""
+"""Experiments of many runs: benchmark tables and accuracy-time curves, computed as work units of a store."""
 
 import lazy_loader
 

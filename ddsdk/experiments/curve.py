@@ -1,7 +1,7 @@
-"""Accuracy against CPU seconds of distillation: a method is paused at some marks, and its set so far is judged.
+"""Curves of accuracy against CPU seconds of distillation: a method is paused and its current set is evaluated.
 
-Seconds are those that the processor worked for this process: others on the machine do not count, and neither does the
-judging. Preparation before the first step, such as experts or pools, does.
+The time is the CPU time of this process, independent of other processes. It includes the preparation before the first
+step, such as training of experts, and excludes the evaluation.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import torch
 
 from ddsdk.artefact import Distilled
 from ddsdk.data import RealData
-from ddsdk.experiments.columns import Judging, ordinary_protocol, own_protocol
+from ddsdk.experiments.protocol_columns import EvaluationCost, hard_label_protocol, own_protocol
 from ddsdk.foundation import (
-    Checked,
+    CheckedDataclass,
     DivergedError,
     FolderBusyError,
     PositiveInt,
@@ -36,28 +36,28 @@ from ddsdk.foundation import (
     require,
     strict_json,
 )
-from ddsdk.judging import kept_score
+from ddsdk.judging import cached_score
 from ddsdk.networks import network_factory
 from ddsdk.planning import family
 from ddsdk.recipes import Recipe, student_network
 from ddsdk.running import Run
-from ddsdk.training import Evaluation, Score
+from ddsdk.training import Score, TrainingProtocol
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
-    """A set that a method had at one time, and its accuracies.
+    """Distilled set of a method after a time budget, with its accuracies.
 
     Attributes:
-        mark: Pause that the point belongs to, in CPU seconds.
-        seconds: CPU seconds of distillation until the first step that ended behind the mark.
-        step: Outer steps; 0 for a method that has none.
-        set: Content id of the set.
-        published: Accuracy of ordinary networks that train on a class for each image, under the papers' protocol.
-        own: Accuracy under the method's own protocol and labels; None where that is the same thing.
+        time_budget: Time budget of the point, in CPU seconds.
+        seconds: CPU seconds at the end of the first step after the time budget.
+        step: Number of outer steps; 0 for a method without steps.
+        set: Content id of the distilled set.
+        published: Accuracy with hard labels under the published protocol of DC, DSA and DM.
+        own: Accuracy under the method's own protocol and labels; None if these are the published ones.
     """
 
-    mark: float
+    time_budget: float
     seconds: float
     step: int
     set: str
@@ -67,16 +67,16 @@ class CurvePoint:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeCurve:
-    """The points of one method.
+    """Accuracy-time curve of one method.
 
     Attributes:
-        recipe: Name of the method.
-        family: Family of the method, see `ddsdk.planning.presets.FAMILIES`.
-        points: Points by seconds.
+        recipe: Name of the method, a key of `ddsdk.planning.METHODS`.
+        family: Family of the method, a key of `ddsdk.planning.presets.FAMILIES`.
+        points: Points in the order of their CPU seconds.
         prepared: CPU seconds before the first step.
-        ended: Whether the method was done before the last mark: its last set is then the one for all later marks.
-        note: Reason why there are no later points; empty where there is none.
-        conditions: Everything that the points depend on.
+        ended: Whether the method finished before the last time budget. Its last set then counts for all larger ones.
+        note: Reason for missing points, such as divergence; empty if none are missing.
+        conditions: All settings that determine the points, as JSON values.
     """
 
     recipe: str
@@ -87,9 +87,11 @@ class RecipeCurve:
     note: str = ""
     conditions: dict[str, Any]
 
-    def at(self, mark: float) -> CurvePoint | None:
-        """Return the point of a mark; of a method that was done before, the last one. None if there is none."""
-        reached = [p for p in self.points if p.mark == mark or (self.ended and p.mark < mark)]
+    def at(self, time_budget: float) -> CurvePoint | None:
+        """Return the point of a time budget, or the last one of a finished method; None if there is none."""
+        reached = [
+            p for p in self.points if p.time_budget == time_budget or (self.ended and p.time_budget < time_budget)
+        ]
         return reached[-1] if reached else None
 
 
@@ -99,30 +101,26 @@ class _Plot:
 
 
 def read_curves(path: Path) -> tuple[RecipeCurve, ...]:
-    """Return the curves of a plot, from the curves.json beside it.
-
-    Raises:
-        ArtifactError: ``"curve"``, if the file holds none.
-    """
+    """Return the curves in a file curves.json of `ddsdk curve`. Another file is an `ArtifactError` ``"curve"``."""
     return read_json(path.read_bytes(), _Plot, "curve", f"{str(path)!r} must hold curves").curves
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurveTask(Checked):
-    """Settings of all methods of one plot.
+class CurveConfig(CheckedDataclass):
+    """Settings of the curves of one plot.
 
     Attributes:
-        train: Training data on a CPU, whose seconds are counted. A part is held out for judging and not distilled.
-        seconds: CPU seconds of distillation at which a method is paused, rising.
-        network: Network of the students; empty for the one that the protocol of the method names, with its options:
-            what is learned for one network, such as its rates, is worth little to another.
-        network_options: Options of its builder, above those.
-        held_out: Part of the training images that judges.
-        seed: Root of every random number.
-        judge_networks: Fresh networks for each judgement.
-        judge_epochs: Epochs under the published protocol where that has more; None for all of them. A protocol of the
-            method's own keeps its epochs, which belong to its rates.
-        judge_width: Width of the judging network; None for the protocol's.
+        train: Training data on the CPU, since CPU time is measured. A part is held out for the evaluation.
+        seconds: Time budgets in CPU seconds, increasing.
+        network: Student network; empty for the network of each method's protocol, with its options. Learned values,
+            such as learning rates, do not transfer well to another network.
+        network_options: Options of the network's builder, by name, which override those of the protocol.
+        held_out: Fraction of the training images for the evaluation, in (0, 1).
+        seed: Seed of all random numbers.
+        judge_networks: Number of networks trained for each accuracy.
+        judge_epochs: Maximum number of epochs under the published protocol; None for all of them. A method's own
+            protocol keeps its number of epochs, because its learning rates are tuned for it.
+        judge_width: Width of the evaluation network; None for the width of the protocol.
     """
 
     train: RealData
@@ -137,29 +135,29 @@ class CurveTask(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        rising = list(self.seconds) == sorted({s for s in self.seconds if 0 < s < math.inf})
-        rule = "be positive, finite and rising, at least one of them"
-        require(bool(self.seconds) and rising, "seconds", rule, list(self.seconds))
+        increasing = list(self.seconds) == sorted({s for s in self.seconds if 0 < s < math.inf})
+        rule = "be at least one positive, finite number, in increasing order"
+        require(bool(self.seconds) and increasing, "seconds", rule, list(self.seconds))
         device = self.train.device.type
-        require(device == "cpu", "device", "be cpu, whose seconds are counted", device)
+        require(device == "cpu", "device", "be cpu, because CPU time is measured", device)
 
     @property
-    def judging(self) -> Judging:
-        """Cost of a judgement."""
-        return Judging(networks=self.judge_networks, epochs=self.judge_epochs, width=self.judge_width)
+    def judging(self) -> EvaluationCost:
+        """Cost limits of each evaluation."""
+        return EvaluationCost(networks=self.judge_networks, epochs=self.judge_epochs, width=self.judge_width)
 
     def split(self) -> tuple[RealData, RealData]:
-        """Return the images to distil, and those that judge: the same as with `ddsdk distill --validation`."""
-        rest, held = self.train.split(self.held_out, generator("validation"))
-        held.name = f"{self.train.name}, held-out training images"
-        return rest, held
+        """Return the images to distil and the images for evaluation, split as by `ddsdk distill --validation`."""
+        distilled_part, held_out = self.train.split(self.held_out, generator("validation"))
+        held_out.name = f"{self.train.name}, held-out training images"
+        return distilled_part, held_out
 
     def students(self, method: Recipe) -> tuple[str, dict[str, Any]]:
-        """Return the network of a method's students, and the options of its builder."""
+        """Return the name of a method's student network and the options of its builder."""
         return student_network(method, self.train, self.network, self.network_options)
 
     def conditions(self, name: str, method: Recipe) -> dict[str, Any]:
-        """Return everything that the points of a method depend on, as JSON values."""
+        """Return all settings that determine the points of a method, as JSON values."""
         shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "train"}
         network, options = self.students(method)
         return {
@@ -176,19 +174,19 @@ class CurveTask(Checked):
 
 
 def students_label(method: Recipe, train: RealData, network: str, options: Mapping[str, Any]) -> str:
-    """Return the name of a method's students in a table; a dash where a kernel is in their place."""
-    if method.evaluation(train).learner == "kernel":
+    """Return the student network of a method as a table cell; a dash for kernel ridge regression."""
+    if method.protocol(train).learner == "kernel":
         return "–"
     return f"{network} {options['width']}" if "width" in options else network
 
 
 class CurveProgress(NamedTuple):
-    """Progress of a curve.
+    """Progress of the measurement of a curve.
 
     Attributes:
-        point: New point.
-        curve: Curve of all points; only the last progress has it.
-        kept: Whether the curve was read from a file and not measured.
+        point: New point of the curve; None in the last progress.
+        curve: Whole curve; None except in the last progress.
+        kept: Whether the curve was read from the store instead of measured.
     """
 
     point: CurvePoint | None = None
@@ -196,47 +194,52 @@ class CurveProgress(NamedTuple):
     kept: bool = False
 
 
-def measuring(folder: Path, name: str, method: Recipe, task: CurveTask) -> Iterator[CurveProgress]:
-    """Measure the curve of one method, or read it where it was measured under the same conditions before.
+def measure_curve(folder: Path, name: str, method: Recipe, task: CurveConfig) -> Iterator[CurveProgress]:
+    """Measure the accuracy-time curve of one method, or read it if it was measured under equal conditions.
 
-    The sets of all points are saved too. The curve is kept once it is whole: a method that was stopped on its way is
-    measured again.
+    The distilled sets of all points are saved. Only a whole curve is stored: a stopped measurement starts again.
 
     Args:
-        folder: Folder of the store of curves, and of a folder for each curve with its sets and scores.
-        name: Name of the method.
-        method: A recipe or baseline.
+        folder: Folder of the store of curves and of the distilled sets and scores of each curve.
+        name: Name of the method, a key of `ddsdk.planning.METHODS`.
+        method: Recipe or baseline with its parameters.
         task: Settings of the plot.
 
     Yields:
-        Each point once it is judged. The last progress has the curve.
+        Each point after its evaluation; the last progress has the curve.
 
     Raises:
-        ArtifactError: ``"curve"``, if the result of an earlier run is no curve.
         FolderBusyError: If another process measures the same curve.
+
+    Example:
+        >>> import ddsdk
+        >>> task = CurveConfig(train=ddsdk.load("digits"), seconds=(0.01,), judge_epochs=1, judge_width=4)
+        >>> *_, last = measure_curve(Path("curves"), "random", ddsdk.BASELINES["random"](ipc=1), task)
+        >>> [(point.time_budget, point.step) for point in last.curve.points]
+        [(0.01, 0)]
     """
     store, unit = Store(folder / "store"), Unit("curve", task.conditions(name, method))
-    kept = store.read(unit.id)
-    if kept is not None:
-        curve = read_json(kept, RecipeCurve, "curve", f"the curve of {name} must hold a curve")
+    stored_curve = store.read(unit.id)
+    if stored_curve is not None:
+        curve = read_json(stored_curve, RecipeCurve, "curve", f"the curve of {name} must hold a curve")
         yield CurveProgress(curve=curve, kept=True)
         return
-    with store.lease(unit.id) as held:
-        if not held:
+    with store.lease(unit.id) as leased:
+        if not leased:
             raise FolderBusyError(f"another process measures the curve of {name} in {str(folder)!r}")
         wall, cpu = time.perf_counter(), time.process_time()
         _warm_up()
-        run = _Curve(folder / f"{name}-{unit.id[:16]}", name, method, task)
-        for point in run.points():
+        measurement = _CurveMeasurement(folder / f"{name}-{unit.id[:16]}", name, method, task)
+        for point in measurement.points():
             yield CurveProgress(point=point)
         curve = RecipeCurve(
             recipe=name,
             family=family(name),
-            points=tuple(run.judged),
-            prepared=round(run.prepared, 3),
-            ended=run.ended,
-            note=run.note,
-            # As a file would give them back.
+            points=tuple(measurement.evaluated),
+            prepared=round(measurement.prepared, 3),
+            ended=measurement.ended,
+            note=measurement.note,
+            # JSON turns tuples into lists: a measured curve and a curve from a file are then equal.
             conditions=strict_json(canonical_json(dict(unit.config))),
         )
         store.publish(unit, readable_json(dataclasses.asdict(curve)), Timing.since(wall, cpu))
@@ -244,7 +247,7 @@ def measuring(folder: Path, name: str, method: Recipe, task: CurveTask) -> Itera
 
 
 def _warm_up() -> None:
-    """Let torch load what it loads with the first optimizer of a process: no method is to pay for that."""
+    """Take an optimizer step: the lazy imports of torch's first step must not count for the first method."""
     weight = torch.zeros(1, requires_grad=True)
     for kind in (torch.optim.SGD, torch.optim.Adam):
         torch.autograd.backward(weight.sum())
@@ -252,28 +255,28 @@ def _warm_up() -> None:
 
 
 @final
-class _Curve:
-    """One method at work, with the points that it has so far."""
+class _CurveMeasurement:
+    """Measurement of the curve of one method."""
 
-    def __init__(self, home: Path, name: str, method: Recipe, task: CurveTask) -> None:
-        self.judged: list[CurvePoint] = []
+    def __init__(self, folder: Path, name: str, method: Recipe, task: CurveConfig) -> None:
+        self.evaluated: list[CurvePoint] = []
         self.prepared = 0.0
         self.ended = False
         self.note = ""
         self._unfinished = 0.0
-        self._home, self._name, self._task = home, name, task
-        rest, self._held = task.split()
+        self._folder, self._name, self._task = folder, name, task
+        train, self._held_out = task.split()
         network, options = task.students(method)
-        student = network_factory(network, rest.image_shape, rest.num_classes, **options)
-        self._run = Run(method, rest, make_student=student, seed=task.seed)
+        student = network_factory(network, train.image_shape, train.num_classes, **options)
+        self._run = Run(method, train, make_student=student, seed=task.seed)
 
     def points(self) -> Iterator[CurvePoint]:
-        """Distil, and give control back after each judgement."""
+        """Yield each point after its evaluation."""
         try:
-            trained = self._trained()
+            trained = self._train_networks()
             self.prepared = self._spent
             if not trained:
-                self.note = f"its networks were not trained after {self._spent:.0f} s"
+                self.note = f"its experts or teachers were not trained after {self._spent:.0f} s"
             elif self._run.iterative:
                 yield from self._steps()
             else:
@@ -284,12 +287,16 @@ class _Curve:
 
     @property
     def _spent(self) -> float:
-        """Processor seconds so far. Networks that an earlier run has left in the cache count as if trained now."""
+        """CPU seconds of distillation. Cached experts or teachers of an earlier run count with their training time."""
         runs = self._run.runs
         return self._run.cpu_seconds + self._unfinished + (0.0 if runs is None else runs.cpu_seconds)
 
-    def _trained(self) -> bool:
-        """Train the networks that a method needs; tell whether that was done before the last mark."""
+    def _train_networks(self) -> bool:
+        """Train the experts or teachers of the method.
+
+        Returns:
+            Whether they are trained within the largest time budget.
+        """
         began, before = time.process_time(), self._spent
         for _ in self._run.prepare():
             if before + time.process_time() - began >= self._task.seconds[-1]:
@@ -300,41 +307,47 @@ class _Curve:
     def _steps(self) -> Iterator[CurvePoint]:
         loop = self._run.distillation
         self.prepared = self._spent
-        marks, judged = list(self._task.seconds), 0
-        while marks and not self.ended:
+        time_budgets, last_step = list(self._task.seconds), 0
+        while time_budgets and not self.ended:
             self.ended = next(self._run, None) is None
-            passed = [mark for mark in marks if mark <= self._spent]
-            if (passed or self.ended) and loop.index > judged:
-                judged = loop.index
-                before = self._run.seconds, self._run.cpu_seconds
-                yield self._point((passed or marks[:1])[-1], judged)
-                # Whoever stops here has to finish the set; who goes on does not.
-                self._run.seconds, self._run.cpu_seconds = before
-            del marks[: len(passed)]
+            passed = [time_budget for time_budget in time_budgets if time_budget <= self._spent]
+            if (passed or self.ended) and loop.index > last_step:
+                last_step = loop.index
+                times = self._run.seconds, self._run.cpu_seconds
+                yield self._point((passed or time_budgets[:1])[-1], last_step)
+                # The time to finish the set (e.g. its labels) belongs to this point, but not to later ones.
+                self._run.seconds, self._run.cpu_seconds = times
+            del time_budgets[: len(passed)]
 
-    def _point(self, mark: float | None, step: int) -> CurvePoint:
-        """Save and judge the set so far; None for the first mark that its seconds leave."""
-        made, marks, judging = self._run.distilled(), self._task.seconds, self._task.judging
+    def _point(self, time_budget: float | None, step: int) -> CurvePoint:
+        """Return the point of the current set, saved and evaluated.
+
+        Args:
+            time_budget: Time budget of the point; None for the smallest one that the run fits into.
+            step: Number of outer steps.
+        """
+        current_set, time_budgets, judging = self._run.distilled(), self._task.seconds, self._task.judging
         seconds = round(self._spent, 3)
-        if mark is None:
-            mark = next((m for m in marks if m >= self._spent), marks[-1])
-        distilled = dataclasses.replace(made, provenance={**made.provenance, "cpu_seconds": seconds})
-        distilled.save(self._home / f"{mark:g}")
+        if time_budget is None:
+            time_budget = next((m for m in time_budgets if m >= self._spent), time_budgets[-1])
+        provenance = {**current_set.provenance, "cpu_seconds": seconds}
+        distilled = dataclasses.replace(current_set, provenance=provenance)
+        distilled.save(self._folder / f"{time_budget:g}")
         own = own_protocol(distilled)
-        published = ordinary_protocol(distilled, own.augmentation)
-        # How many networks a protocol has is no part of what is measured.
-        same = dataclasses.replace(own, networks=published.networks) == published
+        published = hard_label_protocol(distilled, own.augmentation)
+        # The number of networks does not change the expected accuracy.
+        same_protocol = dataclasses.replace(own, networks=published.networks) == published
         point = CurvePoint(
-            mark=mark,
+            time_budget=time_budget,
             seconds=seconds,
             step=step,
             set=distilled.content_id,
-            published=self._score(distilled, judging.of(published), mark),
-            own=None if same else self._score(distilled, judging.of(own, own=True), mark),
+            published=self._score(distilled, judging.of(published), time_budget),
+            own=None if same_protocol else self._score(distilled, judging.of(own, own=True), time_budget),
         )
-        self.judged.append(point)
+        self.evaluated.append(point)
         return point
 
-    def _score(self, distilled: Distilled, evaluation: Evaluation, mark: float) -> Score:
-        name, seed = f"{self._name} after {mark:g} s", self._task.seed
-        return kept_score(self._home / "scores", name, distilled, self._held, evaluation, seed)
+    def _score(self, distilled: Distilled, protocol: TrainingProtocol, time_budget: float) -> Score:
+        name, seed = f"{self._name} after {time_budget:g} s", self._task.seed
+        return cached_score(self._folder / "scores", name, distilled, self._held_out, protocol, seed)

@@ -1,4 +1,4 @@
-"""Executors of units: this process, several of this machine, whoever shares the store, or tasks of a Ray cluster."""
+"""Executors of work units: this process, several processes, external workers on the store, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -14,59 +14,67 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol, final
 
-from ddsdk.experiments.worker import UNIT_ERRORS, Done, Graph, compute_timed, work
-from ddsdk.foundation import Checked, Compute, MissingExtraError, PositiveInt, Store, Unit
+from ddsdk.experiments.worker import UNIT_ERRORS, FinishedUnit, UnitGraph, compute_timed, work
+from ddsdk.foundation import CheckedDataclass, Compute, MissingExtraError, PositiveInt, Store, Unit
 
 _PAUSE = 0.1
 _DEATHS = 3
-"""A unit that has taken so many workers with it is given up."""
+"""Number of workers killed during the same unit after which the unit counts as failed."""
 
 
 class Executor(Protocol):
-    """Computes units. The results do not depend on the executor."""
+    """Computes work units. The results do not depend on the executor."""
 
-    def run(self, store: Store, units: Sequence[Unit], compute: Compute) -> Iterator[Done]:
-        """Ask the store for units and yield each as it is finished; a unit that has a result costs nothing.
+    def run(self, store: Store, units: Sequence[Unit], compute: Compute) -> Iterator[FinishedUnit]:
+        """Compute the units without a stored result and yield each finished unit.
 
         Args:
-            store: Store of the units.
-            units: Units that are wanted; units that others need come first.
-            compute: Function from a unit and what it needs to its result, which other processes can import.
+            store: Store of units and results.
+            units: Units to compute, each after the units that it needs.
+            compute: Function from a unit and the results that it needs to its result. Other processes import it.
         """
         ...
 
 
-def _asked(store: Store, units: Sequence[Unit]) -> tuple[list[Done], list[Unit]]:
-    """Ask for what has no sound result yet; return what has one, and the others."""
-    kept = [Done(unit, kept=True) for unit in units if store.read(unit.id) is not None]
-    there = {done.unit.id for done in kept}
-    missing = [unit for unit in units if unit.id not in there]
-    store.ask(missing)
-    return kept, missing
+def _request(store: Store, units: Sequence[Unit]) -> tuple[list[FinishedUnit], list[Unit]]:
+    """Return the units with a stored result and the missing units, which are requested from the store."""
+    stored = [FinishedUnit(unit, kept=True) for unit in units if store.read(unit.id) is not None]
+    stored_ids = {finished.unit.id for finished in stored}
+    missing = [unit for unit in units if unit.id not in stored_ids]
+    store.request(missing)
+    return stored, missing
 
 
 @final
 @dataclass(frozen=True)
 class InProcess:
-    """One unit after another, here."""
+    """Executor that computes one unit after another in this process.
 
-    def run(self, store: Store, units: Sequence[Unit], compute: Compute) -> Iterator[Done]:
-        """Compute the units one after another."""
-        kept, missing = _asked(store, units)
-        yield from kept
+    Example:
+        >>> store, unit = Store("store"), Unit("square", {"value": 3})
+        >>> [done.failure for done in InProcess().run(store, [unit], lambda unit, _: b"%d" % unit.config["value"] ** 2)]
+        [None]
+        >>> store.read(unit.id)
+        b'9'
+    """
+
+    def run(self, store: Store, units: Sequence[Unit], compute: Compute) -> Iterator[FinishedUnit]:
+        """Yield each unit after its computation. See `Executor.run`."""
+        stored, missing = _request(store, units)
+        yield from stored
         yield from work(store, compute, units=missing)
 
 
 @final
 @dataclass(frozen=True)
-class Shared:
-    """Nobody here, but ``ddsdk worker`` on the store, on this machine or on others."""
+class SharedFolder:
+    """Executor that computes nothing itself: ``ddsdk worker`` processes on the same store compute the units."""
 
-    def run(self, store: Store, units: Sequence[Unit], compute: Compute) -> Iterator[Done]:  # noqa: ARG002
-        """Wait until others have computed the units."""
-        kept, missing = _asked(store, units)
-        yield from kept
-        graph = Graph(store, missing, whole=True)
+    def run(self, store: Store, units: Sequence[Unit], compute: Compute) -> Iterator[FinishedUnit]:  # noqa: ARG002
+        """Yield each unit after a worker has computed it. See `Executor.run`."""
+        stored, missing = _request(store, units)
+        yield from stored
+        graph = UnitGraph(store, missing, whole=True)
         while len(graph):
             yield from graph.settle()
             time.sleep(_PAUSE)
@@ -74,113 +82,115 @@ class Shared:
 
 @final
 @dataclass(frozen=True)
-class Processes(Checked):
-    """Several processes of this machine. One that dies is replaced, and costs the unit that it held.
+class Processes(CheckedDataclass):
+    """Executor with several processes on this machine. A killed process is replaced and its unit is computed again.
 
     Attributes:
-        count: Number of processes.
+        count: Number of worker processes, at least 1.
     """
 
     count: PositiveInt
 
-    def run(self, store: Store, units: Sequence[Unit], compute: Compute) -> Iterator[Done]:
-        """Compute the units in processes of their own."""
-        kept, missing = _asked(store, units)
-        yield from kept
-        graph, team, deaths = Graph(store, missing, whole=True), list[BaseProcess](), Counter[str]()
+    def run(self, store: Store, units: Sequence[Unit], compute: Compute) -> Iterator[FinishedUnit]:
+        """Yield each unit after a worker process has computed it. See `Executor.run`."""
+        stored, missing = _request(store, units)
+        yield from stored
+        graph, workers, deaths = UnitGraph(store, missing, whole=True), list[BaseProcess](), Counter[str]()
         try:
             while len(graph):
                 yield from graph.settle()
-                team = _alive(team, store, missing, deaths)
+                workers = _alive(workers, store, missing, deaths)
                 size = min(self.count, len(graph))
-                team += [_start(store, missing, compute) for _ in range(size - len(team))]
+                workers += [_start(store, missing, compute) for _ in range(size - len(workers))]
                 time.sleep(_PAUSE)
         finally:
-            for process in team:
+            for process in workers:
                 process.terminate()
-            for process in team:
+            for process in workers:
                 process.join()
                 store.release(process.pid or 0)
 
 
 def _start(store: Store, units: Sequence[Unit], compute: Compute) -> BaseProcess:
-    given = str(store.folder), store.lease_seconds, units, compute, os.getpid()
-    # A forked child would share locks and thread pools that torch holds in the middle of something.
-    process = multiprocessing.get_context("spawn").Process(target=_child, args=given, daemon=True)
+    arguments = str(store.folder), store.lease_seconds, units, compute, os.getpid()
+    # Not "fork": a forked process may inherit a lock of torch's thread pools in the locked state and hang.
+    process = multiprocessing.get_context("spawn").Process(target=_child, args=arguments, daemon=True)
     process.start()
     return process
 
 
 def _child(folder: str, lease_seconds: float, units: Sequence[Unit], compute: Compute, parent: int) -> None:
-    """Work until nothing is left, or until the parent is gone."""
+    """Compute units until none is left or the parent process has ended."""
     store = Store(folder, lease_seconds=lease_seconds)
     for _ in work(store, compute, units=units, stop=lambda: os.getppid() != parent):
         pass
 
 
-def _alive(team: list[BaseProcess], store: Store, units: Sequence[Unit], deaths: Counter[str]) -> list[BaseProcess]:
-    """Return those that are alive, and free what the others held.
+def _alive(workers: list[BaseProcess], store: Store, units: Sequence[Unit], deaths: Counter[str]) -> list[BaseProcess]:
+    """Return the living worker processes and release the leases of the dead ones.
 
     Raises:
-        RuntimeError: If several ended with an error of their own, such as a full disk or data that is not there.
+        RuntimeError: If several workers ended with an error outside any unit, such as a full disk or missing data.
     """
-    for process in team:
+    for process in workers:
         if process.is_alive() or process.pid is None:
             continue
         process.join()
-        held = store.release(process.pid)
-        if not held and process.exitcode:
+        leased = store.release(process.pid)
+        if not leased and process.exitcode:
             deaths[""] += 1
             if deaths[""] >= _DEATHS:
                 code = process.exitcode
-                raise RuntimeError(f"{_DEATHS} workers ended with exit code {code}; they have printed why")
-        deaths.update(held)
+                raise RuntimeError(
+                    f"{_DEATHS} workers ended with exit code {code}; see their messages on standard error"
+                )
+        deaths.update(leased)
         for unit in units:
-            if unit.id in held and deaths[unit.id] >= _DEATHS:
-                store.fail(unit, RuntimeError(f"{_DEATHS} workers died of it, exit code {process.exitcode}"))
-    return [process for process in team if process.is_alive()]
+            if unit.id in leased and deaths[unit.id] >= _DEATHS:
+                message = f"{_DEATHS} workers were killed during this unit, exit code {process.exitcode}"
+                store.fail(unit, RuntimeError(message))
+    return [process for process in workers if process.is_alive()]
 
 
 @final
 @dataclass(frozen=True)
 class RayTasks:
-    """Tasks of a Ray cluster, one for each unit. Only this process writes to the store.
+    """Executor with a task of a Ray cluster for each unit. Only this process writes to the store.
 
-    What a unit needs travels to it, and the result back, so machines need no folder in common; networks that are
-    trained once and kept are shared where ``$DDSDK_CACHE`` is. Ray runs what it is sent: a trusted network only. Where
-    none is running, one is started here: on the loopback address, behind a token.
+    Ray transfers the needed results to a task and its result back, so machines need no common folder. Experts and
+    teachers are shared between tasks only if ``$DDSDK_CACHE`` is a common folder. A Ray cluster executes any code sent
+    to it and belongs in a trusted network. A cluster started here is bound to the loopback address and needs a token.
 
     Attributes:
-        address: Address of a running cluster; None starts one on this machine, unless ``$RAY_ADDRESS`` names one.
-        cpus: CPUs of this machine that a cluster which is started here may use; None for all.
-        retries: Number of times that a unit is computed again when its worker or its machine was lost.
+        address: Address of a running cluster; None for ``$RAY_ADDRESS``, or without it for a new local cluster.
+        cpus: Number of CPUs of a new local cluster; None for all.
+        retries: Number of repetitions of a unit after the loss of its worker or machine.
     """
 
     address: str | None = None
     cpus: int | None = None
     retries: int = 3
 
-    def run(self, store: Store, units: Sequence[Unit], compute: Compute) -> Iterator[Done]:
-        """Compute the units as tasks.
+    def run(self, store: Store, units: Sequence[Unit], compute: Compute) -> Iterator[FinishedUnit]:
+        """Yield each unit after a task has computed it. See `Executor.run`.
 
-        Raises:
-            MissingExtraError: If Ray is not installed.
-            ValueError: If a cluster has to be started, and Ray was imported before without a token.
+        A missing Ray is a `MissingExtraError`. If a cluster has to be started, but Ray was imported without token
+        authentication before, this is a ValueError.
         """
         ray = self._ray()
-        kept, missing = _asked(store, units)
-        yield from kept
+        stored, missing = _request(store, units)
+        yield from stored
         task = ray.remote(num_cpus=1, max_retries=self.retries)(compute_timed)
-        # Once for all tasks: what a function holds, such as data, would else travel with each of them.
-        held_there = ray.put(compute)
-        graph, running = Graph(store, missing, whole=True), dict[Any, Unit]()
+        # Stored once in the cluster: as an argument, the function with its data would be sent with every task.
+        compute_reference = ray.put(compute)
+        graph, running = UnitGraph(store, missing, whole=True), dict[Any, Unit]()
         while len(graph):
             yield from graph.settle()
-            held = {unit.id for unit in running.values()}
+            running_ids = {unit.id for unit in running.values()}
             for unit in graph.ready():
-                inputs = None if unit.id in held else store.needed(unit)
+                inputs = None if unit.id in running_ids else store.needed(unit)
                 if inputs is not None:
-                    running[task.remote(unit, inputs, held_there)] = unit
+                    running[task.remote(unit, inputs, compute_reference)] = unit
             if not running:
                 continue
             finished, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
@@ -196,32 +206,44 @@ class RayTasks:
                     store.fail(unit, error)
 
     def _ray(self) -> Any:  # noqa: ANN401
-        known = sys.modules.get("ray")
-        if known is not None and known.is_initialized():
-            return known
+        """Return the module ray, connected to a cluster.
+
+        Raises:
+            MissingExtraError: If Ray is not installed.
+        """
+        imported_ray = sys.modules.get("ray")
+        if imported_ray is not None and imported_ray.is_initialized():
+            return imported_ray
         local = self.address is None and not os.environ.get("RAY_ADDRESS")
         if local:
-            _ask_for_a_token(imported=known is not None)
+            _require_token(imported=imported_ray is not None)
         try:
             ray: Any = importlib.import_module("ray")
         except ImportError:
             raise MissingExtraError("a Ray cluster", "ray", "scale") from None
-        # Without an address Ray joins what another user's program has started here, and takes no number of CPUs.
-        here = {"num_cpus": self.cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-        options = {"address": "local", **here} if local else {"address": self.address}
+        # Without "local" Ray would join a running cluster, even of another user, and refuse num_cpus.
+        local_options = {"num_cpus": self.cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        options = {"address": "local", **local_options} if local else {"address": self.address}
         ray.init(log_to_driver=False, logging_level="ERROR", **options)
         return ray
 
 
-def _ask_for_a_token(*, imported: bool) -> None:
-    """Ask Ray for a token: an open cluster runs anyone's code, and Ray decides at its import whether one is open."""
+def _require_token(*, imported: bool) -> None:
+    """Turn on token authentication of a local cluster, because an open cluster executes code of every local user.
+
+    Args:
+        imported: Whether ray is already imported, which fixes its authentication mode.
+
+    Raises:
+        ValueError: If ray is imported without an authentication mode.
+    """
     if imported and "RAY_AUTH_MODE" not in os.environ:
         raise ValueError(
-            "RayTasks starts a cluster behind a token, and ray was imported before without RAY_AUTH_MODE=token: "
-            "set it and RAY_AUTH_TOKEN before the import, leave the import to RayTasks, or call ray.init() first"
+            "RAY_AUTH_MODE must be set before ray is imported, because RayTasks starts a cluster with a token: "
+            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or leave the import to RayTasks, or call ray.init() first"
         )
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    # Without it Ray takes the loopback address for a mistake, and replaces it.
+    # Without this variable Ray replaces the loopback address by the network address of the machine.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

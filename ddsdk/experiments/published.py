@@ -1,9 +1,9 @@
-"""The papers' figures as data, so that a measured one is never printed alone.
+"""Published test accuracies, printed beside measured ones.
 
-Test accuracy in percent at 1, 10 and 50 images per class. None: not published. Slips of the survey's table 1 are put
-right here, as the methods' own repositories have them: DC on MNIST at ipc 10 is 97.4 and not 94.7, DSA on FashionMNIST
-at ipc 10 is 84.6 and not 86.6; its DC row of CIFAR-100 repeats that of DSA, its DM figure of MNIST at ipc 50 is that of
-herding, and its "DCC" and "CAFE" are these methods with DSA.
+Accuracies are in percent at 1, 10 and 50 images per class. Errors in table 1 of the survey (Lei and Tao,
+arXiv:2301.05603) are corrected with the values of the methods' repositories: DC on MNIST at ipc 10 has 97.4, not 94.7;
+DSA on FashionMNIST at ipc 10 has 84.6, not 86.6. Not used are its DC row of CIFAR-100, a copy of the DSA row, and its
+DM value of MNIST at ipc 50, that of herding. Its "DCC" and "CAFE" are these methods with DSA augmentation.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, NamedTuple
 
-from ddsdk.training import Evaluation
+from ddsdk.training import TrainingProtocol
 
-Under = Literal["plain", "augmented", "own"]
-"""The protocol of a figure: DC's with a ConvNet-3 of width 128, the same with augmentation, or the method's own."""
+PublishedProtocol = Literal["plain", "augmented", "own"]
+"""Protocol of a published accuracy: DC's with a ConvNet-3 of width 128, DC's with augmentation, or the method's own."""
 
 _SURVEY = "Lei and Tao, arXiv:2301.05603, table 1"
 _REPOSITORY = "VICO-UoE/DatasetCondensation"
@@ -26,17 +26,17 @@ _IPCS = (1, 10, 50)
 
 
 class Published(NamedTuple):
-    """Accuracies at 1, 10 and 50 images per class, in percent.
+    """Published accuracies of a method on a data set.
 
     Attributes:
-        accuracies: Accuracies; None where nothing was published.
-        source: Paper or repository.
-        under: Protocol.
+        accuracies: Test accuracies in percent at 1, 10 and 50 images per class; None for an unpublished one.
+        source: Paper or repository of the accuracies.
+        under: Evaluation protocol: ``"plain"``, ``"augmented"`` or ``"own"``.
     """
 
     accuracies: tuple[float | None, float | None, float | None]
     source: str
-    under: Under
+    under: PublishedProtocol
 
 
 PUBLISHED: dict[tuple[str, str], Published] = {
@@ -92,36 +92,35 @@ PUBLISHED: dict[tuple[str, str], Published] = {
     ("cifar10", "datadam"): Published((None, 54.2, 67.0), _LATER, "augmented"),
     ("cifar10", "ncfm"): Published((49.5, 71.8, 77.4), _LATER, "augmented"),
 }
-"""(data set, method) to the published figures."""
+"""Published accuracies by (data set, method)."""
 
 TRANSFER: dict[tuple[str, str, int], dict[str, float]] = {
     ("cifar10", "mtt", 10): {"convnet": 65.3, "resnet18": 38.8, "resnet152": 15.9},
     ("cifar10", "dsa", 10): {"convnet": 52.1, "resnet18": 42.1, "resnet152": 16.1},
     ("cifar10", "dm", 10): {"convnet": 48.9, "resnet18": 38.2, "resnet152": 15.6},
 }
-"""(data set, method, ipc) to judging network to the accuracy of sets made for a ConvNet: the survey's table 3."""
+"""Table 3 of the survey: accuracies of sets distilled with a ConvNet, by (data set, method, ipc) and by network."""
 
 
-def published(data: str, method: str, ipc: int, under: Under) -> float | None:
-    """Return the published accuracy in percent of a method under a protocol, or None."""
-    found = PUBLISHED.get((data, method))
-    if found is None or ipc not in _IPCS or found.under != under:
+def published(data: str, method: str, ipc: int, under: PublishedProtocol) -> float | None:
+    """Return the published accuracy of a method under a protocol, in percent; None if there is none."""
+    entry = PUBLISHED.get((data, method))
+    if entry is None or ipc not in _IPCS or entry.under != under:
         return None
-    return found.accuracies[_IPCS.index(ipc)]
+    return entry.accuracies[_IPCS.index(ipc)]
 
 
-def figure_kind(evaluation: Evaluation, own: Evaluation | None = None) -> Under | None:
-    """Return which published figures are comparable with what a protocol gives; None for none.
+def comparable_kind(protocol: TrainingProtocol, own: TrainingProtocol | None = None) -> PublishedProtocol | None:
+    """Return the kind of published accuracies that are comparable with a protocol; None if none are.
 
     Args:
-        evaluation: The protocol. How many networks it trains does not count, and neither do its labels, which are the
-            method's own affair as long as an ordinary network trains on them.
-        own: Protocol of the method.
+        protocol: Evaluation protocol. The number of networks and the kind of labels do not affect comparability.
+        own: Protocol of the method that made the evaluated set; None for no method.
     """
-    exact = Evaluation.published(evaluation.augmentation)
-    if dataclasses.replace(evaluation, networks=exact.networks, labels=exact.labels) == exact:
-        return "augmented" if evaluation.augmentation else "plain"
-    # The figures of kernel methods are those of finite networks, and no kernel machine's.
+    common = TrainingProtocol.published(protocol.augmentation)
+    if dataclasses.replace(protocol, networks=common.networks, labels=common.labels) == common:
+        return "augmented" if protocol.augmentation else "plain"
+    # Published accuracies of kernel methods are those of finite networks, not of kernel ridge regression.
     if own is None or own.learner == "kernel":
         return None
-    return "own" if dataclasses.replace(evaluation, networks=own.networks) == own else None
+    return "own" if dataclasses.replace(protocol, networks=own.networks) == own else None

@@ -1,4 +1,4 @@
-"""The tables of the survey: their sets, the baselines beside them, and the rows that come out; all of it in units."""
+"""Benchmark tables of the survey: distilled sets, baselines and their accuracies, computed as work units."""
 
 from __future__ import annotations
 
@@ -12,91 +12,105 @@ from typing import Any, NamedTuple, final
 from ddsdk.artefact import Distilled
 from ddsdk.baselines import BASELINES
 from ddsdk.data import RealData
-from ddsdk.experiments.columns import COLUMNS, Column, Judging, own_protocol, wants_centred
 from ddsdk.experiments.executors import Executor
-from ddsdk.experiments.kinds import Entry, Place, Task, accuracy_of, compute_in, here, set_of
-from ddsdk.experiments.published import PUBLISHED, TRANSFER, figure_kind, published
-from ddsdk.experiments.worker import UNIT_ERRORS, Done
+from ddsdk.experiments.protocol_columns import (
+    COLUMNS,
+    EvaluationCost,
+    ProtocolColumn,
+    needs_centred_labels,
+    own_protocol,
+)
+from ddsdk.experiments.published import PUBLISHED, TRANSFER, comparable_kind, published
+from ddsdk.experiments.units import (
+    TableEntry,
+    UnitFactory,
+    WorkerContext,
+    accuracy_of,
+    compute_in,
+    package_versions,
+    set_of,
+)
+from ddsdk.experiments.worker import UNIT_ERRORS, FinishedUnit
 from ddsdk.foundation import ArtifactError, Store, Unit, canonical_json, read_json, strict_json
-from ddsdk.planning import made_of
+from ddsdk.planning import method_from_parameters
 from ddsdk.recipes import IterativeRecipe
 from ddsdk.running import Run
-from ddsdk.training import Evaluation
+from ddsdk.training import TrainingProtocol
 
-_TAUGHT = frozenset(("sre2l", "rded"))
-"""Methods whose labels come from networks that were trained on the real data."""
+_TEACHER_LABELS = frozenset(("sre2l", "rded"))
+"""Methods with soft labels of a teacher that was trained on the real data."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """Accuracies of networks that were trained on some sets under one protocol.
+class ProtocolAccuracies:
+    """Test accuracies of networks that were trained on distilled sets under one protocol.
 
     Attributes:
-        accuracies: One row for each set, one entry for each network, in 0..1.
+        accuracies: Accuracies in 0..1, with a row for each set and an entry for each network.
     """
 
     accuracies: tuple[tuple[float, ...], ...]
 
     @property
     def mean(self) -> float:
-        """Mean over sets of the mean over networks."""
+        """Mean over sets of the mean accuracy over networks."""
         return statistics.fmean(map(statistics.fmean, self.accuracies))
 
     @property
     def over_networks(self) -> float | None:
-        """Sample standard deviation over the networks of a set, as a root mean square over sets; None for one."""
-        spreads = [statistics.variance(row) for row in self.accuracies if len(row) > 1]
-        return statistics.fmean(spreads) ** 0.5 if spreads else None
+        """Sample standard deviation over the networks of a set, root mean square over sets; None for one network."""
+        variances = [statistics.variance(row) for row in self.accuracies if len(row) > 1]
+        return statistics.fmean(variances) ** 0.5 if variances else None
 
     @property
     def over_sets(self) -> float | None:
-        """Sample standard deviation over sets of the mean over networks; None for one set."""
+        """Sample standard deviation over sets of the mean accuracy over networks; None for one set."""
         means = [statistics.fmean(row) for row in self.accuracies]
         return statistics.stdev(means) if len(means) > 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
-    """Result of one protocol.
+class ProtocolResult:
+    """Accuracies of a method and of the baselines under one protocol.
 
     Attributes:
-        column: Name of the column.
-        evaluation: Protocol as plain values.
-        network: Network with its options.
-        own: Accuracies of the sets; None where there are none.
-        baselines: Accuracies of real images that take as many floats, under the same protocol, by name of the baseline.
-        published: Accuracy in percent that was published for this; None where nothing comparable was.
-        source: Source of that.
+        column: Name of the column of the table.
+        protocol: Training protocol as plain values.
+        network: Evaluation network with its options, as text.
+        own: Accuracies of the distilled sets; None if there are none yet.
+        baselines: Accuracies of baselines with an equal storage budget under the same protocol, by name.
+        published: Published accuracy in percent; None without a comparable one.
+        source: Paper or repository of the published accuracy; empty without one.
     """
 
     column: str
-    evaluation: dict[str, Any]
+    protocol: dict[str, Any]
     network: str
-    own: Measured | None
-    baselines: dict[str, Measured]
+    own: ProtocolAccuracies | None
+    baselines: dict[str, ProtocolAccuracies]
     published: float | None = None
     source: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableRow:
-    """One method at one number of images per class.
+    """Row of a table: one method at one number of images per class.
 
     Attributes:
-        data: Name of the data.
-        ipc: Images per class that the method was asked for.
-        method: Name of the method.
-        parameters: Settings of the method.
-        student: Network of its students, with options.
-        sets: Content ids of the sets.
-        images: Images of a set.
-        floats: Floats that a set stores, labels and rates included.
-        labels: Kind of the labels: hard, soft or scores.
-        learned_lr: Whether a learning rate comes with the set.
-        teacher: Whether labels come from networks that were trained on the real data.
-        seconds: Wall-clock time of each set, the networks that it needs included; None where it is unknown.
-        cells: Results by column.
-        note: Errors; empty where there are none.
+        data: Name of the data set.
+        ipc: Images per class, the parameter of the method.
+        method: Name of the method, a key of `ddsdk.planning.METHODS`.
+        parameters: Parameters of the method, by name.
+        student: Student network with its options, as plain values.
+        sets: Content ids of the distilled sets.
+        images: Number of images of a distilled set.
+        floats: Number of stored floats of a distilled set, labels and learning rates included.
+        labels: Kind of the labels: ``"hard"``, ``"soft"`` or ``"scores"``.
+        learned_lr: Whether the set includes a learned learning rate.
+        teacher: Whether the labels come from a teacher that was trained on the real data.
+        seconds: Wall-clock seconds of each set, training of experts or teachers included; None if unknown.
+        cells: Results in the order of the columns.
+        note: Error messages of failed units; empty without failures.
     """
 
     data: str
@@ -111,81 +125,89 @@ class TableRow:
     learned_lr: bool = False
     teacher: bool = False
     seconds: tuple[float | None, ...] = ()
-    cells: tuple[Cell, ...] = ()
+    cells: tuple[ProtocolResult, ...] = ()
     note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A measured table; table.json holds its fields.
+    """Measured table, the content of table.json.
 
     Attributes:
-        table: A key of `COLUMNS`.
+        table: Name of the table, a key of `ddsdk.experiments.protocol_columns.COLUMNS`.
         rows: Rows in the order of the methods.
-        whole: Accuracies of networks that are trained on all of the training data; None where there are none.
-        machine: Versions and device, JSON values.
+        whole: Accuracies of networks trained on the full training set; None without them.
+        machine: Versions, device and processors of the measurement, as JSON values.
     """
 
     table: str
     rows: tuple[TableRow, ...]
-    whole: Measured | None = None
+    whole: ProtocolAccuracies | None = None
     machine: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def read_table(path: Path) -> Table:
-    """Return the table in a table.json.
-
-    Raises:
-        ArtifactError: ``"table"``, if the file holds none.
-    """
+    """Return the table in a file table.json of `ddsdk bench`. Another file is an `ArtifactError` ``"table"``."""
     return read_json(path.read_bytes(), Table, "table", f"{str(path)!r} must hold a table")
 
 
-class Wave(NamedTuple):
-    """Progress of a table.
+class TableProgress(NamedTuple):
+    """Progress of the computation of a table.
 
     Attributes:
-        name: Kind of the work: networks, sets or judging.
-        done: Finished units of it.
-        total: Number of its units.
-        last: Unit that has just been finished; None at the start of a wave.
+        name: Stage of the computation: ``"networks"``, ``"sets"`` or ``"judging"``.
+        done: Number of finished units of this stage.
+        total: Number of all units of this stage.
+        last: Unit that was finished last; None at the start of a stage.
     """
 
     name: str
     done: int
     total: int
-    last: Done | None = None
+    last: FinishedUnit | None = None
 
 
 @final
 class TableRun:
-    """One table: methods, times numbers of images, times sets, times protocols, times networks.
+    """Computation of one table: all distilled sets of all methods, evaluated under all protocols.
 
     Args:
-        table: A key of `COLUMNS`.
-        entries: Methods with their settings, ipc among them.
-        task: Settings of the units.
-        train: Training data.
-        store: Folder of the units, the lengths that a budget buys among them.
+        table: Name of the table, a key of `ddsdk.experiments.protocol_columns.COLUMNS`.
+        entries: Methods with their settings, `ipc` included.
+        task: Factory of the work units.
+        train: Training data of all methods.
+        store: Folder of the store of work units.
         place: Data folder and device of this process.
-        sets: Distilled sets of each method.
-        judging: Cost of a judgement.
-        budget: Seconds of a set, networks that it needs included; None leaves methods as they are.
-        baselines: Names of baselines that choose real images, as many as take the floats of a set.
-        whole: Epochs of networks on all of the training data, which fair scores want; 0 for none.
+        sets: Number of distilled sets of each method, with different seeds.
+        judging: Limits on the cost of each evaluation.
+        budget: Time budget of a distilled set in seconds, training of experts or teachers included; None for the
+            methods' own numbers of steps.
+        baselines: Names of baselines with an equal storage budget, keys of `ddsdk.baselines.BASELINES`.
+        whole: Number of epochs of networks on the full training set, for the table ``fair-scores``; 0 for no such
+            networks.
+
+    Example:
+        >>> import ddsdk
+        >>> real, cost = ddsdk.load("digits"), EvaluationCost(networks=1, epochs=1, width=4)
+        >>> entry = TableEntry("random", ddsdk.BASELINES["random"](ipc=1), "convnet", {})
+        >>> factory = UnitFactory(data={"data": "digits"}, fingerprint=real.fingerprint)
+        >>> options = {"sets": 1, "judging": cost, "budget": None, "baselines": (), "whole": 0}
+        >>> run = TableRun("survey-1", [entry], factory, real, Path("store"), place=WorkerContext(), **options)
+        >>> [progress.name for progress in run.run(ddsdk.experiments.InProcess()) if progress.last is not None]
+        ['sets', 'judging']
     """
 
     def __init__(
         self,
         table: str,
-        entries: Sequence[Entry],
-        task: Task,
+        entries: Sequence[TableEntry],
+        task: UnitFactory,
         train: RealData,
         store: Path,
         *,
-        place: Place,
+        place: WorkerContext,
         sets: int,
-        judging: Judging,
+        judging: EvaluationCost,
         budget: float | None,
         baselines: Sequence[str],
         whole: int,
@@ -195,20 +217,20 @@ class TableRun:
         self._entries, self._task, self._train, self._place = list(entries), task, train, place
         self._sets, self._judging, self._budget, self._whole = sets, judging, budget, whole
         self._baselines = list(baselines)
-        self._made: dict[int, list[Unit]] = {}
-        self._needed: dict[tuple[int, int], list[Unit]] = {}
+        self._set_units: dict[int, list[Unit]] = {}
+        self._network_units: dict[tuple[int, int], list[Unit]] = {}
 
-    def run(self, executor: Executor) -> Iterator[Wave]:
-        """Do what is missing, one wave after another, and give the progress after each unit."""
-        yield from self._wave("networks", self._networks(), executor)
-        yield from self._wave("sets", self._distil(), executor)
-        yield from self._wave("judging", self._judge(), executor)
+    def run(self, executor: Executor) -> Iterator[TableProgress]:
+        """Yield the progress of the missing units: experts and teachers first, then sets, then evaluations."""
+        yield from self._stage("networks", self._networks(), executor)
+        yield from self._stage("sets", self._distil(), executor)
+        yield from self._stage("judging", self._judge(), executor)
 
-    def _wave(self, name: str, units: list[Unit], executor: Executor) -> Iterator[Wave]:
+    def _stage(self, name: str, units: list[Unit], executor: Executor) -> Iterator[TableProgress]:
         units = list({unit.id: unit for unit in units}.values())
-        yield Wave(name, 0, len(units))
-        for i, done in enumerate(executor.run(self.store, units, compute_in(self._place)), 1):
-            yield Wave(name, i, len(units), done)
+        yield TableProgress(name, 0, len(units))
+        for i, finished in enumerate(executor.run(self.store, units, compute_in(self._place)), 1):
+            yield TableProgress(name, i, len(units), finished)
 
     def _networks(self) -> list[Unit]:
         for i, entry in enumerate(self._entries):
@@ -217,10 +239,10 @@ class TableRun:
                 try:
                     runs = Run(entry.method, self._train, make_student=make, seed=self._task.seed + s).runs
                 except UNIT_ERRORS:
-                    # The unit of the set will meet the same error, which then costs its row and not the table.
+                    # The unit of the set fails with the same error, which then affects only its row of the table.
                     runs = None
-                self._needed[i, s] = [] if runs is None else self._task.networks(entry, s, len(runs))
-        return [unit for units in self._needed.values() for unit in units]
+                self._network_units[i, s] = [] if runs is None else self._task.networks(entry, s, len(runs))
+        return [unit for units in self._network_units.values() for unit in units]
 
     def _distil(self) -> list[Unit]:
         for i, entry in enumerate(self._entries):
@@ -229,17 +251,20 @@ class TableRun:
             except ArtifactError:
                 raise
             except UNIT_ERRORS:
-                fitted = entry  # as above: its own unit says what is wrong
-            self._made[i] = [
-                self._task.distil(fitted, s, tuple(unit.id for unit in self._needed[i, s])) for s in range(self._sets)
+                fitted = entry  # as above: the unit of the set fails with the same error
+            self._set_units[i] = [
+                self._task.distil(fitted, s, tuple(unit.id for unit in self._network_units[i, s]))
+                for s in range(self._sets)
             ]
-        return [unit for units in self._made.values() for unit in units]
+        return [unit for units in self._set_units.values() for unit in units]
 
-    def _fitted(self, entry: Entry) -> Entry:
-        """Return a method with as many steps as the budget pays for on this machine.
+    def _fitted(self, entry: TableEntry) -> TableEntry:
+        """Return a method with the number of steps that fits the time budget on this machine.
 
-        A trial takes a few steps once, and the store keeps the length, so that a table that is stopped goes on with the
-        same sets.
+        The number is measured once and stored, so that a stopped table continues with the same sets.
+
+        Raises:
+            ArtifactError: If the stored parameters are not those of the method.
         """
         if self._budget is None or not isinstance(entry.method, IterativeRecipe):
             return entry
@@ -249,122 +274,128 @@ class TableRun:
             run = Run(entry.method, self._train, make_student=entry.factory(self._train), seed=seed)
             run.fit(budget)
             fitted = run.method
-            assert isinstance(fitted, IterativeRecipe)  # of the kind that it was
+            assert isinstance(fitted, IterativeRecipe)  # fitting does not change the class
             return canonical_json(dataclasses.asdict(fitted))
 
-        about = {"budget": budget, "seed": seed, "data": self._train.fingerprint, "versions": here()}
-        result, _ = self.store.once(Unit("length", {**entry.to_dict(), **about}), fit)
+        conditions = {"budget": budget, "seed": seed, "data": self._train.fingerprint, "versions": package_versions()}
+        result, _ = self.store.get_or_compute(Unit("length", {**entry.to_dict(), **conditions}), fit)
         try:
-            return entry._replace(method=made_of(entry.name, strict_json(result)))
+            return entry._replace(method=method_from_parameters(entry.name, strict_json(result)))
         except ValueError as error:
             raise ArtifactError("length", f"the store must hold a length of {entry.name}, got: {error}") from None
 
     def _judge(self) -> list[Unit]:
-        found: list[Unit] = []
+        units: list[Unit] = []
         for i in range(len(self._entries)):
-            for distilled, unit in self._there(i):
+            for distilled, unit in self._distilled_sets(i):
                 for column in COLUMNS[self.table](distilled, self._judging):
-                    found += self._trained(column.evaluation, unit)
+                    units += self._evaluation_units(column.protocol, unit)
                     for name in self._baselines:
-                        found += self._rival(name, distilled, column.evaluation, unit)
-        return [*found, *self._on_all()]
+                        units += self._baseline_units(name, distilled, column.protocol, unit)
+        return [*units, *self._full_data_units()]
 
-    def _there(self, i: int) -> list[tuple[Distilled, Unit]]:
-        """Return the sets of a method that could be made."""
-        results = [(self.store.read(unit.id), unit) for unit in self._made.get(i, ())]
+    def _distilled_sets(self, i: int) -> list[tuple[Distilled, Unit]]:
+        """Return the finished distilled sets of method number i with their units."""
+        results = [(self.store.read(unit.id), unit) for unit in self._set_units.get(i, ())]
         return [(set_of(result, self._seconds(unit)), unit) for result, unit in results if result is not None]
 
-    def _trained(self, evaluation: Evaluation, of: Unit, *, centred: bool = False) -> list[Unit]:
-        count = 1 if evaluation.learner == "kernel" else evaluation.networks
-        return [self._task.judge(evaluation, n, of.id, centred=centred) for n in range(count)]
+    def _evaluation_units(self, protocol: TrainingProtocol, of: Unit, *, centred: bool = False) -> list[Unit]:
+        count = 1 if protocol.learner == "kernel" else protocol.networks
+        return [self._task.judge(protocol, n, of.id, centred=centred) for n in range(count)]
 
-    def _rival(self, name: str, distilled: Distilled, evaluation: Evaluation, of: Unit) -> list[Unit]:
-        """Return the choice of real images that take as many floats as a set, and their judges under its protocol."""
+    def _baseline_units(self, name: str, distilled: Distilled, protocol: TrainingProtocol, of: Unit) -> list[Unit]:
+        """Return the units of a baseline with the storage budget of a set: first its selection, then its evaluation."""
         ipc = min(distilled.stored_ipc, *self._train.class_sizes)
-        method = BASELINES[name](ipc=ipc, augmentation=evaluation.augmentation)
-        # The order of a set is a part of what was learned; that of real images tells their classes. A class for each
-        # image is what they store: several methods share what is trained on that.
-        labels = evaluation.labels if evaluation.labels == "probabilities" else "stored"
-        shuffled = dataclasses.replace(evaluation, order="shuffled", labels=labels)
-        choice = self._task.distil(Entry(name, method, "convnet", {}), int(of.key[0]))
-        return [choice, *self._trained(shuffled, choice, centred=wants_centred(distilled, evaluation))]
+        method = BASELINES[name](ipc=ipc, augmentation=protocol.augmentation)
+        # The stored order of a distilled set is learned; a baseline is sorted by class and has to be shuffled. Its
+        # labels are hard in every protocol but "probabilities", so that several methods share the same units.
+        labels = protocol.labels if protocol.labels == "probabilities" else "stored"
+        shuffled = dataclasses.replace(protocol, order="shuffled", labels=labels)
+        selection = self._task.distil(TableEntry(name, method, "convnet", {}), int(of.key[0]))
+        centred = needs_centred_labels(distilled, protocol)
+        return [selection, *self._evaluation_units(shuffled, selection, centred=centred)]
 
-    def _on_all(self) -> list[Unit]:
+    def _full_data_units(self) -> list[Unit]:
         if not self._whole:
             return []
-        evaluation = self._judging.of(Evaluation.published().changed(epochs=self._whole))
-        return [self._task.judge(evaluation, n, None) for n in range(evaluation.networks)]
+        protocol = self._judging.of(TrainingProtocol.published().changed(epochs=self._whole))
+        return [self._task.judge(protocol, n, None) for n in range(protocol.networks)]
 
     def measured(self, machine: dict[str, Any]) -> Table:
-        """Return the table of what is there by now, with the versions and device that it shall name."""
+        """Return the table of all finished units.
+
+        Args:
+            machine: Versions, device and processors of the measurement, as JSON values.
+        """
         rows = tuple(self._row(i, entry) for i, entry in enumerate(self._entries))
-        return Table(table=self.table, rows=rows, whole=self._measured([self._on_all()]), machine=machine)
+        whole = self._accuracies([self._full_data_units()])
+        return Table(table=self.table, rows=rows, whole=whole, machine=machine)
 
     def sets(self) -> dict[str, Distilled]:
-        """Return the sets that could be made, by a name for each."""
+        """Return the finished distilled sets by name: method, images per class and number of the set."""
         return {
             f"{entry.name}-{entry.method.ipc}-{unit.key[0]}": distilled
             for i, entry in enumerate(self._entries)
-            for distilled, unit in self._there(i)
+            for distilled, unit in self._distilled_sets(i)
         }
 
-    def _row(self, i: int, entry: Entry) -> TableRow:
-        told = entry.to_dict()
-        units = [of for unit in self._made.get(i, ()) for of in (unit.id, *unit.needs)]
-        failures = dict.fromkeys(f for f in map(self.store.failure, units) if f is not None)
+    def _row(self, i: int, entry: TableEntry) -> TableRow:
+        values = entry.to_dict()
+        unit_ids = [unit_id for unit in self._set_units.get(i, ()) for unit_id in (unit.id, *unit.needs)]
+        failures = dict.fromkeys(f for f in map(self.store.failure, unit_ids) if f is not None)
         row = TableRow(
             data=self._train.name,
             ipc=entry.method.ipc,
             method=entry.name,
-            parameters=told["parameters"],
-            student=told["student"],
+            parameters=values["parameters"],
+            student=values["student"],
             note="; ".join(f"{f.error}: {f.message}" for f in failures),
         )
-        there = self._there(i)
-        if not there:
+        sets = self._distilled_sets(i)
+        if not sets:
             return row
-        first = there[0][0]
+        first = sets[0][0]
         return dataclasses.replace(
             row,
-            sets=tuple(distilled.content_id for distilled, _ in there),
+            sets=tuple(distilled.content_id for distilled, _ in sets),
             images=len(first),
             floats=first.manifest.storage.floats,
             labels="scores" if first.label_space == "scores" else first.manifest.storage.labels,
             learned_lr=first.learned_lr is not None,
-            teacher=entry.name in _TAUGHT,
-            seconds=tuple(self._seconds(unit) for _, unit in there),
-            cells=tuple(self._cell(entry, column, there) for column in COLUMNS[self.table](first, self._judging)),
+            teacher=entry.name in _TEACHER_LABELS,
+            seconds=tuple(self._seconds(unit) for _, unit in sets),
+            cells=tuple(self._cell(entry, column, sets) for column in COLUMNS[self.table](first, self._judging)),
         )
 
-    def _cell(self, entry: Entry, column: Column, there: list[tuple[Distilled, Unit]]) -> Cell:
-        evaluation, name, ipc = column.evaluation, self._train.name, entry.method.ipc
-        rivals = {
-            rival: self._measured([self._rival(rival, d, evaluation, u)[1:] for d, u in there])
-            for rival in self._baselines
+    def _cell(self, entry: TableEntry, column: ProtocolColumn, sets: list[tuple[Distilled, Unit]]) -> ProtocolResult:
+        protocol, name, ipc = column.protocol, self._train.name, entry.method.ipc
+        baselines = {
+            baseline: self._accuracies([self._baseline_units(baseline, d, protocol, u)[1:] for d, u in sets])
+            for baseline in self._baselines
         }
-        kind = figure_kind(evaluation, own_protocol(there[0][0]))
-        figure = None if kind is None else published(name, entry.name, ipc, kind)
-        source = PUBLISHED[name, entry.name].source if figure is not None else ""
+        kind = comparable_kind(protocol, own_protocol(sets[0][0]))
+        published_accuracy = None if kind is None else published(name, entry.name, ipc, kind)
+        source = PUBLISHED[name, entry.name].source if published_accuracy is not None else ""
         if self.table == "cross-architecture":
-            figure = TRANSFER.get((name, entry.name, ipc), {}).get(column.name)
-        return Cell(
+            published_accuracy = TRANSFER.get((name, entry.name, ipc), {}).get(column.name)
+        return ProtocolResult(
             column=column.name,
-            evaluation=evaluation.to_dict(),
-            network=evaluation.network_label,
-            own=self._measured([self._trained(evaluation, unit) for _, unit in there]),
-            baselines={rival: found for rival, found in rivals.items() if found is not None},
-            published=figure,
+            protocol=protocol.to_dict(),
+            network=protocol.network_label,
+            own=self._accuracies([self._evaluation_units(protocol, unit) for _, unit in sets]),
+            baselines={name: accuracies for name, accuracies in baselines.items() if accuracies is not None},
+            published=published_accuracy,
             source=source,
         )
 
-    def _measured(self, sets: list[list[Unit]]) -> Measured | None:
-        """Return the accuracies of what is there, for sets that have any."""
-        results = [[self.store.read(unit.id) for unit in units] for units in sets]
-        found = [tuple(accuracy_of(result) for result in row if result is not None) for row in results]
-        return Measured(accuracies=tuple(filter(None, found))) if any(found) else None
+    def _accuracies(self, units: list[list[Unit]]) -> ProtocolAccuracies | None:
+        """Return the accuracies of the finished units, with a row for each set; None without any."""
+        results = [[self.store.read(unit.id) for unit in row] for row in units]
+        accuracies = [tuple(accuracy_of(result) for result in row if result is not None) for row in results]
+        return ProtocolAccuracies(accuracies=tuple(filter(None, accuracies))) if any(accuracies) else None
 
     def _seconds(self, unit: Unit) -> float | None:
-        """Return what a set took, its networks included; None where nobody knows."""
-        took = [self.store.timing(of) for of in (unit.id, *unit.needs)]
-        known = [timing.seconds for timing in took if timing is not None]
-        return round(sum(known), 1) if len(known) == len(took) else None
+        """Return the seconds of a distilled set, its experts or teachers included; None if one of them is unknown."""
+        timings = [self.store.timing(unit_id) for unit_id in (unit.id, *unit.needs)]
+        seconds = [timing.seconds for timing in timings if timing is not None]
+        return round(sum(seconds), 1) if len(seconds) == len(timings) else None

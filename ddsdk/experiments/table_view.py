@@ -1,4 +1,4 @@
-"""A table as markdown, as JSON, and as one HTML page with contact sheets and a chart; scores as markdown."""
+"""Benchmark tables as markdown and as an HTML page with a chart and distilled images; score tables as markdown."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 
 from ddsdk.artefact import Distilled, page_template, sheet_png
 from ddsdk.baselines import BASELINES
-from ddsdk.experiments.columns import NO_AUGMENTATION
-from ddsdk.experiments.fair import (
+from ddsdk.experiments.dd_ranking import (
     augmentation_robust_score,
     hard_label_recovery,
     improvement_over_random,
     label_robust_score,
 )
-from ddsdk.experiments.pages import markdown_table, mean_text
-from ddsdk.experiments.published import figure_kind, published
-from ddsdk.experiments.table import Cell, Measured, Table, TableRow
+from ddsdk.experiments.protocol_columns import NO_AUGMENTATION
+from ddsdk.experiments.published import comparable_kind, published
+from ddsdk.experiments.rendering import markdown_table, mean_text
+from ddsdk.experiments.table import ProtocolAccuracies, ProtocolResult, Table, TableRow
 from ddsdk.foundation import clean, escape_markdown
-from ddsdk.training import Evaluation
+from ddsdk.training import TrainingProtocol
 
 _NONE = "–"
 _SCORE_COLUMNS = (
@@ -29,8 +29,15 @@ _SCORE_COLUMNS = (
 )
 
 
-class FairScores(NamedTuple):
-    """The scores of `ddsdk.experiments.fair`; None where something that they need is not there."""
+class DDRankingScores(NamedTuple):
+    """Scores of `ddsdk.experiments.dd_ranking`; None for a score with a missing accuracy.
+
+    Attributes:
+        recovery: Hard-label recovery (HLR), lower is better.
+        improvement: Improvement over random images (IOR), higher is better.
+        lrs: Label-robust score (LRS) in 0..1, higher is better.
+        ars: Augmentation-robust score (ARS) in 0..1, higher is better.
+    """
 
     recovery: float | None
     improvement: float | None
@@ -38,61 +45,76 @@ class FairScores(NamedTuple):
     ars: float | None
 
 
-def fair_scores(row: TableRow, whole: Measured | None, rival: str = "random") -> FairScores:
-    """Return the fair scores of a row of the table ``fair-scores``.
+def dd_ranking_scores(row: TableRow, whole: ProtocolAccuracies | None, baseline: str = "random") -> DDRankingScores:
+    """Return the DD-Ranking scores of a row of the table ``fair-scores``.
 
     Args:
-        row: Row with the columns of that table.
-        whole: Accuracies of networks that are trained on all of the data; None leaves out what needs it.
-        rival: Baseline that counts as random.
+        row: Row of the table ``fair-scores``.
+        whole: Accuracies of networks trained on the full training set; None leaves out HLR and LRS.
+        baseline: Name of the baseline of random images.
     """
     cells = {cell.column: cell for cell in row.cells}
     hard, own = cells.get("hard labels"), cells.get("own")
-    bare = cells.get(NO_AUGMENTATION, own)
+    without_augmentation = cells.get(NO_AUGMENTATION, own)
     recovery = None
     if whole is not None and hard is not None and hard.own is not None:
         recovery = hard_label_recovery(whole.mean, hard.own.mean)
-    first, second = _gain(own, rival), _gain(bare, rival)
-    return FairScores(
+    improvement, plain = _improvement(own, baseline), _improvement(without_augmentation, baseline)
+    return DDRankingScores(
         recovery,
-        first,
-        None if recovery is None or first is None else label_robust_score(recovery, first),
-        None if first is None or second is None else augmentation_robust_score(first, second),
+        improvement,
+        None if recovery is None or improvement is None else label_robust_score(recovery, improvement),
+        None if improvement is None or plain is None else augmentation_robust_score(improvement, plain),
     )
 
 
-def _gain(cell: Cell | None, rival: str) -> float | None:
-    if cell is None or cell.own is None or rival not in cell.baselines:
+def _improvement(cell: ProtocolResult | None, baseline: str) -> float | None:
+    if cell is None or cell.own is None or baseline not in cell.baselines:
         return None
-    return improvement_over_random(cell.own.mean, cell.baselines[rival].mean)
+    return improvement_over_random(cell.own.mean, cell.baselines[baseline].mean)
 
 
-class Grid(NamedTuple):
-    """Heads of columns, and words in rows."""
+class TextTable(NamedTuple):
+    """Table of text cells.
+
+    Attributes:
+        columns: Heads of the columns, from left to right.
+        rows: Rows with a cell for each column.
+    """
 
     columns: list[str]
     rows: list[list[str]]
 
 
-def _grids(table: Table) -> list[Grid]:
-    """Return a table as grids.
+def _text_tables(table: Table) -> list[TextTable]:
+    """Return a table as text cells.
 
-    Tables of one or two protocols have a line for each protocol, with the baselines beside it; those of many have a
-    line for each method, with a column for each protocol.
+    ``survey-1`` and ``fair-scores`` have a row for each method and protocol and a column for each baseline. Tables of
+    many protocols have a row for each method or baseline and a column for each protocol.
     """
     if table.table not in ("survey-1", "fair-scores"):
         return [_by_method(table.rows)]
-    return [_by_protocol(table.rows), *([_scores(table)] if table.table == "fair-scores" else [])]
+    return [_by_protocol(table.rows), *([_score_rows(table)] if table.table == "fair-scores" else [])]
 
 
 def table_markdown(table: Table) -> str:
-    """Return a table in markdown, with a line for each error."""
+    """Return a table as markdown, with a line for each error.
+
+    Args:
+        table: Measured table, such as the result of `read_table`.
+
+    Example:
+        >>> from ddsdk.experiments.table import Table, TableRow
+        >>> row = TableRow(data="digits", ipc=1, method="dm", parameters={}, student={})
+        >>> table_markdown(Table(table="survey-1", rows=(row,))).startswith("| data | ipc | method |")
+        True
+    """
     parts = []
-    for grid in _grids(table):
-        heads, *rows = ([escape_markdown(cell) for cell in line] for line in (grid.columns, *grid.rows))
+    for text in _text_tables(table):
+        heads, *rows = ([escape_markdown(cell) for cell in line] for line in (text.columns, *text.rows))
         parts.append(markdown_table(heads, rows))
     if table.whole is not None:
-        parts.append(f"Trained on all of the training data: {_number(table.whole)} %.\n")
+        parts.append(f"Trained on all of the training data: {_percent(table.whole)} %.\n")
     notes = [f"- {escape_markdown(note, 400)}" for note in _notes(table)]
     return "\n".join([*parts, *(["\n".join(notes) + "\n"] if notes else [])])
 
@@ -101,154 +123,158 @@ def _notes(table: Table) -> list[str]:
     return [f"{row.method}, ipc {row.ipc}: {row.note}" for row in table.rows if row.note]
 
 
-def _by_protocol(rows: Sequence[TableRow]) -> Grid:
-    rivals = list(dict.fromkeys(name for row in rows for cell in row.cells for name in cell.baselines))
-    columns = ["data", "ipc", "method", "judged by", "accuracy, %", "published, %", *[f"{r}, %" for r in rivals]]
+def _by_protocol(rows: Sequence[TableRow]) -> TextTable:
+    baselines = list(dict.fromkeys(name for row in rows for cell in row.cells for name in cell.baselines))
+    columns = ["data", "ipc", "method", "judged by", "accuracy, %", "published, %", *[f"{b}, %" for b in baselines]]
     columns += ["labels", "augmentation", "learned lr", "floats", "distilled in"]
     lines = []
     for row in rows:
         for cell in row.cells:
-            beside = [_number(cell.baselines.get(rival)) for rival in rivals]
-            figures = [_number(cell.own), _NONE if cell.published is None else f"{cell.published}"]
-            lines.append([*_method(row), cell.column, *figures, *beside, *_facts(row, cell)])
+            baseline_accuracies = [_percent(cell.baselines.get(baseline)) for baseline in baselines]
+            accuracies = [_percent(cell.own), _NONE if cell.published is None else f"{cell.published}"]
+            lines.append([*_method(row), cell.column, *accuracies, *baseline_accuracies, *_facts(row, cell)])
         if not row.cells:
             lines.append([*_method(row), *[_NONE] * (len(columns) - 3)])
-    return Grid(columns, lines)
+    return TextTable(columns, lines)
 
 
-def _by_method(rows: Sequence[TableRow]) -> Grid:
+def _by_method(rows: Sequence[TableRow]) -> TextTable:
     names = list(dict.fromkeys(cell.column for row in rows for cell in row.cells))
     lines = []
     for row in rows:
         cells = {cell.column: cell for cell in row.cells}
-        figures = {n: "" if cell.published is None else f" [{cell.published}]" for n, cell in cells.items()}
-        lines.append([*_method(row), *(_number(cells[n].own) + figures[n] if n in cells else _NONE for n in names)])
-        for rival in dict.fromkeys(r for cell in row.cells for r in cell.baselines):
-            beside = [_number(cells[n].baselines.get(rival)) if n in cells else _NONE for n in names]
-            lines.append([row.data, str(row.ipc), f"{rival}, for {row.method}", *beside])
-    return Grid(["data", "ipc", "trained on", *names], lines)
+        published_accuracies = {n: "" if c.published is None else f" [{c.published}]" for n, c in cells.items()}
+        accuracies = [_percent(cells[n].own) + published_accuracies[n] if n in cells else _NONE for n in names]
+        lines.append([*_method(row), *accuracies])
+        for baseline in dict.fromkeys(name for cell in row.cells for name in cell.baselines):
+            accuracies = [_percent(cells[n].baselines.get(baseline)) if n in cells else _NONE for n in names]
+            lines.append([row.data, str(row.ipc), f"{baseline}, for {row.method}", *accuracies])
+    return TextTable(["data", "ipc", "trained on", *names], lines)
 
 
-def _scores(table: Table) -> Grid:
+def _score_rows(table: Table) -> TextTable:
     columns = ["data", "ipc", "method", "hard-label recovery", "improvement over random", "LRS", "ARS"]
     lines = []
     for row in table.rows:
-        scores = fair_scores(row, table.whole)
+        scores = dd_ranking_scores(row, table.whole)
         lines.append([*_method(row), *(_NONE if value is None else f"{value:.3f}" for value in scores)])
-    return Grid(columns, lines)
+    return TextTable(columns, lines)
 
 
 def _method(row: TableRow) -> list[str]:
     return [row.data, str(row.ipc), row.method]
 
 
-def _number(measured: Measured | None) -> str:
-    """Return mean ± over networks, and ± over sets where there are several, in percent."""
-    if measured is None:
+def _percent(accuracies: ProtocolAccuracies | None) -> str:
+    """Return the mean in percent with the standard deviations over networks and over sets."""
+    if accuracies is None:
         return _NONE
-    spreads = (("networks", measured.over_networks), ("sets", measured.over_sets))
-    told = [f"± {100 * value:.1f} ({name})" for name, value in spreads if value is not None]
-    return " ".join([f"{100 * measured.mean:.1f}", *told])
+    deviations = (("networks", accuracies.over_networks), ("sets", accuracies.over_sets))
+    texts = [f"± {100 * value:.1f} ({name})" for name, value in deviations if value is not None]
+    return " ".join([f"{100 * accuracies.mean:.1f}", *texts])
 
 
-def _facts(row: TableRow, cell: Cell) -> list[str]:
-    known = [s for s in row.seconds if s is not None]
-    reading = cell.evaluation.get("labels", "stored")
-    kind = row.labels if reading == "stored" or row.labels == "hard" else f"{row.labels} as {reading}"
+def _facts(row: TableRow, cell: ProtocolResult) -> list[str]:
+    seconds = [s for s in row.seconds if s is not None]
+    labels = cell.protocol.get("labels", "stored")
+    kind = row.labels if labels == "stored" or row.labels == "hard" else f"{row.labels} as {labels}"
     return [
         f"{kind} of a teacher" if row.teacher else kind,
-        str(cell.evaluation["augmentation"]).replace("_", " ") or "none",
+        str(cell.protocol["augmentation"]).replace("_", " ") or "none",
         "yes" if row.learned_lr else "no",
         str(row.floats),
-        f"{sum(known) / len(known):.0f} s" if known else _NONE,
+        f"{sum(seconds) / len(seconds):.0f} s" if seconds else _NONE,
     ]
 
 
 def table_html(title: str, table: Table, sets: Mapping[str, Distilled]) -> str:
-    """Return a table as one HTML page that needs no other file and runs no script.
+    """Return a table as one self-contained HTML page without scripts.
 
     Args:
-        title: Title of the page.
-        table: The table.
-        sets: Sets by name, whose contact sheets the page shows.
+        title: Title of the page, as plain text.
+        table: Measured table, such as the result of `read_table`.
+        sets: Distilled sets by name; the page shows their images.
     """
     return page_template("table.html").render(
         title=clean(title),
         machine=[(clean(k), clean(str(v), 200)) for k, v in table.machine.items()],
         bars=[bar for row in table.rows for bar in _bars(row)],
         tables=[
-            {"head": grid.columns, "rows": [[clean(cell, 200) for cell in line] for line in grid.rows]}
-            for grid in _grids(table)
+            {"head": text.columns, "rows": [[clean(cell, 200) for cell in line] for line in text.rows]}
+            for text in _text_tables(table)
         ],
-        whole="" if table.whole is None else _number(table.whole),
+        whole="" if table.whole is None else _percent(table.whole),
         notes=[clean(note, 400) for note in _notes(table)],
-        sheets=[(clean(name, 80), base64.b64encode(sheet_png(each)).decode()) for name, each in sets.items()],
+        sheets=[(clean(name, 80), base64.b64encode(sheet_png(images)).decode()) for name, images in sets.items()],
     )
 
 
 def _bars(row: TableRow) -> list[dict[str, Any]]:
-    """Return a bar of the chart for each protocol, with marks for spread, baselines and the published figure."""
-    found = []
+    """Return a bar for each protocol, with standard deviation, baselines and published accuracy, in percent."""
+    bars = []
     for cell in row.cells:
         if cell.own is None:
             continue
-        spread = cell.own.over_sets or cell.own.over_networks or 0.0
-        rivals = [(clean(name, 30), 100 * m.mean) for name, m in cell.baselines.items()]
-        high = 100 * min(1.0, cell.own.mean + spread)
-        found.append(
+        deviation = cell.own.over_sets or cell.own.over_networks or 0.0
+        baselines = [(clean(name, 30), 100 * accuracies.mean) for name, accuracies in cell.baselines.items()]
+        high = 100 * min(1.0, cell.own.mean + deviation)
+        bars.append(
             {
                 "name": clean(f"{row.method}, ipc {row.ipc}: {cell.column}", 60),
                 "mean": 100 * cell.own.mean,
-                "low": 100 * max(0.0, cell.own.mean - spread),
+                "low": 100 * max(0.0, cell.own.mean - deviation),
                 "high": high,
-                "end": max([high, cell.published or 0.0, *(value for _, value in rivals)]),
-                "text": _number(cell.own),
+                "end": max([high, cell.published or 0.0, *(value for _, value in baselines)]),
+                "text": _percent(cell.own),
                 "published": cell.published,
-                "rivals": rivals,
+                "rivals": baselines,
             }
         )
-    return found
+    return bars
 
 
 def score_table(records: Sequence[dict[str, Any]], sets: Sequence[Distilled]) -> str:
-    """Return a markdown table of the scores of some sets and of all the baselines.
+    """Return a markdown table of the scores of distilled sets and baselines, with published accuracies.
 
-    The published figure stands beside a score only if that was measured under the published protocol.
+    A published accuracy is printed only for a score under the published protocol.
 
     Args:
-        records: Records of `ddsdk.judging.read_scores`. A record of a distilled set counts only if the set is among
-            `sets`; a record of a baseline always does.
-        sets: The sets.
+        records: Records of `ddsdk.judging.read_scores`, those of other distilled sets included.
+        sets: Distilled sets of the table. All baselines in `records` are also in the table.
+
+    Example:
+        >>> score_table([], [])[:33]
+        '| data | ipc | trained on | accur'
     """
-    wanted = {s.content_id for s in sets}
+    content_ids = {s.content_id for s in sets}
     rows = {}
     for record in records:
         score, conditions = record["score"], record["conditions"]
-        if conditions["set"] in wanted or score["name"] in BASELINES:
-            place = record["data"], record["ipc"], conditions["evaluation"]["augmentation"]
-            rows[tuple(_score_cells(record))] = *place, statistics.fmean(score["accuracies"])
+        if conditions["set"] in content_ids or score["name"] in BASELINES:
+            sort_key = record["data"], record["ipc"], conditions["protocol"]["augmentation"]
+            rows[tuple(_score_cells(record))] = *sort_key, statistics.fmean(score["accuracies"])
     ordered = sorted(rows, key=lambda row: rows[row])
     return markdown_table(_SCORE_COLUMNS, ordered)
 
 
 def _score_cells(record: dict[str, Any]) -> list[str]:
-    score, evaluation = record["score"], record["conditions"]["evaluation"]
+    score, protocol = record["score"], record["conditions"]["protocol"]
     accuracies = [100 * a for a in score["accuracies"]]
-    kind = figure_kind(Evaluation.from_dict(evaluation))
-    paper = None if kind is None else published(record["data"], score["name"], record["ipc"], kind)
-    trained = evaluation.get("learner", "network") == "network"
+    kind = comparable_kind(TrainingProtocol.from_dict(protocol))
+    published_accuracy = None if kind is None else published(record["data"], score["name"], record["ipc"], kind)
+    trained = protocol.get("learner", "network") == "network"
     seconds = record.get("distil_seconds")
     cells = (
         record["data"],
         record["ipc"],
         score["name"],
         mean_text(accuracies) + (f" ({len(accuracies)} networks)" if trained else ""),
-        _NONE if paper is None else paper,
+        _NONE if published_accuracy is None else published_accuracy,
         score["network"],
         score["protocol"],
         ", ".join(filter(None, (score.get("labels"), score.get("loss")))) or _NONE,
-        evaluation["epochs"] if trained else _NONE,
-        (evaluation["augmentation"].replace("_", " ") or "none") if trained else _NONE,
+        protocol["epochs"] if trained else _NONE,
+        (protocol["augmentation"].replace("_", " ") or "none") if trained else _NONE,
         score["stored_floats"],
         _NONE if seconds is None else f"{seconds:.0f} s",
     )

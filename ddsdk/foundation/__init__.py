@@ -1,4 +1,4 @@
-"""The ground floor: errors, keyed random generators, whole files, units of work, and text made harmless."""
+"""Shared basics of all rooms: errors, keyed random generators, atomic files, units of work, and safe text."""
 
 import lazy_loader
 

@@ -1,7 +1,7 @@
-"""The one way to write: atomic files, an exclusive folder lock, and JSON with one spelling.
+"""Atomic writes of files and folders, an exclusive lock of a folder, and canonical JSON.
 
-A file that appears under its name is complete; a write that fails leaves what stood there before.
-Nothing here needs torch or numpy.
+A file under its final name is always complete. After a failed write the earlier file is unchanged. This module
+does not import torch or numpy.
 """
 
 from __future__ import annotations
@@ -30,44 +30,53 @@ T = TypeVar("T")
 
 STALE_SECONDS = 3600.0
 _PREFIX, _SUFFIX = ".ddsdk-", ".tmp"
-_OURS = re.compile(r"\.ddsdk-[0-9a-f]{16}\.tmp")
+_TEMPORARY_NAME = re.compile(r"\.ddsdk-[0-9a-f]{16}\.tmp")
 _LOCK, _OWNER = ".ddsdk.lock", ".ddsdk.owner"
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file so that its name always leads to the whole old content or the whole new one.
+    """Write a file atomically: at any time a reader finds the complete old content or the complete new content.
 
-    The bytes go to a temporary file in the same folder, which is flushed to the disk before it takes the
-    name; then the folder is flushed. The mode of the file follows the umask. A symbolic link at `path` is
-    replaced and not followed, so that a link planted in a foreign folder cannot redirect a write.
+    The bytes are written to a temporary file in the same folder and flushed to the disk. The temporary file is then
+    renamed, and the folder is flushed. The mode of the file follows the umask. A symbolic link at `path` is
+    replaced and not followed, so that a link in an untrusted folder cannot redirect the write.
 
     Args:
-        path: File to write. Its folder must exist.
-        data: Whole content.
+        path: File to write, in an existing folder.
+        data: Complete content of the file.
 
     Raises:
-        StorageError: If the disk is full, the folder cannot be written, or `path` is a folder or a device.
-            The message gives the bytes needed, the bytes free, and what stands.
+        StorageError: If the disk is full, the folder is not writable, or `path` is a folder or a device.
+            The message gives the bytes needed, the bytes free, and the state of the old file.
+
+    Example:
+        >>> write_atomic("accuracies.json", readable_json({"dm": 0.5}))
+        >>> strict_json(Path("accuracies.json").read_bytes())
+        {'dm': 0.5}
     """
     path = Path(path)
     temporary = path.parent / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
     replaced = False
     try:
-        with contextlib.suppress(FileNotFoundError):
-            mode = path.lstat().st_mode
-            # A rename would replace a folder, pipe or device itself.
-            if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-                raise OSError(errno.EINVAL, "the target exists and is not a regular file")
+        _check_target(path)
         _write_new(temporary, data)
         os.replace(temporary, path)  # noqa: PTH105 - os.replace and os.fsync are where tests inject faults
         replaced = True
         _sync_folder(path.parent)
     except OSError as error:
-        raise _storage_error(path, len(data), error, replaced=replaced) from error
+        raise StorageError(_failed_write(path, len(data), error, replaced=replaced)) from error
     finally:
         if not replaced:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def _check_target(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        # A rename would replace the folder, pipe or device itself.
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            raise OSError(errno.EINVAL, "the target exists and is not a regular file")
 
 
 def _write_new(path: Path, data: bytes) -> None:
@@ -83,7 +92,7 @@ def _write_new(path: Path, data: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # a folder has no handle to flush there
+    if os.name == "nt":  # Windows cannot open a folder to flush it
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -92,35 +101,40 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _storage_error(path: Path, needed: int, error: OSError, *, replaced: bool) -> StorageError:
+def _failed_write(path: Path, needed: int, error: OSError, *, replaced: bool) -> str:
     try:
         free = f"{shutil.disk_usage(path.parent).free} bytes free"
     except OSError:
         free = "free space unknown"
     if replaced:
-        kept = "the new file is in place but may not survive a power cut"
+        state = "the new file is in place but may not survive a power cut"
     elif os.path.lexists(path):
-        kept = "the old file stands"
+        state = "the old file is unchanged"
     else:
-        kept = "no file stood there before and none does now"
-    why = error.strerror or str(error)
-    return StorageError(f"cannot write {str(path)!r}: {why}; {needed} bytes needed, {free}; {kept}")
+        state = "no file was there before and none is now"
+    reason = error.strerror or str(error)
+    return f"cannot write {str(path)!r}: {reason}; {needed} bytes needed, {free}; {state}"
 
 
 @contextlib.contextmanager
 def staged_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary sibling folder to fill, which takes the name `folder` when the block ends well.
+    """Yield a temporary folder beside `folder`, which is renamed to `folder` when the block ends without an error.
 
-    `folder` does not exist, or is empty. If the block raises, the temporary folder is removed.
+    `folder` must not exist or must be empty. If the block raises, the temporary folder is removed.
 
     Raises:
-        StorageError: If `folder` holds something already, or the folder cannot be made or renamed.
+        StorageError: If `folder` is not empty, or the temporary folder cannot be made or renamed.
+
+    Example:
+        >>> with staged_folder("pictures") as staged:
+        ...     write_atomic(staged / "0.txt", b"class 0")
+        >>> [path.name for path in Path("pictures").iterdir()]
+        ['0.txt']
     """
     folder = Path(folder)
     staged = folder.parent / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
     try:
-        if folder.is_symlink() or (folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))):
-            raise OSError(errno.EEXIST, "the target holds files already; name a new or empty folder")
+        _check_new_or_empty(folder)
         staged.mkdir()
         yield staged
         if folder.exists():
@@ -135,17 +149,29 @@ def staged_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def sweep(folder: str | os.PathLike[str], *, older_than: float = STALE_SECONDS) -> list[str]:
-    """Remove the temporary files in `folder` of writers that were killed; return their names, sorted.
+def _check_new_or_empty(folder: Path) -> None:
+    if folder.is_symlink() or (folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))):
+        raise OSError(errno.EEXIST, "the target holds files already; name a new or empty folder")
 
-    Only names of this module are removed, and only when they have not changed for `older_than` seconds: a living
-    writer keeps its file young, on this machine or on another that shares the folder. 0 is right under `lock`, where
-    no other writer can be alive.
+
+def remove_stale_files(folder: str | os.PathLike[str], *, older_than: float = STALE_SECONDS) -> list[str]:
+    """Remove the temporary files that killed writers left in a folder.
+
+    Only files with the temporary names of this module are removed. A writer that is still running, on this machine or
+    on another one, changes its file all the time; its file is therefore younger than `older_than`.
+
+    Args:
+        folder: Folder to clean; a missing one counts as empty.
+        older_than: Seconds since the last change, from which on a file is removed. 0 is safe under `lock`, where no
+            other writer can be running.
+
+    Returns:
+        Names of the removed files, sorted.
     """
     removed = []
     for entry in sorted(Path(folder).glob(f"{_PREFIX}*{_SUFFIX}")):
         with contextlib.suppress(OSError):
-            if not _OURS.fullmatch(entry.name) or time.time() - entry.lstat().st_mtime < older_than:
+            if not _TEMPORARY_NAME.fullmatch(entry.name) or time.time() - entry.lstat().st_mtime < older_than:
                 continue
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
@@ -157,14 +183,18 @@ def sweep(folder: str | os.PathLike[str], *, older_than: float = STALE_SECONDS) 
 
 @contextlib.contextmanager
 def lock(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold a folder for writing, or fail at once.
+    """Lock a folder for writing during a block, or fail at once.
 
-    The same thread may enter again, so that a run which holds its output folder can save a set into it. The
-    empty lock file stays: removing it would let two later owners each lock their own copy of it.
+    The same thread may lock the folder again, so that a run with a locked output folder can save a set into it. The
+    empty lock file is never removed: otherwise two later writers could lock two different files of that name.
 
     Raises:
-        FolderBusyError: If another process or thread holds the folder. The message names folder and owner.
-        StorageError: If the lock file cannot be made.
+        FolderBusyError: If another process or thread has locked the folder. The message names folder and owner.
+        StorageError: If `folder` is not a folder, or the lock file cannot be made.
+
+    Example:
+        >>> with lock("."):
+        ...     removed = remove_stale_files(".", older_than=0)
     """
     folder = Path(folder).resolve()
     if not folder.is_dir():
@@ -180,7 +210,7 @@ def lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     outermost = guard.lock_counter == 1
     try:
         if outermost:
-            with contextlib.suppress(OSError):  # the name of the owner is a courtesy, the lock is the guard
+            with contextlib.suppress(OSError):  # the owner's name only improves the message of a later FolderBusyError
                 (folder / _OWNER).write_text(f"{os.getpid()} {socket.gethostname()}", encoding="utf-8")
         yield
     finally:
@@ -200,17 +230,31 @@ def _owner(folder: Path) -> str:
 
 
 def canonical_json(obj: object) -> bytes:
-    """Return the one spelling of a JSON value: sorted keys, no spaces, ASCII only, finite numbers."""
+    """Return a JSON value as canonical bytes for hashing: sorted keys, no spaces, ASCII only, finite numbers.
+
+    Example:
+        >>> canonical_json({"ipc": 10, "data": "digits"})
+        b'{"data":"digits","ipc":10}'
+    """
     return json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def readable_json(obj: object) -> bytes:
-    """Return `canonical_json` with line breaks, for files that people open."""
+    """Return a JSON value as `canonical_json` does, but with line breaks and spaces for human readers."""
     return (json.dumps(obj, sort_keys=True, indent=1, allow_nan=False) + "\n").encode("ascii")
 
 
 def strict_json(data: bytes) -> Any:  # noqa: ANN401 - JSON has no smaller type
-    """Parse JSON in UTF-8; ValueError for duplicate keys, NaN, infinities, and bottomless nesting too."""
+    """Return the value of JSON text in UTF-8; duplicate keys, NaN and infinities are errors.
+
+    Raises:
+        ValueError: If the text is not valid JSON of this kind, or is nested too deeply.
+
+    Example:
+        >>> strict_json(b'{"ipc": 1, "ipc": 10}')
+        Traceback (most recent call last):
+        ValueError: duplicate key
+    """
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError:
@@ -218,10 +262,16 @@ def strict_json(data: bytes) -> Any:  # noqa: ANN401 - JSON has no smaller type
 
 
 def read_json(data: bytes, kind: type[T], reason: str, rule: str) -> T:
-    """Parse `strict_json` into a type, such as a dataclass.
+    """Return the value of JSON text, converted to a type such as a dataclass.
+
+    Args:
+        data: JSON text in UTF-8.
+        kind: Type of the value.
+        reason: Code of the error, see `ArtifactError`.
+        rule: Sentence with which the message of the error begins.
 
     Raises:
-        ArtifactError: Error with `reason` and the message "rule, got: why", if the text is none of that type.
+        ArtifactError: If the text does not fit the type. The message is "rule, got: cause".
     """
     try:
         return msgspec.convert(strict_json(data), kind, strict=True)
@@ -230,10 +280,10 @@ def read_json(data: bytes, kind: type[T], reason: str, rule: str) -> T:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    values = dict(pairs)
+    if len(values) != len(pairs):
         raise ValueError("duplicate key")
-    return found
+    return values
 
 
 def _no_constant(name: str) -> None:

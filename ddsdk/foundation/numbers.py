@@ -1,6 +1,7 @@
-"""Types of the numbers in dataclasses, each with a rule that `check_numbers` enforces.
+"""Number types for fields of dataclasses, each with a range that `check_numbers` enforces.
 
-To a type checker they are plain numbers; the rule goes by the name in the annotation, ``steps: PositiveInt = 1000``.
+A type checker treats them as plain numbers. The range is found by the name of the type in the annotation, as in
+``steps: PositiveInt = 1000``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import fields
 from functools import partial
 from typing import Any, TypeAlias
 
-from ddsdk.foundation.errors import require, require_count, require_momentum, require_rate
+from ddsdk.foundation.errors import require, require_count, require_momentum, require_positive
 
 PositiveInt: TypeAlias = int
 NonNegativeInt: TypeAlias = int
@@ -32,7 +33,7 @@ def _fraction(name: str, value: object) -> None:
 _RULES: dict[str, Callable[[str, Any], None]] = {
     "PositiveInt": require_count,
     "NonNegativeInt": partial(require_count, least=0),
-    "PositiveFloat": require_rate,
+    "PositiveFloat": require_positive,
     "NonNegativeFloat": _weight,
     "Momentum": require_momentum,
     "Fraction": _fraction,
@@ -40,19 +41,28 @@ _RULES: dict[str, Callable[[str, Any], None]] = {
 
 
 def check_numbers(instance: Any) -> None:  # noqa: ANN401 - any dataclass
-    """Raise ValueError where a field breaks the rule of its type; ``| None`` in the annotation lets None pass.
+    """Check that the number fields of a dataclass lie in the ranges of their types, else raise ValueError.
+
+    None is accepted where the annotation ends in ``| None``.
 
     Args:
-        instance: Dataclass. Fields have rules where its module has ``from __future__ import annotations``.
+        instance: Dataclass whose module has ``from __future__ import annotations``; fields of others are not checked.
     """
     for field in fields(instance):
-        value, kind = getattr(instance, field.name), str(field.type).removesuffix(" | None")
-        if kind in _RULES and not (value is None and kind != field.type):
-            _RULES[kind](field.name, value)
+        value, type_name = getattr(instance, field.name), str(field.type).removesuffix(" | None")
+        if type_name in _RULES and not (value is None and type_name != field.type):
+            _RULES[type_name](field.name, value)
 
 
-class Checked:
-    """Base of dataclasses whose numbers obey the rules of their types."""
+class CheckedDataclass:
+    """Base of dataclasses whose number fields are checked when an instance is made.
+
+    Example:
+        >>> import ddsdk
+        >>> ddsdk.DM(ipc=0)
+        Traceback (most recent call last):
+        ValueError: ipc must be at least 1, got 0
+    """
 
     def __post_init__(self) -> None:
         check_numbers(self)

@@ -1,8 +1,8 @@
-"""Random generators that derive from a key, so that any draw can be replayed alone.
+"""Random generators that are seeded by a key, so that any random draw can be repeated on its own.
 
-Nothing in ddsdk reads or changes the global random state. A generator is seeded by the hash of a key such
-as ``(seed, step, "students")``: the numbers of step 20 do not depend on how steps 0 to 19 were computed, in
-which order, or by which worker.
+ddsdk neither reads nor changes the global random state. A generator is seeded by the hash of a key such as
+``(seed, step, "students")``. The random numbers of step 20 therefore do not depend on the order in which steps
+0 to 19 were computed, or on the worker that computed them.
 """
 
 from __future__ import annotations
@@ -14,12 +14,19 @@ import torch
 
 
 def generator(*key: int | str) -> torch.Generator:
-    """Return a fresh CPU generator that is seeded by the key alone.
+    """Return a new CPU generator whose seed is a hash of the key.
 
-    Draws are made on the CPU and moved, so that all devices have the same draws.
+    Random numbers are drawn on the CPU and then moved, so that all devices get the same numbers.
 
     Args:
         key: Integers and strings, such as ``(seed, "step", 20, "augmentation")``.
+
+    Example:
+        >>> import ddsdk
+        >>> ddsdk.generator(0).initial_seed() == ddsdk.generator(0).initial_seed()
+        True
+        >>> ddsdk.generator(0).initial_seed() == ddsdk.generator(1).initial_seed()
+        False
     """
     digest = hashlib.sha256(json.dumps(key).encode()).digest()
     # torch accepts seeds in the signed 64-bit range; 63 bits keep them non-negative.
@@ -27,15 +34,26 @@ def generator(*key: int | str) -> torch.Generator:
 
 
 def derive(rng: torch.Generator, *key: int | str) -> torch.Generator:
-    """Return a generator keyed by `rng`'s own seed and `key`, without advancing `rng`."""
+    """Return a new generator, seeded by the seed of `rng` and a key, without advancing `rng`.
+
+    Example:
+        >>> import ddsdk
+        >>> rng = ddsdk.generator(0)
+        >>> ddsdk.foundation.derive(rng, "step", 20).initial_seed() == rng.initial_seed()
+        False
+    """
     return generator(rng.initial_seed(), *key)
 
 
-def root(seed: int | torch.Generator) -> torch.Generator:
-    """Return the generator of a user's seed; a generator comes back as it is, and no draw advances it."""
+def as_generator(seed: int | torch.Generator) -> torch.Generator:
+    """Return the generator of an integer seed; a generator is returned unchanged and is not advanced.
+
+    Raises:
+        TypeError: If `seed` is neither an integer nor a generator.
+    """
     if isinstance(seed, torch.Generator):
         return seed
-    # True is an int to Python, and no seed.
+    # bool is a subclass of int in Python, but True is not a meaningful seed.
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed must be an integer or a torch.Generator, got {seed!r}")
     return generator(seed)

@@ -1,8 +1,8 @@
-"""The folder of units: wanted units, leases of those under way, and results.
+"""A shared folder of work: requested units, leases on units in progress, and results.
 
-Any number of processes on any number of machines share one folder. A result appears whole under its name or not at
-all. A lease says that somebody works on a unit; it lapses when its holder stops touching it. That two may once compute
-the same unit does no harm: their files are the same.
+Any number of processes on any number of machines can share one folder. A result file is always complete. A lease marks
+a unit on which a process is working; it expires when the process stops renewing it. If two processes compute the same
+unit, no harm is done, because their result files are identical.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar, final
 
-from ddsdk.foundation.errors import ArtifactError, FolderBusyError, StorageError, require_rate
-from ddsdk.foundation.files import lock, read_json, readable_json, sweep, write_atomic
+from ddsdk.foundation.errors import ArtifactError, FolderBusyError, StorageError, require_positive
+from ddsdk.foundation.files import lock, read_json, readable_json, remove_stale_files, write_atomic
 from ddsdk.foundation.text import clean
 from ddsdk.foundation.unit import Unit, open_result, seal_result
 
 T = TypeVar("T")
 
 LEASE_SECONDS = 60.0
-_ROOMS = ("asked", "results", "leases", "failed", "times")
-_LINE = 2000
+_SUBFOLDERS = ("asked", "results", "leases", "failed", "times")
+_MESSAGE_LIMIT = 2000
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Time of a result. It is no part of the result, which is the same everywhere.
+    """Computation time of a result. It is stored beside the result, which is the same on all machines.
 
     Attributes:
-        seconds: Wall-clock time.
-        cpu_seconds: CPU time of the process.
+        seconds: Wall-clock time in seconds.
+        cpu_seconds: CPU time of the process in seconds.
         host: Name of the machine.
     """
 
@@ -46,14 +46,19 @@ class Timing:
 
     @classmethod
     def since(cls, wall: float, cpu: float) -> Timing:
-        """Return the time since two readings, of `time.perf_counter` and of `time.process_time`, on this host."""
+        """Return the time since two earlier values of `time.perf_counter` and `time.process_time`, on this host."""
         seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
         return cls(round(seconds, 3), round(cpu_seconds, 3), socket.gethostname())
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Reason why there is no result: name and message of the error."""
+    """Error that ended the computation of a unit.
+
+    Attributes:
+        error: Name of the exception's class.
+        message: Message of the exception, in one line.
+    """
 
     error: str
     message: str
@@ -61,30 +66,42 @@ class Failure:
 
 @final
 class Store:
-    """A folder of units.
+    """A shared folder of units of work and their results.
 
     Args:
-        folder: Folder, made with the first write. Its files are believed where their hashes fit, so it should be yours.
-        lease_seconds: Time without a touch after which a lease lapses, the same for all who share the folder.
+        folder: Folder of the store, made with the first write. Results with a correct hash are trusted, so write
+            access should be limited to trusted users.
+        lease_seconds: Seconds after which a lease that is not renewed expires; equal for all processes of the folder.
+
+    Example:
+        >>> store, unit = Store("work"), Unit("expert", {"seed": 0})
+        >>> store.get_or_compute(unit, lambda: b"weights")
+        (b'weights', False)
+        >>> store.get_or_compute(unit, lambda: b"weights")
+        (b'weights', True)
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, lease_seconds: float = LEASE_SECONDS) -> None:
-        require_rate("lease_seconds", lease_seconds)
+        require_positive("lease_seconds", lease_seconds)
         self.folder = Path(folder)
         self.lease_seconds = lease_seconds
-        for room in filter(Path.is_dir, (self.folder / name for name in _ROOMS)):
-            sweep(room)
+        for subfolder in filter(Path.is_dir, (self.folder / name for name in _SUBFOLDERS)):
+            remove_stale_files(subfolder)
 
     def make(self) -> None:
-        """Make the folder where it does not exist, so that work whose result could not be kept is not begun."""
+        """Create the folder if it does not exist, so that a folder that is not writable is noticed before any work.
+
+        Raises:
+            StorageError: If the folder cannot be made.
+        """
         try:
-            for room in _ROOMS:
-                (self.folder / room).mkdir(parents=True, exist_ok=True)
+            for name in _SUBFOLDERS:
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"cannot make store {str(self.folder)!r}: {error.strerror or error}") from error
 
-    def ask(self, units: Iterable[Unit]) -> None:
-        """Put units where workers look for them. A failure of an earlier time is forgotten."""
+    def request(self, units: Iterable[Unit]) -> None:
+        """Request units, so that workers compute them. The record of an earlier failure is removed."""
         self.make()
         for unit in units:
             self._failed(unit.id).unlink(missing_ok=True)
@@ -92,18 +109,18 @@ class Store:
             if not path.is_file():
                 write_atomic(path, unit.description)
 
-    def asked(self) -> list[Unit]:
-        """Return the wanted units by id; a description that cannot be read is passed over."""
-        found = []
+    def requested(self) -> list[Unit]:
+        """Return the requested units, sorted by id; unreadable descriptions are skipped."""
+        units = []
         for path in sorted((self.folder / "asked").glob("*.json")):
             with contextlib.suppress(ArtifactError, OSError):
                 unit = Unit.read(path.read_bytes())
                 if unit.id == path.stem:
-                    found.append(unit)
-        return found
+                    units.append(unit)
+        return units
 
     def has(self, unit_id: str) -> bool:
-        """Tell whether there is a result."""
+        """Return whether a unit has a result."""
         return self.path(unit_id).is_file()
 
     def finished(self) -> set[str]:
@@ -115,11 +132,11 @@ class Store:
         return _stems(self.folder / "failed", ".json")
 
     def path(self, unit_id: str) -> Path:
-        """Return the path of the result of a unit."""
+        """Return the path of the result file of a unit, whether or not it exists."""
         return self.folder / "results" / f"{unit_id}.unit"
 
     def read(self, unit_id: str) -> bytes | None:
-        """Return a result, or None where there is none. A damaged file is renamed to ``.bad`` and counts as none."""
+        """Return the result of a unit, or None if it has none. A damaged file is renamed to ``.bad`` and ignored."""
         path = self.path(unit_id)
         try:
             return open_result(unit_id, path.read_bytes())[1]
@@ -131,23 +148,31 @@ class Store:
             return None
 
     def needed(self, unit: Unit) -> dict[str, bytes] | None:
-        """Return the results that a unit needs, by id; None while one is missing."""
-        found = {need: self.read(need) for need in unit.needs}
-        whole = {need: result for need, result in found.items() if result is not None}
-        return whole if len(whole) == len(found) else None
+        """Return the input results of a unit by id, or None if one of them is missing."""
+        inputs = {need: self.read(need) for need in unit.needs}
+        finished = {need: result for need, result in inputs.items() if result is not None}
+        return finished if len(finished) == len(inputs) else None
 
     def publish(self, unit: Unit, result: bytes, timing: Timing, *, replace: bool = False) -> None:
-        """Write a result and its time. A result that is there already stays, unless `replace` is true."""
+        """Write a result and its time. An existing result is not overwritten unless `replace` is True."""
         if replace or not self.has(unit.id):
             self.make()
             write_atomic(self.folder / "times" / f"{unit.id}.json", readable_json(asdict(timing)))
             write_atomic(self.path(unit.id), seal_result(unit, result))
 
-    def once(self, unit: Unit, compute: Callable[[], bytes]) -> tuple[bytes, bool]:
-        """Return the result of a unit without needs, and whether it was there; compute and keep it where it was not."""
-        kept = self.read(unit.id)
-        if kept is not None:
-            return kept, True
+    def get_or_compute(self, unit: Unit, compute: Callable[[], bytes]) -> tuple[bytes, bool]:
+        """Return the stored result of a unit, or compute and store it.
+
+        Args:
+            unit: Unit without inputs, that is with empty `needs`.
+            compute: Function that computes the result.
+
+        Returns:
+            Pair of the result, and whether it was stored before.
+        """
+        stored = self.read(unit.id)
+        if stored is not None:
+            return stored, True
         self.make()
         wall, cpu = time.perf_counter(), time.process_time()
         result = compute()
@@ -155,7 +180,7 @@ class Store:
         return result, False
 
     def results(self, kind: str) -> Iterator[tuple[Unit, bytes]]:
-        """Give every unit of a kind that has a result, with the result, by id; damaged files are passed over."""
+        """Yield all units of a kind that have a result, with the result, sorted by id; damaged files are skipped."""
         for path in sorted((self.folder / "results").glob("*.unit")):
             with contextlib.suppress(ArtifactError, OSError):
                 unit, result = open_result(path.stem, path.read_bytes())
@@ -163,57 +188,60 @@ class Store:
                     yield unit, result
 
     def timing(self, unit_id: str) -> Timing | None:
-        """Return the time of a result, or None where it is unknown."""
+        """Return the computation time of a result, or None if it is unknown."""
         return _read(self.folder / "times" / f"{unit_id}.json", Timing)
 
     def fail(self, unit: Unit, error: Exception) -> None:
-        """Note the reason why a unit has no result, for all who wait for it."""
+        """Record that the computation of a unit failed, for all processes that wait for its result."""
         self.make()
-        failure = Failure(type(error).__name__, clean(str(error), _LINE))
+        failure = Failure(type(error).__name__, clean(str(error), _MESSAGE_LIMIT))
         write_atomic(self._failed(unit.id), readable_json(asdict(failure)))
 
     def failure(self, unit_id: str) -> Failure | None:
-        """Return the reason why there is no result, or None where there is a result, or no reason."""
+        """Return the recorded failure of a unit, or None if it has a result or no recorded failure."""
         return None if self.has(unit_id) else _read(self._failed(unit_id), Failure)
 
     @contextlib.contextmanager
     def lease(self, unit_id: str) -> Iterator[bool]:
-        """Try to hold a unit for the length of a block.
-
-        Yields:
-            Whether it is held. A thread keeps the lease young meanwhile.
-        """
+        """Yield whether this process holds the lease on a unit during a block; a thread renews the lease meanwhile."""
         self.make()
         path = self.folder / "leases" / unit_id
         if not self._take(path):
             yield False
             return
         done = threading.Event()
-        pulse = threading.Thread(target=self._touch, args=(path, done), daemon=True)
-        pulse.start()
+        renewal = threading.Thread(target=self._renew, args=(path, done), daemon=True)
+        renewal.start()
         try:
             yield True
         finally:
             done.set()
-            pulse.join()
+            renewal.join()
             path.unlink(missing_ok=True)
 
     def release(self, pid: int) -> list[str]:
-        """Drop the leases of a process of this machine that is dead; return the units that it held."""
-        found, mine = [], f"{pid} {socket.gethostname()}"
+        """Remove the leases of a dead process of this machine.
+
+        Args:
+            pid: Process id of the dead process.
+
+        Returns:
+            Ids of the units that the process had leased.
+        """
+        unit_ids, holder = [], f"{pid} {socket.gethostname()}"
         for path in (self.folder / "leases").glob("[0-9a-f]*"):
             with contextlib.suppress(OSError):
-                if path.read_text() == mine:
+                if path.read_text() == holder:
                     path.unlink()
-                    found.append(path.name)
-        return found
+                    unit_ids.append(path.name)
+        return unit_ids
 
     def _take(self, path: Path) -> bool:
         for _ in range(2):
             try:
                 handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             except FileExistsError:
-                if not self._lapsed(path) or not self._bury(path):
+                if not self._expired(path) or not self._remove_expired(path):
                     return False
                 continue
             except OSError as error:
@@ -223,19 +251,19 @@ class Store:
             return True
         return False
 
-    def _bury(self, path: Path) -> bool:
-        """Remove a lapsed lease; tell whether the way is free. One at a time, or a new lease would be taken for it."""
+    def _remove_expired(self, path: Path) -> bool:
+        # Under a lock: otherwise a second process could remove the new lease of the first one.
         try:
             with lock(path.parent):
-                lapsed = self._lapsed(path)
-                if lapsed:
+                expired = self._expired(path)
+                if expired:
                     path.unlink(missing_ok=True)
-                return lapsed
+                return expired
         except FolderBusyError:
             return False
 
-    def _lapsed(self, path: Path) -> bool:
-        """Tell whether a lease is older than it may be, by the clock of the machine that holds the folder."""
+    def _expired(self, path: Path) -> bool:
+        # Both times are those of the file server, because the clocks of two machines may differ.
         probe = path.with_name(f".clock-{secrets.token_hex(8)}")
         try:
             probe.touch()
@@ -245,7 +273,7 @@ class Store:
         finally:
             probe.unlink(missing_ok=True)
 
-    def _touch(self, path: Path, done: threading.Event) -> None:
+    def _renew(self, path: Path, done: threading.Event) -> None:
         while not done.wait(self.lease_seconds / 5):
             with contextlib.suppress(OSError):
                 os.utime(path)
@@ -255,7 +283,7 @@ class Store:
 
 
 def _read(path: Path, kind: type[T]) -> T | None:
-    """Return the record in a small file, or None where there is none."""
+    """Return the record in a small file, or None if the file is missing or damaged."""
     try:
         return read_json(path.read_bytes(), kind, "unit", "the file must hold a record")
     except (OSError, ArtifactError):
@@ -263,5 +291,5 @@ def _read(path: Path, kind: type[T]) -> T | None:
 
 
 def _stems(folder: Path, suffix: str) -> set[str]:
-    # Names alone: a table of thousands of units is looked through after each of them.
+    # Only names are read, because this runs after each of possibly thousands of units.
     return set() if not folder.is_dir() else {path.stem for path in folder.iterdir() if path.suffix == suffix}

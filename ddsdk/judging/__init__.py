@@ -1,4 +1,7 @@
-"""Judging a set: scores under a protocol, validation during a run, and audits of membership and copies."""
+"""Evaluation of distilled sets: scores under a protocol, validation during a run, and privacy audits.
+
+The audits are membership-inference attacks and a search for copies of records.
+"""
 
 import lazy_loader
 

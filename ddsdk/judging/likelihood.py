@@ -1,4 +1,7 @@
-"""The likelihood-ratio attack on a distiller: many runs on random halves, and what in and out look like in them."""
+"""The likelihood-ratio attack on a distillation method, with many runs on random halves of the records.
+
+The scores of a record are compared between the runs that distilled it and those that did not.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ddsdk.data import RealData
-from ddsdk.foundation import derive, require_count, root
-from ddsdk.judging.membership import Distiller, Roc, known_confidences, nearest_distances, roc, unit_images
-from ddsdk.training import Evaluation
+from ddsdk.foundation import as_generator, derive, require_count
+from ddsdk.judging.membership import Distiller, Roc, nearest_distances, record_confidences, roc, unit_images
+from ddsdk.training import TrainingProtocol
 
 _TRIALS = 20
 
@@ -19,13 +22,13 @@ _TRIALS = 20
 @final
 @dataclass(frozen=True, kw_only=True)
 class LikelihoodRatio:
-    """Success of the attack, over all runs and records.
+    """Success of the likelihood-ratio attack, over all runs and records.
 
     Attributes:
         runs: Number of runs of the distiller.
-        records: Number of records.
-        confidence: Success by confidences of networks that train on the set.
-        distance: Success by the distance to the nearest image.
+        records: Number of attacked records.
+        confidence: Success with the confidences of networks that are trained on the sets as scores.
+        distance: Success with the distance to the nearest synthetic image as score.
     """
 
     runs: int
@@ -41,71 +44,90 @@ def audit_by_likelihood(
     seed: int | torch.Generator = 0,
     runs: int = 16,
     networks: int = 2,
-    evaluation: Evaluation | None = None,
+    protocol: TrainingProtocol | None = None,
 ) -> LikelihoodRatio:
-    """Distil random halves of the records again and again; attack each run with what the others show.
+    """Measure the membership-inference risk of a distiller by the likelihood-ratio attack.
 
-    The unit is the distiller: each run distils anew, selections and starts included. 64 runs are a measurement, 16 a
-    smoke test.
+    Each run distils a random half of the records, including all selections and starts from real data. The attack on
+    the members of a run is calibrated on the other runs. 64 runs give a measurement, 16 runs a smoke test.
 
     Args:
-        distil: Function from records and a generator to the set.
-        records: Records, all of which are scored.
-        seed: Seed, or generator, of halves, runs and networks.
+        distil: Function from records and a generator to the distilled set.
+        records: Records of which half are distilled in each run; all are attacked.
+        seed: Root of all random numbers: an integer, or a generator, which is not advanced.
         runs: Number of runs, at least 4.
-        networks: Networks that are trained on each set.
-        evaluation: Protocol of their training; None takes that of the set.
+        networks: Number of networks that are trained on each set.
+        protocol: Protocol of training these networks. None for the protocol of the set.
+
+    Returns:
+        The success of the attack with each of two scores.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> records = ddsdk.load("digits").subset(torch.arange(60))
+        >>> protocol = ddsdk.TrainingProtocol(name="short", epochs=1, networks=1).changed(options={"width": 4})
+        >>> def distil(real, rng):
+        ...     return ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), real, seed=rng)
+        >>> ddsdk.audit_by_likelihood(distil, records, runs=4, networks=1, protocol=protocol).records
+        60
 
     References:
         Carlini et al., "Membership Inference Attacks From First Principles", S&P 2022.
     """
     require_count("runs", runs, least=4)
-    rng = root(seed)
+    rng = as_generator(seed)
     pixels = unit_images(records)
-    inside, known, near = [], [], []
+    halves, confidence_scores, distance_scores = [], [], []
     for i in range(runs):
-        key = derive(rng, "run", i)
-        kept = _half(records, derive(key, "half"))
-        distilled = distil(records.subset(torch.nonzero(kept).flatten()), derive(key, "distil"))
-        inside.append(kept)
-        known.append(known_confidences(distilled, records, evaluation, networks, derive(key, "networks")))
-        near.append(-nearest_distances(distilled.unit_images().cpu(), pixels))
-    members = torch.stack(inside)
+        run_rng = derive(rng, "run", i)
+        half = _half(records, derive(run_rng, "half"))
+        distilled = distil(records.subset(torch.nonzero(half).flatten()), derive(run_rng, "distil"))
+        halves.append(half)
+        confidence_scores.append(
+            record_confidences(distilled, records, protocol, networks, derive(run_rng, "networks"))
+        )
+        distance_scores.append(-nearest_distances(distilled.unit_images().cpu(), pixels))
+    members = torch.stack(halves)
     curves = []
-    for scores in (torch.stack(known), torch.stack(near).double()):
+    for scores in (torch.stack(confidence_scores), torch.stack(distance_scores).double()):
         ratios = likelihood_ratios(scores, members)
         curves.append(roc(ratios[members], ratios[~members]))
     return LikelihoodRatio(runs=runs, records=len(records), confidence=curves[0], distance=curves[1])
 
 
 def _half(records: RealData, rng: torch.Generator) -> Tensor:
-    """Return a random half that has a record of each class, (N,) bool."""
+    """Return the members (N,) bool of a random half with at least one record of each class.
+
+    Raises:
+        ValueError: If 20 random halves have all left out a class.
+    """
     for trial in range(_TRIALS):
-        kept = torch.rand(len(records), generator=derive(rng, trial)) < 0.5
-        if all(bool(kept[records.index_of_class(c)].any()) for c in range(records.num_classes)):
-            return kept
+        half = torch.rand(len(records), generator=derive(rng, trial)) < 0.5
+        if all(bool(half[records.index_of_class(c)].any()) for c in range(records.num_classes)):
+            return half
     raise ValueError(f"records must have enough of each class for halves, got {records.class_sizes}")
 
 
 def likelihood_ratios(scores: Tensor, members: Tensor) -> Tensor:
-    """Return log N(score; in) - log N(score; out) of each record in each run, (R, N), from the other runs.
+    """Return log N(score; in) - log N(score; out) of each record in each run, (R, N), fitted to the other runs.
 
-    Means are those of the record, standard deviations those of all records: a few runs do not give them for each.
+    The two normal distributions have a mean for each record and a standard deviation common to all records, because a
+    few runs do not suffice for a deviation of each record.
 
     Args:
-        scores: Scores (R, N), higher where the record is likely to be in the run.
-        members: Booleans (R, N): whether the record was in the run.
+        scores: Scores (R, N) of R runs, higher for likely members.
+        members: Booleans (R, N), true for the records that the run distilled.
     """
-    found = torch.empty_like(scores)
+    ratios = torch.empty_like(scores)
     for i in range(len(scores)):
         others = torch.arange(len(scores)) != i
-        parts = []
-        for where in (members[others], ~members[others]):
-            count = where.sum(0)
-            # A record that was never there has the mean of all that were.
-            usual = (scores[others] * where).sum() / where.sum()
-            mean = torch.where(count > 0, (scores[others] * where).sum(0) / count.clamp_min(1), usual)
-            spread = (((scores[others] - mean).square() * where).sum() / where.sum()).sqrt().clamp_min(1e-9)
-            parts.append(-0.5 * ((scores[i] - mean) / spread).square() - spread.log())
-        found[i] = parts[0] - parts[1]
-    return found
+        log_densities = []
+        for mask in (members[others], ~members[others]):
+            count = mask.sum(0)
+            # A record that no other run has in (or out) gets the mean over all records.
+            overall_mean = (scores[others] * mask).sum() / mask.sum()
+            mean = torch.where(count > 0, (scores[others] * mask).sum(0) / count.clamp_min(1), overall_mean)
+            spread = (((scores[others] - mean).square() * mask).sum() / mask.sum()).sqrt().clamp_min(1e-9)
+            log_densities.append(-0.5 * ((scores[i] - mean) / spread).square() - spread.log())
+        ratios[i] = log_densities[0] - log_densities[1]
+    return ratios

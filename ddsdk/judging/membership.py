@@ -1,4 +1,4 @@
-"""Scores by which an attacker tells members from others, by networks that train on a set, or by its images; copies."""
+"""Membership-inference scores of records, from networks trained on a set or from its images, and copied records."""
 
 from __future__ import annotations
 
@@ -17,91 +17,130 @@ from ddsdk.data import Batch, RealData
 from ddsdk.foundation import derive, require, require_count
 from ddsdk.networks import network_factory
 from ddsdk.synthetic import read_labels
-from ddsdk.training import Evaluation, train
+from ddsdk.training import TrainingProtocol, train
 
 Distiller = Callable[[RealData, torch.Generator], Distilled]
-"""Function from records and a generator to the set, with everything that is done with real data."""
+"""Function from records and a generator to the distilled set, including all selections and starts from real data."""
 
-_PIECE = 512
+_MICRO_BATCH = 512
 
 
 def trained_networks(
-    distilled: Distilled, evaluation: Evaluation | None, networks: int, rng: torch.Generator
+    distilled: Distilled, protocol: TrainingProtocol | None, networks: int, rng: torch.Generator
 ) -> list[nn.Module]:
     """Return networks that are trained on a set, on the device of its images, with frozen weights, in eval mode.
 
-    Without a protocol they train under that of the set; for a set that is made for a kernel machine, under the quick
-    protocol on the class of each image.
+    Args:
+        distilled: Distilled set to train on.
+        protocol: Protocol of training the networks. None for the protocol of the set. In place of the protocol of a
+            kernel machine, the quick protocol is used, with hard labels.
+        networks: Number of networks, at least 1.
+        rng: Root of initial weights and training; it is not advanced.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.judging import trained_networks
+        >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), ddsdk.load("digits"))
+        >>> protocol = ddsdk.TrainingProtocol(name="short", epochs=1, networks=1).changed(options={"width": 4})
+        >>> len(trained_networks(distilled, protocol, 2, ddsdk.generator(0)))
+        2
     """
     require_count("networks", networks)
-    own = Evaluation.from_dict(distilled.evaluation) if evaluation is None else evaluation
-    if own.learner == "kernel":
-        own = dataclasses.replace(Evaluation.quick(""), labels="hard")
-    own, pace = own.with_learned(distilled.learned_lr, distilled.learned_momentum)
-    batch = Batch(distilled.images, read_labels(distilled.labels, own.labels))
+    if protocol is None:
+        protocol = TrainingProtocol.from_dict(distilled.protocol)
+    if protocol.learner == "kernel":
+        protocol = dataclasses.replace(TrainingProtocol.quick(""), labels="hard")
+    protocol, per_step = protocol.with_learned(distilled.learned_lr, distilled.learned_momentum)
+    batch = Batch(distilled.images, read_labels(distilled.labels, protocol.labels))
     _, c, h, w = distilled.images.shape
-    make = network_factory(own.network, (c, h, w), distilled.num_classes, **own.network_options)
-    found: list[nn.Module] = []
+    make = network_factory(protocol.network, (c, h, w), distilled.num_classes, **protocol.network_options)
+    trained: list[nn.Module] = []
     for i in range(networks):
         network = make(derive(rng, i, "init")).to(distilled.images.device)
-        for _ in train(network, batch, own, derive(rng, i, "train"), pace):
+        for _ in train(network, batch, protocol, derive(rng, i, "train"), per_step):
             pass
-        found.append(network.eval().requires_grad_(False))
-    return found
+        trained.append(network.eval().requires_grad_(False))
+    return trained
 
 
-def known_confidences(
-    distilled: Distilled, records: RealData, evaluation: Evaluation | None, networks: int, rng: torch.Generator
+def record_confidences(
+    distilled: Distilled, records: RealData, protocol: TrainingProtocol | None, networks: int, rng: torch.Generator
 ) -> Tensor:
-    """Return `confidences` of `trained_networks` for records in any value space, on the CPU."""
-    found = trained_networks(distilled, evaluation, networks, rng)
-    same = records.to(distilled.images.device).with_preprocess(distilled.preprocess)
-    return confidences(found, same).cpu()
+    """Return `confidences` (N,) of `trained_networks` for records in any value space, on the CPU.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.judging import record_confidences
+        >>> real = ddsdk.load("digits")
+        >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), real)
+        >>> protocol = ddsdk.TrainingProtocol(name="short", epochs=1, networks=1).changed(options={"width": 4})
+        >>> tuple(record_confidences(distilled, real, protocol, 1, ddsdk.generator(0)).shape)
+        (1347,)
+    """
+    trained = trained_networks(distilled, protocol, networks, rng)
+    records = records.to(distilled.images.device).with_preprocess(distilled.preprocess)
+    return confidences(trained, records).cpu()
 
 
 @torch.no_grad()
 def confidences(networks: Sequence[nn.Module], records: RealData) -> Tensor:
-    """Return log(p / (1 - p)) of the true class of each record, (N,), the mean over networks.
+    """Return the confidence log(p / (1 - p)) of each record in its true class, (N,), averaged over networks.
 
     Args:
-        networks: Functions from (B, C, H, W) to logits (B, K).
+        networks: Networks from images (B, C, H, W) to logits (B, K), at least one.
         records: Records in the value space of the networks.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.judging import confidences
+        >>> real = ddsdk.load("digits")
+        >>> network = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator(0))
+        >>> tuple(confidences([network], real).shape)
+        (1347,)
 
     References:
         Carlini et al., "Membership Inference Attacks From First Principles", S&P 2022.
     """
     x = records.batch(torch.arange(len(records))).x
     label = records.labels[:, None]
-    found = []
+    log_odds = []
     for network in networks:
-        logs = log_softmax(torch.cat([network(part) for part in torch.split(x, _PIECE)]).double(), 1)
-        own = logs.gather(1, label)[:, 0]
-        others = logs.scatter(1, label, -torch.inf).logsumexp(1)
-        found.append(own - others)
-    return torch.stack(found).mean(0)
+        logs = log_softmax(torch.cat([network(part) for part in torch.split(x, _MICRO_BATCH)]).double(), 1)
+        true_class = logs.gather(1, label)[:, 0]
+        # log(1 - p) as the sum over the other classes: 1 - p itself rounds to 0 for confident networks.
+        other_classes = logs.scatter(1, label, -torch.inf).logsumexp(1)
+        log_odds.append(true_class - other_classes)
+    return torch.stack(log_odds).mean(0)
 
 
 @torch.no_grad()
 def nearest_distances(images: Tensor, records: Tensor) -> Tensor:
-    """Return the distance of each record to the nearest synthetic image, (N,): root mean square over pixels.
+    """Return the distance of each record to its nearest synthetic image, (N,), as root mean square over pixels.
 
     Args:
-        images: Synthetic images (M, C, H, W), in the unit range.
-        records: Records (N, C, H, W), in the unit range.
+        images: Synthetic images (M, C, H, W) in the unit range.
+        records: Records (N, C, H, W) in the unit range.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk.judging import nearest_distances
+        >>> images = torch.stack([torch.zeros(1, 8, 8), torch.ones(1, 8, 8)])
+        >>> nearest_distances(images, torch.full((1, 1, 8, 8), 0.25)).tolist()
+        [0.25]
     """
     flat = images.flatten(1)
-    parts = [torch.cdist(part.flatten(1), flat).min(1).values for part in torch.split(records, _PIECE)]
-    found: Tensor = torch.cat(parts) / flat.shape[1] ** 0.5
-    return found
+    euclidean = [torch.cdist(part.flatten(1), flat).min(1).values for part in torch.split(records, _MICRO_BATCH)]
+    distances: Tensor = torch.cat(euclidean) / flat.shape[1] ** 0.5
+    return distances
 
 
 class Roc(NamedTuple):
-    """Success of a score that tells members from others.
+    """Receiver operating characteristic of a membership-inference score.
 
     Attributes:
-        auc: Area under the curve; 0.5 is chance.
-        at_1: True positives at 1 % false positives.
-        at_01: True positives at 0.1 % false positives.
+        auc: Area under the curve, in 0..1; 0.5 is chance.
+        at_1: True-positive rate at 1 % false positives, in 0..1.
+        at_01: True-positive rate at 0.1 % false positives, in 0..1.
     """
 
     auc: float
@@ -110,7 +149,18 @@ class Roc(NamedTuple):
 
 
 def roc(members: Tensor, others: Tensor) -> Roc:
-    """Return the figures of the curve for scores of members (A,) and of others (B,), higher for members."""
+    """Return the receiver operating characteristic for scores of members and others.
+
+    Args:
+        members: Scores of members (A,), A >= 1, expected to be higher.
+        others: Scores of other records (B,), B >= 1.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk.judging import roc
+        >>> roc(torch.tensor([2.0, 3.0]), torch.tensor([0.0, 1.0]))
+        Roc(auc=1.0, at_1=1.0, at_01=1.0)
+    """
     require(len(members) > 0 and len(others) > 0, "members and others", "hold scores", (len(members), len(others)))
     truth = [1] * len(members) + [0] * len(others)
     scores = torch.cat([members, others]).double().numpy()
@@ -122,13 +172,13 @@ def roc(members: Tensor, others: Tensor) -> Roc:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Nearest:
-    """Distances of a set to its records, beside those to records that were not distilled.
+    """Distances of synthetic images to the distilled records, compared with held-out records.
 
     Attributes:
-        copies: Images of the set that lie nearer to a record than `threshold`.
-        threshold: Distance of the nearest hundredth of the records that were not distilled to those that were.
-        smallest: Least distance of an image of the set to a record.
-        scores: Success of the distance to the nearest image in telling records from others.
+        copies: Number of synthetic images that are nearer to a distilled record than `threshold`.
+        threshold: First percentile of the distances of held-out records to their nearest distilled record.
+        smallest: Smallest distance of a synthetic image to a distilled record, root mean square over pixels.
+        scores: Success of membership inference by the distance to the nearest synthetic image.
     """
 
     copies: int
@@ -138,40 +188,70 @@ class Nearest:
 
 
 def nearest_records(distilled: Distilled, records: RealData, others: RealData) -> Nearest:
-    """Compare the images of a set with the records that it was made of, and with records of the same kind.
+    """Search a distilled set for copies of the records that were distilled.
 
-    Only this catches copies: the confidences of networks that train on a set of copies may not show them.
+    Copies are found by their distance to the records. Attacks on networks that are trained on the set can miss them.
 
     Args:
-        distilled: The set.
-        records: Records that it was made of.
-        others: Held-out records.
+        distilled: Distilled set to be audited.
+        records: Records that were distilled.
+        others: Held-out records of the same distribution.
+
+    Returns:
+        The number of copies, and the success of membership inference by distance.
+
+    Example:
+        >>> import ddsdk
+        >>> train, test = ddsdk.load_pair("digits")
+        >>> distilled = ddsdk.distill(ddsdk.BASELINES["random"](ipc=1), train)
+        >>> ddsdk.nearest_records(distilled, train, test).copies
+        10
     """
-    images, inside, outside = distilled.unit_images().cpu(), unit_images(records), unit_images(others)
-    usual = nearest_distances(inside, outside)
-    threshold = float(usual.quantile(0.01))
-    near = nearest_distances(inside, images)
+    images, members, non_members = distilled.unit_images().cpu(), unit_images(records), unit_images(others)
+    threshold = float(nearest_distances(members, non_members).quantile(0.01))
+    distances = nearest_distances(members, images)
     return Nearest(
-        copies=int((near < threshold).sum()),
+        copies=int((distances < threshold).sum()),
         threshold=threshold,
-        smallest=float(near.min()),
-        scores=roc(-nearest_distances(images, inside), -nearest_distances(images, outside)),
+        smallest=float(distances.min()),
+        scores=roc(-nearest_distances(images, members), -nearest_distances(images, non_members)),
     )
 
 
-def joined(first: RealData, second: RealData, index: Tensor) -> RealData:
-    """Return the records of the first and those at `index` of the second, in the value space of the first."""
+def with_canaries(first: RealData, second: RealData, index: Tensor) -> RealData:
+    """Return the records of `first` together with those at `index` of `second`, in the value space of `first`.
+
+    Args:
+        first: Records that are all kept.
+        second: Records of the same classes, such as canaries.
+        index: Positions in `second`, int64.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> from ddsdk.judging import with_canaries
+        >>> train, test = ddsdk.load_pair("digits")
+        >>> len(with_canaries(train, test, torch.arange(5))) - len(train)
+        5
+    """
     require(second.class_names == first.class_names, "canaries", "have the classes of the records", second.class_names)
     index = index.to(second.device)
     if first.images.dtype == second.images.dtype:
-        mine, theirs = first.images, second.images[index]
+        images, added = first.images, second.images[index]
     else:
-        mine, theirs = unit_images(first), unit_images(second)[index.cpu()]
-    labels = torch.cat([part.to(mine.device) for part in (first.labels, second.labels[index])])
-    return first.with_items(torch.cat([mine, theirs.to(mine.device)]), labels, first.preprocess.to(mine.device))
+        images, added = unit_images(first), unit_images(second)[index.cpu()]
+    device = images.device
+    labels = torch.cat([part.to(device) for part in (first.labels, second.labels[index])])
+    return first.with_items(torch.cat([images, added.to(device)]), labels, first.preprocess.to(device))
 
 
 def unit_images(records: RealData) -> Tensor:
-    """Return all records in the unit range, (N, C, H, W), on the CPU."""
+    """Return all images of the records in the unit range, (N, C, H, W), on the CPU.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.judging import unit_images
+        >>> tuple(unit_images(ddsdk.load("digits")).shape)
+        (1347, 1, 8, 8)
+    """
     images = records.images.cpu()
     return images if images.is_floating_point() else images.float() / 255

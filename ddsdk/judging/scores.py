@@ -1,4 +1,4 @@
-"""Scores that were computed once and kept: one small file for each, named by everything that it depends on."""
+"""A cache of scores: one small file for each score, named by the hash of all its conditions."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import torch
 from ddsdk.artefact import Distilled
 from ddsdk.data import RealData
 from ddsdk.foundation import ArtifactError, Store, Timing, Unit, clean, generator, readable_json, require, strict_json
-from ddsdk.judging.judge import Progress, evaluating, last_score
-from ddsdk.training import Evaluation, Score
+from ddsdk.judging.judge import EvaluationProgress, evaluation_steps, last_score
+from ddsdk.training import Score, TrainingProtocol
 
 
 class _Conditions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     set: str
     test: str
-    evaluation: dict[str, Any]
+    protocol: dict[str, Any]
     seed: int
     device: str
     versions: dict[str, str]
@@ -36,76 +36,106 @@ class _Record(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 def results_folder(folder: Path) -> Path:
-    """Return where the scores of the set in `folder` go: beside it, so that a set from elsewhere brings none."""
-    whole = folder if folder.name not in ("", "..") else folder.resolve()
-    return whole.with_name(f"{whole.name}-results")
+    """Return the folder for the scores of a set: beside the folder of the set, so that sets are shared without scores.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from ddsdk.judging import results_folder
+        >>> results_folder(Path("sets/dm-digits")).name
+        'dm-digits-results'
+    """
+    named = folder if folder.name not in ("", "..") else folder.resolve()
+    return named.with_name(f"{named.name}-results")
 
 
-def kept_score(
+def cached_score(
     folder: Path,
     name: str,
     distilled: Distilled,
     test: RealData,
-    evaluation: Evaluation,
+    protocol: TrainingProtocol,
     seed: int,
     *,
     fresh: bool = False,
 ) -> Score:
-    """Return the score of a set, from `folder` if it was computed under the same conditions before.
+    """Return the score of a set, from the cache if it was already computed under the same conditions.
+
+    A set that does not fit `test` gives a ValueError. A cached file without a valid score gives an `ArtifactError` with
+    the reason ``"score"``.
 
     Args:
-        folder: Folder of the scores, made if it does not exist. Its files are believed, so it should be yours.
+        folder: Folder of the scores, which is made if it does not exist. Its files are trusted.
         name: Name of the set in tables.
-        distilled: The set.
-        test: Real data in the set's value space, with the set's classes.
-        evaluation: Protocol of the training. A learning rate or a momentum that was learned with the set replaces its
-            own; one for each step holds where the images come in their stored order.
-        seed: Root of every random number.
-        fresh: Whether a score that is there is computed again.
+        distilled: Distilled set to be evaluated.
+        test: Held-out real data in the value space of the set, with its classes.
+        protocol: Protocol of training networks. A rate or momentum that was learned with the set replaces that of the
+            protocol; values for single steps are used if the protocol has the stored order.
+        seed: Root of all random numbers, an integer.
+        fresh: Whether the score is computed again even if it is cached.
 
-    Raises:
-        ValueError: If the set does not fit `test`.
-        ArtifactError: ``"score"``, if the file in `folder` is no score.
+    Example:
+        >>> import ddsdk
+        >>> from pathlib import Path
+        >>> from ddsdk.judging import cached_score
+        >>> train, test = ddsdk.load_pair("digits")
+        >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), train)
+        >>> protocol = ddsdk.TrainingProtocol(name="short", epochs=1, networks=1).changed(options={"width": 4})
+        >>> folder = Path("digits-scores")
+        >>> first = cached_score(folder, "means", distilled, test, protocol, seed=0)
+        >>> first == cached_score(folder, "means", distilled, test, protocol, seed=0)
+        True
     """
-    return last_score(scoring(folder, name, distilled, test, evaluation, seed, fresh=fresh))
+    return last_score(cached_score_steps(folder, name, distilled, test, protocol, seed, fresh=fresh))
 
 
-def scoring(
+def cached_score_steps(
     folder: Path,
     name: str,
     distilled: Distilled,
     test: RealData,
-    evaluation: Evaluation,
+    protocol: TrainingProtocol,
     seed: int,
     *,
     fresh: bool = False,
-) -> Iterator[Progress]:
-    """Do what `kept_score` does, giving control back after each epoch."""
+) -> Iterator[EvaluationProgress]:
+    """Yield the progress of `cached_score` after each epoch; the last progress has the score.
+
+    Example:
+        >>> import ddsdk
+        >>> from pathlib import Path
+        >>> from ddsdk.judging import cached_score_steps
+        >>> train, test = ddsdk.load_pair("digits")
+        >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), train)
+        >>> protocol = ddsdk.TrainingProtocol(name="short", epochs=1, networks=1).changed(options={"width": 4})
+        >>> *_, last = cached_score_steps(Path("digits-scores"), "class means", distilled, test, protocol, seed=0)
+        >>> last.score.name, last.kept
+        ('class means', False)
+    """
     names = tuple(map(clean, test.class_names))
     rule = f"be those of the set, {list(distilled.class_names)}"
     require(names == distilled.class_names, "class names of test", rule, list(names))
-    evaluation, pace = evaluation.with_learned(distilled.learned_lr, distilled.learned_momentum)
+    protocol, per_step = protocol.with_learned(distilled.learned_lr, distilled.learned_momentum)
     if distilled.manifest.storage.labels == "hard":
-        # Every reading of one-hot rows is the same, and so is its score.
-        evaluation = dataclasses.replace(evaluation, labels="stored")
+        # All forms of one-hot labels are equal, so that one cached score serves for all of them.
+        protocol = dataclasses.replace(protocol, labels="stored")
     conditions: dict[str, Any] = {
         "set": distilled.content_id,
         "test": test.fingerprint,
-        "evaluation": evaluation.to_dict(),
+        "protocol": protocol.to_dict(),
         "seed": seed,
         "device": test.device.type,
         "versions": {"ddsdk": version("ddsdk"), "torch": torch.__version__},
     }
-    # The name tells rows of a table apart whose sets are the same, such as those of two baselines.
+    # The name is part of the key, because two rows of a table can have equal sets, such as those of two baselines.
     store, unit = Store(folder), Unit("score", conditions, (name,))
-    kept = store.read(unit.id)
-    if kept is not None and not fresh:
-        yield Progress(evaluation.rounds, evaluation.rounds, _read(unit, kept).score, kept=True)
+    cached = store.read(unit.id)
+    if cached is not None and not fresh:
+        yield EvaluationProgress(protocol.rounds, protocol.rounds, _read(unit, cached).score, kept=True)
         return
     store.make()
     wall, cpu = time.perf_counter(), time.process_time()
     images, labels = distilled.images.to(test.device), distilled.labels.to(test.device)
-    for step in evaluating((images, labels), test, evaluation, rng=generator(seed), name=name, pace=pace):
+    for step in evaluation_steps((images, labels), test, protocol, rng=generator(seed), name=name, per_step=per_step):
         if step.score is None:
             yield step
             continue
@@ -122,7 +152,17 @@ def scoring(
 
 
 def read_scores(folder: Path) -> list[dict[str, Any]]:
-    """Return the scores that `kept_score` has kept in `folder`, each with its conditions."""
+    """Return the scores that `cached_score` has stored in a folder, each with its conditions, as plain values.
+
+    Args:
+        folder: Folder of the scores; an empty or missing one gives an empty list.
+
+    Example:
+        >>> import ddsdk
+        >>> from pathlib import Path
+        >>> ddsdk.read_scores(Path("no-scores"))
+        []
+    """
     return [
         {**msgspec.to_builtins(_read(unit, result)), "conditions": dict(unit.config)}
         for unit, result in Store(folder).results("score")
@@ -132,7 +172,7 @@ def read_scores(folder: Path) -> list[dict[str, Any]]:
 def _read(unit: Unit, result: bytes) -> _Record:
     try:
         msgspec.convert(unit.config, _Conditions, strict=True)
-        Evaluation.from_dict(unit.config["evaluation"])
+        TrainingProtocol.from_dict(unit.config["protocol"])
         record = msgspec.convert(strict_json(result), _Record, strict=True)
     except (ValueError, msgspec.ValidationError) as error:
         raise ArtifactError("score", f"unit {unit.id} must hold a score, got: {clean(str(error))}") from None

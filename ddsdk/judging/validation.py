@@ -1,4 +1,4 @@
-"""Held-out training images that choose the best of a run's sets."""
+"""Validation of the sets of a run on held-out training images, which selects the best set."""
 
 from __future__ import annotations
 
@@ -9,26 +9,35 @@ from typing import final
 import torch
 
 from ddsdk.data import RealData
-from ddsdk.foundation import Checked, PositiveInt, derive
-from ddsdk.judging.judge import evaluate, shortened
+from ddsdk.foundation import CheckedDataclass, PositiveInt, derive
+from ddsdk.judging.judge import evaluate, reduced_protocol
 from ddsdk.synthetic import SyntheticSet
-from ddsdk.training import Evaluation
+from ddsdk.training import TrainingProtocol
 
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Validation(Checked):
-    """Judge the sets of a run on images that are not distilled, and keep the best.
+class Validation(CheckedDataclass):
+    """Validation of the sets of a run on held-out images; the best set becomes the result.
 
-    The protocol is that of the recipe with a narrower network and fewer epochs, so its figures rank the sets of a run
-    and are not those of a table.
+    The protocol is that of the recipe with a narrower network and fewer epochs. Its accuracies rank the sets of a run,
+    and are not comparable with those of the full protocol.
 
     Attributes:
-        held: Held-out training images, see `ddsdk.RealData.split`. They must not be part of what is distilled.
-        every: Steps between two looks.
-        epochs: Passes of a network over the set, unless the protocol has fewer.
-        width: Channels of the network, where it has a width.
-        networks: Networks that are trained for each look, the same fresh ones for all.
+        held: Held-out training images, see `ddsdk.RealData.split`. They must not be among the distilled images.
+        every: Number of steps between two validations.
+        epochs: Largest number of epochs of a network on the set.
+        width: Number of channels of the network, if it has a width.
+        networks: Number of fresh networks for each validation, with equal initial weights in all validations.
+
+    Example:
+        >>> import ddsdk
+        >>> train, held = ddsdk.load("digits").split(0.2, ddsdk.generator(0))
+        >>> validation = ddsdk.Validation(held=held, every=1, epochs=1, width=4)
+        >>> recipe = ddsdk.DM(ipc=1, steps=2, real_batch=8)
+        >>> distilled = ddsdk.distill(recipe, train, validation=validation)
+        >>> distilled.provenance["best_step"] in (1, 2)
+        True
     """
 
     held: RealData
@@ -37,22 +46,22 @@ class Validation(Checked):
     width: PositiveInt = 64
     networks: PositiveInt = 1
 
-    def under(self, evaluation: Evaluation, *, rng: torch.Generator) -> Callable[[SyntheticSet], float]:
-        """Return the function from a set to the accuracy, 0..1, of fresh networks that are trained on it.
+    def under(self, protocol: TrainingProtocol, *, rng: torch.Generator) -> Callable[[SyntheticSet], float]:
+        """Return the function from a set to the mean accuracy, in 0..1, of fresh networks that are trained on it.
 
         Args:
-            evaluation: Protocol of the recipe.
-            rng: Generator of the initial weights and order, which are those of all sets.
+            protocol: Protocol of the recipe, which is reduced.
+            rng: Generator of initial weights and batch order, which are equal for all sets; it is not advanced.
         """
-        # In the stored order each step may have a rate of its own: there are as many steps as rates.
-        epochs = None if evaluation.order == "stored" else self.epochs
-        short = shortened(evaluation, networks=self.networks, epochs=epochs, width=self.width)
+        # A protocol with the stored order can have a learned rate for each step, and so needs all of its epochs.
+        epochs = None if protocol.order == "stored" else self.epochs
+        reduced = reduced_protocol(protocol, networks=self.networks, epochs=epochs, width=self.width)
 
         def accuracy(syn: SyntheticSet) -> float:
             with torch.no_grad():
                 batch = syn.at(torch.arange(len(syn)), derive(rng, "view"))
             learned = (None, None) if syn.rate is None else (syn.rate.rates, syn.rate.momenta)
-            rated, pace = short.with_learned(*learned)
-            return evaluate(batch, self.held, rated, seed=rng, pace=pace).mean
+            with_rates, per_step = reduced.with_learned(*learned)
+            return evaluate(batch, self.held, with_rates, seed=rng, per_step=per_step).mean
 
         return accuracy

@@ -1,4 +1,4 @@
-"""Networks for small images and text, with their initial weights."""
+"""Student networks for small images and text, and their initial weights."""
 
 import lazy_loader
 

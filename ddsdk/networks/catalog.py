@@ -1,4 +1,4 @@
-"""The networks by name, and the factory of students that recipes and evaluations take."""
+"""Catalogue of networks by name, and the factory of student networks for recipes and evaluations."""
 
 from __future__ import annotations
 
@@ -38,13 +38,19 @@ NETWORKS: dict[str, Builder] = {
 @final
 @dataclass(frozen=True)
 class NetworkFactory:
-    """A factory of one network of the catalogue.
+    """A factory of student networks of one architecture; `network_factory` makes it.
 
     Attributes:
-        name: Key of `NETWORKS`.
+        name: Name of the network, a key of `NETWORKS`.
         image_shape: Shape of the images, (C, H, W).
         num_classes: Number of classes K.
-        options: Every option of the builder, defaults and derived values included; and ``"init"`` where it was given.
+        options: Values of all options of the builder, including defaults and derived values, and ``"init"`` if given.
+
+    Example:
+        >>> import ddsdk
+        >>> factory = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)
+        >>> factory.options["depth"], factory.options["norm"]
+        (2, 'instance')
     """
 
     name: str
@@ -53,53 +59,63 @@ class NetworkFactory:
     options: Mapping[str, object]
 
     def __call__(self, rng: torch.Generator) -> Network:
-        """Return a network whose weights come from `rng` alone."""
+        """Return a new network with initial weights drawn from `rng`."""
+        # On the meta device a builder allocates no memory and draws no weights from the global random state.
         with torch.device("meta"):
-            network = NETWORKS[self.name](self.image_shape, self.num_classes, **_of_builder(self.options))
+            network = NETWORKS[self.name](self.image_shape, self.num_classes, **_builder_options(self.options))
         return initialise(network, rng, **{k: v for k, v in self.options.items() if k == "init"})  # type: ignore[arg-type]
 
 
 def network_factory(name: str, image_shape: ImageShape, num_classes: int, **options: object) -> NetworkFactory:
-    """Return ``make_student(rng)``, which builds the named network with weights drawn from `rng` alone.
+    """Return a function ``make_student(rng)``, which builds student networks with weights drawn from `rng`.
 
-    The network is built once here without memory, so that a wrong size or option is refused before a long
-    run and not during it.
+    Name, sizes and options are checked at once, so that a mistake is found before a long run.
 
     Args:
-        name: Key of `NETWORKS`.
+        name: Name of the network, a key of `NETWORKS`.
         image_shape: Shape of the images, (C, H, W).
         num_classes: Number of classes K >= 2.
-        **options: Keyword options of that builder, such as ``depth`` and ``width`` of the ConvNet; and ``init``, the
-            start of the weights, see `ddsdk.networks.initialise`.
+        **options: Options of the network, such as ``depth`` and ``width`` of the ConvNet, and ``init``, the
+            distribution of the initial weights, see `ddsdk.networks.initialise`.
 
     Returns:
-        A picklable callable; equal generators give equal weights, bit for bit, on the CPU.
+        Function that can be pickled. Equal generators give networks with bitwise equal weights on the CPU.
 
     Raises:
-        ValueError: If the name is unknown, an option has a value out of range, or the image is too small.
-        TypeError: If the builder has no such option.
+        ValueError: If the name is unknown, an option is out of range, or the images are too small.
+        TypeError: If the network has no such option.
+
+    Example:
+        >>> import ddsdk
+        >>> import torch
+        >>> make_student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)
+        >>> student = make_student(ddsdk.generator(0))
+        >>> student(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
     """
     if name not in NETWORKS:
-        near = difflib.get_close_matches(name.lower(), NETWORKS, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        similar = difflib.get_close_matches(name.lower(), NETWORKS, n=1, cutoff=0.4)
+        hint = f"; did you mean {similar[0]!r}?" if similar else ""
         raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {name!r}{hint}")
     builder = NETWORKS[name]
-    known = dict(list(inspect.signature(builder).parameters.items())[2:])
+    # The first two parameters of a builder are image_shape and num_classes.
+    parameters = dict(list(inspect.signature(builder).parameters.items())[2:])
     for option in options:
-        if option not in (*known, "init"):
-            raise TypeError(f"options of network {name!r} must be among {list(known)}, got {option!r}")
+        if option not in (*parameters, "init"):
+            raise TypeError(f"options of network {name!r} must be among {list(parameters)}, got {option!r}")
     init = options.get("init", "pytorch")
     require(init in get_args(Init), "init", f"be one of {list(get_args(Init))}", init)
     check_request(image_shape, num_classes)
     channels, height, width = image_shape
     shape = (channels, height, width)
+    # A build without memory raises the builder's own errors.
     with torch.device("meta"):
-        builder(shape, num_classes, **_of_builder(options))
-    given = {option: parameter.default for option, parameter in known.items()} | options
-    if given.get("depth", 1) is None:
-        given["depth"] = derived_depth(shape)
-    return NetworkFactory(name, shape, num_classes, given)
+        builder(shape, num_classes, **_builder_options(options))
+    complete = {option: parameter.default for option, parameter in parameters.items()} | options
+    if complete.get("depth", 1) is None:
+        complete["depth"] = derived_depth(shape)
+    return NetworkFactory(name, shape, num_classes, complete)
 
 
-def _of_builder(options: Mapping[str, object]) -> dict[str, object]:
+def _builder_options(options: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in options.items() if name != "init"}

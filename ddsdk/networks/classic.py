@@ -1,6 +1,6 @@
-"""Older small networks, on which the papers test the transfer of distilled sets.
+"""MLP, LeNet, AlexNet and VGG-11, with which the papers measure the cross-architecture accuracy of distilled sets.
 
-Builders take the shape of the images, (C, H, W), and the number of classes K >= 2.
+The arguments `image_shape` and `num_classes` are the shape of the images, (C, H, W), and the number of classes K >= 2.
 """
 
 from __future__ import annotations
@@ -12,32 +12,33 @@ from ddsdk.networks.network import Network
 from ddsdk.networks.norms import Norm, norm_layer
 from ddsdk.networks.shapes import ImageShape, check_request, head_inputs
 
+# Channels of the convolutions of each stage.
 _VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 
 
 def mlp(image_shape: ImageShape, num_classes: int, *, width: int = 128) -> Network:
-    """Build a perceptron with two hidden ReLU layers of `width` units each."""
+    """Return a multi-layer perceptron with two hidden ReLU layers of `width` units each."""
     check_request(image_shape, num_classes)
     require(width >= 1, "width", "be at least 1", width)
     channels, height, columns = image_shape
-    first = nn.Sequential(nn.Flatten(), nn.Linear(channels * height * columns, width), nn.ReLU())
-    second = nn.Sequential(nn.Linear(width, width), nn.ReLU())
-    return Network(nn.Sequential(first, second), nn.Linear(width, num_classes))
+    hidden1 = nn.Sequential(nn.Flatten(), nn.Linear(channels * height * columns, width), nn.ReLU())
+    hidden2 = nn.Sequential(nn.Linear(width, width), nn.ReLU())
+    return Network(nn.Sequential(hidden1, hidden2), nn.Linear(width, num_classes))
 
 
 def lenet(image_shape: ImageShape, num_classes: int) -> Network:
-    """Build LeNet-5 with ReLU and max pooling: 5x5 convolutions of 6 and 16 channels, then 120 and 84 units.
+    """Return LeNet-5 with ReLU and max pooling: 5x5 convolutions of 6 and 16 channels, then 120 and 84 units.
 
-    Grey images are padded by 2, so that 28x28 gives the classic 5x5 last map, as in the field. Images must have at
-    least 16x16 pixels, or 12x12 when grey.
+    The first convolution pads grey images by 2 pixels, so that the last map of 28x28 images has the usual 5x5 pixels.
+    Grey images must have at least 12x12 pixels, colour images 16x16.
 
     References:
         LeCun et al., Proceedings of the IEEE 1998.
     """
     check_request(image_shape, num_classes)
     padding = 2 if image_shape[0] == 1 else 0
-    last = [((size + 2 * padding - 4) // 2 - 4) // 2 for size in image_shape[1:]]
-    features = head_inputs("LeNet", image_shape, 16, *last)
+    last_map = [((size + 2 * padding - 4) // 2 - 4) // 2 for size in image_shape[1:]]
+    features = head_inputs("LeNet", image_shape, 16, *last_map)
     body = nn.Sequential(
         nn.Sequential(nn.Conv2d(image_shape[0], 6, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2)),
         nn.Sequential(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
@@ -48,9 +49,9 @@ def lenet(image_shape: ImageShape, num_classes: int) -> Network:
 
 
 def alexnet(image_shape: ImageShape, num_classes: int) -> Network:
-    """Build the small-image AlexNet of the field: five convolutions, three max poolings, no dropout.
+    """Return the AlexNet for small images: five convolutions, three max poolings, and no dropout.
 
-    Images have at least 8x8 pixels; grey 28x28 images are padded to 32x32 by the first convolution. There are
+    Images must have at least 8x8 pixels. The first convolution pads grey 28x28 images to 32x32. The network has
     192 * H/8 * W/8 features.
 
     References:
@@ -58,8 +59,8 @@ def alexnet(image_shape: ImageShape, num_classes: int) -> Network:
     """
     check_request(image_shape, num_classes)
     padding = 4 if tuple(image_shape) == (1, 28, 28) else 2
-    last = [(size + 2 * padding - 4) >> 3 for size in image_shape[1:]]
-    features = head_inputs("AlexNet", image_shape, 192, *last)
+    last_map = [(size + 2 * padding - 4) >> 3 for size in image_shape[1:]]
+    features = head_inputs("AlexNet", image_shape, 192, *last_map)
     body = nn.Sequential(
         nn.Sequential(nn.Conv2d(image_shape[0], 128, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2)),
         nn.Sequential(nn.Conv2d(128, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
@@ -71,15 +72,15 @@ def alexnet(image_shape: ImageShape, num_classes: int) -> Network:
 
 
 def vgg11(image_shape: ImageShape, num_classes: int, *, norm: Norm = "instance") -> Network:
-    """Build VGG-11 for small images: five stages, each ended by a 2x2 max pooling, and one linear layer.
+    """Return VGG-11 for small images: five stages, each with a final 2x2 max pooling, and one linear layer.
 
-    Images have at least 28x28 pixels; sides of 28 to 31 are padded to at least 32 by the first convolution, because
-    five halvings leave nothing of them. There are 512 * H/32 * W/32 features.
+    Images must have at least 28x28 pixels. The first convolution pads sides of 28 to 31 pixels to at least 32,
+    because the last map would be empty after five poolings. The network has 512 * H/32 * W/32 features.
 
     Args:
         image_shape: Shape of the images, (C, H, W).
         num_classes: Number of classes K >= 2.
-        norm: Kind of normalisation, see `ddsdk.networks.norms.norm_layer`.
+        norm: Name of the normalisation layer, see `ddsdk.networks.norms.norm_layer`.
 
     References:
         Simonyan and Zisserman, ICLR 2015, arXiv 1409.1556.
@@ -89,7 +90,7 @@ def vgg11(image_shape: ImageShape, num_classes: int, *, norm: Norm = "instance")
     size = f"{sides[0]}x{sides[1]}"
     require(min(sides) >= 28, "image_shape", "be at least 28x28 pixels for VGG-11", size)
     extra = [max(0, (33 - side) // 2) for side in sides]
-    last = [(side + 2 * more) >> len(_VGG11) for side, more in zip(sides, extra, strict=True)]
+    last_map = [(side + 2 * pad) >> len(_VGG11) for side, pad in zip(sides, extra, strict=True)]
     stages = []
     for index, widths in enumerate(_VGG11):
         layers: list[nn.Module] = []
@@ -98,5 +99,5 @@ def vgg11(image_shape: ImageShape, num_classes: int, *, norm: Norm = "instance")
             layers += [nn.Conv2d(channels, width, 3, padding=padding), norm_layer(norm, width), nn.ReLU()]
             channels = width
         stages.append(nn.Sequential(*layers, nn.MaxPool2d(2)))
-    features = head_inputs("VGG-11", image_shape, channels, *last)
+    features = head_inputs("VGG-11", image_shape, channels, *last_map)
     return Network(nn.Sequential(*stages), nn.Linear(features, num_classes))

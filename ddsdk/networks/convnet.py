@@ -1,4 +1,4 @@
-"""The ConvNet on which nearly every paper of the field distils and evaluates."""
+"""The ConvNet, the standard student network of dataset distillation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ddsdk.networks.norms import Norm, norm_layer
 from ddsdk.networks.pooling import AvgPool2
 from ddsdk.networks.shapes import ImageShape, check_request, head_inputs
 
-# In place: what a normalisation puts out is read by nothing else, and memory traffic is what costs here.
+# In place, because nothing else reads the output of the normalisation, and memory traffic dominates the cost.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": partial(nn.ReLU, inplace=True),
     "leaky-relu": partial(nn.LeakyReLU, inplace=True),
@@ -25,7 +25,7 @@ POOLINGS: dict[str, Callable[[], nn.Module] | None] = {"avg": AvgPool2, "max": p
 
 
 def derived_depth(image_shape: ImageShape) -> int:
-    """Return the papers' number of blocks for a size of images."""
+    """Return the number of blocks that the papers use for images of a shape (C, H, W): 3 at 32 pixels, 4 at 64."""
     return max(2, round(math.log2(min(image_shape[1:]) / 4)))
 
 
@@ -40,21 +40,27 @@ def convnet(
     activation: Literal["relu", "leaky-relu", "sigmoid"] = "relu",
     edges: Literal["zeros", "circular"] = "zeros",
 ) -> Network:
-    """Build a ConvNet: blocks of 3x3 convolution, norm, activation and 2x2 pooling, and a linear head.
+    """Return a ConvNet: blocks of 3x3 convolution, normalisation, activation and 2x2 pooling, and a linear head.
 
-    As in the field, grey 28x28 images are padded to 32x32 by the first convolution, which gives 128*4*4 = 2048
-    features; every other size keeps padding 1 and is halved, rounding down, by each pooling.
+    As in the papers, the first convolution pads grey 28x28 images to 32x32, which gives 128*4*4 = 2048 features.
+    Images of all other sizes have padding 1. Each pooling halves the sides and rounds down.
 
     Args:
         image_shape: Shape of the images, (C, H, W).
         num_classes: Number of classes K >= 2.
-        depth: Number of blocks, >= 1. None derives the papers' choice from the smaller side: 3 at 28 or 32 pixels, 4
-            at 64, 5 at 128, so that the last map is about 4x4; never below 2.
-        width: Channels of every block, >= 1.
-        norm: Kind of normalisation, see `ddsdk.networks.norms.norm_layer`.
-        pooling: Kind of pooling; "none" keeps the resolution.
-        activation: Nonlinearity of every block.
-        edges: Padding of the convolutions: zeros, or the opposite edge ("circular"), for images that tile.
+        depth: Number of blocks, >= 1. None takes the papers' number for the smaller side: 3 at 28 or 32 pixels, 4 at
+            64, 5 at 128, so that the last map has about 4x4 pixels; at least 2.
+        width: Number of channels of each block, >= 1.
+        norm: Name of the normalisation layer, see `ddsdk.networks.norms.norm_layer`.
+        pooling: Type of the pooling; "none" keeps the resolution.
+        activation: Activation function of each block.
+        edges: Padding of the convolutions: "zeros", or "circular" (the opposite edge) for images that are tiled.
+
+    Example:
+        >>> import ddsdk
+        >>> student = ddsdk.network_factory("convnet", (3, 32, 32), 10)(ddsdk.generator(0))
+        >>> student.head.in_features, len(student.body)
+        (2048, 3)
 
     References:
         Gidaris and Komodakis, CVPR 2018, arXiv 1804.09458; Zhao et al., ICLR 2021, arXiv 2006.05929.
@@ -69,12 +75,12 @@ def convnet(
     channels, height, columns = image_shape
     padding = 3 if tuple(image_shape) == (1, 28, 28) else 1
     halvings = 0 if pooling == "none" else depth
-    last = [(size + 2 * padding - 2) >> halvings for size in (height, columns)]
-    features = head_inputs(f"a ConvNet of depth {depth}", image_shape, width, *last)
+    last_map = [(size + 2 * padding - 2) >> halvings for size in (height, columns)]
+    features = head_inputs(f"a ConvNet of depth {depth}", image_shape, width, *last_map)
     blocks = []
     for level in range(depth):
-        inputs, margin = (channels, padding) if level == 0 else (width, 1)
-        conv = nn.Conv2d(inputs, width, 3, padding=margin, padding_mode=edges)
+        in_channels, pad = (channels, padding) if level == 0 else (width, 1)
+        conv = nn.Conv2d(in_channels, width, 3, padding=pad, padding_mode=edges)
         layers = [conv, norm_layer(norm, width), ACTIVATIONS[activation]()]
         pool = POOLINGS[pooling]
         blocks.append(nn.Sequential(*layers, *([] if pool is None else [pool()])))

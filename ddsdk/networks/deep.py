@@ -17,20 +17,26 @@ DeepNorm = Literal["instance", "batch"]
 
 
 def resnet10(image_shape: ImageShape, num_classes: int, *, norm: DeepNorm = "instance") -> Network:
-    """Build a ResNet-10 (one basic block per stage); see `resnet18`."""
+    """Return a ResNet-10, with one basic block per stage; sizes and arguments as in `resnet18`."""
     return _resnet("ResNet-10", "BasicBlock", (1, 1, 1, 1), image_shape, num_classes, norm)
 
 
 def resnet18(image_shape: ImageShape, num_classes: int, *, norm: DeepNorm = "instance") -> Network:
-    """Build a ResNet-18 for small images: the stem is one 3x3 convolution of stride 1, without max pooling.
+    """Return a ResNet-18 for small images: the stem is one 3x3 convolution of stride 1, without max pooling.
 
-    There are 512 features (2048 for ResNet-152), averaged over the last map of ceil(H/8) x ceil(W/8) pixels. Under
-    instance norm a map of a single pixel is refused: every feature would be constant.
+    The network has 512 features (2048 for ResNet-152), averaged over the last map of ceil(H/8) x ceil(W/8) pixels.
+    With instance normalisation the last map must have more than one pixel, because all features of a single pixel
+    are constant. ValueError is raised otherwise.
 
     Args:
-        image_shape: Shape of the images, (C, H, W).
+        image_shape: Shape of the images, (C, H, W), with H and W >= 8.
         num_classes: Number of classes K >= 2.
-        norm: Kind of normalisation: "instance" suits batches of a few distilled images, "batch" is the published one.
+        norm: Name of the normalisation: "batch" as published, or "instance" for batches of a few distilled images.
+
+    Example:
+        >>> import ddsdk
+        >>> ddsdk.network_factory("resnet18", (3, 32, 32), 10)(ddsdk.generator(0)).head.in_features
+        512
 
     References:
         He et al., CVPR 2016, arXiv 1512.03385.
@@ -39,22 +45,23 @@ def resnet18(image_shape: ImageShape, num_classes: int, *, norm: DeepNorm = "ins
 
 
 def resnet152(image_shape: ImageShape, num_classes: int, *, norm: DeepNorm = "instance") -> Network:
-    """Build a ResNet-152 (3, 8, 36 and 3 bottleneck blocks); see `resnet18`."""
+    """Return a ResNet-152, with 3, 8, 36 and 3 bottleneck blocks; sizes and arguments as in `resnet18`."""
     return _resnet("ResNet-152", "Bottleneck", (3, 8, 36, 3), image_shape, num_classes, norm)
 
 
 def densenet121(image_shape: ImageShape, num_classes: int, *, norm: DeepNorm = "instance") -> Network:
-    """Build a DenseNet-121 for small images, with one 3x3 convolution of stride 1 as its stem; see `resnet18`.
+    """Return a DenseNet-121 for small images, whose stem is one 3x3 convolution of stride 1 without max pooling.
 
-    There are 1024 features, averaged over the last map of floor(H/8) x floor(W/8) pixels.
+    The network has 1024 features, averaged over the last map of floor(H/8) x floor(W/8) pixels. The arguments are
+    those of `resnet18`.
 
     References:
         Huang et al., CVPR 2017, arXiv 1608.06993.
     """
     check_request(image_shape, num_classes)
     _check_last_map("DenseNet-121", image_shape, [side // 8 for side in image_shape[1:]], norm)
-    built = _torchvision("densenet").DenseNet(32, (6, 12, 24, 16), 64, num_classes=num_classes)
-    stages = dict(built.features.named_children())
+    original = _torchvision("densenet").DenseNet(32, (6, 12, 24, 16), 64, num_classes=num_classes)
+    stages = dict(original.features.named_children())
     del stages["pool0"]
     stages["conv0"] = nn.Conv2d(image_shape[0], 64, 3, padding=1, bias=False)
     body = nn.Sequential(*stages.values(), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
@@ -68,26 +75,27 @@ def _resnet(
 ) -> Network:
     check_request(image_shape, num_classes)
     _check_last_map(name, image_shape, [-(-side // 8) for side in image_shape[1:]], norm)
-    room = _torchvision("resnet")
-    built = room.ResNet(getattr(room, block), list(layers), num_classes, norm_layer=partial(norm_layer, norm))
+    module = _torchvision("resnet")
+    original = module.ResNet(getattr(module, block), list(layers), num_classes, norm_layer=partial(norm_layer, norm))
     stem = nn.Sequential(nn.Conv2d(image_shape[0], 64, 3, padding=1, bias=False), norm_layer(norm, 64), nn.ReLU())
-    stages = [built.layer1, built.layer2, built.layer3, built.layer4]
-    return Network(nn.Sequential(stem, *stages, nn.AdaptiveAvgPool2d(1)), nn.Linear(built.fc.in_features, num_classes))
+    stages = [original.layer1, original.layer2, original.layer3, original.layer4]
+    body = nn.Sequential(stem, *stages, nn.AdaptiveAvgPool2d(1))
+    return Network(body, nn.Linear(original.fc.in_features, num_classes))
 
 
 def _torchvision(module: str) -> Any:  # noqa: ANN401
-    # The caller may stand under torch.device("meta"); constants made by an import must not land there.
+    # The caller may be inside `with torch.device("meta")`, but constants of an imported module need memory.
     with torch.device("cpu"):
         from torchvision.models import densenet, resnet
     return {"densenet": densenet, "resnet": resnet}[module]
 
 
-def _check_last_map(name: str, image_shape: ImageShape, last: list[int], norm: str) -> None:
+def _check_last_map(name: str, image_shape: ImageShape, last_map: list[int], norm: str) -> None:
     require(norm in ("instance", "batch"), "norm", "be one of instance, batch", norm)
     size = f"{image_shape[1]}x{image_shape[2]}"
-    require(min(last) >= 1, "image_shape", f"be at least 8x8 pixels for {name}", size)
+    require(min(last_map) >= 1, "image_shape", f"be at least 8x8 pixels for {name}", size)
     rule = f"leave more than one pixel in the last map of {name} with norm 'instance' (use norm='batch')"
-    require(norm == "batch" or max(last) > 1, "image_shape", rule, size)
+    require(norm == "batch" or max(last_map) > 1, "image_shape", rule, size)
 
 
 def _replace_batch_norm(module: nn.Module) -> None:

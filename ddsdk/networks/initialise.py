@@ -1,4 +1,4 @@
-"""Initial weights that come from an explicit generator and nothing else."""
+"""Initial weights, drawn from an explicit random generator."""
 
 from __future__ import annotations
 
@@ -14,46 +14,53 @@ from torch.nn.parameter import is_lazy
 from ddsdk.foundation import require
 
 Init = Literal["pytorch", "xavier-normal"]
-"""Start of linear and convolution layers, see `initialise`."""
+"""Distribution of the initial weights of linear and convolution layers, see `initialise`."""
 
 M = TypeVar("M", bound=nn.Module)
 
 _DRAWN = (nn.Linear, _ConvNd)
-# Their reset_parameters() is deterministic: ones, zeros, a constant slope, and fresh running statistics.
+# reset_parameters() of these layers is deterministic: ones, zeros, a constant slope, and new running statistics.
 _RESET = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.PReLU)
 
 
 def initialise(module: M, rng: torch.Generator, init: Init = "pytorch") -> M:
-    """Give every parameter of `module` a fresh value drawn from `rng`, in place.
+    """Draw new initial values for all parameters of a module, in place.
 
-    The formulas are PyTorch's defaults. Linear and convolution layers: the weight is Kaiming-uniform with
-    a = sqrt(5), which is U(-b, b) with b = 1 / sqrt(fan_in), and the bias has the same b. Norm layers: weight
-    1, bias 0, running mean 0, running variance 1, no batches tracked. Draws are made on the CPU in module
-    order and copied, so that the device does not change the numbers. With ``"xavier-normal"`` linear and
-    convolution layers have weights from N(0, 2 / (fan_in + fan_out)) and biases of 0 instead.
+    With ``"pytorch"`` the distributions are PyTorch's defaults. Weights of linear and convolution layers are
+    Kaiming-uniform with a = sqrt(5), which is U(-b, b) with b = 1 / sqrt(fan_in), and biases have the same b. With
+    ``"xavier-normal"`` these layers have weights from N(0, 2 / (fan_in + fan_out)) and zero biases. Normalisation
+    layers get weight 1, bias 0, running mean 0, running variance 1, and a batch count of 0. Numbers are drawn on the
+    CPU in the order of the layers and then copied, so that they are the same on all devices.
+
+    A layer of another kind that has parameters, or buffers without memory, is an error: TypeError is raised before
+    any change.
 
     Args:
-        module: Module of linear, convolution, norm and parameter-free layers. Parts on the meta device get memory on
-            the CPU; other parts stay where they are.
-        rng: CPU generator; it advances. The global random state is neither read nor changed.
-        init: Start of linear and convolution layers.
+        module: Module of linear, convolution, normalisation and parameter-free layers. Layers on the meta device get
+            memory on the CPU; other layers stay on their device.
+        rng: CPU generator, which is advanced. The global random state is neither read nor changed.
+        init: Distribution of the weights of linear and convolution layers.
 
     Returns:
-        The same module.
+        Argument `module` itself.
 
-    Raises:
-        TypeError: If a layer holds parameters (or buffers without memory) of an unknown kind, before any change.
+    Example:
+        >>> import ddsdk
+        >>> from torch import nn
+        >>> layer = ddsdk.networks.initialise(nn.Linear(4, 2), ddsdk.generator(0), "xavier-normal")
+        >>> layer.bias.tolist()
+        [0.0, 0.0]
 
     References:
         He et al., ICCV 2015, arXiv 1502.01852. Glorot and Bengio, AISTATS 2010 (Xavier).
     """
     require(init in get_args(Init), "init", f"be one of {list(get_args(Init))}", init)
-    layers = [(path, layer) for path, layer in module.named_modules() if _own_tensors(layer)]
+    layers = [(path, layer) for path, layer in module.named_modules() if _direct_tensors(layer)]
     for path, layer in layers:
-        _check_known(path, layer)
+        _check_layer(path, layer)
     with torch.no_grad():
         for _, layer in layers:
-            if any(tensor.is_meta for tensor in _own_tensors(layer)):
+            if any(tensor.is_meta for tensor in _direct_tensors(layer)):
                 layer.to_empty(device=torch.device("cpu"), recurse=False)
             if isinstance(layer, _DRAWN):
                 (_draw if init == "pytorch" else _draw_xavier)(layer, rng)
@@ -62,20 +69,20 @@ def initialise(module: M, rng: torch.Generator, init: Init = "pytorch") -> M:
     return module
 
 
-def _own_tensors(layer: nn.Module) -> list[Tensor]:
+def _direct_tensors(layer: nn.Module) -> list[Tensor]:
     return [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
 
 
-def _check_known(path: str, layer: nn.Module) -> None:
+def _check_layer(path: str, layer: nn.Module) -> None:
     constant = not any(True for _ in layer.parameters(recurse=False))
     if constant and not any(buffer.is_meta for buffer in layer.buffers(recurse=False)):
         return
     if isinstance(layer, (*_DRAWN, *_RESET)) and not any(is_lazy(p) for p in layer.parameters(recurse=False)):
         return
     raise TypeError(
-        f"layer {path or '(the module itself)'!r} is a {type(layer).__name__}, "
-        "which initialise() does not know: build the network from linear, convolution and norm layers, "
-        "or pass a make_student(rng) of your own that draws this layer's weights from rng"
+        f"module must have layers that initialise() supports, got {type(layer).__name__} at "
+        f"{path or '(the module itself)'!r}: build the network from linear, convolution and norm layers, "
+        "or pass your own make_student(rng), which draws the weights of this layer from rng"
     )
 
 
@@ -86,8 +93,8 @@ def _draw(layer: nn.Linear | _ConvNd, rng: torch.Generator) -> None:
 
 
 def _draw_xavier(layer: nn.Linear | _ConvNd, rng: torch.Generator) -> None:
-    into, out = layer.weight[0].numel(), layer.weight[:, 0].numel()
-    std = math.sqrt(2 / (into + out))
+    fan_in, fan_out = layer.weight[0].numel(), layer.weight[:, 0].numel()
+    std = math.sqrt(2 / (fan_in + fan_out))
     layer.weight.copy_(std * torch.randn(layer.weight.shape, generator=rng))
     if layer.bias is not None:
         layer.bias.zero_()

@@ -1,4 +1,4 @@
-"""The one shape that every student has: a body that makes features and a linear head."""
+"""Structure of all student networks: a body that computes features, and a linear classifier."""
 
 from __future__ import annotations
 
@@ -9,13 +9,22 @@ from torch import Tensor, nn
 
 @final
 class Network(nn.Module):
-    """A classifier: features from `body`, logits from `head`.
+    """A student network: `body` computes the features of an image, and `head` the logits.
 
-    In the catalogue the body is an ``nn.Sequential`` of stages, which layer-wise objectives pass one by one.
+    The body of a network of the catalogue is an ``nn.Sequential`` of stages. Layer-wise objectives, such as that of
+    CAFE, run the stages one after the other.
 
     Args:
         body: Module from images (B, C, H, W) to features of any shape (B, ...).
         head: Linear layer from the F flattened features to K logits.
+
+    Example:
+        >>> import ddsdk
+        >>> import torch
+        >>> from torch import nn
+        >>> network = ddsdk.networks.Network(nn.Conv2d(1, 4, 3), nn.Linear(4 * 6 * 6, 10))
+        >>> network.embed(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 144])
     """
 
     def __init__(self, body: nn.Module, head: nn.Linear) -> None:
@@ -24,7 +33,7 @@ class Network(nn.Module):
         self.head = head
 
     def embed(self, x: Tensor) -> Tensor:
-        """Return the flattened output of the body, (B, F), for images (B, C, H, W)."""
+        """Return the flattened features, (B, F), of images (B, C, H, W)."""
         features: Tensor = self.body(x)
         return features.flatten(1)
 

@@ -1,4 +1,4 @@
-"""Normalisation layers by name, and what batch normalisation needs from its user."""
+"""Normalisation layers by name, and the calibration of batch normalisation on real images."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ NORMS: tuple[Norm, ...] = get_args(Norm)
 
 
 def norm_layer(norm: Norm, channels: int) -> nn.Module:
-    """Return the affine normalisation layer that the field means by `norm`.
+    """Return an affine normalisation layer by its name in the papers.
 
     Args:
-        norm: Name: "instance" (one group per channel), "batch", "layer" (one group), "group" (four) or "none".
-        channels: Channels of the map.
+        norm: Name of the layer: "instance" (one group per channel), "batch", "layer" (one group), "group" (four
+            groups) or "none" (identity).
+        channels: Number of channels of the feature map; a multiple of 4 for "group".
     """
     require(norm in NORMS, "norm", f"be one of {', '.join(NORMS)}", norm)
     if norm == "none":
@@ -34,28 +35,43 @@ def norm_layer(norm: Norm, channels: int) -> nn.Module:
 
 
 def has_batch_norm(module: nn.Module) -> bool:
-    """Return whether any layer normalises with statistics of the batch."""
+    """Return whether a module has batch normalisation layers."""
     return any(isinstance(layer, _BatchNorm) for layer in module.modules())
 
 
 def uses_batch_statistics(module: nn.Module) -> bool:
-    """Return whether an image's output depends on the rest of its batch, as it does while batch norm trains."""
+    """Return whether the output of an image depends on the other images of its batch.
+
+    That is the case while a batch normalisation layer is in training mode.
+    """
     return any(isinstance(layer, _BatchNorm) and layer.training for layer in module.modules())
 
 
 def calibrate_batch_norm_(network: M, x: Tensor) -> M:
-    """Fix the statistics of every batch norm layer to those of one batch, in place.
+    """Set the running statistics of all batch normalisation layers to those of one batch, in place.
 
-    A batch of a few distilled images gives poor statistics, so gradient matching measures them once on real
-    images (16 per class in the paper's code) and then freezes them. The batch norm layers are left in
-    eval mode; a later ``network.train()`` would thaw them. Without batch norm this does nothing.
+    A batch of a few distilled images gives poor statistics. Gradient matching therefore measures them once on real
+    images (16 per class in the code of the paper) and then freezes them: the layers stay in evaluation mode. A later
+    ``network.train()`` would update them again. A network without batch normalisation is not changed.
 
     Args:
-        network: Network, which is returned too.
+        network: Network to calibrate, in place.
         x: Real images in the value space, (B, C, H, W), with B >= 2.
 
-    Differences from the published algorithm: the running statistics become those of the batch; the paper's
-    code mixes them into the initial 0 and 1 with PyTorch's momentum of 0.1.
+    Returns:
+        Argument `network` itself.
+
+    Differences from the published algorithm: the running statistics become those of the batch; the code of the paper
+    averages them with the initial 0 and 1, with PyTorch's momentum of 0.1.
+
+    Example:
+        >>> import ddsdk
+        >>> import torch
+        >>> make_student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4, norm="batch")
+        >>> student = make_student(ddsdk.generator(0))
+        >>> student = ddsdk.networks.calibrate_batch_norm_(student, torch.rand(16, 1, 8, 8))
+        >>> ddsdk.networks.uses_batch_statistics(student)
+        False
 
     References:
         Zhao et al., ICLR 2021, arXiv 2006.05929.
@@ -67,7 +83,7 @@ def calibrate_batch_norm_(network: M, x: Tensor) -> M:
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
-        # Without momentum PyTorch keeps the plain average over batches, which after one batch is that batch.
+        # With momentum None PyTorch averages over all batches; after one batch the average is that of the batch.
         layer.momentum = None
         layer.train()
     with torch.no_grad():

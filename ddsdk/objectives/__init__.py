@@ -1,4 +1,4 @@
-"""Objectives: what a step minimises."""
+"""Objectives: losses of the synthetic set that a distillation step minimises."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Objectives: the protocol, the checks of their students, and batches of every class."""
+"""The interface of objectives, checks of their students, and batches of all classes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,26 @@ S_contra = TypeVar("S_contra", contravariant=True)
 
 
 class Objective(Protocol[S_contra]):
-    """A loss of the synthetic set: terms whose gradients add."""
+    """A loss of the synthetic set: the sum of terms that are differentiated one after another."""
 
     def __call__(self, student: S_contra, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterable[Tensor]:
-        """Yield scalars with graph to the images and labels of `syn`, one after another."""
+        """Yield the terms, scalars with graph to the images and labels of `syn`.
+
+        Args:
+            student: Student of the step, such as a network or an expert segment.
+            real: Real data of the distillation.
+            syn: Synthetic set of the present step.
+            rng: Root of the random numbers of this step.
+        """
         ...
 
 
 def require_network(student: object) -> None:
-    """Raise TypeError unless `student` is a network; a stretch of a trajectory is the usual mistake."""
+    """Check that a student is a network; an expert segment is the usual mistake.
+
+    Raises:
+        TypeError: If `student` is no ``nn.Module``.
+    """
     if not isinstance(student, nn.Module):
         raise TypeError(f"student must be a network, got {type(student).__name__}")
 
@@ -33,7 +44,7 @@ def embedding(student: object) -> Callable[[Tensor], Tensor]:
     """Return the student's `embed`, from images (B, C, H, W) to features (B, F).
 
     Raises:
-        TypeError: If it has none.
+        TypeError: If the student has no such method.
     """
     embed: Callable[[Tensor], Tensor] | None = getattr(student, "embed", None)
     if embed is None:

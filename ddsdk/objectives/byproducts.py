@@ -1,7 +1,7 @@
-"""Byproducts: functions of a student and a batch by which real and synthetic images are compared.
+"""Byproducts: quantities of a student on a batch that matching compares, such as mean features or gradients.
 
-Most are means over the batch, so that pieces of a batch add up with their sizes as weights (`in_pieces`). Others have a
-row for each image, and pieces are stacked (`stacked`).
+Most are means over the batch, so that micro-batches add up with their sizes as weights (`in_micro_batches`). Others
+have one row for each image, and the rows of micro-batches are concatenated (`stacked`).
 """
 
 from __future__ import annotations
@@ -20,31 +20,38 @@ from ddsdk.training import micro_batch, pieces
 
 
 class Byproduct(Protocol):
-    """A function of a student and a batch."""
+    """A quantity of a student on a batch, as a tuple of tensors."""
 
     def __call__(self, student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tensor, ...]:
-        """Return the byproduct, differentiable with respect to the batch when `graph` is true."""
+        """Return the byproduct, with graph to the batch if `graph` is true."""
         ...
 
 
 class Gather(Protocol):
-    """Computes the byproduct of a batch without a graph, in micro-batches: `in_pieces` or `stacked`."""
+    """A way to compute the byproduct of a batch in micro-batches: `in_micro_batches` or `stacked`."""
 
     def __call__(self, byproduct: Byproduct, student: nn.Module, batch: Batch, draw: Draw = ...) -> tuple[Tensor, ...]:
-        """Return the byproduct of the whole augmented batch."""
+        """Return the byproduct of the whole augmented batch, without graph."""
         ...
 
 
 def mean_embedding(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tensor, ...]:
-    """Return the mean embedding, (F,): the mean over the batch of `student.embed(x)`.
+    """Return the mean embedding of a batch, (F,): the byproduct of distribution matching.
 
     Args:
         student: Network with a method `embed`: (B, C, H, W) -> (B, F).
-        batch: Images; their labels are not read.
-        graph: Whether the graph to the images is kept.
+        batch: Images of the batch; their labels are not used.
+        graph: True for a result with graph to the images.
 
     References:
         Zhao and Bilen, WACV 2023, arXiv:2110.04181, eq. 5.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> real = ddsdk.load("digits")
+        >>> student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator(0))
+        >>> [t.shape for t in ddsdk.objectives.mean_embedding(student, real.batch(torch.arange(5)), graph=False)]
+        [torch.Size([16])]
     """
     embed = embedding(student)
     with torch.set_grad_enabled(graph):
@@ -52,26 +59,34 @@ def mean_embedding(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Te
 
 
 def weight_gradients(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tensor, ...]:
-    """Return the gradient of the mean cross-entropy by each weight that is not a vector.
+    """Return the gradients of the mean cross-entropy by the weights: the byproduct of gradient matching.
 
-    Biases and normalisation parameters are left out, as in the paper's code: the distance works on filters.
+    Biases and the parameters of normalisation layers, which are vectors, are left out as in the paper's code, because
+    the distance compares filters.
 
     Args:
-        student: Network from (B, C, H, W) to logits (B, K). Frozen parameters have gradients here too.
-        batch: Images and label probabilities.
-        graph: Whether the graph to the images and labels is kept, for a second derivative.
+        student: Network from images (B, C, H, W) to logits (B, K). Frozen weights have gradients here too.
+        batch: Images and label probabilities of the batch.
+        graph: True for a result with graph to images and labels, through second derivatives.
 
     References:
         Zhao, Mopuri and Bilen, ICLR 2021, arXiv:2006.05929, eq. 9.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> real = ddsdk.load("digits")
+        >>> student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator(0))
+        >>> gradients = ddsdk.objectives.weight_gradients(student, real.batch(torch.arange(5)), graph=False)
+        >>> [tuple(g.shape) for g in gradients]
+        [(4, 1, 3, 3), (4, 4, 3, 3), (10, 16)]
     """
     return _gradients(student, batch, _weight_names(student), graph=graph)
 
 
 def body_gradients(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tensor, ...]:
-    """Return `weight_gradients` without those of the last weight that is not a vector, the linear head.
+    """Return `weight_gradients` without the last weight, that of the linear head.
 
-    Raises:
-        ValueError: If the student has no weight beside its head.
+    A student without other weights raises ValueError.
 
     References:
         Kim et al., ICML 2022, arXiv:2205.14959: the head is left out of the matching.
@@ -94,14 +109,16 @@ def _gradients(student: nn.Module, batch: Batch, names: list[str], *, graph: boo
         return torch.autograd.grad(loss, weights, create_graph=graph)
 
 
-def in_pieces(byproduct: Byproduct, student: nn.Module, batch: Batch, draw: Draw = NO_DRAW) -> tuple[Tensor, ...]:
-    """Return a byproduct that is a mean over the batch, of the whole augmented batch without a graph.
+def in_micro_batches(
+    byproduct: Byproduct, student: nn.Module, batch: Batch, draw: Draw = NO_DRAW
+) -> tuple[Tensor, ...]:
+    """Return a byproduct of the whole augmented batch without graph, for byproducts that are means over the batch.
 
     Args:
-        byproduct: Mean over the batch, computed in micro-batches.
-        student: Network.
-        batch: Whole batch, not augmented yet.
-        draw: Siamese augmentation, applied piece by piece.
+        byproduct: Byproduct that is a mean over the batch.
+        student: Network of the present step.
+        batch: Whole batch, before the augmentation.
+        draw: Siamese augmentation, applied to each micro-batch.
     """
     require_network(student)
     n = len(batch.x)
@@ -115,11 +132,14 @@ def in_pieces(byproduct: Byproduct, student: nn.Module, batch: Batch, draw: Draw
 
 
 def stacked(byproduct: Byproduct, student: nn.Module, batch: Batch, draw: Draw = NO_DRAW) -> tuple[Tensor, ...]:
-    """Return a byproduct with a row for each image, of the whole augmented batch without a graph; see `in_pieces`."""
+    """Return a byproduct of the whole augmented batch without graph, for byproducts with one row for each image.
+
+    The arguments are those of `in_micro_batches`.
+    """
     require_network(student)
     n = len(batch.x)
-    found = [
+    parts = [
         byproduct(student, Batch(draw(batch.x[part]), batch.y[part]), graph=False)
         for part in pieces(n, micro_batch(student, batch.x.device, n))
     ]
-    return tuple(torch.cat(rows).detach() for rows in zip(*found, strict=True))
+    return tuple(torch.cat(rows).detach() for rows in zip(*parts, strict=True))

@@ -1,4 +1,4 @@
-"""Discrimination: real images must be recognised by the class centres of the synthetic ones."""
+"""Discrimination loss of CAFE: the class centres of the synthetic set classify real images."""
 
 from __future__ import annotations
 
@@ -11,28 +11,36 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ddsdk.data import NO_AUGMENTATION, Augmentation, Batch, Draw, Source
-from ddsdk.foundation import Checked, PositiveInt, derive
-from ddsdk.objectives.byproducts import in_pieces, mean_embedding, stacked
+from ddsdk.foundation import CheckedDataclass, PositiveInt, derive
+from ddsdk.objectives.byproducts import in_micro_batches, mean_embedding, stacked
 from ddsdk.objectives.features import all_features
 from ddsdk.synthetic import SyntheticView
 
 
 @dataclass(frozen=True, kw_only=True)
-class Discrimination(Checked):
+class Discrimination(CheckedDataclass):
     """Cross-entropy, summed over real images, of the inner products of their embeddings with synthetic class centres.
 
-    The centre of a class is the mean embedding of its synthetic images. All centres take part in the loss of each
-    real image; yet the graph of one class is held at a time: the gradient of the centres is taken first, and the
-    term of a class is the inner product of its centre with that gradient, shifted to the loss of its real images.
+    The centre of a class is the mean embedding of its synthetic images. The loss of a real image depends on all
+    centres; yet only the graph of one class is in memory. The gradient by the centres is computed first. The term of a
+    class is the inner product of its centre with its gradient, plus a constant that makes the value of the term equal
+    to the loss of the real images of this class.
 
     Attributes:
-        real_batch: Real images of each class.
-        augmentation: Augmentation with one siamese draw for all classes and both sides.
+        real_batch: Real images of each class in one step.
+        augmentation: Siamese augmentation with one draw for all classes and both sides.
 
-    Cost: one pass over the real images, and two over the synthetic ones, one of them with a graph.
+    Cost: one pass over the real images and two over the synthetic images, one of them with a graph.
 
     References:
         Wang et al., "CAFE", CVPR 2022, arXiv:2203.01531.
+
+    Example:
+        >>> import dataclasses, ddsdk
+        >>> from ddsdk.objectives import Discrimination
+        >>> swap = lambda plan: dataclasses.replace(plan, objective=Discrimination(real_batch=8))
+        >>> len(ddsdk.distill(ddsdk.DM(ipc=1, steps=2), ddsdk.load("digits"), transform=swap))
+        10
     """
 
     real_batch: PositiveInt = 256
@@ -41,17 +49,17 @@ class Discrimination(Checked):
     def __call__(self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterator[Tensor]:
         """Yield one term for each class that has synthetic images."""
         draw = self.augmentation.siamese(derive(rng, "augmentation"))
-        drawn = [syn.of_class(c, sys.maxsize, derive(rng, "synthetic", c)) for c in range(real.num_classes)]
-        shown = {c: batch for c, batch in enumerate(drawn) if len(batch.x)}
-        centres = torch.stack([in_pieces(mean_embedding, student, b, draw)[0] for b in shown.values()])
+        batches = [syn.of_class(c, sys.maxsize, derive(rng, "synthetic", c)) for c in range(real.num_classes)]
+        synthetic = {c: batch for c, batch in enumerate(batches) if len(batch.x)}
+        centres = torch.stack([in_micro_batches(mean_embedding, student, b, draw)[0] for b in synthetic.values()])
         centres.requires_grad_()
         with torch.enable_grad():
-            losses = self._losses(student, real, list(shown), centres, draw, rng)
+            losses = self._losses(student, real, list(synthetic), centres, draw, rng)
             (gradient,) = torch.autograd.grad(losses.sum(), centres)
-        for i, (x, y) in enumerate(shown.values()):
+        for i, (x, y) in enumerate(synthetic.values()):
             (centre,) = mean_embedding(student, Batch(draw(x), y), graph=True)
-            pull = (centre * gradient[i]).sum()
-            yield pull + (losses[i] - pull).detach()
+            product = (centre * gradient[i]).sum()
+            yield product + (losses[i] - product).detach()
 
     def _losses(
         self, student: nn.Module, real: Source, classes: list[int], centres: Tensor, draw: Draw, rng: torch.Generator
@@ -60,6 +68,6 @@ class Discrimination(Checked):
         for i, c in enumerate(classes):
             batch = real.of_class(c, self.real_batch, derive(rng, "real", c))
             (features,) = stacked(all_features, student, batch, draw)
-            wanted = torch.full((len(features),), i, device=features.device)
-            losses.append(cross_entropy(features @ centres.T, wanted, reduction="sum"))
+            labels = torch.full((len(features),), i, device=features.device)
+            losses.append(cross_entropy(features @ centres.T, labels, reduction="sum"))
         return torch.stack(losses)

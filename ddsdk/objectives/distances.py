@@ -1,4 +1,4 @@
-"""Distances between byproducts: pure functions of two tuples of tensors, zero where they are equal."""
+"""Distances between byproducts: pure functions of two tuples of tensors, zero for equal tuples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ddsdk.foundation import Checked, NonNegativeFloat
+from ddsdk.foundation import CheckedDataclass, NonNegativeFloat
 
 Distance = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 """`(synthetic, real) -> scalar`, differentiable with respect to both."""
@@ -26,34 +26,46 @@ def absolute(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 
 
 def cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """Return 1 - the cosine of the two tuples, each taken as one long vector."""
+    """Return 1 - the cosine of the two tuples, each as one long vector."""
     return 1 - dot(a, b) / (_norm(a) * _norm(b) + 1e-6)
 
 
 def filter_cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """Return the sum, over tensors and output filters, of 1 - the filters' cosine.
+    """Return the sum over tensors and output filters of 1 - the cosine of two filters: the distance of DC.
 
     A convolution weight (O, I, h, w) and a linear weight (O, I) both have O filters: their rows.
 
     References:
         Zhao, Mopuri and Bilen, ICLR 2021, arXiv:2006.05929, eq. 10. The denominator carries 1e-6 as in the paper's
-        code, so a filter without gradient counts 1 and not NaN.
+        code, so that a filter without gradient counts 1 and not NaN.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk.objectives import filter_cosine
+        >>> round(filter_cosine([torch.eye(3)], [-torch.eye(3)]).item(), 3)
+        6.0
     """
     return _total(_row_cosines(x.flatten(1), y.flatten(1)) for x, y in zip(a, b, strict=True))
 
 
 @final
 @dataclass(frozen=True)
-class FilterGap(Checked):
-    """The angle between filters and how far they are apart: `filter_cosine` + weight * sum of ||a_i - b_i||.
+class FilterGap(CheckedDataclass):
+    """The angle and the Euclidean distance between filters: `filter_cosine` + weight * sum of ||a_i - b_i||.
 
-    A cosine alone does not see that the two sides pull with different force.
+    A cosine alone ignores the lengths of the gradients.
 
     Attributes:
-        weight: Weight of the Euclidean distances; 0 leaves `filter_cosine`.
+        weight: Weight of the Euclidean distances, at least 0; 0 leaves `filter_cosine`.
 
     References:
         Jiang et al., "Delving into Effective Gradient Matching for Dataset Condensation", arXiv:2208.00311.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk.objectives import FilterGap
+        >>> round(FilterGap(weight=1.0)([torch.eye(3)], [3 * torch.eye(3)]).item(), 3)
+        6.0
     """
 
     weight: NonNegativeFloat = 1.0
@@ -65,19 +77,19 @@ class FilterGap(Checked):
 
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """Return the inner product of the two tuples, each taken as one long vector."""
+    """Return the inner product of the two tuples, each as one long vector."""
     return _total((x * y).sum() for x, y in zip(a, b, strict=True))
 
 
 def _row_cosines(x: Tensor, y: Tensor) -> Tensor:
-    # The norm has a zero subgradient at zero, where sqrt(sum of squares) would give NaN.
+    # torch.norm has a zero subgradient at zero; sqrt of a sum of squares would have NaN.
     norms = x.norm(dim=1) * y.norm(dim=1)
     gap: Tensor = 1 - (x * y).sum(1) / (norms + 1e-6)
     return gap.sum()
 
 
 def _norm(tensors: Iterable[Tensor]) -> Tensor:
-    # A norm of norms, not a root of a sum: its subgradient at zero is zero and not NaN.
+    # A norm of norms has a zero subgradient at zero; sqrt of a sum of squares would have NaN.
     norm: Tensor = torch.stack([t.norm() for t in tensors]).norm()
     return norm
 

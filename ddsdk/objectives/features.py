@@ -1,6 +1,6 @@
-"""Byproducts of distribution matching beyond the mean embedding: layers, attention, rows, characteristic values.
+"""Byproducts of distribution matching: layer means, attention maps, image features, characteristic functions.
 
-Each is a `Byproduct`. All but `all_features` are means over the batch, so that pieces of a batch add up.
+Each is a `Byproduct`. All but `all_features` are means over the batch, so that micro-batches add up.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ddsdk.data import Batch
-from ddsdk.foundation import Checked, PositiveFloat, require
+from ddsdk.foundation import CheckedDataclass, PositiveFloat, require
 from ddsdk.networks import AvgPool2
 from ddsdk.objectives.base import embedding
 
@@ -24,13 +24,24 @@ _POOLINGS = (AvgPool2, nn.MaxPool2d, nn.AvgPool2d)
 
 
 def layer_means(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tensor, ...]:
-    """Return the mean map of each stage before its pooling, flattened, and the mean embedding.
+    """Return the mean feature map of each stage before its pooling, flattened, and the mean embedding.
 
-    Raises:
-        TypeError: If the student has no `body` that is an ``nn.Sequential`` of stages.
+    A student without a `body` that is an ``nn.Sequential`` of stages raises TypeError.
+
+    Args:
+        student: Network with a `body` that is an ``nn.Sequential`` of stages.
+        batch: Images of the batch; their labels are not used.
+        graph: True for a result with graph to the images.
 
     References:
         Wang et al., "CAFE", CVPR 2022, arXiv:2203.01531.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> real = ddsdk.load("digits")
+        >>> student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator(0))
+        >>> [len(t) for t in ddsdk.objectives.layer_means(student, real.batch(torch.arange(5)), graph=False)]
+        [256, 64, 16]
     """
     with torch.set_grad_enabled(graph):
         maps, x = [], batch.x
@@ -47,27 +58,34 @@ def layer_means(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tenso
 
 @final
 @dataclass(frozen=True)
-class AttentionMaps(Checked):
+class AttentionMaps(CheckedDataclass):
     """Mean attention maps of every activation of the body but the last, and the mean logits.
 
-    The attention of an image is sum_c |a_c|^power over the channels of an activation, (H*W,), at length one. Layers
-    that put out no maps, such as those of a perceptron, have no attention.
+    The attention of an image is sum_c |a_c|^power over the channels c of an activation a, (H*W,), normalised to length
+    one. Activations without spatial maps, such as those of a perceptron, are left out.
 
     Attributes:
-        power: Exponent; larger ones weigh the strongest places more.
+        power: Exponent of the activations, > 0; a larger one gives the strongest locations more weight.
 
     References:
         Sajedi et al., "DataDAM", ICCV 2023, arXiv:2310.00093.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> real = ddsdk.load("digits")
+        >>> student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator(0))
+        >>> [len(t) for t in ddsdk.objectives.AttentionMaps()(student, real.batch(torch.arange(5)), graph=False)]
+        [64, 10]
     """
 
     power: PositiveFloat = 4.0
 
     def __call__(self, student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tensor, ...]:
         """Return the mean maps, (H*W,) each, and the mean logits, (K,)."""
-        with torch.set_grad_enabled(graph), _activations(student) as found:
+        with torch.set_grad_enabled(graph), _activations(student) as activations:
             logits: Tensor = student(batch.x)
         with torch.set_grad_enabled(graph):
-            maps = [a for a in found if a.ndim == 4][:-1]
+            maps = [a for a in activations if a.ndim == 4][:-1]
             return (*(self._mean_map(a) for a in maps), logits.mean(0))
 
     def _mean_map(self, activation: Tensor) -> Tensor:
@@ -76,14 +94,14 @@ class AttentionMaps(Checked):
 
 
 def _power(values: Tensor, power: float) -> Tensor:
-    """Return |values| to a power; the usual ones by products, which a CPU does some ten times as fast as `pow`."""
+    """Return |values|^power; exponents 2 and 4 by products, which are about ten times as fast as `pow` on a CPU."""
     if power == 2.0:
         return values.square()
     return values.square().square() if power == 4.0 else values.abs().pow(power)
 
 
 def all_features(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tensor, ...]:
-    """Return the embedding of each image, (B, F): rows, which `stacked` gathers."""
+    """Return the embedding of each image, (B, F): a byproduct with rows, for `stacked`."""
     embed = embedding(student)
     with torch.set_grad_enabled(graph):
         return (embed(batch.x),)
@@ -92,13 +110,21 @@ def all_features(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tens
 @final
 @dataclass(frozen=True, eq=False)
 class CharacteristicFunction:
-    """The empirical characteristic function E exp(i t.f) of embeddings f at length one, as its two real parts.
+    """The empirical characteristic function E exp(i t.f) of embeddings f of length one, as real and imaginary part.
 
     Attributes:
-        frequencies: Points t, (F, T), on the device of the data.
+        frequencies: Frequencies t, (F, T), on the device of the data.
 
     References:
         Wang et al., "NCFM", CVPR 2025, arXiv:2502.20653.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> real = ddsdk.load("digits")
+        >>> student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator(0))
+        >>> function = ddsdk.objectives.CharacteristicFunction(torch.eye(16))
+        >>> [t.shape for t in function(student, real.batch(torch.arange(5)), graph=False)]
+        [torch.Size([16]), torch.Size([16])]
     """
 
     frequencies: Tensor
@@ -114,7 +140,7 @@ class CharacteristicFunction:
 
 
 def characteristic(features: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
-    """Return E cos(t.f) and E sin(t.f), (T,) each, of features (B, F) at length one and frequencies (F, T)."""
+    """Return E cos(t.f) and E sin(t.f), (T,) each, of features f, (B, F), scaled to length one, at t, (F, T)."""
     angles = normalize(features, dim=1) @ frequencies
     return angles.cos().mean(0), angles.sin().mean(0)
 
@@ -128,16 +154,16 @@ def _stages(student: nn.Module) -> nn.Sequential:
 
 @contextmanager
 def _activations(student: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the outputs of the activations of the body, call by call: some networks use one layer twice."""
-    found: list[Tensor] = []
+    # Outputs are collected call by call, because some networks use one activation layer several times.
+    outputs: list[Tensor] = []
 
-    def keep(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG001
-        found.append(output)
+    def append_output(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG001
+        outputs.append(output)
 
     layers = [layer for layer in _stages(student).modules() if isinstance(layer, _ACTIVATIONS)]
-    handles = [layer.register_forward_hook(keep) for layer in layers]
+    handles = [layer.register_forward_hook(append_output) for layer in layers]
     try:
-        yield found
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()

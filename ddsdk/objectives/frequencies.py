@@ -1,4 +1,4 @@
-"""Characteristic functions at frequencies that a network draws: at random, or where they differ most."""
+"""Matching of characteristic functions at frequencies from a sampler, which may be trained as an adversary (NCFM)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ddsdk.data import NO_AUGMENTATION, Augmentation, Source
-from ddsdk.foundation import Checked, PositiveInt, derive, require_count
+from ddsdk.foundation import CheckedDataclass, PositiveInt, derive, require_count
 from ddsdk.objectives.base import embedding
 from ddsdk.objectives.features import CharacteristicFunction, characteristic
 from ddsdk.objectives.match import ClassMatch
@@ -20,12 +20,18 @@ from ddsdk.synthetic import SyntheticSet, SyntheticView
 
 @final
 class FrequencySampler(nn.Module):
-    """Draw frequencies t = z + g(z) of normal numbers z, with g a perceptron of three layers that starts at zero.
+    """A sampler of frequencies t = z + g(z), with z standard normal and g a perceptron of three layers, zero at first.
 
     Args:
-        features: Length F of a frequency.
-        hidden: Units of the two inner layers; 0 for no perceptron: plain normal frequencies.
-        rng: Root of the initial weights.
+        features: Dimension F of a frequency, that of the embeddings.
+        hidden: Units of each of the two hidden layers; 0 for no perceptron, so that frequencies are standard normal.
+        rng: Root of the initial weights of the perceptron.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> sampler = ddsdk.objectives.FrequencySampler(4, 16, rng=ddsdk.generator(0))
+        >>> sampler.draw(100, torch.device("cpu"), ddsdk.generator(1)).shape
+        torch.Size([4, 100])
     """
 
     def __init__(self, features: int, hidden: int, *, rng: torch.Generator) -> None:
@@ -44,29 +50,34 @@ class FrequencySampler(nn.Module):
             self.shift = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
 
     def forward(self, noise: Tensor) -> Tensor:
-        """Return frequencies (T, F) for normal numbers (T, F)."""
+        """Return frequencies (T, F) for standard normal numbers (T, F)."""
         return noise if self.shift is None else noise + self.shift(noise)
 
     def draw(self, count: int, device: torch.device, rng: torch.Generator) -> Tensor:
-        """Return frequencies (F, count), with graph to the weights where gradients are on."""
+        """Return random frequencies, (F, count), with graph to the weights if gradients are enabled."""
         frequencies: Tensor = self(torch.randn(count, self.features, generator=rng).to(device)).T
         return frequencies
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class CharacteristicMatch(Checked):
-    """For each class, the distance of characteristic functions at frequencies that the rival of the step draws.
+class CharacteristicMatch(CheckedDataclass):
+    """The distance of real and synthetic characteristic functions, class by class, at frequencies from a sampler.
 
     Attributes:
-        count: Frequencies of one step, the same for all classes.
+        count: Number of frequencies in one step, shared by all classes.
         distance: Distance of two characteristic functions.
-        real_batch: Real images of each class.
-        augmentation: Augmentation with one siamese draw for each class.
+        real_batch: Real images of each class in one step.
+        augmentation: Siamese augmentation with one draw for each class.
 
     References:
         Wang et al., "Dataset Distillation with Neural Characteristic Function: A Minmax Perspective", CVPR 2025,
         arXiv:2502.20653.
+
+    Example:
+        >>> from ddsdk.objectives import CharacteristicDistance, CharacteristicMatch
+        >>> CharacteristicMatch(count=128, distance=CharacteristicDistance(), real_batch=64).count
+        128
     """
 
     count: PositiveInt
@@ -79,13 +90,13 @@ class CharacteristicMatch(Checked):
     ) -> Iterator[Tensor]:
         """Yield one distance for each class that has synthetic images.
 
-        The student is a network with a `FrequencySampler` as its rival, see `ddsdk.students.Rivalled`.
+        The student is a network with a `FrequencySampler` as its adversary, see `ddsdk.students.StudentWithAdversary`.
         """
         network, sampler = student
         with torch.no_grad():
-            drawn = _sampler(sampler).draw(self.count, real.device, derive(rng, "frequencies"))
+            frequencies = _sampler(sampler).draw(self.count, real.device, derive(rng, "frequencies"))
         match = ClassMatch(
-            byproduct=CharacteristicFunction(drawn),
+            byproduct=CharacteristicFunction(frequencies),
             distance=self.distance,
             real_batch=self.real_batch,
             augmentation=self.augmentation,
@@ -95,14 +106,24 @@ class CharacteristicMatch(Checked):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class FrequencyLesson(Checked):
-    """Teach a `FrequencySampler` where real and synthetic features differ most: it climbs their distance.
+class FrequencyLoss(CheckedDataclass):
+    """Loss of a `FrequencySampler` as an adversary: minus the distance of the characteristic functions.
 
     Attributes:
-        count: Frequencies of one step.
+        count: Number of frequencies in one step.
         distance: Distance of two characteristic functions.
-        images: Images of each class and of each side.
-        augmentation: Augmentation with one siamese draw for each class.
+        images: Number of images of each class, real and synthetic each.
+        augmentation: Siamese augmentation with one draw for each class.
+
+    References:
+        Wang et al., "Dataset Distillation with Neural Characteristic Function: A Minmax Perspective", CVPR 2025,
+        arXiv:2502.20653.
+
+    Example:
+        >>> from ddsdk.objectives import CharacteristicDistance, FrequencyLoss
+        >>> update = FrequencyLoss(count=128, distance=CharacteristicDistance())  # update of AdversarialStudents
+        >>> update.images
+        64
     """
 
     count: PositiveInt
@@ -111,27 +132,27 @@ class FrequencyLesson(Checked):
     augmentation: Augmentation = NO_AUGMENTATION
 
     def __call__(
-        self, rival: nn.Module, student: nn.Module, real: Source, syn: SyntheticSet, rng: torch.Generator
+        self, adversary: nn.Module, student: nn.Module, real: Source, syn: SyntheticSet, rng: torch.Generator
     ) -> Tensor:
-        """Return minus the sum of the distances of all classes, with graph to the rival alone."""
-        drawn = _sampler(rival).draw(self.count, real.device, derive(rng, "frequencies"))
-        embed, total = embedding(student), drawn.new_zeros(())
+        """Return minus the sum of the distances of all classes, with graph to the weights of the adversary alone."""
+        frequencies = _sampler(adversary).draw(self.count, real.device, derive(rng, "frequencies"))
+        embed, total = embedding(student), frequencies.new_zeros(())
         for c in range(real.num_classes):
             key = derive(rng, "class", c)
             draw = self.augmentation.siamese(derive(key, "augmentation"))
-            sides = (
+            batches = (
                 real.of_class(c, self.images, derive(key, "real")),
                 syn.of_class(c, self.images, derive(key, "synthetic")),
             )
             with torch.no_grad():
-                features = [embed(draw(x)) for x, _ in sides if len(x)]
-            if len(features) == len(sides):
-                first, second = (characteristic(f, drawn) for f in features)
+                features = [embed(draw(x)) for x, _ in batches if len(x)]
+            if len(features) == len(batches):
+                first, second = (characteristic(f, frequencies) for f in features)
                 total = total - self.distance(first, second)
         return total
 
 
-def _sampler(rival: nn.Module) -> FrequencySampler:
-    if not isinstance(rival, FrequencySampler):
-        raise TypeError(f"rival must be a FrequencySampler, got {type(rival).__name__}")
-    return rival
+def _sampler(adversary: nn.Module) -> FrequencySampler:
+    if not isinstance(adversary, FrequencySampler):
+        raise TypeError(f"adversary must be a FrequencySampler, got {type(adversary).__name__}")
+    return adversary

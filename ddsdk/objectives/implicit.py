@@ -1,4 +1,4 @@
-"""Regression with a linearised network: its solution depends on the set, and the gradient passes through that."""
+"""Regression with a linearised network, with the implicit gradient of its solution (RCIG)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ddsdk.data import Source
-from ddsdk.foundation import Checked, NonNegativeFloat, PositiveInt, derive, require
+from ddsdk.foundation import CheckedDataclass, NonNegativeFloat, PositiveInt, derive, require
 from ddsdk.objectives.base import embedding, require_network
-from ddsdk.objectives.ridge import label_lead
+from ddsdk.objectives.ridge import label_margin
 from ddsdk.synthetic import SyntheticView
 from ddsdk.training import (
     FlatNetwork,
@@ -29,15 +29,15 @@ from ddsdk.training import (
 
 @final
 class Linearised:
-    """A network as a linear function of a change t of the weights of its body: J t, at the weights that it has.
+    """The linearisation J t of a network in a change t of the weights of its body, at its present weights.
 
-    The output at t = 0 is dropped. The head maps features as it is; regression on the features comes on top.
+    The output at t = 0 is left out. The head stays as it is; the regression on the features is added by the caller.
 
     Args:
         network: Network with `body` and `head`, see `ddsdk.networks.Network`.
 
     Raises:
-        TypeError: If it has no body and head.
+        TypeError: If the network has no body or no method `embed`.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -50,17 +50,17 @@ class Linearised:
         self.size = sum(p.numel() for p in body.parameters())
 
     def forward(self, x: Tensor, tangent: Tensor) -> Tensor:
-        """Return J t at images (B, C, H, W), (B, K), with graph to both."""
-        whole = torch.cat([tangent, tangent.new_zeros(len(self._weights) - self.size)])
-        moved: Tensor = torch.func.jvp(lambda weights: self._flat(weights, x), (self._weights,), (whole,))[1]
-        return moved
+        """Return J t, (B, K), at images x, (B, C, H, W), for t of shape (P,), with graph to both."""
+        padded = torch.cat([tangent, tangent.new_zeros(len(self._weights) - self.size)])
+        outputs: Tensor = torch.func.jvp(lambda weights: self._flat(weights, x), (self._weights,), (padded,))[1]
+        return outputs
 
     def backward(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Return J^T rows, (P,), of rows (B, K), without a graph."""
+        """Return J^T rows, (P,), at images x, (B, C, H, W), for rows (B, K), without graph."""
         with torch.enable_grad():
             weights = self._weights.clone().requires_grad_()
-            (found,) = torch.autograd.grad(self._flat(weights, x), weights, rows)
-        return found[: self.size]
+            (gradient,) = torch.autograd.grad(self._flat(weights, x), weights, rows)
+        return gradient[: self.size]
 
     def features(self, x: Tensor) -> Tensor:
         """Return the features of images, (B, F) float64, with graph."""
@@ -69,30 +69,40 @@ class Linearised:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class ImplicitRegression(Checked):
-    """Cross-entropy of real images under a network that is linearised and solved for, with the implicit gradient.
+class ImplicitRegression(CheckedDataclass):
+    """Cross-entropy of real images under a linearised network that is fitted to the set, with the implicit gradient.
 
-    The learner is x -> J(x) t + h(x) w, where J are the gradients of a frozen network in the weights of its body, h
-    its features, and (t, w) minimise (||Y - J t - h w||^2 + r ||t||^2 + r ||w||^2) / 2 on the whole set (X, Y). For
+    The model is x -> J(x) t + h(x) w, with J the gradients of a frozen network by the weights of its body, h its
+    features, and (t, w) the minimum of (||Y - J t - h w||^2 + r ||t||^2 + r ||w||^2) / 2 on the whole set (X, Y). For
     given t the head w is ridge regression; t solves (J^T M J + I) t = J^T M Y with M = (h h^T + r I)^-1.
 
-    The loss on a real batch is the cross-entropy of scale times the predictions, less the lead of labels, see
-    `FitAndTest`. With g its gradient in t and v = (J^T M J + I)^-1 g, the gradient in X and Y is the direct one at
-    constant t, plus that of tr((J v)^T M (Y - J t)) at constant v and t: the implicit function theorem.
+    The loss on a real batch is the cross-entropy of scale times the predictions, minus the margin term of `FitAndTest`.
+    With g its gradient by t and v = (J^T M J + I)^-1 g, the gradient by X and Y is the direct one at constant t, plus
+    that of tr((J v)^T M (Y - J t)) at constant v and t, by the implicit function theorem.
 
     Attributes:
-        ridge: Ridge r.
-        real_batch: Real images of a step.
-        solve_steps: Conjugate gradient steps for t.
-        implicit_steps: Conjugate gradient steps for v.
-        margin: Margin of the labels; 0 for none.
-        cap: Largest ratio of the implicit gradient to the direct one, for images and for labels; infinity for none.
+        ridge: Ridge r of the regression.
+        real_batch: Real images in one step.
+        solve_steps: Number of conjugate gradient steps for t.
+        implicit_steps: Number of conjugate gradient steps for v.
+        margin: Margin of the label term; 0 for no such term.
+        cap: Largest ratio of the norm of the implicit gradient to that of the direct one, for images and for labels;
+            infinity for no bound.
 
-    Cost: for each of these steps, two passes forward and one backward over the set; and some passes over the batch.
+    Cost: for each conjugate gradient step, two forward passes and one backward pass over the set; and some passes over
+    the real batch.
 
     References:
         Loo, Hasani, Lechner and Rus, "Dataset Distillation with Convexified Implicit Gradients", ICML 2023,
         arXiv:2302.06755.
+
+    Example:
+        >>> import dataclasses, ddsdk
+        >>> from ddsdk.objectives import ImplicitRegression
+        >>> objective = ImplicitRegression(ridge=ddsdk.training.Ridge(), real_batch=16, solve_steps=2, implicit_steps=2)
+        >>> swap = lambda plan: dataclasses.replace(plan, objective=objective)
+        >>> len(ddsdk.distill(ddsdk.RCIG(ipc=1, steps=1, pool=1), ddsdk.load("digits"), transform=swap))
+        10
     """
 
     ridge: Ridge
@@ -107,37 +117,36 @@ class ImplicitRegression(Checked):
         require(self.cap >= 0, "cap", "not be negative", self.cap)
 
     def __call__(self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterator[Tensor]:
-        """Yield the loss; its gradient is the sum of the direct and the capped implicit one.
+        """Yield the loss; its gradient is the sum of the direct and the capped implicit gradient.
 
-        Raises:
-            TypeError: If the student has no body and head.
-            ValueError: If `syn` has no learned scale.
+        A student without body raises TypeError, and a set without a learned scale ValueError.
         """
         linear = Linearised(student)
         images, labels = syn.whole(derive(rng, "decode"))
-        new, truth = real.mixed(self.real_batch, derive(rng, "real"))
+        real_images, real_labels = real.mixed(self.real_batch, derive(rng, "real"))
         product, right = self._system(linear, images.detach(), labels.detach())
         change = conjugate_gradients(product, right, self.solve_steps).requires_grad_()
 
         features = linear.features(images)
         with torch.no_grad():
-            parts = list(pieces(len(new), micro_batch(linear.network, new.device, len(new))))
-            moved = torch.cat([linear.forward(new[part], change) for part in parts]).double()
-            seen = embeddings(linear.network, new).double()
-        moved.requires_grad_()
+            parts = list(pieces(len(real_images), micro_batch(linear.network, real_images.device, len(real_images))))
+            body_outputs = torch.cat([linear.forward(real_images[part], change) for part in parts]).double()
+            real_features = embeddings(linear.network, real_images).double()
+        body_outputs.requires_grad_()
         residual = labels.double() - linear.forward(images, change).double()
         head = solve(features @ features.T, residual, self.ridge).values
-        found = moved + seen @ (features.T @ head)
-        loss = cross_entropy(syn.scale * found, truth.double())
+        predictions = body_outputs + real_features @ (features.T @ head)
+        loss = cross_entropy(syn.scale * predictions, real_labels.double())
         if self.margin:
-            loss = loss - label_lead(labels, self.margin)
+            loss = loss - label_margin(labels, self.margin)
 
-        by_change, by_moved = torch.autograd.grad(loss, [change, moved], retain_graph=True)
-        rows = by_moved.to(new.dtype)
-        gradient = sum((linear.backward(new[part], rows[part]) for part in parts), by_change)
-        answer = conjugate_gradients(product, gradient, self.implicit_steps)
-        # The head is M times the residual. Neither t nor v depends on the set here.
-        implicit = (linear.forward(images, answer).double() * head).sum()
+        # The real batch has a gradient by t in two ways: through the head, by autograd, and through J t, by J^T.
+        by_change, by_outputs = torch.autograd.grad(loss, [change, body_outputs], retain_graph=True)
+        rows = by_outputs.to(real_images.dtype)
+        gradient = sum((linear.backward(real_images[part], rows[part]) for part in parts), by_change)
+        adjoint = conjugate_gradients(product, gradient, self.implicit_steps)
+        # tr((J v)^T M (Y - J t)) with v = adjoint and M (Y - J t) = head; both t and v are constants.
+        implicit = (linear.forward(images, adjoint).double() * head).sum()
         yield self._joined(loss, implicit, [t for t in (images, labels) if t.requires_grad])
 
     def _system(self, linear: Linearised, images: Tensor, labels: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
@@ -146,20 +155,21 @@ class ImplicitRegression(Checked):
             features = linear.features(images)
             gram = features @ features.T
 
-        def pulled(rows: Tensor) -> Tensor:
+        def weighted_backward(rows: Tensor) -> Tensor:
             return linear.backward(images, solve(gram, rows, self.ridge).values.to(images.dtype))
 
-        return lambda t: pulled(linear.forward(images, t)) + t, pulled(labels)
+        return lambda t: weighted_backward(linear.forward(images, t)) + t, weighted_backward(labels)
 
     def _joined(self, loss: Tensor, implicit: Tensor, leaves: Sequence[Tensor]) -> Tensor:
-        """Return the loss with the capped gradient of `implicit` beside its own."""
+        """Return the loss, with the capped gradient of `implicit` added to its gradient."""
         if not leaves:
             return loss
-        direct = torch.autograd.grad(loss, leaves, retain_graph=True)
-        further = torch.autograd.grad(implicit, leaves, retain_graph=True)
-        for leaf, own, more in zip(leaves, direct, further, strict=True):
-            share = (self.cap * own.norm() / more.norm().clamp_min(torch.finfo(more.dtype).tiny)).clamp_max(1)
-            added = (leaf * (share * more)).sum()
-            # No change of the value: only its gradient counts.
-            loss = loss + (added - added.detach())
+        direct_gradients = torch.autograd.grad(loss, leaves, retain_graph=True)
+        implicit_gradients = torch.autograd.grad(implicit, leaves, retain_graph=True)
+        for leaf, direct, further in zip(leaves, direct_gradients, implicit_gradients, strict=True):
+            tiny = torch.finfo(further.dtype).tiny
+            factor = (self.cap * direct.norm() / further.norm().clamp_min(tiny)).clamp_max(1)
+            term = (leaf * (factor * further)).sum()
+            # The term adds its gradient and leaves the value of the loss.
+            loss = loss + (term - term.detach())
         return loss

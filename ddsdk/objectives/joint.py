@@ -1,4 +1,4 @@
-"""Class-collective matching: the mean over classes of real byproducts against one of the whole synthetic set."""
+"""Class-collective matching of DCC: the distance between byproducts of all classes together."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ddsdk.data import NO_AUGMENTATION, Augmentation, Batch, Draw, Source
-from ddsdk.foundation import Checked, PositiveInt, derive
+from ddsdk.foundation import CheckedDataclass, PositiveInt, derive
 from ddsdk.objectives.base import joined
-from ddsdk.objectives.byproducts import Byproduct, in_pieces
+from ddsdk.objectives.byproducts import Byproduct, in_micro_batches
 from ddsdk.objectives.distances import Distance, dot
 from ddsdk.objectives.match import RealSampler, random_images
 from ddsdk.synthetic import SyntheticView
@@ -24,31 +24,39 @@ Values = tuple[Tensor, ...]
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class CollectiveMatch(Checked):
-    """The distance between what a student makes of all classes of real and of synthetic images at once.
+class CollectiveMatch(CheckedDataclass):
+    """The distance between the byproducts of all classes of synthetic and of real images together.
 
-    D(sum_c n_c/N b(S_c), 1/K sum_c b(T_c)), where b is a mean over images: the first is the byproduct of the whole
-    synthetic set of N images, n_c of class c. A class-wise distance cannot see how classes differ from each other;
-    this one does.
+    D(sum_c n_c/N b(S_c), 1/K sum_c b(T_c)), with b a mean over images: the first argument is the byproduct of the whole
+    synthetic set of N images, n_c of class c. Class-wise distances ignore the differences between classes; this
+    distance includes them.
 
-    One augmentation draw serves all classes of both sides. The real side keeps no graph. The synthetic side has a
-    graph for a few classes at a time: with v the derivative of D by its first argument, the terms are
-    v . n_c/N b(S_c), which have the gradient of D and, shifted by a constant, its value.
+    One augmentation draw serves all classes of both sides. The real side has no graph. The synthetic side has the graph
+    of a few classes at a time: with v the derivative of D by its first argument, the terms are v . n_c/N b(S_c) plus a
+    constant. Their gradients add up to that of D, and with the constant their values add up to D.
 
     Attributes:
         byproduct: Byproduct that is compared, a mean over the batch.
         distance: Distance of two byproducts.
-        real_batch: Real images of each class.
-        augmentation: Augmentation with one siamese draw for both sides.
-        synthetic_batch: Largest number of slots of each class in one step; None takes all of them.
-        sample: Choice of the real images of a step.
+        real_batch: Real images of each class in one step.
+        augmentation: Siamese augmentation with one draw for both sides.
+        synthetic_batch: Largest number of slots of each class in one step; None for all.
+        sample: Function that chooses the real images of a step.
 
-    Cost: one pass over `real_batch` images of each class without a graph, and one with a graph over the synthetic
-    ones. Where these do not fit one micro-batch, they are passed once more without a graph; memory is then that of
-    a micro-batch, or of one class where it is larger.
+    Cost: one pass over `real_batch` images of each class without graph, and one with graph over the synthetic images.
+    If these do not fit one micro-batch, they are passed once more without graph; memory is then that of a micro-batch,
+    or of one class where it is larger.
 
     References:
         Lee et al., "Dataset Condensation with Contrastive Signals", ICML 2022, arXiv:2202.02916.
+
+    Example:
+        >>> import dataclasses, ddsdk
+        >>> from ddsdk.objectives import CollectiveMatch, filter_cosine, weight_gradients
+        >>> match = CollectiveMatch(byproduct=weight_gradients, distance=filter_cosine, real_batch=8)
+        >>> swap = lambda plan: dataclasses.replace(plan, objective=match)
+        >>> len(ddsdk.distill(ddsdk.DM(ipc=1, steps=2), ddsdk.load("digits"), transform=swap))
+        10
     """
 
     byproduct: Byproduct
@@ -59,11 +67,11 @@ class CollectiveMatch(Checked):
     sample: RealSampler = random_images
 
     def __call__(self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterator[Tensor]:
-        """Yield terms that add up to the distance of the classes that have synthetic images."""
+        """Yield terms that add up to the distance, over the classes that have synthetic images."""
         draw = self.augmentation.siamese(derive(rng, "augmentation"))
-        shown = self.synthetic_batch or sys.maxsize
-        drawn = (syn.of_class(c, shown, derive(rng, "synthetic", c)) for c in range(real.num_classes))
-        batches = {c: batch for c, batch in enumerate(drawn) if len(batch.x)}
+        size = self.synthetic_batch or sys.maxsize
+        synthetic = (syn.of_class(c, size, derive(rng, "synthetic", c)) for c in range(real.num_classes))
+        batches = {c: batch for c, batch in enumerate(synthetic) if len(batch.x)}
         if not batches:
             return
         target = self._target(student, real, list(batches), draw, rng)
@@ -79,7 +87,7 @@ class CollectiveMatch(Checked):
         total: Values = ()
         for c in classes:
             images = self.sample(student, real, c, self.real_batch, derive(rng, "real", c))
-            total = _added(total, in_pieces(self.byproduct, student, images, draw), 1 / len(classes))
+            total = _added(total, in_micro_batches(self.byproduct, student, images, draw), 1 / len(classes))
         return total
 
     def _value(self, student: nn.Module, batch: Batch, draw: Draw) -> Values:
@@ -87,24 +95,24 @@ class CollectiveMatch(Checked):
 
     def _terms(self, student: nn.Module, groups: Sequence[Batch], target: Values, draw: Draw) -> Iterator[Tensor]:
         images = sum(len(g.x) for g in groups)
-        whole: Values = ()
+        value: Values = ()
         for g in groups:
-            seen = Batch(g.x.detach(), g.y.detach())
-            whole = _added(whole, in_pieces(self.byproduct, student, seen, draw), len(g.x) / images)
-        whole = tuple(v.requires_grad_() for v in whole)
+            detached = Batch(g.x.detach(), g.y.detach())
+            value = _added(value, in_micro_batches(self.byproduct, student, detached, draw), len(g.x) / images)
+        value = tuple(v.requires_grad_() for v in value)
         with torch.enable_grad():
-            distance = self.distance(whole, target)
-        slopes = torch.autograd.grad(distance, whole)
-        # Added to each term alike, so that their sum is the distance.
-        shift = (distance.detach() - dot(slopes, whole).detach()) / len(groups)
+            distance = self.distance(value, target)
+        derivatives = torch.autograd.grad(distance, value)
+        # The same constant in each term makes the sum of the terms equal to the distance.
+        constant = (distance.detach() - dot(derivatives, value).detach()) / len(groups)
         for g in groups:
-            yield dot(slopes, self._value(student, g, draw)) * (len(g.x) / images) + shift
+            yield dot(derivatives, self._value(student, g, draw)) * (len(g.x) / images) + constant
 
 
 def _grouped(student: nn.Module, batches: Sequence[Batch]) -> list[Batch]:
-    """Join neighbouring classes as long as they fit one micro-batch.
+    """Return the batches of the classes, with neighbouring classes joined as long as they fit one micro-batch.
 
-    Classes stay whole: a graph that a class brings along, such as that of learned labels, is walked once.
+    No class is split, so that the graph of its labels, which may be learned, is traversed once.
     """
     images = sum(len(b.x) for b in batches)
     room = micro_batch(student, batches[0].x.device, images)

@@ -1,4 +1,4 @@
-"""Train and test: a student that trains on the synthetic set must do well on real data."""
+"""The loss on real data of a student that trains on the synthetic set: back-propagation through time."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from ddsdk.data import NO_AUGMENTATION, Augmentation, Batch, Source
-from ddsdk.foundation import Checked, PositiveFloat, PositiveInt, derive, require
+from ddsdk.foundation import CheckedDataclass, PositiveFloat, PositiveInt, derive, require
 from ddsdk.objectives.base import joined, of_each_class, require_network
 from ddsdk.synthetic import SyntheticView
 from ddsdk.training import (
-    Adversary,
     FlatNetwork,
     InnerOptimizer,
     InnerSGD,
+    InputAttack,
     Loss,
     StepLoss,
     Unroll,
@@ -30,23 +30,30 @@ from ddsdk.training import (
 )
 
 Order = Literal["shuffled", "stored", "stratified"]
-"""Rule by which a set is cut into the batches of a student's steps."""
+"""Order in which a student trains on the images of a set."""
 
 _SGD = InnerSGD()
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class SetTraining(Checked):
-    """The training of a student on a synthetic set: the images and the loss of each of its steps.
+class SetTraining(CheckedDataclass):
+    """The training of a student on a synthetic set: the images and the loss of each step.
 
     Attributes:
-        batch_size: Images of one step, of each class where the order is stratified; None takes all.
-        order: ``"shuffled"``: a permutation of the set is cut into batches, the last one being what is left; then comes
-            the next permutation. ``"stored"``: every pass goes through the set as it lies. ``"stratified"``: each step
-            draws as many images of each class, without replacement.
-        augmentation: Augmentation, drawn for each step, with numbers of its own for each image.
-        loss: Loss, summed over a batch; a step descends its mean.
+        batch_size: Images in one step, or of each class in one step if the order is stratified; None for all.
+        order: Order of the images. ``"shuffled"``: each epoch splits a new permutation of the set into batches, of
+            which the last may be smaller. ``"stored"``: each epoch takes the images in the order of the set.
+            ``"stratified"``: each step draws equally many images of each class, without replacement.
+        augmentation: Augmentation with different random numbers for each step and image.
+        loss: Loss, summed over a batch; a step minimises its mean.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.objectives import SetTraining
+        >>> training = SetTraining(batch_size=4, order="stored")
+        >>> [training.part(k, [10], ddsdk.generator(0)).tolist() for k in range(3)]
+        [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     """
 
     batch_size: PositiveInt | None = None
@@ -61,38 +68,39 @@ class SetTraining(Checked):
     def on(
         self, network: Callable[[Tensor, Tensor], Tensor], syn: SyntheticView, rng: torch.Generator
     ) -> tuple[StepLoss, Batch]:
-        """Return the loss of step k, and the images and labels that it depends on.
+        """Return the loss as a function of step k, and the images and labels on which it depends.
 
-        All random numbers come from `rng` and k, so that a step can be taken again.
+        All random numbers are derived from `rng` and k, so that the backward pass can compute a step again.
 
         Args:
             network: Function from weights, (P,), and images, (B, C, H, W), to outputs, (B, K).
-            syn: Synthetic set.
-            rng: Root of decoders, order and augmentation.
+            syn: Synthetic set of the present step.
+            rng: Root of the random numbers of decoders, order and augmentation.
         """
-        batch, sizes = self._taken(syn, derive(rng, "decode"))
+        batch, sizes = self._decoded(syn, derive(rng, "decode"))
 
         def loss(k: int, weights: Tensor, inputs: Sequence[Tensor]) -> Tensor:
             images, labels = inputs
-            part = self.part(k, sizes, rng).to(images.device)
-            draw = self.augmentation.per_image(len(part), derive(rng, "augmentation", k))
-            return self.loss(network(weights, draw(images[part])), labels[part]) / len(part)
+            positions = self.part(k, sizes, rng).to(images.device)
+            draw = self.augmentation.per_image(len(positions), derive(rng, "augmentation", k))
+            return self.loss(network(weights, draw(images[positions])), labels[positions]) / len(positions)
 
         return loss, batch
 
     def part(self, k: int, sizes: Sequence[int], rng: torch.Generator) -> Tensor:
-        """Return the positions of the images of step k >= 0, (B,) int64.
+        """Return the positions of the images of step k, (B,) int64.
 
         Args:
-            k: Number of the step.
-            sizes: Images of each class, which lie one after another, where the order is stratified; of all otherwise.
-            rng: Root of the order.
+            k: Number of the step, at least 0.
+            sizes: Numbers of images: of each class, class by class, if the order is stratified; else one number, of
+                all images.
+            rng: Root of the order of the images.
         """
         if self.order == "stratified":
             parts, first = [], 0
             for c, size in enumerate(sizes):
-                drawn = torch.randperm(size, generator=derive(rng, "order", k, c))[: self.batch_size]
-                parts.append(first + drawn)
+                positions = torch.randperm(size, generator=derive(rng, "order", k, c))[: self.batch_size]
+                parts.append(first + positions)
                 first += size
             return torch.cat(parts)
         images = sum(sizes)
@@ -102,41 +110,41 @@ class SetTraining(Checked):
         order = torch.arange(images) if stored else torch.randperm(images, generator=derive(rng, "order", epoch))
         return order[i * size : (i + 1) * size]
 
-    def _taken(self, syn: SyntheticView, rng: torch.Generator) -> tuple[Batch, Sequence[int]]:
-        """Return the whole set with graph, and the sizes that `part` takes."""
+    def _decoded(self, syn: SyntheticView, rng: torch.Generator) -> tuple[Batch, Sequence[int]]:
+        """Return the whole set with graph, and the sizes for `part`."""
         if self.order == "stratified":
-            drawn = [syn.of_class(c, sys.maxsize, derive(rng, c)) for c in range(syn.num_classes)]
-            return joined(drawn), [len(x) for x, _ in drawn]
+            batches = [syn.of_class(c, sys.maxsize, derive(rng, c)) for c in range(syn.num_classes)]
+            return joined(batches), [len(x) for x, _ in batches]
         batch = syn.whole(rng)
         return batch, [len(batch.x)]
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class TrainAndTest(Checked):
-    """The loss on real images of a student after it has trained on the synthetic set: back-propagation through time.
+class TrainAndTest(CheckedDataclass):
+    """The loss on real images of a student after its training on the synthetic set, through the unrolled training.
 
-    L(w_N; T) with w_{k+1} = step(w_k, grad l(w_k; S_k), rate_k) from the weights w_0 of the student. It is
-    differentiable with respect to images, labels and rates of the set, through the last `window` of the N steps; those
-    before it are the burn-in, which has no gradient.
+    L(w_N; T) with w_{k+1} = step(w_k, grad l(w_k; S_k), rate_k) from the weights w_0 of the student. It has gradients
+    to images, labels and learning rates of the set, through the last `window` of the N steps; the steps before are the
+    burn-in, without gradient.
 
     Attributes:
-        steps: Steps of the student, N.
-        window: Last steps, which have a gradient; None for all.
-        drawn: Whether the number of steps is drawn anew each time, uniform in window..steps: the window then lies
-            anywhere in the training. A learned rate for each step keeps those of the first ones.
-        training: Training of the student on the set.
-        optimizer: Optimizer of the student.
-        lr: Learning rate of the student; None takes that of the set.
-        unroll: Gradient through the training. `full_graph` is faster for a short window.
-        real_batch: Real images of one test, of each class if `per_class`.
-        per_class: Whether every class has as many of them.
-        augmentation: Augmentation of these real images, with numbers of its own for each.
-        loss: Loss of the test, summed over a batch; its mean counts.
-        every_step: Whether the student is tested after each step of the window, each time on other real images; the
-            mean over the steps counts.
-        adversary: Attack on the real images, before their augmentation, under the trained student: robust data set
-            learning.
+        steps: Number N of training steps of the student.
+        window: Number of last steps with a gradient; None for all steps.
+        drawn: True for a random number of training steps, uniform in window..steps, so that the window lies anywhere in
+            the training. Learning rates for each step are then those of the first steps.
+        training: Training of the student on the set: batches, order, augmentation and loss.
+        optimizer: Differentiable optimizer of the student.
+        lr: Learning rate of the student; None for that of the set.
+        unroll: Method of the unrolled gradient. `full_graph` is faster for a short window.
+        real_batch: Real images in one test, or of each class in one test if `per_class`.
+        per_class: True for equally many real images of each class.
+        augmentation: Augmentation of the real images, with different random numbers for each image.
+        loss: Loss of the test, summed over a batch; its mean is the objective.
+        every_step: True for a test after each step of the window, on different real images; the objective is the mean
+            over the tests.
+        adversary: Attack on the real images before their augmentation, under the trained student, for robust dataset
+            distillation; None for clean images.
 
     Cost: with `constant_memory`, two gradients of the student's loss and one second derivative for each step of the
     window; memory for the graph of one step, one micro-batch of real images and N weight vectors.
@@ -145,6 +153,14 @@ class TrainAndTest(Checked):
         Wang et al., "Dataset Distillation", 2018, arXiv:1811.10959.
         Such et al., "Generative Teaching Networks", ICML 2020, arXiv:1912.07768 (a test after every step).
         Feng et al., "Embarrassingly Simple Dataset Distillation", ICLR 2024, arXiv:2311.07025 (the random window).
+
+    Example:
+        >>> import dataclasses, ddsdk
+        >>> from ddsdk.objectives import TrainAndTest
+        >>> objective = TrainAndTest(steps=3, window=2, lr=0.01, real_batch=50)
+        >>> swap = lambda plan: dataclasses.replace(plan, objective=objective)
+        >>> len(ddsdk.distill(ddsdk.DM(ipc=1, steps=2), ddsdk.load("digits"), transform=swap))
+        10
     """
 
     steps: PositiveInt
@@ -159,7 +175,7 @@ class TrainAndTest(Checked):
     augmentation: Augmentation = NO_AUGMENTATION
     loss: Loss = soft_cross_entropy
     every_step: bool = False
-    adversary: Adversary | None = None
+    adversary: InputAttack | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -167,7 +183,7 @@ class TrainAndTest(Checked):
         require(fits, "window", f"be at most {self.steps} steps", self.window)
 
     def __call__(self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterator[Tensor]:
-        """Yield the one loss."""
+        """Yield the loss as one term."""
         require_network(student)
         network, start = FlatNetwork(student), weight_vector(student)
         window, steps = self.window or self.steps, self.steps
@@ -192,27 +208,27 @@ class TrainAndTest(Checked):
     def _rate(self, syn: SyntheticView, start: Tensor) -> Tensor:
         if self.lr is not None:
             return start.new_tensor(self.lr)
-        found = syn.rate
-        fits = not found.ndim or len(found) == self.steps
-        require(fits, "rate", f"hold one number for each of {self.steps} steps", tuple(found.shape))
-        return found
+        rate = syn.rate
+        fits = not rate.ndim or len(rate) == self.steps
+        require(fits, "rate", f"hold one number for each of {self.steps} steps", tuple(rate.shape))
+        return rate
 
     def _test(self, network: FlatNetwork, weights: Tensor, real: Source, size: int, rng: torch.Generator) -> Tensor:
-        """Return the mean loss on real images, with graph to `weights`; one micro-batch has a graph at a time."""
+        """Return the mean loss on real images with graph to `weights`, computed one micro-batch at a time."""
         key = derive(rng, "real")
         x, y = of_each_class(real, self.real_batch, key) if self.per_class else real.mixed(self.real_batch, key)
         draw = self.augmentation.per_image(len(x), derive(rng, "augmentation"))
-        fixed = weights.detach().requires_grad_()
-        value, gradient = fixed.new_zeros(()), torch.zeros_like(fixed)
+        leaf = weights.detach().requires_grad_()
+        value, gradient = leaf.new_zeros(()), torch.zeros_like(leaf)
         for part in pieces(len(x), size):
-            images = self._attacked(network, fixed, x[part], y[part], derive(rng, "adversary", part.start))
-            seen = draw.rows(part.start, part.stop)(images)
+            images = self._attacked(network, leaf, x[part], y[part], derive(rng, "adversary", part.start))
+            augmented = draw.rows(part.start, part.stop)(images)
             with torch.enable_grad():
-                share = self.loss(network(fixed, seen), y[part]) / len(x)
-            gradient += torch.autograd.grad(share, fixed)[0]
-            value += share.detach()
-        # As large as the loss and as steep: the difference is exactly zero.
-        return value + ((weights - fixed.detach()) * gradient).sum()
+                part_loss = self.loss(network(leaf, augmented), y[part]) / len(x)
+            gradient += torch.autograd.grad(part_loss, leaf)[0]
+            value += part_loss.detach()
+        # The difference of the weights is exactly zero: the term leaves the value and has the gradient of the loss.
+        return value + ((weights - leaf.detach()) * gradient).sum()
 
     def _attacked(self, network: FlatNetwork, weights: Tensor, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
         if self.adversary is None:

@@ -1,4 +1,4 @@
-"""Planning a run: presets, measured curves, and the method that they choose."""
+"""Planning of a run: presets for small machines, measured leaderboards, and the choice of a method."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Choice of a method for a time and a kind of labels: the winner of measured curves."""
+"""Choice of the most accurate method for a time budget and a kind of labels, from measured leaderboards."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ddsdk.foundation import clean, require, require_count, require_rate
-from ddsdk.planning.measured import Board, Entry, Figure
+from ddsdk.foundation import clean, require, require_count, require_positive
+from ddsdk.planning.leaderboard_file import Leaderboard, LeaderboardEntry, TimedAccuracy
 
 LabelKind = Literal["hard", "soft"]
-_LINE = 2000
-_LATE = 1.5
-"""Multiple of a mark after which a set does not count there."""
+_SUMMARY_LIMIT = 2000
+_MAX_DELAY = 1.5
+"""Largest ratio of the time of a set to its time budget for which the set is ranked."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The winner, with the others that were measured beside it and with the wish that it answers.
+    """Most accurate method of a leaderboard, and the request for which it was chosen.
 
     Attributes:
-        board: Board of the measurement.
-        entry: Method with its settings.
-        figure: Figure of the method.
-        kind: Kind of the labels.
-        accuracy: Accuracy of the figure for this kind of labels.
-        among: Number of methods that had a figure there.
-        data: Name of the wanted data; None if it was not named.
-        ipc: Wanted images per class.
-        budget: Wanted seconds.
+        leaderboard: Leaderboard from which the method was chosen.
+        entry: Chosen method with its settings.
+        figure: Accuracy of the method at the time budget of the leaderboard.
+        kind: Kind of the labels, "hard" or "soft".
+        accuracy: Accuracy for this kind of labels, 0..1.
+        among: Number of methods that were compared.
+        data: Name of the requested data set; None if it was not named.
+        ipc: Requested number of images per class.
+        budget: Requested time budget in seconds.
     """
 
-    board: Board
-    entry: Entry
-    figure: Figure
+    leaderboard: Leaderboard
+    entry: LeaderboardEntry
+    figure: TimedAccuracy
     kind: LabelKind
     accuracy: float
     among: int
@@ -42,80 +42,129 @@ class Choice:
     ipc: int
     budget: float
 
-    def told(self) -> str:
-        """Return the choice in one line, with its reason and with all that differs from the wish."""
-        board, mark = self.board, f"{self.figure.mark:g}"
-        images = "1 image" if board.ipc == 1 else f"{board.ipc} images"
-        but = [] if self.data in (None, board.data) else [f"on {board.data} and not on {self.data}"]
-        but += [] if self.ipc == board.ipc else [f"at ipc {board.ipc} and not {self.ipc}"]
-        but += [] if self.figure.mark <= self.budget else [f"after {mark} s and not {self.budget:g}"]
-        values = {**self.entry.settings, **board.network_options}
+    def summary(self) -> str:
+        """Return a line with the choice, its reason, and the differences between measurement and request."""
+        leaderboard, time_budget = self.leaderboard, f"{self.figure.time_budget:g}"
+        images = "1 image" if leaderboard.ipc == 1 else f"{leaderboard.ipc} images"
+        differences = [] if self.data in (None, leaderboard.data) else [f"on {leaderboard.data} and not on {self.data}"]
+        if self.ipc != leaderboard.ipc:
+            differences.append(f"at ipc {leaderboard.ipc} and not {self.ipc}")
+        if self.figure.time_budget > self.budget:
+            differences.append(f"after {time_budget} s and not {self.budget:g}")
+        values = {**self.entry.settings, **leaderboard.network_options}
         settings = ", ".join(f"{name}={value!r}" for name, value in values.items())
         return clean(
-            f"taking {self.entry.recipe}: {100 * self.accuracy:.1f} % on held-out images of {board.data} after {mark} "
-            f"CPU seconds with {images} per class, the best of {self.among} methods for {self.kind} labels"
-            + (f" (measured {', '.join(but)})" if but else "")
+            f"taking {self.entry.recipe}: {100 * self.accuracy:.1f} % on held-out images of {leaderboard.data} "
+            f"after {time_budget} CPU seconds with {images} per class, the best of {self.among} methods for "
+            f"{self.kind} labels"
+            + (f" (measured {', '.join(differences)})" if differences else "")
             + f"; with {settings or 'its defaults'}, where you set nothing else; the whole list: ddsdk winners",
-            _LINE,
+            _SUMMARY_LIMIT,
         )
 
 
-def _accuracy(figure: Figure, kind: LabelKind) -> float:
+def _accuracy(figure: TimedAccuracy, kind: LabelKind) -> float:
     return figure.published if kind == "hard" or figure.own is None else figure.own
 
 
-def reached(board: Board, kind: LabelKind, accuracy: float) -> list[tuple[float, Entry]]:
-    """Return the CPU seconds of the mark by which each method had a set of an accuracy, the fastest one first.
+def times_to_accuracy(
+    leaderboard: Leaderboard, kind: LabelKind, accuracy: float
+) -> list[tuple[float, LeaderboardEntry]]:
+    """Return the times after which methods reached an accuracy, with the fastest method first.
 
-    Methods that did not get there are left out, and so are sets for kernel machines.
-    """
-    require(0 < accuracy < 1, "accuracy", "lie strictly between 0 and 1", accuracy)
-    found = []
-    for entry in board.entries:
-        first = [f.seconds for f in entry.figures if _accuracy(f, kind) >= accuracy]
-        found += [(min(first), entry)] if first and not entry.kernel else []
-    return sorted(found, key=lambda row: (row[0], row[1].recipe))
-
-
-def standings(board: Board, kind: LabelKind, mark: float) -> list[tuple[float, Figure, Entry]]:
-    """Return accuracy, figure and method of those that had a set at a mark, the best one first.
-
-    Hard labels are judged by the published protocol with a class for each image; soft ones by each method's own
-    protocol, with whatever labels it stores. Sets for kernel machines do not train networks and are left out, and so
-    are those that came long after the mark. Of equals the faster one is first.
-    """
-    found = [
-        (_accuracy(figure, kind), figure, entry)
-        for entry in board.entries
-        for figure in entry.figures
-        if figure.mark == mark and not entry.kernel and figure.seconds <= _LATE * mark
-    ]
-    return sorted(found, key=lambda row: (-row[0], row[1].seconds, row[2].recipe))
-
-
-def choose(boards: Sequence[Board], *, kind: LabelKind, budget: float, ipc: int, data: str | None = None) -> Choice:
-    """Return the winner at the largest measured mark within the budget, or at the smallest if all are beyond it.
+    Methods that did not reach the accuracy, and methods whose sets train kernel machines, are left out.
 
     Args:
-        boards: Measured boards. The data of the first one stands for data that was not measured.
-        kind: Labels that networks will train on, see `standings`.
-        budget: Seconds of distillation.
-        ipc: Images per class; the nearest measured number, by ratio, counts.
-        data: Name of the data.
+        leaderboard: Leaderboard with the measured methods.
+        kind: Kind of the labels, "hard" or "soft", see `ranked_methods`.
+        accuracy: Accuracy to reach, strictly between 0 and 1.
 
-    Raises:
-        ValueError: If nothing was measured there.
+    Returns:
+        Pairs of the time in CPU seconds and the method.
+
+    Example:
+        >>> from ddsdk.planning import read_leaderboards, times_to_accuracy
+        >>> rows = times_to_accuracy(read_leaderboards()[0], "hard", 0.7)
+        >>> [seconds for seconds, _ in rows] == sorted(seconds for seconds, _ in rows)
+        True
+    """
+    require(0 < accuracy < 1, "accuracy", "lie strictly between 0 and 1", accuracy)
+    rows = []
+    for entry in leaderboard.entries:
+        times = [figure.seconds for figure in entry.figures if _accuracy(figure, kind) >= accuracy]
+        if times and not entry.kernel:
+            rows.append((min(times), entry))
+    return sorted(rows, key=lambda row: (row[0], row[1].recipe))
+
+
+def ranked_methods(
+    leaderboard: Leaderboard, kind: LabelKind, time_budget: float
+) -> list[tuple[float, TimedAccuracy, LeaderboardEntry]]:
+    """Return the methods with a set at a time budget, with the most accurate method first.
+
+    The accuracy for hard labels is that of the published protocol with one class for each image. The accuracy for soft
+    labels is that of the method's own protocol and stored labels. Methods whose sets train kernel machines are left
+    out, and so are sets that were finished later than 1.5 times the time budget. Of equally accurate methods the faster
+    one comes first.
+
+    Args:
+        leaderboard: Leaderboard with the measured methods.
+        kind: Kind of the labels, "hard" or "soft".
+        time_budget: Time budget in CPU seconds, one of `leaderboard.time_budgets`.
+
+    Returns:
+        Accuracy, measurement and method, for each ranked method.
+
+    Example:
+        >>> from ddsdk.planning import ranked_methods, read_leaderboards
+        >>> board = read_leaderboards()[0]
+        >>> accuracy, figure, entry = ranked_methods(board, "hard", board.time_budgets[0])[0]
+        >>> figure.time_budget == board.time_budgets[0]
+        True
+    """
+    rows = [
+        (_accuracy(figure, kind), figure, entry)
+        for entry in leaderboard.entries
+        for figure in entry.figures
+        if figure.time_budget == time_budget and not entry.kernel and figure.seconds <= _MAX_DELAY * time_budget
+    ]
+    return sorted(rows, key=lambda row: (-row[0], row[1].seconds, row[2].recipe))
+
+
+def choose_method(
+    leaderboards: Sequence[Leaderboard], *, kind: LabelKind, budget: float, ipc: int, data: str | None = None
+) -> Choice:
+    """Return the most accurate method at the largest measured time budget that does not exceed `budget`.
+
+    If all measured time budgets exceed `budget`, the smallest one is used. ValueError is raised if no method was
+    measured at that time budget.
+
+    Args:
+        leaderboards: Measured leaderboards; that of the first data set is used for data that were not measured.
+        kind: Kind of the labels for the training of networks, "hard" or "soft", see `ranked_methods`.
+        budget: Time budget of the distillation in seconds.
+        ipc: Number of images per class; the leaderboard with the nearest number, by ratio, is used.
+        data: Name of the data set; None takes that of the first leaderboard.
+
+    Example:
+        >>> from ddsdk.planning import choose_method, read_leaderboards
+        >>> choice = choose_method(read_leaderboards(), kind="hard", budget=60, ipc=10, data="fashion-mnist")
+        >>> choice.leaderboard.data, choice.figure.time_budget <= 60
+        ('fashion-mnist', True)
     """
     require_count("ipc", ipc)
-    require_rate("budget", budget)
-    require(bool(boards), "measured", "hold curves; name a recipe", "none")
-    known = {board.data for board in boards}
-    taken = data if data in known else boards[0].data
-    same = [board for board in boards if board.data == taken]
-    board = min(same, key=lambda board: (abs(math.log(board.ipc / ipc)), board.ipc))
-    mark = max((mark for mark in board.marks if mark <= budget), default=board.marks[0])
-    rows = standings(board, kind, mark)
-    rule = "hold a method that had a set by then; name a recipe"
-    require(bool(rows), "measured", rule, f"none at {mark:g} s on {board.data}")
+    require_positive("budget", budget)
+    require(bool(leaderboards), "leaderboards", "hold measured methods; otherwise name a recipe", "none")
+    measured_data = {leaderboard.data for leaderboard in leaderboards}
+    data_name = data if data in measured_data else leaderboards[0].data
+    candidates = [leaderboard for leaderboard in leaderboards if leaderboard.data == data_name]
+    leaderboard = min(candidates, key=lambda leaderboard: (abs(math.log(leaderboard.ipc / ipc)), leaderboard.ipc))
+    time_budget = max(
+        (time_budget for time_budget in leaderboard.time_budgets if time_budget <= budget),
+        default=leaderboard.time_budgets[0],
+    )
+    rows = ranked_methods(leaderboard, kind, time_budget)
+    rule = "hold a method with a set at the time budget; otherwise name a recipe"
+    require(bool(rows), "leaderboards", rule, f"none at {time_budget:g} s on {leaderboard.data}")
     accuracy, figure, entry = rows[0]
-    return Choice(board, entry, figure, kind, accuracy, len(rows), data, ipc, budget)
+    return Choice(leaderboard, entry, figure, kind, accuracy, len(rows), data, ipc, budget)

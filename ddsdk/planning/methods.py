@@ -1,4 +1,4 @@
-"""The methods by name, recipes and baselines alike, and their settings as words and JSON values give them."""
+"""Recipes and baselines by name, and their configuration from command-line text and from JSON values."""
 
 from __future__ import annotations
 
@@ -12,57 +12,81 @@ import msgspec
 
 from ddsdk.baselines import BASELINES
 from ddsdk.foundation import require
-from ddsdk.planning.presets import SMALL, small
+from ddsdk.planning.presets import PRESETS, preset
 from ddsdk.recipes import RECIPES, Recipe
 
 METHODS: dict[str, type[Recipe]] = {**RECIPES, **BASELINES}
 
 
-def chosen_methods(
+def configured_methods(
     chosen: Sequence[str], ipc: int, changes: Sequence[str], *, paper: bool = False
 ) -> dict[str, Recipe]:
-    """Return methods by name, those with presets if none is chosen, with their settings.
+    """Return configured methods by name, with their presets for a small machine and with changed parameters.
 
-    The presets, unless `paper` leaves them out, come before the changes, such as ``"dm.image_lr=0.5"``.
+    ValueError is raised for an unknown method, and for a change that does not fit the parameters.
+
+    Args:
+        chosen: Names of the methods; an empty sequence takes all methods with presets.
+        ipc: Number of images per class.
+        changes: Changed parameters, such as ``"dm.image_lr=0.5"``, which override the presets.
+        paper: True for the parameters of the papers instead of the presets.
+
+    Example:
+        >>> from ddsdk.planning import configured_methods
+        >>> configured_methods(["dm"], 10, ["dm.steps=5"])["dm"].steps
+        5
     """
-    wanted = list(dict.fromkeys(chosen or SMALL))
-    for name in wanted:
+    names = list(dict.fromkeys(chosen or PRESETS))
+    for name in names:
         require(name in METHODS, "recipes", f"be among {', '.join(METHODS)}", name)
-    given: dict[str, dict[str, Any]] = {name: {} for name in wanted}
+    changed: dict[str, dict[str, Any]] = {name: {} for name in names}
     for change in changes:
-        place, equals, text = change.partition("=")
-        name, dot, field = place.strip().partition(".")
+        target, equals, text = change.partition("=")
+        name, dot, field = target.strip().partition(".")
         require(bool(equals and dot and field), "set", "be like dm.image_lr=0.5", change)
-        require(name in given, "set", f"name one of the methods, {', '.join(wanted)}", change)
+        require(name in changed, "set", f"name one of the methods, {', '.join(names)}", change)
         field = field.replace("-", "_")
-        given[name][field] = _value(METHODS[name], field, text.strip(), change)
-    presets = {name: {} if paper else small(name, ipc) for name in wanted}
-    return {name: METHODS[name](**{"ipc": ipc, **presets[name], **given[name]}) for name in wanted}
+        changed[name][field] = _value(METHODS[name], field, text.strip(), change)
+    presets = {name: {} if paper else preset(name, ipc) for name in names}
+    return {name: METHODS[name](**{"ipc": ipc, **presets[name], **changed[name]}) for name in names}
 
 
-def made_of(name: str, parameters: Mapping[str, Any]) -> Recipe:
-    """Return a method with the parameters that `dataclasses.asdict` gave, after a way through JSON."""
+def method_from_parameters(name: str, parameters: Mapping[str, Any]) -> Recipe:
+    """Return a method from its parameters as JSON values, such as those in the provenance record of a set.
+
+    Args:
+        name: Name of the method, a key of `METHODS`.
+        parameters: Values of the parameters by name, as from `dataclasses.asdict`.
+
+    Raises:
+        ValueError: If the name or a parameter is unknown, or a value does not fit its parameter.
+
+    Example:
+        >>> from ddsdk.planning import method_from_parameters
+        >>> method_from_parameters("dm", {"ipc": 10, "steps": 5}).steps
+        5
+    """
     require(name in METHODS, "recipe", f"be among {', '.join(METHODS)}", name)
-    kinds = get_type_hints(METHODS[name])
+    field_types = get_type_hints(METHODS[name])
     unknown = sorted(set(parameters) - {f.name for f in dataclasses.fields(METHODS[name])})
     require(not unknown, "parameters", f"be those of {name}", unknown)
     try:
-        values = {field: msgspec.convert(value, kinds[field]) for field, value in parameters.items()}
+        values = {field: msgspec.convert(value, field_types[field]) for field, value in parameters.items()}
     except msgspec.ValidationError as error:
         raise ValueError(f"parameters must fit {name}: {error}") from None
     return METHODS[name](**values)
 
 
 def _value(method: type[Any], field: str, text: str, change: str) -> Any:  # noqa: ANN401
-    known = [f.name for f in dataclasses.fields(method)]
-    if field not in known:
-        near = get_close_matches(field, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"set must name a parameter of it, {', '.join(known)}, got {change!r}{hint}")
-    kind = get_type_hints(method)[field]
-    if text.lower() == "none" and NoneType in get_args(kind):
+    parameters = [f.name for f in dataclasses.fields(method)]
+    if field not in parameters:
+        similar = get_close_matches(field, parameters, n=1)
+        hint = f"; did you mean {similar[0]!r}?" if similar else ""
+        raise ValueError(f"set must name a parameter of the method, {', '.join(parameters)}, got {change!r}{hint}")
+    field_type = get_type_hints(method)[field]
+    if text.lower() == "none" and NoneType in get_args(field_type):
         return None
     try:
-        return msgspec.convert(text, kind, strict=False)
+        return msgspec.convert(text, field_type, strict=False)
     except msgspec.ValidationError as error:
         raise ValueError(f"set must fit the parameter, got {change!r}: {error}") from None

@@ -1,4 +1,4 @@
-"""Settings of each recipe for a small machine, for curves, tables and the choice of a recipe."""
+"""Presets: parameters of each recipe for a small machine, for curves, tables and the choice of a method."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 _EXPERTS = {"experts": 4, "expert_epochs": 4, "expert_images": 2000, "student_steps": 20, "student_lr": 0.02}
 _EXPERTS |= {"rate_lr": 1e-5}
 _TEACHER = {"teacher_epochs": 4, "teacher_images": 1000}
-_CLASSES = {"real_batch": 64, "image_lr": 1.0}
-_STUDENTS = {"student_epochs": 5, "student_lr": 0.1}
-_ALIGNED = {"real_batch": 64, "start": "real", "image_lr": 0.5, "early_weight": 0.0, "discrimination": 0.1}
-_UNROLLED = {"start": "k-means", "augmentation": "", "real_batch": 500, "image_lr": 5e-3}
+_GRADIENT_MATCHING = {"real_batch": 64, "image_lr": 1.0}
+_LONG_TRAINING = {"student_epochs": 5, "student_lr": 0.1}
+_CAFE = {"real_batch": 64, "start": "real", "image_lr": 0.5, "early_weight": 0.0, "discrimination": 0.1}
+_RAT_BPTT = {"start": "k-means", "augmentation": "", "real_batch": 500, "image_lr": 5e-3}
 
-_ADDRESSED: dict[str, Any] = {
+_RTP: dict[str, Any] = {
     "bases": 24,
     "most": 13,
     "start": "k-means",
@@ -26,7 +26,7 @@ _ADDRESSED: dict[str, Any] = {
     "student_lr": 0.02,
     "real_batch": 26,
 }
-_POOLED: dict[str, Any] = {
+_FREPO: dict[str, Any] = {
     "pool": 8,
     "student_steps": 60,
     "real_batch": 400,
@@ -36,16 +36,16 @@ _POOLED: dict[str, Any] = {
     "loss": "cross-entropy",
     "augmentation": "",
 }
-SMALL: Mapping[str, Mapping[int, Mapping[str, Any]]] = {
-    "dc": {1: _CLASSES, 2: {**_CLASSES, **_STUDENTS, "start": "real"}},
-    "dsa": {1: {**_CLASSES, "image_lr": 0.2}, 2: {**_CLASSES, **_STUDENTS}},
-    "dcc": {1: _CLASSES},
-    "jiang": {1: _CLASSES},
+PRESETS: Mapping[str, Mapping[int, Mapping[str, Any]]] = {
+    "dc": {1: _GRADIENT_MATCHING, 2: {**_GRADIENT_MATCHING, **_LONG_TRAINING, "start": "real"}},
+    "dsa": {1: {**_GRADIENT_MATCHING, "image_lr": 0.2}, 2: {**_GRADIENT_MATCHING, **_LONG_TRAINING}},
+    "dcc": {1: _GRADIENT_MATCHING},
+    "jiang": {1: _GRADIENT_MATCHING},
     "idc": {1: {"image_lr": 2e-3}},
     "dream": {1: {"image_lr": 2e-3}},
     "acc-dd": {1: {"image_lr": 1e-3, "pool": 2}},
     "dm": {1: {"real_batch": 64}},
-    "cafe": {1: {**_ALIGNED, "student_lr": 0.02, "student_epochs": 2, "steps_per_student": 10}},
+    "cafe": {1: {**_CAFE, "student_lr": 0.02, "student_epochs": 2, "steps_per_student": 10}},
     "idm": {1: {"real_batch": 128, "queue": 10, "student_batch": 128, "student_steps": 2}},
     "datadam": {1: {"real_batch": 64}},
     "m3d": {1: {"real_batch": 64}},
@@ -60,37 +60,50 @@ SMALL: Mapping[str, Mapping[int, Mapping[str, Any]]] = {
     "dd": {1: {"real_batch": 256, "start": "real"}},
     "ld": {1: {"real_batch": 256}},
     "sldd": {1: {"real_batch": 256, "start": "real"}},
-    "rtp": {1: _ADDRESSED},
-    "rat-bptt": {1: {**_UNROLLED, "student_steps": 40, "window": 10}},
+    "rtp": {1: _RTP},
+    "rat-bptt": {1: {**_RAT_BPTT, "student_steps": 40, "window": 10}},
     "kip": {1: {"real_batch": 1000}},
     "rfad": {1: {"steps": 2200, "anneal": True}},
-    "frepo": {1: {**_POOLED, "steps": 2500, "anneal": True}},
+    "frepo": {1: {**_FREPO, "steps": 2500, "anneal": True}},
     "rcig": {1: {}},
     "krr": {1: {}},
     "random": {1: {}},
     "herding": {1: {}},
 }
-"""Method to settings from so many images per class on; what is not named stays as the paper has it.
+"""Presets by method, and by the number of images per class from which on they apply.
 
-The values of dc, dsa, dm, idc, idm, cafe, mtt, rtp, rat-bptt, rfad and frepo come from what docs/results.md measured on
-FashionMNIST. The others cut what a paper spends on pools, teachers, real batches and unrolled steps, and take the rates
-of their next relative or those of their paper. gtn is left out: it makes a curriculum of many images, whatever ipc is.
+Parameters that are not listed have the values of the paper. The values of dc, dsa, dm, idc, idm, cafe, mtt, rtp,
+rat-bptt, rfad and frepo are based on the measurements in docs/results/fashion-mnist.md. The other presets reduce the
+numbers of pool students, teachers, real images and unrolled steps of the paper, and take the learning rates of a
+related method or of the paper. gtn has no preset, because it generates a curriculum of many images at every ipc.
 """
 
 FAMILIES: Mapping[str, frozenset[str]] = {
     "meta-learning": frozenset(("dd", "ld", "sldd", "gtn", "rtp", "rat-bptt", "kip", "rfad", "frepo", "rcig", "krr")),
     "selection": frozenset(("random", "herding", "k-center", "k-means", "means", "grand", "el2n", "rded")),
 }
-"""Family to methods: unrolled training and kernel regression, and choice of real images. The others match."""
+"""Methods of each family. Meta-learning includes kernel regression. All other methods belong to "matching"."""
 
 
-def small(name: str, ipc: int) -> dict[str, Any]:
-    """Return the settings of a method on a small machine; none for a method that is not in the table."""
-    table = SMALL.get(name, {})
-    reached = [least for least in table if least <= ipc]
-    return dict(table[max(reached)]) if reached else {}
+def preset(name: str, ipc: int) -> dict[str, Any]:
+    """Return the parameters of a method on a small machine; an empty dict if the method has no preset.
+
+    Example:
+        >>> from ddsdk.planning import preset
+        >>> preset("dm", ipc=10)
+        {'real_batch': 64}
+    """
+    presets_by_ipc = PRESETS.get(name, {})
+    thresholds = [min_ipc for min_ipc in presets_by_ipc if min_ipc <= ipc]
+    return dict(presets_by_ipc[max(thresholds)]) if thresholds else {}
 
 
 def family(name: str) -> str:
-    """Return the family of a method: matching, meta-learning or selection."""
+    """Return the family of a method: "matching", "meta-learning" or "selection".
+
+    Example:
+        >>> from ddsdk.planning import family
+        >>> family("dm"), family("herding")
+        ('matching', 'selection')
+    """
     return next((key for key, names in FAMILIES.items() if name in names), "matching")

@@ -1,4 +1,4 @@
-"""Recipes: one file for each paper, and the list of them."""
+"""Recipes: one module for each paper, and their list `RECIPES`."""
 
 import lazy_loader
 

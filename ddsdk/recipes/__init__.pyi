@@ -33,7 +33,7 @@ from .parts import adam_by_kind as adam_by_kind
 from .parts import adam_on_images as adam_on_images
 from .parts import augmentation_for as augmentation_for
 from .parts import cycled_images as cycled_images
-from .parts import hard_set as hard_set
+from .parts import hard_label_set as hard_label_set
 from .parts import pixel_set as pixel_set
 from .parts import sgd_on_images as sgd_on_images
 from .parts import start_images as start_images

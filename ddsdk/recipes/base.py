@@ -1,4 +1,4 @@
-"""Recipes: papers as values that name their parts."""
+"""Base classes of recipes, and the choice of their student network."""
 
 from __future__ import annotations
 
@@ -22,12 +22,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Method["RealData"], ABC):
-    """A method for images and data that are stored like them: a frozen dataclass with the defaults of its paper.
+    """A distillation method of a paper, as a frozen dataclass with the paper's hyperparameters.
 
-    `ddsdk.distill` runs it.
+    A recipe distils images, or other data that is stored in the shape of images. `ddsdk.distill` runs it.
 
     Attributes:
-        ipc: Images per class.
+        ipc: Images per class in the distilled set, at least 1.
+
+    Example:
+        >>> import ddsdk
+        >>> recipe = ddsdk.RECIPES["dm"](ipc=10)
+        >>> recipe.protocol(ddsdk.load("digits")).network
+        'convnet'
     """
 
     ipc: PositiveInt = 10
@@ -37,41 +43,51 @@ class Recipe(Method["RealData"], ABC):
         self.check()
 
     def check(self) -> None:
-        """Raise ValueError for parameters that no data could make right, beyond the rules of their types."""
+        """Raise ValueError for parameters that no data set allows; the types of the fields are checked already."""
 
     @final
     def source(self, real: RealData) -> RealData:
-        """Return the data itself."""
+        """Return the real data, from which each step draws its batches."""
         return real
 
     @final
     def described(self, real: RealData) -> RealData:
-        """Return the data itself."""
+        """Return the real data, whose description the artefact records."""
         return real
 
     @final
     def student(self, real: RealData) -> NetworkFactory:
-        """Return the factory of the network of the recipe's own protocol."""
+        """Return the factory of the student network that the recipe's evaluation protocol names."""
         name, options = student_network(self, real)
         return networks.network_factory(name, real.image_shape, real.num_classes, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DirectRecipe(Recipe, DirectMethod["RealData"], ABC):
-    """A recipe without steps: selection of real images, or a solution in closed form."""
+    """A recipe without optimisation steps: a selection of real images, or a closed-form solution."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IterativeRecipe(Recipe, IterativeMethod["RealData"], ABC):
-    """A recipe that runs the loop of `ddsdk.Distillation` over a plan.
+    """A recipe that optimises the set step by step, in the loop of `ddsdk.Distillation`.
 
     Attributes:
-        anneal: Whether learning rates fall to zero along half a cosine over the run, whatever else they do. It pays
-            where a budget ends a run long before the paper's does.
-        average: Decay of a moving average of everything the set stores, which is then the result. None takes the
-            recipe's own: none, mostly.
-        clip_norm: Norm to which the gradient of a step is scaled down. None takes the recipe's own: no bound.
-        skip_above: Loss above which a step changes nothing and is counted. None takes the recipe's own.
+        anneal: Whether all learning rates also decay to zero along half a cosine over the run. This helps where a time
+            budget ends a run long before the paper's number of steps.
+        average: Decay, strictly between 0 and 1, of an exponential moving average of all stored tensors; the average is
+            then the result. None for the default of the recipe, which is no average for most recipes.
+        clip_norm: Largest gradient norm of a step; longer gradients are scaled down to it. None for the default of the
+            recipe, which is no bound for most recipes.
+        skip_above: Loss above which a step changes nothing and is only counted. None for the default of the recipe,
+            which is no bound for most recipes.
+
+    Example:
+        >>> import dataclasses, ddsdk
+        >>> real, rng = ddsdk.load("digits"), ddsdk.generator(0)
+        >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> plan = ddsdk.DM(ipc=1).plan(real, make_student=make_student, rng=rng)
+        >>> dataclasses.replace(plan, steps=5).steps
+        5
     """
 
     anneal: bool = False
@@ -86,64 +102,74 @@ class IterativeRecipe(Recipe, IterativeMethod["RealData"], ABC):
 
     @abstractmethod
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Any]:
-        """Return the paper's parts, without the options that all recipes share."""
+        """Return the paper's plan, without the options that all recipes share."""
 
     @final
     def plan(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Any]:
-        """Return the parts, ready to run; `dataclasses.replace` swaps one."""
+        """Return the plan with the shared options applied; `dataclasses.replace` exchanges one of its parts."""
         plan = self.parts(real, make_student=make_student, rng=rng)
         options = ("average", "clip_norm", "skip_above")
-        given: dict[str, Any] = {n: getattr(self, n) for n in options if getattr(self, n) is not None}
+        overrides: dict[str, Any] = {n: getattr(self, n) for n in options if getattr(self, n) is not None}
         if self.anneal:
-            given["rate_at"] = _annealed(plan.rate_at, plan.steps)
-        return dataclasses.replace(plan, **given)
+            overrides["rate_at"] = _annealed(plan.rate_at, plan.steps)
+        return dataclasses.replace(plan, **overrides)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentedRecipe(IterativeRecipe, ABC):
-    """A recipe that distils and is judged under the differentiable augmentation of DSA.
+    """A recipe whose matching and evaluation use the differentiable augmentation of DSA.
 
     Attributes:
-        augmentation: DSA operations joined by "_", for real and synthetic images, students and evaluation; empty for
-            none. None takes the published ones that suit the data: without flip unless the data is mirror-safe.
+        augmentation: DSA operations joined by "_", for matching, student training and evaluation; empty for none. None
+            for the published operations that suit the data: flip only where the data is mirror-safe.
     """
 
     augmentation: str | None = None
 
     @final
     def siamese(self, real: RealData) -> data.Augmentation:
-        """Return the augmentation of both sides and of the students."""
+        """Return the augmentation of real images, synthetic images and student training."""
         return data.Augmentation(augmentation_for(real, self.augmentation))
 
     @final
-    def evaluation(self, real: RealData) -> training.Evaluation:
-        """Return the published protocol of the field, with the recipe's augmentation."""
-        return training.Evaluation.published(augmentation_for(real, self.augmentation))
+    def protocol(self, real: RealData) -> training.TrainingProtocol:
+        """Return the evaluation protocol of DC, DSA and DM, with the recipe's augmentation."""
+        return training.TrainingProtocol.published(augmentation_for(real, self.augmentation))
 
 
 def student_network(
     recipe: Recipe, real: RealData, network: str = "", options: Mapping[str, Any] | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """Return the name of a recipe's student network, and options of its builder.
+    """Return the name of the student network of a recipe, and the options of its builder.
 
     Args:
-        recipe: Recipe or baseline.
-        real: Data that is distilled.
-        network: Key of `ddsdk.NETWORKS`; empty for the network that the recipe's protocol names, with its options, and
-            a ConvNet where that is a kernel.
-        options: Options of the builder above those; the network of a protocol leaves out those that it does not take.
+        recipe: Recipe or baseline whose evaluation protocol names the default network.
+        real: Real data to distil.
+        network: Key of `ddsdk.NETWORKS`. Empty for the network of the protocol with its options, or for a ConvNet where
+            the protocol evaluates a kernel machine.
+        options: Further builder options, which override those of the protocol. The protocol's network ignores options
+            that its builder does not have. None for no further options.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.recipes import student_network
+        >>> name, options = student_network(ddsdk.DM(), ddsdk.load("digits"), options={"width": 8})
+        >>> name, options["width"]
+        ('convnet', 8)
     """
-    given = dict(options or {})
+    requested = dict(options or {})
     if network:
-        return network, given
-    own = recipe.evaluation(real)
-    network, usual = (own.network, own.network_options) if own.learner == "network" else ("convnet", {})
-    known = signature(networks.NETWORKS[network]).parameters
-    return network, {**usual, **{name: value for name, value in given.items() if name in known}}
+        return network, requested
+    protocol = recipe.protocol(real)
+    network, defaults = (
+        (protocol.network, protocol.network_options) if protocol.learner == "network" else ("convnet", {})
+    )
+    accepted = signature(networks.NETWORKS[network]).parameters
+    return network, {**defaults, **{name: value for name, value in requested.items() if name in accepted}}
 
 
-def _annealed(own: Callable[[int], float] | None, steps: int) -> Callable[[int], float]:
+def _annealed(schedule: Callable[[int], float] | None, steps: int) -> Callable[[int], float]:
     def factor(step: int) -> float:
-        return (1.0 if own is None else own(step)) * (1 + math.cos(math.pi * min(step / steps, 1))) / 2
+        return (1.0 if schedule is None else schedule(step)) * (1 + math.cos(math.pi * min(step / steps, 1))) / 2
 
     return factor

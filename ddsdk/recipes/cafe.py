@@ -1,4 +1,4 @@
-"""CAFE: features of all layers, aligned along the training of a student, and discriminative ones."""
+"""CAFE: alignment of the features of all layers along the training of a student, with a discrimination loss."""
 
 from __future__ import annotations
 
@@ -17,35 +17,44 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class CAFE(SGDMatching):
-    """Condensation by aligning features: layer-wise class means, and centres that separate real images.
+    """Condensation by aligning features: match the class means of all layers, with centres that separate real images.
 
-    min_S sum_c sum_l w_l ||mean f_l(S_c) - mean f_l(T_c)||^2 + discrimination * sum over real (x, y) of
-    CE(<f(x), centre_1..K>, y), where centre_c is the mean embedding of S_c. Students train on the set until their
-    accuracy on real images moves, and are replaced once it has settled.
+    min_S sum_c sum_l w_l ||mean f_l(S_c) - mean f_l(T_c)||^2 + discrimination * sum over real (x, y) of CE(<f(x),
+    centre_1..K>, y), where f_l are the features of layer l, f is the embedding, and centre_c is the mean embedding of
+    S_c. A student trains on the set as long as its accuracy on real images changes, and is replaced when its accuracy
+    has settled.
 
     Attributes:
-        steps: Image steps, of all networks together.
-        image_lr: Learning rate of the images (SGD). None takes the paper's 0.1.
-        decay: Factor on `image_lr` after 60, 80 and 90 % of the steps.
-        real_batch: Real images of each class in one step.
-        augmentation: DSA operations joined by "_", for matching, students and evaluation; empty for none. None takes
-            the published ones that suit the data: "CAFE+DSA".
-        early_weight: Weight of the maps of all blocks before the last.
-        last_weight: Weight of the map of the last block, and of the embedding.
-        discrimination: Weight of the discrimination term; 0 leaves it out.
-        student_lr: Learning rate of the networks (SGD without momentum).
-        student_epochs: Epochs of a network on the set between two image steps at most.
-        steps_per_student: Image steps for which a network serves at most.
-        moved: Difference of its last 10 accuracies above which a network stops learning.
-        settled: Difference of its last 10 accuracies below which a network stops serving.
+        steps: Image steps, in total for all students.
+        image_lr: Learning rate of the images (SGD); None for the published 0.1.
+        decay: Factor on `image_lr` after each of 60, 80 and 90 % of the steps.
+        real_batch: Real images per class in one image step.
+        augmentation: DSA operations joined by "_", for matching, student training and evaluation; empty for none. None
+            for the published operations that suit the data, which is "CAFE+DSA".
+        early_weight: Weight of the feature maps of all blocks before the last.
+        last_weight: Weight of the feature map of the last block, and of the embedding.
+        discrimination: Weight of the discrimination loss; 0 for none.
+        student_lr: Learning rate of the students (SGD without momentum).
+        student_epochs: Largest number of epochs of a student on the set between two image steps.
+        steps_per_student: Largest number of image steps before a student is replaced.
+        moved: Range of a student's last 10 accuracies above which it stops training between two image steps.
+        settled: Range of a student's last 10 accuracies below which it is replaced.
 
-    Differences from the published algorithm: `steps` counts image steps; the paper counts networks (2000), each of
-    which serves for as many steps as its accuracy decides. Both dynamic loops have caps; the paper's code has none for
-    some of them. Accuracies are those of `real_batch` random real images. Classes, channels and sizes are those of the
-    data. The evaluation takes 300 epochs, as for DC, where the paper takes 600.
+    Differences from the published algorithm: `steps` counts image steps, while the paper counts students (2000), whose
+    number of image steps depends on their accuracy. Both adaptive loops are bounded; in the paper's code some are not.
+    Accuracies are measured on `real_batch` random real images. Classes, channels and image sizes are those of the data.
+    The evaluation takes 300 epochs, as for DC; the paper's takes 600.
 
     References:
         Wang et al., "CAFE: Learning to Condense Dataset by Aligning Features", CVPR 2022, arXiv:2203.01531.
+
+    Example:
+        >>> import ddsdk
+        >>> real = ddsdk.load("digits")
+        >>> recipe = ddsdk.CAFE(ipc=1, steps=1, real_batch=16, student_epochs=1)
+        >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> tuple(ddsdk.distill(recipe, real, make_student=make_student).images.shape)
+        (10, 1, 8, 8)
     """
 
     name: ClassVar[str] = "cafe"
@@ -63,7 +72,7 @@ class CAFE(SGDMatching):
     settled: PositiveFloat = 0.04
 
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
-        """Return layer-wise matching with discrimination, under students that follow their accuracy."""
+        """Return layer-wise matching with the discrimination loss, under students with adaptive training."""
         augmentation, images = self.siamese(real), self.real_batch
         layers = objectives.ClassMatch(
             byproduct=objectives.layer_means,
@@ -71,13 +80,13 @@ class CAFE(SGDMatching):
             real_batch=images,
             augmentation=augmentation,
         )
-        apart = objectives.Discrimination(real_batch=images, augmentation=augmentation)
+        discrimination = objectives.Discrimination(real_batch=images, augmentation=augmentation)
         return running.Plan(
             syn=pixel_set(real, self.ipc, self.start, rng),
-            objective=objectives.Total(((1.0, layers), (self.discrimination, apart))),
+            objective=objectives.WeightedSum(((1.0, layers), (self.discrimination, discrimination))),
             students=students.PlateauStudents(
                 make_student,
-                students.OnSynthetic(epochs=1, augmentation=augmentation),
+                students.TrainOnSynthetic(epochs=1, augmentation=augmentation),
                 students.accuracy_on(images),
                 longest=self.steps_per_student,
                 most_lessons=self.student_epochs,

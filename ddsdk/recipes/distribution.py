@@ -1,4 +1,4 @@
-"""The frames that the distribution-matching family shares."""
+"""Base classes of distribution matching."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DistributionMatching(AugmentedRecipe):
-    """Matching of features, or of their distributions.
+    """Matching of the features of real and synthetic images, or of the distributions of these features.
 
     Attributes:
-        steps: Image steps.
-        image_lr: Learning rate of the images.
-        start: Start of the images: noise, real, k-means, means or herding.
+        steps: Image steps, each of which updates all classes.
+        image_lr: Learning rate of the images; None for the published one.
+        start: Initialisation of the images: noise, real, k-means, means or herding.
     """
 
     steps: PositiveInt = 20_000
@@ -32,7 +32,7 @@ class DistributionMatching(AugmentedRecipe):
 
     @final
     def mean_match(self, real: RealData, real_batch: int, synthetic_batch: int | None = None) -> objectives.ClassMatch:
-        """Return DM's objective: squared distances of the mean embeddings of each class."""
+        """Return the objective of DM: the squared distance of the mean embeddings, summed over classes."""
         return objectives.ClassMatch(
             byproduct=objectives.mean_embedding,
             distance=objectives.squared,
@@ -44,35 +44,35 @@ class DistributionMatching(AugmentedRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class SGDMatching(DistributionMatching):
-    """Distribution matching whose images move by SGD.
+    """Distribution matching with SGD on the images.
 
     Attributes:
-        image_momentum: Momentum of the images.
+        image_momentum: Momentum of the SGD on the images.
     """
 
     image_momentum: Momentum = 0.5
 
     @final
     def sgd(self, published_lr: float) -> Callable[[SyntheticSet], Optimizer]:
-        """Return the factory of the optimizer, at the published rate where `image_lr` is None."""
+        """Return the factory of the images' optimizer, at `published_lr` where `image_lr` is None."""
         lr = published_lr if self.image_lr is None else self.image_lr
         return partial(sgd_on_images, lr=lr, momentum=self.image_momentum)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentMatching(DistributionMatching):
-    """Latents under a frozen generator that is trained on the real data first.
+    """Distribution matching over latents of a frozen generator, which is first trained on the real data.
 
     Attributes:
-        steps: Latent steps.
+        steps: Latent steps, each of which updates all classes.
         image_lr: Learning rate of the latents (Adam).
-        real_batch: Real images of each class in one step.
-        start: Images that the latents stand for at first: noise, real, k-means, means or herding.
+        real_batch: Real images per class in one step.
+        start: Initialisation of the images that the first latents decode to: noise, real, k-means, means or herding.
         generator_dim: Length of the generator's latent vectors.
-        generator_width: Channels of the generator's inner maps.
-        generator_steps: Steps of the generator's training.
-        inversion_steps: Adam steps that bring the latents to their images.
-        inversion_lr: Learning rate of these steps.
+        generator_width: Channels of the generator's feature maps at half resolution.
+        generator_steps: Training steps of the generator.
+        inversion_steps: Adam steps of the inversion, which fits the first latents to their images.
+        inversion_lr: Learning rate of the inversion (Adam).
     """
 
     steps: PositiveInt = 1000
@@ -86,7 +86,7 @@ class LatentMatching(DistributionMatching):
 
     @final
     def trained(self, real: RealData, rng: Generator) -> synthetic.Autoencoder:
-        """Return the generator, trained, with its encoder."""
+        """Return the trained generator with its encoder."""
         return synthetic.train_generator(
             real,
             dim=self.generator_dim,

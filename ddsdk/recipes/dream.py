@@ -1,4 +1,4 @@
-"""DREAM: IDC that compares with representative real images."""
+"""DREAM: IDC with representative real images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import objectives
 from ddsdk.foundation import PositiveInt
-from ddsdk.recipes.sweeping import Sweeping
+from ddsdk.recipes.sweeping import TiledGradientMatching
 
 if TYPE_CHECKING:
     from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData
@@ -15,22 +15,30 @@ if TYPE_CHECKING:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class DREAM(Sweeping):
-    """Representative matching: IDC whose real images stand nearest the k-means centres of their class.
+class DREAM(TiledGradientMatching):
+    """Representative matching: IDC with real images that are nearest to the k-means centres of their class.
 
-    Random batches pull the set to and fro, mostly towards the dense middle of a class; images that cover the class
-    give a steadier gradient, so fewer steps do. The tiles start as k-means images too.
+    The gradients of random batches vary from step to step and favour the dense middle of a class. Images that cover the
+    class give a more stable gradient, so fewer steps are needed. The tiles start as k-means images too.
 
     Attributes:
-        candidates: Random images of the class that are clustered at each step.
+        candidates: Random real images of the class that are clustered in each step.
 
-    Differences from the published algorithm: those of `ddsdk.IDC`. The authors' code clusters a whole class every
-    ten steps of a network; here `candidates` of it are clustered at every step, see `ddsdk.objectives.Representative`.
-    The start
-    clusters pixels where theirs clusters features. The variant that matches features too (DREAM+) is not offered.
+    Differences from the published algorithm: those of `ddsdk.IDC`. The authors' code clusters a whole class every ten
+    steps of a network; here each step clusters `candidates` images, see `ddsdk.objectives.Representative`. The initial
+    images come from clusters of pixels, in the authors' code from clusters of features. The variant that also matches
+    features (DREAM+) is not offered.
 
     References:
         Liu et al., "DREAM: Efficient Dataset Distillation by Representative Matching", ICCV 2023, arXiv:2302.14416.
+
+    Example:
+        >>> import ddsdk
+        >>> real = ddsdk.load("digits")
+        >>> recipe = ddsdk.DREAM(ipc=1, steps=2, student_steps=1, real_batch=8, candidates=16)
+        >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> tuple(ddsdk.distill(recipe, real, make_student=make_student).images.shape)  # four tiles for each canvas
+        (40, 1, 8, 8)
     """
 
     name: ClassVar[str] = "dream"
@@ -39,6 +47,6 @@ class DREAM(Sweeping):
     candidates: PositiveInt = 512
 
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
-        """Return matching of representative real images under fresh networks that train on real data."""
+        """Return the plan of IDC with representative real images."""
         sample = objectives.Representative(candidates=self.candidates)
         return self.sweeps(real, make_student=make_student, rng=rng, sample=sample)

@@ -1,4 +1,4 @@
-"""FRePo: regression on the features of a pool of students."""
+"""FRePo: ridge regression on the features of a pool of students."""
 
 from __future__ import annotations
 
@@ -12,49 +12,58 @@ from ddsdk.recipes.parts import augmentation_for
 from ddsdk.recipes.regression import LabelRegression, regression_protocol
 
 if TYPE_CHECKING:
-    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, Module, Plan, RealData
+    from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData, TrainingProtocol
 
 
 _LOSS = Literal["mse", "cross-entropy"]
-_MIRRORED = 500
-"""Above so many images the code of the paper leaves the mirror images out."""
+_MOST_MIRRORED = 500
+"""Largest number of images for which the paper's code adds the mirror images to the regression."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class FRePo(LabelRegression):
-    """Feature regression with pooling: ridge regression on features of students of all ages.
+    """Feature regression with pooling: ridge regression on the features of students of different training ages.
 
-    min over S and Y of ||f(T) f(S)' (f(S) f(S)' + r I)^-1 Y - y||^2 / 2 - mean min(y_1 - y_2, 1/K) on a real batch
-    (T, y), where y_1 and y_2 are the largest entries of a row of Y, and r = ridge tr(f(S) f(S)') / n. The student f is
-    one of a pool; each pick is followed by a step of training on (S, Y).
+    min over S and Y of ||f(T) f(S)' (f(S) f(S)' + r I)^-1 Y - y||^2 / 2 - mean min(y_1 - y_2, 1/K) on a real batch (T,
+    y), where y_1 and y_2 are the two largest entries of a row of Y, and r = ridge tr(f(S) f(S)') / n. The student f is
+    drawn from a pool, and takes a training step on (S, Y) afterwards.
 
     Attributes:
         steps: Image steps; the paper has 500 000.
-        pool: Networks; the paper has 10.
-        student_steps: Steps of training after which a network of the pool is replaced; the paper has 100. With 0 none
-            trains, and a pool of one is a fresh network in each step.
-        student_lr: Learning rate of the networks (Adam); the paper has 3e-4.
-        student_batch: Images of one of their steps.
-        real_batch: Real images of one step; the paper has 1024.
+        pool: Number of students in the pool; the paper has 10.
+        student_steps: Training steps after which a student is replaced; the paper has 100. With 0 no student trains,
+            and with a pool of one each image step has a fresh student.
+        student_lr: Learning rate of the students (Adam); the paper has 3e-4.
+        student_batch: Synthetic images in one training step of a student.
+        real_batch: Real images in one image step; the paper has 1024.
         image_lr: Learning rate of the images (Adam); the paper has 3e-4 (LAMB).
-        mirror: Whether the regression has the mirror images too. None takes the paper's: for colour images that may
-            be mirrored, at most 500 of them.
-        loss: ``"mse"``, as above and in the paper, or ``"cross-entropy"`` of the predictions times a learned scale, as
-            RFAD has it, which pays at one image per class.
-        scale_lr: Learning rate of the logarithm of that scale.
-        augmentation: DSA operations of the evaluation, joined by "_"; empty for none. None takes those that suit the
-            data.
+        mirror: Whether the regression also uses the mirror images of the set. None for the paper's rule: for at most
+            500 colour images, where the data is mirror-safe.
+        loss: Loss of the predictions, ``"mse"`` as above and in the paper, or ``"cross-entropy"`` of the predictions
+            times a learned scale, as in RFAD, which is better at one image per class.
+        scale_lr: Learning rate of the logarithm of the learned scale.
+        augmentation: DSA operations of the evaluation, joined by "_"; empty for none. None for the operations that suit
+            the data.
 
-    The defaults are for a CPU and some minutes, with narrow students. The learning rates fall along half a cosine with
-    `anneal`, as in the paper.
+    The defaults are for a CPU, a time budget of minutes and narrow students. With `anneal` the learning rates fall
+    along half a cosine, as in the paper.
 
-    Differences from the published algorithm: Adam for LAMB, and the smaller pool and numbers above with higher rates.
-    The networks are the student's without normalisation where the catalogue has that; the paper's double their width
-    from block to block and have BatchNorm while a set is made. Networks that count as old at the start are fresh.
+    Differences from the published algorithm: Adam in place of LAMB, and the smaller pool and numbers above with higher
+    learning rates. Networks of the catalogue have no normalisation; the paper's networks double their width from block
+    to block and have BatchNorm during distillation. All students of the initial pool are fresh, whatever their initial
+    age.
 
     References:
         Zhou, Nezhadarya and Ba, "Dataset Distillation using Neural Feature Regression", NeurIPS 2022, arXiv:2206.00719.
+
+    Example:
+        >>> import ddsdk
+        >>> real = ddsdk.load("digits")
+        >>> recipe = ddsdk.FRePo(ipc=1, steps=2, pool=2, real_batch=16)
+        >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> ddsdk.distill(recipe, real, make_student=make_student).label_space
+        'scores'
     """
 
     name: ClassVar[str] = "frepo"
@@ -69,24 +78,25 @@ class FRePo(LabelRegression):
     augmentation: str | None = None
 
     def check(self) -> None:
-        """Check the loss."""
+        """Check that the loss is known."""
         known = list(get_args(_LOSS))
         require(self.loss in known, "loss", f"be one of {known}", self.loss)
 
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
-        """Return regression on the features of a pool that trains on the set."""
-        # Refused before the run, and not when its set is judged.
+        """Return ridge regression on the features of a pool of students that train on the set."""
+        # The evaluation alone uses the augmentation: check it before the run.
         data.Augmentation(augmentation_for(real, self.augmentation))
-        height = math.sqrt(10 / real.num_classes)
+        # The paper's code scales the centred one-hot labels by sqrt(10 / K).
+        label_scale = math.sqrt(10 / real.num_classes)
         scale = None if self.loss == "mse" else synthetic.LearnedScale(10.0)
         return running.Plan(
-            syn=self.scored_set(real, rng, label_scale=height, scale=scale),
+            syn=self.scored_set(real, rng, label_scale=label_scale, scale=scale),
             objective=objectives.FitAndTest(
                 compare=objectives.ByFeatures(),
                 ridge=self.share,
                 real_batch=self.real_batch,
                 loss=self.loss,
-                label_scale=height,
+                label_scale=label_scale,
                 margin=1 / real.num_classes,
                 mirrored=self._mirrors(real),
             ),
@@ -99,15 +109,15 @@ class FRePo(LabelRegression):
             ),
             make_optimizer=self.adam(self.scale_lr),
             steps=self.steps,
-            knobs="image_lr, label_lr or student_lr",
+            divergence_hint="image_lr, label_lr or student_lr",
         )
 
-    def evaluation(self, real: RealData) -> Evaluation:
-        """Return the paper's protocol."""
+    def protocol(self, real: RealData) -> TrainingProtocol:
+        """Return the evaluation protocol of the paper."""
         return regression_protocol(real, self.ipc * real.num_classes, augmentation=self.augmentation)
 
     def _mirrors(self, real: RealData) -> bool:
         if self.mirror is not None:
             return self.mirror
-        few = self.ipc * real.num_classes <= _MIRRORED
+        few = self.ipc * real.num_classes <= _MOST_MIRRORED
         return few and real.image_shape[0] == 3 and "flip" in augmentation_for(real, None).split("_")

@@ -1,4 +1,4 @@
-"""The frames of gradient matching with students trained on the set: DC and DSA, and those that go on from them."""
+"""Base classes of gradient matching under students trained on the synthetic set: DC, DSA, DCC and Jiang."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from ddsdk.recipes.parts import pixel_set, sgd_on_images
 if TYPE_CHECKING:
     from ddsdk.objectives import Distance, Objective
     from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData
-    from ddsdk.running import Schedule
-    from ddsdk.students import Lesson
+    from ddsdk.running import ObjectiveSchedule
+    from ddsdk.students import StudentUpdate
 
 
-# (ipc, image steps of one student, epochs of the student between two of them), as published.
+# (ipc, image steps per student, epochs of the student between two image steps), as published for DC.
 _LOOPS = ((1, 1, 1), (10, 10, 50), (20, 20, 25), (30, 30, 20), (40, 40, 15), (50, 50, 10))
 
 
 def published_loops(ipc: int) -> tuple[int, int]:
-    """Return the paper's (image steps, student epochs) for `ipc`, interpolated where the paper has none."""
+    """Return the published (image steps per student, student epochs between them) for `ipc`.
+
+    Values between two published ipc are interpolated linearly; beyond 50 they stay constant.
+    """
     for (a, steps_a, epochs_a), (b, steps_b, epochs_b) in pairwise(_LOOPS):
         if ipc <= b:
             share = (ipc - a) / (b - a)
@@ -33,18 +36,18 @@ def published_loops(ipc: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlongStudents(AugmentedRecipe):
-    """Gradient matching along the training of a student on the synthetic set.
+class StudentGradientMatching(AugmentedRecipe):
+    """Gradient matching along the training of students on the synthetic set.
 
     Attributes:
-        students: Networks that are drawn, one after another.
-        steps_per_student: Image steps for which a network serves; None takes the paper's for `ipc`.
-        student_epochs: Epochs of a network on the set between two image steps; None takes the paper's.
+        students: Number of student networks, drawn one after another.
+        steps_per_student: Image steps before a student is replaced; None for the published number at `ipc`.
+        student_epochs: Epochs of a student on the set between two image steps; None for the published number at `ipc`.
         image_lr: Learning rate of the images (SGD).
-        image_momentum: Momentum of the images.
-        student_lr: Learning rate of the networks (SGD without momentum).
-        real_batch: Real images of each class in one step.
-        start: Start of the images: noise, real, k-means, means or herding.
+        image_momentum: Momentum of the SGD on the images.
+        student_lr: Learning rate of the students (SGD without momentum).
+        real_batch: Real images per class in one image step.
+        start: Initialisation of the images: noise, real, k-means, means or herding.
     """
 
     length: ClassVar[str] = "students"
@@ -59,13 +62,13 @@ class AlongStudents(AugmentedRecipe):
 
     @final
     def loops(self) -> tuple[int, int]:
-        """Return the image steps of a network, and its epochs between two of them."""
+        """Return the image steps per student and the student's epochs between two of them."""
         steps, epochs = published_loops(self.ipc)
         return self.steps_per_student or steps, epochs if self.student_epochs is None else self.student_epochs
 
     @final
     def levels(self, real: RealData, distance: Distance) -> tuple[objectives.ClassMatch, objectives.CollectiveMatch]:
-        """Return matching of weight gradients class by class, and of all classes at once."""
+        """Return the class-wise and the collective objective that match weight gradients by `distance`."""
         parts: dict[str, Any] = {
             "byproduct": objectives.weight_gradients,
             "distance": distance,
@@ -78,30 +81,30 @@ class AlongStudents(AugmentedRecipe):
     def along(
         self,
         real: RealData,
-        objective: Objective[Module] | Schedule[Module],
-        lesson: Lesson,
+        objective: Objective[Module] | ObjectiveSchedule[Module],
+        update: StudentUpdate,
         *,
         make_student: MakeStudent,
         rng: Generator,
     ) -> Plan[Module]:
-        """Return a plan of pixels that step by `objective` under students that have `lesson` in between."""
+        """Return a plan of pixels that minimises `objective`; `update` trains the students between image steps."""
         steps, _ = self.loops()
         return running.Plan(
             syn=pixel_set(real, self.ipc, self.start, rng),
             objective=objective,
-            students=students.AlternatingStudents(make_student, lesson, period=steps, lr=self.student_lr),
+            students=students.AlternatingStudents(make_student, update, period=steps, lr=self.student_lr),
             make_optimizer=partial(sgd_on_images, lr=self.image_lr, momentum=self.image_momentum),
             steps=self.students * steps,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientMatching(AlongStudents):
-    """Class-wise gradient matching along the training of a student on the synthetic set."""
+class GradientMatching(StudentGradientMatching):
+    """Class-wise gradient matching along the training of students on the synthetic set."""
 
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
-        """Return filter-cosine matching of class gradients under students trained on the set."""
+        """Return class-wise matching of gradients by the cosine of filters, under students trained on the set."""
         match, _ = self.levels(real, objectives.filter_cosine)
         _, epochs = self.loops()
-        lesson = students.OnSynthetic(epochs=epochs, augmentation=self.siamese(real))
-        return self.along(real, match, lesson, make_student=make_student, rng=rng)
+        update = students.TrainOnSynthetic(epochs=epochs, augmentation=self.siamese(real))
+        return self.along(real, match, update, make_student=make_student, rng=rng)

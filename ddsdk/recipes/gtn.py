@@ -13,49 +13,60 @@ from ddsdk.recipes.base import IterativeRecipe
 from ddsdk.recipes.parts import adam_on_images
 
 if TYPE_CHECKING:
-    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, Module, Plan, RealData, SyntheticSet
+    from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData, SyntheticSet, TrainingProtocol
 
 
 _STEPS, _BATCH = 64, 128
-"""The paper's steps of a student, and images of each."""
+"""Training steps of a student and images of each step, as in the paper."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class GTN(IterativeRecipe):
-    """Generative teaching network: a generator and a curriculum of latents from which a student learns in one pass.
+    """Generative teaching network: a generator and a curriculum of latents, on which a student trains in a single pass.
 
-    min_{G, Z, rates, momenta} E_w0 1/N sum_k l(w_k; T_k) where step k = 1..N of a student trains on what the generator
-    G makes of the latents Z_k and their classes, by SGD with a rate and a momentum of its own. After each step the
-    student is tested on a real batch T_k, and the gradient passes through all steps.
+    min_{G, Z, rates, momenta} E_w0 1/N sum_k l(w_k; T_k), where training step k = 1..N of a student takes the images
+    that the generator G decodes from the latents Z_k and their classes, with SGD at the learned rate and momentum of
+    that step. The student is tested on a real batch T_k after each training step, and the gradient passes through all
+    steps.
 
     Attributes:
-        ipc: Generated images per class, over all steps. The paper's 64 steps of 128 images are 819.
-        steps: Steps of the generator.
-        per_class: Images of each class in one step of a student. None makes 64 steps of them, as the paper has, of as
-            many images as there are, at most about 128; with fewer than 64 images per class each step has one.
-        image_lr: Learning rate of generator, latents and learned rates (Adam); it falls to a tenth along half a cosine.
-        student_lr: Start of the learned rate of each step.
-        student_momentum: Start of the learned momentum of each step.
-        real_batch: Real images of one test.
-        generator_dim: Length of a latent.
-        generator_width: Channels of the generator's inner maps.
-        checkpoint_every: Steps between two states of a student that are kept; those between are taken again.
+        ipc: Generated images per class, over all training steps. The paper's 64 steps of 128 images are 819.
+        steps: Steps of the generator's optimizer, each with a fresh student.
+        per_class: Images per class in one training step of a student. None for the published 64 training steps, with at
+            most about 128 images each; for an ipc below 64 each training step has one image per class.
+        image_lr: Learning rate of generator, latents and learned rates (Adam), which falls to a tenth along half a
+            cosine.
+        student_lr: Initial value of the learned rate of each training step.
+        student_momentum: Initial value of the learned momentum of each training step.
+        real_batch: Real images in one test.
+        generator_dim: Length of a latent vector.
+        generator_width: Channels of the generator's feature maps at half resolution.
+        checkpoint_every: Training steps between two stored student states; the steps between are recomputed.
 
-    The set is what the generator makes in the end; the generator counts as stored. Order, rates and momenta make the
-    protocol.
+    The result are the decoded images at the end; the stored floats include the generator. The order, rates and momenta
+    form the evaluation protocol.
 
-    The defaults are the paper's, for a GPU. On a CPU: narrow students, ipc 20 with `per_class` 2 (10 steps), and
-    `generator_width` 16.
+    The defaults are the paper's, for a GPU. On a CPU use narrow students, ipc 20 with `per_class` 2 (10 training
+    steps), and `generator_width` 16.
 
-    Differences from the published algorithm: the generator has one linear layer and no batch normalisation, weight
-    normalisation or tanh. Students are those of `make_student`, without weight normalisation and mean-only batch
-    normalisation, and of one architecture. Fields are for one process: the paper multiplies `image_lr` by the number of
-    workers. Learned rates stay in 1e-4..1; momenta are learned as they are and not as logarithms, in 0..0.99.
+    Differences from the published algorithm: the generator has one linear layer, and no batch normalisation, weight
+    normalisation or tanh. Students are those of `make_student`, of one architecture, without weight normalisation and
+    mean-only batch normalisation. The values are for one process: the paper multiplies `image_lr` by the number of
+    workers. Learned rates stay between 1e-4 and 1. Momenta are learned directly, in 0..0.99; the paper learns
+    logarithms.
 
     References:
         Such, Rawal, Lehman, Stanley and Clune, "Generative Teaching Networks: Accelerating Neural Architecture Search
         by Learning to Generate Synthetic Training Data", ICML 2020, arXiv:1912.07768.
+
+    Example:
+        >>> import ddsdk
+        >>> real = ddsdk.load("digits")
+        >>> recipe = ddsdk.GTN(ipc=4, per_class=2, steps=1, real_batch=16, generator_width=4)
+        >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> len(ddsdk.distill(recipe, real, make_student=make_student).learned_lr)  # two training steps
+        2
     """
 
     name: ClassVar[str] = "gtn"
@@ -71,15 +82,15 @@ class GTN(IterativeRecipe):
     checkpoint_every: PositiveInt = 1
 
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
-        """Return back-propagation through a student's whole curriculum, with a test after each step."""
+        """Return back-propagation through a student's whole training, with a test after each training step."""
         batch = self._per_class(real) * real.num_classes
-        lessons = math.ceil(self.ipc * real.num_classes / batch)
+        training_steps = math.ceil(self.ipc * real.num_classes / batch)
         return running.Plan(
-            syn=self._curriculum(real, lessons, rng),
+            syn=self._curriculum(real, training_steps, rng),
             objective=objectives.TrainAndTest(
-                steps=lessons,
+                steps=training_steps,
                 training=objectives.SetTraining(batch_size=batch, order="stored"),
-                optimizer=training.PacedSGD(),
+                optimizer=training.PerStepSGD(),
                 unroll=training.checkpointed(self.checkpoint_every),
                 real_batch=self.real_batch,
                 every_step=True,
@@ -88,13 +99,13 @@ class GTN(IterativeRecipe):
             make_optimizer=partial(adam_on_images, lr=self.image_lr),
             steps=self.steps,
             rate_at=self._falling,
-            knobs="image_lr or student_lr",
+            divergence_hint="image_lr or student_lr",
         )
 
-    def evaluation(self, real: RealData) -> Evaluation:
-        """Return the paper's: one pass through the curriculum, at the learned rates and momenta."""
-        return training.Evaluation(
-            protocol="gtn",
+    def protocol(self, real: RealData) -> TrainingProtocol:
+        """Return the paper's protocol: one pass through the curriculum, at the learned rates and momenta."""
+        return training.TrainingProtocol(
+            name="gtn",
             network_options={"width": 128},
             epochs=1,
             batch_size=self._per_class(real) * real.num_classes,
@@ -111,7 +122,7 @@ class GTN(IterativeRecipe):
         return max(1, min(round(self.ipc / _STEPS), round(_BATCH / real.num_classes)))
 
     def _curriculum(self, real: RealData, steps: int, rng: Generator) -> SyntheticSet:
-        """Return random latents under a random generator, an image of each class after another."""
+        """Return random latents with a random generator; slot i belongs to class i mod K."""
         from torch import arange, device, randn
 
         k = real.num_classes

@@ -1,4 +1,4 @@
-"""HaBa: hallucinators and bases, trained by matching trajectories."""
+"""HaBa: bases and hallucinator networks, trained by trajectory matching."""
 
 from __future__ import annotations
 
@@ -10,38 +10,49 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import foundation, objectives, running, students, synthetic
 from ddsdk.foundation import Momentum, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, require_count
-from ddsdk.recipes.parts import cycled_images, hard_set
+from ddsdk.recipes.parts import cycled_images, hard_label_set
 from ddsdk.recipes.trajectory import MTT_VALUES, FromPixels, Points
 
 if TYPE_CHECKING:
-    from ddsdk.recipes.signature import ExpertSpan, Generator, MakeStudent, Optimizer, Plan, RealData, SyntheticSet
+    from ddsdk.recipes.signature import ExpertSegment, Generator, MakeStudent, Optimizer, Plan, RealData, SyntheticSet
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class HaBa(FromPixels):
-    """Hallucinators and bases: every basis of a class under every one of a few shared hallucinators.
+    """Hallucinators and bases: each basis is decoded by each of a few hallucinator networks that all classes share.
 
-    MTT's distance plus similarity mean cos(F(x_mh), F(x_mg)): two hallucinations h and g of the same basis m are driven
-    apart for a network F, which is trained to find them alike. ipc counts bases of each class; the
-    hallucinators come on top, so compare by stored floats and not by ipc.
+    MTT's distance plus similarity mean cos(F(x_mh), F(x_mg)): two images decoded by hallucinators h and g from the same
+    basis m should differ for a network F, which is trained to recognise that they have the same basis. ipc counts bases
+    per class. The hallucinators are stored in addition, so compare sets by stored floats, not by ipc.
 
     Attributes:
-        start: Images that the bases start as: noise, real, k-means, means or herding.
-        hallucinators: Networks that each make an image of each basis.
-        grey_bases: Whether bases have one channel, and are as many times more as images have channels.
-        hallucinator_lr: Learning rate of the hallucinators; None takes that of the bases, as published. On small
-            images with few steps both are too large: try 1 and an image_momentum of 0.5.
-        fit_steps: Steps of a fit of bases and hallucinators to the images of the start.
-        similarity: Weight of the second term.
+        ipc: Bases per class, at least 1; multiplied by the channels of an image with `grey_bases`.
+        start: Initialisation of the bases: noise, real, k-means, means or herding.
+        hallucinators: Number of hallucinators, each of which decodes every basis to one image.
+        grey_bases: Whether the bases have a single channel.
+        hallucinator_lr: Learning rate of the hallucinators; None for that of the bases, as published. On small images
+            with few steps both are too large: try 1, with an image_momentum of 0.5.
+        fit_steps: Adam steps that first fit bases and hallucinators to the initial images.
+        similarity: Weight of the similarity term.
         rival_lr: Learning rate of the network F (SGD).
 
-    Differences from the published algorithm: the steps of a student draw from all pairs of bases and hallucinators, in
-    place of one hallucinator for all images of a step; a short fit at the start; the temperature of the contrastive
-    loss of F is 0.1. Those of `mtt` hold too, and the learned rate cannot fall below 0.001, as in the authors' code.
+    Differences from the published algorithm: a student trains on random pairs of a basis and a hallucinator; the paper
+    has one hallucinator for all images of a training step. Bases and hallucinators are first fitted to the initial
+    images. The contrastive loss of F has the temperature 0.1. Those of `mtt` apply too, except that the learned rate is
+    at least 0.001, as in the authors' code.
 
     References:
         Liu et al., "Dataset Distillation via Factorization", NeurIPS 2022, arXiv:2210.16774.
+
+    Example:
+        >>> import ddsdk, os
+        >>> _ = os.environ.setdefault("DDSDK_CACHE", "cache")  # folder of the experts
+        >>> real = ddsdk.load("digits")
+        >>> recipe = ddsdk.HaBa(ipc=1, steps=1, student_steps=2, experts=1, expert_epochs=2, fit_steps=2)
+        >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> tuple(ddsdk.distill(recipe, real, make_student=make_student).images.shape)  # five images for each basis
+        (50, 1, 8, 8)
     """
 
     name: ClassVar[str] = "haba"
@@ -60,15 +71,15 @@ class HaBa(FromPixels):
     rival_lr: PositiveFloat = 0.001
 
     def check(self) -> None:
-        """Check the stretches, and that there are two hallucinators or more."""
+        """Check that the expert segments fit into a trajectory, and that there are at least two hallucinators."""
         super().check()
         require_count("hallucinators", self.hallucinators, least=2)
 
     def bases(self, real: RealData, rng: Generator) -> SyntheticSet:
-        """Return bases that start as images, hallucinators near the identity, and a learned rate."""
+        """Return the initial set: images as bases, hallucinators near the identity, and a learned learning rate."""
         channels = real.image_shape[0]
-        each = self.ipc * (channels if self.grey_bases else 1)
-        images = cycled_images(real, self.ipc, each, self.start, rng)
+        per_class = self.ipc * (channels if self.grey_bases else 1)
+        images = cycled_images(real, self.ipc, per_class, self.start, rng)
         parametrization = synthetic.Hallucination(
             images.mean(1, keepdim=True) if self.grey_bases else images,
             self.hallucinators,
@@ -77,44 +88,44 @@ class HaBa(FromPixels):
             rng=foundation.derive(rng, "hallucinators"),
         )
         parametrization.encode(images.repeat_interleave(self.hallucinators, 0))
-        return hard_set(real, each, parametrization, self.learned_rate(real, low=1e-3))
+        return hard_label_set(real, per_class, parametrization, self.learned_rate(real, low=1e-3))
 
     def parts(
         self, real: RealData, *, make_student: MakeStudent, rng: Generator
-    ) -> Plan[students.Rivalled[ExpertSpan]]:
-        """Return MTT's plan over bases and hallucinators, with the similarity under a rival."""
+    ) -> Plan[students.StudentWithAdversary[ExpertSegment]]:
+        """Return the plan of MTT over bases and hallucinators, with the similarity term under an adversary."""
         from torch.optim import SGD
 
         runs = self.runs(real, make_student=make_student, rng=rng)
         experts = students.ExpertStudents(runs, span=self.expert_span, last=self.start_bound(real))
         mtt = self.matching(real, self.bases(real, rng), experts)
-        assert not isinstance(mtt.objective, running.Schedule)
-        alike = objectives.ViewSimilarity(views=self.hallucinators)
-        parts = (
-            (1.0, objectives.Through(attrgetter("student"), mtt.objective)),
-            (self.similarity, objectives.Through(attrgetter("rival"), alike)),
+        assert not isinstance(mtt.objective, running.ObjectiveSchedule)
+        similarity = objectives.ViewSimilarity(views=self.hallucinators)
+        terms = (
+            (1.0, objectives.PartObjective(attrgetter("student"), mtt.objective)),
+            (self.similarity, objectives.PartObjective(attrgetter("adversary"), similarity)),
         )
         return running.Plan(
             syn=mtt.syn,
-            objective=objectives.Total(parts),
-            students=students.WithRival(
+            objective=objectives.WeightedSum(terms),
+            students=students.AdversarialStudents(
                 experts,
                 make_student,
-                students.ViewLesson(views=self.hallucinators),
+                students.ViewContrastLoss(views=self.hallucinators),
                 lambda weights: SGD(weights, lr=self.rival_lr),
             ),
             make_optimizer=partial(self._optimizer, mtt.make_optimizer),
             steps=mtt.steps,
-            knobs=mtt.knobs,
+            divergence_hint=mtt.divergence_hint,
         )
 
-    def _optimizer(self, of_mtt: Callable[[SyntheticSet], Optimizer], syn: SyntheticSet) -> Optimizer:
-        """Return MTT's optimizer, with the hallucinators in a group of their own."""
-        optimizer = of_mtt(syn)
+    def _optimizer(self, mtt_optimizer: Callable[[SyntheticSet], Optimizer], syn: SyntheticSet) -> Optimizer:
+        """Return the optimizer of MTT, with the hallucinators in a separate parameter group."""
+        optimizer = mtt_optimizer(syn)
         if self.hallucinator_lr is not None:
-            shared = {id(p) for n, p in syn.parametrization.named_parameters() if n != "bases"}
+            hallucinator_ids = {id(p) for n, p in syn.parametrization.named_parameters() if n != "bases"}
             group = optimizer.param_groups[0]
-            moved = [p for p in group["params"] if id(p) in shared]
-            group["params"] = [p for p in group["params"] if id(p) not in shared]
-            optimizer.add_param_group({**group, "params": moved, "lr": self.hallucinator_lr})
+            hallucinators = [p for p in group["params"] if id(p) in hallucinator_ids]
+            group["params"] = [p for p in group["params"] if id(p) not in hallucinator_ids]
+            optimizer.add_param_group({**group, "params": hallucinators, "lr": self.hallucinator_lr})
         return optimizer

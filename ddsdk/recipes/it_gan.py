@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 from ddsdk import objectives, running, students, synthetic
 from ddsdk.foundation import NonNegativeFloat, PositiveFloat, PositiveInt
 from ddsdk.recipes.distribution import LatentMatching
-from ddsdk.recipes.parts import adam_on_images, hard_set, start_images
+from ddsdk.recipes.parts import adam_on_images, hard_label_set, start_images
 
 if TYPE_CHECKING:
     from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData
@@ -18,23 +18,32 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class ITGAN(LatentMatching):
-    """Informative training samples: latents of real images move to match features, and stay near their images.
+    """Informative training samples: latents of real images that match class features and stay near their images.
 
     min_z sum_c ||mean psi_theta(A(G(z_c, c))) - mean psi_theta(A(T_c))||^2 + inversion mean_i ||G(z_i, c_i) - x_i||^2
-    with a frozen generator G, fresh networks theta, one siamese augmentation A for each class, and the real images
-    x_i that the latents z_i were found for.
+    with a frozen generator G, fresh networks theta, and the same random augmentation A of real and synthetic images of
+    a class. The latent z_i starts as the inversion of the real image x_i.
 
     Attributes:
-        inversion: Weight of the distance from the images that the latents were found for.
+        inversion: Weight of the squared distance from the inverted real images.
 
-    Differences from the published algorithm: a small autoencoder, trained on the same data without an adversary, is in
-    place of BigGAN with latents of length 128; ipc latents of each class in place of one for every training image (take
-    ipc as large as the classes for that); the inversion is kept in pixels, and not in features too. The weight and the
-    number of steps are chosen here: the training code is not public. The generator is trained anew in each call, in
-    minutes, and not kept in a file; it counts as stored.
+    Differences from the published algorithm: the generator is that of a small autoencoder, trained on the same data
+    without an adversary, in place of BigGAN with latents of length 128. There are ipc latents per class; the paper has
+    one for each training image, which is an ipc as large as the classes. The distance from the inverted images is
+    measured in pixels, not in features too. The weight and the number of steps were chosen here, because the training
+    code is not public. Each call trains the generator anew, in minutes, without a cache. The stored floats of a set
+    include the generator.
 
     References:
         Zhao and Bilen, "Synthesizing Informative Training Samples with GAN", NeurIPS 2022 workshop, arXiv:2204.07513.
+
+    Example:
+        >>> import ddsdk
+        >>> real = ddsdk.load("digits")
+        >>> recipe = ddsdk.ITGAN(ipc=1, steps=1, real_batch=16, generator_steps=2, inversion_steps=2)
+        >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> tuple(ddsdk.distill(recipe, real, make_student=make_student).images.shape)
+        (10, 1, 8, 8)
     """
 
     name: ClassVar[str] = "it-gan"
@@ -44,18 +53,22 @@ class ITGAN(LatentMatching):
     inversion: NonNegativeFloat = 0.001
 
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
-        """Return matching of mean embeddings, and the inversion, over latents of chosen images."""
-        objective = self.mean_match(real, self.real_batch)
+        """Return matching of mean embeddings, with the inversion term, over latents of chosen images."""
+        match = self.mean_match(real, self.real_batch)
         images = start_images(real, self.ipc, self.start, rng)
         classes = synthetic.class_slots(real.num_classes, self.ipc).to(real.device)
-        both = self.trained(real, rng)
+        autoencoder = self.trained(real, rng)
         latent = synthetic.Latent(
-            both.generator, both.latents(images), classes, fit=self.inversion_steps, fit_lr=self.inversion_lr
+            autoencoder.generator,
+            autoencoder.latents(images),
+            classes,
+            fit=self.inversion_steps,
+            fit_lr=self.inversion_lr,
         )
         latent.encode(images)
         return running.Plan(
-            syn=hard_set(real, self.ipc, latent),
-            objective=objectives.Total(((1.0, objective), (self.inversion, objectives.Inversion(images)))),
+            syn=hard_label_set(real, self.ipc, latent),
+            objective=objectives.WeightedSum(((1.0, match), (self.inversion, objectives.Inversion(images)))),
             students=students.FreshStudents(make_student),
             make_optimizer=partial(adam_on_images, lr=self.image_lr),
             steps=self.steps,

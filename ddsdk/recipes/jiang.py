@@ -1,4 +1,4 @@
-"""Jiang: gradient matching on two levels, in angle and length, with students that stop in time."""
+"""Jiang: gradient matching by angle and length, class-wise and collective, with early stopping of the students."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import objectives, students
 from ddsdk.foundation import NonNegativeFloat, PositiveInt
-from ddsdk.recipes.gradient import AlongStudents
+from ddsdk.recipes.gradient import StudentGradientMatching
 
 if TYPE_CHECKING:
     from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData
@@ -15,25 +15,34 @@ if TYPE_CHECKING:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Jiang(AlongStudents):
-    """Effective gradient matching: class by class and all classes at once, by the angle and the length of filters.
+class Jiang(StudentGradientMatching):
+    """Effective gradient matching: gradients match class-wise and collectively, in the angle and the length of filters.
 
-    sum_c D(grad L(S_c), grad L(T_c)) + collective D(grad L(S), 1/K sum_c grad L(T_c)), with
-    D(a, b) = sum over filters of (1 - cos(a_i, b_i)) + magnitude ||a_i - b_i||. Students train on the set only as
-    long as that helps them on real images.
+    min_S sum_c D(grad L(S_c), grad L(T_c)) + collective D(grad L(S), 1/K sum_c grad L(T_c)), with D(a, b) = sum over
+    filters of (1 - cos(a_i, b_i)) + magnitude ||a_i - b_i||. Early stopping ends the training of a student on the set
+    when its loss on real images no longer falls.
 
     Attributes:
-        collective: Weight of the term of all classes.
+        collective: Weight of the collective term, which matches all classes together.
         magnitude: Weight of the Euclidean distance of filters.
-        patience: Epochs without a new low of a student's loss on real images, after which its training ends;
-            `student_epochs` bounds it.
+        patience: Epochs without a new minimum of a student's loss on real images after which its training ends;
+            `student_epochs` is the upper bound.
 
-    Differences from the published algorithm: the weights, 1 and 1, and the rule by which students stop, see
-    `ddsdk.students.UntilOverfit`, were chosen here: no code was published with the paper. Image steps are as many as
-    DC's for each student; the paper adapts these too. Loops are interpolated for an ipc that DC's paper does not list.
+    Differences from the published algorithm: the weights, 1 and 1, and the rule of early stopping, see
+    `ddsdk.students.EarlyStoppingUpdate`, were chosen here, because no code was published with the paper. The image
+    steps per student are those of DC; the paper adapts them too. The numbers of steps per student and of student epochs
+    are interpolated for an ipc that DC's paper does not list.
 
     References:
         Jiang et al., "Delving into Effective Gradient Matching for Dataset Condensation", arXiv:2208.00311.
+
+    Example:
+        >>> import ddsdk
+        >>> real = ddsdk.load("digits")
+        >>> recipe = ddsdk.Jiang(ipc=1, students=1, real_batch=16)
+        >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> tuple(ddsdk.distill(recipe, real, make_student=make_student).images.shape)
+        (10, 1, 8, 8)
     """
 
     name: ClassVar[str] = "jiang"
@@ -42,9 +51,11 @@ class Jiang(AlongStudents):
     patience: PositiveInt = 2
 
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
-        """Return matching on both levels under students that stop before they overfit."""
-        single, joint = self.levels(real, objectives.FilterGap(self.magnitude))
-        both: objectives.Total[Module] = objectives.Total(((1.0, single), (self.collective, joint)))
+        """Return class-wise and collective matching under students with early stopping."""
+        class_wise, collective = self.levels(real, objectives.FilterGap(self.magnitude))
+        objective: objectives.WeightedSum[Module] = objectives.WeightedSum(
+            ((1.0, class_wise), (self.collective, collective))
+        )
         _, epochs = self.loops()
-        lesson = students.UntilOverfit(epochs=epochs, augmentation=self.siamese(real), patience=self.patience)
-        return self.along(real, both, lesson, make_student=make_student, rng=rng)
+        update = students.EarlyStoppingUpdate(epochs=epochs, augmentation=self.siamese(real), patience=self.patience)
+        return self.along(real, objective, update, make_student=make_student, rng=rng)

@@ -1,4 +1,4 @@
-"""KFS: knowledge factorisation and sharing, codes times decoders."""
+"""KFS: knowledge factorisation and sharing, with codes and shared decoders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 from ddsdk import foundation, running, students, synthetic
 from ddsdk.foundation import NonNegativeInt, PositiveFloat, PositiveInt
 from ddsdk.recipes.distribution import DistributionMatching
-from ddsdk.recipes.parts import adam_on_images, cycled_images, hard_set
+from ddsdk.recipes.parts import adam_on_images, cycled_images, hard_label_set
 
 if TYPE_CHECKING:
     from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData
@@ -19,28 +19,39 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class KFS(DistributionMatching):
-    """Knowledge factorisation and sharing: every code of a class under every one of a few tiny shared decoders.
+    """Knowledge factorisation and sharing: each code is decoded by each of a few tiny decoders that all classes share.
 
     min sum_c ||mean psi_theta(A({G_d(z): z in Z_c, d = 1..D})) - mean psi_theta(A(T_c))||^2 over codes and decoders,
-    with fresh networks theta and one siamese augmentation A for each class. ipc is a budget: codes and decoders
-    together take at most the floats of ipc images of each class, and at least one code of each class.
+    with fresh networks theta and the same random augmentation A of real and synthetic images of a class. ipc is a
+    storage budget: codes and decoders together have at most as many floats as ipc images per class, but at least one
+    code per class.
 
     Attributes:
-        steps: Steps of codes and decoders.
+        ipc: Storage budget, as the number of images per class with equally many floats; at least 1.
+        steps: Optimization steps of codes and decoders.
         image_lr: Learning rate of codes and decoders (Adam).
-        real_batch: Real images of each class in one step.
-        start: Images that the codes stand for at first: noise, real, k-means, means or herding.
-        decoders: Decoders, each of which makes an image of each code.
-        codes_batch: Largest number of codes of each class in one step.
-        fit_steps: Steps of the fit of codes and decoders to the images of the start.
+        real_batch: Real images per class in one step.
+        start: Initialisation of the images to which codes and decoders are first fitted: noise, real, k-means, means or
+            herding.
+        decoders: Number of decoders, each of which decodes every code to one image.
+        codes_batch: Largest number of codes per class in one step.
+        fit_steps: Steps of the fit of codes and decoders to the initial images.
 
     Differences from the published algorithm: the sizes of codes (4C maps of a quarter of the resolution) and decoders
-    (two 3x3 convolutions), the rates and the start (each code is fitted to one image under all decoders) are chosen
-    here, as they are not public; the objective is that of DM without the paper's changes to it.
+    (two 3x3 convolutions), the rates and the initialisation (each code is fitted to one image under all decoders) were
+    chosen here, because they are not public. The objective is that of DM, without the paper's changes to it.
 
     References:
         Lee, Lee and Hwang, "Dataset Condensation with Latent Space Knowledge Factorization and Sharing",
         arXiv:2208.10494.
+
+    Example:
+        >>> import ddsdk
+        >>> real = ddsdk.load("digits")
+        >>> recipe = ddsdk.KFS(ipc=1, steps=1, real_batch=16, decoders=2, fit_steps=2)
+        >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> tuple(ddsdk.distill(recipe, real, make_student=make_student).images.shape)  # one code, two decoders
+        (20, 1, 8, 8)
     """
 
     name: ClassVar[str] = "kfs"
@@ -51,20 +62,20 @@ class KFS(DistributionMatching):
     fit_steps: NonNegativeInt = 300
 
     def codes_per_class(self, real: RealData) -> int:
-        """Return how many codes of each class the budget leaves beside the decoders."""
+        """Return the number of codes per class that fit into the storage budget beside the decoders."""
         decoder = synthetic.tiny_decoder(real.image_shape, foundation.generator("shapes"))
-        shared = self.decoders * sum(p.numel() for p in decoder.parameters())
-        budget = real.num_classes * self.ipc * prod(real.image_shape) - shared
-        return max(1, budget // (real.num_classes * prod(synthetic.code_shape(real.image_shape))))
+        decoder_floats = self.decoders * sum(p.numel() for p in decoder.parameters())
+        code_floats = real.num_classes * self.ipc * prod(real.image_shape) - decoder_floats
+        return max(1, code_floats // (real.num_classes * prod(synthetic.code_shape(real.image_shape))))
 
     def parametrization(self, real: RealData, rng: Generator) -> synthetic.Codes:
-        """Return codes and decoders, fitted to images of the start."""
+        """Return codes and decoders that are fitted to the initial images."""
         from torch import randn
 
         codes = self.codes_per_class(real)
         images = cycled_images(real, self.ipc, codes, self.start, rng)
         shape = (len(images), *synthetic.code_shape(real.image_shape))
-        found = synthetic.Codes(
+        parametrization = synthetic.Codes(
             randn(shape, generator=foundation.derive(rng, "codes")),
             [
                 synthetic.tiny_decoder(real.image_shape, foundation.derive(rng, "decoder", i))
@@ -72,13 +83,13 @@ class KFS(DistributionMatching):
             ],
             fit=self.fit_steps,
         ).to(real.device)
-        found.encode(images.repeat_interleave(self.decoders, 0))
-        return found
+        parametrization.encode(images.repeat_interleave(self.decoders, 0))
+        return parametrization
 
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
-        """Return squared matching of mean embeddings over codes and decoders."""
+        """Return matching of mean embeddings by squared distances, over codes and decoders."""
         return running.Plan(
-            syn=hard_set(real, self.codes_per_class(real), self.parametrization(real, rng)),
+            syn=hard_label_set(real, self.codes_per_class(real), self.parametrization(real, rng)),
             objective=self.mean_match(real, self.real_batch, self.codes_batch),
             students=students.FreshStudents(make_student),
             make_optimizer=partial(adam_on_images, lr=self.image_lr),

@@ -10,35 +10,41 @@ from ddsdk.foundation import PositiveFloat, PositiveInt
 from ddsdk.recipes.regression import LabelRegression
 
 if TYPE_CHECKING:
-    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, Plan, RealData, SyntheticSet
+    from ddsdk.recipes.signature import Generator, MakeStudent, Plan, RealData, SyntheticSet, TrainingProtocol
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class KIP(LabelRegression):
-    """Kernel inducing points: images from which an infinitely wide network, as a kernel, predicts real ones.
+    """Kernel inducing points: images from which the kernel of an infinitely wide network predicts the real labels.
 
     min over S (and Y) of ||k(T, S) (k(S, S) + r I)^-1 Y - y||^2 / 2 on a real batch (T, y), where k is the neural
-    tangent kernel of a fully connected ReLU network and r = ridge tr k(S, S) / n. There is no network, no training and
-    no chance but that of the batch.
+    tangent kernel of a fully connected ReLU network and r = ridge tr k(S, S) / n. No network is trained, and only the
+    real batch is random.
 
     Attributes:
-        kernel_depth: Hidden layers of the network that the kernel belongs to.
-        real_batch: Real images of one step, as many of each class.
-        solve_labels: Whether the labels are solved for in closed form over all real images at the end (Label Solve).
+        kernel_depth: Hidden layers of the network that defines the kernel.
+        real_batch: Real images in one step, equally many per class.
+        solve_labels: Whether the labels are finally solved for in closed form over all real images (Label Solve).
 
-    The student's network is not used. The set is one for kernel machines: its evaluation is kernel ridge regression
-    with the same kernel, and networks that train on it do worse than on real images. On a CPU a step takes some tens of
-    milliseconds at one image per class; a tenth of the real batch does nearly as well.
+    The student network is not used. The set serves kernel machines: its evaluation is kernel ridge regression with the
+    same kernel, and networks trained on it are worse than on real images. On a CPU a step takes some tens of
+    milliseconds at one image per class; a tenth of the real batch is almost as good.
 
-    Differences from the published algorithm: kernels of fully connected networks only; those of convolutional ones,
-    which the published figures are of, cost the square of the number of pixels for each pair of images. Images are
-    compared in the value space of the data, where the paper also brings each colour image to unit norm.
+    Differences from the published algorithm: kernels are those of fully connected networks only. The published figures
+    are those of convolutional kernels, which cost the square of the number of pixels for each pair of images. Images
+    are compared after preprocessing; the paper also normalises each colour image to unit norm.
 
     References:
         Nguyen, Chen and Lee, "Dataset Meta-Learning from Kernel Ridge-Regression", ICLR 2021, arXiv:2011.00050;
         Nguyen, Novak, Xiao and Lee, "Dataset Distillation with Infinitely Wide Convolutional Networks", NeurIPS 2021,
         arXiv:2107.13034.
+
+    Example:
+        >>> import ddsdk
+        >>> distilled = ddsdk.distill(ddsdk.KIP(ipc=1, steps=2, real_batch=100), ddsdk.load("digits"))
+        >>> tuple(distilled.images.shape), distilled.protocol["network"]
+        ((10, 1, 8, 8), 'fc-ntk')
     """
 
     name: ClassVar[str] = "kip"
@@ -57,11 +63,11 @@ class KIP(LabelRegression):
         make_student: MakeStudent,  # noqa: ARG002
         rng: Generator,
     ) -> Plan[Any]:
-        """Return regression with the kernel."""
+        """Return ridge regression with the neural tangent kernel."""
         kernel = training.FullyConnectedNTK(depth=self.kernel_depth)
 
         def solved(syn: SyntheticSet, key: Generator) -> SyntheticSet:
-            return synthetic.label_solved(syn, kernel, real, self.share, key)
+            return synthetic.with_solved_labels(syn, kernel, real, self.share, key)
 
         return running.Plan(
             syn=self.scored_set(real, rng),
@@ -72,18 +78,28 @@ class KIP(LabelRegression):
             make_optimizer=self.adam(),
             steps=self.steps,
             finish=solved if self.solve_labels else None,
-            knobs="image_lr or label_lr",
+            divergence_hint="image_lr or label_lr",
         )
 
-    def evaluation(self, real: RealData) -> Evaluation:  # noqa: ARG002
-        """Return kernel ridge regression with the same kernel and ridge; networks in its place fit the labels too."""
+    def protocol(self, real: RealData) -> TrainingProtocol:  # noqa: ARG002
+        """Return kernel ridge regression with the same kernel and ridge, and squared error for networks."""
         return ntk_protocol(self.kernel_depth, self.ridge)
 
 
-def ntk_protocol(depth: int, ridge: float) -> Evaluation:
-    """Return regression with the kernel of a fully connected network of so many hidden layers."""
-    return training.Evaluation(
-        protocol="kernel regression",
+def ntk_protocol(depth: int, ridge: float) -> TrainingProtocol:
+    """Return kernel ridge regression with the neural tangent kernel of a fully connected network.
+
+    Args:
+        depth: Hidden layers of the network, at least 1.
+        ridge: Ridge relative to the mean of the Gram matrix's diagonal.
+
+    Example:
+        >>> import ddsdk
+        >>> ddsdk.recipes.ntk_protocol(1, 1e-6).learner
+        'kernel'
+    """
+    return training.TrainingProtocol(
+        name="kernel regression",
         network="fc-ntk",
         network_options={"depth": depth, "rule": "trace", "ridge": ridge},
         networks=1,

@@ -11,51 +11,71 @@ from typing import TYPE_CHECKING, ClassVar, final
 from ddsdk import data, foundation, objectives, running, students, synthetic, training
 from ddsdk.foundation import NonNegativeFloat, PositiveFloat, PositiveInt, require
 from ddsdk.recipes.base import IterativeRecipe
-from ddsdk.recipes.parts import adam_by_kind, class_set, classic_network, start_images
+from ddsdk.recipes.parts import adam_by_kind, class_set, dd_network, start_images
 
 if TYPE_CHECKING:
     from ddsdk.artefact import Distilled
     from ddsdk.objectives import Objective
-    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, Module, Plan, RealData, SyntheticSet, Tensor
+    from ddsdk.recipes.signature import (
+        Generator,
+        MakeStudent,
+        Module,
+        Plan,
+        RealData,
+        SyntheticSet,
+        Tensor,
+        TrainingProtocol,
+    )
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class LD(IterativeRecipe):
-    """Label distillation: real images that stay as they are, and soft labels that are learned for them.
+    """Label distillation: fixed real images with learned soft labels.
 
-    min_Y l(w - inner_lr grad l(w; X, Y); T) over rows Y on the simplex, with a student w that goes on learning (X, Y)
-    by Adam between two steps and starts anew when its accuracy stops rising: one unrolled step, second order. With
-    `ridge`, the second variant: min_Y CE(softmax(s P), y) on a real batch (T, y), where P is ridge regression on the
-    student's features from (X, Y) to T; features are constants, so that it is of first order.
+    min_Y l(w - inner_lr grad l(w; X, Y); T) over rows Y on the probability simplex. The student w trains on (X, Y) by
+    Adam between two label steps, and is replaced when its accuracy stops rising. One training step is unrolled, with a
+    second-order gradient. With `ridge`, the second variant is used: min_Y CE(softmax(s P), y) on a real batch (T, y),
+    where P is the prediction for T by ridge regression on the student's features, fitted to (X, Y). The features are
+    constants, so this variant is of first order.
 
     Attributes:
         steps: Label steps; the paper's 400 epochs of 50 000 images are 19 600.
         label_lr: Learning rate of the labels (Adam).
-        scale_lr: Learning rate of the logarithm of s, in the ridge variant.
-        inner_lr: Learning rate of the unrolled step (SGD).
-        student_lr: Learning rate of the student that goes on learning (Adam), and of networks at the evaluation.
-        student_batch: Images of the set in one step of a student. None takes the paper's: half of them, at least 10.
-        student_steps: Steps for which a student serves at most, and steps of networks at the evaluation.
-        window: Checks of the student's accuracy that are averaged. None takes the paper's: 50 up to 100 images, 100 for
-            more classes than that, 200 otherwise.
-        check_batch: Real images of one check.
-        real_batch: Real images of one step.
-        ridge: Number r of ridge regression in the second variant; the paper has 1. None takes the first.
+        scale_lr: Learning rate of the logarithm of s, for the ridge variant.
+        inner_lr: Learning rate of the unrolled training step (SGD).
+        student_lr: Learning rate of the student between label steps, and of evaluation networks (Adam).
+        student_batch: Images of the set in one training step of a student. None for the published half of them, at
+            least 10.
+        student_steps: Largest number of label steps before a student is replaced, and training steps of evaluation
+            networks.
+        window: Number of accuracy checks in the moving average that decides about replacement. None for the published
+            50 up to 100 images, and above that 100 for at least 49 classes and 200 for fewer.
+        check_batch: Real images of one accuracy check.
+        real_batch: Real images in one label step.
+        ridge: Ridge r of the regression in the second variant, 1 in the paper. None for the first variant.
         start: Choice of the real images: real (random), k-means or herding. The paper's are random.
 
-    A step is a few passes over the real batch: the defaults run on a CPU with a LeNet, best with `real_batch` 256.
+    A step takes a few passes over the real batch. The defaults run on a CPU with a LeNet, best with `real_batch` 256.
 
-    The accuracy is capped by the images. `across` learns labels for images of another data set.
+    The images limit the accuracy. `across` learns labels for images of another data set.
 
-    Differences from the published algorithm: the student's lesson between two steps is on a batch of its own; its
-    accuracy is measured by itself on real images of its own, and not by the student after the unrolled step. Networks
-    at the evaluation take `student_steps` steps, where the paper counts those of the last three students. The ridge
-    variant fits the whole set in each step, and has no head that averages the solutions.
+    Differences from the published algorithm: the student trains on a separate batch between label steps. Its accuracy
+    is measured on separate real images, not after the unrolled step. Evaluation networks take `student_steps` steps;
+    the paper takes the number of steps of the last three students. The ridge variant fits the whole set in each step,
+    and does not average the solutions over steps.
 
     References:
         Bohdal, Yang and Hospedales, "Flexible Dataset Distillation: Learn Labels Instead of Images", NeurIPS 2020
         workshop, arXiv:2006.08572.
+
+    Example:
+        >>> import ddsdk
+        >>> real = ddsdk.load("digits")
+        >>> recipe = ddsdk.LD(ipc=1, steps=2, real_batch=16)
+        >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> tuple(ddsdk.distill(recipe, real, make_student=make_student).labels.shape)
+        (10, 10)
     """
 
     name: ClassVar[str] = "ld"
@@ -73,69 +93,71 @@ class LD(IterativeRecipe):
     start: str = "k-means"
 
     def check(self) -> None:
-        """Check that images are real."""
+        """Check that the images are real ones."""
         require(self.start != "noise", "start", "choose real images", self.start)
 
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
-        """Return labels of chosen images under a student that goes on learning."""
+        """Return learned labels of chosen images, under a student that trains between label steps."""
         images = self.ipc * real.num_classes
         return running.Plan(
-            syn=self._labelled(real, start_images(real, self.ipc, self.start, rng)),
+            syn=self._labelled_set(real, start_images(real, self.ipc, self.start, rng)),
             objective=self._objective(images, make_student, real),
             students=students.OnlineStudents(
                 make_student,
-                students.OnBatch(batch_size=self._batch(images)),
+                students.TrainOnBatch(batch_size=self._batch(images)),
                 students.accuracy_on(self.check_batch),
                 window=self._window(real) if self.window is None else self.window,
                 longest=self.student_steps,
                 lr=self.student_lr,
             ),
-            # Images that are swapped for learned ones move too.
+            # The images are fixed here; they are optimised too if a changed plan makes them learnable.
             make_optimizer=partial(
                 adam_by_kind, image_lr=self.label_lr, label_lr=self.label_lr, scale_lr=self.scale_lr
             ),
             steps=self.steps,
-            knobs="label_lr",
+            divergence_hint="label_lr",
         )
 
     def across(
         self, base: RealData, real: RealData, *, make_student: MakeStudent | None = None, seed: int | Generator = 0
     ) -> Distilled:
-        """Learn labels of images of one data set that teach another one.
+        """Learn labels for images of one data set with which networks learn the classes of another one.
+
+        Images of another shape, or too few of them, are a ValueError. A loss that stays non-finite is a DivergedError.
 
         Args:
-            base: Source of ipc K random images, which get labels of the classes of `real`; its own labels are not read.
-            real: Data that networks should learn, with K classes.
-            make_student: Factory of the student networks, see `ddsdk.distill`.
-            seed: Root of every random number, see `ddsdk.distill`.
+            base: Data set from which ipc * K random images are drawn; its labels are not used.
+            real: Data with K classes that networks should learn.
+            make_student: Factory of the student networks, see `ddsdk.distill`; None for the network of the protocol.
+            seed: Root of all random numbers, an integer or a generator, see `ddsdk.distill`.
 
-        Raises:
-            ValueError: If the images have another shape, or there are too few.
-            DivergedError: If the loss stays non-finite.
+        Returns:
+            Distilled set of base images with labels for the classes of `real`, each image in the class of its largest
+            label.
         """
         from torch import arange
 
-        rng = foundation.root(seed)
-        wanted = self.ipc * real.num_classes
+        rng = foundation.as_generator(seed)
+        count = self.ipc * real.num_classes
         require(base.image_shape == real.image_shape, "base", f"have shape {real.image_shape}", base.image_shape)
-        require(len(base) >= wanted, "base", f"hold at least {wanted} images", len(base))
-        chosen = data.choose(arange(len(base)), wanted, foundation.derive(rng, "base"))
-        # Students see them as they see real images: in their value space.
-        images = base.with_preprocess(real.preprocess).batch(chosen).x.to(real.device)
+        require(len(base) >= count, "base", f"hold at least {count} images", len(base))
+        indices = data.sample_indices(arange(len(base)), count, foundation.derive(rng, "base"))
+        # Students expect the preprocessing of the real data.
+        images = base.with_preprocess(real.preprocess).batch(indices).x.to(real.device)
 
-        def of_base(plan: Plan[Module]) -> Plan[Module]:
-            return dataclasses.replace(plan, syn=self._labelled(real, images), finish=_by_label)
+        def with_base_images(plan: Plan[Module]) -> Plan[Module]:
+            return dataclasses.replace(plan, syn=self._labelled_set(real, images), finish=_classes_from_labels)
 
-        made = running.distill(self, real, make_student=make_student, seed=rng, transform=of_base)
-        return dataclasses.replace(made, provenance={**made.provenance, "base": base.description})
+        distilled = running.distill(self, real, make_student=make_student, seed=rng, transform=with_base_images)
+        return dataclasses.replace(distilled, provenance={**distilled.provenance, "base": base.description})
 
-    def evaluation(self, real: RealData) -> Evaluation:
-        """Return the paper's: a fresh LeNet, or AlexNet for colour, trained by Adam for as many steps as a student."""
+    def protocol(self, real: RealData) -> TrainingProtocol:
+        """Return the paper's protocol: LeNet, or AlexNet for colour images, and Adam for `student_steps` steps."""
         images = self.ipc * real.num_classes
         batch = self._batch(images)
-        return training.Evaluation(
-            protocol="ld",
-            network=classic_network(real),
+        return training.TrainingProtocol(
+            name="ld",
+            network=dd_network(real),
             epochs=math.ceil(self.student_steps / math.ceil(images / batch)),
             batch_size=batch,
             lr=self.student_lr,
@@ -152,8 +174,8 @@ class LD(IterativeRecipe):
             return 50
         return 100 if real.num_classes >= 49 else 200
 
-    def _labelled(self, real: RealData, images: Tensor) -> SyntheticSet:
-        """Return fixed images with uniform labels."""
+    def _labelled_set(self, real: RealData, images: Tensor) -> SyntheticSet:
+        """Return a set of fixed images with uniform initial labels."""
         from torch import full
 
         pixels = synthetic.Pixels(images).requires_grad_(False)
@@ -173,10 +195,10 @@ class LD(IterativeRecipe):
         from torch import zeros
 
         network = make_student(foundation.generator("template")).to(real.device)
-        # Of one image alone, BatchNorm has no statistics.
+        # Two images, because BatchNorm has no batch statistics of a single one.
         features = training.embeddings(network, zeros(2, *real.image_shape, device=real.device)).shape[1]
         return objectives.FitAndTest(
-            # The plain inner product, with one more feature that is always 1.
+            # ByFeatures divides by the number of features: this gives <f(x), f(z)> + 1, features with an intercept.
             compare=objectives.ByFeatures(slope=float(features), bias=1.0),
             ridge=training.Ridge(rule="absolute", strength=self.ridge),
             real_batch=self.real_batch,
@@ -184,8 +206,8 @@ class LD(IterativeRecipe):
         )
 
 
-def _by_label(syn: SyntheticSet, rng: Generator) -> SyntheticSet:  # noqa: ARG001
-    """Return the set with each image in the class of its largest label."""
+def _classes_from_labels(syn: SyntheticSet, rng: Generator) -> SyntheticSet:  # noqa: ARG001
+    """Return the set with each image assigned to the class of its largest label."""
     from torch import arange
 
     classes = syn.labels.rows(arange(len(syn)).to(syn.device)).argmax(1)

@@ -1,4 +1,4 @@
-"""M3D: matching of all moments of the embeddings by a kernel discrepancy."""
+"""M3D: matching of all moments of the embeddings by the maximum mean discrepancy."""
 
 from __future__ import annotations
 
@@ -17,25 +17,33 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class M3D(SGDMatching):
-    """Minimise the maximum mean discrepancy of embeddings: DM with a distance of all moments, not the mean alone.
+    """Maximum mean discrepancy: DM with a kernel distance of all moments of the embeddings, not only the mean.
 
     min_S E_theta sum_c MMD^2(psi_theta(A(S_c)), psi_theta(A(T_c))) with Gaussian kernels of several widths, each
-    multiplied by its squared width: see `ddsdk.objectives.GaussianMMD`. Canvases are cut into factor^2 tiles, and a
-    random network serves for several image steps.
+    multiplied by its squared width: see `ddsdk.objectives.GaussianMMD`. Canvases are cut into factor^2 tiles. A random
+    network is replaced after several image steps.
 
     Attributes:
-        image_lr: Learning rate of the images (SGD). None takes that of DM: 1, and 10 from ipc 100 on.
-        real_batch: Real images of each class in one step.
-        steps_per_student: Image steps for which a random network serves.
-        factor: Tiles along each side of a stored image; 1 for plain images.
+        image_lr: Learning rate of the images (SGD). None for that of DM: 1, or 10 from ipc 100 on.
+        real_batch: Real images per class in one image step.
+        steps_per_student: Image steps before a random network is replaced.
+        factor: Tiles along each side of a canvas; 1 for plain images.
 
-    Differences from the published algorithm: the authors published no code with hyperparameters when this was written.
-    Kernels, their widths, rates, steps and batch sizes are choices of this library: five widths around the mean
-    distance, in units in which DM's learning rate serves. Pixels stay where the unit range lies. The evaluation is the
-    published one of DSA and DM.
+    Differences from the published algorithm: the authors had published no code with hyperparameters when this was
+    written. Kernels, widths, rates, steps and batch sizes are choices of this library: five widths around the mean
+    distance, scaled so that DM's learning rate is suitable. Pixels are clamped to the unit range. The evaluation is
+    that of DSA and DM.
 
     References:
         Zhang et al., "M3D: Dataset Condensation by Minimizing Maximum Mean Discrepancy", AAAI 2024, arXiv:2312.15927.
+
+    Example:
+        >>> import ddsdk
+        >>> real = ddsdk.load("digits")
+        >>> recipe = ddsdk.M3D(ipc=1, steps=1, real_batch=16)
+        >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> tuple(ddsdk.distill(recipe, real, make_student=make_student).images.shape)  # four tiles for each canvas
+        (40, 1, 8, 8)
     """
 
     name: ClassVar[str] = "m3d"
@@ -45,7 +53,7 @@ class M3D(SGDMatching):
     factor: PositiveInt = 2
 
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
-        """Return kernel matching of all embeddings under networks that serve for a few steps."""
+        """Return kernel matching of all embeddings, under random networks that are replaced after a few steps."""
         return running.Plan(
             syn=multiformation_set(real, self.ipc, self.factor, self.start, rng),
             objective=objectives.ClassMatch(

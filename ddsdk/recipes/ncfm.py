@@ -1,4 +1,4 @@
-"""NCFM: matching of characteristic functions."""
+"""NCFM: matching of characteristic functions of embeddings."""
 
 from __future__ import annotations
 
@@ -12,46 +12,63 @@ from ddsdk.recipes.distribution import DistributionMatching
 from ddsdk.recipes.parts import augmentation_for, multiformation_set, unit_rate
 
 if TYPE_CHECKING:
-    from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData, Rivalled, TrainedRuns
+    from ddsdk.recipes.signature import (
+        Generator,
+        MakeStudent,
+        Module,
+        Plan,
+        RealData,
+        StudentWithAdversary,
+        TrainedRuns,
+    )
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class NCFM(DistributionMatching):
-    """Neural characteristic function matching: whole distributions of embeddings, compared at random frequencies.
+    """Neural characteristic function matching: compare the distributions of embeddings at random frequencies.
 
     min_S sum_c scale * mean_t sqrt(amplitude_weight (|p| - |q|)^2 + (1 - amplitude_weight) 2 |p| |q| (1 - cos(angle)))
-    + calibration * CE(S_c), where p(t) and q(t) are the characteristic functions E exp(i t.f) of the embeddings f, at
-    length one, of S_c and T_c. A student lies between the first and last weights of one of a pool of networks trained
-    on the real data; a fully trained one judges the cross-entropy. Frequencies are drawn anew for every step. Canvases
-    are cut into factor^2 tiles.
+    + calibration * CE(S_c), where p(t) and q(t) are the characteristic functions E exp(i t.f) of the normalised
+    embeddings f of S_c and T_c. The weights of a student are interpolated between the first and last weights of a
+    random network of a pool trained on the real data; one fully trained network of the pool gives the cross-entropy.
+    Frequencies t are drawn anew for each step. Canvases are cut into factor^2 tiles.
 
     Attributes:
-        image_lr: Learning rate of the images in the unit range (AdamW without weight decay). None takes the paper's
+        image_lr: Learning rate of the images in the unit range (AdamW without weight decay); None for the published
             0.01.
-        real_batch: Real images of each class in one step.
-        factor: Tiles along each side of a stored image; 1 for plain images.
-        frequencies: Points t at which the functions are compared.
-        sampler: Hidden units of a network that draws these points and is trained to find where the functions differ;
-            0, as in the released configurations, for normal random numbers.
-        sampler_lr: Learning rate of that network (Adam).
-        scale: Weight of their distance.
-        amplitude_weight: Weight of the amplitude, 0..1; the phase has the rest.
-        calibration: Weight of the cross-entropy; 0 leaves it out.
-        pool: Trained networks.
-        pool_epochs: Epochs of each network on the real data.
+        real_batch: Real images per class in one image step.
+        factor: Tiles along each side of a canvas; 1 for plain images.
+        frequencies: Number of frequencies t at which the functions are compared.
+        sampler: Hidden units of an adversary network that samples the frequencies and is trained to maximise the
+            distance. 0, as in the released configurations, for frequencies from a normal distribution.
+        sampler_lr: Learning rate of the sampler (Adam).
+        scale: Weight of the distance of characteristic functions.
+        amplitude_weight: Weight of the amplitude, 0..1; the phase has the weight 1 - amplitude_weight.
+        calibration: Weight of the cross-entropy; 0 for none.
+        pool: Number of trained networks in the pool.
+        pool_epochs: Training epochs of each network of the pool on the real data.
         pool_lr: Learning rate of these networks (SGD with momentum 0.9).
-        pool_images: Real images of each class that these networks see; None for all.
+        pool_images: Real images per class in the training of these networks; None for all.
 
-    Differences from the published algorithm: the sampler starts at normal random numbers, its size and rate are
-    choices of this library, and it has 64 real images of each class. The learning rate stays constant where the
-    paper's halves on a plateau. One network of the pool judges. The paper's own evaluation (2000 epochs, AdamW, CutMix,
-    the best epoch on the test data) is disputed and is replaced by the published one of DSA and DM, so figures are not
-    comparable with the paper's.
+    Differences from the published algorithm: the sampler starts with normally distributed frequencies, its size and
+    learning rate are choices of this library, and it trains on 64 real images per class. The learning rate stays
+    constant; the paper's halves on a plateau. A single network of the pool gives the cross-entropy. The paper's
+    evaluation (2000 epochs, AdamW, CutMix, the best epoch on the test data) is disputed and is replaced by that of DSA
+    and DM, so figures are not comparable with the paper's.
 
     References:
         Wang et al., "Dataset Distillation with Neural Characteristic Function: A Minmax Perspective", CVPR 2025,
         arXiv:2502.20653.
+
+    Example:
+        >>> import ddsdk, os
+        >>> _ = os.environ.setdefault("DDSDK_CACHE", "cache")  # folder of the trained networks
+        >>> real = ddsdk.load("digits")
+        >>> recipe = ddsdk.NCFM(ipc=1, steps=1, real_batch=16, frequencies=8, pool=1, pool_epochs=1)
+        >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> tuple(ddsdk.distill(recipe, real, make_student=make_student).images.shape)  # four tiles for each canvas
+        (40, 1, 8, 8)
     """
 
     name: ClassVar[str] = "ncfm"
@@ -69,7 +86,7 @@ class NCFM(DistributionMatching):
     pool_images: PositiveInt | None = None
 
     def runs(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> TrainedRuns:
-        """Return the pool; no network is trained before it is needed."""
+        """Return the training runs of the pool; a network is trained at its first use."""
         training = students.Training(
             epochs=self.pool_epochs,
             lr=self.pool_lr,
@@ -82,8 +99,8 @@ class NCFM(DistributionMatching):
         seed = foundation.derive(rng, "runs").initial_seed()
         return students.TrainedRuns(real, make_student, training, count=self.pool, seed=seed)
 
-    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Rivalled[Module]]:
-        """Return matching of characteristic functions under partly trained networks, with new frequencies each step."""
+    def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[StudentWithAdversary[Module]]:
+        """Return matching of characteristic functions at random frequencies, under partly trained networks."""
         from torch import arange
         from torch.optim import Adam, AdamW
 
@@ -95,19 +112,22 @@ class NCFM(DistributionMatching):
         match = objectives.CharacteristicMatch(
             count=self.frequencies, distance=distance, real_batch=self.real_batch, augmentation=augmentation
         )
-        recognised = objectives.CrossEntropy(augmentation=augmentation, teacher=teacher)
-        lesson = objectives.FrequencyLesson(count=self.frequencies, distance=distance, augmentation=augmentation)
-        # A step of Adam is as long as its rate: one std of the value space for each unit.
+        classification = objectives.CrossEntropy(augmentation=augmentation, teacher=teacher)
+        sampler_loss = objectives.FrequencyLoss(count=self.frequencies, distance=distance, augmentation=augmentation)
+        # The length of an Adam step is its rate, so the rate of the unit range is divided by std, not by std^2.
         rate = unit_rate(real, 1.0) ** 0.5 * (0.01 if self.image_lr is None else self.image_lr)
         return running.Plan(
             syn=multiformation_set(real, self.ipc, self.factor, self.start, rng),
-            objective=objectives.Total(
-                ((self.scale, match), (self.calibration, objectives.Through(attrgetter("student"), recognised)))
+            objective=objectives.WeightedSum(
+                (
+                    (self.scale, match),
+                    (self.calibration, objectives.PartObjective(attrgetter("student"), classification)),
+                )
             ),
-            students=students.WithRival(
-                students.FreshStudents(students.Interpolated(runs=runs)),
+            students=students.AdversarialStudents(
+                students.FreshStudents(students.InterpolatedExperts(runs=runs)),
                 lambda key: objectives.FrequencySampler(features, self.sampler, rng=key),
-                lesson if self.sampler else None,
+                sampler_loss if self.sampler else None,
                 lambda weights: Adam(weights, lr=self.sampler_lr),
             ),
             make_optimizer=lambda syn: AdamW(syn.parameters(), lr=rate, weight_decay=0.0),

@@ -1,4 +1,4 @@
-"""Parts that recipes share: augmentation, pixels with hard labels, and optimizers of what is stored."""
+"""Parts that recipes share: augmentation, initial images, synthetic sets with hard labels, and optimizers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,20 @@ if TYPE_CHECKING:
 
 
 def augmentation_for(real: RealData, given: str | None) -> str:
-    """Return `given`, or the published operations for `real` if it is None: all six, without flip unless mirror-safe.
+    """Return the augmentation `given`, or if it is None the published DSA operations that suit the data.
+
+    The published operations are all six of DSA. Flip is left out unless the data is mirror-safe, and data that is not
+    made of pictures, such as text, gets no operation.
 
     Args:
-        real: Data that is augmented. Data that are no pictures, such as text, have no operations at all.
-        given: DSA operations joined by "_"; empty for none.
+        real: Real data to be augmented.
+        given: DSA operations joined by "_"; empty for none, None for the published ones.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.recipes import augmentation_for
+        >>> augmentation_for(ddsdk.load("digits"), None)
+        'color_crop_cutout_scale_rotate'
     """
     if given is not None:
         return given
@@ -27,59 +36,80 @@ def augmentation_for(real: RealData, given: str | None) -> str:
 
 
 def pixel_set(real: RealData, ipc: int, start: str, rng: Generator, *, bounded: bool = False) -> SyntheticSet:
-    """Return a set of plain pixels with fixed one-hot labels, `ipc` for each class, from `start_images`.
+    """Return a synthetic set of plain pixels with fixed one-hot labels.
 
     Args:
-        real: Real data.
-        ipc: Images per class.
-        start: Key of `ddsdk.synthetic.STARTS`.
-        rng: Root of the start.
-        bounded: Whether pixels are clamped to `unit_bounds`.
+        real: Real data to distil.
+        ipc: Images per class, at least 1.
+        start: Initialisation of the images, a key of `ddsdk.synthetic.STARTS`.
+        rng: Root generator of the initialisation, not advanced.
+        bounded: Whether pixels are clamped to `unit_bounds` after each step.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.recipes import pixel_set
+        >>> syn = pixel_set(ddsdk.load("digits"), 2, "real", ddsdk.generator(0))
+        >>> len(syn), syn.num_classes
+        (20, 10)
     """
     images = start_images(real, ipc, start, rng)
-    return hard_set(real, ipc, synthetic.Pixels(images, unit_bounds(real) if bounded else None))
+    return hard_label_set(real, ipc, synthetic.Pixels(images, unit_bounds(real) if bounded else None))
 
 
 def multiformation_set(real: RealData, ipc: int, factor: int, start: str, rng: Generator) -> SyntheticSet:
-    """Return `ipc` canvases for each class, each of factor x factor tiles, clamped to where the unit range lies.
+    """Return `ipc` canvases per class of factor x factor tiles each, clamped to the unit range, with hard labels.
 
-    Every tile starts as an image of its own, see `cycled_images`.
+    Each tile is initialised with a different image, see `cycled_images`.
     """
     tiles = cycled_images(real, ipc, ipc * factor * factor, start, rng)
     parametrization = synthetic.MultiFormation(tiles[:: factor * factor], factor, unit_bounds(real))
     parametrization.encode(tiles)
-    return hard_set(real, ipc, parametrization)
+    return hard_label_set(real, ipc, parametrization)
 
 
 def cycled_images(real: RealData, ipc: int, wanted: int, start: str, rng: Generator) -> Tensor:
-    """Return `wanted` images of each class, (K*wanted, C, H, W), class by class; a small class gives some twice.
+    """Return `wanted` initial images per class, (K*wanted, C, H, W), sorted by class.
 
-    Raises:
-        ValueError: If `start` is unknown, or a class of `real` has fewer than `ipc` images.
+    A class with fewer images than `wanted` repeats them in turn. An unknown `start`, or a class with fewer than `ipc`
+    images, is a ValueError.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.recipes import cycled_images
+        >>> tuple(cycled_images(ddsdk.load("digits"), 1, 4, "real", ddsdk.generator(0)).shape)
+        (40, 1, 8, 8)
     """
     from torch import arange
 
-    given = wanted if start == "noise" else max(ipc, min(wanted, *real.class_sizes))
-    images = start_images(real, given, start, rng).view(real.num_classes, given, *real.image_shape)
-    return images[:, arange(wanted) % given].flatten(0, 1)
+    distinct = wanted if start == "noise" else max(ipc, min(wanted, *real.class_sizes))
+    images = start_images(real, distinct, start, rng).view(real.num_classes, distinct, *real.image_shape)
+    return images[:, arange(wanted) % distinct].flatten(0, 1)
 
 
 def start_images(real: RealData, ipc: int, start: str, rng: Generator) -> Tensor:
-    """Return `ipc` images of each class, (K*ipc, C, H, W), class by class, from the start called `start`.
+    """Return `ipc` initial images per class, (K*ipc, C, H, W), sorted by class, for the initialisation `start`.
+
+    A class with fewer than `ipc` images is a ValueError.
 
     Raises:
-        ValueError: If `start` is unknown, or a class of `real` has too few images for it.
+        ValueError: If `start` is not a key of `ddsdk.synthetic.STARTS`.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.recipes import start_images
+        >>> tuple(start_images(ddsdk.load("digits"), 2, "means", ddsdk.generator(0)).shape)
+        (20, 1, 8, 8)
     """
     if start not in synthetic.STARTS:
-        near = get_close_matches(start, synthetic.STARTS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        similar = get_close_matches(start, synthetic.STARTS, n=1)
+        hint = f"; did you mean {similar[0]!r}?" if similar else ""
         raise ValueError(f"start must be one of {', '.join(synthetic.STARTS)}, got {start!r}{hint}")
     key = foundation.derive(rng, "start")
-    # A run that a budget shortens builds its plan twice, and k-means over all images takes its time.
-    made = real.computed_once(
+    # A run with a time budget builds its plan twice; the cache saves the second k-means over all images.
+    images = real.computed_once(
         ("start", start, ipc, key.initial_seed()), lambda: synthetic.STARTS[start](real, ipc, key)
     )
-    return made.clone()
+    return images.clone()
 
 
 def class_set(
@@ -90,21 +120,39 @@ def class_set(
     rate: LearnedRate | None = None,
     scale: LearnedScale | None = None,
 ) -> SyntheticSet:
-    """Return a set whose slots are `ipc` for each class, class by class."""
+    """Return a synthetic set on the device of the data, with `ipc` slots per class, sorted by class."""
     classes, k = synthetic.class_slots(real.num_classes, ipc), real.num_classes
     return synthetic.SyntheticSet(parametrization, labels, classes, k, rate, scale).to(real.device)
 
 
-def hard_set(
+def hard_label_set(
     real: RealData, ipc: int, parametrization: Parametrization, rate: LearnedRate | None = None
 ) -> SyntheticSet:
-    """Return a set whose slots are `ipc` for each class, class by class, with fixed one-hot labels."""
+    """Return a synthetic set with `ipc` slots per class, sorted by class, and fixed one-hot labels.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.recipes import hard_label_set, start_images
+        >>> real = ddsdk.load("digits")
+        >>> images = start_images(real, 1, "real", ddsdk.generator(0))
+        >>> len(hard_label_set(real, 1, ddsdk.synthetic.Pixels(images)))
+        10
+    """
     labels = synthetic.hard_labels(synthetic.class_slots(real.num_classes, ipc), real.num_classes)
     return class_set(real, ipc, parametrization, labels, rate)
 
 
 def unit_bounds(real: RealData) -> Bounds | None:
-    """Return where 0 and 1 of the unit range lie in the value space of `real`; None where whitening mixes pixels."""
+    """Return the pixel values that 0 and 1 of the unit range have after preprocessing, (C, 1, 1) each.
+
+    Return None under ZCA whitening, which mixes pixels.
+
+    Example:
+        >>> import ddsdk
+        >>> low, high = ddsdk.recipes.unit_bounds(ddsdk.load("digits"))
+        >>> bool((low < high).all())
+        True
+    """
     if real.preprocess.space == "zca":
         return None
     from torch import ones, zeros
@@ -114,10 +162,11 @@ def unit_bounds(real: RealData) -> Bounds | None:
 
 
 def unit_rate(real: RealData, lr: float) -> float:
-    """Return the learning rate that moves images of the value space as `lr` moves images of the unit range.
+    """Return the learning rate for preprocessed images that equals `lr` for images in the unit range [0, 1].
 
-    Papers that store images in [0, 1] and normalise them inside the augmentation give rates for that range. With
-    x = (u - mean)/std a step on x is 1/std^2 times as long as one on u. Left as it is under whitening.
+    Papers that store images in [0, 1] and normalise them inside the augmentation publish rates for that range. With
+    x = (u - mean)/std, a gradient step on x is 1/std^2 times as long as one on u, so `lr` is divided by the squared
+    mean of the channels' std. Under ZCA whitening `lr` is returned unchanged.
     """
     if real.preprocess.space == "zca":
         return lr
@@ -126,21 +175,45 @@ def unit_rate(real: RealData, lr: float) -> float:
 
 
 def sgd_on_images(syn: SyntheticSet, *, lr: float, momentum: float) -> Optimizer:
-    """Return SGD over everything that `syn` stores and learns."""
+    """Return an SGD optimizer of all parameters of the set.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.recipes import pixel_set, sgd_on_images
+        >>> syn = pixel_set(ddsdk.load("digits"), 1, "noise", ddsdk.generator(0))
+        >>> sgd_on_images(syn, lr=0.1, momentum=0.5).defaults["momentum"]
+        0.5
+    """
     from torch.optim import SGD
 
     return SGD(syn.parameters(), lr=lr, momentum=momentum)
 
 
 def adam_on_images(syn: SyntheticSet, *, lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> Optimizer:
-    """Return Adam over everything that `syn` learns."""
+    """Return an Adam optimizer of all trainable parameters of the set.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.recipes import adam_on_images, pixel_set
+        >>> syn = pixel_set(ddsdk.load("digits"), 1, "noise", ddsdk.generator(0))
+        >>> adam_on_images(syn, lr=0.01).defaults["lr"]
+        0.01
+    """
     from torch.optim import Adam
 
     return Adam([p for p in syn.parameters() if p.requires_grad], lr=lr, betas=betas)
 
 
 def adam_by_kind(syn: SyntheticSet, *, image_lr: float, label_lr: float, scale_lr: float) -> Optimizer:
-    """Return Adam over what `syn` learns, with a learning rate for each of images, labels and scale."""
+    """Return an Adam optimizer with separate learning rates for the images, the labels and the learned scale.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.recipes import adam_by_kind, pixel_set
+        >>> syn = pixel_set(ddsdk.load("digits"), 1, "noise", ddsdk.generator(0))
+        >>> len(adam_by_kind(syn, image_lr=0.01, label_lr=0.01, scale_lr=0.1).param_groups)  # labels are fixed
+        1
+    """
     from torch.optim import Adam
 
     kinds = ((syn.parametrization, image_lr), (syn.labels, label_lr), (syn.scale, scale_lr))
@@ -152,7 +225,7 @@ def adam_by_kind(syn: SyntheticSet, *, image_lr: float, label_lr: float, scale_l
     return Adam([group for group in groups if group["params"]])
 
 
-def classic_network(real: RealData) -> str:
-    """Return what DD and its kin are judged on: LeNet for grey images of 12 pixels and more, AlexNet for others."""
+def dd_network(real: RealData) -> str:
+    """Return the network of DD's protocol: LeNet for grey images of at least 12 x 12 pixels, AlexNet for others."""
     c, *sides = real.image_shape
     return "lenet" if c == 1 and min(sides) >= 12 else "alexnet"

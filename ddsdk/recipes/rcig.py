@@ -10,43 +10,54 @@ from ddsdk.foundation import NonNegativeFloat, NonNegativeInt, PositiveFloat, Po
 from ddsdk.recipes.regression import LabelRegression, regression_protocol
 
 if TYPE_CHECKING:
-    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, Module, Plan, RealData
+    from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData, TrainingProtocol
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class RCIG(LabelRegression):
-    """Reparameterised convexified implicit gradients: FRePo whose students' bodies move too, along their gradients.
+    """Reparameterised convexified implicit gradients: FRePo with students that are linearised in all weights.
 
-    min over S, Y and s of CE(softmax(s (J(T) t + h(T) w)), y) - mean min(y_1 - y_2, 1/2K) on a real batch (T, y), where
-    J and h are the gradients and features of a network of a pool that trains on the set, and (t, w) are the ridge
-    regression of Y on those of S: a convex problem, whose solution is differentiated by the implicit function theorem.
+    min over S, Y and s of CE(softmax(s (J(T) t + h(T) w)), y) - mean min(y_1 - y_2, 1/2K) on a real batch (T, y). J and
+    h are the gradients and features of a network from a pool that trains on the set; y_1 and y_2 are the two largest
+    entries of a row of Y. The weights (t, w) solve ridge regression of Y on the gradients and features of S. This
+    problem is convex, and its solution is differentiated by the implicit function theorem.
 
     Attributes:
         steps: Image steps; the paper has 10 000 and more.
-        pool: Networks; the paper has 30.
-        student_steps: Steps of training after which a network of the pool is replaced; 0 leaves all untrained.
-        most_steps: A network that was picked takes 1 to as many of them.
+        pool: Number of networks in the pool; the paper has 30.
+        student_steps: Training steps after which a network of the pool is replaced; 0 for untrained networks.
+        most_steps: Largest number of training steps of a network after each image step; the number is drawn from 1 on.
         student_lr: Learning rate of the networks (Adam).
-        student_batch: Images of one of their steps.
-        solve_steps: Conjugate gradient steps for t.
-        implicit_steps: Conjugate gradient steps for the implicit gradient.
-        real_batch: Real images of one step; the paper has 1024.
+        student_batch: Synthetic images in one training step of a network.
+        solve_steps: Conjugate-gradient steps for the solution t.
+        implicit_steps: Conjugate-gradient steps for the implicit gradient.
+        real_batch: Real images in one image step; the paper has 1024.
         scale_lr: Learning rate of the logarithm of the scale s.
-        ridge: Times the number of images is added to the diagonal of the Gram matrices.
+        ridge: Ridge per image of the regression; its product with the number of images is added to the diagonal of the
+            Gram matrices.
 
-    A step costs some hundred passes over the set. The defaults are for a CPU and one image per class: a narrow student
-    (width 16), a small pool, few steps. The result is a moving average over the run (decay 0.99) as in the paper.
+    An image step costs some hundred passes over the set. The defaults are for a CPU and one image per class: a narrow
+    student (width 16), a small pool and few steps. The result is a moving average over the run (decay 0.99), as in the
+    paper.
 
-    Differences from the published algorithm: both systems are solved by conjugate gradients, which need no learning
-    rate, where the paper has 20 steps of Adam with rates that adapt. Adam for AdaBelief. No mirror images, and no
-    random subset of large sets. The bound on the implicit gradient, by the norm of the direct one, is on images and
-    on labels. The networks are the student's without normalisation where the catalogue has that, start with He's
-    normal weights, and have softplus for ReLU. Evaluation is FRePo's.
+    Differences from the published algorithm: both linear systems are solved by conjugate gradients, which need no
+    learning rate; the paper has 20 steps of Adam with adaptive rates. Adam replaces AdaBelief. Neither mirror images
+    nor random subsets of large sets are used. The bound on the implicit gradient, by the norm of the direct one,
+    applies to images and labels separately. Networks of the catalogue have no normalisation, start with He's normal
+    weights, and have softplus in place of ReLU. The evaluation is that of FRePo.
 
     References:
         Loo, Hasani, Lechner and Rus, "Dataset Distillation with Convexified Implicit Gradients", ICML 2023,
         arXiv:2302.06755.
+
+    Example:
+        >>> import ddsdk
+        >>> real = ddsdk.load("digits")
+        >>> recipe = ddsdk.RCIG(ipc=1, steps=1, pool=1, real_batch=16, solve_steps=2, implicit_steps=2)
+        >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> ddsdk.distill(recipe, real, make_student=make_student).label_space
+        'scores'
     """
 
     name: ClassVar[str] = "rcig"
@@ -63,7 +74,7 @@ class RCIG(LabelRegression):
     ridge: NonNegativeFloat = 5e-4
 
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
-        """Return regression with linearised students of a pool."""
+        """Return ridge regression with linearised networks of a pool."""
         return running.Plan(
             syn=self.scored_set(real, rng, scale=synthetic.LearnedScale(10.0)),
             objective=objectives.ImplicitRegression(
@@ -74,7 +85,7 @@ class RCIG(LabelRegression):
                 margin=0.5 / real.num_classes,
             ),
             students=students.TrainedPool(
-                students.SoftStudents(students.HeStudents(students.plain_student(make_student))),
+                students.SoftplusStudents(students.HeStudents(students.plain_student(make_student))),
                 pool=self.pool,
                 longest=self.student_steps,
                 most_steps=self.most_steps,
@@ -84,9 +95,9 @@ class RCIG(LabelRegression):
             make_optimizer=self.adam(self.scale_lr),
             steps=self.steps,
             average=0.99,
-            knobs="image_lr, label_lr or student_lr",
+            divergence_hint="image_lr, label_lr or student_lr",
         )
 
-    def evaluation(self, real: RealData) -> Evaluation:
-        """Return FRePo's protocol."""
+    def protocol(self, real: RealData) -> TrainingProtocol:
+        """Return the evaluation protocol of FRePo."""
         return regression_protocol(real, self.ipc * real.num_classes)

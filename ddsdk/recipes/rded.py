@@ -1,4 +1,4 @@
-"""RDED: crops of real images that a teacher finds easy."""
+"""RDED: crops of real images that a teacher classifies with low loss."""
 
 from __future__ import annotations
 
@@ -8,40 +8,50 @@ from typing import TYPE_CHECKING, ClassVar, final
 from ddsdk import data, foundation, synthetic, training
 from ddsdk.foundation import PositiveInt, require
 from ddsdk.recipes.base import DirectRecipe
-from ddsdk.recipes.parts import augmentation_for, hard_set
+from ddsdk.recipes.parts import augmentation_for, hard_label_set
 from ddsdk.recipes.teacher import Decoupled
 
 if TYPE_CHECKING:
-    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, Module, RealData, Tensor, TrainedRuns
+    from ddsdk.recipes.signature import Generator, MakeStudent, Module, RealData, Tensor, TrainedRuns, TrainingProtocol
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class RDED(Decoupled, DirectRecipe):
-    """Realistic, diverse, efficient: real crops that a teacher finds easy, tiled, with the teacher's labels.
+    """Realistic, diverse, efficient: tiled crops of real images with a low teacher loss, and the teacher's soft labels.
 
-    Of each class, `images` random real images are cropped `crops` times; crops are ranked by the teacher's
-    cross-entropy, the best one of each image before the second-best of any; factor^2 of them share one image. It is a
-    selection with knowledge distillation, without any optimisation of pixels, and comparable with other methods under
-    its own label protocol only: with hard labels it is close to random images.
+    For each class, `images` random real images are cropped `crops` times each. Crops are ranked by the teacher's
+    cross-entropy, such that the best crop of each image precedes the second-best of any. factor^2 crops share one
+    image. The method selects real crops and distils knowledge; it optimises no pixels. It is comparable with other
+    methods under its label protocol only: with hard labels the set is close to random images.
 
     Attributes:
-        images: Real images of each class that are cropped.
-        crops: Random-resized crops of each of them.
-        smallest: Least share of an image's area that a crop keeps.
-        factor: Tiles along each side of an image; None takes 1 below 128 pixels (as the paper at 32) and 2 above.
-        augmentation: Operations that the set is to be trained with; empty for none. None takes the published ones
+        images: Real images per class that are cropped.
+        crops: Random-resized crops of each of these images.
+        smallest: Smallest share of an image's area in a crop, in 0 < smallest <= 1.
+        factor: Tiles along each side of an image. None for 1 below 128 pixels per side (as in the paper at 32), and 2
+            above.
+        augmentation: DSA operations of the evaluation, joined by "_"; empty for none. None for the published operations
             that suit the data.
 
-    Differences from the published algorithm: labels are stored, one row for each image, where the paper's teacher
-    labels every augmented batch while a network trains; a live teacher is not offered. Networks train under the
-    protocol of DC, DSA and DM on these rows; the paper's has a KL divergence at temperature 20, CutMix and AdamW.
-    The teacher is the student's network, trained here at a constant rate. `smallest` and `teacher_epochs` are this
-    library's choices. A class with too few images gives several crops of each.
+    Differences from the published algorithm: one label row is stored for each image; the paper's teacher labels each
+    augmented batch during training, which is not offered. Networks train on these rows under the protocol of DC, DSA
+    and DM; the paper has a KL divergence at temperature 20, CutMix and AdamW. The teacher is the student network,
+    trained here at a constant rate. `smallest` and `teacher_epochs` are choices of this library. A class with too few
+    images gives several crops of each image.
 
     References:
         Sun, Shi, Yu and Lin, "On the Diversity and Realism of Distilled Dataset: An Efficient Dataset Distillation
         Paradigm", CVPR 2024, arXiv:2312.03526.
+
+    Example:
+        >>> import ddsdk, os
+        >>> _ = os.environ.setdefault("DDSDK_CACHE", "cache")  # folder of the teacher
+        >>> real = ddsdk.load("digits")
+        >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> distilled = ddsdk.distill(ddsdk.RDED(ipc=1, images=20, teacher_epochs=1), real, make_student=make_student)
+        >>> tuple(distilled.images.shape), tuple(distilled.labels.shape)
+        ((10, 1, 8, 8), (10, 10))
     """
 
     name: ClassVar[str] = "rded"
@@ -52,22 +62,21 @@ class RDED(Decoupled, DirectRecipe):
     augmentation: str | None = None
 
     def check(self) -> None:
-        """Check the share of a crop."""
+        """Check the smallest area of a crop."""
         require(0 < self.smallest <= 1, "smallest", "lie in 0 < smallest <= 1", self.smallest)
 
     def runs(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> TrainedRuns:
-        """Return the run whose last network is the teacher."""
+        """Return the training run whose last snapshot is the teacher."""
         return self.teacher_runs(real, make_student, rng)
 
-    def evaluation(self, real: RealData) -> Evaluation:
-        """Return the protocol of DSA and DM, named after the stored teacher labels."""
+    def protocol(self, real: RealData) -> TrainingProtocol:
+        """Return the evaluation protocol of DC, DSA and DM, named after the stored teacher labels."""
         return self.labelled(augmentation_for(real, self.augmentation))
 
     def make(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> synthetic.SyntheticSet:
-        """Return chosen crops, tiled and labelled.
+        """Return the selected crops, tiled and labelled by the teacher.
 
-        Raises:
-            ValueError: If a class has fewer than `ipc` images, or fewer crops than are needed.
+        A class with fewer than `ipc` images, or with too few crops, is a ValueError.
         """
         from torch import cat
 
@@ -78,12 +87,12 @@ class RDED(Decoupled, DirectRecipe):
         crops = cat([self._easiest(real, c, keep, teacher, foundation.derive(rng, c)) for c in range(real.num_classes)])
         tiled = synthetic.MultiFormation(crops[:: factor**2], factor)
         tiled.encode(crops)
-        # The tiles stay together: the whole canvas is one image.
-        syn = hard_set(real, self.ipc, synthetic.Pixels(tiled.canvases))
+        # Unlike IDC, the tiles are not cut apart for training: the canvas is one image.
+        syn = hard_label_set(real, self.ipc, synthetic.Pixels(tiled.canvases))
         if self.temperature is None:
             return syn
         key = foundation.derive(rng, "labels")
-        return synthetic.relabelled(syn, teacher, key, temperature=self.temperature)
+        return synthetic.with_teacher_labels(syn, teacher, key, temperature=self.temperature)
 
     def _easiest(self, real: RealData, c: int, keep: int, teacher: Module, rng: Generator) -> Tensor:
         def loss(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The list of recipes: one module for each paper, in the order of the tables."""
+"""The list of recipes: one module per paper, in the order of the result tables."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ MODULES = (
     "rtp",
     "rat_bptt",
 )
-"""Modules of this room, each of which defines one recipe. A new recipe is one more line here."""
+"""Modules of this package that define one recipe each. A new recipe is registered by adding its module here."""
 
 
 def _recipe_of(module: str) -> type[Recipe]:
-    """Return the one recipe that a module defines: the class with a name of its own."""
+    """Return the one recipe class that a module defines, recognised by its own class variable `name`."""
     home = import_module(f"ddsdk.recipes.{module}")
-    (found,) = (
+    (recipe,) = (
         kind
         for kind in vars(home).values()
         if isinstance(kind, type) and kind.__module__ == home.__name__ and "name" in vars(kind)
     )
-    return found
+    return recipe
 
 
 RECIPES: dict[str, type[Recipe]] = {kind.name: kind for kind in map(_recipe_of, MODULES)}
-"""Name on the command line to recipe."""
+"""Recipe classes by their name on the command line."""

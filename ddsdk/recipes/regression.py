@@ -1,4 +1,4 @@
-"""The frame that the kernel regression family shares: scored sets, Adam for each kind of number, the evaluation."""
+"""Base class of the kernel-regression family: label regression, its optimizer, and the evaluation of FRePo."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ddsdk.recipes.parts import adam_by_kind, augmentation_for, class_set, start
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ddsdk.recipes.signature import Evaluation, Generator, Optimizer, RealData, SyntheticSet
+    from ddsdk.recipes.signature import Generator, Optimizer, RealData, SyntheticSet, TrainingProtocol
     from ddsdk.synthetic import LearnedScale
 
 
-_STEPS = ((10, 1000), (100, 2000), (200, 20_000), (500, 5000), (1000, 10_000), (2000, 40_000))
-"""From so many images on, FRePo's code trains for so many steps."""
+_EVALUATION_STEPS = ((10, 1000), (100, 2000), (200, 20_000), (500, 5000), (1000, 10_000), (2000, 40_000))
+"""Pairs (smallest number of images, training steps) of the evaluation in FRePo's code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +28,13 @@ class LabelRegression(IterativeRecipe):
     """Images and centred labels from which ridge regression predicts the labels of real images.
 
     Attributes:
-        steps: Image steps.
-        real_batch: Real images of one step.
+        steps: Image steps, each on one batch of real images.
+        real_batch: Real images in one step.
         image_lr: Learning rate of the images (Adam).
-        label_lr: Learning rate of the labels.
-        learn_labels: Whether labels are trained with the images; otherwise they stay centred one-hot rows.
-        ridge: Amount on the diagonal of the Gram matrix, in units of the diagonal's mean.
-        start: Start of the images: noise, real, k-means, means or herding.
+        label_lr: Learning rate of the labels (Adam).
+        learn_labels: Whether the labels are learned with the images; fixed labels are centred one-hot rows.
+        ridge: Ridge added to the diagonal of the Gram matrix, as a multiple of the mean of the diagonal.
+        start: Initialisation of the images: noise, real, k-means, means or herding.
     """
 
     steps: PositiveInt = 1000
@@ -49,7 +49,7 @@ class LabelRegression(IterativeRecipe):
     def scored_set(
         self, real: RealData, rng: Generator, *, label_scale: float = 1.0, scale: LearnedScale | None = None
     ) -> SyntheticSet:
-        """Return plain pixels with labels label_scale (one-hot - 1/K), learned or not."""
+        """Return plain pixels with the labels label_scale (one-hot - 1/K), learned if `learn_labels`."""
         images = start_images(real, self.ipc, self.start, rng)
         k = real.num_classes
         rows = synthetic.centred_labels(synthetic.class_slots(k, self.ipc), k, label_scale)
@@ -58,28 +58,33 @@ class LabelRegression(IterativeRecipe):
 
     @final
     def adam(self, scale_lr: float = 1.0) -> Callable[[SyntheticSet], Optimizer]:
-        """Return the factory of Adam with a learning rate for each of images, labels and scale."""
+        """Return the factory of Adam with separate learning rates for images, labels and the learned scale."""
         return partial(adam_by_kind, image_lr=self.image_lr, label_lr=self.label_lr, scale_lr=scale_lr)
 
     @final
     @property
     def share(self) -> training.Ridge:
-        """The ridge, as a share of the trace."""
+        """Ridge relative to the trace of the Gram matrix."""
         return training.Ridge(rule="trace", strength=self.ridge)
 
 
-def regression_protocol(real: RealData, images: int, *, augmentation: str | None = None) -> Evaluation:
-    """Return FRePo's protocol for a set of so many images with centred labels.
+def regression_protocol(real: RealData, images: int, *, augmentation: str | None = None) -> TrainingProtocol:
+    """Return the evaluation protocol of FRePo for a set of `images` images with centred labels.
 
-    Networks without normalisation, half the squared error, Adam with a rate of 3e-4 after a warm-up of 500 steps and
-    along a cosine to a hundredth of it, 1000 to 40 000 steps on batches of at most 500, one random operation a batch.
-    The network is the ConvNet of width 128; the paper's doubles its width in each block, from 128 to 512. None for the
-    augmentation takes the operations that suit the data.
+    Students without normalisation minimise half the squared error with Adam, on batches of at most 500 and with one
+    random operation per batch. The learning rate rises to 3e-4 in 500 steps and then falls to a hundredth of it along
+    a cosine. Training takes 1000 to 40 000 steps, depending on the number of images. The network is the ConvNet of
+    width 128; the paper's network doubles its width in each block, from 128 to 512.
+
+    Args:
+        real: Real data on which students are tested.
+        images: Number of images in the set.
+        augmentation: DSA operations joined by "_"; empty for none, None for the operations that suit the data.
     """
     batch = min(images, 500)
-    steps = [s for n, s in _STEPS if n <= max(images, _STEPS[0][0])][-1]
-    return training.Evaluation(
-        protocol="regression",
+    steps = [s for n, s in _EVALUATION_STEPS if n <= max(images, _EVALUATION_STEPS[0][0])][-1]
+    return training.TrainingProtocol(
+        name="regression",
         network_options={"width": 128, "norm": "none"},
         networks=5,
         epochs=math.ceil(steps / math.ceil(images / batch)),

@@ -8,57 +8,71 @@ from typing import TYPE_CHECKING, ClassVar, Literal, final, get_args
 
 from ddsdk import data, foundation, objectives, running, students, synthetic, training
 from ddsdk.foundation import Momentum, PositiveFloat, PositiveInt, require
-from ddsdk.recipes.parts import adam_on_images, cycled_images, hard_set, sgd_on_images
+from ddsdk.recipes.parts import adam_on_images, cycled_images, hard_label_set, sgd_on_images
 from ddsdk.recipes.unrolled import UnrolledTraining, flip_or_rotate, unroll_for
 
 if TYPE_CHECKING:
-    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, Module, Plan, RealData, SyntheticSet
+    from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData, SyntheticSet, TrainingProtocol
 
 
 _CLIP_NORM = 2.0
+"""Largest gradient norm of an image step."""
+
 _OPTIMIZER = Literal["sgd", "adam"]
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class RTP(UnrolledTraining):
-    """Remember the past: images are mixed from bases that all classes share, and learned through a long training.
+    """Remember the past: images are mixtures of bases that all classes share, learned through a long student training.
 
-    image_cj = up(sum_b a_cjb basis_b) with the label c of its address: min over bases and addresses of E l(w_N; T) with
-    w_N the weights after N steps of SGD with momentum on stratified batches, and a gradient through all of them at the
-    memory of one step. ipc counts the floats of so many images of each class: the bases are paid first, and what is
-    left pays for addresses, so there are many more images than ipc. Compare by stored floats.
+    image_cj = up(sum_b a_cjb basis_b), where the address a_cj belongs to class c and up enlarges to the image size. The
+    bases and addresses minimise E l(w_N; T), where w_N are the weights after N steps of SGD with momentum on batches
+    with equally many images per class. The gradient passes through all N steps at the memory of one step.
+
+    ipc is a storage budget: bases and addresses together have at most as many floats as ipc images per class. The bases
+    are stored first and the remaining budget holds addresses, so there are many more images than ipc. Compare sets by
+    stored floats, not by ipc.
 
     Attributes:
-        bases: Number of bases.
-        factor: Ratio of the sides of an image to those of a basis.
-        most: Largest number of images of each class; None takes as many as the budget pays.
-        student_steps: Steps of a student, N.
-        window: Steps with a gradient; None for all of them, as in the paper. Otherwise N is drawn for each image step,
-            uniform in window..student_steps, and the gradient passes through the last `window` steps alone, as RaT-BPTT
-            has it: many more image steps fit into the same time.
-        student_batch: Synthetic images of each class in one step of a student.
-        student_momentum: Momentum of the students.
+        ipc: Storage budget, as the number of images per class with equally many floats; at least 1.
+        bases: Number of bases that all classes share.
+        factor: Ratio of the side lengths of an image and a basis.
+        most: Largest number of images per class; None for as many as the storage budget allows.
+        student_steps: Largest number of training steps of a student, N.
+        window: Differentiated training steps at the end. None for all of them, as in the paper. Otherwise N is drawn
+            for each image step, uniform in window..student_steps, as in RaT-BPTT, which allows many more image steps in
+            the same time.
+        student_batch: Synthetic images per class in one training step of a student.
+        student_momentum: Momentum of the students' SGD.
         image_lr: Learning rate of bases and addresses.
-        image_momentum: Momentum of bases and addresses, of SGD.
-        optimizer: Optimizer of bases and addresses: ``"sgd"``, as in the paper, or ``"adam"``, with an
-            `image_lr` near 0.01, which pays where there are few image steps.
-        real_batch: Real images of each class on which a student is tested.
-        start: Start of bases and addresses: random ones for ``"noise"``; for real, k-means, means or herding
-            the leading singular vectors of such images.
-        augmentation: DSA operations joined by "_", for both sides and evaluation; empty for none. None takes flip or
-            rotation, without flip unless the data is mirror-safe.
+        image_momentum: Momentum of bases and addresses, for SGD.
+        optimizer: Optimizer of bases and addresses: ``"sgd"``, as in the paper, or ``"adam"`` with an `image_lr` near
+            0.01, which is better for few image steps.
+        real_batch: Real images per class on which a trained student is tested.
+        start: Initialisation of bases and addresses: random for ``"noise"``; for real, k-means, means or herding the
+            leading singular vectors of such images.
+        augmentation: DSA operations joined by "_", for student training, real images and evaluation; empty for none.
+            None for one of flip and rotation, without flip unless the data is mirror-safe.
 
-    The defaults are the paper's, for a GPU: 150 steps of a student for each image step. On a CPU: narrow students
-    (width 16), `student_steps` 60 with a `window` of 10, Adam, a start from k-means, `student_batch` 5 and `real_batch`
-    26. All images are decoded at once in each step, which `most` bounds where ipc is large.
+    The defaults are the paper's, for a GPU: 150 training steps of a student for each image step. On a CPU use narrow
+    students (width 16), `student_steps` 60 with a `window` of 10, Adam, a start from k-means, `student_batch` 5 and
+    `real_batch` 26. Each step decodes all images at once; `most` bounds their number where ipc is large.
 
-    Differences from the published algorithm: real and synthetic images are augmented by draws of their own. The
-    regulariser of the addresses, which has no gradient in the paper's code, is left out.
+    Differences from the published algorithm: real and synthetic images are augmented independently. The regularisation
+    of the addresses, which has no gradient in the paper's code, is left out.
 
     References:
         Deng and Russakovsky, "Remember the Past: Distilling Datasets into Addressable Memories for Neural Networks",
         NeurIPS 2022, arXiv:2206.02916.
+
+    Example:
+        >>> import ddsdk
+        >>> real = ddsdk.load("digits")
+        >>> recipe = ddsdk.RTP(ipc=1, steps=1, student_steps=2, bases=4, most=3, real_batch=2)
+        >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> tuple(ddsdk.distill(recipe, real, make_student=make_student).images.shape)
+        (30, 1, 8, 8)
     """
 
     name: ClassVar[str] = "rtp"
@@ -79,7 +93,7 @@ class RTP(UnrolledTraining):
     augmentation: str | None = None
 
     def check(self) -> None:
-        """Check that the window fits, and the optimizer."""
+        """Check that the window fits into the student's training, and that the optimizer is known."""
         longest = self.student_steps
         fits = self.window is None or self.window <= longest
         require(fits, "window", f"be at most {longest} student_steps", self.window)
@@ -87,34 +101,33 @@ class RTP(UnrolledTraining):
         require(self.optimizer in known, "optimizer", f"be one of {known}", self.optimizer)
 
     def images(self, real: RealData) -> int:
-        """Return the images of each class: as many as the budget pays, or `most`.
+        """Return the number of images per class: as many as the storage budget allows, at most `most`.
 
-        Raises:
-            ValueError: If the bases leave nothing for an address of each class.
+        A budget that leaves no address for each class beside the bases is a ValueError.
         """
-        paid = synthetic.address_count(
+        affordable = synthetic.address_count(
             self.ipc, real.num_classes, real.image_shape, bases=self.bases, factor=self.factor
         )
-        return paid if self.most is None else min(self.most, paid)
+        return affordable if self.most is None else min(self.most, affordable)
 
     def memory(self, real: RealData, rng: Generator) -> SyntheticSet:
-        """Return bases and addresses at their start, with hard labels."""
-        each = self.images(real)
+        """Return the initial bases and addresses, with hard labels."""
+        per_class = self.images(real)
         parametrization = synthetic.AddressedBases(
-            each * real.num_classes,
+            per_class * real.num_classes,
             real.image_shape,
             bases=self.bases,
             factor=self.factor,
             rng=foundation.derive(rng, "memory"),
         )
         if self.start != "noise":
-            parametrization.encode(cycled_images(real, 1, each, self.start, rng))
-        return hard_set(real, each, parametrization)
+            parametrization.encode(cycled_images(real, 1, per_class, self.start, rng))
+        return hard_label_set(real, per_class, parametrization)
 
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
-        """Return train and test over bases and addresses, under fresh students."""
+        """Return back-propagation through student training, over bases and addresses, with fresh students."""
         augmentation = data.Augmentation(flip_or_rotate(real, self.augmentation))
-        move = (
+        make_optimizer = (
             partial(sgd_on_images, lr=self.image_lr, momentum=self.image_momentum)
             if self.optimizer == "sgd"
             else partial(adam_on_images, lr=self.image_lr)
@@ -136,16 +149,16 @@ class RTP(UnrolledTraining):
                 augmentation=augmentation,
             ),
             students=students.FreshStudents(make_student),
-            make_optimizer=move,
+            make_optimizer=make_optimizer,
             steps=self.steps,
             clip_norm=_CLIP_NORM,
-            knobs="image_lr or student_lr",
+            divergence_hint="image_lr or student_lr",
         )
 
-    def evaluation(self, real: RealData) -> Evaluation:
-        """Return 300 passes of the students' own SGD, without a schedule, over a ConvNet-3 of width 128."""
-        return training.Evaluation(
-            protocol="rtp",
+    def protocol(self, real: RealData) -> TrainingProtocol:
+        """Return 300 epochs of the students' SGD at a constant learning rate, on a ConvNet-3 of width 128."""
+        return training.TrainingProtocol(
+            name="rtp",
             network_options={"width": 128},
             batch_size=64 * real.num_classes,
             lr=self.student_lr,

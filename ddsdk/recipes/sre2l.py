@@ -14,42 +14,63 @@ from ddsdk.recipes.parts import adam_on_images, augmentation_for, pixel_set
 from ddsdk.recipes.teacher import Decoupled
 
 if TYPE_CHECKING:
-    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, Plan, RealData, SyntheticSet, TrainedRuns
+    from ddsdk.recipes.signature import (
+        Generator,
+        MakeStudent,
+        Plan,
+        RealData,
+        SyntheticSet,
+        TrainedRuns,
+        TrainingProtocol,
+    )
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class SRe2L(Decoupled, IterativeRecipe):
-    """Squeeze, recover, relabel: images whose statistics in a trained network are those of the real data.
+    """Squeeze, recover, relabel: images whose BatchNorm statistics in a teacher match those of the real data.
 
-    A BatchNorm teacher f is trained on the real data. Then each batch S of one image of each class minimises
-    CE(f(A(S)), y) + weight sum_l w_l (||mean_l(S) - m_l|| + ||var_l(S) - v_l||), w_1 = 10 and else 1, from noise, with
-    Adam (betas 0.5 and 0.9) under a cosine. Last, each image gets one stored row of the teacher's softmax.
+    A teacher f with BatchNorm is trained on the real data. Then each batch S with at most one image per class minimises
+    CE(f(A(S)), y) + weight sum_l w_l (||mean_l(S) - m_l|| + ||var_l(S) - v_l||), w_1 = 10 and w_l = 1 for later layers.
+    The images start as noise and are optimised by Adam (betas 0.5 and 0.9) with a cosine schedule. Finally one row of
+    the teacher's softmax is stored for each image.
 
     Attributes:
-        steps: Image steps.
-        image_lr: Learning rate of the images (Adam), falling to 0 along a cosine.
-        weight: Weight of the statistics.
-        batch: Largest number of images in one batch, one of each class.
-        start: Start of the images: noise, real, k-means, means or herding.
-        augmentation: Operations on the images while they are recovered; crop shifts by up to an eighth of the side.
-        teacher_epochs: Epochs of the teacher on real data. Less trained ones can recover better.
-        teacher_curvature: Weight of the curvature of the teacher's loss at the images, 0 for none; see
-            `ddsdk.training.CurvaturePenalty`. With 100 this is GUARD (AAAI 2025, arXiv:2403.10045), for networks that
-            resist attacks.
-        teacher_curvature_step: Step of that curvature.
+        steps: Image steps, each of which updates all images.
+        image_lr: Learning rate of the images (Adam), which falls to 0 along a cosine.
+        weight: Weight of the distance of statistics.
+        batch: Largest number of images in one batch, one per class; at least 2.
+        start: Initialisation of the images: noise, real, k-means, means or herding.
+        augmentation: Operations on the images during recovery, see `ddsdk.Augmentation`; crop shifts an image by at
+            most an eighth of its side.
+        teacher_epochs: Epochs of the teacher on the real data. A shorter training can give better images.
+        teacher_curvature: Weight of the curvature of the teacher's loss with respect to the images, see
+            `ddsdk.training.CurvaturePenalty`; 0 for none. With 100 this is GUARD (AAAI 2025, arXiv:2403.10045), for
+            networks that are robust to adversarial attacks.
+        teacher_curvature_step: Length of the finite-difference step of the curvature, in preprocessed pixel values.
 
-    The teacher is the student's network with BatchNorm: itself if it has some, else the catalogue's with norm="batch".
+    The teacher is the student network if it has BatchNorm, and otherwise the same network of the catalogue with
+    norm="batch".
 
-    Differences from the published algorithm: labels are stored, one row for each image, where the paper has one for
-    each augmented view (FKD) and trains with a KL divergence; a live teacher is not offered. Networks train under the
-    protocol of DC, DSA and DM on these rows. The jitter's border is zero instead of wrapped around. The teacher trains
-    at a constant rate, and its statistics are those of some 512 real images under its last weights instead of a moving
-    average. Variances are unbiased on both sides. Pixels are clamped to the unit range, except under ZCA.
+    Differences from the published algorithm: one label row is stored for each image; the paper stores one for each
+    augmented view (FKD) and trains with a KL divergence. A teacher that labels batches during training is not offered.
+    Networks train on these rows under the protocol of DC, DSA and DM. Shifted images are padded with zeros, not wrapped
+    around. The teacher trains at a constant rate, and its statistics are those of about 512 real images under its last
+    weights, not a moving average. Variances are unbiased on both sides. Pixels are clamped to the unit range, except
+    under ZCA whitening.
 
     References:
         Yin, Xing and Shen, "Squeeze, Recover and Relabel: Dataset Condensation at ImageNet Scale From A New
         Perspective", NeurIPS 2023, arXiv:2306.13092.
+
+    Example:
+        >>> import ddsdk, os
+        >>> _ = os.environ.setdefault("DDSDK_CACHE", "cache")  # folder of the teacher
+        >>> real = ddsdk.load("digits")
+        >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> distilled = ddsdk.distill(ddsdk.SRe2L(ipc=1, steps=2, teacher_epochs=1), real, make_student=make_student)
+        >>> tuple(distilled.images.shape), tuple(distilled.labels.shape)
+        ((10, 1, 8, 8), (10, 10))
     """
 
     name: ClassVar[str] = "sre2l"
@@ -64,24 +85,23 @@ class SRe2L(Decoupled, IterativeRecipe):
     teacher_curvature_step: PositiveFloat = 3.0
 
     def check(self) -> None:
-        """Check the batch."""
+        """Check the size of a batch."""
         require_count("batch", self.batch, least=2)
 
     def runs(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> TrainedRuns:
-        """Return the run whose last network is the teacher.
+        """Return the training run whose last snapshot is the teacher.
 
-        Raises:
-            ValueError: If neither the student nor the catalogue has the network with BatchNorm.
+        A student without BatchNorm that is no network of the catalogue is a ValueError.
         """
         curvature = {"curvature": self.teacher_curvature, "curvature_step": self.teacher_curvature_step}
         return self.teacher_runs(real, students.batch_norm_student(make_student), rng, **curvature)
 
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[objectives.StatisticsTeacher]:
-        """Return statistics matching under one fixed teacher, which labels the result."""
+        """Return matching of BatchNorm statistics under one fixed teacher, which finally labels the images."""
         runs = self.runs(real, make_student=make_student, rng=rng)
 
         def relabel(syn: SyntheticSet, key: Generator) -> SyntheticSet:
-            return synthetic.relabelled(syn, runs.network(0), key, temperature=self.temperature or 1.0)
+            return synthetic.with_teacher_labels(syn, runs.network(0), key, temperature=self.temperature or 1.0)
 
         return running.Plan(
             syn=pixel_set(real, self.ipc, self.start, rng, bounded=True),
@@ -95,6 +115,6 @@ class SRe2L(Decoupled, IterativeRecipe):
             finish=None if self.temperature is None else relabel,
         )
 
-    def evaluation(self, real: RealData) -> Evaluation:
-        """Return the protocol of DSA and DM, named after the stored teacher labels."""
+    def protocol(self, real: RealData) -> TrainingProtocol:
+        """Return the evaluation protocol of DC, DSA and DM, named after the stored teacher labels."""
         return self.labelled(augmentation_for(real, None))

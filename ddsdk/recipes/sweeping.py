@@ -1,4 +1,4 @@
-"""The frame that IDC, DREAM and Acc-DD share: canvases that step class by class under students trained on real data."""
+"""The base class of IDC, DREAM and Acc-DD: gradient matching of tiled canvases under students trained on real data."""
 
 from __future__ import annotations
 
@@ -14,39 +14,41 @@ from ddsdk.recipes.parts import augmentation_for, multiformation_set, sgd_on_ima
 
 if TYPE_CHECKING:
     from ddsdk.objectives import RealSampler
-    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, Module, Plan, RealData
+    from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData, TrainingProtocol
 
 
-_GREY, _COLOUR = 500, 2000
+_GREY_IMAGES, _COLOUR_IMAGES = 500, 2000
 """Real images on which a network trains between two sweeps, as published for 28x28 and 32x32 data."""
 
 _METRICS = ("l1", "mse")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweeping(IterativeRecipe):
-    """Gradient matching of multi-formation canvases, one class at a step, under students trained on real data.
+class TiledGradientMatching(IterativeRecipe):
+    """Gradient matching of multi-formation canvases, one class per step, under students trained on real data.
 
-    A network serves for some sweeps over the classes and has a lesson on real images after each of them.
+    A sweep is one step for each class. A network trains on real images after each sweep, and is replaced after
+    `steps_per_student` sweeps.
 
     Attributes:
-        steps: Image steps, one class each; None takes the recipe's own number of networks.
-        steps_per_student: Sweeps over the classes for which a network serves.
-        student_steps: SGD steps of a network on real images between two sweeps; None takes the published 500 images
-            of grey data and 2000 of colour.
+        steps: Image steps, each of which updates one class. None for the published number of networks times
+            `steps_per_student` times the number of classes.
+        steps_per_student: Sweeps over the classes before a network is replaced.
+        student_steps: SGD steps of a network on real images between two sweeps. None for as many as the published 500
+            images (grey data) or 2000 images (colour data) make batches.
         student_lr: Learning rate of the networks (SGD with momentum 0.9 and weight decay 5e-4).
-        image_lr: Learning rate of the images (SGD), for images in the unit range. None takes the one that suits
-            the metric, times ipc/10.
-        image_momentum: Momentum of the images.
-        real_batch: Real images of the class in one step, and of a step of the networks.
-        synthetic_images: Largest number of decoded images of the class in one step.
-        factor: Tiles along each side of a stored image; None takes 2, or less for tiny images.
-        metric: Distance of gradients: l1 (sum of absolute differences) or mse (of squares). None takes l1 for grey
-            images and mse for colour.
-        mix: Probability of CutMix where networks train.
-        start: Start of the tiles: noise, real, k-means, means or herding.
-        augmentation: Operations for matching, see `ddsdk.Augmentation`; empty for none, in the evaluation too. Where
-            networks train on real data, cutout is left out of them.
+        image_lr: Learning rate of the images (SGD), for images in the unit range. None for the published rate of the
+            metric, times ipc/10.
+        image_momentum: Momentum of the SGD on the images.
+        real_batch: Real images of the class in one image step, and batch size of the networks' training.
+        synthetic_images: Largest number of decoded images of the class in one image step.
+        factor: Tiles along each side of a canvas. None for 2, or fewer for images of less than 2 pixels per side.
+        metric: Distance of gradients, l1 (sum of absolute differences) or mse (sum of squared differences). None for l1
+            on grey images and mse on colour images.
+        mix: Probability of CutMix in the training of the networks.
+        start: Initialisation of the tiles: noise, real, k-means, means or herding.
+        augmentation: Operations of the matching, see `ddsdk.Augmentation`; empty for no augmentation, also in the
+            evaluation. The networks train on real data with the same operations except cutout.
     """
 
     published_students: ClassVar[int] = 2000
@@ -66,14 +68,21 @@ class Sweeping(IterativeRecipe):
     augmentation: str = "color+crop+cutout"
 
     def check(self) -> None:
-        """Check the metric."""
+        """Check that the gradient metric is known."""
         require(self.metric in (None, *_METRICS), "metric", f"be one of {', '.join(_METRICS)}", self.metric)
 
     @final
     def sweeps(
         self, real: RealData, *, make_student: MakeStudent, rng: Generator, sample: RealSampler | None = None
     ) -> Plan[Module]:
-        """Return the plan of IDC, with `sample` in place of random real images if it is given."""
+        """Return the plan of IDC.
+
+        Args:
+            real: Real data to distil.
+            make_student: Factory of the networks under which gradients are matched.
+            rng: Root generator of the initial images, not advanced.
+            sample: Choice of the real images of each step. None for random images.
+        """
         classes = real.num_classes
         metric = self.metric or ("l1" if real.image_shape[0] == 1 else "mse")
         rate = self.image_lr or self.rates[metric] * self.ipc / 10
@@ -92,10 +101,10 @@ class Sweeping(IterativeRecipe):
         ]
         return running.Plan(
             syn=multiformation_set(real, self.ipc, factor, self.start, rng),
-            objective=running.Schedule(lambda step: matches[step % classes]),
+            objective=running.ObjectiveSchedule(lambda step: matches[step % classes]),
             students=students.AlternatingStudents(
                 make_student,
-                self._lesson(real),
+                self._update(real),
                 period=self.steps_per_student * classes,
                 every=classes,
                 lr=self.student_lr,
@@ -104,13 +113,14 @@ class Sweeping(IterativeRecipe):
             ),
             make_optimizer=partial(sgd_on_images, lr=unit_rate(real, rate), momentum=self.image_momentum),
             steps=self.steps or self.published_students * self.steps_per_student * classes,
+            # The trial that measures time then covers the first training of the network between sweeps.
             trial=classes + 1,
         )
 
     @final
-    def _lesson(self, real: RealData) -> students.OnReal:
-        images = min(len(real), _GREY if real.image_shape[0] == 1 else _COLOUR)
-        return students.OnReal(
+    def _update(self, real: RealData) -> students.TrainOnReal:
+        images = min(len(real), _GREY_IMAGES if real.image_shape[0] == 1 else _COLOUR_IMAGES)
+        return students.TrainOnReal(
             steps=math.ceil(images / self.real_batch) if self.student_steps is None else self.student_steps,
             batch_size=self.real_batch,
             augmentation=data.Augmentation(without("cutout", self.augmentation)),
@@ -118,27 +128,27 @@ class Sweeping(IterativeRecipe):
         )
 
     @final
-    def evaluation(self, real: RealData) -> Evaluation:
-        """Return IDC's protocol: small batches, two decays, CutMix, and DSA without cutout.
+    def protocol(self, real: RealData) -> TrainingProtocol:
+        """Return the evaluation protocol of IDC: batches of 64, two rate decays, CutMix, and DSA without cutout.
 
-        Colour and flip are always applied, and one of crop, scale and rotate; flip only where the data is mirror-safe.
+        Colour and, where the data is mirror-safe, flip are always applied, with one of crop, scale and rotate.
         """
-        drawn = ("crop", "scale", "rotate")
-        known = [op for op in augmentation_for(real, None).split("_") if op != "cutout"]
-        always = [op for op in known if op not in drawn]
-        return training.Evaluation(
-            protocol="idc",
+        alternatives = ("crop", "scale", "rotate")
+        suitable = [op for op in augmentation_for(real, None).split("_") if op != "cutout"]
+        always = [op for op in suitable if op not in alternatives]
+        return training.TrainingProtocol(
+            name="idc",
             network_options={"width": 128},
             epochs=1000,
             batch_size=64,
             decay_at=(2 / 3, 5 / 6),
             decay=0.2,
-            augmentation="+".join([*always, "_".join(drawn)]) if self.augmentation else "",
+            augmentation="+".join([*always, "_".join(alternatives)]) if self.augmentation else "",
             mix=self.mix,
         )
 
 
 def without(operation: str, strategy: str) -> str:
-    """Return the augmentation `strategy` with `operation` taken out of its groups."""
+    """Return the augmentation `strategy` without `operation`."""
     groups = ([name for name in group.split("_") if name != operation] for group in strategy.split("+"))
     return "+".join("_".join(group) for group in groups if group)

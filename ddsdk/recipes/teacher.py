@@ -1,4 +1,4 @@
-"""The frame that decoupled methods share: one teacher, trained on the real data, and the labels that it stores."""
+"""The base class of decoupled methods: a teacher trained on the real data, and its stored soft labels."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from ddsdk.recipes.base import Recipe
 from ddsdk.recipes.parts import augmentation_for
 
 if TYPE_CHECKING:
-    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, RealData, TrainedRuns
+    from ddsdk.recipes.signature import Generator, MakeStudent, RealData, TrainedRuns, TrainingProtocol
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoupled(Recipe, ABC):
-    """A recipe with one teacher, which trains by SGD with momentum 0.9, weight decay 5e-4, shifts, and flips if safe.
+    """A recipe with one teacher network that is trained on the real data before distillation.
+
+    The teacher trains by SGD with momentum 0.9 and weight decay 5e-4, on randomly shifted images, which are also
+    flipped where the data is mirror-safe.
 
     Attributes:
-        temperature: Temperature of the stored teacher labels; None keeps hard ones.
-        teacher_epochs: Epochs of the teacher on real data.
-        teacher_lr: Constant learning rate of the teacher.
-        teacher_images: Real images of each class for the teacher; None for all.
+        temperature: Softmax temperature of the stored teacher labels; None for hard labels.
+        teacher_epochs: Epochs of the teacher on the real data.
+        teacher_lr: Constant learning rate of the teacher (SGD).
+        teacher_images: Real images per class in the teacher's training; None for all.
     """
 
     temperature: PositiveFloat | None = 1.0
@@ -34,7 +37,7 @@ class Decoupled(Recipe, ABC):
 
     @final
     def teacher_runs(self, real: RealData, make_student: MakeStudent, rng: Generator, **options: Any) -> TrainedRuns:  # noqa: ANN401
-        """Return the one run whose last network is the teacher, with further options of `ddsdk.students.Training`."""
+        """Return the training run whose last snapshot is the teacher; `options` are further fields of `Training`."""
         flips = "flip" in augmentation_for(real, None).split("_")
         training = students.Training(
             epochs=self.teacher_epochs,
@@ -42,7 +45,7 @@ class Decoupled(Recipe, ABC):
             momentum=0.9,
             weight_decay=5e-4,
             augmentation="crop+flip" if flips else "crop",
-            # Only the first and the last weights are read.
+            # Two snapshots are stored: the initial weights and the teacher.
             thin=self.teacher_epochs,
             images=self.teacher_images,
             **options,
@@ -51,9 +54,9 @@ class Decoupled(Recipe, ABC):
         return students.TrainedRuns(real, make_student, training, count=1, seed=seed)
 
     @final
-    def labelled(self, augmentation: str) -> Evaluation:
-        """Return the protocol of DSA and DM, under another name where teacher labels are stored."""
-        published = training.Evaluation.published(augmentation)
+    def labelled(self, augmentation: str) -> TrainingProtocol:
+        """Return the evaluation protocol of DC, DSA and DM, renamed where the set stores teacher labels."""
+        published = training.TrainingProtocol.published(augmentation)
         if self.temperature is None:
             return published
-        return dataclasses.replace(published, protocol=f"{published.protocol}, stored teacher labels")
+        return dataclasses.replace(published, name=f"{published.name}, stored teacher labels")

@@ -1,4 +1,4 @@
-"""The frame of back-propagation through time, and of its oldest form: batches in a fixed order, each with its rate."""
+"""Base classes of back-propagation through time: unrolled student training, and batches in a fixed order (DD, SLDD)."""
 
 from __future__ import annotations
 
@@ -9,42 +9,44 @@ from typing import TYPE_CHECKING, ClassVar, final
 from ddsdk import objectives, running, students, synthetic, training
 from ddsdk.foundation import PositiveFloat, PositiveInt
 from ddsdk.recipes.base import IterativeRecipe
-from ddsdk.recipes.parts import adam_on_images, augmentation_for, classic_network, start_images
+from ddsdk.recipes.parts import adam_on_images, augmentation_for, dd_network, start_images
 
 if TYPE_CHECKING:
-    from ddsdk.recipes.signature import Evaluation, Generator, MakeStudent, Module, Plan, RealData, Unroll
+    from ddsdk.recipes.signature import Generator, MakeStudent, Module, Plan, RealData, TrainingProtocol, Unroll
 
 
-_LONG = 30
-"""Steps from which on rebuilding graphs is worth their memory; up to there it costs 1.4 times as long."""
+_FULL_GRAPH_STEPS = 30
+"""Largest number of steps whose whole graph is stored. Rebuilding the graph step by step takes 1.4 times as long."""
 
-_DROPS = 10
-"""Halvings of the rate of DD's optimizer in a run."""
+_HALVINGS = 10
+"""Halvings of the learning rate of DD's optimizer in a run."""
 
 
 def unroll_for(steps: int) -> Unroll:
-    """Return the exact way to pass through so many steps that suits them: the full graph, or constant memory."""
-    return training.full_graph if steps <= _LONG else training.constant_memory
+    """Return the exact unrolled gradient for `steps` steps: the full graph if they are few, else constant memory."""
+    return training.full_graph if steps <= _FULL_GRAPH_STEPS else training.constant_memory
 
 
-def flip_or_rotate(real: RealData, given: str | None) -> str:
-    """Return `given`, or if it is None one of flip and rotation, which suit the data; see `augmentation_for`."""
-    if given is not None:
-        return given
-    suits = augmentation_for(real, None).split("_")
-    return "_".join(op for op in ("flip", "rotate") if op in suits)
+def flip_or_rotate(real: RealData, requested: str | None) -> str:
+    """Return the augmentation `requested`, or if it is None one of flip and rotation, as far as they suit the data."""
+    if requested is not None:
+        return requested
+    suitable = augmentation_for(real, None).split("_")
+    return "_".join(op for op in ("flip", "rotate") if op in suitable)
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnrolledTraining(IterativeRecipe):
-    """Fresh students train on the set, and the gradient of their loss on real images passes through that training.
+    """Back-propagation through time: the loss of a student on real images is differentiated through its training.
+
+    Each step trains a fresh student on the set.
 
     Attributes:
-        steps: Image steps.
-        image_lr: Learning rate of everything that the set stores.
+        steps: Image steps, each with a fresh student.
+        image_lr: Learning rate of all learned tensors of the set.
         student_lr: Learning rate of the students.
-        real_batch: Real images on which a student is tested.
-        start: Start of the images: noise, real, k-means, means or herding.
+        real_batch: Real images on which a trained student is tested.
+        start: Initialisation of the images: noise, real, k-means, means or herding.
     """
 
     steps: PositiveInt = 20_000
@@ -56,19 +58,19 @@ class UnrolledTraining(IterativeRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class OrderedBatches(UnrolledTraining):
-    """A student trains on batches in their stored order, several times, each time with a rate of its own.
+    """Batches in a fixed order, on which a student trains for several passes with a learned rate for each step.
 
-    A batch holds one image of each class. The images mean little without their order and the rates, which are stored
-    with them and make the protocol.
+    A batch holds one image of each class. The order and the learned rates are stored with the images and form the
+    evaluation protocol.
 
     Attributes:
         passes: Passes of a student through all batches.
-        image_lr: Learning rate of everything that is learned (Adam); halved ten times over the run.
-        student_lr: Start of the learned rate of each step. None takes `grey_lr` for grey images, 0.001 for others.
+        image_lr: Learning rate of all learned tensors (Adam); halved ten times over the run.
+        student_lr: Initial value of the learned rate of each step. None for `grey_lr` on grey images, 0.001 on others.
     """
 
     grey_lr: ClassVar[float]
-    """Start of learned rates on grey images."""
+    """Initial learned rate on grey images."""
 
     image_lr: PositiveFloat = 0.01
     student_lr: PositiveFloat | None = None
@@ -79,17 +81,18 @@ class OrderedBatches(UnrolledTraining):
     def ordered(
         self, real: RealData, *, make_student: MakeStudent, rng: Generator, images: int, learned: bool
     ) -> Plan[Module]:
-        """Return the plan of so many images; labels are free numbers if `learned`, one-hot and fixed otherwise."""
+        """Return the plan of a set of `images` images, with free labels if `learned`, else fixed one-hot labels."""
         from torch import arange
 
         k = real.num_classes
         batches = -(-images // k)
-        # Class by class, as a start has them, to batch by batch.
-        started = start_images(real, batches, self.start, rng).view(k, batches, *real.image_shape)
+        by_class = start_images(real, batches, self.start, rng).view(k, batches, *real.image_shape)
+        # Slots are sorted by batch, not by class: slot i holds an image of class i mod K.
+        by_batch = by_class.transpose(0, 1).flatten(0, 1)
         classes = arange(images) % k
         hard = synthetic.hard_labels(classes, k)
         syn = synthetic.SyntheticSet(
-            synthetic.Pixels(started.transpose(0, 1).flatten(0, 1)[:images]),
+            synthetic.Pixels(by_batch[:images]),
             synthetic.FreeLabels(hard.rows(arange(images))) if learned else hard,
             classes,
             k,
@@ -107,15 +110,15 @@ class OrderedBatches(UnrolledTraining):
             make_optimizer=partial(adam_on_images, lr=self.image_lr, betas=(0.5, 0.999)),
             steps=self.steps,
             rate_at=self._halved,
-            knobs="image_lr or student_lr",
+            divergence_hint="image_lr or student_lr",
         )
 
     @final
-    def evaluation(self, real: RealData) -> Evaluation:
-        """Return the paper's: the same batches in the same order at the learned rates, and nothing else."""
-        return training.Evaluation(
-            protocol="stored order",
-            network=classic_network(real),
+    def protocol(self, real: RealData) -> TrainingProtocol:
+        """Return the paper's protocol: the same batches in the same order, at the learned rates."""
+        return training.TrainingProtocol(
+            name="stored order",
+            network=dd_network(real),
             network_options={"init": "xavier-normal"},
             epochs=self.passes,
             batch_size=real.num_classes,
@@ -131,8 +134,8 @@ class OrderedBatches(UnrolledTraining):
         return synthetic.LearnedRate(start, low=min(1e-5, start), high=max(10.0, start), steps=steps, scale="softplus")
 
     def _first_rate(self, real: RealData) -> float:
-        derived = self.grey_lr if real.image_shape[0] == 1 else 0.001
-        return derived if self.student_lr is None else self.student_lr
+        published = self.grey_lr if real.image_shape[0] == 1 else 0.001
+        return published if self.student_lr is None else self.student_lr
 
     def _halved(self, step: int) -> float:
-        return float(0.5 ** (step * _DROPS // self.steps))
+        return float(0.5 ** (step * _HALVINGS // self.steps))

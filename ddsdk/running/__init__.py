@@ -1,4 +1,4 @@
-"""One run: the loop, the run that owns it, jobs with checkpoints, estimates, and several processes."""
+"""Distillation runs: the outer loop, jobs with checkpoints, cost estimates, and several processes."""
 
 import lazy_loader
 

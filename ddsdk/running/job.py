@@ -1,4 +1,4 @@
-"""A distillation that owns an output folder: locked, checkpointed, and resumed bit for bit."""
+"""A distillation with an output folder that is locked, checkpointed, and resumed bit for bit."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, final
 
-from ddsdk.artefact import Distilled, current_manifest, read_manifest_summary, refuse_foreign
-from ddsdk.foundation import ResumeError, StorageError, lock, require, sweep
+from ddsdk.artefact import Distilled, check_overwrite, current_manifest, read_manifest_summary
+from ddsdk.foundation import ResumeError, StorageError, lock, remove_stale_files, require
 from ddsdk.running.checkpoint import check_config, read_checkpoint, read_config, write_checkpoint
 from ddsdk.running.loop import Step
 from ddsdk.running.run import Run
@@ -18,31 +18,41 @@ from ddsdk.running.run import Run
 CHECKPOINT = "checkpoint.safetensors"
 
 
-def found_config(folder: Path) -> dict[str, Any] | None:
-    """Return the configuration of the run in a folder, finished or not; None if there is none."""
+def stored_config(folder: Path) -> dict[str, Any] | None:
+    """Return the configuration of the finished or unfinished run in a folder, or None for a folder without a run."""
     if (folder / CHECKPOINT).exists():
         return read_config(folder / CHECKPOINT)
-    made = current_manifest(folder)
-    return None if made is None else dict(made.provenance.get("configuration", {}))
+    manifest = current_manifest(folder)
+    return None if manifest is None else dict(manifest.provenance.get("configuration", {}))
 
 
 @final
 class Job:
-    """A context manager that runs a distillation in a folder of its own.
+    """A context manager that runs a distillation in an output folder, with checkpoints from which it can be resumed.
 
     Args:
-        folder: Folder, made if it does not exist, and locked while the job runs.
-        config: Everything that the result depends on, as JSON values; a checkpoint made under another one is
+        folder: Output folder. It is made if it does not exist, and locked while the job runs.
+        config: Configuration that determines the result, as JSON values. A checkpoint of another configuration is
             refused.
-        resume: Whether a checkpoint in the folder is continued.
-        every: Seconds between checkpoints.
+        resume: Whether a run that the folder already holds is continued.
+        every: Time between two checkpoints, in seconds.
 
     Raises:
         FolderBusyError: On entering, if another process writes to the folder.
-        ResumeError: On entering, if the folder holds a set or a checkpoint and `resume` is false, or one made under
+        ResumeError: On entering, if the folder holds a set or a checkpoint and `resume` is false, or if they belong to
             another configuration.
-        StorageError: On entering, if the folder cannot be made, or holds a README.md or manifest.json of something
-            else.
+        StorageError: On entering, if the folder cannot be made, or holds a README.md or manifest.json that ddsdk has
+            not written.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.running import Run
+        >>> run = Run(ddsdk.DM(ipc=1, steps=2, real_batch=16), ddsdk.load("digits"), seed=0)
+        >>> with ddsdk.Job("dm-digits", {"recipe": "dm", "ipc": 1, "steps": 2, "seed": 0}) as job:
+        ...     numbers = [step.number for step in job.steps(run)]
+        ...     content_id = job.finish(run.distilled())
+        >>> numbers, len(ddsdk.Distilled.load("dm-digits"))
+        ([1, 2], 10)
     """
 
     def __init__(
@@ -54,33 +64,41 @@ class Job:
         self._every = every
         self._stack = ExitStack()
         self._checkpoint = self.folder / CHECKPOINT
-        self._taken: int | None = None
+        self._checkpoint_steps: int | None = None
 
     def __enter__(self) -> Job:
-        """Make and lock the folder, and read the checkpoint: a wrong folder is refused before any work."""
+        """Make and lock the folder, and read the checkpoint.
+
+        Returns:
+            This job.
+
+        Raises:
+            ResumeError: If the folder holds a set or a checkpoint and the job does not resume.
+            StorageError: If the folder cannot be made.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"cannot make folder {str(self.folder)!r}: {error.strerror}") from error
         with ExitStack() as stack:
             stack.enter_context(lock(self.folder))
-            sweep(self.folder, older_than=0)
-            refuse_foreign(self.folder, current_manifest(self.folder))
+            remove_stale_files(self.folder, older_than=0)
+            check_overwrite(self.folder, current_manifest(self.folder))
             if not self._resume and (self._checkpoint.exists() or self._holds_set):
                 raise ResumeError(
                     f"{str(self.folder)!r} already holds a run; pass --resume to go on with it, or name another folder"
                 )
             if self.finished:
-                made = read_manifest_summary(self.folder).provenance.get("configuration", {})
-                check_config(self.folder, made, self._config)
+                stored_config = read_manifest_summary(self.folder).provenance.get("configuration", {})
+                check_config(self.folder, stored_config, self._config)
             elif self._checkpoint.exists():
                 state = read_checkpoint(self._checkpoint, self._config)
-                self._taken = int(state["distillation"]["index"])
+                self._checkpoint_steps = int(state["distillation"]["index"])
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Release the folder."""
+        """Release the lock of the folder."""
         self._stack.close()
 
     @property
@@ -89,32 +107,38 @@ class Job:
 
     @property
     def finished(self) -> bool:
-        """Whether the folder already holds the set that the run was for."""
+        """Whether the folder already holds the result of the run."""
         return self._holds_set and not self._checkpoint.exists()
 
     @property
     def diverged(self) -> bool:
-        """Whether the set in the folder is the last finite one of a run that diverged."""
+        """Whether the set in the folder is the last finite set of a run that diverged."""
         return self._holds_set and read_manifest_summary(self.folder).provenance.get("diverged") is True
 
     @property
     def steps_taken(self) -> int:
-        """Steps of the checkpoint that was found on entering; 0 where there was none."""
-        return self._taken or 0
+        """Number of outer steps in the checkpoint that was read on entering; 0 without a checkpoint."""
+        return self._checkpoint_steps or 0
 
     @property
     def resumes(self) -> bool:
-        """Whether there was a checkpoint to go on from."""
-        return self._taken is not None
+        """Whether the job continues from a checkpoint."""
+        return self._checkpoint_steps is not None
 
     def settle(self, config: Mapping[str, Any]) -> None:
-        """Replace the configuration by one that the start of the run has decided; ValueError for a run under way."""
+        """Replace the configuration before the first step, such as by one with the steps that fit into a time budget.
+
+        A job whose folder already holds a run keeps its configuration: ValueError.
+        """
         started = self.resumes or self._holds_set
         require(not started, "config", "stay that of the run in the folder", str(self.folder))
         self._config = dict(config)
 
     def steps(self, run: Run[Any]) -> Iterator[Step]:
-        """Give the steps that are left of a run, with a checkpoint at the start, now and then, and however it ends."""
+        """Yield the remaining steps of a run.
+
+        A checkpoint is written before the first step, at the interval of the job, and when the loop ends or is left.
+        """
         if self._checkpoint.exists():
             run.load_state_dict(read_checkpoint(self._checkpoint, self._config))
         self._save(run)
@@ -127,11 +151,15 @@ class Job:
                     saved = now
                 yield step
         finally:
-            # A step is whole or it was undone: the state is sound wherever the loop was left.
+            # `Distillation` undoes a step that an exception interrupts, so the state is always that of a whole step.
             self._save(run)
 
     def finish(self, distilled: Distilled) -> str:
-        """Save the set with the job's configuration, then drop the checkpoint; return the content id."""
+        """Save the set with the configuration of the job, and delete the checkpoint.
+
+        Returns:
+            The content id of the set.
+        """
         provenance = {**distilled.provenance, "configuration": self._config}
         content_id = dataclasses.replace(distilled, provenance=provenance).save(self.folder)
         self._checkpoint.unlink(missing_ok=True)

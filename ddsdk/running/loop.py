@@ -1,4 +1,4 @@
-"""The one loop: step a synthetic set against real data under a supply of students."""
+"""The outer loop of a distillation: each step updates a synthetic set against real data through student networks."""
 
 from __future__ import annotations
 
@@ -12,62 +12,87 @@ import torch
 from torch import Tensor
 
 from ddsdk.data import Source
-from ddsdk.foundation import Checked, DivergedError, PositiveFloat, PositiveInt, derive, require, require_rng
+from ddsdk.foundation import CheckedDataclass, DivergedError, PositiveFloat, PositiveInt, derive, require, require_rng
 from ddsdk.objectives import Objective
 from ddsdk.students import Students
-from ddsdk.synthetic import Leaves, SyntheticSet
+from ddsdk.synthetic import LeafView, SyntheticSet
 
-_USUAL = 0.9
+_NORM_DECAY = 0.9
 """Decay of the moving average of gradient norms."""
 
-_SKIPS = 100
-"""Steps in a row that may be left out before the run counts as diverged."""
+_MAX_SKIPS = 100
+"""Consecutive skipped steps after which a run counts as diverged."""
 
 S = TypeVar("S")
 
 
 @dataclass(frozen=True)
-class Schedule(Generic[S]):
-    """An objective that changes in the course of a run.
+class ObjectiveSchedule(Generic[S]):
+    """An objective that depends on the outer step.
 
     Attributes:
-        at: Step, counted from 0, to the objective of that step.
+        at: Function from the step, counted from 0, to the objective of that step.
+
+    Example:
+        >>> import dataclasses, ddsdk
+        >>> from ddsdk.running import ObjectiveSchedule
+        >>> real = ddsdk.load("digits")
+        >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> plan = ddsdk.DM(ipc=1, steps=4).plan(real, make_student=make_student, rng=ddsdk.generator(0))
+        >>> small, large = (dataclasses.replace(plan.objective, real_batch=n) for n in (16, 64))
+        >>> plan = dataclasses.replace(plan, objective=ObjectiveSchedule(lambda step: small if step < 2 else large))
+        >>> [plan.objective_at(step).real_batch for step in range(4)]
+        [16, 16, 64, 64]
     """
 
     at: Callable[[int], Objective[S]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan(Checked, Generic[S]):
-    """The parts of one distillation. Swap one with `dataclasses.replace`.
+class Plan(CheckedDataclass, Generic[S]):
+    """The interchangeable parts of one distillation. `dataclasses.replace` exchanges a part.
 
     Attributes:
-        syn: Set at its start.
-        objective: Function that is minimised.
-        students: Supply of the student networks.
-        make_optimizer: Function that builds the optimizer of the set's parameters.
+        syn: Synthetic set at its start, which the loop updates in place.
+        objective: Loss of the synthetic set, or a schedule of losses.
+        students: Supply of the student networks, one student for each step.
+        make_optimizer: Function from the set to the optimizer of its parameters.
         steps: Number of outer steps.
-        average: Decay, in (0, 1), of an exponential moving average of everything the set stores; the average is then
-            the result. None for the set of the last step.
-        skip_above: Loss above which a step changes nothing and is counted; None for no such bound.
-        clip_norm: Norm to which the gradient of a step is scaled down; None for no such bound.
-        clip_ratio: Multiple, at least 1, of the usual norm to which the gradient of a step is scaled down. The usual
-            norm is an exponential moving average, with decay 0.9, of the norms so far, each as it was cut. None for no
-            such bound.
-        penalty: Further term of what the set stores, without data, such as on the edges of a graph.
-        reduce: Function of the parameters, whose gradients it may change, and of the loss after the terms of a step;
-            it returns the loss that counts. `ddsdk.running.ProcessSum` sums both over processes.
-        rate_at: Function from the step, counted from 0, to the factor on the optimizer's learning rates. None for 1.
-        finish: Function `(syn, rng) -> syn` that makes the result of the set at the end, such as with soft labels.
-        validate: Score of a set, such as the accuracy of a network trained on it. The best of the scored sets is then
-            the result. None for the set of the last step.
-        validate_every: Steps between two scores; the last step always has one.
-        knobs: Parameters to change where the run diverges, for its error message.
-        trial: Steps of a trial that measures time: as far as the first lesson of students that have some.
+        average: Decay, in (0, 1), of an exponential moving average of all parameters of the set; the average is then
+            the result. None for no average.
+        skip_above: Loss above which a step is skipped: it changes nothing and is counted. None for no such bound.
+        clip_norm: Largest norm of the gradient of a step; a larger gradient is scaled down to it. None for no such
+            bound.
+        clip_ratio: Largest norm of the gradient, as a multiple (at least 1) of an exponential moving average of the
+            clipped norms so far, with decay 0.9. None for no such bound.
+        penalty: Regulariser of the set, a loss term without real data, such as on the edges of a graph. None for no
+            regulariser.
+        reduce: Function `(parameters, loss) -> loss` that is called after the backward pass and may change the
+            gradients of the parameters in place. `ddsdk.running.ProcessSum` sums both over processes. None for no
+            reduction.
+        rate_at: Learning-rate schedule: function from the step, counted from 0, to a factor on the optimizer's
+            learning rates. None for constant rates.
+        finish: Function `(syn, rng) -> syn` that is applied to the final set, such as for soft labels of a teacher.
+            None for the set itself.
+        validate: Function from a set to its validation score, larger is better, such as the accuracy of a network
+            trained on it. The best of the scored sets is then the result. None for the set of the last step.
+        validate_every: Steps between two validations; the last step is always validated.
+        divergence_hint: Names of the hyperparameters that the error message of a diverged run advises to lower.
+        trial: Number of steps on which `ddsdk.running.estimate` measures the cost; enough of them to include an update
+            of the students, for supplies that train students between steps.
+
+    Example:
+        >>> import dataclasses, ddsdk
+        >>> real = ddsdk.load("digits")
+        >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> plan = ddsdk.DM(ipc=1).plan(real, make_student=make_student, rng=ddsdk.generator(0))
+        >>> plan = dataclasses.replace(plan, steps=2, clip_norm=1.0, average=0.9)
+        >>> plan.steps, plan.clip_norm
+        (2, 1.0)
     """
 
     syn: SyntheticSet
-    objective: Objective[S] | Schedule[S]
+    objective: Objective[S] | ObjectiveSchedule[S]
     students: Students[S]
     make_optimizer: Callable[[SyntheticSet], torch.optim.Optimizer]
     steps: PositiveInt
@@ -81,7 +106,7 @@ class Plan(Checked, Generic[S]):
     finish: Callable[[SyntheticSet, torch.Generator], SyntheticSet] | None = None
     validate: Callable[[SyntheticSet], float] | None = None
     validate_every: PositiveInt = 100
-    knobs: str = "image_lr"
+    divergence_hint: str = "image_lr"
     trial: PositiveInt = 2
 
     def __post_init__(self) -> None:
@@ -93,16 +118,16 @@ class Plan(Checked, Generic[S]):
 
     def objective_at(self, step: int) -> Objective[S]:
         """Return the objective of a step, counted from 0."""
-        return self.objective.at(step) if isinstance(self.objective, Schedule) else self.objective
+        return self.objective.at(step) if isinstance(self.objective, ObjectiveSchedule) else self.objective
 
 
 class Step(NamedTuple):
-    """One finished step.
+    """One finished outer step.
 
     Attributes:
-        number: Counts from 1.
-        loss: Sum of the objective's terms, before the update.
-        syn: The set after the update; the same object at every step.
+        number: Number of the step, counted from 1.
+        loss: Sum of the objective's terms and the regulariser, before the update.
+        syn: Synthetic set after the update; the same object at every step.
     """
 
     number: int
@@ -112,28 +137,38 @@ class Step(NamedTuple):
 
 @final
 class Distillation(Generic[S], Iterator[Step]):
-    """Iterator over the steps of a plan.
+    """Iterator over the outer steps of a plan.
 
-    Each step derives its random numbers from (seed, step), so a run that is resumed from `state_dict` goes on
-    bit for bit like one that was never stopped (on a CPU, with the same versions and number of threads).
+    Each step derives its random numbers from (seed, step). A run that is resumed from `state_dict` therefore continues
+    bit for bit like an uninterrupted run, on a CPU with the same versions and number of threads.
 
-    A step whose loss or result is not finite is undone together with the step before it, which made the set
-    that it met; both are tried again with a learning rate `shrink` times as large, at most `retries` times in
-    a run. A step that an exception breaks off, Ctrl-C included, is undone: the loop can go on afterwards.
+    A step with a non-finite loss or result is undone together with the step before it, whose update may have caused
+    it. Both are repeated with `shrink` times the learning rate, at most `retries` times in a run. A step that an
+    exception interrupts, Ctrl-C included, is undone, and the loop can continue afterwards.
 
     Args:
         plan: Parts of the loop. Its set is changed in place.
-        real: Real data.
-        rng: Root of every random number; it is not advanced.
-        retries: Number of times that the learning rate may shrink.
-        shrink: Factor of the learning rate, in (0, 1).
+        real: Real data that the students and the objective sample.
+        rng: Root of all random numbers of the loop; it is not advanced.
+        retries: Largest number of reductions of the learning rate, at least 0.
+        shrink: Factor on the learning rate at each reduction, in (0, 1).
 
     Attributes:
-        validations: Pairs (step, value) of the scores of the plan's `validate`.
+        validations: Pairs (step, score) of the validations so far.
 
     Raises:
-        DivergedError: From `next`, when values are not finite and no retries are left. The set is then the last
-            finite one; the error carries it as `syn`.
+        DivergedError: From `next`, when values are not finite and no retries are left, or when 100 consecutive steps
+            exceeded `skip_above`. The set is then the last finite one; the error carries it as `syn`.
+
+    Example:
+        >>> import ddsdk
+        >>> real = ddsdk.load("digits")
+        >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> recipe = ddsdk.DM(ipc=1, steps=2, real_batch=16)
+        >>> plan = recipe.plan(real, make_student=make_student, rng=ddsdk.generator(0))
+        >>> loop = ddsdk.Distillation(plan, real, rng=ddsdk.generator(1))
+        >>> [step.number for step in loop], len(loop.result)
+        ([1, 2], 10)
     """
 
     def __init__(
@@ -145,36 +180,43 @@ class Distillation(Generic[S], Iterator[Step]):
         self.plan = plan
         self.real = real
         self.index = 0
-        self.shrunk = 0
+        self.rate_reductions = 0
         self.skipped = 0
         self.diverged = False
         self._rng = derive(rng)
         self._retries = retries
         self._shrink = shrink
         self._optimizer = plan.make_optimizer(plan.syn)
-        self._in_a_row = 0
-        self._usual_norm: float | None = None
+        self._consecutive_skips = 0
+        self._mean_norm: float | None = None
         self._average = None if plan.average is None else copy.deepcopy(plan.syn.state_dict())
         self._best: dict[str, Any] | None = None
         self.validations: tuple[tuple[int, float], ...] = ()
-        self._good = self._snapshot()
+        self._undo_state = self._snapshot()
 
     def __iter__(self) -> Distillation[S]:
         """Return self: a distillation is its own iterator."""
         return self
 
     def __next__(self) -> Step:
-        """Take one step."""
+        """Take one step.
+
+        Returns:
+            The finished step.
+
+        Raises:
+            StopIteration: After the last step.
+        """
         while self.index < self.plan.steps:
             before = self._snapshot()
             try:
                 loss = self._gradient()
                 if math.isfinite(loss):
                     self._update(loss)
-                    # Where this fails the gradient was at fault and not what came before: undo this step alone.
-                    self._good = before
+                    # The loss was finite, so a non-finite set is the fault of this gradient: undo this step alone.
+                    self._undo_state = before
                     if self.plan.syn.is_finite():
-                        self._follow()
+                        self._update_average()
                         self.index += 1
                         self._validate()
                         return Step(self.index, loss, self.plan.syn)
@@ -186,31 +228,31 @@ class Distillation(Generic[S], Iterator[Step]):
 
     @property
     def result(self) -> SyntheticSet:
-        """Finished set: the best one of a plan that validates, the moving average, or the set of the last step."""
+        """Final set: the best validated one, else the moving average, else the set of the last step."""
         return self._result(self._average if self._best is None else self._best["syn"])
 
     def record(self) -> dict[str, float]:
-        """Return the course of the run, for the provenance of its set."""
+        """Return counts and the best validation of the run, for the provenance of its set."""
         return {
             "steps_done": self.index,
             "steps_skipped": self.skipped,
-            "rate_reductions": self.shrunk,
+            "rate_reductions": self.rate_reductions,
             "diverged": self.diverged,
             **({} if self._best is None else {"best_step": self._best["step"], "best_value": self._best["value"]}),
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that the next step depends on, beside plan and data."""
-        return {**self._snapshot(), "shrunk": self.shrunk, "good": self._good}
+        """Return the state that, with plan and data, determines all further steps."""
+        return {**self._snapshot(), "shrunk": self.rate_reductions, "good": self._undo_state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where `state_dict` was taken."""
+        """Continue from a state of `state_dict`."""
         self._restore(state)
-        self.shrunk = state["shrunk"]
-        self._good = copy.deepcopy(state["good"])
+        self.rate_reductions = state["shrunk"]
+        self._undo_state = copy.deepcopy(state["good"])
 
     def _result(self, state: dict[str, Any] | None) -> SyntheticSet:
-        """Return the finished set with what `state` stores; None for what the plan's own set stores now."""
+        """Return the final set with the parameters of `state`; None for the current ones."""
         syn = self.plan.syn
         if state is not None:
             syn = copy.deepcopy(syn)
@@ -221,52 +263,53 @@ class Distillation(Generic[S], Iterator[Step]):
         plan = self.plan
         if plan.validate is None or (self.index % plan.validate_every and self.index < plan.steps):
             return
-        value = float(plan.validate(self._result(self._average)))
-        self.validations += ((self.index, value),)
-        if self._best is None or value > self._best["value"]:
+        score = float(plan.validate(self._result(self._average)))
+        self.validations += ((self.index, score),)
+        if self._best is None or score > self._best["value"]:
             state = plan.syn.state_dict() if self._average is None else self._average
-            self._best = {"step": self.index, "value": value, "syn": copy.deepcopy(dict(state))}
+            self._best = {"step": self.index, "value": score, "syn": copy.deepcopy(dict(state))}
 
     def _gradient(self) -> float:
-        """Leave the gradient of this step in the parameters; return the loss."""
-        syn, key = self.plan.syn, derive(self._rng, "step", self.index)
-        student = self.plan.students.next(self.real, syn, derive(key, "students"))
+        """Return the loss of this step, after its gradient is accumulated in the parameters of the set."""
+        syn, rng = self.plan.syn, derive(self._rng, "step", self.index)
+        student = self.plan.students.next(self.real, syn, derive(rng, "students"))
         self._optimizer.zero_grad(set_to_none=True)
-        leaves, total = Leaves(syn), 0.0
+        leaves, loss = LeafView(syn), 0.0
         objective = self.plan.objective_at(self.index)
-        for term in objective(student, self.real, leaves, derive(key, "objective")):
-            # Only the leaves get a gradient: a student's own parameters would cost a pass that nobody reads.
+        for term in objective(student, self.real, leaves, derive(rng, "objective")):
+            # Gradients of the student's own parameters are never used, so only those of the leaves are computed.
             torch.autograd.backward(term, inputs=leaves.inputs)
             leaves.pull_back()
-            total += float(term.detach())
+            loss += float(term.detach())
         leaves.finish()
         if self.plan.penalty is not None:
             penalty = self.plan.penalty(syn)
             torch.autograd.backward(penalty)
-            total += float(penalty.detach())
+            loss += float(penalty.detach())
         if self.plan.reduce is None:
-            return total
-        return self.plan.reduce([p for p in syn.parameters() if p.requires_grad], total)
+            return loss
+        return self.plan.reduce([p for p in syn.parameters() if p.requires_grad], loss)
 
     def _update(self, loss: float) -> None:
         plan = self.plan
         if plan.skip_above is not None and loss > plan.skip_above:
             self.skipped += 1
-            self._in_a_row += 1
-            if self._in_a_row == _SKIPS:
+            self._consecutive_skips += 1
+            if self._consecutive_skips == _MAX_SKIPS:
                 self.diverged = True
                 raise DivergedError(
-                    f"the loss exceeded skip_above={plan.skip_above} in {_SKIPS} steps in a row, last {loss:.4g} in "
-                    f"step {self.index + 1}. Raise skip_above, or lower {plan.knobs}.",
+                    f"the loss exceeded skip_above={plan.skip_above} in {_MAX_SKIPS} steps in a row, last {loss:.4g} "
+                    f"in step {self.index + 1}. Raise skip_above, or lower {plan.divergence_hint}.",
                     plan.syn,
                 )
             return
-        self._in_a_row = 0
+        self._consecutive_skips = 0
         self._clip()
         groups = self._optimizer.param_groups
         rates = [group["lr"] for group in groups]
         factor = 1.0 if plan.rate_at is None else plan.rate_at(self.index)
-        # The state of the optimizer holds the full rates: a step does not depend on those before it.
+        # The factor is applied for this step alone: the optimizer's state keeps the unscheduled rates, so that factors
+        # of different steps do not multiply.
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate * factor
         self._optimizer.step()
@@ -282,18 +325,18 @@ class Distillation(Generic[S], Iterator[Step]):
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
-        # A first gradient of zero says nothing about what is usual.
-        usual = self._usual_norm or norm
-        bound = plan.clip_ratio * usual
+        # A mean of 0, from a first gradient of zero, counts as unset: it would bound all later gradients by 0.
+        mean_norm = self._mean_norm or norm
+        bound = plan.clip_ratio * mean_norm
         if norm > bound:
             for gradient in gradients:
                 gradient.mul_(bound / norm)
-        # One gradient of a thousand times the usual norm must not let the next ones pass.
-        self._usual_norm = _USUAL * usual + (1 - _USUAL) * min(norm, bound)
+        # The clipped norm is averaged: a single very large gradient must not raise the bound of the next steps.
+        self._mean_norm = _NORM_DECAY * mean_norm + (1 - _NORM_DECAY) * min(norm, bound)
 
-    def _follow(self) -> None:
-        """Move the average one step towards the set; it stays where the step was left out."""
-        if self._average is None or self.plan.average is None or self._in_a_row:
+    def _update_average(self) -> None:
+        """Move the average one step towards the set, unless the step was skipped."""
+        if self._average is None or self.plan.average is None or self._consecutive_skips:
             return
         for name, value in self.plan.syn.state_dict().items():
             if value.is_floating_point():
@@ -301,20 +344,21 @@ class Distillation(Generic[S], Iterator[Step]):
 
     def _back_off(self, loss: float) -> None:
         rates = [group["lr"] for group in self._optimizer.param_groups]
-        failed = self.index
-        self._restore(self._good)
-        if self.shrunk == self._retries:
+        failed_index = self.index
+        self._restore(self._undo_state)
+        if self.rate_reductions == self._retries:
             self.diverged = True
             raise DivergedError(
-                f"step {failed + 1} was not finite (loss {loss}) after {self.shrunk} reductions of the learning rate "
-                f"to {rates}; the set is that of step {self.index}. Lower {self.plan.knobs}, or set clip_norm.",
+                f"step {failed_index + 1} was not finite (loss {loss}) after {self.rate_reductions} reductions of the "
+                f"learning rate to {rates}; the set is that of step {self.index}. "
+                f"Lower {self.plan.divergence_hint}, or set clip_norm.",
                 self.plan.syn,
             )
-        self.shrunk += 1
+        self.rate_reductions += 1
         for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * self._shrink
-        # A second failure at the same place must find the smaller rate too.
-        self._good = self._snapshot()
+        # The state to return to gets the reduced rate, so that a second failure at this step reduces it further.
+        self._undo_state = self._snapshot()
 
     def _snapshot(self) -> dict[str, Any]:
         return copy.deepcopy(
@@ -323,8 +367,8 @@ class Distillation(Generic[S], Iterator[Step]):
                 "syn": dict(self.plan.syn.state_dict()),
                 "optimizer": self._optimizer.state_dict(),
                 "students": self.plan.students.state_dict(),
-                "skipped": (self.skipped, self._in_a_row),
-                "usual_norm": self._usual_norm,
+                "skipped": (self.skipped, self._consecutive_skips),
+                "usual_norm": self._mean_norm,
                 "average": None if self._average is None else dict(self._average),
                 "best": self._best,
                 "validations": self.validations,
@@ -332,15 +376,15 @@ class Distillation(Generic[S], Iterator[Step]):
         )
 
     def _restore(self, snapshot: dict[str, Any]) -> None:
-        # load_state_dict of an optimizer keeps the tensors it is given.
+        # A copy, because an optimizer's load_state_dict keeps references to the tensors of the state.
         state = copy.deepcopy(snapshot)
         self.index = state["index"]
         self.plan.syn.load_state_dict(state["syn"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.plan.students.load_state_dict(state["students"])
-        self.skipped, self._in_a_row = state["skipped"]
-        # Runs that were kept before there was one have none.
-        self._usual_norm = state.get("usual_norm")
+        self.skipped, self._consecutive_skips = state["skipped"]
+        # Checkpoints from before clip_ratio existed have no such entry.
+        self._mean_norm = state.get("usual_norm")
         self._average = state["average"]
         self._best = state["best"]
         self.validations = state["validations"]

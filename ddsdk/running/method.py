@@ -1,4 +1,4 @@
-"""The interface of methods: with steps, or without."""
+"""Base classes of the methods: with outer steps, or without."""
 
 from __future__ import annotations
 
@@ -10,24 +10,32 @@ from ddsdk.foundation import require
 if TYPE_CHECKING:
     import torch
 
-    from ddsdk.artefact import Certificate, Described
+    from ddsdk.artefact import Certificate, DataDescription
     from ddsdk.data import Source
     from ddsdk.running.loop import Plan
     from ddsdk.students import MakeStudent, TrainedRuns
     from ddsdk.synthetic import SyntheticSet
-    from ddsdk.training import Evaluation
+    from ddsdk.training import TrainingProtocol
 
 
 R = TypeVar("R")
 
 
 class Method(ABC, Generic[R]):
-    """A method that makes a distilled set of real data of type R, as a frozen dataclass of its parameters.
+    """A method of dataset distillation: a frozen dataclass of its hyperparameters, for real data of type R.
 
     Attributes:
         name: Name on the command line and in tables.
-        length: Field that holds the number of outer steps, or of students with a fixed number of steps each.
-        retries: Number of times that a step with values that are not finite may be tried again at a smaller rate.
+        length: Name of the field with the number of outer steps, or with the number of students where each student
+            serves a fixed number of steps.
+        retries: Largest number of learning-rate reductions after steps with non-finite values.
+
+    Example:
+        >>> import ddsdk
+        >>> ddsdk.DM.name, ddsdk.DM.length, ddsdk.DC.length
+        ('dm', 'steps', 'students')
+        >>> ddsdk.DM.trains_networks(), ddsdk.MTT.trains_networks()
+        (False, True)
     """
 
     name: ClassVar[str]
@@ -35,21 +43,21 @@ class Method(ABC, Generic[R]):
     retries: ClassVar[int] = 5
 
     @abstractmethod
-    def evaluation(self, real: R) -> Evaluation:
-        """Return the protocol of training on a set of `real`."""
+    def protocol(self, real: R) -> TrainingProtocol:
+        """Return the protocol of training networks on a distilled set of `real`."""
 
     @abstractmethod
     def source(self, real: R) -> Source:
-        """Return the batches of `real` that a step draws."""
+        """Return `real` as a source of batches for the steps."""
 
     @abstractmethod
-    def described(self, real: R) -> Described:
-        """Return what the artefact records of `real`."""
+    def described(self, real: R) -> DataDescription:
+        """Return the description of `real` that the artefact records."""
 
     def student(self, real: R) -> MakeStudent | None:  # noqa: ARG002
-        """Return the factory of the student networks where the caller names none; None for a method without networks.
+        """Return the default factory of student networks; None for a method without networks.
 
-        A method with networks overrides this; one without refuses a factory of the caller.
+        A method with networks overrides this; one without them refuses a factory of the caller.
         """
         return None
 
@@ -60,61 +68,75 @@ class Method(ABC, Generic[R]):
         return cls.student is not Method.student
 
     def refuse(self, real: R, *, start: object, validation: object, transform: object) -> None:
-        """Raise an error for data or options that the method does not allow, before any work; the default allows all.
+        """Raise an error for data or options that the method does not support, before any work is done.
 
-        Warm start, held-out score and change of the plan are those of `distill`.
+        By default everything is supported. `start`, `validation` and `transform` are the arguments of `distill`.
         """
 
     def runs(self, real: R, *, make_student: MakeStudent, rng: torch.Generator) -> TrainedRuns | None:  # noqa: ARG002
-        """Return the networks that must be trained on `real` first: experts, pools or teachers; None for none.
+        """Return the training runs on `real` that the method needs: experts, pools or teachers; None for none.
 
-        Their seed derives from the generator that `IterativeMethod.plan` gets too.
+        Their seed derives from the generator that is also passed to `IterativeMethod.plan`.
         """
         return None
 
     @classmethod
     @final
     def trains_networks(cls) -> bool:
-        """Return whether the method needs networks that are trained on the real data first."""
+        """Return whether the method needs networks that are first trained on the real data."""
         return cls.runs is not Method.runs
 
     def stored(self, syn: SyntheticSet, real: R) -> tuple[SyntheticSet, dict[str, Any]]:  # noqa: ARG002
         """Return the set that the artefact stores, and further fields of `ddsdk.Distilled`, such as edges.
 
-        Entries of a field ``provenance`` take the place of those of the run; the others stay.
+        Entries of a field ``provenance`` are added to those of the run, and replace entries of the same name.
         """
         return syn, {}
 
     def certificate(self, real: R) -> Certificate | None:  # noqa: ARG002
-        """Return the certificate of a private release; None without one."""
+        """Return the certificate of a differentially private method; None for other methods."""
         return None
 
 
 class IterativeMethod(Method[R]):
-    """A method that runs the loop of `ddsdk.Distillation` over a plan.
+    """A method that optimises the synthetic set in outer steps, from the parts of a plan.
 
     Attributes:
-        repeatable: Whether a plan may be built twice and a step taken twice; false where either is a paid release.
+        repeatable: Whether a plan may be built twice and a step taken twice. False for private methods, where each
+            release spends privacy budget.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.running import IterativeMethod
+        >>> isinstance(ddsdk.DM(ipc=1), IterativeMethod), isinstance(ddsdk.KRR(ipc=1), IterativeMethod)
+        (True, False)
     """
 
     repeatable: ClassVar[bool] = True
 
     @abstractmethod
     def plan(self, real: R, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[Any]:
-        """Return the plan; `dataclasses.replace` swaps one part of it."""
+        """Return the parts of the distillation, which `dataclasses.replace` can exchange."""
 
     def admit(self, plan: Plan[Any]) -> None:
-        """Raise an error for a changed plan that the method does not allow; the default allows all."""
+        """Raise an error for a plan that a caller has changed in an unsupported way; by default all are supported."""
 
 
 class DirectMethod(Method[R]):
-    """A method without steps: selection, or a solution in closed form."""
+    """A method without outer steps: the selection of a coreset, or a solution in closed form.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.running import DirectMethod
+        >>> isinstance(ddsdk.KRR(ipc=1), DirectMethod)
+        True
+    """
 
     def refuse(self, real: R, *, start: object, validation: object, transform: object) -> None:  # noqa: ARG002
-        """Refuse every option of a plan."""
+        """Refuse all options of a plan with a ValueError."""
         for option, value in {"start": start, "validation": validation, "transform": transform}.items():
             require(value is None, option, f"be left out for {self.name}, which has no steps", value)
 
     @abstractmethod
     def make(self, real: R, *, make_student: MakeStudent, rng: torch.Generator) -> SyntheticSet:
-        """Return the set."""
+        """Return the synthetic set."""

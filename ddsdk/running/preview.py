@@ -1,4 +1,4 @@
-"""Time, memory and disk of a distillation, measured on its first steps, and the length that fits into a time."""
+"""Estimates of time, memory and disk from a few trial steps, and the number of steps that fits into a time budget."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """Cost of a run.
+class CostEstimate:
+    """Estimated cost of a run.
 
     Attributes:
-        steps: Outer steps.
-        seconds: Steps times the mean time of a trial step, the first one left out.
-        memory: Peak bytes of the process on a CPU, of the allocator on a GPU.
-        disk: Bytes of a checkpoint and the finished set together.
+        steps: Number of outer steps.
+        seconds: Wall-clock time: the number of steps times the mean time of a trial step.
+        memory: Peak memory in bytes, of the process on a CPU and of the allocator on a GPU.
+        disk: Disk space in bytes, for a checkpoint and the finished set.
     """
 
     steps: int
@@ -39,12 +39,19 @@ class Estimate:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the peak bytes of this process so far on a device."""
+    """Return the peak memory of this process on a device so far, in bytes.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk.running import peak_memory
+        >>> peak_memory(torch.device("cpu")) > 0
+        True
+    """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     if _STATUS.exists():
         return _status("VmHWM")
-    # Windows has no such module.
+    # Imported here, because Windows has no such module.
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -52,7 +59,11 @@ def peak_memory(device: torch.device) -> int:
 
 
 def restart_peak_memory() -> int:
-    """Let `peak_memory` of the CPU count from now on; return the bytes that are resident now. Linux only."""
+    """Reset the peak of the CPU that `peak_memory` reports, on Linux only.
+
+    Returns:
+        The bytes that are resident now.
+    """
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 
@@ -62,10 +73,22 @@ def _status(key: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def estimate(distillation: Distillation[Any]) -> Estimate:
-    """Take the first steps of a distillation, as many as its plan says, and put it back where it was.
+def estimate(distillation: Distillation[Any]) -> CostEstimate:
+    """Measure the trial steps of a distillation, undo them, and estimate the cost of the whole run.
 
-    The first one is not timed where there are others: it pays for what is made once. Nothing is validated.
+    The first trial step is not timed where the plan has several, because it includes one-time costs. Validations are
+    left out.
+
+    Returns:
+        The cost of all steps of the plan.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.running import Run, estimate
+        >>> run = Run(ddsdk.DM(ipc=1, steps=100, real_batch=16), ddsdk.load("digits"))
+        >>> cost = estimate(run.distillation)
+        >>> cost.steps, cost.seconds > 0, run.distillation.index
+        (100, True, 0)
     """
     plan, state = distillation.plan, distillation.state_dict()
     times = []
@@ -79,45 +102,53 @@ def estimate(distillation: Distillation[Any]) -> Estimate:
     finally:
         distillation.plan = plan
         distillation.load_state_dict(state)
-    stored = sum(t.nbytes for t in tensors.values())
-    decoded = sum(t.nbytes for t in plan.syn.state_dict().values())
-    return Estimate(
+    checkpoint_bytes = sum(t.nbytes for t in tensors.values())
+    set_bytes = sum(t.nbytes for t in plan.syn.state_dict().values())
+    return CostEstimate(
         steps=plan.steps,
         seconds=plan.steps * fmean(times[1:] or times or [0.0]),
         memory=peak_memory(plan.syn.device),
-        disk=2 * stored + 2 * decoded,
+        # Twice, because an atomic write keeps the old file until the new one is complete.
+        disk=2 * checkpoint_bytes + 2 * set_bytes,
     )
 
 
 class BudgetFit(NamedTuple):
-    """Length of a run under a budget.
+    """Length of a run under a time budget.
 
     Attributes:
-        estimate: Estimate of the steps that will be taken.
-        planned: Outer steps that the method had before.
-        fits: Outer steps that there is time for; fewer than 1 where the budget is too short.
-        spent: Seconds before the first step.
+        estimate: Estimated cost of the steps that will be taken.
+        planned: Number of outer steps of the method before it was shortened.
+        fits: Number of outer steps that the budget allows; below 1 for a budget that is too short.
+        spent: Time before the first step, in seconds.
     """
 
-    estimate: Estimate
+    estimate: CostEstimate
     planned: int
     fits: int
     spent: float
 
 
-def with_length(method: M, value: int) -> M:
-    """Return a method of another length, see `IterativeMethod.length`."""
+def with_steps(method: M, value: int) -> M:
+    """Return a copy of a method with another value of its field `IterativeMethod.length`.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.running import with_steps
+        >>> with_steps(ddsdk.DM(ipc=1), 5).steps
+        5
+    """
     changes: dict[str, Any] = {method.length: value}
     return dataclasses.replace(method, **changes)  # type: ignore[type-var]  # methods are dataclasses
 
 
-def shortened(method: M, planned: int, fits: int) -> tuple[M, int]:
-    """Return a method of `planned` outer steps with at most `fits`, one at least, and the number that it then has.
+def shortened_method(method: M, planned: int, fits: int) -> tuple[M, int]:
+    """Return a method with at most `fits` of its `planned` outer steps, at least 1, and its number of steps.
 
-    A method whose length counts students keeps whole ones.
+    A method whose length is a number of students keeps the steps of each student, so it has a multiple of these.
     """
     if fits >= planned:
         return method, planned
-    each = 1 if method.length == "steps" else max(1, planned // getattr(method, method.length))
-    number = max(1, fits // each)
-    return with_length(method, number), number * each
+    steps_per_unit = 1 if method.length == "steps" else max(1, planned // getattr(method, method.length))
+    units = max(1, fits // steps_per_unit)
+    return with_steps(method, units), units * steps_per_unit

@@ -1,7 +1,8 @@
-"""One large matching step over several processes: each takes a share of the classes, and gradients are summed by hand.
+"""Data-parallel matching: each process takes a share of the classes, and the gradients of a step are summed.
 
-Wrappers such as DistributedDataParallel do not synchronise gradients that `torch.autograd.grad` computed; here every
-process adds up its own terms, the sums are added over all processes, and all take the same step.
+DistributedDataParallel synchronises only gradients of `Tensor.backward`, and not those of `torch.autograd.grad`, which
+gradient matching needs. Here each process adds up the gradients of its own classes, the sums are added over all
+processes, and all processes take the same step.
 """
 
 from __future__ import annotations
@@ -16,15 +17,27 @@ from torch import Tensor
 
 from ddsdk.foundation import require
 from ddsdk.objectives import ClassMatch
-from ddsdk.running.loop import Plan, Schedule
+from ddsdk.running.loop import ObjectiveSchedule, Plan
 
 
 @final
 class ProcessSum:
-    """Add up gradients and losses over the processes of the default group of `torch.distributed`.
+    """Sum of gradients and losses over the processes of the default group of `torch.distributed`.
 
-    Every process gets the same sums, bit for bit, and so takes the same step. ``torchrun`` and ``init_process_group``
-    make a group; RuntimeError where there is none.
+    The sums are equal bit for bit in all processes, which therefore take the same step. ``torchrun`` and
+    ``init_process_group`` make the group.
+
+    Raises:
+        RuntimeError: If there is no default group.
+
+    Example:
+        >>> import torch.distributed as dist
+        >>> from ddsdk.running import ProcessSum
+        >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        >>> group = ProcessSum()
+        >>> group.rank, group.size
+        (0, 1)
+        >>> dist.destroy_process_group()
     """
 
     def __init__(self) -> None:
@@ -34,39 +47,54 @@ class ProcessSum:
         self.size = dist.get_world_size()
 
     def __call__(self, parameters: Sequence[Tensor], loss: float) -> float:
-        """Replace the gradients of parameters by their sums over all processes; return the summed loss.
+        """Replace the gradients of parameters by their sums over all processes.
 
-        A process that has no gradient of a parameter adds zero.
+        A missing gradient counts as zero.
+
+        Returns:
+            The loss, summed over all processes.
         """
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         device = parameters[0].device if parameters else torch.device("cpu")
-        # In double precision, next to the gradients: one message a step.
-        told = torch.tensor([loss], dtype=torch.float64, device=device)
-        flat = torch.cat([*(g.reshape(-1).double() for g in gradients), told])
+        # Loss and gradients are sent as one tensor in double precision: one message for each step.
+        loss_entry = torch.tensor([loss], dtype=torch.float64, device=device)
+        flat = torch.cat([*(g.reshape(-1).double() for g in gradients), loss_entry])
         dist.all_reduce(flat)
-        parts = torch.split(flat[:-1], [g.numel() for g in gradients])
-        for parameter, gradient, part in zip(parameters, gradients, parts, strict=True):
-            parameter.grad = part.view_as(gradient).to(gradient.dtype)
+        sums = torch.split(flat[:-1], [g.numel() for g in gradients])
+        for parameter, gradient, total in zip(parameters, gradients, sums, strict=True):
+            parameter.grad = total.view_as(gradient).to(gradient.dtype)
         return float(flat[-1])
 
 
 def shared_plan(plan: Plan[Any], num_classes: int, group: ProcessSum) -> Plan[Any]:
-    """Return the plan of one process: its objective matches every `group.size`-th class, and gradients are summed.
+    """Return the plan of one process: it matches every `group.size`-th class and sums gradients over the processes.
 
-    The summed step is that of one process, but for rounding, where decoders draw no numbers of their own.
+    The summed step equals that of a single process up to rounding, unless a decoder of the set draws random numbers.
+    More processes than classes give a ValueError.
 
     Args:
-        plan: Plan of the whole; the same in every process, with the same seed.
-        num_classes: Number of classes K, not less than the processes.
-        group: Sums over the processes.
+        plan: Plan of the whole distillation, equal in all processes, with equal seeds.
+        num_classes: Number of classes K, at least the number of processes.
+        group: Sum over the processes.
 
     Raises:
-        TypeError: If the objective does not go class by class in each step.
+        TypeError: If the objective is not a `ClassMatch`, which has separate terms for the classes.
+
+    Example:
+        >>> import ddsdk, torch.distributed as dist
+        >>> from ddsdk.running import ProcessSum, shared_plan
+        >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        >>> real = ddsdk.load("digits")
+        >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> plan = ddsdk.DM(ipc=1).plan(real, make_student=make_student, rng=ddsdk.generator(0))
+        >>> len(shared_plan(plan, 10, ProcessSum()).objective.classes)
+        10
+        >>> dist.destroy_process_group()
     """
     require(group.size <= num_classes, "processes", f"be at most the {num_classes} classes", group.size)
     objective = plan.objective
-    if isinstance(objective, Schedule) or not isinstance(objective, ClassMatch):
+    if isinstance(objective, ObjectiveSchedule) or not isinstance(objective, ClassMatch):
         raise TypeError(f"objective must be a ClassMatch, which goes class by class, got {type(objective).__name__}")
-    asked = range(num_classes) if objective.classes is None else objective.classes
-    mine = tuple(asked[group.rank :: group.size])
-    return dataclasses.replace(plan, objective=dataclasses.replace(objective, classes=mine), reduce=group)
+    classes = range(num_classes) if objective.classes is None else objective.classes
+    process_classes = tuple(classes[group.rank :: group.size])
+    return dataclasses.replace(plan, objective=dataclasses.replace(objective, classes=process_classes), reduce=group)

@@ -1,4 +1,4 @@
-"""The run: the one owner of keys, trained networks, the loop, the clock and the artefact."""
+"""One distillation run: random generators, trained networks, the loop, the timing and the artefact."""
 
 from __future__ import annotations
 
@@ -12,44 +12,53 @@ from typing import Any, Generic, NoReturn, Protocol, TypeVar, final
 import torch
 
 from ddsdk.artefact import Distilled, assemble
-from ddsdk.foundation import derive, require, root
+from ddsdk.foundation import as_generator, derive, require
 from ddsdk.running.loop import Distillation, Plan, Step
 from ddsdk.running.method import DirectMethod, IterativeMethod, Method
-from ddsdk.running.preview import BudgetFit, Estimate, estimate, shortened
+from ddsdk.running.preview import BudgetFit, CostEstimate, estimate, shortened_method
 from ddsdk.running.warm_start import WarmStart, warm_start_
 from ddsdk.students import MakeStudent, RunProgress
 from ddsdk.synthetic import SyntheticSet
-from ddsdk.training import Evaluation
+from ddsdk.training import TrainingProtocol
 
 R = TypeVar("R")
 
 
 class Validator(Protocol):
-    """A score of sets on held-out data, such as `ddsdk.Validation`."""
+    """Interface of a validation score on held-out data, such as `ddsdk.Validation`."""
 
     @property
     def every(self) -> int:
-        """Steps between two scores."""
+        """Steps between two validations."""
         ...
 
-    def under(self, evaluation: Evaluation, *, rng: torch.Generator) -> Callable[[SyntheticSet], float]:
-        """Return the score of a set under a protocol; larger is better."""
+    def under(self, protocol: TrainingProtocol, *, rng: torch.Generator) -> Callable[[SyntheticSet], float]:
+        """Return the function from a set to its score under a protocol; larger is better."""
         ...
 
 
 @final
 class Run(Generic[R], Iterator[Step]):
-    """One distillation, from a method and real data to the artefact; an iterator of the steps that are left.
+    """One distillation, from a method and real data to the artefact: an iterator over the remaining outer steps.
 
-    `distill` is the short form, with the same arguments. This class is for callers that act between steps: progress,
-    checkpoints, pauses.
+    `distill` is the short form, with the same arguments. This class is for callers that act between steps, such as for
+    progress bars, checkpoints or pauses.
 
     Attributes:
-        method: Method, shortened by `fit`.
+        method: Method of the run, shortened by `fit`.
         make_student: Factory of the student networks; None for a method without networks.
-        runs: Networks that must be trained first; None for none.
-        seconds: Wall-clock time of the run so far, without the time of trained networks.
-        cpu_seconds: Processor time of the same.
+        runs: Training runs of the networks that the method needs first; None for none.
+        seconds: Wall-clock time of the run so far in seconds, without the training of these networks.
+        cpu_seconds: Processor time of the run so far in seconds, without the training of these networks.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.running import Run
+        >>> run = Run(ddsdk.DM(ipc=1, steps=2, real_batch=16), ddsdk.load("digits"), seed=0)
+        >>> [step.number for step in run]
+        [1, 2]
+        >>> run.distilled()
+        Distilled(recipe='dm', images=(10, 1, 8, 8), classes=10, ipc=1)
     """
 
     def __init__(
@@ -66,21 +75,22 @@ class Run(Generic[R], Iterator[Step]):
         method.refuse(real, start=start, validation=validation, transform=transform)
         self.method = method
         self.real = real
-        takes = make_student is None or method.uses_networks()
-        require(takes, "make_student", f"be left out for {method.name}, which has no networks", make_student)
+        allowed = make_student is None or method.uses_networks()
+        require(allowed, "make_student", f"be left out for {method.name}, which has no networks", make_student)
         self.make_student = method.student(real) if make_student is None else make_student
-        self._networks = partial(_refuse, method.name) if self.make_student is None else self.make_student
+        self._networks = partial(_refuse_network, method.name) if self.make_student is None else self.make_student
         self.seconds = self.cpu_seconds = 0.0
-        self._rng = root(seed)
+        self._rng = as_generator(seed)
         self._start, self._validation, self._transform = start, validation, transform
         self._record: dict[str, Any] = {}
         self._distillation: Distillation[Any] | None = None
         with self._clock():
+            # The same key as that of the plan: the seeds of experts, pools and teachers derive from it.
             self.runs = method.runs(real, make_student=self._networks, rng=derive(self._rng, "plan"))
 
     @property
     def iterative(self) -> bool:
-        """Whether the method has steps."""
+        """Whether the method has outer steps."""
         return isinstance(self.method, IterativeMethod)
 
     @property
@@ -96,49 +106,71 @@ class Run(Generic[R], Iterator[Step]):
         return self
 
     def __next__(self) -> Step:
-        """Take one step."""
+        """Take one step.
+
+        Returns:
+            The finished step.
+
+        Raises:
+            StopIteration: After the last step, and at once for a method without steps.
+        """
         if not self.iterative:
             raise StopIteration
-        distillation = self.distillation  # before the clock starts: its building is timed already
+        distillation = self.distillation  # timed where it is built, so outside the clock below
         with self._clock():
             return next(distillation)
 
     def prepare(self) -> Iterator[RunProgress]:
-        """Train the networks that the method needs and that are not in the cache; give the progress of each epoch."""
+        """Yield the progress of each epoch while the networks that the method needs are trained; cached ones are kept.
+
+        A method without such networks yields nothing.
+        """
         if self.runs is not None:
             yield from self.runs.make()
 
-    def estimate(self) -> Estimate:
-        """Measure a few steps and return time, memory and disk of the whole run; the run itself stays where it is."""
+    def estimate(self) -> CostEstimate:
+        """Return the estimated time, memory and disk space of the whole run, from trial steps that are undone.
+
+        Methods whose steps must not be repeated, such as private ones, give a ValueError.
+        """
         once = isinstance(self.method, IterativeMethod) and not self.method.repeatable
         require(not once, "budget", f"be left out for {self.method.name}, whose steps are taken once", "a trial")
         return estimate(self.distillation)
 
     def fit(self, budget: float) -> BudgetFit:
-        """Shorten the method to as many steps as fit into a time.
+        """Shorten the method to the number of steps that fits into a time budget.
 
-        Time that the run has taken so far counts, trained networks included, and so does the trial that measures a
-        step.
+        The budget also covers the time so far, the training of networks, and the trial steps that measure the cost.
 
         Args:
-            budget: Seconds of the whole run, > 0.
+            budget: Time of the whole run in seconds, > 0.
+
+        Returns:
+            The number of steps, with its estimated cost.
         """
         began, before = time.perf_counter(), self.seconds
-        whole = self.estimate()
-        built = self.seconds - before
-        trained = 0.0 if self.runs is None else self.runs.seconds
-        # The plan of a shorter run is built once more.
-        spent = before + trained + time.perf_counter() - began + built
-        fits = int((budget - spent) / (whole.seconds / whole.steps))
-        assert isinstance(self.method, IterativeMethod)  # the estimate has asked for steps
-        self.method, steps = shortened(self.method, whole.steps, fits)
-        if steps < whole.steps:
+        full = self.estimate()
+        building = self.seconds - before
+        training = 0.0 if self.runs is None else self.runs.seconds
+        # The time to build the plan counts twice, because a shortened run builds its plan anew.
+        spent = before + training + time.perf_counter() - began + building
+        fits = int((budget - spent) / (full.seconds / full.steps))
+        assert isinstance(self.method, IterativeMethod)  # `estimate` refuses methods without steps
+        self.method, steps = shortened_method(self.method, full.steps, fits)
+        if steps < full.steps:
             self._distillation = None
-        left = dataclasses.replace(whole, steps=steps, seconds=whole.seconds * steps / whole.steps)
-        return BudgetFit(left, planned=whole.steps, fits=fits, spent=spent)
+        shortened = dataclasses.replace(full, steps=steps, seconds=full.seconds * steps / full.steps)
+        return BudgetFit(shortened, planned=full.steps, fits=fits, spent=spent)
 
     def complete(self, stop: Callable[[], bool] | None = None) -> Distilled:
-        """Train the missing networks, take the steps that are left until `stop` returns true, and return the set."""
+        """Train the missing networks and take the remaining steps.
+
+        Args:
+            stop: Function that is called before each step and ends the run early by returning true; None for all steps.
+
+        Returns:
+            The artefact of the final set.
+        """
         for _ in self.prepare():
             pass
         while (stop is None or not stop()) and next(self, None) is not None:
@@ -146,59 +178,59 @@ class Run(Generic[R], Iterator[Step]):
         return self.distilled()
 
     def distilled(self) -> Distilled:
-        """Return the set so far as an artefact."""
+        """Return the artefact of the current set."""
         loop = None if isinstance(self.method, DirectMethod) else self.distillation
         with self._clock():
             if isinstance(self.method, DirectMethod):
                 syn = self.method.make(self.real, make_student=self._networks, rng=self._rng)
             else:
-                assert loop is not None  # built just above
+                assert loop is not None  # built above
                 syn = loop.result
             stored, fields = self.method.stored(syn, self.real)
         record = {**({} if loop is None else loop.record()), **self._record}
         if self.runs is not None:
             record["runs"] = {"count": len(self.runs), "seconds": round(self.runs.seconds, 3)}
-        made = assemble(
+        distilled = assemble(
             self.method,
             stored,
             self.method.described(self.real),
-            evaluation=self.method.evaluation(self.real),
+            protocol=self.method.protocol(self.real),
             rng=self._rng,
-            # Networks that an earlier run has left in the cache count as if they had been trained now.
+            # Cached networks count with the time of their training, so that costs do not depend on the cache.
             seconds=self.seconds + (0.0 if self.runs is None else self.runs.seconds),
             make_student=self.make_student,
             run=record,
             certificate=self.method.certificate(self.real),
         )
         if "provenance" in fields:
-            fields = {**fields, "provenance": {**made.provenance, **fields["provenance"]}}
-        return dataclasses.replace(made, **fields) if fields else made
+            fields = {**fields, "provenance": {**distilled.provenance, **fields["provenance"]}}
+        return dataclasses.replace(distilled, **fields) if fields else distilled
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that the next step depends on, beside method, data and seed."""
+        """Return the state that, with method, data and seed, determines all further steps."""
         return {"distillation": self.distillation.state_dict(), "seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where `state_dict` was taken."""
+        """Continue from a state of `state_dict`."""
         self.distillation.load_state_dict(state["distillation"])
         self.seconds = state["seconds"]
 
     def _built(self) -> Distillation[Any]:
-        method, key = self.method, self._rng
+        method, rng = self.method, self._rng
         if not isinstance(method, IterativeMethod):
             raise ValueError(f"method must have steps, got {method.name}")
-        plan = method.plan(self.real, make_student=self._networks, rng=derive(key, "plan"))
+        plan = method.plan(self.real, make_student=self._networks, rng=derive(rng, "plan"))
         if self._transform is not None:
             plan = self._transform(plan)
         if self._start is not None:
-            # Before the loop, which copies the set for its moving average and for its undo.
-            described = method.described(self.real)
-            self._record["start"] = warm_start_(plan.syn, self._start, described, derive(key, "start"))
+            # Before the loop is built, because the loop copies the set for its moving average and for undoing steps.
+            description = method.described(self.real)
+            self._record["start"] = warm_start_(plan.syn, self._start, description, derive(rng, "start"))
         if self._validation is not None:
-            validate = self._validation.under(method.evaluation(self.real), rng=derive(key, "validation"))
+            validate = self._validation.under(method.protocol(self.real), rng=derive(rng, "validation"))
             plan = dataclasses.replace(plan, validate=validate, validate_every=self._validation.every)
         method.admit(plan)
-        return Distillation(plan, method.source(self.real), rng=derive(key, "steps"), retries=method.retries)
+        return Distillation(plan, method.source(self.real), rng=derive(rng, "steps"), retries=method.retries)
 
     @contextmanager
     def _clock(self) -> Iterator[None]:
@@ -210,8 +242,12 @@ class Run(Generic[R], Iterator[Step]):
             self.cpu_seconds += time.process_time() - cpu
 
 
-def _refuse(method: str, rng: torch.Generator) -> NoReturn:  # noqa: ARG001
-    """Take the place of the factory of a method without networks."""
+def _refuse_network(method: str, rng: torch.Generator) -> NoReturn:  # noqa: ARG001
+    """Stand in for the factory of a method without networks.
+
+    Raises:
+        TypeError: Always, because a changed plan needs a network.
+    """
     raise TypeError(f"make_student must be a factory of networks for this plan of {method}, got None")
 
 
@@ -227,26 +263,29 @@ def distill(
     stop: Callable[[], bool] | None = None,
     transform: Callable[[Plan[Any]], Plan[Any]] | None = None,
 ) -> Distilled:
-    """Distil real data and return the artefact.
+    """Distil real data into a small synthetic set.
+
+    A hyperparameter that does not fit the data, and an option that does not fit a method without steps or without
+    networks, give a ValueError. A loss that stays non-finite after several reductions of the learning rate gives a
+    `DivergedError`, with the last finite set as its `syn`.
 
     Args:
         method: Recipe such as ``ddsdk.DM(ipc=10)``, baseline, or another method.
-        real: Real data; its device is the device of everything.
-        make_student: Factory of the student networks, see `ddsdk.network_factory`; None takes the method's own, for a
-            recipe the network of its protocol.
-        seed: Root of every random number: an integer, or a generator, which is not advanced.
-        start: Earlier set whose images the run starts from, such as an artefact, see `ddsdk.running.WarmStart`; None
-            for the method's own start.
-        validation: Held-out images that choose the best set of the run, see `ddsdk.Validation`; None takes the set of
-            the last step.
-        budget: Seconds of the whole run, of which the steps take what a trial leaves; None for all steps of the method.
-        stop: Function that is called before each step and ends the run early where it returns true; None for all steps.
-        transform: Function that changes the plan before the loop is built; None for the plan as it is.
+        real: Real data. All computations run on its device.
+        make_student: Factory of the student networks, see `ddsdk.network_factory`. None for the default of the method,
+            which for a recipe is the network of its protocol.
+        seed: Root of all random numbers: an integer, or a generator, which is not advanced.
+        start: Warm start: an earlier set, such as an artefact, with whose images the run starts, see
+            `ddsdk.running.WarmStart`. None for the method's own start.
+        validation: Held-out images that select the best set of the run, see `ddsdk.Validation`. None for the set of the
+            last step.
+        budget: Time budget of the whole run in seconds. The method is shortened to the steps that fit. None for all
+            steps of the method.
+        stop: Function that is called before each step and ends the run early by returning true. None for all steps.
+        transform: Function from the plan of the method to the plan that is run. None for no change.
 
-    Raises:
-        ValueError: If a parameter does not fit the data, or an option does not fit a method without steps or without
-            networks.
-        DivergedError: If the loss stays non-finite; the last finite set is the error's `syn`.
+    Returns:
+        The artefact: images, labels, protocol and provenance.
 
     Example:
         >>> import ddsdk

@@ -1,4 +1,4 @@
-"""Warm starts: the images, labels and rates of an earlier set as the start of a run."""
+"""Warm starts: the images, labels and learning rates of an earlier set as the start of a run."""
 
 from __future__ import annotations
 
@@ -7,38 +7,51 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from ddsdk.artefact import Described, Distilled
+from ddsdk.artefact import DataDescription, Distilled
 from ddsdk.foundation import clean, derive, require
 from ddsdk.synthetic import MultiFormation, Pixels, SyntheticSet
 
 WarmStart: TypeAlias = Distilled | SyntheticSet | tuple[Tensor, Tensor]
-"""An artefact; a synthetic set in the value space of the data; or images of the unit range, (M, C, H, W), with the
-class of each, (M,) int64."""
+"""An artefact; a synthetic set in the value space of the data; or a pair of images (M, C, H, W) in the unit range and
+class ids (M,) int64."""
 
 
 @torch.no_grad()
-def warm_start_(syn: SyntheticSet, start: WarmStart, real: Described, rng: torch.Generator) -> dict[str, Any]:
-    """Put the images of `start` in the place of those of `syn`, class by class, and return what was done.
+def warm_start_(syn: SyntheticSet, start: WarmStart, real: DataDescription, rng: torch.Generator) -> dict[str, Any]:
+    """Replace the images of a synthetic set by those of an earlier set, class by class.
 
-    The first images of each class are taken, as many as `syn` decodes to; a class with fewer keeps its own start behind
-    them. A parametrization that decodes images from other numbers is fitted to the images by its own `encode`. A
-    synthetic set of the same form is copied exactly. Labels and learned rates of an artefact are taken too
-    where `syn` learns such labels or such rates.
+    Each class takes its first images of the earlier set, as many as it decodes to. A class with fewer images keeps its
+    own start for the others. A parametrization other than pixels is fitted to the images by its `encode`. A synthetic
+    set of the same form is copied exactly. Labels and learned rates of an artefact replace those of `syn` if `syn`
+    learns them too. Images of another shape, and other classes, give a ValueError.
 
     Args:
-        syn: Set at its start, no graph; it is changed in place.
+        syn: Synthetic set at its start, not a graph; it is changed in place.
         start: Earlier set of the same classes and image shape.
-        real: Data with the class names and the value space of `syn`.
-        rng: Generator of stochastic decoders.
+        real: Description of the data, with the class names and the value space of `syn`.
+        rng: Generator of stochastic decoders; it is not advanced.
+
+    Returns:
+        The provenance of the start: numbers of images that were used and left out, and for an artefact its content id
+        and whether labels and rates were used.
+
+    Example:
+        >>> import ddsdk
+        >>> real = ddsdk.load("digits")
+        >>> recipe = ddsdk.DM(ipc=1, steps=1, real_batch=8)
+        >>> first = ddsdk.distill(recipe, real, seed=0)
+        >>> second = ddsdk.distill(recipe, real, seed=1, start=first)
+        >>> second.provenance["start"]["images"], second.provenance["start"]["left_out"]
+        (10, 0)
     """
     require(not syn.parametrization.joint, "start", "be left out for graphs", type(start).__name__)
     if isinstance(start, SyntheticSet):
         if _loaded(syn, start):
             return {"images": len(syn), "left_out": 0}
-        mine, theirs = _stored(syn), _stored(start)
-        if mine is not None and theirs is not None and mine.form == theirs.form:
-            rows, taken = _places(syn.classes, start.classes)
-            mine.pixels[rows] = theirs.pixels[taken].to(mine.pixels)
+        target, source = _stored_pixels(syn), _stored_pixels(start)
+        if target is not None and source is not None and target.form == source.form:
+            rows, source_rows = _pairs_by_class(syn.classes, start.classes)
+            target.pixels[rows] = source.pixels[source_rows].to(target.pixels)
             return {"images": len(rows), "left_out": len(start) - len(rows)}
     images, classes = _images(start, real, derive(rng, "start"))
     rule = f"hold classes of 0..{syn.num_classes - 1}"
@@ -47,22 +60,23 @@ def warm_start_(syn: SyntheticSet, start: WarmStart, real: Described, rng: torch
     decoded, owners = syn.parametrization.decode(slots, derive(rng, "begin"))
     shape = tuple(decoded.shape[1:])
     require(tuple(images.shape[1:]) == shape, "start", f"hold images of shape {shape}", tuple(images.shape[1:]))
-    rows, taken = _places(syn.classes[owners], classes)
+    rows, source_rows = _pairs_by_class(syn.classes[owners], classes)
     decoded = decoded.detach().clone()
-    decoded[rows] = images[taken].to(decoded)
+    decoded[rows] = images[source_rows].to(decoded)
     syn.parametrization.encode(decoded)
-    done: dict[str, Any] = {"images": len(rows), "left_out": len(images) - len(rows)}
+    record: dict[str, Any] = {"images": len(rows), "left_out": len(images) - len(rows)}
     if isinstance(start, Distilled):
-        done["set"] = start.content_id
-        labelled = len(decoded) == len(syn) and start.label_space == syn.labels.space
-        given = rows.to(syn.device), start.labels[taken].to(syn.device)
-        done["labels"] = labelled and syn.labels.assign_(*given)
-        done["rates"] = syn.rate is not None and syn.rate.assign_(start.learned_lr, start.learned_momentum)
-    return done
+        record["set"] = start.content_id
+        # Labels belong to slots; they can be taken over only where each slot decodes to one image.
+        labels_fit = len(decoded) == len(syn) and start.label_space == syn.labels.space
+        assignment = rows.to(syn.device), start.labels[source_rows].to(syn.device)
+        record["labels"] = labels_fit and syn.labels.assign_(*assignment)
+        record["rates"] = syn.rate is not None and syn.rate.assign_(start.learned_lr, start.learned_momentum)
+    return record
 
 
 def _loaded(syn: SyntheticSet, start: SyntheticSet) -> bool:
-    """Copy the whole state of a set of the same form; return whether it is one."""
+    """Return whether the two sets have the same form, after the state of `start` is copied if they do."""
     if _form(syn) != _form(start) or not torch.equal(syn.classes.cpu(), start.classes.cpu()):
         return False
     syn.load_state_dict(start.state_dict())
@@ -70,44 +84,46 @@ def _loaded(syn: SyntheticSet, start: SyntheticSet) -> bool:
 
 
 def _form(syn: SyntheticSet) -> tuple[Any, ...]:
-    """Return everything that two sets must have in common for the state of one to mean the same in the other."""
-    stored, labels = syn.parametrization, syn.labels
-    # Canvases of other tiles, and fixed rows of another space, have the same shapes.
-    kinds = type(stored), getattr(stored, "factor", None), type(labels), labels.space
+    """Return the properties that must be equal in two sets for one to take the state of the other."""
+    parametrization, labels = syn.parametrization, syn.labels
+    # Shapes do not suffice: canvases with other tile factors, and labels of another space, have equal shapes.
+    kinds = type(parametrization), getattr(parametrization, "factor", None), type(labels), labels.space
     return *kinds, {name: value.shape for name, value in syn.state_dict().items()}
 
 
-class _Stored(NamedTuple):
-    """Stored pixels, one row for each slot, with what they must have in common to be copied."""
+class _StoredPixels(NamedTuple):
+    """Stored pixels with one row for each slot; rows can be copied between sets of equal `form`."""
 
     pixels: Tensor
     form: tuple[int, ...]
 
 
-def _stored(syn: SyntheticSet) -> _Stored | None:
-    """Return the stored pixels of a set; None for a parametrization of another kind."""
-    stored = syn.parametrization
-    if isinstance(stored, Pixels):
-        return _Stored(stored.images, (1, *stored.images.shape[1:]))
-    if isinstance(stored, MultiFormation):
-        # A canvas of several tiles is no image: it fits canvases of as many tiles only.
-        return _Stored(stored.canvases, (stored.factor, *stored.canvases.shape[1:]))
+def _stored_pixels(syn: SyntheticSet) -> _StoredPixels | None:
+    """Return the stored pixels of a set; None for a parametrization without pixels."""
+    parametrization = syn.parametrization
+    if isinstance(parametrization, Pixels):
+        return _StoredPixels(parametrization.images, (1, *parametrization.images.shape[1:]))
+    if isinstance(parametrization, MultiFormation):
+        # The tile factor is part of the form: a canvas of several tiles is no image.
+        return _StoredPixels(parametrization.canvases, (parametrization.factor, *parametrization.canvases.shape[1:]))
     return None
 
 
-def _places(wanted: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
-    """Return positions in `wanted` and in `given`, both class ids, that pair the n-th items of a class."""
-    rows, taken = [], []
-    for c in torch.unique(given).tolist():
-        places, items = (torch.nonzero(ids.cpu() == c).flatten() for ids in (wanted, given))
-        n = min(len(places), len(items))
-        rows.append(places[:n])
-        taken.append(items[:n])
-    return (torch.cat(rows), torch.cat(taken)) if rows else (torch.zeros(0, dtype=torch.int64),) * 2
+def _pairs_by_class(target: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+    """Return positions in two tensors of class ids that pair the n-th items of each class."""
+    target_rows, source_rows = [], []
+    for c in torch.unique(source).tolist():
+        in_target, in_source = (torch.nonzero(classes.cpu() == c).flatten() for classes in (target, source))
+        n = min(len(in_target), len(in_source))
+        target_rows.append(in_target[:n])
+        source_rows.append(in_source[:n])
+    if not target_rows:
+        return (torch.zeros(0, dtype=torch.int64),) * 2
+    return torch.cat(target_rows), torch.cat(source_rows)
 
 
-def _images(start: WarmStart, real: Described, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return images in the value space of `real`, (M, C, H, W), with their classes, (M,) int64."""
+def _images(start: WarmStart, real: DataDescription, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return images (M, C, H, W) in the value space of `real`, and their class ids (M,) int64."""
     if isinstance(start, SyntheticSet):
         batch = start.detached(rng)
         _, owners = start.parametrization.decode(torch.arange(len(start), device=start.device), derive(rng))

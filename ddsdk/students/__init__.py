@@ -1,4 +1,4 @@
-"""Supplies of student networks: fresh, alternating, queues, pools, experts and fixed teachers."""
+"""Supplies of student networks: fresh, alternating, queues, pools, expert segments and fixed teachers."""
 
 import lazy_loader
 

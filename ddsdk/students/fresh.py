@@ -1,4 +1,4 @@
-"""Students at their initialisation: a new random network for every step, or every few."""
+"""Students with random initial weights: a new network every step, or every few steps."""
 
 from __future__ import annotations
 
@@ -16,26 +16,29 @@ from ddsdk.synthetic import SyntheticSet
 M = TypeVar("M", bound=nn.Module)
 
 MakeStudent = Callable[[torch.Generator], nn.Module]
-"""Builds a network whose parameters depend on the generator alone."""
+"""Factory of a network whose parameters depend on the generator alone."""
 
 
-def enrol(make_student: MakeStudent, real: Source, rng: torch.Generator) -> nn.Module:
-    """Make a student on the device of the data.
+def prepare_student(make_student: MakeStudent, real: Source, rng: torch.Generator) -> nn.Module:
+    """Return a new student on the device of the data.
 
-    BatchNorm layers take their statistics from 16 real images of each class and keep them: class-wise
-    batches of a few images have none that could be used (as in the code of DC).
+    BatchNorm layers get the statistics of 16 real images of each class and keep them, as in the code of DC: batches of
+    a few images of one class have no useful statistics.
     """
     return calibrate(make_student(derive(rng, "init")).to(real.device), real, rng)
 
 
 def calibrate(student: M, real: Source, rng: torch.Generator, images: int = 16) -> M:
-    """Fix the statistics of BatchNorm layers, if there are any, to those of real images; return the student.
+    """Set the statistics of BatchNorm layers to those of real images, and freeze them.
 
     Args:
-        student: Network that is changed in place.
-        real: Source of the images.
-        rng: Root of the draw.
-        images: Images of each class.
+        student: Network, changed in place if it has BatchNorm layers.
+        real: Source of the real images.
+        rng: Root of the choice of images.
+        images: Number of images of each class.
+
+    Returns:
+        The network itself.
     """
     if has_batch_norm(student):
         batches = [real.of_class(c, images, derive(rng, "batch-norm", c)).x for c in range(real.num_classes)]
@@ -44,11 +47,19 @@ def calibrate(student: M, real: Source, rng: torch.Generator, images: int = 16) 
 
 
 class FreshStudents:
-    """A new random network for every step, or every few; its parameters are constants.
+    """A supply of networks with random initial weights, which are never trained.
 
     Args:
         make_student: Factory of the networks.
-        period: Steps for which one network serves.
+        period: Number of steps before the next network is made.
+
+    Example:
+        >>> import dataclasses, ddsdk
+        >>> make_student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)
+        >>> supply = ddsdk.students.FreshStudents(make_student, period=2)
+        >>> swap = lambda plan: dataclasses.replace(plan, students=supply)
+        >>> len(ddsdk.distill(ddsdk.DM(ipc=1, steps=2), ddsdk.load("digits"), transform=swap))
+        10
     """
 
     def __init__(self, make_student: MakeStudent, *, period: int = 1) -> None:
@@ -58,20 +69,20 @@ class FreshStudents:
         self._student: nn.Module | None = None
 
     def next(self, real: Source, syn: SyntheticSet, rng: torch.Generator) -> nn.Module:  # noqa: ARG002
-        """Return a new network, or the present one."""
+        """Return a new network, or the present one within its period."""
         if self._served % self._period == 0:
             self._seed, self._student = rng.initial_seed(), None
         if self._student is None:
             key = torch.Generator().manual_seed(self._seed)
-            self._student = enrol(self._make_student, real, key).requires_grad_(False)
+            self._student = prepare_student(self._make_student, real, key).requires_grad_(False)
         self._served += 1
         return self._student
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the seed of the present network; nothing where each serves for one step."""
+        """Return the step count and the seed of the present network; an empty dictionary for a period of 1."""
         return {} if self._period == 1 else {"served": self._served, "seed": self._seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where `state_dict` was taken."""
+        """Resume from the result of `state_dict`."""
         self._served, self._seed = state.get("served", 0), state.get("seed", 0)
         self._student = None

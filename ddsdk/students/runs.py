@@ -1,8 +1,8 @@
-"""Networks that are trained on the real data once and kept: experts, pools and teachers.
+"""Networks that are trained on the real data once and stored: experts, pools and teachers.
 
-One file for each run holds a row of weights for each snapshot, as plain tensors (safetensors). Its name is a hash of
-everything that the run depends on: data, value space, architecture, training and seed. A file that is damaged is set
-aside and that run alone is made again.
+Each run has one file with the weights of all its snapshots, as plain tensors (safetensors). The name of the file is a
+hash of everything that determines the run: data, value space, architecture, training and seed. A damaged file is
+renamed to ``.bad``, and its run is trained again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ddsdk.data import Augmentation, Batch, RealData, cutmix
 from ddsdk.foundation import (
-    Checked,
+    CheckedDataclass,
     DivergedError,
     Fraction,
     Momentum,
@@ -35,37 +35,44 @@ from ddsdk.foundation import (
     canonical_json,
     derive,
     generator,
+    remove_stale_files,
     require,
     require_count,
     strict_json,
-    sweep,
     write_atomic,
 )
-from ddsdk.students.fresh import MakeStudent, calibrate, enrol
+from ddsdk.students.fresh import MakeStudent, calibrate, prepare_student
 from ddsdk.training import CurvaturePenalty, FlatNetwork, gradient_step, sharpness_aware_step, weight_vector
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Training(Checked):
-    """The training of the runs: SGD with a constant rate, as trajectories that can be followed need it.
+class Training(CheckedDataclass):
+    """Training of the runs on the real data: SGD with a constant learning rate, as trajectory matching needs it.
 
     Attributes:
-        epochs: Passes over the real data.
-        lr: Learning rate.
-        momentum: Momentum.
-        weight_decay: Weight decay.
-        batch_size: Images of one step.
-        augmentation: Operations with numbers of their own for each image, see `ddsdk.Augmentation`.
-        mix: Probability that a batch is mixed by CutMix.
-        per_epoch: Snapshots in each epoch, evenly spaced; the first weights are always kept too.
-        thin: Distance of the snapshots that are kept: 1 keeps all.
-        half: Whether weights are stored as float16.
-        sharpness: Radius of sharpness-aware steps; 0 for plain ones.
-        surrogate: Weight of their surrogate-gap term.
-        images: Real images of each class in the training; None for all. Fewer make shorter epochs.
-        curvature: Weight of the curvature of the loss at the images, see `ddsdk.training.CurvaturePenalty`; 0 for none.
-        curvature_step: Step of that curvature.
+        epochs: Number of passes over the real data.
+        lr: Learning rate of SGD, constant.
+        momentum: Momentum of SGD, 0 <= value < 1.
+        weight_decay: Weight decay of SGD, at least 0.
+        batch_size: Images in one training step.
+        augmentation: Augmentation with different random numbers for each image, see `ddsdk.Augmentation`; empty for
+            none.
+        mix: Probability, 0..1, that a batch is mixed by CutMix.
+        per_epoch: Number of snapshots in each epoch, evenly spaced, in addition to the initial weights.
+        thin: Distance between stored snapshots: n stores every n-th snapshot, 1 stores all.
+        half: True to store weights as float16, false for float32.
+        sharpness: Radius rho of sharpness-aware steps; 0 for plain steps.
+        surrogate: Weight of the surrogate gap in sharpness-aware steps.
+        images: Number of real images of each class for a run, which shortens its epochs; None for all images.
+        curvature: Weight of the penalty on the curvature of the loss in the images, see
+            `ddsdk.training.CurvaturePenalty`; 0 for none.
+        curvature_step: Step length of that penalty, in units of the value space.
+
+    Example:
+        >>> import ddsdk
+        >>> ddsdk.students.Training(epochs=50, thin=10).snapshots
+        6
     """
 
     epochs: PositiveInt
@@ -86,31 +93,43 @@ class Training(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        taken = self.epochs * self.per_epoch
-        require(self.thin <= taken, "thin", f"not exceed the {taken} snapshots of a run", self.thin)
-        plain = not (self.sharpness and self.curvature)
-        require(plain, "curvature", "be 0 where steps are sharpness-aware", self.curvature)
+        snapshots = self.epochs * self.per_epoch
+        require(self.thin <= snapshots, "thin", f"not exceed the {snapshots} snapshots of a run", self.thin)
+        compatible = not (self.sharpness and self.curvature)
+        require(compatible, "curvature", "be 0 where steps are sharpness-aware", self.curvature)
         Augmentation(self.augmentation)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Fields as JSON values, without later ones that hold their defaults: older runs keep their names."""
+        """Settings as JSON values, the part of a file's hash that describes the training."""
+        # Fields of later versions are omitted at their defaults, so that older files keep their names.
         later = {"curvature": 0.0, "curvature_step": 3.0}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in later or v != later[k]}
 
     @property
     def penalty(self) -> CurvaturePenalty | None:
-        """Penalty that is added to the loss of a step."""
+        """Penalty that is added to the training loss; None for none."""
         return CurvaturePenalty(weight=self.curvature, step=self.curvature_step) if self.curvature else None
 
     @property
     def snapshots(self) -> int:
-        """Rows of a file: the first weights and those that thinning leaves."""
+        """Number of stored snapshots of a run, including the initial weights."""
         return 1 + self.epochs * self.per_epoch // self.thin
 
 
 class RunProgress(NamedTuple):
-    """Progress of the making of missing runs: finished epochs, and epochs of all of them."""
+    """Progress of the training of missing runs.
+
+    Attributes:
+        done: Number of finished epochs, over all missing runs.
+        total: Number of epochs of all missing runs.
+
+    Example:
+        >>> from ddsdk.students import RunProgress
+        >>> progress = RunProgress(done=30, total=120)
+        >>> f"{progress.done / progress.total:.0%}"
+        '25%'
+    """
 
     done: int
     total: int
@@ -118,26 +137,35 @@ class RunProgress(NamedTuple):
 
 def cache_folder() -> Path:
     """Return the folder of trained runs: ``$DDSDK_CACHE``, or ``ddsdk`` in the user's cache folder."""
-    own = os.environ.get("DDSDK_CACHE")
-    if own:
-        return Path(own)
+    configured = os.environ.get("DDSDK_CACHE")
+    if configured:
+        return Path(configured)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddsdk"
 
 
 @final
 class TrainedRuns:
-    """Runs of one training on one data set, made at first use.
+    """Networks trained on one data set with the same settings and different seeds, each trained at its first use.
+
+    BatchNorm layers use batch statistics in the training and in `flat`; `network` measures their statistics on real
+    images. Snapshots store weights alone.
 
     Args:
-        real: Data on which the networks train.
+        real: Real data for the training.
         make_student: Factory of the networks.
         training: Settings of the training.
-        count: Number of runs.
-        seed: Root of the runs: run i derives its initialisation, order and augmentation from (seed, i).
-        folder: Folder of the files, made where it does not exist; None for `cache_folder()`.
+        count: Number of runs, at least 1.
+        seed: Seed of the runs; run i derives its initialisation, order and augmentation from (seed, i).
+        folder: Folder of the files, created if it does not exist; None for `cache_folder()`.
 
-    BatchNorm layers train with the statistics of their batch, in the runs and in `flat`; `network` measures them on
-    real images. Snapshots hold weights alone.
+    Example:
+        >>> import pathlib, ddsdk
+        >>> from ddsdk.students import TrainedRuns, Training
+        >>> real, make_student = ddsdk.load("digits"), ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)
+        >>> training = Training(epochs=2, images=8)
+        >>> runs = TrainedRuns(real, make_student, training, count=1, seed=0, folder=pathlib.Path("runs"))
+        >>> len(list(runs.make())), runs.missing
+        (2, [])
     """
 
     def __init__(
@@ -154,16 +182,16 @@ class TrainedRuns:
         self.training = training
         self.folder = cache_folder() if folder is None else folder
         self._real, self._make_student = real, make_student
-        self._network = enrol(make_student, real, generator("template"))
+        self._network = prepare_student(make_student, real, generator("template"))
         self._flat = FlatNetwork(self._network.train())
-        shown = len(self._pool(generator("template")))
-        rule = f"not exceed the {shown} images of a run"
-        require(training.per_epoch <= shown, "per_epoch", rule, training.per_epoch)
+        images = len(self._pool(generator("template")))
+        rule = f"not exceed the {images} images of a run"
+        require(training.per_epoch <= images, "per_epoch", rule, training.per_epoch)
         identity = self._identity()
         parts = (canonical_json({**identity, "seed": [seed, i]}) for i in range(count))
         self._keys = [hashlib.sha256(part).hexdigest()[:32] for part in parts]
         self._seed = seed
-        self._sound: set[int] = set()
+        self._intact: set[int] = set()
 
     def __len__(self) -> int:
         """Return the number of runs."""
@@ -171,35 +199,37 @@ class TrainedRuns:
 
     @property
     def flat(self) -> FlatNetwork:
-        """Architecture of the runs, as a function of weights and images."""
+        """Network of the runs as a function of weights and images."""
         return self._flat
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the files of all runs take, headers not counted."""
+        """Size of the files of all runs in bytes, without headers."""
         return len(self) * self.training.snapshots * self._flat.size * (2 if self.training.half else 4)
 
     @property
     def missing(self) -> list[int]:
-        """Runs that are not there yet. A damaged file is renamed to ``.bad`` and counts as missing."""
-        return [i for i in range(len(self)) if not self._is_sound(i)]
+        """Numbers of the runs without an intact file; a damaged file is renamed to ``.bad``."""
+        return [i for i in range(len(self)) if not self._is_intact(i)]
 
     @property
     def seconds(self) -> float:
-        """Seconds that the making of the runs took, whenever that was; makes none."""
-        return sum(float(note["seconds"]) for note in self._notes())
+        """Wall-clock seconds that the training of the stored runs took; missing runs are not trained."""
+        return sum(float(metadata["seconds"]) for metadata in self._metadata())
 
     @property
     def cpu_seconds(self) -> float:
-        """CPU seconds that the making of the runs took, wall-clock ones for files without; makes none."""
-        return sum(float(note.get("cpu_seconds", note["seconds"])) for note in self._notes())
+        """CPU seconds that the training of the stored runs took; wall-clock seconds for files of older versions."""
+        return sum(float(metadata.get("cpu_seconds", metadata["seconds"])) for metadata in self._metadata())
 
     def make(self) -> Iterator[RunProgress]:
-        """Make the missing runs, giving control back after each epoch.
+        """Train the missing runs; each step of the returned iterator is one epoch.
 
-        Raises:
-            DivergedError: If the weights of a run are not finite.
-            StorageError: If a file cannot be written; where the folder cannot be made, before any training.
+        DivergedError is raised if the weights of a run are not finite, and StorageError if a file cannot be written. A
+        folder that cannot be created is reported before any training.
+
+        Yields:
+            The progress after each epoch.
         """
         missing = self.missing
         total = len(missing) * self.training.epochs
@@ -208,133 +238,137 @@ class TrainedRuns:
                 yield RunProgress(n * self.training.epochs + epoch, total)
 
     def weights(self, run: int, snapshot: int) -> Tensor:
-        """Return one snapshot, (P,) float32 on the device of the data; the run is made if it is missing.
+        """Return the weights of one snapshot, (P,) float32 on the device of the data; trains the run if it is missing.
 
         Args:
             run: Number of the run, 0..len-1.
-            snapshot: Number of the snapshot: 0 for the initialisation, -1 for the last one.
+            snapshot: Number of the snapshot: 0 for the initial weights, -1 for the last ones.
         """
-        # Counting runs from the end would train another run under the key of the last one.
+        # A negative number would have the file name of a run from the end, but other random numbers.
         require(0 <= run < len(self), "run", f"lie in 0..{len(self) - 1}", run)
         rows = self.training.snapshots
         require(-rows <= snapshot < rows, "snapshot", f"lie in {-rows}..{rows - 1}", snapshot)
-        if not self._is_sound(run):
+        if not self._is_intact(run):
             for _ in self._make(run):
                 pass
         with safe_open(self._path(run), "pt") as file:
             row: Tensor = file.get_slice("weights")[snapshot % rows]
-        # A copy: the row itself is a map of the file, and dies with it.
+        # A copy, because the row is a memory map of the file and invalid once the file is closed.
         return row.to(self._real.device, torch.float32, copy=True)
 
     def network(self, run: int, snapshot: int = -1) -> nn.Module:
-        """Return a new network with the weights of a snapshot, see `weights` and `made_of`."""
-        return self.made_of(self.weights(run, snapshot))
+        """Return a new network with the weights of one snapshot, see `weights` and `network_from_weights`."""
+        return self.network_from_weights(self.weights(run, snapshot))
 
-    def made_of(self, weights: Tensor) -> nn.Module:
-        """Return a new network of the runs' architecture with the given weights, (P,).
+    def network_from_weights(self, weights: Tensor) -> nn.Module:
+        """Return a new network of the runs' architecture with given weights, (P,).
 
-        BatchNorm layers get the statistics of some 512 real images, as many of each class, under these weights.
+        BatchNorm layers get the statistics of about 512 real images under these weights, equally many of each class
+        and at least 16.
         """
         key = generator("template")
-        network = enrol(self._make_student, self._real, key)
+        network = prepare_student(self._make_student, self._real, key)
         FlatNetwork(network).load_(weights)
-        # Statistics are not stored, and those of the first weights say nothing about these.
+        # Snapshots have no statistics, and those of the initial weights are wrong for other weights.
         return calibrate(network, self._real, key, max(16, -(-512 // self._real.num_classes)))
 
     def _identity(self) -> dict[str, Any]:
-        """Return the facts on which every run depends; with the seed they are the name of a file."""
+        """Return everything but the seed that determines a run, for the hash that names its file."""
         space, tensors = self._real.preprocess.to_state()
-        first = weight_vector(self._make_student(generator("identity")))
+        initial_weights = weight_vector(self._make_student(generator("identity")))
         return {
             "format": 1,
             "data": self._real.fingerprint,
             "space": space,
             "whitening": [_digest(tensors[name]) for name in sorted(tensors)],
             "architecture": str(self._network),
-            "initialisation": _digest(first),
+            "initialisation": _digest(initial_weights),
             "training": self.training.identity,
         }
 
     def _path(self, run: int) -> Path:
         return self.folder / f"run-{self._keys[run]}.safetensors"
 
-    def _is_sound(self, run: int) -> bool:
+    def _is_intact(self, run: int) -> bool:
         path = self._path(run)
         if not path.is_file():
             return False
-        if run in self._sound:
+        if run in self._intact:
             return True
         try:
             with safe_open(path, "pt") as file:
-                note, weights = strict_json(file.metadata()["ddsdk"].encode()), file.get_tensor("weights")
-            whole = tuple(weights.shape) == (self.training.snapshots, self._flat.size)
-            sound = whole and note["sha256"] == _digest(weights) and float(note["seconds"]) >= 0
+                metadata, weights = strict_json(file.metadata()["ddsdk"].encode()), file.get_tensor("weights")
+            complete = tuple(weights.shape) == (self.training.snapshots, self._flat.size)
+            intact = complete and metadata["sha256"] == _digest(weights) and float(metadata["seconds"]) >= 0
         except (SafetensorError, ValueError, KeyError, TypeError, OSError):
-            sound = False
-        if sound:
-            self._sound.add(run)
+            intact = False
+        if intact:
+            self._intact.add(run)
         else:
-            with _writing(self.folder):
+            with _storage_errors(self.folder):
                 path.replace(path.with_suffix(".bad"))
-        return sound
+        return intact
 
-    def _notes(self) -> Iterator[dict[str, Any]]:
-        for run in filter(self._is_sound, range(len(self))):
+    def _metadata(self) -> Iterator[dict[str, Any]]:
+        for run in filter(self._is_intact, range(len(self))):
             with safe_open(self._path(run), "pt") as file:
                 yield strict_json(file.metadata()["ddsdk"].encode())
 
     def _make(self, run: int) -> Iterator[int]:
-        with _writing(self.folder):
+        with _storage_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            sweep(self.folder)
-        began, rows = (time.perf_counter(), time.process_time()), []
-        for epoch, found in self._train(generator(self._seed, "run", run)):
-            rows += found
-            # The last epoch is yielded once the file is there: a stop then loses nothing.
+            remove_stale_files(self.folder)
+        started, rows = (time.perf_counter(), time.process_time()), []
+        for epoch, snapshots in self._train(generator(self._seed, "run", run)):
+            rows += snapshots
+            # The last epoch is yielded after the file is written, so that a caller who stops there loses nothing.
             if 0 < epoch < self.training.epochs:
                 yield epoch
         weights = torch.stack(rows).to(torch.float16 if self.training.half else torch.float32)
-        # Checked after rounding: numbers beyond float16 are infinite there.
+        # The check follows the conversion, because numbers beyond the range of float16 become infinite.
         if not bool(torch.isfinite(weights).all()):
             raise DivergedError(f"the weights of trained run {run} are not finite; lower its lr of {self.training.lr}")
-        note = {
+        metadata = {
             "sha256": _digest(weights),
-            "seconds": round(time.perf_counter() - began[0], 3),
-            "cpu_seconds": round(time.process_time() - began[1], 3),
+            "seconds": round(time.perf_counter() - started[0], 3),
+            "cpu_seconds": round(time.process_time() - started[1], 3),
         }
-        write_atomic(self._path(run), save({"weights": weights}, {"ddsdk": canonical_json(note).decode()}))
-        self._sound.add(run)
+        write_atomic(self._path(run), save({"weights": weights}, {"ddsdk": canonical_json(metadata).decode()}))
+        self._intact.add(run)
         yield self.training.epochs
 
     def _train(self, key: torch.Generator) -> Iterator[tuple[int, list[Tensor]]]:
-        """Train one network; yield finished epochs with the snapshots that each of them adds."""
+        """Yield the number of finished epochs and the snapshots of the last one, from (0, [initial weights]) on."""
         training = self.training
-        network = enrol(self._make_student, self._real, key)
+        network = prepare_student(self._make_student, self._real, key)
         network.train()
         optimizer = torch.optim.SGD(
             network.parameters(), lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
         )
-        data, taken = self._pool(key), 0
+        pool, snapshots = self._pool(key), 0
         yield 0, [weight_vector(network).cpu()]
-        for e in range(training.epochs):
-            order, rows = data[torch.randperm(len(data), generator=derive(key, "order", e))], []
-            for p, part in enumerate(torch.tensor_split(order, training.per_epoch)):
-                self._pass(network, optimizer, part, derive(key, "epoch", e, p))
-                taken += 1
-                if taken % training.thin == 0:
+        for epoch in range(training.epochs):
+            order, rows = pool[torch.randperm(len(pool), generator=derive(key, "order", epoch))], []
+            for i, part in enumerate(torch.tensor_split(order, training.per_epoch)):
+                self._train_on(network, optimizer, part, derive(key, "epoch", epoch, i))
+                snapshots += 1
+                if snapshots % training.thin == 0:
                     rows.append(weight_vector(network).cpu())
-            yield e + 1, rows
+            yield epoch + 1, rows
 
     def _pool(self, key: torch.Generator) -> Tensor:
         if self.training.images is None:
             return torch.arange(len(self._real))
-        picks = []
+        positions = []
         for c in range(self._real.num_classes):
             index = self._real.index_of_class(c)
-            picks.append(index[torch.randperm(len(index), generator=derive(key, "pool", c))][: self.training.images])
-        return torch.cat(picks)
+            order = torch.randperm(len(index), generator=derive(key, "pool", c))
+            positions.append(index[order][: self.training.images])
+        return torch.cat(positions)
 
-    def _pass(self, network: nn.Module, optimizer: torch.optim.Optimizer, order: Tensor, key: torch.Generator) -> None:
+    def _train_on(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, order: Tensor, key: torch.Generator
+    ) -> None:
         training, augmentation = self.training, Augmentation(self.training.augmentation)
         for i, part in enumerate(torch.split(order, training.batch_size)):
             x, y = self._real.batch(part)
@@ -347,11 +381,11 @@ class TrainedRuns:
 
 
 @contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def _storage_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"cannot keep trained runs in {str(folder)!r}: {error.strerror or error}") from error
+        raise StorageError(f"cannot write trained runs to {str(folder)!r}: {error.strerror or error}") from error
 
 
 def _digest(tensor: Tensor) -> str:

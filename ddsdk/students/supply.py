@@ -1,4 +1,4 @@
-"""Supplies of students: the protocol, and several supplies at once."""
+"""The interface of a supply of students, and a supply that combines several."""
 
 from __future__ import annotations
 
@@ -16,27 +16,42 @@ S_co = TypeVar("S_co", covariant=True)
 
 
 class Students(Protocol[S_co]):
-    """A supply of students: the main difference between papers."""
+    """A supply of students: the student network, or networks, under which each distillation step computes its loss."""
 
     def next(self, real: Source, syn: SyntheticSet, rng: torch.Generator) -> S_co:
-        """Return the student of the next step."""
+        """Return the student of the next step.
+
+        Args:
+            real: Real data of the distillation.
+            syn: Synthetic set before the step.
+            rng: Root of the random numbers of this step.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return tensors, numbers and strings that `load_state_dict` needs to go on from here."""
+        """Return the tensors, numbers and strings from which `load_state_dict` resumes."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where `state_dict` was taken."""
+        """Resume from the result of `state_dict`."""
         ...
 
 
 @final
-class Several(Generic[S]):
-    """One student of each of several supplies in every step, as a tuple.
+class StudentEnsemble(Generic[S]):
+    """A supply whose student is a tuple: one student of each of several supplies.
 
     Args:
-        supplies: One supply or more.
+        supplies: Supplies to combine, at least one.
+
+    Example:
+        >>> import dataclasses, ddsdk
+        >>> from ddsdk.students import FreshStudents, StudentEnsemble
+        >>> make_student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)
+        >>> supply = StudentEnsemble([FreshStudents(make_student) for _ in range(3)])
+        >>> swap = lambda plan: dataclasses.replace(plan, students=supply)
+        >>> len(ddsdk.distill(ddsdk.RFAD(ipc=1, steps=2, real_batch=8), ddsdk.load("digits"), transform=swap))
+        10
     """
 
     def __init__(self, supplies: Sequence[Students[S]]) -> None:
@@ -52,6 +67,6 @@ class Several(Generic[S]):
         return {"supplies": [supply.state_dict() for supply in self._supplies]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where `state_dict` was taken."""
-        for supply, own in zip(self._supplies, state["supplies"], strict=True):
-            supply.load_state_dict(own)
+        """Resume from the result of `state_dict`."""
+        for supply, supply_state in zip(self._supplies, state["supplies"], strict=True):
+            supply.load_state_dict(supply_state)

@@ -1,4 +1,4 @@
-"""The synthetic set: parametrizations, labels, learned rates, and where a set starts."""
+"""The synthetic set: parametrizations, labels, learned learning rates, and initial images."""
 
 import lazy_loader
 

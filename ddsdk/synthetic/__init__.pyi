@@ -27,9 +27,9 @@ from .multiformation import MultiFormation as MultiFormation
 from .pixels import Pixels as Pixels
 from .rate import LearnedRate as LearnedRate
 from .rate import LearnedScale as LearnedScale
-from .relabel import label_solved as label_solved
-from .relabel import relabelled as relabelled
-from .set import Leaves as Leaves
+from .relabel import with_solved_labels as with_solved_labels
+from .relabel import with_teacher_labels as with_teacher_labels
+from .set import LeafView as LeafView
 from .set import SyntheticSet as SyntheticSet
 from .start import STARTS as STARTS
 from .start import check_ipc as check_ipc

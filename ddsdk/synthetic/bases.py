@@ -1,4 +1,4 @@
-"""Bases and addresses: a few small images that all classes share, and the mixture of each image."""
+"""Bases and addresses: a few small images that all classes share, and the mixing weights of each image."""
 
 from __future__ import annotations
 
@@ -14,30 +14,33 @@ from ddsdk.synthetic.base import Parametrization, check_images
 
 
 def basis_shape(image_shape: tuple[int, int, int], factor: int) -> tuple[int, int, int]:
-    """Return the shape of a basis: that of an image with sides that are `factor` times as short, rounded up."""
+    """Return the shape (C, ceil(H/factor), ceil(W/factor)) of a basis for images of shape (C, H, W)."""
     c, height, width = image_shape
     return c, math.ceil(height / factor), math.ceil(width / factor)
 
 
 def address_count(ipc: int, num_classes: int, image_shape: tuple[int, int, int], *, bases: int, factor: int) -> int:
-    """Return the number of images of each class that can be stored in the floats of `ipc` images of each class.
+    """Return the number of images per class that fit into the storage budget of `ipc` images per class.
 
-    r = floor((ipc K CHW - B CHW/f^2) / (K B)): what the B bases leave pays for addresses, B floats each. CIFAR-10 at 1
-    image per class with 16 bases of half the sides: (10 * 3072 - 16 * 768) / 160 = 115.
+    r = floor((ipc K CHW - B CHW/f^2) / (K B)): the floats beside the B bases are addresses of B floats each. For
+    CIFAR-10 at 1 image per class with 16 bases of half the side length: (10 * 3072 - 16 * 768) / 160 = 115. A budget
+    that leaves no address for each class is a ValueError.
 
     Args:
-        ipc: Images of each class whose floats are the budget.
-        num_classes: Number of classes K.
+        ipc: Images per class whose number of floats is the storage budget.
+        num_classes: Number of classes, K in the formula.
         image_shape: Shape of an image, (C, H, W).
-        bases: Number of bases, B.
-        factor: Ratio f of the sides of an image to those of a basis.
+        bases: Number of bases, B in the formula.
+        factor: Ratio f of the side lengths of an image and a basis.
 
-    Raises:
-        ValueError: If the bases leave nothing for an address of each class.
+    Example:
+        >>> from ddsdk.synthetic import address_count
+        >>> address_count(1, 10, (3, 32, 32), bases=16, factor=2)
+        115
     """
     budget = ipc * num_classes * math.prod(image_shape)
-    left = budget - bases * math.prod(basis_shape(image_shape, factor))
-    count = left // (num_classes * bases)
+    address_floats = budget - bases * math.prod(basis_shape(image_shape, factor))
+    count = address_floats // (num_classes * bases)
     rule = f"leave an address for each of {num_classes} classes in {budget} floats"
     require(count >= 1, "bases", rule, bases)
     return count
@@ -45,21 +48,28 @@ def address_count(ipc: int, num_classes: int, image_shape: tuple[int, int, int],
 
 @final
 class AddressedBases(Parametrization):
-    """Every image is a mixture of bases that all images share, enlarged: image_m = up(sum_b address_mb basis_b).
+    """Each image is a mixture of bases that all images share: image_m = up(sum_b address_mb basis_b), up enlarges.
 
-    Addresses and bases start at random as Xavier has it: uniform in +-sqrt(6 / (rows + columns)), with an image
-    counted as one row. `encode` starts them from images.
+    Addresses and bases start at random with Xavier initialisation: uniform in +-sqrt(6 / (rows + columns)), where an
+    image is one row. `encode` initialises them from images.
 
     Args:
-        slots: Number of images, M.
+        slots: Number of images, M in the formula.
         image_shape: Shape of an image, (C, H, W).
-        bases: Number of bases, B.
-        factor: Ratio of the sides of an image to those of a basis.
-        rng: Root of the start.
+        bases: Number of bases, B in the formula.
+        factor: Ratio of the side lengths of an image and a basis, at least 1.
+        rng: Root generator of the initialisation, not advanced.
 
     References:
         Deng and Russakovsky, "Remember the Past: Distilling Datasets into Addressable Memories for Neural Networks",
         NeurIPS 2022, arXiv:2206.02916.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> memory = ddsdk.synthetic.AddressedBases(50, (1, 8, 8), bases=4, rng=ddsdk.generator(0))
+        >>> images, _ = memory.decode(torch.arange(50), ddsdk.generator(0))
+        >>> tuple(images.shape), memory.stored_floats()  # 50 addresses of 4 floats, and 4 bases of 4 x 4 pixels
+        ((50, 1, 8, 8), 264)
     """
 
     def __init__(
@@ -68,37 +78,38 @@ class AddressedBases(Parametrization):
         super().__init__()
         for name, value in (("slots", slots), ("bases", bases), ("factor", factor)):
             require_count(name, value)
-        small = basis_shape(image_shape, factor)
+        shape = basis_shape(image_shape, factor)
         self._size = tuple(image_shape[1:])
 
-        def drawn(name: str, *shape: int) -> Tensor:
-            return nn.init.xavier_uniform_(torch.empty(shape), generator=derive(rng, name))
+        def xavier(name: str, rows: int, columns: int) -> Tensor:
+            return nn.init.xavier_uniform_(torch.empty(rows, columns), generator=derive(rng, name))
 
-        self.bases = nn.Parameter(drawn("bases", bases, math.prod(small)).view(bases, *small))
-        self.addresses = nn.Parameter(drawn("addresses", slots, bases))
+        self.bases = nn.Parameter(xavier("bases", bases, math.prod(shape)).view(bases, *shape))
+        self.addresses = nn.Parameter(xavier("addresses", slots, bases))
 
     def encode(self, images: Tensor) -> None:
-        """Shrink `images`, (M, C, H, W), and mix them from their leading singular vectors.
+        """Shrink `images`, (M, C, H, W), and approximate them by their leading singular vectors.
 
-        With as many bases as images and factor 1 that is exact; with fewer bases no other ones are nearer to the
-        shrunk images. The singular values are shared evenly between bases and addresses.
+        The approximation of the shrunk images is the best for the number of bases; with as many bases as images and
+        factor 1 it is exact. The singular values are shared evenly between bases and addresses.
         """
         check_images(images, (len(self.addresses), self.bases.shape[1], *self._size))
-        small = tuple(self.bases.shape[2:])
-        shrunk = images if small == self._size else interpolate(images, small, mode="bilinear", antialias=True)
-        left, sizes, right = torch.linalg.svd(shrunk.flatten(1).double(), full_matrices=False)
-        kept = min(len(sizes), len(self.bases))
-        root = sizes[:kept].sqrt()
+        size = tuple(self.bases.shape[2:])
+        rate_reductions = images if size == self._size else interpolate(images, size, mode="bilinear", antialias=True)
+        left, singular_values, right = torch.linalg.svd(rate_reductions.flatten(1).double(), full_matrices=False)
+        rank = min(len(singular_values), len(self.bases))
+        root = singular_values[:rank].sqrt()
         with torch.no_grad():
-            # Bases beyond the rank stay as they are: a basis and its addresses at zero would never move.
-            self.addresses[:, kept:] = 0
-            self.addresses[:, :kept] = left[:, :kept] * root
-            self.bases[:kept] = (root[:, None] * right[:kept]).view(kept, *self.bases.shape[1:]).to(self.bases)
+            # Bases beyond the rank keep their random values: if a basis and its addresses were zero, so would be both
+            # gradients, and it could never be learned.
+            self.addresses[:, rank:] = 0
+            self.addresses[:, :rank] = left[:, :rank] * root
+            self.bases[:rank] = (root[:, None] * right[:rank]).view(rank, *self.bases.shape[1:]).to(self.bases)
 
     def decode(self, slots: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Return the image at each of `slots`; nothing is random."""
+        """Return the images of `slots`; decoding is deterministic."""
         bases: Tensor = self.bases
         if tuple(bases.shape[2:]) != self._size:
-            # Enlarging is linear: a few bases cost less than many images.
+            # Enlarging is linear, so it can precede the mixture: there are fewer bases than images.
             bases = interpolate(bases, self._size, mode="bilinear", align_corners=False)
         return torch.einsum("mb,bchw->mchw", self.addresses[slots], bases), slots

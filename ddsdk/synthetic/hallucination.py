@@ -1,4 +1,4 @@
-"""Hallucination: bases times hallucinators, each pair of which gives an image."""
+"""Bases and hallucinators: each pair of a basis and a hallucinator network gives an image."""
 
 from __future__ import annotations
 
@@ -12,14 +12,23 @@ from ddsdk.foundation import derive, require, require_count
 from ddsdk.synthetic.base import Parametrization, check_images, stored_images
 from ddsdk.synthetic.fitting import fit_
 
-_SPREAD = 0.05
-"""Distance of the hallucinators from the identity at the start; without one all would keep the same gradient."""
+_INITIAL_STD = 0.05
+"""Standard deviation of the initial hallucinators around the identity; equal ones would keep equal gradients."""
 
 
 def hallucinator_floats(image_shape: tuple[int, int, int], basis_channels: int) -> int:
-    """Return the floats of one hallucinator: two 3x3 kernels with biases, and two maps that are 2 pixels smaller.
+    """Return the number of floats of a hallucinator: two 3x3 kernels with biases, and a scale and a shift map.
 
-    CIFAR with colour bases: 84 + 84 + 2 * 3 * 30 * 30 = 5568.
+    The maps are 2 pixels smaller than an image. For CIFAR-10 with colour bases: 84 + 84 + 2 * 3 * 30 * 30 = 5568.
+
+    Args:
+        image_shape: Shape of an image, (C, H, W).
+        basis_channels: Channels of a basis, 1 or C.
+
+    Example:
+        >>> from ddsdk.synthetic import hallucinator_floats
+        >>> hallucinator_floats((3, 32, 32), 3)
+        5568
     """
     c, height, width = image_shape
     return (9 * basis_channels + 1) * c + (9 * c + 1) * c + 2 * c * (height - 2) * (width - 2)
@@ -27,23 +36,31 @@ def hallucinator_floats(image_shape: tuple[int, int, int], basis_channels: int) 
 
 @final
 class Hallucination(Parametrization):
-    """A basis for each slot, and hallucinators that all slots share: M x H images from M bases.
+    """One basis for each slot, and hallucinators that all slots share: M x H images from M bases.
 
-    image[m, h] = deconv_h(scale_h * conv_h(basis_m) + shift_h): a 3x3 convolution without padding, an elementwise
-    scale and shift, and a 3x3 transposed convolution back to the size of an image. Hallucinators start near the
-    identity, which keeps all but the outermost pixels.
+    image[m, h] = deconv_h(scale_h * conv_h(basis_m) + shift_h): a 3x3 convolution without padding, an elementwise scale
+    and shift, and a 3x3 transposed convolution back to the image size. Hallucinators start near the identity, which
+    preserves all but the outermost pixels.
 
     Args:
-        bases: Finite bases, (M, C, H, W), or (M, 1, H, W) for bases without colour, copied; at least 3 x 3 pixels.
+        bases: Initial bases, (M, C, H, W), or (M, 1, H, W) for grey bases, finite, which are copied; at least 3 x 3
+            pixels.
         hallucinators: Number of hallucinators, H in the formula.
-        channels: Channels C of an image; None takes those of the bases.
-        sampled: Whether a slot is decoded under one hallucinator alone, drawn anew for each call, in place of all of
-            them. An export that should have every pair needs false.
-        fit: Steps of the fit in `encode`, which follows the start from the images; see `fit_`.
-        rng: Root of the hallucinators.
+        channels: Channels of an image, C; None for those of the bases.
+        sampled: Whether a slot is decoded by one random hallucinator, drawn anew for each call, instead of by all. An
+            export with all pairs needs false.
+        fit: Number of Adam steps in `encode`, after the bases were set to the images.
+        rng: Root generator of the initial hallucinators, not advanced.
 
     References:
         Liu et al., "Dataset Distillation via Factorization", NeurIPS 2022, arXiv:2210.16774.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> parametrization = ddsdk.synthetic.Hallucination(torch.zeros(10, 1, 8, 8), 3, rng=ddsdk.generator(0))
+        >>> images, _ = parametrization.decode(torch.arange(10), ddsdk.generator(0))
+        >>> tuple(images.shape)
+        (30, 1, 8, 8)
     """
 
     def __init__(
@@ -63,21 +80,21 @@ class Hallucination(Parametrization):
         c = bases.shape[1] if channels is None else channels
         require(bases.shape[1] in (1, c), "bases", f"have 1 or {c} channels", bases.shape[1])
         self.sampled, self._fit = sampled, fit
-        small = (c, bases.shape[2] - 2, bases.shape[3] - 2)
+        map_shape = (c, bases.shape[2] - 2, bases.shape[3] - 2)
 
-        def near(name: str, start: Tensor) -> nn.Parameter:
+        def perturbed(name: str, start: Tensor) -> nn.Parameter:
             noise = torch.randn(hallucinators, *start.shape, generator=derive(rng, name))
-            return nn.Parameter((start + _SPREAD * noise).to(bases))
+            return nn.Parameter((start + _INITIAL_STD * noise).to(bases))
 
-        self.inward = near("inward", _centred(c, bases.shape[1]))
-        self.inward_bias = near("inward_bias", torch.zeros(c))
-        self.scale = near("scale", torch.ones(small))
-        self.shift = near("shift", torch.zeros(small))
-        self.outward = near("outward", _centred(c, c))
-        self.outward_bias = near("outward_bias", torch.zeros(c))
+        self.inward = perturbed("inward", _identity_kernel(c, bases.shape[1]))
+        self.inward_bias = perturbed("inward_bias", torch.zeros(c))
+        self.scale = perturbed("scale", torch.ones(map_shape))
+        self.shift = perturbed("shift", torch.zeros(map_shape))
+        self.outward = perturbed("outward", _identity_kernel(c, c))
+        self.outward_bias = perturbed("outward_bias", torch.zeros(c))
 
     def encode(self, images: Tensor) -> None:
-        """Start each basis as the mean of its images, (M*H, C, H, W) or (M, C, H, W) if sampled, and fit."""
+        """Set each basis to the mean of its images, (M*H, C, H, W), or (M, C, H, W) if sampled, and fit."""
         m, basis_channels, height, width = self.bases.shape
         c, views = self.scale.shape[1], 1 if self.sampled else len(self.scale)
         check_images(images, (m * views, c, height, width))
@@ -87,24 +104,24 @@ class Hallucination(Parametrization):
         fit_(self, images, slots=m, steps=self._fit, lr=0.01)
 
     def decode(self, slots: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return the images of each of `slots` under all hallucinators, or under one of them if sampled."""
+        """Return the images of `slots` under all hallucinators, or under a random one if sampled."""
         count = len(self.scale)
         first = int(torch.randint(count, (), generator=rng)) if self.sampled else 0
         chosen = slice(first, first + 1) if self.sampled else slice(None)
         inward, scale = self.inward[chosen], self.scale[chosen]
         h, c = scale.shape[:2]
-        # All hallucinators at once: as groups of channels.
+        # One convolution applies all hallucinators, each to its own group of channels.
         bases = self.bases[slots]
         maps = conv2d(bases, inward.flatten(0, 1), self.inward_bias[chosen].flatten())
-        moved = maps * scale.flatten(0, 1) + self.shift[chosen].flatten(0, 1)
+        scaled = maps * scale.flatten(0, 1) + self.shift[chosen].flatten(0, 1)
         images = conv_transpose2d(
-            moved, self.outward[chosen].flatten(0, 1), self.outward_bias[chosen].flatten(), groups=h
+            scaled, self.outward[chosen].flatten(0, 1), self.outward_bias[chosen].flatten(), groups=h
         )
         return images.view(len(slots) * h, c, *images.shape[2:]), slots.repeat_interleave(h)
 
 
-def _centred(c_out: int, c_in: int) -> Tensor:
-    """Return a kernel, (c_out, c_in, 3, 3), that copies channels; one channel is copied to all."""
+def _identity_kernel(c_out: int, c_in: int) -> Tensor:
+    """Return a kernel, (c_out, c_in, 3, 3), that copies channels, or a single channel to all output channels."""
     kernel = torch.zeros(c_out, c_in, 3, 3)
     kernel[:, :, 1, 1] = torch.eye(c_out) if c_in == c_out else 1.0
     return kernel

@@ -1,4 +1,4 @@
-"""The labels of a synthetic set: fixed or learned, probabilities or scores."""
+"""Labels of a synthetic set: fixed or learned, probabilities or scores."""
 
 from __future__ import annotations
 
@@ -12,40 +12,51 @@ from torch.nn.functional import one_hot
 from ddsdk.foundation import require
 
 LabelSpace = Literal["probabilities", "scores"]
-"""Whether rows are distributions, or any real numbers that a network's outputs are compared with."""
+"""Meaning of label rows: probability distributions, or real numbers to which network outputs are compared."""
 
 LabelReading = Literal["stored", "probabilities", "hard"]
-"""Labels for training: the rows as they are, their `nearest_distributions`, or the rows `hardened`."""
+"""Labels for training: the stored rows, their `nearest_distributions`, or one-hot rows of the largest entry."""
 
 
 class Labels(nn.Module, ABC):
-    """One row of K numbers for each slot.
+    """One label row of K numbers for each slot.
 
     Attributes:
-        space: Space of the rows; the artefact keeps it as `label_space`.
+        space: Space of the rows, probabilities or scores; the artefact stores it as `label_space`.
     """
 
     space: LabelSpace
 
     @abstractmethod
     def rows(self, slots: Tensor) -> Tensor:
-        """Return the labels of `slots`, (B,) int64, as rows (B, K) of `space`, with graph where they are learned."""
+        """Return the label rows of `slots`, (B,) int64, as (B, K) in `space`, with graph if the labels are learned."""
 
     def project_(self) -> None:
-        """Bring the stored tensors back to their admissible range, in place, after an optimizer step."""
+        """Project the stored rows to their admissible range, in place, after an optimizer step."""
 
     def assign_(self, slots: Tensor, rows: Tensor) -> bool:  # noqa: ARG002
-        """Store `rows`, (B, K), at `slots` if the labels are learned; return whether they are."""
+        """Store `rows`, (B, K), at `slots` if the labels are learned.
+
+        Returns:
+            Whether the labels are learned, and the rows were stored.
+        """
         return False
 
 
 @final
 class FixedLabels(Labels):
-    """Labels that stay as they are, hard or soft.
+    """Fixed labels, hard or soft.
 
     Args:
-        probabilities: Rows, (M, K), non-negative with sum 1; in the space ``"scores"`` any finite numbers.
-        space: Space of the rows.
+        probabilities: Label rows, (M, K), non-negative with sum 1; in the space ``"scores"`` any finite numbers.
+        space: Space of the rows, ``"probabilities"`` or ``"scores"``.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk.synthetic import FixedLabels
+        >>> labels = FixedLabels(torch.tensor([[0.5, 0.5], [0.0, 1.0]]))
+        >>> labels.rows(torch.tensor([1])).tolist()
+        [[0.0, 1.0]]
     """
 
     def __init__(self, probabilities: Tensor, *, space: LabelSpace = "probabilities") -> None:
@@ -56,16 +67,23 @@ class FixedLabels(Labels):
         self.probabilities: Tensor
 
     def rows(self, slots: Tensor) -> Tensor:
-        """Return the stored rows."""
+        """Return the stored rows of `slots`."""
         return self.probabilities[slots]
 
 
 @final
 class LearnedLabels(Labels):
-    """Labels that are trained with the images: the softmax of free logits.
+    """Labels that are learned with the images: the softmax of unconstrained logits.
 
     Args:
-        logits: Logits at the start, (M, K).
+        logits: Initial logits, real numbers (M, K).
+
+    Example:
+        >>> import torch
+        >>> from ddsdk.synthetic import LearnedLabels
+        >>> labels = LearnedLabels(torch.zeros(10, 4))
+        >>> labels.rows(torch.tensor([0])).tolist()
+        [[0.25, 0.25, 0.25, 0.25]]
     """
 
     space = "probabilities"
@@ -75,21 +93,25 @@ class LearnedLabels(Labels):
         self.logits = nn.Parameter(logits.detach().clone())
 
     def rows(self, slots: Tensor) -> Tensor:
-        """Return the softmax of the logits."""
+        """Return the softmax of the logits of `slots`."""
         return self.logits[slots].softmax(1)
 
     @torch.no_grad()
     def assign_(self, slots: Tensor, rows: Tensor) -> bool:
-        """Store the logarithms of `rows`, whose softmax they are; zeros become the smallest normal number."""
+        """Store the logarithms of `rows`, whose softmax gives the rows; zeros become the smallest normal number.
+
+        Returns:
+            True, because the labels are learned.
+        """
         self.logits[slots] = rows.clamp_min(torch.finfo(rows.dtype).tiny).log()
         return True
 
 
 class TrainedRows(Labels, ABC):
-    """Rows that are trained as they are.
+    """Label rows that are learned directly, without a softmax.
 
     Args:
-        values: Rows at the start, (M, K), which belong to `space`.
+        values: Initial label rows in `space`, (M, K).
     """
 
     def __init__(self, values: Tensor) -> None:
@@ -99,27 +121,39 @@ class TrainedRows(Labels, ABC):
 
     @final
     def rows(self, slots: Tensor) -> Tensor:
-        """Return the stored rows."""
+        """Return the rows of `slots`."""
         return self.values[slots]
 
     @final
     @torch.no_grad()
     def assign_(self, slots: Tensor, rows: Tensor) -> bool:
-        """Store `rows` as they are."""
+        """Store `rows` at `slots`.
+
+        Returns:
+            True, because the labels are learned.
+        """
         self.values[slots] = rows
         return True
 
 
 @final
 class FreeLabels(TrainedRows):
-    """Rows of any finite numbers.
+    """Learned label rows of any finite numbers.
 
-    Regression fits them with squared error, where centred rows sum to 0. SLDD puts them into cross-entropy,
-    -sum(y log_softmax(f(x))), which is defined for any real y.
+    Regression fits them with squared error, where centred rows sum to 0. SLDD uses them in the cross-entropy -sum(y
+    log_softmax(f(x))), which is defined for any real y.
 
     Args:
-        values: Rows at the start, (M, K).
-        low: Lowest entry, or None for no bound.
+        values: Initial label rows, finite numbers (M, K).
+        low: Lower bound of the entries; None for no bound.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk.synthetic import FreeLabels
+        >>> labels = FreeLabels(torch.tensor([[0.75, -0.25]]), low=0.0)
+        >>> labels.project_()
+        >>> labels.rows(torch.tensor([0])).tolist()
+        [[0.75, 0.0]]
     """
 
     space = "scores"
@@ -130,20 +164,33 @@ class FreeLabels(TrainedRows):
 
     @torch.no_grad()
     def project_(self) -> None:
-        """Raise entries below `low` to it."""
+        """Clamp entries below `low` to `low`."""
         if self._low is not None:
             self.values.clamp_(min=self._low)
 
 
 @final
 class SimplexLabels(TrainedRows):
-    """Distributions, rows that are non-negative with sum 1, which are projected after each step."""
+    """Learned probability distributions, which are projected to non-negative rows with sum 1 after each step.
+
+    Args:
+        values: Initial distributions, (M, K), non-negative with sum 1.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk.synthetic import SimplexLabels
+        >>> labels = SimplexLabels(torch.full((10, 4), 0.25))
+        >>> _ = labels.assign_(torch.tensor([0]), torch.tensor([[2.0, -1.0, 1.0, 0.0]]))
+        >>> labels.project_()
+        >>> labels.rows(torch.tensor([0])).tolist()
+        [[0.5, 0.0, 0.5, 0.0]]
+    """
 
     space = "probabilities"
 
     @torch.no_grad()
     def project_(self) -> None:
-        """Clamp entries to [0, 1] and divide each row by its sum; a row without any mass becomes uniform."""
+        """Clamp entries to [0, 1] and divide each row by its sum; a row of zeros becomes uniform."""
         rows = self.values.clamp_(0, 1)
         empty = rows.sum(1) <= 0
         rows[empty] = 1
@@ -151,59 +198,86 @@ class SimplexLabels(TrainedRows):
 
 
 def hard_labels(classes: Tensor, num_classes: int) -> FixedLabels:
-    """Return one-hot labels for `classes`, (M,) int64."""
+    """Return one-hot labels of `classes`, (M,) int64.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk.synthetic import hard_labels
+        >>> hard_labels(torch.tensor([1, 0]), 3).rows(torch.tensor([0])).tolist()
+        [[0.0, 1.0, 0.0]]
+    """
     return FixedLabels(one_hot(classes, num_classes).float())
 
 
 def centred_labels(classes: Tensor, num_classes: int, scale: float = 1.0) -> Tensor:
-    """Return scale (one-hot - 1/K), (M, K): rows with mean 0, for regression on labels.
+    """Return the label rows scale (one-hot - 1/K), (M, K), for regression on labels; each row has mean 0.
 
     Args:
         classes: Class of each slot, (M,) int64.
-        num_classes: Number of classes K.
-        scale: Factor; 1 in KIP, sqrt(10 / K) in FRePo's code.
+        num_classes: Number of classes, K in the formula.
+        scale: Factor on the rows, 1 in KIP and sqrt(10 / K) in FRePo's code.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk.synthetic import centred_labels
+        >>> centred_labels(torch.tensor([0]), 2).tolist()
+        [[0.5, -0.5]]
     """
     return scale * (one_hot(classes, num_classes).float() - 1 / num_classes)
 
 
 def nearest_distributions(rows: Tensor) -> Tensor:
-    """Return the distribution that is nearest to each row in the Euclidean sense: max(y - t, 0), t giving sum 1.
+    """Return the nearest probability distribution to each row y in Euclidean distance: max(y - t, 0) with sum 1.
 
-    It needs no temperature, leaves distributions as they are, and ignores a constant that is added to a row: from
-    centred one-hot rows it gives the one-hot rows back, where their softmax would be next to uniform.
+    This projection has no temperature, keeps distributions unchanged, and ignores a constant that is added to a row.
+    From centred one-hot rows it recovers the one-hot rows, while their softmax is close to uniform.
 
     References:
         Duchi et al., "Efficient Projections onto the l1-Ball for Learning in High Dimensions", ICML 2008.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk.synthetic import nearest_distributions
+        >>> nearest_distributions(torch.tensor([[0.5, -0.5]])).tolist()
+        [[1.0, 0.0]]
     """
-    # Less its largest entry, a row of huge numbers loses no digits in the sums.
+    # The projection ignores constants. Shifted by its maximum, a row of huge numbers loses no digits in the sums.
     exact = rows.detach().double()
     exact = exact - exact.amax(1, keepdim=True)
-    falling = exact.sort(1, descending=True).values
+    descending = exact.sort(1, descending=True).values
     count = torch.arange(1, rows.shape[1] + 1, device=rows.device)
-    cuts = (falling.cumsum(1) - 1) / count
-    kept = (falling > cuts).sum(1, keepdim=True)
-    return (exact - cuts.gather(1, kept - 1)).clamp_min(0).to(rows.dtype)
+    # With the k largest entries positive, t is their (sum - 1) / k; the support is the largest k with y_k > t.
+    thresholds = (descending.cumsum(1) - 1) / count
+    support = (descending > thresholds).sum(1, keepdim=True)
+    return (exact - thresholds.gather(1, support - 1)).clamp_min(0).to(rows.dtype)
 
 
-def hardened(rows: Tensor) -> Tensor:
-    """Return one-hot rows of each row's largest class, the first of equals."""
+def one_hot_rows(rows: Tensor) -> Tensor:
+    """Return the one-hot row of each row's largest entry; the first one of equal entries counts."""
     return one_hot(rows.argmax(1), rows.shape[1]).to(rows.dtype)
 
 
 def read_labels(rows: Tensor, reading: LabelReading) -> Tensor:
-    """Return label rows (M, K) in one of the readings."""
+    """Return label rows (M, K) in the form `reading`: stored, probabilities or hard.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk.synthetic import read_labels
+        >>> read_labels(torch.tensor([[0.25, 0.75]]), "hard").tolist()
+        [[0.0, 1.0]]
+    """
     require(reading in get_args(LabelReading), "labels", f"be one of {list(get_args(LabelReading))}", reading)
     if reading == "stored":
         return rows
-    return nearest_distributions(rows) if reading == "probabilities" else hardened(rows)
+    return nearest_distributions(rows) if reading == "probabilities" else one_hot_rows(rows)
 
 
 def _check_rows(rows: Tensor, space: LabelSpace) -> None:
     if space == "scores":
-        good, rule = torch.isfinite(rows).all(1), "be finite"
+        valid, rule = torch.isfinite(rows).all(1), "be finite"
     else:
-        # This way round, NaN is bad too.
-        good = (rows >= 0).all(1) & ((rows.sum(1) - 1).abs() <= 1e-4)
+        # Comparisons with NaN are false, so a row with NaN is invalid.
+        valid = (rows >= 0).all(1) & ((rows.sum(1) - 1).abs() <= 1e-4)
         rule = "be probabilities that sum to 1"
-    for row in torch.nonzero(~good).flatten().tolist()[:1]:
+    for row in torch.nonzero(~valid).flatten().tolist()[:1]:
         require(False, f"labels row {row}", rule, rows[row].tolist())

@@ -1,4 +1,4 @@
-"""Multi-formation: each stored canvas is cut into tiles, and each tile enlarged to an image."""
+"""Multi-formation: each stored canvas is cut into tiles, and each tile is enlarged to an image."""
 
 from __future__ import annotations
 
@@ -15,18 +15,25 @@ from ddsdk.synthetic.base import Bounds, Parametrization, check_images, clamp_, 
 
 @final
 class MultiFormation(Parametrization):
-    """Canvases of the size of an image, each of which decodes to factor x factor images of a lower resolution.
+    """Canvases of the size of an image, each of which decodes to factor x factor images of lower resolution.
 
-    A canvas that the factor does not divide is padded at the bottom and on the right by its own edge, which stores
-    nothing. Factor 1 is `Pixels`.
+    A canvas whose sides `factor` does not divide is padded at the bottom and on the right with its edge pixels; the
+    padding is not stored. Factor 1 is equal to `Pixels`.
 
     Args:
-        canvases: Canvases, (M, C, H, W), copied.
-        factor: Tiles along each side of a canvas, >= 1; each tile must hold a pixel.
-        bounds: Bounds to which pixels are clamped after each step; None leaves them free.
+        canvases: Initial canvases, (M, C, H, W), which are copied.
+        factor: Tiles along each side of a canvas, at least 1; each tile must contain a pixel.
+        bounds: Bounds to which pixels are clamped after each step; None for no bounds.
 
     References:
         Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022, arXiv:2205.14959.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> tiles = ddsdk.synthetic.MultiFormation(torch.zeros(10, 1, 8, 8), factor=2)
+        >>> images, slots = tiles.decode(torch.tensor([7]), ddsdk.generator(0))
+        >>> tuple(images.shape), slots.tolist()
+        ((4, 1, 8, 8), [7, 7, 7, 7])
     """
 
     def __init__(self, canvases: Tensor, factor: int, bounds: Bounds | None = None) -> None:
@@ -34,34 +41,35 @@ class MultiFormation(Parametrization):
         self.canvases = stored_images("canvases", canvases)
         require_count("factor", factor)
         for side in canvases.shape[2:]:
-            rule = f"leave pixels to each tile along a side of {side}"
+            rule = f"leave at least one pixel for each tile along a side of {side} pixels"
             require((factor - 1) * math.ceil(side / factor) < side, "factor", rule, factor)
         self.factor, self._bounds = factor, bounds
 
     def encode(self, images: Tensor) -> None:
-        """Shrink `images`, (M*factor^2, C, H, W), into the tiles."""
+        """Shrink `images`, (M*factor^2, C, H, W), to the size of the tiles."""
         m, c, height, width = self.canvases.shape
-        f, (tall, wide) = self.factor, self._tile
+        f, (tile_height, tile_width) = self.factor, self._tile
         check_images(images, (m * f * f, c, height, width))
-        small = images if f == 1 else interpolate(images, (tall, wide), mode="bilinear", antialias=True)
-        grid = small.view(m, f, f, c, tall, wide).permute(0, 3, 1, 4, 2, 5)
+        tiles = images if f == 1 else interpolate(images, (tile_height, tile_width), mode="bilinear", antialias=True)
+        grid = tiles.view(m, f, f, c, tile_height, tile_width).permute(0, 3, 1, 4, 2, 5)
         with torch.no_grad():
-            self.canvases.copy_(grid.reshape(m, c, f * tall, f * wide)[:, :, :height, :width])
+            self.canvases.copy_(grid.reshape(m, c, f * tile_height, f * tile_width)[:, :, :height, :width])
 
     def decode(self, slots: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Return factor^2 images for each of `slots`, tile by tile from the top left; nothing is random."""
-        f, (tall, wide) = self.factor, self._tile
+        """Return factor^2 images for each of `slots`, row by row from the top left tile; decoding is deterministic."""
+        f, (tile_height, tile_width) = self.factor, self._tile
         canvases = self.canvases[slots]
         if f == 1:
             return canvases, slots
         b, c, height, width = canvases.shape
-        whole = pad(canvases, (0, f * wide - width, 0, f * tall - height), mode="replicate")
-        tiles = whole.view(b, c, f, tall, f, wide).permute(0, 2, 4, 1, 3, 5).reshape(b * f * f, c, tall, wide)
+        padded = pad(canvases, (0, f * tile_width - width, 0, f * tile_height - height), mode="replicate")
+        grid = padded.view(b, c, f, tile_height, f, tile_width).permute(0, 2, 4, 1, 3, 5)
+        tiles = grid.reshape(b * f * f, c, tile_height, tile_width)
         images = interpolate(tiles, (height, width), mode="bilinear", align_corners=False)
         return images, slots.repeat_interleave(f * f)
 
     def project_(self) -> None:
-        """Clamp the pixels to their bounds, if there are any."""
+        """Clamp the pixels to the bounds, if any."""
         clamp_(self.canvases, self._bounds)
 
     @property

@@ -12,11 +12,18 @@ from ddsdk.synthetic.base import Bounds, Parametrization, check_images, clamp_, 
 
 @final
 class Pixels(Parametrization):
-    """One image for each slot, stored as it is in the value space.
+    """One image for each slot, stored after preprocessing.
 
     Args:
-        images: Finite images, (M, C, H, W), copied.
-        bounds: Bounds to which pixels are clamped after each step; None leaves them free.
+        images: Initial images, (M, C, H, W), finite, which are copied.
+        bounds: Bounds to which pixels are clamped after each step; None for no bounds.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> pixels = ddsdk.synthetic.Pixels(torch.zeros(10, 1, 8, 8))
+        >>> images, _ = pixels.decode(torch.arange(4), ddsdk.generator(0))
+        >>> tuple(images.shape)
+        (4, 1, 8, 8)
     """
 
     def __init__(self, images: Tensor, bounds: Bounds | None = None) -> None:
@@ -24,15 +31,15 @@ class Pixels(Parametrization):
         self.images, self._bounds = stored_images("images", images), bounds
 
     def encode(self, images: Tensor) -> None:
-        """Copy `images`, (M, C, H, W)."""
+        """Copy `images`, (M, C, H, W), to the parameter."""
         check_images(images, tuple(self.images.shape))
         with torch.no_grad():
             self.images.copy_(images)
 
     def decode(self, slots: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Return the images at `slots`; nothing is random."""
+        """Return the images at `slots`; decoding is deterministic."""
         return self.images[slots], slots
 
     def project_(self) -> None:
-        """Clamp the pixels to their bounds, if there are any."""
+        """Clamp the pixels to the bounds, if any."""
         clamp_(self.images, self._bounds)

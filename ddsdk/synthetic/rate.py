@@ -1,4 +1,4 @@
-"""Numbers that are learned with the set: learning rates of students, and a factor between scores and a softmax."""
+"""Scalars that are learned with a set: learning rates and momenta of students, and a factor on scores."""
 
 from __future__ import annotations
 
@@ -8,29 +8,38 @@ from typing import Literal, final, get_args
 import torch
 from torch import Tensor, nn
 
-from ddsdk.foundation import require, require_count, require_momentum, require_rate
+from ddsdk.foundation import require, require_count, require_momentum, require_positive
 
 RateScale = Literal["plain", "log", "softplus"]
-"""Number that is trained: the rate r itself, log r, or the number whose softplus log(1 + exp(.)) is r."""
+"""Trained parameter of a rate r: r itself ("plain"), log r ("log"), or p with r = log(1 + exp(p)) ("softplus")."""
 
 _HIGHEST_MOMENTUM = 0.99
-_LARGEST = 10.0
+_LARGEST_LOG = 10.0
 
 
 @final
 class LearnedRate(nn.Module):
-    """A positive number that is trained with the images, or one for each step of a student.
+    """A learning rate that is learned with the images, or one for each training step of a student.
 
-    An optimizer that takes steps of one length, such as Adam, moves a plain rate by as much whatever its size, and the
-    logarithm of a rate by as large a share of it; softplus does the one for large and the other for small rates.
+    Optimizer steps of constant length, such as those of Adam, change a plain rate by a constant amount, and a rate that
+    is trained as its logarithm by a constant factor. Softplus behaves like a plain rate for large rates, and like the
+    logarithm for small ones.
 
     Args:
-        start: Rate at the start.
-        low: Lowest rate. HaBa's code has 0.001; without a bound a plain rate turns negative and the run explodes.
-        high: Highest rate.
-        steps: Number of rates, one for each step; None for one that all steps share.
-        momentum: Momentum of each step at the start, learned too, in 0..0.99; it needs `steps`. None for none.
-        scale: Number that is trained.
+        start: Initial value of the rate, in low..high.
+        low: Lower bound of the rate, 0.001 in HaBa's code. Without a bound a plain rate can become negative, and the
+            run diverges.
+        high: Upper bound of the rate.
+        steps: Number of rates, one for each training step; None for a single rate of all steps.
+        momentum: Initial momentum of each step, learned too, in 0..0.99; it requires `steps`. None for no learned
+            momentum.
+        scale: Trained parameter of the rate, ``"plain"``, ``"log"`` or ``"softplus"``, see `RateScale`.
+
+    Example:
+        >>> import ddsdk
+        >>> rate = ddsdk.synthetic.LearnedRate(0.25, steps=3)
+        >>> rate.rates
+        (0.25, 0.25, 0.25)
     """
 
     def __init__(
@@ -45,7 +54,7 @@ class LearnedRate(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("start", start), ("low", low), ("high", high)):
-            require_rate(name, value)
+            require_positive(name, value)
         require(low <= start <= high, "start", f"lie in {low} <= start <= {high}", start)
         require(scale in get_args(RateScale), "scale", f"be one of {list(get_args(RateScale))}", scale)
         if steps is not None:
@@ -55,28 +64,31 @@ class LearnedRate(nn.Module):
             require(steps is not None, "steps", "be a number where momentum is learned", steps)
         shape = () if steps is None else (steps,)
         self._scale = scale
-        self._low, self._high = (self._stored(v) for v in (low, high))
-        self.value = nn.Parameter(torch.full(shape, self._stored(start)))
+        self._low, self._high = (self._to_parameter(v) for v in (low, high))
+        self.value = nn.Parameter(torch.full(shape, self._to_parameter(start)))
         self.momentum = None if momentum is None else nn.Parameter(torch.full(shape, float(momentum)))
 
     def forward(self) -> Tensor:
-        """Return the rate, (), or rates, (steps,), or pairs with a momentum, (steps, 2), with graph; see `Unroll`."""
-        rate = self._read(self.value)
+        """Return the rate, a scalar, the rates, (steps,), or pairs with the momentum, (steps, 2), with graph.
+
+        `ddsdk.training.Unroll` accepts each of these shapes.
+        """
+        rate = self._to_rate(self.value)
         return rate if self.momentum is None else torch.stack([rate, self.momentum], 1)
 
     @property
     def rates(self) -> float | tuple[float, ...]:
-        """Rate, or that of each step."""
-        return _numbers(self._read(self.value))
+        """Current rate, or a tuple with the rate of each step."""
+        return _numbers(self._to_rate(self.value))
 
     @property
     def momenta(self) -> float | tuple[float, ...] | None:
-        """Momentum of each step, or None where it is not learned."""
+        """Current momentum of each step; None if it is not learned."""
         return None if self.momentum is None else _numbers(self.momentum)
 
     @torch.no_grad()
     def project_(self) -> None:
-        """Bring rates and momenta back between their bounds."""
+        """Clamp rates and momenta to their bounds."""
         self.value.clamp_(self._low, self._high)
         if self.momentum is not None:
             self.momentum.clamp_(0, _HIGHEST_MOMENTUM)
@@ -85,27 +97,31 @@ class LearnedRate(nn.Module):
     def assign_(
         self, rates: float | tuple[float, ...] | None, momenta: float | tuple[float, ...] | None = None
     ) -> bool:
-        """Take rates of an earlier set, and momenta if both have some, within the bounds; return whether they fit.
+        """Set the rates to those of an earlier set, clamped to the bounds, and the momenta if both sets have some.
 
         Args:
-            rates: One rate, or one for each step, as in this module; None for a set without.
-            momenta: Momenta of the same steps; None for none.
+            rates: Single rate, or one for each step, in the shape of this module; None for a set without learned rates.
+            momenta: Momenta of the steps; None for a set without learned momenta.
+
+        Returns:
+            Whether the rates have the right shape, and were set.
         """
-        given = None if rates is None else torch.tensor(rates)
-        if given is None or given.shape != self.value.shape:
+        values = None if rates is None else torch.tensor(rates)
+        if values is None or values.shape != self.value.shape:
             return False
-        self.value.copy_(torch.tensor([self._stored(rate) for rate in given.flatten().tolist()]).view(given.shape))
+        parameters = [self._to_parameter(rate) for rate in values.flatten().tolist()]
+        self.value.copy_(torch.tensor(parameters).view(values.shape))
         if self.momentum is not None and momenta is not None:
             self.momentum.copy_(torch.tensor(momenta))
         self.project_()
         return True
 
-    def _read(self, stored: Tensor) -> Tensor:
+    def _to_rate(self, parameter: Tensor) -> Tensor:
         if self._scale == "plain":
-            return stored
-        return stored.exp() if self._scale == "log" else nn.functional.softplus(stored)
+            return parameter
+        return parameter.exp() if self._scale == "log" else nn.functional.softplus(parameter)
 
-    def _stored(self, rate: float) -> float:
+    def _to_parameter(self, rate: float) -> float:
         if self._scale == "plain":
             return float(rate)
         exact = torch.tensor(rate, dtype=torch.float64)
@@ -113,24 +129,29 @@ class LearnedRate(nn.Module):
 
 
 def _numbers(values: Tensor) -> float | tuple[float, ...]:
-    found = values.detach()
-    return tuple(found.tolist()) if found.ndim else float(found)
+    detached = values.detach()
+    return tuple(detached.tolist()) if detached.ndim else float(detached)
 
 
 @final
 class LearnedScale(nn.Module):
-    """A positive number, kept as its logarithm, by which scores are multiplied before a softmax (Platt scaling).
+    """A positive factor on scores before a softmax (Platt scaling), stored as its logarithm.
 
-    Predictions of a regression on labels have the size of the labels, and not that of their confidence. The factor
-    serves the making of a set only: the largest score stays the largest, and the artefact has none.
+    The predictions of label regression have the magnitude of the labels, not that of a confidence. The factor serves
+    distillation only. It does not change the largest score, and the artefact does not store it.
 
     Args:
-        start: Factor at the start.
+        start: Initial value of the factor, positive.
+
+    Example:
+        >>> import ddsdk
+        >>> ddsdk.synthetic.LearnedScale(1.0)().item()
+        1.0
     """
 
     def __init__(self, start: float = 1.0) -> None:
         super().__init__()
-        require_rate("start", start)
+        require_positive("start", start)
         self.value = nn.Parameter(torch.tensor(math.log(start)))
 
     def forward(self) -> Tensor:
@@ -139,5 +160,5 @@ class LearnedScale(nn.Module):
 
     @torch.no_grad()
     def project_(self) -> None:
-        """Keep the logarithm within -10..10, where its exponential is a number one can multiply by."""
-        self.value.clamp_(-_LARGEST, _LARGEST)
+        """Clamp the logarithm to -10..10, so that the factor neither overflows nor vanishes."""
+        self.value.clamp_(-_LARGEST_LOG, _LARGEST_LOG)

@@ -1,4 +1,4 @@
-"""Starts of a synthetic set: noise, real images at random or chosen, or means of clusters."""
+"""Initial images of synthetic sets: noise, random or selected real images, or means of clusters."""
 
 from __future__ import annotations
 
@@ -7,57 +7,64 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ddsdk.data import RealData, choose, herding, k_means_centres, k_means_nearest
+from ddsdk.data import RealData, herding, k_means_centres, k_means_nearest, sample_indices
 from ddsdk.foundation import derive, require
 
 Start = Callable[[RealData, int, torch.Generator], Tensor]
-"""`(real, ipc, rng) -> images`, (K*ipc, C, H, W) in the value space, class by class."""
+"""Function `(real, ipc, rng) -> images`, (K*ipc, C, H, W) after preprocessing, sorted by class."""
 
 Select = Callable[[Tensor, int, torch.Generator], Tensor]
-"""`(features, n, rng) -> positions`."""
+"""Function `(features, n, rng) -> indices` that selects n of the feature rows."""
 
 
 def class_slots(num_classes: int, ipc: int) -> Tensor:
-    """Return the class of each slot, (K*ipc,) int64: `ipc` slots of class 0, then of class 1 ..."""
+    """Return the class of each slot, (K*ipc,) int64: first `ipc` slots of class 0, then of class 1 and so on.
+
+    Example:
+        >>> from ddsdk.synthetic import class_slots
+        >>> class_slots(3, 2).tolist()
+        [0, 0, 1, 1, 2, 2]
+    """
     return torch.arange(num_classes).repeat_interleave(ipc)
 
 
 def check_ipc(real: RealData, ipc: int) -> None:
-    """Raise ValueError unless every class holds at least `ipc` images."""
+    """Raise ValueError unless `ipc` is at least 1 and each class has at least `ipc` images."""
     require(ipc >= 1, "ipc", "be at least 1", ipc)
     for c, (size, name) in enumerate(zip(real.class_sizes, real.class_names, strict=True)):
         require(size >= ipc, "ipc", f"not exceed the {size} images of class {c} ({name!r})", ipc)
 
 
 def noise(real: RealData, ipc: int, rng: torch.Generator) -> Tensor:
-    """Draw standard normal pixels in the value space."""
+    """Return standard normal noise in the space of preprocessed images."""
     require(ipc >= 1, "ipc", "be at least 1", ipc)
     return torch.randn(real.num_classes * ipc, *real.image_shape, generator=rng).to(real.device)
 
 
 def random_real(real: RealData, ipc: int, rng: torch.Generator) -> Tensor:
-    """Draw real images of each class without replacement."""
+    """Return random real images of each class, drawn without replacement."""
     check_ipc(real, ipc)
-    picks = [choose(real.index_of_class(c), ipc, derive(rng, c)) for c in range(real.num_classes)]
-    return real.batch(torch.cat(picks)).x
+    indices = [sample_indices(real.index_of_class(c), ipc, derive(rng, c)) for c in range(real.num_classes)]
+    return real.batch(torch.cat(indices)).x
 
 
 def from_selection(select: Select) -> Start:
-    """Return a start that takes the real images that `select` chooses by their pixels."""
+    """Return a start of real images that `select` chooses by their pixels."""
 
     def start(real: RealData, ipc: int, rng: torch.Generator) -> Tensor:
         check_ipc(real, ipc)
-        picks = []
+        indices = []
         for c in range(real.num_classes):
-            index = real.index_of_class(c)
-            picks.append(index[select(real.batch(index).x.flatten(1), ipc, derive(rng, c))])
-        return real.batch(torch.cat(picks)).x
+            class_indices = real.index_of_class(c)
+            pixels = real.batch(class_indices).x.flatten(1)
+            indices.append(class_indices[select(pixels, ipc, derive(rng, c))])
+        return real.batch(torch.cat(indices)).x
 
     return start
 
 
 def cluster_means(real: RealData, ipc: int, rng: torch.Generator) -> Tensor:
-    """Return the means of `ipc` clusters of each class, by pixels; at ipc 1 the mean image of the class."""
+    """Return the means of `ipc` k-means clusters of the pixels of each class; at ipc 1 the mean image of the class."""
     check_ipc(real, ipc)
     means = []
     for c in range(real.num_classes):
@@ -73,3 +80,4 @@ STARTS: dict[str, Start] = {
     "means": cluster_means,
     "herding": from_selection(lambda features, n, _: herding(features, n)),
 }
+"""Initialisations by their name in recipes."""

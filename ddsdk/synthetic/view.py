@@ -1,4 +1,4 @@
-"""The view of a synthetic set that an objective gets for one step."""
+"""The interface of a synthetic set for objectives."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from ddsdk.data import Batch
 
 
 class SyntheticView(Protocol):
-    """The synthetic set for an objective: items with graph, by class, mixed, by slot, or whole.
+    """Interface of a synthetic set in one step of an objective: batches of images and labels with graph.
 
-    `ddsdk.synthetic.Leaves` is the view of a run.
+    `ddsdk.synthetic.LeafView` is the view of a run.
     """
 
     @property
     def num_classes(self) -> int:
-        """Number of classes K."""
+        """Number of classes, K."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Device of the set."""
+        """Device of the synthetic set."""
         ...
 
     @property
     def rate(self) -> Tensor:
-        """Learned learning rate with graph: a scalar, or one value for each step as `ddsdk.training.Unroll` takes it.
+        """Learned learning rate with graph: a scalar, or one value for each step, see `ddsdk.training.Unroll`.
 
         Raises:
-            ValueError: If the set learns none.
+            ValueError: If the set has no learned learning rate.
         """
         ...
 
@@ -40,7 +40,7 @@ class SyntheticView(Protocol):
         """Learned factor on scores before a softmax, a scalar with graph.
 
         Raises:
-            ValueError: If the set learns none.
+            ValueError: If the set has no learned factor.
         """
         ...
 
@@ -49,17 +49,17 @@ class SyntheticView(Protocol):
         ...
 
     def of_class(self, c: int, n: int, rng: torch.Generator) -> Batch:
-        """Decode at most `n` slots of class `c`, drawn without replacement."""
+        """Return the images and labels of at most `n` slots of class `c`, drawn without replacement."""
         ...
 
     def mixed(self, n: int, rng: torch.Generator) -> Batch:
-        """Decode at most `n` slots of any class, drawn without replacement."""
+        """Return the images and labels of at most `n` slots of any class, drawn without replacement."""
         ...
 
     def at(self, slots: Tensor, rng: torch.Generator) -> Batch:
-        """Decode `slots`, (B,) int64."""
+        """Return the images and labels of `slots`, (B,) int64."""
         ...
 
     def whole(self, rng: torch.Generator) -> Batch:
-        """Decode all slots in stored order."""
+        """Return the images and labels of all slots in stored order."""
         ...

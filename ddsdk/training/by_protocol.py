@@ -11,9 +11,9 @@ from torch import nn
 from ddsdk.data import Augmentation, Batch
 from ddsdk.foundation import derive, require_count
 from ddsdk.training.fit import epoch, evaluating_mode, gradient_step
-from ddsdk.training.losses import LOSSES, Adversary, Loss
+from ddsdk.training.losses import LOSSES, InputAttack, Loss
 from ddsdk.training.micro import micro_batch, pieces
-from ddsdk.training.protocol import Evaluation, Pace
+from ddsdk.training.protocol import PerStepSchedule, TrainingProtocol
 
 _LEAST_MOMENTUM = 1e-30
 
@@ -21,41 +21,49 @@ _LEAST_MOMENTUM = 1e-30
 def train(
     network: nn.Module,
     batch: Batch,
-    evaluation: Evaluation,
+    protocol: TrainingProtocol,
     rng: torch.Generator,
-    pace: Pace = Pace(),  # noqa: B008 - a tuple, which cannot change
-    adversary: Adversary | None = None,
+    per_step: PerStepSchedule = PerStepSchedule(),  # noqa: B008 - a tuple, which cannot change
+    adversary: InputAttack | None = None,
 ) -> Iterator[int]:
-    """Train `network` in place on a set, giving control back after each epoch.
+    """Train a network in place on a set; each step of the returned iterator is one epoch.
 
     Args:
-        network: Network from (B, C, H, W) to logits (B, K).
-        batch: Whole set, in the value space.
-        evaluation: Protocol.
-        rng: Root of order and augmentation.
-        pace: Rate and momentum of each step, where they were learned with the set.
-        adversary: Attack on the images of every step, after their augmentation: adversarial training.
+        network: Network from images (B, C, H, W) to logits (B, K).
+        batch: Images and label rows of the whole set, in the value space.
+        protocol: Training protocol: epochs, optimizer, schedule, augmentation and loss.
+        rng: Root of the order of the images and of the augmentation.
+        per_step: Learning rate and momentum of each step; empty for those of the protocol.
+        adversary: Attack on the augmented images of every step, for adversarial training; None for clean images.
 
     Yields:
         The number of finished epochs.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> real = ddsdk.load("digits")
+        >>> network = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator(0))
+        >>> batch, protocol = real.batch(torch.arange(100)), ddsdk.TrainingProtocol(epochs=2)
+        >>> list(ddsdk.training.train(network, batch, protocol, ddsdk.generator(1)))
+        [1, 2]
     """
-    pace.check(evaluation, len(batch.x))
-    augmentation = Augmentation(evaluation.augmentation)
-    optimizer, loss = _optimizer(network, evaluation), LOSSES[evaluation.loss]
-    per_epoch, shuffled = evaluation.steps_in_epoch(len(batch.x)), evaluation.order == "shuffled"
+    per_step.check(protocol, len(batch.x))
+    augmentation = Augmentation(protocol.augmentation)
+    optimizer, loss = _optimizer(network, protocol), LOSSES[protocol.loss]
+    per_epoch, shuffled = protocol.steps_in_epoch(len(batch.x)), protocol.order == "shuffled"
     network.train()
-    for i in range(evaluation.epochs):
+    for i in range(protocol.epochs):
         key = derive(rng, "epoch", i)
-        parts = epoch(batch, evaluation.batch_size, augmentation, key, mix=evaluation.mix, shuffled=shuffled)
-        for step, part in enumerate(parts, i * per_epoch):
-            _set_pace(optimizer, evaluation, pace, step, per_epoch)
+        minibatches = epoch(batch, protocol.batch_size, augmentation, key, mix=protocol.mix, shuffled=shuffled)
+        for step, minibatch in enumerate(minibatches, i * per_epoch):
+            _set_rates(optimizer, protocol, per_step, step, per_epoch)
             if adversary is not None:
-                part = _attacked(network, part, loss, adversary, derive(key, "adversary", step))
-            gradient_step(network, optimizer, part, loss)
+                minibatch = _attacked(network, minibatch, loss, adversary, derive(key, "adversary", step))
+            gradient_step(network, optimizer, minibatch, loss)
         yield i + 1
 
 
-def _attacked(network: nn.Module, batch: Batch, loss: Loss, adversary: Adversary, rng: torch.Generator) -> Batch:
+def _attacked(network: nn.Module, batch: Batch, loss: Loss, adversary: InputAttack, rng: torch.Generator) -> Batch:
     size = micro_batch(network, batch.x.device, len(batch.x))
     with evaluating_mode(network):
         attacked = [
@@ -65,44 +73,51 @@ def _attacked(network: nn.Module, batch: Batch, loss: Loss, adversary: Adversary
     return Batch(torch.cat(attacked), batch.y)
 
 
-def train_steps(network: nn.Module, batch: Batch, evaluation: Evaluation, steps: int, rng: torch.Generator) -> None:
-    """Train `network` in place for a number of steps, which may be part of a pass or many of them.
+def train_steps(network: nn.Module, batch: Batch, protocol: TrainingProtocol, steps: int, rng: torch.Generator) -> None:
+    """Train a network in place for a given number of steps in the place of the epochs of the protocol.
 
-    The schedule of the protocol is stretched or squeezed so that it ends with the last step.
+    The learning-rate schedule of the protocol is scaled so that it ends with the last step.
 
     Args:
-        network: Network from (B, C, H, W) to logits (B, K).
-        batch: Whole set, in the value space.
-        evaluation: Protocol, of whose epochs `decay_at` is a fraction.
-        steps: Steps of the optimizer, >= 1.
-        rng: Root of order and augmentation; pass i is that of `train`.
+        network: Network from images (B, C, H, W) to logits (B, K).
+        batch: Images and label rows of the whole set, in the value space.
+        protocol: Training protocol; its `decay_at` and `warm_up` are fractions of `steps`.
+        steps: Steps of the optimizer, at least 1.
+        rng: Root of order and augmentation; epoch i has the random numbers of epoch i in `train`.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> real = ddsdk.load("digits")
+        >>> network = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator(0))
+        >>> batch, protocol = real.batch(torch.arange(100)), ddsdk.TrainingProtocol()
+        >>> ddsdk.training.train_steps(network, batch, protocol, 5, ddsdk.generator(1))
     """
     require_count("steps", steps)
-    augmentation, shuffled = Augmentation(evaluation.augmentation), evaluation.order == "shuffled"
-    optimizer, loss = _optimizer(network, evaluation), LOSSES[evaluation.loss]
-    size, mix = evaluation.batch_size, evaluation.mix
-    passes = (
+    augmentation, shuffled = Augmentation(protocol.augmentation), protocol.order == "shuffled"
+    optimizer, loss = _optimizer(network, protocol), LOSSES[protocol.loss]
+    size, mix = protocol.batch_size, protocol.mix
+    epochs = (
         epoch(batch, size, augmentation, derive(rng, "epoch", i), mix=mix, shuffled=shuffled) for i in itertools.count()
     )
     network.train()
-    for step, part in enumerate(itertools.islice(itertools.chain.from_iterable(passes), steps)):
-        _set_pace(optimizer, evaluation, Pace(), step, steps / evaluation.epochs)
-        gradient_step(network, optimizer, part, loss)
+    for step, minibatch in enumerate(itertools.islice(itertools.chain.from_iterable(epochs), steps)):
+        _set_rates(optimizer, protocol, PerStepSchedule(), step, steps / protocol.epochs)
+        gradient_step(network, optimizer, minibatch, loss)
 
 
-def _optimizer(network: nn.Module, evaluation: Evaluation) -> torch.optim.Optimizer:
-    lr, decay = evaluation.lr, evaluation.weight_decay
-    if evaluation.optimizer == "adam":
-        betas = (evaluation.momentum, 0.999)
+def _optimizer(network: nn.Module, protocol: TrainingProtocol) -> torch.optim.Optimizer:
+    lr, decay = protocol.lr, protocol.weight_decay
+    if protocol.optimizer == "adam":
+        betas = (protocol.momentum, 0.999)
         return torch.optim.Adam(network.parameters(), lr=lr, betas=betas, weight_decay=decay)
-    return torch.optim.SGD(network.parameters(), lr=lr, momentum=evaluation.momentum, weight_decay=decay)
+    return torch.optim.SGD(network.parameters(), lr=lr, momentum=protocol.momentum, weight_decay=decay)
 
 
-def _set_pace(
-    optimizer: torch.optim.Optimizer, evaluation: Evaluation, pace: Pace, step: int, per_epoch: float
+def _set_rates(
+    optimizer: torch.optim.Optimizer, protocol: TrainingProtocol, per_step: PerStepSchedule, step: int, per_epoch: float
 ) -> None:
     (group,) = optimizer.param_groups
-    group["lr"] = pace.rates[step] if pace.rates else evaluation.rate_at(step, per_epoch)
-    if pace.momenta:
-        # With a momentum of exactly 0, torch would leave the step out of its buffer.
-        group["momentum"] = max(pace.momenta[step], _LEAST_MOMENTUM)
+    group["lr"] = per_step.rates[step] if per_step.rates else protocol.rate_at(step, per_epoch)
+    if per_step.momenta:
+        # At a momentum of exactly 0, torch does not add the gradient of this step to its momentum buffer.
+        group["momentum"] = max(per_step.momenta[step], _LEAST_MOMENTUM)

@@ -1,4 +1,4 @@
-"""Ordinary training of a network on batches: students and evaluation share it."""
+"""Gradient steps, epochs and accuracy of a network: the training loop of students and evaluation networks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ddsdk.data import Augmentation, Batch, cutmix
-from ddsdk.foundation import derive, require_rate
+from ddsdk.foundation import derive, require_positive
 from ddsdk.training.losses import Loss, soft_cross_entropy
 from ddsdk.training.micro import micro_batch, pieces
 
 Penalty = Callable[[nn.Module, Batch], Tensor]
-"""Addition to the loss of a network on a batch: a sum over the batch, with graph to the weights."""
+"""Penalty that is added to the loss of a network on a batch: a sum over the batch, with graph to the weights."""
 
 
 def gradient_step(
@@ -24,14 +24,17 @@ def gradient_step(
     loss: Loss = soft_cross_entropy,
     penalty: Penalty | None = None,
 ) -> float:
-    """Take one optimizer step on the mean loss of a batch; return that loss.
+    """Take one optimizer step on the mean loss of a batch.
 
     Args:
-        network: Network from (B, C, H, W) to logits (B, K), which gets the batch in micro-batches.
+        network: Network from images (B, C, H, W) to logits (B, K); the batch is passed in micro-batches.
         optimizer: Optimizer of the network's parameters.
-        batch: Images and label rows.
-        loss: Loss, summed over a batch, see `LOSSES`.
-        penalty: Addition to the loss.
+        batch: Images and label rows of the step.
+        loss: Loss, summed over the batch, see `LOSSES`.
+        penalty: Penalty that is added to the summed loss; None for none.
+
+    Returns:
+        The mean loss before the step, with the penalty.
     """
     value = batch_gradient(network, batch, loss, penalty)
     optimizer.step()
@@ -41,16 +44,22 @@ def gradient_step(
 def batch_gradient(
     network: nn.Module, batch: Batch, loss: Loss = soft_cross_entropy, penalty: Penalty | None = None
 ) -> float:
-    """Leave the gradient of the mean loss of a batch in the parameters; return that loss."""
+    """Store the gradient of the mean loss of a batch in the ``grad`` of each parameter.
+
+    The arguments are those of `gradient_step`.
+
+    Returns:
+        The mean loss, with the penalty.
+    """
     n, total = len(batch.x), 0.0
     network.zero_grad(set_to_none=True)
     for part in pieces(n, micro_batch(network, batch.x.device, n)):
-        share = loss(network(batch.x[part]), batch.y[part])
+        part_loss = loss(network(batch.x[part]), batch.y[part])
         if penalty is not None:
-            share = share + penalty(network, Batch(batch.x[part], batch.y[part]))
-        share = share / n
-        share.backward()  # type: ignore[no-untyped-call]
-        total += float(share.detach())
+            part_loss = part_loss + penalty(network, Batch(batch.x[part], batch.y[part]))
+        part_loss = part_loss / n
+        part_loss.backward()  # type: ignore[no-untyped-call]
+        total += float(part_loss.detach())
     return total
 
 
@@ -63,35 +72,48 @@ def epoch(
     mix: float = 0.0,
     shuffled: bool = True,
 ) -> Iterator[Batch]:
-    """Give one pass over a set in augmented batches.
+    """Yield the augmented batches of one pass over a set.
 
     Args:
-        batch: Whole set.
-        batch_size: Images of one batch.
-        augmentation: Augmentation, drawn once a batch, with numbers of its own for each image.
-        rng: Root of the order and the draws of the pass.
+        batch: Images and label rows of the whole set.
+        batch_size: Images in one batch; the last batch may be smaller.
+        augmentation: Augmentation with different random numbers for each image.
+        rng: Root of the order, the augmentation and the mixing of this pass.
         mix: Probability that a batch is mixed by CutMix after its augmentation.
-        shuffled: Whether the order is random; otherwise it is that of the set.
+        shuffled: True for a random order, false for the stored order.
     """
     n, device = len(batch.x), batch.x.device
     order = torch.randperm(n, generator=derive(rng, "order")).to(device) if shuffled else torch.arange(n, device=device)
-    for i, part in enumerate(torch.split(order, batch_size)):
-        draw = augmentation.per_image(len(part), derive(rng, "augmentation", i))
-        yield Batch(*cutmix(draw(batch.x[part]), batch.y[part], mix, derive(rng, "mix", i)))
+    for i, positions in enumerate(torch.split(order, batch_size)):
+        draw = augmentation.per_image(len(positions), derive(rng, "augmentation", i))
+        yield Batch(*cutmix(draw(batch.x[positions]), batch.y[positions], mix, derive(rng, "mix", i)))
 
 
 @torch.no_grad()
 def accuracy(network: nn.Module, x: Tensor, labels: Tensor) -> float:
-    """Return the fraction of images x, (N, C, H, W), whose largest logit in eval mode is their label, (N,) int64."""
+    """Return the top-1 accuracy, 0..1, of a network in evaluation mode.
+
+    Args:
+        network: Network from images (B, C, H, W) to logits (B, K).
+        x: Images in the value space, (N, C, H, W).
+        labels: Class of each image, (N,) int64.
+
+    Example:
+        >>> import ddsdk
+        >>> test = ddsdk.load("digits", split="test")
+        >>> network = ddsdk.network_factory("convnet", test.image_shape, 10, width=4)(ddsdk.generator(0))
+        >>> 0 <= ddsdk.training.accuracy(network, test.preprocess(test.images), test.labels) <= 1
+        True
+    """
     with evaluating_mode(network):
-        hits = (probabilities(network, x).argmax(1) == labels).sum()
-    return int(hits) / len(x)
+        correct = (probabilities(network, x).argmax(1) == labels).sum()
+    return int(correct) / len(x)
 
 
 @contextmanager
 def evaluating_mode(network: nn.Module) -> Iterator[None]:
-    """Put a network in the mode of evaluation, and every layer back into its own in the end."""
-    # network.train() would thaw batch norm layers whose statistics were measured and fixed.
+    """Put a network into evaluation mode, and restore the mode of every layer on exit."""
+    # network.train() would unfreeze batch norm layers whose statistics were measured and fixed.
     modes = [(layer, layer.training) for layer in network.modules()]
     network.eval()
     try:
@@ -103,14 +125,14 @@ def evaluating_mode(network: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def embeddings(network: nn.Module, x: Tensor) -> Tensor:
-    """Return `network.embed(x)`, (N, F), of images x, (N, C, H, W), taken in micro-batches."""
+    """Return `network.embed(x)`, (N, F), for images x, (N, C, H, W), in micro-batches and without graph."""
     return _in_pieces(network.embed, network, x)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
 def probabilities(network: nn.Module, x: Tensor, temperature: float = 1.0) -> Tensor:
-    """Return the softmax of `network(x) / temperature`, (N, K), taken in micro-batches."""
-    require_rate("temperature", temperature)
+    """Return the softmax of `network(x) / temperature`, (N, K), in micro-batches and without graph."""
+    require_positive("temperature", temperature)
     return (_in_pieces(network, network, x) / temperature).softmax(1)
 
 

@@ -16,12 +16,20 @@ def weight_vector(network: nn.Module) -> Tensor:
 
 @final
 class FlatNetwork:
-    """`network` with its parameters given as one vector: ``logits = flat(weights, x)``.
+    """A network whose parameters are one vector: ``logits = flat(weights, x)``.
 
-    Buffers, such as BatchNorm's statistics, are constants.
+    Buffers, such as the statistics of BatchNorm, are constants.
 
     Args:
-        network: Network with the layers, the shapes and the buffers; its own parameters are not read.
+        network: Network that gives layers, shapes and buffers; the values of its parameters are not used.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.training import FlatNetwork, weight_vector
+        >>> network = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)(ddsdk.generator(0))
+        >>> flat = FlatNetwork(network)
+        >>> flat(weight_vector(network), ddsdk.load("digits").images[:5].float()).shape
+        torch.Size([5, 10])
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -37,14 +45,18 @@ class FlatNetwork:
 
     def __call__(self, weights: Tensor, x: Tensor) -> Tensor:
         """Return the logits (B, K) of images (B, C, H, W) under `weights`, (P,), with graph to both."""
-        pieces = torch.split(weights, self._sizes)
-        named = {n: p.view(s) for n, p, s in zip(self._names, pieces, self._shapes, strict=True)}
+        slices = torch.split(weights, self._sizes)
+        named = {n: p.view(s) for n, p, s in zip(self._names, slices, self._shapes, strict=True)}
         logits: Tensor = functional_call(self._network, named, (x,))
         return logits
 
     def load_(self, weights: Tensor) -> nn.Module:
-        """Write `weights`, (P,), into the network's own parameters and return it."""
+        """Copy `weights`, (P,), into the parameters of the network.
+
+        Returns:
+            The network itself, changed in place.
+        """
         with torch.no_grad():
-            for p, piece in zip(self._network.parameters(), torch.split(weights, self._sizes), strict=True):
-                p.copy_(piece.view_as(p))
+            for p, values in zip(self._network.parameters(), torch.split(weights, self._sizes), strict=True):
+                p.copy_(values.view_as(p))
         return self._network

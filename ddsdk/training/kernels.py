@@ -1,4 +1,4 @@
-"""Kernels in closed form, and the machine that predicts with one: no network is built and none is trained."""
+"""Kernels in closed form, and the predictor of kernel ridge regression; no network is trained."""
 
 from __future__ import annotations
 
@@ -12,41 +12,47 @@ from typing import NamedTuple, Protocol, final
 import torch
 from torch import Tensor
 
-from ddsdk.foundation import Checked, NonNegativeFloat, PositiveFloat, PositiveInt
+from ddsdk.foundation import CheckedDataclass, NonNegativeFloat, PositiveFloat, PositiveInt
 from ddsdk.training.micro import pieces
 from ddsdk.training.ridge import Ridge, RidgeRule, solve
 
-_AT_ONCE = 1000
+_IMAGES_AT_ONCE = 1000
 _SQRT2 = math.sqrt(2)
-_SAME = 1e-12
-"""Images whose squared sine is below this count as parallel: there the angle has no derivative."""
+_PARALLEL = 1e-12
+"""Squared sine below which two images count as parallel: the angle has no derivative there."""
 
 
 class Kernel(Protocol):
     """A positive semi-definite function of two images."""
 
     def __call__(self, x: Tensor, z: Tensor) -> Tensor:
-        """Return the values between images (B, C, H, W) and (B', C, H, W), (B, B') float64, with graph to both."""
+        """Return the kernel values of images (B, C, H, W) and (B', C, H, W), (B, B') float64, with graph to both."""
         ...
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class FullyConnectedNTK(Checked):
-    """The neural tangent kernel of an infinitely wide fully connected ReLU network; images are vectors of D numbers.
+class FullyConnectedNTK(CheckedDataclass):
+    """The neural tangent kernel of an infinitely wide fully connected ReLU network, on images as vectors of D pixels.
 
     S_0 = T_0 = w^2 <x, z> / D + b^2; with t the angle of S_l between x and z, and p, q its diagonal values,
     S_l+1 = w^2 sqrt(p q) (sin t + (pi - t) cos t) / 2 pi + b^2 and T_l+1 = S_l+1 + T_l w^2 (pi - t) / 2 pi.
-    Where images are parallel the angle counts as constant.
+    For parallel images the angle counts as constant.
 
     Attributes:
-        depth: Hidden layers; 1 is the "FC1" of KIP.
-        weight_std: Number w in the parametrisation f = w W h / sqrt(fan-in) + b v with standard normal W and v.
-        bias_std: Number b.
+        depth: Number of hidden layers; 1 is the "FC1" of KIP.
+        weight_std: Factor w in the parametrisation f = w W h / sqrt(fan-in) + b v with standard normal W and v.
+        bias_std: Factor b of the biases in that parametrisation.
 
     References:
         Cho and Saul, "Kernel Methods for Deep Learning", NeurIPS 2009; Jacot et al., "Neural Tangent Kernel",
         NeurIPS 2018, arXiv:1806.07572.
+
+    Example:
+        >>> import ddsdk
+        >>> x = ddsdk.load("digits").images[:6].float()
+        >>> ddsdk.training.FullyConnectedNTK(depth=2)(x, x[:4]).shape
+        torch.Size([6, 4])
     """
 
     depth: PositiveInt = 1
@@ -64,11 +70,17 @@ class FullyConnectedNTK(Checked):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class LinearKernel(Checked):
-    """The kernel of linear regression on pixels: <x, z> / D + bias^2.
+class LinearKernel(CheckedDataclass):
+    """The kernel of linear regression on D pixels: <x, z> / D + bias^2.
 
     Attributes:
-        bias: Length of a constant feature; 0 for regression through the origin of the value space.
+        bias: Value of a constant feature; 0 for regression through the origin of the value space.
+
+    Example:
+        >>> import ddsdk
+        >>> x = ddsdk.load("digits").images[:6].float()
+        >>> ddsdk.training.LinearKernel()(x, x[:4]).shape
+        torch.Size([6, 4])
     """
 
     bias: NonNegativeFloat = 0.0
@@ -80,17 +92,17 @@ class LinearKernel(Checked):
 
 
 KERNELS: dict[str, Callable[..., Kernel]] = {"fc-ntk": FullyConnectedNTK, "linear": LinearKernel}
-"""Name of a kernel to its builder, which takes its options."""
+"""Constructors of the kernels by name; their options are keyword arguments."""
 
 
 class Moments(NamedTuple):
-    """The moments of a layer of an infinitely wide network for two batches.
+    """The covariances and the tangent kernel at one layer of an infinitely wide network, for two batches.
 
     Attributes:
         covariance: Covariance of the outputs between the batches, (B, B').
-        tangent: Tangent kernel up to that layer, (B, B').
-        of_x: Covariance of each item of the first batch with itself, (B,).
-        of_z: Covariance of each item of the second batch with itself, (B',).
+        tangent: Tangent kernel of the network up to this layer, (B, B').
+        of_x: Variance of the output for each item of the first batch, (B,).
+        of_z: Variance of the output for each item of the second batch, (B',).
     """
 
     covariance: Tensor
@@ -100,11 +112,11 @@ class Moments(NamedTuple):
 
 
 def relu_layers(moments: Moments, depth: int, *, weight: float = 2.0, bias: float = 0.0) -> Moments:
-    """Pass an infinitely wide network through `depth` ReLU layers.
+    """Return the moments after `depth` fully connected ReLU layers of infinite width.
 
     Args:
-        moments: Moments before the layers.
-        depth: Number of layers.
+        moments: Moments before the first of the layers.
+        depth: Number of layers, at least 0.
         weight: Variance w^2 of the weights; 2 keeps the diagonal values where there is no bias.
         bias: Variance b^2 of the biases.
     """
@@ -123,44 +135,67 @@ def relu_layers(moments: Moments, depth: int, *, weight: float = 2.0, bias: floa
 def _angle(cosine: Tensor) -> tuple[Tensor, Tensor]:
     """Return the angle in 0..pi and its sine."""
     squared = 1 - cosine.square()
-    apart = squared > _SAME
+    apart = squared > _PARALLEL
+    # The square root gets ones for parallel images: torch.where would otherwise pass on its infinite derivative.
     sine = torch.where(apart, squared, torch.ones_like(squared)).sqrt()
-    end = torch.where(cosine > 0, 0.0, math.pi).to(cosine)
-    return torch.where(apart, torch.atan2(sine, cosine), end), torch.where(apart, sine, 0.0)
+    parallel_angle = torch.where(cosine > 0, 0.0, math.pi).to(cosine)
+    return torch.where(apart, torch.atan2(sine, cosine), parallel_angle), torch.where(apart, sine, 0.0)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class KernelMachine:
-    """Kernel ridge regression: a kernel and a ridge, without the set."""
+    """Kernel ridge regression with a given kernel and ridge; `predict` takes the training set.
+
+    Attributes:
+        kernel: Kernel function of two batches of images.
+        ridge: Ridge that is added to the diagonal of the Gram matrix.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> from ddsdk.training import KernelMachine, LinearKernel, Ridge
+        >>> x, y = ddsdk.load("digits").batch(torch.arange(50))
+        >>> KernelMachine(kernel=LinearKernel(), ridge=Ridge()).predict(x, y, x[:3]).shape
+        torch.Size([3, 10])
+    """
 
     kernel: Kernel
     ridge: Ridge
 
     def predict(self, x: Tensor, y: Tensor, new: Tensor) -> Tensor:
-        """Return the predictions for new images, (N, K) float64, of which the largest is the class.
+        """Return the scores of new images, (N, K) float64; the largest score of a row is the predicted class.
 
         Args:
-            x: Images of the set, (M, C, H, W).
-            y: Labels of the set, (M, K): any real rows.
-            new: New images, (N, C, H, W), taken 1000 at a time.
+            x: Training images, (M, C, H, W).
+            y: Training label rows, (M, K), of any real numbers.
+            new: New images, (N, C, H, W), predicted 1000 at a time.
         """
-        values = solve(self.kernel(x, x), y, self.ridge).values
-        return torch.cat([self.kernel(new[part], x) @ values for part in pieces(len(new), _AT_ONCE)])
+        coefficients = solve(self.kernel(x, x), y, self.ridge).values
+        scores = [self.kernel(new[part], x) @ coefficients for part in pieces(len(new), _IMAGES_AT_ONCE)]
+        return torch.cat(scores)
 
 
 def kernel_machine(name: str, *, rule: RidgeRule = "trace", ridge: float = 1e-6, **options: object) -> KernelMachine:
-    """Return the machine that a kernel's name and options describe, as an evaluation holds them.
+    """Return the kernel machine for a kernel's name and options, as a training protocol stores them.
 
     Args:
-        name: Key of `KERNELS`.
-        rule: Rule of the ridge.
-        ridge: Strength of the ridge.
+        name: Name of the kernel, a key of `KERNELS`.
+        rule: Rule of the ridge, see `Ridge`.
+        ridge: Strength of the ridge, at least 0.
         **options: Options of the kernel, such as ``depth``.
+
+    Raises:
+        ValueError: If no kernel has this name.
+        TypeError: If the kernel has no such option.
+
+    Example:
+        >>> import ddsdk
+        >>> ddsdk.training.kernel_machine("fc-ntk", depth=2).kernel.depth
+        2
     """
     if name not in KERNELS:
-        near = difflib.get_close_matches(name.lower(), KERNELS, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        matches = difflib.get_close_matches(name.lower(), KERNELS, n=1, cutoff=0.4)
+        hint = f"; did you mean {matches[0]!r}?" if matches else ""
         raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, got {name!r}{hint}")
     known = list(inspect.signature(KERNELS[name]).parameters)
     for option in options:

@@ -1,4 +1,4 @@
-"""Losses of training by the names that an artefact gives them, and the hook of adversarial training."""
+"""Training losses by name, and the interface of attacks for adversarial training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""From outputs (B, K) and label rows (B, K) to the sum over the batch, so that parts of a batch add up."""
+"""Function of outputs (B, K) and label rows (B, K): the loss, summed over the batch so that micro-batches add up."""
 
 
 def soft_cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -18,23 +18,24 @@ def soft_cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(outputs, labels, reduction="sum")
 
 
-def half_squares(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return 1/2 the sum of (f - y)^2 over batch and classes: regression on the label rows."""
+def half_squared_error(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return half the sum of (f - y)^2 over batch and classes: the loss of regression on label rows."""
     return 0.5 * (outputs - labels).square().sum()
 
 
-LOSSES: Mapping[str, Loss] = {"cross-entropy": soft_cross_entropy, "mse": half_squares}
+LOSSES: Mapping[str, Loss] = {"cross-entropy": soft_cross_entropy, "mse": half_squared_error}
+"""Losses by the name that a training protocol stores."""
 
 
-class Adversary(Protocol):
-    """A change of images that raises a loss, within bounds of its own."""
+class InputAttack(Protocol):
+    """An adversarial attack: it changes images within a bound so that their loss rises."""
 
     def __call__(self, loss: Callable[[Tensor], Tensor], x: Tensor, rng: torch.Generator) -> Tensor:
-        """Return images of the same shape, without graph.
+        """Return the attacked images, of the same shape and without graph.
 
         Args:
             loss: Differentiable function from images (B, C, H, W) in the value space to the sum of their losses.
-            x: Images in the value space.
-            rng: Root of random starts.
+            x: Images in the value space, (B, C, H, W).
+            rng: Root of the random starts of the attack.
         """
         ...

@@ -1,8 +1,8 @@
-"""Micro-batches: the same sums in pieces that fit the cache.
+"""Micro-batches: sums over a batch that are computed in pieces which fit the cache.
 
-On a CPU a convolutional net takes two to five times as long per image once the activations of a batch leave
-the cache, so everything that is a sum over a batch is taken in pieces. On a GPU small pieces only add launches.
-`MICRO_BATCH` is the one switch; `ddsdk bench --table speed` measures it.
+On a CPU a convolutional network takes two to five times as long per image once the activations of a batch exceed the
+cache, so every sum over a batch is computed in pieces. On a GPU small pieces only add kernel launches. `MICRO_BATCH`
+sets the size for the whole package; `ddsdk bench --table speed` measures its effect.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import nn
 from ddsdk.networks import uses_batch_statistics
 
 MICRO_BATCH: dict[str, int | None] = {"cpu": 32}
-"""Images at once on each kind of device; kinds that are not listed take the whole batch."""
+"""Images in a micro-batch by device type; device types that are not listed take the whole batch."""
 
 
 def micro_batch(network: nn.Module, device: torch.device, batch: int) -> int:
-    """Return the number of images of a batch that `network` should get at once on `device`.
+    """Return the number of images that one forward pass of `network` takes on `device`, for a batch of `batch` images.
 
-    It is the whole batch where BatchNorm layers use batch statistics: pieces would change the result. So it is where
-    the network has ``whole_batch = True``, as one whose rows are the nodes of one graph.
+    It is the whole batch for networks whose BatchNorm layers use batch statistics, because pieces would change the
+    result, and for networks with ``whole_batch = True``, such as those whose rows are the nodes of one graph.
     """
     size = MICRO_BATCH.get(device.type)
     if size is None or uses_batch_statistics(network) or getattr(network, "whole_batch", False):
@@ -31,6 +31,6 @@ def micro_batch(network: nn.Module, device: torch.device, batch: int) -> int:
 
 
 def pieces(batch: int, size: int) -> Iterator[slice]:
-    """Cut `range(batch)` into slices of at most `size`."""
+    """Yield consecutive slices of `range(batch)` with at most `size` items each."""
     for start in range(0, batch, size):
         yield slice(start, min(start + size, batch))

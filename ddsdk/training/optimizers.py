@@ -1,7 +1,7 @@
 """Optimizers of students as pure, differentiable functions of a state and a gradient.
 
 A state is a tuple of tensors whose first one is the flat weight vector. `torch.optim` changes weights in place, which
-no graph can pass through; these do not.
+cuts the graph of an unrolled gradient; these optimizers return new tensors.
 """
 
 from __future__ import annotations
@@ -12,40 +12,52 @@ from typing import Protocol, final
 import torch
 from torch import Tensor
 
-from ddsdk.foundation import Checked, Momentum, PositiveFloat, require, require_momentum
+from ddsdk.foundation import CheckedDataclass, Momentum, PositiveFloat, require, require_momentum
 
 State = tuple[Tensor, ...]
 """Weights, (P,), and the other tensors of an optimizer."""
 
 
 class InnerOptimizer(Protocol):
-    """The optimizer of a student."""
+    """The optimizer of the inner loop, in which a student trains on the synthetic set."""
 
     def start(self, weights: Tensor) -> State:
-        """Return the state before the first step."""
+        """Return the state before the first step, for `weights`, (P,)."""
         ...
 
     def step(self, state: State, gradient: Tensor, rate: Tensor) -> State:
-        """Return the state after a step along `gradient`, (P,), with learning rate `rate`, a scalar tensor.
+        """Return the state after one step along `gradient`, (P,), with learning rate `rate`, a scalar tensor.
 
-        `PacedSGD` takes a pair of rate and momentum, (2,).
+        `PerStepSGD` takes a pair of learning rate and momentum, (2,), in the place of `rate`.
         """
         ...
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class InnerSGD(Checked):
-    """SGD as `torch.optim.SGD` steps: m <- momentum m + g, w <- w - rate m."""
+class InnerSGD(CheckedDataclass):
+    """Differentiable SGD with the update of `torch.optim.SGD`: m <- momentum m + g, w <- w - rate m.
+
+    Attributes:
+        momentum: Momentum in 0 <= value < 1; 0 needs no momentum buffer.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk.training import InnerSGD
+        >>> sgd = InnerSGD(momentum=0.5)
+        >>> weights, buffer = sgd.step(sgd.start(torch.zeros(2)), torch.ones(2), torch.tensor(0.5))
+        >>> weights
+        tensor([-0.5000, -0.5000])
+    """
 
     momentum: Momentum = 0.0
 
     def start(self, weights: Tensor) -> State:
-        """Return (weights,), with a zero buffer beside it where there is momentum."""
+        """Return (weights,), or (weights, zero buffer) with momentum."""
         return (weights, torch.zeros_like(weights)) if self.momentum else (weights,)
 
     def step(self, state: State, gradient: Tensor, rate: Tensor) -> State:
-        """Return the next state."""
+        """Return the state after one step."""
         if not self.momentum:
             return (state[0] - rate * gradient,)
         buffer = self.momentum * state[1] + gradient
@@ -54,15 +66,24 @@ class InnerSGD(Checked):
 
 @final
 @dataclass(frozen=True)
-class PacedSGD:
-    """`InnerSGD` with a momentum that comes with each step, beside its learning rate: both may be learned."""
+class PerStepSGD:
+    """Differentiable SGD whose momentum is an input of each step, like the learning rate: both may be learned.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk.training import PerStepSGD
+        >>> sgd = PerStepSGD()
+        >>> weights, buffer = sgd.step(sgd.start(torch.zeros(2)), torch.ones(2), torch.tensor([0.5, 0.9]))
+        >>> weights
+        tensor([-0.5000, -0.5000])
+    """
 
     def start(self, weights: Tensor) -> State:
         """Return (weights, zero buffer)."""
         return weights, torch.zeros_like(weights)
 
     def step(self, state: State, gradient: Tensor, rate: Tensor) -> State:
-        """Return the next state; `rate` holds learning rate and momentum, (2,)."""
+        """Return the state after one step; `rate` holds learning rate and momentum, (2,)."""
         require(tuple(rate.shape) == (2,), "rate", "be a pair of rate and momentum", tuple(rate.shape))
         buffer = rate[1] * state[1] + gradient
         return state[0] - rate[0] * buffer, buffer
@@ -70,14 +91,22 @@ class PacedSGD:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class InnerAdam(Checked):
-    """Adam with epsilon inside the root: w <- w - rate m^ / sqrt(v^ + eps^2).
+class InnerAdam(CheckedDataclass):
+    """Differentiable Adam with epsilon inside the root: w <- w - rate m^ / sqrt(v^ + eps^2).
 
-    Outside the root, as `torch.optim.Adam` has it, the derivative of sqrt(0) makes a weight without gradient infinite.
+    `torch.optim.Adam` adds epsilon outside the root. There the derivative of sqrt(0) is infinite for a weight whose
+    gradient is zero, and so would be the unrolled gradient.
 
     Attributes:
         betas: Decay of the first and the second moment, each in 0 <= beta < 1.
-        eps: Epsilon.
+        eps: Epsilon inside the root, > 0.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk.training import InnerAdam
+        >>> adam = InnerAdam()
+        >>> len(adam.step(adam.start(torch.zeros(2)), torch.ones(2), torch.tensor(0.1)))
+        4
     """
 
     betas: tuple[float, float] = (0.9, 0.999)
@@ -94,11 +123,11 @@ class InnerAdam(Checked):
         return weights, torch.zeros_like(weights), torch.zeros_like(weights), weights.new_zeros(())
 
     def step(self, state: State, gradient: Tensor, rate: Tensor) -> State:
-        """Return the next state."""
+        """Return the state after one step."""
         weights, first, second, count = state
         b1, b2 = self.betas
         count = count.detach() + 1
         first = b1 * first + (1 - b1) * gradient
         second = b2 * second + (1 - b2) * gradient.square()
-        unbiased = (second / (1 - b2**count) + self.eps**2).sqrt()
-        return weights - rate * (first / (1 - b1**count)) / unbiased, first, second, count
+        root = (second / (1 - b2**count) + self.eps**2).sqrt()
+        return weights - rate * (first / (1 - b1**count)) / root, first, second, count

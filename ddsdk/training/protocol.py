@@ -1,4 +1,4 @@
-"""Protocols of training on a set, and their scores: plain values that files and the command line share."""
+"""Training protocols and their scores: plain values that files and the command line share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 
-from ddsdk.foundation import ArtifactError, Checked, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, require
+from ddsdk.foundation import (
+    ArtifactError,
+    CheckedDataclass,
+    Fraction,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    require,
+)
 
 _DSA = "color_crop_cutout_flip_scale_rotate"
 _Order = Literal["shuffled", "stored"]
@@ -24,68 +32,84 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "learner": ("network", "kernel"),
     "labels": get_args(_Labels),
 }
-# Entries that came later; without them where they hold their defaults, older sets and scores keep their names.
+# Fields of later versions. `to_dict` omits them at their defaults: the hashes of older sets and scores stay valid.
 _LATER = (*_CHOICES, "warm_up")
 
 
-class Pace(NamedTuple):
-    """Learning rate and momentum of each step of training, where they were learned with a set.
+class PerStepSchedule(NamedTuple):
+    """Learning rate and momentum of every training step, for sets that were distilled together with them.
 
     Attributes:
-        rates: Learning rates in place of `Evaluation.lr` and its schedule; empty for none.
-        momenta: Momenta in place of `Evaluation.momentum`; empty for none.
+        rates: Learning rates that replace `TrainingProtocol.lr` and its schedule, one for each step; empty for none.
+        momenta: Momenta that replace `TrainingProtocol.momentum`, one for each step; empty for none.
+
+    Example:
+        >>> import ddsdk
+        >>> schedule = ddsdk.training.PerStepSchedule(rates=(0.1, 0.1, 0.05))
+        >>> schedule.check(ddsdk.TrainingProtocol(epochs=3, order="stored"), images=10)
     """
 
     rates: tuple[float, ...] = ()
     momenta: tuple[float, ...] = ()
 
-    def check(self, evaluation: Evaluation, images: int) -> None:
-        """Raise ValueError unless a network that trains on `images` images takes as many steps as there are."""
-        steps = evaluation.epochs * evaluation.steps_in_epoch(images)
+    def check(self, protocol: TrainingProtocol, images: int) -> None:
+        """Check that a protocol takes as many steps on `images` images as the schedule has entries.
+
+        A mismatch raises ValueError, and so does a protocol that shuffles the set, has a kernel in the place of a
+        network, or has another optimizer than SGD for learned momenta.
+        """
+        steps = protocol.epochs * protocol.steps_in_epoch(images)
         for name, values in (("learned_lr", self.rates), ("learned_momentum", self.momenta)):
-            rule = f"hold one number for each of the {steps} steps of {evaluation.epochs} epochs"
+            rule = f"hold one number for each of the {steps} steps of {protocol.epochs} epochs"
             require(len(values) in (0, steps), name, rule, len(values))
-        stepped = not any(self) or (evaluation.order, evaluation.learner) == ("stored", "network")
-        require(stepped, "order", "be 'stored' where each step has a rate of its own", evaluation.order)
-        sgd = not self.momenta or evaluation.optimizer == "sgd"
-        require(sgd, "optimizer", "be 'sgd' where momentum was learned", evaluation.optimizer)
+        stepped = not any(self) or (protocol.order, protocol.learner) == ("stored", "network")
+        require(stepped, "order", "be 'stored' where each step has its own learning rate", protocol.order)
+        sgd = not self.momenta or protocol.optimizer == "sgd"
+        require(sgd, "optimizer", "be 'sgd' where momentum was learned", protocol.optimizer)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation(Checked):
-    """The protocol of training on a set. It travels inside the artefact.
+class TrainingProtocol(CheckedDataclass):
+    """The protocol by which evaluation networks train on a set; a distilled artefact contains one.
 
-    The defaults are the protocol of DC, DSA and DM: SGD with momentum, one decay at half time, and the test set
-    read once, after the last epoch.
+    The defaults are the protocol of DC, DSA and DM: SGD with momentum, one learning-rate decay after half of the
+    epochs, and one test after the last epoch, without early stopping.
 
     Attributes:
-        protocol: Name of the protocol in tables.
-        network: Name of the network, see `ddsdk.NETWORKS`; of the kernel where `learner` is one.
-        network_options: Options of its builder, such as width.
-        networks: Fresh networks that are trained; the score is their mean.
-        epochs: Passes over the set.
-        batch_size: Images of one step.
-        lr: Learning rate.
+        name: Name of the protocol in tables.
+        network: Name of the network, a key of `ddsdk.NETWORKS`; name of the kernel if `learner` is "kernel".
+        network_options: Options of the network or kernel, such as width; others have their defaults.
+        networks: Number of networks that are trained from new weights; the score is their mean.
+        epochs: Number of passes over the set.
+        batch_size: Number of images in one step.
+        lr: Learning rate before the schedule.
         momentum: Momentum of SGD, or the first beta of Adam.
-        weight_decay: Weight decay, which adds this many times the weights to the gradient.
-        decay_at: Fractions of the epochs after each of which `lr` is multiplied by `decay`.
-        decay: Factor at each of `decay_at`; with a cosine, the fraction of `lr` at which it ends.
-        augmentation: Operations while training, see `ddsdk.Augmentation`; empty for none.
-        mix: Probability that a batch is mixed by CutMix.
-        loss: ``"cross-entropy"``, -sum(y log_softmax(f)), or ``"mse"``, sum((f - y)^2) / 2; the mean over a batch.
-        optimizer: ``"sgd"`` or ``"adam"``.
-        schedule: ``"steps"``, see `decay_at`, or ``"cosine"``, which falls with every step and has no `decay_at`.
-        warm_up: Fraction of the steps in which the rate rises linearly to its full value.
-        order: ``"shuffled"``, or ``"stored"``: every pass goes through the set as it lies, in batches of `batch_size`,
-            and step k takes rate k where the artefact has one rate for each step.
-        learner: ``"network"``, or ``"kernel"``: kernel ridge regression on the labels, which trains nothing; of the
-            fields above it reads `protocol`, `network` and `network_options` only; the others hold where a network
-            takes its place, see `changed`.
-        labels: Labels of the training: the rows ``"stored"``; ``"probabilities"``, their nearest distributions; or
-            ``"hard"``, their largest classes.
+        weight_decay: Factor of the weights that is added to the gradient.
+        decay_at: Fractions of the epochs, 0..1, after each of which the learning rate is multiplied by `decay`.
+        decay: Factor at each of `decay_at`; with the cosine schedule, the last learning rate as a fraction of `lr`.
+        augmentation: Augmentation of the training images, see `ddsdk.Augmentation`; empty for none.
+        mix: Probability, 0..1, that a batch is mixed by CutMix.
+        loss: Training loss, averaged over a batch: ``"cross-entropy"``, -sum(y log_softmax(f)), or ``"mse"``,
+            sum((f - y)^2) / 2.
+        optimizer: Optimizer of the network, ``"sgd"`` or ``"adam"``.
+        schedule: Learning-rate schedule: ``"steps"`` with `decay_at`, or ``"cosine"``, which falls with every step
+            and ignores `decay_at`.
+        warm_up: Fraction of the steps, 0 <= value < 1, over which the learning rate first rises linearly to `lr`.
+        order: Order of the images: ``"shuffled"`` anew in every epoch, or ``"stored"``: batches of `batch_size` in the
+            order of the set. Only the stored order can have a learned learning rate for each step.
+        learner: Kind of the learner, ``"network"`` or ``"kernel"``. Kernel ridge regression has no training and uses
+            `name`, `network` and `network_options` alone; the other fields apply if `changed` sets a network.
+        labels: Labels of the training: the ``"stored"`` rows; ``"probabilities"``, the nearest distributions to these
+            rows; or ``"hard"``, the classes with the largest entries.
+
+    Example:
+        >>> import ddsdk
+        >>> protocol = ddsdk.TrainingProtocol(network_options={"width": 32}, epochs=100, lr=0.03)
+        >>> protocol.network_label
+        'convnet (width 32)'
     """
 
-    protocol: str = "published"
+    name: str = "published"
     network: str = "convnet"
     network_options: Mapping[str, Any] = field(default_factory=dict)
     networks: PositiveInt = 3
@@ -116,47 +140,52 @@ class Evaluation(Checked):
         require(beta, "momentum", "be below 1, as Adam's first beta", self.momentum)
 
     def steps_in_epoch(self, images: int) -> int:
-        """Return the steps of one pass over a set of `images` images."""
+        """Return the number of optimizer steps in one epoch of a set of `images` images."""
         return math.ceil(images / self.batch_size)
 
     @property
     def rounds(self) -> int:
-        """Epochs of all networks together; a kernel has one round."""
+        """Number of epochs of all networks together; 1 for a kernel."""
         return self.networks * self.epochs if self.learner == "network" else 1
 
     def rate_at(self, step: int, per_epoch: float) -> float:
-        """Return the learning rate of a step, counted from 0 over all epochs.
+        """Return the learning rate of one step.
 
-        With w = warm_up times all n steps, step k < w has the fraction (k + 1) / w of the full rate. A cosine then goes
-        from `lr` to decay x lr: the fraction decay + (1 - decay) (1 + cos(pi (k - w) / (n - w))) / 2.
+        With n steps in all and w = n warm_up, step k < w has (k + 1) / w of the scheduled rate. The cosine schedule is
+        lr (decay + (1 - decay) (1 + cos(pi (k - w) / (n - w))) / 2) from step w on.
 
         Args:
-            step: Number of the step.
-            per_epoch: Steps of one epoch; a fraction where the schedule is squeezed into fewer steps.
+            step: Number of the step, counted from 0 over all epochs.
+            per_epoch: Steps of one epoch; not an integer where the schedule is scaled to a given number of steps.
         """
         total = self.epochs * per_epoch
-        warm = round(self.warm_up * total)
-        rise = (step + 1) / warm if step < warm else 1.0
+        warm_up_steps = round(self.warm_up * total)
+        warm_up_factor = (step + 1) / warm_up_steps if step < warm_up_steps else 1.0
         if self.schedule == "steps":
-            return rise * self.rate_in(int(step // per_epoch))
-        passed = max(0, step - warm) / max(1, total - warm)
-        return rise * self.lr * (self.decay + (1 - self.decay) * (1 + math.cos(math.pi * passed)) / 2)
+            return warm_up_factor * self.rate_in(int(step // per_epoch))
+        progress = max(0, step - warm_up_steps) / max(1, total - warm_up_steps)
+        return warm_up_factor * self.lr * (self.decay + (1 - self.decay) * (1 + math.cos(math.pi * progress)) / 2)
 
     def rate_in(self, epoch: int) -> float:
-        """Return the rate of an epoch under `decay_at`, counted from 0; the first one always has the full rate."""
-        passed = sum(epoch >= max(1, int(self.epochs * at)) for at in self.decay_at)
-        return self.lr * self.decay**passed
+        """Return the learning rate of an epoch, counted from 0, under `decay_at`; it is `lr` in the first epoch."""
+        decays = sum(epoch >= max(1, int(self.epochs * at)) for at in self.decay_at)
+        return self.lr * self.decay**decays
 
     @classmethod
-    def published(cls, augmentation: str = "") -> Evaluation:
-        """Return the protocol of the papers: 300 epochs, or 1000 with augmentation, of a ConvNet-3 of width 128."""
+    def published(cls, augmentation: str = "") -> TrainingProtocol:
+        """Return the protocol of the papers: a ConvNet-3 of width 128, 300 epochs, or 1000 with augmentation."""
         epochs = 1000 if augmentation else 300
         return cls(network_options={"width": 128}, epochs=epochs, augmentation=augmentation)
 
     @classmethod
-    def quick(cls, augmentation: str = _DSA) -> Evaluation:
-        """Return a protocol for small machines: a narrow network and fewer epochs. Not comparable with papers."""
-        return cls(protocol="quick", network_options={"width": 32}, epochs=150, lr=0.03, augmentation=augmentation)
+    def quick(cls, augmentation: str = _DSA) -> TrainingProtocol:
+        """Return a protocol for small machines: a narrow network and fewer epochs; not comparable with papers.
+
+        Args:
+            augmentation: DSA operations joined by "_". The default flips images: pass that of the set for data that are
+                not mirror-safe.
+        """
+        return cls(name="quick", network_options={"width": 32}, epochs=150, lr=0.03, augmentation=augmentation)
 
     def changed(
         self,
@@ -167,42 +196,51 @@ class Evaluation(Checked):
         networks: int | None = None,
         order: _Order | None = None,
         labels: _Labels | None = None,
-    ) -> Evaluation:
-        """Return this protocol with changes, named after them, so that it cannot pass for the original.
+    ) -> TrainingProtocol:
+        """Return this protocol with some settings changed, and the changes in its name.
 
-        Another number of networks changes the precision and not what is measured: it keeps the name.
+        The name shows that scores are not comparable with the original protocol. Another number of networks alone
+        keeps the name, because it changes the precision of the score and not its expectation.
 
         Args:
-            network: Another network, which is trained also where this protocol has a kernel; its builder's defaults
-                then hold in place of `network_options`.
-            options: Options of the builder, such as width, above those that hold.
-            epochs: Another number of passes over the set.
-            networks: Another number of fresh networks.
-            order: Another order of the images.
-            labels: Other labels than those of the protocol.
+            network: Name of another network, which also replaces a kernel; its options start from their defaults. None
+                keeps the network.
+            options: Options of the network to set, such as width; the other options stay. None for no change.
+            epochs: New number of passes over the set; None for no change.
+            networks: New number of trained networks; None for no change.
+            order: New order of the images; None for no change.
+            labels: New kind of training labels; None for no change.
+
+        Example:
+            >>> import ddsdk
+            >>> ddsdk.TrainingProtocol.published().changed(network="mlp", epochs=10).name
+            'published, 10 epochs, mlp'
         """
-        same = network in (None, self.network)
-        before = dict(self.network_options) if same else {}
-        differing = {k: v for k, v in (options or {}).items() if k not in before or before[k] != v}
-        words = [] if epochs in (None, self.epochs) else [f"{epochs} epochs"]
-        words += [] if same else [str(network)]
-        words += [f"{k} {v}" for k, v in differing.items()]
-        words += [] if order in (None, self.order) else [f"{order} order"]
-        words += [] if labels in (None, self.labels) else [f"labels {labels}"]
-        given = {"network": network, "networks": networks, "epochs": epochs, "order": order, "labels": labels}
-        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        if not same:
+        same_network = network in (None, self.network)
+        kept_options = dict(self.network_options) if same_network else {}
+        new_options = {k: v for k, v in (options or {}).items() if k not in kept_options or kept_options[k] != v}
+        name_parts = [] if epochs in (None, self.epochs) else [f"{epochs} epochs"]
+        name_parts += [] if same_network else [str(network)]
+        name_parts += [f"{k} {v}" for k, v in new_options.items()]
+        name_parts += [] if order in (None, self.order) else [f"{order} order"]
+        name_parts += [] if labels in (None, self.labels) else [f"labels {labels}"]
+        fields = {"network": network, "networks": networks, "epochs": epochs, "order": order, "labels": labels}
+        changes: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
+        if not same_network:
             changes["learner"] = "network"
-        name = ", ".join([self.protocol, *words])
-        return dataclasses.replace(self, protocol=name, network_options={**before, **differing}, **changes)
+        name = ", ".join([self.name, *name_parts])
+        return dataclasses.replace(self, name=name, network_options={**kept_options, **new_options}, **changes)
 
     def with_learned(
         self, rate: float | tuple[float, ...] | None, momentum: float | tuple[float, ...] | None = None
-    ) -> tuple[Evaluation, Pace]:
-        """Return this protocol, and the pace of its steps, with what was learned with a set.
+    ) -> tuple[TrainingProtocol, PerStepSchedule]:
+        """Return this protocol and its per-step schedule with the learned learning rate and momentum of a set.
 
-        One number replaces that of the protocol. One number for each step belongs to the stored order: a protocol that
-        shuffles the set keeps its own numbers.
+        A protocol that shuffles the set ignores values for each step, because they belong to the stored order.
+
+        Args:
+            rate: Learned learning rate: one number, or one for each step; None for that of the protocol.
+            momentum: Learned momentum: one number, or one for each step; None for that of the protocol.
         """
         changes: dict[str, Any] = {
             name: value
@@ -211,52 +249,69 @@ class Evaluation(Checked):
         }
         steps = [value if isinstance(value, tuple) else () for value in (rate, momentum)]
         stored = self.order == "stored"
-        return dataclasses.replace(self, **changes), Pace(*steps) if stored else Pace()
+        return dataclasses.replace(self, **changes), PerStepSchedule(*steps) if stored else PerStepSchedule()
 
     @property
     def network_label(self) -> str:
-        """Network with its options, such as ``"convnet (width 128)"`` or ``"fc-ntk kernel (depth 2)"``."""
+        """Network or kernel with its options, such as "convnet (width 128)" or "fc-ntk kernel (depth 2)"."""
         options = ", ".join(f"{k} {v}" for k, v in self.network_options.items())
         name = self.network if self.learner == "network" else f"{self.network} kernel"
         return f"{name} ({options})" if options else name
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for a manifest, without later entries that hold their defaults."""
-        values = dataclasses.asdict(self) | {"network_options": dict(self.network_options)}
-        usual = {f.name: f.default for f in dataclasses.fields(self) if f.name in _LATER}
-        return {name: value for name, value in values.items() if name not in usual or value != usual[name]}
+        """Return plain values for a manifest, without the fields of later versions that hold their defaults."""
+        values = {
+            "protocol": self.name,
+            **{k: v for k, v in dataclasses.asdict(self).items() if k != "name"},
+            "network_options": dict(self.network_options),
+        }
+        defaults = {f.name: f.default for f in dataclasses.fields(self) if f.name in _LATER}
+        return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
-        """Return the evaluation that `to_dict` wrote; raise ArtifactError, ``"evaluation"``, for any other values."""
-        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainingProtocol:
+        """Return the protocol that `to_dict` wrote.
+
+        Raises:
+            ArtifactError: ``"evaluation"``, if a key is unknown, or a value has a wrong type or is out of range.
+        """
+        # The key of the name is "protocol" in files.
+        known = {"protocol" if f.name == "name" else f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
         if unknown:
             raise ArtifactError("evaluation", f"evaluation must have known keys only, got {unknown!r}")
-        values = dict(values)
-        # Sets made before there could be several decays hold one number.
+        values = {"name" if key == "protocol" else key: value for key, value in values.items()}
+        # Older sets, which could have one decay only, store one number.
         if isinstance(values.get("decay_at"), float | int):
             values["decay_at"] = [values["decay_at"]]
         try:
             return msgspec.convert(values, cls, strict=True)
         except msgspec.ValidationError as error:
-            raise ArtifactError("evaluation", f"evaluation must be sound, got: {error}") from None
+            raise ArtifactError("evaluation", f"evaluation must be valid, got: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """The score of one evaluation.
+    """The score of a set under one protocol.
 
     Attributes:
         name: Name of the set.
-        protocol: Name of the protocol, `Evaluation.protocol`.
-        network: Name of the network, `Evaluation.network_label`.
-        accuracies: Test accuracy of each network after its last epoch, in 0..1.
-        images: Training images.
+        protocol: Name of the protocol, `TrainingProtocol.name`.
+        network: Name of the network with its options, `TrainingProtocol.network_label`.
+        accuracies: Test accuracies, 0..1, one for each network after its last epoch.
+        images: Number of training images.
         stored_floats: Number of floats stored for images and labels.
-        seconds: Wall-clock time of training and testing.
-        labels: Kind of the labels: ``"hard"``, ``"soft"`` or ``"scores"``, or such as ``"scores as hard"`` where
-            `Evaluation.labels` changed the stored ones; empty in records of older versions.
-        loss: Loss, `Evaluation.loss`, or ``"ridge"`` for a kernel; empty in records of older versions.
+        seconds: Wall-clock seconds of training and testing.
+        labels: Kind of the labels: ``"hard"``, ``"soft"`` or ``"scores"``; ``"scores as hard"`` and the like if
+            `TrainingProtocol.labels` changed the stored labels; empty in records of older versions.
+        loss: Training loss, `TrainingProtocol.loss`; ``"ridge"`` for a kernel; empty in records of older versions.
+
+    Example:
+        >>> from ddsdk import Score
+        >>> score = Score(name="dm", protocol="published", network="convnet", accuracies=(0.5, 0.7), images=10,
+        ...               stored_floats=640, seconds=1.0)
+        >>> round(score.mean, 3)
+        0.6
     """
 
     name: str
@@ -271,10 +326,10 @@ class Score:
 
     @property
     def mean(self) -> float:
-        """Mean accuracy over the networks."""
+        """Mean test accuracy over the networks."""
         return statistics.fmean(self.accuracies)
 
     @property
     def std(self) -> float:
-        """Sample standard deviation over the networks; 0 for one network."""
+        """Sample standard deviation of the test accuracy over the networks; 0 for one network."""
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0

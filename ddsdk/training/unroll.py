@@ -1,9 +1,9 @@
-"""Training that can be differentiated: the weights of a student as a function of its training data.
+"""Unrolled training: the weights of a student as a differentiable function of its training data.
 
-`full_graph` keeps the graph of every step. `constant_memory` gives the same gradient and keeps the states of the
-optimizer alone: the backward pass rebuilds the graph of one step at a time and carries the adjoint from the last step
-to the first. `checkpointed` keeps every so many states. `truncated`, which TESLA computes, drops how a change of the
-weights changes later gradients.
+`full_graph` keeps the graph of every step. `constant_memory` computes the same gradient and keeps the optimizer state
+of each step alone: its backward pass rebuilds the graph of one step at a time, from the last step to the first.
+`checkpointed` keeps the state of every n-th step. `truncated`, the gradient of TESLA, treats the weights of each step
+as constants, and so drops the second-order path through earlier steps.
 
 References:
     Maclaurin et al., "Gradient-based Hyperparameter Optimization through Reversible Learning", ICML 2015.
@@ -23,15 +23,15 @@ from ddsdk.foundation import require, require_count
 from ddsdk.training.optimizers import InnerOptimizer, State
 
 Path = tuple[Tensor, ...]
-"""Weights after each step, (P,) each. Those that are not used cost nothing."""
+"""Weights after each step, (P,) each. The backward pass skips those that the loss does not use."""
 
 StepLoss = Callable[[int, Tensor, Sequence[Tensor]], Tensor]
-"""`(k, weights, inputs) -> scalar`: loss of step k. It must depend on its arguments alone, so that it can be computed
-again: random numbers come from k."""
+"""`(k, weights, inputs) -> scalar`: loss of step k. It must depend on its arguments alone, because the backward pass
+computes it again; random numbers are derived from k."""
 
 
 class Unroll(Protocol):
-    """A way to train a student so that its weights have a gradient."""
+    """A training loop through which the gradient of a loss on the trained weights passes."""
 
     def __call__(
         self,
@@ -44,18 +44,18 @@ class Unroll(Protocol):
         optimizer: InnerOptimizer,
         burn_in: int = 0,
     ) -> Path:
-        """Return the weights after each of `steps`, with graph to `start`, `inputs` and `rate`; the end is the last.
+        """Return the weights after each of `steps` steps, with graph to `start`, `inputs` and `rate`.
 
         Args:
             loss: Loss of each step.
             start: Weights before the first step, (P,).
-            inputs: Tensors on which `loss` depends, such as images and labels.
-            rate: Learning rate: a scalar, one for each step, or pairs with a momentum, (steps, 2), for an optimizer
-                that takes them. Steps of the burn-in have theirs too.
+            inputs: Tensors on which the loss depends, such as images and label rows.
+            rate: Learning rate: a scalar, one for each step, or pairs with a momentum, (steps, 2), for `PerStepSGD`.
+                Values for each step include the steps of the burn-in.
             steps: Number of steps with a gradient, at least 1.
             optimizer: Optimizer of the student.
-            burn_in: Steps before these, whose end is a constant: nothing has a gradient through them. They count: the
-                first step of the path has the number `burn_in`, and the optimizer remembers them.
+            burn_in: Number of steps before these, without a gradient. They are part of the training: the first step
+                of the path has the number `burn_in`, and the optimizer state goes on.
         """
         ...
 
@@ -70,10 +70,25 @@ def full_graph(
     optimizer: InnerOptimizer,
     burn_in: int = 0,
 ) -> Path:
-    """Train with the graph of every step kept: exact, and memory grows with `steps`. See `Unroll`."""
+    """Unroll with the graphs of all steps in memory: exact gradient, memory grows with `steps`.
+
+    Arguments and result are those of `Unroll`.
+
+    Returns:
+        The weights after each step, (P,) each.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk.training import InnerSGD, full_graph
+        >>> start, target, rate = torch.zeros(2), torch.ones(2, requires_grad=True), torch.tensor(0.5)
+        >>> loss = lambda k, weights, inputs: (weights - inputs[0]).square().sum() / 2
+        >>> *_, end = full_graph(loss, start, [target], rate, steps=3, optimizer=InnerSGD())
+        >>> torch.autograd.grad(end.sum(), target)[0]
+        tensor([0.8750, 0.8750])
+    """
     run = _Run(loss, steps, optimizer, burn_in)
     weights, *moments = run.begin(start, inputs, rate)
-    # The gradient of the loss needs a graph to the weights also where `start` has none.
+    # The loss needs a graph to the weights even if `start` has none.
     state = (weights if weights.requires_grad else weights.detach().requires_grad_(), *moments)
     with torch.enable_grad():
         return tuple(after[0] for after in run.block(0, steps, state, inputs, rate))
@@ -81,12 +96,12 @@ def full_graph(
 
 @final
 @dataclass(frozen=True)
-class Replay:
-    """Training that keeps the states of the optimizer, and builds the graphs of its steps again. See `Unroll`.
+class StepReplay:
+    """Unroll that stores optimizer states and rebuilds the graphs of the steps in the backward pass.
 
     Attributes:
-        every: Steps between two states that are kept.
-        exact: Whether the gradient passes through the weights at which later gradients are taken.
+        every: Number of steps between two stored states, at least 1.
+        exact: True for the exact gradient; false for weights that are constants in the gradient of each step's loss.
     """
 
     every: int = 1
@@ -103,30 +118,35 @@ class Replay:
         optimizer: InnerOptimizer,
         burn_in: int = 0,
     ) -> Path:
-        """Return the weights after each of `steps`."""
+        """Return the weights after each of `steps` steps, see `Unroll`."""
         run = _Run(loss, steps, optimizer, burn_in, self.exact, self.every)
         path: Path = _Replayed.apply(run, start, rate, *inputs)
         return path
 
 
-constant_memory = Replay()
-"""Train with one state kept for each step: exact, at one more gradient a step. See `Unroll`."""
+constant_memory = StepReplay()
+"""Unroll with one stored state for each step: exact gradient, for one more gradient of the loss at each step."""
 
-truncated = Replay(exact=False)
-"""Train as `constant_memory`, with a gradient that takes each step's weights for constants. See `Unroll`."""
+truncated = StepReplay(exact=False)
+"""Unroll as `constant_memory`, with weights that are constants in the gradient of each step's loss, as in TESLA."""
 
 
 def checkpointed(every: int) -> Unroll:
-    """Return an `Unroll` that keeps every so many states, and the graph of as many steps at a time: exact.
+    """Return an `Unroll` that stores the state of every n-th step, with the exact gradient.
 
-    It is as fast as `constant_memory`, which is the same with `every` 1. About the square root of the steps needs the
-    least memory.
+    Its backward pass has the graph of n steps in memory. It is as fast as `constant_memory`, which has n = 1. Memory is
+    least for n near the square root of the number of steps.
 
     Args:
-        every: Steps between two states that are kept, at least 1.
+        every: Number of steps n between two stored states, at least 1.
+
+    Example:
+        >>> from ddsdk.training import checkpointed
+        >>> checkpointed(4).every
+        4
     """
     require_count("every", every)
-    return Replay(every=every)
+    return StepReplay(every=every)
 
 
 @dataclass(frozen=True)
@@ -139,25 +159,25 @@ class _Run:
     every: int = 1
 
     def begin(self, start: Tensor, inputs: Sequence[Tensor], rate: Tensor) -> State:
-        """Return the state before the first step that has a gradient."""
+        """Return the state after the burn-in."""
         require(self.steps >= 1, "steps", "be at least 1", self.steps)
         require(self.burn_in >= 0, "burn_in", "be at least 0", self.burn_in)
-        total, found = self.burn_in + self.steps, tuple(rate.shape)
-        require(found in ((), (total,), (total, 2)), "rate", f"have shape (), ({total},) or ({total}, 2)", found)
+        total, shape = self.burn_in + self.steps, tuple(rate.shape)
+        require(shape in ((), (total,), (total, 2)), "rate", f"have shape (), ({total},) or ({total}, 2)", shape)
         state = self.optimizer.start(start)
-        fixed = [x.detach() for x in inputs]
+        constants = [x.detach() for x in inputs]
         for k in range(-self.burn_in, 0):
-            state = self.moved(k, state, fixed, rate.detach())
+            state = self.stepped(k, state, constants, rate.detach())
         return state
 
-    def moved(self, k: int, state: State, inputs: Sequence[Tensor], rate: Tensor) -> State:
+    def stepped(self, k: int, state: State, inputs: Sequence[Tensor], rate: Tensor) -> State:
         """Return the state after step k, without a graph."""
         with torch.enable_grad():
             after = self._step(k, state, inputs, rate, graph=False)
         return tuple(t.detach() for t in after)
 
     def block(self, first: int, end: int, state: State, inputs: Sequence[Tensor], rate: Tensor) -> list[State]:
-        """Return the states after the steps from `first` up to `end`, with graph."""
+        """Return the states after each of the steps `first` to `end` - 1, with graph."""
         states = [state]
         for k in range(first, end):
             states.append(self._step(k, states[-1], inputs, rate, graph=True))
@@ -171,20 +191,21 @@ class _Run:
 
 
 class _Replayed(torch.autograd.Function):
-    """Forward without a graph; backward the graph of one block of steps at a time."""
+    """The autograd function of `StepReplay`: no graph forward, the graph of one block of steps at a time backward."""
 
     @staticmethod
     def forward(ctx: Any, run: _Run, start: Tensor, rate: Tensor, *inputs: Tensor) -> Path:  # noqa: ANN401
         state = run.begin(start.detach(), inputs, rate)
-        fixed = [x.detach() for x in inputs]
-        kept, path = {}, []
+        constants = [x.detach() for x in inputs]
+        checkpoints, path = {}, []
         for k in range(run.steps):
             if k % run.every == 0:
-                kept[k] = state
-            state = run.moved(k, state, fixed, rate.detach())
-            # Another tensor over the same numbers: the graph of the path must not hold what is kept for it.
+                checkpoints[k] = state
+            state = run.stepped(k, state, constants, rate.detach())
+            # A second tensor on the same memory. An output carries the graph, which holds ctx, so a checkpoint that was
+            # an output would be a reference cycle.
             path.append(state[0].detach())
-        ctx.run, ctx.kept = run, kept
+        ctx.run, ctx.checkpoints = run, checkpoints
         ctx.save_for_backward(rate, *inputs)
         ctx.set_materialize_grads(False)
         return tuple(path)
@@ -195,28 +216,30 @@ class _Replayed(torch.autograd.Function):
         run: _Run = ctx.run
         needed = ctx.needs_input_grad[2:]
         saved = zip(ctx.saved_tensors, needed, strict=True)
-        rate, *inputs = everything = [t.detach().requires_grad_(need) for t, need in saved]
-        wanted = [t for t in everything if t.requires_grad]
-        totals = [torch.zeros_like(t) for t in wanted]
-        # Only weights are handed out: the moments of the last state have no adjoint.
-        carried: list[Tensor | None] = []
-        for first, kept in reversed(ctx.kept.items()):
-            state = tuple(t.detach().requires_grad_() for t in kept)
+        rate, *inputs = arguments = [t.detach().requires_grad_(need) for t, need in saved]
+        learned = [t for t in arguments if t.requires_grad]
+        totals = [torch.zeros_like(t) for t in learned]
+        # Adjoints of the state before the following block. The last block has none, because the path returns weights
+        # alone and not the other tensors of the optimizer state.
+        state_adjoints: list[Tensor | None] = []
+        for first, checkpoint in reversed(ctx.checkpoints.items()):
+            state = tuple(t.detach().requires_grad_() for t in checkpoint)
             end = min(first + run.every, run.steps)
             with torch.enable_grad():
-                after = run.block(first, end, state, inputs, rate)
-                ends = [(s[0], adjoints[k]) for k, s in enumerate(after, first)]
-                ends += zip(after[-1], carried, strict=False)
-                known = [(t, a) for t, a in ends if a is not None and t.requires_grad]
-                if not known:
+                states = run.block(first, end, state, inputs, rate)
+                outputs = [(s[0], adjoints[k]) for k, s in enumerate(states, first)]
+                outputs += zip(states[-1], state_adjoints, strict=False)
+                used = [(t, adjoint) for t, adjoint in outputs if adjoint is not None and t.requires_grad]
+                if not used:
                     continue
-                found = torch.autograd.grad(
-                    [t for t, _ in known], [*state, *wanted], [a for _, a in known], allow_unused=True
+                gradients = torch.autograd.grad(
+                    [t for t, _ in used], [*state, *learned], [adjoint for _, adjoint in used], allow_unused=True
                 )
-            carried = list(found[: len(state)])
-            for total, part in zip(totals, found[len(state) :], strict=True):
-                if part is not None:
-                    total += part
-        beginning = None if run.burn_in or not carried else carried[0]
+            state_adjoints = list(gradients[: len(state)])
+            for total, gradient in zip(totals, gradients[len(state) :], strict=True):
+                if gradient is not None:
+                    total += gradient
+        # No gradient passes through the burn-in, and so none to `start`.
+        start_adjoint = None if run.burn_in or not state_adjoints else state_adjoints[0]
         sums = iter(totals)
-        return None, beginning, *(next(sums) if need else None for need in needed)
+        return None, start_adjoint, *(next(sums) if need else None for need in needed)

@@ -7,10 +7,10 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 import ddsdk as dd
-from ddsdk_integrations.federated import Participant, Task, accuracy_of, client_traffic, dirichlet, fed_dm
+from ddsdk_integrations.federated import FederatedTask, Participant, accuracy_of, client_traffic, dirichlet, fed_dm
 
 TRAIN, TEST = dd.load_pair("digits")
-TASK = Task(
+TASK = FederatedTask(
     class_names=TRAIN.class_names,
     image_shape=TRAIN.image_shape,
     # Chosen, not fitted: a fit on private images would tell of them.

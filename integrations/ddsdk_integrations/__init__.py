@@ -1,4 +1,4 @@
-"""Where distilled data pays off: thin adapters between ddsdk and one library each.
+"""Applications of distilled data: one adapter for each library that ddsdk works with.
 
-Nothing is imported here: each integration asks for its own extra, such as ``pip install 'ddsdk[continual]'``.
+Importing this package loads no library. Each integration has an extra of its name: ``pip install 'ddsdk[continual]'``.
 """

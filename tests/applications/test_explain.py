@@ -19,7 +19,7 @@ from ddsdk_integrations.explain import (
     leave_one_out,
     random_subsets,
     rank_correlation,
-    removal,
+    removal_test,
 )
 
 MACHINE = kernel_machine("fc-ntk", rule="absolute", ridge=0.01)
@@ -34,7 +34,7 @@ def small_set(tiny):
         class_names=tiny.class_names,
         preprocess=tiny.preprocess,
         label_space="scores",
-        evaluation=dd.KIP().evaluation(tiny).to_dict(),
+        protocol=dd.KIP().protocol(tiny).to_dict(),
     )
 
 
@@ -170,7 +170,7 @@ def test_named_images_carry_the_prediction_ten_times_more_than_random_ones(digit
     explainer = Explainer(kip)
     x = digits[1].batch(torch.arange(60)).x
     for count in (1, 5):
-        found = removal(explainer, x, count, dd.generator("random"))
+        found = removal_test(explainer, x, count, dd.generator("random"))
         assert found.top > 0.3
         assert found.top > 10 * abs(found.random)
         assert abs(found.least) < abs(found.random) + 0.01
@@ -217,7 +217,7 @@ def test_what_cannot_be_explained_is_refused(tiny, small_set):
     with pytest.raises(ValueError, match="count must not exceed the 6 images"):
         explainer.explain(torch.zeros(1, 3, 8, 12)).top(7)
     with pytest.raises(ValueError, match="count must leave some of the 6 images"):
-        removal(explainer, torch.zeros(1, 3, 8, 12), 6, dd.generator(0))
+        removal_test(explainer, torch.zeros(1, 3, 8, 12), 6, dd.generator(0))
     with pytest.raises(ValueError, match="records must be at least as many as the set"):
         Influence(explainer, tiny.subset(torch.cat([tiny.index_of_class(c)[:1] for c in range(3)])))
     with pytest.raises(ValueError, match="ridge must be finite and not negative"):

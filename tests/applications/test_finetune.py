@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from benchmarks.finetune import Setting, pretrained, some_classes
+from benchmarks.finetune import ExperimentConfig, pretrained, some_classes
 from ddsdk.foundation import derive
 from ddsdk.objectives import weight_gradients
 from ddsdk.training import embeddings
-from ddsdk_integrations.finetune import FrozenBackbone, LinearGradientMatching, fine_tuned, linear_probe, probe_accuracy
+from ddsdk_integrations.finetune import FrozenBackbone, LinearGradientMatching, fine_tune, linear_probe, probe_accuracy
 
 
 @pytest.fixture
@@ -65,11 +65,11 @@ def test_gradients_that_are_matched_are_those_of_the_head(tiny, frozen):
     "recipe", [LinearGradientMatching(ipc=1, steps=2, augmentation=""), dd.DM(ipc=1, steps=2), dd.FRePo(ipc=1, steps=2)]
 )
 def test_no_recipe_changes_the_backbone(tiny, backbone, frozen, recipe):
-    before, inside = state(backbone), state(frozen._features._held[0])
+    before, inside = state(backbone), state(frozen._features._unregistered[0])
     found = dd.distill(recipe, tiny, make_student=frozen, seed=dd.generator("run"))
     assert len(found) == 3
     assert same(before, state(backbone))
-    assert same(inside, state(frozen._features._held[0]))
+    assert same(inside, state(frozen._features._unregistered[0]))
 
 
 def test_gradients_of_all_weights_are_refused(tiny, make_student):
@@ -115,14 +115,14 @@ def test_a_probe_on_pixels_of_all_images_is_logistic_regression(digits):
 def test_tuning_moves_a_copy_and_keeps_the_statistics_of_batch_norm(tiny, backbone):
     chosen = dd.distill(dd.BASELINES["random"](ipc=2), tiny, seed=0)
     before = state(backbone)
-    how = dd.Evaluation(epochs=3, lr=0.05)
-    found = fine_tuned(backbone, chosen, how, seed=dd.generator("t"))
+    how = dd.TrainingProtocol(epochs=3, lr=0.05)
+    found = fine_tune(backbone, chosen, how, seed=dd.generator("t"))
     assert same(before, state(backbone))
     after = state(found.backbone)
     moved = [name for name in before if not torch.equal(before[name], after[name])]
     assert "body.0.0.weight" in moved
     assert not [name for name in moved if "running" in name or "batches" in name]
-    again = fine_tuned(backbone, chosen, how, seed=dd.generator("t"))
+    again = fine_tune(backbone, chosen, how, seed=dd.generator("t"))
     assert same(state(found), state(again))
 
 
@@ -141,7 +141,7 @@ def test_some_classes_keep_the_facts_of_the_data(tiny):
 
 def test_matched_images_teach_a_probe_more_than_their_start(digits):
     """From the same real images: what matching adds."""
-    setting = Setting(width=8, pretraining=8)
+    setting = ExperimentConfig(width=8, pretraining=8)
     train, test = (some_classes(data, range(5, 10)) for data in digits)
     backbone = pretrained(some_classes(digits[0], range(5)), setting, dd.generator("pretrained"))
     features = embeddings(backbone, train.batch(torch.arange(1)).x).shape[1]

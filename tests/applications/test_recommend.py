@@ -18,9 +18,9 @@ from ddsdk_integrations.recommend import (
     GumbelUsers,
     Interactions,
     WideAutoencoder,
-    popularity,
+    popularity_scores,
     propensities,
-    ranking,
+    ranking_metrics,
     sampled_users,
     simulated_interactions,
     write_users,
@@ -89,7 +89,7 @@ def test_metrics_are_those_of_a_loop():
     held = ((torch.rand(5, 8, generator=rng) < 0.4) & (seen == 0)).float()
     held[4] = 0
     weight = propensities(torch.tensor([1, 5, 9, 2, 30, 4, 7, 3]))
-    found = ranking(scores, seen, held, weight, k=3)
+    found = ranking_metrics(scores, seen, held, weight, k=3)
     hits, gains, precisions = [], [], []
     for u in range(5):
         liked = [i for i in range(8) if held[u, i]]
@@ -172,10 +172,10 @@ def test_learned_users_recommend_better_than_those_that_they_started_from(table,
     start = run.distillation.plan.syn.detached(dd.generator(0)).x
     weight = propensities(train.matrix.sum(0))
     found = [
-        ranking(WideAutoencoder().scores(x[:, 0, 0], train.matrix), train.matrix, validation, weight).ndcg
+        ranking_metrics(WideAutoencoder().scores(x[:, 0, 0], train.matrix), train.matrix, validation, weight).ndcg
         for x in (start, made.images)
     ]
-    popular = ranking(popularity(train.matrix, train.matrix), train.matrix, validation, weight).ndcg
+    popular = ranking_metrics(popularity_scores(train.matrix, train.matrix), train.matrix, validation, weight).ndcg
     assert found[1] > found[0] + 0.02
     assert found[1] > popular
 
@@ -185,7 +185,7 @@ def test_a_set_of_users_is_an_artefact_like_any_other(distilled, tmp_path):
     made.save(tmp_path / "users")
     loaded = dd.Distilled.load(tmp_path / "users")
     assert torch.equal(loaded.images, made.images)
-    own = dd.Evaluation.from_dict(loaded.evaluation)
+    own = dd.TrainingProtocol.from_dict(loaded.protocol)
     machine = kernel_machine(own.network, **own.network_options)
     rows = loaded.images[:, 0, 0]
     torch.testing.assert_close(
@@ -205,7 +205,7 @@ def test_a_plan_that_calls_for_a_network_that_is_not_there_says_so(table):
     class Calls(DirectMethod):
         name = "calls"
 
-        def evaluation(self, real):
+        def protocol(self, real):
             raise AssertionError
 
         def source(self, real):
@@ -234,7 +234,7 @@ def test_sparse_users_come_back_from_their_file(distilled, tmp_path):
     for u, row in enumerate(back.matrix):
         own = {back.items[i] for i in torch.nonzero(row).flatten().tolist()}
         assert own == {train.items[i] for i in torch.nonzero(sparse.images[u, 0, 0]).flatten().tolist()}
-    with pytest.raises(ValueError, match="distilled must be of sampled_users"):
+    with pytest.raises(ValueError, match="distilled must come from sampled_users"):
         write_users(made, train.items, tmp_path / "no.csv")
     with pytest.raises(ValueError, match="items must name 80 items"):
         write_users(sparse, train.items[:3], tmp_path / "no.csv")
@@ -260,19 +260,19 @@ def test_tables_are_read(tmp_path):
     assert found.as_real().image_shape == (1, 1, 2)
     with pytest.raises(ValueError, match="columns must hold 'who'"):
         Interactions.from_csv(path, user="who")
-    with pytest.raises(ValueError, match="rows must hold a rating that counts"):
+    with pytest.raises(ValueError, match="rows must hold a rating of at least 9"):
         Interactions.from_csv(path, least_rating=9)
 
 
 def test_bad_input_is_refused(table):
     with pytest.raises(ValueError, match="matrix must hold zeros and ones"):
         Interactions(torch.full((1, 1), 0.5), ("a",), ("b",))
-    with pytest.raises(ValueError, match="matrix must give each user an item"):
+    with pytest.raises(ValueError, match="matrix must have an item for each user"):
         Interactions(torch.zeros(1, 1), ("a",), ("b",))
-    with pytest.raises(ValueError, match="held_out must hold nothing that was seen"):
-        ranking(table.matrix, table.matrix, table.matrix, torch.ones(80))
+    with pytest.raises(ValueError, match="held_out must have no seen item"):
+        ranking_metrics(table.matrix, table.matrix, table.matrix, torch.ones(80))
     with pytest.raises(ValueError, match=r"k must lie in 1\.\.80"):
-        ranking(table.matrix, 0 * table.matrix, table.matrix, torch.ones(80), k=81)
+        ranking_metrics(table.matrix, 0 * table.matrix, table.matrix, torch.ones(80), k=81)
     with pytest.raises(ValueError, match="ridge must be finite and not negative"):
         WideAutoencoder(ridge=-1)
     with pytest.raises(ValueError, match="ridge must be positive"):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.kit import Cell, Group
+from benchmarks.kit import RunConfig, RunGroup
 
 pytest.importorskip("pyautoattack")
 
-from benchmarks.backdoor import ATTACKS, BENCHMARK, METHODS, TESTS, Setting, detection, measure
+from benchmarks.backdoor import ATTACKS, BENCHMARK, METHODS, TESTS, ExperimentConfig, detection, measure
 
 
 def cells_of(tmp_path, **more):
@@ -37,8 +37,8 @@ def test_thresholds_have_seeds_of_their_own_and_what_is_not_scanned_has_few(tmp_
 
 
 def test_every_method_and_attack_of_the_table_can_be_made(tmp_path):
-    assert all(make(Setting()).ipc == 10 for make in METHODS.values())
-    told = [BENCHMARK.about(cell, Setting()) for cell in cells_of(tmp_path, methods="dm", fraction="0.05")]
+    assert all(make(ExperimentConfig()).ipc == 10 for make in METHODS.values())
+    told = [BENCHMARK.about(cell, ExperimentConfig()) for cell in cells_of(tmp_path, methods="dm", fraction="0.05")]
     assert sum(one["attack"] is not None for one in told) == 2
 
 
@@ -58,9 +58,9 @@ TUNED = [result(1.0, calibrates=True), result(2.0, calibrates=True)]
 HONEST = [result(0.5), result(2.5)]
 ATTACKED = [result(3.0, net=0.4), result(1.5, net=0.2), result(2.2, pointed=4)]
 GROUPS = [
-    Group("dm", {"attack": "white", "fraction": 0.05}, ATTACKED),
-    Group("dm", {"attack": "none", "fraction": 0.0}, [*HONEST, *TUNED]),
-    Group("dm", {"attack": "white", "fraction": 0.2}, [result(0.0, net=0.3, scanned=False)]),
+    RunGroup("dm", {"attack": "white", "fraction": 0.05}, ATTACKED),
+    RunGroup("dm", {"attack": "none", "fraction": 0.0}, [*HONEST, *TUNED]),
+    RunGroup("dm", {"attack": "white", "fraction": 0.2}, [result(0.0, net=0.3, scanned=False)]),
 ]
 
 
@@ -98,9 +98,9 @@ def test_bad_options_are_refused(tmp_path, capsys, more, rule):
 
 @pytest.mark.parametrize("attack", ["none", "white", "to the label"])
 def test_the_trigger_that_is_tried_is_that_of_the_attack(digits, attack):
-    setting = Setting(ipc=1, steps=10, width=2, judge_width=2, networks=1, inversion_steps=2)
-    cell = Cell("dm", 0, {"attack": attack, "fraction": 0.0 if attack == "none" else 0.2})
-    found = measure(cell, setting, *digits)
+    config = ExperimentConfig(ipc=1, steps=10, width=2, judge_width=2, networks=1, inversion_steps=2)
+    cell = RunConfig("dm", 0, {"attack": attack, "fraction": 0.0 if attack == "none" else 0.2})
+    found = measure(cell, config, *digits)
     assert (found["patch"] == [1.0] * 4) == (attack in ("none", "white"))
     assert (found["scores"] is None) == (attack != "none")
     assert found["net"] == pytest.approx(found["stamped"] - found["plain"])

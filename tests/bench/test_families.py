@@ -143,7 +143,7 @@ def test_a_small_run_measures_every_row_once(name, tmp_path, capsys):
 
 def documented():
     """Return the words of each command of a benchmark that stands in README or docs."""
-    pages = [HOME.parent / "README.md", *sorted((HOME.parent / "docs").glob("*.md"))]
+    pages = [HOME.parent / "README.md", *sorted((HOME.parent / "docs").rglob("*.md"))]
     found = []
     for page in pages:
         text = page.read_text().replace("\\\n", " ")

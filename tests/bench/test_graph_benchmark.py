@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("torch_geometric")
 
 from benchmarks import graph, whole_graphs
-from benchmarks.kit import Group
+from benchmarks.kit import RunGroup
 
 
 def result(gcn, **more):
@@ -16,9 +16,9 @@ def result(gcn, **more):
 
 def test_kernels_have_a_column_of_their_own():
     groups = [
-        Group("gc-sntk", {"nodes": 70}, [result([0.79, 0.81], kernel=[0.81])]),
-        Group("gcond", {"nodes": 70}, [result([0.8, 0.8]), result([0.77, 0.79])]),
-        Group("whole graph", {"nodes": None}, [{"graph": "cora", "gcn": [0.8]}]),
+        RunGroup("gc-sntk", {"nodes": 70}, [result([0.79, 0.81], kernel=[0.81])]),
+        RunGroup("gcond", {"nodes": 70}, [result([0.8, 0.8]), result([0.77, 0.79])]),
+        RunGroup("whole graph", {"nodes": None}, [{"graph": "cora", "gcn": [0.8]}]),
     ]
     assert graph.BENCHMARK.table(groups, groups).splitlines() == [
         "| method | nodes | gcn, % | by its own kernel, % | published, % | kB | edges | seconds |",
@@ -30,8 +30,8 @@ def test_kernels_have_a_column_of_their_own():
 
 
 def test_all_real_data_are_a_horizontal_line():
-    assert graph.points(Group("gcond", {"nodes": 70}, [result([0.7, 0.9]), result([1.0])])) == [(3.0, 90.0)]
-    assert graph.points(Group("whole graph", {"nodes": None}, [{"gcn": [0.8]}])) == [(None, 80.0)]
+    assert graph.points(RunGroup("gcond", {"nodes": 70}, [result([0.7, 0.9]), result([1.0])])) == [(3.0, 90.0)]
+    assert graph.points(RunGroup("whole graph", {"nodes": None}, [{"gcn": [0.8]}])) == [(None, 80.0)]
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import json
 
 import pytest
 
-from benchmarks.kit import Axis, Benchmark, Column, Group, Loaded, Plot, mean_of, percent_of, value_of
+from benchmarks.kit import Axis, Benchmark, Column, Loaded, Plot, RunGroup, mean_of, percent_of, value_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting:
+class ExperimentConfig:
     """Values that all cells share.
 
     Attributes:
@@ -26,16 +26,16 @@ class Setting:
 
 
 def declared(calls, **changes):
-    def measure(cell, setting, base):
+    def measure(cell, config, base):
         calls.append(cell)
         if cell.method == "broken":
             raise ValueError("broken must work, got nothing")
-        return {"value": setting.scale * cell["size"] + cell.seed + base, "share": 0.5, "floats": 7}
+        return {"value": config.scale * cell["size"] + cell.seed + base, "share": 0.5, "floats": 7}
 
     what = {
         "prog": "python -m benchmarks.test",
         "text": "Measure nothing.",
-        "setting": Setting,
+        "config": ExperimentConfig,
         "methods": ("whole", "sized"),
         "measure": measure,
         "axes": {"size": Axis("1,2", "Sizes, separated by commas.")},
@@ -82,7 +82,7 @@ def test_each_cell_is_measured_once_and_seeds_are_grouped(tmp_path, capsys):
     [
         ({}, ["--scale", "3"]),
         ({}, ["--data", "other"]),
-        ({"about": lambda cell, setting: {"version": 2}}, []),
+        ({"about": lambda cell, config: {"version": 2}}, []),
         ({"prog": "python -m benchmarks.other"}, []),
     ],
     ids=["setting", "data", "about", "benchmark"],
@@ -112,10 +112,10 @@ def test_the_help_has_common_options_settings_and_axes(capsys):
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for text in (
         "Measure nothing.",
-        "--seeds STR Seeds, separated by commas.",
+        "--seeds STR Seeds of the runs, separated by commas.",
         "--scale FLOAT Factor of a result. (default: 2.0)",
         "--size STR Sizes, separated by commas. (default: 1,2)",
-        "Whether the plot is drawn, which needs matplotlib. (default: True)",
+        "Whether the plot is drawn; needs matplotlib. (default: True)",
     ):
         assert text in said
 
@@ -138,13 +138,13 @@ def test_wrong_options_are_named(tmp_path, capsys, words, message):
 
 def test_columns_pass_over_results_without_a_value():
     mean = mean_of("mean", "x", digits=2).text
-    assert mean(Group("m", {}, [{"x": 1.0}, {"x": None}, {}])) == "1.00"
-    assert mean(Group("m", {}, [{"x": None}])) == "–"
+    assert mean(RunGroup("m", {}, [{"x": 1.0}, {"x": None}, {}])) == "1.00"
+    assert mean(RunGroup("m", {}, [{"x": None}])) == "–"
     # One set with several networks: their mean and deviation.
-    assert mean(Group("m", {}, [{"x": [1.0, 3.0]}])) == "2.00 ± 1.41"
+    assert mean(RunGroup("m", {}, [{"x": [1.0, 3.0]}])) == "2.00 ± 1.41"
     # Several sets: the deviation is that between sets.
-    assert mean(Group("m", {}, [{"x": [1.0, 3.0]}, {"x": [3.0, 5.0]}])) == "3.00 ± 1.41"
-    assert value_of("v", "x").text(Group("m", {}, [{"x": None}])) == "–"
+    assert mean(RunGroup("m", {}, [{"x": [1.0, 3.0]}, {"x": [3.0, 5.0]}])) == "3.00 ± 1.41"
+    assert value_of("v", "x").text(RunGroup("m", {}, [{"x": None}])) == "–"
 
 
 def test_the_plot_and_the_notes_are_made_of_groups(tmp_path):

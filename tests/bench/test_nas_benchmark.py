@@ -9,14 +9,14 @@ import pytest
 
 import ddsdk as dd
 from benchmarks import nas
-from benchmarks.kit import Group
+from benchmarks.kit import RunGroup
 from benchmarks.nas import BENCHMARK, METHODS, STUDENTS, Method, at_cost
-from benchmarks.nas_setting import KNOWN_TRUTH, Setting
+from benchmarks.nas_setting import KNOWN_TRUTH, ExperimentConfig
 from ddsdk.foundation import strict_json
 from ddsdk_integrations.nas import Cell, Ranking
 
 SMALL = ["--data", "digits", "--candidates", "5", "--train", "10", "--validation", "5", "--epochs", "1"]
-TINY = Setting(candidates=3, train=10, validation=5, epochs=1)
+TINY = ExperimentConfig(candidates=3, train=10, validation=5, epochs=1)
 
 
 @pytest.mark.slow
@@ -42,9 +42,9 @@ def test_every_kind_of_row_is_measured(monkeypatch, tmp_path):
 
 
 def test_cells_are_judged_by_a_table(tmp_path):
-    setting = dataclasses.replace(TINY, space="cells", candidates=5)
+    config = dataclasses.replace(TINY, space="cells", candidates=5)
     train, test = dd.load_pair("digits")
-    chosen = setting.chosen(setting.parts(train, test).train)
+    chosen = config.chosen(config.parts(train, test).train)
     assert len({Cell.parse(one.name).computation for one in chosen}) == 5
     table = tmp_path / "table.csv"
     table.write_text("arch,cifar10\n" + "".join(f"{one.name},{10 * i}\n" for i, one in enumerate(chosen)))
@@ -108,7 +108,7 @@ def test_no_image_has_two_parts():
 
 def test_the_known_truth_is_that_of_its_candidates(monkeypatch):
     kept = strict_json(KNOWN_TRUTH.read_bytes())
-    own = dataclasses.asdict(Setting())
+    own = dataclasses.asdict(ExperimentConfig())
     assert {name: tuple(v) if isinstance(v, list) else v for name, v in kept["setting"].items()} == {
         name: own[name] for name in kept["setting"]
     }
@@ -117,17 +117,17 @@ def test_the_known_truth_is_that_of_its_candidates(monkeypatch):
     assert set(own) - set(kept["setting"]) == free
     ranking = Ranking.from_dict(kept["ranking"])
     train, test = dd.load_pair("digits")
-    shown = Setting(train=1, validation=1).parts(train, test).train
-    assert set(ranking.scores) == {one.name for one in Setting().chosen(shown)}
+    shown = ExperimentConfig(train=1, validation=1).parts(train, test).train
+    assert set(ranking.scores) == {one.name for one in ExperimentConfig().chosen(shown)}
     assert len(ranking.scores) == 100 and ranking.seeds == 2
     assert all(0.05 < value < 0.95 for values in ranking.by("test").scores.values() for value in values)
     assert kept["command"].startswith("python -m benchmarks.nas")
-    assert Setting().known_truth(train, test) is None
+    assert ExperimentConfig().known_truth(train, test) is None
     for part, name in ((train, "train"), (test, "test")):
         monkeypatch.setattr(part, "computed_once", lambda key, compute, of=kept[name]: of)
-    assert Setting().known_truth(train, test) == ranking
-    assert Setting(repeats=2).known_truth(train, test) == ranking
-    assert Setting(lr=0.1).known_truth(train, test) is None
+    assert ExperimentConfig().known_truth(train, test) == ranking
+    assert ExperimentConfig(repeats=2).known_truth(train, test) == ranking
+    assert ExperimentConfig(lr=0.1).known_truth(train, test) is None
 
 
 def verdict(value, total, before=0.0, candidates=20):
@@ -146,7 +146,7 @@ def verdict(value, total, before=0.0, candidates=20):
 
 
 def group(method, *results, ipc=None):
-    return Group(method, {"ipc": ipc, "students": None, "steps": None, "early": None}, list(results))
+    return RunGroup(method, {"ipc": ipc, "students": None, "steps": None, "early": None}, list(results))
 
 
 def test_a_row_is_compared_with_early_stopping_at_its_cost():
@@ -171,8 +171,8 @@ def test_a_row_is_compared_with_early_stopping_at_its_cost():
     assert [row["set, s"] for row in found] == ["–", "–", "–", "9", "–"]
     assert [row["seed"] for row in found] == ["–", "–", "–", "0", "1"]
     assert found[3]["Spearman, all"] == "0.70 (0.60 to 0.80)"
-    assert "20 candidates, of which the top are 4" in table
-    assert "15 candidates whose truth is above 2 times chance" in table
+    assert "20 candidates, 4 of them in the top group" in table
+    assert "15 candidates with a true accuracy above 2 times chance" in table
     assert [row[0] for row in rows[9:]] == ["dm", "dm"]
     assert BENCHMARK.plot.points(BENCHMARK.rows(groups)[3]) == [(10.0, 0.7)]
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 import ddsdk as dd
-from benchmarks.kit import Cell, Group
+from benchmarks.kit import RunConfig, RunGroup
 
 pytest.importorskip("opacus")
 
 from benchmarks import privacy
-from benchmarks.privacy import BENCHMARK, METHODS, Method, Setting, measure
+from benchmarks.privacy import BENCHMARK, METHODS, ExperimentConfig, Method, measure
 from ddsdk_integrations.privacy import DPKIP, NDPDC
 
-NARROW = Setting(width=4, judge_width=4, networks=1)
+NARROW = ExperimentConfig(width=4, judge_width=4, networks=1)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def parts(digits):
 )
 def test_a_set_spends_what_its_cell_says(monkeypatch, parts, method, epsilon, paid, kernel):
     monkeypatch.setattr(privacy, "METHODS", {"made": method})
-    found = measure(Cell("made", 0, {"ipc": 1, "epsilon": epsilon}), NARROW, *parts)
+    found = measure(RunConfig("made", 0, {"ipc": 1, "epsilon": epsilon}), NARROW, *parts)
     assert (found["spent"] is None) == (epsilon is None)
     if epsilon is not None:
         assert 0.9 * epsilon < found["spent"] <= epsilon
@@ -46,7 +46,7 @@ def test_a_set_spends_what_its_cell_says(monkeypatch, parts, method, epsilon, pa
 
 def test_a_classifier_spends_the_same_budget(monkeypatch, parts):
     monkeypatch.setattr(privacy, "METHODS", {"dp-sgd": Method(make=lambda _: {"steps": 2}, sizes=(0,))})
-    found = measure(Cell("dp-sgd", 0, {"ipc": 0, "epsilon": 2.0}), NARROW, *parts)
+    found = measure(RunConfig("dp-sgd", 0, {"ipc": 0, "epsilon": 2.0}), NARROW, *parts)
     assert 1.8 < found["spent"] <= 2 and len(found["releases"]) == 1
 
 
@@ -63,10 +63,10 @@ def test_methods_are_measured_where_they_stand_for_something(tmp_path):
 
 def test_rows_stand_by_budget_and_accuracy_beside_published_figures():
     groups = [
-        Group("dm", {"ipc": 10, "epsilon": None}, [{"accuracy": [0.9]}]),
-        Group("psg", {"ipc": 10, "epsilon": 1.0}, [{"accuracy": [0.7]}, {"accuracy": [0.6]}]),
-        Group("ndpdc", {"ipc": 10, "epsilon": 1.0}, [{"accuracy": [0.75, 0.79], "kernel": [0.5]}]),
-        Group("ndpdc", {"ipc": 10, "epsilon": 10.0}, [{"accuracy": [0.8]}]),
+        RunGroup("dm", {"ipc": 10, "epsilon": None}, [{"accuracy": [0.9]}]),
+        RunGroup("psg", {"ipc": 10, "epsilon": 1.0}, [{"accuracy": [0.7]}, {"accuracy": [0.6]}]),
+        RunGroup("ndpdc", {"ipc": 10, "epsilon": 1.0}, [{"accuracy": [0.75, 0.79], "kernel": [0.5]}]),
+        RunGroup("ndpdc", {"ipc": 10, "epsilon": 10.0}, [{"accuracy": [0.8]}]),
     ]
     lines = BENCHMARK.table(BENCHMARK.rows(groups), groups).splitlines()
     assert [line.split(" | ")[:5] for line in lines[2:]] == [

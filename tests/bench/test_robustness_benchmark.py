@@ -6,17 +6,19 @@ import dataclasses
 
 import pytest
 
-from benchmarks.kit import Cell, Group
+from benchmarks.kit import RunConfig, RunGroup
 
 pytest.importorskip("pyautoattack")
 
 import ddsdk as dd
 from benchmarks import attack_transfer, robustness
-from benchmarks.robustness import BENCHMARK, METHODS, Method, Setting, about, measure
+from benchmarks.robustness import BENCHMARK, METHODS, ExperimentConfig, Method, about, measure
 from ddsdk_integrations.robustness import AdversarialLearning, RobustMatching
 
 QUICK = {"width": 4, "attacked": 10, "teacher_images": 6, "teacher_epochs": 1}
-TINY = Setting(radii=(0.05, 0.1), train_radius=0.1, auto_attacked=1, square_queries=5, restarts=1, networks=1, **QUICK)
+TINY = ExperimentConfig(
+    radii=(0.05, 0.1), train_radius=0.1, auto_attacked=1, square_queries=5, restarts=1, networks=1, **QUICK
+)
 
 
 def dm(ipc, threat=None):
@@ -27,7 +29,7 @@ def kip(ipc, threat):
     return dd.KIP(ipc=ipc, steps=2, real_batch=10)
 
 
-def hardened(kind, recipe, **more):
+def one_hot_rows(kind, recipe, **more):
     return lambda ipc, threat: kind(recipe=recipe(ipc, threat), threat=threat, attack_steps=1, **more)
 
 
@@ -35,8 +37,8 @@ ROWS = {
     "set": Method(make=dm),
     "adversarial": Method(make=dm, adversarial=True),
     "labels": Method(make=dm, robust_labels=True),
-    "matching": Method(make=hardened(RobustMatching, dm, network_images=5, network_epochs=1, networks=1)),
-    "kernel": Method(make=hardened(AdversarialLearning, kip), kernel=True),
+    "matching": Method(make=one_hot_rows(RobustMatching, dm, network_images=5, network_epochs=1, networks=1)),
+    "kernel": Method(make=one_hot_rows(AdversarialLearning, kip), kernel=True),
     "real": Method(make=None, adversarial=True, sizes=(0,)),
 }
 
@@ -54,8 +56,8 @@ def parts(digits):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_every_kind_of_row_is_measured(quick, parts, name):
-    setting = dataclasses.replace(TINY, auto_attacked=int(name == "set"))
-    found = measure(Cell(name, 0, {"ipc": 1 if ROWS[name].make else 0}), setting, *parts)
+    config = dataclasses.replace(TINY, auto_attacked=int(name == "set"))
+    found = measure(RunConfig(name, 0, {"ipc": 1 if ROWS[name].make else 0}), config, *parts)
     assert len(found["clean"]) == 1
     assert found["worst"] == [[0.05, found["linf 0.05"]], [0.1, found["linf 0.1"]]]
     assert 0 <= found["linf 0.1"][0] <= found["linf 0.05"][0] <= found["clean"][0]
@@ -67,13 +69,15 @@ def test_a_set_is_made_once_for_the_rows_that_train_on_it(quick, parts, monkeypa
     distill = dd.distill
     monkeypatch.setattr(dd, "distill", lambda *given, **more: made.append(given[0]) or distill(*given, **more))
     for name in ("set", "adversarial", "labels"):
-        measure(Cell(name, 3, {"ipc": 1}), TINY, *parts)
+        measure(RunConfig(name, 3, {"ipc": 1}), TINY, *parts)
     assert len(made) == 1
 
 
 def test_every_row_of_the_table_can_be_made():
     known = {
-        (name, size): about(Cell(name, 0, {"ipc": size}), Setting()) for name, m in METHODS.items() for size in m.sizes
+        (name, size): about(RunConfig(name, 0, {"ipc": size}), ExperimentConfig())
+        for name, m in METHODS.items()
+        for size in m.sizes
     }
     assert known["real images", 0] == {"class": "real"}
     assert known["robust matching of dm", 10]["threat"] == {"norm": "linf", "radius": 0.05}
@@ -82,7 +86,7 @@ def test_every_row_of_the_table_can_be_made():
 
 
 def group(name, ipc, clean, worst, warnings=()):
-    return Group(
+    return RunGroup(
         name,
         {"ipc": ipc},
         [
@@ -117,9 +121,9 @@ def test_rows_stand_by_size_and_by_what_attacks_leave():
 
 
 def test_the_transfer_matrix_has_a_row_for_each_attacked_network(quick, parts):
-    setting = attack_transfer.Setting(rows="set,kernel,real", radius=0.1, **QUICK)
-    found = attack_transfer.measure(Cell("PGD-50", 0, {"ipc": 1}), setting, *parts)
-    groups = [Group("PGD-50", {"ipc": 1}, [found])]
+    config = attack_transfer.ExperimentConfig(rows="set,kernel,real", radius=0.1, **QUICK)
+    found = attack_transfer.measure(RunConfig("PGD-50", 0, {"ipc": 1}), config, *parts)
+    groups = [RunGroup("PGD-50", {"ipc": 1}, [found])]
     (clean, *attacked) = found["accuracy"]
     assert all(attacked[i][i] <= clean[i] for i in range(3))
     table = attack_transfer.BENCHMARK.table(attack_transfer.BENCHMARK.rows(groups), groups)

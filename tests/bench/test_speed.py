@@ -26,7 +26,7 @@ def test_bench_prints_the_speed_table(tmp_path, capsys):
     forward, _ = conv_flops(network, SHAPE)
     assert float(dm["GFLOP"]) == pytest.approx(10 * (8 + 2) * forward / 1e9, rel=0.02)
     assert mtt["10 classes, MiB"] == "–" and kip["10 classes, MiB"] >= 0
-    # What docs/curve.md shows: dm has its mark of fifteen seconds, and kernel machines train no network.
+    # What docs/results/curve.md shows: dm has its mark of fifteen seconds, and kernel machines train no network.
     assert dm["CPU s to 70 % (fashion-mnist, ipc 1)"] < 60
     assert kip["CPU s to 70 % (fashion-mnist, ipc 1)"] == "–"
     assert "matching steps" in capsys.readouterr().out
@@ -48,7 +48,10 @@ BAD_BENCH = {
     "real batch": (["--real-batch", "0"], "real_batch must be at least 1, got 0"),
     "ipc": (["--ipc", "0"], "ipc must be at least 1, got 0"),
     "repeats": (["--repeats", "0"], "repeats must be at least 1, got 0"),
-    "device": (["--device", "foo"], "device must be cpu, or an accelerator that torch finds here, got 'foo'"),
+    "device": (
+        ["--device", "foo"],
+        "device must be cpu, or an accelerator that torch finds on this machine, got 'foo'",
+    ),
 }
 
 

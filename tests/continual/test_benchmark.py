@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.continual import BENCHMARK, rows
-from benchmarks.kit import Group
+from benchmarks.kit import RunGroup
 
 SMALL = ["--data", "digits", "--images", "30", "--learners", "mlp", "--seconds", "0.1", "--ipc", "1"]
 
@@ -34,7 +34,7 @@ def test_a_row_has_the_means_of_a_learner():
             {"bytes": 660, "memory seconds": 1.0, "learners": {n: {"accuracy": a, **reached} for n in ("mlp", "lenet")}}
             for a in accuracies
         ]
-        return Group(method, {"ipc": ipc}, results)
+        return RunGroup(method, {"ipc": ipc}, results)
 
     found = rows([group("random", 1, 0.5, 0.6), group("random", 5, 0.7), group("naive", None, 0.2)])
     assert [(row.results[0]["learner"], row.method, row.at["ipc"]) for row in found] == [

@@ -21,18 +21,18 @@ import ddsdk as dd
 from ddsdk.recipes import DirectRecipe
 from ddsdk.synthetic import FixedLabels
 from ddsdk_integrations.continual import (
-    Composing,
+    CompositeMatching,
     DistilledBuffer,
     Distiller,
     Half,
     LowRank,
-    Replay,
-    SoftLabels,
+    ReplayOptions,
+    SoftLabelPlugin,
     Streaming,
     sample_bytes,
 )
 from ddsdk_integrations.continual.plugins import SoftCollate
-from ddsdk_integrations.continual.stream import Arrivals, Queue, arrivals, value_space
+from ddsdk_integrations.continual.stream import NewSamples, Queue, new_samples, value_space
 
 SAMPLE = sample_bytes(SHAPE)
 MLP = {"network": "mlp"}
@@ -88,7 +88,7 @@ def test_what_a_codec_takes_decides_how_many_images_there_are(how, item, images_
 
 
 def test_components_and_their_weights_count():
-    recipe = Distiller(Composing(matching=dd.DC(students=1, steps_per_student=1, real_batch=8)), **MLP)
+    recipe = Distiller(CompositeMatching(matching=dd.DC(students=1, steps_per_student=1, real_batch=8)), **MLP)
     buffer = shown(memory(8, recipe, classes=2), [0, 1])
     # Of 264 bytes: 3 components of 64, their range, 6 images of 3 weights, and 6 labels; a fourth is too much.
     assert [part.codec.name for part in buffer.parts] == ["components", "components"]
@@ -135,7 +135,7 @@ def test_items_look_like_those_of_the_stream(tensors, task):
 
 def test_values_are_those_of_the_stream():
     data = dataset([0, 1])
-    found = arrivals(data, value_space(data))
+    found = new_samples(data, value_space(data))
     assert torch.equal(found.images, (images(torch.tensor([0, 1]).repeat_interleave(20)) * 255).round().byte())
     buffer = DistilledBuffer(40, dd.BASELINES["random"]())
     buffer.post_adapt(None, benchmark_from_datasets(train=[data], test=[data]).train_stream[0])
@@ -160,7 +160,7 @@ def test_a_class_that_comes_again_shares_its_bytes_among_visits():
     assert [(p.key[1], p.visit, len(p)) for p in buffer.parts] == [(0, 1, 2), (1, 1, 2), (0, 2, 2), (1, 2, 2)]
     told = shown(memory(8, visits=4), [0, 1], [0, 1])
     assert [len(p) for p in told.parts] == [1, 1, 1, 1]
-    with pytest.raises(ValueError, match="visits must be as many as come, 2 by now, got 1"):
+    with pytest.raises(ValueError, match="visits must be at least 2, the number so far, got 1"):
         shown(memory(8, visits=1), [0, 1], [0, 1])
 
 
@@ -209,17 +209,17 @@ def test_resize_drops_and_never_exceeds():
 
 
 def test_a_small_memory_is_repeated_to_fill_its_share_of_a_batch():
-    buffer = shown(memory(4, replay=Replay(fill=10)), [0, 1])
+    buffer = shown(memory(4, replay=ReplayOptions(fill=10)), [0, 1])
     assert len(buffer.buffer) == 12 and buffer.nbytes == 4 * SAMPLE
     assert torch.equal(buffer.buffer[0][0], buffer.buffer[4][0])
     assert sum(len(group.buffer) for group in buffer.buffer_groups.values()) >= 10
 
 
 def test_replayed_images_are_augmented_apart_from_the_stream():
-    buffer = shown(memory(4, replay=Replay(augmentation="crop")), [0, 1])
+    buffer = shown(memory(4, replay=ReplayOptions(augmentation="crop")), [0, 1])
     looks = [buffer.buffer[0][0] for _ in range(8)]
     assert len({look.numpy().tobytes() for look in looks}) > 1
-    again = shown(memory(4, replay=Replay(augmentation="crop")), [0, 1])
+    again = shown(memory(4, replay=ReplayOptions(augmentation="crop")), [0, 1])
     torch.manual_seed(77)
     assert all(torch.equal(look, again.buffer[0][0]) for look in looks)
 
@@ -249,8 +249,8 @@ class Own(DirectRecipe):
     def check(self):
         pass
 
-    def evaluation(self, real):
-        return dd.Evaluation()
+    def protocol(self, real):
+        return dd.TrainingProtocol()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,13 +265,13 @@ class Blended(Own):
 
 
 def soft_memory(**how):
-    return memory(12, Distiller(Blended(), **MLP), replay=Replay(soft=6), **how)
+    return memory(12, Distiller(Blended(), **MLP), replay=ReplayOptions(soft=6), **how)
 
 
 def test_soft_labels_go_end_to_end():
     buffer = soft_memory()
     net = network()
-    plugins = [ReplayPlugin(12, storage_policy=buffer), SoftLabels(buffer)]
+    plugins = [ReplayPlugin(12, storage_policy=buffer), SoftLabelPlugin(buffer)]
     strategy = naive(net, plugins)
     bench = stream([0, 1], [2, 3], tensors=True)
     strategy.train(bench.train_stream[0])
@@ -310,7 +310,7 @@ def test_metrics_and_workers_take_soft_labels():
         forgetting_metrics(experience=True, stream=True),
         loggers=[],
     )
-    plugins = [ReplayPlugin(12, storage_policy=buffer), SoftLabels(buffer)]
+    plugins = [ReplayPlugin(12, storage_policy=buffer), SoftLabelPlugin(buffer)]
     strategy = naive(network(), plugins, evaluator=evaluator)
     # Accuracy per class wants task labels.
     bench = stream([0, 1], [2, 3], task=0)
@@ -326,15 +326,15 @@ def test_metrics_and_workers_take_soft_labels():
 
 
 def test_soft_labels_need_a_memory_that_has_them():
-    with pytest.raises(ValueError, match=r"memory must have soft labels: Replay\(soft=K\)"):
-        SoftLabels(memory())
-    with pytest.raises(ValueError, match="soft must be more than the class 1, got 1"):
+    with pytest.raises(ValueError, match=r"memory must have soft labels, from DistilledBuffer"):
+        SoftLabelPlugin(memory())
+    with pytest.raises(ValueError, match="soft must exceed the largest class id, 1, got 1"):
         shown(soft_memory(), [0, 1]).parts[0].rows(1)
 
 
 def test_a_class_beyond_the_soft_labels_is_refused_before_any_work():
-    buffer = memory(12, Distiller(Blended(), **MLP), replay=Replay(soft=2))
-    with pytest.raises(ValueError, match="soft must be more than the class 3, got 2"):
+    buffer = memory(12, Distiller(Blended(), **MLP), replay=ReplayOptions(soft=2))
+    with pytest.raises(ValueError, match="soft must exceed the largest class id, 3, got 2"):
         shown(buffer, [2, 3])
     assert buffer.calls == 0 and len(buffer.buffer) == 0
 
@@ -382,7 +382,7 @@ def test_the_queue_keeps_each_image_with_equal_chance():
         queue = Queue(10, seed)
         for piece in range(4):
             x = torch.arange(10 * piece, 10 * piece + 10, dtype=torch.uint8).view(-1, 1, 1, 1)
-            queue.add(Arrivals(x, tuple((0, int(i)) for i in x.flatten())))
+            queue.add(NewSamples(x, tuple((0, int(i)) for i in x.flatten())))
         assert len(queue) == 10
         waiting = queue.empty()
         assert waiting.images.flatten().tolist() == [c for _, c in waiting.keys]
@@ -412,12 +412,12 @@ def test_bad_parts_are_refused():
         Distiller(dd.DM(), network="resnet9")
     with pytest.raises(ValueError, match="seconds must be positive"):
         Distiller(dd.DM(), seconds=0)
-    with pytest.raises(ValueError, match="relation must be 0 without past"):
+    with pytest.raises(ValueError, match="relation must be 0 unless past=True"):
         Distiller(dd.DM(), relation=1.0)
     with pytest.raises(ValueError, match="fill must be at least 1, got 0"):
-        Replay(fill=0)
+        ReplayOptions(fill=0)
     with pytest.raises(ValueError, match="augmentation must name operations"):
-        Replay(augmentation="zoom")
+        ReplayOptions(augmentation="zoom")
     with pytest.raises(ValueError, match="every must be at least 1, got 0"):
         Streaming(every=0)
 

@@ -10,8 +10,8 @@ import ddsdk as dd
 from ddsdk.objectives import ClassMatch
 from ddsdk.running.run import Run
 from ddsdk.synthetic import Pixels, hard_labels
-from ddsdk_integrations.continual import Combining, Composing, RelationMatch
-from ddsdk_integrations.continual.composites import Combined, Composites
+from ddsdk_integrations.continual import CombinationMatching, CompositeMatching, RelationMatch
+from ddsdk_integrations.continual.composites import Combinations, Composites
 
 SHAPE = (1, 6, 6)
 
@@ -42,7 +42,7 @@ def test_composites_are_sigmoids_of_weighted_sums():
 
 def test_combinations_are_positive_and_sum_to_one():
     candidates = torch.rand(2, 5, *SHAPE, generator=dd.generator("candidates"))
-    made = Combined(candidates, 3, dd.generator("start"))
+    made = Combinations(candidates, 3, dd.generator("start"))
     found, _ = made.decode(torch.arange(6), dd.generator("decode"))
     weights = made.logits.exp() / made.logits.exp().sum(2, keepdim=True)
     wanted = (weights[..., None, None, None] * candidates[:, None]).sum(2).flatten(0, 1)
@@ -53,7 +53,7 @@ def test_combinations_are_positive_and_sum_to_one():
         made.encode(found)
 
 
-@pytest.mark.parametrize("kind", [Composing, Combining], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [CompositeMatching, CombinationMatching], ids=lambda kind: kind.name)
 def test_a_run_lowers_its_loss_and_repeats(kind):
     real = real_data()
     matching = dd.DM(steps=60, real_batch=9, augmentation="")
@@ -115,7 +115,7 @@ def test_past_wants_a_recipe_that_matches_class_by_class(recipe):
     if isinstance(getattr(recipe, "steps", None), int):
         plan = recipe.plan(real_data(), make_student=dd.network_factory("mlp", SHAPE, 3), rng=dd.generator(0))
         assert not isinstance(plan.objective, ClassMatch)
-    with pytest.raises(ValueError, match="recipe must match class by class, which past wants"):
+    with pytest.raises(ValueError, match="recipe must match class by class if past=True"):
         distiller(real_data(), 2, rng=dd.generator("run"), new=2)
 
 
@@ -124,12 +124,12 @@ def test_composites_live_in_the_unit_range():
     whitened = real.with_preprocess(dd.Preprocess.fit_zca(real.images))
     make = dd.network_factory("mlp", SHAPE, 3)
     with pytest.raises(ValueError, match="preprocess must not whiten"):
-        Composing(ipc=2).plan(whitened, make_student=make, rng=dd.generator(0))
+        CompositeMatching(ipc=2).plan(whitened, make_student=make, rng=dd.generator(0))
 
 
 def test_bad_values_are_refused():
     with pytest.raises(ValueError, match="lr must be positive"):
-        Composing(lr=0)
+        CompositeMatching(lr=0)
     make = dd.network_factory("mlp", SHAPE, 3)
     with pytest.raises(ValueError, match="candidates must be at least 1, got 0"):
-        Combining(candidates=0).plan(real_data(), make_student=make, rng=dd.generator(0))
+        CombinationMatching(candidates=0).plan(real_data(), make_student=make, rng=dd.generator(0))

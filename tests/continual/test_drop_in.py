@@ -22,7 +22,7 @@ import ddsdk as dd
 from ddsdk_integrations.continual import (
     DistilledBuffer,
     Distiller,
-    Replay,
+    ReplayOptions,
     Streaming,
     TrainOnMemory,
     composite_memory,
@@ -95,7 +95,7 @@ def accuracy(net, bench):
 def test_replay_keeps_what_is_forgotten_without_it():
     bench = stream(*EXPERIENCES)
     found = []
-    for buffer in (None, memory(replay=Replay(fill=16))):
+    for buffer in (None, memory(replay=ReplayOptions(fill=16))):
         strategy = naive(network(), [] if buffer is None else PLACES["replay"](buffer), epochs=10)
         for experience in bench.train_stream:
             strategy.train(experience)

@@ -13,7 +13,7 @@ from wrapped_recipes import Noting, Undone
 import ddsdk as dd
 from ddsdk.foundation import DivergedError, ResumeError
 from ddsdk.synthetic import MultiFormation, hard_labels
-from ddsdk_integrations.continual import Combining, DistilledBuffer, Distiller, Streaming, Tiles, sample_bytes
+from ddsdk_integrations.continual import CombinationMatching, DistilledBuffer, Distiller, Streaming, Tiles, sample_bytes
 
 DM = dd.DM(steps=1, real_batch=8)
 MLP = {"network": "mlp", "network_options": {}}
@@ -93,7 +93,7 @@ def test_canvases_go_on_as_canvases():
     assert (packed["canvases"].float() / 255 - canvases).abs().max() <= 0.5 / 255 + 1e-6
 
 
-@pytest.mark.parametrize("recipe", [dd.BASELINES["random"](), Combining(matching=STILL)])
+@pytest.mark.parametrize("recipe", [dd.BASELINES["random"](), CombinationMatching(matching=STILL)])
 def test_recipes_whose_images_are_real_ones_pass_a_start_over(recipe):
     start = levels(0, 1, 2)
     with_start, without = (

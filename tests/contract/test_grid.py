@@ -19,25 +19,25 @@ from ddsdk.objectives import (
     FitAndTest,
     MatchTrajectory,
     SetTraining,
-    Total,
     TrainAndTest,
+    WeightedSum,
     cosine,
     filter_cosine,
     mean_embedding,
     squared,
     weight_gradients,
 )
-from ddsdk.recipes.parts import hard_set, sgd_on_images
+from ddsdk.recipes.parts import hard_label_set, sgd_on_images
 from ddsdk.students import (
     AlternatingStudents,
     ExpertStudents,
     FreshStudents,
-    Interpolated,
-    OnReal,
-    OnSynthetic,
+    InterpolatedExperts,
     TrainedPool,
     TrainedRuns,
     Training,
+    TrainOnReal,
+    TrainOnSynthetic,
 )
 from ddsdk.synthetic import (
     AddressedBases,
@@ -54,7 +54,7 @@ from ddsdk.synthetic import (
     tiny_decoder,
     train_generator,
 )
-from ddsdk.synthetic.set import Leaves
+from ddsdk.synthetic.set import LeafView
 from ddsdk.training import Ridge
 
 IPC = 2
@@ -132,15 +132,15 @@ OF_NETWORKS = {
     "cross-entropy": CrossEntropy(),
     "train and test": TrainAndTest(steps=3, window=2, lr=0.05, real_batch=4, training=SetTraining(batch_size=4)),
     "ridge regression": FitAndTest(compare=ByFeatures(), ridge=Ridge(), real_batch=4),
-    "total": Total(((1.0, AUGMENTED), (0.5, CrossEntropy(batch=1)))),
+    "total": WeightedSum(((1.0, AUGMENTED), (0.5, CrossEntropy(batch=1)))),
 }
 OF_SPANS = {"trajectory": MatchTrajectory(steps=2, batch_size=4)}
 
 TRAINING = Training(epochs=2, lr=0.05, batch_size=8)
 
 
-def alternating(lesson):
-    return lambda real, make: AlternatingStudents(make, lesson, period=3, lr=0.05)
+def alternating(update):
+    return lambda real, make: AlternatingStudents(make, update, period=3, lr=0.05)
 
 
 def experts(real, make):
@@ -153,10 +153,10 @@ def runs(real, make):
 
 NETWORKS = {
     "fresh": lambda real, make: FreshStudents(make),
-    "on synthetic": alternating(OnSynthetic(epochs=1, batch_size=4)),
-    "on real": alternating(OnReal(steps=1, batch_size=4)),
+    "on synthetic": alternating(TrainOnSynthetic(epochs=1, batch_size=4)),
+    "on real": alternating(TrainOnReal(steps=1, batch_size=4)),
     "pool on synthetic": lambda real, make: TrainedPool(make, pool=2, longest=2, batch_size=4),
-    "pool": lambda real, make: FreshStudents(Interpolated(runs=runs(real, make))),
+    "pool": lambda real, make: FreshStudents(InterpolatedExperts(runs=runs(real, make))),
 }
 SPANS = {"experts": experts}
 
@@ -165,7 +165,7 @@ MEANINGLESS = [*((s, o) for s in NETWORKS for o in OF_SPANS), *((s, o) for s in 
 
 
 def make_set(real, parametrization, rate=None):
-    return hard_set(real, IPC, PARAMETRIZATIONS[parametrization](real), rate)
+    return hard_label_set(real, IPC, PARAMETRIZATIONS[parametrization](real), rate)
 
 
 def make_plan(real, make_student, parametrization, students, objective):
@@ -191,7 +191,7 @@ def test_any_parametrization_works_with_any_objective(tiny, make_student, parame
     straight = begin()
     before = stored(straight.plan.syn)
     losses = [step.loss for step in straight]
-    assert (straight.index, straight.shrunk) == (2, 0)
+    assert (straight.index, straight.rate_reductions) == (2, 0)
     assert straight.plan.syn.is_finite()
     for name, p in straight.plan.syn.named_parameters():
         assert torch.equal(p, before[name]) == (not p.requires_grad), name
@@ -209,7 +209,7 @@ def test_any_parametrization_works_with_any_objective(tiny, make_student, parame
 def test_what_has_no_meaning_is_refused(tiny, make_student, students, objective):
     plan = make_plan(tiny, make_student, "pixels", students, objective)
     run = dd.Distillation(plan, tiny, rng=dd.generator("run"))
-    rule = "a stretch of an expert's trajectory" if objective in OF_SPANS else "a network|a method embed"
+    rule = "a segment of an expert trajectory" if objective in OF_SPANS else "a network|a method embed"
     with pytest.raises(TypeError, match=rf"^student must (be|have) ({rule}).*, got "):
         next(run)
 
@@ -262,7 +262,7 @@ def test_slots_decode_alone_as_in_company(tiny, parametrization):
 @pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
 def test_a_chunked_pull_back_is_one_backward_through_the_decoder(tiny, parametrization, chunk):
     syn = make_set(tiny, parametrization).double()
-    leaves = Leaves(syn, chunk)
+    leaves = LeafView(syn, chunk)
     x, _ = leaves.whole(dd.generator("draw"))
     torch.autograd.backward((x.sin() * x).sum() * x.mean(), inputs=leaves.inputs)
     leaves.pull_back()

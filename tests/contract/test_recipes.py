@@ -19,12 +19,12 @@ from ddsdk.artefact import assemble
 from ddsdk.baselines import BASELINES
 from ddsdk.foundation import derive
 from ddsdk.foundation.errors import DivergedError
-from ddsdk.objectives import ClassMatch, CrossEntropy, FitAndTest, ImplicitRegression, Total, weight_gradients
+from ddsdk.objectives import ClassMatch, CrossEntropy, FitAndTest, ImplicitRegression, WeightedSum, weight_gradients
 from ddsdk.recipes import RECIPES, IterativeRecipe
-from ddsdk.running import Schedule
+from ddsdk.running import ObjectiveSchedule
 from ddsdk.running.run import Run
 from ddsdk.synthetic import FixedLabels, LearnedLabels
-from ddsdk.synthetic.set import Leaves
+from ddsdk.synthetic.set import LeafView
 
 
 def plan_of(recipe, real, make_student):
@@ -92,12 +92,12 @@ def test_images_are_flipped_where_the_data_is_mirror_safe(kind, tiny, make_stude
         tiny = tiny.with_mirror_safe(flipped)
         recipe = kind(ipc=1)
         plan = recipe.plan(tiny, make_student=make_student, rng=dd.generator(0))
-        strategies = [plan.objective.augmentation.strategy, recipe.evaluation(tiny).augmentation]
+        strategies = [plan.objective.augmentation.strategy, recipe.protocol(tiny).augmentation]
         assert [("flip" in s.split("_")) for s in strategies] == [flipped, flipped]
         assert strategies[0] == strategies[1]
-        assert kind(ipc=1, augmentation="flip").evaluation(tiny).augmentation == "flip"
-        assert not kind(ipc=1, augmentation="").evaluation(tiny).augmentation
-    assert not dd.DC(ipc=1).evaluation(tiny).augmentation
+        assert kind(ipc=1, augmentation="flip").protocol(tiny).augmentation == "flip"
+        assert not kind(ipc=1, augmentation="").protocol(tiny).augmentation
+    assert not dd.DC(ipc=1).protocol(tiny).augmentation
 
 
 @pytest.mark.parametrize("key", ITERATIVE)
@@ -110,7 +110,7 @@ def test_what_is_derived_from_the_data_flips_where_it_is_mirror_safe(key, tiny, 
         plan = recipe.plan(tiny, make_student=make_student, rng=dd.generator(0))
         drawn = [p for p in pieces_of([plan, plan.objective_at(0)]) if isinstance(p, dd.Augmentation)]
         strategies = [augmentation.strategy for augmentation in drawn if augmentation.strategy]
-        strategies.append(recipe.evaluation(tiny).augmentation)
+        strategies.append(recipe.protocol(tiny).augmentation)
         for strategy in strategies:
             assert ("flip" in strategy.replace("+", "_").split("_")) == flips
 
@@ -133,7 +133,7 @@ def test_a_run_that_diverges_hands_over_its_last_finite_set(recipe, tiny, make_s
     wild = dataclasses.replace(recipe, image_lr=1e30)
     plan = plan_of(wild, tiny, make_student)
     # Nothing diverges in a set that is clamped, whose steps are left out or that moves class by class.
-    safe = bounded(plan.syn) or plan.skip_above is not None or isinstance(plan.objective, Schedule)
+    safe = bounded(plan.syn) or plan.skip_above is not None or isinstance(plan.objective, ObjectiveSchedule)
     # Nor where ridge regression in float64 divides by the scale of the images.
     safe = safe or isinstance(plan.objective, FitAndTest | ImplicitRegression)
     try:
@@ -157,7 +157,7 @@ def test_a_method_is_a_frozen_value_with_its_paper(method):
 def owners_in_order(found):
     """Class by class, or batch by batch with one image of each class where the order is part of the set."""
     each = len(found.images) // 3
-    stored_order = found.evaluation.get("order") == "stored"
+    stored_order = found.protocol.get("order") == "stored"
     return [0, 1, 2] * each if stored_order else [0] * each + [1] * each + [2] * each
 
 
@@ -174,7 +174,7 @@ def check_what_the_plan_promised(recipe, real, make_student, found):
     run = Run(recipe, real, make_student=make_student, seed=rng).distillation
     assert len(list(run)) == 2
     assert run.record().items() <= found.provenance.items()
-    assert (run.index, run.shrunk, run.diverged) == (2, 0, False)
+    assert (run.index, run.rate_reductions, run.diverged) == (2, 0, False)
     assert run.skipped == 0 or run.plan.skip_above is not None
     syn = run.result
     images, owners = syn.parametrization.decode(torch.arange(len(syn)), derive(rng, "export"))
@@ -210,7 +210,7 @@ def test_a_set_comes_out_whole(method, tiny, make_student):
     assert found.ipc == each
     assert found.class_names == tiny.class_names
     assert found.preprocess == tiny.preprocess
-    assert dd.Evaluation.from_dict(found.evaluation) == method.evaluation(tiny)
+    assert dd.TrainingProtocol.from_dict(found.protocol) == method.protocol(tiny)
     about = found.provenance
     assert METHODS[about["recipe"]] is type(method)
     assert about["class"] == type(method).__name__
@@ -325,19 +325,19 @@ def test_labels_can_be_swapped(recipe, tiny, make_student, kind):
         def objective(student, real, source, rng):
             losses = [
                 sum(float(term.detach()) for term in plan.objective_at(step)(student, real, leaves, rng))
-                for leaves in (Leaves(syn), Leaves(other))
+                for leaves in (LeafView(syn), LeafView(other))
             ]
             depends.append(losses[0] != losses[1])
             yield from plan.objective_at(step)(student, real, source, rng)
 
         return objective
 
-    watching = dataclasses.replace(plan, syn=syn, objective=Schedule(watched))
+    watching = dataclasses.replace(plan, syn=syn, objective=ObjectiveSchedule(watched))
     run = dd.Distillation(watching, tiny, rng=dd.generator("run"))
     assert len(list(run)) == len(depends) == plan.steps
     moved = not torch.equal(labels.rows(slots), before)
     assert moved == (kind == "learned" and any(depends))
-    found = assemble(recipe, run.result, tiny, evaluation=recipe.evaluation(tiny), rng=dd.generator("run"), seconds=0.0)
+    found = assemble(recipe, run.result, tiny, protocol=recipe.protocol(tiny), rng=dd.generator("run"), seconds=0.0)
     if found.label_space == "probabilities":
         torch.testing.assert_close(found.labels.sum(1), torch.ones(len(found.labels)))
 
@@ -356,7 +356,7 @@ def terms_of(objective, plan):
         return sum(bool((plan.syn.classes == c).any()) for c in classes)
     if isinstance(objective, CrossEntropy):
         return 3
-    if isinstance(objective, Total):
+    if isinstance(objective, WeightedSum):
         known = [terms_of(part, plan) for weight, part in objective.parts if weight]
         sure = all(n is not None for n in known) and not any(callable(w) for w, _ in objective.parts)
         return sum(known) if sure else None
@@ -381,7 +381,7 @@ def test_no_graph_outlives_its_term(recipe, tiny, make_student):
 
         return objective
 
-    watching = dataclasses.replace(plan, objective=Schedule(watched))
+    watching = dataclasses.replace(plan, objective=ObjectiveSchedule(watched))
     # A collection visits what the run made, and not every module of the process once more.
     gc.collect()
     gc.freeze()

@@ -12,7 +12,7 @@ import torch
 from flwr.app import ArrayRecord
 
 import ddsdk as dd
-from ddsdk_integrations.federated import InProcessGrid, LocalTraining, Participant, Task, dirichlet, fed_dm
+from ddsdk_integrations.federated import FederatedTask, InProcessGrid, LocalTraining, Participant, dirichlet, fed_dm
 
 # Fixtures of a module run before the one that sets this for each test.
 torch.set_num_threads(1)
@@ -20,10 +20,10 @@ logging.getLogger("flwr").setLevel(logging.ERROR)
 
 CLIENTS = 4
 TRAIN, TEST = dd.load_pair("digits")
-TASK = Task.of(TRAIN, network="convnet", width=4, depth=2)
+TASK = FederatedTask.of(TRAIN, network="convnet", width=4, depth=2)
 PARTS = dirichlet(TRAIN.labels, CLIENTS + 1, 5.0, dd.generator("parts"), least=30)
 RECIPE = dd.DM(ipc=2, steps=2, real_batch=16)
-QUICK = dd.Evaluation(protocol="test", epochs=2, lr=0.05, batch_size=32)
+QUICK = dd.TrainingProtocol(name="test", epochs=2, lr=0.05, batch_size=32)
 
 
 def load(context):
@@ -38,7 +38,7 @@ def participant(**how):
 
 
 def strategy(make=fed_dm, **how):
-    usual = {"evaluation": QUICK} if make is fed_dm else {}
+    usual = {"protocol": QUICK} if make is fed_dm else {}
     return make(TASK, **{**usual, "secret": 0, **how})
 
 

@@ -10,7 +10,14 @@ from flwr.serverapp.strategy import FedAvg, FedProx
 import ddsdk as dd
 from benchmarks.averaging import FedNova, Scaffold, client_of
 from ddsdk.foundation import derive
-from ddsdk_integrations.federated import CountingGrid, DynaFed, InProcessGrid, LocalData, LocalTraining, Trajectory
+from ddsdk_integrations.federated import (
+    CountingGrid,
+    DynaFed,
+    InProcessGrid,
+    LocalData,
+    LocalTraining,
+    ServerTrajectory,
+)
 
 AVERAGING = {"fraction_evaluate": 0.0, "min_available_nodes": 1, "min_train_nodes": 1}
 
@@ -125,7 +132,7 @@ def test_a_client_without_the_term_refuses_fedprox():
 
 
 def test_dynafed_costs_what_fedavg_costs_and_tunes_after_its_rounds():
-    trajectory = Trajectory(rounds=2, ipc=1, span=1, student_steps=2, steps=3, tune_steps=3)
+    trajectory = ServerTrajectory(rounds=2, ipc=1, span=1, student_steps=2, steps=3, tune_steps=3)
 
     def traffic(made, rounds):
         grid = CountingGrid(InProcessGrid(participant().app(), CLIENTS))

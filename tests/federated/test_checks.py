@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 import ddsdk as dd
-from ddsdk_integrations.federated import CHECKS, InProcessGrid, Limits
+from ddsdk_integrations.federated import CHECKS, InProcessGrid, ReplyLimits
 from ddsdk_integrations.federated.payload import content_digest
 
 
@@ -190,7 +190,7 @@ def object_array():
     return stream.getvalue() + b"cos\nsystem\n"
 
 
-LIMITS = Limits(images=8, max_bytes=60_000)
+LIMITS = ReplyLimits(images=8, max_bytes=60_000)
 
 
 @pytest.fixture(scope="module")
@@ -351,7 +351,7 @@ def test_a_class_that_a_client_does_not_hold_is_refused():
                 reply.content["stats"] = MetricRecord(told)
             return reply
 
-    made = strategy(limits=Limits(images=50))
+    made = strategy(limits=ReplyLimits(images=50))
     run(made, [participant().app()] * CLIENTS + [Poor()], clients=CLIENTS + 1)
     assert [(r.check, r.name) for r in made.reports[0].refused] == [(8, "classes")]
 
@@ -399,7 +399,7 @@ def test_a_poison_that_no_check_sees_has_no_more_than_the_stated_share():
     def swapped(content):
         array(content, "images", lambda v: 255 - v)
 
-    made = strategy(limits=Limits(images=2))
+    made = strategy(limits=ReplyLimits(images=2))
     run(made, [participant().app()] * 2 + [tampered(swapped)], clients=3)
     (report,) = made.reports
     assert report.refused == ()
@@ -413,7 +413,7 @@ def test_a_poison_that_no_check_sees_has_no_more_than_the_stated_share():
 
 
 def test_the_docs_list_these_adversaries():
-    page = (Path(__file__).parents[2] / "docs" / "federated.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "integrations" / "federated.md").read_text()
     words = {number: word for number, word, _ in CHECKS}
     for name, (check, _) in ADVERSARIES.items():
         assert f"| {name} | {check} {words[check]} |" in page

@@ -14,19 +14,19 @@ from wrapped_recipes import Noting, Undone
 import ddsdk as dd
 from ddsdk.running import Run
 from ddsdk_integrations.federated import (
-    Alone,
-    Contract,
-    Encoding,
+    CustomDistillation,
+    FederatedTask,
     InProcessGrid,
     LocalData,
-    Task,
-    Trajectory,
+    ReplySpec,
+    ServerTrajectory,
+    UpdateEncoding,
     fed_dm,
     fed_mk,
     inspect_replies,
     one_shot,
 )
-from ddsdk_integrations.federated.spans import WeightPath, stand_in
+from ddsdk_integrations.federated.weight_path import WeightPath, placeholder_data
 
 STILL = dd.DM(ipc=2, steps=1, real_batch=8, image_lr=1e-9, augmentation="")
 TILED = dd.M3D(ipc=2, steps=1, real_batch=8, image_lr=1e-9, augmentation="")
@@ -46,8 +46,8 @@ def answered(client, **records):
     content = RecordDict({"config": ConfigRecord({"server-round": 1}), **records})
     (reply,) = grid.send_and_receive([Message(content, node, "train.distill")])
     assert not reply.has_error(), reply.error
-    contract = Contract(task=client.task, round_number=1, allowed={node: frozenset({0, 1})})
-    (one,), refused = inspect_replies([reply], contract)
+    spec = ReplySpec(task=client.task, round_number=1, allowed={node: frozenset({0, 1})})
+    (one,), refused = inspect_replies([reply], spec)
     assert refused == []
     return one, json.loads(one.meta["manifest"])
 
@@ -83,14 +83,14 @@ def test_a_client_goes_on_from_its_own_set(average):
 
 def rounds_of(made, app):
     """Return the images of all clients, round by round."""
-    sound, found = made._sound, []
+    sound, found = made._accepted, []
 
     def keeping(server_round, replies):
         sets = sound(server_round, replies)
         found.append(torch.cat([one.images for one in sets]))
         return sets
 
-    made._sound = keeping
+    made._accepted = keeping
     run(made, app, rounds=2)
     return found
 
@@ -117,8 +117,8 @@ def test_a_client_that_loses_a_class_goes_on_with_the_others():
         return images[kept], labels[kept]
 
     made = strategy(fed_dm, go_on=True)
-    sets, sound = [], made._sound
-    made._sound = lambda *args: sets.append(sound(*args)) or sets[-1]
+    sets, sound = [], made._accepted
+    made._accepted = lambda *args: sets.append(sound(*args)) or sets[-1]
     run(made, participant(distil=STILL, load=load_less).app(), rounds=2, clients=1)
     (first,), (second,) = sets
     assert torch.unique(first.classes).tolist() == list(range(1, 10))
@@ -149,23 +149,23 @@ FACTS = {
 def test_facts_of_the_data_reach_clients_and_server(real, wanted, server):
     recipe = Noting(inner=RECIPE, ipc=1)
     # A public part of the data says what is agreed on.
-    task = Task.of(real.subset(torch.arange(200)), network="convnet", width=4, depth=2)
+    task = FederatedTask.of(real.subset(torch.arange(200)), network="convnet", width=4, depth=2)
     assert (task.pictures, task.mirror_safe) == wanted[:2]
     answered(participant(task=task, distil=recipe, load=two_classes))
     assert recipe.noted == [wanted]
     whole = LocalData.of(task, real.images, real.labels).real
-    for data in (whole, stand_in(task)):
+    for data in (whole, placeholder_data(task)):
         assert (data.pictures, data.mirror_safe) == wanted[:2]
     for make in (one_shot, fed_dm, fed_mk):
-        assert make(task).learn.evaluation.augmentation == server
-        assert make(task, evaluation=QUICK).learn.evaluation == QUICK
+        assert make(task).learn.protocol.augmentation == server
+        assert make(task, protocol=QUICK).learn.protocol == QUICK
 
 
 def test_a_set_made_under_other_facts_is_refused():
     tasks = [dataclasses.replace(TASK, **facts) for facts in ({}, {"mirror_safe": True}, {"pictures": False})]
     assert len({task.digest for task in tasks}) == 3
     for task in tasks[1:]:
-        made = strategy(one_shot, evaluation=QUICK)
+        made = strategy(one_shot, protocol=QUICK)
         run(made, [participant().app()] * (CLIENTS - 1) + [participant(task=task).app()])
         assert made.reports[0].taken == CLIENTS - 1
         assert [(r.check, r.name) for r in made.reports[0].refused] == [(3, "keys")]
@@ -179,7 +179,7 @@ def test_the_set_of_a_function_is_sent_as_it_is():
         seen.append(real.mirror_safe)
         return dd.distill(herding, real, seed=dd.generator("mine"))
 
-    one, manifest = answered(participant(distil=Alone(function, ipc=3), load=two_classes))
+    one, manifest = answered(participant(distil=CustomDistillation(function, ipc=3), load=two_classes))
     assert torch.bincount(one.classes).tolist() == [3, 3]
     assert (manifest["recipe"], manifest["parameters"]["ipc"]) == ("herding", 3)
     assert seen == [False]
@@ -187,14 +187,14 @@ def test_the_set_of_a_function_is_sent_as_it_is():
 
 @pytest.mark.parametrize("distil", [dd.DM, lambda real: None, "dm"])
 def test_what_is_no_recipe_is_refused(distil):
-    with pytest.raises(TypeError, match=r"distil must be a ddsdk\.Recipe or Alone, got"):
+    with pytest.raises(TypeError, match=r"distil must be a ddsdk\.Recipe or a CustomDistillation, got"):
         participant(distil=distil)
 
 
 SHORT = {"student_steps": 2, "steps": 3}
 PATHS = {
-    "update": (Encoding(images=10, **SHORT), 2),
-    "dynafed": (Trajectory(rounds=2, ipc=1, span=2, tune_steps=1, **SHORT), 4),
+    "update": (UpdateEncoding(images=10, **SHORT), 2),
+    "dynafed": (ServerTrajectory(rounds=2, ipc=1, span=2, tune_steps=1, **SHORT), 4),
 }
 
 
@@ -226,8 +226,8 @@ def test_a_path_of_weights_is_distilled_by_the_one_owner_of_runs(method, rounds)
 
 
 def test_a_clients_set_records_the_network_that_matched():
-    from ddsdk_integrations.federated.client import NearStudents
+    from ddsdk_integrations.federated.client import PerturbedStudents
 
     data = LocalData.of(TASK, TRAIN.images, TRAIN.labels)
-    made = dd.distill(RECIPE, data.real, make_student=NearStudents(data=data))
+    made = dd.distill(RECIPE, data.real, make_student=PerturbedStudents(data=data))
     assert made.provenance["student"] == {"network": "convnet", "options": dict(TASK.factory.options)}

@@ -9,8 +9,8 @@ import pytest
 
 import ddsdk as dd
 from benchmarks.federated import BENCHMARK, METHODS, rows
-from benchmarks.kit import Group
-from ddsdk_integrations.federated import Encoding, MetaKnowledge, Trajectory
+from benchmarks.kit import RunGroup
+from ddsdk_integrations.federated import MetaKnowledge, ServerTrajectory, UpdateEncoding
 
 SMALL = ["--data", "digits", "--images", "60", "--clients", "3", "--width", "4", "--alpha", "1.0", "--threads", "1"]
 MATCHED = {"client": {"distil": dd.DM(ipc=2, steps=2, real_batch=8)}}
@@ -20,8 +20,8 @@ QUICK = {
     "feddm remembering": MATCHED,
     "dosfl": {"client": {"distil": dd.DD(ipc=1, passes=3, steps=2, real_batch=8)}},
     "fedmk": {"client": {"distil": MetaKnowledge(ipc=2, steps=2, student_steps=2, real_batch=8)}},
-    "fedsynth": {"client": {"encoding": Encoding(images=10, steps=2)}},
-    "dynafed": {"options": {"trajectory": Trajectory(rounds=1, span=1, ipc=1, student_steps=1, steps=1)}},
+    "fedsynth": {"client": {"encoding": UpdateEncoding(images=10, steps=2)}},
+    "dynafed": {"options": {"trajectory": ServerTrajectory(rounds=1, span=1, ipc=1, student_steps=1, steps=1)}},
 }
 
 
@@ -51,7 +51,7 @@ def group(method, *runs, shares=()):
         ]
         reports = [{"share": share} for share in shares]
         results.append({**curve[-1], "curve": curve, "seconds": 2.0, "reports": reports})
-    return Group(method, {"alpha": 0.1}, results)
+    return RunGroup(method, {"alpha": 0.1}, results)
 
 
 def test_figures_are_those_of_the_last_round_and_of_equal_bytes():

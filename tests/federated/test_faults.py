@@ -20,7 +20,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from ddsdk.foundation.errors import ArtifactError, ResumeError
-from ddsdk_integrations.federated import Encoding, InProcessGrid, SetStrategy, TrainOnPool, fed_dm, fed_synth
+from ddsdk_integrations.federated import InProcessGrid, SetStrategy, TrainOnPool, UpdateEncoding, fed_dm, fed_synth
 
 AVERAGING = {"fraction_evaluate": 0.0, "min_available_nodes": 1, "min_train_nodes": 1}
 
@@ -30,7 +30,7 @@ def test_a_state_of_something_else_is_refused(tmp_path):
     strategy(folder=tmp_path).start(grid, TASK.initial_arrays(), 1)
     with pytest.raises(ResumeError, match="has another ask; name a new folder"):
         strategy(folder=tmp_path, radius=2.0).start(grid, TASK.initial_arrays(), 2)
-    other = TrainOnPool(evaluation=QUICK, radius=0.5)
+    other = TrainOnPool(protocol=QUICK, radius=0.5)
     with pytest.raises(ResumeError, match="has another seed and learn; name a new folder"):
         SetStrategy(TASK, ask=strategy().ask, learn=other, seed=77, folder=tmp_path).start(
             grid, TASK.initial_arrays(), 2
@@ -177,7 +177,7 @@ def test_a_client_that_is_late_to_say_what_it_holds_takes_part_from_the_next_rou
         made.start(grid, TASK.initial_arrays(), 3, timeout=8, evaluate_fn=speak)
     # It says what it holds beside the second round.
     assert [r.asked for r in made.reports] == [CLIENTS - 1, CLIENTS - 1, CLIENTS]
-    assert f"node {node} did not say what it holds" in caplog.text
+    assert f"node {node} did not state its class counts" in caplog.text
 
 
 def test_a_client_that_never_says_what_it_holds_is_asked_three_times():
@@ -215,7 +215,7 @@ def test_clients_of_one_class_take_part():
         mine = TRAIN.labels == context.node_config["partition-id"]
         return TRAIN.images[mine], TRAIN.labels[mine]
 
-    for make, how in ((fed_dm, {}), (fed_synth, {"encoding": Encoding(images=4, steps=2)})):
+    for make, how in ((fed_dm, {}), (fed_synth, {"encoding": UpdateEncoding(images=4, steps=2)})):
         made = strategy(make)
         run(made, participant(load=one_class, **how).app())
         assert (made.reports[0].taken, made.reports[0].failed) == (CLIENTS, ())
@@ -235,7 +235,7 @@ def test_without_any_set_the_weights_stay(caplog):
 
 
 def test_weights_that_diverge_are_not_taken(caplog):
-    made = strategy(fed_dm, evaluation=dataclasses.replace(QUICK, lr=1e6))
+    made = strategy(fed_dm, protocol=dataclasses.replace(QUICK, lr=1e6))
     with caplog.at_level(logging.WARNING, "ddsdk.federated"):
         found = run(made)
     assert torch.equal(found, vector(TASK.initial_arrays()))

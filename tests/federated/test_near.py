@@ -15,9 +15,9 @@ import ddsdk as dd
 from ddsdk.foundation import derive
 from ddsdk.objectives import mean_embedding
 from ddsdk.training.flat import weight_vector
-from ddsdk_integrations.federated import Contract, Encoding, LocalData, LocalTraining, inspect_replies
-from ddsdk_integrations.federated.client import NearStudents
-from ddsdk_integrations.federated.knowledge import dynamic_loss
+from ddsdk_integrations.federated import LocalData, LocalTraining, ReplySpec, UpdateEncoding, inspect_replies
+from ddsdk_integrations.federated.client import PerturbedStudents
+from ddsdk_integrations.federated.meta_knowledge import dynamic_loss
 from ddsdk_integrations.federated.updates import encoded_update, recovered_update
 
 
@@ -32,7 +32,7 @@ def local(classes=None):
 def test_a_student_has_the_outputs_of_the_clients_classes():
     data = local([1, 4, 8])
     network = TASK.make(dd.generator("server"))
-    student = NearStudents(data=data, around=network)(dd.generator("student"))
+    student = PerturbedStudents(data=data, around=network)(dd.generator("student"))
     x = data.batch().x[:5]
     assert torch.allclose(student(x), network(x)[:, [1, 4, 8]], atol=1e-6)
     assert torch.equal(student.embed(x), network.embed(x))
@@ -43,7 +43,7 @@ def test_a_student_has_the_outputs_of_the_clients_classes():
 def test_embeddings_with_logits_are_what_feddm_matches():
     data = local([1, 4])
     network = TASK.make(dd.generator("server"))
-    student = NearStudents(data=data, around=network, logits=True)(dd.generator("student"))
+    student = PerturbedStudents(data=data, around=network, logits=True)(dd.generator("student"))
     x = data.batch().x[:5]
     assert torch.allclose(student.embed(x), torch.cat([network.embed(x), network(x)], 1), atol=1e-6)
     assert torch.allclose(student(x), network(x)[:, [1, 4]], atol=1e-6)
@@ -56,7 +56,7 @@ def test_embeddings_with_logits_are_what_feddm_matches():
 def test_students_lie_within_the_radius_in_all_directions():
     data = local()
     network = TASK.make(dd.generator("server"))
-    make = NearStudents(data=data, around=network, radius=0.7)
+    make = PerturbedStudents(data=data, around=network, radius=0.7)
     rows = list(data.classes)
     assert rows == list(range(TASK.num_classes))
     moves = torch.stack([weight_vector(make(dd.generator("student", i))) - weight_vector(network) for i in range(40)])
@@ -65,16 +65,16 @@ def test_students_lie_within_the_radius_in_all_directions():
     assert lengths.min() < 0.2 < 0.5 < lengths.max()
     directions = moves / lengths[:, None]
     assert (directions @ directions.T).fill_diagonal_(0).abs().max() < 0.25
-    same = NearStudents(data=data, around=network, radius=0.7)(dd.generator("student", 3))
+    same = PerturbedStudents(data=data, around=network, radius=0.7)(dd.generator("student", 3))
     assert torch.equal(weight_vector(same) - weight_vector(network), moves[3])
     with pytest.raises(ValueError, match="radius must be finite and not negative"):
-        NearStudents(data=data, radius=-1.0)
+        PerturbedStudents(data=data, radius=-1.0)
 
 
 def test_fresh_students_do_not_depend_on_the_servers_weights():
     data = local()
-    a = NearStudents(data=data)(dd.generator("student", 1))
-    b = NearStudents(data=data)(dd.generator("student", 2))
+    a = PerturbedStudents(data=data)(dd.generator("student", 1))
+    b = PerturbedStudents(data=data)(dd.generator("student", 2))
     assert not torch.equal(weight_vector(a), weight_vector(b))
 
 
@@ -102,10 +102,10 @@ def test_an_update_is_recovered_from_its_images():
     before = weight_vector(network)
 
     def gap(steps):
-        encoding = Encoding(images=12, student_steps=2, steps=steps)
+        encoding = UpdateEncoding(images=12, student_steps=2, steps=steps)
         content = encoded_update(network, data, training, encoding, rng, round_number=1)
-        contract = Contract(task=TASK, round_number=1, allowed={7: frozenset(data.classes)}, update=True)
-        (one,), refused = inspect_replies([reply(content, 7)], contract)
+        spec = ReplySpec(task=TASK, round_number=1, allowed={7: frozenset(data.classes)}, update=True)
+        (one,), refused = inspect_replies([reply(content, 7)], spec)
         assert refused == []
         assert len(one.images) == 12
         found = recovered_update(network, one, TASK, 2)
@@ -124,6 +124,6 @@ def test_images_of_an_update_are_shared_out_by_the_clients_classes():
     data = LocalData.of(TASK, images[kept], labels[kept])
     from ddsdk_integrations.federated.updates import _start
 
-    starts, classes = _start(data, Encoding(images=8), dd.generator("start"))
+    starts, classes = _start(data, UpdateEncoding(images=8), dd.generator("start"))
     assert starts.shape == (8, *TASK.image_shape)
     assert torch.bincount(classes, minlength=10).tolist() == [0, 0, 2, 0, 0, 6, 0, 0, 0, 0]

@@ -13,7 +13,15 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 import ddsdk as dd
 from ddsdk.artefact.codecs import Components, Half, LowRank, Tiles, Uint8, codec_state
 from ddsdk.foundation.files import canonical_json
-from ddsdk_integrations.federated import Contract, Encoding, Limits, LocalData, LocalTraining, Packing, inspect_replies
+from ddsdk_integrations.federated import (
+    LocalData,
+    LocalTraining,
+    Packing,
+    ReplyLimits,
+    ReplySpec,
+    UpdateEncoding,
+    inspect_replies,
+)
 from ddsdk_integrations.federated.payload import content_digest, pack
 from ddsdk_integrations.federated.updates import encoded_update
 
@@ -44,8 +52,8 @@ def made(data, soft=False):
 def received(content, data, node=7, **limits):
     message = reply(content, node)
     allowed = {node: frozenset(range(TASK.num_classes))}
-    contract = Contract(task=TASK, round_number=1, allowed=allowed, limits=Limits(**{"soft": True, **limits}))
-    return inspect_replies([message], contract)
+    spec = ReplySpec(task=TASK, round_number=1, allowed=allowed, limits=ReplyLimits(**{"soft": True, **limits}))
+    return inspect_replies([message], spec)
 
 
 def reply(content, node):
@@ -130,30 +138,30 @@ def test_soft_labels_stay_with_the_class_and_with_what_the_client_holds():
     content = pack(sent, data, Packing(soft=True), round_number=1)
     _, refused = received(content, data, soft=False)
     assert refused[0][1:3] == (9, "labels")
-    assert "not asked for" in refused[0].reason
+    assert "ReplyLimits.soft is False" in refused[0].reason
     allowed = {7: frozenset(data.classes[:-1])}
     kept = torch.isin(sent.owner, torch.arange(len(data.classes) - 1))
     part = dataclasses.replace(sent, images=sent.images[kept], labels=sent.labels[kept], classes=sent.classes[kept])
     content = pack(part, data, Packing(soft=True), round_number=1)
-    contract = Contract(task=TASK, round_number=1, allowed=allowed, limits=Limits(soft=True))
-    _, refused = inspect_replies([reply(content, 7)], contract)
+    spec = ReplySpec(task=TASK, round_number=1, allowed=allowed, limits=ReplyLimits(soft=True))
+    _, refused = inspect_replies([reply(content, 7)], spec)
     assert "must lie on classes that the client holds" in refused[0].reason
     swapped = dataclasses.replace(sent, labels=sent.labels.flip(1))
     _, refused = received(pack(swapped, data, Packing(soft=True), round_number=1), data)
     assert "must be largest at their class" in refused[0].reason
     # An update is a function of any probabilities.
-    contract = Contract(task=TASK, round_number=1, allowed=allowed, update=True)
+    spec = ReplySpec(task=TASK, round_number=1, allowed=allowed, update=True)
     content = pack(dataclasses.replace(part, labels=part.labels.flip(1)), data, Packing(soft=True), round_number=1)
-    assert inspect_replies([reply(content, 7)], contract)[1] == []
+    assert inspect_replies([reply(content, 7)], spec)[1] == []
 
 
 def test_replies_come_out_in_the_order_of_the_contract():
     data = local()
     content = pack(made(data), data, Packing(), round_number=1)
     allowed = {node: frozenset(data.classes) for node in (5, 3, 9)}
-    contract = Contract(task=TASK, round_number=1, allowed=allowed)
+    spec = ReplySpec(task=TASK, round_number=1, allowed=allowed)
     for order in ((3, 5, 9), (9, 5, 3), (5, 9, 3)):
-        sets, _ = inspect_replies([reply(content, node) for node in order], contract)
+        sets, _ = inspect_replies([reply(content, node) for node in order], spec)
         assert [one.node for one in sets] == [5, 3, 9]
 
 
@@ -162,7 +170,7 @@ def test_codecs_keep_each_image_by_itself(codec):
     data = local()
     with pytest.raises(ValueError, match="codec must be one of uint8, half, low-rank"):
         pack(made(data), data, Packing(codec=codec), round_number=1)
-    encoding = Encoding(images=4, student_steps=1, steps=1, codec=codec)
+    encoding = UpdateEncoding(images=4, student_steps=1, steps=1, codec=codec)
     network, rng = TASK.make(dd.generator("x")), dd.generator("update")
     with pytest.raises(ValueError, match="codec must be one of uint8, half, low-rank"):
         encoded_update(network, data, LocalTraining(), encoding, rng, round_number=1)

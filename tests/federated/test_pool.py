@@ -9,12 +9,19 @@ import torch
 from federation import TASK, TRAIN
 
 import ddsdk as dd
-from ddsdk_integrations.federated import AverageUpdates, Contribution, Limits, MergedSteps, Screen, Weighing
+from ddsdk_integrations.federated import (
+    AverageUpdates,
+    Contribution,
+    CrossClientFilter,
+    MergedSteps,
+    PoolWeights,
+    ReplyLimits,
+)
 from ddsdk_integrations.federated.pool import pooled
 from ddsdk_integrations.federated.updates import robust_mean
 
 K = TASK.num_classes
-SCREEN, RNG = Screen(), dd.generator("screen")
+SCREEN, RNG = CrossClientFilter(), dd.generator("screen")
 
 
 def contribution(node, classes, counts=None, seed=0, shift=0.0, images=None):
@@ -41,7 +48,7 @@ def with_counts(node, classes, **of):
 
 def test_images_count_the_same_unless_examples_are_asked_for():
     sets = [contribution(1, [0, 0, 1]), contribution(2, [0])]
-    pool = pooled(sets, TASK, Weighing(), quota=4)
+    pool = pooled(sets, TASK, PoolWeights(), quota=4)
     assert torch.equal(pool.weights, torch.ones(4))
     assert pool.share == 1.0  # class 1 has one holder
     assert pool.influence == {0: 4 / 5, 1: 1.0}
@@ -52,7 +59,7 @@ def test_images_count_the_same_unless_examples_are_asked_for():
 
 def test_examples_weigh_within_a_class_and_classes_count_the_same():
     sets = [with_counts(1, [0, 0, 1], c0=30, c1=10), with_counts(2, [0], c0=10)]
-    pool = pooled(sets, TASK, Weighing(by="examples"), quota=4)
+    pool = pooled(sets, TASK, PoolWeights(by="examples"), quota=4)
     # Class 0: shares 3/4 over two images and 1/4 over one; class 1: all.
     wanted = torch.tensor([0.375, 0.375, 1.0, 0.25])
     assert torch.allclose(pool.weights, wanted / wanted.mean())
@@ -61,7 +68,7 @@ def test_examples_weigh_within_a_class_and_classes_count_the_same():
 
 def test_a_claimed_count_is_capped_by_the_median():
     sets = [with_counts(1, [0], c0=10), with_counts(2, [0], c0=10), with_counts(3, [0], c0=10**6)]
-    pool = pooled(sets, TASK, Weighing(by="examples", cap=3), quota=4)
+    pool = pooled(sets, TASK, PoolWeights(by="examples", cap=3), quota=4)
     assert pool.share == pytest.approx(30 / 50)
 
 
@@ -70,7 +77,7 @@ def test_of_two_holders_the_smaller_count_caps_the_other(liar):
     """The median of an even number is the lower one: with the upper one a liar would cap itself."""
     counts = [10, 30]
     sets = [with_counts(i, [0], c0=10**6 if i == liar else n) for i, n in enumerate(counts)]
-    pool = pooled(sets, TASK, Weighing(by="examples", cap=3), quota=4)
+    pool = pooled(sets, TASK, PoolWeights(by="examples", cap=3), quota=4)
     shares = (pool.weights / pool.weights.sum()).tolist()
     wanted = [10**6, 30] if liar == 0 else [10, 10**6]
     least = min(wanted)
@@ -82,7 +89,7 @@ def test_of_two_holders_the_smaller_count_caps_the_other(liar):
 @pytest.mark.parametrize("counts", [(7, 20, 12), (1, 1000, 5), (1, 1, 1), (50, 2, 900)])
 def test_no_client_does_more_than_the_stated_influence(by, counts):
     """Try what an adversary could claim, and compare its share with the bound that is printed."""
-    weighing, quota = Weighing(by=by, cap=3), 5
+    weighing, quota = PoolWeights(by=by, cap=3), 5
     others = [with_counts(i, [0] * (1 + i % 3), c0=n) for i, n in enumerate(counts)]
     bound = pooled([*others, with_counts(4, [0], c0=5)], TASK, weighing, quota=quota).influence[0]
     reached = 0.0
@@ -101,12 +108,12 @@ def test_soft_labels_count_where_they_lie():
     mine = contribution(9, [c for c in range(K) for _ in range(quota)])
     rows = 0.51 * mine.labels
     rows[:, 0] += 0.49
-    pool = pooled([*others, dataclasses.replace(mine, labels=rows)], TASK, Weighing(), quota=quota)
+    pool = pooled([*others, dataclasses.replace(mine, labels=rows)], TASK, PoolWeights(), quota=quota)
     mass = (pool.labels * pool.weights[:, None])[:, 0]
     reached = float(mass[-len(rows) :].sum() / mass.sum())
     assert 0.5 < reached <= pool.influence[0]
     assert pool.share == pytest.approx(1.0)  # it alone has class 9
-    examples = pooled([*others, dataclasses.replace(mine, labels=rows)], TASK, Weighing(by="examples"), quota=quota)
+    examples = pooled([*others, dataclasses.replace(mine, labels=rows)], TASK, PoolWeights(by="examples"), quota=quota)
     assert examples.influence[0] == 1.0
 
 
@@ -206,20 +213,20 @@ def test_the_robust_mean_is_the_mean_where_nothing_is_extreme():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Weighing(by="size"), "by must be images or examples"),
-        (lambda: Weighing(cap=0.5), "cap must be finite and at least 1"),
-        (lambda: Screen(far=1.0), "far must be above 1"),
-        (lambda: Screen(least=2), "least must be at least 3"),
-        (lambda: Screen(whole=1.5), "whole must lie in 0..1"),
-        (lambda: Screen(copies=0.0), "copies must lie in 0 < value <= 1"),
+        (lambda: PoolWeights(by="size"), "by must be images or examples"),
+        (lambda: PoolWeights(cap=0.5), "cap must be finite and at least 1"),
+        (lambda: CrossClientFilter(far=1.0), "far must be above 1"),
+        (lambda: CrossClientFilter(least=2), "least must be at least 3"),
+        (lambda: CrossClientFilter(whole=1.5), "whole must lie in 0..1"),
+        (lambda: CrossClientFilter(copies=0.0), "copies must lie in 0 < value <= 1"),
         (lambda: AverageUpdates(trim=0.5), "trim must lie in 0 <= value < 0.5"),
         (lambda: AverageUpdates(cap=0.5), "cap must be finite and at least 1"),
         (lambda: MergedSteps(passes=0), "passes must be at least 1"),
         (lambda: MergedSteps(reach=0.0), "reach must be"),
-        (lambda: Limits(codecs=("components",)), "codecs must be among"),
-        (lambda: Limits(codecs=("tiles",)), "codecs must be among"),
-        (lambda: Limits(images=0), "images must be at least 1"),
-        (lambda: Limits(bounds=(1.0, 0.0)), "bounds must be a lower and a higher number"),
+        (lambda: ReplyLimits(codecs=("components",)), "codecs must be among"),
+        (lambda: ReplyLimits(codecs=("tiles",)), "codecs must be among"),
+        (lambda: ReplyLimits(images=0), "images must be at least 1"),
+        (lambda: ReplyLimits(bounds=(1.0, 0.0)), "bounds must be a lower and a higher number"),
     ],
 )
 def test_bad_values_are_refused(make, message):

@@ -13,19 +13,19 @@ from flwr.serverapp.strategy import FedAvg
 import ddsdk as dd
 from ddsdk.artefact.codecs import LowRank
 from ddsdk_integrations.federated import (
-    Alone,
     AverageUpdates,
     CountingGrid,
-    Encoding,
+    CrossClientFilter,
+    CustomDistillation,
     InProcessGrid,
-    Limits,
     LocalTraining,
     MergedSteps,
     MetaKnowledge,
     Packing,
+    ReplyLimits,
     RoundReport,
-    Screen,
-    Trajectory,
+    ServerTrajectory,
+    UpdateEncoding,
     accuracy_of,
     client_traffic,
     dosfl,
@@ -37,24 +37,24 @@ from ddsdk_integrations.federated import (
 
 AVERAGING = {"fraction_evaluate": 0.0, "min_available_nodes": 1, "min_train_nodes": 1}
 SETS = {
-    "one-shot": (lambda **how: strategy(one_shot, evaluation=QUICK, **how), {}),
+    "one-shot": (lambda **how: strategy(one_shot, protocol=QUICK, **how), {}),
     "fed-d3": (
-        lambda **how: strategy(one_shot, evaluation=QUICK, limits=Limits(soft=True), **how),
+        lambda **how: strategy(one_shot, protocol=QUICK, limits=ReplyLimits(soft=True), **how),
         {"distil": dd.KIP(ipc=2, steps=3, real_batch=16), "packing": Packing(soft=True)},
     ),
     "dosfl": (lambda **how: strategy(dosfl, **how), {"distil": dd.DD(ipc=2, passes=1, steps=2, real_batch=16)}),
     "feddm": (lambda **how: strategy(fed_dm, radius=0.5, trust=1.0, **how), {}),
     "feddm, going on": (lambda **how: strategy(fed_dm, radius=0.5, go_on=True, remember=2, **how), {}),
     "fedmk": (
-        lambda **how: strategy(fed_mk, evaluation=QUICK, **how),
+        lambda **how: strategy(fed_mk, protocol=QUICK, **how),
         {"distil": MetaKnowledge(ipc=2, steps=2, student_steps=2, real_batch=16)},
     ),
-    "fedsynth": (lambda **how: strategy(fed_synth, **how), {"encoding": Encoding(images=10, steps=3)}),
+    "fedsynth": (lambda **how: strategy(fed_synth, **how), {"encoding": UpdateEncoding(images=10, steps=3)}),
     "goetz": (
         lambda **how: strategy(fed_synth, student_steps=1, **how),
-        {"encoding": Encoding(images=10, student_steps=1, steps=3)},
+        {"encoding": UpdateEncoding(images=10, student_steps=1, steps=3)},
     ),
-    "baseline": (lambda **how: strategy(one_shot, evaluation=QUICK, **how), {"distil": dd.BASELINES["herding"](ipc=3)}),
+    "baseline": (lambda **how: strategy(one_shot, protocol=QUICK, **how), {"distil": dd.BASELINES["herding"](ipc=3)}),
 }
 
 
@@ -104,7 +104,7 @@ def test_a_server_that_was_stopped_goes_on_with_the_same_bits(name, tmp_path):
 
 def test_a_federation_of_sets_learns_digits():
     app = participant(distil=dd.DM(ipc=5, steps=5, real_batch=32)).app()
-    made = strategy(one_shot, evaluation=dataclasses.replace(QUICK, epochs=60))
+    made = strategy(one_shot, protocol=dataclasses.replace(QUICK, epochs=60))
     result = made.start(InProcessGrid(app, CLIENTS), TASK.initial_arrays(), 1, evaluate_fn=accuracy_of(TASK, TEST))
     accuracy = [m["accuracy"] for m in result.evaluate_metrics_serverapp.values()]
     assert accuracy[0] < 0.3
@@ -120,8 +120,8 @@ def test_a_function_of_the_data_distils():
     def function(real):
         return dd.distill(herding, real, make_student=None, seed=dd.generator("mine"))
 
-    made = strategy(one_shot, evaluation=QUICK)
-    run(made, participant(distil=Alone(function, ipc=3)).app())
+    made = strategy(one_shot, protocol=QUICK)
+    run(made, participant(distil=CustomDistillation(function, ipc=3)).app())
     assert made.reports[0].taken == CLIENTS
 
 
@@ -216,7 +216,7 @@ def vector_of(network):
 
 def test_one_client_alone_is_saved_and_goes_on(tmp_path):
     """Its reach has no bound, which a file of the state has to hold."""
-    grid = InProcessGrid(participant(encoding=Encoding(images=4, steps=1)).app(), 1)
+    grid = InProcessGrid(participant(encoding=UpdateEncoding(images=4, steps=1)).app(), 1)
     for rounds in (1, 2):
         made = strategy(fed_synth, folder=tmp_path)
         made.start(grid, TASK.initial_arrays(), rounds)
@@ -262,7 +262,7 @@ def test_clients_start_from_what_they_kept_and_from_what_others_know():
     fresh, kept = sent
     assert not torch.allclose(fresh[0], fresh[1], atol=1e-2)
     assert torch.allclose(kept[0], kept[1], atol=1 / 254)
-    made = strategy(fed_mk, knowledge=1, evaluation=QUICK, screen=Screen(near=0))
+    made = strategy(fed_mk, knowledge=1, protocol=QUICK, screen=CrossClientFilter(near=0))
     sets = []
     run_with_sets(made, participant(distil=still).app(), sets)
     first, second = sets
@@ -275,14 +275,14 @@ def test_clients_start_from_what_they_kept_and_from_what_others_know():
 
 def run_with_sets(made, app, sets):
     """Run two rounds, and keep the sets that passed."""
-    sound = made._sound
+    sound = made._accepted
 
     def keeping(server_round, replies):
         found = sound(server_round, replies)
         sets.append(found)
         return found
 
-    made._sound = keeping
+    made._accepted = keeping
     run(made, app, rounds=2)
 
 
@@ -298,8 +298,8 @@ def run_with_sets(made, app, sets):
         (lambda: strategy(one_shot).distilled(), "strategy must have run a round"),
         (lambda: participant(least=0), "least must be at least 1"),
         (lambda: LocalTraining(momentum=1.0), "momentum must"),
-        (lambda: Encoding(images=0), "images must be at least 1"),
-        (lambda: Trajectory(span=9, rounds=3), "span must not exceed 3 rounds"),
+        (lambda: UpdateEncoding(images=0), "images must be at least 1"),
+        (lambda: ServerTrajectory(span=9, rounds=3), "span must not exceed 3 rounds"),
         (lambda: MetaKnowledge(student_steps=0), "student_steps must be at least 1"),
         (lambda: InProcessGrid([], 0), "app must be one, or one for each of 0"),
         (

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from test_payload import local, made, reply
 
 from ddsdk.artefact.codecs import Half, LowRank, Uint8
-from ddsdk_integrations.federated import Contract, Limits, Packing, inspect_replies
+from ddsdk_integrations.federated import Packing, ReplyLimits, ReplySpec, inspect_replies
 from ddsdk_integrations.federated.payload import content_digest, pack
 
 DATA = local()
 NODE = 7
-CONTRACT = Contract(
+CONTRACT = ReplySpec(
     task=TASK,
     round_number=1,
     allowed={NODE: frozenset(DATA.classes)},
-    limits=Limits(images=8, max_bytes=1 << 20, soft=True),
+    limits=ReplyLimits(images=8, max_bytes=1 << 20, soft=True),
 )
 scalars = st.one_of(
     st.integers(-(2**63), 2**63 - 1),

@@ -17,7 +17,7 @@ with atheris.instrument_imports(include=["ddsdk"]):
     from ddsdk.foundation.errors import ArtifactError
     from ddsdk.foundation.files import strict_json
     from ddsdk.foundation.unit import Unit, open_result
-    from ddsdk.training.protocol import Evaluation
+    from ddsdk.training.protocol import TrainingProtocol
 
 
 def manifest(data):
@@ -36,7 +36,7 @@ def config(data):
     except ValueError:
         return
     if isinstance(values, dict):
-        Evaluation.from_dict(values)
+        TrainingProtocol.from_dict(values)
 
 
 def packed(data):

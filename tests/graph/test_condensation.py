@@ -19,7 +19,7 @@ from ddsdk_integrations.graph import (
     GRAPH_NETWORKS,
     GRAPH_PROTOCOL,
     SFGC,
-    ChosenNodes,
+    CoresetNodes,
     DosCond,
     GCond,
     GraphData,
@@ -29,9 +29,9 @@ from ddsdk_integrations.graph import (
     graph_student,
     stochastic_blocks,
     to_data,
-    whole_graph,
+    whole_graph_scores,
 )
-from ddsdk_integrations.graph.judge import held_out, metric_of, trained_on_graph
+from ddsdk_integrations.graph.judge import metric_of, split_score, trained_on_graph
 from ddsdk_integrations.graph.networks import GraphNetwork, linear_student, perceptron_student
 
 RECIPES = {
@@ -43,9 +43,9 @@ RECIPES = {
     "sfgc": SFGC(nodes=7, steps=3, width=6, experts=2, expert_epochs=20, every=2, span=2, last=5),
     "sfgc, soft": SFGC(nodes=7, steps=3, width=6, experts=1, expert_epochs=9, every=1, span=2, last=5, label_lr=0.1),
     "gc-sntk": GCSNTK(nodes=7, steps=4, label_lr=0.01),
-    "random": ChosenNodes(nodes=7),
-    "herding": ChosenNodes(nodes=7, choice="herding"),
-    "k-center": ChosenNodes(nodes=7, choice="k-center"),
+    "random": CoresetNodes(nodes=7),
+    "herding": CoresetNodes(nodes=7, choice="herding"),
+    "k-center": CoresetNodes(nodes=7, choice="k-center"),
     "propagated": PropagatedNodes(nodes=7),
     "class means": PropagatedNodes(nodes=7, means=True),
 }
@@ -141,7 +141,7 @@ def test_a_set_that_is_no_graph_is_refused_before_the_first_step():
 
 def test_real_nodes_keep_the_edges_among_them():
     data = small_data()
-    found = to_data(dd.distill(ChosenNodes(nodes=8), GraphData(data), seed=0))
+    found = to_data(dd.distill(CoresetNodes(nodes=8), GraphData(data), seed=0))
     place = [int(torch.nonzero((data.x == row).all(1))) for row in found.x]
     assert sorted(place) == torch.nonzero(data.train_mask).flatten().tolist()
     mine = {(place[a], place[b]) for a, b in found.edge_index.T.tolist()}
@@ -178,9 +178,9 @@ def test_networks_come_from_their_generator_and_train(name):
     protocol = dataclasses.replace(QUICK, network=name, epochs=40, lr=0.05)
     if name == "sgc":
         protocol = dataclasses.replace(protocol, network_options={"hops": 2})
-    found = to_data(dd.distill(ChosenNodes(nodes=12), graph, seed=0))
+    found = to_data(dd.distill(CoresetNodes(nodes=12), graph, seed=0))
     network = trained_on_graph(found, graph, protocol, dd.generator("t"))
-    assert held_out(network, graph, graph.val) > 0.6
+    assert split_score(network, graph, graph.val) > 0.6
 
 
 def test_a_perceptron_sees_no_edges_and_the_others_do():
@@ -229,12 +229,12 @@ def test_condensed_nodes_beat_random_ones():
         return evaluate_graph(dd.distill(recipe, graph, seed=0), graph, judge, seed=1).mean
 
     condensed = reached(GCond(nodes=8, steps=30, inner=5, structure="none", feature_lr=0.01))
-    assert condensed > reached(ChosenNodes(nodes=8)) + 0.05
+    assert condensed > reached(CoresetNodes(nodes=8)) + 0.05
 
 
 def test_the_whole_graph_trains_networks_too():
     graph = stochastic_blocks(60, classes=3, features=5, signal=3.0, homophily=0.95, labelled=0.3)
-    found = whole_graph(graph, dataclasses.replace(QUICK, epochs=40, lr=0.05), seed=1)
+    found = whole_graph_scores(graph, dataclasses.replace(QUICK, epochs=40, lr=0.05), seed=1)
     assert len(found) == 2
     assert min(found) > 0.6
 
@@ -246,12 +246,12 @@ def test_the_whole_graph_trains_networks_too():
         (lambda: SFGC(label_lr=-1.0), "label_lr"),
         (lambda: GCDM(width=0), "width"),
         (lambda: GCSNTK(ridge=0.0), "ridge"),
-        (lambda: ChosenNodes(choice="best"), "choice must be one of"),
+        (lambda: CoresetNodes(choice="best"), "choice must be one of"),
         (lambda: graph_network("gin", 5, 3, dd.generator(0)), "network must be one of"),
         (lambda: graph_network("gcn", 5, 3, dd.generator(0), width=0), "width"),
         (lambda: dd.distill(GCond(nodes=2), small_graph(), seed=0), "nodes"),
         (lambda: dd.distill(GCond(), small_graph(), validation=object()), "validation must be left out for graphs"),
-        (lambda: dd.distill(ChosenNodes(), small_graph(), budget=1.0), "budget must be left out for nodes"),
+        (lambda: dd.distill(CoresetNodes(), small_graph(), budget=1.0), "budget must be left out for nodes"),
     ],
 )
 def test_bad_settings_are_refused(act, message):

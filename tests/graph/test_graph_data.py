@@ -14,9 +14,9 @@ from torch_geometric.nn.conv.gcn_conv import gcn_norm
 import ddsdk as dd
 from ddsdk_integrations.graph import (
     GraphData,
-    dense_normalised,
+    dense_normalised_adjacency,
     load_graph,
-    normalised,
+    normalised_adjacency,
     planetoid,
     propagated,
     read_text_graphs,
@@ -40,8 +40,8 @@ def test_the_operator_is_that_of_pyg_sparse_and_dense():
     index, weight = gcn_norm(data.edge_index, None, len(data.x))
     theirs = torch.zeros(len(data.x), len(data.x))
     theirs[index[1], index[0]] = weight
-    torch.testing.assert_close(normalised(data.edge_index, len(data.x)).to_dense(), theirs)
-    torch.testing.assert_close(dense_normalised(dense(data)), theirs)
+    torch.testing.assert_close(normalised_adjacency(data.edge_index, len(data.x)).to_dense(), theirs)
+    torch.testing.assert_close(dense_normalised_adjacency(dense(data)), theirs)
 
 
 def directed_data():
@@ -68,7 +68,7 @@ def test_messages_of_a_directed_graph_go_from_source_to_target(weighted):
         before, slow = slow, torch.zeros_like(slow)
         for a, b, w in edges:
             slow[b] += w * before[a] / (into[a] * into[b]) ** 0.5
-    operator = normalised(data.edge_index, 24, given)
+    operator = normalised_adjacency(data.edge_index, 24, given)
     torch.testing.assert_close(propagated(operator, data.x, 2), slow)
     other_way = propagated(operator.to_dense().T, data.x, 2)
     assert float((other_way - slow).abs().max()) > 0.1
@@ -85,19 +85,19 @@ def test_weighted_edges_are_normalised_as_by_hand():
     index = torch.nonzero(weights).T
     degree = weights.sum(1) + 1
     by_hand = (weights + torch.eye(3)) / (degree[:, None] * degree).sqrt()
-    torch.testing.assert_close(normalised(index, 3, weights[index[0], index[1]]).to_dense(), by_hand)
-    torch.testing.assert_close(dense_normalised(weights), by_hand)
-    torch.testing.assert_close(dense_normalised(torch.stack([weights, weights]))[1], by_hand)
+    torch.testing.assert_close(normalised_adjacency(index, 3, weights[index[0], index[1]]).to_dense(), by_hand)
+    torch.testing.assert_close(dense_normalised_adjacency(weights), by_hand)
+    torch.testing.assert_close(dense_normalised_adjacency(torch.stack([weights, weights]))[1], by_hand)
 
 
 def test_a_node_without_edges_keeps_itself():
-    operator = normalised(torch.tensor([[0, 1], [1, 0]]), 3).to_dense()
+    operator = normalised_adjacency(torch.tensor([[0, 1], [1, 0]]), 3).to_dense()
     assert operator[2].tolist() == [0, 0, 1]
 
 
 def test_rows_of_an_operator_come_with_their_columns():
     data = small_data()
-    operator = normalised(data.edge_index, len(data.x))
+    operator = normalised_adjacency(data.edge_index, len(data.x))
     nodes = torch.tensor([7, 2, 2, 19])
     columns, part = neighbours(operator, nodes)
     whole = torch.zeros(4, len(data.x))
@@ -107,7 +107,7 @@ def test_rows_of_an_operator_come_with_their_columns():
 
 def test_rows_are_the_propagated_features_of_training_nodes():
     graph, data = small_graph(), small_data()
-    by_hand = torch.linalg.matrix_power(dense_normalised(dense(data)), 2) @ data.x
+    by_hand = torch.linalg.matrix_power(dense_normalised_adjacency(dense(data)), 2) @ data.x
     rows = graph.rows(2)
     assert rows is graph.rows(2)
     found = rows.batch(torch.arange(len(rows)))
@@ -137,7 +137,7 @@ def test_inductive_parts_see_their_own_nodes_alone():
         assert part.graph.edge_index.shape[1] == int(inside.sum())
     torch.testing.assert_close(
         graph.propagated(1),
-        (dense_normalised(dense(data)[data.train_mask][:, data.train_mask]) @ data.x[data.train_mask]),
+        (dense_normalised_adjacency(dense(data)[data.train_mask][:, data.train_mask]) @ data.x[data.train_mask]),
     )
     # Held-out features change nothing that condensation sees.
     data.x = torch.where(data.train_mask[:, None], data.x, torch.rand(data.x.shape, generator=dd.generator(1)))
@@ -162,11 +162,11 @@ def test_graphs_that_were_cut_before_are_checked_for_leaks():
     leaking = train.clone()
     leaking.n_id = leaking.n_id.clone()
     leaking.n_id[3] = test.n_id[0]
-    with pytest.raises(ValueError, match="test must share no node that is seen in training, got 1"):
+    with pytest.raises(ValueError, match="test must share no node that is visible in training, got 1"):
         GraphData.of_parts(leaking, val, test)
     # Seen is enough: the leaked node need not be labelled.
     leaking.mask = torch.arange(len(leaking.x)) != 3
-    with pytest.raises(ValueError, match="test must share no node that is seen in training, got 1"):
+    with pytest.raises(ValueError, match="test must share no node that is visible in training, got 1"):
         GraphData.of_parts(leaking, val, test)
     with pytest.raises(ValueError, match="val must have n_id"):
         GraphData.of_parts(train, small_data(), test)
@@ -176,7 +176,7 @@ def test_graphs_that_were_cut_before_are_checked_for_leaks():
 def test_masks_that_share_nodes_are_refused(setting):
     data = small_data()
     data.val_mask = data.val_mask | (torch.arange(24) == 0)
-    with pytest.raises(ValueError, match=r"val must share no node that is (seen|labelled) in training, got 1"):
+    with pytest.raises(ValueError, match=r"val must share no node that is (visible|labelled) in training, got 1"):
         GraphData(data, setting=setting)
     data = small_data()
     data.val_mask = data.val_mask | (torch.arange(24) == 23)
@@ -197,12 +197,12 @@ def changed(**values):
         (lambda: GraphData(changed(y=torch.zeros(24))), "y must be"),
         (lambda: GraphData(changed(x=torch.full((24, 5), torch.nan))), "x must hold finite numbers"),
         (lambda: GraphData(changed(edge_index=torch.tensor([[0], [24]]))), "edge_index must lie in 0..23"),
-        (lambda: GraphData(changed(val_mask=torch.zeros(24, dtype=torch.bool))), "val_mask must be a mask"),
+        (lambda: GraphData(changed(val_mask=torch.zeros(24, dtype=torch.bool))), "val_mask must be a boolean mask"),
         (lambda: GraphData(changed(y=torch.where(torch.arange(24) < 8, 0, 2))), "hold a node of every class"),
         (lambda: small_graph(setting="leaky"), "setting must be one of"),
         (lambda: small_graph(metric="auc"), "metric must be for two classes, got 3"),
         (lambda: small_graph(class_names=["a"]), "class_names must name at least 3 classes"),
-        (lambda: load_graph("cora"), "root must name the folder of cora: nothing is downloaded"),
+        (lambda: load_graph("cora"), "root must name the folder with the files of cora, which ddsdk does not download"),
         (lambda: load_graph("pubmed", "."), "data must be cora, cora-words, tolokers or sbm-N"),
         (lambda: stochastic_blocks(100, labelled=0.6), "labelled must lie strictly"),
         (lambda: small_graph().rows(-1), "hops must be"),
@@ -251,7 +251,7 @@ def test_text_graphs_are_read(tmp_path):
     with pytest.raises(ValueError, match=r"name 1 neighbours in 0\.\.1"):
         read_text_graphs(path)
     path.write_text("3\n1 0\n0 0\n")
-    with pytest.raises(ValueError, match="hold numbers in each line"):
+    with pytest.raises(ValueError, match="hold 2 integer"):
         read_text_graphs(path)
 
 

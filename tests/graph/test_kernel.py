@@ -16,8 +16,8 @@ from ddsdk_integrations.graph import (
     GraphData,
     LabelledNodes,
     StructureKernel,
-    by_structure,
-    normalised,
+    normalised_adjacency,
+    structure_gram_matrices,
     to_data,
 )
 from ddsdk_integrations.graph.kernel import kernel_scores
@@ -27,7 +27,7 @@ def direct(data, x, blocks, layers):
     """Return the kernel over the nodes of the graph and others without edges, every pair of them, (N + M, N + M)."""
     n, m = len(data.x), len(x)
     operator = torch.eye(n + m, dtype=torch.float64)
-    operator[:n, :n] = normalised(data.edge_index, n).to_dense().double()
+    operator[:n, :n] = normalised_adjacency(data.edge_index, n).to_dense().double()
     everything = torch.cat([data.x, x]).double()
     covariance = everything @ everything.T
     tangent = covariance.clone()
@@ -82,7 +82,7 @@ def test_labelled_nodes_are_numbers_of_their_class():
 def test_scores_are_ridge_regression_by_hand():
     graph, recipe = small_graph(), GCSNTK(nodes=6, steps=2)
     distilled = dd.distill(recipe, graph, seed=0)
-    found = kernel_scores(to_data(distilled), graph.test, recipe.evaluation(graph))
+    found = kernel_scores(to_data(distilled), graph.test, recipe.protocol(graph))
     expected = direct(small_data(), distilled.images.flatten(1), 2, 2)
     gram = expected[24:, 24:]
     ridged = gram + gram.diagonal().mean() * torch.eye(6)
@@ -103,12 +103,12 @@ def test_what_the_kernel_cannot_do_is_refused():
     distilled = dd.distill(GCSNTK(nodes=6, steps=1), graph, seed=0)
     edged = dataclasses.replace(distilled, edge_index=torch.tensor([[0], [1]]), edge_weight=torch.ones(1))
     with pytest.raises(ValueError, match="have no edges for this kernel"):
-        kernel_scores(to_data(edged), graph.val, GCSNTK().evaluation(graph))
+        kernel_scores(to_data(edged), graph.val, GCSNTK().protocol(graph))
     with pytest.raises(ValueError, match="kernel must be 'structure-ntk'"):
-        kernel_scores(to_data(distilled), graph.val, dd.Evaluation(learner="kernel", network="fc-ntk"))
+        kernel_scores(to_data(distilled), graph.val, dd.TrainingProtocol(learner="kernel", network="fc-ntk"))
 
 
 def test_two_sides_compare_as_the_objective_wants():
     kernel = StructureKernel(small_graph().train.graph)
-    compared = by_structure(kernel, torch.rand(3, 1, 1, 5, generator=dd.generator(1)), torch.tensor([2, 5]))
+    compared = structure_gram_matrices(kernel, torch.rand(3, 1, 1, 5, generator=dd.generator(1)), torch.tensor([2, 5]))
     assert (tuple(compared.gram.shape), tuple(compared.cross.shape)) == ((3, 3), (2, 3))

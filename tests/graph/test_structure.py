@@ -13,7 +13,7 @@ from torch.nn.functional import normalize, one_hot
 import ddsdk as dd
 from ddsdk.foundation import derive
 from ddsdk.running import Run
-from ddsdk.synthetic import Leaves, hard_labels
+from ddsdk.synthetic import LeafView, hard_labels
 from ddsdk.training import Ridge
 from ddsdk_integrations.graph import (
     BernoulliEdges,
@@ -22,13 +22,13 @@ from ddsdk_integrations.graph import (
     PairwiseMLP,
     SelfExpressive,
     SyntheticNodes,
-    dense_normalised,
-    normalised,
+    dense_normalised_adjacency,
+    normalised_adjacency,
     propagated,
 )
-from ddsdk_integrations.graph.matching import TakeTurns, class_matching
-from ddsdk_integrations.graph.recipe import allotted, start_features
-from ddsdk_integrations.graph.structure import KeptEdges
+from ddsdk_integrations.graph.matching import AlternatingAdam, class_matching
+from ddsdk_integrations.graph.recipe import node_classes, start_features
+from ddsdk_integrations.graph.structure import RealEdges
 
 
 def features(m=6, d=5, seed=0):
@@ -118,12 +118,12 @@ DIRECTED = torch.tensor([[0, 0, 3, 2, 1, 4], [1, 2, 0, 1, 4, 2]])
 
 
 def test_kept_edges_are_exported_as_they_are_and_propagate_from_source_to_target():
-    nodes = SyntheticNodes(features(5, 3), KeptEdges(DIRECTED), hops=2)
+    nodes = SyntheticNodes(features(5, 3), RealEdges(DIRECTED), hops=2)
     index, weight = nodes.edges(0.5)
     assert torch.equal(index, DIRECTED)
     assert weight.tolist() == [1] * 6
     found = nodes.decode(torch.arange(5), dd.generator(0))[0].flatten(1)
-    torch.testing.assert_close(found, propagated(normalised(DIRECTED, 5), nodes.x, 2))
+    torch.testing.assert_close(found, propagated(normalised_adjacency(DIRECTED, 5), nodes.x, 2))
 
 
 def test_too_many_edges_are_punished():
@@ -167,7 +167,7 @@ def test_what_decodes_is_the_propagation_over_the_edges(name):
     found = syn.at(torch.tensor([4, 1]), dd.generator("draw")).x
     operator = torch.eye(6)
     if nodes.structure is not None:
-        operator = dense_normalised(nodes.structure.adjacency(nodes.x, dd.generator("draw")))
+        operator = dense_normalised_adjacency(nodes.structure.adjacency(nodes.x, dd.generator("draw")))
     torch.testing.assert_close(found.flatten(1), (operator @ operator @ nodes.x)[[4, 1]])
 
 
@@ -175,7 +175,7 @@ def test_what_decodes_is_the_propagation_over_the_edges(name):
 def test_gradients_of_leaves_are_those_of_the_whole_graph(name):
     syn, direct = make_syn(STRUCTURES[name]()), make_syn(STRUCTURES[name]())
     weights = torch.randn(3, 1, 1, 5, generator=dd.generator(9))
-    leaves, rng = Leaves(syn), dd.generator("term")
+    leaves, rng = LeafView(syn), dd.generator("term")
     for c in range(3):
         term = (leaves.of_class(c, 9, derive(rng, c)).x.square() * weights[c]).sum()
         torch.autograd.backward(term, inputs=leaves.inputs)
@@ -194,7 +194,7 @@ def test_the_distance_of_gcond_is_that_by_hand():
     student = plan.students.next(graph.rows(2), plan.syn, dd.generator("student"))
     w, b = student.head.weight.detach(), student.head.bias.detach()
     nodes = plan.syn.parametrization
-    operator = dense_normalised(nodes.structure.adjacency(nodes.x, None)).detach()
+    operator = dense_normalised_adjacency(nodes.structure.adjacency(nodes.x, None)).detach()
     synthetic, real = operator @ operator @ nodes.x.detach(), graph.propagated(2)
 
     def gradient(rows, c):
@@ -207,14 +207,14 @@ def test_the_distance_of_gcond_is_that_by_hand():
         g, h = gradient(real[graph.train.labels == c], c), gradient(synthetic[classes == c], c)
         gaps = [1 - float(g[k] @ h[k] / (g[k].norm() * h[k].norm() + 1e-6)) for k in range(3)]
         expected += float(counts[c] / counts.max()) * sum(gaps)
-    terms = plan.objective(student, graph.rows(2), Leaves(plan.syn), dd.generator("objective"))
+    terms = plan.objective(student, graph.rows(2), LeafView(plan.syn), dd.generator("objective"))
     assert sum(float(t.detach()) for t in terms) == pytest.approx(expected, rel=1e-4)
 
 
 def test_edges_and_features_take_turns_and_resume_in_them():
     def make():
         first, second = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
-        return TakeTurns([first], [second], lrs=(0.1, 0.1), turns=(2, 3)), first, second
+        return AlternatingAdam([first], [second], lrs=(0.1, 0.1), turns=(2, 3)), first, second
 
     def go(optimizer, first, second, steps):
         path = []
@@ -262,12 +262,12 @@ def test_a_run_resumes_bit_for_bit(recipe):
     ],
 )
 def test_every_class_has_its_share_and_at_least_one_node(sizes, nodes, counts):
-    assert torch.bincount(allotted(sizes, nodes)).tolist() == counts
+    assert torch.bincount(node_classes(sizes, nodes)).tolist() == counts
 
 
 def test_fewer_nodes_than_classes_are_refused():
     with pytest.raises(ValueError, match="nodes"):
-        allotted((5, 5, 5), 2)
+        node_classes((5, 5, 5), 2)
 
 
 @pytest.mark.parametrize("start", ["real", "propagated", "means"])

@@ -25,8 +25,8 @@ def pictures(digits) -> tuple[dd.RealData, dd.RealData]:
 
 
 @pytest.fixture
-def training() -> dd.Evaluation:
-    return dd.Evaluation(protocol="test", networks=1, epochs=2, batch_size=50, lr=0.05, schedule="cosine")
+def training() -> dd.TrainingProtocol:
+    return dd.TrainingProtocol(name="test", networks=1, epochs=2, batch_size=50, lr=0.05, schedule="cosine")
 
 
 @pytest.fixture

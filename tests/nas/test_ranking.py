@@ -11,8 +11,8 @@ import ddsdk as dd
 from ddsdk.experiments import Processes
 from ddsdk.foundation import Store, derive
 from ddsdk.judging import network_accuracy
-from ddsdk.training import Pace
-from ddsdk_integrations.nas import Ranking, TrainedOn, distilled_proxy, early_stopping, rank
+from ddsdk.training import PerStepSchedule
+from ddsdk_integrations.nas import Ranking, TrainingProxy, distilled_proxy, early_stopping, rank
 from ddsdk_integrations.nas.ranking import network_signature
 
 
@@ -23,7 +23,7 @@ def chosen(pictures):
 
 @pytest.fixture
 def proxy(pictures, chosen, training):
-    return distilled_proxy(chosen, pictures[1], evaluation=training, seed=dd.generator("proxy"))
+    return distilled_proxy(chosen, pictures[1], protocol=training, seed=dd.generator("proxy"))
 
 
 def broken(rng):
@@ -34,7 +34,7 @@ def broken(rng):
 def test_a_score_is_the_accuracy_that_the_judge_measures(pictures, chosen, training, candidates):
     make, root = candidates[0], dd.generator("root")
     options = {"network": "convnet", "network_options": dict(make.options)}
-    proxy = distilled_proxy(chosen, pictures[1], evaluation=training, seed=dd.generator(0))
+    proxy = distilled_proxy(chosen, pictures[1], protocol=training, seed=dd.generator(0))
     protocol = dataclasses.replace(training, **options)
     expected = network_accuracy((chosen.images, chosen.labels), pictures[1], protocol, 0, rng=root)
     assert proxy(make, derive(root, "network", 0)) == {"score": expected}
@@ -43,26 +43,24 @@ def test_a_score_is_the_accuracy_that_the_judge_measures(pictures, chosen, train
 def test_soft_and_learned_labels_rates_and_spaces_come_from_the_set(pictures, chosen, candidates):
     soft = 0.8 * chosen.labels + 0.02
     whitened = dd.Preprocess.normalise([0.3], [0.2])
-    own = dd.Evaluation(protocol="own", epochs=2, batch_size=10, order="stored", decay_at=())
+    own = dd.TrainingProtocol(name="own", epochs=2, batch_size=10, order="stored", decay_at=())
     rates = tuple(0.01 * (i + 1) for i in range(6))
-    distilled = dataclasses.replace(
-        chosen, labels=soft, preprocess=whitened, evaluation=own.to_dict(), learned_lr=rates
-    )
+    distilled = dataclasses.replace(chosen, labels=soft, preprocess=whitened, protocol=own.to_dict(), learned_lr=rates)
     proxy = distilled_proxy(distilled, pictures[1], seed=dd.generator(0))
-    assert proxy.pace.rates == distilled.learned_lr
+    assert proxy.per_step.rates == distilled.learned_lr
     assert torch.equal(proxy.batch.y, soft)
     assert proxy.held_out.preprocess == whitened
     assert 0 <= proxy(candidates[0], dd.generator(0))["score"] <= 1
     # Under another protocol the rates mean nothing.
-    other = distilled_proxy(distilled, pictures[1], evaluation=own, steps=2, seed=dd.generator(0))
-    assert not any(other.pace)
+    other = distilled_proxy(distilled, pictures[1], protocol=own, steps=2, seed=dd.generator(0))
+    assert not any(other.per_step)
 
 
 def test_early_stopping_is_the_beginning_of_training(pictures, training, candidates):
     train, held_out = pictures
     whole = training.steps_in_epoch(len(train)) * training.epochs
     for steps in (None, whole):
-        proxy = early_stopping(train, held_out, evaluation=training, steps=steps, test=held_out)
+        proxy = early_stopping(train, held_out, protocol=training, steps=steps, test=held_out)
         found = proxy(candidates[0], dd.generator("run"))
         assert found["score"] == found["test"]
         if steps is None:
@@ -77,7 +75,7 @@ def test_batch_norm_takes_its_statistics_from_real_images(pictures, chosen, trai
     # Another brightness: what the set's own statistics make of real images is then nothing.
     shifted = dataclasses.replace(chosen, images=chosen.images + 5)
     scores = [
-        distilled_proxy(shifted, held_out, evaluation=training, steps=20, statistics=statistics, seed=dd.generator(0))(
+        distilled_proxy(shifted, held_out, protocol=training, steps=20, statistics=statistics, seed=dd.generator(0))(
             batch_norm, dd.generator("run")
         )["score"]
         for statistics in (None, train)
@@ -87,10 +85,10 @@ def test_batch_norm_takes_its_statistics_from_real_images(pictures, chosen, trai
 
 def test_what_a_score_depends_on_is_in_the_identity(pictures, chosen, training):
     train, held_out = pictures
-    usual = {"evaluation": training, "seed": dd.generator(0)}
+    usual = {"protocol": training, "seed": dd.generator(0)}
     base = distilled_proxy(chosen, held_out, **usual)
     same = distilled_proxy(
-        chosen, held_out, evaluation=dataclasses.replace(training, protocol="x", networks=9), seed=dd.generator(1)
+        chosen, held_out, protocol=dataclasses.replace(training, name="x", networks=9), seed=dd.generator(1)
     )
     assert base.identity == same.identity
     others = [
@@ -98,9 +96,9 @@ def test_what_a_score_depends_on_is_in_the_identity(pictures, chosen, training):
         distilled_proxy(chosen, train, **usual),
         distilled_proxy(chosen, held_out, steps=3, **usual),
         distilled_proxy(chosen, held_out, statistics=train, **usual),
-        distilled_proxy(chosen, held_out, evaluation=dataclasses.replace(training, lr=0.1), seed=dd.generator(0)),
-        early_stopping(train, held_out, evaluation=training),
-        early_stopping(train, held_out, evaluation=training, test=train),
+        distilled_proxy(chosen, held_out, protocol=dataclasses.replace(training, lr=0.1), seed=dd.generator(0)),
+        early_stopping(train, held_out, protocol=training),
+        early_stopping(train, held_out, protocol=training, test=train),
         dataclasses.replace(base, held_out=held_out.with_preprocess(dd.Preprocess.unit(1))),
     ]
     assert len({str(one.identity) for one in [base, *others]}) == 1 + len(others)
@@ -109,19 +107,19 @@ def test_what_a_score_depends_on_is_in_the_identity(pictures, chosen, training):
 def test_bad_proxies_are_refused(pictures, chosen, training):
     held_out = pictures[1]
     batch = dd.Batch(chosen.images, chosen.labels)
-    good = {"batch": batch, "evaluation": training, "held_out": held_out}
+    good = {"batch": batch, "protocol": training, "held_out": held_out}
     with pytest.raises(ValueError, match="images of shape"):
-        TrainedOn(**{**good, "batch": dd.Batch(batch.x[:, :, :8], batch.y)})
+        TrainingProxy(**{**good, "batch": dd.Batch(batch.x[:, :, :8], batch.y)})
     with pytest.raises(ValueError, match="rows of 10 labels"):
-        TrainedOn(**{**good, "batch": dd.Batch(batch.x, batch.y[:, :3])})
+        TrainingProxy(**{**good, "batch": dd.Batch(batch.x, batch.y[:, :3])})
     with pytest.raises(ValueError, match="learner"):
-        TrainedOn(**{**good, "evaluation": dataclasses.replace(training, learner="kernel", network="fc-ntk")})
+        TrainingProxy(**{**good, "protocol": dataclasses.replace(training, learner="kernel", network="fc-ntk")})
     with pytest.raises(ValueError, match="steps"):
-        TrainedOn(**good, steps=0)
+        TrainingProxy(**good, steps=0)
     with pytest.raises(ValueError, match="steps must be None"):
-        TrainedOn(**good, steps=2, pace=Pace((0.1, 0.2)))
+        TrainingProxy(**good, steps=2, per_step=PerStepSchedule((0.1, 0.2)))
     with pytest.raises(ValueError, match="statistics"):
-        TrainedOn(**good, statistics=batch.x[:1])
+        TrainingProxy(**good, statistics=batch.x[:1])
 
 
 def test_a_ranking_does_not_depend_on_order_or_worker(proxy, candidates, tmp_path):

@@ -12,15 +12,15 @@ import torch
 
 import ddsdk as dd
 from ddsdk_integrations.nas import (
-    AnyOf,
     Candidate,
     Cell,
     CellSpace,
     ConvNetSpace,
+    RandomArchitecture,
     cell_network,
-    named,
+    equivalence_classes,
+    named_candidates,
     read_accuracies,
-    unique,
 )
 from ddsdk_integrations.nas.cells import EDGES, OPERATIONS
 
@@ -101,26 +101,26 @@ def test_candidates_get_names_or_are_refused():
     def tiny(rng):
         return factory(rng)
 
-    names = [one.name for one in named([factory, ("other", factory), Candidate("third", factory), tiny])]
+    names = [one.name for one in named_candidates([factory, ("other", factory), Candidate("third", factory), tiny])]
     assert names[0].startswith("mlp (width 4")
     assert names[1:] == ["other", "third", "tiny"]
     with pytest.raises(ValueError, match="different names"):
-        named([factory, factory])
+        named_candidates([factory, factory])
     with pytest.raises(ValueError, match="at least one"):
-        named([])
+        named_candidates([])
     with pytest.raises(ValueError, match="have names"):
-        named([lambda rng: factory(rng)])
+        named_candidates([lambda rng: factory(rng)])
 
 
 def test_students_of_many_kinds_come_from_the_generator_alone():
     makers = tuple(dd.network_factory("mlp", (1, 8, 8), 10, width=width) for width in (3, 4, 5))
-    many = AnyOf(makers)
+    many = RandomArchitecture(makers)
     sizes = [size(many(dd.generator(i))) for i in range(20)]
     assert set(sizes) == {size(make(dd.generator(0))) for make in makers}
     first, again = (many(dd.generator(3)).state_dict() for _ in range(2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     with pytest.raises(ValueError, match="at least one"):
-        AnyOf(())
+        RandomArchitecture(())
 
 
 @pytest.mark.parametrize(("text", "published"), [(ZEROS, 0.073), (EXAMPLE, 0.802), (ONES, 1.531)])
@@ -184,12 +184,12 @@ def test_cells_that_compute_the_same_are_found_by_computing():
 
 
 def test_structures_are_as_many_as_published():
-    twins = unique(CELLS, key=lambda cell: cell.structure)
+    twins = equivalence_classes(CELLS, key=lambda cell: cell.structure)
     assert len(twins) == 6466
     assert sum(map(len, twins.values())) == 15_625
     # Whatever NAS-Bench-201 takes for the same does compute the same.
     assert all(len({one.computation for one in same}) == 1 for same in twins.values())
-    assert len(unique(CELLS)) == 4930
+    assert len(equivalence_classes(CELLS)) == 4930
 
 
 def test_a_network_of_cells_computes_what_its_string_says():
@@ -238,10 +238,10 @@ def test_a_table_of_accuracies_is_read(tmp_path):
     [
         (f"{ZEROS},10", "cifar100", "data must be a column"),
         (f"{ZEROS},10\n{ZEROS},11", "cifar10", "each cell once"),
-        (f"{ZEROS},101", "cifar10", "per cent"),
-        (f"{ZEROS},nan", "cifar10", "per cent"),
-        (f"{ZEROS},", "cifar10", "per cent"),
-        (f"{ZEROS}", "cifar10", "per cent"),
+        (f"{ZEROS},101", "cifar10", "in percent"),
+        (f"{ZEROS},nan", "cifar10", "in percent"),
+        (f"{ZEROS},", "cifar10", "in percent"),
+        (f"{ZEROS}", "cifar10", "in percent"),
         ("something,10", "cifar10", "cell of NAS-Bench-201"),
         ("", "cifar10", "at least one cell"),
     ],

@@ -11,8 +11,17 @@ import pytest
 import scipy.stats
 
 import ddsdk as dd
-from ddsdk_integrations.nas import Ranking, bootstrap, edge, judge, kendall, rank_average, regret, spearman
-from ddsdk_integrations.nas.verdict import _of_top
+from ddsdk_integrations.nas import (
+    Ranking,
+    bootstrap,
+    correlation_gain,
+    judge_ranking,
+    kendall,
+    rank_average,
+    regret,
+    spearman,
+)
+from ddsdk_integrations.nas.agreement import _over_top
 
 
 def pairs(n, seed, levels=None):
@@ -63,7 +72,7 @@ def test_the_top_of_a_sample_is_chosen_anew():
         x, y = a[drawn], b[drawn]
         best = sorted(range(10), key=lambda i: -x[i])[:4]
         expected = scipy.stats.spearmanr(x[best], y[best]).statistic if len(set(x[best])) > 1 else math.nan
-        assert _of_top(spearman, 0.4)(x, y) == pytest.approx(expected, abs=1e-12, nan_ok=True)
+        assert _over_top(spearman, 0.4)(x, y) == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
 def test_ties_are_shared_and_not_broken_by_the_order():
@@ -126,7 +135,7 @@ def test_regret_is_the_mean_over_all_ways_to_break_ties(count):
 
 def test_a_verdict_of_the_truth_itself_is_perfect():
     truth = ranking(np.arange(20.0), "truth", seconds=10.0)
-    found = judge(truth, truth, seed=dd.generator(0), draws=50)
+    found = judge_ranking(truth, truth, seed=dd.generator(0), draws=50)
     assert found.spearman == pytest.approx((1, 1, 1)) and found.kendall == pytest.approx((1, 1, 1))
     assert found.top == 4 and found.top_spearman.value == pytest.approx(1)
     assert found.regret == 0 and found.regret_of_five == 0
@@ -136,7 +145,7 @@ def test_a_verdict_of_the_truth_itself_is_perfect():
 def test_a_verdict_looks_at_the_best_by_the_truth():
     truth = np.arange(10.0)
     scores = np.array([0, 1, 2, 3, 4, 5, 9, 8, 7, 6.0])
-    verdict = judge(ranking(truth), ranking(scores), seed=dd.generator(0), top=0.4, draws=50)
+    verdict = judge_ranking(ranking(truth), ranking(scores), seed=dd.generator(0), top=0.4, draws=50)
     assert verdict.top == 4
     assert verdict.top_spearman.value == pytest.approx(-1) == verdict.top_kendall.value
     assert verdict.spearman.value == pytest.approx(scipy.stats.spearmanr(truth, scores).statistic)
@@ -146,37 +155,37 @@ def test_a_verdict_looks_at_the_best_by_the_truth():
 def test_candidates_that_never_learned_can_be_left_out():
     truth = ranking([0.1, 0.1, 0.1, 0.5, 0.6, 0.7])
     scores = ranking([0.1, 0.1, 0.1, 0.7, 0.6, 0.5])
-    every, learned = (judge(truth, scores, seed=dd.generator(0), draws=50, above=a) for a in (None, 0.2))
+    every, learned = (judge_ranking(truth, scores, seed=dd.generator(0), draws=50, above=a) for a in (None, 0.2))
     assert every.candidates == 6 and every.spearman.value > 0
     assert learned.candidates == 3 and learned.spearman.value == pytest.approx(-1)
     with pytest.raises(ValueError, match="at least 3"):
-        judge(truth, scores, seed=dd.generator(0), above=0.55)
+        judge_ranking(truth, scores, seed=dd.generator(0), above=0.55)
 
 
 def test_an_edge_is_the_difference_on_the_same_samples():
     truth, good = pairs(40, 8)
     poor = good + np.random.default_rng(9).normal(size=40)
     rng = dd.generator("edge")
-    found = edge(ranking(truth), ranking(good), ranking(poor), seed=rng, draws=500)
+    found = correlation_gain(ranking(truth), ranking(good), ranking(poor), seed=rng, draws=500)
     assert found.value == pytest.approx(spearman(truth, good) - spearman(truth, poor))
-    back = edge(ranking(truth), ranking(poor), ranking(good), seed=rng, draws=500)
+    back = correlation_gain(ranking(truth), ranking(poor), ranking(good), seed=rng, draws=500)
     assert (back.value, back.low, back.high) == pytest.approx((-found.value, -found.high, -found.low))
     index = np.random.default_rng(3).integers(40, size=(500, 40))
     slow = [spearman(truth[i], good[i]) - spearman(truth[i], poor[i]) for i in index]
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.04)
-    same = edge(ranking(truth), ranking(good), ranking(good), seed=rng, draws=50)
+    same = correlation_gain(ranking(truth), ranking(good), ranking(good), seed=rng, draws=50)
     assert same == (0, 0, 0)
 
 
 def test_all_proxies_are_judged_on_the_same_draws_whatever_the_order():
     truth, scores = ranking(pairs(30, 1)[0]), ranking(pairs(30, 1)[1])
     rng = dd.generator("same")
-    first, again = (judge(truth, scores, seed=rng, draws=100) for _ in range(2))
+    first, again = (judge_ranking(truth, scores, seed=rng, draws=100) for _ in range(2))
     assert first == again
 
 
 def test_what_is_not_defined_is_told_as_none():
-    flat = judge(ranking(np.arange(10.0)), ranking(np.ones(10)), seed=dd.generator(0), draws=20)
+    flat = judge_ranking(ranking(np.arange(10.0)), ranking(np.ones(10)), seed=dd.generator(0), draws=20)
     assert flat.to_dict()["spearman"] == [None, None, None]
     assert flat.regret == pytest.approx(4.5)
 
@@ -184,13 +193,13 @@ def test_what_is_not_defined_is_told_as_none():
 def test_bad_requests_are_refused():
     truth = ranking(np.arange(10.0))
     with pytest.raises(ValueError, match="score all candidates"):
-        judge(truth, ranking(np.arange(5.0)), seed=dd.generator(0))
+        judge_ranking(truth, ranking(np.arange(5.0)), seed=dd.generator(0))
     with pytest.raises(ValueError, match="top"):
-        judge(truth, truth, seed=dd.generator(0), top=0)
+        judge_ranking(truth, truth, seed=dd.generator(0), top=0)
     with pytest.raises(ValueError, match="draws"):
-        judge(truth, truth, seed=dd.generator(0), draws=0)
+        judge_ranking(truth, truth, seed=dd.generator(0), draws=0)
     with pytest.raises(ValueError, match="confidence"):
-        judge(truth, truth, seed=dd.generator(0), confidence=1)
+        judge_ranking(truth, truth, seed=dd.generator(0), confidence=1)
     with pytest.raises(ValueError, match="count"):
         regret(np.ones(3), np.ones(3), 0)
 

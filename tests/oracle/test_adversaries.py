@@ -64,10 +64,10 @@ def network(**how):
 
 
 def taken(objective, student, syn, real):
-    from ddsdk.synthetic.set import Leaves
+    from ddsdk.synthetic.set import LeafView
 
     syn.zero_grad()
-    leaves = Leaves(syn)
+    leaves = LeafView(syn)
     total = 0.0
     for term in objective(student, real, leaves, dd.generator("step")):
         term.backward()
@@ -115,12 +115,12 @@ def test_an_adversary_that_does_nothing_changes_nothing(name):
 
 
 def test_adversarial_training_sees_attacked_images_in_every_step(tiny):
-    evaluation = dataclasses.replace(
-        dd.Evaluation.published(), network_options={"width": 4, "depth": 1}, epochs=2, batch_size=8
+    protocol = dataclasses.replace(
+        dd.TrainingProtocol.published(), network_options={"width": 4, "depth": 1}, epochs=2, batch_size=8
     )
     batch, recorder = tiny.batch(torch.arange(len(tiny))), Recorder()
     trained = [
-        trained_network(batch, tiny, evaluation, 0, rng=dd.generator("t"), adversary=adversary)
+        trained_network(batch, tiny, protocol, 0, rng=dd.generator("t"), adversary=adversary)
         for adversary in (recorder, lambda loss, x, rng: x, None)
     ]
     hard, idle, plain = ([p.detach() for p in t.parameters()] for t in trained)
@@ -129,7 +129,7 @@ def test_adversarial_training_sees_attacked_images_in_every_step(tiny):
     assert not torch.equal(hard[0], plain[0])
     # By hand: the first step of plain descent on the first attacked batch.
     network = dd.network_factory("convnet", tiny.image_shape, 3, width=4, depth=1)(dd.generator("init"))
-    one = dataclasses.replace(evaluation, epochs=1, batch_size=20, momentum=0.0, weight_decay=0.0, order="stored")
+    one = dataclasses.replace(protocol, epochs=1, batch_size=20, momentum=0.0, weight_decay=0.0, order="stored")
     before = [p.detach().clone() for p in network.parameters()]
     attack = Recorder()
     for _ in train_on(network, batch, one, dd.generator("t"), adversary=attack):

@@ -14,7 +14,7 @@ import ddsdk as dd
 from ddsdk.foundation import derive
 from ddsdk.networks import initialise
 from ddsdk.objectives import Inversion, ViewSimilarity
-from ddsdk.students.rival import supervised_contrast
+from ddsdk.students.adversary import supervised_contrast
 from ddsdk.synthetic import (
     Codes,
     ConditionalGenerator,

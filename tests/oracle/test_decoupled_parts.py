@@ -15,8 +15,8 @@ from ddsdk.foundation import derive
 from ddsdk.networks.norms import calibrate_batch_norm_
 from ddsdk.objectives import StatisticsMatch, StatisticsTeacher
 from ddsdk.objectives.statistics import batch_moments
-from ddsdk.recipes.parts import hard_set, pixel_set
-from ddsdk.synthetic import MultiFormation, relabelled
+from ddsdk.recipes.parts import hard_label_set, pixel_set
+from ddsdk.synthetic import MultiFormation, with_teacher_labels
 
 SHAPE = (2, 8, 8)
 
@@ -223,7 +223,7 @@ def test_a_planted_easy_crop_is_found():
 def test_soft_labels_are_the_softmax_of_the_teacher(tiny, make_student, temperature):
     syn = pixel_set(tiny, 3, "real", dd.generator(0))
     teacher = make_student(dd.generator("teacher"))
-    labelled = relabelled(syn, teacher, dd.generator(0), temperature=temperature)
+    labelled = with_teacher_labels(syn, teacher, dd.generator(0), temperature=temperature)
     rows = labelled.labels.rows(torch.arange(9))
     for i, image in enumerate(syn.parametrization.images.detach()):
         logits = (teacher(image[None])[0] / temperature).tolist()
@@ -235,9 +235,9 @@ def test_soft_labels_are_the_softmax_of_the_teacher(tiny, make_student, temperat
 
 def test_a_slot_of_several_images_has_their_mean_row(tiny, make_student):
     images = torch.randn(6, 3, 8, 12, generator=dd.generator("canvases"))
-    syn = hard_set(tiny, 2, MultiFormation(images, 2))
+    syn = hard_label_set(tiny, 2, MultiFormation(images, 2))
     teacher = make_student(dd.generator("teacher"))
-    rows = relabelled(syn, teacher, dd.generator(0)).labels.rows(torch.arange(6))
+    rows = with_teacher_labels(syn, teacher, dd.generator(0)).labels.rows(torch.arange(6))
     decoded, owners = syn.parametrization.decode(torch.arange(6), dd.generator(0))
     each = teacher(decoded.detach()).softmax(1)
     for i in range(6):

@@ -22,9 +22,9 @@ from ddsdk.objectives import (
     all_features,
     layer_means,
 )
-from ddsdk.objectives.byproducts import in_pieces, stacked
+from ddsdk.objectives.byproducts import in_micro_batches, stacked
 from ddsdk.synthetic import FixedLabels, Pixels, class_slots
-from ddsdk.synthetic.set import Leaves
+from ddsdk.synthetic.set import LeafView
 from ddsdk.training.micro import MICRO_BATCH
 
 DOUBLE = torch.float64
@@ -234,7 +234,7 @@ def test_pieces_of_a_mean_add_up(name, monkeypatch):
     monkeypatch.setitem(MICRO_BATCH, "cpu", 3)
     student, batch = network(), images(8)
     whole = MEANS[name](student, batch, graph=False)
-    for one, other in zip(in_pieces(MEANS[name], student, batch), whole, strict=True):
+    for one, other in zip(in_micro_batches(MEANS[name], student, batch), whole, strict=True):
         torch.testing.assert_close(one, other)
     rows = stacked(all_features, student, batch)
     torch.testing.assert_close(rows[0], student.embed(batch.x).detach())
@@ -269,7 +269,7 @@ def test_other_networks_have_layers_too(name, layers, attentions):
 
 def discriminate(real, syn, student, objective=None):
     """The loss and the gradient of the images, as a distillation takes them."""
-    leaves, total = Leaves(syn), 0.0
+    leaves, total = LeafView(syn), 0.0
     for term in (objective or Discrimination(real_batch=4))(student, Doubled(real), leaves, dd.generator("d")):
         torch.autograd.backward(term, inputs=leaves.inputs)
         leaves.pull_back()

@@ -22,9 +22,9 @@ from ddsdk.objectives import (
     squared,
     weight_gradients,
 )
-from ddsdk.students import Interpolated, Perturbed, TrainedRuns, Training, perturb_filters_
+from ddsdk.students import InterpolatedExperts, PerturbedExperts, TrainedRuns, Training, perturb_filters_
 from ddsdk.synthetic import FixedLabels, LearnedLabels, Pixels
-from ddsdk.synthetic.set import Leaves
+from ddsdk.synthetic.set import LeafView
 from ddsdk.training import weight_vector
 from ddsdk.training.micro import MICRO_BATCH
 
@@ -59,7 +59,7 @@ def synthetic(real, sizes=(3, 1, 2), *, learned=False):
 
 def matched(objective, student, real, syn, rng):
     """Return the loss and the gradients of what is stored, as the loop takes them."""
-    leaves, total = Leaves(syn), 0.0
+    leaves, total = LeafView(syn), 0.0
     for term in objective(student, real, leaves, rng):
         torch.autograd.backward(term, inputs=leaves.inputs)
         leaves.pull_back()
@@ -223,7 +223,7 @@ def test_classes_without_synthetic_images_take_no_part(tiny):
     expected, _ = plain_collective(objective, network(tiny), Cast(tiny), syn, dd.generator(0))
     assert math.isclose(loss, expected, rel_tol=1e-9)
     empty = synthetic(tiny, (0, 0, 0))
-    assert not list(objective(network(tiny), Cast(tiny), Leaves(empty), dd.generator(0)))
+    assert not list(objective(network(tiny), Cast(tiny), LeafView(empty), dd.generator(0)))
 
 
 def test_a_set_of_all_real_images_is_at_distance_zero(tiny):
@@ -312,10 +312,10 @@ def same(network, weights):
 def test_the_ends_of_the_line_are_the_snapshots(runs):
     for seed in range(4):
         rng = dd.generator(seed)
-        first, last = (Interpolated(runs=runs, low=a, high=a)(rng) for a in (0.0, 1.0))
+        first, last = (InterpolatedExperts(runs=runs, low=a, high=a)(rng) for a in (0.0, 1.0))
         (run,) = [i for i in range(3) if same(last, runs.weights(i, -1))]
         assert same(first, runs.weights(run, 0))
-        between = weight_vector(Interpolated(runs=runs)(rng))
+        between = weight_vector(InterpolatedExperts(runs=runs)(rng))
         a, b = runs.weights(run, 0), runs.weights(run, -1)
         share = (between - a) @ (b - a) / (b - a).square().sum()
         assert 0 <= float(share) <= 1
@@ -327,14 +327,14 @@ def test_all_runs_are_drawn(runs):
         i
         for seed in range(20)
         for i in range(3)
-        if same(Interpolated(runs=runs, low=1.0)(dd.generator(seed)), runs.weights(i, -1))
+        if same(InterpolatedExperts(runs=runs, low=1.0)(dd.generator(seed)), runs.weights(i, -1))
     }
     assert seen == {0, 1, 2}
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_filter_moves_by_its_share_and_vectors_stay(runs, seed):
-    found = Perturbed(runs=runs, low=0.02, high=0.07)(dd.generator(seed))
+    found = PerturbedExperts(runs=runs, low=0.02, high=0.07)(dd.generator(seed))
     shares = []
     for run in range(3):
         origin = runs.network(run)

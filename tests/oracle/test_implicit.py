@@ -10,7 +10,7 @@ import ddsdk as dd
 from ddsdk.data.sources import Batch
 from ddsdk.objectives import ImplicitRegression
 from ddsdk.objectives.implicit import Linearised
-from ddsdk.students import SoftStudents
+from ddsdk.students import SoftplusStudents
 from ddsdk.training import LinearKernel, Ridge
 from ddsdk.training.flat import FlatNetwork, weight_vector
 from ddsdk.training.ridge import conjugate_gradients
@@ -48,7 +48,7 @@ def network(request):
     options = {"activation": "sigmoid"} if smooth else {}
     make = dd.network_factory("convnet", SHAPE, 3, width=2, depth=1, norm="none", **options)
     if not smooth:
-        make = SoftStudents(make, 3.0)
+        make = SoftplusStudents(make, 3.0)
     return make(dd.generator("network")).double().requires_grad_(False)
 
 

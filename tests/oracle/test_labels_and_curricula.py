@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
 from ddsdk.networks import Network, initialise
-from ddsdk.synthetic.set import Leaves
+from ddsdk.synthetic.set import LeafView
 from ddsdk.training import weight_vector
 from ddsdk.training.flat import FlatNetwork
 
@@ -42,12 +42,12 @@ def smooth(rng):
 
 
 def run(plan, syn, real, student):
-    (term,) = plan.objective_at(0)(student, Doubled(real), Leaves(syn), dd.generator("objective"))
+    (term,) = plan.objective_at(0)(student, Doubled(real), LeafView(syn), dd.generator("objective"))
     return term
 
 
 def gradients(plan, syn, real, student):
-    leaves = Leaves(syn)
+    leaves = LeafView(syn)
     syn.zero_grad()
     for term in plan.objective_at(0)(student, Doubled(real), leaves, dd.generator("objective")):
         torch.autograd.backward(term, inputs=leaves.inputs)

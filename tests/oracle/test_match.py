@@ -9,11 +9,11 @@ import torch
 from torch.autograd import gradcheck
 
 import ddsdk as dd
-from benchmarks.machine.plain import plain_dc_loss, plain_dm_loss, plain_gradient, plain_network
+from benchmarks.machine.reference import plain_dc_loss, plain_dm_loss, plain_gradient, plain_network
 from ddsdk.foundation import derive
 from ddsdk.objectives import ClassMatch, cosine, filter_cosine, mean_embedding, squared, weight_gradients
 from ddsdk.synthetic import FixedLabels, LearnedLabels, Pixels, class_slots, hard_labels
-from ddsdk.synthetic.set import Leaves
+from ddsdk.synthetic.set import LeafView
 from ddsdk.training.micro import MICRO_BATCH
 
 METHODS = {"dm": (mean_embedding, squared, plain_dm_loss), "dc": (weight_gradients, filter_cosine, plain_dc_loss)}
@@ -51,7 +51,7 @@ def network(real, dtype=torch.float64, **options):
 
 def matched(objective, student, real, syn, rng):
     """Return the loss and the gradient of the stored images, as the loop takes them."""
-    leaves, total = Leaves(syn), 0.0
+    leaves, total = LeafView(syn), 0.0
     for term in objective(student, real, leaves, rng):
         torch.autograd.backward(term, inputs=leaves.inputs)
         leaves.pull_back()
@@ -141,7 +141,7 @@ def test_frozen_and_trainable_students_match_alike(tiny, method):
 def test_only_the_classes_that_were_drawn_get_a_gradient(tiny):
     syn = synthetic(tiny, torch.float64)
     objective = ClassMatch(byproduct=mean_embedding, distance=squared, synthetic_batch=1)
-    leaves = Leaves(syn)
+    leaves = LeafView(syn)
     terms = objective(network(tiny), Cast(tiny, torch.float64), leaves, dd.generator(0))
     torch.autograd.backward(next(terms), inputs=leaves.inputs)
     leaves.pull_back()
@@ -155,7 +155,7 @@ def test_classes_without_synthetic_images_are_passed_over(tiny):
     images = torch.randn(3, *tiny.image_shape, generator=dd.generator(0))
     syn = dd.SyntheticSet(Pixels(images), hard_labels(classes, 3), classes, 3)
     objective = ClassMatch(byproduct=mean_embedding, distance=squared)
-    terms = list(objective(network(tiny, torch.float32), tiny, Leaves(syn), dd.generator(0)))
+    terms = list(objective(network(tiny, torch.float32), tiny, LeafView(syn), dd.generator(0)))
     assert len(terms) == 2
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import log_softmax
 import ddsdk as dd
 from ddsdk.data.sources import Batch
 from ddsdk.objectives import ByFeatures, FitAndTest, by_kernel
-from ddsdk.synthetic.set import Leaves
+from ddsdk.synthetic.set import LeafView
 from ddsdk.training import FullyConnectedNTK, LinearKernel, Ridge
 
 DOUBLE = torch.float64
@@ -155,7 +155,7 @@ def test_a_balanced_batch_has_as_many_of_each_class(tiny):
 
     syn = dd.RFAD(ipc=1).scored_set(tiny, dd.generator(0))
     objective = FitAndTest(compare=compare, ridge=Ridge(), real_batch=10, balanced=True)
-    list(objective(LinearKernel(), tiny, Leaves(syn), dd.generator(1)))
+    list(objective(LinearKernel(), tiny, LeafView(syn), dd.generator(1)))
     assert len(seen[0]) == 12
     where = [int((tiny.batch(torch.arange(20)).x == x).flatten(1).all(1).nonzero()) for x in seen[0]]
     assert tiny.labels[where].bincount().tolist() == [4, 4, 4]
@@ -168,9 +168,9 @@ def test_students_and_sets_that_do_not_fit_are_refused(tiny, make_student):
     kernel = FitAndTest(compare=by_kernel, ridge=Ridge(), real_batch=4)
     sure = FitAndTest(compare=ByFeatures(), ridge=Ridge(), real_batch=4, loss="cross-entropy")
     cases = [
-        (features, LinearKernel(), Leaves(syn), TypeError, "student must have a method embed"),
-        (kernel, network, Leaves(syn), TypeError, "student must be a kernel, got Network"),
-        (sure, network, Leaves(syn), ValueError, "scale must be learned with the set"),
+        (features, LinearKernel(), LeafView(syn), TypeError, "student must have a method embed"),
+        (kernel, network, LeafView(syn), TypeError, "student must be a kernel, got Network"),
+        (sure, network, LeafView(syn), ValueError, "scale must be learned with the set"),
     ]
     for objective, student, source, error, message in cases:
         with pytest.raises(error, match=f"^{message}"):

@@ -212,5 +212,5 @@ def test_images_that_cannot_be_are_refused():
     labels = torch.eye(3, dtype=DOUBLE).repeat_interleave(2, 0)
     with pytest.raises(ValueError, match=r"^ipc must make at most 5 images in all, got 6$"):
         images_of_weights(normal(5, 3), labels, normal(6, 5))
-    with pytest.raises(ValueError, match=r"^near must hold images that do not depend on each other"):
+    with pytest.raises(ValueError, match=r"^near must hold linearly independent images"):
         images_of_weights(normal(9, 3), labels, torch.ones(6, 9, dtype=DOUBLE))

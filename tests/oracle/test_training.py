@@ -12,10 +12,10 @@ import ddsdk as dd
 from ddsdk.foundation import derive
 from ddsdk.objectives import SetTraining, TrainAndTest
 from ddsdk.synthetic import FreeLabels, LearnedRate, Pixels
-from ddsdk.synthetic.set import Leaves
+from ddsdk.synthetic.set import LeafView
 from ddsdk.training import InnerAdam, InnerSGD, checkpointed, constant_memory, full_graph
 from ddsdk.training.flat import FlatNetwork, weight_vector
-from ddsdk.training.losses import half_squares
+from ddsdk.training.losses import half_squared_error
 from ddsdk.training.micro import MICRO_BATCH
 
 STEPS, SHAPE = 4, (2, 8, 8)
@@ -62,7 +62,7 @@ def make_syn(rate=0.3, **options):
 def gradients(objective, network, syn, real=None):
     """Return the loss and its gradients by everything that the set stores, as the loop takes them."""
     syn.zero_grad()
-    leaves = Leaves(syn)
+    leaves = LeafView(syn)
     (loss,) = objective(network, real or Real(), leaves, dd.generator("step"))
     torch.autograd.backward(loss, inputs=leaves.inputs)
     leaves.pull_back()
@@ -73,7 +73,7 @@ def slopes(objective, network, syn, step=1e-6):
     """Yield, for each stored tensor, the directional derivative that finite differences give, and its direction."""
 
     def value():
-        (loss,) = objective(network, Real(), Leaves(syn), dd.generator("step"))
+        (loss,) = objective(network, Real(), LeafView(syn), dd.generator("step"))
         return float(loss.detach())
 
     for p in syn.parameters():
@@ -177,7 +177,7 @@ def test_a_drawn_window_ends_anywhere(network):
 
     drawn = TrainAndTest(steps=STEPS, window=2, drawn=True, unroll=watched, real_batch=5)
     for i in range(30):
-        list(drawn(network, Real(), Leaves(syn), dd.generator("step", i)))
+        list(drawn(network, Real(), LeafView(syn), dd.generator("step", i)))
     assert set(ends) == {(0, 2), (1, 3), (2, 4)}
 
 
@@ -190,13 +190,15 @@ def test_every_class_may_have_as_many_real_images(network):
             return super().of_class(c, n, rng)
 
     objective = TrainAndTest(steps=1, lr=0.1, real_batch=5, per_class=True)
-    list(objective(network, Watched(), Leaves(make_syn(rate=None)), dd.generator("step")))
+    list(objective(network, Watched(), LeafView(make_syn(rate=None)), dd.generator("step")))
     assert seen == [(0, 5), (1, 5), (2, 5)]
 
 
 def test_another_loss_may_teach_and_another_may_judge(network):
     syn = make_syn()
-    objective = TrainAndTest(steps=1, training=SetTraining(loss=half_squares), loss=half_squares, real_batch=70)
+    objective = TrainAndTest(
+        steps=1, training=SetTraining(loss=half_squared_error), loss=half_squared_error, real_batch=70
+    )
     loss, _ = gradients(objective, network, syn)
     flat, weights = FlatNetwork(network), weight_vector(network).requires_grad_()
     x, y = syn.parametrization.images.detach(), syn.labels.values.detach()
@@ -230,7 +232,7 @@ def test_a_step_sees_its_own_images_under_stratified_order(network):
     syn = make_syn()
     mixed = torch.tensor([2, 0, 1, 0, 2, 1])
     syn = dd.SyntheticSet(syn.parametrization, syn.labels, mixed, 3, syn.rate)
-    loss, (x, _) = SetTraining(order="stratified").on(FlatNetwork(network), Leaves(syn), dd.generator(0))
+    loss, (x, _) = SetTraining(order="stratified").on(FlatNetwork(network), LeafView(syn), dd.generator(0))
     order = torch.argsort(mixed, stable=True)
     assert torch.equal(x, syn.parametrization.images[order])
     assert float(loss(0, weight_vector(network), syn.at(order, dd.generator(0))).detach()) > 0
@@ -247,11 +249,11 @@ def test_impossible_trainings_are_refused(network):
         SetTraining(batch_size=0)
     objective = TrainAndTest(steps=3)
     with pytest.raises(ValueError, match="rate must be learned with the set"):
-        next(objective(network, Real(), Leaves(make_syn(rate=None)), dd.generator(0)))
+        next(objective(network, Real(), LeafView(make_syn(rate=None)), dd.generator(0)))
     with pytest.raises(ValueError, match=r"rate must hold one number for each of 3 steps, got \(2,\)"):
-        next(objective(network, Real(), Leaves(make_syn(steps=2)), dd.generator(0)))
+        next(objective(network, Real(), LeafView(make_syn(steps=2)), dd.generator(0)))
     with pytest.raises(TypeError, match="student must be a network, got int"):
-        next(objective(3, Real(), Leaves(make_syn()), dd.generator(0)))
+        next(objective(3, Real(), LeafView(make_syn()), dd.generator(0)))
 
 
 @pytest.mark.parametrize("scale", ["plain", "log", "softplus"])

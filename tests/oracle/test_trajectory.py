@@ -10,9 +10,9 @@ from torch.nn.functional import cross_entropy
 import ddsdk as dd
 from ddsdk.foundation import derive
 from ddsdk.objectives.trajectory import MatchTrajectory
-from ddsdk.students.experts import ExpertSpan
+from ddsdk.students.experts import ExpertSegment
 from ddsdk.synthetic import LearnedLabels, LearnedRate, Pixels
-from ddsdk.synthetic.set import Leaves
+from ddsdk.synthetic.set import LeafView
 from ddsdk.training.flat import FlatNetwork, weight_vector
 from ddsdk.training.unroll import constant_memory, full_graph, truncated
 
@@ -31,7 +31,7 @@ def network():
 def span(network):
     start = weight_vector(network)
     step = torch.randn(len(start), generator=dd.generator("target"), dtype=torch.float64)
-    return ExpertSpan(FlatNetwork(network), start, start + 0.05 * step)
+    return ExpertSegment(FlatNetwork(network), start, start + 0.05 * step)
 
 
 def make_syn(labels=None, rate=RATE):
@@ -45,7 +45,7 @@ def make_syn(labels=None, rate=RATE):
 def gradients(match, span, syn):
     """Return the distance and its gradients by images, label logits and rate, as the loop takes them."""
     syn.zero_grad()
-    leaves = Leaves(syn)
+    leaves = LeafView(syn)
     (loss,) = match(span, None, leaves, dd.generator("step"))
     torch.autograd.backward(loss, inputs=leaves.inputs)
     leaves.pull_back()
@@ -99,7 +99,7 @@ def test_the_gradient_is_that_of_finite_differences(span):
     stored = (syn.parametrization.images, syn.labels.logits, syn.rate.value)
 
     def distance():
-        (loss,) = match(span, None, Leaves(syn), dd.generator("step"))
+        (loss,) = match(span, None, LeafView(syn), dd.generator("step"))
         return float(loss.detach())
 
     for tensor, gradient in zip(stored, found, strict=True):
@@ -118,7 +118,7 @@ def test_a_student_that_stays_has_distance_1_and_one_that_meets_the_target_0(spa
     syn = make_syn()
     match = MatchTrajectory(steps=STEPS, augmentation=AUGMENTATION)
     still = dd.SyntheticSet(syn.parametrization, syn.labels, CLASSES, 3, LearnedRate(1e-12, low=1e-12))
-    (loss,) = match(span, None, Leaves(still), dd.generator("step"))
+    (loss,) = match(span, None, LeafView(still), dd.generator("step"))
     assert float(loss.detach()) == pytest.approx(1, abs=1e-9)
 
     ends = []
@@ -128,10 +128,10 @@ def test_a_student_that_stays_has_distance_1_and_one_that_meets_the_target_0(spa
         return ends[-1]
 
     (loss,) = MatchTrajectory(steps=STEPS, augmentation=AUGMENTATION, unroll=noting)(
-        span, None, Leaves(syn), dd.generator("step")
+        span, None, LeafView(syn), dd.generator("step")
     )
     assert float(loss.detach()) > 0
-    (loss,) = match(span._replace(target=ends[0][-1].detach()), None, Leaves(syn), dd.generator("step"))
+    (loss,) = match(span._replace(target=ends[0][-1].detach()), None, LeafView(syn), dd.generator("step"))
     assert float(loss.detach()) == 0
 
 
@@ -176,4 +176,4 @@ def test_impossible_matches_are_refused(span, tiny):
         MatchTrajectory(steps=1, batch_size=0)
     match = MatchTrajectory(steps=1)
     with pytest.raises(ValueError, match="rate must be learned with the set"):
-        next(match(span, tiny, Leaves(make_syn(rate=None)), dd.generator(0)))
+        next(match(span, tiny, LeafView(make_syn(rate=None)), dd.generator(0)))

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
 from ddsdk.training.flat import FlatNetwork, weight_vector
-from ddsdk.training.optimizers import InnerAdam, InnerSGD, PacedSGD
+from ddsdk.training.optimizers import InnerAdam, InnerSGD, PerStepSGD
 from ddsdk.training.unroll import checkpointed, constant_memory, full_graph, truncated
 
 STEPS = 5
@@ -126,17 +126,17 @@ def test_a_learned_momentum_of_one_size_is_a_fixed_one(problem):
     pairs = torch.stack([RATES["per step"], torch.full((STEPS,), 0.9)], 1)
     path, exact = path_gradients(full_graph, problem, InnerSGD(momentum=0.9), RATES["per step"])
     for unroll in (full_graph, constant_memory):
-        again, found = path_gradients(unroll, problem, PacedSGD(), pairs)
+        again, found = path_gradients(unroll, problem, PerStepSGD(), pairs)
         torch.testing.assert_close(again, path, rtol=1e-7, atol=1e-7)
         torch.testing.assert_close(found[1][:, 0], exact[1], rtol=1e-5, atol=1e-7)
     loss, start, inputs = problem
 
     def far(pairs):
-        return constant_memory(loss, start, inputs, pairs, steps=STEPS, optimizer=PacedSGD())[-1].square().sum()
+        return constant_memory(loss, start, inputs, pairs, steps=STEPS, optimizer=PerStepSGD())[-1].square().sum()
 
     assert torch.autograd.gradcheck(far, pairs.double().requires_grad_(), eps=1e-6, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="rate must be a pair of rate and momentum"):
-        full_graph(loss, start, inputs, RATES["per step"], steps=STEPS, optimizer=PacedSGD())
+        full_graph(loss, start, inputs, RATES["per step"], steps=STEPS, optimizer=PerStepSGD())
 
 
 def test_what_needs_no_gradient_gets_none(problem):

@@ -124,7 +124,7 @@ def test_a_real_start_under_a_claim_of_epsilon_1_is_refuted():
             return dataclasses.replace(plan, syn=syn)
 
         made = dd.distill(recipe, private, make_student=make, seed=rng, transform=from_records)
-        return dataclasses.replace(made, evaluation=QUICK.to_dict())
+        return dataclasses.replace(made, protocol=QUICK.to_dict())
 
     seen = []
 

@@ -7,8 +7,8 @@ import torch
 from private_records import records, sealed, student
 
 import ddsdk as dd
-from ddsdk_integrations.privacy.class_sums import FeatureSpace, MatchClassSums, ReleasedSums, released_class_sums
-from ddsdk_integrations.privacy.guard import PrivacyError
+from ddsdk_integrations.privacy.class_sums import ClassSumStudents, FeatureSpace, MatchClassSums, released_class_sums
+from ddsdk_integrations.privacy.refusals import PrivacyError
 
 SHAPE = (1, 8, 8)
 
@@ -32,15 +32,15 @@ def released(space, real=None, releases=3, **how):
 def test_released_sums_are_those_of_a_loop_without_noise(how):
     real = records()
     space = FeatureSpace(student(), dd.Augmentation("crop_flip"), **how)
-    supply = ReleasedSums(released(space, real), space)
+    supply = ClassSumStudents(released(space, real), space)
     everything = real.batch(torch.arange(len(real)))
     for step in range(6):
-        lesson = supply.next(None, None, dd.generator("step", step))
-        wanted = torch.zeros_like(lesson.sums)
+        update = supply.next(None, None, dd.generator("step", step))
+        wanted = torch.zeros_like(update.sums)
         for x, y in zip(everything.x, everything.y, strict=True):
-            row = lesson.features(x[None])[0]
+            row = update.features(x[None])[0]
             wanted[int(y.argmax())] += row * min(1.0, 0.3 / float(row.norm()))
-        assert torch.allclose(lesson.sums, wanted, atol=1e-4)
+        assert torch.allclose(update.sums, wanted, atol=1e-4)
 
 
 def test_a_centre_takes_off_what_public_images_have_in_common():
@@ -62,20 +62,20 @@ def test_a_subspace_keeps_the_directions_in_which_public_images_vary_most():
 def test_noise_is_drawn_once_for_each_release():
     space = FeatureSpace(student(), dd.Augmentation(""))
     found = released(space, releases=4, sample_rate=0.5, noise_multiplier=3.0)
-    supply = ReleasedSums(found, space)
-    lessons = [supply.next(None, None, dd.generator("step", i)) for i in range(50)]
-    assert {id(lesson.sums) for lesson in lessons} == {id(one.sums) for one in found}
+    supply = ClassSumStudents(found, space)
+    updates = [supply.next(None, None, dd.generator("step", i)) for i in range(50)]
+    assert {id(update.sums) for update in updates} == {id(one.sums) for one in found}
     assert len({float(one.sums[0, 0]) for one in found}) == 4
 
 
 def test_a_match_of_sums_is_zero_for_the_records_themselves():
     real = records(30)
     space = FeatureSpace(student(), dd.Augmentation(""), centre=public())
-    lesson = ReleasedSums(released(space, real, 1, clip=1.0), space).next(None, None, dd.generator(0))
-    terms = list(MatchClassSums(expected=[10, 10, 10], clip=1.0)(lesson, real, real, dd.generator(1)))
+    update = ClassSumStudents(released(space, real, 1, clip=1.0), space).next(None, None, dd.generator(0))
+    terms = list(MatchClassSums(expected=[10, 10, 10], clip=1.0)(update, real, real, dd.generator(1)))
     assert len(terms) == 3
     assert max(map(float, terms)) < 1e-9
-    other = list(MatchClassSums(expected=[20, 10, 10], clip=1.0)(lesson, real, real, dd.generator(1)))
+    other = list(MatchClassSums(expected=[20, 10, 10], clip=1.0)(update, real, real, dd.generator(1)))
     assert float(other[0]) > 1e-3
     assert float(other[1]) < 1e-9
 
@@ -87,4 +87,4 @@ def test_networks_with_batch_norm_are_refused_before_a_record_is_looked_at():
         released_class_sums(made, space, SHAPE, dd.generator("nets"))
     assert made.left == 2
     with pytest.raises(ValueError, match="releases must hold at least one"):
-        ReleasedSums((), space)
+        ClassSumStudents((), space)

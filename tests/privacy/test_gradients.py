@@ -20,7 +20,7 @@ from ddsdk_integrations.privacy.gradients import (
     matched_weights,
     sample_gradients,
 )
-from ddsdk_integrations.privacy.guard import PrivacyError
+from ddsdk_integrations.privacy.refusals import PrivacyError
 
 
 def grey(n=5, side=28):
@@ -59,13 +59,13 @@ def test_a_release_is_the_clipped_sum_over_the_expected_size():
     real = records(12)
     made = mechanism(real, sample_rate=1.0, clip=0.1)
     supply = NoisedGradients(made, FreshStudents(student()), expected=[8.0, 6.0, 6.0])
-    lesson = supply.next(sealed(real), None, dd.generator("step"))
-    rows = sample_gradients(lesson.network, real.batch(torch.arange(12)), matched_weights(lesson.network))
+    update = supply.next(sealed(real), None, dd.generator("step"))
+    rows = sample_gradients(update.network, real.batch(torch.arange(12)), matched_weights(update.network))
     wanted = (rows * (0.1 / rows.norm(dim=1, keepdim=True)).clamp_max(1)).sum(0) / 20
-    (found,) = lesson.gradients
+    (found,) = update.gradients
     assert torch.allclose(torch.cat([g.flatten() for g in found]), wanted, atol=1e-6)
-    parameters = dict(lesson.network.named_parameters())
-    assert [g.shape for g in found] == [parameters[n].shape for n in matched_weights(lesson.network)]
+    parameters = dict(update.network.named_parameters())
+    assert [g.shape for g in found] == [parameters[n].shape for n in matched_weights(update.network)]
     with pytest.raises(BudgetSpentError):
         supply.next(sealed(real), None, dd.generator("step", 2))
 
@@ -75,15 +75,15 @@ def test_gradients_of_classes_are_those_of_their_records_under_the_same_augmenta
     made = mechanism(real, sample_rate=1.0, clip=0.1)
     flip = dd.Augmentation("flip_crop")
     how = {"expected": [4.0, 2.0, 8.0], "augmentation": flip, "classwise": True}
-    lesson = NoisedGradients(made, FreshStudents(student()), **how).next(sealed(real), None, dd.generator(3))
+    update = NoisedGradients(made, FreshStudents(student()), **how).next(sealed(real), None, dd.generator(3))
     batch = real.batch(torch.arange(12))
-    names = matched_weights(lesson.network)
-    rows = sample_gradients(lesson.network, dd.Batch(lesson.draw(batch.x), batch.y), names)
+    names = matched_weights(update.network)
+    rows = sample_gradients(update.network, dd.Batch(update.draw(batch.x), batch.y), names)
     rows = rows * (0.1 / rows.norm(dim=1, keepdim=True)).clamp_max(1)
     for c, size in enumerate((4.0, 2.0, 8.0)):
-        found = torch.cat([g.flatten() for g in lesson.gradients[c]])
+        found = torch.cat([g.flatten() for g in update.gradients[c]])
         assert torch.allclose(found, rows[real.labels == c].sum(0) / size, atol=1e-6)
-    terms = list(MatchNoisedGradients()(lesson, sealed(real), real, dd.generator(4)))
+    terms = list(MatchNoisedGradients()(update, sealed(real), real, dd.generator(4)))
     assert len(terms) == 3
     # Clipping shortens rows, and a cosine does not see by how much where they agree.
     assert max(map(float, terms)) < 5

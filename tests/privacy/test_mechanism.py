@@ -12,8 +12,8 @@ from private_records import flat, mechanism, records, sealed
 from torch import nn
 
 from ddsdk_integrations.privacy.budget import BudgetSpentError
-from ddsdk_integrations.privacy.guard import PrivacyError, refuse_mixing
 from ddsdk_integrations.privacy.mechanism import clipped, secret_bernoulli, secret_normal
+from ddsdk_integrations.privacy.refusals import PrivacyError, refuse_mixing
 
 
 def test_what_comes_out_has_the_moments_that_it_states():

@@ -8,8 +8,8 @@ from private_records import HUGE, PUBLIC, records, sealed
 
 import ddsdk as dd
 from ddsdk_integrations.privacy.budget import Budget, BudgetSpentError, certified_epsilon
-from ddsdk_integrations.privacy.guard import PrivacyError
-from ddsdk_integrations.privacy.statistics import paid_class_means, paid_class_sizes, paid_normalisation
+from ddsdk_integrations.privacy.refusals import PrivacyError
+from ddsdk_integrations.privacy.statistics import private_class_means, private_class_sizes, private_normalisation
 
 
 def test_records_do_not_leave():
@@ -54,7 +54,7 @@ def test_public_images_must_fit_and_follow_into_another_value_space():
 
 @pytest.mark.parametrize("preprocess", [PUBLIC, dd.Preprocess.fit_zca(records().images)], ids=["mean", "zca"])
 def test_values_that_may_be_fitted_on_records_are_refused(preprocess):
-    with pytest.raises(PrivacyError, match="statistics must say where the numbers of the value space"):
+    with pytest.raises(PrivacyError, match="statistics must name the source of the constants"):
         sealed(records(preprocess=preprocess), statistics="")
     assert "normalisation: constants" in sealed(records(preprocess=preprocess)).ledger.assumptions
     sealed(records(preprocess=dd.Preprocess.unit(1)), statistics="")
@@ -76,7 +76,7 @@ def test_bad_public_facts_are_refused(how, message):
 def test_normalisation_can_be_paid_for():
     real = records(300, preprocess=dd.Preprocess.unit(1))
     private = sealed(real, class_size=100)
-    found = paid_normalisation(private, noise_multiplier=1e-6)
+    found = private_normalisation(private, noise_multiplier=1e-6)
     wanted = dd.Preprocess.fit_normalise(real.images)
     assert found.preprocess.mean == pytest.approx(wanted.mean, abs=1e-4)
     assert found.preprocess.std == pytest.approx(wanted.std, abs=1e-3)
@@ -84,25 +84,25 @@ def test_normalisation_can_be_paid_for():
     assert private.ledger.releases[0].what == "channel moments"
     assert "normalisation: paid for in the ledger" in found.certificate.assumptions
     with pytest.raises(ValueError, match="private must be in the unit range"):
-        paid_normalisation(found, noise_multiplier=1.0)
-    assert min(paid_normalisation(private, noise_multiplier=3.0).preprocess.std) > 0
+        private_normalisation(found, noise_multiplier=1.0)
+    assert min(private_normalisation(private, noise_multiplier=3.0).preprocess.std) > 0
 
 
 def test_class_sizes_can_be_paid_for():
-    assert paid_class_sizes(sealed(records(40)), noise_multiplier=1e-6) == pytest.approx((14, 13, 13), abs=1e-3)
-    assert min(paid_class_sizes(sealed(), noise_multiplier=1e4)) >= 1
+    assert private_class_sizes(sealed(records(40)), noise_multiplier=1e-6) == pytest.approx((14, 13, 13), abs=1e-3)
+    assert min(private_class_sizes(sealed(), noise_multiplier=1e4)) >= 1
 
 
 def test_class_means_can_be_paid_for():
     real = records(36)
-    found = paid_class_means(sealed(real, class_size=12), share=1.0)
+    found = private_class_means(sealed(real, class_size=12), share=1.0)
     wanted = torch.stack([real.batch(real.index_of_class(c)).x.mean(0) for c in range(3)])
     assert torch.allclose(found, wanted, atol=0.01)
     private = sealed(budget=Budget(epsilon=1, delta=1e-3))
-    paid_class_means(private, share=0.5)
+    private_class_means(private, share=0.5)
     assert 0.4 < private.ledger.epsilon <= 0.5
     with pytest.raises(BudgetSpentError, match="is spent"):
-        paid_class_means(private, share=0.4)
+        private_class_means(private, share=0.4)
 
 
 def test_a_certificate_counts_what_was_released():

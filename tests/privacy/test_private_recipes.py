@@ -15,7 +15,7 @@ from ddsdk.running import Run
 from ddsdk.students import FreshStudents
 from ddsdk_integrations.privacy import DPKIP, NDPDC, PSG
 from ddsdk_integrations.privacy.budget import Budget, BudgetSpentError
-from ddsdk_integrations.privacy.guard import PrivacyError
+from ddsdk_integrations.privacy.refusals import PrivacyError
 
 ONE = Budget(epsilon=1, delta=1e-3)
 RECIPES = {

@@ -20,7 +20,7 @@ except ImportError:
 @pytest.fixture(scope="session")
 def protocol():
     return dataclasses.replace(
-        dd.Evaluation.published(), network_options={"width": 8, "depth": 2}, epochs=25, batch_size=32, networks=2
+        dd.TrainingProtocol.published(), network_options={"width": 8, "depth": 2}, epochs=25, batch_size=32, networks=2
     )
 
 

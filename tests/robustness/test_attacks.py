@@ -13,8 +13,8 @@ from ddsdk_integrations.robustness import (
     FGSM,
     PGD,
     AutoAttack,
-    PixelAdversary,
     Threat,
+    TrainingPGD,
     UnitModel,
     ascend,
     square,
@@ -147,7 +147,7 @@ def test_autoattack_with_three_classes(tiny, make_student):
 def test_an_adversary_keeps_its_bounds_in_pixels_and_raises_the_loss(digits, models):
     train, _ = digits
     threat = Threat("linf", 0.07)
-    adversary = PixelAdversary(preprocess=train.preprocess, threat=threat, steps=5)
+    adversary = TrainingPGD(preprocess=train.preprocess, threat=threat, steps=5)
     x, y = train.batch(torch.arange(20))
     network = models[0].network
 

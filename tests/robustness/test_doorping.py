@@ -12,9 +12,9 @@ from torch.nn.functional import cross_entropy
 import ddsdk as dd
 from ddsdk.foundation import derive
 from ddsdk.networks import Network
-from ddsdk.students import OnSynthetic
+from ddsdk.students import TrainOnSynthetic
 from ddsdk_integrations.robustness.backdoor import (
-    Doorping,
+    DoorpingSettings,
     DoorpingStudents,
     TrainedVictims,
     Trigger,
@@ -23,7 +23,7 @@ from ddsdk_integrations.robustness.backdoor import (
     poison,
 )
 
-QUICK = Doorping(aim="label", steps=2, every=2, images=8, stop_below=0.0)
+QUICK = DoorpingSettings(aim="label", steps=2, every=2, images=8, stop_below=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def poisoned_of(real):
 
 
 def victims(real):
-    return TrainedVictims(make_student=make(real), lesson=OnSynthetic(epochs=2))
+    return TrainedVictims(make_student=make(real), update=TrainOnSynthetic(epochs=2))
 
 
 def stamped_loss(network, poisoned, trigger):
@@ -74,7 +74,7 @@ def test_the_neuron_with_the_largest_weights_is_raised_to_a_multiple(real):
     unit = real.with_preprocess(dd.Preprocess.unit(1))
     trigger = Trigger(patch=torch.full((1, 2, 2), 0.2), top=6, left=6)
     poisoned = poison(unit, trigger, target=0, fraction=0.1, rng=dd.generator(0))
-    settings = Doorping(factor=2.5, stop_below=1e-6, steps=400)
+    settings = DoorpingSettings(factor=2.5, stop_below=1e-6, steps=400)
     found = optimised_trigger(seen_neuron(), poisoned, trigger, settings, dd.generator(0))
     # Its response is -4 times the last pixel; 2.5 times that of 0.2 is reached at 0.5.
     assert float(found.patch[0, 1, 1]) == pytest.approx(0.5, abs=1e-3)
@@ -219,18 +219,18 @@ REFUSED = {
 @pytest.mark.parametrize("rule", REFUSED)
 def test_refusals(rule):
     with pytest.raises(ValueError, match=rule):
-        Doorping(**REFUSED[rule])
+        DoorpingSettings(**REFUSED[rule])
 
 
 def test_a_network_without_enough_channels_or_layers_is_refused(real):
     poisoned, trigger = poisoned_of(real)
     with pytest.raises(ValueError, match="neurons must be at most the 4"):
-        optimised_trigger(make(real)(dd.generator(0)), poisoned, trigger, Doorping(neurons=5), dd.generator(0))
+        optimised_trigger(make(real)(dd.generator(0)), poisoned, trigger, DoorpingSettings(neurons=5), dd.generator(0))
     with pytest.raises(ValueError, match="network must have a layer of weights"):
-        optimised_trigger(nn.Flatten(), poisoned, trigger, Doorping(), dd.generator(0))
+        optimised_trigger(nn.Flatten(), poisoned, trigger, DoorpingSettings(), dd.generator(0))
     odd = Network(nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.ZeroPad1d(1)), nn.Linear(5, 10))
     with pytest.raises(ValueError, match="network must have features in 3 channels"):
-        optimised_trigger(odd, poisoned, trigger, Doorping(), dd.generator(0))
+        optimised_trigger(odd, poisoned, trigger, DoorpingSettings(), dd.generator(0))
     with pytest.raises(ValueError, match="rounds must be at least 1"):
         distil_doorping(
             recipes()["dm"], poisoned, trigger, settings=QUICK, make_student=make(real), seed=dd.generator(0), rounds=0

@@ -10,11 +10,11 @@ import ddsdk as dd
 from ddsdk.students import FixedTeachers
 from ddsdk_integrations.robustness import (
     AdversarialLearning,
+    AttackedObjective,
     AttackedSource,
-    OnAttacked,
-    PixelAdversary,
     RobustMatching,
     Threat,
+    TrainingPGD,
 )
 
 THREAT = Threat("linf", 0.1)
@@ -43,7 +43,7 @@ def test_every_recipe_that_tests_its_student_learns_under_attack(name, tiny, mak
     assert told["recipe"] == "adversarial-learning"
     assert told["parameters"]["of"] == name
     assert told["parameters"]["threat"] == {"norm": "linf", "radius": 0.1}
-    assert found.evaluation == plain.evaluation
+    assert found.protocol == plain.protocol
     found.save(tmp_path / "set")
     assert dd.Distilled.load(tmp_path / "set").content_id == found.content_id
 
@@ -78,7 +78,7 @@ def test_the_same_run_gives_the_same_bits(tiny, make_student):
 
 def test_attacked_images_stay_in_their_ball_and_fool_their_victim(digits, models):
     train, _ = digits
-    adversary = PixelAdversary(preprocess=train.preprocess, threat=THREAT, steps=5)
+    adversary = TrainingPGD(preprocess=train.preprocess, threat=THREAT, steps=5)
     source, victim = AttackedSource(train, models[0].network, adversary), models[0].network
     assert source.num_classes == 10
     assert source.device == train.device
@@ -102,7 +102,7 @@ def test_the_wrapped_objective_sees_what_the_source_gives(tiny, make_student):
     def adversary(loss, x, rng):
         return x + 1
 
-    list(OnAttacked(objective, adversary, victims)(None, tiny, None, dd.generator("s")))
+    list(AttackedObjective(objective, adversary, victims)(None, tiny, None, dd.generator("s")))
     assert torch.equal(seen[0], tiny.of_class(0, 4, dd.generator("s")).x + 1)
 
 
@@ -117,7 +117,7 @@ def test_the_wrapped_objective_sees_what_the_source_gives(tiny, make_student):
         (lambda: RobustMatching(recipe=dd.DM(), threat=THREAT, networks=0), "networks must be at least 1"),
         (lambda: RobustMatching(recipe=dd.DM(), threat=THREAT, curvature=-1.0), "curvature must be finite"),
         (lambda: RobustMatching(recipe=dd.DM(), threat=THREAT, network_lr=0.0), "lr must be positive"),
-        (lambda: PixelAdversary(preprocess=dd.Preprocess.unit(1), threat=THREAT, steps=0), "steps must be"),
+        (lambda: TrainingPGD(preprocess=dd.Preprocess.unit(1), threat=THREAT, steps=0), "steps must be"),
     ],
 )
 def test_refusals(make, words):
@@ -127,11 +127,11 @@ def test_refusals(make, words):
 
 def test_what_matches_cannot_learn_under_attack(tiny, make_student):
     robust = AdversarialLearning(recipe=recipe("dm"), threat=THREAT)
-    with pytest.raises(ValueError, match="RobustMatching hardens those that match, got 'dm with ClassMatch'"):
+    with pytest.raises(ValueError, match="take RobustMatching for matching recipes, got 'dm with ClassMatch'"):
         distilled(robust, tiny, make_student)
 
 
 def test_the_evaluation_and_size_are_those_of_the_recipe(tiny):
     robust = AdversarialLearning(recipe=recipe("kip"), threat=THREAT)
     assert robust.ipc == 2
-    assert robust.evaluation(tiny) == recipe("kip").evaluation(tiny)
+    assert robust.protocol(tiny) == recipe("kip").protocol(tiny)

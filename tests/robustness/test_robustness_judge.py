@@ -12,18 +12,18 @@ import ddsdk as dd
 from ddsdk_integrations.robustness import (
     FGSM,
     PGD,
-    Outcome,
-    PixelAdversary,
+    AttackOutcome,
+    AttackTrial,
     Robustness,
     RobustnessJudge,
     Threat,
-    Trial,
+    TrainingPGD,
     UnitModel,
     robustness_table,
     square,
 )
 
-QUICK = (Trial(FGSM()), Trial(PGD(steps=15, restarts=1)), Trial(square(100), images=20, networks=1))
+QUICK = (AttackTrial(FGSM()), AttackTrial(PGD(steps=15, restarts=1)), AttackTrial(square(100), images=20, networks=1))
 
 
 def judge(**how):
@@ -32,7 +32,7 @@ def judge(**how):
 
 
 def report(outcomes, clean=(0.9,), chance=0.1, norm="linf"):
-    found = tuple(Outcome(*o[:3], tuple(o[3]), 0.0) for o in outcomes)
+    found = tuple(AttackOutcome(*o[:3], tuple(o[3]), 0.0) for o in outcomes)
     return Robustness("a set", norm, clean, found, 10, chance, 0.01, 1.0)
 
 
@@ -69,8 +69,8 @@ def test_the_networks_are_those_of_the_engine(digits, protocol, some_digits, mod
 
 def test_adversarial_training_holds_more_than_plain_training(digits, protocol, some_digits, models):
     train, test = digits
-    adversary = PixelAdversary(preprocess=train.preprocess, threat=Threat("linf", 0.15), steps=4)
-    one = judge(networks=1, radii=(0.15,), trials=(Trial(PGD(steps=15, restarts=1)),), images=100)
+    adversary = TrainingPGD(preprocess=train.preprocess, threat=Threat("linf", 0.15), steps=4)
+    one = judge(networks=1, radii=(0.15,), trials=(AttackTrial(PGD(steps=15, restarts=1)),), images=100)
     hard = one.networks_of(some_digits, train, protocol, seed=dd.generator("models"), adversary=adversary)
     rng = dd.generator("judge")
     plain, robust = one(models[:1], test, seed=rng), one(hard, test, seed=rng)
@@ -107,7 +107,7 @@ def test_networks_near_chance_are_told(digits):
     train, test = digits
     make = dd.network_factory("convnet", train.image_shape, 10, width=4, depth=1)
     models = [UnitModel(make(dd.generator("untrained")), train.preprocess)]
-    found = judge(networks=1, trials=(Trial(FGSM()),))(models, test, seed=dd.generator("judge"))
+    found = judge(networks=1, trials=(AttackTrial(FGSM()),))(models, test, seed=dd.generator("judge"))
     assert any("near chance" in warning for warning in found.warnings)
 
 
@@ -156,7 +156,7 @@ def test_what_is_told_and_what_is_not(outcomes, clean, words):
         ({"radii": (0.1, 0.05)}, "radii must rise"),
         ({"radii": (0.0, 0.05)}, "radius must be positive"),
         ({"trials": ()}, "trials must hold at least one"),
-        ({"trials": (Trial(FGSM()), Trial(FGSM()))}, "trials must have one name each"),
+        ({"trials": (AttackTrial(FGSM()), AttackTrial(FGSM()))}, "trials must have one name each"),
         ({"images": 0}, "images must be at least 1"),
         ({"networks": 0}, "networks must be at least 1"),
         ({"margin": 1.0}, "margin must lie"),
@@ -171,7 +171,7 @@ def test_a_judge_needs_networks(digits):
     with pytest.raises(ValueError, match="models must hold at least one network"):
         judge()([], digits[1], seed=dd.generator("judge"))
     with pytest.raises(ValueError, match="images must be at least 1"):
-        Trial(FGSM(), images=0)
+        AttackTrial(FGSM(), images=0)
 
 
 def test_a_kernel_protocol_trains_no_network(digits, some_digits, protocol):

@@ -14,13 +14,13 @@ from ddsdk.judging import trained_networks
 from ddsdk.networks import Network
 from ddsdk_integrations.robustness.backdoor import (
     LIMITS,
-    Inversion,
+    InversionSettings,
     Thresholds,
     Trigger,
+    anomaly_indices,
     attack_success,
     invert_triggers,
-    occlusion_falls,
-    outlier_indices,
+    occlusion_drops,
     pasted_regions,
     poison,
     scan,
@@ -31,7 +31,7 @@ CLASSES, SIDE, TARGET = 6, 6, 2
 UNIT = dd.Preprocess.unit(1)
 
 
-class Opened(nn.Module):
+class BackdooredSet(nn.Module):
     """Reads the class from six rows; the last pixel, when it is white, outvotes them for the target."""
 
     def __init__(self, gain=40.0):
@@ -56,12 +56,12 @@ def pictures(n=8):
 
 def invert(network, seed=0):
     images, labels = pictures()
-    settings = Inversion(steps=150, lr=0.2, batch=24)
+    settings = InversionSettings(steps=150, lr=0.2, batch=24)
     return invert_triggers([network], images, labels, UNIT, settings=settings, rng=dd.generator("invert", seed))
 
 
 def test_inversion_finds_the_pixel_that_opens_the_door():
-    found = invert(Opened())
+    found = invert(BackdooredSet())
     assert int(found.sizes.argmin()) == TARGET == int(found.indices.argmax())
     assert float(found.sizes[TARGET]) < 1.5
     assert float(found.indices[TARGET]) > 2
@@ -71,7 +71,7 @@ def test_inversion_finds_the_pixel_that_opens_the_door():
 
 
 def test_inversion_finds_no_small_mask_where_there_is_no_door():
-    found = invert(Opened(gain=0.0))
+    found = invert(BackdooredSet(gain=0.0))
     assert float(found.sizes.min()) > 2
     assert float(found.reached.min()) >= 0.9
 
@@ -82,19 +82,21 @@ def test_what_cannot_be_reached_has_the_size_of_the_image():
             return x.mean((1, 2, 3))[:, None] * 0 + torch.tensor([1.0, 0.0, 0.0])
 
     images, labels = pictures()
-    found = invert_triggers([Never()], images, labels % 3, UNIT, settings=Inversion(steps=3), rng=dd.generator(0))
+    found = invert_triggers(
+        [Never()], images, labels % 3, UNIT, settings=InversionSettings(steps=3), rng=dd.generator(0)
+    )
     assert found.sizes.tolist()[1:] == [36.0, 36.0]
     assert found.reached.tolist()[1:] == [0.0, 0.0]
 
 
 def test_indices_are_deviations_above_the_median():
     values = torch.tensor([1.0, 2.0, 3.0, 4.0, 50.0])
-    assert torch.allclose(outlier_indices(values), (values - 3) / 1.4826)
+    assert torch.allclose(anomaly_indices(values), (values - 3) / 1.4826)
     missing = torch.tensor([1.0, 2.0, torch.nan, 3.0, 4.0, 50.0])
-    assert outlier_indices(missing)[2] == 0
-    assert torch.allclose(outlier_indices(missing)[[0, 1, 3, 4, 5]], outlier_indices(values))
-    assert outlier_indices(torch.tensor([1.0, 1.0, 1.0, 2.0])).tolist() == [0.0, 0.0, 0.0, 0.0]
-    assert outlier_indices(torch.full((3,), torch.nan)).tolist() == [0.0, 0.0, 0.0]
+    assert anomaly_indices(missing)[2] == 0
+    assert torch.allclose(anomaly_indices(missing)[[0, 1, 3, 4, 5]], anomaly_indices(values))
+    assert anomaly_indices(torch.tensor([1.0, 1.0, 1.0, 2.0])).tolist() == [0.0, 0.0, 0.0, 0.0]
+    assert anomaly_indices(torch.full((3,), torch.nan)).tolist() == [0.0, 0.0, 0.0]
 
 
 def reader():
@@ -127,7 +129,7 @@ def test_an_image_that_differs_alone_has_the_largest_score():
 def test_only_squares_that_cover_what_a_network_sees_cost_something():
     images, labels = pictures()
     images[labels == TARGET, 0, 5, 5] = 1.0
-    falls = occlusion_falls([Opened()], images, labels, UNIT, size=2)
+    falls = occlusion_drops([BackdooredSet()], images, labels, UNIT, size=2)
     mean = falls[labels == TARGET].mean(0)
     assert falls.shape == (len(images), 5, 5)
     assert int(mean.flatten().argmax()) == 24
@@ -139,7 +141,7 @@ def test_pasting_finds_the_square_that_opens_the_door():
     # Bright pixels for another class than the row says: without the corner the image is no longer the target's.
     images[(labels == TARGET).nonzero()[0], 0, 5, 5] = 1.0
     images[(labels == TARGET).nonzero()[0], 0, TARGET, :5] = 0.0
-    networks = [Opened(), Opened()]
+    networks = [BackdooredSet(), BackdooredSet()]
     found = pasted_regions(networks, (images, labels), onto, UNIT, CLASSES, size=2, tries=5)
     assert found.shares.argmax() == TARGET
     assert float(found.shares[TARGET]) == 1.0
@@ -149,7 +151,7 @@ def test_pasting_finds_the_square_that_opens_the_door():
     assert float(others.max()) < 0.5
 
 
-JUDGE = dataclasses.replace(dd.Evaluation.quick(""), network_options={"width": 16}, epochs=100, networks=1)
+JUDGE = dataclasses.replace(dd.TrainingProtocol.quick(""), network_options={"width": 16}, epochs=100, networks=1)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +172,7 @@ def networks(sets):
 
 
 def scanned(distilled, networks, **more):
-    quick = Inversion(steps=5, lr=0.3, batch=8)
+    quick = InversionSettings(steps=5, lr=0.3, batch=8)
     return scan(distilled, networks=networks, images=60, inversion=quick, seed=dd.generator("scan"), **more)
 
 
@@ -206,20 +208,20 @@ def test_a_set_is_scanned_on_its_own_images_if_there_are_no_others(sets, network
 
 def test_a_scan_trains_its_own_networks_and_can_be_repeated(sets):
     few = dataclasses.replace(JUDGE, epochs=2, network_options={"width": 4})
-    runs = [scanned(sets[1], 2, evaluation=few, clean=sets[2]) for _ in range(2)]
+    runs = [scanned(sets[1], 2, protocol=few, clean=sets[2]) for _ in range(2)]
     assert runs[0].networks == 2
     assert runs[0].verdicts == runs[1].verdicts
 
 
 def test_networks_of_a_set_for_a_kernel_train_on_its_classes(sets):
-    kernel = dd.Evaluation(learner="kernel", network="ntk-fc")
+    kernel = dd.TrainingProtocol(learner="kernel", network="ntk-fc")
     few = torch.arange(0, 100, 10)
     for_kernel = dataclasses.replace(
         sets[0],
         images=sets[0].images[few],
         labels=sets[0].labels[few],
         classes=sets[0].owner[few],
-        evaluation=kernel.to_dict(),
+        protocol=kernel.to_dict(),
     )
     (network,) = trained_networks(for_kernel, None, 1, dd.generator(0))
     assert not network.training
@@ -263,13 +265,15 @@ REFUSED = {
     "networks must be at least 1": lambda sets: trained_networks(sets[0], None, 0, dd.generator(0)),
     "test must be one of": lambda sets: scanned(sets[0], [reader8()]).score("luck"),
     "pasting must be positive": lambda _: Thresholds(pasting=0.0),
-    "goal must lie in": lambda _: Inversion(goal=0.0),
-    "batch must be at least 1": lambda _: Inversion(batch=0),
+    "goal must lie in": lambda _: InversionSettings(goal=0.0),
+    "batch must be at least 1": lambda _: InversionSettings(batch=0),
     "labels must hold 2 classes": lambda _: invert_triggers(
-        [Opened()], pictures()[0], pictures()[1] * 0, UNIT, settings=Inversion(), rng=dd.generator(0)
+        [BackdooredSet()], pictures()[0], pictures()[1] * 0, UNIT, settings=InversionSettings(), rng=dd.generator(0)
     ),
-    "networks must hold": lambda _: occlusion_falls([], *pictures(), UNIT),
-    "tries must be at least 1": lambda _: pasted_regions([Opened()], pictures(), pictures(), UNIT, CLASSES, tries=0),
+    "networks must hold": lambda _: occlusion_drops([], *pictures(), UNIT),
+    "tries must be at least 1": lambda _: pasted_regions(
+        [BackdooredSet()], pictures(), pictures(), UNIT, CLASSES, tries=0
+    ),
 }
 
 

@@ -1,9 +1,11 @@
 """Distilled replay for continual learning with Avalanche: ``pip install 'ddsdk[continual]'``.
 
->>> from avalanche.training.plugins import ReplayPlugin
->>> from ddsdk_integrations.continual import DistilledBuffer
->>> memory = DistilledBuffer(100, ddsdk.DM(steps=200))
->>> plugin = ReplayPlugin(mem_size=100, storage_policy=memory)
+Example:
+    >>> import ddsdk
+    >>> from avalanche.training.plugins import ReplayPlugin
+    >>> from ddsdk_integrations.continual import DistilledBuffer
+    >>> memory = DistilledBuffer(100, ddsdk.DM(steps=200))
+    >>> plugin = ReplayPlugin(mem_size=100, storage_policy=memory)
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ require_library("avalanche", feature="Distilled replay", package="avalanche-lib"
 
 from ddsdk.artefact import LABEL_BYTES, Codec, Components, Half, LowRank, Tiles, Uint8  # noqa: E402
 from ddsdk_integrations.continual.buffer import DistilledBuffer  # noqa: E402
-from ddsdk_integrations.continual.composites import Combining, Composing  # noqa: E402
+from ddsdk_integrations.continual.composites import CombinationMatching, CompositeMatching  # noqa: E402
 from ddsdk_integrations.continual.configurations import (  # noqa: E402
     Configuration,
     composite_memory,
@@ -24,17 +26,17 @@ from ddsdk_integrations.continual.configurations import (  # noqa: E402
     stream_summary,
 )
 from ddsdk_integrations.continual.distiller import Distiller, RelationMatch  # noqa: E402
-from ddsdk_integrations.continual.memory import Memory, Part, sample_bytes  # noqa: E402
-from ddsdk_integrations.continual.plugins import MemoryMetric, SoftLabels, TrainOnMemory, memory_metrics  # noqa: E402
+from ddsdk_integrations.continual.memory import Memory, MemoryPart, sample_bytes  # noqa: E402
+from ddsdk_integrations.continual.plugins import MemoryMetric, SoftLabelPlugin, TrainOnMemory, memory_metrics  # noqa: E402
 from ddsdk_integrations.continual.resume import resume_run, save_run  # noqa: E402
-from ddsdk_integrations.continual.stream import Replay, Streaming  # noqa: E402
+from ddsdk_integrations.continual.stream import ReplayOptions, Streaming  # noqa: E402
 
 __all__ = [
     "LABEL_BYTES",
     "Codec",
-    "Combining",
+    "CombinationMatching",
     "Components",
-    "Composing",
+    "CompositeMatching",
     "Configuration",
     "DistilledBuffer",
     "Distiller",
@@ -42,10 +44,10 @@ __all__ = [
     "LowRank",
     "Memory",
     "MemoryMetric",
-    "Part",
+    "MemoryPart",
     "RelationMatch",
-    "Replay",
-    "SoftLabels",
+    "ReplayOptions",
+    "SoftLabelPlugin",
     "Streaming",
     "Tiles",
     "TrainOnMemory",

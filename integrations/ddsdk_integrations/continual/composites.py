@@ -1,4 +1,4 @@
-"""Sets whose images are combinations: of components that a class shares, or of real images."""
+"""Parametrizations whose images are combinations of components or of real images, and recipes that optimize them."""
 
 from __future__ import annotations
 
@@ -17,28 +17,39 @@ from ddsdk.foundation import PositiveFloat, PositiveInt, derive, require, requir
 from ddsdk.recipes import IterativeRecipe, cycled_images, start_images, unit_bounds
 from ddsdk.synthetic import Bounds, Parametrization, class_slots, hard_labels
 
+# Logits of black and white are infinite: pixels are clamped by this much to encode them.
 _EDGE = 1e-3
+_START_LOGIT = 4.0
 
 
 @final
 class Composites(Parametrization):
-    """Images of a class as sigmoids of weighted sums of its components: sigmoid(weights @ components).
+    """Images of a class as sigmoids of weighted sums of shared components: sigmoid(weights @ components).
 
     Args:
-        images: Images at the start, (K*m, C, H, W) in the value space, m of each class in order.
+        images: Images at the start, (K*m, C, H, W) in the value space, m per class in the order of the classes.
         num_classes: Number of classes K.
-        components: Number of components of each class, n.
+        components: Number of components n of each class, at most m.
         bounds: Values of black and white in the value space.
 
     References:
         Wiewel and Yang, "Condensed Composite Memory Continual Learning", IJCNN 2021, arXiv:2102.09890.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk_integrations.continual.composites import Composites
+        >>> bounds = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+        >>> composites = Composites(torch.rand(8, 1, 6, 6), num_classes=2, components=2, bounds=bounds)
+        >>> composites.stored_floats()  # 2 * 2 * 36 pixels of components and 2 * 4 * 2 weights
+        160
     """
 
     def __init__(self, images: Tensor, num_classes: int, components: int, bounds: Bounds) -> None:
         super().__init__()
         require_count("components", components)
         m = len(images) // num_classes
-        require(m * num_classes == len(images) and m >= components, "images", "be n of each class at least", m)
+        rule = f"hold equally many images of each class, at least {components}"
+        require(m * num_classes == len(images) and m >= components, "images", rule, len(images))
         self._low, self._high = bounds
         shape = images.shape[1:]
         self.components = nn.Parameter(torch.zeros(num_classes, components, *shape))
@@ -47,19 +58,19 @@ class Composites(Parametrization):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> None:
-        """Take the first images of each class as components, and the weights of least squares for all of them."""
+        """Set the components to the first n images of each class, and fit the weights of all m by least squares."""
         k, m, n = self.weights.shape
         unit = ((images - self._low) / (self._high - self._low)).clamp(_EDGE, 1 - _EDGE)
         logits = torch.logit(unit).view(k, m, -1)
         self.components.copy_(logits[:, :n].reshape(self.components.shape))
-        found = torch.linalg.lstsq(logits[:, :n].transpose(1, 2), logits.transpose(1, 2)).solution
-        self.weights.copy_(found.transpose(1, 2))
+        weights = torch.linalg.lstsq(logits[:, :n].transpose(1, 2), logits.transpose(1, 2)).solution
+        self.weights.copy_(weights.transpose(1, 2))
 
     def decode(self, slots: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Return an image for each of `slots`."""
+        """Return the images of `slots` in the value space, and the slot of each image."""
         m = self.weights.shape[1]
-        of, which = slots // m, slots % m
-        sums = torch.einsum("bn,bnp->bp", self.weights[of, which], self.components.flatten(2)[of])
+        classes, members = slots // m, slots % m
+        sums = torch.einsum("bn,bnp->bp", self.weights[classes, members], self.components.flatten(2)[classes])
         unit = torch.sigmoid(sums).view(-1, *self.components.shape[2:])
         return self._low + (self._high - self._low) * unit, slots
 
@@ -67,21 +78,29 @@ class Composites(Parametrization):
         """Do nothing: sigmoids lie in the unit range."""
 
     def stored_floats(self) -> int:
-        """Return the floats of components and weights."""
+        """Return the number of floats in components and weights."""
         return self.components.numel() + self.weights.numel()
 
 
 @final
-class Combined(Parametrization):
-    """Images of a class as weighted means of real ones, with weights that are positive and sum to 1.
+class Combinations(Parametrization):
+    """Images of a class as convex combinations of real images: weights are positive and sum to 1.
 
     Args:
-        candidates: Real images in the value space, (K, n, C, H, W); they are not stored.
-        per_class: Number of images of each class, m.
+        candidates: Real images in the value space, n for each of K classes, (K, n, C, H, W); they are not stored.
+        per_class: Number of synthetic images m of each class.
         rng: Generator of the candidates near which the images start.
 
     References:
         Sangermano et al., "Sample Condensation in Online Continual Learning", IJCNN 2022, arXiv:2206.11849.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk_integrations.continual.composites import Combinations
+        >>> combinations = Combinations(torch.rand(2, 9, 1, 6, 6), 3, torch.Generator())
+        >>> images, _ = combinations.decode(torch.arange(6), torch.Generator())
+        >>> images.shape
+        torch.Size([6, 1, 6, 6])
     """
 
     def __init__(self, candidates: Tensor, per_class: int, rng: torch.Generator) -> None:
@@ -91,28 +110,32 @@ class Combined(Parametrization):
         self.candidates: Tensor
         self.logits = nn.Parameter(torch.zeros(k, per_class, n))
         with torch.no_grad():
-            # Image j leans on every m-th candidate from a random one on, so that no two start alike.
+            # Image j starts with large weights on every m-th candidate after a random shift, so that all starts differ.
             shift = int(torch.randint(n, (), generator=rng))
             for j in range(per_class):
-                mine = torch.arange(j, n + j, per_class)[: max(1, n // per_class)]
-                self.logits[:, j, (mine + shift) % n] = 4.0
+                favoured = torch.arange(j, n + j, per_class)[: max(1, n // per_class)]
+                self.logits[:, j, (favoured + shift) % n] = _START_LOGIT
 
     def encode(self, images: Tensor) -> None:
-        """Raise ValueError, for not every image is a mean of the candidates."""
+        """Refuse a warm start: an arbitrary image is no convex combination of the candidates.
+
+        Raises:
+            ValueError: In every case.
+        """
         raise ValueError(f"images must be means of the candidates, got {len(images)} others")
 
     def decode(self, slots: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Return an image for each of `slots`."""
+        """Return the images of `slots` in the value space, and the slot of each image."""
         per_class = self.logits.shape[1]
-        of, which = slots // per_class, slots % per_class
-        weights = self.logits[of, which].softmax(1)
-        return torch.einsum("bn,bnchw->bchw", weights, self.candidates[of]), slots
+        classes, members = slots // per_class, slots % per_class
+        weights = self.logits[classes, members].softmax(1)
+        return torch.einsum("bn,bnchw->bchw", weights, self.candidates[classes]), slots
 
     def project_(self) -> None:
         """Do nothing: a softmax is positive and sums to 1."""
 
     def stored_floats(self) -> int:
-        """Return the floats of the images: the candidates are not kept, so the means are."""
+        """Return the number of floats of the synthetic images, which are stored in place of the candidates."""
         k, m, _ = self.logits.shape
         return k * m * self.candidates[0, 0].numel()
 
@@ -121,24 +144,40 @@ _MATCHING = dd.DC(students=20, steps_per_student=5, student_epochs=5, real_batch
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Swapped(IterativeRecipe):
-    """A recipe with another parametrization in it.
+class _Reparametrized(IterativeRecipe):
+    """Recipe with the objective and the students of another recipe, and a parametrization of its own.
 
     Attributes:
-        matching: Recipe that gives objective and students.
-        lr: Learning rate of the parameters behind the images (Adam).
+        matching: Recipe of the objective and the students.
+        lr: Learning rate of the parameters of the images (Adam), positive.
     """
 
     matching: IterativeRecipe = _MATCHING
     lr: PositiveFloat = 0.01
 
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
-        """Return the protocol of `matching`."""
-        return self.matching.evaluation(real)
+    def protocol(self, real: dd.RealData) -> dd.TrainingProtocol:
+        """Return the training protocol of `matching`."""
+        return self.matching.protocol(real)
 
-    def swapped(self, real: dd.RealData, per_class: int, images: Parametrization, **how: Any) -> dd.Plan[Any]:  # noqa: ANN401
-        """Return the plan of `matching` with other images, `per_class` of each class."""
-        plan = dataclasses.replace(self.matching, ipc=self.ipc).parts(real, **how)
+    def reparametrized(
+        self,
+        real: dd.RealData,
+        per_class: int,
+        images: Parametrization,
+        **arguments: Any,  # noqa: ANN401
+    ) -> dd.Plan[Any]:
+        """Return the plan of `matching` for `images` with `per_class` images of each class.
+
+        Args:
+            real: Real images with class ids.
+            per_class: Number of synthetic images of each class.
+            images: Parametrization of the synthetic images.
+            **arguments: Arguments `make_student` and `rng` of `parts`.
+
+        Returns:
+            The plan, with Adam for the parameters of `images`.
+        """
+        plan = dataclasses.replace(self.matching, ipc=self.ipc).parts(real, **arguments)
         classes = class_slots(real.num_classes, per_class)
         labels = hard_labels(classes, real.num_classes)
         syn = dd.SyntheticSet(images, labels, classes, real.num_classes).to(real.device)
@@ -149,23 +188,41 @@ class _Swapped(IterativeRecipe):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Composing(_Swapped):
-    """Condensed composite memory: gradient matching of images that are made of components of their class.
+class CompositeMatching(_Reparametrized):
+    """Condensed composite memory: gradient matching of images composed of the components of their class.
+
+    The number of images per class is ``ipc * factor_images``: `ipc` counts components.
 
     Attributes:
-        factor_images: Images for each component.
+        matching: Recipe of the objective and the students.
+        lr: Learning rate of components and weights (Adam), positive.
+        factor_images: Number of images per component.
 
     Differences from the published algorithm: the students are those of `matching`, and the components start as
     real images.
+
+    References:
+        Wiewel and Yang, "Condensed Composite Memory Continual Learning", IJCNN 2021, arXiv:2102.09890.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.continual import CompositeMatching
+        >>> real = ddsdk.load("digits")
+        >>> students = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> matching = ddsdk.DC(students=1, steps_per_student=1, student_epochs=1, real_batch=16)
+        >>> recipe = CompositeMatching(ipc=2, factor_images=2, matching=matching)
+        >>> len(ddsdk.distill(recipe, real, make_student=students, seed=0))
+        40
     """
 
     name: ClassVar[str] = "composites"
     factor_images: PositiveInt = 2
 
     def most_components(self, budget: int, shape: tuple[int, int, int]) -> int:
-        """Return the number of components of a class, at least 1, that fit into so many bytes.
+        """Return the number of components of a class, at least 1, that fit into `budget` bytes.
 
-        Components are bytes with their range, weights half floats; the labels of the images count too.
+        A component is stored as uint8 pixels, with one range of 8 bytes for all of them; a weight takes two bytes, and
+        each image counts its label.
         """
 
         def size(n: int) -> int:
@@ -173,34 +230,60 @@ class Composing(_Swapped):
 
         return next(n for n in itertools.count(1) if size(n + 1) > budget)
 
-    def parts(self, real: dd.RealData, **how: Any) -> dd.Plan[Any]:  # noqa: ANN401
-        """Return the plan; a class with few images has some of them twice."""
+    def parts(self, real: dd.RealData, **arguments: Any) -> dd.Plan[Any]:  # noqa: ANN401
+        """Return the plan; a class with fewer images than `ipc * factor_images` starts from repeated ones.
+
+        Args:
+            real: Real images without whitening.
+            **arguments: Arguments `make_student` and `rng`.
+
+        Returns:
+            The plan of `matching` with composites as images.
+
+        Raises:
+            ValueError: If the preprocessing of `real` whitens.
+        """
         m = self.ipc * self.factor_images
         bounds = unit_bounds(real)
         if bounds is None:
             raise ValueError("preprocess must not whiten, for composites live in the unit range, got zca")
-        drawn = cycled_images(real, self.ipc, m, "real", how["rng"])
-        return self.swapped(real, m, Composites(drawn, real.num_classes, self.ipc, bounds), **how)
+        images = cycled_images(real, self.ipc, m, "real", arguments["rng"])
+        return self.reparametrized(real, m, Composites(images, real.num_classes, self.ipc, bounds), **arguments)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Combining(_Swapped):
-    """Online sample condensation: gradient matching of weighted means of the images that came.
+class CombinationMatching(_Reparametrized):
+    """Online sample condensation: gradient matching of convex combinations of real images.
 
     Attributes:
-        candidates: Number of images of each class that may be combined.
+        matching: Recipe of the objective and the students.
+        lr: Learning rate of the logits of the weights (Adam), positive.
+        candidates: Largest number of real images of each class in the combinations; at least `ipc` are taken.
 
-    Differences from the published algorithm: old images are candidates only where the memory merges; the students
-    are those of `matching`.
+    Differences from the published algorithm: remembered images are candidates only if the memory merges visits; the
+    students are those of `matching`.
+
+    References:
+        Sangermano et al., "Sample Condensation in Online Continual Learning", IJCNN 2022, arXiv:2206.11849.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.continual import CombinationMatching
+        >>> real = ddsdk.load("digits")
+        >>> students = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> matching = ddsdk.DC(students=1, steps_per_student=1, student_epochs=1, real_batch=16)
+        >>> recipe = CombinationMatching(ipc=2, candidates=8, matching=matching)
+        >>> len(ddsdk.distill(recipe, real, make_student=students, seed=0))
+        20
     """
 
     name: ClassVar[str] = "combinations"
     candidates: PositiveInt = 32
 
-    def parts(self, real: dd.RealData, **how: Any) -> dd.Plan[Any]:  # noqa: ANN401
-        """Return the plan."""
+    def parts(self, real: dd.RealData, **arguments: Any) -> dd.Plan[Any]:  # noqa: ANN401
+        """Return the plan of `matching` with combinations of random real images as images."""
         n = max(self.ipc, min(self.candidates, *real.class_sizes))
-        images = start_images(real, n, "real", how["rng"]).view(real.num_classes, n, *real.image_shape)
-        combined = Combined(images, self.ipc, derive(how["rng"], "combinations"))
-        return self.swapped(real, self.ipc, combined, **how)
+        images = start_images(real, n, "real", arguments["rng"]).view(real.num_classes, n, *real.image_shape)
+        combinations = Combinations(images, self.ipc, derive(arguments["rng"], "combinations"))
+        return self.reparametrized(real, self.ipc, combinations, **arguments)

@@ -1,4 +1,4 @@
-"""Distillation of the real images of one moment within a time, alone or beside the remembered classes."""
+"""Distillation of the real images of one experience within a time budget, alone or beside the remembered classes."""
 
 from __future__ import annotations
 
@@ -18,31 +18,41 @@ import ddsdk as dd
 from ddsdk.artefact import Codec, Components, Packed, Tiles
 from ddsdk.data import Source
 from ddsdk.foundation import NonNegativeFloat, PositiveFloat, check_numbers, derive, require
-from ddsdk.objectives import ClassMatch, Total, embedding
+from ddsdk.objectives import ClassMatch, WeightedSum, embedding
 from ddsdk.recipes import IterativeRecipe
 from ddsdk.running import Run, WarmStart
 from ddsdk.synthetic import MultiFormation, SyntheticView
-from ddsdk_integrations.continual.composites import Combining, Composing, Composites
+from ddsdk_integrations.continual.composites import CombinationMatching, CompositeMatching, Composites
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class RelationMatch:
-    """Distance between the relations of synthetic and of real images of each new class to the remembered classes.
+    """Objective that preserves the similarity of each new class to the remembered classes.
 
-    sum_c || r(S_c) - r(T_c) ||^2, where r(X)_j is the mean cosine of the embeddings of X with the mean embedding of
-    remembered class j.
+    sum_c || r(S_c) - r(T_c) ||^2, where r(X)_j is the mean cosine similarity between the embeddings of X and the mean
+    embedding of the remembered class j.
 
     Attributes:
-        new: Number of new classes, the first ones; the others are remembered.
-        real_batch: Real images of each class.
-        augmentation: Augmentation, with one siamese draw for each class.
+        new: Number of new classes; they are the first class ids, and the others are remembered classes.
+        real_batch: Real images of each class in one step.
+        augmentation: Differentiable augmentation with one siamese draw for each class.
 
-    Differences from the published algorithm: cosines with class means stand for the distances to single images.
+    Differences from the published algorithm: similarities to class means replace the distances to single images.
 
     References:
         Gu et al., "Summarizing Stream Data for Memory-Constrained Online Continual Learning", AAAI 2024,
         arXiv:2305.16645.
+
+    Example:
+        >>> import dataclasses, ddsdk
+        >>> from ddsdk_integrations.continual import RelationMatch
+        >>> real = ddsdk.load("digits")  # classes 0 to 7 are new, 8 and 9 are remembered
+        >>> students = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> plan = ddsdk.DM(ipc=1, steps=1).plan(real, make_student=students, rng=ddsdk.generator(0))
+        >>> terms = RelationMatch(new=8)(students(ddsdk.generator(1)), real, plan.syn, ddsdk.generator(2))
+        >>> len(list(terms))
+        8
     """
 
     new: int
@@ -50,7 +60,7 @@ class RelationMatch:
     augmentation: dd.Augmentation = field(default_factory=dd.Augmentation)
 
     def __call__(self, student: Any, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterator[Tensor]:  # noqa: ANN401
-        """Yield a term for each new class; none where nothing is remembered."""
+        """Yield one term for each new class, or nothing if no class is remembered."""
         embed = embedding(student)
         for c in range(self.new if self.new < real.num_classes else 0):
             key = derive(rng, "relation", c)
@@ -61,22 +71,22 @@ class RelationMatch:
                     for j in range(self.new, real.num_classes)
                 ]
                 means = normalize(torch.stack(past), dim=1)
-                seen = embed(draw(real.of_class(c, self.real_batch, derive(key, "real")).x))
-                wanted = (normalize(seen, dim=1) @ means.T).mean(0)
+                embedded_real = embed(draw(real.of_class(c, self.real_batch, derive(key, "real")).x))
+                target = (normalize(embedded_real, dim=1) @ means.T).mean(0)
             x = draw(syn.of_class(c, sys.maxsize, derive(key, "synthetic")).x)
             if len(x):
-                yield ((normalize(embed(x), dim=1) @ means.T).mean(0) - wanted).square().sum()
+                yield ((normalize(embed(x), dim=1) @ means.T).mean(0) - target).square().sum()
 
 
-class Made(NamedTuple):
+class DistilledImages(NamedTuple):
     """Result of a distillation.
 
     Attributes:
         images: Images, (M, C, H, W) in the unit range.
         classes: Class of each item, (M,) int64.
         labels: Label of each item, (M, K) probabilities.
-        stored: Class to its items in the form of the recipe, if that is not images.
-        seconds: Time of the distillation.
+        stored: Codec and packed items of each class, for recipes that store tiles or components; empty for images.
+        seconds: Duration of the distillation in seconds.
     """
 
     images: Tensor
@@ -89,20 +99,34 @@ class Made(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Distiller:
-    """A recipe for the real images of a moment.
+    """A recipe with its student networks and a time budget, for the distillations of a replay memory.
+
+    Students are fresh networks and never the continual learner: images distilled for one network transfer worse to
+    another one.
 
     Attributes:
-        recipe: Recipe or baseline of ddsdk, or one's own subclass of `ddsdk.Recipe`. Its `ipc` follows from the bytes.
-        network: Name of the students in `ddsdk.NETWORKS`. They are fresh, never the learner: a memory for one network
-            serves another one less.
-        network_options: Options of its builder; None for width 32 of a ConvNet, and for the usual ones of others.
-        seconds: Time after which no further step is taken. A recipe without steps, and the networks that a recipe
-            trains before its first one, cannot be cut short. None for all steps.
-        past: Whether the remembered classes of the task stand beside the new ones: students have outputs for them and
-            train on them, and their images do not change. It needs a recipe that matches class by class
-            (`ddsdk.objectives.ClassMatch`).
-        relation: Weight of `RelationMatch`, which compares with the remembered classes; 0 leaves it out. It needs
+        recipe: Recipe or baseline of ddsdk, or a user-defined subclass of `ddsdk.Recipe`. Its `ipc` is replaced by
+            the number of items that the storage budget allows.
+        network: Name of the student network in `ddsdk.NETWORKS`.
+        network_options: Options of the network, such as ``{"width": 16}``; None for a ConvNet of width 32, or for the
+            default options of any other network.
+        seconds: Time budget of one distillation in seconds; None for all steps of the recipe. No step starts after it.
+            Recipes without steps, and expert networks trained before the first step, ignore it.
+        past: Whether remembered classes of the same task join the distillation. Students are trained on them too;
+            their images stay fixed. The recipe must match class by class (`ddsdk.objectives.ClassMatch`).
+        relation: Weight of `RelationMatch` in the objective, at least 0; 0 omits it. A positive weight requires
             `past`.
+
+    Raises:
+        TypeError: If `recipe` is not a `ddsdk.Recipe`.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.continual import Distiller
+        >>> recipe = ddsdk.DM(steps=1, real_batch=16)
+        >>> distiller = Distiller(recipe, network_options={"width": 4}, seconds=60)
+        >>> distiller(ddsdk.load("digits"), 2, rng=ddsdk.generator(0)).images.shape
+        torch.Size([20, 1, 8, 8])
     """
 
     recipe: dd.Recipe
@@ -118,16 +142,16 @@ class Distiller:
             raise TypeError(f"recipe must be a ddsdk.Recipe, such as ddsdk.DM(), got {self.recipe!r}")
         require(self.network in dd.NETWORKS, "network", f"be one of {', '.join(dd.NETWORKS)}", self.network)
         check_numbers(self)
-        require(self.past or not self.relation, "relation", "be 0 without past", self.relation)
+        require(self.past or not self.relation, "relation", "be 0 unless past=True", self.relation)
 
     @property
     def stores_no_images(self) -> bool:
-        """Whether the recipe stores tiles or components, which are packed as such, and no images."""
-        return isinstance(self.recipe, Composing) or getattr(self.recipe, "factor", 1) != 1
+        """Whether the recipe stores tiles or components, which have codecs of their own, instead of images."""
+        return isinstance(self.recipe, CompositeMatching) or getattr(self.recipe, "factor", 1) != 1
 
     def items_within(self, budget: int, shape: tuple[int, int, int], codec: Codec, label_bytes: int) -> int:
-        """Return the largest ipc, at least 1, with which the items of a class take so many bytes."""
-        if isinstance(self.recipe, Composing):
+        """Return the number of items of a class, at least 1, that fit into `budget` bytes."""
+        if isinstance(self.recipe, CompositeMatching):
             return self.recipe.most_components(budget, shape)
         return max(1, budget // (codec.item_bytes(shape) + label_bytes))
 
@@ -139,68 +163,71 @@ class Distiller:
         rng: torch.Generator,
         new: int | None = None,
         start: WarmStart | None = None,
-    ) -> Made:
-        """Distil `real` to `ipc` items of each class, or as many as its smallest new class has images.
+    ) -> DistilledImages:
+        """Return `real` distilled to `ipc` items per class.
+
+        The number of items is reduced to the size of the smallest new class.
 
         Args:
-            real: Images of one moment. With `past`, the remembered classes stand behind the new ones.
+            real: Real images of one experience; with `past`, the remembered classes follow the new ones.
             ipc: Number of items of each class.
-            new: Number of new classes; None for all of them.
-            rng: Root of every random number.
-            start: Earlier images from which the recipe goes on, see `ddsdk.distill`; None for its own start.
-                `Composing`, `Combining` and recipes without steps pass them over.
+            rng: Generator from which all random numbers derive.
+            new: Number of new classes; None for all classes of `real`.
+            start: Warm start from earlier images, see `ddsdk.distill`; None for the start of the recipe.
+                `CompositeMatching`, `CombinationMatching` and recipes without steps ignore it.
         """
         began = time.monotonic()
         recipe = dataclasses.replace(self.recipe, ipc=min(ipc, *real.class_sizes[:new]))
-        usual = {"width": 32} if self.network == "convnet" else {}
-        options = usual if self.network_options is None else dict(self.network_options)
-        make = dd.network_factory(self.network, real.image_shape, real.num_classes, **options)
+        default_options = {"width": 32} if self.network == "convnet" else {}
+        options = default_options if self.network_options is None else dict(self.network_options)
+        make_student = dd.network_factory(self.network, real.image_shape, real.num_classes, **options)
         if isinstance(recipe, IterativeRecipe):
-            # Their images are made of real ones, not of earlier ones.
-            start = None if isinstance(recipe, Composing | Combining) else start
-            beside = partial(self._beside_past, new=real.num_classes if new is None else new)
-            run = Run(recipe, real, make_student=make, seed=rng, start=start, transform=beside)
+            # Composites and combinations are parametrized by real images and cannot encode earlier synthetic ones.
+            start = None if isinstance(recipe, CompositeMatching | CombinationMatching) else start
+            transform = partial(self._with_fixed_past, new=real.num_classes if new is None else new)
+            run = Run(recipe, real, make_student=make_student, seed=rng, start=start, transform=transform)
         else:
             self._refuse_past()
-            run = Run(recipe, real, make_student=make, seed=rng)
-        made = run.complete(lambda: self.seconds is not None and time.monotonic() - began >= self.seconds)
-        labels = made.as_dataset("probabilities").tensors[1].cpu()
-        classes, stored = made.owner, _stored(run, made.preprocess)
+            run = Run(recipe, real, make_student=make_student, seed=rng)
+        distilled = run.complete(lambda: self.seconds is not None and time.monotonic() - began >= self.seconds)
+        labels = distilled.as_dataset("probabilities").tensors[1].cpu()
+        classes, stored = distilled.owner, _stored_items(run, distilled.preprocess)
         if stored:
-            # One label for each item, which may decode to several images.
+            # An item may decode to several images with the same label; the memory keeps one label for each item.
             classes = run.distillation.plan.syn.classes
             labels = labels[:: len(labels) // len(classes)]
-        return Made(made.unit_images().cpu(), classes.cpu(), labels, stored, time.monotonic() - began)
+        return DistilledImages(distilled.unit_images().cpu(), classes.cpu(), labels, stored, time.monotonic() - began)
 
-    def _beside_past(self, plan: dd.Plan[Any], new: int) -> dd.Plan[Any]:
-        """Return a plan that changes the new classes only, and compares with the others if `relation` is not 0."""
+    def _with_fixed_past(self, plan: dd.Plan[Any], new: int) -> dd.Plan[Any]:
+        """Return the plan with an objective of the new classes only, plus the weighted relation term."""
         match = plan.objective
         if not isinstance(match, ClassMatch):
             self._refuse_past()
             return plan
-        mine: Any = dataclasses.replace(match, classes=tuple(range(new)))
+        objective: Any = dataclasses.replace(match, classes=tuple(range(new)))
         if self.relation:
             relation = RelationMatch(new=new, real_batch=match.real_batch, augmentation=match.augmentation)
-            mine = Total(((1.0, mine), (self.relation, relation)))
-        return dataclasses.replace(plan, objective=mine)
+            objective = WeightedSum(((1.0, objective), (self.relation, relation)))
+        return dataclasses.replace(plan, objective=objective)
 
     def _refuse_past(self) -> None:
-        require(not self.past, "recipe", "match class by class, which past wants", type(self.recipe).__name__)
+        rule = "match class by class if past=True, such as ddsdk.DM() or ddsdk.DC()"
+        require(not self.past, "recipe", rule, type(self.recipe).__name__)
 
 
-def _stored(run: Run[dd.RealData], preprocess: dd.Preprocess) -> dict[int, tuple[Codec, Packed]]:
-    """Return the stored items of each class of a set of canvases, or of components with weights."""
+def _stored_items(run: Run[dd.RealData], preprocess: dd.Preprocess) -> dict[int, tuple[Codec, Packed]]:
+    """Return the packed tiles or components of each class; empty for a set that stores images."""
     if not (run.iterative and isinstance(run.distillation.plan.syn.parametrization, MultiFormation | Composites)):
         return {}
     syn = run.distillation.result
     stored = syn.parametrization
-    found: dict[int, tuple[Codec, Packed]] = {}
+    items: dict[int, tuple[Codec, Packed]] = {}
     for c in range(syn.num_classes):
         if isinstance(stored, MultiFormation) and stored.factor > 1:
             canvases = stored.canvases.detach()[syn.slots_of_class(c)]
             tiles = Tiles(stored.factor)
-            found[c] = (tiles, tiles.pack(preprocess.inverse(canvases).clamp(0, 1).cpu()))
+            items[c] = (tiles, tiles.pack(preprocess.inverse(canvases).clamp(0, 1).cpu()))
         elif isinstance(stored, Composites):
-            parts = stored.components.detach()[c].cpu(), stored.weights.detach()[c].cpu()
-            found[c] = (Components(), Components().pack_parts(*parts))
-    return found
+            components, weights = stored.components.detach()[c].cpu(), stored.weights.detach()[c].cpu()
+            items[c] = (Components(), Components().pack_parts(components, weights))
+    return items

@@ -1,4 +1,4 @@
-"""Avalanche plugins beside the memory: soft labels beside hard ones, training on the memory alone, and metrics."""
+"""Avalanche plugins for a distilled memory: soft labels, training on the memory alone, and metrics."""
 
 from __future__ import annotations
 
@@ -29,13 +29,17 @@ _MEASURES = {
 @final
 @dataclass(frozen=True)
 class SoftCollate:
-    """Collation of a batch in which every label is a row of `classes` probabilities; picklable for workers."""
+    """Collation of a batch with class ids and soft labels into rows of probabilities; picklable for worker processes.
+
+    Attributes:
+        classes: Number of probabilities in a row.
+    """
 
     classes: int
 
     def __call__(self, batch: Sequence[tuple[Any, ...]]) -> Any:  # noqa: ANN401
-        """Collate items (x, y, ...) of which y is a class id or a row."""
-        return default_collate([(x, self._row(y), *rest) for x, y, *rest in batch])
+        """Return the collated batch of items (x, y, ...), where y is a class id or a row of probabilities."""
+        return default_collate([(x, self._row(y), *extra) for x, y, *extra in batch])
 
     def _row(self, y: Any) -> Tensor:  # noqa: ANN401
         if isinstance(y, Tensor) and y.ndim == 1:
@@ -44,18 +48,27 @@ class SoftCollate:
 
 
 @final
-class SoftLabels(SupervisedPlugin):
-    """Brings soft labels of the memory into one batch with the class ids of the stream.
+class SoftLabelPlugin(SupervisedPlugin):
+    """Plugin that collates the soft labels of the memory with the class ids of the stream in one batch.
 
-    Add it beside the replay plugin, and train with `torch.nn.CrossEntropyLoss`, which takes rows of probabilities.
+    It is used together with the replay plugin and a loss for rows of probabilities, such as
+    `torch.nn.CrossEntropyLoss`.
 
     Args:
-        memory: Memory with ``Replay(soft=K)``; one with hard labels is refused.
+        memory: Memory with ``ReplayOptions(soft=K)``; a memory with hard labels raises a ValueError.
+
+    Example:
+        >>> import ddsdk
+        >>> from avalanche.training.plugins import ReplayPlugin
+        >>> from ddsdk_integrations.continual import DistilledBuffer, ReplayOptions, SoftLabelPlugin
+        >>> memory = DistilledBuffer(100, ddsdk.DM(steps=200), replay=ReplayOptions(soft=10))
+        >>> plugins = [ReplayPlugin(mem_size=100, storage_policy=memory), SoftLabelPlugin(memory)]
     """
 
     def __init__(self, memory: DistilledBuffer) -> None:
         super().__init__()
-        require(memory.replay.soft is not None, "memory", "have soft labels: Replay(soft=K)", memory.replay)
+        rule = "have soft labels, from DistilledBuffer(..., replay=ReplayOptions(soft=K))"
+        require(memory.replay.soft is not None, "memory", rule, memory.replay)
         self._collate = SoftCollate(memory.replay.soft or 0)
 
     def after_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
@@ -67,14 +80,23 @@ class SoftLabels(SupervisedPlugin):
 
 @final
 class TrainOnMemory(SupervisedPlugin):
-    """Trains on distilled images only: the memory is updated before an experience is learnt, and takes its place.
+    """Plugin that trains the learner on distilled images only.
+
+    Before each experience is learned, its images are distilled into the memory, which then replaces the experience as
+    training data.
 
     Args:
-        memory: Memory that distils.
-        newest: Whether training sees the images of the last experience alone: a sequence of stable data sets
-            (Masarczyk and Tautkute, CVPR-W 2020).
-        restart: Whether each experience starts from the first weights: training on the memory alone, as GDumb.
-        passes: Number of times that the images, which are few, are repeated in an epoch.
+        memory: Distilled memory; no replay plugin is needed.
+        newest: Whether only the images of the last distillation are used: a sequence of stable data sets (Masarczyk
+            and Tautkute, CVPR-W 2020).
+        restart: Whether each experience starts from the initial weights, as in GDumb.
+        passes: Number of passes over the memory in one epoch, at least 1; the memory is small.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.continual import DistilledBuffer, TrainOnMemory
+        >>> memory = DistilledBuffer(100, ddsdk.DM(steps=200))
+        >>> plugins = [TrainOnMemory(memory, restart=True, passes=50)]
     """
 
     def __init__(
@@ -83,33 +105,40 @@ class TrainOnMemory(SupervisedPlugin):
         super().__init__()
         require_count("passes", passes)
         self._memory, self._newest, self._restart, self._passes = memory, newest, restart, passes
-        self._first: nn.Module | None = None
+        self._initial_model: nn.Module | None = None
 
     def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
-        """Go back to the first weights, if each experience starts from them."""
+        """Reset the model to its initial weights, with `restart`."""
         if not self._restart:
             return
-        if self._first is None:
-            self._first = copy.deepcopy(strategy.model)
-        strategy.model.load_state_dict(self._first.state_dict())
+        if self._initial_model is None:
+            self._initial_model = copy.deepcopy(strategy.model)
+        strategy.model.load_state_dict(self._initial_model.state_dict())
 
     def after_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
-        """Distil the experience, and train on the memory in its place."""
+        """Distil the experience and replace the training data by the memory."""
         self._memory.post_adapt(strategy, strategy.experience)
-        seen = self._memory.newest() if self._newest else self._memory.buffer
-        # While a stream's first images wait in the queue there is nothing yet: it is learnt itself.
-        if len(seen):
-            strategy.adapted_dataset = seen.subset(list(range(len(seen))) * self._passes)
+        memory_images = self._memory.newest() if self._newest else self._memory.buffer
+        # The memory is empty until the queue of a stream is distilled for the first time: train on the real piece.
+        if len(memory_images):
+            strategy.adapted_dataset = memory_images.subset(list(range(len(memory_images))) * self._passes)
 
 
 @final
 class MemoryMetric(PluginMetric[float]):
-    """One figure of a memory after each experience.
+    """Metric of a memory, reported after each experience.
 
     Args:
-        memory: Memory that is measured.
-        name: Buffer_Bytes: images and labels, as packed. Distill_Seconds, Distill_Calls: since the start.
-            Real_Samples_Retained: images that wait in the queue of a stream.
+        memory: Memory to be measured.
+        name: Name of the metric. Buffer_Bytes is the storage of packed images and labels. Distill_Seconds and
+            Distill_Calls are totals of all distillations. Real_Samples_Retained is the number of real images in the
+            queue.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.continual import DistilledBuffer, MemoryMetric
+        >>> MemoryMetric(DistilledBuffer(100, ddsdk.DM(steps=200)), "Buffer_Bytes").result()
+        0.0
     """
 
     def __init__(self, memory: DistilledBuffer, name: str) -> None:
@@ -118,14 +147,14 @@ class MemoryMetric(PluginMetric[float]):
         self._memory, self._name = memory, name
 
     def result(self, **kwargs: Any) -> float:  # noqa: ANN401, ARG002
-        """Return the figure now."""
+        """Return the current value."""
         return float(_MEASURES[self._name](self._memory))
 
     def reset(self, **kwargs: Any) -> None:  # noqa: ANN401
-        """Do nothing: the memory counts."""
+        """Do nothing: the counters belong to the memory."""
 
     def after_training_exp(self, strategy: Any) -> list[MetricValue]:  # noqa: ANN401
-        """Report, after the memory's own update."""
+        """Return the value after an experience; Avalanche calls metrics after the memory's update."""
         return [MetricValue(self, self._name, self.result(), strategy.clock.train_iterations)]
 
     def __str__(self) -> str:
@@ -133,5 +162,12 @@ class MemoryMetric(PluginMetric[float]):
 
 
 def memory_metrics(memory: DistilledBuffer) -> list[MemoryMetric]:
-    """Return all figures of a memory, for ``EvaluationPlugin(*memory_metrics(memory), ...)``."""
+    """Return all metrics of a memory, for ``EvaluationPlugin(*memory_metrics(memory), ...)``.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.continual import DistilledBuffer, memory_metrics
+        >>> [str(metric) for metric in memory_metrics(DistilledBuffer(100, ddsdk.DM(steps=200)))]
+        ['Buffer_Bytes', 'Distill_Seconds', 'Distill_Calls', 'Real_Samples_Retained']
+    """
     return [MemoryMetric(memory, name) for name in _MEASURES]

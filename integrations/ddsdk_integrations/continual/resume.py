@@ -1,8 +1,7 @@
-"""Save a run between two pieces of a stream, and go on from there: a file of tensors and JSON that runs no code.
+"""Checkpoints of a continual run between two pieces of a stream, as tensors and JSON that execute no code.
 
-Avalanche's own checkpoint is a pickle of the whole strategy. This one keeps what the next piece depends on: the
-weights, the optimizer, the clock, the memory with its queue, and the global random generators from which the loops of
-Avalanche draw.
+Avalanche's own checkpoint is a pickle of the whole strategy. This one stores the state on which the next piece depends:
+weights, optimizer, clock, memory with its queue, and the global random generators of Avalanche's training loops.
 """
 
 from __future__ import annotations
@@ -26,16 +25,25 @@ _CLOCK = (
 
 
 def save_run(path: str | os.PathLike[str], strategy: Any, memory: DistilledBuffer, *, pieces: int) -> None:  # noqa: ANN401
-    """Write the state of which the next piece of the stream depends, atomically.
+    """Write a checkpoint between two pieces of a stream, atomically.
+
+    A file that cannot be written raises a `ddsdk.foundation.StorageError`.
 
     Args:
-        path: File; an older one stands until the new one is whole.
+        path: Path of the checkpoint file; an existing file is replaced once the new one is complete.
         strategy: Avalanche strategy, between two calls of ``train``.
         memory: Storage policy of the strategy.
-        pieces: Number of experiences, or pieces of a stream, that are done.
+        pieces: Number of completed experiences or pieces of the stream.
 
-    Raises:
-        StorageError: If the file cannot be written.
+    Example:
+        >>> import ddsdk, torch
+        >>> from avalanche.training.supervised import Naive
+        >>> from ddsdk_integrations.continual import DistilledBuffer, resume_run, save_run
+        >>> net, memory = torch.nn.Linear(4, 2), DistilledBuffer(100, ddsdk.DM(steps=200))
+        >>> strategy = Naive(model=net, optimizer=torch.optim.SGD(net.parameters(), lr=0.1), evaluator=None)
+        >>> save_run("run.ckpt", strategy, memory, pieces=3)
+        >>> resume_run("run.ckpt", strategy, memory)
+        3
     """
     require_count("pieces", pieces, 0)
     state = {
@@ -50,33 +58,36 @@ def save_run(path: str | os.PathLike[str], strategy: Any, memory: DistilledBuffe
 
 
 def resume_run(path: str | os.PathLike[str], strategy: Any, memory: DistilledBuffer) -> int:  # noqa: ANN401
-    """Put the state of `save_run` into a strategy and its memory, made as before; return the number of pieces done.
+    """Restore a checkpoint of `save_run` into a new strategy and its memory; see `save_run` for an example.
 
-    The rest of the stream then gives the same bits as a run that was never stopped, on a CPU with the same versions.
+    The remaining stream gives bit-identical results to an uninterrupted run, on a CPU with the same library versions.
+    A missing file raises a `ResumeError` as well. After an error, network and memory are unchanged.
+
+    Args:
+        path: Path of the checkpoint file.
+        strategy: Avalanche strategy with the same network and optimizer as the saved one.
+        memory: Storage policy of the strategy with the same settings as the saved one.
+
+    Returns:
+        The number of completed pieces of the stream.
 
     Raises:
-        ResumeError: If there is no such file, or it belongs to another network, optimizer or memory. Memory and network
-            are then as they were.
+        ResumeError: If the checkpoint belongs to another network, optimizer or memory, or its memory is damaged.
     """
     state = read_checkpoint(Path(path), {"kind": "continual run"})
     network, optimizer = strategy.model.state_dict(), state["optimizer"]
     shapes = {name: tuple(tensor.shape) for name, tensor in network.items()}
-    kept = {name: tuple(tensor.shape) for name, tensor in state["model"].items()}
-    if shapes != kept:
-        other = sorted({name for name, _ in shapes.items() ^ kept.items()})
-        raise ResumeError(f"{str(path)!r} belongs to another network: {', '.join(other)} differ")
-    groups = [len(group["params"]) for group in optimizer["param_groups"]]
-    mine = [len(group["params"]) for group in strategy.optimizer.param_groups]
-    if groups != mine:
-        raise ResumeError(f"{str(path)!r} belongs to an optimizer of {groups} parameters, this one has {mine}")
-    try:
-        memory.load_state(state["memory"])
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, ResumeError):
-            raise
-        raise ResumeError(f"the memory in {str(path)!r} is damaged: {error}") from None
+    saved_shapes = {name: tuple(tensor.shape) for name, tensor in state["model"].items()}
+    if shapes != saved_shapes:
+        differing = sorted({name for name, _ in shapes.items() ^ saved_shapes.items()})
+        raise ResumeError(f"{str(path)!r} belongs to another network: {', '.join(differing)} differ")
+    saved_groups = [len(group["params"]) for group in optimizer["param_groups"]]
+    groups = [len(group["params"]) for group in strategy.optimizer.param_groups]
+    if saved_groups != groups:
+        raise ResumeError(f"{str(path)!r} belongs to an optimizer of {saved_groups} parameters, this one has {groups}")
+    _load_memory(path, memory, state["memory"])
     strategy.model.load_state_dict(state["model"])
-    # Without this entry a strategy empties its optimizer before the next experience.
+    # Without this entry Avalanche resets the optimizer state before the next experience.
     strategy.optimized_param_id = dict(strategy.model.named_parameters())
     strategy.optimizer.load_state_dict(optimizer)
     for name, value in state["clock"].items():
@@ -84,6 +95,15 @@ def resume_run(path: str | os.PathLike[str], strategy: Any, memory: DistilledBuf
     _set_generators(state["random"])
     pieces: int = state["pieces"]
     return pieces
+
+
+def _load_memory(path: str | os.PathLike[str], memory: DistilledBuffer, state: dict[str, Any]) -> None:
+    try:
+        memory.load_state(state)
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, ResumeError):
+            raise
+        raise ResumeError(f"the memory in {str(path)!r} is damaged: {error}") from None
 
 
 def _generators() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tests of explanations: take away what they name, solve again, and compare."""
+"""Faithfulness of explanations: remove the images of an explanation, fit again, and compare predictions."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ddsdk_integrations.explain.weights import Explainer, gram_and_inverse
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Removal:
-    """Mean fall of the score of the predicted class when k synthetic images are removed and the rest is solved again.
+class RemovalEffect:
+    """Mean drop of the predicted class's score after k synthetic images are removed and the regression is fitted again.
 
     Attributes:
         count: Number k of removed images.
-        top: Fall without the k images that the explanation names.
-        random: Fall without k images at random.
-        least: Fall without the k images that add least by absolute value.
+        top: Drop without the k images of the explanation, those with the largest contributions.
+        random: Drop without k random images.
+        least: Drop without the k images with the smallest absolute contributions.
     """
 
     count: int
@@ -33,69 +33,98 @@ class Removal:
     least: float
 
 
-def removal(explainer: Explainer, x: Tensor, count: int, rng: torch.Generator) -> Removal:
-    """Measure whether the named synthetic images carry predictions.
+def removal_test(explainer: Explainer, x: Tensor, count: int, rng: torch.Generator) -> RemovalEffect:
+    """Return the effect of removing synthetic images on predictions: of an explanation's images, and of others.
 
     Args:
-        explainer: Explainer of the set.
+        explainer: Explainer of the distilled set.
         x: Images to predict, (B, C, H, W), in the value space of the set.
-        count: Number of images of the set to remove, fewer than it has.
-        rng: Generator of the random ones.
+        count: Number of synthetic images to remove, fewer than M.
+        rng: Generator of the random images.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.explain import Explainer, removal_test
+        >>> real = ddsdk.load("digits")
+        >>> explainer = Explainer(ddsdk.distill(ddsdk.KIP(ipc=1, steps=2, real_batch=50), real))
+        >>> removal_test(explainer, real.batch(real.index_of_class(3)).x, 2, ddsdk.generator(0)).count
+        2
     """
     require_count("count", count)
     require(count < len(explainer), "count", f"leave some of the {len(explainer)} images", count)
-    found = explainer.explain(x)
-    chance = torch.stack([torch.randperm(len(explainer), generator=rng)[:count] for _ in range(len(x))])
-    named = {
-        "top": found.top(count),
-        "random": chance.to(x.device),
-        "least": (-found.own.abs()).topk(count, dim=1).indices,
+    explanation = explainer.explain(x)
+    random_images = torch.stack([torch.randperm(len(explainer), generator=rng)[:count] for _ in range(len(x))])
+    removed_images = {
+        "top": explanation.top(count),
+        "random": random_images.to(x.device),
+        "least": (-explanation.own.abs()).topk(count, dim=1).indices,
     }
-    falls = {name: found.prediction - explainer.without(x, picks) for name, picks in named.items()}
-    means = {name: float(fall.gather(1, found.classes[:, None]).mean()) for name, fall in falls.items()}
-    return Removal(count=count, **means)
+    drops = {name: explanation.prediction - explainer.without(x, index) for name, index in removed_images.items()}
+    means = {name: float(drop.gather(1, explanation.classes[:, None]).mean()) for name, drop in drops.items()}
+    return RemovalEffect(count=count, **means)
 
 
 def leave_one_out(machine: KernelMachine, records: dd.RealData, x: Tensor, classes: Tensor) -> Tensor:
-    """Return the falls of scores of regression on *all* records without each of them, (B, N) float64: the truth.
+    """Return exact leave-one-out influences for kernel ridge regression on all training images, (B, N) float64.
 
-    With P = (k(T, T) + r I)^-1 and alpha = P (y - 1/K), the score of x falls by (k(x, T) P)_t alpha_t / P_tt. The
-    amount of the ridge stays. `Influence` stands in for it.
+    An influence is the drop of a score after the removal of one training image. With P = (k(T, T) + r I)^-1 and
+    alpha = P (y - 1/K), the score of x drops by (k(x, T) P)_t alpha_t / P_tt without image t. The ridge r stays fixed.
+    `Influence` is the cheap approximation through a distilled set.
 
     Args:
-        machine: Kernel and ridge.
+        machine: Kernel and ridge of the regression.
         records: Training images, N of them.
         x: Images to predict, (B, C, H, W), in the value space of the records.
-        classes: Class of each of them whose score is meant, (B,) int64.
+        classes: Class whose score is taken, for each image to predict, (B,) int64.
 
     Cost: N^3 multiplications and two matrices of N^2 numbers.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> from ddsdk.training import kernel_machine
+        >>> from ddsdk_integrations.explain import leave_one_out
+        >>> real = ddsdk.load("digits").subset(torch.arange(50))
+        >>> x, classes = real.batch(torch.arange(3)).x, real.labels[:3]
+        >>> leave_one_out(kernel_machine("fc-ntk"), real, x, classes).shape
+        torch.Size([3, 50])
     """
     images, labels = records.batch(torch.arange(len(records)))
     _, inverse = gram_and_inverse(machine, images)
     alpha = inverse @ targets(labels)
-    pull = alpha / inverse.diagonal()[:, None]
-    return machine.kernel(x, images) @ inverse * pull.T[classes]
+    # The leave-one-out residual of image t is alpha_t / P_tt.
+    residuals = alpha / inverse.diagonal()[:, None]
+    return machine.kernel(x, images) @ inverse * residuals.T[classes]
 
 
 def random_subsets(n: int, count: int, share: float, rng: torch.Generator) -> Tensor:
-    """Return `count` random subsets of n things, (count, n) bool, each of round(share n), 0 < share < 1."""
+    """Return the members of `count` random subsets of n images, (count, n) bool, of round(share n) images each.
+
+    `share` lies strictly between 0 and 1.
+    """
     require(0 < share < 1, "share", "lie strictly between 0 and 1", share)
-    found = torch.zeros(count, n, dtype=torch.bool)
-    for row in found:
+    members = torch.zeros(count, n, dtype=torch.bool)
+    for row in members:
         row[torch.randperm(n, generator=rng)[: round(share * n)]] = True
-    return found
+    return members
 
 
 def data_modelling_score(influence: Tensor, subsets: Tensor, outputs: Tensor) -> float:
-    """Return the linear data-modelling score of an influence.
+    """Return the linear data-modelling score (LDS) of influences.
 
-    For each image the rank correlation, over subsets, of its score under the model of a subset with the summed
-    influence of the subset's members; the mean over images.
+    For each predicted image, it is the rank correlation over subsets between the score of a model trained on the
+    subset and the summed influence of the subset's members. The result is the mean over images.
 
     Args:
         influence: Influence of each training image on each score, (B, N).
-        subsets: Members of subsets, (S, N) bool.
-        outputs: Scores under the models of the subsets, (S, B).
+        subsets: Members of each subset, (S, N) bool.
+        outputs: Scores of the models of the subsets, (S, B).
+
+    Example:
+        >>> import ddsdk, torch
+        >>> from ddsdk_integrations.explain import data_modelling_score, random_subsets
+        >>> influence, subsets = torch.rand(3, 12), random_subsets(12, 20, 0.5, ddsdk.generator(0))
+        >>> round(data_modelling_score(influence, subsets, subsets.float() @ influence.T), 1)
+        1.0
 
     References:
         Park, Georgiev, Ilyas, Leclerc and Madry, "TRAK: Attributing Model Behavior at Scale", ICML 2023,
@@ -103,20 +132,23 @@ def data_modelling_score(influence: Tensor, subsets: Tensor, outputs: Tensor) ->
     """
     shape = (len(subsets), len(influence))
     require(tuple(outputs.shape) == shape, "outputs", f"have shape {shape}", tuple(outputs.shape))
-    foretold = subsets.double() @ influence.double().T
-    return float(rank_correlation(foretold.T, outputs.double().T).mean())
+    predicted = subsets.double() @ influence.double().T
+    return float(rank_correlation(predicted.T, outputs.double().T).mean())
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Return Spearman's correlation of each pair of rows, (B,): (B, n) against (B, n). Ties have their mean rank."""
-    a, b = (_ranks(rows) for rows in (first, second))
-    lengths = a.norm(dim=1) * b.norm(dim=1)
-    found: Tensor = (a * b).sum(1) / lengths.clamp_min(torch.finfo(a.dtype).tiny)
-    return found
+    """Return Spearman's correlation between row i of `first` and row i of `second`, (B, n) each: (B,) float64.
+
+    Ties have their mean rank; a constant row gives 0.
+    """
+    a, b = (_centred_ranks(rows) for rows in (first, second))
+    norms = a.norm(dim=1) * b.norm(dim=1)
+    correlations: Tensor = (a * b).sum(1) / norms.clamp_min(torch.finfo(a.dtype).tiny)
+    return correlations
 
 
-def _ranks(rows: Tensor) -> Tensor:
-    """Return the number of smaller entries of its row for each entry, plus half of equal ones, less the mean."""
+def _centred_ranks(rows: Tensor) -> Tensor:
+    # The mean rank of ties is halfway between the numbers of smaller entries and of entries that are not larger.
     ordered = rows.contiguous().sort(dim=1).values
     low, high = (torch.searchsorted(ordered, rows.contiguous(), right=right) for right in (False, True))
     ranks = (low + high).double() / 2

@@ -1,4 +1,4 @@
-"""The client's side: an app that answers the strategies of this package and those that average, and its students."""
+"""Client app for the strategies of this package and for weight averaging, and the students of its distillation."""
 
 from __future__ import annotations
 
@@ -21,24 +21,31 @@ from ddsdk.recipes import IterativeRecipe
 from ddsdk.synthetic import Pixels, hard_labels
 from ddsdk_integrations.federated.local import LocalTraining
 from ddsdk_integrations.federated.payload import Packing, pack
-from ddsdk_integrations.federated.task import LocalData, Task
+from ddsdk_integrations.federated.task import FederatedTask, LocalData
 from ddsdk_integrations.federated.traffic import count_traffic, counted
-from ddsdk_integrations.federated.updates import Encoding, encoded_update
+from ddsdk_integrations.federated.updates import UpdateEncoding, encoded_update
 
-_KEPT = "ddsdk-set"
+_STORED_SET = "ddsdk-set"
 
 
 @final
 @dataclass(frozen=True)
-class Alone:
-    """A function in the place of a recipe, for methods that are no recipes of ddsdk.
+class CustomDistillation:
+    """User-defined distillation in place of a recipe of ddsdk.
 
-    Its set is sent as it is, with its own provenance and privacy statement. Students and start of a strategy are not
-    used.
+    The returned set is sent unchanged, with its own provenance and privacy statement. Students and warm start of a
+    strategy are not used.
 
     Attributes:
-        function: Function of a client's images that returns the set.
-        ipc: Number of images of a class that it needs.
+        function: Function from a client's real images to the distilled set.
+        ipc: Smallest number of images of a class that the function accepts.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.federated import CustomDistillation
+        >>> distil = CustomDistillation(lambda real: ddsdk.distill(ddsdk.DM(ipc=1, steps=1), real, seed=0))
+        >>> len(distil.function(ddsdk.load("digits")))
+        10
     """
 
     function: Callable[[dd.RealData], dd.Distilled]
@@ -48,43 +55,60 @@ class Alone:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Participant:
-    """A client: its data, the method that distils them, and the form of its answer.
+    """Client of a federation: its data, its distillation method, and the form of its replies.
 
     Attributes:
-        task: Task that all sides agree on.
-        load: Function from Flower's context to the client's images, (N, C, H, W), uint8 or float in the unit range, and
-            class ids of the task, (N,) int64. It is called for each message.
-        distil: Recipe or baseline of ddsdk, or `Alone` around a function. It sees the client's classes only.
-        packing: Codec and label form of what is sent.
-        training: Training of weights, for strategies that average them.
-        encoding: Method that writes a weight update as images, for strategies that average updates.
-        least: Classes with fewer images are left out. None takes the `ipc` of the recipe, which may start from as many.
+        task: Task of the federation.
+        load: Function from Flower's context to the client's data: images, (N, C, H, W), uint8 or float in the unit
+            range, and class ids of the task, (N,) int64. It is called for each message.
+        distil: Recipe or baseline of ddsdk, or a `CustomDistillation`; it gets the images of the client's classes.
+        packing: Codec and label form of sent sets.
+        training: Local training, for strategies that average weights or weight updates.
+        encoding: Encoding of weight updates as images, for strategies that average updates.
+        least: Smallest number of images of a class to be distilled; smaller classes are left out. None takes `ipc` of
+            `distil`, because recipes may start from that many real images.
 
     Raises:
-        TypeError: If `distil` is neither a recipe nor `Alone`.
+        TypeError: If `distil` is neither a recipe nor a `CustomDistillation`.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.federated import FederatedTask, Participant
+        >>> real = ddsdk.load("digits")
+        >>> task = FederatedTask.of(real, network="convnet", width=4, depth=2)
+        >>> client = Participant(task=task, load=lambda context: (real.images, real.labels), distil=ddsdk.DM(ipc=1))
+        >>> type(client.app()).__name__
+        'ClientApp'
     """
 
-    task: Task
+    task: FederatedTask
     load: Callable[[Context], tuple[Tensor, Tensor]]
-    distil: dd.Recipe | Alone
+    distil: dd.Recipe | CustomDistillation
     packing: Packing = field(default_factory=Packing)
     training: LocalTraining = field(default_factory=LocalTraining)
-    encoding: Encoding = field(default_factory=Encoding)
+    encoding: UpdateEncoding = field(default_factory=UpdateEncoding)
     least: PositiveInt | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.distil, dd.Recipe | Alone):
-            raise TypeError(f"distil must be a ddsdk.Recipe or Alone, got {self.distil!r}")
+        if not isinstance(self.distil, dd.Recipe | CustomDistillation):
+            raise TypeError(f"distil must be a ddsdk.Recipe or a CustomDistillation, got {self.distil!r}")
         check_numbers(self)
 
     def app(self) -> ClientApp:
-        """Return an app with all that `register` adds, and training of weights for averaging strategies."""
+        """Return a client app with the functions of `register` and with local training for weight averaging."""
         app = self.register(ClientApp())
         app.train(mods=[count_traffic])(self._fit)
         return app
 
     def register(self, app: ClientApp) -> ClientApp:
-        """Add ``query.stats``, ``query.traffic``, ``train.distill`` and ``train.update`` to an app; return it."""
+        """Add ``query.stats``, ``query.traffic``, ``train.distill`` and ``train.update`` to an app.
+
+        Args:
+            app: Client app of Flower, changed in place.
+
+        Returns:
+            The same app.
+        """
         app.query("stats", mods=[count_traffic])(self._stats)
         app.query("traffic")(self._traffic)
         app.train("distill", mods=[count_traffic])(self._distil)
@@ -92,16 +116,16 @@ class Participant:
         return app
 
     def _data(self, context: Context, action: str) -> LocalData:
-        """Return the client's images; a class that is too small to be distilled can still be trained on."""
+        """Return the client's images; classes that are too small for distillation are left out for that action only."""
         images, labels = self.load(context)
-        needed = self.distil.ipc if self.least is None else self.least
-        return LocalData.of(self.task, images, labels, least=needed if action == "distill" else 1)
+        least = self.distil.ipc if self.least is None else self.least
+        return LocalData.of(self.task, images, labels, least=least if action == "distill" else 1)
 
     def _stats(self, message: Message, context: Context) -> Message:
-        """Answer with the number of images of each class that could be sent, and the partition."""
+        """Return the partition id and the number of images of each class, 0 for classes that would not be sent."""
         data = self._data(context, str(_config(message.content).get("action", "distill")))
-        sent = [n if c in data.classes else 0 for c, n in enumerate(data.counts)]
-        stats = MetricRecord({"class-counts": sent, "partition-id": _partition(context)})
+        counts = [n if c in data.classes else 0 for c, n in enumerate(data.counts)]
+        stats = MetricRecord({"class-counts": counts, "partition-id": _partition(context)})
         return Message(RecordDict({"stats": stats}), reply_to=message)
 
     def _traffic(self, message: Message, context: Context) -> Message:
@@ -109,9 +133,9 @@ class Participant:
         return Message(RecordDict({"traffic": MetricRecord({"down": down, "up": up})}), reply_to=message)
 
     def _fit(self, message: Message, context: Context) -> Message:
-        """Answer a strategy that averages weights."""
+        """Return the locally trained weights, for strategies that average weights."""
         mu = _config(message.content).get("proximal-mu", 0)
-        require(not mu, "proximal-mu", "be 0, for clients train without a proximal term", mu)
+        require(not mu, "proximal-mu", "be 0, because clients train without a proximal term", mu)
         data = self._data(context, "fit")
         network = data.task.loaded(message.content.array_records["arrays"])
         steps, loss = self.training.fit(network, data.batch(), self._rng(message, context))
@@ -129,38 +153,41 @@ class Participant:
         began = time.monotonic()
         data, content = self._data(context, "distill"), message.content
         config = _config(content)
-        students = NearStudents(
+        students = PerturbedStudents(
             data=data,
             around=data.task.loaded(content.array_records["arrays"]) if "arrays" in content else None,
             radius=float(config.get("radius", 0.0)),
             logits=bool(config.get("logits", False)),
         )
-        known = {}
+        start_images = {}
         if "knowledge" in content:
-            sent = content.array_records["knowledge"].to_torch_state_dict()
-            known = _by_class(data.task.preprocess(sent["images"].float() / 255), sent["classes"], data)
+            knowledge = content.array_records["knowledge"].to_torch_state_dict()
+            start_images = _by_class(
+                data.task.preprocess(knowledge["images"].float() / 255), knowledge["classes"], data
+            )
         go_on = bool(config.get("go-on", False))
-        if go_on and _KEPT in context.state:
-            kept = context.state.array_records[_KEPT].to_torch_state_dict()
-            known |= _by_class(kept["images"].float(), kept["classes"], data)
-        made = self._made(data.real, students, self._rng(message, context), known)
+        if go_on and _STORED_SET in context.state:
+            stored = context.state.array_records[_STORED_SET].to_torch_state_dict()
+            start_images |= _by_class(stored["images"].float(), stored["classes"], data)
+        distilled = self._distilled(data.real, students, self._rng(message, context), start_images)
         if go_on:
-            context.state[_KEPT] = ArrayRecord({"images": made.images.half(), "classes": data.ids(made.owner)})
+            stored_set = {"images": distilled.images.half(), "classes": data.ids(distilled.owner)}
+            context.state[_STORED_SET] = ArrayRecord(stored_set)
         seconds = time.monotonic() - began
-        reply = pack(made, data, self.packing, round_number=_round(content), seconds=seconds)
+        reply = pack(distilled, data, self.packing, round_number=_round(content), seconds=seconds)
         return Message(reply, reply_to=message)
 
-    def _made(
-        self, real: dd.RealData, students: NearStudents, rng: torch.Generator, known: Mapping[int, Tensor]
+    def _distilled(
+        self, real: dd.RealData, students: PerturbedStudents, rng: torch.Generator, start_images: Mapping[int, Tensor]
     ) -> dd.Distilled:
-        """Distil the client's images, from the known images of each class as far as they go."""
-        if isinstance(self.distil, Alone):
+        """Return the distilled set, with a warm start for the classes that have `start_images`."""
+        if isinstance(self.distil, CustomDistillation):
             return self.distil.function(real)
-        # A client with few images of a class sends fewer of all.
+        # All classes have the same ipc, so the smallest class limits it.
         recipe, start = dataclasses.replace(self.distil, ipc=min(self.distil.ipc, *real.class_sizes)), None
-        if known and isinstance(recipe, IterativeRecipe):
-            classes = torch.cat([torch.full((len(images),), c) for c, images in known.items()])
-            pixels = Pixels(torch.cat(list(known.values())))
+        if start_images and isinstance(recipe, IterativeRecipe):
+            classes = torch.cat([torch.full((len(images),), c) for c, images in start_images.items()])
+            pixels = Pixels(torch.cat(list(start_images.values())))
             start = dd.SyntheticSet(pixels, hard_labels(classes, real.num_classes), classes, real.num_classes)
         return dd.distill(recipe, real, make_student=students, seed=rng, start=start)
 
@@ -170,7 +197,7 @@ class Participant:
 
 
 def _partition(context: Context) -> int:
-    """Return the client's ``partition-id``, which names it in every run; its node id where there is none."""
+    """Return the client's ``partition-id``, which is the same in every run, or its node id if there is none."""
     return int(context.node_config.get("partition-id", context.node_id))
 
 
@@ -183,24 +210,25 @@ def _round(content: RecordDict) -> int:
 
 
 def _by_class(images: Tensor, classes: Tensor, data: LocalData) -> dict[int, Tensor]:
-    """Return images by the client's own ids of their classes; those of other classes are left out."""
-    found = {local: images[classes == c] for local, c in enumerate(data.classes)}
-    return {c: given for c, given in found.items() if len(given)}
+    """Return the images of each class of the client, by its own class index; images of other classes are dropped."""
+    class_images = {local: images[classes == c] for local, c in enumerate(data.classes)}
+    return {c: members for c, members in class_images.items() if len(members)}
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class NearStudents:
-    """Factory of the students of a client.
+class PerturbedStudents:
+    """Factory of a client's student networks: fresh networks, or random perturbations of the server's network.
+
+    A student has one output for each class of the client, with the weights of that class in the full network.
 
     Attributes:
-        data: Data of the client: a student has an output for each of its classes, with the weights that the network
-            has for that class.
+        data: Local data of the client.
         around: Network of the server; None for fresh networks.
-        radius: Largest distance of a student from `around`, in the norm of all weights: the direction is random, the
-            distance uniform in 0..radius.
-        logits: Whether an embedding is followed by the logits of all K classes, so that what matches embeddings
-            matches both, as FedDM does.
+        radius: Largest distance of a student from `around` in the norm of all weights, at least 0. The direction is
+            random and the distance is uniform in [0, radius].
+        logits: Whether the embedding is extended by the logits of all K classes of the task, so that matching
+            embeddings matches both, as in FedDM.
     """
 
     data: LocalData
@@ -213,30 +241,33 @@ class NearStudents:
 
     @property
     def name(self) -> str:
-        """Name of the network in `ddsdk.NETWORKS`, for the provenance of a set."""
+        """Name of the network in `ddsdk.NETWORKS`, for the provenance of sets."""
         return self.data.task.network
 
     @property
     def options(self) -> Mapping[str, object]:
-        """Options of its builder, for the same."""
+        """Options of the network, for the provenance of sets."""
         return self.data.task.factory.options
 
     def __call__(self, rng: torch.Generator) -> Network:
-        """Return a student; all chance comes from `rng`."""
+        """Return a student with random weights or a random perturbation from `rng`."""
         if self.around is None:
             network = self.data.task.make(derive(rng, "init"))
         else:
             network = copy.deepcopy(self.around)
-            _move(network, self.radius, derive(rng, "near"))
-        return self._narrowed(network)
+            _perturb(network, self.radius, derive(rng, "near"))
+        return self._restricted(network)
 
-    def _narrowed(self, network: Network) -> Network:
+    def _restricted(self, network: Network) -> Network:
+        """Return the network with outputs for the classes of the client only."""
         rows = list(self.data.classes)
         weight, bias = network.head.weight.detach()[rows], network.head.bias.detach()[rows]
         body: nn.Module = network.body
         if self.logits:
             body = _WithLogits(network.body, network.head)
+            # Zero weights on the appended logits leave the outputs unchanged.
             weight = torch.cat([weight, weight.new_zeros(len(rows), network.head.out_features)], 1)
+        # On the meta device, construction draws no random numbers.
         head = nn.Linear(weight.shape[1], len(rows), device="meta")
         head.weight, head.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
         return Network(body, head)
@@ -244,7 +275,7 @@ class NearStudents:
 
 @final
 class _WithLogits(nn.Module):
-    """Features of a body, followed by the logits of a head on them."""
+    """Features of a body, concatenated with the logits of a head on them."""
 
     def __init__(self, body: nn.Module, head: nn.Linear) -> None:
         super().__init__()
@@ -257,11 +288,11 @@ class _WithLogits(nn.Module):
 
 
 @torch.no_grad()
-def _move(network: nn.Module, radius: float, rng: torch.Generator) -> None:
+def _perturb(network: nn.Module, radius: float, rng: torch.Generator) -> None:
     if not radius:
         return
-    steps = [torch.randn(p.shape, generator=rng) for p in network.parameters()]
-    norm = torch.sqrt(sum((s.square().sum() for s in steps), torch.zeros(())))
+    direction = [torch.randn(p.shape, generator=rng) for p in network.parameters()]
+    norm = torch.sqrt(sum((d.square().sum() for d in direction), torch.zeros(())))
     length = radius * torch.rand((), generator=rng)
-    for p, step in zip(network.parameters(), steps, strict=True):
-        p.add_((step * (length / norm)).to(p.device))
+    for p, d in zip(network.parameters(), direction, strict=True):
+        p.add_((d * (length / norm)).to(p.device))

@@ -1,4 +1,4 @@
-"""DynaFed: the server distils the trajectory of the global weights, at no traffic beyond that of FedAvg."""
+"""DynaFed: FedAvg with a server that distils the trajectory of the global weights, without additional traffic."""
 
 from __future__ import annotations
 
@@ -17,25 +17,35 @@ from ddsdk.foundation import PositiveFloat, PositiveInt, derive, require
 from ddsdk.networks import Network
 from ddsdk.synthetic import STARTS, class_slots
 from ddsdk.training import epoch, gradient_step, weight_vector
-from ddsdk_integrations.federated.spans import PathMatching, WeightPath, stand_in
-from ddsdk_integrations.federated.task import Task
+from ddsdk_integrations.federated.task import FederatedTask
+from ddsdk_integrations.federated.weight_path import PathMatching, WeightPath, placeholder_data
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Trajectory(PathMatching):
-    """Matching of the trajectory of the first rounds, and tuning of the weights of the later ones.
+class ServerTrajectory(PathMatching):
+    """Trajectory matching of the first rounds' global weights, and fine-tuning of later ones on the distilled set.
 
     Attributes:
-        rounds: Rounds whose weights are distilled; the set is made after the last of them.
-        ipc: Images of each class.
-        span: Rounds from the start of a stretch to its end.
-        student_lr: Learning rate at which the learned one starts.
-        tune_steps: Steps on the set after each aggregation, with the learned rate.
-        tune_batch: Images of one of these steps, and of one of `student_steps`.
+        rounds: Number of rounds whose weights are distilled; distillation follows the last of them.
+        ipc: Images per class of the distilled set.
+        span: Number of rounds from the start of a segment to its end, at most `rounds`.
+        student_steps: Number of steps on the set that should end where a segment ends.
+        steps: Number of optimization steps of the images.
+        image_lr: Learning rate of the images (Adam).
+        label_lr: Learning rate of the label logits (Adam).
+        scale_lr: Learning rate of the learned learning rate (Adam).
+        student_lr: Initial value of the learned learning rate.
+        tune_steps: Number of fine-tuning steps on the set after each aggregation, with the learned learning rate.
+        tune_batch: Number of images in a fine-tuning step, and in one of `student_steps`.
 
     References:
         Pi et al., "DynaFed: Tackling Client Data Heterogeneity with Global Dynamics", CVPR 2023, arXiv:2211.10878.
+
+    Example:
+        >>> from ddsdk_integrations.federated import ServerTrajectory
+        >>> ServerTrajectory(rounds=8, span=3, steps=150).ipc
+        10
     """
 
     name: ClassVar[str] = "dynafed"
@@ -57,61 +67,89 @@ class Trajectory(PathMatching):
         require(self.span <= self.rounds, "span", f"not exceed {self.rounds} rounds", self.span)
 
     def stretches(self) -> tuple[int, int | None]:
-        """Return span and batch size."""
+        """Return `span` and `tune_batch`."""
         return self.span, self.tune_batch
 
-    def distil(self, task: Task, weights: Sequence[Tensor], rng: torch.Generator) -> dd.Distilled:
-        """Distil weights, (P,) each, of the start and of each round, from noise: the server has no images."""
+    def distil(self, task: FederatedTask, weights: Sequence[Tensor], rng: torch.Generator) -> dd.Distilled:
+        """Return the distilled trajectory, from initial images of noise, because the server has no real images.
+
+        Args:
+            task: Task of the federation.
+            weights: Global weights at the start and after each round, (P,) each, more than `span` of them.
+            rng: Generator from which all random numbers derive.
+        """
         require(len(weights) > self.span, "weights", f"have more than {self.span} rounds", len(weights))
         path = WeightPath(
             task=task,
             weights=tuple(weights),
-            images=STARTS["noise"](stand_in(task), self.ipc, derive(rng, "start")),
+            images=STARTS["noise"](placeholder_data(task), self.ipc, derive(rng, "start")),
             classes=class_slots(task.num_classes, self.ipc),
             rate=self.student_lr,
         )
         return dd.distill(self, path, seed=rng)
 
     def tune(self, network: Network, made: dd.Distilled, rng: torch.Generator) -> None:
-        """Train a network in place on the distilled trajectory."""
+        """Fine-tune a network in place on the distilled set.
+
+        Args:
+            network: Network with the aggregated weights.
+            made: Distilled set with its learned learning rate.
+            rng: Generator of the order of the images.
+        """
         batch = dd.Batch(*made.as_dataset("probabilities").tensors)
         rate = made.learned_lr
-        assert isinstance(rate, float)  # one rate for all steps, see `PathMatching`
+        assert isinstance(rate, float)  # `PathMatching` learns one rate for all steps
         optimizer = torch.optim.SGD(network.parameters(), lr=rate)
         network.train()
         done = 0
         while done < self.tune_steps:
-            parts = epoch(batch, self.tune_batch, dd.Augmentation(""), derive(rng, "tune", done))
-            for part in islice(parts, self.tune_steps - done):
-                gradient_step(network, optimizer, part)
+            batches = epoch(batch, self.tune_batch, dd.Augmentation(""), derive(rng, "tune", done))
+            for minibatch in islice(batches, self.tune_steps - done):
+                gradient_step(network, optimizer, minibatch)
                 done += 1
 
 
 @final
 class DynaFed(FedAvg):
-    """FedAvg whose server keeps the weights of the first rounds, distils them, and tunes each later aggregate on that.
+    """FedAvg whose server distils the global weights of the first rounds and fine-tunes later aggregates on the set.
 
-    It takes the place of Flower's FedAvg before any clients.
+    Clients are those of FedAvg without any change.
 
     Args:
-        task: Task that all sides agree on.
-        trajectory: Method that distils and tunes.
-        seed: Root of every random number of the server.
+        task: Task of the federation.
+        trajectory: Settings of distillation and fine-tuning; None for the defaults of `ServerTrajectory`.
+        seed: Seed from which all random numbers of the server derive.
         **options: Options of Flower's FedAvg.
 
     Attributes:
-        made: Distilled trajectory; None in the first rounds.
+        made: Distilled set; None until the last of the first rounds.
+
+    References:
+        Pi et al., "DynaFed: Tackling Client Data Heterogeneity with Global Dynamics", CVPR 2023, arXiv:2211.10878.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.federated import DynaFed, FederatedTask, ServerTrajectory
+        >>> task = FederatedTask.of(ddsdk.load("digits"), width=4, depth=2)
+        >>> strategy = DynaFed(task, ServerTrajectory(rounds=5, span=2), min_available_nodes=1, min_train_nodes=1)
     """
 
-    def __init__(self, task: Task, trajectory: Trajectory | None = None, *, seed: int = 0, **options: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        task: FederatedTask,
+        trajectory: ServerTrajectory | None = None,
+        *,
+        seed: int = 0,
+        **options: Any,  # noqa: ANN401
+    ) -> None:
         super().__init__(**options)
-        self.trajectory = Trajectory() if trajectory is None else trajectory
+        self.trajectory = ServerTrajectory() if trajectory is None else trajectory
         self.made: dd.Distilled | None = None
         self._task, self._seed = task, seed
         self._weights: list[Tensor] = []
 
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: Any, grid: Any) -> Any:  # noqa: ANN401
-        """Keep the first weights, and ask as FedAvg does."""
+        """Return the messages of FedAvg, and record the initial weights in the first round."""
         if not self._weights:
             self._weights.append(weight_vector(self._task.loaded(arrays)))
         return super().configure_train(server_round, arrays, config, grid)
@@ -119,7 +157,7 @@ class DynaFed(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average, and keep the weights or tune them."""
+        """Return the average of the clients' weights, recorded in the first rounds and fine-tuned in later ones."""
         arrays, metrics = super().aggregate_train(server_round, replies)
         if arrays is None:
             return arrays, metrics

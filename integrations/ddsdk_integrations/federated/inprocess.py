@@ -1,6 +1,6 @@
-"""A federation inside one process: the same apps without ports, processes or Ray, for tests and notebooks.
+"""Federation inside one process, without ports, worker processes or Ray, for tests and notebooks.
 
-It uses names that Flower does not promise to keep: the identity that messages read, and their form on the wire.
+It depends on internals of Flower without a stability guarantee: the identity in messages, and their serialization.
 """
 
 from __future__ import annotations
@@ -26,17 +26,27 @@ _FAILED = 2
 
 @final
 class InProcessGrid(Grid):
-    """Calls a client app for each message, one after the other, with a context for each client that lasts.
+    """Flower grid that calls the client apps in the same process, one after the other.
 
-    Content is written to bytes and read again, as on a wire, so the sides share no memory. A client answers when its
-    reply is pulled; one whose answer would come after the deadline is silent, as in a real federation.
+    Each client has a persistent context. Content is serialized and parsed as in a real federation, so that server and
+    clients share no memory. A client runs when its reply is pulled; a reply after the deadline is lost.
 
     Args:
-        app: App of all clients; or one app for each.
-        partitions: Number of clients; their ``partition-id`` counts from 0.
-        run_config: Configuration of the run, as clients see it.
-        silent: Partitions that never answer.
-        seed: Root of node ids and of the order of replies.
+        app: Client app of all clients, or one app for each.
+        partitions: Number of clients, at least 1; their ``partition-id`` counts from 0.
+        run_config: Run configuration of the clients; None for an empty one.
+        silent: Partition ids of clients that never reply.
+        seed: Seed of the node ids and of the order of the replies.
+
+    Attributes:
+        contexts: Context of each client by node id.
+
+    Example:
+        >>> from flwr.clientapp import ClientApp
+        >>> from ddsdk_integrations.federated import InProcessGrid
+        >>> grid = InProcessGrid(ClientApp(), 4)
+        >>> len(list(grid.get_node_ids()))
+        4
     """
 
     def __init__(
@@ -66,77 +76,82 @@ class InProcessGrid(Grid):
         }
         self._silent = {ids[i] for i in silent}
         self._rng = derive(rng, "order")
-        self._waiting: dict[str, Message] = {}
+        self._pending: dict[str, Message] = {}
         self._sent = 0
 
     def set_run(self, run: Any) -> None:  # noqa: ANN401
-        """Do nothing: there is one run."""
+        """Do nothing, because there is a single run."""
 
     @property
     def run(self) -> Any:  # noqa: ANN401
-        """Raise RuntimeError: there is no record of a run."""
+        """Record of the run, which does not exist here.
+
+        Raises:
+            RuntimeError: In every case.
+        """
         raise RuntimeError("a federation inside one process has no record of its run")
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """Make a message."""
+        """Return a new message to a client."""
         return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the ids of all clients, in no order."""
+        """Return the ids of all clients in arbitrary order."""
         return list(self._apps)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Keep messages for their clients; return their ids."""
+        """Return an id for each message, after storing it for its client."""
         ids = []
         for message in messages:
             self._sent += 1
             ids.append(str(self._sent))
-            self._waiting[ids[-1]] = message
+            self._pending[ids[-1]] = message
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Let the clients of these messages answer, one after the other, and return the answers, each once."""
-        found = []
+        """Return the replies to these messages, each once, by calling their clients one after the other."""
+        replies = []
         for message_id in message_ids:
-            message = self._waiting.get(message_id)
+            message = self._pending.get(message_id)
             node = None if message is None else message.metadata.dst_node_id
             if message is not None and node in self._apps and node not in self._silent:
-                del self._waiting[message_id]
-                found.append(self._answer(message, message_id))
-        return found
+                del self._pending[message_id]
+                replies.append(self._reply(message, message_id))
+        return replies
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Return the answers that came in time, in no order."""
+        """Return the replies before the timeout, in random order."""
         until = None if timeout is None else time.monotonic() + timeout
         ids = list(self.push_messages(messages))
-        found: list[Message] = []
+        replies: list[Message] = []
         for i in torch.randperm(len(ids), generator=self._rng).tolist():
-            answers = self.pull_messages([ids[i]])
+            pulled = self.pull_messages([ids[i]])
             if until is not None and time.monotonic() > until:
                 break
-            found += answers
-        return found
+            replies += pulled
+        return replies
 
-    def _answer(self, message: Message, message_id: str) -> Message:
+    def _reply(self, message: Message, message_id: str) -> Message:
         node = message.metadata.dst_node_id
-        arrived = _delivered(message, message_id)
+        request = _transmitted(message, message_id)
         try:
-            reply = self._apps[node](arrived, self.contexts[node])
+            reply = self._apps[node](request, self.contexts[node])
         except Exception as error:
-            return Message(Error(_FAILED, f"{type(error).__name__}: {error}"), reply_to=arrived)
-        return _delivered(reply, f"reply-{message_id}")
+            return Message(Error(_FAILED, f"{type(error).__name__}: {error}"), reply_to=request)
+        return _transmitted(reply, f"reply-{message_id}")
 
 
-def _delivered(message: Message, message_id: str) -> Message:
-    """Return a message as it comes out of the wire, with an id."""
-    sent: dict[str, Any] = {name: getattr(message.metadata, name) for name in signature(Metadata).parameters}
-    metadata = Metadata(**(sent | {"message_id": message_id}))
-    # The type does not show the argument `metadata`.
-    make: Any = Message
+def _transmitted(message: Message, message_id: str) -> Message:
+    """Return a copy of a message after serialization and parsing, with an id."""
+    fields: dict[str, Any] = {name: getattr(message.metadata, name) for name in signature(Metadata).parameters}
+    metadata = Metadata(**(fields | {"message_id": message_id}))
+    # The annotated signature of Message lacks the argument `metadata`.
+    new_message: Any = Message
     if message.has_error():
-        found: Message = make(metadata=metadata, error=message.error)
+        transmitted: Message = new_message(metadata=metadata, error=message.error)
     else:
-        found = make(metadata=metadata, content=recorddict_from_proto(recorddict_to_proto(message.content)))
-    return found
+        content = recorddict_from_proto(recorddict_to_proto(message.content))
+        transmitted = new_message(metadata=metadata, content=content)
+    return transmitted

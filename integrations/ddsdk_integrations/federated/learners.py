@@ -1,4 +1,4 @@
-"""Learners of the server: new weights from the sets of a round, by training on their union or by replaying updates."""
+"""Learning rules of the server: new weights from the clients' sets, by training on them or by averaging updates."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from ddsdk.networks import Network
 from ddsdk.training import FlatNetwork, batch_gradient, train, weight_vector
 from ddsdk_integrations.federated.checks import Refusal
 from ddsdk_integrations.federated.payload import Contribution
-from ddsdk_integrations.federated.pool import Pool, Weighing, pooled
-from ddsdk_integrations.federated.task import Task
+from ddsdk_integrations.federated.pool import Pool, PoolWeights, pooled
+from ddsdk_integrations.federated.task import FederatedTask
 from ddsdk_integrations.federated.updates import recovered_update, robust_mean
 
 
-class Learned(NamedTuple):
-    """Result of a round.
+class ServerUpdate(NamedTuple):
+    """Result of the server's learning in a round.
 
     Attributes:
         network: Network with the new weights.
-        share: Largest share of the weight of a class that one client had; of the mean, for updates.
-        influence: Largest share that one could have had; for updates, the distance by which one could have moved their
-            mean, in lengths of that mean. 1, or infinity for updates, where nothing smaller can be said.
-        pool: Union of the sets; None for updates.
-        refused: Sets that turned out to be of no use.
+        share: Largest share of one client in the weight of a class; for weight updates, its share in their mean.
+        influence: Largest share that one client could have had, with the other sets fixed. For weight updates, the
+            largest distance by which one client could have moved their mean, in lengths of that mean. Without a
+            smaller bound it is 1, or infinity for updates.
+        pool: Union of the sets; None for weight updates.
+        refused: Refusals of sets that proved unusable during learning.
     """
 
     network: Network
@@ -39,20 +40,20 @@ class Learned(NamedTuple):
     refused: tuple[Refusal, ...] = ()
 
 
-class Learner(Protocol):
-    """Makes new weights of the sets that passed the checks."""
+class ServerLearner(Protocol):
+    """Learning rule of the server: a function of the network and the checked sets that returns new weights."""
 
     def __call__(
-        self, network: Network, sets: Sequence[Contribution], task: Task, rng: torch.Generator, *, quota: int
-    ) -> Learned:
-        """Return the new network.
+        self, network: Network, sets: Sequence[Contribution], task: FederatedTask, rng: torch.Generator, *, quota: int
+    ) -> ServerUpdate:
+        """Return the new network and its statistics.
 
         Args:
-            network: Network of the server, which may be changed.
-            sets: One set for each client, at least one.
-            task: Task that all sides agree on.
-            rng: Root of every random number of the round.
-            quota: Images of a class that one client may send.
+            network: Network with the weights of the server; it may be changed in place.
+            sets: Sets of the clients, at least one and at most one for each client.
+            task: Task of the federation.
+            rng: Generator from which all random numbers of the round derive.
+            quota: Largest number of images of a class that one client may send.
         """
         ...
 
@@ -60,47 +61,62 @@ class Learner(Protocol):
 @final
 @dataclass(frozen=True, kw_only=True)
 class TrainOnPool:
-    """Train on the union of the sets.
+    """Learning rule that trains the network on the union of the clients' sets.
 
     Attributes:
-        evaluation: Protocol of the training; its network, number of networks and label form are passed over.
-        fresh: Whether each round trains a new network, and not that of the server.
-        radius: Largest distance of the weights, after each epoch, from those of the start: sets that were matched
-            around these weights say nothing of the rest. None leaves them free.
-        weighing: Weight of each set.
+        protocol: Training protocol; its network, number of networks and label form are ignored.
+        fresh: Whether each round trains a new network instead of the server's.
+        radius: Largest distance of the weights from those at the start of the round, in the norm of all weights; None
+            for no limit. Weights are projected back after each epoch, because sets that were matched around these
+            weights are not valid far from them.
+        weighing: Rule of the weights of the sets.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.federated import ClientRequest, FederatedTask, SetStrategy, TrainOnPool
+        >>> task = FederatedTask.of(ddsdk.load("digits"), width=4, depth=2)
+        >>> learn = TrainOnPool(protocol=ddsdk.TrainingProtocol(epochs=10, lr=0.03), radius=5.0)
+        >>> strategy = SetStrategy(task, ask=ClientRequest(), learn=learn)
     """
 
-    evaluation: dd.Evaluation
+    protocol: dd.TrainingProtocol
     fresh: bool = False
     radius: PositiveFloat | None = None
-    weighing: Weighing = field(default_factory=Weighing)
+    weighing: PoolWeights = field(default_factory=PoolWeights)
 
     def __post_init__(self) -> None:
         check_numbers(self)
 
     def __call__(
-        self, network: Network, sets: Sequence[Contribution], task: Task, rng: torch.Generator, *, quota: int
-    ) -> Learned:
-        """Return the trained network."""
+        self, network: Network, sets: Sequence[Contribution], task: FederatedTask, rng: torch.Generator, *, quota: int
+    ) -> ServerUpdate:
+        """Return the trained network, with the pool and its bounds."""
         pool = pooled(sets, task, self.weighing, quota=quota)
         if self.fresh:
             network = task.make(derive(rng, "fresh"))
-        batch, began = pool.batch(task), weight_vector(network)
-        for _ in train(network, batch, self.evaluation, derive(rng, "train")):
+        batch, start = pool.batch(task), weight_vector(network)
+        for _ in train(network, batch, self.protocol, derive(rng, "train")):
             if self.radius is not None:
-                _bring_back(network, began, self.radius)
+                _project(network, start, self.radius)
         network.eval()
-        return Learned(network, pool.share, max(pool.influence.values()), pool)
+        return ServerUpdate(network, pool.share, max(pool.influence.values()), pool)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class MergedSteps:
-    """Go through the batches of all clients in turn, each with the rate that was learned with it, as DOSFL does.
+    """Learning rule of DOSFL: SGD on the batches of all clients in turn, each with its distilled learning rate.
 
     Attributes:
-        passes: Passes through all batches, as many as the clients' recipe has: each step of each has its own rate.
-        reach: Largest length of a step, whatever rate came with it.
+        passes: Number of passes over all batches, equal to that of the clients' recipe: each step of each pass has its
+            own learning rate.
+        reach: Largest length of a step in the norm of all weights, whatever its learning rate.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.federated import ClientRequest, FederatedTask, MergedSteps, SetStrategy
+        >>> task = FederatedTask.of(ddsdk.load("digits"), width=4, depth=2)
+        >>> strategy = SetStrategy(task, ask=ClientRequest(), learn=MergedSteps(passes=3))
     """
 
     passes: PositiveInt = 1
@@ -113,40 +129,48 @@ class MergedSteps:
         self,
         network: Network,
         sets: Sequence[Contribution],
-        task: Task,
+        task: FederatedTask,
         rng: torch.Generator,  # noqa: ARG002
         *,
         quota: int,
-    ) -> Learned:
-        """Return the network after all steps: step k of every client comes before step k + 1 of any."""
-        pool = pooled(sets, task, Weighing(), quota=quota)
-        steps = [self._steps(one, task) for one in sets]
+    ) -> ServerUpdate:
+        """Return the network after all steps: step k of all clients precedes step k + 1."""
+        pool = pooled(sets, task, PoolWeights(), quota=quota)
+        steps = [self._steps(contribution, task) for contribution in sets]
         network.train()
         for k in range(max(map(len, steps))):
-            for mine in steps:
-                if k < len(mine):
-                    _step(network, *mine[k], self.reach)
+            for client_steps in steps:
+                if k < len(client_steps):
+                    _step(network, *client_steps[k], self.reach)
         network.eval()
-        # The order of steps and the rates are the clients': no share of images bounds what they do.
-        return Learned(network, pool.share, 1.0, pool)
+        # Clients choose order and learning rates of their steps, so their share of images does not bound the influence.
+        return ServerUpdate(network, pool.share, 1.0, pool)
 
-    def _steps(self, one: Contribution, task: Task) -> list[tuple[dd.Batch, float]]:
-        # A step is of one image of each class of the client, as DD makes them.
-        x, size = task.preprocess(one.images), len(torch.unique(one.classes))
-        parts = list(zip(torch.split(x, size), torch.split(one.labels, size), strict=True)) * self.passes
-        rates = one.rate or (0.01,)
-        return [(dd.Batch(*part), rates[k % len(rates)]) for k, part in enumerate(parts)]
+    def _steps(self, contribution: Contribution, task: FederatedTask) -> list[tuple[dd.Batch, float]]:
+        # DD orders a set by steps, each with one image of each class.
+        x, batch_size = task.preprocess(contribution.images), len(torch.unique(contribution.classes))
+        batches = list(zip(torch.split(x, batch_size), torch.split(contribution.labels, batch_size), strict=True))
+        rates = contribution.rate or (0.01,)
+        return [(dd.Batch(*batch), rates[k % len(rates)]) for k, batch in enumerate(batches * self.passes)]
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class AverageUpdates:
-    """Replay each client's set on the server's weights, and average the updates; see `robust_mean`.
+    """Learning rule that recovers each client's weight update from its set and averages the updates robustly.
+
+    The mean is that of `ddsdk_integrations.federated.updates.robust_mean`.
 
     Attributes:
-        student_steps: Number of steps of the replay, that of the clients' `Encoding`.
-        trim: Share of the highest and of the lowest values of each coordinate that is left out.
-        cap: Largest length of an update, in median lengths.
+        student_steps: Number of steps that recover an update, equal to that of the clients' `UpdateEncoding`.
+        trim: Share of the highest and of the lowest values of each coordinate that the mean leaves out, in [0, 0.5).
+        cap: Largest length of an update in median lengths, at least 1; used if `trim` is 0.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.federated import AverageUpdates, ClientRequest, FederatedTask, SetStrategy
+        >>> task = FederatedTask.of(ddsdk.load("digits"), width=4, depth=2)
+        >>> strategy = SetStrategy(task, ask=ClientRequest(action="update"), learn=AverageUpdates(trim=0.1))
     """
 
     student_steps: PositiveInt = 3
@@ -162,22 +186,25 @@ class AverageUpdates:
         self,
         network: Network,
         sets: Sequence[Contribution],
-        task: Task,
+        task: FederatedTask,
         rng: torch.Generator,  # noqa: ARG002
         *,
         quota: int,  # noqa: ARG002
-    ) -> Learned:
-        """Return the network with the mean update; one that is not finite is refused."""
-        found = {one.node: recovered_update(network, one, task, self.student_steps) for one in sets}
-        sound = [update for update in found.values() if bool(torch.isfinite(update).all())]
-        wild = [node for node, update in found.items() if not bool(torch.isfinite(update).all())]
-        refused = tuple(Refusal(node, 6, "finite", "its update must be finite") for node in wild)
-        if not sound:
-            return Learned(network, 0.0, 0.0, refused=refused)
-        mean, moved = robust_mean(sound, trim=self.trim, cap=self.cap)
+    ) -> ServerUpdate:
+        """Return the network with the mean update; updates that are not finite are refused."""
+        updates = {
+            contribution.node: recovered_update(network, contribution, task, self.student_steps)
+            for contribution in sets
+        }
+        finite = [update for update in updates.values() if bool(torch.isfinite(update).all())]
+        diverged = [node for node, update in updates.items() if not bool(torch.isfinite(update).all())]
+        refused = tuple(Refusal(node, 6, "finite", "its update must be finite") for node in diverged)
+        if not finite:
+            return ServerUpdate(network, 0.0, 0.0, refused=refused)
+        mean, distance = robust_mean(finite, trim=self.trim, cap=self.cap)
         FlatNetwork(network).load_(weight_vector(network) + mean)
-        reach = moved / float(mean.norm().clamp_min(1e-12))
-        return Learned(network, 1 / len(sound), reach, refused=refused)
+        influence = distance / float(mean.norm().clamp_min(1e-12))
+        return ServerUpdate(network, 1 / len(finite), influence, refused=refused)
 
 
 def _step(network: Network, batch: dd.Batch, rate: float, reach: float) -> None:
@@ -192,8 +219,8 @@ def _step(network: Network, batch: dd.Batch, rate: float, reach: float) -> None:
 
 
 @torch.no_grad()
-def _bring_back(network: nn.Module, began: Tensor, radius: float) -> None:
-    moved = weight_vector(network) - began
-    length = float(moved.norm())
+def _project(network: nn.Module, start: Tensor, radius: float) -> None:
+    update = weight_vector(network) - start
+    length = float(update.norm())
     if length > radius:
-        FlatNetwork(network).load_(began + moved * (radius / length))
+        FlatNetwork(network).load_(start + update * (radius / length))

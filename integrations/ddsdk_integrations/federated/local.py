@@ -1,4 +1,4 @@
-"""Training on the weights of the server with a client's own images, and the server's test of its weights."""
+"""Local training of a client on its own images, and the server's evaluation of the global weights."""
 
 from __future__ import annotations
 
@@ -13,20 +13,30 @@ from torch import nn
 import ddsdk as dd
 from ddsdk.foundation import Momentum, PositiveFloat, PositiveInt, check_numbers, derive
 from ddsdk.training import accuracy, epoch, gradient_step
-from ddsdk_integrations.federated.task import Task
+from ddsdk_integrations.federated.task import FederatedTask
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class LocalTraining:
-    """Training of weights by SGD on a client's own images.
+    """SGD training of the weights on a client's own images.
 
     Attributes:
         epochs: Passes over the images in one round.
-        lr: Learning rate.
-        momentum: Momentum.
-        batch_size: Images of one step.
-        augmentation: Operations of `ddsdk.Augmentation`; empty for none.
+        lr: Learning rate of SGD, positive and constant.
+        momentum: Momentum of SGD, in [0, 1).
+        batch_size: Number of images in one step.
+        augmentation: Operations of `ddsdk.Augmentation`, joined by "_"; empty for none.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.federated import FederatedTask, LocalData, LocalTraining
+        >>> real = ddsdk.load("digits")
+        >>> task = FederatedTask.of(real, width=4, depth=2)
+        >>> data = LocalData.of(task, real.images[:128], real.labels[:128])
+        >>> steps, loss = LocalTraining(epochs=2).fit(task.make(ddsdk.generator(0)), data.batch(), ddsdk.generator(1))
+        >>> steps
+        4
     """
 
     epochs: PositiveInt = 1
@@ -37,18 +47,22 @@ class LocalTraining:
 
     def __post_init__(self) -> None:
         check_numbers(self)
+        # Construction raises the error of an unknown operation.
         dd.Augmentation(self.augmentation)
 
     def fit(
         self, network: nn.Module, batch: dd.Batch, rng: torch.Generator, optimizer: torch.optim.Optimizer | None = None
     ) -> tuple[int, float]:
-        """Train a network in place; return the number of steps, and the mean loss of the last pass.
+        """Train a network in place.
 
         Args:
-            network: Network with the weights to start from.
-            batch: All images of the client, with label rows.
-            rng: Root of order and augmentation.
+            network: Network with the initial weights.
+            batch: All images of the client in the value space, with label rows.
+            rng: Generator from which order and augmentation derive.
             optimizer: Optimizer of the weights; None for SGD with `lr` and `momentum`.
+
+        Returns:
+            The number of steps, and the mean loss of the last epoch.
         """
         if optimizer is None:
             optimizer = torch.optim.SGD(network.parameters(), lr=self.lr, momentum=self.momentum)
@@ -57,18 +71,29 @@ class LocalTraining:
         steps = 0
         losses: list[float] = []
         for i in range(self.epochs):
-            parts = epoch(batch, self.batch_size, augmentation, derive(rng, "epoch", i))
-            losses = [gradient_step(network, optimizer, part) for part in parts]
+            batches = epoch(batch, self.batch_size, augmentation, derive(rng, "epoch", i))
+            losses = [gradient_step(network, optimizer, minibatch) for minibatch in batches]
             steps += len(losses)
         return steps, sum(losses) / len(losses)
 
 
-def accuracy_of(task: Task, test: dd.RealData) -> Callable[[int, ArrayRecord], MetricRecord]:
-    """Return ``evaluate_fn`` for a strategy's ``start``: the accuracy on held-out images of the task.
+def accuracy_of(task: FederatedTask, test: dd.RealData) -> Callable[[int, ArrayRecord], MetricRecord]:
+    """Return ``evaluate_fn`` for a strategy's ``start``: the accuracy of the global weights on held-out images.
 
     Args:
-        task: Task that all sides agree on.
-        test: Images in the order of the task's classes.
+        task: Task of the federation.
+        test: Held-out images whose class ids are those of the task.
+
+    Returns:
+        A function of the round and the weights.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.federated import FederatedTask, accuracy_of
+        >>> train, test = ddsdk.load_pair("digits")
+        >>> task = FederatedTask.of(train, width=4, depth=2)
+        >>> sorted(accuracy_of(task, test)(0, task.initial_arrays()))
+        ['accuracy']
     """
     x, labels = test.with_preprocess(task.preprocess).batch(torch.arange(len(test))).x, test.labels
 

@@ -1,6 +1,6 @@
-"""A distilled set on the wire: three records of Flower, typed, versioned and with a digest.
+"""Serialization of a distilled set as three Flower records, with types, a format version and a digest.
 
-Nothing is pickled: arrays travel in numpy's own format with pickling off, everything else as numbers and text.
+Nothing is pickled: arrays are in numpy's own format with pickling off, everything else is numbers and text.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ddsdk.foundation import canonical_json, require
 from ddsdk_integrations.federated.task import LocalData
 
 FORMAT = 1
-# These codecs keep each image by itself, which quotas and the screen count on.
+# Codecs of independent images: quotas and the comparison of clients count images one by one.
 CODEC_NAMES = (Uint8.name, Half.name, LowRank.name)
 ARRAYS, META, METRICS = "syn", "meta", "metrics"
 
@@ -30,11 +30,17 @@ ARRAYS, META, METRICS = "syn", "meta", "metrics"
 @final
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """Form in which a set is sent.
+    """Codec and label form of a set in a message.
 
     Attributes:
         codec: Codec of the images, such as `ddsdk.artefact.Uint8` or `ddsdk.artefact.LowRank`.
-        soft: Whether label rows, as half floats, are sent beside the class ids.
+        soft: Whether soft labels, as rows of float16, are sent in addition to the class ids.
+
+    Example:
+        >>> from ddsdk.artefact import Half
+        >>> from ddsdk_integrations.federated import Packing
+        >>> Packing(codec=Half(), soft=True)
+        Packing(codec=Half(), soft=True)
     """
 
     codec: RowCodec = field(default_factory=Uint8)
@@ -44,17 +50,17 @@ class Packing:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Contribution:
-    """A set of one client as the server sees it.
+    """Set of one client after it passed the checks of the server.
 
     Attributes:
-        node: Id of the sender.
-        images: Images, (M, C, H, W) float32 in the unit range, or a little beyond where the codec keeps that.
-        labels: Probabilities over all classes, (M, K).
-        classes: Class that each image was made for, (M,) int64.
-        examples: Number of real images that the client claims, those of classes too small to be distilled included.
-        counts: Number of real images of each class.
-        rate: Learning rates learned with the set: none, one, or one for each step.
-        meta: Other statements of the client: `manifest`, privacy, codec and its error.
+        node: Node id of the client.
+        images: Images, (M, C, H, W) float32 in the unit range; codecs without clamping may exceed it slightly.
+        labels: Label rows over all classes, (M, K) probabilities.
+        classes: Class id that each image was distilled for, (M,) int64.
+        examples: Number of real images that the client claims, including classes that are too small to be distilled.
+        counts: Number of real images that the client claims for each of the K classes.
+        rate: Learning rates distilled with the set: none, one for all steps, or one for each step.
+        meta: Further statements of the client: `manifest`, privacy statement, codec and codec error.
     """
 
     node: int
@@ -67,13 +73,13 @@ class Contribution:
     meta: dict[str, Any]
 
     def after(self, older: Contribution) -> Contribution:
-        """Return this set with the images of an older one of the same client behind its own."""
+        """Return this set, followed by the images of an older set of the same client."""
         pairs = ((self.images, older.images), (self.labels, older.labels), (self.classes, older.classes))
         images, labels, classes = map(torch.cat, pairs)
         return dataclasses.replace(self, images=images, labels=labels, classes=classes)
 
     def of_classes(self, kept: Tensor) -> Contribution:
-        """Return the part whose images are `kept`, (M,) bool."""
+        """Return the set of the images selected by `kept`, (M,) bool."""
         images, labels, classes = (t[kept] for t in (self.images, self.labels, self.classes))
         return dataclasses.replace(self, images=images, labels=labels, classes=classes)
 
@@ -81,22 +87,23 @@ class Contribution:
 def pack(
     made: dd.Distilled, data: LocalData, packing: Packing, *, round_number: int, seconds: float = 0.0, **found: float
 ) -> RecordDict:
-    """Return the records of a set.
+    """Return the Flower records of a set.
 
-    The manifest is JSON without fingerprint of the data and name of the machine.
+    The manifest contains neither a fingerprint of the data nor the name of the machine. A codec that does not store
+    each image independently raises a ValueError.
 
     Args:
-        made: Set over the classes of `data`.
-        data: Data of the client.
+        made: Distilled set over the classes of `data`.
+        data: Local data of the client.
         packing: Codec and label form.
         round_number: Number of the round.
-        seconds: Time of the distillation.
-        **found: Numbers of the run for the manifest.
+        seconds: Duration of the distillation in seconds.
+        **found: Further numbers of the run for the manifest.
     """
     codec, rate = packing.codec, made.learned_lr
-    known = f"be one of {', '.join(CODEC_NAMES)}, which keep each image by itself"
-    require(codec.name in CODEC_NAMES, "codec", known, codec)
-    # Not clamped: what a codec cuts off is part of its error.
+    rule = f"be one of {', '.join(CODEC_NAMES)}, which store each image independently"
+    require(codec.name in CODEC_NAMES, "codec", rule, codec)
+    # Not clamped: values that a codec cuts off are part of its reported error.
     images = made.preprocess.inverse(made.images)
     coded = codec.pack(images)
     packed = {name: tensor.numpy() for name, tensor in coded.items()}
@@ -109,7 +116,7 @@ def pack(
     parameters = made.provenance.get("parameters", {})
     manifest = {
         "recipe": str(made.provenance.get("recipe", "")),
-        # The codec stands beside it.
+        # The codec has its own entry in the meta record.
         "parameters": {name: value for name, value in parameters.items() if name != "codec"},
         "versions": {"ddsdk": version("ddsdk"), "torch": str(torch.__version__)},
         **found,
@@ -133,14 +140,14 @@ def pack(
 
 
 def content_digest(arrays: ArrayRecord, meta: ConfigRecord) -> str:
-    """Return the SHA-256, in hex, of all arrays and of `meta` but for the digest itself.
+    """Return the SHA-256 in hex of all arrays and of `meta` without its digest.
 
-    It shows damage on the way. Proof of the sender is the transport's part.
+    The digest reveals damage in transit; authentication of the sender is the task of the transport.
     """
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in sorted(arrays):
         array = arrays[name]
-        found.update(canonical_json([name, array.dtype, list(array.shape), len(array.data)]))
-        found.update(array.data)
-    found.update(canonical_json({name: meta[name] for name in sorted(meta) if name != "digest"}))
-    return found.hexdigest()
+        digest.update(canonical_json([name, array.dtype, list(array.shape), len(array.data)]))
+        digest.update(array.data)
+    digest.update(canonical_json({name: meta[name] for name in sorted(meta) if name != "digest"}))
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Sets of clients become one that a server trains on: capped weights, and how much any one client can do."""
+"""Union of the clients' sets on the server, with capped weights and a bound on the influence of a single client."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from torch import Tensor
 import ddsdk as dd
 from ddsdk.foundation import require
 from ddsdk_integrations.federated.payload import Contribution
-from ddsdk_integrations.federated.task import Task
+from ddsdk_integrations.federated.task import FederatedTask
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Weighing:
-    """Weight of each set.
+class PoolWeights:
+    """Weights of the clients' sets in the training loss of the server.
 
     Attributes:
-        by: ``"images"``: every image counts the same. ``"examples"``: within a class, clients count by the real images
-            behind their sets, and all classes count the same.
-        cap: Largest weight of a client under ``"examples"``, in medians of the holders of a class.
+        by: Rule of the weights. ``"images"``: all images have the same weight. ``"examples"``: all classes have the
+            same weight, and within a class a client's weight is the number of real images behind its set.
+        cap: Largest weight of a client with ``"examples"``, at least 1, in units of the median weight in a class.
+
+    Example:
+        >>> from ddsdk_integrations.federated import PoolWeights
+        >>> PoolWeights(by="examples")
+        PoolWeights(by='examples', cap=3.0)
     """
 
     by: Literal["images", "examples"] = "images"
@@ -38,16 +43,16 @@ class Weighing:
 @final
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """The union of the sets of a round.
+    """Union of the clients' sets of a round.
 
     Attributes:
         images: Images, (M, C, H, W) in the unit range, client by client.
-        labels: Probabilities, (M, K).
-        classes: Class of each image, (M,) int64.
+        labels: Label rows, (M, K) probabilities.
+        classes: Class id of each image, (M,) int64.
         weights: Weight of each image in the loss, (M,), with mean 1.
-        share: Largest share of the weight of a class that a client has.
-        influence: Class that somebody sent to the largest share that a client could have had, by weight or by number
-            of images, beside the sets of the others. It is 1 where one client alone holds a class.
+        share: Largest share of one client in the weight of a class, in (0, 1].
+        influence: Largest share that one client could have had in each class with images, if the other sets stayed the
+            same; by weight or by number of images, according to `PoolWeights`. It is 1 if one client alone has a class.
     """
 
     images: Tensor
@@ -57,67 +62,80 @@ class Pool:
     share: float
     influence: dict[int, float]
 
-    def batch(self, task: Task) -> dd.Batch:
-        """Return images in the value space, and label rows times weights: the loss is linear in them."""
+    def batch(self, task: FederatedTask) -> dd.Batch:
+        """Return the images in the value space, with label rows multiplied by the weights.
+
+        Cross-entropy is linear in the label row, so this weights the loss of each image.
+        """
         return dd.Batch(task.preprocess(self.images), self.labels * self.weights[:, None])
 
 
-def pooled(sets: Sequence[Contribution], task: Task, weighing: Weighing, *, quota: int) -> Pool:
-    """Return the union of sets, at least one, whose senders may each send `quota` images of a class."""
-    weights = [torch.ones(len(one.images)) for one in sets]
+def pooled(sets: Sequence[Contribution], task: FederatedTask, weighing: PoolWeights, *, quota: int) -> Pool:
+    """Return the union of clients' sets.
+
+    Args:
+        sets: Sets of the clients, at least one.
+        task: Task of the federation.
+        weighing: Rule of the weights.
+        quota: Largest number of images of a class that a client may send, for the bound of its influence.
+    """
+    weights = [torch.ones(len(contribution.images)) for contribution in sets]
     if weighing.by == "examples":
         for c in range(task.num_classes):
-            held = [i for i, one in enumerate(sets) if bool((one.classes == c).any())]
-            total = _class_weights([sets[i].counts[c] for i in held], weighing)
-            for i, weight in zip(held, total, strict=True):
-                mine = sets[i].classes == c
-                weights[i][mine] = weight / int(mine.sum()) / sum(total)
-    # The weight that each set puts on each class, (clients, K): by labels, whatever an image was made for.
-    mass = torch.stack([(one.labels * w[:, None]).sum(0) for one, w in zip(sets, weights, strict=True)])
-    # Rows of soft labels leave traces of other classes, of which nobody has an image.
-    there = mass.sum(0) > 1e-3 * mass.sum()
-    joined = torch.cat(weights)
+            holders = [i for i, contribution in enumerate(sets) if bool((contribution.classes == c).any())]
+            holder_weights = _class_weights([sets[i].counts[c] for i in holders], weighing)
+            for i, weight in zip(holders, holder_weights, strict=True):
+                members = sets[i].classes == c
+                weights[i][members] = weight / int(members.sum()) / sum(holder_weights)
+    # Weight of each set in each class, (clients, K). Soft labels count in every class, whatever an image was made for.
+    mass = torch.stack(
+        [(contribution.labels * w[:, None]).sum(0) for contribution, w in zip(sets, weights, strict=True)]
+    )
+    # Soft labels leave traces in classes without images, whose shares would be meaningless.
+    present = mass.sum(0) > 1e-3 * mass.sum()
+    all_weights = torch.cat(weights)
     return Pool(
-        images=torch.cat([one.images for one in sets]),
-        labels=torch.cat([one.labels for one in sets]),
-        classes=torch.cat([one.classes for one in sets]),
-        weights=joined / joined.mean(),
-        share=float((mass / mass.sum(0).clamp_min(1e-12))[:, there].max()),
+        images=torch.cat([contribution.images for contribution in sets]),
+        labels=torch.cat([contribution.labels for contribution in sets]),
+        classes=torch.cat([contribution.classes for contribution in sets]),
+        weights=all_weights / all_weights.mean(),
+        share=float((mass / mass.sum(0).clamp_min(1e-12))[:, present].max()),
         influence=_influence(sets, mass, weighing, quota),
     )
 
 
-def _class_weights(counts: Sequence[float], weighing: Weighing) -> list[float]:
-    """Return the weight of each holder of a class: its count, capped."""
+def _class_weights(counts: Sequence[float], weighing: PoolWeights) -> list[float]:
+    """Return the weight of each holder of a class: its number of real images, at most `cap` medians."""
     if not counts:
         return []
-    # The lower median: with the upper one of two holders, a liar would cap itself.
+    # The lower median: with the upper one of two holders, an exaggerated claim would raise its own cap.
     median = sorted(counts)[(len(counts) - 1) // 2]
     return [max(1.0, min(n, weighing.cap * median)) for n in counts]
 
 
-def _influence(sets: Sequence[Contribution], mass: Tensor, weighing: Weighing, quota: int) -> dict[int, float]:
-    """Return, for each class, the largest share that any of its holders could have reached, the others as they are."""
-    found = {}
-    soft = any(bool(((one.labels > 0) & (one.labels < 1)).any()) for one in sets)
+def _influence(sets: Sequence[Contribution], mass: Tensor, weighing: PoolWeights, quota: int) -> dict[int, float]:
+    """Return the largest share of each class that any one holder could have reached, with the other sets fixed."""
+    influence = {}
+    soft = any(bool(((contribution.labels > 0) & (contribution.labels < 1)).any()) for contribution in sets)
     for c in range(mass.shape[1]):
-        held = [one for one in sets if bool((one.classes == c).any())]
-        if not held:
+        holders = [contribution for contribution in sets if bool((contribution.classes == c).any())]
+        if not holders:
             continue
-        if len(held) == 1 or (soft and weighing.by == "examples"):
-            found[c] = 1.0
+        if len(holders) == 1 or (soft and weighing.by == "examples"):
+            influence[c] = 1.0
         elif weighing.by == "examples":
-            counts = [float(one.counts[c]) for one in held]
-            found[c] = max(_claimed(counts, i, weighing) for i in range(len(held)))
+            counts = [float(contribution.counts[c]) for contribution in holders]
+            influence[c] = max(_largest_share(counts, i, weighing) for i in range(len(holders)))
         else:
-            # Half of a soft label may lie beside its class, so the images of all classes can add to one.
-            most = quota * (1 + 0.5 * (mass.shape[1] - 1)) if soft else float(quota)
-            rest = float(mass[:, c].sum() - mass[:, c].max())
-            found[c] = most / (most + rest)
-    return found
+            # Up to half of a soft label may lie outside its class, so images of every class can add to this one.
+            reachable = quota * (1 + 0.5 * (mass.shape[1] - 1)) if soft else float(quota)
+            # The holder with the most mass leaves the least to the others, which bounds the share of any holder.
+            others = float(mass[:, c].sum() - mass[:, c].max())
+            influence[c] = reachable / (reachable + others)
+    return influence
 
 
-def _claimed(counts: list[float], i: int, weighing: Weighing) -> float:
-    """Return the share of holder i if it claimed as many images as anybody could."""
-    claimed = _class_weights([*counts[:i], math.inf, *counts[i + 1 :]], weighing)
-    return claimed[i] / sum(claimed)
+def _largest_share(counts: list[float], i: int, weighing: PoolWeights) -> float:
+    """Return the share of holder i if it claimed infinitely many images."""
+    weights = _class_weights([*counts[:i], math.inf, *counts[i + 1 :]], weighing)
+    return weights[i] / sum(weights)

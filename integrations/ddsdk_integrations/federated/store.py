@@ -1,4 +1,4 @@
-"""Reports of rounds, and the state after each round, from which a server that was killed goes on."""
+"""Reports of rounds, and the saved state of the server after each round, from which an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TENSORS = ("images", "labels", "classes")
 _PLAIN = ("node", "examples", "counts", "rate", "meta")
 
 log = logging.getLogger("ddsdk.federated")
-"""Refusals and alarms are warnings of this logger, summaries of rounds its information."""
+"""Logger of the federation: refusals and alarms at level WARNING, summaries of rounds at level INFO."""
 
 
 @final
@@ -34,24 +34,25 @@ class RoundReport:
 
     Attributes:
         round_number: Number of the round, from 1.
-        asked: Number of nodes that were asked.
-        taken: Number of sets that were used, whole or in part.
-        silent: Nodes that did not answer in time.
-        failed: Nodes whose answer was an error, with its reason.
+        taken: Number of sets that were used, in whole or in part.
+        silent: Node ids without a reply before the timeout.
+        failed: Node id and reason of each reply that was an error.
         refused: Refusals by the checks.
-        missing: Names of classes that some client holds and nobody's set had.
-        share: Largest share of the weight of a class that one client had.
-        influence: Largest share that one client could have had: 1 where it alone holds a class. For updates, the
-            distance by which it could have moved their mean, in lengths of that mean; infinity where it alone sent one.
-        codec_error: Largest root mean square error of pixels by packing, in the unit range, that a client states of a
-            set that was used; None without any.
+        missing: Names of classes that some client holds and no used set contains.
+        share: Largest share of one client in the weight of a class.
+        influence: Largest share that one client could have had, with the other sets fixed; 1 if one client alone holds
+            a class. For weight updates, the largest distance by which one client could have moved their mean, in
+            lengths of that mean; infinity if there was one update.
+        codec_error: Largest root mean square error of pixels from packing, in the unit range, stated by the client of
+            a used set; None without used sets.
         down: Bytes from the server to clients.
         up: Bytes from clients to the server.
-        seconds: Time of the whole round.
+        seconds: Duration of the whole round in seconds.
     """
 
     round_number: int
     asked: int
+    """Number of nodes that got a request."""
     taken: int
     silent: tuple[int, ...] = ()
     failed: tuple[tuple[int, str], ...] = ()
@@ -65,23 +66,23 @@ class RoundReport:
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; an influence without bound is None, for JSON has no infinity."""
-        plain = dataclasses.asdict(self) | {"refused": [one._asdict() for one in self.refused]}
+        """Return the report as JSON values; an infinite influence becomes None, because JSON has no infinity."""
+        plain = dataclasses.asdict(self) | {"refused": [refusal._asdict() for refusal in self.refused]}
         return plain | {"influence": self.influence if math.isfinite(self.influence) else None}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RoundReport:
-        """Return what `to_json` wrote."""
+        """Return the report of the values from `to_json`."""
         plain = values | {name: tuple(values[name]) for name in ("silent", "missing")}
-        plain["refused"] = tuple(Refusal(**one) for one in values["refused"])
+        plain["refused"] = tuple(Refusal(**refusal) for refusal in values["refused"])
         plain["failed"] = tuple((int(node), str(reason)) for node, reason in values["failed"])
         plain["influence"] = math.inf if values["influence"] is None else values["influence"]
         return cls(**plain)
 
     def write(self) -> None:
-        """Log a line of information, and a warning for each thing that went wrong."""
-        for one in self.refused:
-            log.warning("round %d: node %d refused by check %d (%s): %s", self.round_number, *one)
+        """Log a summary at level INFO, and a warning for each refusal, error, silent node and missing class."""
+        for refusal in self.refused:
+            log.warning("round %d: node %d refused by check %d (%s): %s", self.round_number, *refusal)
         for node, reason in self.failed:
             log.warning("round %d: node %d failed: %s", self.round_number, node, reason)
         if self.silent:
@@ -100,16 +101,16 @@ class RoundReport:
 
 @final
 @dataclass(frozen=True)
-class Saved:
-    """State of which the next round depends.
+class SavedRound:
+    """State on which the next round depends.
 
     Attributes:
-        round_number: Number of the last round that is done.
-        arrays: Weights after it.
-        reports: Reports of all rounds.
-        evaluated: Round to the result of `evaluate_fn`.
-        traffic: Bytes down, bytes up and messages.
-        kept: Sets of the rounds that are remembered.
+        round_number: Number of the last completed round.
+        arrays: Weights of the server after that round.
+        reports: Reports of all completed rounds.
+        evaluated: Metrics of `evaluate_fn` by round.
+        traffic: Bytes down, bytes up and number of messages.
+        kept: Sets of each remembered round.
     """
 
     round_number: int
@@ -121,24 +122,26 @@ class Saved:
 
 
 @final
-class Store:
-    """A folder with one JSON file and one file of tensors; the JSON file names the other and is written last.
+class RoundStore:
+    """Folder with the state after the last round: a file of tensors, and a JSON file that names it.
+
+    The JSON file is written last, so that an interruption leaves the previous state complete.
 
     Args:
-        folder: Folder, made if it does not exist.
-        about: Settings of which the result depends, as text by name: a state of other settings is refused.
+        folder: Folder of the state, created if it does not exist.
+        about: Settings on which the result depends, as text by name; a state with other settings is refused.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, str]) -> None:
         self._folder = folder
         self._about = dict(about)
 
-    def save(self, saved: Saved) -> None:
-        """Write a state in place of the one before; at every moment one of the two is whole."""
+    def save(self, saved: SavedRound) -> None:
+        """Replace the saved state; at every moment the old or the new one is complete."""
         tensors = {f"weights/{name}": t for name, t in saved.arrays.to_torch_state_dict().items()}
-        sets = [(at, one) for at, sets in enumerate(saved.kept) for one in sets]
-        for i, (_, one) in enumerate(sets):
-            tensors |= {f"set-{i}/{name}": getattr(one, name) for name in _TENSORS}
+        sets = [(place, contribution) for place, round_sets in enumerate(saved.kept) for contribution in round_sets]
+        for i, (_, contribution) in enumerate(sets):
+            tensors |= {f"set-{i}/{name}": getattr(contribution, name) for name in _TENSORS}
         name = f"round-{saved.round_number}.safetensors"
         state = {
             "format": _FORMAT,
@@ -149,7 +152,9 @@ class Store:
             "reports": [report.to_json() for report in saved.reports],
             "evaluated": {str(r): values for r, values in saved.evaluated.items()},
             "traffic": list(saved.traffic),
-            "sets": [{"at": at, **{name: getattr(one, name) for name in _PLAIN}} for at, one in sets],
+            "sets": [
+                {"at": place, **{name: getattr(contribution, name) for name in _PLAIN}} for place, contribution in sets
+            ],
         }
         self._folder.mkdir(parents=True, exist_ok=True)
         with lock(self._folder):
@@ -159,23 +164,23 @@ class Store:
                 if old.name != name:
                     old.unlink(missing_ok=True)
 
-    def load(self) -> Saved | None:
-        """Return the state; None if there is none yet.
+    def load(self) -> SavedRound | None:
+        """Return the saved state; None if no round has been saved.
 
         Raises:
-            ArtifactError: ``"format"`` or ``"damaged"``, if the files cannot be read.
-            ResumeError: If it is of other settings; the message names them.
+            ArtifactError: If the files cannot be read (code ``"damaged"``) or have another format (``"format"``).
+            ResumeError: If the state belongs to other settings; the message names them.
         """
         path = self._folder / _STATE
         if not path.exists():
             return None
         try:
             state = strict_json(path.read_bytes())
-            kind, about = state.get("format"), state.get("about", {})
+            version, about = state.get("format"), state.get("about", {})
         except (ValueError, AttributeError) as error:
             raise ArtifactError("damaged", f"{str(path)!r} cannot be read: {error}") from None
-        if kind != _FORMAT:
-            raise ArtifactError("format", f"format must be {_FORMAT}, got {kind!r}")
+        if version != _FORMAT:
+            raise ArtifactError("format", f"format must be {_FORMAT}, got {version!r}")
         differing = [name for name in self._about if about.get(name) != self._about[name]]
         if differing:
             raise ResumeError(f"{str(self._folder)!r} has another {' and '.join(differing)}; name a new folder")
@@ -185,19 +190,19 @@ class Store:
             reason = f"{type(error).__name__}: {error}"
             raise ArtifactError("damaged", f"the state in {str(self._folder)!r} is damaged: {reason}") from None
 
-    def _read(self, state: dict[str, Any]) -> Saved:
+    def _read(self, state: dict[str, Any]) -> SavedRound:
         tensors = load((self._folder / Path(state["tensors"]).name).read_bytes())
         down, up, messages = state["traffic"]
-        kept: dict[int, list[Contribution]] = {}
+        sets: dict[int, list[Contribution]] = {}
         for i, plain in enumerate(state["sets"]):
             parts: dict[str, Any] = {name: tensors[f"set-{i}/{name}"] for name in _TENSORS}
             parts |= {n: tuple(v) if isinstance(v, list) else v for n, v in plain.items() if n != "at"}
-            kept.setdefault(plain["at"], []).append(Contribution(**parts))
-        return Saved(
+            sets.setdefault(plain["at"], []).append(Contribution(**parts))
+        return SavedRound(
             round_number=state["round"],
             arrays=ArrayRecord({name: tensors[f"weights/{name}"] for name in state["weights"]}),
             reports=[RoundReport.from_json(report) for report in state["reports"]],
             evaluated={int(r): values for r, values in state["evaluated"].items()},
             traffic=(down, up, messages),
-            kept=[kept[at] for at in sorted(kept)],
+            kept=[sets[place] for place in sorted(sets)],
         )

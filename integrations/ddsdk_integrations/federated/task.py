@@ -1,4 +1,4 @@
-"""Agreement of all sides before the first round, and a client's own part of the data under it."""
+"""Task of a federation: classes, images and network, and the local data of a client under it."""
 
 from __future__ import annotations
 
@@ -19,22 +19,28 @@ from ddsdk.networks import Network, NetworkFactory
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """Classes, images, value space, facts of the images and network that a federation agrees on.
+class FederatedTask:
+    """Classes, image shape, value space and network that the server and all clients agree on before the first round.
+
+    A ValueError is raised if the network does not accept such images, or if the value space is whitened.
 
     Attributes:
         class_names: Names of the K classes, in the order of their ids.
-        image_shape: (C, H, W).
-        preprocess: Map from the unit range to the value space. Choose it from public knowledge: a fit on private images
-            would disclose them. Whitening is refused, for codecs need pixels.
-        pictures: False for matrices that are no pictures, see `ddsdk.RealData`.
-        mirror_safe: Whether the mirror image of an image has the same class, see `ddsdk.RealData`. Clients mirror
-            images by default only where it has.
-        network: A key of `ddsdk.NETWORKS`.
-        network_options: Options of its builder, such as ``{"width": 32}``.
+        image_shape: Shape of an image, (C, H, W).
+        preprocess: Map from the unit range to the value space, chosen from public knowledge: statistics of private
+            images would disclose information about them. Whitening is refused, because codecs need pixels.
+        pictures: Whether images are pictures; False for other matrices, see `ddsdk.RealData`.
+        mirror_safe: Whether a mirrored image keeps its class, see `ddsdk.RealData`. By default, clients mirror images
+            only if it does.
+        network: Name of the network in `ddsdk.NETWORKS`.
+        network_options: Options of the network, such as ``{"width": 32}``.
 
-    Raises:
-        ValueError: If the network does not take such images, or the value space is whitened.
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.federated import FederatedTask
+        >>> task = FederatedTask.of(ddsdk.load("digits"), network="convnet", width=4, depth=2)
+        >>> task.num_classes, task.image_shape
+        (10, (1, 8, 8))
     """
 
     class_names: tuple[str, ...]
@@ -53,8 +59,14 @@ class Task:
         self.make(dd.generator("task"))
 
     @classmethod
-    def of(cls, real: dd.RealData, *, network: str = "convnet", **options: Any) -> Task:  # noqa: ANN401
-        """Return the task of some data, such as a public part, with a network and options of its builder."""
+    def of(cls, real: dd.RealData, *, network: str = "convnet", **options: Any) -> FederatedTask:  # noqa: ANN401
+        """Return the task of a data set, such as a public one, with a network and its options.
+
+        Args:
+            real: Data set with class names, image shape and value space.
+            network: Name of the network in `ddsdk.NETWORKS`.
+            **options: Options of the network, such as ``width=32``.
+        """
         return cls(
             class_names=real.class_names,
             image_shape=real.image_shape,
@@ -72,7 +84,7 @@ class Task:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all attributes, in hex: sets of another task are refused by it."""
+        """SHA-256 of all attributes in hex, by which the server refuses sets of another task."""
         agreed = {
             "class_names": self.class_names,
             "image_shape": self.image_shape,
@@ -87,15 +99,25 @@ class Task:
 
     @property
     def factory(self) -> NetworkFactory:
-        """Factory of the network."""
+        """Factory of the task's network."""
         return dd.network_factory(self.network, self.image_shape, self.num_classes, **self.network_options)
 
     def make(self, rng: torch.Generator) -> Network:
-        """Return a new network, whose weights come from `rng` alone."""
+        """Return a new network with random weights from `rng`."""
         return self.factory(rng)
 
     def real(self, images: Tensor, labels: Tensor, *, classes: Sequence[int] | None = None, name: str) -> dd.RealData:
-        """Return images of some classes, all if None, as real data with the value space and the facts of the task."""
+        """Return labelled images as real data with the value space and the facts of the task.
+
+        Args:
+            images: Images, (N, C, H, W), uint8 or float in the unit range.
+            labels: Indices into `classes`, (N,) int64.
+            classes: Class ids of the task; None for all classes.
+            name: Name of the data, for the provenance of a set.
+
+        Returns:
+            Real data whose class c is ``classes[c]`` of the task.
+        """
         return dd.RealData(
             images,
             labels,
@@ -107,15 +129,11 @@ class Task:
         )
 
     def initial_arrays(self, seed: int = 0) -> ArrayRecord:
-        """Return the weights of a new network, as a strategy's ``start`` takes them."""
+        """Return the weights of a new network as the initial arrays of a strategy's ``start``."""
         return ArrayRecord(self.make(dd.generator("global", seed)).state_dict())
 
     def loaded(self, arrays: ArrayRecord) -> Network:
-        """Return a network with these weights.
-
-        Raises:
-            RuntimeError: If they are those of another network.
-        """
+        """Return the task's network with the weights of `arrays`; PyTorch raises a RuntimeError if they do not fit."""
         network = self.make(dd.generator("task"))
         network.load_state_dict(arrays.to_torch_state_dict())
         return network
@@ -124,56 +142,65 @@ class Task:
 @final
 @dataclass(frozen=True)
 class LocalData:
-    """Images of one client: classes without images, or with too few, are left out.
+    """Images of one client, without the classes of which it has too few images.
 
     Attributes:
-        task: Task that all sides agree on.
-        real: Images of the client, whose classes 0, 1, … are those of `classes`.
-        classes: Ids of these classes in the task.
-        counts: Number of images of each of the K classes of the task, those left out included.
+        task: Task of the federation.
+        real: Images of the client, whose classes are numbered 0, 1, … in the order of `classes`.
+        classes: Class ids in the task of the classes of `real`.
+        counts: Number of images of each of the K classes of the task, including the classes without a place in `real`.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.federated import FederatedTask, LocalData
+        >>> real = ddsdk.load("digits")
+        >>> two_classes = real.labels >= 8
+        >>> data = LocalData.of(FederatedTask.of(real), real.images[two_classes], real.labels[two_classes], least=10)
+        >>> data.classes
+        (8, 9)
     """
 
-    task: Task
+    task: FederatedTask
     real: dd.RealData
     classes: tuple[int, ...]
     counts: tuple[int, ...]
 
     @classmethod
-    def of(cls, task: Task, images: Tensor, labels: Tensor, *, least: int = 1) -> LocalData:
+    def of(cls, task: FederatedTask, images: Tensor, labels: Tensor, *, least: int = 1) -> LocalData:
         """Return the data of a client.
 
+        A ValueError is raised if a label lies outside 0..K-1, if the images have another shape than the task's, or if
+        no class has `least` images.
+
         Args:
-            task: Task that all sides agree on.
+            task: Task of the federation.
             images: Images, (N, C, H, W), uint8 or float in the unit range.
             labels: Class ids of the task, (N,) int64.
-            least: Smallest number of images of a class that is kept.
-
-        Raises:
-            ValueError: If labels leave 0..K-1, images have another shape, or no class has enough images.
+            least: Smallest number of images of a class in `real`.
         """
         shape = tuple(images.shape[1:])
         require(shape == task.image_shape, "images", f"have the shape {task.image_shape} of the task", shape)
-        bad = labels[(labels < 0) | (labels >= task.num_classes)]
-        require(len(bad) == 0, "labels", f"lie in 0..{task.num_classes - 1}", bad[:1].tolist())
+        unknown = labels[(labels < 0) | (labels >= task.num_classes)]
+        require(len(unknown) == 0, "labels", f"lie in 0..{task.num_classes - 1}", unknown[:1].tolist())
         counts = torch.bincount(labels, minlength=task.num_classes).tolist()
         classes = tuple(c for c, n in enumerate(counts) if n >= max(1, least))
         require(len(classes) > 0, "labels", f"have {least} images of at least one class", counts)
-        kept = torch.isin(labels, torch.tensor(classes))
-        local = torch.searchsorted(torch.tensor(classes), labels[kept])
-        real = task.real(images[kept], local, classes=classes, name="client")
+        selected = torch.isin(labels, torch.tensor(classes))
+        local_labels = torch.searchsorted(torch.tensor(classes), labels[selected])
+        real = task.real(images[selected], local_labels, classes=classes, name="client")
         return cls(task, real, classes, tuple(counts))
 
     def batch(self) -> dd.Batch:
-        """Return everything in the value space, with label rows over all K classes."""
+        """Return all images in the value space, with label rows over the K classes of the task."""
         x, _ = self.real.batch(torch.arange(len(self.real)))
         return dd.Batch(x, self.rows(torch.nn.functional.one_hot(self.real.labels, len(self.classes)).float()))
 
     def rows(self, local: Tensor) -> Tensor:
-        """Return label rows (M, K) of the task for rows over the classes of this client."""
+        """Return label rows over the task's classes, (M, K), for rows over the classes of this client."""
         rows = local.new_zeros(len(local), self.task.num_classes)
         rows[:, list(self.classes)] = local
         return rows
 
     def ids(self, local: Tensor) -> Tensor:
-        """Return class ids of the task, (M,) int64, for those of this client."""
+        """Return class ids of the task, (M,) int64, for class indices of this client."""
         return torch.tensor(self.classes)[local]

@@ -1,4 +1,4 @@
-"""Messages: sent and collected whatever a client does, and their bytes, counted at both ends in the same way."""
+"""Exchange of messages that tolerates faulty clients, and counts of their bytes at the server and at the clients."""
 
 from __future__ import annotations
 
@@ -20,52 +20,66 @@ _TEXT = 200
 
 
 def exchange(grid: Grid, messages: Iterable[Message], timeout: float) -> list[Message]:
-    """Return the replies that arrive within `timeout` seconds, at most one for each message.
+    """Send messages and return the replies that arrive within `timeout` seconds, at most one for each message.
 
-    Flower's ``send_and_receive`` pulls all replies together: one whose content cannot be read ends the run, and
-    takes the others with it. Here each is pulled by itself, and one that cannot be read is an error of its sender.
+    Flower's ``send_and_receive`` pulls all replies together, so that one unreadable reply ends the run and loses the
+    others. Here each reply is pulled by itself, and an unreadable one becomes an error of its sender.
+
+    Args:
+        grid: Flower grid with the connected nodes.
+        messages: Messages to be sent to clients.
+        timeout: Longest wait in seconds.
+
+    Returns:
+        The replies in the order of their arrival.
     """
-    asked = list(messages)
+    messages = list(messages)
     until = time.monotonic() + timeout
-    waiting = {i: m for i, m in zip(grid.push_messages(asked), asked, strict=False) if i}
-    found: list[Message] = []
-    while waiting and time.monotonic() < until:
-        before = len(waiting)
-        for i, message in list(waiting.items()):
+    unanswered = {i: m for i, m in zip(grid.push_messages(messages), messages, strict=False) if i}
+    replies: list[Message] = []
+    while unanswered and time.monotonic() < until:
+        number = len(unanswered)
+        for i, message in list(unanswered.items()):
             reply = _pulled(grid, i, message)
             if time.monotonic() >= until:
                 break
             if reply is not None:
-                found.append(reply)
-                del waiting[i]
-        if len(waiting) == before:
+                replies.append(reply)
+                del unanswered[i]
+        if len(unanswered) == number:
             time.sleep(max(0.0, min(_POLL_SECONDS, until - time.monotonic())))
-    return found
+    return replies
 
 
 def error_text(message: Message) -> str:
-    """Return the reason of a reply that is an error, as one short printable line."""
+    """Return the reason of an error reply as one printable line of at most 200 characters."""
     return clean(str(message.error.reason), _TEXT)
 
 
-def _pulled(grid: Grid, message_id: str, asked: Message) -> Message | None:
+def _pulled(grid: Grid, message_id: str, message: Message) -> Message | None:
     try:
         replies = list(grid.pull_messages([message_id]))
     except Exception as error:
         reason = f"the reply cannot be read: {type(error).__name__}: {error}"
-        return Message(Error(_UNREADABLE, reason), reply_to=asked)
+        return Message(Error(_UNREADABLE, reason), reply_to=message)
     if not replies:
         return None
     if replies[0].has_error():
-        # Flower signs errors of its own, such as that of a node that went away, as the server.
-        return Message(replies[0].error, reply_to=asked)
+        # Flower sends its own errors, such as that of a disconnected node, with the server as source.
+        return Message(replies[0].error, reply_to=message)
     return replies[0]
 
 
 def content_bytes(content: RecordDict) -> int:
-    """Return the bytes of arrays, numbers, texts and their names: 8 for a number, 1 for a truth value.
+    """Return the size in bytes of arrays, numbers, texts and their names: 8 for a number, 1 for a Boolean.
 
-    Flower's own records count the same, and fail for empty texts and lists.
+    Flower's own records count in the same way, but fail for empty texts and lists.
+
+    Example:
+        >>> from flwr.app import ConfigRecord, RecordDict
+        >>> from ddsdk_integrations.federated import content_bytes
+        >>> content_bytes(RecordDict({"config": ConfigRecord({"seed": 3, "name": "digits"})}))
+        22
     """
     size = 0
     for record in content.values():
@@ -76,7 +90,7 @@ def content_bytes(content: RecordDict) -> int:
     return size
 
 
-def _value_bytes(value: Any) -> int:  # noqa: ANN401 - whatever a record holds
+def _value_bytes(value: Any) -> int:  # noqa: ANN401 - any value of a record
     if isinstance(value, list):
         return sum(map(_value_bytes, value))
     if isinstance(value, str | bytes):
@@ -87,7 +101,7 @@ def _value_bytes(value: Any) -> int:  # noqa: ANN401 - whatever a record holds
 @final
 @dataclass
 class Traffic:
-    """Count of all that was sent.
+    """Count of sent bytes and messages.
 
     Attributes:
         down: Bytes from the server to clients.
@@ -101,17 +115,27 @@ class Traffic:
 
     @property
     def total(self) -> int:
-        """Both directions."""
+        """Bytes in both directions."""
         return self.down + self.up
 
 
 @final
 class CountingGrid(Grid):
-    """A grid that counts the bytes that pass; any strategy of Flower takes it in place of the grid itself.
+    """Flower grid that counts the bytes of all messages, for use with any strategy.
 
     Args:
-        grid: Grid that sends.
-        traffic: Count to go on with; None for a new one.
+        grid: Grid that transports the messages.
+        traffic: Count to be continued; None for a new one.
+
+    Attributes:
+        traffic: Count of bytes and messages.
+
+    Example:
+        >>> from flwr.clientapp import ClientApp
+        >>> from ddsdk_integrations.federated import CountingGrid, InProcessGrid
+        >>> grid = CountingGrid(InProcessGrid(ClientApp(), 3))
+        >>> len(list(grid.get_node_ids())), grid.traffic.total
+        (3, 0)
     """
 
     def __init__(self, grid: Grid, traffic: Traffic | None = None) -> None:
@@ -119,48 +143,48 @@ class CountingGrid(Grid):
         self.traffic = Traffic() if traffic is None else traffic
 
     def set_run(self, run: Any) -> None:  # noqa: ANN401 - a type of Flower that is not public
-        """Set the run of the grid."""
+        """Set the run of the underlying grid."""
         self._grid.set_run(run)
 
     @property
     def run(self) -> Any:  # noqa: ANN401
-        """The run of the grid."""
+        """Run of the underlying grid."""
         return self._grid.run
 
     def create_message(self, *args: Any, **kwargs: Any) -> Message:  # noqa: ANN401
-        """Make a message."""
+        """Return a new message."""
         return self._grid.create_message(*args, **kwargs)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the nodes."""
+        """Return the ids of the connected nodes."""
         return self._grid.get_node_ids()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send, and count."""
+        """Return the ids of the messages after sending and counting them."""
         return self._grid.push_messages(self._counted(messages, up=False))
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Receive, and count."""
+        """Return the replies that have arrived, and count them."""
         return self._counted(self._grid.pull_messages(message_ids), up=True)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Send and receive, and count both."""
+        """Return the replies to messages, and count both."""
         sent = self._counted(messages, up=False)
         return self._counted(self._grid.send_and_receive(sent, timeout=timeout), up=True)
 
     def _counted(self, messages: Iterable[Message], *, up: bool) -> list[Message]:
-        found = list(messages)
-        size = sum(content_bytes(m.content) for m in found if m.has_content())
-        self.traffic.messages += len(found)
+        listed = list(messages)
+        size = sum(content_bytes(m.content) for m in listed if m.has_content())
+        self.traffic.messages += len(listed)
         if up:
             self.traffic.up += size
         else:
             self.traffic.down += size
-        return found
+        return listed
 
 
 def count_traffic(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Count what a client receives and sends, in its own state: a mod of Flower's ``ClientApp``."""
+    """Return a client's reply and add the sizes of message and reply to its state: a mod for Flower's ``ClientApp``."""
     reply = call_next(message, context)
     down, up = counted(context)
     down += content_bytes(message.content)
@@ -170,13 +194,27 @@ def count_traffic(message: Message, context: Context, call_next: ClientAppCallab
 
 
 def counted(context: Context) -> tuple[int, int]:
-    """Return the bytes that `count_traffic` has counted for a client: received, sent."""
-    found: dict[str, Any] = dict(context.state.config_records.get(_STATE, {}))
-    return found.get("down", 0), found.get("up", 0)
+    """Return the bytes that a client has received and sent, as counted by `count_traffic`."""
+    counts: dict[str, Any] = dict(context.state.config_records.get(_STATE, {}))
+    return counts.get("down", 0), counts.get("up", 0)
 
 
 def client_traffic(grid: Grid, timeout: float = 60.0) -> Traffic:
-    """Return the sum of the counts of all clients of `Participant` that answer within `timeout` seconds."""
+    """Return the sum of the clients' own byte counts, from all clients of `Participant` that answer in time.
+
+    Args:
+        grid: Flower grid with the connected nodes.
+        timeout: Longest wait in seconds.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.federated import FederatedTask, InProcessGrid, Participant, client_traffic
+        >>> real = ddsdk.load("digits")
+        >>> load = lambda context: (real.images, real.labels)
+        >>> app = Participant(task=FederatedTask.of(real, width=4, depth=2), load=load, distil=ddsdk.DM()).app()
+        >>> client_traffic(InProcessGrid(app, 3)).total
+        0
+    """
     messages = [Message(RecordDict(), node, "query.traffic") for node in grid.get_node_ids()]
     total = Traffic()
     for reply in exchange(grid, messages, timeout):

@@ -1,4 +1,4 @@
-"""A pretrained network as a supply of students, and linear gradient matching: images that teach a probe on it."""
+"""Linear gradient matching: distillation for linear probes on a frozen pretrained backbone."""
 
 from __future__ import annotations
 
@@ -20,32 +20,42 @@ from ddsdk.students import FreshStudents, MakeStudent
 
 @final
 class _Features(nn.Module):
-    """The backbone, hidden: its weights are constants, which no optimizer trains and no objective differentiates by."""
+    """The features of a backbone whose weights are no parameters: no optimizer and no objective can reach them."""
 
     def __init__(self, backbone: nn.Module, features: int) -> None:
         super().__init__()
         self._count = features
-        # A module in a tuple is not registered: neither its parameters nor its layers are those of the student.
-        self._held = (backbone,)
+        # PyTorch does not register a module in a tuple, so the student has neither its parameters nor its layers.
+        self._unregistered = (backbone,)
 
     def forward(self, x: Tensor) -> Tensor:
-        (backbone,) = self._held
-        found: Tensor = getattr(backbone, "embed", backbone)(x).flatten(1)
-        require(found.shape[1] == self._count, "features", f"be {found.shape[1]}", self._count)
-        return found
+        (backbone,) = self._unregistered
+        features: Tensor = getattr(backbone, "embed", backbone)(x).flatten(1)
+        require(features.shape[1] == self._count, "features", f"be {features.shape[1]}", self._count)
+        return features
 
 
 @final
 class FrozenBackbone:
-    """A factory of students for any recipe: the backbone's features under a random linear head.
+    """A student factory for any recipe: a frozen pretrained backbone with a random linear head.
 
-    A recipe that matches embeddings matches the features of the backbone; one that matches gradients, or trains its
-    students, sees the head alone. The backbone is copied and put into eval mode.
+    Recipes that match embeddings match the backbone's features. Recipes that match gradients or train their students
+    have the head as the only parameters. The backbone is copied and put into eval mode.
 
     Args:
-        backbone: Network from images (B, C, H, W) to features by `embed`, or by a call; on the device of the data.
+        backbone: Network from images (B, C, H, W) to features, by its method `embed` or a call; on the device of the
+            data.
         features: Number of features F.
-        num_classes: Number of classes K of the data to distil.
+        num_classes: Number of classes K of the real data.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.finetune import FrozenBackbone
+        >>> real = ddsdk.load("digits")
+        >>> backbone = ddsdk.network_factory("mlp", real.image_shape, 10, width=16)(ddsdk.generator(0))
+        >>> make_student = FrozenBackbone(backbone, features=16, num_classes=10)
+        >>> len(ddsdk.distill(ddsdk.DM(ipc=1, steps=2, real_batch=16), real, make_student=make_student))
+        10
     """
 
     def __init__(self, backbone: nn.Module, *, features: int, num_classes: int) -> None:
@@ -55,7 +65,7 @@ class FrozenBackbone:
         self._shape = (num_classes, features)
 
     def __call__(self, rng: torch.Generator) -> Network:
-        """Return the backbone under a head with normal weights of variance 1 / F from `rng`, and no bias at first."""
+        """Return the backbone with a new head: normal weights of variance 1 / F from `rng`, and zero biases."""
         classes, features = self._shape
         head = nn.Linear(features, classes)
         with torch.no_grad():
@@ -67,19 +77,29 @@ class FrozenBackbone:
 @final
 @dataclass(frozen=True, kw_only=True)
 class LinearGradientMatching(IterativeRecipe):
-    """Match the gradient of a random linear classifier on the features of a frozen backbone.
+    """Linear gradient matching: match the gradients of random linear classifiers on features of a frozen backbone.
 
-    min_S E_W 1 - cos(grad_W L(W f(S)), grad_W L(W f(T))) over fresh heads W, both sides under one augmentation.
+    min_S E_W 1 - cos(grad_W L(W f(S)), grad_W L(W f(T))) over fresh heads W, with one siamese augmentation of both
+    sides. Its students must be a `FrozenBackbone`.
 
     Attributes:
-        steps: Image steps.
+        steps: Outer steps, one update of the images each.
         real_batch: Real images of each class in one step.
         image_lr: Learning rate of the images (Adam).
-        start: Start of the images: noise, real, k-means, means or herding.
+        start: Initial images: noise, real, k-means, means or herding.
         augmentation: DSA operations joined by "_"; empty for none. None takes those that suit the data.
 
-    Differences from the published algorithm: images are stored as pixels, where the paper has a pyramid of resolutions
-    with decorrelated colours; heads have the variance of 1 / F.
+    Differences from the published algorithm: images are pixels, where the paper optimises a pyramid of resolutions with
+    decorrelated colours; weights of heads have variance 1 / F.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.finetune import FrozenBackbone, LinearGradientMatching
+        >>> real = ddsdk.load("digits")
+        >>> backbone = ddsdk.network_factory("mlp", real.image_shape, 10, width=16)(ddsdk.generator(0))
+        >>> make_student = FrozenBackbone(backbone, features=16, num_classes=10)
+        >>> len(ddsdk.distill(LinearGradientMatching(ipc=1, steps=2, real_batch=16), real, make_student=make_student))
+        10
 
     References:
         Cazenavette, Torralba and Sitzmann, "Dataset Distillation for Pre-Trained Self-Supervised Vision Models",
@@ -94,10 +114,10 @@ class LinearGradientMatching(IterativeRecipe):
     augmentation: str | None = None
 
     def parts(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[nn.Module]:
-        """Return matching of the head's gradients, all classes together.
+        """Return matching of the heads' gradients on a batch of all classes.
 
         Raises:
-            TypeError: If `make_student` is no `FrozenBackbone`: gradients of all weights would be matched.
+            TypeError: If `make_student` is no `FrozenBackbone`; other students would match gradients of all weights.
         """
         if not isinstance(make_student, FrozenBackbone):
             raise TypeError(f"make_student must be a FrozenBackbone, got {type(make_student).__name__}")
@@ -114,6 +134,9 @@ class LinearGradientMatching(IterativeRecipe):
             steps=self.steps,
         )
 
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
-        """Return the protocol of a network from scratch, for want of a name for the backbone; see `probe_accuracy`."""
-        return dd.Evaluation.published(augmentation_for(real, self.augmentation))
+    def protocol(self, real: dd.RealData) -> dd.TrainingProtocol:
+        """Return the protocol of training a network from scratch; `probe_accuracy` evaluates the set on the backbone.
+
+        A protocol has no name for an arbitrary backbone.
+        """
+        return dd.TrainingProtocol.published(augmentation_for(real, self.augmentation))

@@ -1,4 +1,4 @@
-"""Use of a set for a pretrained backbone: a linear probe on its features, and fine-tuning of everything."""
+"""Evaluation of a set with a pretrained backbone: linear probe and fine-tuning."""
 
 from __future__ import annotations
 
@@ -10,26 +10,34 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk.foundation import require_rate, root
+from ddsdk.foundation import as_generator, require_positive
 from ddsdk.synthetic import read_labels
 from ddsdk.training import accuracy, embeddings, train
 
-_PASSES = 200
+_ITERATIONS = 200
 
 
 def linear_probe(features: Tensor, labels: Tensor, *, decay: float = 1e-3) -> nn.Linear:
-    """Return the head that minimises cross-entropy + decay ||W||^2 / 2 on features: convex, so nothing is drawn.
+    """Return the linear head that minimises cross-entropy + decay ||W||^2 / 2 on features.
+
+    The problem is convex, so the result has no randomness.
 
     Args:
-        features: Features, (M, F).
-        labels: Rows of probabilities, (M, K).
-        decay: Weight decay, > 0, or there may be no smallest value.
+        features: Features of the images, (M, F).
+        labels: Labels as rows of probabilities, (M, K).
+        decay: Weight decay, > 0; without it the loss may have no minimum.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk_integrations.finetune import linear_probe
+        >>> linear_probe(torch.eye(3), torch.eye(3))(torch.eye(3)).argmax(1).tolist()
+        [0, 1, 2]
     """
-    require_rate("decay", decay)
+    require_positive("decay", decay)
     head = nn.Linear(features.shape[1], labels.shape[1]).to(features)
     for p in head.parameters():
         nn.init.zeros_(p)
-    solver = torch.optim.LBFGS(head.parameters(), max_iter=_PASSES, line_search_fn="strong_wolfe")
+    solver = torch.optim.LBFGS(head.parameters(), max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         solver.zero_grad()
@@ -43,15 +51,15 @@ def linear_probe(features: Tensor, labels: Tensor, *, decay: float = 1e-3) -> nn
 
 
 @final
-class _Joined(nn.Module):
-    """Features of a backbone under a head; batch norm keeps the statistics of the pretraining in every mode."""
+class _ProbedBackbone(nn.Module):
+    """A backbone with a linear head; batch norm uses the pretraining statistics, also in training mode."""
 
     def __init__(self, backbone: nn.Module, head: nn.Linear) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
 
-    def train(self, mode: bool = True) -> _Joined:
-        # A few synthetic images have no statistics of their own.
+    def train(self, mode: bool = True) -> _ProbedBackbone:
+        # Statistics of a few synthetic images would be poor.
         super().train(mode)
         for layer in self.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
@@ -59,53 +67,72 @@ class _Joined(nn.Module):
         return self
 
     def embed(self, x: Tensor) -> Tensor:
-        found: Tensor = getattr(self.backbone, "embed", self.backbone)(x)
-        return found.flatten(1)
+        features: Tensor = getattr(self.backbone, "embed", self.backbone)(x)
+        return features.flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.embed(x))
         return logits
 
 
-def _probed(backbone: nn.Module, distilled: dd.Distilled, decay: float) -> tuple[_Joined, Tensor]:
-    joined = _Joined(copy.deepcopy(backbone).eval(), nn.Linear(1, 1))
+def _probed(backbone: nn.Module, distilled: dd.Distilled, decay: float) -> tuple[_ProbedBackbone, Tensor]:
+    """Return a copy of the backbone with the probe of a set, and the labels of the set as probabilities."""
+    probed = _ProbedBackbone(copy.deepcopy(backbone).eval(), nn.Linear(1, 1))
     rows = read_labels(distilled.labels, "probabilities" if distilled.label_space == "scores" else "stored")
-    joined.head = linear_probe(embeddings(joined, distilled.images), rows, decay=decay)
-    return joined, rows
+    probed.head = linear_probe(embeddings(probed, distilled.images), rows, decay=decay)
+    return probed, rows
 
 
 def probe_accuracy(backbone: nn.Module, distilled: dd.Distilled, test: dd.RealData, *, decay: float = 1e-3) -> float:
-    """Return the accuracy of a linear probe that is fitted to a set, on test images.
+    """Return the test accuracy of a linear probe that is fitted to a set.
 
     Args:
-        backbone: Frozen network from images to features by `embed`, or by a call.
-        distilled: Set, in the value space of `test`.
-        test: Test images, read once.
-        decay: Weight decay of the probe.
+        backbone: Pretrained network from images to features, by its method `embed` or a call.
+        distilled: Distilled set in the value space of `test`.
+        test: Test images, in one pass.
+        decay: Weight decay of the probe, > 0.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.finetune import probe_accuracy
+        >>> train, test = ddsdk.load_pair("digits")
+        >>> backbone = ddsdk.network_factory("mlp", train.image_shape, 10, width=16)(ddsdk.generator(0))
+        >>> coreset = ddsdk.distill(ddsdk.BASELINES["random"](ipc=2), train)
+        >>> 0 <= probe_accuracy(backbone, coreset, test) <= 1
+        True
     """
-    joined, _ = _probed(backbone, distilled, decay)
-    return accuracy(joined, test.batch(torch.arange(len(test))).x, test.labels)
+    probed, _ = _probed(backbone, distilled, decay)
+    return accuracy(probed, test.batch(torch.arange(len(test))).x, test.labels)
 
 
-def fine_tuned(
+def fine_tune(
     backbone: nn.Module,
     distilled: dd.Distilled,
-    evaluation: dd.Evaluation,
+    protocol: dd.TrainingProtocol,
     *,
     seed: int | torch.Generator = 0,
     decay: float = 1e-3,
 ) -> nn.Module:
-    """Return the backbone under the probe of a set, after both were trained on it; `backbone` stays as it is.
+    """Return a copy of the backbone with a linear head, both fine-tuned on a set; the head starts as its linear probe.
 
     Args:
-        backbone: Network at the start.
-        distilled: Set to train on.
-        evaluation: Optimizer, rate, epochs, batches and augmentation; its network is not read.
+        backbone: Pretrained network from images to features, by its method `embed` or a call.
+        distilled: Training set of the fine-tuning.
+        protocol: Optimizer, learning rate, epochs, batch size and augmentation; its network is ignored.
         seed: Root of order and augmentation: an integer, or a generator, which is not advanced.
-        decay: Weight decay of the probe.
+        decay: Weight decay of the probe, > 0.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> from ddsdk_integrations.finetune import fine_tune
+        >>> real = ddsdk.load("digits")
+        >>> backbone = ddsdk.network_factory("mlp", real.image_shape, 10, width=16)(ddsdk.generator(0))
+        >>> coreset = ddsdk.distill(ddsdk.BASELINES["random"](ipc=2), real)
+        >>> fine_tune(backbone, coreset, ddsdk.TrainingProtocol(epochs=2))(torch.rand(3, 1, 8, 8)).shape
+        torch.Size([3, 10])
     """
-    joined, rows = _probed(backbone, distilled, decay)
-    joined.requires_grad_(True)
-    for _ in train(joined, dd.Batch(distilled.images, rows), evaluation, root(seed)):
+    probed, rows = _probed(backbone, distilled, decay)
+    probed.requires_grad_(True)
+    for _ in train(probed, dd.Batch(distilled.images, rows), protocol, as_generator(seed)):
         pass
-    return joined.eval()
+    return probed.eval()

@@ -1,13 +1,14 @@
 """Graph condensation with PyTorch Geometric: ``pip install 'ddsdk[graph]'``.
 
->>> from ddsdk_integrations.graph import GCond, evaluate_graph, stochastic_blocks, to_data
->>> graph = stochastic_blocks(2000)
->>> distilled = ddsdk.distill(GCond(nodes=40, structure="none"), graph, seed=0)
->>> score = evaluate_graph(distilled, graph, seed=0)
->>> data = to_data(distilled)
+>>> import ddsdk
+>>> from ddsdk_integrations.graph import GCond, stochastic_blocks, to_data
+>>> graph = stochastic_blocks(400)
+>>> distilled = ddsdk.distill(GCond(nodes=8, steps=2, structure="none"), graph, seed=0)
+>>> to_data(distilled).x.shape
+torch.Size([8, 32])
 """
 
-# ruff: noqa: E402 - the check for the library comes before the imports
+# ruff: noqa: E402 - a missing library must raise its own error before the imports fail
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from ddsdk_integrations._require import require_library
 
 require_library("torch_geometric", feature="Graph condensation", package="torch_geometric", extra="graph")
 
-from ddsdk_integrations.graph.baselines import ChosenNodes as ChosenNodes
+from ddsdk_integrations.graph.baselines import CoresetNodes as CoresetNodes
 from ddsdk_integrations.graph.baselines import PropagatedNodes as PropagatedNodes
 from ddsdk_integrations.graph.classification import GRAPHS_PROTOCOL as GRAPHS_PROTOCOL
 from ddsdk_integrations.graph.classification import DosCondGraphs as DosCondGraphs
@@ -25,15 +26,15 @@ from ddsdk_integrations.graph.classification import evaluate_graphs as evaluate_
 from ddsdk_integrations.graph.classification import to_batch as to_batch
 from ddsdk_integrations.graph.data import Graph as Graph
 from ddsdk_integrations.graph.data import GraphData as GraphData
-from ddsdk_integrations.graph.data import Part as Part
+from ddsdk_integrations.graph.data import NodeSplit as NodeSplit
 from ddsdk_integrations.graph.graph_sets import GraphSet as GraphSet
 from ddsdk_integrations.graph.judge import GRAPH_PROTOCOL as GRAPH_PROTOCOL
 from ddsdk_integrations.graph.judge import evaluate_graph as evaluate_graph
 from ddsdk_integrations.graph.judge import to_data as to_data
-from ddsdk_integrations.graph.judge import whole_graph as whole_graph
+from ddsdk_integrations.graph.judge import whole_graph_scores as whole_graph_scores
 from ddsdk_integrations.graph.kernel import LabelledNodes as LabelledNodes
 from ddsdk_integrations.graph.kernel import StructureKernel as StructureKernel
-from ddsdk_integrations.graph.kernel import by_structure as by_structure
+from ddsdk_integrations.graph.kernel import structure_gram_matrices as structure_gram_matrices
 from ddsdk_integrations.graph.load import TextGraphs as TextGraphs
 from ddsdk_integrations.graph.load import load_graph as load_graph
 from ddsdk_integrations.graph.load import planetoid as planetoid
@@ -46,8 +47,8 @@ from ddsdk_integrations.graph.matching import GCond as GCond
 from ddsdk_integrations.graph.networks import GRAPH_NETWORKS as GRAPH_NETWORKS
 from ddsdk_integrations.graph.networks import graph_network as graph_network
 from ddsdk_integrations.graph.networks import graph_student as graph_student
-from ddsdk_integrations.graph.propagation import dense_normalised as dense_normalised
-from ddsdk_integrations.graph.propagation import normalised as normalised
+from ddsdk_integrations.graph.propagation import dense_normalised_adjacency as dense_normalised_adjacency
+from ddsdk_integrations.graph.propagation import normalised_adjacency as normalised_adjacency
 from ddsdk_integrations.graph.propagation import propagated as propagated
 from ddsdk_integrations.graph.recipe import GraphRecipe as GraphRecipe
 from ddsdk_integrations.graph.sfgc import SFGC as SFGC

@@ -1,4 +1,4 @@
-"""Baselines of a condensed graph: chosen real nodes, their propagated features, and class means."""
+"""Baselines of node condensation: coresets of real nodes, propagated features and cluster means."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ddsdk.running import DirectMethod
 from ddsdk.students import MakeStudent
 from ddsdk.synthetic import hard_labels
 from ddsdk_integrations.graph.data import GraphData
-from ddsdk_integrations.graph.recipe import NodeMethod, allotted
-from ddsdk_integrations.graph.structure import KeptEdges, SyntheticNodes
+from ddsdk_integrations.graph.recipe import NodeMethod, node_classes
+from ddsdk_integrations.graph.structure import RealEdges, SyntheticNodes
 
 _CHOICES: Mapping[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
     "random": lambda x, n, rng: torch.randperm(len(x), generator=rng)[:n],
@@ -30,47 +30,65 @@ _CHOICES: Mapping[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class ChosenNodes(NodeMethod, DirectMethod[GraphData]):
-    """Real training nodes with the edges among them; a class with too few gives all that it has.
+class CoresetNodes(NodeMethod, DirectMethod[GraphData]):
+    """A coreset of real training nodes with the edges among them.
+
+    A class with fewer training nodes than its share contributes all of them.
 
     Attributes:
-        choice: ``"random"``, or by propagated features ``"herding"``, ``"k-center"`` or ``"k-means"``.
+        choice: Rule of the selection: ``"random"``, or on propagated features ``"herding"``, ``"k-center"`` or
+            ``"k-means"``.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.graph import CoresetNodes, stochastic_blocks
+        >>> coreset = ddsdk.distill(CoresetNodes(nodes=8, choice="herding"), stochastic_blocks(400))
+        >>> len(coreset)
+        8
     """
 
     name: ClassVar[str] = "nodes"
     choice: Literal["random", "herding", "k-center", "k-means"] = "random"
 
     def make(self, graph: GraphData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.SyntheticSet:  # noqa: ARG002
-        """Return the chosen nodes, class by class."""
-        wanted = torch.bincount(allotted(graph.class_sizes, self.nodes), minlength=graph.num_classes)
+        """Return the selected nodes, sorted by class."""
+        counts = torch.bincount(node_classes(graph.class_sizes, self.nodes), minlength=graph.num_classes)
         x, picks = graph.propagated(self.hops), []
-        for c, n in enumerate(wanted.tolist()):
-            mine = torch.nonzero(graph.train.labels == c).flatten()
-            picks.append(mine[_CHOICES[self.choice](x[mine], n, derive(rng, c))] if n < len(mine) else mine)
-        at = torch.cat(picks)
-        seen, nodes, classes = graph.train.graph, graph.train.nodes[at], graph.train.labels[at]
-        inside = nodes.sort().values
-        index, _ = subgraph(inside, seen.edge_index, relabel_nodes=True, num_nodes=len(seen.x))
-        # `subgraph` numbers nodes by their place in the graph, the set by its classes.
-        kept = KeptEdges(nodes.argsort()[index])
-        items = SyntheticNodes(seen.x[nodes], kept, hops=self.hops)
+        for c, n in enumerate(counts.tolist()):
+            of_class = torch.nonzero(graph.train.labels == c).flatten()
+            enough = n < len(of_class)
+            picks.append(of_class[_CHOICES[self.choice](x[of_class], n, derive(rng, c))] if enough else of_class)
+        chosen, split = torch.cat(picks), graph.train
+        nodes, classes = split.nodes[chosen], split.labels[chosen]
+        ascending = nodes.sort().values
+        index, _ = subgraph(ascending, split.graph.edge_index, relabel_nodes=True, num_nodes=len(split.graph.x))
+        # `subgraph` numbers nodes by their position in the graph; nodes of the set are sorted by class.
+        edges = RealEdges(nodes.argsort()[index])
+        items = SyntheticNodes(split.graph.x[nodes], edges, hops=self.hops)
         return dd.SyntheticSet(items, hard_labels(classes, graph.num_classes), classes, graph.num_classes)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class PropagatedNodes(NodeMethod, DirectMethod[GraphData]):
-    """Propagated features without edges: those of random training nodes, or the means of clusters of each class.
+    """Propagated features without edges: of random training nodes, or means of clusters within each class.
 
-    The second is what GCPA computes before it trains anything (ICML 2025): one message passing and class means.
+    The cluster means are the precomputation of GCPA (ICML 2025): one message passing and class means, before any
+    training.
 
     Attributes:
-        means: Whether means of clusters are taken; random nodes otherwise.
+        means: Whether nodes are means of clusters; otherwise they are random training nodes.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.graph import PropagatedNodes, stochastic_blocks
+        >>> ddsdk.distill(PropagatedNodes(nodes=8, means=True), stochastic_blocks(400)).images.shape
+        torch.Size([8, 1, 1, 32])
     """
 
     name: ClassVar[str] = "propagated"
     means: bool = False
 
     def make(self, graph: GraphData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.SyntheticSet:  # noqa: ARG002
-        """Return the nodes, class by class."""
+        """Return the nodes, sorted by class."""
         return self.synthetic(graph, "means" if self.means else "propagated", rng=rng)

@@ -1,4 +1,4 @@
-"""A graph with a split: the nodes and edges that condensation may see, and those that it may not."""
+"""Tasks of node classification: a graph with training, validation and test nodes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch_geometric.utils import subgraph
 
 import ddsdk as dd
 from ddsdk.foundation import require, require_count
-from ddsdk_integrations.graph.propagation import normalised, propagated
+from ddsdk_integrations.graph.propagation import normalised_adjacency, propagated
 
 Setting = Literal["transductive", "inductive"]
-"""Whether condensation sees the nodes of validation and test, without their labels, or the training nodes alone."""
+"""Use of held-out nodes in condensation: features and edges without labels (transductive), or none (inductive)."""
 
 Metric = Literal["accuracy", "auc"]
 
@@ -26,11 +26,11 @@ Metric = Literal["accuracy", "auc"]
 @final
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Nodes with features and edges.
+    """Node features and edges of a graph.
 
     Attributes:
-        x: (N, D) float32.
-        edge_index: Source and target of each edge, (2, E) int64; an undirected edge is there both ways.
+        x: Features of the nodes, (N, D) float32.
+        edge_index: Source and target of each edge, (2, E) int64; an undirected edge stands in both directions.
     """
 
     x: Tensor
@@ -38,20 +38,20 @@ class Graph:
 
     @cached_property
     def operator(self) -> Tensor:
-        """The normalised adjacency, sparse CSR; made once."""
-        return normalised(self.edge_index, len(self.x))
+        """Normalised adjacency, (N, N) sparse CSR, computed once."""
+        return normalised_adjacency(self.edge_index, len(self.x))
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Part:
-    """Nodes of one split, and the graph that may be seen with them.
+class NodeSplit:
+    """Labelled nodes of one split, with the graph that a network may use for them.
 
     Attributes:
-        graph: Graph of all nodes that may be seen.
-        nodes: Positions of the labelled ones in it, (L,) int64.
-        labels: Their classes, (L,) int64.
-        ids: Number in the data of each node of `graph`, (N,) int64: the leak check compares them.
+        graph: Graph of all visible nodes.
+        nodes: Positions of the labelled nodes in `graph`, (L,) int64.
+        labels: Classes of the labelled nodes, (L,) int64.
+        ids: Number of each node of `graph` in the data set, (N,) int64; the leak check compares these numbers.
     """
 
     graph: Graph
@@ -62,20 +62,28 @@ class Part:
 
 @final
 class GraphData:
-    """A task of node classification.
+    """A task of node classification: a graph with training, validation and test nodes.
+
+    ValueError is raised if a shape or number is wrong, a class has no training node, or a held-out node leaks into
+    training; TypeError if `data` is no PyG graph.
 
     Args:
-        data: PyG graph with x (N, D), edge_index, y (N,) and train_mask, val_mask and test_mask.
-        setting: ``"transductive"``: all parts share one graph. ``"inductive"``: each part is the sub-graph of its own
-            nodes.
-        split: Column of masks (N, S).
-        class_names: K names; None for numbers.
+        data: PyG graph with x (N, D), edge_index, y (N,) int64 and train_mask, val_mask and test_mask.
+        setting: ``"transductive"``: all splits share one graph. ``"inductive"``: each split has the sub-graph of its
+            own nodes.
+        split: Column of masks of shape (N, S), in 0..S - 1; masks of shape (N,) have no columns.
+        class_names: Names of the K classes; None for numbers.
         name: Label of the data in reports.
-        metric: Score on held-out nodes: ``"accuracy"``, or ``"auc"`` for two classes.
+        metric: Score on held-out nodes: ``"accuracy"``, or ``"auc"`` (area under the ROC curve) for two classes.
 
-    Raises:
-        TypeError: If `data` is no PyG graph, or a tensor has the wrong dtype.
-        ValueError: If a shape or number is wrong, a class has no training node, or the split leaks.
+    Example:
+        >>> import torch
+        >>> from torch_geometric.data import Data
+        >>> from ddsdk_integrations.graph import GraphData
+        >>> split, ring = torch.arange(6) // 2, torch.stack([torch.arange(6), (torch.arange(6) + 1) % 6])
+        >>> masks = {"train_mask": split == 0, "val_mask": split == 1, "test_mask": split == 2}
+        >>> GraphData(Data(x=torch.rand(6, 3), edge_index=ring, y=torch.arange(6) % 2, **masks)).class_sizes
+        (1, 1)
     """
 
     def __init__(
@@ -95,10 +103,10 @@ class GraphData:
             nodes = torch.nonzero(_mask(data, f"{part}_mask", split)).flatten()
             if setting == "inductive":
                 index, _ = subgraph(nodes, data.edge_index, relabel_nodes=True, num_nodes=len(data.x))
-                seen, at, ids = Graph(data.x[nodes].float(), index), torch.arange(len(nodes)), nodes
+                visible, positions, ids = Graph(data.x[nodes].float(), index), torch.arange(len(nodes)), nodes
             else:
-                seen, at, ids = whole, nodes, torch.arange(len(data.x))
-            parts.append(Part(seen, at, data.y[nodes], ids))
+                visible, positions, ids = whole, nodes, torch.arange(len(data.x))
+            parts.append(NodeSplit(visible, positions, data.y[nodes], ids))
         self._set(parts, setting, class_names, name, metric)
 
     @classmethod
@@ -112,30 +120,30 @@ class GraphData:
         name: str = "graph",
         metric: Metric = "accuracy",
     ) -> GraphData:
-        """Return an inductive task of three graphs that were cut before.
+        """Return an inductive task of three separate graphs.
 
         Args:
-            train: Training graph with x, edge_index, y, and n_id (N,), the number in the data of each node. A `mask`
-                marks the labelled nodes; all are labelled without one. It must not hold a held-out node.
+            train: Training graph with x, edge_index, y, and n_id (N,), the number of each node in the data set. A
+                `mask` marks the labelled nodes; without it all nodes are labelled. No held-out node may be in it.
             val: Validation graph with the same fields.
-            test: Test graph with the same fields; it may hold training nodes as context.
-            class_names: K names; None for numbers.
+            test: Test graph with the same fields; training nodes may be in it as context.
+            class_names: Names of the K classes; None for numbers.
             name: Label of the data in reports.
-            metric: Score on held-out nodes.
+            metric: Score on held-out nodes: ``"accuracy"`` or ``"auc"``.
         """
         task = cls.__new__(cls)
         parts = []
-        for word, data in (("train", train), ("val", val), ("test", test)):
+        for part, data in (("train", train), ("val", val), ("test", test)):
             _check(data)
-            require(data.get("n_id") is not None, word, "have n_id, so that leaks are seen", "a graph without")
+            require(data.get("n_id") is not None, part, "have n_id for the leak check", "a graph without it")
             mask = data.mask if "mask" in data else torch.ones(len(data.x), dtype=torch.bool)
             nodes = torch.nonzero(mask).flatten()
-            parts.append(Part(Graph(data.x.float(), data.edge_index), nodes, data.y[nodes], data.n_id))
+            parts.append(NodeSplit(Graph(data.x.float(), data.edge_index), nodes, data.y[nodes], data.n_id))
         task._set(parts, "inductive", class_names, name, metric)
         return task
 
     def _set(
-        self, parts: Sequence[Part], setting: Setting, class_names: Sequence[str] | None, name: str, metric: Metric
+        self, parts: Sequence[NodeSplit], setting: Setting, class_names: Sequence[str] | None, name: str, metric: Metric
     ) -> None:
         self.train, self.val, self.test = parts
         self.setting, self.name, self.metric = setting, name, metric
@@ -163,21 +171,22 @@ class GraphData:
 
     @property
     def device(self) -> torch.device:
-        """The device of the graph."""
+        """Device of the graph's tensors."""
         return self.train.graph.x.device
 
     @cached_property
     def preprocess(self) -> dd.Preprocess:
-        """From the unit range to the space of the features, for the artefact."""
+        """Map from the unit range to the range of the features, as the artefact stores it."""
         return feature_space(self.train.graph.x)
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """Facts of the graph for the provenance of a set: name, fingerprint, setting and sizes."""
+        """Facts of the graph for the provenance of a set: name, fingerprint (SHA-256), setting and sizes."""
         digest = hashlib.sha256(self.setting.encode())
         for part in (self.train, self.val, self.test):
-            for t in (part.graph.x, part.graph.edge_index, part.nodes, part.labels):
-                digest.update(f"{t.dtype}{tuple(t.shape)}".encode() + t.contiguous().cpu().numpy().tobytes())
+            for tensor in (part.graph.x, part.graph.edge_index, part.nodes, part.labels):
+                header = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
+                digest.update(header + tensor.contiguous().cpu().numpy().tobytes())
         return {
             "name": self.name,
             "fingerprint": digest.hexdigest(),
@@ -188,15 +197,15 @@ class GraphData:
         }
 
     def propagated(self, hops: int) -> Tensor:
-        """Return the features of the training nodes after `hops` multiplications by the operator, (L, D)."""
+        """Return the features of the training nodes after `hops` propagations over the graph, (L, D)."""
         graph = self.train.graph
         return propagated(graph.operator, graph.x, hops)[self.train.nodes]
 
     def rows(self, hops: int) -> dd.RealData:
-        """Return the training nodes as items that methods for images take: their propagated features, (L, 1, 1, D).
+        """Return propagated features of the training nodes as images, (L, 1, 1, D), for methods on images.
 
-        It is kept. For a model that is linear before its first weight, such as SGC, these rows are all that it ever
-        sees of the graph: class-wise gradients are exact, and no neighbour is sampled.
+        The result is cached. A model whose propagation comes before its first weight, such as SGC, depends on the
+        graph only through these rows: so class-wise gradients are exact without neighbour sampling.
         """
         require_count("hops", hops, least=0)
         if hops not in self._rows:
@@ -214,7 +223,7 @@ class GraphData:
 
 
 def feature_space(x: Tensor) -> dd.Preprocess:
-    """Return the map from the unit range to the range of `x`; that of features in 0..1 is the identity."""
+    """Return the affine map from the unit range to the range of `x`; for features in 0..1 it is the identity."""
     low, high = min(0.0, float(x.min())), max(1.0, float(x.max()))
     if (low, high) == (0.0, 1.0):
         return dd.Preprocess.unit(1)
@@ -232,7 +241,7 @@ def _check(data: Data) -> None:
     require(tuple(y.shape) == (len(x),) and y.dtype == torch.int64, "y", "be (N,) int64", tuple(y.shape))
     require(index.ndim == 2 and len(index) == 2, "edge_index", "have shape (2, E)", tuple(index.shape))
     inside = not index.numel() or (int(index.min()) >= 0 and int(index.max()) < len(x))
-    require(inside, "edge_index", f"lie in 0..{len(x) - 1}", "a number beyond")
+    require(inside, "edge_index", f"lie in 0..{len(x) - 1}", "a node number outside this range")
 
 
 def _mask(data: Data, name: str, split: int) -> Tensor:
@@ -241,18 +250,21 @@ def _mask(data: Data, name: str, split: int) -> Tensor:
     if mask.ndim == 2:
         require(0 <= split < mask.shape[1], "split", f"lie in 0..{mask.shape[1] - 1}", split)
         mask = mask[:, split]
-    good = mask.dtype == torch.bool and tuple(mask.shape) == (len(data.x),) and bool(mask.any())
-    require(good, name, "be a mask over all nodes that is not empty", (mask.dtype, tuple(mask.shape)))
-    require(int(data.y[mask].min()) >= 0, "y", f"be known where {name} is set", int(data.y[mask].min()))
+    valid = mask.dtype == torch.bool and tuple(mask.shape) == (len(data.x),) and bool(mask.any())
+    require(
+        valid, name, "be a boolean mask over all nodes with at least one true entry", (mask.dtype, tuple(mask.shape))
+    )
+    require(int(data.y[mask].min()) >= 0, "y", f"be a class number >= 0 where {name} is set", int(data.y[mask].min()))
     return mask
 
 
-def _refuse_leaks(setting: Setting, train: Part, held: dict[str, Part]) -> None:
-    """Refuse a split that shares labelled nodes, and an inductive one that shows held-out nodes in training."""
-    seen = train.ids if setting == "inductive" else train.ids[train.nodes]
-    for name, part in held.items():
-        both = torch.isin(part.ids[part.nodes], seen)
-        what = "seen" if setting == "inductive" else "labelled"
-        require(not bool(both.any()), name, f"share no node that is {what} in training", int(both.sum()))
-    shared = torch.isin(held["val"].ids[held["val"].nodes], held["test"].ids[held["test"].nodes])
+def _refuse_leaks(setting: Setting, train: NodeSplit, held_out: dict[str, NodeSplit]) -> None:
+    """Refuse splits that share labelled nodes, and an inductive training graph with held-out nodes in it."""
+    training = train.ids if setting == "inductive" else train.ids[train.nodes]
+    role = "visible" if setting == "inductive" else "labelled"
+    for name, part in held_out.items():
+        leaked = torch.isin(part.ids[part.nodes], training)
+        require(not bool(leaked.any()), name, f"share no node that is {role} in training", int(leaked.sum()))
+    val, test = (held_out[name].ids[held_out[name].nodes] for name in ("val", "test"))
+    shared = torch.isin(val, test)
     require(not bool(shared.any()), "val", "share no node with test", int(shared.sum()))

@@ -1,4 +1,4 @@
-"""Networks: those of PyG that judge a graph, and students that sets of nodes and of graphs are matched under."""
+"""Graph networks of PyG for the evaluation, and student networks for matching."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch_geometric.utils import add_remaining_self_loops
 from ddsdk.foundation import require, require_count
 from ddsdk.networks import Network, initialise
 from ddsdk_integrations.graph.graph_sets import unpacked
-from ddsdk_integrations.graph.propagation import dense_normalised
+from ddsdk_integrations.graph.propagation import dense_normalised_adjacency
 
 GRAPH_NETWORKS: Mapping[str, str] = {
     "gcn": "two graph convolutions",
@@ -26,21 +26,21 @@ GRAPH_NETWORKS: Mapping[str, str] = {
     "sage": "two GraphSAGE layers with means",
     "gat": "two layers of attention with one head",
     "cheb": "two Chebyshev convolutions of order 2",
-    "mlp": "a perceptron that sees no edge",
+    "mlp": "a perceptron on the features, without edges",
 }
-"""Name of a network to its description."""
+"""Descriptions of the networks by name."""
 
 
 @final
 class GraphNetwork(nn.Module):
-    """A network of `GRAPH_NETWORKS`, with a ReLU between two layers; no dropout, so that nothing is random.
+    """A network of `GRAPH_NETWORKS`: two layers with a ReLU between them, or SGC; without dropout, so deterministic.
 
     Args:
-        kind: Key of `GRAPH_NETWORKS`.
+        kind: Name of the network, a key of `GRAPH_NETWORKS`.
         features: Features of a node, D.
         classes: Number of classes K.
         width: Units of the hidden layer; SGC has none.
-        hops: Propagations of SGC.
+        hops: Propagations in SGC; other networks ignore it.
     """
 
     def __init__(self, kind: str, features: int, classes: int, width: int, hops: int) -> None:
@@ -62,8 +62,8 @@ class GraphNetwork(nn.Module):
         """Return the logits of all nodes, (N, K).
 
         Args:
-            x: Features, (N, D).
-            edge_index: Source and target of each edge, (2, E), without loops.
+            x: Features of all nodes, (N, D).
+            edge_index: Source and target of each edge, (2, E) int64, without self-loops.
             edge_weight: Weight of each edge, (E,); None for 1. GraphSAGE and GAT ignore weights.
         """
         edges: tuple[Tensor | None, ...] = (edge_index, edge_weight)
@@ -77,7 +77,7 @@ class GraphNetwork(nn.Module):
         if self.kind == "mlp":
             edges = ()
         elif self.kind in ("sage", "gat"):
-            # A node belongs to its own neighbourhood: one without edges would train no weight of its neighbours.
+            # With self-loops, a set without edges also trains the weights that apply to neighbours.
             edges = (add_remaining_self_loops(edge_index, num_nodes=len(x))[0],)
         logits = self.second(relu(self.first(x, *edges)), *edges)
         return logits
@@ -86,18 +86,22 @@ class GraphNetwork(nn.Module):
 def graph_network(
     name: str, features: int, classes: int, rng: torch.Generator, *, width: int = 256, hops: int = 2
 ) -> nn.Module:
-    """Return a network whose weights come from `rng` alone: Glorot-uniform matrices, and biases of 0.
+    """Return a graph network with Glorot-uniform weight matrices and zero biases.
 
     Args:
-        name: Key of `GRAPH_NETWORKS`.
+        name: Name of the network, a key of `GRAPH_NETWORKS`.
         features: Features of a node, D.
         classes: Number of classes K.
-        rng: CPU generator.
+        rng: CPU generator, the only source of the weights.
         width: Units of the hidden layer.
-        hops: Propagations of SGC.
+        hops: Propagations in SGC, at least 1.
 
-    Raises:
-        ValueError: If the name is unknown or a number is out of range.
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.graph import graph_network, stochastic_blocks
+        >>> graph = stochastic_blocks(200, seed=1).train.graph
+        >>> graph_network("gcn", 32, 4, ddsdk.generator(0))(graph.x, graph.edge_index).shape
+        torch.Size([200, 4])
     """
     require(name in GRAPH_NETWORKS, "network", f"be one of {', '.join(GRAPH_NETWORKS)}", name)
     require_count("width", width)
@@ -118,12 +122,12 @@ def graph_network(
 @final
 @dataclass(frozen=True)
 class StudentFactory:
-    """A factory of networks, ``make_student(rng)``, which the provenance of a set records.
+    """A factory of student networks, ``make_student(rng)``; provenance records its name and options.
 
     Attributes:
-        name: Name of the network.
-        options: Arguments of `build`, JSON values.
-        build: Function that builds the network.
+        name: Name of the network in the provenance.
+        options: Keyword arguments of `build`, as JSON values.
+        build: Function that builds the network from the options.
     """
 
     name: str
@@ -131,30 +135,36 @@ class StudentFactory:
     build: Callable[..., Network]
 
     def __call__(self, rng: torch.Generator) -> Network:
-        """Return a network whose weights come from `rng` alone."""
+        """Return a network with random weights from `rng`."""
         with torch.device("meta"):
             network = self.build(**self.options)
         return initialise(network, rng)
 
 
 def linear_student(features: int, classes: int) -> StudentFactory:
-    """Return the factory of SGC on rows (B, 1, 1, D) that were propagated before: one linear layer."""
+    """Return the factory of SGC: one linear layer on propagated features, (B, 1, 1, D)."""
     return StudentFactory("linear", {"features": features, "classes": classes}, _linear)
 
 
 def perceptron_student(features: int, classes: int, width: int) -> StudentFactory:
-    """Return the factory of a GCN of two layers on rows (B, 1, 1, D) that were propagated before: a perceptron."""
+    """Return the factory of a perceptron with one hidden layer on propagated features, (B, 1, 1, D)."""
     return StudentFactory("perceptron", {"features": features, "classes": classes, "width": width}, _perceptron)
 
 
 def graph_student(tags: int, classes: int, *, width: int = 128, layers: int = 3) -> StudentFactory:
-    """Return the factory of a GCN over packed graphs with mean pooling and a linear head.
+    """Return the factory of a GCN on packed graphs, with mean pooling and a linear head.
 
     Args:
-        tags: Number of tags T.
+        tags: Features of a node, the number of tags T.
         classes: Number of classes K.
-        width: Units of each layer.
-        layers: Number of convolutions.
+        width: Units of each convolution.
+        layers: Number of graph convolutions.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> from ddsdk_integrations.graph import graph_student
+        >>> graph_student(3, 2, width=8)(ddsdk.generator(0))(torch.rand(5, 1, 6, 3 + 6)).shape
+        torch.Size([5, 2])
     """
     require_count("width", width)
     require_count("layers", layers)
@@ -164,7 +174,7 @@ def graph_student(tags: int, classes: int, *, width: int = 128, layers: int = 3)
 
 @final
 class DenseConvolutions(nn.Module):
-    """Graph convolutions with ReLU on packed graphs with `tags` tags, and the mean over the nodes with features."""
+    """Graph convolutions with ReLU on packed graphs, and mean pooling over the nodes with features."""
 
     def __init__(self, tags: int, width: int, layers: int) -> None:
         super().__init__()
@@ -174,11 +184,12 @@ class DenseConvolutions(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return embeddings, (B, width), of packed graphs (B, 1, N, T + N)."""
         x, adjacency = unpacked(images, self._tags)
-        there = (x.detach().abs().sum(2, keepdim=True) > 0).to(x)
-        operator = dense_normalised(adjacency)
+        # Padding has no features.
+        is_node = (x.detach().abs().sum(2, keepdim=True) > 0).to(x)
+        operator = dense_normalised_adjacency(adjacency)
         for layer in self.layers:
             x = relu(operator @ layer(x))
-        pooled: Tensor = (x * there).sum(1) / there.sum(1).clamp_min(1)
+        pooled: Tensor = (x * is_node).sum(1) / is_node.sum(1).clamp_min(1)
         return pooled
 
 

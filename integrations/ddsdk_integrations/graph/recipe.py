@@ -1,4 +1,4 @@
-"""The frame of every method that condenses nodes: shares of the classes, starts of the features, and the export."""
+"""Base classes of node condensation: sizes of the classes, initial features, and the export."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ from ddsdk.running import IterativeMethod, Method
 from ddsdk.students import MakeStudent
 from ddsdk.synthetic import LearnedRate, hard_labels
 from ddsdk_integrations.graph.data import GraphData
-from ddsdk_integrations.graph.judge import GRAPH_PROTOCOL, as_data, reached
+from ddsdk_integrations.graph.judge import GRAPH_PROTOCOL, as_data, network_score
 from ddsdk_integrations.graph.structure import Structure, SyntheticNodes, nodes_of
 
-Start = Literal["real", "propagated", "means"]
-"""Start of the features: those of random training nodes of the class, their propagated ones, or means of clusters of
-propagated ones."""
+FeatureStart = Literal["real", "propagated", "means"]
+"""Initial features: raw features of random training nodes of the class, their propagated features, or means of clusters
+of propagated features."""
 
 
-def allotted(class_sizes: Sequence[int], nodes: int) -> Tensor:
-    """Return the classes of `nodes` synthetic nodes, (nodes,) int64, in order: shares of the real ones, at least one.
+def node_classes(class_sizes: Sequence[int], nodes: int) -> Tensor:
+    """Return the classes of `nodes` synthetic nodes, (nodes,) int64, ascending.
 
-    The largest remainders get the nodes that are left after rounding down, so that no class pays for the others.
+    Classes have the shares of the training nodes, and each has at least one node. Largest remainders decide about
+    rounding, so no class is rounded down in favour of all others.
 
     Args:
-        class_sizes: Labelled nodes of each class.
+        class_sizes: Labelled training nodes of each class.
         nodes: Number of synthetic nodes, at least one for each class.
     """
     classes = len(class_sizes)
     require_count("nodes", nodes, least=classes)
     exact = [nodes * size / sum(class_sizes) for size in class_sizes]
     counts = [max(1, int(share)) for share in exact]
-    # Classes that were raised to one can take more than is there: the largest give it back.
+    # Classes that were raised to one node can make the sum too large; the largest classes give nodes back.
     while sum(counts) > nodes:
         counts[counts.index(max(counts))] -= 1
     while sum(counts) < nodes:
@@ -48,32 +49,35 @@ def allotted(class_sizes: Sequence[int], nodes: int) -> Tensor:
     return torch.repeat_interleave(torch.arange(classes), torch.tensor(counts))
 
 
-def start_features(graph: GraphData, classes: Tensor, start: Start, hops: int, rng: torch.Generator) -> Tensor:
-    """Return features for nodes of `classes`, (M, D), each from training nodes of its own class.
+def start_features(graph: GraphData, classes: Tensor, start: FeatureStart, hops: int, rng: torch.Generator) -> Tensor:
+    """Return initial features of synthetic nodes, (M, D), each from training nodes of its own class.
+
+    A class with fewer training nodes than synthetic ones repeats some of them.
 
     Args:
-        graph: Real graph.
-        classes: Classes of the nodes, (M,) int64 in order.
-        start: Kind of start.
-        hops: Number of propagations.
-        rng: Generator of the choice. A class with fewer nodes than are wanted gives some twice.
+        graph: Real graph with its splits.
+        classes: Classes of the synthetic nodes, (M,) int64, ascending.
+        start: Kind of initial features, see `FeatureStart`.
+        hops: Number of propagations, at least 0.
+        rng: Generator of the random choice.
     """
     x = graph.propagated(0 if start == "real" else hops)
-    found = []
+    features = []
     for c, n in enumerate(torch.bincount(classes, minlength=graph.num_classes).tolist()):
-        mine, key = x[graph.train.labels == c], derive(rng, "start", c)
-        if start == "means" and n < len(mine):
-            found.append(k_means_centres(mine, n, key).to(mine))
+        of_class, key = x[graph.train.labels == c], derive(rng, "start", c)
+        if start == "means" and n < len(of_class):
+            features.append(k_means_centres(of_class, n, key).to(of_class))
         else:
-            order = torch.randperm(len(mine), generator=key)
-            found.append(mine[order.repeat(-(-n // len(mine)))[:n]])
-    return torch.cat(found)
+            order = torch.randperm(len(of_class), generator=key)
+            repeats = -(-n // len(of_class))
+            features.append(of_class[order.repeat(repeats)[:n]])
+    return torch.cat(features)
 
 
 def features_and_edges(syn: dd.SyntheticSet, threshold: float = 0.0) -> tuple[dd.SyntheticSet, dict[str, Tensor]]:
-    """Return the set of features before propagation, and edges that weigh enough as fields of `ddsdk.Distilled`.
+    """Return the set of features before propagation, and its edges as fields of `ddsdk.Distilled`.
 
-    A learned rate, which belongs to the students of the set, is left out.
+    Edges below `threshold` are left out, and so is a learned learning rate: it belongs to students on propagated rows.
     """
     nodes = nodes_of(syn)
     plain = dd.SyntheticSet(SyntheticNodes(nodes.x.detach()), syn.labels, syn.classes, syn.num_classes)
@@ -82,18 +86,18 @@ def features_and_edges(syn: dd.SyntheticSet, threshold: float = 0.0) -> tuple[dd
 
 
 def adam(*kinds: tuple[Iterable[Tensor], float]) -> torch.optim.Adam:
-    """Return Adam over kinds of parameters, each with its learning rate; a kind without parameters is left out."""
+    """Return Adam over pairs of parameters and their learning rate; a pair without parameters is left out."""
     groups = [{"params": list(parameters), "lr": lr} for parameters, lr in kinds]
     return torch.optim.Adam([group for group in groups if group["params"]])
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeMethod(Method[GraphData], ABC):
-    """A method whose sets are nodes, with edges or without.
+    """Base class of methods whose sets are nodes, with or without edges.
 
     Attributes:
-        nodes: Synthetic nodes.
-        hops: Multiplications by the normalised adjacency before a student sees a node.
+        nodes: Number of synthetic nodes, at least one for each class.
+        hops: Propagations of the features before the first layer of a student.
     """
 
     nodes: PositiveInt = 70
@@ -103,10 +107,10 @@ class NodeMethod(Method[GraphData], ABC):
         check_numbers(self)
         for name, kind in get_type_hints(type(self)).items():
             if get_origin(kind) is Literal:
-                value, known = getattr(self, name), list(get_args(kind))
-                require(value in known, name, f"be one of {known}", value)
+                value, choices = getattr(self, name), list(get_args(kind))
+                require(value in choices, name, f"be one of {choices}", value)
 
-    def evaluation(self, graph: GraphData) -> dd.Evaluation:  # noqa: ARG002
+    def protocol(self, graph: GraphData) -> dd.TrainingProtocol:  # noqa: ARG002
         """Return the protocol of GCond."""
         return GRAPH_PROTOCOL
 
@@ -116,25 +120,25 @@ class NodeMethod(Method[GraphData], ABC):
 
     @final
     def described(self, graph: GraphData) -> GraphData:
-        """Return the graph itself."""
+        """Return the graph itself, whose facts the provenance records."""
         return graph
 
     def stored(self, syn: dd.SyntheticSet, graph: GraphData) -> tuple[dd.SyntheticSet, dict[str, Any]]:  # noqa: ARG002
-        """Return the features before propagation, and the edges."""
+        """Return the features before propagation, and all edges."""
         return features_and_edges(syn)
 
     @final
     def synthetic(
         self,
         graph: GraphData,
-        start: Start,
+        start: FeatureStart,
         *,
         structure: Structure | None = None,
         rate: LearnedRate | None = None,
         rng: torch.Generator,
     ) -> dd.SyntheticSet:
-        """Return nodes at their start with hard labels, in the shares of the training labels."""
-        classes = allotted(graph.class_sizes, self.nodes)
+        """Return the initial nodes with hard labels, in the class shares of the training nodes."""
+        classes = node_classes(graph.class_sizes, self.nodes)
         x = start_features(graph, classes, start, self.hops, rng)
         labels = hard_labels(classes, graph.num_classes)
         nodes = SyntheticNodes(x, structure, hops=self.hops)
@@ -143,18 +147,18 @@ class NodeMethod(Method[GraphData], ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class GraphRecipe(NodeMethod, IterativeMethod[GraphData], ABC):
-    """A recipe that condenses the nodes of a graph by the loop of `ddsdk.Distillation`.
+    """Base class of recipes that condense the nodes of a graph by the loop of `ddsdk.Distillation`.
 
     Attributes:
-        steps: Outer steps.
-        start: Start of the features, see `Start`.
-        threshold: Least weight of an edge that is exported.
-        validate_every: Steps between two validations, each of which trains a GCN on the set and measures it on the
-            validation nodes; the best of these sets is the result. 0 takes the set of the last step.
+        steps: Outer steps of the run.
+        start: Initial features, see `FeatureStart`.
+        threshold: Least weight of an exported edge, in 0 <= value < 1.
+        validate_every: Steps between two validations; the best validated set is the result. A validation trains a GCN
+            on the set and measures it on the validation nodes. 0 returns the set of the last step.
     """
 
     steps: PositiveInt = 500
-    start: Start = "propagated"
+    start: FeatureStart = "propagated"
     threshold: float = 0.05
     validate_every: NonNegativeInt = 0
 
@@ -164,11 +168,11 @@ class GraphRecipe(NodeMethod, IterativeMethod[GraphData], ABC):
 
     @abstractmethod
     def parts(self, graph: GraphData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
-        """Return the parts of the method."""
+        """Return the plan without validation."""
 
     @final
     def plan(self, graph: GraphData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
-        """Return the parts, ready to run; `dataclasses.replace` swaps one."""
+        """Return the plan of the run; `dataclasses.replace` changes one part of it."""
         plan = self.parts(graph, make_student=make_student, rng=rng)
         if not self.validate_every:
             return plan
@@ -183,17 +187,17 @@ class GraphRecipe(NodeMethod, IterativeMethod[GraphData], ABC):
 
     @final
     def admit(self, plan: dd.Plan[Any]) -> None:
-        """Refuse a plan whose set could not be exported."""
+        """Refuse a plan whose set cannot be exported as a graph."""
         nodes_of(plan.syn)
 
     @final
     def stored(self, syn: dd.SyntheticSet, graph: GraphData) -> tuple[dd.SyntheticSet, dict[str, Any]]:  # noqa: ARG002
-        """Return the features before propagation, and the edges that weigh at least `threshold`."""
+        """Return the features before propagation, and the edges of weight `threshold` or more."""
         return features_and_edges(syn, self.threshold)
 
     def _validated(self, graph: GraphData, rng: torch.Generator, syn: dd.SyntheticSet) -> float:
-        protocol = dataclasses.replace(self.evaluation(graph), epochs=200)
+        protocol = dataclasses.replace(self.protocol(graph), epochs=200)
         plain, edges = self.stored(syn, graph)
         batch = plain.detached(rng)
         data = as_data(batch.x.flatten(1), batch.y, plain.classes, **edges)
-        return reached(data, graph, graph.val, protocol, rng)
+        return network_score(data, graph, graph.val, protocol, rng)

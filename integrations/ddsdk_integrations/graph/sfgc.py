@@ -1,4 +1,4 @@
-"""Trajectory matching on graphs: SFGC, by the engine's experts and its differentiable training."""
+"""SFGC: trajectory matching for the condensation of graphs without edges."""
 
 from __future__ import annotations
 
@@ -20,28 +20,37 @@ from ddsdk_integrations.graph.recipe import GraphRecipe, adam
 @final
 @dataclass(frozen=True, kw_only=True)
 class SFGC(GraphRecipe):
-    """Match the trajectories of experts on the real graph by students that train on nodes without edges.
+    """Structure-free graph condensation: students on nodes without edges match trajectories of experts on the graph.
 
-    Experts are files in the user's cache, made at the first run, see `ddsdk.students.TrainedRuns`.
+    Experts are trained in the first run and stored in the user's cache folder, see `ddsdk.students.TrainedRuns`.
 
     Attributes:
         width: Hidden units of experts and students.
-        experts: Number of networks that are trained on the real graph.
-        expert_epochs: Steps of an expert, all training nodes at once (SGD).
+        experts: Number of experts, networks trained on the real graph.
+        expert_epochs: Steps of an expert, each on all training nodes (SGD).
         expert_lr: Learning rate of the experts.
         expert_decay: Weight decay of the experts.
-        every: Epochs between two snapshots.
+        every: Epochs between two snapshots of an expert.
         span: Snapshots between the start of a student and its target.
-        last: Number of snapshots from which a student may start, the first ones.
+        last: Number of snapshots, counted from the first, at which a student may start.
         student_steps: Steps of a student on the set.
-        student_lr: Learning rate of students at the start of the run; it is learned with the set.
-        rate_lr: Learning rate of that rate.
+        student_lr: Initial learning rate of the students; it is learned with the set.
+        rate_lr: Learning rate of the students' learning rate (Adam).
         feature_lr: Learning rate of the features (Adam).
-        label_lr: Learning rate of the labels (Adam), which begin hard and become soft; 0 leaves them hard.
+        label_lr: Learning rate of the soft labels (Adam), which start hard; 0 leaves them hard.
 
-    Differences from the published algorithm: experts see rows that were propagated before the first layer, where
-    GCN propagates between its layers, too; the result is the set of the last step, or the best on validation nodes,
-    where the paper ranks sets by a kernel. Learned labels are those of GEOM.
+    Differences from the published algorithm: experts train on features that are propagated before the first layer,
+    where GCN also propagates between its layers. The result is the set of the last step or the best on validation
+    nodes, where the paper ranks sets by a kernel. Learned labels are those of GEOM.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.graph import SFGC, stochastic_blocks
+        >>> graph = stochastic_blocks(400)
+        >>> recipe = SFGC(nodes=8, steps=2, experts=1, expert_epochs=10, every=1, span=2, last=5)
+        >>> recipe.runs(graph, make_student=recipe.student(graph), rng=ddsdk.generator(0)).training.snapshots
+        11
+        >>> distilled = ddsdk.distill(recipe, graph)  # doctest: +SKIP
 
     References:
         Zheng et al., "Structure-free Graph Condensation", NeurIPS 2023, arXiv:2306.02664.
@@ -67,11 +76,12 @@ class SFGC(GraphRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        end = self.expert_epochs // self.every - self.span + 1
-        require(self.last <= end, "last", f"be at most {end}, so that all stretches end", self.last)
+        starts = self.expert_epochs // self.every - self.span + 1
+        rule = f"be at most {starts}, so that each start has a snapshot {self.span} further"
+        require(self.last <= starts, "last", rule, self.last)
 
     def student(self, graph: GraphData) -> StudentFactory:
-        """Return a perceptron on propagated rows."""
+        """Return a perceptron on propagated features."""
         return perceptron_student(graph.num_features, graph.num_classes, self.width)
 
     def runs(self, graph: GraphData, *, make_student: MakeStudent, rng: torch.Generator) -> TrainedRuns:
@@ -87,7 +97,7 @@ class SFGC(GraphRecipe):
         return TrainedRuns(graph.rows(self.hops), make_student, training, count=self.experts, seed=seed)
 
     def parts(self, graph: GraphData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
-        """Return trajectory matching."""
+        """Return trajectory matching with a learned learning rate, and soft labels if `label_lr` is positive."""
         rate = LearnedRate(self.student_lr, low=self.student_lr / 100, high=self.student_lr * 100)
         syn = self.synthetic(graph, self.start, rate=rate, rng=rng)
         if self.label_lr:
@@ -100,7 +110,7 @@ class SFGC(GraphRecipe):
             students=ExpertStudents(experts, span=self.span, last=self.last),
             make_optimizer=self._optimizer,
             steps=self.steps,
-            knobs="feature_lr, rate_lr or student_lr",
+            divergence_hint="feature_lr, rate_lr or student_lr",
         )
 
     def _optimizer(self, syn: dd.SyntheticSet) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""Kernel regression on graphs: GC-SNTK, by the engine's ridge regression."""
+"""GC-SNTK: graph condensation by kernel ridge regression with a structure-based neural tangent kernel."""
 
 from __future__ import annotations
 
@@ -17,26 +17,33 @@ from ddsdk.students import FixedTeachers, MakeStudent
 from ddsdk.synthetic import FixedLabels, FreeLabels, centred_labels
 from ddsdk.training import Ridge
 from ddsdk_integrations.graph.data import GraphData
-from ddsdk_integrations.graph.kernel import LabelledNodes, by_structure, structure_kernel
+from ddsdk_integrations.graph.kernel import LabelledNodes, structure_gram_matrices, structure_kernel
 from ddsdk_integrations.graph.recipe import GraphRecipe
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class GCSNTK(GraphRecipe):
-    """Features and labels from which ridge regression with the structure-based kernel predicts the real nodes.
+    """GC-SNTK: learn features and labels from which kernel ridge regression predicts the labels of real nodes.
 
-    The set is for this kernel machine; networks that train on it do worse. No step has a network.
+    No network is trained. The set is meant for the same kernel; networks that train on it reach less.
 
     Attributes:
-        blocks: Blocks of the kernel, see `StructureKernel`.
+        blocks: Blocks of the kernel, 1 or 2, see `StructureKernel`.
         layers: ReLU layers of each block.
         ridge: Ridge of the regression, added to the diagonal of the Gram matrix, in units of its mean.
         real_batch: Real nodes of one step.
         feature_lr: Learning rate of the features (Adam).
-        label_lr: Learning rate of the labels; 0 leaves them one-hot, centred.
+        label_lr: Learning rate of the labels (Adam); 0 leaves them one-hot and centred.
 
     Differences from the published algorithm: no edges between synthetic nodes (its better variant on Cora).
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.graph import GCSNTK, stochastic_blocks
+        >>> distilled = ddsdk.distill(GCSNTK(nodes=8, steps=2, real_batch=50), stochastic_blocks(400))
+        >>> distilled.protocol["network"]
+        'structure-ntk'
 
     References:
         Wang et al., "Fast Graph Condensation with Structure-based Neural Tangent Kernel", WWW 2024, arXiv:2310.11046.
@@ -52,14 +59,14 @@ class GCSNTK(GraphRecipe):
     label_lr: NonNegativeFloat = 0.0
 
     def source(self, graph: GraphData) -> Source:
-        """Return the training nodes as numbers."""
+        """Return the training nodes as positions in the graph."""
         return LabelledNodes(graph.train, graph.num_classes)
 
-    def evaluation(self, graph: GraphData) -> dd.Evaluation:  # noqa: ARG002
-        """Return ridge regression with the same kernel."""
+    def protocol(self, graph: GraphData) -> dd.TrainingProtocol:  # noqa: ARG002
+        """Return kernel ridge regression with the same kernel."""
         options = {"blocks": self.blocks, "layers": self.layers, "rule": "trace", "ridge": self.ridge}
-        return dd.Evaluation(
-            protocol="kernel regression",
+        return dd.TrainingProtocol(
+            name="kernel regression",
             network="structure-ntk",
             network_options=options,
             networks=1,
@@ -68,7 +75,7 @@ class GCSNTK(GraphRecipe):
         )
 
     def parts(self, graph: GraphData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:  # noqa: ARG002
-        """Return regression with the kernel."""
+        """Return kernel ridge regression on real batches."""
         syn = self.synthetic(graph, self.start, rng=rng)
         rows = centred_labels(syn.classes, graph.num_classes)
         labels = FreeLabels(rows) if self.label_lr else FixedLabels(rows, space="scores")
@@ -76,9 +83,9 @@ class GCSNTK(GraphRecipe):
         ridge = Ridge(rule="trace", strength=self.ridge)
         return dd.Plan(
             syn=dd.SyntheticSet(syn.parametrization, labels, syn.classes, syn.num_classes),
-            objective=FitAndTest(compare=by_structure, ridge=ridge, real_batch=self.real_batch),
+            objective=FitAndTest(compare=structure_gram_matrices, ridge=ridge, real_batch=self.real_batch),
             students=FixedTeachers(lambda _: kernel),
             make_optimizer=partial(adam_by_kind, image_lr=self.feature_lr, label_lr=self.label_lr, scale_lr=0.0),
             steps=self.steps,
-            knobs="feature_lr or label_lr",
+            divergence_hint="feature_lr or label_lr",
         )

@@ -1,4 +1,4 @@
-"""Nodes of a small graph as a parametrization: free features, and edges from a structure."""
+"""Condensed graphs as a parametrization: free node features, and a structure that gives the edges."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ddsdk.foundation import require, require_count, require_rate
+from ddsdk.foundation import require, require_count, require_positive
 from ddsdk.networks import initialise
 from ddsdk.synthetic import Parametrization, SyntheticSet
 from ddsdk.training import Ridge, solve
-from ddsdk_integrations.graph.propagation import dense_normalised, propagated
+from ddsdk_integrations.graph.propagation import dense_normalised_adjacency, propagated
 
 
 class Structure(nn.Module, ABC):
-    """The edges of a small graph; without a structure, no node has a neighbour."""
+    """The edges of a condensed graph as a function of its node features."""
 
     @abstractmethod
     def adjacency(self, x: Tensor, rng: torch.Generator | None) -> Tensor:
-        """Return the weights of all edges, (M, M), in 0..1 and without loops, with graph to features and parameters.
+        """Return the weights of all edges, (M, M), in 0..1, without self-loops, differentiable in features and weights.
 
-        Weights are symmetric to the last bit, but for the directed edges of a real graph.
+        The matrix is exactly symmetric, except for the directed edges of a real graph.
 
         Args:
-            x: Features, (M, D).
-            rng: Generator of edges that are drawn; None for the edges of an export.
+            x: Features of the nodes, (M, D).
+            rng: Generator for edges that are sampled; None for the edges of an export.
         """
 
     @torch.no_grad()
     def edges(self, x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-        """Return the edges of an export that weigh at least `threshold`: index (2, E) and weight (E,), on the CPU.
+        """Return the exported edges, whose weight is at least `threshold`: index (2, E) and weight (E,), on the CPU.
 
-        Edges of weight 0 are never there.
+        Edges of weight 0 are never exported.
         """
         weights = self.adjacency(x, None).cpu()
         index = torch.nonzero(weights >= max(threshold, 1e-12)).T
@@ -43,23 +43,27 @@ class Structure(nn.Module, ABC):
 
 
 def symmetric(scores: Tensor) -> Tensor:
-    """Return (S + S^T) / 2 of scores (..., M, M)."""
+    """Return (S + S^T) / 2 of scores S, (..., M, M)."""
     return (scores + scores.mT) / 2
 
 
 def mirrored(weights: Tensor) -> Tensor:
-    """Return the weights above the diagonal, (..., M, M), with their mirror images below it and zeros on it.
+    """Return the matrix, (..., M, M), whose two triangles are the upper one of `weights` and whose diagonal is zero.
 
-    The last bit of a sigmoid depends on the place of a number in a vector register: the weights of symmetric logits are
-    symmetric only when one of both is taken twice.
+    The last bit of a sigmoid depends on the position of a number in a vector register. So the sigmoid of symmetric
+    logits is exactly symmetric only when one triangle is used twice.
     """
     upper = weights.triu(1)
     return upper + upper.mT
 
 
 @final
-class KeptEdges(Structure):
-    """Edges (2, E) of a real graph, in their own order and direction, each with weight 1."""
+class RealEdges(Structure):
+    """Edges of a real graph with their order and direction, each of weight 1.
+
+    Args:
+        index: Source and target of each edge, (2, E) int64.
+    """
 
     def __init__(self, index: Tensor) -> None:
         super().__init__()
@@ -67,10 +71,10 @@ class KeptEdges(Structure):
         self.index: Tensor
 
     def adjacency(self, x: Tensor, rng: torch.Generator | None) -> Tensor:  # noqa: ARG002
-        """Return the edges as a matrix whose row is the target; it is symmetric where the real graph is."""
+        """Return the edges as a matrix A[target, source]; it is symmetric if the real graph is."""
         source, target = self.index
-        one = x.new_ones(len(source))
-        return x.new_zeros(len(x), len(x)).index_put((target, source), one, accumulate=True)
+        weight = x.new_ones(len(source))
+        return x.new_zeros(len(x), len(x)).index_put((target, source), weight, accumulate=True)
 
     def edges(self, x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Return all edges."""
@@ -79,18 +83,25 @@ class KeptEdges(Structure):
 
 @final
 class PairwiseMLP(Structure):
-    """GCond's structure: a perceptron on the features of each pair, whose mean over both orders is the logit.
+    """GCond's structure: a perceptron on the features of each pair of nodes gives the logit of their edge.
 
-    The first layer is factored: W [x_i, x_j] = U x_i + V x_j, so that it costs M and not M^2 products of length D. Two
-    hidden layers with batch normalisation over the pairs, whose statistics are those of the graph itself, at training
-    and at export alike.
+    The logit is the mean over both orders of the pair. The first layer is factored, W [x_i, x_j] = U x_i + V x_j, so
+    it costs M instead of M^2 products of length D. Two hidden layers have batch normalisation over all pairs, with
+    statistics of the graph itself in training and export.
 
     Args:
         features: Features of a node, D.
         width: Units of the hidden layers.
-        bias: Mean of the logits at the start: -3 begins with few and weak edges, 0 with a graph in which
-            everything is half connected to everything.
-        rng: Generator of the weights.
+        bias: Mean of the logits at the start: -3 gives few and weak edges, 0 a graph in which all edges have half
+            weight.
+        rng: Generator of the initial weights.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> from ddsdk_integrations.graph import PairwiseMLP, SyntheticNodes
+        >>> edges = PairwiseMLP(5, width=8, rng=ddsdk.generator(0))
+        >>> SyntheticNodes(torch.rand(6, 5), edges).edges(threshold=0.0)[0].shape
+        torch.Size([2, 30])
 
     References:
         Jin et al., ICLR 2022, arXiv:2110.07580, eq. 8.
@@ -117,14 +128,23 @@ class PairwiseMLP(Structure):
 
 @final
 class BernoulliEdges(Structure):
-    """DosCond's structure: each edge has a probability of its own and is drawn anew in every step.
+    """DosCond's structure: each edge has its own probability and is sampled anew in every step.
 
-    A draw is relaxed so that it has a gradient: sigmoid((logit + logistic noise) / temperature). An export takes the
-    edges that are more likely than not.
+    A sample is relaxed so that it has a gradient: sigmoid((logit + logistic noise) / temperature). An export holds the
+    edges with a probability above one half.
 
     Args:
-        logits: Logits at the start, (M, M), or (B, M, M) for several graphs; their symmetric part counts.
-        temperature: Temperature of a draw, > 0; a draw tends to 0 and 1 as it falls.
+        logits: Initial logits, (M, M), or (B, M, M) for several graphs; only their symmetric part counts.
+        temperature: Temperature of the relaxation, > 0; samples approach 0 and 1 as it falls.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> from ddsdk_integrations.graph import BernoulliEdges
+        >>> edges = BernoulliEdges.scaled(torch.ones(4, 4) - torch.eye(4))
+        >>> edges.adjacency(torch.rand(4, 5), ddsdk.generator(0)).shape  # one sample
+        torch.Size([4, 4])
+        >>> int(edges.adjacency(torch.rand(4, 5), None).sum())  # the export
+        12
 
     References:
         Jin et al., KDD 2022, arXiv:2206.07746.
@@ -134,22 +154,22 @@ class BernoulliEdges(Structure):
         super().__init__()
         square = logits.ndim in (2, 3) and logits.shape[-1] == logits.shape[-2]
         require(square, "logits", "have shape (M, M) or (B, M, M)", tuple(logits.shape))
-        require_rate("temperature", temperature)
+        require_positive("temperature", temperature)
         self.logits = nn.Parameter(logits.detach().clone())
         self._temperature = temperature
 
     @classmethod
     def scaled(cls, adjacency: Tensor, *, logit: float = 5.0, temperature: float = 0.5) -> BernoulliEdges:
-        """Return edges that start next to those of `adjacency`, 0 or 1: with logits of -`logit` and `logit`."""
+        """Return edges with initial logits of `logit` where `adjacency` is 1, and of -`logit` where it is 0."""
         return cls((2 * adjacency - 1) * logit, temperature=temperature)
 
     @property
     def probabilities(self) -> Tensor:
-        """The probability of each edge, in the shape of the logits, with graph."""
+        """Probability of each edge, in the shape of the logits, differentiable."""
         return mirrored(symmetric(self.logits).sigmoid())
 
     def adjacency(self, x: Tensor, rng: torch.Generator | None) -> Tensor:  # noqa: ARG002
-        """Return a relaxed draw, or with no generator the likely edges, as 0 and 1."""
+        """Return a relaxed sample; without a generator, the edges of an export as 0 and 1."""
         if rng is None:
             return (self.probabilities > 0.5).float()
         uniform = torch.rand(self.logits.shape, generator=rng).clamp(1e-6, 1 - 1e-6)
@@ -159,20 +179,27 @@ class BernoulliEdges(Structure):
     def excess(self, density: float) -> Tensor:
         """Return the excess of the mean probability of an edge over `density`, at least 0: DosCond's penalty."""
         m = self.logits.shape[-1]
+        # The mean over all M^2 entries includes the zero diagonal.
         return (self.probabilities.mean() * m / max(1, m - 1) - density).clamp_min(0)
 
 
 @final
 class SelfExpressive(Structure):
-    """GCSR's structure: coefficients of the ridge regression of the nodes on each other, in closed form.
+    """GCSR's structure: edges are coefficients of the ridge regression of each node on all nodes, in closed form.
 
-    C = (G + r I)^-1 G for the Gram matrix G of the features at unit length; the edge has the positive part of
-    (C + C^T) / 2. Nothing is stored but the features.
+    C = (G + r I)^-1 G, with the Gram matrix G of the features at unit length; the weight of an edge is the positive
+    part of (C + C^T) / 2. The structure has no parameters.
 
     Args:
-        ridge: Ridge r of the regression; None for 1 in units of the mean of the diagonal.
+        ridge: Ridge r of the regression; None for 1 in units of the mean of the diagonal of G.
 
     Differences from the published algorithm: no prior of propagated features and no moving average.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk_integrations.graph import SelfExpressive
+        >>> SelfExpressive().adjacency(torch.rand(6, 5), None).shape
+        torch.Size([6, 6])
 
     References:
         Liu et al., "Graph Data Condensation via Self-expressive Graph Structure Reconstruction", KDD 2024,
@@ -192,15 +219,22 @@ class SelfExpressive(Structure):
 
 @final
 class SyntheticNodes(Parametrization):
-    """The nodes of a condensed graph: each slot is a node, and decodes to its features after the propagation.
+    """The nodes of a condensed graph: each slot is a node and decodes to its propagated features.
 
-    With a structure A' = g(X'), what decodes is operator(A')^hops X', as `GraphData.rows` has it of the real graph. So
-    objectives and students see rows on both sides. Without a structure the operator is the identity.
+    With a structure A' = g(X'), decoded features are operator(A')^hops X', as `GraphData.rows` gives them for the real
+    graph. So objectives and students compare rows of the same kind. Without a structure the operator is the identity.
 
     Args:
-        x: Features at the start, (M, D).
-        structure: Edges between the nodes; None for none.
-        hops: Number of propagations.
+        x: Initial features, (M, D).
+        structure: Edges between the nodes; None for no edges.
+        hops: Number of propagations, at least 0.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk_integrations.graph import SelfExpressive, SyntheticNodes
+        >>> nodes = SyntheticNodes(torch.rand(6, 5), SelfExpressive(), hops=2)
+        >>> nodes.stored_floats()
+        30
     """
 
     joint: ClassVar[bool] = True
@@ -220,10 +254,10 @@ class SyntheticNodes(Parametrization):
             self.x.copy_(images.flatten(1))
 
     def decode(self, slots: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return propagated features of `slots`, (B, 1, 1, D)."""
+        """Return propagated features of `slots`, (B, 1, 1, D), and the slots themselves."""
         x: Tensor = self.x
         if self.structure is not None:
-            x = propagated(dense_normalised(self.structure.adjacency(x, rng)), x, self._hops)
+            x = propagated(dense_normalised_adjacency(self.structure.adjacency(x, rng)), x, self._hops)
         return x[slots][:, None, None], slots
 
     @property
@@ -232,21 +266,25 @@ class SyntheticNodes(Parametrization):
         return [p for p in self.parameters() if p is not self.x]
 
     def project_(self) -> None:
-        """Do nothing: features are free."""
+        """Do nothing: features have no range."""
 
     def stored_floats(self) -> int:
-        """Return M D; the edges of an export are counted by themselves."""
+        """Return M D; exported edges are counted separately."""
         return self.x.numel()
 
     def edges(self, threshold: float) -> tuple[Tensor, Tensor]:
-        """Return the edges of an export, see `Structure.edges`."""
+        """Return the exported edges, see `Structure.edges`."""
         if self.structure is None:
             return torch.zeros(2, 0, dtype=torch.int64), torch.zeros(0)
         return self.structure.edges(self.x, threshold)
 
 
 def nodes_of(syn: SyntheticSet) -> SyntheticNodes:
-    """Return the nodes of a set; TypeError if its items are no nodes."""
+    """Return the nodes of a condensed graph.
+
+    Raises:
+        TypeError: If the items of the set are no nodes.
+    """
     if not isinstance(syn.parametrization, SyntheticNodes):
         raise TypeError(f"syn must be a set of SyntheticNodes, got {type(syn.parametrization).__name__}")
     return syn.parametrization

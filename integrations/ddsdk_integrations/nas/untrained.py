@@ -1,4 +1,4 @@
-"""Scores of networks that nobody trains: size, synflow, NASWOT and the norm of a gradient."""
+"""Zero-cost proxies, scores of untrained networks: parameter count, SynFlow, NASWOT and gradient norm."""
 
 from __future__ import annotations
 
@@ -25,7 +25,14 @@ _ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Sigmoid)
 @final
 @dataclass(frozen=True)
 class ParameterCount:
-    """The number of parameters: what every other score has to beat."""
+    """The number of parameters, the baseline of all proxies.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.nas import ParameterCount
+        >>> ParameterCount()(ddsdk.network_factory("convnet", (3, 32, 32), 10), ddsdk.generator(0))
+        {'score': 320010.0}
+    """
 
     seconds: ClassVar[float] = 0.0
 
@@ -35,23 +42,29 @@ class ParameterCount:
         return {"kind": "parameters"}
 
     def __call__(self, make: MakeStudent, rng: torch.Generator) -> Mapping[str, float]:
-        """Return the count."""
+        """Return the number of parameters as the score."""
         return {"score": float(sum(p.numel() for p in make(rng).parameters()))}
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class SynFlow:
-    """log of the sum of |w dR/dw| over the weights of all convolutions and linear layers.
+    """SynFlow: log of the sum of |w dR/dw| over the weights of all convolutions and linear layers.
 
-    R is the sum of the outputs for an image of ones, of the network with the absolute values of all parameters and
-    without its normalisations, in float64. Parameters that no output depends on count zero.
+    R is the sum of the outputs for an image of ones, computed in float64 by the network without normalisation layers
+    and with the absolute values of all parameters. Weights without a path to an output count zero.
 
     Attributes:
         image_shape: Shape of the images, (C, H, W).
 
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.nas import SynFlow
+        >>> list(SynFlow((1, 8, 8))(ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4), ddsdk.generator(0)))
+        ['score']
+
     References:
-        Tanaka et al., NeurIPS 2020, arXiv 2006.05467; as a score: Abdelfattah et al., ICLR 2021, arXiv 2101.08134.
+        Tanaka et al., NeurIPS 2020, arXiv:2006.05467; as a score: Abdelfattah et al., ICLR 2021, arXiv:2101.08134.
     """
 
     image_shape: tuple[int, int, int]
@@ -63,7 +76,7 @@ class SynFlow:
         return {"kind": "synflow", "shape": list(self.image_shape)}
 
     def __call__(self, make: MakeStudent, rng: torch.Generator) -> Mapping[str, float]:
-        """Return the logarithm of the flow; -infinity is reported as the least finite number."""
+        """Return the logarithm of the flow as the score; -1e300 for a flow of zero, because JSON has no infinity."""
         network = _without_norms(copy.deepcopy(make(rng))).double()
         with torch.no_grad():
             for parameter in network.parameters():
@@ -86,17 +99,24 @@ def _without_norms(network: nn.Module) -> nn.Module:
 @final
 @dataclass(frozen=True, eq=False)
 class NasWot:
-    """log |det K|, K_ij the number of units of a new network for which two images lie on the same side.
+    """NASWOT: log |det K|, where K_ij is the number of units of an untrained network that agree on two images.
 
-    K_ij counts the inputs of all activations that are positive for both images i and j, or for neither. The paper has
-    ReLU only; for the sigmoid the same side means the same half of its range. Batch norm takes the statistics of the
-    batch.
+    A unit agrees if the input of its activation is positive for both images i and j, or for neither. The paper has ReLU
+    only; for a sigmoid the two signs are the two halves of its range. Batch norm uses the statistics of the batch.
 
     Attributes:
-        x: Real images, (B, C, H, W), B >= 2, without copies of one.
+        x: Real images, (B, C, H, W) with B >= 2, without duplicates.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> from ddsdk_integrations.nas import NasWot
+        >>> real = ddsdk.load("digits")
+        >>> proxy = NasWot(real.batch(torch.arange(8)).x)
+        >>> list(proxy(ddsdk.network_factory("convnet", real.image_shape, 10, width=4), ddsdk.generator(0)))
+        ['score']
 
     References:
-        Mellor et al., ICML 2021, arXiv 2006.04647.
+        Mellor et al., ICML 2021, arXiv:2006.04647.
     """
 
     x: Tensor
@@ -112,17 +132,17 @@ class NasWot:
 
     @torch.no_grad()
     def __call__(self, make: MakeStudent, rng: torch.Generator) -> Mapping[str, float]:
-        """Return the log determinant; that of a singular kernel is reported as the least finite number."""
+        """Return the log determinant as the score; -1e300 for a singular kernel, because JSON has no infinity."""
         network = make(rng).to(self.x.device).train()
         kernel = torch.zeros(len(self.x), len(self.x), dtype=torch.float64, device=self.x.device)
 
         def count(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG001
-            side = (inputs[0] > 0).flatten(1).to(torch.float32)
-            kernel.add_((side @ side.T + (1 - side) @ (1 - side).T).double())
+            positive = (inputs[0] > 0).flatten(1).to(torch.float32)
+            kernel.add_((positive @ positive.T + (1 - positive) @ (1 - positive).T).double())
 
         layers = [layer for layer in network.modules() if isinstance(layer, _ACTIVATIONS)]
         require(bool(layers), "make", "build a network with ReLU, LeakyReLU or Sigmoid layers", type(network))
-        # Before the layer, which may work in place.
+        # Inputs are counted before the layer runs, because it may work in place.
         hooks = [layer.register_forward_pre_hook(count) for layer in layers]
         network(self.x)
         for hook in hooks:
@@ -134,15 +154,23 @@ class NasWot:
 @final
 @dataclass(frozen=True, eq=False)
 class GradientNorm:
-    """Sum over convolutions and linear layers of the norm of the loss' gradient by their weights, before training.
+    """The gradient norm of an untrained network, summed over the weights of all convolutions and linear layers.
 
     The loss is the mean cross-entropy of one batch.
 
     Attributes:
-        batch: Real images and labels.
+        batch: Real images and their labels.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> from ddsdk_integrations.nas import GradientNorm
+        >>> real = ddsdk.load("digits")
+        >>> proxy = GradientNorm(real.batch(torch.arange(8)))
+        >>> list(proxy(ddsdk.network_factory("convnet", real.image_shape, 10, width=4), ddsdk.generator(0)))
+        ['score']
 
     References:
-        Abdelfattah et al., ICLR 2021, arXiv 2101.08134.
+        Abdelfattah et al., ICLR 2021, arXiv:2101.08134.
     """
 
     batch: dd.Batch
@@ -154,7 +182,7 @@ class GradientNorm:
         return {"kind": "gradient norm", "batch": tensor_hash(*self.batch)}
 
     def __call__(self, make: MakeStudent, rng: torch.Generator) -> Mapping[str, float]:
-        """Return the sum of norms."""
+        """Return the sum of the gradient norms of all layers as the score."""
         network = make(rng).to(self.batch.x.device).train()
         batch_gradient(network, self.batch)
         weights = [layer.weight for layer in network.modules() if isinstance(layer, _WEIGHTED)]

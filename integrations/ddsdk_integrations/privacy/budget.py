@@ -1,4 +1,4 @@
-"""Budget, ledger of the releases, and the noise with which further ones fit what is left."""
+"""Privacy budget, ledger of the releases, and the smallest noise with which further releases fit the budget."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from opacus.accountants.analysis import rdp
 import ddsdk as dd
 from ddsdk.artefact import NoisedRelease, require_line
 from ddsdk.foundation import (
-    Checked,
+    CheckedDataclass,
     PositiveFloat,
     lock,
     readable_json,
@@ -36,28 +36,33 @@ History = tuple[tuple[float, float, int], ...]
 
 _PRECISION = 1e-3
 _LEAST_NOISE, _MOST_NOISE = 1e-3, 1e6
-# The rest would be drowned in noise.
-_SPENT = 0.98
-# The grid of the tight accountant grows with epsilon, which says nothing there anyway.
+# The last 2 % of epsilon would buy a release with so much noise that it is useless.
+_SPENT_SHARE = 0.98
+# The grid of the PRV accountant grows with epsilon, and a guarantee of epsilon 100 is meaningless anyway.
 _TIGHT_BELOW = 100.0
-_IN_MEMORY = "the ledger was kept in memory: what other processes release of these records is not in it"
-# Low orders serve large epsilons and high orders small ones; those of Opacus end at 63.
+_IN_MEMORY = "the ledger was kept in memory: it does not count releases of these records by other processes"
+# Renyi orders: low orders serve large epsilons, high orders small ones; the default orders of Opacus end at 63.
 _ORDERS = [1 + i / 20 for i in range(1, 200)] + [float(i) for i in range(11, 128)] + [2.0**i for i in range(7, 11)]
 
 
 class BudgetSpentError(RuntimeError):
-    """A release would cost more than the budget has left; nothing was looked at."""
+    """A release would exceed the privacy budget; no record was read for it."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Budget(Checked):
-    """Limit of (epsilon, delta)-differential privacy, under adding or removing one record.
+class Budget(CheckedDataclass):
+    """Limit of (epsilon, delta)-differential privacy; neighbouring data sets differ by one added or removed record.
 
     Attributes:
         epsilon: Largest epsilon of all releases together.
-        delta: Delta; below one over the number of records, or it says nothing.
-        accountant: ``"rdp"``: quick, and some per cent loose; ``"prv"``: tight and slow.
+        delta: Delta of the guarantee, in 0 < value < 1; a meaningful delta lies below one over the number of records.
+        accountant: Privacy accountant: ``"rdp"`` is quick and a few per cent loose, ``"prv"`` is tight and slow.
+
+    Example:
+        >>> from ddsdk_integrations.privacy import Budget
+        >>> Budget(epsilon=1, delta=1e-5).accountant
+        'rdp'
     """
 
     epsilon: PositiveFloat
@@ -72,32 +77,41 @@ class Budget(Checked):
 
 @final
 class Ledger:
-    """Counts releases before they are made, and stops where the budget would be exceeded.
+    """Count of all releases of private records, which refuses a release that would exceed the budget.
+
+    A release is entered before it is made.
 
     Args:
-        budget: Budget of everything that is counted here, restarts and trials too.
-        path: JSON file that keeps the count. What another run wrote there counts as spent, also where that run crashed
-            before it had made its releases. None keeps the count in memory: then it ends with the process, and what a
-            second process releases of the same records is not counted.
+        budget: Budget of all releases, including those of restarts and trials.
+        path: JSON file of the ledger, which several runs may share. Entries of a crashed run count as spent, even if
+            the run did not make its releases. None keeps the ledger in memory: it ends with the process, and releases
+            by other processes are not counted.
+
+    Example:
+        >>> from ddsdk_integrations.privacy import Budget, Ledger
+        >>> ledger = Ledger(Budget(epsilon=1, delta=1e-5))
+        >>> noise = ledger.noise_for(sample_rate=0.01, releases=100)
+        >>> ledger.epsilon
+        0.0
     """
 
     def __init__(self, budget: Budget, path: str | os.PathLike[str] | None = None) -> None:
         self.budget = budget
-        # The file itself, and not a link to it or a name in the present folder: all owners must lock one place.
+        # Resolved: symbolic links and changes of the working folder must lead to one file and one lock.
         self._path = None if path is None else Path(path).resolve()
-        self._kept = _Kept(budget=asdict(budget))
+        self._content = _LedgerContent(budget=asdict(budget))
         self._read()
 
     @property
     def releases(self) -> tuple[NoisedRelease, ...]:
-        """Reserved releases, in the order of the first of each kind."""
+        """Entered releases; equal kinds are one entry, in the order of their first release."""
         return self._read().releases
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """Assumptions of the releases of all that share the ledger."""
-        alone = () if self._path else (_IN_MEMORY,)
-        return (*self._read().assumptions, *alone)
+        """Assumptions of all releases in the ledger."""
+        in_memory = () if self._path else (_IN_MEMORY,)
+        return (*self._read().assumptions, *in_memory)
 
     @property
     def epsilon(self) -> float:
@@ -106,51 +120,51 @@ class Ledger:
 
     @property
     def accountant(self) -> str:
-        """The accountant with its version, for certificates."""
+        """Name of the accountant with the version of Opacus, for certificates."""
         return f"{self.budget.accountant} (opacus {version('opacus')})"
 
     def assume(self, what: str) -> None:
-        """Add an assumption of the releases, a short line of text."""
+        """Add an assumption of the releases: one short line of text."""
         require_line("assumption", what)
-        with self._held():
-            if what not in self._kept.assumptions:
-                self._write(assumptions=(*self._kept.assumptions, what))
+        with self._locked():
+            if what not in self._content.assumptions:
+                self._write(assumptions=(*self._content.assumptions, what))
 
     def reserve(self, *releases: NoisedRelease) -> None:
-        """Enter releases that are about to be made, all or none: they count from here on, made or not.
+        """Enter releases before they are made, all or none; they count from now on, even if they are never made.
 
-        One composition for all of them: asking the accountant before every release would take longer than the release.
+        All releases of a run are composed at once, because one call of the accountant for each release would take
+        longer than the release. A `ddsdk.foundation.FolderBusyError` means that another process is writing the file.
 
         Raises:
-            BudgetSpentError: If they do not fit what is left.
-            FolderBusyError: If another process is writing the file.
+            BudgetSpentError: If the releases would exceed the budget.
         """
-        with self._held():
-            planned = self._kept.releases
+        with self._locked():
+            planned = self._content.releases
             for release in releases:
                 planned = _joined(planned, release)
             cost = self._cost(planned)
             if cost > self.budget.epsilon:
-                asked = " and ".join(f"{one.count} releases of {one.what}" for one in releases)
+                kinds = " and ".join(f"{release.count} releases of {release.what}" for release in releases)
                 raise BudgetSpentError(
-                    f"{asked} would bring epsilon to {cost:.4g}, and the budget is "
-                    f"{self.budget.epsilon:g} at delta {self.budget.delta:g}"
+                    f"{kinds} would bring epsilon to {cost:.4g}, and the budget is {self.budget.epsilon:g} at delta "
+                    f"{self.budget.delta:g}: take more noise, fewer releases or a lower sampling rate"
                 )
             self._write(releases=planned)
 
     def noise_for(
         self, *, sample_rate: float, releases: int, share: float = 1.0, after: tuple[NoisedRelease, ...] = ()
     ) -> float:
-        """Return the smallest noise multiplier, to a thousandth, with which so many releases fit what is left.
+        """Return the smallest noise multiplier, to a thousandth, with which further releases fit the budget.
 
         Args:
-            sample_rate: Probability with which a record is in a sample, which must be public.
-            releases: Number of releases.
-            share: Share of epsilon that they may cost, with everything before them.
-            after: Releases that will be entered before them.
+            sample_rate: Probability with which a record is in a sample, in 0 < value <= 1; it must be public.
+            releases: Number of further releases.
+            share: Share of the budget's epsilon, in 0 < value <= 1, that all releases up to these may spend.
+            after: Planned releases that will be entered before these.
 
         Raises:
-            BudgetSpentError: If nothing is left, or so little that no noise would do.
+            BudgetSpentError: If the budget is spent, or no noise multiplier fits the remaining epsilon.
         """
         require_count("releases", releases)
         require(0 < sample_rate <= 1, "sample_rate", "lie in 0 < value <= 1", sample_rate)
@@ -159,14 +173,17 @@ class Ledger:
         delta, tight = self.budget.delta, self.budget.accountant
         spent = _history((*self.releases, *after))
         before = epsilon_of(spent, delta, tight)
-        if before >= _SPENT * target:
-            raise BudgetSpentError(f"epsilon {before:.4g} is spent, and {target:.4g} may be: nothing is left")
+        if before >= _SPENT_SHARE * target:
+            raise BudgetSpentError(
+                f"epsilon {before:.4g} is spent, and the limit is {target:.4g}: no release fits the rest. Take a "
+                "ledger with a larger budget"
+            )
 
         def fits(noise: float, accountant: Accountant) -> bool:
             return epsilon_of((*spent, (noise, sample_rate, releases)), delta, accountant) <= target
 
-        # What the quick accountant lets pass, the tight one does too.
-        quick: Accountant = "rdp" if epsilon_of(spent, delta, "rdp") < _SPENT * target else tight
+        # Epsilon by RDP is an upper bound of epsilon by PRV: noise that fits under RDP fits under PRV too.
+        quick: Accountant = "rdp" if epsilon_of(spent, delta, "rdp") < _SPENT_SHARE * target else tight
         high = 1.0
         while high > _LEAST_NOISE and fits(high / 2, quick):
             high /= 2
@@ -174,19 +191,20 @@ class Ledger:
             high *= 2
             if high > _MOST_NOISE:
                 raise BudgetSpentError(
-                    f"no noise makes {releases} releases fit what {before:.4g} of {target:.4g} leaves"
+                    f"no noise multiplier up to {_MOST_NOISE:g} makes {releases} releases fit: epsilon {before:.4g} of "
+                    f"{target:.4g} is spent. Take fewer releases or a lower sampling rate"
                 )
-        high = _least(lambda noise: fits(noise, quick), high / 2, high)
+        high = _smallest_fit(lambda noise: fits(noise, quick), high / 2, high)
         if tight != quick:
-            high = _least(lambda noise: fits(noise, tight), 0.8 * high, high)
+            high = _smallest_fit(lambda noise: fits(noise, tight), 0.8 * high, high)
         return math.ceil(high * 1e6) / 1e6
 
     def _cost(self, releases: tuple[NoisedRelease, ...]) -> float:
         return epsilon_of(_history(releases), self.budget.delta, self.budget.accountant)
 
     @contextmanager
-    def _held(self) -> Iterator[None]:
-        """Lock the file, and read it."""
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock of the ledger's folder, with the file read anew."""
         if self._path is None:
             yield
             return
@@ -194,27 +212,27 @@ class Ledger:
             self._read()
             yield
 
-    def _read(self) -> _Kept:
+    def _read(self) -> _LedgerContent:
         if self._path is None or not self._path.exists():
-            return self._kept
+            return self._content
         try:
-            found = msgspec.convert(strict_json(self._path.read_bytes()), _Kept)
+            stored = msgspec.convert(strict_json(self._path.read_bytes()), _LedgerContent)
         except (ValueError, msgspec.ValidationError) as error:
             raise ValueError(f"path must hold a ledger, got {self._path.name!r}: {error}") from None
-        same = found.budget == asdict(self.budget)
-        require(same, "budget", f"be that of the ledger, {found.budget}", self.budget)
-        self._kept = found
-        return found
+        same_budget = stored.budget == asdict(self.budget)
+        require(same_budget, "budget", f"be that of the ledger, {stored.budget}", self.budget)
+        self._content = stored
+        return stored
 
     def _write(self, **changes: Any) -> None:  # noqa: ANN401
-        kept = msgspec.structs.replace(self._kept, **changes)
+        content = msgspec.structs.replace(self._content, **changes)
         if self._path is not None:
-            write_atomic(self._path, readable_json(msgspec.to_builtins(kept)))
-        self._kept = kept
+            write_atomic(self._path, readable_json(msgspec.to_builtins(content)))
+        self._content = content
 
 
-class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Content of the file."""
+class _LedgerContent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Content of the ledger's file."""
 
     budget: dict[str, float | str]
     releases: tuple[NoisedRelease, ...] = ()
@@ -222,7 +240,7 @@ class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 def _joined(releases: tuple[NoisedRelease, ...], new: NoisedRelease) -> tuple[NoisedRelease, ...]:
-    """Return the releases with one more kind, or more of a kind that is there."""
+    """Return the releases with `new` added: to the count of its kind, or as a new kind."""
     for i, old in enumerate(releases):
         if msgspec.structs.replace(old, count=new.count) == new:
             return (*releases[:i], msgspec.structs.replace(old, count=old.count + new.count), *releases[i + 1 :])
@@ -230,11 +248,11 @@ def _joined(releases: tuple[NoisedRelease, ...], new: NoisedRelease) -> tuple[No
 
 
 def _history(releases: tuple[NoisedRelease, ...]) -> History:
-    return tuple((one.noise_multiplier, one.sample_rate, one.count) for one in releases)
+    return tuple((release.noise_multiplier, release.sample_rate, release.count) for release in releases)
 
 
-def _least(fits: Callable[[float], bool], low: float, high: float) -> float:
-    """Return the least number that fits, to a thousandth; `high` does."""
+def _smallest_fit(fits: Callable[[float], bool], low: float, high: float) -> float:
+    """Return the smallest number that fits, to a thousandth, by bisection; `high` fits."""
     while high - low > _PRECISION * high:
         middle = (low + high) / 2
         low, high = (low, middle) if fits(middle) else (middle, high)
@@ -242,11 +260,20 @@ def _least(fits: Callable[[float], bool], low: float, high: float) -> float:
 
 
 def certified_epsilon(certificate: dd.Certificate, accountant: Accountant = "rdp") -> float:
-    """Return epsilon as it follows from the releases that a certificate lists, whatever it claims.
+    """Return epsilon, computed anew from the releases of a certificate and not read from its claim.
 
     Args:
         certificate: Certificate of a set, see `ddsdk.Distilled.certificate`.
-        accountant: Accountant, see `Budget`.
+        accountant: Privacy accountant, ``"rdp"`` or ``"prv"``; see `Budget`.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.privacy import Budget, Ledger, PrivateData, certified_epsilon, private_class_sizes
+        >>> real = ddsdk.load("digits").with_preprocess(ddsdk.Preprocess.unit(1))
+        >>> private = PrivateData(real, Ledger(Budget(epsilon=1, delta=1e-5)), class_size=135)
+        >>> sizes = private_class_sizes(private, noise_multiplier=20)
+        >>> certified_epsilon(private.certificate) == private.certificate.epsilon < 1
+        True
     """
     return epsilon_of(_history(certificate.releases), certificate.delta, accountant)
 
@@ -257,8 +284,8 @@ def epsilon_of(history: History, delta: float, accountant: Accountant) -> float:
 
     Args:
         history: Noise multiplier, sampling rate and number of releases of each kind.
-        delta: Delta of the guarantee.
-        accountant: Accountant, see `Budget`.
+        delta: Delta of the guarantee, in 0 < value < 1.
+        accountant: Privacy accountant, ``"rdp"`` or ``"prv"``; see `Budget`.
     """
     if not history:
         return 0.0
@@ -266,7 +293,7 @@ def epsilon_of(history: History, delta: float, accountant: Accountant) -> float:
         rdp.compute_rdp(q=rate, noise_multiplier=noise, steps=count, orders=_ORDERS) for noise, rate, count in history
     )
     with warnings.catch_warnings():
-        # Of an order at the edge: the bound is a little looser there, and still one.
+        # Opacus warns if the best Renyi order is the first or last one: the bound is then valid, but looser.
         warnings.filterwarnings("ignore", message="Optimal order is the")
         loose = max(0.0, float(rdp.get_privacy_spent(orders=_ORDERS, rdp=spent, delta=delta)[0]))
     if accountant == "rdp" or loose > _TIGHT_BELOW:
@@ -276,5 +303,5 @@ def epsilon_of(history: History, delta: float, accountant: Accountant) -> float:
     try:
         return min(loose, max(0.0, float(counter.get_epsilon(delta=delta))))
     except (ValueError, OverflowError, RuntimeError):
-        # Its grid fails for tiny and huge losses; both are upper bounds.
+        # The grid of the PRV accountant fails for tiny and huge privacy losses; the RDP bound is still valid.
         return loose

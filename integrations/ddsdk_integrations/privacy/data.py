@@ -1,4 +1,4 @@
-"""Private records as methods see them: public facts, noised sums, and no draw."""
+"""Private records with a ledger: methods read public facts and noised sums, and cannot draw records."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 import ddsdk as dd
 from ddsdk.artefact import NoisedRelease
-from ddsdk.foundation import require, require_rate
+from ddsdk.foundation import require, require_positive
 from ddsdk_integrations.privacy.budget import Ledger
-from ddsdk_integrations.privacy.guard import PrivacyError, refuse_fitted_values
 from ddsdk_integrations.privacy.mechanism import Mechanism
+from ddsdk_integrations.privacy.refusals import PrivacyError, refuse_fitted_values
 
 _NEIGHBOURS = "adding or removing one record"
 _LONGEST_NAME = 200
@@ -23,32 +23,39 @@ _NOISE = "the operating system's cryptographic generator, in double precision; n
 _ALWAYS = (
     "class names, image shape, the expected number of records of each class and sampling rates are public",
     "settings, networks and starts were chosen without these records",
-    "everything that was ever computed from these records and seen is counted here, restarts and trials included",
-    "nobody exploits that sums are floating-point numbers, or how long it took",
+    "this ledger counts every published result that was computed from these records, restarts and trials included",
+    "no attack uses floating-point rounding of the sums or the running time",
 )
 
 
 @final
 class PrivateData:
-    """Records with the ledger that counts their releases. Methods may read public facts, and draw nothing.
+    """Private records with the ledger that counts their releases.
 
-    It stands where the engine expects a `ddsdk.data.Source`: every draw is refused. Numbers leave by a `Mechanism`
-    alone.
+    `PrivateData` takes the place of a `ddsdk.data.Source`, but every draw of records is refused. Methods read public
+    facts, and noised sums through a `Mechanism`. `ValueError` is raised if `class_size` or the shape of `public` does
+    not fit, or if delta is not below one over the expected number of records.
 
     Args:
-        real: Records.
-        ledger: Counter of all that is released of them, by any method, restarts and sweeps included.
-        class_size: Approximate number of records of a class, as is publicly known, or one number for each class. A
-            wrong one costs accuracy, no privacy: the true numbers are private.
-        statistics: Source of the normalisation of `real`, in words, where it was not computed from the records, such
-            as "published constants"; not needed in the unit range. See `paid_normalisation`.
-        public: Images that everybody may see, of the same shape and any classes, from which recipes may start or take
-            directions; None for none.
+        real: Records that the ledger protects.
+        ledger: Ledger of all releases of these records, by any method, restarts and sweeps included.
+        class_size: Approximate number of records of a class, from public knowledge, or one number for each class. A
+            wrong number costs accuracy but no privacy; the true numbers are private.
+        statistics: Source of the constants of a normalisation or whitening, in words, such as "published constants".
+            They must not be computed from the records; see `private_normalisation`. Not needed in the unit range.
+        public: Public images of the same shape and any classes, for initial images or for directions of the embedding
+            space; None for none.
 
     Raises:
-        PrivacyError: If normalisation or whitening are not declared public, or `public` holds the records.
-        ValueError: If `class_size` or the shape of `public` does not fit, or delta does not lie below one over the
-            expected number of records.
+        PrivacyError: If `public` holds the records.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.privacy import Budget, Ledger, PrivateData
+        >>> real = ddsdk.load("digits").with_preprocess(ddsdk.Preprocess.unit(1))
+        >>> private = PrivateData(real, Ledger(Budget(epsilon=1, delta=1e-5)), class_size=135)
+        >>> private.num_classes, private.image_shape
+        (10, (1, 8, 8))
     """
 
     def __init__(
@@ -65,7 +72,7 @@ class PrivateData:
         self.class_sizes = tuple(class_size) if isinstance(class_size, Sequence) else (class_size,) * k
         require(len(self.class_sizes) == k, "class_size", f"be one number, or one for each of {k} classes", class_size)
         for size in self.class_sizes:
-            require_rate("class_size", size)
+            require_positive("class_size", size)
         limit = 1 / sum(self.class_sizes)
         require(ledger.budget.delta < limit, "delta", f"lie below 1/records, {limit:.3g}", ledger.budget.delta)
         if public is not None:
@@ -80,22 +87,22 @@ class PrivateData:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes K, public by declaration."""
+        """Number of classes K; public by declaration."""
         return self._real.num_classes
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """K names, public by declaration."""
+        """Names of the K classes; public by declaration."""
         return self._real.class_names
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W), public by declaration."""
+        """Shape of an image, (C, H, W); public by declaration."""
         return self._real.image_shape
 
     @property
     def preprocess(self) -> dd.Preprocess:
-        """Map from the unit range to the value space, public by declaration or paid for."""
+        """Map from the unit range to the value space; its constants are public by declaration, or a noised release."""
         return self._real.preprocess
 
     @property
@@ -105,22 +112,26 @@ class PrivateData:
 
     @property
     def description(self) -> dict[str, Any]:
-        """The name alone: fingerprint and exact size are functions of the records without noise."""
+        """Name of the data only, because fingerprint and exact size are functions of the records without noise."""
         return {"name": self._real.name}
 
     @property
     def public(self) -> Tensor | None:
-        """Public images, (N, C, H, W), in the value space and on the device of the records; None without any."""
+        """Public images, (N, C, H, W), in the value space and on the device of the records; None if there are none."""
         if self._public is None:
             return None
-        same = self._public.to(self.device).with_preprocess(self.preprocess)
-        return same.batch(torch.arange(len(same))).x
+        converted = self._public.to(self.device).with_preprocess(self.preprocess)
+        return converted.batch(torch.arange(len(converted))).x
 
     @property
     def certificate(self) -> dd.Certificate:
-        """Certificate of all releases by now."""
+        """Certificate of all releases so far.
+
+        Raises:
+            PrivacyError: If the ledger is empty.
+        """
         if not self.ledger.releases:
-            raise PrivacyError("a certificate must count a release, got an empty ledger")
+            raise PrivacyError("a certificate must count a release, got an empty ledger: make a private run first")
         return dd.Certificate(
             epsilon=self.ledger.epsilon,
             delta=self.ledger.budget.delta,
@@ -144,20 +155,19 @@ class PrivateData:
         share: float = 1.0,
         after: tuple[NoisedRelease, ...] = (),
     ) -> NoisedRelease:
-        """Return releases as the ledger would have them; nothing is entered yet.
+        """Return a planned release; nothing is entered in the ledger yet.
+
+        `BudgetSpentError` is raised if `noise_multiplier` is None and the budget is spent.
 
         Args:
-            what: Kind of the sums, in words.
-            releases: Largest number of sums.
-            sample_rate: Probability with which a record is in a sample; a public number.
-            clip: Norm to which the row of a record is shortened.
-            noise_multiplier: Standard deviation of the noise over `clip`. None takes the least with which the releases
-                fit what the budget has left.
-            share: Share of epsilon that the releases may cost with all before them, where noise is None.
-            after: Releases that will be entered before them, where noise is None.
-
-        Raises:
-            BudgetSpentError: If nothing is left.
+            what: Name of the sums, in words; releases of one name and one noise are one entry of the ledger.
+            releases: Largest number of noised sums.
+            sample_rate: Probability with which a record is in a sample, in 0 < value <= 1; it must be public.
+            clip: Norm to which the row of a record is clipped.
+            noise_multiplier: Standard deviation of the noise, divided by `clip`. None takes the smallest value with
+                which the releases fit the budget.
+            share: Share of the budget's epsilon that all releases up to these may spend, if `noise_multiplier` is None.
+            after: Planned releases that will be entered before these, if `noise_multiplier` is None.
         """
         noise = noise_multiplier
         if noise is None:
@@ -165,40 +175,55 @@ class PrivateData:
         return NoisedRelease(what=what, clip=clip, noise_multiplier=noise, sample_rate=sample_rate, count=releases)
 
     def mechanisms(self, *releases: NoisedRelease) -> tuple[Mechanism, ...]:
-        """Enter releases in the ledger, all or none, and return the mechanisms that make them.
+        """Return the mechanisms of planned releases, after entering the releases in the ledger, all or none.
 
-        Raises:
-            BudgetSpentError: If they do not fit.
+        `BudgetSpentError` is raised if they would exceed the budget.
         """
         self.ledger.reserve(*releases)
         return tuple(Mechanism(self._real, release) for release in releases)
 
-    def mechanism(self, what: str, **how: Any) -> Mechanism:  # noqa: ANN401
-        """Enter one kind of releases and return their mechanism; the arguments are those of `planned`."""
-        return self.mechanisms(self.planned(what, **how))[0]
+    def mechanism(self, what: str, **options: Any) -> Mechanism:  # noqa: ANN401
+        """Return the mechanism of one kind of releases, after entering them; the arguments are those of `planned`."""
+        return self.mechanisms(self.planned(what, **options))[0]
 
     def with_preprocess(self, preprocess: dd.Preprocess, statistics: str) -> PrivateData:
-        """Return the records in another value space, under the same ledger.
+        """Return the records in another value space, with the same ledger.
 
         Args:
-            preprocess: Map from the unit range to the value space.
-            statistics: Source of its numbers, in words.
+            preprocess: Map from the unit range to the new value space.
+            statistics: Source of the constants of `preprocess`, in words; they must not be computed from the records.
         """
         real, sizes = self._real.with_preprocess(preprocess), self.class_sizes
         return PrivateData(real, self.ledger, class_size=sizes, statistics=statistics, public=self._public)
 
     def of_class(self, c: int, n: int, rng: torch.Generator) -> NoReturn:  # noqa: ARG002
-        """Refuse."""
-        raise PrivacyError(f"private records must not leave the mechanism, got a draw of {n} of class {c}")
+        """Refuse the draw of records of one class.
+
+        Raises:
+            PrivacyError: Always, because a draw reveals records without noise.
+        """
+        raise PrivacyError(
+            f"private records must not leave the mechanism, got a draw of {n} of class {c}: release noised sums instead"
+        )
 
     def mixed(self, n: int, rng: torch.Generator) -> NoReturn:  # noqa: ARG002
-        """Refuse."""
-        raise PrivacyError(f"private records must not leave the mechanism, got a draw of {n}")
+        """Refuse the draw of records of any class.
+
+        Raises:
+            PrivacyError: Always, because a draw reveals records without noise.
+        """
+        raise PrivacyError(
+            f"private records must not leave the mechanism, got a draw of {n}: release noised sums instead"
+        )
 
 
 def require_private(real: object) -> None:
-    """Refuse open data, of which a method could draw records."""
+    """Refuse data without a ledger, because their records can be drawn.
+
+    Raises:
+        PrivacyError: If `real` is not `PrivateData`.
+    """
     if not isinstance(real, PrivateData):
         raise PrivacyError(
-            f"real must be PrivateData, got {type(real).__name__}: a ledger has to count what is released of it"
+            f"real must be PrivateData, got {type(real).__name__}: private methods need a ledger that counts releases"
         )

@@ -1,4 +1,4 @@
-"""DP-KIP: noised gradients of kernel ridge regression by the images of the set."""
+"""DP-KIP: kernel inducing points from noised gradients of kernel ridge regression."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch.func import vjp, vmap
 import ddsdk as dd
 from ddsdk.data import Source
 from ddsdk.foundation import NonNegativeFloat, PositiveFloat, PositiveInt, derive
-from ddsdk.objectives import ByFeatures, Compare, by_kernel, targets
+from ddsdk.objectives import ByFeatures, GramFunction, by_kernel, targets
 from ddsdk.recipes import adam_on_images, ntk_protocol
 from ddsdk.students import FixedTeachers
 from ddsdk.synthetic import FixedLabels, SyntheticView, centred_labels
 from ddsdk.training import FullyConnectedNTK, Ridge, solve
-from ddsdk_integrations.privacy.guard import refuse_bad_student
 from ddsdk_integrations.privacy.mechanism import Mechanism
 from ddsdk_integrations.privacy.recipe import PrivateRecipe
+from ddsdk_integrations.privacy.refusals import refuse_bad_student
 
 if TYPE_CHECKING:
     from ddsdk.students import MakeStudent
@@ -35,21 +35,32 @@ S = TypeVar("S")
 @final
 @dataclass(frozen=True, kw_only=True)
 class NoisedRegression(Generic[S]):
-    """Kernel ridge regression from the set to private records, whose gradient by the set is released with noise.
+    """Loss of kernel ridge regression from the set to private records, with a noised gradient.
 
-    For each record (x, y) of a sample, the gradient of ||k(x, S) (k(S, S) + r I)^-1 Y - y||^2 / 2 by the images S is
-    clipped; the noised sum g, over the expected size of a sample, enters as the term <S, g>, whose gradient it is. The
-    regression itself, k(S, S), depends on no record.
+    For each record (x, y) of a Poisson sample, the gradient of ||k(x, S) (k(S, S) + r I)^-1 Y - y||^2 / 2 with respect
+    to the images S is clipped. The noised sum of these gradients, divided by the expected sample size, is g; the
+    objective is <S, g>, whose gradient with respect to S is g. k(S, S) depends on no record.
 
     Attributes:
-        mechanism: Mechanism with a release for each step.
+        mechanism: Mechanism with one release for each step.
         compare: Kernel of a student, such as `ddsdk.objectives.by_kernel` or `ddsdk.objectives.ByFeatures`.
-        ridge: Rule of r.
-        expected: Publicly expected number of records in a sample.
+        ridge: Ridge strength r with its scaling rule.
+        expected: Expected number of records in a sample, from public class sizes.
+
+    Example:
+        >>> import dataclasses, ddsdk
+        >>> from ddsdk_integrations.privacy import DPKIP, Budget, Ledger, PrivateData
+        >>> real = ddsdk.load("digits").with_preprocess(ddsdk.Preprocess.unit(1))
+        >>> private = PrivateData(real, Ledger(Budget(epsilon=1, delta=1e-5)), class_size=135)
+        >>> ridge = ddsdk.training.Ridge(rule="trace", strength=1e-2)
+        >>> change = lambda plan: dataclasses.replace(
+        ...     plan, objective=dataclasses.replace(plan.objective, ridge=ridge)
+        ... )
+        >>> distilled = ddsdk.distill(DPKIP(ipc=1, steps=2), private, transform=change)
     """
 
     mechanism: Mechanism
-    compare: Compare[S]
+    compare: GramFunction[S]
     ridge: Ridge
     expected: float
 
@@ -60,21 +71,22 @@ class NoisedRegression(Generic[S]):
         syn: SyntheticView,
         rng: torch.Generator,
     ) -> Iterator[Tensor]:
-        """Yield the one term."""
+        """Yield the inner product of the images and their noised gradient."""
         images, labels = syn.whole(derive(rng, "synthetic"))
-        leaf, rows = images.detach(), labels.detach()
+        fixed_images, fixed_labels = images.detach(), labels.detach()
 
         def gradients(batch: dd.Batch) -> Tensor:
-            return self.record_gradients(student, dd.Batch(leaf, rows), batch)
+            return self.record_gradients(student, dd.Batch(fixed_images, fixed_labels), batch)
 
-        total = self.mechanism.noised_sum(gradients, leaf.numel())
+        total = self.mechanism.noised_sum(gradients, fixed_images.numel())
         yield (images * (total / self.expected).view_as(images)).sum()
 
     def record_gradients(self, student: S, synthetic: dd.Batch, batch: dd.Batch) -> Tensor:
-        """Return the gradient of the loss of each record by the images of the set, (B, M*C*H*W)."""
+        """Return the gradient of the loss of each record with respect to the images of the set, (B, M*C*H*W)."""
         images = synthetic.x.detach().requires_grad_()
         gram, cross = self.compare(student, images, batch.x)
         by_gram, by_cross = self._by_kernel_values(gram.detach(), cross.detach(), synthetic.y, batch.y)
+        # Chain rule in two parts: through k(S, S), shared by all records, and through the row k(x, S) of a record.
         (through_gram,) = torch.autograd.grad(gram, images, by_gram, is_grads_batched=True)
 
         def through_row(x: Tensor, cotangent: Tensor) -> Tensor:
@@ -85,13 +97,14 @@ class NoisedRegression(Generic[S]):
         return (through_gram + through_cross).flatten(1)
 
     def _by_kernel_values(self, gram: Tensor, cross: Tensor, labels: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient of each loss by the Gram matrix, (B, M, M), and by its own row of the other, (B, M)."""
+        """Return the gradients of each loss with respect to k(S, S), (B, M, M), and to its row k(x, S), (B, M)."""
         gram.requires_grad_()
         cross.requires_grad_()
-        found = cross @ solve(gram, labels, self.ridge).values
-        losses = 0.5 * (found - targets(truth)).square().sum(1)
-        each = torch.eye(len(losses), dtype=losses.dtype, device=losses.device)
-        (by_gram,) = torch.autograd.grad(losses, gram, each, is_grads_batched=True, retain_graph=True)
+        predictions = cross @ solve(gram, labels, self.ridge).values
+        losses = 0.5 * (predictions - targets(truth)).square().sum(1)
+        selectors = torch.eye(len(losses), dtype=losses.dtype, device=losses.device)
+        (by_gram,) = torch.autograd.grad(losses, gram, selectors, is_grads_batched=True, retain_graph=True)
+        # The loss of a record depends on its own row only, so the gradient of the sum has all rows.
         (by_cross,) = torch.autograd.grad(losses.sum(), cross)
         return by_gram, by_cross
 
@@ -101,24 +114,33 @@ class NoisedRegression(Generic[S]):
 class DPKIP(PrivateRecipe):
     """DP-KIP: kernel inducing points by differentially private gradients.
 
+    The set is made for kernel machines: it is evaluated by ridge regression with the same kernel, and networks that
+    train on it reach low accuracy.
+
     Attributes:
-        steps: Image steps, one release each.
-        kernel_depth: Hidden layers of the network of infinite width of the kernel.
-        features: Whether images are compared by the embeddings of one random network of `make_student` instead, which
-            stays fixed; networks judge such a set, on the class of each image.
-        ridge: Constant on the diagonal of the Gram matrix, in units of its mean.
+        steps: Number of image steps, one release each.
+        kernel_depth: Number of hidden layers of the infinitely wide network of the kernel.
+        features: Whether the kernel is the inner product of embeddings of one fixed random network of `make_student`,
+            in place of the neural tangent kernel. Such a set is evaluated by networks with hard labels.
+        ridge: Constant added to the diagonal of the Gram matrix, in units of the mean of the diagonal.
         image_lr: Learning rate of the images (Adam).
-        clip: Norm of the gradient of a record by all images of the set.
+        clip: Norm to which the gradient of a record with respect to all images of the set is clipped.
 
-    The set is one for kernel machines, and is evaluated by ridge regression with the same kernel: networks that train
-    on it do badly.
-
-    Differences from the published algorithm: Poisson samples, where the paper's code shuffles and accounts as if it did
-    not; constants of normalisation that are public or paid for; a start from noise or public images; the kernel of a
-    fully connected ReLU network in closed form, or features of one random network of any kind, where the paper has a
-    wide network of that kind, scattering and a random ResNet.
+    Differences from the published algorithm: Poisson samples (the authors' code shuffles, but accounts for Poisson
+    samples); public or noised constants of normalisation; initial images from noise or public data; the closed-form
+    kernel of a fully connected ReLU network, or features of one random network of any kind, in place of a wide fully
+    connected network, scattering and a random ResNet.
 
     Cost: a batched backward pass through the kernel for the records of each sample.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.privacy import DPKIP, Budget, Ledger, PrivateData
+        >>> real = ddsdk.load("digits").with_preprocess(ddsdk.Preprocess.unit(1))
+        >>> private = PrivateData(real, Ledger(Budget(epsilon=1, delta=1e-5)), class_size=135)
+        >>> distilled = ddsdk.distill(DPKIP(ipc=1, steps=2), private)
+        >>> distilled.images.shape, distilled.protocol["learner"]
+        (torch.Size([10, 1, 8, 8]), 'kernel')
 
     References:
         Vinaroz and Park, "Differentially Private Kernel Inducing Points", 2023.
@@ -134,7 +156,7 @@ class DPKIP(PrivateRecipe):
     clip: PositiveFloat = 0.05
 
     def parts(self, private: PrivateData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
-        """Return regression with the kernel, each gradient released when its step comes."""
+        """Return the plan of kernel ridge regression with one noised gradient in each step."""
         learner: Any = FullyConnectedNTK(depth=self.kernel_depth)
         compare: Any = by_kernel
         if self.features:
@@ -156,10 +178,10 @@ class DPKIP(PrivateRecipe):
             average=self.average,
         )
 
-    def evaluation(self, private: PrivateData) -> dd.Evaluation:  # noqa: ARG002
-        """Return kernel ridge regression with the same kernel and ridge; for features, the published protocol."""
+    def protocol(self, private: PrivateData) -> dd.TrainingProtocol:  # noqa: ARG002
+        """Return ridge regression with the kernel of the recipe; with `features`, the published protocol."""
         if self.features:
-            return dataclasses.replace(dd.Evaluation.published(), labels="hard")
+            return dataclasses.replace(dd.TrainingProtocol.published(), labels="hard")
         return ntk_protocol(self.kernel_depth, self.ridge)
 
 

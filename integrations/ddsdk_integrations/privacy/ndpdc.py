@@ -1,4 +1,4 @@
-"""NDPDC: match noised class sums of features."""
+"""NDPDC: distribution matching with noised class sums of embeddings."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 import ddsdk as dd
 from ddsdk.foundation import Momentum, NonNegativeInt, PositiveFloat, PositiveInt, derive, require
 from ddsdk.recipes import sgd_on_images
-from ddsdk_integrations.privacy.class_sums import FeatureSpace, MatchClassSums, ReleasedSums, released_class_sums
-from ddsdk_integrations.privacy.guard import PrivacyError, refuse_bad_student
+from ddsdk_integrations.privacy.class_sums import ClassSumStudents, FeatureSpace, MatchClassSums, released_class_sums
 from ddsdk_integrations.privacy.recipe import PrivateRecipe
+from ddsdk_integrations.privacy.refusals import PrivacyError, refuse_bad_student
 from ddsdk_integrations.privacy.statistics import planned_class_means, released_class_means
 
 if TYPE_CHECKING:
@@ -25,29 +25,42 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class NDPDC(PrivateRecipe):
-    """Noised class sums of embeddings under random networks, released once and matched for many steps.
+    """NDPDC: distribution matching with class sums of embeddings that are noised and released once.
 
-    min_S sum_c || R_c / n_c - mean clip(f(S_c)) ||^2, R_c = sum clip(f(x)) + N(0, (s C)^2) over a Poisson sample of
-    class c, for the random network of each release. The recommended private recipe: it needs no per-sample gradients,
-    and has the best sets for its budget.
+    min_S sum_c || R_c / n_c - mean clip(f(S_c)) ||^2. R_c = sum clip(f(x)) + N(0, (s C)^2) over a Poisson sample of
+    class c, f is the random network of the release, n_c the expected sample size, C the clip norm and s the noise
+    multiplier. NDPDC is the recommended private recipe: it needs no per-sample gradients, and its sets have the best
+    accuracy for their budget.
 
     Attributes:
-        releases: Number of released sums, each under a network of its own.
-        steps: Image steps, each on one release at random.
-        image_lr: Learning rate of the images (SGD). None takes 10 ipc: the gradient of an image is that of a mean.
-        image_momentum: Momentum of the images.
-        start: ``"means"``: noised means of classes, paid for with `means_share`, and noise on top; ``"noise"``;
-            ``"public"``.
-        centred: Whether embeddings are taken less the mean embedding of the start, before they are clipped: random
-            networks give all images much the same embedding, on which the clip norm is spent otherwise.
-        means_share: Share of epsilon for the class means of that start.
-        directions: Number of directions along which sums are released, those in which the embeddings of public images
-            vary most; 0 takes all.
+        releases: Number of released sums, each with a random network of its own.
+        steps: Number of image steps, each with one random release; steps cost no budget.
+        image_lr: Learning rate of the images (SGD). None takes 10 ipc, because the objective contains a mean over the
+            ipc images of a class.
+        image_momentum: Momentum of the images, in 0 <= value < 1.
+        start: Source of the initial images: ``"means"`` for noised class means plus Gaussian noise, which spend
+            `means_share` of the budget; ``"noise"``; or ``"public"`` for public images of the data.
+        centred: Whether the mean embedding of the initial images is subtracted from embeddings before clipping. Random
+            networks map all images to similar embeddings, and their common part would use up the clip norm.
+        means_share: Share of epsilon for the noised class means, strictly between 0 and 1.
+        directions: Number of released directions of the embedding space, those of largest variance over the public
+            images; 0 releases all.
         augmentation: DSA operations joined by "_", one draw for each release; empty for none.
 
-    Differences from the published algorithm: all releases come first and are matched afterwards, as Dosser says, with
-    their noise drawn once; the start from paid means and the centre are ours, and `start="noise", centred=False` is the
-    published form. The sampling rate is public, where the paper takes it from exact class sizes.
+    Differences from the published algorithm: all sums are released before the first step and matched afterwards, with
+    their noise drawn once, as Dosser proposes. The start from noised means and the centring are ours;
+    `start="noise", centred=False` is the published form. The sampling rate is public; the paper computes it from exact
+    class sizes.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.privacy import NDPDC, Budget, Ledger, PrivateData
+        >>> real = ddsdk.load("digits").with_preprocess(ddsdk.Preprocess.unit(1))
+        >>> private = PrivateData(real, Ledger(Budget(epsilon=1, delta=1e-5)), class_size=135)
+        >>> student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> distilled = ddsdk.distill(NDPDC(ipc=1, releases=2, steps=2), private, make_student=student)
+        >>> [release.what for release in distilled.certificate.releases]
+        ['class means', 'class sums of embeddings']
 
     References:
         Zheng and Li, "Differentially Private Dataset Condensation", 2023; Dosser, ICCV 2025.
@@ -55,7 +68,7 @@ class NDPDC(PrivateRecipe):
 
     name: ClassVar[str] = "ndpdc"
     starts: ClassVar[tuple[str, ...]] = ("means", "noise", "public")
-    # Its steps are no releases.
+    # Steps reuse the releases, so a repeated step costs no budget.
     retries: ClassVar[int] = 5
     releases: PositiveInt = 200
     steps: PositiveInt = 2000
@@ -69,16 +82,23 @@ class NDPDC(PrivateRecipe):
     augmentation: str = ""
 
     def check(self) -> None:
-        """Check the share."""
+        """Check the share of the class means."""
         require(0 < self.means_share < 1, "means_share", "lie strictly between 0 and 1", self.means_share)
 
     def parts(self, private: PrivateData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
-        """Return matching of sums that are released here."""
+        """Return the plan of matching noised class sums; all sums are released here.
+
+        Raises:
+            PrivacyError: If `directions` is positive and the data has no public images.
+        """
         refuse_bad_student(make_student, embeds=True)
         public = private.public if self.directions else None
         if self.directions and public is None:
-            raise PrivacyError(f"public must be given to PrivateData for directions={self.directions}, got None")
-        sums, means = self._paid(private)
+            raise PrivacyError(
+                f"public must be given to PrivateData for directions={self.directions}, got None: pass public=, or "
+                "take directions=0"
+            )
+        mechanism, means = self._released_means(private)
         syn = self.pixels(private, derive(rng, "start"), means)
         space = FeatureSpace(
             make_student,
@@ -88,24 +108,27 @@ class NDPDC(PrivateRecipe):
             directions=self.directions,
             device=private.device,
         )
-        released = released_class_sums(sums, space, private.image_shape, derive(rng, "networks"))
+        released = released_class_sums(mechanism, space, private.image_shape, derive(rng, "networks"))
         image_lr = 10.0 * self.ipc if self.image_lr is None else self.image_lr
         return dd.Plan(
             syn=syn,
             objective=MatchClassSums(expected=self.expected(private), clip=self.clip),
-            students=ReleasedSums(released, space),
+            students=ClassSumStudents(released, space),
             make_optimizer=partial(sgd_on_images, lr=image_lr, momentum=self.image_momentum),
             steps=self.steps,
             average=self.average,
         )
 
-    def _paid(self, private: PrivateData) -> tuple[Mechanism, torch.Tensor | None]:
-        """Return the mechanism of the sums, and the means of the start; both are entered before either is made."""
-        asked = () if self.start != "means" else (planned_class_means(private, share=self.means_share),)
-        sums = private.planned("class sums of embeddings", releases=self.releases, after=asked, **self.terms)
-        *first, last = private.mechanisms(*asked, sums)
-        return last, released_class_means(private, first[0]) if first else None
+    def _released_means(self, private: PrivateData) -> tuple[Mechanism, torch.Tensor | None]:
+        """Return the mechanism of the class sums, and noised class means if the set starts from them.
 
-    def evaluation(self, private: PrivateData) -> dd.Evaluation:  # noqa: ARG002
-        """Return the published protocol of the field, with the recipe's augmentation."""
-        return dd.Evaluation.published(self.augmentation)
+        Both are entered in the ledger before either is released: a run that does not fit the budget spends nothing.
+        """
+        means = () if self.start != "means" else (planned_class_means(private, share=self.means_share),)
+        sums = private.planned("class sums of embeddings", releases=self.releases, after=means, **self.terms)
+        *of_means, of_sums = private.mechanisms(*means, sums)
+        return of_sums, released_class_means(private, of_means[0]) if of_means else None
+
+    def protocol(self, private: PrivateData) -> dd.TrainingProtocol:  # noqa: ARG002
+        """Return the published evaluation protocol of the field, with the recipe's augmentation."""
+        return dd.TrainingProtocol.published(self.augmentation)

@@ -1,4 +1,4 @@
-"""Private recipes: plans that read noised sums of the records alone, and sets with their certificate."""
+"""Base class of private recipes: plans that read only noised sums of the records, and sets with a certificate."""
 
 from __future__ import annotations
 
@@ -14,35 +14,36 @@ from ddsdk.foundation import PositiveFloat, PositiveInt, check_numbers, require,
 from ddsdk.running import IterativeMethod
 from ddsdk.synthetic import FixedLabels, Pixels, class_slots, hard_labels
 from ddsdk_integrations.privacy.data import PrivateData, require_private
-from ddsdk_integrations.privacy.guard import PrivacyError, refuse_options, refuse_private_start, refuse_unsealed
+from ddsdk_integrations.privacy.refusals import PrivacyError, refuse_options, refuse_private_start, refuse_unsealed
 
 if TYPE_CHECKING:
     from ddsdk.networks import NetworkFactory
     from ddsdk.students import MakeStudent
 
 
-_SPREAD = 0.5
+_START_NOISE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrivateRecipe(IterativeMethod[PrivateData], ABC):
-    """A recipe that takes `PrivateData`, and spends of its ledger; `ddsdk.distill` runs it.
+    """Differentially private recipe for `PrivateData`; `ddsdk.distill` runs it and the ledger counts its releases.
 
-    The provenance of a set has neither size nor fingerprint of the records, for those are functions of them without
-    noise. A plan that `transform` has changed must not draw records, validate, or finish the set.
+    The provenance of a set holds neither the size nor the fingerprint of the records, because both are functions of the
+    records without noise. A plan changed by `transform` must not draw records, validate, or finish the set.
 
     Attributes:
         name: Name of the method in tables.
-        starts: Allowed values of `start`.
-        retries: Number of times that a step that is not finite may be tried again: 0 where a step is a release.
-        repeatable: False: plans and steps are paid releases, which a trial would spend.
-        ipc: Images per class.
-        start: Source of the first images: ``"noise"``, or ``"public"``: public images of the data.
-        sample_rate: Probability with which a record is in a sample: a number that does not depend on the records.
-        clip: Norm to which the row of a record is shortened.
-        noise_multiplier: Standard deviation of the noise, over `clip`. None takes the least with which the run fits
-            what the budget has left, and so spends all of it.
-        average: Decay of a moving average of the set, which is then the result; None for none.
+        starts: Allowed values of the parameter `start`.
+        retries: Number of times that a step with non-finite values may be repeated; 0 where each step is a release.
+        repeatable: False, because plans and steps are releases that a repetition would spend again.
+        ipc: Number of images per class.
+        start: Source of the initial images: ``"noise"``, or ``"public"`` for public images of the data.
+        sample_rate: Probability with which a record is in a sample, in 0 < value <= 1; it must not depend on the
+            records.
+        clip: Norm to which the row of a record is clipped.
+        noise_multiplier: Standard deviation of the noise, divided by `clip`. None takes the smallest value with which
+            the run fits the budget, and so spends the whole budget.
+        average: Decay of an exponential moving average of the set, which becomes the result; None for no average.
     """
 
     starts: ClassVar[tuple[str, ...]] = ("noise", "public")
@@ -62,21 +63,21 @@ class PrivateRecipe(IterativeMethod[PrivateData], ABC):
         self.check()
 
     def check(self) -> None:
-        """Raise ValueError for parameters that no data could make right, beyond the rules of their types."""
+        """Check parameters beyond the rules of their types; an impossible one is a ValueError."""
 
     @abstractmethod
     def parts(self, private: PrivateData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
-        """Return the paper's parts; releases are paid here."""
+        """Return the plan of the method; its releases are entered in the ledger here."""
 
     @final
     @property
     def terms(self) -> dict[str, Any]:
-        """Sampling rate, clip norm and noise of the releases, as `PrivateData.planned` takes them."""
+        """Sampling rate, clip norm and noise multiplier of the releases: arguments of `PrivateData.planned`."""
         return {name: getattr(self, name) for name in ("sample_rate", "clip", "noise_multiplier")}
 
     @final
     def expected(self, private: PrivateData) -> tuple[float, ...]:
-        """Return the publicly expected number of records of each class in a sample."""
+        """Return the expected number of records of each class in a sample, from public class sizes, (K,)."""
         return tuple(self.sample_rate * size for size in private.class_sizes)
 
     @final
@@ -88,71 +89,77 @@ class PrivateRecipe(IterativeMethod[PrivateData], ABC):
         *,
         make_labels: Callable[[torch.Tensor, int], FixedLabels] = hard_labels,
     ) -> dd.SyntheticSet:
-        """Return plain pixels with fixed labels, which start as the recipe says.
+        """Return a set of pixels with fixed labels, initialised from the recipe's `start`.
 
         Args:
-            private: Records whose classes, shape and public images are read.
-            rng: Generator of the start.
-            means: Paid images of the classes, (K, C, H, W), for the start ``"means"``: with noise on top.
-            make_labels: Function of class slots, (M,) int64, and the number of classes that returns the labels.
+            private: Private records; only classes, shape and public images are read.
+            rng: Generator of the initial images.
+            means: Noised mean images of the classes, (K, C, H, W), for the start ``"means"``, to which Gaussian noise
+                is added; None for other starts.
+            make_labels: Function from class slots, (M,) int64, and the number of classes to labels.
         """
         classes = class_slots(private.num_classes, self.ipc)
         images = torch.randn(len(classes), *private.image_shape, generator=rng)
         if self.start == "public" and (public := private.public) is not None:
             images = public[torch.randint(len(public), (len(classes),), generator=rng)].cpu().clone()
         if self.start == "means" and means is not None:
-            images = means.cpu()[classes] + _SPREAD * images
+            images = means.cpu()[classes] + _START_NOISE * images
         labels = make_labels(classes, private.num_classes)
         return dd.SyntheticSet(Pixels(images), labels, classes, private.num_classes).to(private.device)
 
     @final
     def plan(self, real: PrivateData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
-        """Return the parts, ready to run; releases are paid here.
+        """Return the plan, ready to run; its releases are entered in the ledger here.
+
+        `BudgetSpentError` is raised, before any record is read, if the run would exceed the budget.
 
         Args:
-            real: Private records.
-            make_student: Factory of the networks.
-            rng: Generator of everything that is public. Noise and samples have generators of their own.
+            real: Private records with their ledger.
+            make_student: Factory of the student networks.
+            rng: Generator of the public random numbers; noise and samples use the generator of the operating system.
 
         Raises:
-            BudgetSpentError: If the run does not fit what is left; nothing was looked at.
-            PrivacyError: If the configuration would break the guarantee.
+            PrivacyError: If the recipe starts from public images and the data has none.
         """
         require_rng(rng)
         require_private(real)
         if self.start == "public" and real.public is None:
-            raise PrivacyError("public must be given to PrivateData for a start from public images, got None")
+            raise PrivacyError(
+                "public must be given to PrivateData for a start from public images, got None: pass public=, or take "
+                'start="noise"'
+            )
         return self.parts(real, make_student=make_student, rng=rng)
 
     @final
     def refuse(self, real: PrivateData, *, start: object, validation: object, transform: object) -> None:  # noqa: ARG002
-        """Refuse open records, a warm start and a validation before anything is paid."""
+        """Refuse data without a ledger, a warm start and a validation, before any release."""
         require_private(real)
         refuse_options(start=start, validation=validation)
 
     @final
     def source(self, real: PrivateData) -> PrivateData:
-        """Return the private records, which refuse every draw."""
+        """Return the private records, which refuse every draw of records."""
         return real
 
     @final
     def described(self, real: PrivateData) -> PrivateData:
-        """Return the private records, of which the name alone is recorded."""
+        """Return the private records; the provenance holds only their name."""
         return real
 
     @final
     def student(self, real: PrivateData) -> NetworkFactory:
-        """Return the network of the recipe's own protocol, and a ConvNet where that is a kernel."""
-        own = self.evaluation(real)
-        name, options = (own.network, own.network_options) if own.learner == "network" else ("convnet", {})
+        """Return the network of the recipe's protocol, or a ConvNet if the protocol trains a kernel machine."""
+        protocol = self.protocol(real)
+        is_network = protocol.learner == "network"
+        name, options = (protocol.network, protocol.network_options) if is_network else ("convnet", {})
         return dd.network_factory(name, real.image_shape, real.num_classes, **options)
 
     @final
     def certificate(self, real: PrivateData) -> dd.Certificate:
-        """Return the ledger's count of all releases so far."""
+        """Return the certificate of all releases so far."""
         return real.certificate
 
     @final
     def admit(self, plan: dd.Plan[Any]) -> None:
-        """Refuse a plan that chooses or changes its set by what the mechanism does not see."""
+        """Refuse a plan with a validation or a final step, which may use records without noise."""
         refuse_unsealed(plan)

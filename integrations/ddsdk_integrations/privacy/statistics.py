@@ -1,4 +1,4 @@
-"""Statistics of private records that are paid for: normalisation, class sizes, class means."""
+"""Differentially private statistics of the records: normalisation, class sizes and class means."""
 
 from __future__ import annotations
 
@@ -16,19 +16,24 @@ from ddsdk_integrations.privacy.mechanism import Mechanism
 _LEAST_STD = 0.01
 
 
-def paid_normalisation(private: PrivateData, *, noise_multiplier: float) -> PrivateData:
-    """Return the records normalised by channel, for the price of one release of all of them.
+def private_normalisation(private: PrivateData, *, noise_multiplier: float) -> PrivateData:
+    """Return the records normalised by channel with a noised mean and standard deviation: one release of all records.
 
-    A row has a one, the mean of each channel, and that of its squares: all at most 1 in the unit range, so no row is
-    shortened.
+    The row of a record holds a one, the mean of each channel and the mean of its squares. All are at most 1 in the
+    unit range, so clipping changes no row. `BudgetSpentError` is raised if the release would exceed the budget,
+    `ValueError` if the records are not in the unit range or the noised number of records is not positive.
 
     Args:
-        private: Records in the unit range.
-        noise_multiplier: Standard deviation of the noise over the norm of a row.
+        private: Private records in the unit range.
+        noise_multiplier: Standard deviation of the noise, divided by the largest norm of a row.
 
-    Raises:
-        BudgetSpentError: If it does not fit.
-        ValueError: If the records are not in the unit range, or noise drowned the statistics.
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.privacy import Budget, Ledger, PrivateData, private_normalisation
+        >>> real = ddsdk.load("digits").with_preprocess(ddsdk.Preprocess.unit(1))
+        >>> private = PrivateData(real, Ledger(Budget(epsilon=1, delta=1e-5)), class_size=135)
+        >>> private_normalisation(private, noise_multiplier=20).preprocess.space
+        'normalised'
     """
     require(private.preprocess.space == "unit", "private", "be in the unit range", private.preprocess.space)
     channels = private.image_shape[0]
@@ -43,47 +48,64 @@ def paid_normalisation(private: PrivateData, *, noise_multiplier: float) -> Priv
 
     total = mechanism.noised_sum(moments, width).tolist()
     require(total[0] > 0, "noise_multiplier", "leave a positive number of records", noise_multiplier)
+    # Noise can push a mean out of the unit range and a variance below zero.
     mean = [min(max(v / total[0], 0.0), 1.0) for v in total[1 : 1 + channels]]
     square = [v / total[0] for v in total[1 + channels :]]
     std = [max(math.sqrt(max(s - m * m, 0.0)), _LEAST_STD) for m, s in zip(mean, square, strict=True)]
     return private.with_preprocess(dd.Preprocess.normalise(mean, std), "paid for in the ledger")
 
 
-def paid_class_sizes(private: PrivateData, *, noise_multiplier: float) -> tuple[float, ...]:
-    """Return the number of records of each class, at least 1, for the price of one release of all of them.
+def private_class_sizes(private: PrivateData, *, noise_multiplier: float) -> tuple[float, ...]:
+    """Return the noised number of records of each class, (K,), at least 1 each: one release of all records.
 
     Args:
-        private: Private records.
-        noise_multiplier: Standard deviation of each number.
+        private: Private records with their ledger.
+        noise_multiplier: Standard deviation of the noise of each number, in records.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.privacy import Budget, Ledger, PrivateData, private_class_sizes
+        >>> real = ddsdk.load("digits").with_preprocess(ddsdk.Preprocess.unit(1))
+        >>> private = PrivateData(real, Ledger(Budget(epsilon=1, delta=1e-5)), class_size=135)
+        >>> len(private_class_sizes(private, noise_multiplier=20))
+        10
     """
     mechanism = private.mechanism("class sizes", releases=1, sample_rate=1.0, noise_multiplier=noise_multiplier)
     total = mechanism.noised_sum(lambda batch: torch.ones(len(batch.x), 1), 1, by="class")
     return tuple(total.flatten().clamp_min(1).tolist())
 
 
-def paid_class_means(private: PrivateData, *, share: float) -> Tensor:
-    """Return the mean image of each class, (K, C, H, W), for the price of one release of all records.
+def private_class_means(private: PrivateData, *, share: float) -> Tensor:
+    """Return the noised mean image of each class, (K, C, H, W): one release of all records.
 
-    A row is an image less the middle of the unit range. In the unit range, normalised or not, its norm has a bound and
-    no row is shortened; whitened ones may be.
+    The row of a record is its image minus mid-grey. Without whitening its norm has a known bound, so clipping changes
+    no row; whitened rows may be clipped.
 
     Args:
-        private: Private records.
-        share: Share of epsilon that this and all before it may cost.
+        private: Private records with their ledger.
+        share: Share of the budget's epsilon, in 0 < value <= 1, that all releases up to this one may spend.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.privacy import Budget, Ledger, PrivateData, private_class_means
+        >>> real = ddsdk.load("digits").with_preprocess(ddsdk.Preprocess.unit(1))
+        >>> private = PrivateData(real, Ledger(Budget(epsilon=1, delta=1e-5)), class_size=135)
+        >>> private_class_means(private, share=0.5).shape
+        torch.Size([10, 1, 8, 8])
     """
     (mechanism,) = private.mechanisms(planned_class_means(private, share=share))
     return released_class_means(private, mechanism)
 
 
 def planned_class_means(private: PrivateData, *, share: float) -> NoisedRelease:
-    """Return the release that `paid_class_means` enters in the ledger."""
+    """Return the planned release of `private_class_means`, which is not in the ledger yet."""
     middle, corner = _middle_and_corner(private)
     clip = float((corner - middle).norm())
     return private.planned("class means", releases=1, sample_rate=1.0, clip=clip, share=share)
 
 
 def released_class_means(private: PrivateData, mechanism: Mechanism) -> Tensor:
-    """Return the means of `paid_class_means` by a release that is entered."""
+    """Return noised class means, (K, C, H, W), by a mechanism whose release is in the ledger."""
     middle, _ = _middle_and_corner(private)
     total = mechanism.noised_sum(lambda batch: (batch.x - middle).flatten(1), middle.numel(), by="class")
     sizes = total.new_tensor(private.class_sizes)[:, None]
@@ -91,5 +113,6 @@ def released_class_means(private: PrivateData, mechanism: Mechanism) -> Tensor:
 
 
 def _middle_and_corner(private: PrivateData) -> tuple[Tensor, Tensor]:
-    pre, shape = private.preprocess, private.image_shape
-    return pre(torch.full(shape, 0.5)).to(private.device), pre(torch.ones(shape)).to(private.device)
+    to_value_space, shape = private.preprocess, private.image_shape
+    middle, corner = to_value_space(torch.full(shape, 0.5)), to_value_space(torch.ones(shape))
+    return middle.to(private.device), corner.to(private.device)

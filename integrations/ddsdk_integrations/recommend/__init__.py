@@ -1,11 +1,15 @@
-"""Recommend from few synthetic users: the infinitely wide autoencoder in closed form, and Distill-CF over it.
+"""Recommendation from few synthetic users: the infinitely wide autoencoder in closed form, and Distill-CF.
 
->>> from ddsdk_integrations.recommend import Interactions, WideAutoencoder, DistillCF
->>> table = Interactions.from_rows(rows)  # (user, item, rating) of any table
->>> train, validation, test = table.split(rng)
->>> scores = WideAutoencoder(ridge=1.0).scores(train.matrix, train.matrix)
+>>> import ddsdk
+>>> from ddsdk_integrations.recommend import DistillCF, WideAutoencoder, simulated_interactions
+>>> table = simulated_interactions(100, 40, ddsdk.generator(0))
+>>> train, validation, test = table.split(ddsdk.generator(1))
+>>> users = ddsdk.distill(DistillCF(users=10, steps=2, draws=20), train)
+>>> scores = WideAutoencoder().scores(users.images.flatten(1), train.matrix)
+>>> scores.shape == train.matrix.shape
+True
 
-Distill-CF is experimental: docs/applications.md has what it reaches beside as many random users.
+Distill-CF is experimental: docs/integrations/recommend.md compares it with random users.
 """
 
 from __future__ import annotations
@@ -16,9 +20,9 @@ from ddsdk_integrations.recommend.distill_cf import write_users as write_users
 from ddsdk_integrations.recommend.interactions import Interactions as Interactions
 from ddsdk_integrations.recommend.interactions import simulated_interactions as simulated_interactions
 from ddsdk_integrations.recommend.ranking import EASE as EASE
-from ddsdk_integrations.recommend.ranking import Ranking as Ranking
+from ddsdk_integrations.recommend.ranking import RankingMetrics as RankingMetrics
 from ddsdk_integrations.recommend.ranking import WideAutoencoder as WideAutoencoder
-from ddsdk_integrations.recommend.ranking import popularity as popularity
+from ddsdk_integrations.recommend.ranking import popularity_scores as popularity_scores
 from ddsdk_integrations.recommend.ranking import propensities as propensities
-from ddsdk_integrations.recommend.ranking import ranking as ranking
+from ddsdk_integrations.recommend.ranking import ranking_metrics as ranking_metrics
 from ddsdk_integrations.recommend.users import GumbelUsers as GumbelUsers

@@ -1,4 +1,4 @@
-"""Interactions of users with items: a binary table, split user by user."""
+"""Interactions of users with items as a binary matrix, its split, and simulated interactions."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ class Interactions:
     """A binary matrix of users and items.
 
     Attributes:
-        matrix: Zeros and ones, (U, I) float32; each user has at least one item.
-        users: U names.
-        items: I names.
+        matrix: Interactions as zeros and ones, (U, I) float32; each user has at least one item.
+        users: Names of the U users.
+        items: Names of the I items.
 
-    Raises:
-        ValueError: If the matrix is not binary, names do not fit, or a user has no item.
+    Example:
+        >>> from ddsdk_integrations.recommend import Interactions
+        >>> Interactions.from_rows([("ann", "tea", 5), ("bob", "tea", 2), ("ann", "rum", 4)]).matrix.tolist()
+        [[1.0, 1.0], [1.0, 0.0]]
     """
 
     matrix: Tensor
@@ -35,21 +37,21 @@ class Interactions:
     items: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        wanted = (len(self.users), len(self.items))
-        require(tuple(self.matrix.shape) == wanted, "matrix", f"have shape {wanted}", tuple(self.matrix.shape))
+        shape = (len(self.users), len(self.items))
+        require(tuple(self.matrix.shape) == shape, "matrix", f"have shape {shape}", tuple(self.matrix.shape))
         binary = bool(((self.matrix == 0) | (self.matrix == 1)).all())
-        require(binary, "matrix", "hold zeros and ones", "others")
-        require(int(self.matrix.sum(1).min()) > 0, "matrix", "give each user an item", "a user without")
+        require(binary, "matrix", "hold zeros and ones", "other entries")
+        require(int(self.matrix.sum(1).min()) > 0, "matrix", "have an item for each user", "a user without items")
 
     @classmethod
     def from_rows(cls, rows: Iterable[tuple[Hashable, Hashable, float]], *, least_rating: float = 0.0) -> Interactions:
-        """Return the table of (user, item, rating) rows in any order; ratings below the least do not count."""
+        """Return the interactions of (user, item, rating) rows with a rating of at least `least_rating`."""
         pairs = [(str(user), str(item)) for user, item, rating in rows if rating >= least_rating]
-        require(len(pairs) > 0, "rows", "hold a rating that counts", 0)
+        require(len(pairs) > 0, "rows", f"hold a rating of at least {least_rating:g}", "none")
         users, items = (tuple(dict.fromkeys(names)) for names in zip(*pairs, strict=True))
-        of_user, of_item = ({name: i for i, name in enumerate(names)} for names in (users, items))
+        user_index, item_index = ({name: i for i, name in enumerate(names)} for names in (users, items))
         matrix = torch.zeros(len(users), len(items))
-        matrix[[of_user[u] for u, _ in pairs], [of_item[i] for _, i in pairs]] = 1
+        matrix[[user_index[u] for u, _ in pairs], [item_index[i] for _, i in pairs]] = 1
         return cls(matrix, users, items)
 
     @classmethod
@@ -62,14 +64,14 @@ class Interactions:
         rating: str | None = "rating",
         least_rating: float = 0.0,
     ) -> Interactions:
-        """Return the table of a CSV file with a head.
+        """Return the interactions of a CSV file with a header line.
 
         Args:
-            path: Path of the file.
+            path: Path of the CSV file.
             user: Name of the column of users.
             item: Name of the column of items.
             rating: Name of the column of ratings; None takes every row.
-            least_rating: Least rating of a row that counts.
+            least_rating: Smallest rating that counts as an interaction.
         """
         with Path(path).open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
@@ -81,33 +83,34 @@ class Interactions:
     def split(
         self, rng: torch.Generator, *, validation: float = 0.1, test: float = 0.1
     ) -> tuple[Interactions, Tensor, Tensor]:
-        """Hold out items of each user at random: (the rest, validation (U, I), test (U, I)), disjoint.
+        """Return a random split of each user's items: training interactions, validation (U, I) and test (U, I) items.
 
-        A user keeps at least one item; one with fewer than three has nothing held out.
+        The three parts are disjoint. Each user keeps at least one training item; users with fewer than three items
+        keep all.
 
         Args:
-            rng: Generator of the choice.
+            rng: Generator of the split.
             validation: Share of a user's items for validation, rounded, in 0 <= value < 0.5.
-            test: Share of a user's items for the test, rounded to at least one, in 0 <= value < 0.5.
+            test: Share of a user's items for the test, rounded to at least one item, in 0 <= value < 0.5.
         """
         for name, value in (("validation", validation), ("test", test)):
             require(0 <= value < 0.5, name, "lie in 0 <= value < 0.5", value)
-        parts = [torch.zeros_like(self.matrix) for _ in range(2)]
-        rest = self.matrix.clone()
+        held_out = [torch.zeros_like(self.matrix) for _ in range(2)]
+        training = self.matrix.clone()
         for u, row in enumerate(self.matrix):
-            own = torch.nonzero(row).flatten()
-            if len(own) < 3:
+            items = torch.nonzero(row).flatten()
+            if len(items) < 3:
                 continue
-            order = own[torch.randperm(len(own), generator=rng)]
-            first = round(validation * len(own))
-            picks = order[:first], order[first : first + max(1, round(test * len(own)))]
-            for part, pick in zip(parts, picks, strict=True):
+            order = items[torch.randperm(len(items), generator=rng)]
+            count = round(validation * len(items))
+            picks = order[:count], order[count : count + max(1, round(test * len(items)))]
+            for part, pick in zip(held_out, picks, strict=True):
                 part[u, pick] = 1
-                rest[u, pick] = 0
-        return Interactions(rest, self.users, self.items), parts[0], parts[1]
+                training[u, pick] = 0
+        return Interactions(training, self.users, self.items), held_out[0], held_out[1]
 
     def as_real(self) -> dd.RealData:
-        """Return the users as real data of one class, (U, 1, 1, I) in the unit range."""
+        """Return the users as image data of one class, (U, 1, 1, I) in the unit range."""
         return dd.RealData(
             self.matrix[:, None, None],
             torch.zeros(len(self.matrix), dtype=torch.int64),
@@ -128,19 +131,26 @@ def simulated_interactions(
     mean_items: float = 30.0,
     sharpness: float = 3.0,
 ) -> Interactions:
-    """Return interactions of people with tastes, for items some of which are far more popular than others.
+    """Return simulated interactions with skewed item popularities and a taste of each user.
 
-    Item j has popularity (j + 1)^-skew, and user u and item j vectors of tastes; u takes a geometric
-    number of items, at least five, without replacement, with probabilities softmax(log popularity + sharpness <u, j>).
+    Item j has popularity (j + 1)^-skew; users and items have random unit vectors u and v_j of tastes. A user draws a
+    geometric number of items, at least five, without replacement, with probabilities
+    softmax(log popularity + sharpness <u, v_j>). Items without a user are left out.
 
     Args:
-        users: Number of users.
-        items: Number of items.
-        rng: Generator of everything.
-        tastes: Dimensions of the vectors, which have length 1.
-        skew: Exponent of the popularity; 0 for items that are alike.
+        users: Number of users U.
+        items: Number of items, including those without a user.
+        rng: Generator of tastes, numbers of items and draws.
+        tastes: Dimensions of the taste vectors.
+        skew: Exponent of the popularity; 0 for equally popular items.
         mean_items: Mean number of items of a user, above 5.
-        sharpness: Weight of tastes against popularity.
+        sharpness: Weight of tastes relative to popularity.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.recommend import simulated_interactions
+        >>> len(simulated_interactions(100, 40, ddsdk.generator(0)).users)
+        100
     """
     for name, value in (("users", users), ("items", items), ("tastes", tastes)):
         require_count(name, value)
@@ -149,9 +159,9 @@ def simulated_interactions(
         torch.nn.functional.normalize(torch.randn(n, tastes, generator=derive(rng, name)), dim=1)
         for n, name in ((users, "users"), (items, "items"))
     )
-    popularity = -skew * torch.arange(1, items + 1).double().log()
-    logits = popularity + sharpness * (u @ v.T).double()
-    # The largest of logits plus Gumbel noise are draws without replacement.
+    popularity_scores = -skew * torch.arange(1, items + 1).double().log()
+    logits = popularity_scores + sharpness * (u @ v.T).double()
+    # Gumbel top-k trick: the largest logits plus Gumbel noise are a sample without replacement.
     noise = -(-torch.rand(users, items, generator=derive(rng, "noise"), dtype=torch.float64).log()).log()
     tail = torch.rand(users, generator=derive(rng, "counts")).clamp_min(1e-9).log()
     counts = (5 + (-(mean_items - 5) * tail)).long().clamp(5, items)
@@ -159,6 +169,6 @@ def simulated_interactions(
     matrix = torch.zeros(users, items)
     for row, picks, count in zip(matrix, order, counts.tolist(), strict=True):
         row[picks[:count]] = 1
-    seen = matrix.sum(0) > 0
-    names = tuple(f"item {j}" for j in torch.nonzero(seen).flatten().tolist())
-    return Interactions(matrix[:, seen], tuple(f"user {i}" for i in range(users)), names)
+    used = matrix.sum(0) > 0
+    names = tuple(f"item {j}" for j in torch.nonzero(used).flatten().tolist())
+    return Interactions(matrix[:, used], tuple(f"user {i}" for i in range(users)), names)

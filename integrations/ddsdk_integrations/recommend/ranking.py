@@ -1,4 +1,4 @@
-"""Recommenders in closed form (the infinitely wide autoencoder, EASE, popularity), and scores of a ranking of items."""
+"""Recommenders in closed form (infinitely wide autoencoder, EASE, popularity), and ranking metrics."""
 
 from __future__ import annotations
 
@@ -15,13 +15,21 @@ from ddsdk.training import kernel_machine
 @final
 @dataclass(frozen=True, kw_only=True)
 class WideAutoencoder:
-    """Kernel ridge regression from users to users, with the kernel of an infinitely wide ReLU network.
+    """The infinitely wide autoencoder: kernel ridge regression from users to users with a neural tangent kernel.
 
-    R = k(X', X) (k(X, X) + ridge tr k(X, X) / n I)^-1 X: the engine's kernel machine, whose labels are the users.
+    Scores are R = k(X', X) (k(X, X) + ridge tr k(X, X) / n I)^-1 X for rows X' of users to recommend to, with the
+    kernel of an infinitely wide ReLU network.
 
     Attributes:
-        ridge: Ridge in units of the mean of the diagonal.
+        ridge: Ridge in units of the mean of the Gram matrix's diagonal.
         depth: Number of hidden layers.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.recommend import WideAutoencoder, simulated_interactions
+        >>> users = simulated_interactions(100, 40, ddsdk.generator(0)).matrix
+        >>> WideAutoencoder(ridge=1.0).scores(users, users[:3]).shape[0]
+        3
 
     References:
         Sachdeva, Dhaliwal, Wu and McAuley, "Infinite Recommendation Networks: A Data-Centric Approach", NeurIPS 2022.
@@ -38,7 +46,7 @@ class WideAutoencoder:
         """Return a score of each item for each new user, (N, I) float64.
 
         Args:
-            users: Rows of users to learn from, (n, I), real or synthetic.
+            users: Training users, real or synthetic, as rows of items, (n, I).
             new: Known items of the users to recommend to, (N, I).
         """
         return kernel_machine("fc-ntk", depth=self.depth, ridge=self.ridge).predict(users, users, new)
@@ -47,10 +55,17 @@ class WideAutoencoder:
 @final
 @dataclass(frozen=True, kw_only=True)
 class EASE:
-    """The linear autoencoder without a diagonal: B = I - P diag(1 / P_ii), P = (X^T X + ridge I)^-1.
+    """EASE, the linear autoencoder with a zero diagonal: B = I - P diag(1 / P_ii) with P = (X^T X + ridge I)^-1.
 
     Attributes:
-        ridge: Ridge added to the diagonal, > 0.
+        ridge: Ridge on the diagonal of X^T X, > 0.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.recommend import EASE, simulated_interactions
+        >>> users = simulated_interactions(100, 40, ddsdk.generator(0)).matrix
+        >>> EASE(ridge=50.0).scores(users, users[:3]).shape[0]
+        3
 
     References:
         Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019, arXiv:1905.03375.
@@ -67,24 +82,36 @@ class EASE:
         inverse = torch.linalg.inv(x.T @ x + self.ridge * torch.eye(x.shape[1], dtype=x.dtype))
         weights = -inverse / inverse.diagonal()
         weights.fill_diagonal_(0)
-        found: Tensor = new.double() @ weights
-        return found
+        scores: Tensor = new.double() @ weights
+        return scores
 
 
-def popularity(users: Tensor, new: Tensor) -> Tensor:
-    """Return the number of `users`, (n, I), with each item, as the score for all of `new`, (N, I) float64."""
+def popularity_scores(users: Tensor, new: Tensor) -> Tensor:
+    """Return the popularity of each item as its score for every new user, (N, I) float64.
+
+    Args:
+        users: Training users as rows of items, (n, I).
+        new: Users to recommend to, (N, I); only their number matters.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk_integrations.recommend import popularity_scores
+        >>> popularity_scores(torch.tensor([[1, 0], [1, 1]]), torch.zeros(1, 2)).tolist()
+        [[2.0, 1.0]]
+    """
     return users.double().sum(0).expand(len(new), -1)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Ranking:
-    """Means over users with something held out, in 0..1.
+class RankingMetrics:
+    """Ranking metrics in 0..1, means over the users with held-out items.
 
     Attributes:
-        hits: Share of held-out items among the first k, of at most k.
-        ndcg: Discounted gain over that of the best ranking.
-        psp: Gain of 1 / propensity over that of the best ranking: popular items count less.
+        hits: Hit rate, the number of held-out items among the first k over the smaller of k and all held-out items.
+        ndcg: Normalised discounted cumulative gain of the first k items.
+        psp: Propensity-scored precision: the gain of 1 / propensity over that of the best ranking, so popular items
+            count less.
     """
 
     hits: float
@@ -93,14 +120,21 @@ class Ranking:
 
 
 def propensities(counts: Tensor, *, a: float = 0.55, b: float = 1.5) -> Tensor:
-    """Return the probability that an item that is liked is seen, (I,) float64: 1 / (1 + C e^(-a log(n + b))).
+    """Return the propensity of each item, the probability of observing an item that a user likes, (I,) float64.
 
-    C = (log N - 1) (b + 1)^a, N the number of interactions and n that of an item.
+    The model is 1 / (1 + C e^(-a log(n + b))) with C = (log N - 1) (b + 1)^a, for n interactions of an item and N
+    interactions in all.
 
     Args:
-        counts: Interactions of each item, (I,).
-        a: Exponent a of the published model.
-        b: Offset b of the published model.
+        counts: Training interactions of each item, (I,).
+        a: Exponent of the published model.
+        b: Offset of the published model.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk_integrations.recommend import propensities
+        >>> bool(propensities(torch.tensor([1, 10, 100])).diff().min() > 0)
+        True
 
     References:
         Jain, Prabhu and Varma, "Extreme Multi-label Loss Functions for Recommendation, Tagging, Ranking & Other Missing
@@ -108,39 +142,48 @@ def propensities(counts: Tensor, *, a: float = 0.55, b: float = 1.5) -> Tensor:
     """
     n = counts.double()
     c = (n.sum().log() - 1) * (b + 1) ** a
-    found: Tensor = 1 / (1 + c * (-a * (n + b).log()).exp())
-    return found
+    propensity: Tensor = 1 / (1 + c * (-a * (n + b).log()).exp())
+    return propensity
 
 
-def ranking(scores: Tensor, seen: Tensor, held_out: Tensor, propensity: Tensor, k: int = 10) -> Ranking:
-    """Return the figures of the first k items that a user has not seen.
+def ranking_metrics(scores: Tensor, seen: Tensor, held_out: Tensor, propensity: Tensor, k: int = 10) -> RankingMetrics:
+    """Return the metrics of recommending to each user the k new items with the highest scores.
+
+    An item that is both seen and held out, or no held-out item at all, raises ValueError.
 
     Args:
-        scores: Scores, (U, I); higher is better.
+        scores: Score of each item for each user, (U, I); higher is better.
         seen: Items that are not recommended again, (U, I): training items, and validation items in a test.
-        held_out: Items that the user likes beside them, (U, I).
-        propensity: Propensities of the training items, (I,), see `propensities`.
-        k: Number of items that are recommended.
+        held_out: Held-out items of each user, (U, I).
+        propensity: Propensity of each item, (I,), see `propensities`.
+        k: Number of recommended items, in 1..I.
 
-    Raises:
-        ValueError: If an item is seen and held out, or nothing is held out.
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.recommend import popularity_scores, propensities, ranking_metrics
+        >>> from ddsdk_integrations.recommend import simulated_interactions
+        >>> train, validation, _ = simulated_interactions(100, 40, ddsdk.generator(0)).split(ddsdk.generator(1))
+        >>> seen = train.matrix
+        >>> metrics = ranking_metrics(popularity_scores(seen, seen), seen, validation, propensities(seen.sum(0)))
+        >>> 0 <= metrics.ndcg <= 1
+        True
     """
-    clash = bool(((seen > 0) & (held_out > 0)).any())
-    require(not clash, "held_out", "hold nothing that was seen", "an item in both")
+    overlap = bool(((seen > 0) & (held_out > 0)).any())
+    require(not overlap, "held_out", "have no seen item", "an item in both")
     n = held_out.shape[1]
     require(1 <= k <= n, "k", f"lie in 1..{n}", k)
-    some = held_out.sum(1) > 0
-    require(bool(some.any()), "held_out", "hold an item", "none")
-    scores, seen, truth = scores[some].double(), seen[some], held_out[some].double()
+    tested = held_out.sum(1) > 0
+    require(bool(tested.any()), "held_out", "have at least one item", "none")
+    scores, seen, relevant = scores[tested].double(), seen[tested], held_out[tested].double()
     order = scores.masked_fill(seen > 0, -torch.inf).topk(k, dim=1).indices
-    hit = truth.gather(1, order)
-    best = truth.sum(1).clamp_max(k)
+    hit = relevant.gather(1, order)
+    most_hits = relevant.sum(1).clamp_max(k)
     discount = 1 / torch.arange(2, k + 2).double().log2()
-    ideal = discount.cumsum(0)[best.long() - 1]
-    worth = truth / propensity
-    most = worth.topk(k, dim=1).values.sum(1)
-    return Ranking(
-        hits=float((hit.sum(1) / best).mean()),
+    ideal = discount.cumsum(0)[most_hits.long() - 1]
+    gain = relevant / propensity
+    best_gain = gain.topk(k, dim=1).values.sum(1)
+    return RankingMetrics(
+        hits=float((hit.sum(1) / most_hits).mean()),
         ndcg=float(((hit * discount).sum(1) / ideal).mean()),
-        psp=float((worth.gather(1, order).sum(1) / most).mean()),
+        psp=float((gain.gather(1, order).sum(1) / best_gain).mean()),
     )

@@ -1,10 +1,15 @@
-"""Robust sets and an honest judge of robustness: ``pip install 'ddsdk[robustness]'``.
+"""Robust distillation and evaluation of robust accuracy: ``pip install 'ddsdk[robustness]'``.
 
->>> from ddsdk_integrations.robustness import PixelAdversary, RobustnessJudge, Threat, robustness_table
->>> judge = RobustnessJudge(norm="linf", radii=(0.02, 0.05, 0.1))
->>> adversary = PixelAdversary(preprocess=test.preprocess, threat=Threat("linf", 0.1))
->>> networks = judge.networks_of(batch, test, evaluation, seed=0, adversary=adversary)
->>> print(robustness_table([judge(networks, test, seed=0)]))
+>>> import ddsdk
+>>> from ddsdk_integrations.robustness import PGD, AttackTrial, RobustnessJudge, Threat, TrainingPGD
+>>> train, test = ddsdk.load_pair("digits")
+>>> judge = RobustnessJudge(radii=(0.02, 0.1), trials=(AttackTrial(PGD(steps=5)),), images=20, networks=1)
+>>> adversary = TrainingPGD(preprocess=train.preprocess, threat=Threat("linf", 0.1))
+>>> few = train.mixed(20, ddsdk.generator("few"))
+>>> protocol = ddsdk.TrainingProtocol(epochs=2, network_options={"width": 4})
+>>> networks = judge.networks_of(few, train, protocol, adversary=adversary)
+>>> judge(networks, test).radii
+[0.02, 0.1]
 """
 
 from __future__ import annotations
@@ -13,12 +18,12 @@ from ddsdk_integrations._require import require_library
 
 require_library("pyautoattack", feature="The robustness judge", package="pyautoattack", extra="robustness")
 
-from ddsdk_integrations.robustness.attacks import FGSM, PGD, Attack, PixelAdversary, ascend, surviving  # noqa: E402
+from ddsdk_integrations.robustness.attacks import FGSM, PGD, Attack, TrainingPGD, ascend, surviving  # noqa: E402
 from ddsdk_integrations.robustness.backdoor import Scan, Trigger, attack_success, poison, scan  # noqa: E402
-from ddsdk_integrations.robustness.judge import RobustnessJudge, Transfer, Trial, transfer  # noqa: E402
+from ddsdk_integrations.robustness.judge import AttackTrial, RobustnessJudge, Transfer, transfer  # noqa: E402
 from ddsdk_integrations.robustness.library import AutoAttack, square  # noqa: E402
-from ddsdk_integrations.robustness.recipes import AdversarialLearning, AttackedSource, OnAttacked, RobustMatching  # noqa: E402
-from ddsdk_integrations.robustness.report import Outcome, Robustness, robustness_table  # noqa: E402
+from ddsdk_integrations.robustness.recipes import AdversarialLearning, AttackedObjective, AttackedSource, RobustMatching  # noqa: E402
+from ddsdk_integrations.robustness.report import AttackOutcome, Robustness, robustness_table  # noqa: E402
 from ddsdk_integrations.robustness.threat import BrokenAttackError, KernelClassifier, Threat, UnitModel  # noqa: E402
 
 __all__ = [
@@ -26,20 +31,20 @@ __all__ = [
     "PGD",
     "AdversarialLearning",
     "Attack",
+    "AttackOutcome",
+    "AttackTrial",
+    "AttackedObjective",
     "AttackedSource",
     "AutoAttack",
     "BrokenAttackError",
     "KernelClassifier",
-    "OnAttacked",
-    "Outcome",
-    "PixelAdversary",
     "RobustMatching",
     "Robustness",
     "RobustnessJudge",
     "Scan",
     "Threat",
+    "TrainingPGD",
     "Transfer",
-    "Trial",
     "Trigger",
     "UnitModel",
     "ascend",

@@ -1,4 +1,4 @@
-"""Attacks by projected gradient ascent: on finished networks, and inside of training and distillation."""
+"""Attacks by projected gradient ascent, for the evaluation of networks and for adversarial training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk.foundation import Checked, PositiveFloat, PositiveInt, derive
+from ddsdk.foundation import CheckedDataclass, PositiveFloat, PositiveInt, derive
 from ddsdk.training import micro_batch, pieces
 from ddsdk_integrations.robustness.threat import Threat, UnitModel
 
@@ -19,39 +19,48 @@ Loss = Callable[[Tensor], Tensor]
 
 
 class Attack(Protocol):
-    """Looks for images within a threat that a network gets wrong. A frozen dataclass of its settings."""
+    """Attack within a threat model: a frozen dataclass of its settings that maps images to adversarial images."""
 
     @property
     def name(self) -> str:
-        """Name in tables."""
+        """Name of the attack in tables."""
         ...
 
     def __call__(self, model: UnitModel, x: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator) -> Tensor:
         """Return attacked images, (B, C, H, W) in the unit range.
 
         Args:
-            model: Network under attack.
-            x: Images (B, C, H, W) in the unit range.
-            labels: Classes, (B,) int64.
-            threat: Norm and radius.
-            rng: Generator of all that is random.
+            model: Network that is attacked, for images in the unit range.
+            x: Original images, (B, C, H, W) in the unit range.
+            labels: True class of each image, (B,) int64.
+            threat: Norm and radius of the perturbation.
+            rng: Generator of the attack's random numbers.
         """
         ...
 
 
 def ascend(loss: Loss, x: Tensor, threat: Threat, *, start: Tensor, steps: int, step_size: float) -> Tensor:
-    """Return the images that `steps` projected gradient steps reach which raise a loss.
+    """Return images after `steps` steps of projected gradient ascent on a loss, (B, C, H, W).
 
-    Each step goes `step_size` along the steepest direction of the norm, and then back into the ball and the range. The
-    gradient is taken at the projected image and never through the projection: there, clamped pixels have none.
+    Each step moves by `step_size` along the steepest direction of the norm and then projects to the ball and to the
+    unit range. The gradient is taken at the projected image, because the gradient of clipped pixels through the
+    projection is zero.
 
     Args:
         loss: Function from images (B, C, H, W) to the sum of their losses.
-        x: Images that are attacked, (B, C, H, W).
-        threat: Ball around them.
-        start: First images, (B, C, H, W).
-        steps: Number of steps.
-        step_size: Length of a step in the unit range.
+        x: Original images, (B, C, H, W) in the unit range.
+        threat: Threat model whose ball around `x` bounds the result.
+        start: Initial images, (B, C, H, W), inside the ball.
+        steps: Number of gradient steps.
+        step_size: Length of a step, in the unit range.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk_integrations.robustness import Threat, ascend
+        >>> x = torch.full((2, 1, 8, 8), 0.5)
+        >>> attacked = ascend(lambda z: z.sum(), x, Threat("linf", 0.1), start=x, steps=3, step_size=0.05)
+        >>> round(float(attacked.max()), 2)
+        0.6
     """
     attacked = start.detach()
     for _ in range(steps):
@@ -65,16 +74,22 @@ def ascend(loss: Loss, x: Tensor, threat: Threat, *, start: Tensor, steps: int, 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class PixelAdversary(Checked):
-    """A few steps of projected gradient ascent from a random start, for `ddsdk.training.Adversary`.
+class TrainingPGD(CheckedDataclass):
+    """PGD attack for adversarial training, an `ddsdk.training.InputAttack`: few steps from a random start.
 
-    Images come and go in the value space; the step, the radius and the range are those of pixels.
+    Images are in the value space; step size, radius and clipping apply to pixels of the unit range.
 
     Attributes:
         preprocess: Map from the unit range to the value space.
-        threat: Norm and radius.
-        steps: Gradient steps; 7 to 10 are usual in training. Weaker than the attacks of a judge, on purpose.
-        reach: Step size times steps, in radii.
+        threat: Norm and radius of the perturbation.
+        steps: Number of gradient steps; 7 to 10 are usual in training. It is weaker than evaluation attacks on purpose.
+        reach: Product of step size and steps, in radii.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.robustness import Threat, TrainingPGD
+        >>> real = ddsdk.load("digits")
+        >>> adversary = TrainingPGD(preprocess=real.preprocess, threat=Threat("linf", 0.1))
     """
 
     preprocess: dd.Preprocess
@@ -83,12 +98,12 @@ class PixelAdversary(Checked):
     reach: PositiveFloat = 2.5
 
     def __call__(self, loss: Loss, x: Tensor, rng: torch.Generator) -> Tensor:
-        """Return attacked images, (B, C, H, W) in the value space, without graph.
+        """Return attacked images, (B, C, H, W) in the value space, without autograd graph.
 
         Args:
             loss: Function from value-space images to the sum of their losses.
-            x: Images (B, C, H, W) in the value space.
-            rng: CPU generator of the start; it advances.
+            x: Original images, (B, C, H, W) in the value space.
+            rng: CPU generator of the random start; it advances.
         """
         pixels = self.preprocess.inverse(x.detach())
         attacked = ascend(
@@ -105,16 +120,25 @@ class PixelAdversary(Checked):
 @final
 @dataclass(frozen=True)
 class FGSM:
-    """One step as long as the radius along the sign of the gradient: a sanity check, and no judge.
+    """FGSM: one gradient step of the length of the radius; a sanity check, too weak for an evaluation.
 
     References:
         Goodfellow, Shlens and Szegedy, "Explaining and Harnessing Adversarial Examples", ICLR 2015, arXiv:1412.6572.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.robustness import FGSM, Threat, UnitModel
+        >>> real = ddsdk.load("digits")
+        >>> network = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator("weights"))
+        >>> model, x, labels = UnitModel(network, real.preprocess), real.unit_images()[:5], real.labels[:5]
+        >>> FGSM()(model, x, labels, Threat("linf", 0.1), ddsdk.generator("attack")).shape
+        torch.Size([5, 1, 8, 8])
     """
 
     name = "FGSM"
 
     def __call__(self, model: UnitModel, x: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator) -> Tensor:  # noqa: ARG002
-        """Return attacked images; see `Attack`. Nothing is random."""
+        """Return attacked images; see `Attack`. The attack is deterministic."""
 
         def step(loss: Loss, z: Tensor) -> Tensor:
             return ascend(loss, z, threat, start=z, steps=1, step_size=threat.radius)
@@ -124,19 +148,30 @@ class FGSM:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class PGD(Checked):
-    """Projected gradient ascent on the cross-entropy from random starts; an image that gives in is done.
+class PGD(CheckedDataclass):
+    """PGD: projected gradient ascent on the cross-entropy from random starts.
+
+    Later restarts attack only the images that are still classified correctly.
 
     Attributes:
-        steps: Gradient steps of each restart.
-        restarts: Number of starts; the second one and those after it attack what is left.
-        reach: Step size times steps, in radii: 2.5 lets a run cross the ball.
+        steps: Number of gradient steps of each restart.
+        restarts: Number of random starts, at least 1.
+        reach: Product of step size and steps, in radii; with 2.5 the attack can cross the whole ball.
 
     References:
         Madry, Makelov, Schmidt, Tsipras and Vladu, "Towards Deep Learning Models Resistant to Adversarial Attacks",
         ICLR 2018, arXiv:1706.06083.
 
-    Cost: at most steps x restarts forwards and backwards of the network.
+    Cost: at most steps x restarts forward and backward passes of the network.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.robustness import PGD, Threat, UnitModel
+        >>> real = ddsdk.load("digits")
+        >>> network = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator("weights"))
+        >>> model, x, labels = UnitModel(network, real.preprocess), real.unit_images()[:5], real.labels[:5]
+        >>> PGD(steps=2, restarts=1)(model, x, labels, Threat("linf", 0.1), ddsdk.generator("attack")).shape
+        torch.Size([5, 1, 8, 8])
     """
 
     steps: PositiveInt = 50
@@ -145,55 +180,63 @@ class PGD(Checked):
 
     @property
     def name(self) -> str:
-        """Steps and restarts, such as PGD-50 x 5."""
+        """Name with steps and restarts, such as PGD-50 x 5."""
         return f"PGD-{self.steps}" + (f" x {self.restarts}" if self.restarts > 1 else "")
 
     def __call__(self, model: UnitModel, x: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator) -> Tensor:
         """Return attacked images; see `Attack`."""
-        best, size = x.clone(), self.reach * threat.radius / self.steps
-        left = torch.arange(len(x), device=x.device)
+        attacked, step_size = x.clone(), self.reach * threat.radius / self.steps
+        correct = torch.arange(len(x), device=x.device)
         for i in range(self.restarts):
-            if not len(left):
+            if not len(correct):
                 break
             key = derive(rng, "restart", i)
 
             def climb(loss: Loss, z: Tensor, key: torch.Generator = key) -> Tensor:
                 start = threat.random_start(z, key)
-                return ascend(loss, z, threat, start=start, steps=self.steps, step_size=size)
+                return ascend(loss, z, threat, start=start, steps=self.steps, step_size=step_size)
 
-            best[left] = _in_pieces(model, x[left], labels[left], climb)
-            left = left[model.correct(best[left], labels[left])]
-        return best
+            attacked[correct] = _in_pieces(model, x[correct], labels[correct], climb)
+            correct = correct[model.correct(attacked[correct], labels[correct])]
+        return attacked
 
 
 def _in_pieces(model: UnitModel, x: Tensor, labels: Tensor, attack: Callable[[Loss, Tensor], Tensor]) -> Tensor:
-    """Attack micro-batches: every image's gradient is its own."""
-    found = []
+    """Return attacked images, computed in micro-batches; the sum of losses keeps gradients of images independent."""
+    attacked = []
     for part in pieces(len(x), micro_batch(model, x.device, len(x))):
         truth = labels[part]
-        found.append(attack(lambda z, y=truth: cross_entropy(model(z), y, reduction="sum"), x[part]))  # type: ignore[misc]
-    return torch.cat(found) if found else x
+        attacked.append(attack(lambda z, y=truth: cross_entropy(model(z), y, reduction="sum"), x[part]))  # type: ignore[misc]
+    return torch.cat(attacked) if attacked else x
 
 
 def surviving(
     attack: Attack, model: UnitModel, x: Tensor, labels: Tensor, threat: Threat, rng: torch.Generator
 ) -> Tensor:
-    """Return whether a network gets each image right before an attack and after it, (B,) bool; bounds are asserted.
+    """Return whether the network classifies each image correctly before and after an attack, (B,) bool.
+
+    `BrokenAttackError` is raised if an attacked image leaves the ball or the unit range.
 
     Args:
-        attack: Attack on the images that the network gets right.
-        model: Network under attack.
-        x: Images (B, C, H, W) in the unit range.
-        labels: Classes, (B,) int64.
-        threat: Norm and radius.
-        rng: Generator of the attack.
+        attack: Attack on the images that the network classifies correctly.
+        model: Network that is attacked, for images in the unit range.
+        x: Original images, (B, C, H, W) in the unit range.
+        labels: True class of each image, (B,) int64.
+        threat: Norm and radius of the perturbation.
+        rng: Generator of the attack's random numbers.
 
-    Raises:
-        BrokenAttackError: If an attacked image leaves the ball or the unit range.
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.robustness import FGSM, Threat, UnitModel, surviving
+        >>> real = ddsdk.load("digits")
+        >>> network = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator("weights"))
+        >>> model, x, labels = UnitModel(network, real.preprocess), real.unit_images()[:5], real.labels[:5]
+        >>> surviving(FGSM(), model, x, labels, Threat("linf", 0.1), ddsdk.generator("attack")).shape
+        torch.Size([5])
     """
-    kept = model.correct(x, labels)
-    right = kept.nonzero().flatten()
-    if len(right):
-        attacked = threat.check(attack(model, x[right], labels[right], threat, rng), x[right])
-        kept[right] = model.correct(attacked, labels[right])
-    return kept
+    correct = model.correct(x, labels)
+    indices = correct.nonzero().flatten()
+    if len(indices):
+        attacked = threat.check(attack(model, x[indices], labels[indices], threat, rng), x[indices])
+        correct[indices] = model.correct(attacked, labels[indices])
+    return correct

@@ -1,4 +1,4 @@
-"""The threat model: distances in the unit range, and networks as attacks must see them, from there to logits."""
+"""Threat model: perturbation balls in the unit range, and networks that take images of the unit range."""
 
 from __future__ import annotations
 
@@ -9,28 +9,36 @@ import torch
 from torch import Tensor, nn
 
 import ddsdk as dd
-from ddsdk.foundation import Checked, PositiveFloat, require
+from ddsdk.foundation import CheckedDataclass, PositiveFloat, require
 from ddsdk.training import KernelMachine, probabilities
 
 Norm = Literal["linf", "l2"]
 _ROUNDING = 1e-5
+"""Tolerance for rounding errors of pixel values."""
 
 
 class BrokenAttackError(RuntimeError):
-    """An attack left the range or the radius that it was given: its figures would mean nothing."""
+    """An attack returned images outside of the threat model, so its robust accuracy would be wrong."""
 
 
 @final
 @dataclass(frozen=True)
-class Threat(Checked):
-    """Everything within a radius of an image that is still an image.
+class Threat(CheckedDataclass):
+    """Threat model: all images of the unit range within a radius of the attacked image.
+
+    `ValueError` is raised if the norm is unknown or the radius is not positive.
 
     Attributes:
-        norm: ``"linf"``, the largest change of a value, or ``"l2"``, the Euclidean length of the change.
-        radius: Radius in the unit range, where a pixel lies in [0, 1]: 8/255 is the usual one of colour images.
+        norm: Norm of the perturbation: ``"linf"``, the largest change of a value, or ``"l2"``, the Euclidean length.
+        radius: Largest norm of the perturbation, in the unit range, where a pixel lies in [0, 1]; 8/255 is the usual
+            linf radius for colour images.
 
-    Raises:
-        ValueError: If the norm is unknown or the radius is not positive.
+    Example:
+        >>> import torch
+        >>> from ddsdk_integrations.robustness import Threat
+        >>> threat, x = Threat("linf", 0.1), torch.full((2, 1, 8, 8), 0.5)
+        >>> round(float(threat.project(x + 0.3, x).max()), 2)
+        0.6
     """
 
     norm: Norm
@@ -42,22 +50,22 @@ class Threat(Checked):
 
     @property
     def label(self) -> str:
-        """Norm and radius, such as ``linf 0.1``."""
+        """Norm and radius in one text, such as ``linf 0.1``."""
         return f"{self.norm} {self.radius:g}"
 
     def size(self, change: Tensor) -> Tensor:
-        """Return the norm of each change, (B,), of changes (B, C, H, W)."""
+        """Return the norm, (B,), of each perturbation, (B, C, H, W)."""
         flat = change.flatten(1)
         return flat.abs().amax(1) if self.norm == "linf" else flat.norm(dim=1)
 
     def project(self, attacked: Tensor, x: Tensor) -> Tensor:
-        """Return the images within the radius of `x` and within range that lie next to `attacked`.
+        """Return the projection of attacked images to the ball around `x` and to the unit range.
 
-        Images of a distilled set may leave the unit range; their range ends where they are.
+        Synthetic images may lie outside of the unit range; their range is extended to include them.
 
         Args:
-            attacked: Images (B, C, H, W), in the unit range or out of it.
-            x: Images that were attacked, (B, C, H, W).
+            attacked: Perturbed images, (B, C, H, W), of any value.
+            x: Original images, (B, C, H, W).
         """
         change = attacked - x
         if self.norm == "linf":
@@ -69,13 +77,13 @@ class Threat(Checked):
         return torch.minimum(torch.maximum(x + change, low), high)
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """Return the step of size one along which a loss of this gradient, (B, C, H, W), rises fastest."""
+        """Return the steepest ascent direction of a gradient, (B, C, H, W): sign for linf, unit vector for l2."""
         if self.norm == "linf":
             return gradient.sign()
         return gradient / self.size(gradient).clamp_min(1e-12).view(-1, 1, 1, 1)
 
     def random_start(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        """Return a random point of the ball around each image (B, C, H, W), uniform for linf; `rng` advances."""
+        """Return a random point in the ball around each image, (B, C, H, W), uniform for linf; `rng` advances."""
         if self.norm == "linf":
             change = self.radius * (2 * torch.rand(x.shape, generator=rng, dtype=x.dtype) - 1)
         else:
@@ -84,31 +92,41 @@ class Threat(Checked):
         return self.project(x + change.to(x.device), x)
 
     def check(self, attacked: Tensor, x: Tensor) -> Tensor:
-        """Return `attacked`, after asserting its shape, range and radius.
+        """Return `attacked`, after checking its shape, range and distance from `x`.
 
         Raises:
-            BrokenAttackError: If a value is not finite or leaves [0, 1], or an image has moved too far.
+            BrokenAttackError: If the shape changed, a value is not finite or not in [0, 1], or a perturbation exceeds
+                the radius.
         """
         if attacked.shape != x.shape:
             raise BrokenAttackError(f"an attack must keep the shape {tuple(x.shape)}, got {tuple(attacked.shape)}")
         if not bool(torch.isfinite(attacked).all()):
-            raise BrokenAttackError("an attack must give finite images, got NaN or infinity")
+            raise BrokenAttackError("an attack must return finite images, got NaN or infinity")
         low, high = float(attacked.min()), float(attacked.max())
         if low < -_ROUNDING or high > 1 + _ROUNDING:
             raise BrokenAttackError(f"an attack must stay in the unit range [0, 1], got {low:g}..{high:g}")
-        far = float(self.size(attacked - x).max())
-        if far > self.radius * (1 + 1e-4) + _ROUNDING:
-            raise BrokenAttackError(f"an attack must stay within {self.label}, got a change of {far:g}")
+        distance = float(self.size(attacked - x).max())
+        if distance > self.radius * (1 + 1e-4) + _ROUNDING:
+            raise BrokenAttackError(f"an attack must stay within {self.label}, got a change of {distance:g}")
         return attacked
 
 
 @final
 class KernelClassifier(nn.Module):
-    """Kernel ridge regression on a set, as a network whose scores are its logits.
+    """Kernel ridge regression on a set as a network: its scores take the place of logits.
 
     Args:
-        machine: Machine of `ddsdk.training.kernel_machine`.
+        machine: Kernel machine of `ddsdk.training.kernel_machine`.
         batch: Images (M, C, H, W) in the value space, and label rows (M, K).
+
+    Example:
+        >>> import ddsdk, torch
+        >>> from ddsdk_integrations.robustness import KernelClassifier
+        >>> real = ddsdk.load("digits")
+        >>> machine = ddsdk.training.kernel_machine("fc-ntk", depth=1)
+        >>> classifier = KernelClassifier(machine, real.batch(torch.arange(20)))
+        >>> classifier(real.batch(torch.arange(5)).x).shape
+        torch.Size([5, 10])
     """
 
     def __init__(self, machine: KernelMachine, batch: dd.Batch) -> None:
@@ -116,21 +134,30 @@ class KernelClassifier(nn.Module):
         self._machine, self._batch = machine, batch
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the scores, (B, K), of value-space images (B, C, H, W)."""
+        """Return the scores, (B, K), of images (B, C, H, W) in the value space."""
         return self._machine.predict(self._batch.x, self._batch.y, x).to(x.dtype)
 
 
 @final
 class UnitModel(nn.Module):
-    """A finished network that takes images in [0, 1] and brings them to its value space by itself.
+    """Trained network for images of the unit range, with normalisation inside the model.
 
-    Attacks clamp to the unit range and measure radii there. A network that takes normalised images is attacked in the
-    wrong space without any error: published tables have been wrong for it.
+    Attacks clip to the unit range and measure radii there. An attack on a network for normalised images uses a wrong
+    threat model without any error message, a mistake in some published tables.
 
     Args:
-        network: Network from images (B, C, H, W) in the value space to logits (B, K). It is put in the mode of
-            evaluation, and its weights are constants from now on.
+        network: Network from images (B, C, H, W) in the value space to logits (B, K). It is set to evaluation mode,
+            and its parameters no longer require gradients.
         preprocess: Map from the unit range to the value space.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.robustness import UnitModel
+        >>> real = ddsdk.load("digits")
+        >>> network = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator("weights"))
+        >>> model = UnitModel(network, real.preprocess)
+        >>> model(real.unit_images()[:5]).shape
+        torch.Size([5, 10])
     """
 
     def __init__(self, network: nn.Module, preprocess: dd.Preprocess) -> None:
@@ -140,11 +167,7 @@ class UnitModel(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits, (B, K), of images (B, C, H, W).
-
-        Raises:
-            ValueError: If a value lies outside of [0, 1].
-        """
+        """Return the logits, (B, K), of images (B, C, H, W); values outside of [0, 1] raise a ValueError."""
         low, high = float(x.detach().amin()), float(x.detach().amax())
         inside = low >= -_ROUNDING and high <= 1 + _ROUNDING
         require(inside, "x", "lie in the unit range [0, 1]", (low, high))
@@ -152,12 +175,16 @@ class UnitModel(nn.Module):
         return logits
 
     def train(self, mode: bool = True) -> UnitModel:
-        """Stay in the mode of evaluation: a network that trains while it is attacked is another one after it."""
+        """Stay in evaluation mode: training mode would change running statistics during the attack.
+
+        Returns:
+            This model, in evaluation mode.
+        """
         require(not mode, "mode", "be False for a network under attack", mode)
         super().train(False)
         return self
 
     @torch.no_grad()
     def correct(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Return whether each image (B, C, H, W) has its label (B,) as the largest logit, (B,) bool."""
+        """Return whether the largest logit of each image, (B, C, H, W), is that of its label, (B,), as (B,) bool."""
         return probabilities(self, x).argmax(1) == labels

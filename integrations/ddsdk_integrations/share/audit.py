@@ -1,4 +1,4 @@
-"""Attacks on a set, and what networks that train on it do on held-out people."""
+"""Audit of a release: membership attacks on a set, and its use on held-out groups."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import ddsdk as dd
-from ddsdk.foundation import require, require_count, root
+from ddsdk.foundation import as_generator, require, require_count
 from ddsdk.judging import LikelihoodRatio, Roc, confidences, roc, trained_networks
 from ddsdk.training import probabilities
 from ddsdk_integrations.share.groups import group_ids
@@ -20,15 +20,16 @@ _BINS = 15
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Figures:
-    """Figures of the mean prediction of several networks.
+class UseMetrics:
+    """Metrics of the averaged predictions of several networks.
 
     Attributes:
-        accuracy: Share of images whose class is right.
-        sensitivity: The same of each class, in the order of the classes.
-        balanced: Mean of the sensitivities.
-        groups: Mean sensitivity when all images of a group vote; None where a group has images of several classes.
-        calibration: Expected calibration error, 15 bins: mean distance of confidence and accuracy.
+        accuracy: Share of correctly classified images, in 0..1.
+        sensitivity: Share of correctly classified images of each class, in the order of the classes.
+        balanced: Balanced accuracy, the mean sensitivity.
+        groups: Balanced accuracy over groups, whose images vote by their mean probabilities; None if a group has images
+            of several classes.
+        calibration: Expected calibration error, with 15 bins.
     """
 
     accuracy: float
@@ -38,63 +39,75 @@ class Figures:
     calibration: float
 
 
-def figures(networks: Sequence[nn.Module], held_out: dd.RealData, groups: Sequence[Hashable] | Tensor) -> Figures:
-    """Return the figures of networks on held-out images.
+def use_metrics(
+    networks: Sequence[nn.Module], held_out: dd.RealData, groups: Sequence[Hashable] | Tensor
+) -> UseMetrics:
+    """Return the metrics of an ensemble of networks on held-out images.
 
     Args:
-        networks: Functions from (B, C, H, W) to logits (B, K); their probabilities are averaged.
-        held_out: Images in the value space of the networks.
-        groups: Groups of the images, one entry each.
+        networks: Functions from images (B, C, H, W) to logits (B, K); their probabilities are averaged.
+        held_out: Held-out images in the value space of the networks.
+        groups: Group of each image, such as its patient.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.share import use_metrics
+        >>> real = ddsdk.load("digits")
+        >>> network = ddsdk.network_factory("mlp", real.image_shape, 10, width=4)(ddsdk.generator(0))
+        >>> len(use_metrics([network], real, groups=range(len(real))).sensitivity)
+        10
     """
-    require(len(networks) > 0, "networks", "hold one", 0)
+    require(len(networks) > 0, "networks", "hold at least one network", 0)
     x, labels = held_out.batch(torch.arange(len(held_out))).x, held_out.labels
-    found = torch.stack([probabilities(network, x) for network in networks]).mean(0)
-    recall = _recall(found, labels)
-    return Figures(
-        accuracy=float((found.argmax(1) == labels).double().mean()),
+    predictions = torch.stack([probabilities(network, x) for network in networks]).mean(0)
+    recall = _recall(predictions, labels)
+    return UseMetrics(
+        accuracy=float((predictions.argmax(1) == labels).double().mean()),
         sensitivity=tuple(recall.tolist()),
         balanced=float(recall.mean()),
-        groups=_of_groups(found, labels, group_ids(groups, len(labels))),
-        calibration=_calibration(found, labels),
+        groups=_group_recall(predictions, labels, group_ids(groups, len(labels))),
+        calibration=_calibration_error(predictions, labels),
     )
 
 
-def _recall(found: Tensor, labels: Tensor) -> Tensor:
-    right = (found.argmax(1) == labels).double()
-    sizes = torch.bincount(labels, minlength=found.shape[1])
-    return torch.bincount(labels, weights=right, minlength=found.shape[1]) / sizes.clamp_min(1)
+def _recall(predictions: Tensor, labels: Tensor) -> Tensor:
+    correct = (predictions.argmax(1) == labels).double()
+    sizes = torch.bincount(labels, minlength=predictions.shape[1])
+    return torch.bincount(labels, weights=correct, minlength=predictions.shape[1]) / sizes.clamp_min(1)
 
 
-def _of_groups(found: Tensor, labels: Tensor, ids: Tensor) -> float | None:
-    count = int(ids.max()) + 1
-    votes = torch.zeros(count, found.shape[1]).index_add_(0, ids, found.cpu())
-    low = torch.full((count,), found.shape[1]).scatter_reduce_(0, ids, labels.cpu(), "amin")
-    high = torch.zeros(count, dtype=torch.int64).scatter_reduce_(0, ids, labels.cpu(), "amax")
-    if not torch.equal(low, high):
+def _group_recall(predictions: Tensor, labels: Tensor, ids: Tensor) -> float | None:
+    count, classes = int(ids.max()) + 1, predictions.shape[1]
+    votes = torch.zeros(count, classes).index_add_(0, ids, predictions.cpu())
+    lowest = torch.full((count,), classes).scatter_reduce_(0, ids, labels.cpu(), "amin")
+    highest = torch.zeros(count, dtype=torch.int64).scatter_reduce_(0, ids, labels.cpu(), "amax")
+    # Groups with images of several classes have no class of their own.
+    if not torch.equal(lowest, highest):
         return None
-    recall = _recall(votes, low)
-    return float(recall[torch.bincount(low, minlength=found.shape[1]) > 0].mean())
+    recall = _recall(votes, lowest)
+    return float(recall[torch.bincount(lowest, minlength=classes) > 0].mean())
 
 
-def _calibration(found: Tensor, labels: Tensor) -> float:
-    sure, guess = found.double().max(1)
-    bins = (sure * _BINS).long().clamp_max(_BINS - 1)
-    gap = sure - (guess == labels).double()
+def _calibration_error(predictions: Tensor, labels: Tensor) -> float:
+    confidence, predicted = predictions.double().max(1)
+    bins = (confidence * _BINS).long().clamp_max(_BINS - 1)
+    gap = confidence - (predicted == labels).double()
     return float(torch.bincount(bins, weights=gap, minlength=_BINS).abs().sum() / len(labels))
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Audit:
-    """Results of attacks on a set, and its use. Passing them proves nothing.
+class ReleaseAudit:
+    """Results of attacks on a set, and metrics of its use. Resisting these attacks is no proof of privacy.
 
     Attributes:
-        membership: Curve of telling distilled from held-out records by networks that train on the set.
-        distance: Curve of the same by the distance to the nearest synthetic image.
-        near_copies: Synthetic images nearer to a record than the nearest hundredth of held-out records are.
-        smallest_distance: Least distance of a synthetic image to a record, root mean square over pixels of 0..1.
-        shadow: Result of the likelihood-ratio attack on the recipe, where shadow runs were made.
-        figures: Figures of networks that train on the set, on held-out groups.
+        membership: ROC curve of the membership attack by the confidences of networks that train on the set.
+        distance: ROC curve of the membership attack by the distance to the nearest synthetic image.
+        near_copies: Number of synthetic images nearer to a distilled record than the nearest 1 % of held-out records.
+        smallest_distance: Smallest distance of a synthetic image to a distilled record, root mean square over pixels in
+            0..1.
+        shadow: Result of the likelihood-ratio attack on the recipe; None without shadow runs.
+        figures: Metrics, on held-out groups, of networks that train on the set.
     """
 
     membership: Roc
@@ -102,12 +115,12 @@ class Audit:
     near_copies: int
     smallest_distance: float
     shadow: LikelihoodRatio | None
-    figures: Figures
+    figures: UseMetrics
 
     @property
     def record(self) -> dict[str, Any]:
-        """Plain values for the card."""
-        found: dict[str, Any] = {
+        """Results of the attacks as JSON values for the card."""
+        results: dict[str, Any] = {
             "membership_auc": self.membership.auc,
             "membership_at_1": self.membership.at_1,
             "distance_auc": self.distance.auc,
@@ -117,11 +130,11 @@ class Audit:
         }
         if self.shadow is not None:
             areas = {"confidence_auc": self.shadow.confidence.auc, "distance_auc": self.shadow.distance.auc}
-            found["shadow"] = {"runs": self.shadow.runs, **areas}
-        return {**found, "meaning": "attacks that were tried; passing them proves nothing"}
+            results["shadow"] = {"runs": self.shadow.runs, **areas}
+        return {**results, "meaning": "attacks that were tried; passing them proves nothing"}
 
 
-def audit(
+def audit_release(
     distilled: dd.Distilled,
     inside: dd.RealData,
     outside: dd.RealData,
@@ -130,27 +143,36 @@ def audit(
     seed: int | torch.Generator = 0,
     networks: int = 3,
     shadow: LikelihoodRatio | None = None,
-) -> Audit:
-    """Attack a set, and measure its use on the same networks.
+) -> ReleaseAudit:
+    """Return the audit of a set: membership attacks on it, and metrics of its use by the same networks.
 
     Args:
-        distilled: Set that is attacked.
-        inside: Records that it was made of.
-        outside: Held-out records; of other groups, or the audit shows nothing.
-        groups: Groups of the held-out images, one entry each.
+        distilled: Distilled set to attack.
+        inside: Records that were distilled.
+        outside: Held-out records of other groups. With records of the same groups, members and non-members would be
+            too similar for an attack.
+        groups: Group of each held-out record.
         seed: Root of the networks: an integer, or a generator, which is not advanced.
         networks: Number of networks that train on the set, by its own protocol.
         shadow: Result of `ddsdk.audit_by_likelihood` on the recipe; None without one.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.share import audit_release
+        >>> train, test = ddsdk.load_pair("digits")
+        >>> coreset = ddsdk.distill(ddsdk.BASELINES["random"](ipc=1), train)
+        >>> audit_release(coreset, train, test, groups=range(len(test)), networks=1).near_copies
+        10
     """
     require_count("networks", networks)
-    seen, unseen = (side.to("cpu").with_preprocess(distilled.preprocess) for side in (inside, outside))
-    trained = trained_networks(distilled, None, networks, root(seed))
-    near = dd.nearest_records(distilled, inside, outside)
-    return Audit(
-        membership=roc(confidences(trained, seen), confidences(trained, unseen)),
-        distance=near.scores,
-        near_copies=near.copies,
-        smallest_distance=near.smallest,
+    members, non_members = (side.to("cpu").with_preprocess(distilled.preprocess) for side in (inside, outside))
+    trained = trained_networks(distilled, None, networks, as_generator(seed))
+    nearest = dd.nearest_records(distilled, inside, outside)
+    return ReleaseAudit(
+        membership=roc(confidences(trained, members), confidences(trained, non_members)),
+        distance=nearest.scores,
+        near_copies=nearest.copies,
+        smallest_distance=nearest.smallest,
         shadow=shadow,
-        figures=figures(trained, unseen, group_ids(groups, len(unseen))),
+        figures=use_metrics(trained, non_members, group_ids(groups, len(non_members))),
     )

@@ -1,4 +1,4 @@
-"""Images of people: splits by a group column with nobody on both sides, and simulated patients."""
+"""Splits of images by group, such as by patient, and simulated patients."""
 
 from __future__ import annotations
 
@@ -13,62 +13,75 @@ from ddsdk.foundation import derive, require, require_count
 
 
 def group_ids(groups: Sequence[Hashable] | Tensor, n: int) -> Tensor:
-    """Return the group of each of `n` images as a number from 0, (n,) int64."""
+    """Return the group of each of `n` images as a number from 0, (n,) int64, in the order of first occurrence."""
     entries = groups.tolist() if isinstance(groups, Tensor) else list(groups)
     require(len(entries) == n, "groups", f"have one entry for each of the {n} images", len(entries))
-    known: dict[Hashable, int] = {}
-    return torch.tensor([known.setdefault(entry, len(known)) for entry in entries])
+    numbers: dict[Hashable, int] = {}
+    return torch.tensor([numbers.setdefault(entry, len(numbers)) for entry in entries])
 
 
 def split_by_group(
     records: dd.RealData, groups: Sequence[Hashable] | Tensor, fraction: float, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Split so that all images of a group are on one side: (positions of the rest, positions held out), int64.
+    """Return positions of a training and a held-out part, int64 each, with all images of a group in one part.
 
-    Images of one patient are alike. In a split image by image, a test holds the like of what was seen, and an audit
-    compares members with non-members that are members in all but name. Groups are taken at random, and one is held out
-    as long as fewer than `fraction` of the images of one of its classes are; so each class has about its share.
+    Images of one patient are similar. A split of single images would test on near copies of training images, and a
+    membership audit would compare members with near copies of members. Groups are visited in random order; a group is
+    held out if one of its classes has fewer than `fraction` of its images held out so far. So the share of each class
+    is about `fraction`. A part without images of some class raises ValueError.
 
     Args:
-        records: All images.
-        groups: Groups of the images, one entry each, such as the names of patients.
-        fraction: Part of the images of each class to hold out, strictly between 0 and 1.
+        records: Images of all groups.
+        groups: Group of each image, such as the name of its patient.
+        fraction: Share of the images of each class to hold out, strictly between 0 and 1.
         rng: Generator of the order of groups.
 
-    Raises:
-        ValueError: If a class would lack images on one side.
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.share import simulated_patients, split_by_group
+        >>> records, patients = simulated_patients(ddsdk.load("digits"), 20, ddsdk.generator(0))
+        >>> train, held_out = split_by_group(records, patients, 0.3, ddsdk.generator(1))
+        >>> len(set(patients[train].tolist()) & set(patients[held_out].tolist()))
+        0
     """
     require(0 < fraction < 1, "fraction", "lie strictly between 0 and 1", fraction)
     ids = group_ids(groups, len(records))
     labels = records.labels.cpu()
-    wanted = fraction * torch.tensor(records.class_sizes)
-    held, out = torch.zeros(records.num_classes), torch.zeros(len(ids), dtype=torch.bool)
+    target = fraction * torch.tensor(records.class_sizes)
+    sizes, held_out = torch.zeros(records.num_classes), torch.zeros(len(ids), dtype=torch.bool)
     for group in torch.randperm(int(ids.max()) + 1, generator=rng).tolist():
         members = ids == group
-        sizes = torch.bincount(labels[members], minlength=records.num_classes)
-        if bool(((held < wanted) & (sizes > 0)).any()):
-            out |= members
-            held += sizes
-    for side, name in ((out, "held out"), (~out, "left")):
-        counts = torch.bincount(labels[side], minlength=records.num_classes)
-        rule = f"be so many that images of each class are {name}"
+        group_sizes = torch.bincount(labels[members], minlength=records.num_classes)
+        if bool(((sizes < target) & (group_sizes > 0)).any()):
+            held_out |= members
+            sizes += group_sizes
+    for part, name in ((held_out, "held-out"), (~held_out, "training")):
+        counts = torch.bincount(labels[part], minlength=records.num_classes)
+        rule = f"be enough for images of each class in the {name} part"
         require(int(counts.min()) > 0, "groups", rule, counts.tolist())
-    return torch.nonzero(~out).flatten(), torch.nonzero(out).flatten()
+    return torch.nonzero(~held_out).flatten(), torch.nonzero(held_out).flatten()
 
 
 def simulated_patients(
     real: dd.RealData, per_patient: int, rng: torch.Generator, *, strength: float = 0.3
 ) -> tuple[dd.RealData, Tensor]:
-    """Return the images as those of people, and the number of the patient of each, (N,) int64.
+    """Return images changed to look like those of patients, and the patient of each image, (N,) int64.
 
-    A stand-in for medical images, of which none can be had without asking. A patient has one class and `per_patient`
-    images, which share a brightness and a smooth background, as images of one person from one device do.
+    They are a substitute for medical images, which are rarely free to use. A patient has one class and `per_patient`
+    images with a common brightness and a common smooth background, as from one person and one device.
 
     Args:
-        real: Images of all patients.
-        per_patient: Images of each patient; the last one of a class has fewer.
+        real: Images that are distributed over patients.
+        per_patient: Images of each patient; the last patient of a class can have fewer.
         rng: Generator of patients, brightness and background.
         strength: Strength of the background, in the unit range.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.share import simulated_patients
+        >>> records, patients = simulated_patients(ddsdk.load("digits"), 20, ddsdk.generator(0))
+        >>> len(records) == len(patients)
+        True
     """
     require_count("per_patient", per_patient)
     patient = torch.empty(len(real), dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""From records of patients to a release: split, distil, audit, check words and limits, export or refuse."""
+"""Release of a distilled set of sensitive records: split, distil, audit, check claims and limits, export."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.foundation import NonNegativeFloat, NonNegativeInt, check_numbers, derive, require, root
+from ddsdk.foundation import NonNegativeFloat, NonNegativeInt, as_generator, check_numbers, derive, require
 from ddsdk.judging import trained_networks
 from ddsdk.running import Method
 from ddsdk.students import MakeStudent
-from ddsdk_integrations.share.audit import Audit, Figures, audit, figures
+from ddsdk_integrations.share.audit import ReleaseAudit, UseMetrics, audit_release, use_metrics
 from ddsdk_integrations.share.groups import group_ids, split_by_group
 
 _CERTIFICATE = "certificate"
@@ -34,31 +34,43 @@ CLAIMS: Mapping[str, str] = {
     r"tileable|seamless\w*": "seam",
     r"clean": "scan",
 }
-"""Pattern of a word to the entry of provenance that must be there; a certificate for words about privacy."""
+"""Patterns of claims, each with the entry of provenance that supports it; claims of privacy need a certificate."""
 
 
-def check_words(name: str, text: str, distilled: dd.Distilled) -> None:
-    """Refuse a text that makes a promise which no measurement of the set supports.
+def check_claims(name: str, text: str, distilled: dd.Distilled) -> None:
+    """Check that a text makes no claim without a measurement of the set that supports it, see `CLAIMS`.
 
     Args:
-        name: Name of the text, for the message.
-        text: Text, such as the title or the intended use of a release.
-        distilled: Set that the text goes with.
+        name: Name of the text, for the error message.
+        text: Text such as the title or the intended use of a release.
+        distilled: Distilled set that the text describes.
 
     Raises:
-        ValueError: If the text holds a word such as "anonymous" and the set has no certificate, or "robust" without
-            figures of it.
+        ValueError: If the text has a word such as "anonymous" and the set has no certificate of differential privacy,
+            or a word such as "robust" and its provenance has no measurement of robustness.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.share import check_claims
+        >>> coreset = ddsdk.distill(ddsdk.BASELINES["random"](ipc=1), ddsdk.load("digits"))
+        >>> check_claims("title", "Anonymous digits", coreset)
+        Traceback (most recent call last):
+        ValueError: title must not contain 'Anonymous' without a certificate of differential privacy, got ...
     """
     for pattern, entry in CLAIMS.items():
-        word = re.search(rf"\b(?:{pattern})\b", text, re.IGNORECASE)
-        has = distilled.certificate is not None if entry == _CERTIFICATE else entry in distilled.provenance
-        if word and not has:
-            needed = "a certificate of differential privacy" if entry == _CERTIFICATE else f"figures of {entry}"
-            raise ValueError(f"{name} must not say {word.group(0)!r} of a set without {needed}, got {text!r}")
+        claim = re.search(rf"\b(?:{pattern})\b", text, re.IGNORECASE)
+        supported = distilled.certificate is not None if entry == _CERTIFICATE else entry in distilled.provenance
+        if claim and not supported:
+            evidence = "a certificate of differential privacy" if entry == _CERTIFICATE else f"a measurement of {entry}"
+            raise ValueError(f"{name} must not contain {claim.group(0)!r} without {evidence}, got {text!r}")
 
 
 class ExportRefusedError(ValueError):
-    """A release breaks stated limits, `broken` in words; nothing was written."""
+    """A release exceeds limits of its export; nothing was written.
+
+    Attributes:
+        broken: Exceeded limits, each as a text.
+    """
 
     def __init__(self, broken: tuple[str, ...]) -> None:
         super().__init__(f"the release must keep its limits, got {'; '.join(broken)}")
@@ -67,19 +79,28 @@ class ExportRefusedError(ValueError):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Conditions of an export. None sets no limit.
+class ExportLimits:
+    """Limits on the audit of a release, without which it is not exported; None sets no limit.
 
-    An audit within limits proves nothing: other attacks may be stronger. Only a limit on `epsilon` is on a guarantee.
+    An audit within these limits is no proof of privacy, because stronger attacks may exist. Only `epsilon` limits a
+    guarantee.
 
     Attributes:
-        membership_auc: Area under the curve of telling distilled from held-out records, by networks or by distance.
-        membership_at_1: True positives of the same at 1 % false positives.
-        shadow_auc: Area of the likelihood-ratio attack over shadow runs, which must then have been made.
-        near_copies: Synthetic images nearer to a record than the nearest hundredth of held-out records are.
-        smallest_distance: Least distance of a synthetic image to a record, root mean square over pixels of 0..1.
-        least_sensitivity: Sensitivity of the worst class on held-out groups: a set without use need not be shared.
-        epsilon: Budget of the certificate, which must then be there.
+        membership_auc: Largest area under the ROC curve of the membership attacks, by networks and by distance.
+        membership_at_1: Largest true-positive rate of the membership attacks at a false-positive rate of 1 %.
+        shadow_auc: Largest area under the ROC curves of the likelihood-ratio attack; needs shadow runs.
+        near_copies: Largest number of synthetic images nearer to a distilled record than the nearest 1 % of held-out
+            records.
+        smallest_distance: Smallest allowed distance of a synthetic image to a distilled record, root mean square over
+            pixels in 0..1.
+        least_sensitivity: Smallest allowed sensitivity of the worst class on held-out groups, so that the set is of
+            use.
+        epsilon: Largest privacy budget of the certificate; needs a certificate.
+
+    Example:
+        >>> from ddsdk_integrations.share import ExportLimits
+        >>> ExportLimits(membership_auc=0.55).near_copies
+        0
     """
 
     membership_auc: NonNegativeFloat | None = 0.6
@@ -93,10 +114,10 @@ class Limits:
     def __post_init__(self) -> None:
         check_numbers(self)
 
-    def broken(self, audit: Audit, certificate: dd.Certificate | None) -> tuple[str, ...]:
-        """Return the limits that the audit and the certificate of a set break, in words.
+    def broken(self, audit: ReleaseAudit, certificate: dd.Certificate | None) -> tuple[str, ...]:
+        """Return the limits that the audit and the certificate of a set exceed, each as a text.
 
-        A limit on a value that was not measured is broken.
+        A value without measurement exceeds its limit.
         """
         shadow = audit.shadow
         highest = (
@@ -107,31 +128,37 @@ class Limits:
             ("epsilon", None if certificate is None else certificate.epsilon),
         )
         lowest = (("smallest_distance", audit.smallest_distance), ("least_sensitivity", min(audit.figures.sensitivity)))
-        found = [self._fault(name, value, 1) for name, value in highest]
-        found += [self._fault(name, value, -1) for name, value in lowest]
-        return tuple(text for text in found if text)
+        texts = [self._violation(name, value, 1) for name, value in highest]
+        texts += [self._violation(name, value, -1) for name, value in lowest]
+        return tuple(text for text in texts if text)
 
-    def _fault(self, name: str, value: float | None, sign: int) -> str:
+    def _violation(self, name: str, value: float | None, sign: int) -> str:
         limit = getattr(self, name)
         if limit is None:
             return ""
-        words = name.replace("_", " ")
+        label = name.replace("_", " ")
         if value is None:
-            return f"{words} is limited to {limit:g} and was not measured"
+            return f"{label} is limited to {limit:g} and was not measured"
+        # Sign 1 is an upper limit, sign -1 a lower one.
         if sign * value <= sign * limit:
             return ""
-        return f"{words} {value:.4g} {'above' if sign > 0 else 'below'} the limit {limit:g}"
+        return f"{label} {value:.4g} {'above' if sign > 0 else 'below'} the limit {limit:g}"
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Terms:
-    """Words of the makers about a release. Those that promise something are checked, see `check_words`.
+class ReleaseTerms:
+    """Texts about a release; their claims are checked, see `check_claims`.
 
     Attributes:
-        title: One line.
-        intended_use: Purpose of the set.
+        title: Title of the release, one line.
+        intended_use: Intended use of the set.
         licence: Licence of the set, with the terms of the source.
+
+    Example:
+        >>> from ddsdk_integrations.share import ReleaseTerms
+        >>> ReleaseTerms(title="Digits", intended_use="teaching", licence="CC-BY-4.0").title
+        'Digits'
     """
 
     title: str
@@ -142,126 +169,171 @@ class Terms:
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Release:
-    """A set that was made to be shared, with its audit.
+    """A distilled set for sharing, with its audit.
 
     Attributes:
-        distilled: Set; its provenance holds terms, audit, figures and coarse counts, and no fingerprint of records.
-        audit: Results of attacks.
+        distilled: Distilled set, whose provenance has terms, audit, metrics and rounded counts, but no fingerprint of
+            the records.
+        audit: Results of the attacks, and metrics of the use.
         held_out: Positions of the records that were not distilled, (H,) int64.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.share import ExportLimits, ReleaseTerms, prepare_release
+        >>> real = ddsdk.load("digits")
+        >>> terms = ReleaseTerms(title="Digits", intended_use="teaching", licence="CC-BY-4.0")
+        >>> options = {"protocol": ddsdk.TrainingProtocol(network="mlp", epochs=2), "networks": 1}
+        >>> recipe = ddsdk.BASELINES["random"](ipc=2)
+        >>> release = prepare_release(real, range(len(real)), recipe=recipe, terms=terms, **options)
+        >>> release.export("release", ExportLimits(membership_auc=None, membership_at_1=None, near_copies=0))
+        Traceback (most recent call last):
+        ddsdk_integrations.share.release.ExportRefusedError: the release must keep its limits, got near copies 20 ...
     """
 
     distilled: dd.Distilled
-    audit: Audit
+    audit: ReleaseAudit
     held_out: Tensor
 
-    def export(self, folder: str | os.PathLike[str], limits: Limits) -> str:
-        """Write the set with its card into a folder, if it keeps all limits; return the content id.
+    def export(self, folder: str | os.PathLike[str], limits: ExportLimits) -> str:
+        """Return the content id of the set after writing it with its card to a folder, if it keeps all limits.
 
-        The card has the certificate, or the words "no formal privacy guarantee", the audit and the limits.
+        The card has the audit, the limits, and the certificate or the words "no formal privacy guarantee".
+
+        Args:
+            folder: Path of a new or empty folder.
+            limits: Limits on the audit and the certificate.
 
         Raises:
-            ExportRefusedError: If a limit is broken; nothing is written.
+            ExportRefusedError: If a limit is exceeded; nothing is written.
         """
         broken = limits.broken(self.audit, self.distilled.certificate)
         if broken:
             raise ExportRefusedError(broken)
-        kept = {name: value for name, value in asdict(limits).items() if value is not None}
-        told = {**self.distilled.provenance, "limits": kept}
-        return dataclasses.replace(self.distilled, provenance=told).save(folder)
+        stated_limits = {name: value for name, value in asdict(limits).items() if value is not None}
+        provenance = {**self.distilled.provenance, "limits": stated_limits}
+        return dataclasses.replace(self.distilled, provenance=provenance).save(folder)
 
 
-def release(
+def prepare_release(
     records: dd.RealData,
     groups: Sequence[Hashable] | Tensor,
     *,
     recipe: Method[dd.RealData],
-    terms: Terms,
+    terms: ReleaseTerms,
     make_student: MakeStudent | None = None,
     seed: int | torch.Generator = 0,
     held_out: float = 0.3,
-    evaluation: dd.Evaluation | None = None,
+    protocol: dd.TrainingProtocol | None = None,
     networks: int = 3,
     shadow_runs: int = 0,
 ) -> Release:
-    """Hold out groups, distil the others, and audit the set.
+    """Return a release: hold out some groups, distil the others, and audit the set.
+
+    Groups that cannot be split, and terms with an unsupported claim (see `check_claims`), raise ValueError.
 
     Args:
-        records: All images.
-        groups: Groups of the images, one entry each, such as the names of patients; no group is on both sides.
-        recipe: Recipe, such as `ddsdk.SLDD`, which learns soft labels and the rate of each step with the images.
-        terms: Words of the makers about the release.
-        make_student: Factory of the recipe's networks; None takes the network of its own protocol.
-        seed: Root of every random number: an integer, or a generator, which is not advanced.
-        held_out: Part of the images of each class to hold out.
-        evaluation: Protocol of training on the set, which travels with it; None takes the recipe's.
-        networks: Number of networks that attack, and measure the use of the set.
-        shadow_runs: Runs of the likelihood-ratio attack on the recipe, each of which distils anew; 0 for none.
+        records: Images of all groups.
+        groups: Group of each image, such as the name of its patient; a group is distilled or held out as a whole.
+        recipe: Recipe of the distillation, such as `ddsdk.SLDD`, which learns soft labels and the learning rate of each
+            step.
+        terms: Title, intended use and licence of the release.
+        make_student: Factory of the recipe's student networks; None takes the network of its protocol.
+        seed: Root of all random numbers: an integer, or a generator, which is not advanced.
+        held_out: Share of the images of each class to hold out, strictly between 0 and 1.
+        protocol: Protocol of training on the set, which is stored with it; None takes that of the recipe.
+        networks: Number of networks that train on the set for the attacks and the metrics.
+        shadow_runs: Distillations of the likelihood-ratio attack on the recipe; 0 skips the attack.
 
-    Raises:
-        ValueError: If the groups cannot be split, or a text promises what is not measured.
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.share import ReleaseTerms, prepare_release, simulated_patients
+        >>> records, patients = simulated_patients(ddsdk.load("digits"), 20, ddsdk.generator(0))
+        >>> terms = ReleaseTerms(title="Digits", intended_use="teaching", licence="CC-BY-4.0")
+        >>> recipe, protocol = ddsdk.BASELINES["random"](ipc=2), ddsdk.TrainingProtocol(network="mlp", epochs=2)
+        >>> release = prepare_release(records, patients, recipe=recipe, terms=terms, protocol=protocol, networks=1)
+        >>> release.audit.near_copies
+        20
     """
-    rng, began = root(seed), time.perf_counter()
-    rest, held = split_by_group(records, groups, held_out, derive(rng, "split"))
-    inside, outside = records.subset(rest), records.subset(held)
+    rng, began = as_generator(seed), time.perf_counter()
+    distilled_index, held_out_index = split_by_group(records, groups, held_out, derive(rng, "split"))
+    inside, outside = records.subset(distilled_index), records.subset(held_out_index)
 
     def distil(real: dd.RealData, key: torch.Generator) -> dd.Distilled:
-        made = dd.distill(recipe, real, make_student=make_student, seed=key)
-        return made if evaluation is None else dataclasses.replace(made, evaluation=evaluation.to_dict())
+        result = dd.distill(recipe, real, make_student=make_student, seed=key)
+        return result if protocol is None else dataclasses.replace(result, protocol=protocol.to_dict())
 
     distilled = distil(inside, derive(rng, "distil"))
     for name, text in asdict(terms).items():
-        check_words(name, text, distilled)
+        check_claims(name, text, distilled)
     shadow = None
     if shadow_runs:
         key = derive(rng, "shadow")
         shadow = dd.audit_by_likelihood(distil, inside, seed=key, runs=shadow_runs, networks=1)
     ids = group_ids(groups, len(records))
     key = derive(rng, "audit")
-    found = audit(distilled, inside, outside, ids[held], seed=key, networks=networks, shadow=shadow)
-    told = {
+    audit = audit_release(distilled, inside, outside, ids[held_out_index], seed=key, networks=networks, shadow=shadow)
+    provenance = {
         **distilled.provenance,
-        # A fingerprint lets anybody check a guess of the records, and exact counts tell how frequent a finding is.
-        "data": {"name": records.name, "images": coarse(len(inside)), "groups": coarse(len(set(ids[rest].tolist())))},
+        # With a fingerprint, an attacker could verify a guess of the records; exact counts would reveal how frequent a
+        # finding is.
+        "data": {
+            "name": records.name,
+            "images": rounded_count(len(inside)),
+            "groups": rounded_count(len(set(ids[distilled_index].tolist()))),
+        },
         "terms": asdict(terms),
-        "audit": found.record,
-        "figures": {**asdict(found.figures), "networks": networks, "held_out": coarse(len(outside))},
+        "audit": audit.record,
+        "figures": {**asdict(audit.figures), "networks": networks, "held_out": rounded_count(len(outside))},
         "seconds": time.perf_counter() - began,
     }
-    return Release(distilled=dataclasses.replace(distilled, provenance=told), audit=found, held_out=held)
+    release = dataclasses.replace(distilled, provenance=provenance)
+    return Release(distilled=release, audit=audit, held_out=held_out_index)
 
 
-def coarse(count: int) -> str:
-    """Return a count to one digit, such as "about 300"."""
+def rounded_count(count: int) -> str:
+    """Return a count rounded to one significant digit, such as "about 300"."""
     unit = 10 ** (len(str(count)) - 1)
     return f"about {round(count / unit) * unit}"
 
 
-def reproduces(
+def reproduces_accuracy(
     distilled: dd.Distilled,
     held_out: dd.RealData,
     groups: Sequence[Hashable] | Tensor,
     *,
     seed: int | torch.Generator = 0,
     networks: int = 3,
-) -> tuple[bool, Figures]:
-    """Train on a loaded release again, and return whether the recorded accuracy comes out, with the new figures.
+) -> tuple[bool, UseMetrics]:
+    """Return whether new networks reach the recorded accuracy of a release, and their metrics.
 
-    It does not where soft labels, rates of steps or their order were lost. Chance may explain three standard errors of
-    an accuracy on so many images, of both measurements.
+    They do not if soft labels, learning rates of steps or the order of the images were lost. Accuracies agree if they
+    differ by less than three standard errors of the difference of two measurements on so many images. A set without
+    recorded metrics raises ValueError.
 
     Args:
-        distilled: Release, such as of `ddsdk.Distilled.load`.
-        held_out: Images of the kind that was held out.
-        groups: Groups of the images, one entry each.
-        seed: Root of networks of their own: an integer, or a generator, which is not advanced.
-        networks: Number of networks that train.
+        distilled: Release, for example from `ddsdk.Distilled.load`.
+        held_out: Held-out images like those of the release.
+        groups: Group of each image, such as its patient.
+        seed: Root of the networks: an integer, or a generator, which is not advanced.
+        networks: Number of networks that train on the set.
 
-    Raises:
-        ValueError: If the set records no figures.
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.share import ReleaseTerms, prepare_release, reproduces_accuracy
+        >>> real = ddsdk.load("digits")
+        >>> terms = ReleaseTerms(title="Digits", intended_use="teaching", licence="CC-BY-4.0")
+        >>> options = {"protocol": ddsdk.TrainingProtocol(network="mlp", epochs=2), "networks": 1}
+        >>> recipe = ddsdk.BASELINES["random"](ipc=2)
+        >>> release = prepare_release(real, range(len(real)), recipe=recipe, terms=terms, **options)
+        >>> index = release.held_out
+        >>> agrees, metrics = reproduces_accuracy(release.distilled, real.subset(index), index, networks=1)
+        >>> len(metrics.sensitivity)
+        10
     """
     recorded = distilled.provenance.get("figures", {}).get("accuracy")
-    require(recorded is not None, "distilled", "be a release with figures", distilled)
-    trained = trained_networks(distilled, None, networks, root(seed))
-    found = figures(trained, held_out.with_preprocess(distilled.preprocess), groups)
-    spread = math.sqrt(recorded * (1 - recorded) / len(held_out)) + 0.005
-    return abs(found.accuracy - recorded) <= 3 * math.sqrt(2) * spread, found
+    require(recorded is not None, "distilled", "be a release with recorded metrics", distilled)
+    trained = trained_networks(distilled, None, networks, as_generator(seed))
+    metrics = use_metrics(trained, held_out.with_preprocess(distilled.preprocess), groups)
+    # The constant stands for the spread of networks, which the binomial standard error does not include.
+    standard_error = math.sqrt(recorded * (1 - recorded) / len(held_out)) + 0.005
+    return abs(metrics.accuracy - recorded) <= 3 * math.sqrt(2) * standard_error, metrics

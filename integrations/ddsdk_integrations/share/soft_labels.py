@@ -1,4 +1,4 @@
-"""Soft labels from a teacher, around any recipe or baseline."""
+"""Soft labels of a teacher for the images of any recipe or baseline."""
 
 from __future__ import annotations
 
@@ -18,19 +18,28 @@ from ddsdk.training import probabilities, train
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class SoftLabels(DirectMethod[dd.RealData]):
-    """A method whose images then get the labels of a teacher: softmax(teacher(x) / temperature).
+class TeacherLabels(DirectMethod[dd.RealData]):
+    """Replace the labels of a recipe's images by soft labels of a teacher, softmax(teacher(x) / temperature).
 
-    The teacher trains on the same records. Recipes that learn soft labels with the images, such as `ddsdk.SLDD`, need
-    none. A certificate of the set is dropped: the teacher read records that it does not count.
+    The teacher trains on the same real data. Recipes that learn soft labels, such as `ddsdk.SLDD`, need no teacher.
+    The set loses a privacy certificate of the recipe, because the certificate does not account for the teacher.
 
-    The whole run of `recipe` is one call of `make`, so there are no steps to stop, to start warm or to shorten.
+    The whole run of the recipe counts as one step: there is no early stopping, warm start or time budget.
 
     Attributes:
         recipe: Recipe or baseline of the images.
-        epochs: Epochs of the teacher.
+        epochs: Training epochs of the teacher.
         lr: Learning rate of the teacher (SGD with momentum).
-        temperature: Divisor of the teacher's logits; above 1 for softer labels.
+        temperature: Divisor of the teacher's logits, > 0; above 1 for softer labels.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.share import TeacherLabels
+        >>> recipe = TeacherLabels(recipe=ddsdk.BASELINES["random"](ipc=1), epochs=1)
+        >>> real = ddsdk.load("digits")
+        >>> factory = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> ddsdk.distill(recipe, real, make_student=factory).labels.shape
+        torch.Size([10, 10])
     """
 
     name: ClassVar[str] = "soft labels"
@@ -42,61 +51,62 @@ class SoftLabels(DirectMethod[dd.RealData]):
     def __post_init__(self) -> None:
         check_numbers(self)
 
-    def evaluation(self, real: dd.RealData) -> dd.Evaluation:
-        """Return the recipe's own."""
-        return self.recipe.evaluation(real)
+    def protocol(self, real: dd.RealData) -> dd.TrainingProtocol:
+        """Return the protocol of the recipe."""
+        return self.recipe.protocol(real)
 
     def source(self, real: dd.RealData) -> dd.RealData:
-        """Return the data itself."""
+        """Return the real data itself."""
         return real
 
     def described(self, real: dd.RealData) -> dd.RealData:
-        """Return the data itself."""
+        """Return the real data itself, whose facts the provenance records."""
         return real
 
     def student(self, real: dd.RealData) -> MakeStudent | None:
-        """Return the recipe's own."""
+        """Return the student factory of the recipe."""
         return self.recipe.student(real)
 
     def make(self, real: dd.RealData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.SyntheticSet:
-        """Distil by the recipe, train the teacher, and label the images."""
-        made = dd.distill(self.recipe, real, make_student=make_student, seed=derive(rng, "recipe"))
+        """Return the images of the recipe with the labels of a teacher that is trained here."""
+        distilled = dd.distill(self.recipe, real, make_student=make_student, seed=derive(rng, "recipe"))
         teacher = make_student(derive(rng, "teacher")).to(real.device)
-        how = dd.Evaluation(protocol="teacher", epochs=self.epochs, lr=self.lr)
-        for _ in train(teacher, real.batch(torch.arange(len(real))), how, derive(rng, "lessons")):
+        protocol = dd.TrainingProtocol(name="teacher", epochs=self.epochs, lr=self.lr)
+        for _ in train(teacher, real.batch(torch.arange(len(real))), protocol, derive(rng, "lessons")):
             pass
-        rows = probabilities(teacher.eval(), made.images.to(real.device), self.temperature).cpu()
-        return dd.SyntheticSet(_Made(made), FixedLabels(rows), made.owner, made.num_classes)
+        rows = probabilities(teacher.eval(), distilled.images.to(real.device), self.temperature).cpu()
+        return dd.SyntheticSet(_FixedImages(distilled), FixedLabels(rows), distilled.owner, distilled.num_classes)
 
     def stored(self, syn: dd.SyntheticSet, real: dd.RealData) -> tuple[dd.SyntheticSet, dict[str, Any]]:  # noqa: ARG002
         """Return the set with the learned rates and the provenance of the recipe's artefact."""
-        assert isinstance(syn.parametrization, _Made)  # of `make`
-        made = syn.parametrization.made
-        told = {name: value for name, value in made.provenance.items() if name != "seconds"}
+        assert isinstance(syn.parametrization, _FixedImages)  # built by `make`
+        distilled = syn.parametrization.distilled
+        # The seconds of this run include the teacher.
+        recorded = {name: value for name, value in distilled.provenance.items() if name != "seconds"}
         labels = {"epochs": self.epochs, "lr": self.lr, "temperature": self.temperature}
         return syn, {
-            "learned_lr": made.learned_lr,
-            "learned_momentum": made.learned_momentum,
-            "provenance": {**told, "soft_labels": labels},
+            "learned_lr": distilled.learned_lr,
+            "learned_momentum": distilled.learned_momentum,
+            "provenance": {**recorded, "soft_labels": labels},
         }
 
 
 @final
-class _Made(Parametrization):
-    """Images of an artefact, which stay as they are and store what the artefact stores."""
+class _FixedImages(Parametrization):
+    """Constant images of an artefact, with the storage budget of the artefact."""
 
-    def __init__(self, made: dd.Distilled) -> None:
+    def __init__(self, distilled: dd.Distilled) -> None:
         super().__init__()
-        self.made = made
+        self.distilled = distilled
 
     def encode(self, images: Tensor) -> None:  # noqa: ARG002
         raise TypeError("images of an artefact must not be replaced")
 
     def decode(self, slots: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        return self.made.images[slots], slots
+        return self.distilled.images[slots], slots
 
     def project_(self) -> None:
         pass
 
     def stored_floats(self) -> int:
-        return self.made.stored_floats
+        return self.distilled.stored_floats

@@ -1,4 +1,4 @@
-"""PNG files that tile, and a gallery."""
+"""Export of canvases as tileable PNG files, and a gallery."""
 
 from __future__ import annotations
 
@@ -16,52 +16,58 @@ from ddsdk.experiments import empty_figure
 from ddsdk.foundation import file_stem, readable_json, require, staged_folder, write_atomic
 from ddsdk.training import probabilities
 from ddsdk_integrations.texture.canvases import windows_of
-from ddsdk_integrations.texture.seam import seam_scores, tiled
+from ddsdk_integrations.texture.seam import repeat_tiles, seam_scores
 
-_SHOWN = 4
+_WINDOWS = 4
 
 
 def export_tiles(
     canvases: dd.Distilled, folder: str | os.PathLike[str], *, repeat: int = 3, limit: float = 0.25
 ) -> None:
-    """Write each canvas as a PNG that tiles, beside itself as a wallpaper, and what was measured of them.
+    """Export each canvas as a tileable PNG and as a wallpaper of several tiles, with a file of seam scores.
 
-    Pixels are clipped to the unit range and rounded to 8 bits, and the seam is measured on *those*. ``tiles.json`` has
-    the scores, the floats and the source: pictures derive from training images, whose terms hold for them too.
+    Pixels are clipped to the unit range and rounded to 8 bits before the seam is measured. ``tiles.json`` has the
+    scores, the storage budget and the source of the canvases, whose licence also applies to the pictures. Canvases
+    that do not tile within the limit raise ValueError, and nothing is written. A folder that is not empty or cannot be
+    written raises StorageError.
 
     Args:
-        canvases: Of `distil_canvases`, with 1 or 3 channels.
-        folder: New or empty.
+        canvases: Canvases from `distil_canvases`, with 1 or 3 channels.
+        folder: Path of a new or empty folder.
         repeat: Tiles along each side of a wallpaper.
-        limit: Largest distance from 1 of the mean scores of rows and of columns over all canvases. That of one small
-            canvas varies: a seamless edge is as strong as any other line.
+        limit: Largest distance from 1 of the mean seam scores, over all canvases, of rows and of columns. The score of
+            a single small canvas varies, because even a seamless edge is a random line of pixels.
 
-    Raises:
-        ValueError: If the canvases do not tile within the limit; nothing is written.
-        StorageError: If the folder holds something or cannot be written.
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.texture import distil_canvases, export_tiles
+        >>> real = ddsdk.load("digits")
+        >>> factory = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> canvases = distil_canvases(ddsdk.DM(ipc=1, steps=2, real_batch=16), real, make_student=factory)
+        >>> export_tiles(canvases, "tiles", limit=1.0)
     """
     channels = canvases.images.shape[1]
-    require(channels in (1, 3), "canvases", "have 1 or 3 channels to become PNG", channels)
+    require(channels in (1, 3), "canvases", "have 1 or 3 channels for PNG", channels)
     unit = (canvases.unit_images() * 255).round() / 255
     scores = seam_scores(unit)
     mean = scores.mean(0)
     rule = f"have mean seam scores within {limit:g} of 1"
-    told_scores = [round(value, 3) for value in mean.tolist()]
-    require(float((mean - 1).abs().max()) <= limit, "canvases", rule, told_scores)
+    rounded_scores = [round(value, 3) for value in mean.tolist()]
+    require(float((mean - 1).abs().max()) <= limit, "canvases", rule, rounded_scores)
     Path(folder).parent.mkdir(parents=True, exist_ok=True)
     owner = canvases.owner.tolist()
     names = [f"{i:03d}_{file_stem(canvases.class_names[c])}" for i, c in enumerate(owner)]
     with staged_folder(folder) as staged:
-        for kind, pixels in (("tile", unit), ("wallpaper", tiled(unit, repeat))):
+        for kind, pixels in (("tile", unit), ("wallpaper", repeat_tiles(unit, repeat))):
             for name, picture in zip(names, to_pixels(pixels), strict=True):
                 write_atomic(staged / f"{name}_{kind}.png", png_bytes(Image.fromarray(picture)))
-        told = {
+        record = {
             "seam": dict(zip(names, scores.tolist(), strict=True)),
             "limit": limit,
             "stored_floats": canvases.stored_floats,
             "source": canvases.provenance.get("data", {}),
         }
-        write_atomic(staged / "tiles.json", readable_json(told))
+        write_atomic(staged / "tiles.json", readable_json(record))
 
 
 def draw_gallery(
@@ -72,31 +78,36 @@ def draw_gallery(
     networks: Sequence[nn.Module] = (),
     classes: int = 4,
 ) -> None:
-    """Draw for each class its canvas, three by three of them, and windows with the probability of their class.
+    """Draw the first canvas of each class, three by three tiles of it, and four windows; needs matplotlib.
 
     Args:
-        canvases: Of `distil_canvases`.
-        path: The picture, such as of .png or .svg.
-        rng: Places the windows.
-        networks: Classifiers of the data, whose mean probability of the class is written over a window.
-        classes: How many classes are drawn.
+        canvases: Set of canvases from `distil_canvases`.
+        path: Path of the picture, with an ending such as .png or .svg.
+        rng: Generator of the positions of the windows.
+        networks: Classifiers of the real data, whose mean probability of the class is written over each window.
+        classes: Number of classes in the picture, the first ones.
 
-    Raises:
-        MissingExtraError: If matplotlib is not installed.
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.texture import distil_canvases, draw_gallery
+        >>> real = ddsdk.load("digits")
+        >>> factory = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> canvases = distil_canvases(ddsdk.DM(ipc=1, steps=2, real_batch=16), real, make_student=factory)
+        >>> draw_gallery(canvases, "gallery.png", rng=ddsdk.generator(0), classes=2)
     """
-    shown = [int((canvases.owner == c).nonzero()[0]) for c in canvases.owner.unique().tolist()[:classes]]  # type: ignore[no-untyped-call]
-    figure = empty_figure(1.5 * (_SHOWN + 2), 1.6 * len(shown))
-    axes = figure.subplots(len(shown), _SHOWN + 2, squeeze=False)
-    cut = windows_of(canvases, _SHOWN, rng)
+    chosen = [int((canvases.owner == c).nonzero()[0]) for c in canvases.owner.unique().tolist()[:classes]]  # type: ignore[no-untyped-call]
+    figure = empty_figure(1.5 * (_WINDOWS + 2), 1.6 * len(chosen))
+    axes = figure.subplots(len(chosen), _WINDOWS + 2, squeeze=False)
+    windows = windows_of(canvases, _WINDOWS, rng)
     unit, scores = canvases.unit_images(), seam_scores(canvases.images).mean(1)
-    for cells, i in zip(axes, shown, strict=True):
+    for cells, i in zip(axes, chosen, strict=True):
         c = int(canvases.owner[i])
         titles = [f"{canvases.class_names[c]}, seam {float(scores[i]):.2f}", "3 x 3"]
-        pictures = [unit[i], tiled(unit[i : i + 1])[0]]
-        for k in range(i * _SHOWN, (i + 1) * _SHOWN):
-            pictures.append(cut.unit_images()[k])
-            sure = [probabilities(network, cut.images[k : k + 1])[0, c] for network in networks]
-            titles.append(f"p = {float(torch.stack(sure).mean()):.2f}" if sure else "")
+        pictures = [unit[i], repeat_tiles(unit[i : i + 1])[0]]
+        for k in range(i * _WINDOWS, (i + 1) * _WINDOWS):
+            pictures.append(windows.unit_images()[k])
+            confidences = [probabilities(network, windows.images[k : k + 1])[0, c] for network in networks]
+            titles.append(f"p = {float(torch.stack(confidences).mean()):.2f}" if confidences else "")
         for cell, picture, title in zip(cells, pictures, titles, strict=True):
             pixels = picture.permute(1, 2, 0).squeeze(-1).numpy()
             cell.imshow(pixels, cmap="gray", vmin=0, vmax=1)

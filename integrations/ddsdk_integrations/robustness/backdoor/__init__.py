@@ -1,58 +1,64 @@
-"""Back doors: red-team triggers for tests, and a scan of distilled sets.
+"""Backdoors: triggers for attacks on distillation, and a scan of distilled sets for backdoors.
 
->>> from ddsdk_integrations.robustness.backdoor import scan
->>> print(scan(ddsdk.Distilled.load("out/set"), clean=trusted, seed=0))
+>>> import ddsdk
+>>> from ddsdk_integrations.robustness.backdoor import InversionSettings, scan
+>>> train, test = ddsdk.load_pair("digits")
+>>> distilled = ddsdk.distill(ddsdk.baselines.Random(ipc=3), train)
+>>> protocol = ddsdk.TrainingProtocol(epochs=2, network_options={"width": 4})
+>>> report = scan(distilled, clean=test, protocol=protocol, networks=1, inversion=InversionSettings(steps=2))
+>>> len(report.verdicts)
+10
 """
 
 from __future__ import annotations
 
 from ddsdk_integrations.robustness.backdoor.doorping import (
-    Doorping,
+    BackdooredSet,
+    DoorpingSettings,
     DoorpingStudents,
-    Opened,
     TrainedVictims,
     distil_doorping,
     optimised_trigger,
 )
 from ddsdk_integrations.robustness.backdoor.inversion import (
-    Inversion,
+    InversionSettings,
     InvertedTriggers,
+    anomaly_indices,
     invert_triggers,
-    outlier_indices,
 )
-from ddsdk_integrations.robustness.backdoor.scan import LIMITS, TESTS, Scan, Thresholds, Verdict, scan
+from ddsdk_integrations.robustness.backdoor.scan import LIMITS, TESTS, ClassVerdict, Scan, Thresholds, scan
 from ddsdk_integrations.robustness.backdoor.signatures import (
     Pasted,
     Spectrum,
-    occlusion_falls,
+    occlusion_drops,
     pasted_regions,
     spectral_signatures,
 )
-from ddsdk_integrations.robustness.backdoor.triggers import Poisoned, Success, Trigger, attack_success, poison
+from ddsdk_integrations.robustness.backdoor.triggers import AttackSuccess, PoisonedData, Trigger, attack_success, poison
 
 __all__ = [
     "LIMITS",
     "TESTS",
-    "Doorping",
+    "AttackSuccess",
+    "BackdooredSet",
+    "ClassVerdict",
+    "DoorpingSettings",
     "DoorpingStudents",
-    "Inversion",
+    "InversionSettings",
     "InvertedTriggers",
-    "Opened",
     "Pasted",
-    "Poisoned",
+    "PoisonedData",
     "Scan",
     "Spectrum",
-    "Success",
     "Thresholds",
     "TrainedVictims",
     "Trigger",
-    "Verdict",
+    "anomaly_indices",
     "attack_success",
     "distil_doorping",
     "invert_triggers",
-    "occlusion_falls",
+    "occlusion_drops",
     "optimised_trigger",
-    "outlier_indices",
     "pasted_regions",
     "poison",
     "scan",

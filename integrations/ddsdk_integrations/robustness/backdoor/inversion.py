@@ -1,4 +1,4 @@
-"""Trigger inversion: the smallest change that turns every image into a class."""
+"""Trigger inversion (Neural Cleanse): search for the smallest patch that turns every image into a class."""
 
 from __future__ import annotations
 
@@ -11,29 +11,36 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ddsdk.data import Preprocess
-from ddsdk.foundation import Checked, PositiveFloat, PositiveInt, derive, require
+from ddsdk.foundation import CheckedDataclass, PositiveFloat, PositiveInt, derive, require
 
-_CONSISTENT = 1.4826
-"""The median absolute deviation times this estimates the standard deviation of normal values."""
+_MAD_TO_STD = 1.4826
+"""Factor from the median absolute deviation to the standard deviation of a normal distribution."""
 
 
-def outlier_indices(values: Tensor) -> Tensor:
-    """Return the deviations by which each value lies above the median, (K,); a deviation is 1.4826 MAD.
+def anomaly_indices(values: Tensor) -> Tensor:
+    """Return the anomaly index of each value, (K,): its distance above the median in units of 1.4826 MAD.
 
-    Values that are not numbers have the index 0 and count for nothing. Where more than half of the values are the same
-    there is no deviation to compare with, and all indices are 0.
+    NaN values are ignored and get the index 0. If more than half of the values are equal, the median absolute deviation
+    is 0 and all indices are 0.
 
     Args:
-        values: One value for each class, (K,); higher is more suspicious.
+        values: One value for each class, (K,); higher values are more suspicious.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk_integrations.robustness.backdoor import anomaly_indices
+        >>> int(anomaly_indices(torch.tensor([1.0, 2.0, 3.0, 4.0, 50.0])).argmax())
+        4
 
     References:
-        Wang et al., "Neural Cleanse", S&P 2019, who call 2 and above an anomaly (of sizes *below* the median).
+        Wang et al., "Neural Cleanse", S&P 2019: an index of 2 or more is an anomaly (there for sizes *below* the
+        median).
     """
     known = values[~values.isnan()].double()
     if len(known) == 0:
         return torch.zeros_like(values)
     centre = known.quantile(0.5)
-    deviation = _CONSISTENT * (known - centre).abs().quantile(0.5)
+    deviation = _MAD_TO_STD * (known - centre).abs().quantile(0.5)
     if deviation == 0:
         return torch.zeros_like(values)
     return torch.nan_to_num((values.double() - centre) / deviation, nan=0.0).to(values.dtype)
@@ -41,17 +48,22 @@ def outlier_indices(values: Tensor) -> Tensor:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Inversion(Checked):
-    """Settings of the inversion of triggers.
+class InversionSettings(CheckedDataclass):
+    """Settings of trigger inversion.
 
     Attributes:
-        steps: Adam steps.
+        steps: Number of Adam steps.
         lr: Learning rate of mask and pattern.
-        batch: Images of a step.
-        goal: Share of images of other classes that a mask has to turn into the class, in 0 < value <= 1.
-        weight: Weight of the mask's L1 norm per pixel in the loss, at the start; it grows by half where the goal is
-            reached and falls where it is not.
-        patience: Steps between two looks at the goal.
+        batch: Number of images in a step.
+        goal: Share of images of other classes that a mask must turn into the class, in 0 < value <= 1.
+        weight: Initial weight of the mask's L1 norm per pixel in the loss. It is multiplied by 1.5 if the goal is
+            reached, and divided by 1.5^1.5 if not.
+        patience: Number of steps between two updates of the weight.
+
+    Example:
+        >>> from ddsdk_integrations.robustness.backdoor import InversionSettings
+        >>> InversionSettings(steps=100).goal
+        0.9
     """
 
     steps: PositiveInt = 300
@@ -69,12 +81,12 @@ class Inversion(Checked):
 @final
 @dataclass(frozen=True, eq=False, kw_only=True)
 class InvertedTriggers:
-    """Triggers that inversion found, one for each class.
+    """Result of trigger inversion: one trigger for each class.
 
     Attributes:
-        masks: Masks, (K, 1, H, W) in [0, 1].
-        patterns: Colours, (K, C, H, W) in the unit range.
-        sizes: Smallest L1 norm of a mask that reached the goal, in pixels, (K,); H * W where none did.
+        masks: Smallest masks that reached the goal, (K, 1, H, W) in [0, 1]; the initial mask if none did.
+        patterns: Colours of the triggers, (K, C, H, W) in the unit range.
+        sizes: L1 norm of the masks in pixels, (K,); H * W if no mask reached the goal.
         reached: Largest share of a batch that was turned into the class, (K,).
     """
 
@@ -85,8 +97,8 @@ class InvertedTriggers:
 
     @property
     def indices(self) -> Tensor:
-        """Deviations by which each class's mask is smaller than the median one, (K,)."""
-        return outlier_indices(-self.sizes)
+        """Anomaly index of each class, (K,): distance of its mask size below the median, in units of 1.4826 MAD."""
+        return anomaly_indices(-self.sizes)
 
 
 def invert_triggers(
@@ -95,66 +107,76 @@ def invert_triggers(
     labels: Tensor,
     preprocess: Preprocess,
     *,
-    settings: Inversion,
+    settings: InversionSettings,
     rng: torch.Generator,
 ) -> InvertedTriggers:
-    """Find for each class a small mask m and a pattern p for which (1 - m) x + m p is taken for the class.
+    """Return for each class a small mask m and a pattern p such that (1 - m) x + m p is classified as the class.
 
     min over m, p of the mean over networks and images x of other classes of CE(f((1 - m) x + m p), k), plus a weight
-    times the mean of m. All classes run side by side; each has a weight of its own.
+    times the mean of m. All classes are optimised in parallel; each class has its own weight.
 
     Args:
-        networks: Networks from the value space to logits (B, K); one trigger has to work for all of them.
-        images: Images (N, C, H, W) in the unit range.
-        labels: Classes, (N,) int64; images of a class do not count for its own trigger.
+        networks: Networks from the value space to logits (B, K); one trigger must fool all of them.
+        images: Images (N, C, H, W) in the unit range, of at least 2 classes.
+        labels: Class of each image, (N,) int64; images of a class do not count for its own trigger.
         preprocess: Map from the unit range to the networks' value space.
-        settings: Settings of the search.
-        rng: Generator of start and batches.
+        settings: Settings of the optimisation.
+        rng: Generator of initial masks, patterns and batches.
+
+    Cost: steps * networks forward and backward passes over K * batch images.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.robustness.backdoor import InversionSettings, invert_triggers
+        >>> real = ddsdk.load("digits")
+        >>> network = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator("weights"))
+        >>> images, labels, rng = real.unit_images(), real.labels, ddsdk.generator("inversion")
+        >>> settings = InversionSettings(steps=2)
+        >>> invert_triggers([network], images, labels, real.preprocess, settings=settings, rng=rng).masks.shape
+        torch.Size([10, 1, 8, 8])
 
     References:
         Wang et al., "Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural Networks", S&P 2019.
-
-    Cost: steps * networks forward and backward passes over K * batch images.
     """
     require(len(networks) > 0, "networks", "hold at least one network", len(networks))
-    found = torch.unique(labels).tolist()
-    require(len(found) > 1, "labels", "hold 2 classes or more", found)
+    image_classes = torch.unique(labels).tolist()
+    require(len(image_classes) > 1, "labels", "hold 2 classes or more", image_classes)
     with torch.no_grad():
         classes = networks[0](preprocess(images[:1])).shape[1]
     search = _Search(classes, images, settings, derive(rng, "start"))
     for step in range(settings.steps):
-        picked = torch.randperm(len(images), generator=derive(rng, "batch", step))[: settings.batch]
-        picked = picked.to(images.device)
-        search.step(networks, images[picked], labels[picked], preprocess)
-    return search.found
+        batch = torch.randperm(len(images), generator=derive(rng, "batch", step))[: settings.batch]
+        batch = batch.to(images.device)
+        search.step(networks, images[batch], labels[batch], preprocess)
+    return search.triggers
 
 
 class _Search:
-    """Masks and patterns of all classes during the search."""
+    """State of the optimisation: masks and patterns of all classes, and the smallest masks so far."""
 
-    def __init__(self, classes: int, images: Tensor, settings: Inversion, rng: torch.Generator) -> None:
+    def __init__(self, classes: int, images: Tensor, settings: InversionSettings, rng: torch.Generator) -> None:
         _, c, h, w = images.shape
         self._settings = settings
         self._mask = torch.randn(classes, 1, h, w, generator=rng).to(images.device).requires_grad_()
         self._pattern = torch.randn(classes, c, h, w, generator=rng).to(images.device).requires_grad_()
-        # The authors' betas: with the usual ones the masks shrink too late.
+        # The authors' betas: with PyTorch's defaults the masks shrink too late.
         self._optimizer = torch.optim.Adam([self._mask, self._pattern], lr=settings.lr, betas=(0.5, 0.9))
         self._weight = images.new_full((classes,), settings.weight)
-        self._recent: list[Tensor] = []
+        self._recent_shares: list[Tensor] = []
         masks, patterns = self._mask.detach().sigmoid(), self._pattern.detach().sigmoid()
         sizes = images.new_full((classes,), float(h * w))
-        self.found = InvertedTriggers(masks=masks, patterns=patterns, sizes=sizes, reached=torch.zeros_like(sizes))
+        self.triggers = InvertedTriggers(masks=masks, patterns=patterns, sizes=sizes, reached=torch.zeros_like(sizes))
 
     def step(self, networks: Sequence[nn.Module], x: Tensor, labels: Tensor, preprocess: Preprocess) -> None:
-        """Take one step of all classes on a batch."""
+        """Take one Adam step for all classes on a batch."""
         classes, n = len(self._mask), len(x)
         mask, pattern = self._mask.sigmoid(), self._pattern.sigmoid()
-        shown = (1 - mask)[:, None] * x + (mask * pattern)[:, None]
-        wanted = torch.arange(classes, device=x.device)[:, None].expand(classes, n)
-        others = (wanted != labels).float()
-        logits = [network(preprocess(shown.flatten(0, 1))) for network in networks]
-        losses = [cross_entropy(one, wanted.flatten(), reduction="none").view(classes, n) for one in logits]
-        fooled = torch.stack([(o.argmax(1).view(classes, n) == wanted).float() for o in logits]).mean(0)
+        stamped = (1 - mask)[:, None] * x + (mask * pattern)[:, None]
+        targets = torch.arange(classes, device=x.device)[:, None].expand(classes, n)
+        others = (targets != labels).float()
+        logits = [network(preprocess(stamped.flatten(0, 1))) for network in networks]
+        losses = [cross_entropy(rows, targets.flatten(), reduction="none").view(classes, n) for rows in logits]
+        fooled = torch.stack([(rows.argmax(1).view(classes, n) == targets).float() for rows in logits]).mean(0)
         count = others.sum(1).clamp(min=1)
         loss = (torch.stack(losses).mean(0) * others).sum(1) / count
         total = loss + self._weight * mask.mean((1, 2, 3))
@@ -164,19 +186,19 @@ class _Search:
         self._optimizer.step()
 
     def _keep(self, masks: Tensor, patterns: Tensor, share: Tensor) -> None:
-        """Keep the smallest masks that reach the goal, and turn the weights every few steps."""
-        old, goal = self.found, self._settings.goal
+        """Store the smallest masks that reach the goal, and update the weights every `patience` steps."""
+        old, goal = self.triggers, self._settings.goal
         sizes = masks.sum((1, 2, 3))
         better = (share >= goal) & (sizes < old.sizes)
-        column = better[:, None, None, None]
-        self.found = InvertedTriggers(
-            masks=torch.where(column, masks, old.masks),
-            patterns=torch.where(column, patterns, old.patterns),
+        replaced = better[:, None, None, None]
+        self.triggers = InvertedTriggers(
+            masks=torch.where(replaced, masks, old.masks),
+            patterns=torch.where(replaced, patterns, old.patterns),
             sizes=torch.where(better, sizes, old.sizes),
             reached=torch.maximum(share, old.reached),
         )
-        self._recent.append(share)
-        if len(self._recent) == self._settings.patience:
-            reached = torch.stack(self._recent).mean(0) >= goal
+        self._recent_shares.append(share)
+        if len(self._recent_shares) == self._settings.patience:
+            reached = torch.stack(self._recent_shares).mean(0) >= goal
             self._weight = torch.where(reached, self._weight * 1.5, self._weight / 1.5**1.5)
-            self._recent = []
+            self._recent_shares = []

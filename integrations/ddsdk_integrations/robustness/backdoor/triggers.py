@@ -1,4 +1,4 @@
-"""Triggers in pixel space, data that is poisoned with one, and how often a trigger works."""
+"""Triggers in pixel space, data poisoned with a trigger, and the success rate of a trigger."""
 
 from __future__ import annotations
 
@@ -10,19 +10,26 @@ import torch
 from torch import Tensor, nn
 
 import ddsdk as dd
-from ddsdk.foundation import Checked, NonNegativeInt, require, require_count
+from ddsdk.foundation import CheckedDataclass, NonNegativeInt, require, require_count
 from ddsdk.training import probabilities
 
 
 @final
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Trigger(Checked):
-    """A patch that is put over a fixed place of an image.
+class Trigger(CheckedDataclass):
+    """Trigger of a backdoor: a patch at a fixed position of an image.
 
     Attributes:
-        patch: Colours in the unit range, (C, h, w) float32.
-        top: Row of the upper edge.
-        left: Column of the left edge.
+        patch: Colours of the patch in the unit range, (C, h, w) float32.
+        top: Row of the upper edge, from 0.
+        left: Column of the left edge, from 0.
+
+    Example:
+        >>> import torch
+        >>> from ddsdk_integrations.robustness import Trigger
+        >>> trigger = Trigger(patch=torch.ones(1, 2, 2), top=6, left=6)
+        >>> int(trigger.stamp(torch.zeros(5, 1, 8, 8)).sum())
+        20
     """
 
     patch: Tensor
@@ -39,12 +46,12 @@ class Trigger(Checked):
 
     @classmethod
     def corner(cls, image_shape: tuple[int, int, int], size: int = 2, rng: torch.Generator | None = None) -> Trigger:
-        """Return a square in the lower right corner.
+        """Return a square trigger in the lower right corner.
 
         Args:
             image_shape: Shape of the images, (C, H, W).
-            size: Side in pixels.
-            rng: Generator of the colours; None makes it white.
+            size: Side of the square in pixels.
+            rng: Generator of random colours; None for a white square.
         """
         channels, height, width = image_shape
         require_count("size", size)
@@ -54,7 +61,7 @@ class Trigger(Checked):
         return cls(patch=patch, top=height - size, left=width - size)
 
     def stamp(self, images: Tensor) -> Tensor:
-        """Return copies of `images` under the patch, with graph to the patch.
+        """Return copies of `images` with the patch; gradients flow to the patch.
 
         Args:
             images: Images (B, C, H, W) in the unit range, before any normalisation.
@@ -73,14 +80,14 @@ class Trigger(Checked):
 
 @final
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Poisoned:
-    """Real data of which some images carry a trigger and the label of the target.
+class PoisonedData:
+    """Poisoned data: some images carry a trigger and the label of the target class.
 
     Attributes:
-        data: Data that a victim distils; its images are a copy of their own.
-        index: Positions of the stamped images, (P,) int64.
-        originals: Stamped images as they were, (P, C, H, W) in the unit range.
-        target: Class under which they stand now.
+        data: Poisoned data that a victim distils; its images are a separate copy.
+        index: Positions of the stamped images in `data`, (P,) int64.
+        originals: Stamped images before stamping, (P, C, H, W) in the unit range.
+        target: Class that the stamped images are labelled with.
     """
 
     data: dd.RealData
@@ -89,23 +96,32 @@ class Poisoned:
     target: int
 
     def restamp_(self, trigger: Trigger) -> None:
-        """Put `trigger` on the originals instead of what they carry now, in place; whitened data refuses it."""
+        """Replace the trigger of the stamped images in place; a ValueError is raised for whitened data."""
         stamped = _stored_as(self.data.images.dtype, trigger.stamp(self.originals))
         self.data.replace_images_(self.index, stamped)
 
 
-def poison(real: dd.RealData, trigger: Trigger, *, target: int, fraction: float, rng: torch.Generator) -> Poisoned:
-    """Stamp and relabel some images of classes other than `target`; `real` stays as it is.
+def poison(real: dd.RealData, trigger: Trigger, *, target: int, fraction: float, rng: torch.Generator) -> PoisonedData:
+    """Return poisoned data: some images of other classes get the trigger and the label `target`.
+
+    `real` is not changed. A ValueError is raised if `target` is no class, the fraction rounds to no image, or a class
+    would lose all its images.
 
     Args:
-        real: Clean training data.
-        trigger: Trigger, stamped before the data's preprocessing.
-        target: Class that the attacker wants to see.
-        fraction: Share of *all* images that is stamped, in 0 < value < 1. Published: 0.01.
-        rng: Generator of the choice.
+        real: Clean training data with any value space.
+        trigger: Trigger that is stamped in the unit range, before the data's preprocessing.
+        target: Target class of the attack, in 0..K-1.
+        fraction: Share of *all* images that is stamped, in 0 < value < 1; published value 0.01.
+        rng: Generator of the choice of images.
 
-    Raises:
-        ValueError: If `target` is no class, the fraction comes to no image, or a class is left empty.
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.robustness import Trigger, poison
+        >>> real = ddsdk.load("digits")
+        >>> trigger = Trigger.corner(real.image_shape, size=2)
+        >>> poisoned = poison(real, trigger, target=0, fraction=0.01, rng=ddsdk.generator("poison"))
+        >>> len(poisoned.index)
+        13
 
     References:
         Liu et al., "Backdoor Attacks Against Dataset Distillation", NDSS 2023, arXiv:2301.01197: NAIVEATTACK.
@@ -119,17 +135,17 @@ def poison(real: dd.RealData, trigger: Trigger, *, target: int, fraction: float,
     originals, images, labels = real.unit_images(index), real.images.clone(), real.labels.clone()
     images[index] = _stored_as(images.dtype, trigger.stamp(originals))
     labels[index] = target
-    return Poisoned(data=real.with_items(images, labels), index=index, originals=originals, target=target)
+    return PoisonedData(data=real.with_items(images, labels), index=index, originals=originals, target=target)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Success:
-    """Shares of the images of other classes that networks take for the target, means over networks.
+class AttackSuccess:
+    """Attack success: share of images of other classes that networks classify as the target, means over networks.
 
     Attributes:
-        stamped: Share under the trigger.
-        plain: Share without it, which networks get wrong anyway.
+        stamped: Share with the trigger, in [0, 1].
+        plain: Share without the trigger, in [0, 1]: ordinary errors of the networks.
         images: Number of images of other classes.
     """
 
@@ -139,21 +155,29 @@ class Success:
 
     @property
     def net(self) -> float:
-        """`stamped` less `plain`, the effect of the trigger itself."""
+        """Difference of `stamped` and `plain`: the effect of the trigger itself."""
         return self.stamped - self.plain
 
 
-def attack_success(networks: Sequence[nn.Module], test: dd.RealData, trigger: Trigger, target: int) -> Success:
-    """Return how often a trigger turns images into the target class.
+def attack_success(networks: Sequence[nn.Module], test: dd.RealData, trigger: Trigger, target: int) -> AttackSuccess:
+    """Return the share of images of other classes that a trigger turns into the target class.
 
-    Images that belong to the target are left out: they would count for success whatever the trigger does, one class
-    share of it (10 points with ten classes).
+    Images of the target class are left out: with them, any trigger would have a success of one class share, 10 points
+    for ten classes.
 
     Args:
         networks: Networks from images (B, C, H, W) in the value space of `test` to logits (B, K), in eval mode.
-        test: Held-out images.
-        trigger: Trigger, stamped before the preprocessing.
-        target: Class id of the target.
+        test: Held-out images of all classes.
+        trigger: Trigger that is stamped in the unit range, before the preprocessing.
+        target: Target class of the attack, in 0..K-1.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk_integrations.robustness import Trigger, attack_success
+        >>> real = ddsdk.load("digits")
+        >>> network = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator("weights")).eval()
+        >>> attack_success([network], real, Trigger.corner(real.image_shape), target=0).images
+        1213
     """
     require(len(networks) > 0, "networks", "hold at least one network", len(networks))
     _require_class("target", target, test.num_classes)
@@ -165,8 +189,8 @@ def attack_success(networks: Sequence[nn.Module], test: dd.RealData, trigger: Tr
         [float((probabilities(n, test.preprocess(x)).argmax(1) == target).float().mean()) for n in networks]
         for x in (stamped, plain)
     ]
-    means = [sum(row) / len(row) for row in shares]
-    return Success(stamped=means[0], plain=means[1], images=len(others))
+    means = [sum(by_network) / len(by_network) for by_network in shares]
+    return AttackSuccess(stamped=means[0], plain=means[1], images=len(others))
 
 
 def _stored_as(dtype: torch.dtype, unit: Tensor) -> Tensor:
