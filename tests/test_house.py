@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import ddsdk as dd
+from ddsdk.foundation import MissingExtraError
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "ddsdk"
@@ -357,6 +358,25 @@ def test_every_room_gives_what_its_stub_says():
         home = importlib.import_module(f"ddsdk.{name}")
         for public, module in stub(f"ddsdk.{name}").items():
             assert getattr(home, public) is getattr(importlib.import_module(module), public)
+
+
+def test_a_public_name_means_one_thing():
+    """No two rooms or integrations export different things under one name."""
+    folders = [p for root in (ROOT / "ddsdk", ROOT / "integrations" / "ddsdk_integrations") for p in root.iterdir()]
+    meanings: dict[str, dict[int, str]] = {}
+    for folder in folders:
+        if not (folder / "__init__.py").exists():
+            continue
+        package = folder.relative_to(ROOT).as_posix().removeprefix("integrations/").replace("/", ".")
+        try:
+            module = importlib.import_module(package)
+        except MissingExtraError:
+            continue
+        for name in getattr(module, "__all__", None) or dir(module):
+            meaning = None if name.startswith("_") else getattr(module, name)
+            if meaning is not None and not inspect.ismodule(meaning):
+                meanings.setdefault(name, {})[id(meaning)] = package
+    assert {name: list(found.values()) for name, found in meanings.items() if len(found) > 1} == {}
 
 
 def test_public_names_explain_themselves():

@@ -6,7 +6,7 @@ from .judge import reduced_protocol as reduced_protocol
 from .judge import trained_network as trained_network
 from .likelihood import LikelihoodRatio as LikelihoodRatio
 from .likelihood import audit_by_likelihood as audit_by_likelihood
-from .membership import Distiller as Distiller
+from .membership import DistillFunction as DistillFunction
 from .membership import Nearest as Nearest
 from .membership import Roc as Roc
 from .membership import confidences as confidences

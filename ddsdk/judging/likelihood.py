@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddsdk.data import RealData
 from ddsdk.foundation import as_generator, derive, require_count
-from ddsdk.judging.membership import Distiller, Roc, nearest_distances, record_confidences, roc, unit_images
+from ddsdk.judging.membership import DistillFunction, Roc, nearest_distances, record_confidences, roc, unit_images
 from ddsdk.training import TrainingProtocol
 
 _TRIALS = 20
@@ -38,7 +38,7 @@ class LikelihoodRatio:
 
 
 def audit_by_likelihood(
-    distil: Distiller,
+    distil: DistillFunction,
     records: RealData,
     *,
     seed: int | torch.Generator = 0,

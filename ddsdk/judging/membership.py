@@ -19,7 +19,7 @@ from ddsdk.networks import network_factory
 from ddsdk.synthetic import read_labels
 from ddsdk.training import TrainingProtocol, train
 
-Distiller = Callable[[RealData, torch.Generator], Distilled]
+DistillFunction = Callable[[RealData, torch.Generator], Distilled]
 """Function from records and a generator to the distilled set, including all selections and starts from real data."""
 
 _MICRO_BATCH = 512

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import ddsdk as dd
 from ddsdk.foundation import as_generator, derive, require, require_count
-from ddsdk.judging import Distiller, Roc, nearest_distances, record_confidences, roc, unit_images, with_canaries
+from ddsdk.judging import DistillFunction, Roc, nearest_distances, record_confidences, roc, unit_images, with_canaries
 from ddsdk_integrations.privacy.bounds import one_run_bound
 
 AuditScore = Literal["confidence", "distance"]
@@ -83,7 +83,7 @@ def mislabelled(records: dd.RealData, rng: torch.Generator) -> dd.RealData:
 
 
 def audit_in_one_run(
-    distil: Distiller,
+    distil: DistillFunction,
     records: dd.RealData,
     canaries: dd.RealData,
     *,
