@@ -75,17 +75,63 @@ def test_flat_folder(tmp_path):
     assert data.class_names == ("cat", "dog", "eel") and data.class_sizes == (4, 4, 4) and data.name == "zoo"
     order = [i for c in range(3) for i in range(c, 12, 3)]
     assert torch.equal(data.images, expected()[order])
-    with pytest.raises(ValueError, match=r"must hold test/ or val/ with class folders to have a test split"):
+    with pytest.raises(ValueError, match=r"must hold test or val with class folders to have a test split"):
         load(tmp_path / "zoo", split="test")
 
 
-@pytest.mark.parametrize("held_out", ["test", "val"])
-def test_folder_with_splits(tmp_path, held_out):
-    write_folder(tmp_path / "train")
+@pytest.mark.parametrize(
+    ("seen", "held_out"),
+    [
+        *(("train", "test"), ("train", "val"), ("Training", "Testing"), ("Train", "Test"), ("TRAIN", "dev")),
+        *(("training_set", "test_set"), ("training", "validation"), ("train-set", "Valid"), ("train set", "eval")),
+    ],
+)
+def test_folder_with_splits(tmp_path, seen, held_out):
+    write_folder(tmp_path / seen)
     write_folder(tmp_path / held_out, PIXELS[:6])
+    write_folder(tmp_path / "__MACOSX" / seen)
+    write_folder(tmp_path / ".cache" / seen)
     train, test = load_pair(str(tmp_path))
     assert (len(train), len(test)) == (12, 6) and test.preprocess == train.preprocess
+    assert train.class_names == ("cat", "dog", "eel")
     assert train.preprocess == Preprocess.fit_normalise(train.images)
+
+
+def test_a_test_folder_comes_before_a_validation_folder(tmp_path):
+    for name, count in (("train", 12), ("validation", 9), ("Test", 6)):
+        write_folder(tmp_path / name, PIXELS[:count])
+    assert len(load_pair(str(tmp_path))[1]) == 6
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        # Taxonomies are no classes.
+        (
+            {"animals/cat": 3, "animals/dog": 3, "plants/oak": 3},
+            "must hold pictures itself, got folders only, ['cat', 'dog']",
+        ),
+        (
+            {"train/cat": 3, "train/dog": 3, "training/cat": 3, "training/dog": 3},
+            "must hold one train folder, got ['train', 'training']",
+        ),
+        (
+            {"train/cat": 3, "train/dog": 3, "unlabeled": 3},
+            "must hold nothing beside its split folders ['train'], got ['unlabeled']",
+        ),
+        ({"Train": 3, "Test": 3}, "must hold class folders in its split folders ['Test', 'Train'], got none"),
+        ({"val/cat": 3, "val/dog": 3}, "must hold train with class folders to have a train split, got ['val']"),
+    ],
+    ids=["taxonomy", "two train folders", "something beside", "splits without classes", "no train"],
+)
+def test_folders_that_may_mean_something_else_are_refused(tmp_path, made, message):
+    for where, count in made.items():
+        (tmp_path / where).mkdir(parents=True)
+        for i in range(count):
+            (tmp_path / where / f"{i}.png").write_bytes(encoded(PIXELS[i]))
+    with pytest.raises(ValueError) as raised:
+        load(tmp_path)
+    assert message in str(raised.value)
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -318,5 +364,35 @@ def test_bad_parquet_is_refused(tmp_path):
     write_parquet(tmp_path / "x.parquet", names=["a", "b", "c", "d"])
     refused("no image of class 3 ('d')")
     (tmp_path / "x.parquet").rename(tmp_path / "test.parquet")
-    with pytest.raises(ValueError, match=r"parquet files with 'train' in their names.*test\.parquet"):
+    with pytest.raises(ValueError, match=r"parquet files with train as a word of their names.*test\.parquet"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "train", "test"),
+    [
+        (("train-00000-of-00001", "test-00000-of-00001"), 0, 1),
+        (("Training_a", "validation_b"), 0, 1),
+        # "latest" and "restrained" hold the letters of a split, and "contest" too.
+        (("latest_train", "contest-dev"), 0, 1),
+    ],
+)
+def test_splits_are_words_of_file_names(tmp_path, names, train, test):
+    for i, name in enumerate(names):
+        write_parquet(
+            tmp_path / f"{name}.parquet",
+            contents=[encoded(p) for p in PIXELS[: 12 - 3 * i]],
+            labels=LABELS[: 12 - 3 * i],
+        )
+    found = load_pair(str(tmp_path))
+    assert (len(found[0]), len(found[1])) == (12 - 3 * train, 12 - 3 * test)
+
+
+def test_a_file_belongs_to_one_split(tmp_path):
+    write_parquet(tmp_path / "train-test.parquet")
+    with pytest.raises(ValueError, match=r"names have one split each, got \['train-test\.parquet'\]"):
+        load(tmp_path)
+    (tmp_path / "train-test.parquet").rename(tmp_path / "latest.parquet")
+    assert len(load(tmp_path)) == 12
+    with pytest.raises(ValueError, match="test or val as a word of their names"):
+        load(tmp_path, split="test")

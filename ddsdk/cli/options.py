@@ -21,7 +21,7 @@ class DataOptions:
     """Options of the data set and the device.
 
     Attributes:
-        data: Training data: name of a data set (digits, fashion-mnist, cifar10 ...), image folder, or parquet file.
+        data: Data set: name (digits, fashion-mnist, cifar10 ...), image folder, or parquet file.
         root: Folder of the named data sets; missing ones are downloaded to it. None: ~/.cache/ddsdk.
         zca: Whether images are whitened (ZCA) instead of normalised per channel.
         image_column: Image column of a parquet file. None: detected by its type.

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from ddsdk.data.raw import Raw, decode, stack
+from ddsdk.data.splits import KINDS, split_kind, usual_names
 
-SPLIT_NAMES: dict[str, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
-"""Folder names of each split, by priority."""
-
+# Folders that archivers, file servers and operating systems leave behind.
+_SYSTEM_FOLDERS = {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "lost+found", "system volume information"}
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 
 
@@ -18,13 +18,14 @@ def read_folder(folder: Path, split: str, resize: tuple[int, int] | None = None)
     """Return all pictures of one split of an image folder, in the order of their paths.
 
     Args:
-        folder: Folder with class folders, or with the folders train/ and test/ (or val/) above class folders. Hidden
-            files, and files without the suffix of a picture, are skipped.
+        folder: Folder with class folders, or with split folders above class folders. Split folders have the usual names
+            in any case, such as train, Training, training_set, test, val and validation. Hidden files, system folders
+            such as __MACOSX, and files without the suffix of a picture are skipped.
         split: Split to read, "train" or "test"; class folders without a split folder are all "train".
         resize: Height and width in pixels to which pictures are resampled; None requires pictures of one size.
 
     Raises:
-        ValueError: If there are fewer than two class folders, or a class folder has no pictures.
+        ValueError: If there are fewer than two class folders, or a class folder has no pictures or only folders.
     """
     parent = _split_folder(folder, split)
     class_folders = _subfolders(parent)
@@ -36,6 +37,12 @@ def read_folder(folder: Path, split: str, resize: tuple[int, int] | None = None)
         pictures = _pictures(class_folder)
         if not pictures:
             raise ValueError(f"class folder {str(class_folder)!r} must hold pictures, such as .png or .jpg, got none")
+        if all(picture.parent != class_folder for picture in pictures):
+            inner = [path.name for path in _subfolders(class_folder)]
+            raise ValueError(
+                f"class folder {str(class_folder)!r} must hold pictures itself, got folders only, {inner}: "
+                "move the class folders to one level"
+            )
         files += pictures
         labels += [label] * len(pictures)
     names = [f"image file {str(file)!r}" for file in files]
@@ -44,20 +51,38 @@ def read_folder(folder: Path, split: str, resize: tuple[int, int] | None = None)
 
 
 def _split_folder(folder: Path, split: str) -> Path:
+    """Return the folder of the class folders of a split.
+
+    Raises:
+        ValueError: If the split does not exist, or the folders do not show which pictures belong to it.
+    """
+    subfolders = _subfolders(folder)
     # A class may have the name "train"; only a folder with subfolders is a split folder.
-    all_names = [name for names in SPLIT_NAMES.values() for name in names]
-    present = [name for name in all_names if (folder / name).is_dir() and _subfolders(folder / name)]
-    for name in SPLIT_NAMES[split]:
-        if name in present:
-            return folder / name
-    if split == "train" and not present:
-        return folder
-    split_folders = " or ".join(f"{name}/" for name in SPLIT_NAMES[split])
-    raise ValueError(f"folder {str(folder)!r} must hold {split_folders} with class folders to have a {split} split")
+    split_folders = [path for path in subfolders if split_kind(path.name) and _subfolders(path)]
+    if not split_folders:
+        named = [path.name for path in subfolders if split_kind(path.name)]
+        if len(named) >= 2:
+            raise ValueError(f"folder {str(folder)!r} must hold class folders in its split folders {named}, got none")
+        if split == "train":
+            return folder
+    beside = [path.name for path in subfolders if path not in split_folders]
+    if split_folders and beside:
+        names = [path.name for path in split_folders]
+        raise ValueError(f"folder {str(folder)!r} must hold nothing beside its split folders {names}, got {beside}")
+    for kind in KINDS[split]:
+        found = [path for path in split_folders if split_kind(path.name) == kind]
+        if len(found) > 1:
+            names = [path.name for path in found]
+            raise ValueError(f"folder {str(folder)!r} must hold one {kind} folder, got {names}")
+        if found:
+            return found[0]
+    rule = f"hold {usual_names(split)} with class folders to have a {split} split"
+    raise ValueError(f"folder {str(folder)!r} must {rule}, got {[path.name for path in subfolders]}")
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    visible = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(path for path in visible if path.name.casefold() not in _SYSTEM_FOLDERS)
 
 
 def _pictures(folder: Path) -> list[Path]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from ddsdk.data.folders import SPLIT_NAMES
 from ddsdk.data.raw import PixelArray, Raw, decode, stack
+from ddsdk.data.splits import KINDS, split_kinds_in, usual_names
 from ddsdk.foundation import MissingExtraError, require
 
 _ROWS = 1024
@@ -71,15 +71,16 @@ def _files_of_split(path: Path, split: str) -> list[Path]:
         require(split == "train", "data", rule, str(path))
         return [path]
     files = parquet_files(path)
-    for name in SPLIT_NAMES[split]:
-        split_files = [file for file in files if name in file.name]
+    kinds = {file: split_kinds_in(file.stem) for file in files}
+    ambiguous = [file.name for file in files if len(kinds[file]) > 1]
+    require(not ambiguous, "data", "hold parquet files whose names have one split each", ambiguous)
+    for kind in KINDS[split]:
+        split_files = [file for file in files if kind in kinds[file]]
         if split_files:
             return split_files
-    any_split_name = any(name in file.name for file in files for names in SPLIT_NAMES.values() for name in names)
-    if split == "train" and files and not any_split_name:
+    if split == "train" and files and not any(kinds.values()):
         return files
-    split_names = " or ".join(map(repr, SPLIT_NAMES[split]))
-    rule = f"hold parquet files with {split_names} in their names to have a {split} split"
+    rule = f"hold parquet files with {usual_names(split)} as a word of their names to have a {split} split"
     raise ValueError(f"folder {str(path)!r} must {rule}, got {[file.name for file in files]}")
 
 
