@@ -150,6 +150,34 @@ def test_kinds_of_pictures(tmp_path):
     assert torch.equal(data.images[0, 0], data.images[0, 2])
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_are_white(tmp_path, mode):
+    home = write_folder(tmp_path)
+    shape = Image.new("LA" if mode == "LA" else "RGBA", (5, 6), (0, 0) if mode == "LA" else (0, 0, 0, 0))
+    shape.putpixel((2, 3), (10, 255) if mode == "LA" else (10, 10, 10, 255))
+    shape.putpixel((0, 0), (10, 128) if mode == "LA" else (10, 10, 10, 128))
+    if mode == "P":
+        shape = Image.new("P", (5, 6), 0)
+        shape.putpalette([0, 0, 0, 10, 10, 10])
+        shape.putpixel((2, 3), 1)
+    shape.save(home / "eel" / "99.png", **({"transparency": 0} if mode == "P" else {}))
+    image = load(home).images[-1]
+    assert (image[:, 3, 2] == 10).all() and (image[:, 5, 4] == 255).all()
+    # Half transparent: half way between the colour and white.
+    assert mode == "P" or (image[:, 0, 0].int() - 132).abs().max() <= 1
+
+
+def test_the_orientation_of_a_photograph_is_applied(tmp_path):
+    upright = np.zeros((6, 5, 3), np.uint8)
+    upright[:3] = 200
+    home = write_folder(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned by 90 degrees against the clock
+    Image.fromarray(np.rot90(upright).copy()).save(home / "eel" / "99.png", exif=exif)
+    image = load(home).images[-1]
+    assert image.shape == (3, 6, 5) and (image[:, :3] == 200).all() and (image[:, 3:] == 0).all()
+
+
 def test_resize(tmp_path):
     home = write_folder(tmp_path)
     (home / "dog" / "large.png").write_bytes(encoded(np.full((9, 14, 3), 77, np.uint8)))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ddsdk.foundation import generator, require
@@ -55,6 +55,9 @@ def check_resize(resize: tuple[int, int] | None) -> None:
 def decode(source: Path | bytes | Image.Image, label: str, resize: tuple[int, int] | None = None) -> PixelArray:
     """Return the pixels of a picture, 8-bit grey (H, W) or colour (H, W, 3).
 
+    The orientation in the picture's EXIF data is applied. Transparent pixels are laid over white: the colour that a
+    file stores in a transparent pixel is arbitrary, and often black.
+
     Args:
         source: Path of a file, bytes of a file, or an open picture, with at most 8 bits per channel.
         label: Name of the picture in error messages.
@@ -66,7 +69,8 @@ def decode(source: Path | bytes | Image.Image, label: str, resize: tuple[int, in
     try:
         with _opened(source) as picture:
             mode = picture.mode
-            converted = picture.convert("L" if mode in ("1", "L", "LA", "La") else "RGB")
+            upright = _over_white(ImageOps.exif_transpose(picture))
+            converted = upright.convert("L" if mode in ("1", "L", "LA", "La") else "RGB")
     # Pillow raises one of these errors for a damaged file, depending on the format.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(f"{label} must be a readable picture, got an error: {error}") from error
@@ -74,6 +78,14 @@ def decode(source: Path | bytes | Image.Image, label: str, resize: tuple[int, in
     if resize is not None:
         converted = converted.resize((resize[1], resize[0]), Image.Resampling.BILINEAR)
     return np.asarray(converted)
+
+
+def _over_white(picture: Image.Image) -> Image.Image:
+    if not picture.has_transparency_data:
+        return picture
+    # Premultiplied modes have no direct way to RGBA.
+    plain = picture.convert(picture.mode.upper()) if picture.mode in ("La", "RGBa") else picture
+    return Image.alpha_composite(Image.new("RGBA", plain.size, "white"), plain.convert("RGBA"))
 
 
 def stack(pictures: Sequence[PixelArray], labels: Sequence[str]) -> Tensor:
