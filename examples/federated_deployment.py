@@ -33,7 +33,7 @@ QUIET = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "OMP_NUM_THREADS": "1",
 }
-PEM, NO_PASSWORD = serialization.UpdateEncoding.PEM, serialization.NoEncryption()
+PEM, NO_PASSWORD = serialization.Encoding.PEM, serialization.NoEncryption()
 
 
 def pem_of(key):
@@ -75,7 +75,7 @@ def make_node_key(folder, i):
     openssh = serialization.PrivateFormat.OpenSSH
     path = folder / f"node-{i}.key"
     path.write_bytes(key.private_bytes(PEM, openssh, NO_PASSWORD))
-    public = key.public_key().public_bytes(serialization.UpdateEncoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     path.with_suffix(".pub").write_bytes(public)
     return path
 

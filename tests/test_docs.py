@@ -18,30 +18,36 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def blocks(language):
-    """Return the code blocks of a language in the order of README, then docs."""
-    pattern = re.compile(rf"^```{language}\n(.*?)^```", re.MULTILINE | re.DOTALL)
-    return [block for page in PAGES for block in pattern.findall(page.read_text())]
+def blocks(page):
+    """Return the Python and shell blocks of a page in their order, as pairs (language, text)."""
+    return re.findall(r"^```(python|sh)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+SNIPPETS = {page.relative_to(ROOT).as_posix(): found for page in PAGES if (found := blocks(page))}
 
 
 @pytest.mark.slow
-def test_python_snippets_run_in_their_order(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", SNIPPETS)
+def test_the_snippets_of_a_page_run_in_their_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    snippets = blocks("python")
-    assert len(snippets) >= 3
-    for snippet in snippets:
-        exec(compile(snippet, "snippet", "exec"), {})
+    for language, text in SNIPPETS[page]:
+        if language == "python":
+            exec(compile(text, "snippet", "exec"), {})
+            continue
+        for line in filter(None, text.splitlines()):
+            program, *args = shlex.split(line)
+            assert program == "ddsdk"
+            assert main(args) == 0, line
 
 
-@pytest.mark.slow
-def test_shell_snippets_run_in_their_order(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    lines = [line for block in blocks("sh") for line in block.splitlines() if line]
-    assert len(lines) >= 7
-    for line in lines:
-        program, *args = shlex.split(line)
-        assert program == "ddsdk"
-        assert main(args) == 0, line
+def test_the_start_and_every_guide_and_integration_has_snippets():
+    without = {"docs/guides/choose.md"}
+    pages = {
+        f"docs/{folder}/{p.name}"
+        for folder in ("guides", "integrations")
+        for p in (ROOT / "docs" / folder).glob("*.md")
+    }
+    assert (pages | {"README.md", "docs/start.md"}) - without <= set(SNIPPETS)
 
 
 def test_links_lead_somewhere():
