@@ -30,7 +30,7 @@ fast: $(VENV)/.installed-dev  ## Run the fast tests of one file or folder: make 
 docs: $(VENV)/.installed-dev  ## Build the site of the documentation into out/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir out/site
 
-mutants: $(VENV)/.installed-dev  ## Put wrong lines into a copy, one by one, and show the test that fails (an hour)
+mutants: $(VENV)/.installed-dev  ## Put wrong lines into a copy, one by one, and show the test that fails (half an hour)
 	$(BIN)/python tests/mutants.py
 
 derived: $(VENV)/.installed-dev  ## Write the lines that are derived from recipes, in stubs and docs

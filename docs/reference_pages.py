@@ -27,6 +27,7 @@ INTEGRATIONS = [
     *("continual", "federated", "privacy", "robustness", "nas", "graph"),
     *("explain", "share", "texture", "finetune", "recommend"),
 ]
+PAGES = [*ROOMS, *(f"ddsdk_integrations.{name}" for name in INTEGRATIONS)]
 
 
 def _public(room: str) -> dict[str, str]:
@@ -59,7 +60,7 @@ def _file(room: str) -> str:
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Put the pages of the reference into the navigation."""
-    rooms = [{room: _file(room)} for room in [*ROOMS, *(f"ddsdk_integrations.{name}" for name in INTEGRATIONS)]]
+    rooms = [{room: _file(room)} for room in PAGES]
     assert config.nav is not None
     config.nav[-1]["Reference"].extend(rooms)
     return config
@@ -67,7 +68,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add a page for each room and integration, and the page for contributors."""
-    for room in [*ROOMS, *(f"ddsdk_integrations.{name}" for name in INTEGRATIONS)]:
+    for room in PAGES:
         files.append(File.generated(config, _file(room), content=_page(room)))
     files.append(File.generated(config, "contributing.md", content=_contributing()))
     return files
@@ -95,9 +96,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     formulas: list[str] = []
 
     def mark(match: re.Match[str]) -> str:
-        formulas.append(
-            convert(match.group(1) or match.group(2), display="block" if match.group(0).startswith("$$") else "inline")
-        )
+        if match.group(1) is None:
+            formulas.append(convert(match.group(2)))
+        else:
+            # On a narrow screen a long formula scrolls, and is not cut off.
+            block = convert(match.group(1), display="block")
+            formulas.append(f'<span style="display: block; overflow-x: auto; overflow-y: hidden">{block}</span>')
         return f"@formula{len(formulas) - 1}@"
 
     linked = _LINK.sub(outside, markdown)

@@ -447,5 +447,4 @@ def test_a_folder_without_a_test_split_can_be_distilled(tmp_path):
     args = ["distill", "--data", str(tmp_path / "images"), *TINY[2:], "--ipc", "2", "--out", str(folder)]
     assert main(args) == 0
     distilled = Distilled.load(folder)
-    assert distilled.class_names == ("a", "b", "c")
-    assert distilled.images.shape == (6, 3, 12, 20)
+    assert (distilled.class_names, distilled.images.shape) == (("a", "b", "c"), (6, 3, 12, 20))

@@ -87,7 +87,7 @@ class Leaderboard:
 
 
 @dataclass(frozen=True)
-class _Boards:
+class _LeaderboardFile:
     leaderboards: tuple[Leaderboard, ...]
 
 
@@ -102,4 +102,4 @@ def read_leaderboards(path: Path = LEADERBOARDS_PATH) -> tuple[Leaderboard, ...]
         'fashion-mnist'
     """
     rule = f"{str(path)!r} must hold measured curves in the format of ddsdk winners --out"
-    return read_json(path.read_bytes(), _Boards, "measured", rule).leaderboards
+    return read_json(path.read_bytes(), _LeaderboardFile, "measured", rule).leaderboards
