@@ -162,7 +162,7 @@ def _case(config: ExperimentConfig, train: dd.RealData, test: dd.RealData) -> Ca
 
 def _predicted(machine: KernelMachine, real: dd.RealData, x: Tensor) -> Tensor:
     everything = real.batch(torch.arange(len(real)))
-    return machine.predict(everything.x, everything.y.double() - 1 / real.num_classes, x)
+    return machine.fitted(everything.x, everything.y.double() - 1 / real.num_classes)(x)
 
 
 def _agreement(influence: Tensor, truth: Tensor, case: Case) -> dict[str, float]:
@@ -190,7 +190,7 @@ def _scores(case: Case, members: Tensor, rng: torch.Generator) -> Tensor:
     half, machine = case.train.subset(torch.nonzero(members).flatten()), case.config.machine
     if case.config.again:
         distilled = dd.distill(case.config.recipe(), half, seed=derive(rng, "again"))
-        scores = machine.predict(distilled.images, distilled.labels, case.x)
+        scores = machine.fitted(distilled.images, distilled.labels)(case.x)
     else:
         scores = _predicted(machine, half, case.x)
     return scores.gather(1, case.classes[:, None])[:, 0]

@@ -14,9 +14,10 @@ from torch import nn
 import ddsdk as dd
 from benchmarks.kit import Benchmark, Plot, RunConfig, RunGroup, mean_of, percent_of, value_of
 from ddsdk.foundation import derive, require_count
+from ddsdk.judging import top1_accuracy
 from ddsdk.running import Method
 from ddsdk.students import MakeStudent
-from ddsdk.training import accuracy, embeddings, train
+from ddsdk.training import embeddings, train
 from ddsdk_integrations.finetune import FrozenBackbone, LinearGradientMatching, fine_tune, probe_accuracy
 
 
@@ -113,7 +114,7 @@ def measure(run: RunConfig, config: ExperimentConfig, train_data: dd.RealData, t
     scratch, batch = config.protocol(2 * config.epochs, 0.03), (distilled.images, distilled.labels)
     return {
         "probe": probe_accuracy(backbone, distilled, held_out),
-        "tuned": accuracy(tuned, held_out.batch(torch.arange(len(held_out))).x, held_out.labels),
+        "tuned": top1_accuracy(tuned, held_out),
         "scratch": dd.evaluate(batch, held_out, scratch, seed=derive(rng, "scratch")).mean,
         "floats": distilled.stored_floats,
         "seconds": seconds,

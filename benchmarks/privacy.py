@@ -15,7 +15,7 @@ import torch
 import ddsdk as dd
 from benchmarks.kit import Axis, Benchmark, Column, Plot, RunConfig, RunGroup, mean_of, percent_of
 from ddsdk.foundation import derive, require, require_count
-from ddsdk.training import accuracy
+from ddsdk.judging import top1_accuracy
 from ddsdk_integrations.privacy import DPKIP, NDPDC, PSG, Budget, Ledger, PrivateData, dp_sgd
 
 
@@ -110,7 +110,7 @@ def measure(run: RunConfig, config: ExperimentConfig, train: dd.RealData, test: 
     began = time.perf_counter()
     if not run["ipc"]:
         network = dp_sgd(private, make_student=make, seed=rng, **recipe)
-        accuracies = {"accuracy": [accuracy(network, test.batch(torch.arange(len(test))).x, test.labels)]}
+        accuracies = {"accuracy": [top1_accuracy(network, test)]}
     else:
         # NDPDC without noise also runs on private data, with a practically unlimited budget.
         needs_private_data = method.private or isinstance(recipe, NDPDC)

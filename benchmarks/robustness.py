@@ -16,7 +16,7 @@ import torch
 import ddsdk as dd
 from benchmarks.kit import Axis, Benchmark, Column, Plot, RunConfig, RunGroup, first_images, mean_of, percent_of
 from ddsdk.foundation import derive, require, require_count, require_positive
-from ddsdk.judging import trained_network
+from ddsdk.judging import TrainingSet, trained_network
 from ddsdk.training import kernel_machine, probabilities
 from ddsdk_integrations.robustness import (
     FGSM,
@@ -249,7 +249,7 @@ def row_networks(
     if method.robust_labels:
         real_batch, teacher_rng = real.batch(torch.arange(len(real))), derive(rng, "teacher")
         protocol = _training_protocol(config, None)
-        teacher = trained_network(real_batch, train, protocol, 0, rng=teacher_rng, adversary=adversary)
+        teacher = trained_network(TrainingSet(real_batch, protocol), 0, rng=teacher_rng, adversary=adversary)
         batch = dd.Batch(batch.x, probabilities(teacher.eval(), batch.x))
     distilled_at = time.perf_counter()
     if method.kernel and own_protocol is not None:

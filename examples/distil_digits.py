@@ -11,5 +11,4 @@ distilled.save("out/digits")
 
 again = ddsdk.Distilled.load("out/digits")
 protocol = ddsdk.TrainingProtocol.quick(recipe.augmentation)
-score = ddsdk.evaluate((again.images, again.labels), test, protocol, seed=0)
-print(f"{len(again)} images: {100 * score.mean:.1f} % ({score.network}, protocol {score.protocol})")
+print(again.evaluate(test, protocol, baselines=["random"], train=train))

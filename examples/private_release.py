@@ -42,8 +42,8 @@ private = sealed(train, Ledger(CLAIM, "out/ledger.json"))
 distilled = dd.distill(recipe, private, make_student=make_student, seed=dd.generator("run"))
 distilled.save("out/private-digits")
 judge = dd.TrainingProtocol(network_options={"width": 16, "depth": 2}, networks=2, epochs=150, lr=0.03)
-score = dd.evaluate((distilled.images, distilled.labels), test, judge, seed=dd.generator("judge"))
-print(f"{100 * score.mean:.1f} % with", distilled.privacy)
+accuracy = distilled.evaluate(test, judge, seed=dd.generator("judge")).mean
+print(f"{100 * accuracy:.1f} % with", distilled.privacy)
 for what, text in distilled.certificate.facts:
     print(f"  {what}: {text}")
 

@@ -20,5 +20,5 @@ for step in ddsdk.Distillation(plan, train, rng=rng):
         print(f"step {step.number}: loss {step.loss:.2f}")
 
 batch = plan.syn.detached(rng)
-score = ddsdk.evaluate(batch, test, ddsdk.TrainingProtocol.quick(""), seed=rng)
-print(f"accuracy {100 * score.mean:.1f} %")
+accuracy = ddsdk.evaluate(batch, test, ddsdk.TrainingProtocol.quick(""), seed=rng).mean
+print(f"accuracy {100 * accuracy:.1f} %")

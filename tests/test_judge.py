@@ -16,7 +16,7 @@ from ddsdk.data.augment import cutmix
 from ddsdk.experiments.table_view import score_table
 from ddsdk.foundation import derive
 from ddsdk.foundation.errors import ArtifactError
-from ddsdk.judging import cached_score, judge, scores
+from ddsdk.judging import TrainingSet, cached_score, judge, scores
 from ddsdk.students import prepare_student
 from ddsdk.training.by_protocol import train
 from ddsdk.training.fit import accuracy
@@ -43,7 +43,7 @@ def test_training_on_real_images_beats_chance_and_repeats(digits, batch):
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        found.append(dd.evaluate(batch, test, QUICK, seed=dd.generator("judge"), name="random"))
+        found += dd.evaluate(batch, test, QUICK, seed=dd.generator("judge"), name="random")
     one, two = found
     assert one.accuracies == two.accuracies
     assert len(one.accuracies) == 2
@@ -328,14 +328,14 @@ def test_scores_lie_beside_the_set_and_not_in_it(tmp_path, monkeypatch):
 def test_an_evaluation_tells_how_far_it_is(digits, batch):
     _, test = digits
     short = dataclasses.replace(QUICK, networks=2, epochs=3)
-    steps = list(judge.evaluation_steps(batch, test, short, rng=dd.generator("judge")))
+    steps = list(judge.evaluation_steps(TrainingSet(batch, short), test, rng=dd.generator("judge")))
     assert [step.done for step in steps] == [1, 2, 3, 4, 5, 6, 6]
     assert {step.total for step in steps} == {6}
     assert all(step.score is None for step in steps[:-1])
     whole = dd.evaluate(batch, test, short, seed=dd.generator("judge"))
     assert steps[-1].score.accuracies == whole.accuracies
     with pytest.raises(ValueError, match="labels must have 10 columns, got 9"):
-        judge.evaluation_steps((batch.x, batch.y[:, :9]), test, short, rng=dd.generator(0))
+        judge.evaluation_steps(TrainingSet(dd.Batch(batch.x, batch.y[:, :9]), short), test, rng=dd.generator(0))
 
 
 def test_a_changed_protocol_says_what_changed():

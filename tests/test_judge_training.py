@@ -12,7 +12,7 @@ import torch
 
 import ddsdk as dd
 from ddsdk.foundation.errors import ArtifactError
-from ddsdk.judging import cached_score, judge
+from ddsdk.judging import TrainingSet, cached_score, judge
 from ddsdk.synthetic import FixedLabels, LearnedRate, Pixels, centred_labels
 from ddsdk.training import FullyConnectedNTK, PerStepSchedule, by_protocol
 
@@ -136,9 +136,9 @@ def test_labels_are_read_as_the_protocol_says(digits, batch):
 
     def score(labels, rows=given):
         protocol = dataclasses.replace(SHORT, labels=labels)
-        return dd.evaluate(rows, test, protocol, seed=dd.generator("judge"))
+        return dd.evaluate(rows, test, protocol, seed=dd.generator("judge"))[0]
 
-    plain = dd.evaluate(batch, test, SHORT, seed=dd.generator("judge"))
+    (plain,) = dd.evaluate(batch, test, SHORT, seed=dd.generator("judge"))
     hard, near, stored = score("hard"), score("probabilities"), score("stored")
     # Centred one-hot rows give the one-hot rows back.
     assert hard.accuracies == near.accuracies == plain.accuracies
@@ -164,7 +164,7 @@ def test_regression_on_scores_learns(digits, batch):
     )
     score = dd.evaluate(scores_of(batch), test, protocol, seed=dd.generator("judge"))
     assert score.mean > 0.6
-    assert (score.labels, score.loss) == ("scores", "mse")
+    assert (score[0].labels, score[0].loss) == ("scores", "mse")
 
 
 KERNEL = dd.TrainingProtocol(
@@ -175,7 +175,7 @@ KERNEL = dd.TrainingProtocol(
 def test_a_kernel_is_judged_without_training(digits, batch):
     _, test = digits
     given = scores_of(batch)
-    steps = list(judge.evaluation_steps(given, test, KERNEL, rng=dd.generator(0)))
+    steps = list(judge.evaluation_steps(TrainingSet(given, KERNEL), test, rng=dd.generator(0)))
     assert [(step.done, step.total) for step in steps] == [(1, 1)]
     score = steps[-1].score
     gram = FullyConnectedNTK(depth=2)(given.x, given.x)
@@ -190,7 +190,7 @@ def test_a_kernel_is_judged_without_training(digits, batch):
     assert dd.evaluate(given, test, KERNEL, seed=1).accuracies == score.accuracies
     # A network that is asked for is trained.
     network = KERNEL.changed(network="convnet", options={"width": 4}, epochs=1, networks=1)
-    assert dd.evaluate(given, test, network, seed=1).network == "convnet (width 4)"
+    assert dd.evaluate(given, test, network, seed=1)[0].network == "convnet (width 4)"
 
 
 def test_a_set_with_a_pace_is_judged_in_its_order(digits, batch, tmp_path):
@@ -208,8 +208,8 @@ def test_a_set_with_a_pace_is_judged_in_its_order(digits, batch, tmp_path):
     )
     kept = cached_score(tmp_path, "dd", distilled, test, protocol, 0)
     per_step = PerStepSchedule(distilled.learned_lr, distilled.learned_momentum)
-    rng = dd.generator(0)
-    assert kept.accuracies == dd.evaluate(batch, test, protocol, seed=rng, per_step=per_step).accuracies
+    rng, training_set = dd.generator(0), TrainingSet(batch, protocol, per_step)
+    assert kept.accuracies == judge.last_score(judge.evaluation_steps(training_set, test, rng=rng)).accuracies
     assert kept == cached_score(tmp_path, "dd", distilled, test, protocol, 0)
     # A protocol that shuffles the set has a rate of its own.
     shuffled = dataclasses.replace(protocol, order="shuffled")
@@ -243,7 +243,7 @@ def test_every_reading_of_hard_labels_is_one_score(digits, batch, tmp_path):
 def test_a_pace_that_does_not_fit_is_refused(digits, batch, per_step, changes, text):
     _, test = digits
     with pytest.raises(ValueError, match=text):
-        dd.evaluate(batch, test, dataclasses.replace(SHORT, **changes), seed=0, per_step=per_step)
+        TrainingSet(batch, dataclasses.replace(SHORT, **changes), per_step).check(test)
 
 
 @pytest.mark.parametrize(
@@ -324,8 +324,8 @@ def test_validation_looks_under_every_kind_of_protocol(digits, batch):
     # As many epochs as there are rates, although a look takes fewer elsewhere.
     narrow = stored.changed(options={"width": 4}, networks=1)
     per_step = PerStepSchedule(rate.rates, rate.momenta)
-    by_hand = dd.evaluate(batch, test, narrow, seed=dd.generator("look"), per_step=per_step)
-    assert held_out_accuracy(digits, syn, stored) == by_hand.mean
+    steps = judge.evaluation_steps(TrainingSet(batch, narrow, per_step), test, rng=dd.generator("look"))
+    assert held_out_accuracy(digits, syn, stored) == judge.last_score(steps).mean
     plain = dd.SyntheticSet(syn.parametrization, syn.labels, classes, 10)
     by_kernel = dd.evaluate(batch, test, KERNEL, seed=dd.generator("look"))
     assert held_out_accuracy(digits, plain, KERNEL) == by_kernel.mean

@@ -203,12 +203,12 @@ def test_solved_labels_are_the_best_there_are(tiny, make_student):
     kernel = FullyConnectedNTK()
 
     def residual(labels):
-        return KernelMachine(kernel=kernel, ridge=recipe.share).predict(found.images, labels, x) - (y.double() - 1 / 3)
+        return KernelMachine(kernel=kernel, ridge=recipe.share).fitted(found.images, labels)(x) - (y.double() - 1 / 3)
 
     assert float(residual(found.labels).square().sum()) < float(residual(other.labels).square().sum())
     # Where least squares has its minimum, nothing is left along any direction of the labels.
     for direction in torch.eye(6).split(1):
-        along = KernelMachine(kernel=kernel, ridge=recipe.share).predict(found.images, direction.T, x)
+        along = KernelMachine(kernel=kernel, ridge=recipe.share).fitted(found.images, direction.T)(x)
         assert float((along * residual(found.labels)).sum(0).abs().max()) < 1e-4
 
 
@@ -218,10 +218,10 @@ def test_the_regression_of_an_analytic_set_is_that_of_all_data(tiny, make_studen
     found = dd.distill(recipe, tiny, make_student=make_student, seed=dd.generator("run"))
     x, y = tiny.batch(torch.arange(len(tiny)))
     new = torch.randn(10, *tiny.image_shape, generator=dd.generator("new"))
-    exact = KernelMachine(kernel=LinearKernel(), ridge=Ridge(strength=1e-3)).predict(x, y, new)
+    exact = KernelMachine(kernel=LinearKernel(), ridge=Ridge(strength=1e-3)).fitted(x, y)(new)
     how = recipe.protocol(tiny)
     machine = kernel_machine(how.network, **how.network_options)
-    torch.testing.assert_close(machine.predict(found.images, found.labels, new), exact, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(machine.fitted(found.images, found.labels)(new), exact, rtol=1e-3, atol=1e-3)
     with pytest.raises(ValueError, match=r"^ridge must be finite and not negative"):
         dd.KRR(ridge=-1.0)
 

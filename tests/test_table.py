@@ -13,7 +13,7 @@ import ddsdk as dd
 from ddsdk.baselines import Random
 from ddsdk.cli import main
 from ddsdk.experiments.dd_ranking import label_robust_score
-from ddsdk.experiments.protocol_columns import COLUMNS, TRANSFER_NETWORKS, EvaluationCost, needs_centred_labels
+from ddsdk.experiments.protocol_columns import COLUMNS, TRANSFER_NETWORKS, EvaluationCost
 from ddsdk.experiments.published import PUBLISHED, TRANSFER, comparable_kind, published
 from ddsdk.experiments.table import ProtocolAccuracies, ProtocolResult, Table, TableRow, read_table
 from ddsdk.experiments.table_view import dd_ranking_scores, table_html, table_markdown
@@ -21,7 +21,7 @@ from ddsdk.experiments.units import TableEntry, UnitFactory, WorkerContext, comp
 from ddsdk.foundation.errors import ArtifactError
 from ddsdk.foundation.store import Store, Timing
 from ddsdk.foundation.unit import Unit
-from ddsdk.judging.judge import evaluate, network_accuracy
+from ddsdk.judging import TrainingSet, evaluate, needs_centred_labels, network_accuracy
 from ddsdk.training.protocol import TrainingProtocol
 
 QUICK = ["--width", "4", "--judge-epochs", "2", "--judge-width", "4", "--repeats", "2", "--threads", "1"]
@@ -73,7 +73,7 @@ def test_a_figure_of_the_table_is_that_of_the_commands(survey, tmp_path, capsys)
     assert dd.Distilled.load(survey / "sets" / "dm-1-1").content_id == row.sets[1]
     _, test = dd.load_pair("digits")
     protocol = TrainingProtocol.from_dict(row.cells[0].protocol)
-    score = evaluate((found.images, found.labels), test, protocol, seed=0)
+    score = evaluate(found, test, protocol, seed=0)
     assert score.accuracies == row.cells[0].own.accuracies[1]
 
 
@@ -82,10 +82,10 @@ def test_one_network_is_the_same_alone_and_among_others():
     batch = train.batch(train.index_of_class(0)[:20])
     protocol = TrainingProtocol.published().changed(options={"width": 4}, epochs=2, networks=3)
     whole = evaluate(batch, test, protocol, seed=5)
-    alone = tuple(network_accuracy(batch, test, protocol, i, rng=dd.generator(5)) for i in range(3))
+    alone = tuple(network_accuracy(TrainingSet(batch, protocol), test, i, rng=dd.generator(5)) for i in range(3))
     assert alone == whole.accuracies
     with pytest.raises(ValueError, match="index must be at least 0"):
-        network_accuracy(batch, test, protocol, -1, rng=dd.generator(5))
+        network_accuracy(TrainingSet(batch, protocol), test, -1, rng=dd.generator(5))
 
 
 def test_the_same_command_computes_nothing_twice(survey, capsys):

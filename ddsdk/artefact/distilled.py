@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +24,11 @@ from ddsdk.artefact.sheet import sheet_png
 from ddsdk.data import Preprocess
 from ddsdk.foundation import ArtifactError, clean, clean_json, require
 from ddsdk.synthetic import LabelReading, read_labels
+
+if TYPE_CHECKING:
+    from ddsdk.data import RealData
+    from ddsdk.judging import Scores
+    from ddsdk.training import TrainingProtocol
 
 _OPTIONAL = ("classes", "edge_index", "edge_weight")
 
@@ -238,6 +243,26 @@ class Distilled:
         """
         unchanged = labels == "probabilities" == self.label_space
         return TensorDataset(self.images, self.labels if unchanged else read_labels(self.labels, labels))
+
+    def evaluate(self, test: RealData, protocol: TrainingProtocol | None = None, **options: Any) -> Scores:  # noqa: ANN401
+        """Return the test accuracies of networks that are trained on the set, see `ddsdk.evaluate`.
+
+        Args:
+            test: Held-out real data with the classes of the set, in any value space.
+            protocol: Protocol of training the networks. None for that of the set.
+            **options: Further arguments of `ddsdk.evaluate`, such as ``networks``, ``baselines`` and ``train``.
+
+        Example:
+            >>> import ddsdk
+            >>> train, test = ddsdk.load_pair("digits")
+            >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), train)
+            >>> protocol = ddsdk.TrainingProtocol(epochs=2, networks=1).changed(options={"width": 4})
+            >>> len(distilled.evaluate(test, protocol, baselines=["random"], train=train))
+            2
+        """
+        from ddsdk.judging import evaluate
+
+        return evaluate(self, test, protocol, **options)
 
     def save(self, folder: str | os.PathLike[str]) -> str:
         """Write the set into a folder.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddsdk import artefact, data, foundation, recipes
-from ddsdk.cli.console import open_line, out, progress
+from ddsdk import artefact, data, foundation, judging, recipes
+from ddsdk.cli.console import open_line, out
 from ddsdk.cli.distill import DistillOptions, run_recipe
 from ddsdk.cli.evaluate import follow_progress, score_with_baselines, show_scores
 from ddsdk.cli.inspection import write_report
@@ -37,8 +37,6 @@ class Demo:
         """Return the exit code after distilling, evaluating and writing the report."""
         import torch
 
-        from ddsdk.judging import evaluation_steps, results_folder
-
         train, test = data.load_pair("digits")
         threads = torch.get_num_threads()
         options = DistillOptions(data="digits", out=self.out, width=64, seed=self.seed, resume=True, threads=threads)
@@ -48,16 +46,16 @@ class Demo:
             return code
         distilled = artefact.Distilled.load(self.out)
         protocol = TrainingProtocol.quick(_AUGMENTATION)
-        baselines, results = ["random", "herding", "k-means"], results_folder(self.out)
+        baselines, results = ["random", "herding", "k-means"], judging.results_folder(self.out)
         out("training networks on the distilled set, on the baselines and on the full training set ...")
         rows = score_with_baselines(distilled, train, test, protocol, baselines, results=results, seed=self.seed)
         full_set = train.batch(torch.arange(len(train)))
         # An epoch of the full set has about 130 times the steps; the accuracy does not rise after these few.
         full_protocol = protocol.changed(epochs=_FULL_EPOCHS)
         name = f"full training set, {_FULL_EPOCHS} epochs"
-        steps = evaluation_steps(full_set, test, full_protocol, rng=foundation.generator(self.seed), name=name)
-        with progress("evaluating", full_protocol.rounds) as update:
-            rows.append(follow_progress(steps, "full training set", update))
+        training_set = judging.TrainingSet(full_set, full_protocol)
+        rng = foundation.generator(self.seed)
+        rows += follow_progress(judging.evaluation_steps(training_set, test, rng=rng, name=name), full_protocol.rounds)
         show_scores("digits", protocol, rows)
         page, sheet = self.out / "report.html", self.out / "sheet.png"
         write_report((self.out,), page, (results,))

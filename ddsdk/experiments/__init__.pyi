@@ -14,7 +14,6 @@ from .executors import SharedFolder as SharedFolder
 from .leaderboards import leaderboards_of as leaderboards_of
 from .protocol_columns import TRANSFER_NETWORKS as TRANSFER_NETWORKS
 from .protocol_columns import EvaluationCost as EvaluationCost
-from .protocol_columns import needs_centred_labels as needs_centred_labels
 from .rendering import draw_lines as draw_lines
 from .rendering import empty_figure as empty_figure
 from .rendering import markdown_table as markdown_table

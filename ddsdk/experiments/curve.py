@@ -19,7 +19,7 @@ import torch
 
 from ddsdk.artefact import Distilled
 from ddsdk.data import RealData
-from ddsdk.experiments.protocol_columns import EvaluationCost, hard_label_protocol, own_protocol
+from ddsdk.experiments.protocol_columns import EvaluationCost
 from ddsdk.foundation import (
     CheckedDataclass,
     DivergedError,
@@ -36,7 +36,7 @@ from ddsdk.foundation import (
     require,
     strict_json,
 )
-from ddsdk.judging import cached_score
+from ddsdk.judging import cached_score, published_protocol, stored_protocol
 from ddsdk.networks import network_factory
 from ddsdk.planning import family
 from ddsdk.recipes import Recipe, student_network
@@ -333,8 +333,8 @@ class _CurveMeasurement:
         provenance = {**current_set.provenance, "cpu_seconds": seconds}
         distilled = dataclasses.replace(current_set, provenance=provenance)
         distilled.save(self._folder / f"{time_budget:g}")
-        own = own_protocol(distilled)
-        published = hard_label_protocol(distilled, own.augmentation)
+        own = stored_protocol(distilled)
+        published = published_protocol(distilled, own.augmentation)
         # The number of networks does not change the expected accuracy.
         same_protocol = dataclasses.replace(own, networks=published.networks) == published
         point = CurvePoint(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ddsdk.artefact import Distilled
-from ddsdk.judging import reduced_protocol
+from ddsdk.judging import published_protocol, reduced_protocol, stored_protocol
 from ddsdk.training import TrainingProtocol
 
 TRANSFER_NETWORKS = ("convnet", "mlp", "alexnet", "vgg11", "resnet10", "resnet18", "resnet152", "densenet121")
@@ -71,24 +71,6 @@ class EvaluationCost:
         return reduced_protocol(protocol, networks=self.networks, epochs=epochs, width=self.width)
 
 
-def own_protocol(distilled: Distilled) -> TrainingProtocol:
-    """Return the training protocol of the method that made a distilled set."""
-    return TrainingProtocol.from_dict(distilled.protocol)
-
-
-def needs_centred_labels(distilled: Distilled, protocol: TrainingProtocol) -> bool:
-    """Return whether baselines need centred labels to be comparable with a set of label scores under a protocol."""
-    regression = protocol.loss == "mse" or protocol.learner == "kernel"
-    return distilled.label_space == "scores" and protocol.labels == "stored" and regression
-
-
-def hard_label_protocol(distilled: Distilled, augmentation: str) -> TrainingProtocol:
-    """Return the published protocol for a distilled set, with hard labels."""
-    hard = distilled.manifest.storage.labels == "hard"
-    protocol = TrainingProtocol.published(augmentation)
-    return protocol if hard else dataclasses.replace(protocol, labels="hard")
-
-
 def _is_own(protocol: TrainingProtocol) -> bool:
     """Return whether a protocol differs from the published one in more than the number of networks."""
     common = TrainingProtocol.published(protocol.augmentation)
@@ -96,8 +78,8 @@ def _is_own(protocol: TrainingProtocol) -> bool:
 
 
 def _survey(distilled: Distilled, judging: EvaluationCost) -> list[ProtocolColumn]:
-    own = own_protocol(distilled)
-    hard = hard_label_protocol(distilled, own.augmentation)
+    own = stored_protocol(distilled)
+    hard = published_protocol(distilled, own.augmentation)
     columns = [ProtocolColumn("hard labels", judging.of(hard))]
     if _is_own(own) or hard.labels != own.labels:
         columns.append(ProtocolColumn("own", judging.of(own, own=_is_own(own))))
@@ -105,7 +87,7 @@ def _survey(distilled: Distilled, judging: EvaluationCost) -> list[ProtocolColum
 
 
 def _transfer(distilled: Distilled, judging: EvaluationCost) -> list[ProtocolColumn]:
-    hard = hard_label_protocol(distilled, own_protocol(distilled).augmentation)
+    hard = published_protocol(distilled, stored_protocol(distilled).augmentation)
     return [
         ProtocolColumn(name, judging.of(hard.changed(network=name, options=None if name == hard.network else {})))
         for name in judging.transfer
@@ -116,16 +98,16 @@ def _recipes(distilled: Distilled, judging: EvaluationCost) -> list[ProtocolColu
     columns = []
     for name, augmentation in _AUGMENTATIONS.items():
         # The published number of epochs depends on the augmentation; here the columns differ only by their name.
-        sgd = hard_label_protocol(distilled, augmentation).changed(epochs=TrainingProtocol.published().epochs)
+        sgd = published_protocol(distilled, augmentation).changed(epochs=TrainingProtocol.published().epochs)
         adam = dataclasses.replace(sgd, name=f"{sgd.name}, adam", **_ADAM)
         columns += [ProtocolColumn(f"sgd, {name}", judging.of(sgd)), ProtocolColumn(f"adam, {name}", judging.of(adam))]
     return columns
 
 
 def _fair(distilled: Distilled, judging: EvaluationCost) -> list[ProtocolColumn]:
-    own = own_protocol(distilled)
+    own = stored_protocol(distilled)
     plain = dataclasses.replace(own, name=f"{own.name}, no augmentation", augmentation="")
-    protocols = {"hard labels": hard_label_protocol(distilled, own.augmentation), "own": own, NO_AUGMENTATION: plain}
+    protocols = {"hard labels": published_protocol(distilled, own.augmentation), "own": own, NO_AUGMENTATION: plain}
     columns = [ProtocolColumn(n, judging.of(p, own=n != "hard labels" and _is_own(own))) for n, p in protocols.items()]
     return columns if own.augmentation else columns[:2]
 

@@ -13,13 +13,7 @@ from ddsdk.artefact import Distilled
 from ddsdk.baselines import BASELINES
 from ddsdk.data import RealData
 from ddsdk.experiments.executors import Executor
-from ddsdk.experiments.protocol_columns import (
-    COLUMNS,
-    EvaluationCost,
-    ProtocolColumn,
-    needs_centred_labels,
-    own_protocol,
-)
+from ddsdk.experiments.protocol_columns import COLUMNS, EvaluationCost, ProtocolColumn
 from ddsdk.experiments.published import PUBLISHED, TRANSFER, comparable_kind, published
 from ddsdk.experiments.units import (
     TableEntry,
@@ -32,6 +26,7 @@ from ddsdk.experiments.units import (
 )
 from ddsdk.experiments.worker import UNIT_ERRORS, FinishedUnit
 from ddsdk.foundation import ArtifactError, Store, Unit, canonical_json, read_json, strict_json
+from ddsdk.judging import baseline_size, needs_centred_labels, stored_protocol
 from ddsdk.planning import method_from_parameters
 from ddsdk.recipes import IterativeRecipe
 from ddsdk.running import Run
@@ -305,7 +300,7 @@ class TableRun:
 
     def _baseline_units(self, name: str, distilled: Distilled, protocol: TrainingProtocol, of: Unit) -> list[Unit]:
         """Return the units of a baseline with the storage budget of a set: first its selection, then its evaluation."""
-        ipc = min(distilled.stored_ipc, *self._train.class_sizes)
+        ipc = baseline_size(distilled, self._train)
         method = BASELINES[name](ipc=ipc, augmentation=protocol.augmentation)
         # The stored order of a distilled set is learned; a baseline is sorted by class and has to be shuffled. Its
         # labels are hard in every protocol but "probabilities", so that several methods share the same units.
@@ -373,7 +368,7 @@ class TableRun:
             baseline: self._accuracies([self._baseline_units(baseline, d, protocol, u)[1:] for d, u in sets])
             for baseline in self._baselines
         }
-        kind = comparable_kind(protocol, own_protocol(sets[0][0]))
+        kind = comparable_kind(protocol, stored_protocol(sets[0][0]))
         published_accuracy = None if kind is None else published(name, entry.name, ipc, kind)
         source = PUBLISHED[name, entry.name].source if published_accuracy is not None else ""
         if self.table == "cross-architecture":

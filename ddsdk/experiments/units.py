@@ -14,15 +14,14 @@ from typing import Any, NamedTuple
 import torch
 
 from ddsdk.artefact import Distilled
-from ddsdk.data import Batch, RealData, load_pair
+from ddsdk.data import RealData, load_pair
 from ddsdk.foundation import Compute, Unit, canonical_json, generator, require, strict_json
-from ddsdk.judging import network_accuracy
+from ddsdk.judging import TrainingSet, in_space_of, network_accuracy, with_centred_labels
 from ddsdk.networks import NetworkFactory, network_factory
 from ddsdk.planning import method_from_parameters
 from ddsdk.recipes import Recipe
 from ddsdk.running import Run
-from ddsdk.synthetic import centred_labels
-from ddsdk.training import PerStepSchedule, TrainingProtocol
+from ddsdk.training import TrainingProtocol
 
 
 @dataclass(frozen=True)
@@ -168,19 +167,16 @@ def _judge(unit: Unit, inputs: Mapping[str, bytes], place: WorkerContext) -> byt
     config = unit.config
     train, test = _pair(json.dumps(config["data"], sort_keys=True), config["fingerprint"], place)
     protocol = TrainingProtocol.from_dict(config["protocol"])
-    per_step = PerStepSchedule()
     if unit.needs:
         (need,) = unit.needs
         distilled = Distilled.from_bytes(inputs[need])
-        test = test.with_preprocess(distilled.preprocess)
-        images, labels = distilled.images.to(test.device), distilled.labels.to(test.device)
-        protocol, per_step = protocol.with_learned(distilled.learned_lr, distilled.learned_momentum)
-        if config["centred"]:
-            labels = centred_labels(distilled.owner, distilled.num_classes).to(images)
+        distilled = with_centred_labels(distilled) if config["centred"] else distilled
+        test = in_space_of(distilled, test)
+        training_set = TrainingSet.of(distilled, protocol, device=test.device)
     else:
-        images, labels = train.batch(torch.arange(len(train)))
-    batch, index, rng = Batch(images, labels), int(unit.key[0]), generator(config["seed"])
-    return canonical_json({"accuracy": network_accuracy(batch, test, protocol, index, rng=rng, per_step=per_step)})
+        training_set = TrainingSet(train.batch(torch.arange(len(train))), protocol)
+    accuracy = network_accuracy(training_set, test, int(unit.key[0]), rng=generator(config["seed"]))
+    return canonical_json({"accuracy": accuracy})
 
 
 _KINDS: dict[str, Callable[[Unit, Mapping[str, bytes], WorkerContext], bytes]] = {

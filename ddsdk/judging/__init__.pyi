@@ -1,8 +1,14 @@
+from .comparison import Scores as Scores
+from .comparison import baseline_size as baseline_size
+from .comparison import comparison_steps as comparison_steps
+from .comparison import evaluate as evaluate
+from .comparison import needs_centred_labels as needs_centred_labels
+from .comparison import with_centred_labels as with_centred_labels
 from .judge import EvaluationProgress as EvaluationProgress
-from .judge import evaluate as evaluate
 from .judge import evaluation_steps as evaluation_steps
 from .judge import network_accuracy as network_accuracy
 from .judge import reduced_protocol as reduced_protocol
+from .judge import top1_accuracy as top1_accuracy
 from .judge import trained_network as trained_network
 from .likelihood import LikelihoodRatio as LikelihoodRatio
 from .likelihood import audit_by_likelihood as audit_by_likelihood
@@ -23,4 +29,9 @@ from .scores import cached_score as cached_score
 from .scores import cached_score_steps as cached_score_steps
 from .scores import read_scores as read_scores
 from .scores import results_folder as results_folder
+from .training_set import TrainingSet as TrainingSet
+from .training_set import in_space_of as in_space_of
+from .training_set import published_protocol as published_protocol
+from .training_set import stored_protocol as stored_protocol
+from .training_set import with_hard_labels as with_hard_labels
 from .validation import Validation as Validation

@@ -6,7 +6,7 @@ Under the protocol of a kernel machine no network is trained; kernel ridge regre
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from inspect import signature
 from typing import NamedTuple
 
@@ -14,10 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from ddsdk.data import Batch, RealData
-from ddsdk.foundation import as_generator, derive, require, require_count
-from ddsdk.networks import NETWORKS, network_factory
+from ddsdk.foundation import derive, require, require_count
+from ddsdk.judging.training_set import TrainingSet
+from ddsdk.networks import NETWORKS
 from ddsdk.synthetic import read_labels
-from ddsdk.training import InputAttack, PerStepSchedule, Score, TrainingProtocol, accuracy, kernel_machine, train
+from ddsdk.training import (
+    InputAttack,
+    Score,
+    TrainingProtocol,
+    evaluating_mode,
+    kernel_machine,
+    micro_batch,
+    probabilities,
+    train,
+)
+
+_IMAGES_AT_ONCE = 1024
 
 
 class EvaluationProgress(NamedTuple):
@@ -28,50 +40,14 @@ class EvaluationProgress(NamedTuple):
         total: Number of epochs of all networks together.
         score: Score of the set, in the last progress; None in all others.
         kept: Whether the score was read from the cache and not computed.
+        name: Name of the set that is evaluated.
     """
 
     done: int
     total: int
     score: Score | None = None
     kept: bool = False
-
-
-def evaluate(
-    batch: Batch | tuple[Tensor, Tensor],
-    test: RealData,
-    protocol: TrainingProtocol,
-    *,
-    seed: int | torch.Generator = 0,
-    name: str = "set",
-    per_step: PerStepSchedule = PerStepSchedule(),  # noqa: B008
-) -> Score:
-    """Train fresh networks on a set and measure their accuracy on test data.
-
-    Images or labels that do not fit `test`, and learned rates that do not fit the protocol, give a ValueError.
-
-    Args:
-        batch: Images (M, C, H, W) in the value space of `test`, and label rows (M, K), probabilities or scores.
-        test: Held-out real data, used once for each network, after its last epoch.
-        protocol: Protocol of training the networks.
-        seed: Root of all random numbers, from which each network derives its initial weights and its training: an
-            integer, or a generator, which is not advanced.
-        name: Name of the set in tables.
-        per_step: Learning rates and momenta of the training steps that were learned with the set; by default none.
-
-    Returns:
-        The accuracies with their conditions: one accuracy for each network, or a single one for a kernel machine, which
-        is deterministic.
-
-    Example:
-        >>> import ddsdk
-        >>> train, test = ddsdk.load_pair("digits")
-        >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), train)
-        >>> protocol = ddsdk.TrainingProtocol(name="short", epochs=2, networks=2).changed(options={"width": 4})
-        >>> score = ddsdk.evaluate((distilled.images, distilled.labels), test, protocol)
-        >>> len(score.accuracies)
-        2
-    """
-    return last_score(evaluation_steps(batch, test, protocol, rng=as_generator(seed), name=name, per_step=per_step))
+    name: str = ""
 
 
 def last_score(steps: Iterable[EvaluationProgress]) -> Score:
@@ -82,168 +58,152 @@ def last_score(steps: Iterable[EvaluationProgress]) -> Score:
 
 
 def evaluation_steps(
-    batch: Batch | tuple[Tensor, Tensor],
-    test: RealData,
-    protocol: TrainingProtocol,
-    *,
-    rng: torch.Generator,
-    name: str = "set",
-    per_step: PerStepSchedule = PerStepSchedule(),  # noqa: B008
+    training_set: TrainingSet, test: RealData, *, rng: torch.Generator, name: str = "set"
 ) -> Iterator[EvaluationProgress]:
-    """Return an iterator over the epochs of `evaluate`, of which the last progress has the score.
+    """Return an iterator over the epochs of an evaluation, whose last progress has the score.
 
-    The arguments are those of `evaluate`, with a generator `rng` in place of `seed`. They are checked before the
+    A set that does not fit `test`, and learned rates that do not fit the protocol, give a ValueError before the
     iterator is returned.
 
+    Args:
+        training_set: Set in the value space of `test`, with its protocol.
+        test: Held-out real data, used once for each network, after its last epoch.
+        rng: Root of all random numbers, from which each network derives its initial weights and its training; it is
+            not advanced.
+        name: Name of the set in tables.
+
     Example:
         >>> import ddsdk
-        >>> from ddsdk.judging import evaluation_steps
+        >>> from ddsdk.judging import TrainingSet, evaluation_steps
         >>> train, test = ddsdk.load_pair("digits")
-        >>> batch = train.mixed(20, ddsdk.generator(0))
         >>> protocol = ddsdk.TrainingProtocol(name="short", epochs=2, networks=1).changed(options={"width": 4})
-        >>> [(step.done, step.total) for step in evaluation_steps(batch, test, protocol, rng=ddsdk.generator(1))]
+        >>> training_set = TrainingSet(train.mixed(20, ddsdk.generator(0)), protocol)
+        >>> [(step.done, step.total) for step in evaluation_steps(training_set, test, rng=ddsdk.generator(1))]
         [(1, 2), (2, 2), (2, 2)]
     """
-    return _steps(_checked(batch, test, protocol, per_step), test, protocol, rng, name, per_step)
+    training_set.check(test)
+    return _steps(training_set, test, rng, name)
 
 
-def network_accuracy(
-    batch: Batch | tuple[Tensor, Tensor],
-    test: RealData,
-    protocol: TrainingProtocol,
-    index: int,
-    *,
-    rng: torch.Generator,
-    per_step: PerStepSchedule = PerStepSchedule(),  # noqa: B008
-) -> float:
-    """Return the test accuracy of one network of `evaluate`, equal bit for bit.
+def network_accuracy(training_set: TrainingSet, test: RealData, index: int, *, rng: torch.Generator) -> float:
+    """Return the test accuracy of one network of `evaluation_steps`, equal bit for bit.
 
     Args:
-        batch: Images and label rows, as in `evaluate`.
-        test: Held-out real data, as in `evaluate`.
-        protocol: Protocol of training the network.
+        training_set: Set with its protocol, as in `evaluation_steps`.
+        test: Held-out real data, as in `evaluation_steps`.
         index: Number of the network, counted from 0.
-        rng: Generator that takes the place of the seed of `evaluate`; it is not advanced.
-        per_step: Learned rates and momenta, as in `evaluate`.
+        rng: Root of all random numbers, as in `evaluation_steps`.
 
     Example:
         >>> import ddsdk
-        >>> from ddsdk.judging import network_accuracy
+        >>> from ddsdk.judging import TrainingSet, network_accuracy
         >>> train, test = ddsdk.load_pair("digits")
         >>> batch = train.mixed(20, ddsdk.generator(0))
         >>> protocol = ddsdk.TrainingProtocol(name="short", epochs=2, networks=1).changed(options={"width": 4})
-        >>> accuracy = network_accuracy(batch, test, protocol, 0, rng=ddsdk.generator(1))
-        >>> accuracy == ddsdk.evaluate(batch, test, protocol, seed=ddsdk.generator(1)).accuracies[0]
+        >>> accuracy = network_accuracy(TrainingSet(batch, protocol), test, 0, rng=ddsdk.generator(1))
+        >>> accuracy == ddsdk.evaluate(batch, test, protocol, seed=ddsdk.generator(1)).mean
         True
     """
-    if protocol.learner == "kernel":
-        return _kernel_accuracy(_checked(batch, test, protocol, per_step), test, protocol)
-    return _test_accuracy(trained_network(batch, test, protocol, index, rng=rng, per_step=per_step), test)
+    training_set.check(test)
+    if training_set.protocol.learner == "kernel":
+        return _kernel_accuracy(training_set, test)
+    return top1_accuracy(trained_network(training_set, index, rng=rng), test)
 
 
 def trained_network(
-    batch: Batch | tuple[Tensor, Tensor],
-    like: RealData,
-    protocol: TrainingProtocol,
-    index: int,
-    *,
-    rng: torch.Generator,
-    per_step: PerStepSchedule = PerStepSchedule(),  # noqa: B008
-    adversary: InputAttack | None = None,
+    training_set: TrainingSet, index: int, *, rng: torch.Generator, adversary: InputAttack | None = None
 ) -> nn.Module:
-    """Return one network of `evaluate` after its training, equal bit for bit unless there is an adversary.
+    """Return one network of `evaluation_steps` after its training, equal bit for bit unless there is an adversary.
 
     Args:
-        batch: Images and label rows, as in `evaluate`.
-        like: Real data whose image shape and classes the network gets; its images are not used.
-        protocol: Protocol of training the network; not that of a kernel machine.
+        training_set: Set with its protocol; not that of a kernel machine.
         index: Number of the network, counted from 0.
-        rng: Generator that takes the place of the seed of `evaluate`; it is not advanced.
-        per_step: Learned rates and momenta, as in `evaluate`.
+        rng: Root of all random numbers, as in `evaluation_steps`.
         adversary: Attack on the training images, see `ddsdk.training.train`. None for ordinary training.
 
     Example:
         >>> import ddsdk
-        >>> from ddsdk.judging import trained_network
+        >>> from ddsdk.judging import TrainingSet, trained_network
         >>> train, _ = ddsdk.load_pair("digits")
         >>> batch = train.mixed(20, ddsdk.generator(0))
         >>> protocol = ddsdk.TrainingProtocol(name="short", epochs=2, networks=1).changed(options={"width": 4})
-        >>> network = trained_network(batch, train, protocol, 0, rng=ddsdk.generator(1))
+        >>> network = trained_network(TrainingSet(batch, protocol), 0, rng=ddsdk.generator(1))
         >>> tuple(network(batch.x).shape)
         (20, 10)
     """
     require_count("index", index, least=0)
-    require(protocol.learner == "network", "learner", "be 'network'", protocol.learner)
-    checked = _checked(batch, like, protocol, per_step)
-    network, training = _network(checked, like, protocol, index, rng, per_step, adversary)
+    learner = training_set.protocol.learner
+    require(learner == "network", "learner", "be 'network'", learner)
+    training_set.check()
+    network, training = _network(training_set, index, rng, adversary)
     for _ in training:
         pass
     return network
 
 
-def _checked(
-    batch: Batch | tuple[Tensor, Tensor], test: RealData, protocol: TrainingProtocol, per_step: PerStepSchedule
-) -> Batch:
-    x, y = batch
-    require(tuple(x.shape[1:]) == test.image_shape, "images", f"have shape {test.image_shape}", tuple(x.shape[1:]))
-    require(len(y) == len(x), "labels", f"have one row for each of the {len(x)} images", len(y))
-    require(y.shape[1] == test.num_classes, "labels", f"have {test.num_classes} columns", y.shape[1])
-    per_step.check(protocol, len(x))
-    # The network is built once here, so that an unknown name or option is refused before any training.
-    name, options = protocol.network, protocol.network_options
-    if protocol.learner == "kernel":
-        kernel_machine(name, **options)
-    else:
-        network_factory(name, test.image_shape, test.num_classes, **options)
-    return Batch(x, y)
+def top1_accuracy(network: nn.Module, real: RealData) -> float:
+    """Return the top-1 accuracy, 0..1, of a network in evaluation mode on real data.
+
+    The images are brought into the value space in pieces: the whole data set as floats would take several times the
+    memory of the stored images.
+
+    Args:
+        network: Network from images (B, C, H, W) to logits (B, K), on the device of the data.
+        real: Real data in the value space of the network.
+
+    Example:
+        >>> import ddsdk
+        >>> test = ddsdk.load("digits", split="test")
+        >>> network = ddsdk.network_factory("convnet", test.image_shape, 10, width=4)(ddsdk.generator(0))
+        >>> 0 <= ddsdk.judging.top1_accuracy(network, test) <= 1
+        True
+    """
+    with evaluating_mode(network):
+        size = min(_IMAGES_AT_ONCE, micro_batch(network, real.device, len(real)))
+        return _accuracy(lambda x: probabilities(network, x), real, size)
 
 
 def _network(
-    batch: Batch,
-    like: RealData,
-    protocol: TrainingProtocol,
-    index: int,
-    rng: torch.Generator,
-    per_step: PerStepSchedule,
-    adversary: InputAttack | None = None,
+    training_set: TrainingSet, index: int, rng: torch.Generator, adversary: InputAttack | None = None
 ) -> tuple[nn.Module, Iterator[int]]:
     """Return a fresh network and the iterator over the epochs of its training."""
-    batch = Batch(batch.x, read_labels(batch.y, protocol.labels))
+    (x, y), protocol = training_set.batch, training_set.protocol
+    batch = Batch(x, read_labels(y, protocol.labels))
     network_rng = derive(rng, "network", index)
-    make = network_factory(protocol.network, like.image_shape, like.num_classes, **protocol.network_options)
-    network = make(derive(network_rng, "init")).to(batch.x.device)
-    return network, train(network, batch, protocol, derive(network_rng, "train"), per_step, adversary)
+    network = training_set.make_network()(derive(network_rng, "init")).to(x.device)
+    return network, train(network, batch, protocol, derive(network_rng, "train"), training_set.per_step, adversary)
 
 
-def _test_accuracy(network: nn.Module, test: RealData) -> float:
-    return accuracy(network, test.batch(torch.arange(len(test))).x, test.labels)
-
-
-def _steps(
-    batch: Batch, test: RealData, protocol: TrainingProtocol, rng: torch.Generator, name: str, per_step: PerStepSchedule
-) -> Iterator[EvaluationProgress]:
-    began, kernel = time.perf_counter(), protocol.learner == "kernel"
-    accuracies = [_kernel_accuracy(batch, test, protocol)] if kernel else []
+def _steps(training_set: TrainingSet, test: RealData, rng: torch.Generator, name: str) -> Iterator[EvaluationProgress]:
+    began, protocol = time.perf_counter(), training_set.protocol
+    kernel = protocol.learner == "kernel"
+    accuracies = [_kernel_accuracy(training_set, test)] if kernel else []
     for i in range(0 if kernel else protocol.networks):
-        network, training = _network(batch, test, protocol, i, rng, per_step)
+        network, training = _network(training_set, i, rng)
         for epochs in training:
-            yield EvaluationProgress(i * protocol.epochs + epochs, protocol.rounds)
-        accuracies.append(_test_accuracy(network, test))
-    yield _finished(batch, protocol, accuracies, began, name)
+            yield EvaluationProgress(i * protocol.epochs + epochs, protocol.rounds, name=name)
+        accuracies.append(top1_accuracy(network, test))
+    yield _finished(training_set, accuracies, began, name)
 
 
-def _kernel_accuracy(batch: Batch, test: RealData, protocol: TrainingProtocol) -> float:
+def _kernel_accuracy(training_set: TrainingSet, test: RealData) -> float:
+    (x, y), protocol = training_set.batch, training_set.protocol
     machine = kernel_machine(protocol.network, **protocol.network_options)
-    test_images = test.batch(torch.arange(len(test))).x
     with torch.no_grad():
-        predictions = machine.predict(batch.x, read_labels(batch.y, protocol.labels), test_images).argmax(1)
-    return int((predictions == test.labels).sum()) / len(test)
+        predict = machine.fitted(x, read_labels(y, protocol.labels))
+        return _accuracy(predict, test, _IMAGES_AT_ONCE)
 
 
-def _finished(
-    batch: Batch, protocol: TrainingProtocol, accuracies: list[float], began: float, name: str
-) -> EvaluationProgress:
-    (x, y), seconds = batch, time.perf_counter() - began
+def _accuracy(predict: Callable[[Tensor], Tensor], test: RealData, size: int) -> float:
+    correct = 0
+    for part in torch.split(torch.arange(len(test)), size):
+        labels = test.labels[part.to(test.device)]
+        correct += int((predict(test.batch(part).x).argmax(1) == labels).sum())
+    return correct / len(test)
+
+
+def _finished(training_set: TrainingSet, accuracies: list[float], began: float, name: str) -> EvaluationProgress:
+    (x, y), protocol, seconds = training_set.batch, training_set.protocol, time.perf_counter() - began
     kind = _label_kind(y)
     unchanged = protocol.labels == "stored" or kind == "hard"
     score = Score(
@@ -257,7 +217,7 @@ def _finished(
         labels=kind if unchanged else f"{kind} as {protocol.labels}",
         loss=protocol.loss if protocol.learner == "network" else "ridge",
     )
-    return EvaluationProgress(protocol.rounds, protocol.rounds, score)
+    return EvaluationProgress(protocol.rounds, protocol.rounds, score, name=name)
 
 
 def reduced_protocol(

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from ddsdk.artefact import Distilled
-from ddsdk.data import Batch, RealData
-from ddsdk.foundation import derive, require, require_count
-from ddsdk.networks import network_factory
-from ddsdk.synthetic import read_labels
-from ddsdk.training import TrainingProtocol, train
+from ddsdk.data import RealData
+from ddsdk.foundation import require, require_count
+from ddsdk.judging.judge import trained_network
+from ddsdk.judging.training_set import TrainingSet, stored_protocol
+from ddsdk.training import TrainingProtocol
 
 DistillFunction = Callable[[RealData, torch.Generator], Distilled]
 """Function from records and a generator to the distilled set, including all selections and starts from real data."""
@@ -46,21 +46,10 @@ def trained_networks(
         2
     """
     require_count("networks", networks)
-    if protocol is None:
-        protocol = TrainingProtocol.from_dict(distilled.protocol)
-    if protocol.learner == "kernel":
+    if (stored_protocol(distilled) if protocol is None else protocol).learner == "kernel":
         protocol = dataclasses.replace(TrainingProtocol.quick(""), labels="hard")
-    protocol, per_step = protocol.with_learned(distilled.learned_lr, distilled.learned_momentum)
-    batch = Batch(distilled.images, read_labels(distilled.labels, protocol.labels))
-    _, c, h, w = distilled.images.shape
-    make = network_factory(protocol.network, (c, h, w), distilled.num_classes, **protocol.network_options)
-    trained: list[nn.Module] = []
-    for i in range(networks):
-        network = make(derive(rng, i, "init")).to(distilled.images.device)
-        for _ in train(network, batch, protocol, derive(rng, i, "train"), per_step):
-            pass
-        trained.append(network.eval().requires_grad_(False))
-    return trained
+    training_set = TrainingSet.of(distilled, protocol)
+    return [trained_network(training_set, i, rng=rng).eval().requires_grad_(False) for i in range(networks)]
 
 
 def record_confidences(

@@ -14,8 +14,9 @@ import torch
 
 from ddsdk.artefact import Distilled
 from ddsdk.data import RealData
-from ddsdk.foundation import ArtifactError, Store, Timing, Unit, clean, generator, readable_json, require, strict_json
+from ddsdk.foundation import ArtifactError, Store, Timing, Unit, as_generator, clean, readable_json, strict_json
 from ddsdk.judging.judge import EvaluationProgress, evaluation_steps, last_score
+from ddsdk.judging.training_set import TrainingSet, in_space_of
 from ddsdk.training import Score, TrainingProtocol
 
 
@@ -67,7 +68,7 @@ def cached_score(
         folder: Folder of the scores, which is made if it does not exist. Its files are trusted.
         name: Name of the set in tables.
         distilled: Distilled set to be evaluated.
-        test: Held-out real data in the value space of the set, with its classes.
+        test: Held-out real data with the classes of the set, in any value space.
         protocol: Protocol of training networks. A rate or momentum that was learned with the set replaces that of the
             protocol; values for single steps are used if the protocol has the stored order.
         seed: Root of all random numbers, an integer.
@@ -89,16 +90,18 @@ def cached_score(
 
 
 def cached_score_steps(
-    folder: Path,
+    folder: Path | None,
     name: str,
     distilled: Distilled,
     test: RealData,
     protocol: TrainingProtocol,
-    seed: int,
+    seed: int | torch.Generator,
     *,
     fresh: bool = False,
 ) -> Iterator[EvaluationProgress]:
     """Yield the progress of `cached_score` after each epoch; the last progress has the score.
+
+    The arguments are those of `cached_score`. Without a folder no score is stored, and the seed may be a generator.
 
     Example:
         >>> import ddsdk
@@ -111,17 +114,21 @@ def cached_score_steps(
         >>> last.score.name, last.kept
         ('class means', False)
     """
-    names = tuple(map(clean, test.class_names))
-    rule = f"be those of the set, {list(distilled.class_names)}"
-    require(names == distilled.class_names, "class names of test", rule, list(names))
-    protocol, per_step = protocol.with_learned(distilled.learned_lr, distilled.learned_momentum)
+    test = in_space_of(distilled, test)
+    training_set = TrainingSet.of(distilled, protocol, device=test.device)
     if distilled.manifest.storage.labels == "hard":
         # All forms of one-hot labels are equal, so that one cached score serves for all of them.
-        protocol = dataclasses.replace(protocol, labels="stored")
+        protocol = dataclasses.replace(training_set.protocol, labels="stored")
+        training_set = dataclasses.replace(training_set, protocol=protocol)
+    rng = as_generator(seed)
+    if folder is None:
+        for step in evaluation_steps(training_set, test, rng=rng, name=name):
+            yield _with_stored_floats(step, distilled)
+        return
     conditions: dict[str, Any] = {
         "set": distilled.content_id,
         "test": test.fingerprint,
-        "protocol": protocol.to_dict(),
+        "protocol": training_set.protocol.to_dict(),
         "seed": seed,
         "device": test.device.type,
         "versions": {"ddsdk": version("ddsdk"), "torch": torch.__version__},
@@ -130,25 +137,29 @@ def cached_score_steps(
     store, unit = Store(folder), Unit("score", conditions, (name,))
     cached = store.read(unit.id)
     if cached is not None and not fresh:
-        yield EvaluationProgress(protocol.rounds, protocol.rounds, _read(unit, cached).score, kept=True)
+        yield EvaluationProgress(protocol.rounds, protocol.rounds, _read(unit, cached).score, kept=True, name=name)
         return
     store.make()
     wall, cpu = time.perf_counter(), time.process_time()
-    images, labels = distilled.images.to(test.device), distilled.labels.to(test.device)
-    for step in evaluation_steps((images, labels), test, protocol, rng=generator(seed), name=name, per_step=per_step):
-        if step.score is None:
-            yield step
-            continue
-        score, seconds = step.score, distilled.provenance.get("seconds")
-        score = dataclasses.replace(score, stored_floats=distilled.manifest.storage.floats)
-        record = {
-            "score": dataclasses.asdict(score),
-            "data": test.name,
-            "ipc": distilled.stored_ipc,
-            "distil_seconds": seconds if isinstance(seconds, int | float) else None,
-        }
-        store.publish(unit, readable_json(record), Timing.since(wall, cpu), replace=fresh)
-        yield step._replace(score=score)
+    for progress in evaluation_steps(training_set, test, rng=rng, name=name):
+        step = _with_stored_floats(progress, distilled)
+        if step.score is not None:
+            seconds = distilled.provenance.get("seconds")
+            record = {
+                "score": dataclasses.asdict(step.score),
+                "data": test.name,
+                "ipc": distilled.stored_ipc,
+                "distil_seconds": seconds if isinstance(seconds, int | float) else None,
+            }
+            store.publish(unit, readable_json(record), Timing.since(wall, cpu), replace=fresh)
+        yield step
+
+
+def _with_stored_floats(step: EvaluationProgress, distilled: Distilled) -> EvaluationProgress:
+    if step.score is None:
+        return step
+    floats = distilled.manifest.storage.floats
+    return step._replace(score=dataclasses.replace(step.score, stored_floats=floats))
 
 
 def read_scores(folder: Path) -> list[dict[str, Any]]:

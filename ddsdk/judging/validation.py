@@ -10,7 +10,8 @@ import torch
 
 from ddsdk.data import RealData
 from ddsdk.foundation import CheckedDataclass, PositiveInt, derive
-from ddsdk.judging.judge import evaluate, reduced_protocol
+from ddsdk.judging.judge import evaluation_steps, last_score, reduced_protocol
+from ddsdk.judging.training_set import TrainingSet
 from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import TrainingProtocol
 
@@ -61,7 +62,7 @@ class Validation(CheckedDataclass):
             with torch.no_grad():
                 batch = syn.at(torch.arange(len(syn)), derive(rng, "view"))
             learned = (None, None) if syn.rate is None else (syn.rate.rates, syn.rate.momenta)
-            with_rates, per_step = reduced.with_learned(*learned)
-            return evaluate(batch, self.held, with_rates, seed=rng, per_step=per_step).mean
+            training_set = TrainingSet(batch, *reduced.with_learned(*learned))
+            return last_score(evaluation_steps(training_set, self.held, rng=rng)).mean
 
         return accuracy

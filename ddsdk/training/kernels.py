@@ -145,7 +145,7 @@ def _angle(cosine: Tensor) -> tuple[Tensor, Tensor]:
 @final
 @dataclass(frozen=True, kw_only=True)
 class KernelMachine:
-    """Kernel ridge regression with a given kernel and ridge; `predict` takes the training set.
+    """Kernel ridge regression with a given kernel and ridge; `fitted` takes the training set.
 
     Attributes:
         kernel: Kernel function of two batches of images.
@@ -155,24 +155,29 @@ class KernelMachine:
         >>> import ddsdk, torch
         >>> from ddsdk.training import KernelMachine, LinearKernel, Ridge
         >>> x, y = ddsdk.load("digits").batch(torch.arange(50))
-        >>> KernelMachine(kernel=LinearKernel(), ridge=Ridge()).predict(x, y, x[:3]).shape
+        >>> KernelMachine(kernel=LinearKernel(), ridge=Ridge()).fitted(x, y)(x[:3]).shape
         torch.Size([3, 10])
     """
 
     kernel: Kernel
     ridge: Ridge
 
-    def predict(self, x: Tensor, y: Tensor, new: Tensor) -> Tensor:
-        """Return the scores of new images, (N, K) float64; the largest score of a row is the predicted class.
+    def fitted(self, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return the function from new images (N, C, H, W) to their scores, (N, K) float64.
+
+        The largest score of a row is the predicted class.
 
         Args:
             x: Training images, (M, C, H, W).
             y: Training label rows, (M, K), of any real numbers.
-            new: New images, (N, C, H, W), predicted 1000 at a time.
         """
         coefficients = solve(self.kernel(x, x), y, self.ridge).values
-        scores = [self.kernel(new[part], x) @ coefficients for part in pieces(len(new), _IMAGES_AT_ONCE)]
-        return torch.cat(scores)
+
+        def predict(new: Tensor) -> Tensor:
+            scores = [self.kernel(new[part], x) @ coefficients for part in pieces(len(new), _IMAGES_AT_ONCE)]
+            return torch.cat(scores)
+
+        return predict
 
 
 def kernel_machine(name: str, *, rule: RidgeRule = "trace", ridge: float = 1e-6, **options: object) -> KernelMachine:

@@ -333,3 +333,9 @@ class Score:
     def std(self) -> float:
         """Sample standard deviation of the test accuracy over the networks; 0 for one network."""
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
+
+    @property
+    def accuracy_text(self) -> str:
+        """Mean and standard deviation in percent; a kernel machine is deterministic and has no deviation."""
+        exact = len(self.accuracies) == 1 and self.loss == "ridge"
+        return f"{100 * self.mean:.2f}{'' if exact else f' ± {100 * self.std:.2f}'}"

@@ -75,10 +75,7 @@ distilled = ddsdk.distill(ddsdk.DM(ipc=2, steps=40, real_batch=32), train, make_
 
 # %%
 protocol = ddsdk.TrainingProtocol.quick().changed(networks=2, epochs=40, options={"width": 16})
-baseline = ddsdk.distill(ddsdk.BASELINES["random"](ipc=2), train, seed=0)
-for name, result in (("distilled", distilled), ("random", baseline)):
-    score = ddsdk.evaluate((result.images, result.labels), test, protocol, seed=0, name=name)
-    print(f"{name}: {100 * score.mean:.1f} % with {score.images} images")
+print(distilled.evaluate(test, protocol, baselines=["random"], train=train))
 
 # %% [markdown]
 # ## Keep

@@ -48,7 +48,7 @@ def test_contributions_sum_to_the_prediction_of_the_machine(tiny, small_set):
     explainer = Explainer(small_set)
     found = explainer.explain(x)
     machine = kernel_machine("fc-ntk", depth=1, rule="trace", ridge=1e-6)
-    theirs = machine.predict(small_set.images, small_set.labels, x)
+    theirs = machine.fitted(small_set.images, small_set.labels)(x)
     torch.testing.assert_close(found.prediction, theirs, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(found.contributions.sum(1), found.prediction, rtol=0, atol=1e-12)
     rows = torch.arange(len(x))
@@ -70,7 +70,7 @@ def test_removal_is_solving_again(tiny, small_set, count):
     found = explainer.without(x, removed)
     for i in range(len(x)):
         rest = [j for j in range(6) if j not in removed[i].tolist()]
-        slow = MACHINE.predict(small_set.images[rest], small_set.labels[rest], x[i : i + 1])
+        slow = MACHINE.fitted(small_set.images[rest], small_set.labels[rest])(x[i : i + 1])
         torch.testing.assert_close(found[i : i + 1], slow, rtol=1e-8, atol=1e-8)
 
 
@@ -108,7 +108,7 @@ def test_without_ridge_the_labels_are_those_of_label_solve(tiny, small_set):
     gram = MACHINE.kernel(small_set.images, small_set.images)
     cross = MACHINE.kernel(x, small_set.images)
     solved = solve_labels(gram, [(cross, truth)], MACHINE.ridge).values
-    slow = MACHINE.predict(small_set.images, solved, x)
+    slow = MACHINE.fitted(small_set.images, solved)(x)
     found = Influence(Explainer(small_set, MACHINE), tiny).predict(x)
     torch.testing.assert_close(found, slow, rtol=1e-6, atol=1e-6)
 
@@ -118,10 +118,10 @@ def test_leave_one_out_is_leaving_one_out(tiny):
     queries, classes = x[:4] * 0.5, torch.tensor([0, 2, 1, 1])
     found = leave_one_out(MACHINE, tiny, queries, classes)
     rows = torch.arange(4)
-    before = MACHINE.predict(x, truth, queries)[rows, classes]
+    before = MACHINE.fitted(x, truth)(queries)[rows, classes]
     for t in range(len(x)):
         kept = torch.arange(len(x)) != t
-        after = MACHINE.predict(x[kept], truth[kept], queries)[rows, classes]
+        after = MACHINE.fitted(x[kept], truth[kept])(queries)[rows, classes]
         torch.testing.assert_close(found[:, t], before - after, rtol=1e-7, atol=1e-9)
 
 

@@ -189,7 +189,7 @@ def test_a_set_of_users_is_an_artefact_like_any_other(distilled, tmp_path):
     machine = kernel_machine(own.network, **own.network_options)
     rows = loaded.images[:, 0, 0]
     torch.testing.assert_close(
-        machine.predict(rows, rows, train.matrix), WideAutoencoder(ridge=1.0).scores(rows, train.matrix)
+        machine.fitted(rows, rows)(train.matrix), WideAutoencoder(ridge=1.0).scores(rows, train.matrix)
     )
 
 

@@ -10,7 +10,7 @@ import torch
 import ddsdk as dd
 from ddsdk.experiments import Processes
 from ddsdk.foundation import Store, derive
-from ddsdk.judging import network_accuracy
+from ddsdk.judging import TrainingSet, network_accuracy
 from ddsdk.training import PerStepSchedule
 from ddsdk_integrations.nas import Ranking, TrainingProxy, distilled_proxy, early_stopping, rank
 from ddsdk_integrations.nas.ranking import network_signature
@@ -36,7 +36,7 @@ def test_a_score_is_the_accuracy_that_the_judge_measures(pictures, chosen, train
     options = {"network": "convnet", "network_options": dict(make.options)}
     proxy = distilled_proxy(chosen, pictures[1], protocol=training, seed=dd.generator(0))
     protocol = dataclasses.replace(training, **options)
-    expected = network_accuracy((chosen.images, chosen.labels), pictures[1], protocol, 0, rng=root)
+    expected = network_accuracy(TrainingSet.of(chosen, protocol), pictures[1], 0, rng=root)
     assert proxy(make, derive(root, "network", 0)) == {"score": expected}
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk.judging import trained_network
+from ddsdk.judging import TrainingSet, trained_network
 from ddsdk.objectives import ByFeatures, FitAndTest, TrainAndTest, by_kernel
 from ddsdk.students import TrainedRuns, Training
 from ddsdk.synthetic import FreeLabels, LearnedScale, Pixels
@@ -120,7 +120,7 @@ def test_adversarial_training_sees_attacked_images_in_every_step(tiny):
     )
     batch, recorder = tiny.batch(torch.arange(len(tiny))), Recorder()
     trained = [
-        trained_network(batch, tiny, protocol, 0, rng=dd.generator("t"), adversary=adversary)
+        trained_network(TrainingSet(batch, protocol), 0, rng=dd.generator("t"), adversary=adversary)
         for adversary in (recorder, lambda loss, x, rng: x, None)
     ]
     hard, idle, plain = ([p.detach() for p in t.parameters()] for t in trained)

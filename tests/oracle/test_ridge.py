@@ -175,7 +175,7 @@ def test_a_machine_is_what_its_options_say():
     gram = x.flatten(1) @ x.flatten(1).T / 6 + 0.25
     cross = new.flatten(1) @ x.flatten(1).T / 6 + 0.25
     exact = cross @ torch.linalg.inv(gram + 0.2 * 5 * torch.eye(5, dtype=DOUBLE)) @ y
-    torch.testing.assert_close(machine.predict(x, y, new), exact)
+    torch.testing.assert_close(machine.fitted(x, y)(new), exact)
     with pytest.raises(
         ValueError, match=r"^kernel must be one of fc-ntk, linear, got 'fcntk'; did you mean 'fc-ntk'\?$"
     ):
@@ -192,7 +192,7 @@ def test_linear_weights_are_the_regression_of_the_linear_kernel(rule):
     ridge = Ridge(rule=rule, strength=0.05)
     weights = linear_weights(zip(x.split(4), y.split(4), strict=True), ridge)
     torch.testing.assert_close(
-        new.flatten(1) @ weights, KernelMachine(kernel=LinearKernel(), ridge=ridge).predict(x, y, new)
+        new.flatten(1) @ weights, KernelMachine(kernel=LinearKernel(), ridge=ridge).fitted(x, y)(new)
     )
     with pytest.raises(ValueError, match=r"^parts must not be empty, got none$"):
         linear_weights([], ridge)

@@ -12,7 +12,8 @@ from torch import nn
 
 import ddsdk as dd
 from ddsdk.foundation import Momentum, PositiveFloat, PositiveInt, check_numbers, derive
-from ddsdk.training import accuracy, epoch, gradient_step
+from ddsdk.judging import top1_accuracy
+from ddsdk.training import epoch, gradient_step
 from ddsdk_integrations.federated.task import FederatedTask
 
 
@@ -95,9 +96,9 @@ def accuracy_of(task: FederatedTask, test: dd.RealData) -> Callable[[int, ArrayR
         >>> sorted(accuracy_of(task, test)(0, task.initial_arrays()))
         ['accuracy']
     """
-    x, labels = test.with_preprocess(task.preprocess).batch(torch.arange(len(test))).x, test.labels
+    preprocessed = test.with_preprocess(task.preprocess)
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:  # noqa: ARG001
-        return MetricRecord({"accuracy": accuracy(task.loaded(arrays), x, labels)})
+        return MetricRecord({"accuracy": top1_accuracy(task.loaded(arrays), preprocessed)})
 
     return evaluate

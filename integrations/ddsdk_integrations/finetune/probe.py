@@ -11,8 +11,9 @@ from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
 from ddsdk.foundation import as_generator, require_positive
+from ddsdk.judging import top1_accuracy
 from ddsdk.synthetic import read_labels
-from ddsdk.training import accuracy, embeddings, train
+from ddsdk.training import embeddings, train
 
 _ITERATIONS = 200
 
@@ -89,7 +90,7 @@ def probe_accuracy(backbone: nn.Module, distilled: dd.Distilled, test: dd.RealDa
     Args:
         backbone: Pretrained network from images to features, by its method `embed` or a call.
         distilled: Distilled set in the value space of `test`.
-        test: Test images, in one pass.
+        test: Real test images, in the value space of the set.
         decay: Weight decay of the probe, > 0.
 
     Example:
@@ -102,7 +103,7 @@ def probe_accuracy(backbone: nn.Module, distilled: dd.Distilled, test: dd.RealDa
         True
     """
     probed, _ = _probed(backbone, distilled, decay)
-    return accuracy(probed, test.batch(torch.arange(len(test))).x, test.labels)
+    return top1_accuracy(probed, test)
 
 
 def fine_tune(

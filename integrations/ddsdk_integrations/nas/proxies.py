@@ -13,10 +13,11 @@ from torch import Tensor
 
 import ddsdk as dd
 from ddsdk.foundation import CheckedDataclass, PositiveInt, as_generator, derive, require
+from ddsdk.judging import TrainingSet, in_space_of, top1_accuracy
 from ddsdk.networks import calibrate_batch_norm_
 from ddsdk.students import MakeStudent
 from ddsdk.synthetic import read_labels
-from ddsdk.training import PerStepSchedule, accuracy, train, train_steps
+from ddsdk.training import PerStepSchedule, train, train_steps
 
 
 class Proxy(Protocol):
@@ -112,12 +113,8 @@ class TrainingProxy(CheckedDataclass):
             train_steps(network, batch, self.protocol, self.steps, key)
         if self.statistics is not None:
             calibrate_batch_norm_(network, self.statistics)
-        accuracies = {"score": _accuracy(network, self.held_out)}
-        return accuracies if self.test is None else {**accuracies, "test": _accuracy(network, self.test)}
-
-
-def _accuracy(network: torch.nn.Module, data: dd.RealData) -> float:
-    return accuracy(network, data.batch(torch.arange(len(data))).x, data.labels)
+        accuracies = {"score": top1_accuracy(network, self.held_out)}
+        return accuracies if self.test is None else {**accuracies, "test": top1_accuracy(network, self.test)}
 
 
 def _data_hashes(data: dd.RealData) -> list[str]:
@@ -166,22 +163,21 @@ def distilled_proxy(
         >>> rank([("small", factory)], distilled_proxy(coreset, test, steps=5)).best()
         ['small']
     """
-    set_protocol = dd.TrainingProtocol.from_dict(distilled.protocol)
-    per_step = PerStepSchedule()
-    if protocol is None:
-        protocol, per_step = set_protocol.with_learned(distilled.learned_lr, distilled.learned_momentum)
-    preprocessed = held_out.with_preprocess(distilled.preprocess)
+    preprocessed = in_space_of(distilled, held_out, "held-out")
+    training_set = TrainingSet.of(distilled, device=preprocessed.device)
+    if protocol is not None:
+        training_set = TrainingSet(training_set.batch, protocol)
     images = None
     if statistics is not None:
         real, rng = statistics.with_preprocess(distilled.preprocess), as_generator(seed)
         of_classes = [real.of_class(c, 16, derive(rng, "statistics", c)).x for c in range(real.num_classes)]
         images = torch.cat(of_classes)
     return TrainingProxy(
-        batch=dd.Batch(distilled.images.to(preprocessed.device), distilled.labels.to(preprocessed.device)),
-        protocol=protocol,
+        batch=training_set.batch,
+        protocol=training_set.protocol,
         held_out=preprocessed,
         steps=steps,
-        per_step=per_step if steps is None else PerStepSchedule(),
+        per_step=training_set.per_step if steps is None else PerStepSchedule(),
         statistics=images,
         seconds=float(distilled.provenance.get("seconds", 0.0)) if seconds is None else seconds,
     )

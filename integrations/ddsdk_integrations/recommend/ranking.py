@@ -49,7 +49,7 @@ class WideAutoencoder:
             users: Training users, real or synthetic, as rows of items, (n, I).
             new: Known items of the users to recommend to, (N, I).
         """
-        return kernel_machine("fc-ntk", depth=self.depth, ridge=self.ridge).predict(users, users, new)
+        return kernel_machine("fc-ntk", depth=self.depth, ridge=self.ridge).fitted(users, users)(new)
 
 
 @final

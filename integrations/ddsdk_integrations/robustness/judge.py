@@ -13,7 +13,7 @@ from torch import Tensor
 import ddsdk as dd
 from ddsdk.experiments import markdown_table
 from ddsdk.foundation import CheckedDataclass, PositiveInt, as_generator, derive, require
-from ddsdk.judging import trained_network
+from ddsdk.judging import TrainingSet, trained_network
 from ddsdk.training import InputAttack
 from ddsdk_integrations.robustness.attacks import FGSM, PGD, Attack, surviving
 from ddsdk_integrations.robustness.library import AutoAttack, square
@@ -113,10 +113,9 @@ class RobustnessJudge(CheckedDataclass):
             seed: Root of the networks' seeds: an integer, or a generator, which is not advanced.
             adversary: Attack of adversarial training, see `TrainingPGD`; None for plain training.
         """
-        rng = as_generator(seed)
-        trained = [
-            trained_network(batch, like, protocol, i, rng=rng, adversary=adversary) for i in range(self.networks)
-        ]
+        rng, training_set = as_generator(seed), TrainingSet(dd.Batch(*batch), protocol)
+        training_set.check(like)
+        trained = [trained_network(training_set, i, rng=rng, adversary=adversary) for i in range(self.networks)]
         return [UnitModel(network, like.preprocess) for network in trained]
 
     def test_images(self, test: dd.RealData) -> tuple[Tensor, Tensor]:

@@ -131,11 +131,11 @@ class KernelClassifier(nn.Module):
 
     def __init__(self, machine: KernelMachine, batch: dd.Batch) -> None:
         super().__init__()
-        self._machine, self._batch = machine, batch
+        self._scores = machine.fitted(batch.x, batch.y)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the scores, (B, K), of images (B, C, H, W) in the value space."""
-        return self._machine.predict(self._batch.x, self._batch.y, x).to(x.dtype)
+        return self._scores(x).to(x.dtype)
 
 
 @final

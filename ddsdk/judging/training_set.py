@@ -1,0 +1,158 @@
+"""Sets as networks train on them: images, label rows, protocol and learned rates."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from ddsdk.artefact import Distilled
+from ddsdk.data import Batch, RealData
+from ddsdk.foundation import clean, require
+from ddsdk.networks import NetworkFactory, network_factory
+from ddsdk.training import PerStepSchedule, TrainingProtocol, kernel_machine
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """A set with the protocol by which networks are trained on it.
+
+    Attributes:
+        batch: Images (M, C, H, W) in the value space of the test data, and label rows (M, K), probabilities or scores.
+        protocol: Protocol of training the networks.
+        per_step: Learning rates and momenta of the training steps that were learned with the set; by default none.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.judging import TrainingSet
+        >>> train, test = ddsdk.load_pair("digits")
+        >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), train)
+        >>> training_set = TrainingSet.of(distilled)
+        >>> training_set.protocol.name, len(training_set.batch.x)
+        ('published', 10)
+    """
+
+    batch: Batch
+    protocol: TrainingProtocol
+    per_step: PerStepSchedule = PerStepSchedule()  # noqa: RUF009 - a tuple, which cannot change
+
+    @classmethod
+    def of(
+        cls, distilled: Distilled, protocol: TrainingProtocol | None = None, *, device: torch.device | None = None
+    ) -> TrainingSet:
+        """Return a distilled set with its learned rates under a protocol.
+
+        Args:
+            distilled: Distilled set. A learned rate or momentum replaces that of the protocol; values for single steps
+                are used if the protocol has the stored order.
+            protocol: Protocol of training. None for the protocol in the set.
+            device: Device of the images. None for that of the set.
+        """
+        protocol = stored_protocol(distilled) if protocol is None else protocol
+        batch = Batch(distilled.images.to(device), distilled.labels.to(device))
+        return cls(batch, *protocol.with_learned(distilled.learned_lr, distilled.learned_momentum))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of an image."""
+        c, h, w = self.batch.x.shape[1:]
+        return c, h, w
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return self.batch.y.shape[1]
+
+    def check(self, test: RealData | None = None) -> None:
+        """Check that labels and learned rates fit, that the network exists, and that test data have the same form.
+
+        ValueError is raised for a mismatch, and TypeError for an unknown option of the network.
+
+        Args:
+            test: Real data that the trained networks classify. None for no comparison.
+        """
+        (x, y), protocol = self.batch, self.protocol
+        require(len(y) == len(x), "labels", f"have one row for each of the {len(x)} images", len(y))
+        if test is not None:
+            require(self.image_shape == test.image_shape, "images", f"have shape {test.image_shape}", self.image_shape)
+            require(
+                self.num_classes == test.num_classes, "labels", f"have {test.num_classes} columns", self.num_classes
+            )
+        self.per_step.check(protocol, len(x))
+        # The network is built once here, so that an unknown name or option is refused before any training.
+        if protocol.learner == "kernel":
+            kernel_machine(protocol.network, **protocol.network_options)
+        else:
+            self.make_network()
+
+    def make_network(self) -> NetworkFactory:
+        """Return the factory of the networks that the protocol names, for the images and classes of the set."""
+        name, options = self.protocol.network, self.protocol.network_options
+        return network_factory(name, self.image_shape, self.num_classes, **options)
+
+
+def stored_protocol(distilled: Distilled) -> TrainingProtocol:
+    """Return the training protocol in a distilled set: that of the method that made it.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.judging import stored_protocol
+        >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), ddsdk.load("digits"))
+        >>> stored_protocol(distilled).epochs
+        300
+    """
+    return TrainingProtocol.from_dict(distilled.protocol)
+
+
+def published_protocol(distilled: Distilled, augmentation: str) -> TrainingProtocol:
+    """Return the published protocol for a distilled set, which trains on hard labels whichever labels the set stores.
+
+    Args:
+        distilled: Distilled set to be trained on.
+        augmentation: Augmentation of the training images, see `ddsdk.Augmentation`; empty for none.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.judging import published_protocol
+        >>> distilled = ddsdk.distill(ddsdk.KRR(ipc=1), ddsdk.load("digits"))
+        >>> published_protocol(distilled, "").labels
+        'hard'
+    """
+    return with_hard_labels(TrainingProtocol.published(augmentation), distilled)
+
+
+def with_hard_labels(protocol: TrainingProtocol, distilled: Distilled) -> TrainingProtocol:
+    """Return a protocol that trains on hard labels, unchanged for a set whose stored labels are hard."""
+    hard = distilled.manifest.storage.labels == "hard"
+    return protocol if hard else dataclasses.replace(protocol, labels="hard")
+
+
+def in_space_of(distilled: Distilled, real: RealData, split: str = "test") -> RealData:
+    """Return real data in the value space of a distilled set.
+
+    ValueError is raised if the class names or the image shape differ from those of the set.
+
+    Args:
+        distilled: Distilled set whose preprocessing the real data get.
+        real: Real data with the classes of the set, in any value space.
+        split: Name of the data in error messages.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.judging import in_space_of
+        >>> whitened = ddsdk.load("digits", zca=True)
+        >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), whitened)
+        >>> in_space_of(distilled, ddsdk.load("digits", split="test")).preprocess.space
+        'zca'
+    """
+    names = tuple(map(clean, real.class_names))
+    rule = f"be those of the set, {list(distilled.class_names)}"
+    require(names == distilled.class_names, f"class names of {split}", rule, list(names))
+    shape = tuple(distilled.images.shape[1:])
+    require(
+        real.image_shape == shape, f"{split} images", f"have the shape of the set's images, {shape}", real.image_shape
+    )
+    return real if real.preprocess == distilled.preprocess else real.with_preprocess(distilled.preprocess)

@@ -1,0 +1,119 @@
+"""Evaluation of a distilled set in Python: the same conditions as `ddsdk evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+import ddsdk as dd
+from ddsdk.cli import main
+from ddsdk.judging import TrainingSet, baseline_size, in_space_of, read_scores, top1_accuracy
+from ddsdk.training import PerStepSchedule
+from ddsdk.training.fit import accuracy
+
+SHORT = dd.TrainingProtocol(name="short", network_options={"depth": 1, "width": 4}, networks=2, epochs=3, lr=0.05)
+
+
+@pytest.fixture(scope="module")
+def whitened():
+    """Training data, test data in another value space, and a set with a learned rate and a stored protocol."""
+    train, test = dd.load("digits", zca=True), dd.load("digits", split="test")
+    distilled = dd.distill(dd.BASELINES["means"](ipc=1), train, seed=0)
+    return train, test, dataclasses.replace(distilled, learned_lr=0.125, protocol=SHORT.to_dict())
+
+
+def test_a_set_brings_its_space_its_rate_and_its_protocol(whitened):
+    train, test, distilled = whitened
+    by_hand = dd.evaluate(
+        (distilled.images, distilled.labels),
+        test.with_preprocess(train.preprocess),
+        dataclasses.replace(SHORT, lr=0.125),
+        seed=3,
+    )
+    assert dd.evaluate(distilled, test, seed=3).accuracies == by_hand.accuracies
+    assert distilled.evaluate(test, seed=3).accuracies == by_hand.accuracies
+    in_test_space = dd.evaluate(
+        (distilled.images, distilled.labels), test, dataclasses.replace(SHORT, lr=0.125), seed=3
+    )
+    assert in_test_space.accuracies != by_hand.accuracies
+    with pytest.raises(TypeError, match="protocol must be a TrainingProtocol for plain images and labels, got None"):
+        dd.evaluate((distilled.images, distilled.labels), test)
+
+
+def test_python_and_the_command_give_equal_scores(whitened, tmp_path):
+    train, test, distilled = whitened
+    distilled.save(tmp_path / "set")
+    data = "--data digits --zca --baselines random,k-means --networks convnet,mlp --width 4 --seed 3"
+    assert main(["evaluate", str(tmp_path / "set"), *data.split()]) == 0
+    records = [record["score"] for record in read_scores(tmp_path / "set-results")]
+    stored = {(record["network"], record["name"]): tuple(record["accuracies"]) for record in records}
+    assert len(stored) == 6
+    for network in ("convnet", "mlp"):
+        protocol = SHORT.changed(network=network, options={"width": 4})
+        for score in dd.evaluate(distilled, test, protocol, baselines=["random", "k-means"], train=train, seed=3):
+            assert score.accuracies == stored.pop((score.network, score.name))
+    assert stored == {}
+
+
+def test_several_networks_and_baselines_have_one_row_each(whitened, tmp_path):
+    train, test, distilled = whitened
+    brief = dataclasses.replace(SHORT, network_options={}, networks=1, epochs=1)
+    options = {"networks": ["mlp", "convnet"], "baselines": ["random"], "train": train, "name": "mine"}
+    scores = dd.evaluate(distilled, test, brief, results=tmp_path, **options)
+    assert [(s.name, s.network) for s in scores] == [(n, w) for w in ("mlp", "convnet") for n in ("mine", "random")]
+    assert scores.mean == scores[0].mean
+    assert len(str(scores).splitlines()) == 5
+    assert dd.evaluate(distilled, test, brief, results=tmp_path, **options) == scores
+    assert {s.images for s in scores} == {10}
+    assert baseline_size(distilled, train) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "text"),
+    [
+        ({"baselines": ["random"]}, TypeError, "train must be the real training data"),
+        ({"baselines": ["rando"]}, ValueError, "baselines must be among random, herding"),
+        ({"networks": ["convne"]}, ValueError, "did you mean 'convnet'"),
+        (
+            {"seed": torch.Generator(), "results": "folder"},
+            ValueError,
+            "seed must be an integer for scores in a folder",
+        ),
+    ],
+)
+def test_what_is_missing_is_named(whitened, options, kind, text):
+    _, test, distilled = whitened
+    with pytest.raises(kind, match=text):
+        dd.evaluate(distilled, test, **options)
+
+
+def test_data_of_other_classes_or_shape_are_refused(whitened):
+    train, test, distilled = whitened
+    other = dataclasses.replace(distilled, class_names=tuple("abcdefghij"))
+    with pytest.raises(ValueError, match="class names of test must be those of the set"):
+        dd.evaluate(other, test)
+    with pytest.raises(ValueError, match="class names of train must be those of the set"):
+        in_space_of(other, train, "train")
+    wide = dd.RealData(
+        torch.rand(10, 1, 8, 9), torch.arange(10), class_names=test.class_names, preprocess=dd.Preprocess.unit(1)
+    )
+    with pytest.raises(ValueError, match=r"test images must have the shape of the set's images, \(1, 8, 8\)"):
+        dd.evaluate(distilled, wide)
+
+
+def test_accuracy_in_pieces_is_that_of_all_images_at_once(digits):
+    _, test = digits
+    network = dd.network_factory("convnet", test.image_shape, 10, width=4)(dd.generator(0))
+    whole = test.batch(torch.arange(len(test)))
+    assert top1_accuracy(network, test) == accuracy(network, whole.x, test.labels)
+    assert network.training
+
+
+def test_a_rate_for_each_step_needs_the_stored_order(whitened):
+    _, _, distilled = whitened
+    ordered = dataclasses.replace(distilled, learned_lr=(0.1, 0.2, 0.3))
+    stored = TrainingSet.of(ordered, dataclasses.replace(SHORT, order="stored"))
+    assert stored.per_step == PerStepSchedule(ordered.learned_lr)
+    assert TrainingSet.of(ordered).per_step == PerStepSchedule()
