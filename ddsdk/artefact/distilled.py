@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -316,6 +317,31 @@ class Distilled:
             )
         except (ValueError, TypeError, OverflowError) as error:
             raise ArtifactError("preprocess", f"the set cannot be rebuilt: {clean(str(error))}") from None
+
+    def first_of_classes(self, counts: Sequence[int]) -> Distilled:
+        """Return the set with at most `counts[c]` images of class c: the first ones in the stored order.
+
+        The result has no certificate, because the counts may depend on private data. Sets that are stored as fewer
+        floats than their pixels, sets with edges, and sets with a learned rate for each step give a ValueError.
+
+        Args:
+            counts: Largest number of images of each of the K classes.
+        """
+        require(len(counts) == self.num_classes, "counts", f"have {self.num_classes} numbers", len(counts))
+        whole = self.edge_index is not None or self.stored_floats != self.images.numel()
+        whole |= isinstance(self.learned_lr, tuple) or isinstance(self.learned_momentum, tuple)
+        require(not whole, "distilled", "be stored as pixels, without edges and rates of single steps", self)
+        limits = torch.as_tensor(counts)[self.owner]
+        ranks = torch.stack([(self.owner[:i] == c).sum() for i, c in enumerate(self.owner)])
+        kept = torch.nonzero(ranks < limits).flatten()
+        return dataclasses.replace(
+            self,
+            images=self.images[kept],
+            labels=self.labels[kept],
+            classes=None if self.classes is None else self.classes[kept],
+            stored_floats=0,
+            certificate=None,
+        )
 
     def concat(self, *others: Distilled) -> Distilled:
         """Return the union of this set and `others`, with the protocol of this set.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from ddsdk import artefact, foundation, judging, networks, running
+from ddsdk import artefact, data, foundation, judging, networks, running, synthetic
 from ddsdk.cli.console import err, open_line, out, progress
 from ddsdk.cli.method_choice import MethodChoice, chosen_method
 from ddsdk.cli.options import DataOptions, NetworkOptions
@@ -62,6 +62,9 @@ class DistillOptions(NetworkOptions, DataOptions):
         validation_epochs: Maximum number of training epochs of the validation network; the recipe's protocol may have
             fewer.
         validation_width: Width (channels per layer) of the validation network.
+        small_classes: Treatment of classes with fewer images than the set needs. refuse: an error. repeat: augmented
+            repeats of their images fill the class. fewer: as repeat, but the saved set has no more images of such a
+            class than the data.
     """
 
     out: Path
@@ -80,6 +83,7 @@ class DistillOptions(NetworkOptions, DataOptions):
     validate_every: int = 100
     validation_epochs: int = 300
     validation_width: int = 64
+    small_classes: Literal["refuse", "repeat", "fewer"] = "refuse"
 
     def run(self) -> int:
         """Return the exit code after distilling."""
@@ -141,6 +145,7 @@ def configuration(method: Recipe, train: RealData, options: DistillOptions, star
         "seed": options.seed,
         "data": train.fingerprint,
         **({} if start is None else {"start_from": start.content_id}),
+        **({} if options.small_classes == "refuse" else {"small_classes": options.small_classes}),
         **({} if not options.validation else {name: getattr(options, name) for name in _VALIDATION}),
         "zca": options.zca,
         "device": train.device.type,
@@ -168,6 +173,9 @@ def run_recipe(method: Recipe, train: RealData, options: DistillOptions, *, told
     if options.validation and not isinstance(method, IterativeRecipe):
         raise ValueError(f"validation must be 0 for {options.recipe}, a method without steps, got {options.validation}")
     train, validation = options.held_out(train)
+    counts = [min(method.ipc, size) for size in train.class_sizes]
+    if options.small_classes != "refuse":
+        train = data.repeat_small_classes(train, method.ipc)
     start = None if options.start_from is None else artefact.Distilled.load(options.start_from)
     network, network_options = options.students(method, train)
     student = networks.network_factory(network, train.image_shape, train.num_classes, **network_options)
@@ -191,6 +199,8 @@ def run_recipe(method: Recipe, train: RealData, options: DistillOptions, *, told
             missing = len(run.runs.missing) if run.runs is not None else 0
             err(f"stopped with {missing} networks left to train; {_resume_hint(options)}")
             return 75
+        if options.small_classes == "fewer" and run.iterative:
+            _check_fewer(options.recipe, run.distillation.plan.syn)
         estimate = None
         if budget is not None and not job.resumes:
             fit = run.fit(budget)
@@ -199,7 +209,7 @@ def run_recipe(method: Recipe, train: RealData, options: DistillOptions, *, told
                 err(f"the time budget of {budget:g} s is too short: the first step starts after {fit.spent:.0f} s")
             out(f"{estimate.steps} of {fit.planned} steps in the time budget of {budget:g} s")
             job.settle(configuration(run.method, train, options, start))  # type: ignore[arg-type]
-        code = _finish(job, run, options, estimate)
+        code = _finish(job, run, options, estimate, counts)
         if code:
             return code
     out(f"saved {options.out}")
@@ -222,16 +232,33 @@ def _budget(method: Recipe, options: DistillOptions) -> float | None:
     return options.chosen.budget if iterative and options.chosen is not None else None
 
 
-def _finish(job: Job, run: Run[RealData], options: DistillOptions, estimate: CostEstimate | None) -> int:
+def _check_fewer(recipe: str, syn: synthetic.SyntheticSet) -> None:
+    """Raise ValueError for a set from which single images cannot be left out."""
+    plain = isinstance(syn.parametrization, synthetic.Pixels)
+    plain &= syn.rate is None or not isinstance(syn.rate.rates, tuple)
+    rule = f"be refuse or repeat for {recipe}, whose set is not stored as single images"
+    foundation.require(plain, "small_classes", rule, "fewer")
+
+
+def _finish(
+    job: Job, run: Run[RealData], options: DistillOptions, estimate: CostEstimate | None, counts: Sequence[int]
+) -> int:
     """Take the remaining steps and save the distilled set.
 
     A diverged run saves its last finite set and raises `DivergedError`.
+
+    Args:
+        job: Job of the run.
+        run: Run with its trained networks.
+        options: Options of `ddsdk distill`.
+        estimate: Estimated cost of the run; None to measure it.
+        counts: Images of each class to save with ``--small-classes fewer``.
 
     Returns:
         Exit code: 0 for a saved set, 75 for a stopped run.
     """
     if not run.iterative:
-        job.finish(run.distilled())
+        job.finish(_result(run, options, counts))
         return 0
     loop, diverged = run.distillation, None
     with _collected_signals() as signals, progress("distilling", loop.plan.steps) as update:
@@ -251,7 +278,7 @@ def _finish(job: Job, run: Run[RealData], options: DistillOptions, estimate: Cos
     if signals and loop.index < loop.plan.steps:
         err(f"stopped after step {loop.index}; {_resume_hint(options)}")
         return 75
-    distilled = run.distilled()
+    distilled = _result(run, options, counts)
     if "start" in distilled.provenance:
         start = distilled.provenance["start"]
         out(f"started from {start['images']} images of {options.start_from}; {start['left_out']} were not used")
@@ -262,6 +289,11 @@ def _finish(job: Job, run: Run[RealData], options: DistillOptions, estimate: Cos
         err(f"the last finite set was saved in {job.folder}")
         raise diverged
     return 0
+
+
+def _result(run: Run[RealData], options: DistillOptions, counts: Sequence[int]) -> Distilled:
+    distilled = run.distilled()
+    return distilled.first_of_classes(counts) if options.small_classes == "fewer" else distilled
 
 
 def _resume_hint(options: DistillOptions) -> str:

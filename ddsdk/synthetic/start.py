@@ -31,8 +31,9 @@ def class_slots(num_classes: int, ipc: int) -> Tensor:
 def check_ipc(real: RealData, ipc: int) -> None:
     """Raise ValueError unless `ipc` is at least 1 and each class has at least `ipc` images."""
     require(ipc >= 1, "ipc", "be at least 1", ipc)
+    way_out = "or take --small-classes repeat (in Python ddsdk.data.repeat_small_classes)"
     for c, (size, name) in enumerate(zip(real.class_sizes, real.class_names, strict=True)):
-        require(size >= ipc, "ipc", f"not exceed the {size} images of class {c} ({name!r})", ipc)
+        require(size >= ipc, "ipc", f"not exceed the {size} images of class {c} ({name!r}), {way_out}", ipc)
 
 
 def noise(real: RealData, ipc: int, rng: torch.Generator) -> Tensor:
