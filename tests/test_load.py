@@ -2,52 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import json
 import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from picture_files import LABELS, PIXELS, encoded, write_folder, write_parquet
 from PIL import Image
 
 from ddsdk.data.loading import load, load_pair
 from ddsdk.data.preprocess import Preprocess
 from ddsdk.foundation.errors import MissingExtraError
-
-PIXELS = np.random.default_rng(0).integers(0, 256, (12, 6, 5, 3), dtype=np.uint8)
-LABELS = np.arange(12) % 3
-
-
-def encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, kind)
-    return stream.getvalue()
-
-
-def write_folder(home: Path, images=PIXELS, classes=("cat", "dog", "eel")) -> Path:
-    for i, pixels in enumerate(images):
-        where = home / classes[i % len(classes)]
-        where.mkdir(parents=True, exist_ok=True)
-        (where / f"{i:02d}.png").write_bytes(encoded(pixels))
-    return home
-
-
-def write_parquet(path: Path, *, label="label", image="img", names=None, contents=None, labels=LABELS, more=None):
-    pa = pytest.importorskip("pyarrow")
-    import pyarrow.parquet as pq
-
-    contents = [encoded(p) for p in PIXELS] if contents is None else contents
-    columns = {image: [{"bytes": c, "path": None} for c in contents], label: list(labels), **(more or {})}
-    table = pa.table(columns)
-    if names is not None:
-        hub = {"info": {"features": {label: {"_type": "ClassLabel", "names": names}}}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps(hub)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path)
-    return path
 
 
 class Listed:
@@ -282,8 +248,13 @@ BAD = {
     "unknown name": ("fashon-mnist", {}, ValueError, "did you mean 'fashion-mnist'?"),
     "unlike any name": ("no/such/folder", {}, ValueError, "data must be a folder, a .parquet file, or one of"),
     "split": ("digits", {"split": "valid"}, ValueError, "split must be 'train' or 'test', got 'valid'"),
-    "resize of a name": ("digits", {"resize": (4, 4)}, ValueError, "resize must be left out unless data is a path"),
-    "resize": ("digits", {"resize": (4, 0)}, ValueError, "resize must be (height, width)"),
+    "resize of a name": (
+        "digits",
+        {"resize": (4, 4)},
+        ValueError,
+        "resize must be left out unless data holds pictures",
+    ),
+    "resize": ("digits", {"resize": (4, 0)}, ValueError, "resize must be one side or (height, width)"),
     "column of a name": ("digits", {"label_column": "y"}, ValueError, "label_column must be left out"),
     "kind": (7, {}, TypeError, "data must be a name, a path, a dataset or a pair (images, labels), got int"),
     "triple": ((PIXELS, LABELS, 1), {}, TypeError, "got tuple"),
@@ -338,16 +309,17 @@ def test_bad_folders_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"class folder '.*fox' must hold pictures"):
         load(home)
     (home / "fox" / "torn.png").write_bytes(encoded(PIXELS[0])[:60])
-    with pytest.raises(ValueError, match=r"image file '.*torn\.png' must be a readable picture"):
+    with pytest.raises(ValueError, match=r"1 of 13 unreadable: image file '.*torn\.png'"):
         load(home)
     (home / "fox" / "torn.png").write_bytes(b"no picture at all")
-    with pytest.raises(ValueError, match=r"image file '.*torn\.png' must be a readable picture"):
+    with pytest.raises(ValueError, match=r"1 of 13 unreadable: image file '.*torn\.png'"):
         load(home)
-    Image.fromarray(np.zeros((6, 5), np.uint16)).save(home / "fox" / "torn.png")
-    with pytest.raises(ValueError, match=r"torn\.png' must have at most 8 bits per channel"):
+    Image.fromarray(np.zeros((6, 5), np.float32)).save(home / "fox" / "deep.tif")
+    with pytest.raises(ValueError, match=r"2 of 14 unreadable: .*deep\.tif' \(mode F.*torn\.png"):
         load(home)
+    (home / "fox" / "deep.tif").unlink()
     (home / "fox" / "torn.png").write_bytes(encoded(PIXELS[0, :4]))
-    with pytest.raises(ValueError, match=r"one size, 6x5 as in .*00\.png.* resize=.*got 4x5 in .*torn\.png"):
+    with pytest.raises(ValueError, match=r"one size; pass resize=.* got 2 sizes .*: 12 of 6x5, 1 of 4x5"):
         load(home)
 
 
@@ -386,9 +358,9 @@ def test_bad_parquet_is_refused(tmp_path):
     write_parquet(tmp_path / "x.parquet", labels=[None, *LABELS[1:].tolist()])
     refused("row 0 of")
     write_parquet(tmp_path / "x.parquet", contents=[encoded(PIXELS[0]), b"torn"] * 6)
-    refused("x.parquet' must be a readable picture")
+    refused("row 1 of '" + str(tmp_path / "x.parquet"))
     write_parquet(tmp_path / "x.parquet", contents=[encoded(PIXELS[0]), None] * 6)
-    refused("x.parquet' must have bytes in column 'img', got None")
+    refused("x.parquet' (no bytes in column 'img')")
     write_parquet(tmp_path / "x.parquet", names=["a", "b", "c", "d"])
     refused("no image of class 3 ('d')")
     (tmp_path / "x.parquet").rename(tmp_path / "test.parquet")

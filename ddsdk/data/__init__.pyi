@@ -5,11 +5,14 @@ from .augment import Augmentation as Augmentation
 from .augment import Draw as Draw
 from .augment import cutmix as cutmix
 from .crops import easiest_crops as easiest_crops
+from .loading import LoadOptions as LoadOptions
 from .loading import load as load
 from .loading import load_pair as load_pair
+from .pictures import Pictures as Pictures
 from .preprocess import Preprocess as Preprocess
 from .python_docs import python_docs as python_docs
 from .python_docs import python_docs_vocabulary as python_docs_vocabulary
+from .resize import Resize as Resize
 from .select import herding as herding
 from .select import k_center as k_center
 from .select import k_means_centres as k_means_centres

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ddsdk.data.raw import Raw, decode
+from ddsdk.data.pictures import decode
+from ddsdk.data.raw import Raw
 from ddsdk.foundation import require
 
 Array: TypeAlias = Tensor | NDArray[Any]
@@ -72,7 +73,7 @@ def _item(item: object, i: int) -> tuple[Tensor, int]:
     except TypeError:
         raise TypeError(f"label of item {i} must be an integer class id, got {label!r}") from None
     if isinstance(image, Image.Image):
-        pixels = decode(image, f"image of item {i}")
+        pixels, _ = decode(image, f"image of item {i}")
         channels_first = torch.tensor(pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
         return channels_first.reshape(-1, *pixels.shape[:2]), class_id
     if not isinstance(image, Tensor | np.ndarray):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from ddsdk.data.raw import Raw, decode, stack
+from ddsdk.data.pictures import Pictures
+from ddsdk.data.raw import Raw
 from ddsdk.data.splits import KINDS, split_kind, usual_names
 
 # Folders that archivers, file servers and operating systems leave behind.
@@ -14,7 +15,15 @@ _SYSTEM_FOLDERS = {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "lost+fo
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 
 
-def read_folder(folder: Path, split: str, resize: tuple[int, int] | None = None) -> Raw:
+class PictureFiles(list[Path]):
+    """Files of pictures, each of which is named by its path."""
+
+    def name(self, i: int) -> str:
+        """Return the path of picture `i` for messages."""
+        return f"image file {str(self[i])!r}"
+
+
+def read_folder(folder: Path, split: str) -> Raw:
     """Return all pictures of one split of an image folder, in the order of their paths.
 
     Args:
@@ -22,7 +31,6 @@ def read_folder(folder: Path, split: str, resize: tuple[int, int] | None = None)
             in any case, such as train, Training, training_set, test, val and validation. Hidden files, system folders
             such as __MACOSX, and files without the suffix of a picture are skipped.
         split: Split to read, "train" or "test"; class folders without a split folder are all "train".
-        resize: Height and width in pixels to which pictures are resampled; None requires pictures of one size.
 
     Raises:
         ValueError: If there are fewer than two class folders, or a class folder has no pictures or only folders.
@@ -45,9 +53,9 @@ def read_folder(folder: Path, split: str, resize: tuple[int, int] | None = None)
             )
         files += pictures
         labels += [label] * len(pictures)
-    names = [f"image file {str(file)!r}" for file in files]
-    images = stack([decode(file, name, resize) for file, name in zip(files, names, strict=True)], names)
-    return Raw(images, torch.tensor(labels), tuple(class_folder.name for class_folder in class_folders))
+    return Raw(
+        Pictures(PictureFiles(files)), torch.tensor(labels), tuple(class_folder.name for class_folder in class_folders)
+    )
 
 
 def _split_folder(folder: Path, split: str) -> Path:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -14,8 +14,10 @@ from ddsdk.data.arrays import Array, LabelledImages, read_arrays, read_dataset
 from ddsdk.data.folders import read_folder
 from ddsdk.data.named import MIRROR_SAFE, NAMED, TEXTS, known_name, nearest_name, read_named
 from ddsdk.data.parquet import parquet_files, read_parquet
+from ddsdk.data.pictures import Pictures
 from ddsdk.data.preprocess import KNOWN_NORMALISATION, Preprocess
-from ddsdk.data.raw import Raw, check_resize
+from ddsdk.data.raw import Raw
+from ddsdk.data.resize import Resize
 from ddsdk.data.sources import RealData
 from ddsdk.foundation import require
 
@@ -23,19 +25,36 @@ Loadable: TypeAlias = str | Path | tuple[Array, Array] | LabelledImages
 Split: TypeAlias = Literal["train", "test"]
 
 
-def load(
-    data: Loadable,
-    *,
-    root: str | Path | None = None,
-    split: Split = "train",
-    image_column: str | None = None,
-    label_column: str | None = None,
-    resize: tuple[int, int] | None = None,
-    zca: bool = False,
-    preprocess: Preprocess | None = None,
-    pictures: bool = True,
-    mirror_safe: bool | None = None,
-) -> RealData:
+class LoadOptions(TypedDict, total=False):
+    """Options of `load` and `load_pair`, all of which may be left out.
+
+    Attributes:
+        root: Folder into which named data sets are downloaded; None takes ``~/.cache/ddsdk``.
+        image_column: Column of pictures in parquet files; None finds it by its type and name.
+        label_column: Column of labels in parquet files; None finds it by its type and name.
+        resize: Geometry to which pictures are brought: the side of a square, (height, width), or a `Resize`; None
+            requires pictures of one size.
+        skip_unreadable: True leaves damaged pictures out, with a note that names them. False refuses them.
+        zca: True for ZCA whitening, fitted on the train images, in place of the normalisation.
+        preprocess: Preprocessing to use instead of the normalisation or whitening; None takes the default.
+        pictures: False for text and other data without pictures, see `RealData`; "python-docs" never has pictures.
+        mirror_safe: True if the mirror image of an image has the same class, so that recipes may mirror images. None
+            means True for "fashion-mnist", "cifar10", "cifar100" and "stl10", and False for all other data.
+            `ddsdk.judging.mirror_check` measures it.
+    """
+
+    root: str | Path | None
+    image_column: str | None
+    label_column: str | None
+    resize: Resize | int | tuple[int, int] | None
+    skip_unreadable: bool
+    zca: bool
+    preprocess: Preprocess | None
+    pictures: bool
+    mirror_safe: bool | None
+
+
+def load(data: Loadable, *, split: Split = "train", **options: Unpack[LoadOptions]) -> RealData:
     """Return one split of a data set as real data on the CPU.
 
     Both splits have the preprocessing of the *train* split. It is the normalisation with the published channel
@@ -54,18 +73,8 @@ def load(
             a parquet file, or a folder of parquet files with the split in their names;
             a dataset with ``len(data)`` and ``data[i] -> (image, class id)``;
             a pair (images, labels) of tensors (N, C, H, W) or arrays (N, H, W[, C]).
-        root: Folder into which named data sets are downloaded; None takes ``~/.cache/ddsdk``.
         split: Split to load, "train" or "test". Datasets, pairs and single files have no "test"; see `load_pair`.
-        image_column: Column of pictures in parquet files; None finds it by its type and name.
-        label_column: Column of class ids in parquet files; None finds it by its type and name.
-        resize: Height and width in pixels to which pictures of folders and parquet files are resampled; None requires
-            pictures of one size.
-        zca: True for ZCA whitening, fitted on the train images, in place of the normalisation.
-        preprocess: Preprocessing to use instead of the normalisation or whitening; None takes the default.
-        pictures: False for text and other data without pictures, see `RealData`; "python-docs" never has pictures.
-        mirror_safe: True if the mirror image of an image has the same class, so that recipes may mirror images. None
-            means True for "fashion-mnist", "cifar10", "cifar100" and "stl10", and False for all other data.
-            `ddsdk.judging.mirror_check` measures it.
+        **options: Further options by name, see `LoadOptions`.
 
     Returns:
         Images, uint8 or float32 in the unit range, with labels, class names and preprocessing.
@@ -77,31 +86,24 @@ def load(
         ((1, 8, 8), 10, 1797)
     """
     require(split in ("train", "test"), "split", "be 'train' or 'test'", split)
-    reader = _reader(data, root, image_column, label_column, resize, pictures, mirror_safe)
-    raw, prep = reader.read(split), preprocess or _published(reader, zca)
+    reader = _reader(data, options)
+    raw, prep = reader.read(split), options.get("preprocess") or _published(reader)
     if prep is None:
-        prep = _fit(raw if split == "train" else reader.read("train"), reader, zca)
+        prep = _fit(raw if split == "train" else reader.read("train"), reader)
     return _real(raw, reader, prep)
 
 
 def load_pair(
-    data: Loadable,
-    test: Loadable | None = None,
-    *,
-    root: str | Path | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    resize: tuple[int, int] | None = None,
-    zca: bool = False,
-    preprocess: Preprocess | None = None,
-    pictures: bool = True,
-    mirror_safe: bool | None = None,
+    data: Loadable, test: Loadable | None = None, **options: Unpack[LoadOptions]
 ) -> tuple[RealData, RealData]:
     """Return train and test data, both with the classes and the preprocessing of the train split.
 
-    Argument `test` is the source of the test data, if `data` has no test split; None loads the test split of `data`.
-    The other arguments are those of `load`. ValueError is raised if there is no test data, or if train and test data
-    differ in classes or image shape.
+    ValueError is raised if there is no test data, or if train and test data differ in classes or image shape.
+
+    Args:
+        data: Source of the data, see `load`.
+        test: Source of the test data, if `data` has no test split; None loads the test split of `data`.
+        **options: Further options by name, see `LoadOptions`.
 
     Example:
         >>> import ddsdk
@@ -109,62 +111,74 @@ def load_pair(
         >>> test.preprocess == train.preprocess
         True
     """
-    reader = _reader(data, root, image_column, label_column, resize, pictures, mirror_safe)
+    reader = _reader(data, options)
     if test is None:
         held_out = reader.read("test")
     else:
-        test_reader = _reader(test, root, image_column, label_column, resize, pictures, mirror_safe)
+        test_reader = _reader(test, options)
         held_out = test_reader.read("test" if test_reader.is_named else "train")
     raw = reader.read("train")
-    prep = preprocess or _published(reader, zca) or _fit(raw, reader, zca)
+    prep = options.get("preprocess") or _published(reader) or _fit(raw, reader)
     train = _real(raw, reader, prep)
     names = held_out.class_names or train.class_names
     require(names == train.class_names, "classes of test", f"be {list(train.class_names)}", list(names))
     shape = tuple(held_out.images.shape[1:])
     require(shape == train.image_shape, "test images", f"have shape {train.image_shape} as in train", shape)
-    return train, _real(Raw(held_out.images, held_out.labels, names), reader, prep)
+    return train, _real(_Decoded(held_out.images, held_out.labels, names), reader, prep)
+
+
+class _Decoded(NamedTuple):
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
 class _Reader:
     name: str
-    read: Callable[[str], Raw]
+    raw: Callable[[str], Raw]
+    options: LoadOptions
     is_named: bool = False
-    pictures: bool = True
-    mirror_safe: bool = False
 
+    def read(self, split: str) -> _Decoded:
+        raw, resize = self.raw(split), Resize.of(self.options.get("resize"))
+        if isinstance(raw.images, Pictures):
+            raw = replace(raw, images=raw.images.resized(resize))
+        else:
+            require(resize is None, "resize", "be left out unless data holds pictures", resize)
+        images, labels = raw.decoded(skip_unreadable=self.options.get("skip_unreadable", False))
+        return _Decoded(images, labels, raw.class_names)
 
-def _reader(
-    data: Loadable,
-    root: str | Path | None,
-    image_column: str | None,
-    label_column: str | None,
-    resize: tuple[int, int] | None,
-    pictures: bool,
-    mirror_safe: bool | None,
-) -> _Reader:
-    check_resize(resize)
-    path = _path(data)
-    in_parquet = path is not None and (path.is_file() or bool(parquet_files(path)))
-    for option, value in (("image_column", image_column), ("label_column", label_column)):
-        require(value is None or in_parquet, option, "be left out unless data is parquet", value)
-    require(resize is None or path is not None, "resize", "be left out unless data is a path", resize)
-    facts = {"pictures": pictures, "mirror_safe": bool(mirror_safe)}
-    if path is not None and in_parquet:
-        options = {"image_column": image_column, "label_column": label_column}
-        name = _user_name(path.stem)
-        return _Reader(name, lambda split: read_parquet(path, split, **options, resize=resize), **facts)
-    if path is not None:
-        return _Reader(_user_name(path.name), lambda split: read_folder(path, split, resize), **facts)
-    if isinstance(data, str):
-        name = known_name(data) or data
-        folder = Path.home() / ".cache" / "ddsdk" if root is None else Path(root)
-        facts = {
-            "pictures": pictures and name not in TEXTS,
-            "mirror_safe": name in MIRROR_SAFE if mirror_safe is None else mirror_safe,
+    @property
+    def facts(self) -> dict[str, bool]:
+        """Facts of the data, which are arguments of `RealData`."""
+        mirror_safe = self.options.get("mirror_safe")
+        named = self.name if self.is_named else None
+        return {
+            "pictures": self.options.get("pictures", True) and named not in TEXTS,
+            "mirror_safe": named in MIRROR_SAFE if mirror_safe is None else mirror_safe,
         }
-        return _Reader(name, lambda split: read_named(name, split, folder), is_named=True, **facts)
-    return _Reader("data", lambda split: _in_memory(data, split), **facts)
+
+
+def _reader(data: Loadable, options: LoadOptions) -> _Reader:
+    for name in options:
+        if name not in LoadOptions.__annotations__:
+            raise TypeError(f"options must be among {', '.join(LoadOptions.__annotations__)}, got {name!r}")
+    path = _path(data)
+    columns = {"image_column": options.get("image_column"), "label_column": options.get("label_column")}
+    in_parquet = path is not None and (path.is_file() or bool(parquet_files(path)))
+    for option, value in columns.items():
+        require(value is None or in_parquet, option, "be left out unless data is parquet", value)
+    Resize.of(options.get("resize"))
+    if path is not None and in_parquet:
+        return _Reader(_user_name(path.stem), lambda split: read_parquet(path, split, **columns), options)
+    if path is not None:
+        return _Reader(_user_name(path.name), lambda split: read_folder(path, split), options)
+    if isinstance(data, str):
+        name, root = known_name(data) or data, options.get("root")
+        folder = Path.home() / ".cache" / "ddsdk" if root is None else Path(root)
+        return _Reader(name, lambda split: read_named(name, split, folder), options, is_named=True)
+    return _Reader("data", lambda split: _in_memory(data, split), options)
 
 
 def _user_name(name: str) -> str:
@@ -198,31 +212,23 @@ def _in_memory(data: Loadable, split: str) -> Raw:
     return read_dataset(data)  # type: ignore[arg-type]
 
 
-def _published(reader: _Reader, zca: bool) -> Preprocess | None:
-    if zca or not reader.is_named or reader.name not in KNOWN_NORMALISATION:
+def _published(reader: _Reader) -> Preprocess | None:
+    if reader.options.get("zca", False) or not reader.is_named or reader.name not in KNOWN_NORMALISATION:
         return None
     return Preprocess.normalise(*KNOWN_NORMALISATION[reader.name])
 
 
-def _fit(train: Raw, reader: _Reader, zca: bool) -> Preprocess:
+def _fit(train: _Decoded, reader: _Reader) -> Preprocess:
     # RealData checks the images before the fit, so that the error message for a NaN names the image.
     images = _real(train, reader, Preprocess.unit(train.images.shape[1])).images
-    return Preprocess.fit_zca(images) if zca else Preprocess.fit_normalise(images)
+    return Preprocess.fit_zca(images) if reader.options.get("zca", False) else Preprocess.fit_normalise(images)
 
 
-def _real(raw: Raw, reader: _Reader, preprocess: Preprocess) -> RealData:
+def _real(raw: _Decoded, reader: _Reader, preprocess: Preprocess) -> RealData:
     channels = raw.images.shape[1]
     require(preprocess.channels == channels, "preprocess", f"be for {channels} channels", preprocess.channels)
     names = raw.class_names or _numbered(raw.labels)
-    real = RealData(
-        raw.images,
-        raw.labels,
-        class_names=names,
-        preprocess=preprocess,
-        name=reader.name,
-        pictures=reader.pictures,
-        mirror_safe=reader.mirror_safe,
-    )
+    real = RealData(raw.images, raw.labels, class_names=names, preprocess=preprocess, name=reader.name, **reader.facts)
     # Part of a data set, such as the data of one federated client, may have one class; a whole data set may not.
     require(len(names) >= 2, "class_names", "name at least 2 classes", list(names))
     return real

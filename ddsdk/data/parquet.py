@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from ddsdk.data.raw import PixelArray, Raw, decode, stack
+from ddsdk.data.pictures import Pictures, UnreadablePictureError
+from ddsdk.data.raw import Raw
 from ddsdk.data.splits import KINDS, split_kinds_in, usual_names
 from ddsdk.foundation import MissingExtraError, require
 
-_ROWS = 1024
+T = TypeVar("T")
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -21,14 +26,7 @@ def parquet_files(folder: Path) -> list[Path]:
     return sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")])
 
 
-def read_parquet(
-    path: Path,
-    split: str,
-    *,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    resize: tuple[int, int] | None = None,
-) -> Raw:
+def read_parquet(path: Path, split: str, *, image_column: str | None = None, label_column: str | None = None) -> Raw:
     """Return one split of a parquet file, or of a folder of parquet files.
 
     Args:
@@ -37,7 +35,6 @@ def read_parquet(
         image_column: Column with encoded pictures, as bytes or as a struct with a field `bytes`. None finds it by its
             type and the names "image" and "img".
         label_column: Column of integers with class ids. None finds it by its type and the names "label" and "labels".
-        resize: Height and width in pixels to which pictures are resampled; None requires pictures of one size.
 
     Raises:
         MissingExtraError: If the package pyarrow is not installed.
@@ -46,23 +43,74 @@ def read_parquet(
         import pyarrow  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("parquet", "pyarrow", "parquet") from error
-    pictures: list[PixelArray] = []
-    names: list[str] = []
+    cells: list[_Column] = []
     labels: list[int] = []
     classes: tuple[str, ...] | None = None
     for file in _files_of_split(path, split):
         table = _open(file)
         image, label = _columns(table.schema_arrow, image_column, label_column, file)
         classes = classes or _class_names(table.schema_arrow.metadata, label)
-        for row, (content, class_id) in enumerate(_rows(table, image, label, file)):
-            name = f"row {row} of {str(file)!r}"
-            require(class_id is not None, name, f"have an integer in column {label!r}", class_id)
-            require(isinstance(content, bytes), name, f"have bytes in column {image!r}", content)
-            pictures.append(decode(content, name, resize))
-            names.append(name)
-            labels.append(class_id)
+        ids = _read(file, partial(table.read, [label])).column(label).to_pylist()
+        for row, class_id in enumerate(ids):
+            require(class_id is not None, f"row {row} of {str(file)!r}", f"have an integer in column {label!r}", None)
+        groups = [table.metadata.row_group(g).num_rows for g in range(table.metadata.num_row_groups)]
+        cells.append(_Column(file, image, tuple(accumulate(groups, initial=0))))
+        labels += ids
     require(bool(labels), "data", "hold at least one row", str(path))
-    return Raw(stack(pictures, names), torch.tensor(labels), classes)
+    return Raw(Pictures(ParquetPictures(cells)), torch.tensor(labels), classes)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """Column of encoded pictures in one file, with the first row of each row group and the number of rows."""
+
+    file: Path
+    name: str
+    starts: tuple[int, ...]
+
+
+class ParquetPictures:
+    """Encoded pictures in columns of parquet files, of which one row group is in memory at a time."""
+
+    def __init__(self, columns: list[_Column]) -> None:
+        self.columns = columns
+        self._starts = list(accumulate((column.starts[-1] for column in columns), initial=0))
+        self._group: tuple[tuple[int, int], Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without the row group in memory, for processes that decode pictures."""
+        return self.__dict__ | {"_group": None}
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self._starts[-1]
+
+    def __getitem__(self, i: int) -> bytes:
+        """Return the bytes in row `i`, counted through all files.
+
+        Raises:
+            UnreadablePictureError: If the row has no bytes.
+        """
+        column, row = self._row(i)
+        group = bisect_right(column.starts, row) - 1
+        key = (self.columns.index(column), group)
+        if self._group is None or self._group[0] != key:
+            table = _read(column.file, partial(_open(column.file).read_row_group, group, [column.name]))
+            self._group = (key, table.column(column.name))
+        content = self._group[1][row - column.starts[group]].as_py()
+        content = content.get("bytes") if isinstance(content, dict) else content
+        if not isinstance(content, bytes):
+            raise UnreadablePictureError(self.name(i), f"no bytes in column {column.name!r}")
+        return content
+
+    def name(self, i: int) -> str:
+        """Return row and file of picture `i` for messages."""
+        column, row = self._row(i)
+        return f"row {row} of {str(column.file)!r}"
+
+    def _row(self, i: int) -> tuple[_Column, int]:
+        part = bisect_right(self._starts, i) - 1
+        return self.columns[part], i - self._starts[part]
 
 
 def _files_of_split(path: Path, split: str) -> list[Path]:
@@ -85,25 +133,16 @@ def _files_of_split(path: Path, split: str) -> list[Path]:
 
 
 def _open(file: Path) -> Any:  # noqa: ANN401
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        return pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"parquet file {str(file)!r} must be readable, got an error: {error}") from error
+    return _read(file, partial(pq.ParquetFile, file))
 
 
-def _rows(table: Any, image: str, label: str, file: Path) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401
+def _read(file: Path, read: Callable[[], T]) -> T:
     import pyarrow as pa
 
     try:
-        for batch in table.iter_batches(_ROWS, columns=[image, label]):
-            contents = batch.column(image)
-            if pa.types.is_struct(contents.type):
-                # flatten() keeps the nulls of a struct as nulls of its fields; field() does not.
-                contents = contents.flatten()[contents.type.get_field_index("bytes")]
-            yield from zip(contents.to_pylist(), batch.column(label).to_pylist(), strict=True)
+        return read()
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"parquet file {str(file)!r} must be readable, got an error: {error}") from error
 

@@ -90,6 +90,14 @@ class Whitening:
         return (flat @ basis) * factors.to(flat) @ basis.T
 
 
+def _mean_and_std(channel: Tensor) -> tuple[float, float]:
+    # One channel in chunks, because a float64 copy of a uint8 data set is eight times as large.
+    chunks = torch.split(channel.flatten(), _CHUNK_VALUES)
+    mean = sum(float(c.double().sum()) for c in chunks) / channel.numel()
+    squares = sum(float(c.double().sub_(mean).square_().sum()) for c in chunks)
+    return mean, math.sqrt(squares / channel.numel())
+
+
 @dataclass(frozen=True, eq=False)
 class Preprocess:
     """Preprocessing of images: normalisation of each channel, optionally followed by ZCA whitening.
@@ -140,15 +148,8 @@ class Preprocess:
         """
         require(images.ndim == 4 and len(images) > 0, "images", "have shape (N, C, H, W)", tuple(images.shape))
         scale = 1.0 if images.is_floating_point() else 255.0
-        channels = images.transpose(0, 1).flatten(1)
-        # In chunks of one channel, because a float64 copy of a uint8 data set is eight times as large.
-        sums = [sum(float(c.double().sum()) for c in torch.split(row, _CHUNK_VALUES)) for row in channels]
-        mean = [value / channels.shape[1] for value in sums]
-        squares = [
-            sum(float((c.double() - m).square().sum()) for c in torch.split(row, _CHUNK_VALUES))
-            for row, m in zip(channels, mean, strict=True)
-        ]
-        std = [math.sqrt(value / channels.shape[1]) for value in squares]
+        moments = [_mean_and_std(channel) for channel in images.unbind(1)]
+        mean, std = [m for m, _ in moments], [s for _, s in moments]
         # The deviation of a constant channel is not exactly 0, because of rounding.
         require(min(std) > 1e-7 * scale, "images", "vary in every channel", f"channel {std.index(min(std))} constant")
         return cls.normalise([m / scale for m in mean], [s / scale for s in std])
