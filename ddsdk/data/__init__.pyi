@@ -8,6 +8,7 @@ from .crops import easiest_crops as easiest_crops
 from .loading import LoadOptions as LoadOptions
 from .loading import load as load
 from .loading import load_pair as load_pair
+from .on_disk import DiskImages as DiskImages
 from .pictures import Pictures as Pictures
 from .preprocess import Preprocess as Preprocess
 from .python_docs import python_docs as python_docs
