@@ -125,3 +125,57 @@ def test_a_whitened_copy_beyond_the_memory_is_refused(pair, monkeypatch):
     with pytest.raises(ValueError, match=r"whitened images must fit into half .* on_disk=True, got .*\(8640 bytes\)"):
         pair[0].with_preprocess(whitening)
     pair[1].with_preprocess(whitening)  # batch by batch
+
+
+WHOLE_CLASSES = {
+    "k-means": dd.baselines.KMeans(ipc=2),
+    "herding by features": dd.baselines.Herding(ipc=2, student_epochs=1),
+    "means": dd.baselines.Means(ipc=2),
+    "el2n": dd.baselines.EL2N(ipc=2, students=1),
+    "random": dd.baselines.Random(ipc=2),
+    "dm": dd.DM(ipc=2, steps=2, real_batch=4, start="k-means"),
+    "ncfm": dd.NCFM(ipc=1, steps=1, real_batch=4, frequencies=4, pool=1, pool_epochs=1),
+    "rded": dd.RDED(ipc=1, images=6, teacher_epochs=1),
+    "idm": dd.IDM(ipc=1, steps=2, real_batch=4, queue=2, student_steps=1),
+    "krr": dd.KRR(ipc=1),
+    "frepo": dd.FRePo(ipc=1, steps=2),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE_CLASSES)
+def test_methods_give_the_same_set_from_disk(pair, name, monkeypatch, tmp_path):
+    monkeypatch.setenv("DDSDK_CACHE", str(tmp_path / "runs"))
+    make = dd.network_factory("convnet", SHAPE[1:], 3, width=4, depth=1)
+    options = {} if name in ("k-means", "means", "random", "krr") else {"make_student": make}
+    found = [dd.distill(WHOLE_CLASSES[name], real, seed=3, **options) for real in pair]
+    assert torch.equal(found[0].images, found[1].images)
+    assert torch.equal(found[0].labels, found[1].labels)
+    assert found[0].provenance["data"] == found[1].provenance["data"]
+
+
+def test_large_images_are_averaged_down_as_features(pair, monkeypatch):
+    memory, disk = pair
+    index = torch.arange(4, 20)
+    exact = memory.batch(index).x
+    for real in pair:
+        assert torch.equal(dd.data.pixel_features(real, index), exact.flatten(1))
+    # 16 images of 3 x 3 x 2 values, after averages over 2 x 2 pixels, of which the last row has half as many
+    monkeypatch.setattr("ddsdk.data.rows.FEATURE_VALUES", 16 * 3 * 3 * 2)
+    features = dd.data.pixel_features(disk, index).view(16, 3, 3, 2)
+    torch.testing.assert_close(features[:, :, 0, 1], exact[:, :, :2, 2:].mean((2, 3)))
+    torch.testing.assert_close(features[:, :, 2, 0], exact[:, :, 4, :2].mean(2))
+    monkeypatch.setattr("ddsdk.data.rows.FEATURE_VALUES", 1)
+    assert dd.data.pixel_features(disk, index).shape == (16, 3)
+
+
+def test_means_of_large_images_are_those_of_their_pixels(pair, monkeypatch):
+    monkeypatch.setattr("ddsdk.data.rows.FEATURE_VALUES", 12 * 3 * 3 * 2)
+    monkeypatch.setattr("ddsdk.data.rows._PIECE_VALUES", 5 * 60)
+    (memory, disk), rng = pair, dd.generator(0)
+    found = dd.synthetic.STARTS["means"](disk, 1, rng)
+    expected = torch.stack([memory.batch(memory.index_of_class(c)).x.mean(0) for c in range(3)])
+    torch.testing.assert_close(found, expected)
+    both = dd.synthetic.STARTS["means"](disk, 2, rng)
+    assert not torch.allclose(both[0], both[1])
+    owners = torch.cdist(memory.batch(memory.index_of_class(0)).x.flatten(1), both[:2].flatten(1)).argmin(1)
+    assert 0 < int(owners.sum()) < 12
