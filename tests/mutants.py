@@ -34,8 +34,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "average with the decay on the wrong side": Mutant(
         "ddsdk/running/loop.py",
-        "lerp_(value, 1 - self.plan.average)",
-        "lerp_(value, self.plan.average)",
+        "weight = 1 - self.plan.average",
+        "weight = self.plan.average",
         "tests/test_plan_options.py tests/test_distill.py",
     ),
     "projection left out": Mutant(

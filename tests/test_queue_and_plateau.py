@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+from operator import attrgetter
 
 import pytest
 import torch
@@ -11,9 +13,10 @@ from lasting_students import plateau, queue, weights
 import ddsdk as dd
 from ddsdk.foundation import derive
 from ddsdk.networks.norms import uses_batch_statistics
+from ddsdk.objectives import ClassMatch, PartObjective, mean_embedding, squared
 from ddsdk.recipes.parts import pixel_set
 from ddsdk.running.checkpoint import pack, unpack
-from ddsdk.students import FreshStudents, QueueStudents, TrainOnReal, accuracy_on, prepare_student
+from ddsdk.students import FreshStudents, QueueStudents, TrainedPool, TrainOnReal, accuracy_on, prepare_student
 from ddsdk.students.plateau import spread
 
 
@@ -68,18 +71,47 @@ def test_a_state_that_was_taken_stays(tiny, syn, make_student, name):
     for i in range(3):
         step(students, tiny, syn, i)
     state = copy.deepcopy(students.state_dict())
-    kept = copy.deepcopy(state)
+    kept = pack(state)[1]  # clones, also of tensors that a deep copy shares
     runs = []
     for _ in range(2):
         students.load_state_dict(state)
         runs.append([weights(step(students, tiny, syn, i)).clone() for i in range(3, 7)])
     for one, other in zip(*runs, strict=True):
         assert torch.equal(one, other)
-    for one, other in zip(pack(state)[1].values(), pack(kept)[1].values(), strict=True):
+    for one, other in zip(pack(state)[1].values(), kept.values(), strict=True):
         assert torch.equal(one, other)
     students.load_state_dict(start)
     again, fresh = step(students, tiny, syn, 0), step(SUPPLIES[name](make_student), tiny, syn, 0)
     assert torch.equal(weights(again), weights(fresh))
+
+
+@pytest.mark.parametrize("name", ["queue", "pool"])
+def test_a_step_copies_only_what_it_changes(tiny, make_student, name):
+    supply = queue(make_student) if name == "queue" else TrainedPool(make_student, pool=3, longest=4)
+    part = attrgetter("network") if name == "queue" else (lambda network: network)
+    match = ClassMatch(byproduct=mean_embedding, distance=squared, real_batch=4)
+    plan = dd.DM(ipc=1, steps=9, real_batch=4).plan(tiny, make_student=make_student, rng=dd.generator(0))
+    plan = dataclasses.replace(plan, students=supply, objective=PartObjective(part, match), average=0.9)
+    run = dd.Distillation(plan, tiny, rng=dd.generator(1))
+    states = []
+    for _ in range(4):
+        next(run)
+        states.append(run.state_dict())
+    before, after = states[-2:]
+    addresses = [[t.data_ptr() for t in pack_tensors(state["students"])] for state in states[-2:]]
+    assert set(addresses[0]) & set(addresses[1])  # networks that no step has trained in between
+    assert before["average"] is after["good"]["average"]
+    own = {t.data_ptr() for t in plan.syn.state_dict().values()}
+    for state in states:
+        assert not own & {t.data_ptr() for t in pack_tensors(state)}
+
+
+def pack_tensors(tree):
+    """Return the tensors of a nested state without a copy."""
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    items = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
+    return [tensor for item in items for tensor in pack_tensors(item)]
 
 
 # Several steps for one random network

@@ -19,8 +19,9 @@ def few(tiny):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
-def test_repeats_are_variants_of_the_class_and_the_real_images_stay(few, dtype, capsys):
+def test_repeats_are_variants_of_the_class_and_the_real_images_stay(few, dtype, caplog):
     scale = 255 if dtype == torch.uint8 else 1
+    caplog.set_level("INFO", logger="ddsdk")
     real = few.with_items((few.images * scale).to(dtype), few.labels)
     filled = repeat_small_classes(real, 5)
     assert filled.class_sizes == (5, 5, 5)
@@ -35,7 +36,7 @@ def test_repeats_are_variants_of_the_class_and_the_real_images_stay(few, dtype, 
         expected = draw(originals[[i % 2]] / scale).clamp(0, 1)[0] * scale
         torch.testing.assert_close(repeat, expected.round() if scale == 255 else expected)
     assert torch.equal(repeat_small_classes(real, 5).images, filled.images)
-    assert "3 augmented repeats fill classes with fewer than 5 images: " in capsys.readouterr().err
+    assert "3 augmented repeats fill classes with fewer than 5 images: " in caplog.text
 
 
 def test_large_classes_and_text_are_not_changed(few):

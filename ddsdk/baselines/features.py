@@ -11,7 +11,7 @@ from ddsdk.baselines.base import Selection, trained_student
 from ddsdk.foundation import NonNegativeInt
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Generator, Tensor, nn
 
     from ddsdk.data import RealData
     from ddsdk.students import MakeStudent
@@ -23,7 +23,7 @@ class _ByFeatures(Selection):
 
     Attributes:
         student_epochs: Number of epochs for which the student is trained on all real images; 0 takes the pixels in the
-            value space as features.
+            value space as features, of large images their averages (`ddsdk.data.pixel_features`).
     """
 
     student_epochs: NonNegativeInt = 0
@@ -40,10 +40,15 @@ class _ByFeatures(Selection):
         positions = []
         for c in range(real.num_classes):
             index = real.index_of_class(c)
-            x = real.batch(index).x
-            features = x.flatten(1) if student is None else training.embeddings(student, x)
+            features = _features(real, index, student)
             positions.append(index[self.choose(features, foundation.derive(rng, c))])
         return positions
+
+
+def _features(real: RealData, index: Tensor, student: nn.Module | None) -> Tensor:
+    if student is None:
+        return data.pixel_features(real, index)
+    return data.map_in_pieces(real, index, lambda batch: training.embeddings(student, batch.x))
 
 
 @final

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
-from ddsdk import foundation, training
+from ddsdk import data, foundation, training
 from ddsdk.baselines.base import Selection, trained_student
 from ddsdk.foundation import NonNegativeInt, PositiveInt
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Generator, Tensor, nn
 
-    from ddsdk.data import RealData
+    from ddsdk.data import Batch, RealData
     from ddsdk.students import MakeStudent
 
 
@@ -40,13 +41,17 @@ class _ByScore(Selection):
             student_rng = foundation.derive(rng, "student", i)
             student = trained_student(real, self.student_epochs, make_student=make_student, rng=student_rng)
             for c in range(real.num_classes):
-                x, y = real.batch(real.index_of_class(c))
-                error = training.probabilities(student, x) - y
-                totals[c] = totals[c] + self.score(error, training.embeddings(student, x)).cpu()
+                scores = data.map_in_pieces(real, real.index_of_class(c), partial(self._scores, student))
+                totals[c] = totals[c] + scores.cpu()
         return [
             real.index_of_class(c)[total.topk(self.ipc).indices]  # type: ignore[union-attr]
             for c, total in enumerate(totals)
         ]
+
+    @final
+    def _scores(self, student: nn.Module, batch: Batch) -> Tensor:
+        error = training.probabilities(student, batch.x) - batch.y
+        return self.score(error, training.embeddings(student, batch.x))
 
 
 @final

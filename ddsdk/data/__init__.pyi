@@ -8,11 +8,15 @@ from .crops import easiest_crops as easiest_crops
 from .loading import LoadOptions as LoadOptions
 from .loading import load as load
 from .loading import load_pair as load_pair
+from .on_disk import DiskImages as DiskImages
 from .pictures import Pictures as Pictures
 from .preprocess import Preprocess as Preprocess
 from .python_docs import python_docs as python_docs
 from .python_docs import python_docs_vocabulary as python_docs_vocabulary
 from .resize import Resize as Resize
+from .rows import ImageRows as ImageRows
+from .rows import map_in_pieces as map_in_pieces
+from .rows import pixel_features as pixel_features
 from .select import herding as herding
 from .select import k_center as k_center
 from .select import k_means_centres as k_means_centres

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from ddsdk.data.rows import positions_in_pieces
 from ddsdk.foundation import derive, require, require_count
 
 _MAX_ASPECT_RATIO = 4 / 3
+
+
+class Croppable(Protocol):
+    """Images (n, C, H, W) that are read at positions: a tensor, or `ddsdk.data.ImageRows`."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        ...
+
+    def __getitem__(self, positions: Tensor, /) -> Tensor:
+        """Return the images at `positions`, (B,) int64, as a tensor (B, C, H, W)."""
+        ...
 
 
 def random_boxes(n: int, rng: torch.Generator, *, smallest: float = 0.5) -> Tensor:
@@ -48,7 +62,7 @@ def cropped(x: Tensor, boxes: Tensor) -> Tensor:
 
 
 def easiest_crops(
-    x: Tensor,
+    x: Croppable,
     score: Callable[[Tensor], Tensor],
     rng: torch.Generator,
     *,
@@ -62,14 +76,14 @@ def easiest_crops(
     images than `keep`, and so on.
 
     Args:
-        x: Images of one class, (n, C, H, W).
+        x: Images of one class, (n, C, H, W), which are read and cropped in pieces.
         score: Function from images (B, C, H, W) to scores (B,), such as the loss of a teacher; lower means easier.
         rng: Generator from whose seed the boxes derive; it is not advanced.
         keep: Number of crops to return, in 1..n*crops.
         crops: Number of random crops of each image.
         smallest: Minimum fraction of the area of a crop, in 0 < smallest <= 1.
 
-    Cost: `crops` evaluations of `score` on all images, with memory for one of them.
+    Cost: `crops` evaluations of `score` on each image, with memory for 16 MiB of images.
 
     Example:
         >>> import ddsdk
@@ -82,9 +96,14 @@ def easiest_crops(
     n = len(x)
     require(1 <= keep <= n * crops, "keep", f"lie in 1..{n * crops}, the crops of {n} images", keep)
     boxes = torch.stack([random_boxes(n, derive(rng, "boxes", j), smallest=smallest) for j in range(crops)], 1)
-    scores = torch.stack([score(cropped(x, boxes[:, j])).cpu() for j in range(crops)], 1)
+    values = x[torch.arange(1)].numel()
+    scores = torch.cat([_scores(x[part], boxes[part], score) for part in positions_in_pieces(n, values)])
     # Rank of each crop among those of its image; crops are sorted by rank first, and by score within a rank.
     ranks = scores.argsort(dim=1, stable=True).argsort(dim=1).flatten()
     order = scores.flatten().argsort(stable=True)
     best = order[ranks[order].argsort(stable=True)][:keep]
-    return cropped(x[(best // crops).to(x.device)], boxes.view(-1, 4)[best])
+    return cropped(x[best // crops], boxes.view(-1, 4)[best])
+
+
+def _scores(x: Tensor, boxes: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
+    return torch.stack([score(cropped(x, boxes[:, j])).cpu() for j in range(boxes.shape[1])], 1)

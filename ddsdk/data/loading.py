@@ -220,7 +220,7 @@ def _published(reader: _Reader) -> Preprocess | None:
 
 def _fit(train: _Decoded, reader: _Reader) -> Preprocess:
     # RealData checks the images before the fit, so that the error message for a NaN names the image.
-    images = _real(train, reader, Preprocess.unit(train.images.shape[1])).images
+    images = _real(train, reader, Preprocess.unit(train.images.shape[1])).stored
     return Preprocess.fit_zca(images) if reader.options.get("zca", False) else Preprocess.fit_normalise(images)
 
 

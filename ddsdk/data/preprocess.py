@@ -7,14 +7,15 @@ images are stored in the value space, and a distilled set therefore stores its p
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ddsdk.foundation import require
+from ddsdk.data.on_disk import Images, unit_range
+from ddsdk.foundation import machine_memory, readable_bytes, require
 
 KNOWN_NORMALISATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "mnist": ((0.1307,), (0.3081,)),
@@ -23,7 +24,14 @@ KNOWN_NORMALISATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 """Channel means and standard deviations that the papers use, by the name of the data set."""
 
-_CHUNK_VALUES, _CHUNK_IMAGES = 1 << 22, 4096
+_CHUNK_VALUES, _CHUNK_IMAGES, _FLOAT_VALUES = 1 << 22, 4096, 1 << 24
+
+WHITENING_SHARE = 0.5
+"""Largest share of the machine's memory that the fit of a whitening takes."""
+
+_BYTES_PER_ENTRY = 44
+"""Peak bytes for each entry of the covariance: the matrix in float64, its eigenvectors, the working space of LAPACK,
+and the eigenvectors in float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,16 +70,27 @@ class Whitening:
         require(math.isfinite(self.eps) and self.eps > 0, "eps", "be positive and finite", self.eps)
 
     @classmethod
-    def fit(cls, images: Tensor, eps: float) -> Whitening:
-        """Return the whitening for the mean and the covariance, divided by N - 1 in float64, of images (N, C, H, W)."""
-        require(len(images) >= 2, "images", "be at least 2 to be whitened", len(images))
-        flat = images.flatten(1)
-        mean = flat.mean(0, dtype=torch.float64)
-        covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=flat.device)
-        for rows in torch.split(flat, _CHUNK_IMAGES):
-            centred = rows.double() - mean
+    def fit(cls, images: Images, eps: float, before: Callable[[Tensor], Tensor] = unit_range) -> Whitening:
+        """Return the whitening for the mean and the covariance, divided by N - 1 in float64, of images (N, C, H, W).
+
+        Fewer than 2 images, and a whitening that takes more than half of the memory, are a ValueError.
+
+        Args:
+            images: Images in memory or on disk, of which a few thousand are in memory as floats at a time.
+            eps: Regularisation > 0 that is added to each eigenvalue.
+            before: Preprocessing of the images before the whitening.
+        """
+        n, d = len(images), math.prod(images.shape[1:])
+        require(n >= 2, "images", "be at least 2 to be whitened", n)
+        _require_memory(d, images.shape)
+        parts = [slice(i, i + chunk_size(d)) for i in range(0, n, chunk_size(d))]
+        sums = (before(images[part]).flatten(1).sum(0, dtype=torch.float64) for part in parts)
+        mean = sum(sums, torch.zeros(d, dtype=torch.float64, device=images.device)) / n
+        covariance = torch.zeros(d, d, dtype=torch.float64, device=images.device)
+        for part in parts:
+            centred = before(images[part]).flatten(1).double() - mean
             covariance.addmm_(centred.T, centred)
-        values, basis = torch.linalg.eigh(covariance / (len(flat) - 1))
+        values, basis = torch.linalg.eigh(covariance.div_(n - 1))
         return cls(mean.float().cpu(), basis.float().cpu(), values.clamp(min=0).float().cpu(), float(eps))
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -90,12 +109,47 @@ class Whitening:
         return (flat @ basis) * factors.to(flat) @ basis.T
 
 
-def _mean_and_std(channel: Tensor) -> tuple[float, float]:
-    # One channel in chunks, because a float64 copy of a uint8 data set is eight times as large.
-    chunks = torch.split(channel.flatten(), _CHUNK_VALUES)
-    mean = sum(float(c.double().sum()) for c in chunks) / channel.numel()
-    squares = sum(float(c.double().sub_(mean).square_().sum()) for c in chunks)
-    return mean, math.sqrt(squares / channel.numel())
+def chunk_size(values: int) -> int:
+    """Return the number of images of `values` pixel values each that are in memory as floats at a time."""
+    return max(1, min(_CHUNK_IMAGES, _FLOAT_VALUES // values))
+
+
+def _require_memory(d: int, shape: Sequence[int]) -> None:
+    memory = machine_memory()
+    if memory is None:
+        return
+    limit, needed = WHITENING_SHARE * memory, _BYTES_PER_ENTRY * d**2
+    pixels = math.isqrt(int(limit / _BYTES_PER_ENTRY)) // shape[1]
+    rule = (
+        f"fit into half of this machine's memory, {readable_bytes(limit)}: leave out zca, or resize the images to at "
+        f"most {pixels} pixels, such as {math.isqrt(pixels)}x{math.isqrt(pixels)}"
+    )
+    got = f"{readable_bytes(needed)} ({needed} bytes) for the covariance of {d} pixel values and its eigenvectors"
+    require(needed <= limit, "ZCA whitening", rule, got)
+
+
+def _moments(images: Images) -> list[tuple[float, float]]:
+    """Return mean and standard deviation of the values of each channel, in float64."""
+    shape = images.shape
+    plane = shape[2] * shape[3]
+    n = shape[0] * plane
+
+    def chunks() -> Iterator[tuple[int, Tensor]]:
+        # A float64 copy of uint8 images is eight times as large, so it is made of a chunk of one channel at a time.
+        for start in range(0, n, _CHUNK_VALUES):
+            stop = min(start + _CHUNK_VALUES, n)
+            first = start // plane
+            part = images[first : -(-stop // plane)]
+            for c in range(shape[1]):
+                yield c, part[:, c].flatten()[start - first * plane : stop - first * plane].double()
+
+    sums, squares = [0.0] * shape[1], [0.0] * shape[1]
+    for c, values in chunks():
+        sums[c] += float(values.sum())
+    means = [value / n for value in sums]
+    for c, values in chunks():
+        squares[c] += float(values.sub_(means[c]).square_().sum())
+    return [(mean, math.sqrt(value / n)) for mean, value in zip(means, squares, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +194,7 @@ class Preprocess:
         return cls(tuple(map(float, mean)), tuple(map(float, std)))
 
     @classmethod
-    def fit_normalise(cls, images: Tensor) -> Preprocess:
+    def fit_normalise(cls, images: Images) -> Preprocess:
         """Return the normalisation after which each channel of images has mean 0 and variance 1.
 
         Args:
@@ -148,14 +202,14 @@ class Preprocess:
         """
         require(images.ndim == 4 and len(images) > 0, "images", "have shape (N, C, H, W)", tuple(images.shape))
         scale = 1.0 if images.is_floating_point() else 255.0
-        moments = [_mean_and_std(channel) for channel in images.unbind(1)]
+        moments = _moments(images)
         mean, std = [m for m, _ in moments], [s for _, s in moments]
         # The deviation of a constant channel is not exactly 0, because of rounding.
         require(min(std) > 1e-7 * scale, "images", "vary in every channel", f"channel {std.index(min(std))} constant")
         return cls.normalise([m / scale for m in mean], [s / scale for s in std])
 
     @classmethod
-    def fit_zca(cls, images: Tensor, eps: float = 0.1, *, standardise: bool = False) -> Preprocess:
+    def fit_zca(cls, images: Images, eps: float = 0.1, *, standardise: bool = False) -> Preprocess:
         """Return the preprocessing with the ZCA whitening of images.
 
         Args:
@@ -163,12 +217,14 @@ class Preprocess:
             eps: Regularisation > 0 that is added to the eigenvalues of the covariance; 0.1 in trajectory matching.
             standardise: True to normalise each channel first, as in kernel methods but not in trajectory matching.
 
-        Cost: O(N D^2 + D^3) time and O(D^2) memory in float64, with D = C*H*W.
+        Cost: O(N D^2 + D^3) time and 44 D^2 bytes of memory, with D = C*H*W; more than half of the machine's memory is
+        a ValueError.
         """
         require(images.ndim == 4, "images", "have shape (N, C, H, W)", tuple(images.shape))
         normalisation = cls.fit_normalise(images) if standardise else cls.unit(images.shape[1])
-        unit_images = images if images.is_floating_point() else images.float() / 255
-        return replace(normalisation, whitening=Whitening.fit(normalisation(unit_images), eps))
+        return replace(
+            normalisation, whitening=Whitening.fit(images, eps, lambda part: normalisation(unit_range(part)))
+        )
 
     @property
     def space(self) -> Literal["unit", "normalised", "zca"]:

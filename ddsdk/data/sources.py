@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ddsdk.data.preprocess import Preprocess
-from ddsdk.foundation import derive, require
+from ddsdk.data.on_disk import DiskImages, Images, unit_range
+from ddsdk.data.preprocess import WHITENING_SHARE, Preprocess, chunk_size
+from ddsdk.foundation import derive, machine_memory, readable_bytes, require
 
 T = TypeVar("T")
 _CACHED_VALUES = 8
@@ -71,14 +73,15 @@ def sample_indices(candidates: Tensor, n: int, rng: torch.Generator) -> Tensor:
 
 
 class RealData:
-    """Labelled images on one device, from which recipes draw real batches; `ddsdk.load` makes it.
+    """Labelled images in memory or on disk, from which recipes draw real batches; `ddsdk.load` makes it.
 
     Subsets, splits and copies have the same class names, preprocessing and name, and the same values of `pictures` and
     `mirror_safe`. TypeError is raised for a wrong dtype, and ValueError if a shape, label or pixel is out of range or a
     class has no images.
 
     Args:
-        images: Images (N, C, H, W), uint8 in 0..255 or float in the unit range [0, 1].
+        images: Images (N, C, H, W), uint8 in 0..255 or float in the unit range [0, 1], or a `DiskImages`. Images on
+            disk stay there, also in subsets and splits; only batches are read.
         labels: Class ids, (N,) int64, with at least one image of each class 0..K-1.
         class_names: Names of the K classes.
         preprocess: Preprocessing from the unit range to the value space of the student networks.
@@ -98,7 +101,7 @@ class RealData:
 
     def __init__(
         self,
-        images: Tensor,
+        images: Images,
         labels: Tensor,
         *,
         class_names: Sequence[str],
@@ -107,7 +110,8 @@ class RealData:
         pictures: bool = True,
         mirror_safe: bool = False,
     ) -> None:
-        _validate_images(images)
+        if isinstance(images, Tensor):
+            _validate_images(images)
         _validate_labels(labels, len(images), class_names)
         self.name = name
         self.pictures = pictures
@@ -115,12 +119,27 @@ class RealData:
         self.class_names = tuple(str(c) for c in class_names)
         self.preprocess = preprocess
         self.labels = labels
-        self.images = images if images.dtype == torch.uint8 else images.float()
+        self.stored = images.float() if isinstance(images, Tensor) and images.dtype != torch.uint8 else images
         self._index = [torch.nonzero(labels == c).flatten() for c in range(len(self.class_names))]
         self._cache: dict[Hashable, Any] = {}
         # Whitening is a large matrix product and is done once. A normalisation is cheap, and its result would take four
-        # times the memory of uint8 images.
-        self._whitened = preprocess(self.unit_images()) if preprocess.space == "zca" else None
+        # times the memory of uint8 images. Images on disk are whitened batch by batch.
+        in_memory = isinstance(self.stored, Tensor)
+        self._whitened = self._whitened_images() if preprocess.space == "zca" and in_memory else None
+
+    @property
+    def images(self) -> Tensor:
+        """Images (N, C, H, W) in memory.
+
+        Raises:
+            ValueError: If the images are on disk, where `batch` and `unit_images` read them.
+        """
+        if isinstance(self.stored, DiskImages):
+            raise ValueError(
+                "data must be in memory for this use, got images on disk, which are read batch by batch; "
+                "pass on_disk=False to load, or load a part of the data"
+            )
+        return self.stored
 
     @property
     def num_classes(self) -> int:
@@ -135,13 +154,13 @@ class RealData:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Shape (C, H, W) of an image."""
-        c, h, w = self.images.shape[1:]
+        c, h, w = self.stored.shape[1:]
         return c, h, w
 
     @property
     def device(self) -> torch.device:
-        """Device of the images and of all batches."""
-        return self.images.device
+        """Device of all batches, and of the images unless they are on disk."""
+        return self.labels.device if isinstance(self.stored, DiskImages) else self.stored.device
 
     @property
     def fingerprint(self) -> str:
@@ -149,12 +168,31 @@ class RealData:
         return self.computed_once("fingerprint", self._fingerprint)
 
     def _fingerprint(self) -> str:
+        names = "\0".join(self.class_names).encode()
+        if isinstance(self.stored, DiskImages):
+            inputs = self.labels.cpu().numpy().tobytes() + names
+            return str(self.stored.remembered("fingerprint", inputs, lambda: self._digest(names)))
+        return self._digest(names)
+
+    def _digest(self, names: bytes) -> str:
         digest = hashlib.sha256()
-        for tensor in (self.images, self.labels):
-            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().cpu().numpy().data)
-        digest.update("\0".join(self.class_names).encode())
+        size = chunk_size(math.prod(self.image_shape))
+        for values, rows in ((self.stored, size), (self.labels, len(self))):
+            digest.update(f"{values.dtype}{tuple(values.shape)}".encode())
+            for start in range(0, len(self), rows):
+                digest.update(values[start : start + rows].contiguous().cpu().numpy().data)
+        digest.update(names)
         return digest.hexdigest()
+
+    def _whitened_images(self) -> Tensor:
+        needed, memory = 4 * len(self) * math.prod(self.image_shape), machine_memory() or math.inf
+        limit = WHITENING_SHARE * memory
+        rule = f"fit into half of this machine's memory, {readable_bytes(limit)}: leave out zca, or pass on_disk=True"
+        require(needed <= limit, "whitened images", rule, f"{readable_bytes(needed)} ({needed} bytes)")
+        whitened = torch.empty((len(self), *self.image_shape), device=self.device)
+        for part in torch.split(torch.arange(len(self)), chunk_size(math.prod(self.image_shape))):
+            whitened[part.to(self.device)] = self.preprocess(self.unit_images(part))
+        return whitened
 
     def computed_once(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Return the value of a function of the data; a cache stores the last eight values.
@@ -173,7 +211,7 @@ class RealData:
     def replace_images_(self, index: Tensor, images: Tensor) -> None:
         """Replace the images at positions `index`, (M,) int64, in place.
 
-        ValueError is raised for whitened data, because a whitened copy of its images is stored.
+        ValueError is raised for whitened data, because a whitened copy of its images is stored, and for images on disk.
         """
         space = self.preprocess.space
         require(space != "zca", "data", "not be whitened to be changed in place", space)
@@ -187,7 +225,7 @@ class RealData:
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self.images)
+        return len(self.stored)
 
     def index_of_class(self, c: int) -> Tensor:
         """Return the positions of the images of class `c`, (N_c,) int64 on the CPU."""
@@ -209,8 +247,9 @@ class RealData:
 
     def subset(self, index: Tensor) -> RealData:
         """Return the images at positions `index`, (M,) int64, as real data with the same classes."""
-        index = index.to(self.device)
-        return self.with_items(self.images[index], self.labels[index])
+        stored = self.stored
+        images = stored.select(index) if isinstance(stored, DiskImages) else stored[index.to(self.device)]
+        return self.with_items(images, self.labels[index.to(self.device)])
 
     def split(self, fraction: float, rng: torch.Generator) -> tuple[RealData, RealData]:
         """Return a random split, stratified by class, into train data and held-out data.
@@ -230,24 +269,25 @@ class RealData:
         return self.subset(torch.nonzero(~held_out).flatten()), self.subset(torch.nonzero(held_out).flatten())
 
     def to(self, device: torch.device | str) -> RealData:
-        """Return the data on `device`."""
-        return self.with_items(self.images.to(device), self.labels.to(device), self.preprocess.to(device))
+        """Return the data on `device`; images on disk stay there, and their batches are on `device`."""
+        images = self.stored if isinstance(self.stored, DiskImages) else self.stored.to(device)
+        return self.with_items(images, self.labels.to(device), self.preprocess.to(device))
 
     def with_preprocess(self, preprocess: Preprocess) -> RealData:
         """Return the data in another value space, such as that of a distilled set to be evaluated on the data."""
-        return self.with_items(self.images, self.labels, preprocess.to(self.device))
+        return self.with_items(self.stored, self.labels, preprocess.to(self.device))
 
     def with_mirror_safe(self, mirror_safe: bool) -> RealData:
         """Return the data with another value of `mirror_safe`."""
-        copy = self.with_items(self.images, self.labels)
+        copy = self.with_items(self.stored, self.labels)
         copy.mirror_safe = mirror_safe
         return copy
 
-    def with_items(self, images: Tensor, labels: Tensor, preprocess: Preprocess | None = None) -> RealData:
+    def with_items(self, images: Images, labels: Tensor, preprocess: Preprocess | None = None) -> RealData:
         """Return data with other images and labels, but the same classes, name, `pictures` and `mirror_safe`.
 
         Args:
-            images: Images (N, C, H, W), uint8 or float in the unit range.
+            images: Images (N, C, H, W), uint8 or float in the unit range, or on disk.
             labels: Class ids of the images, (N,) int64.
             preprocess: Preprocessing of the images; None keeps that of the data.
         """
@@ -263,8 +303,11 @@ class RealData:
 
     def unit_images(self, index: Tensor | None = None) -> Tensor:
         """Return images as floats (B, C, H, W) in the unit range: those at positions `index`, (B,) int64, or all."""
-        images = self.images if index is None else self.images[index.to(self.device)]
-        return images.float().div_(255) if images.dtype == torch.uint8 else images
+        if index is None:
+            return unit_range(self.images)
+        if isinstance(self.stored, DiskImages):
+            return unit_range(self.stored[index.cpu()].to(self.device))
+        return unit_range(self.stored[index.to(self.device)])
 
 
 def _validate_images(images: Tensor) -> None:

@@ -17,6 +17,8 @@ from .files import remove_stale_files as remove_stale_files
 from .files import staged_folder as staged_folder
 from .files import strict_json as strict_json
 from .files import write_atomic as write_atomic
+from .memory import machine_memory as machine_memory
+from .memory import readable_bytes as readable_bytes
 from .notes import note as note
 from .numbers import CheckedDataclass as CheckedDataclass
 from .numbers import Fraction as Fraction

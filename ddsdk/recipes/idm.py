@@ -33,8 +33,7 @@ class IDM(SGDMatching):
         class_weight: Weight of the cross-entropy per percent of accuracy. None for the published 0.5 up to ipc 10 and
             0.1 from ipc 50 on, linear in between. It is then scaled by the number of features relative to the paper's
             2048, because the distance of means grows with this number.
-        queue: Largest number of networks in the queue. Each step copies all of them; 10 are enough for a time budget of
-            minutes.
+        queue: Largest number of networks in the queue; a run of some minutes fills no more than 10.
         push_every: Image steps between two fresh networks. None for the published 5 at ipc 1, and 30 otherwise.
         student_steps: SGD steps on real batches in one training update of a network.
         student_batch: Real images of one training batch of a network.

@@ -98,7 +98,13 @@ class RDED(Decoupled, DirectRecipe):
         def loss(x: Tensor) -> Tensor:
             return -training.probabilities(teacher, x)[:, c].log()
 
-        x = real.of_class(c, max(self.images, self.ipc), foundation.derive(rng, "images")).x
+        wanted = max(self.images, self.ipc)
+        index = data.sample_indices(real.index_of_class(c), wanted, foundation.derive(rng, "images"))
         return data.easiest_crops(
-            x, loss, foundation.derive(rng, "crops"), keep=keep, crops=self.crops, smallest=self.smallest
+            data.ImageRows(real, index),
+            loss,
+            foundation.derive(rng, "crops"),
+            keep=keep,
+            crops=self.crops,
+            smallest=self.smallest,
         )

@@ -189,7 +189,7 @@ class Distillation(Generic[S], Iterator[Step]):
         self._optimizer = plan.make_optimizer(plan.syn)
         self._consecutive_skips = 0
         self._mean_norm: float | None = None
-        self._average = None if plan.average is None else copy.deepcopy(plan.syn.state_dict())
+        self._average = None if plan.average is None else copy.deepcopy(dict(plan.syn.state_dict()))
         self._best: dict[str, Any] | None = None
         self.validations: tuple[tuple[int, float], ...] = ()
         self._undo_state = self._snapshot()
@@ -338,9 +338,11 @@ class Distillation(Generic[S], Iterator[Step]):
         """Move the average one step towards the set, unless the step was skipped."""
         if self._average is None or self.plan.average is None or self._consecutive_skips:
             return
-        for name, value in self.plan.syn.state_dict().items():
-            if value.is_floating_point():
-                self._average[name].lerp_(value, 1 - self.plan.average)
+        weight = 1 - self.plan.average
+        self._average = {
+            name: self._average[name].lerp(value, weight) if value.is_floating_point() else self._average[name]
+            for name, value in self.plan.syn.state_dict().items()
+        }
 
     def _back_off(self, loss: float) -> None:
         rates = [group["lr"] for group in self._optimizer.param_groups]
@@ -361,19 +363,21 @@ class Distillation(Generic[S], Iterator[Step]):
         self._undo_state = self._snapshot()
 
     def _snapshot(self) -> dict[str, Any]:
-        return copy.deepcopy(
-            {
-                "index": self.index,
-                "syn": dict(self.plan.syn.state_dict()),
-                "optimizer": self._optimizer.state_dict(),
-                "students": self.plan.students.state_dict(),
-                "skipped": (self.skipped, self._consecutive_skips),
-                "usual_norm": self._mean_norm,
-                "average": None if self._average is None else dict(self._average),
-                "best": self._best,
-                "validations": self.validations,
-            }
-        )
+        changing = {
+            "syn": dict(self.plan.syn.state_dict()),
+            "optimizer": self._optimizer.state_dict(),
+            "students": self.plan.students.state_dict(),
+        }
+        return {
+            "index": self.index,
+            **copy.deepcopy(changing),
+            "skipped": (self.skipped, self._consecutive_skips),
+            "usual_norm": self._mean_norm,
+            # The average and the best set are replaced and never changed in place, so they need no copy.
+            "average": self._average,
+            "best": self._best,
+            "validations": self.validations,
+        }
 
     def _restore(self, snapshot: dict[str, Any]) -> None:
         # A copy, because an optimizer's load_state_dict keeps references to the tensors of the state.

@@ -29,6 +29,7 @@ from .runs import TrainedRuns as TrainedRuns
 from .runs import Training as Training
 from .supply import StudentEnsemble as StudentEnsemble
 from .supply import Students as Students
+from .supply import Unchanging as Unchanging
 from .trained_pool import TrainedPool as TrainedPool
 from .updates import EarlyStoppingUpdate as EarlyStoppingUpdate
 from .updates import StudentUpdate as StudentUpdate

@@ -11,6 +11,7 @@ from ddsdk.data import Source
 from ddsdk.foundation import derive, generator, require_count
 from ddsdk.students.fresh import MakeStudent, prepare_student
 from ddsdk.students.plateau import Check
+from ddsdk.students.supply import Unchanging
 from ddsdk.students.updates import StudentUpdate
 from ddsdk.synthetic import SyntheticSet
 
@@ -44,8 +45,8 @@ class QueueStudents:
         make_student: Factory of the networks.
         update: Training of a network between two steps.
         check: Measure of the accuracy after an update, such as `accuracy_on`.
-        queue: Largest number of networks. Every snapshot of a run stores their weights: 100 ConvNets of width 128 take
-            128 MB, of width 32 10 MB; ten networks are enough for a run of some minutes.
+        queue: Largest number of networks. The memory and every checkpoint of a run hold their weights: 100 ConvNets of
+            width 128 take 128 MB, of width 32 10 MB.
         first: Number of networks at the first step.
         push_every: Number of steps between two new networks.
         trained: Number of networks that train between two steps.
@@ -84,7 +85,7 @@ class QueueStudents:
         self._queue, self._first, self._push_every, self._trained = queue, first, push_every, trained
         self._sgd: dict[str, Any] = {"lr": lr, "momentum": momentum}
         self._served = 0
-        # Vectors are replaced and never changed in place, so that a state dict may share them.
+        # Vectors are replaced and never changed in place, so that snapshots of a run share them.
         self._vectors: list[Tensor] = []
         self._accuracies: list[float] = []
         self._network: nn.Module | None = None
@@ -107,7 +108,7 @@ class QueueStudents:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the weights and accuracies of the queue, oldest first, and the number of steps so far."""
-        return {"served": self._served, "vectors": list(self._vectors), "accuracies": list(self._accuracies)}
+        return {"served": self._served, "vectors": Unchanging(self._vectors), "accuracies": list(self._accuracies)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from the result of `state_dict`."""

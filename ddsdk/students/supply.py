@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Generic, Protocol, TypeVar, final
+from typing import Any, Generic, Protocol, Self, TypeVar, final
 
 import torch
 
@@ -13,6 +13,27 @@ from ddsdk.synthetic import SyntheticSet
 
 S = TypeVar("S")
 S_co = TypeVar("S_co", covariant=True)
+T = TypeVar("T")
+
+
+@final
+class Unchanging(list[T]):
+    """A list in the state of a supply, whose tensors are replaced but never changed in place.
+
+    A deep copy of it is the list itself. The loop deep-copies the state of the students before every step, and so
+    does not copy the networks of a queue, of which a step replaces a few.
+
+    Example:
+        >>> import copy, torch
+        >>> from ddsdk.students import Unchanging
+        >>> state = {"vectors": Unchanging([torch.zeros(3)])}
+        >>> copy.deepcopy(state)["vectors"] is state["vectors"]
+        True
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return the list itself."""
+        return self
 
 
 class Students(Protocol[S_co]):
@@ -29,7 +50,10 @@ class Students(Protocol[S_co]):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the tensors, numbers and strings from which `load_state_dict` resumes."""
+        """Return the tensors, numbers and strings from which `load_state_dict` resumes.
+
+        The loop copies them before every step, except lists of the type `Unchanging`.
+        """
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

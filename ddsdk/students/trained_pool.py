@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ddsdk.data import Source
 from ddsdk.foundation import derive, generator, require_count, require_positive
 from ddsdk.students.fresh import MakeStudent, calibrate, prepare_student
+from ddsdk.students.supply import Unchanging
 from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import (
     FlatNetwork,
@@ -36,8 +37,8 @@ class TrainedPool:
 
     Args:
         make_student: Factory of the networks.
-        pool: Number of networks. Every snapshot of a run stores them with their optimizers; Adam takes three floats for
-            each weight.
+        pool: Number of networks. Memory and checkpoints of a run hold them with their optimizers; Adam takes three
+            floats for each weight.
         longest: Number of training steps after which a network is replaced; 0 leaves all networks untrained.
         lr: Learning rate of the networks.
         most_steps: Largest number of training steps between two steps; the number is uniform from 1 to it.
@@ -77,7 +78,7 @@ class TrainedPool:
         self._most_steps, self._batch_size = most_steps, batch_size
         self._loss, self._optimizer = loss, optimizer
         self._ages: list[int] = []
-        # States are replaced and never changed in place, so that a state dict may share their tensors.
+        # States are replaced and never changed in place, so that snapshots of a run share their tensors.
         self._states: list[State] = []
         self._position = 0
         self._network: nn.Module | None = None
@@ -100,7 +101,7 @@ class TrainedPool:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the weights, optimizer states and ages of the pool, and the position of the last network."""
-        return {"states": [list(s) for s in self._states], "ages": list(self._ages), "at": self._position}
+        return {"states": Unchanging(list(s) for s in self._states), "ages": list(self._ages), "at": self._position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from the result of `state_dict`."""

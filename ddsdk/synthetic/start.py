@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ddsdk.data import RealData, herding, k_means_centres, k_means_nearest, sample_indices
+from ddsdk.data import (
+    RealData,
+    herding,
+    k_means_centres,
+    k_means_nearest,
+    map_in_pieces,
+    pixel_features,
+    sample_indices,
+)
 from ddsdk.foundation import derive, require
 
 Start = Callable[[RealData, int, torch.Generator], Tensor]
@@ -57,8 +66,8 @@ def from_selection(select: Select) -> Start:
         indices = []
         for c in range(real.num_classes):
             class_indices = real.index_of_class(c)
-            pixels = real.batch(class_indices).x.flatten(1)
-            indices.append(class_indices[select(pixels, ipc, derive(rng, c))])
+            features = pixel_features(real, class_indices)
+            indices.append(class_indices[select(features, ipc, derive(rng, c))])
         return real.batch(torch.cat(indices)).x
 
     return start
@@ -67,11 +76,28 @@ def from_selection(select: Select) -> Start:
 def cluster_means(real: RealData, ipc: int, rng: torch.Generator) -> Tensor:
     """Return the means of `ipc` k-means clusters of the pixels of each class; at ipc 1 the mean image of the class."""
     check_ipc(real, ipc)
-    means = []
-    for c in range(real.num_classes):
-        pixels = real.batch(real.index_of_class(c)).x.flatten(1)
-        means.append(k_means_centres(pixels, ipc, derive(rng, c)).to(pixels))
+    means = [_class_means(real, real.index_of_class(c), ipc, derive(rng, c)) for c in range(real.num_classes)]
     return torch.cat(means).view(-1, *real.image_shape)
+
+
+def _class_means(real: RealData, index: Tensor, ipc: int, rng: torch.Generator) -> Tensor:
+    features, values = pixel_features(real, index), math.prod(real.image_shape)
+    centres = k_means_centres(features, ipc, rng)
+    if features.shape[1] == values:
+        return centres.to(features)
+    # The features are averages of neighbouring pixels: the means of the clusters take a second pass over the images.
+    owner = torch.cdist(features, centres.to(features)).argmin(1)
+    sums = torch.zeros(ipc, values, dtype=torch.float64, device=real.device)
+    start = 0
+
+    def add(images: Tensor) -> Tensor:
+        nonlocal start
+        sums.index_add_(0, owner[start : start + len(images)], images.flatten(1).double())
+        start += len(images)
+        return images.new_empty(len(images), 0)
+
+    map_in_pieces(real, index, lambda batch: add(batch.x))
+    return (sums / torch.bincount(owner, minlength=ipc).clamp_min(1)[:, None]).to(features)
 
 
 STARTS: dict[str, Start] = {

@@ -1,0 +1,24 @@
+"""`python -m benchmarks.scale`: what it prints."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks.scale.__main__ import main
+
+
+def test_the_undo_table_times_a_shared_and_a_copied_queue(tmp_path, capsys):
+    out = tmp_path / "undo.json"
+    small = ["--width", "4", "--queue", "3", "--repeats", "1", "--out", str(out)]
+    assert main(["--table", "undo", *small]) == 0
+    ((row,),) = json.loads(out.read_text())["rows"].values()
+    assert (row["queue"], float(row["ratio of medians"]) > 0) == (3, True)
+    assert "full queue" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["width", "queue", "repeats"])
+def test_bad_options_are_named(capsys, option):
+    assert main([f"--{option}", "0"]) == 2
+    assert f"{option} must be at least 1, got 0" in capsys.readouterr().err
