@@ -31,6 +31,7 @@ from .numbers import check_numbers as check_numbers
 from .rng import as_generator as as_generator
 from .rng import derive as derive
 from .rng import generator as generator
+from .rng import seeded_layers as seeded_layers
 from .store import Failure as Failure
 from .store import Store as Store
 from .store import Timing as Timing

@@ -1,6 +1,7 @@
 """Random generators that are seeded by a key, so that any random draw can be repeated on its own.
 
-ddsdk neither reads nor changes the global random state. A generator is seeded by the hash of a key such as
+ddsdk neither reads nor changes the global random state; layers such as dropout, which draw from it, draw from a state
+that `seeded_layers` sets and restores. A generator is seeded by the hash of a key such as
 ``(seed, step, "students")``. The random numbers of step 20 therefore do not depend on the order in which steps
 0 to 19 were computed, or on the worker that computed them.
 """
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -57,3 +60,36 @@ def as_generator(seed: int | torch.Generator) -> torch.Generator:
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed must be an integer or a torch.Generator, got {seed!r}")
     return generator(seed)
+
+
+@contextmanager
+def seeded_layers(rng: torch.Generator) -> Iterator[None]:
+    """Seed torch's global generators from `rng`, and restore their states on exit.
+
+    Layers such as dropout, and the default initial weights of PyTorch, draw from the global generators of the CPU and
+    of CUDA devices. Inside this context their draws depend on the seed of `rng` alone. `rng` is not advanced.
+
+    Args:
+        rng: Generator that gives the seed.
+
+    Example:
+        >>> import ddsdk
+        >>> import torch
+        >>> from ddsdk.foundation import seeded_layers
+        >>> with seeded_layers(ddsdk.generator(0)):
+        ...     first = torch.rand(3)
+        >>> with seeded_layers(ddsdk.generator(0)):
+        ...     bool((torch.rand(3) == first).all())
+        True
+    """
+    # torch.manual_seed would also seed devices whose states are not restored here.
+    states = [(torch.default_generator, torch.default_generator.get_state())]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states += [(device, device.get_state()) for device in torch.cuda.default_generators]
+    try:
+        for device_generator, _ in states:
+            device_generator.manual_seed(rng.initial_seed())
+        yield
+    finally:
+        for device_generator, state in states:
+            device_generator.set_state(state)

@@ -1,6 +1,9 @@
+from .attention import differentiable_attention as differentiable_attention
 from .catalog import NETWORKS as NETWORKS
 from .catalog import NetworkFactory as NetworkFactory
 from .catalog import network_factory as network_factory
+from .identity import function_digest as function_digest
+from .identity import probe_batch as probe_batch
 from .initialise import initialise as initialise
 from .network import Network as Network
 from .norms import NORMS as NORMS

@@ -12,7 +12,17 @@ import torch
 from torch import Tensor
 
 from ddsdk.data import Source
-from ddsdk.foundation import CheckedDataclass, DivergedError, PositiveFloat, PositiveInt, derive, require, require_rng
+from ddsdk.foundation import (
+    CheckedDataclass,
+    DivergedError,
+    PositiveFloat,
+    PositiveInt,
+    derive,
+    require,
+    require_rng,
+    seeded_layers,
+)
+from ddsdk.networks import differentiable_attention
 from ddsdk.objectives import Objective
 from ddsdk.students import Students
 from ddsdk.synthetic import LeafView, SyntheticSet
@@ -210,7 +220,8 @@ class Distillation(Generic[S], Iterator[Step]):
         while self.index < self.plan.steps:
             before = self._snapshot()
             try:
-                loss = self._gradient()
+                with seeded_layers(derive(self._rng, "layers", self.index)), differentiable_attention():
+                    loss = self._gradient()
                 if math.isfinite(loss):
                     self._update(loss)
                     # The loss was finite, so a non-finite set is the fault of this gradient: undo this step alone.

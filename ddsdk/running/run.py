@@ -12,12 +12,12 @@ from typing import Any, Generic, NoReturn, Protocol, TypeVar, final
 import torch
 
 from ddsdk.artefact import Distilled, assemble
-from ddsdk.foundation import as_generator, derive, require
+from ddsdk.foundation import as_generator, derive, require, seeded_layers
 from ddsdk.running.loop import Distillation, Plan, Step
 from ddsdk.running.method import DirectMethod, IterativeMethod, Method
 from ddsdk.running.preview import BudgetFit, CostEstimate, estimate, shortened_method
 from ddsdk.running.warm_start import WarmStart, warm_start_
-from ddsdk.students import MakeStudent, RunProgress
+from ddsdk.students import MakeStudent, RunProgress, require_repeatable
 from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import TrainingProtocol
 
@@ -77,6 +77,8 @@ class Run(Generic[R], Iterator[Step]):
         self.real = real
         allowed = make_student is None or method.uses_networks()
         require(allowed, "make_student", f"be left out for {method.name}, which has no networks", make_student)
+        if make_student is not None:
+            require_repeatable(make_student)
         self.make_student = method.student(real) if make_student is None else make_student
         self._networks = partial(_refuse_network, method.name) if self.make_student is None else self.make_student
         self.seconds = self.cpu_seconds = 0.0
@@ -182,7 +184,8 @@ class Run(Generic[R], Iterator[Step]):
         loop = None if isinstance(self.method, DirectMethod) else self.distillation
         with self._clock():
             if isinstance(self.method, DirectMethod):
-                syn = self.method.make(self.real, make_student=self._networks, rng=self._rng)
+                with seeded_layers(derive(self._rng, "layers")):
+                    syn = self.method.make(self.real, make_student=self._networks, rng=self._rng)
             else:
                 assert loop is not None  # built above
                 syn = loop.result

@@ -1,8 +1,8 @@
 """Networks that are trained on the real data once and stored: experts, pools and teachers.
 
 Each run has one file with the weights of all its snapshots, as plain tensors (safetensors). The name of the file is a
-hash of everything that determines the run: data, value space, architecture, training and seed. A damaged file is
-renamed to ``.bad``, and its run is trained again.
+hash of everything that determines the run: data, value space, layers and outputs of the network, training and seed. A
+damaged file is renamed to ``.bad``, and its run is trained again.
 """
 
 from __future__ import annotations
@@ -38,10 +38,12 @@ from ddsdk.foundation import (
     remove_stale_files,
     require,
     require_count,
+    seeded_layers,
     strict_json,
     write_atomic,
 )
-from ddsdk.students.fresh import MakeStudent, calibrate, prepare_student
+from ddsdk.networks import function_digest
+from ddsdk.students.fresh import MakeStudent, built, calibrate, prepare_student, require_repeatable
 from ddsdk.training import CurvaturePenalty, FlatNetwork, gradient_step, sharpness_aware_step, weight_vector
 
 
@@ -182,6 +184,7 @@ class TrainedRuns:
         self.training = training
         self.folder = cache_folder() if folder is None else folder
         self._real, self._make_student = real, make_student
+        require_repeatable(make_student)
         self._network = prepare_student(make_student, real, generator("template"))
         self._flat = FlatNetwork(self._network.train())
         images = len(self._pool(generator("template")))
@@ -270,19 +273,22 @@ class TrainedRuns:
         network = prepare_student(self._make_student, self._real, key)
         FlatNetwork(network).load_(weights)
         # Snapshots have no statistics, and those of the initial weights are wrong for other weights.
-        return calibrate(network, self._real, key, max(16, -(-512 // self._real.num_classes)))
+        calibrate(network, self._real, key, max(16, -(-512 // self._real.num_classes)))
+        # Random layers such as dropout are off in a trained network that labels or leads.
+        return network.eval()
 
     def _identity(self) -> dict[str, Any]:
         """Return everything but the seed that determines a run, for the hash that names its file."""
         space, tensors = self._real.preprocess.to_state()
-        initial_weights = weight_vector(self._make_student(generator("identity")))
+        student = built(self._make_student, generator("identity"))
         return {
             "format": 1,
             "data": self._real.fingerprint,
             "space": space,
             "whitening": [_digest(tensors[name]) for name in sorted(tensors)],
             "architecture": str(self._network),
-            "initialisation": _digest(initial_weights),
+            "initialisation": _digest(weight_vector(student)),
+            "function": function_digest(student, self._real.image_shape),
             "training": self.training.identity,
         }
 
@@ -350,7 +356,9 @@ class TrainedRuns:
         for epoch in range(training.epochs):
             order, rows = pool[torch.randperm(len(pool), generator=derive(key, "order", epoch))], []
             for i, part in enumerate(torch.tensor_split(order, training.per_epoch)):
-                self._train_on(network, optimizer, part, derive(key, "epoch", epoch, i))
+                key_of_part = derive(key, "epoch", epoch, i)
+                with seeded_layers(derive(key_of_part, "layers")):
+                    self._train_on(network, optimizer, part, key_of_part)
                 snapshots += 1
                 if snapshots % training.thin == 0:
                     rows.append(weight_vector(network).cpu())

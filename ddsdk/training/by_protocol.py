@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ddsdk.data import Augmentation, Batch
-from ddsdk.foundation import derive, require_count
+from ddsdk.foundation import derive, require_count, seeded_layers
 from ddsdk.training.fit import epoch, evaluating_mode, gradient_step
 from ddsdk.training.losses import LOSSES, InputAttack, Loss
 from ddsdk.training.micro import micro_batch, pieces
@@ -55,11 +55,12 @@ def train(
     for i in range(protocol.epochs):
         key = derive(rng, "epoch", i)
         minibatches = epoch(batch, protocol.batch_size, augmentation, key, mix=protocol.mix, shuffled=shuffled)
-        for step, minibatch in enumerate(minibatches, i * per_epoch):
-            _set_rates(optimizer, protocol, per_step, step, per_epoch)
-            if adversary is not None:
-                minibatch = _attacked(network, minibatch, loss, adversary, derive(key, "adversary", step))
-            gradient_step(network, optimizer, minibatch, loss)
+        with seeded_layers(derive(key, "layers")):
+            for step, minibatch in enumerate(minibatches, i * per_epoch):
+                _set_rates(optimizer, protocol, per_step, step, per_epoch)
+                if adversary is not None:
+                    minibatch = _attacked(network, minibatch, loss, adversary, derive(key, "adversary", step))
+                gradient_step(network, optimizer, minibatch, loss)
         yield i + 1
 
 
@@ -100,9 +101,10 @@ def train_steps(network: nn.Module, batch: Batch, protocol: TrainingProtocol, st
         epoch(batch, size, augmentation, derive(rng, "epoch", i), mix=mix, shuffled=shuffled) for i in itertools.count()
     )
     network.train()
-    for step, minibatch in enumerate(itertools.islice(itertools.chain.from_iterable(epochs), steps)):
-        _set_rates(optimizer, protocol, PerStepSchedule(), step, steps / protocol.epochs)
-        gradient_step(network, optimizer, minibatch, loss)
+    with seeded_layers(derive(rng, "layers")):
+        for step, minibatch in enumerate(itertools.islice(itertools.chain.from_iterable(epochs), steps)):
+            _set_rates(optimizer, protocol, PerStepSchedule(), step, steps / protocol.epochs)
+            gradient_step(network, optimizer, minibatch, loss)
 
 
 def _optimizer(network: nn.Module, protocol: TrainingProtocol) -> torch.optim.Optimizer:

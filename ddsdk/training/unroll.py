@@ -13,13 +13,13 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor
 
-from ddsdk.foundation import require, require_count
+from ddsdk.foundation import generator, require, require_count, seeded_layers
 from ddsdk.training.optimizers import InnerOptimizer, State
 
 Path = tuple[Tensor, ...]
@@ -157,6 +157,8 @@ class _Run:
     burn_in: int
     exact: bool = True
     every: int = 1
+    # Layers such as dropout draw the same numbers when the backward pass computes the loss of a step again.
+    seed: int = field(default_factory=torch.initial_seed)
 
     def begin(self, start: Tensor, inputs: Sequence[Tensor], rate: Tensor) -> State:
         """Return the state after the burn-in."""
@@ -186,7 +188,9 @@ class _Run:
     def _step(self, k: int, state: State, inputs: Sequence[Tensor], rate: Tensor, *, graph: bool) -> State:
         number = self.burn_in + k
         weights = state[0] if self.exact and graph else state[0].detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(self.loss(number, weights, inputs), weights, create_graph=graph)
+        with seeded_layers(generator(self.seed, "unroll", number)):
+            loss = self.loss(number, weights, inputs)
+        (gradient,) = torch.autograd.grad(loss, weights, create_graph=graph)
         return self.optimizer.step(state, gradient, rate[number] if rate.ndim else rate)
 
 
