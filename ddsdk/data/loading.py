@@ -19,7 +19,7 @@ from ddsdk.data.preprocess import KNOWN_NORMALISATION, Preprocess
 from ddsdk.data.raw import Raw
 from ddsdk.data.resize import Resize
 from ddsdk.data.sources import RealData
-from ddsdk.foundation import require
+from ddsdk.foundation import plain_torch, require
 
 Loadable: TypeAlias = str | Path | tuple[Array, Array] | LabelledImages
 Split: TypeAlias = Literal["train", "test"]
@@ -54,6 +54,7 @@ class LoadOptions(TypedDict, total=False):
     mirror_safe: bool | None
 
 
+@plain_torch()
 def load(data: Loadable, *, split: Split = "train", **options: Unpack[LoadOptions]) -> RealData:
     """Return one split of a data set as real data on the CPU.
 
@@ -93,6 +94,7 @@ def load(data: Loadable, *, split: Split = "train", **options: Unpack[LoadOption
     return _real(raw, reader, prep)
 
 
+@plain_torch()
 def load_pair(
     data: Loadable, test: Loadable | None = None, **options: Unpack[LoadOptions]
 ) -> tuple[RealData, RealData]:

@@ -43,5 +43,7 @@ from .text import escape_terminal as escape_terminal
 from .text import escape_yaml as escape_yaml
 from .text import file_stem as file_stem
 from .text import unique_names as unique_names
+from .torch_state import plain_torch as plain_torch
+from .torch_state import steps_in_plain_torch as steps_in_plain_torch
 from .unit import Compute as Compute
 from .unit import Unit as Unit

@@ -12,7 +12,7 @@ from typing import Any, Generic, NoReturn, Protocol, TypeVar, final
 import torch
 
 from ddsdk.artefact import Distilled, assemble
-from ddsdk.foundation import as_generator, derive, require, seeded_layers
+from ddsdk.foundation import as_generator, derive, plain_torch, require, seeded_layers, steps_in_plain_torch
 from ddsdk.running.loop import Distillation, Plan, Step
 from ddsdk.running.method import DirectMethod, IterativeMethod, Method
 from ddsdk.running.preview import BudgetFit, CostEstimate, estimate, shortened_method
@@ -61,6 +61,7 @@ class Run(Generic[R], Iterator[Step]):
         Distilled(recipe='dm', images=(10, 1, 8, 8), classes=10, ipc=1)
     """
 
+    @plain_torch()
     def __init__(
         self,
         method: Method[R],
@@ -96,6 +97,7 @@ class Run(Generic[R], Iterator[Step]):
         return isinstance(self.method, IterativeMethod)
 
     @property
+    @plain_torch()
     def distillation(self) -> Distillation[Any]:
         """Loop of the run, built at first use; ValueError for a method without steps."""
         if self._distillation is None:
@@ -107,6 +109,7 @@ class Run(Generic[R], Iterator[Step]):
         """Return self: a run is its own iterator."""
         return self
 
+    @plain_torch()
     def __next__(self) -> Step:
         """Take one step.
 
@@ -128,8 +131,9 @@ class Run(Generic[R], Iterator[Step]):
         A method without such networks yields nothing.
         """
         if self.runs is not None:
-            yield from self.runs.make()
+            yield from steps_in_plain_torch(self.runs.make())
 
+    @plain_torch()
     def estimate(self) -> CostEstimate:
         """Return the estimated time, memory and disk space of the whole run, from trial steps that are undone.
 
@@ -179,6 +183,7 @@ class Run(Generic[R], Iterator[Step]):
             pass
         return self.distilled()
 
+    @plain_torch()
     def distilled(self) -> Distilled:
         """Return the artefact of the current set."""
         loop = None if isinstance(self.method, DirectMethod) else self.distillation
