@@ -85,7 +85,10 @@ def test_damaged_pictures_are_all_named_or_left_out(tmp_path, notes):
     assert text.count("torn") == 20 and text.endswith("; and 5 more")
     data = load(home, skip_unreadable=True)
     assert data.class_sizes == (4, 4, 4) and torch.equal(data.images, load_without(home))
-    assert "25 of 37 pictures are unreadable and left out" in notes() and notes().count("left out: image file") == 25
+    assert (
+        "25 of 37 pictures of train are unreadable and left out" in notes()
+        and notes().count("left out: image file") == 25
+    )
 
 
 def load_without(home):

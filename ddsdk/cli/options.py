@@ -13,7 +13,7 @@ from ddsdk.cli.console import out
 from ddsdk.foundation import require
 
 if TYPE_CHECKING:
-    from ddsdk.data import RealData
+    from ddsdk.data import RealData, Resize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,13 +21,21 @@ class DataOptions:
     """Options of the data set and the device.
 
     Attributes:
-        data: Data set: name (digits, fashion-mnist, cifar10 ...), image folder, or parquet file.
+        data: Data set: name (digits, fashion-mnist, cifar10 ...), image folder, parquet, npz or npy file or a folder
+            of them, or CSV file of texts.
         root: Folder of the named data sets; missing ones are downloaded to it. None: ~/.cache/ddsdk.
         zca: Whether images are whitened (ZCA) instead of normalised per channel.
-        image_column: Image column of a parquet file. None: detected by its type.
-        label_column: Label column of a parquet file. None: detected by its name and type.
-        resize: Height and width in pixels for images of a folder or parquet file. None: no resizing, so that all must
-            have one size.
+        image_column: Image column of a parquet file. None: a column with a usual name, or the only one of this type.
+        label_column: Label column of a table. None: a column with a usual name, or the only one of this type.
+        text_column: Text column of a table, which is read in the place of images. None: images are read.
+        configuration: Configuration of a data set from the Hugging Face hub: the folder above its splits.
+        channels: Position of the channel axis in npz and npy files, first or last. None: found by the sizes.
+        classes: Chosen classes in their order, such as cat,dog. Groups: "cats=persian,siamese;dogs=beagle". None: all.
+        resize: Size in pixels of the images of a folder or parquet file: 32, 32x48 (height x width) or 32 48. Default:
+            no resizing, so that all must have one size.
+        fit: Treatment of other proportions with --resize. stretch: they change. crop: the centre is taken. pad: black
+            borders are added.
+        skip_unreadable: Whether damaged images are left out and listed, instead of refused.
         mirror_safe: Whether a horizontally flipped image keeps its class, so that augmentation may flip images. auto:
             yes for fashion-mnist, cifar10, cifar100 and stl10, no for all other data. check: decided by the accuracy of
             a small network on flipped held-out images.
@@ -40,7 +48,13 @@ class DataOptions:
     zca: bool = False
     image_column: str | None = None
     label_column: str | None = None
-    resize: tuple[int, int] | None = None
+    text_column: str | None = None
+    configuration: str | None = None
+    channels: Literal["first", "last"] | None = None
+    classes: str | None = None
+    resize: tuple[str, ...] = ()
+    fit: Literal["stretch", "crop", "pad"] = "stretch"
+    skip_unreadable: bool = False
     mirror_safe: Literal["auto", "yes", "no", "check"] = "auto"
     device: str = "cpu"
     threads: int | None = None
@@ -78,9 +92,21 @@ class DataOptions:
             torch.set_num_threads(self.threads)
 
     def _load_options(self) -> dict[str, Any]:
-        shared = ("root", "zca", "image_column", "label_column", "resize")
+        shared = (
+            *("root", "zca", "image_column", "label_column", "text_column", "configuration"),
+            *("channels", "classes", "skip_unreadable"),
+        )
         mirror_safe = {"mirror_safe": self.mirror_safe == "yes"} if self.mirror_safe in ("yes", "no") else {}
-        return {name: getattr(self, name) for name in shared} | mirror_safe
+        return {name: getattr(self, name) for name in shared} | {"resize": self._resize()} | mirror_safe
+
+    def _resize(self) -> Resize | None:
+        if not self.resize:
+            require(self.fit == "stretch", "fit", "come with --resize", self.fit)
+            return None
+        sides = "x".join(self.resize).lower().split("x")
+        valid = len(sides) in (1, 2) and all(side.isdecimal() for side in sides)
+        require(valid, "resize", "be 32, 32x48 (height x width) or 32 48", " ".join(self.resize))
+        return data.Resize(int(sides[0]), int(sides[-1]), self.fit)
 
 
 def names(text: str, option: str = "", known: Collection[str] = ()) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from ddsdk.data.pictures import Pictures
 from ddsdk.data.raw import Raw
 from ddsdk.data.splits import KINDS, split_kind, usual_names
+from ddsdk.data.unserved import refuse_unserved
 
 # Folders that archivers, file servers and operating systems leave behind.
 _SYSTEM_FOLDERS = {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "lost+found", "system volume information"}
@@ -35,7 +36,10 @@ def read_folder(folder: Path, split: str) -> Raw:
     Raises:
         ValueError: If there are fewer than two class folders, or a class folder has no pictures or only folders.
     """
+    refuse_unserved(folder)
     parent = _split_folder(folder, split)
+    if parent != folder:
+        refuse_unserved(parent)
     class_folders = _subfolders(parent)
     if len(class_folders) < 2:
         raise ValueError(f"folder {str(parent)!r} must hold one subfolder for each class, got {len(class_folders)}")
@@ -96,3 +100,10 @@ def _subfolders(folder: Path) -> list[Path]:
 def _pictures(folder: Path) -> list[Path]:
     pictures = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
     return sorted(path for path in pictures if not path.name.startswith("."))
+
+
+def holds_class_folders(folder: Path) -> bool:
+    """Return whether a folder below this one, at most two levels deep, holds pictures itself."""
+    inner = _subfolders(folder)
+    places = [*inner, *(path for place in inner for path in _subfolders(place))]
+    return any(path.suffix.lower() in _SUFFIXES for place in places for path in place.iterdir())

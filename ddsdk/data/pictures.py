@@ -87,7 +87,7 @@ class Pictures:
         return Pictures(self.source, resize, self.index)
 
 
-def decode_all(pictures: Pictures, *, skip_unreadable: bool = False) -> tuple[Tensor, Tensor]:
+def decode_all(pictures: Pictures, *, skip_unreadable: bool = False, split: str = "train") -> tuple[Tensor, Tensor]:
     """Return pictures as a tensor (N, C, H, W) uint8, in colour if any of them is in colour, and their positions.
 
     The tensor is allocated once, for the first picture. Its grey channel becomes three when the first picture in colour
@@ -96,6 +96,7 @@ def decode_all(pictures: Pictures, *, skip_unreadable: bool = False) -> tuple[Te
     Args:
         pictures: Pictures of one size after their resizing.
         skip_unreadable: True leaves pictures out that cannot be read, with a note that names them. False refuses them.
+        split: Name of the split in messages.
 
     Returns:
         Images, and positions (N,) int64 of the pictures that are among them.
@@ -125,13 +126,13 @@ def decode_all(pictures: Pictures, *, skip_unreadable: bool = False) -> tuple[Te
             images = _in_colour(images, len(kept))
         images[len(kept)] = channels
         kept.append(i)
-    _refuse_or_note(unreadable, len(pictures), skip_unreadable)
+    _refuse_or_note(unreadable, len(pictures), skip_unreadable, split)
     if len(sizes) > 1:
         listed = ", ".join(f"{count} of {h}x{w}" for (h, w), count in sizes.most_common(5))
         more = f" and {len(sizes) - 5} more sizes" if len(sizes) > 5 else ""
         rule = "have one size; pass resize=32 or resize=(height, width), or --resize on the command line"
-        raise ValueError(f"images must {rule}, got {len(sizes)} sizes (height x width): {listed}{more}")
-    require(bool(kept), "data", "hold at least one readable picture", len(kept))
+        raise ValueError(f"images of {split} must {rule}, got {len(sizes)} sizes (height x width): {listed}{more}")
+    require(bool(kept), f"data of {split}", "hold at least one readable picture", len(kept))
     if pictures.reduced_to_8_bits:
         note("pictures of 16 bits per channel are reduced to 8 bits: 65535 becomes 255")
     return torch.from_numpy(images[: len(kept)]), torch.tensor(kept)
@@ -143,18 +144,18 @@ def _in_colour(grey: PixelArray, filled: int) -> PixelArray:
     return images
 
 
-def _refuse_or_note(unreadable: Sequence[UnreadablePictureError], n: int, skip: bool) -> None:
+def _refuse_or_note(unreadable: Sequence[UnreadablePictureError], n: int, skip: bool, split: str) -> None:
     if not unreadable:
         return
     if skip:
-        note(f"{len(unreadable)} of {n} pictures are unreadable and left out")
+        note(f"{len(unreadable)} of {n} pictures of {split} are unreadable and left out")
         for error in unreadable:
             note(f"left out: {error.name} ({error.reason})")
         return
     listed = "; ".join(f"{error.name} ({error.reason})" for error in unreadable[:_NAMED_FILES])
     more = f"; and {len(unreadable) - _NAMED_FILES} more" if len(unreadable) > _NAMED_FILES else ""
     rule = "be readable pictures, or be left out by skip_unreadable=True or --skip-unreadable"
-    raise ValueError(f"all items must {rule}, got {len(unreadable)} of {n} unreadable: {listed}{more}")
+    raise ValueError(f"all items of {split} must {rule}, got {len(unreadable)} of {n} unreadable: {listed}{more}")
 
 
 def decode(source: Encoded, name: str, resize: Resize | None = None) -> tuple[PixelArray, str]:

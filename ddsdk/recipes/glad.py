@@ -48,6 +48,7 @@ class GLaD(LatentMatching):
     """
 
     name: ClassVar[str] = "glad"
+    sums_over_classes: ClassVar[bool] = True
     layer: PositiveInt = 1
 
     def check(self) -> None:

@@ -8,12 +8,14 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ddsdk.data import Source
+from ddsdk.data import Source, sample_indices
 from ddsdk.foundation import derive, generator, require, seeded_layers
 from ddsdk.networks import NetworkFactory, calibrate_batch_norm_, has_batch_norm
 from ddsdk.synthetic import SyntheticSet
 
 M = TypeVar("M", bound=nn.Module)
+_CALIBRATION_CLASSES = 100
+"""Largest number of classes whose images set the statistics of BatchNorm layers."""
 
 MakeStudent = Callable[[torch.Generator], nn.Module]
 """Factory of a network whose parameters depend on the generator alone."""
@@ -57,13 +59,14 @@ def calibrate(student: M, real: Source, rng: torch.Generator, images: int = 16) 
         student: Network, changed in place if it has BatchNorm layers.
         real: Source of the real images.
         rng: Root of the choice of images.
-        images: Number of images of each class.
+        images: Number of images of each class; of more than 100 classes, 100 random ones are used.
 
     Returns:
         The network itself.
     """
     if has_batch_norm(student):
-        batches = [real.of_class(c, images, derive(rng, "batch-norm", c)).x for c in range(real.num_classes)]
+        classes = sample_indices(torch.arange(real.num_classes), _CALIBRATION_CLASSES, derive(rng, "classes"))
+        batches = [real.of_class(c, images, derive(rng, "batch-norm", c)).x for c in classes.tolist()]
         with seeded_layers(derive(rng, "layers")):
             calibrate_batch_norm_(student, torch.cat(batches))
     return student

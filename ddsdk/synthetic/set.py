@@ -200,8 +200,7 @@ class LeafView:
         for leaf, slots, rng in self._leaf_draws:
             if leaf.grad is not None:
                 # A newly derived generator gives a stochastic decoder the same random numbers again.
-                images, _ = self._syn.parametrization.decode(slots, derive(rng))
-                torch.autograd.backward(images, leaf.grad)
+                self._syn.parametrization.pull_back_(slots, leaf.grad, derive(rng))
                 leaf.grad = None
 
     def finish(self) -> None:
