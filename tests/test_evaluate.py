@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import ddsdk as dd
 from ddsdk.cli import main
-from ddsdk.judging import TrainingSet, baseline_size, in_space_of, read_scores, top1_accuracy
+from ddsdk.judging import TrainingSet, baseline_size, in_space_of, read_scores, stored_reading, top1_accuracy
 from ddsdk.training import PerStepSchedule
 from ddsdk.training.fit import accuracy
 
@@ -117,3 +119,48 @@ def test_a_rate_for_each_step_needs_the_stored_order(whitened):
     stored = TrainingSet.of(ordered, dataclasses.replace(SHORT, order="stored"))
     assert stored.per_step == PerStepSchedule(ordered.learned_lr)
     assert TrainingSet.of(ordered).per_step == PerStepSchedule()
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Folders train and test with three classes of pictures of different sizes."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("ant", "bee", "cow"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for i in range(3):
+                pixels = rng.integers(0, 256, (8 + i, 12, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "data" / split / name / f"{i}.png")
+    return tmp_path / "data"
+
+
+def test_evaluation_reads_data_as_the_set_was_read(pictures, tmp_path, capsys):
+    data, out = ["--data", str(pictures)], str(tmp_path / "set")
+    reading = ["--resize", "8x10", "--fit", "crop", "--classes", "cow,ant"]
+    assert main(["distill", *data, *reading, "--recipe", "means", "--ipc", "1", "--out", out]) == 0
+    line = [*data, "--width", "4", "--epochs", "1", "--repeats", "1", "--baselines", ""]
+    assert main(["evaluate", out, *line, "--results", str(tmp_path / "as-stored")]) == 0
+    assert main(["evaluate", out, *line, *reading, "--results", str(tmp_path / "as-given")]) == 0
+    stored, given = (read_scores(tmp_path / name) for name in ("as-stored", "as-given"))
+    assert stored[0]["conditions"]["test"] == given[0]["conditions"]["test"]
+    capsys.readouterr()
+    options = stored_reading(dd.Distilled.load(out))
+    assert options == {"resize": dd.data.Resize(8, 10, "crop"), "classes": dd.data.ClassChoice.of("cow,ant")}
+    _, test = dd.load_pair(pictures, **options)
+    assert test.class_names == ("cow", "ant")
+
+
+def test_another_geometry_is_noted_and_another_vocabulary_refused(pictures, caplog):
+    caplog.set_level("INFO", logger="ddsdk")
+    train, _ = dd.load_pair(pictures, resize=8)
+    distilled = dd.distill(dd.BASELINES["means"](ipc=1), train)
+    _, padded = dd.load_pair(pictures, resize=dd.data.Resize(8, 8, "pad"))
+    caplog.clear()
+    in_space_of(distilled, padded)
+    assert "the test images have the geometry {'height': 8, 'width': 8, 'fit': 'pad'}, and the set" in caplog.text
+    train.reading["vocabulary"] = {"sha256": "a"}
+    with pytest.raises(ValueError, match="vocabulary of test must be that of the set, None"):
+        in_space_of(distilled, train)
+    altered = dataclasses.replace(distilled, provenance={"data": {"resize": {"height": -1, "width": 8, "fit": "crop"}}})
+    with pytest.raises(ValueError, match="resize must be one side or"):
+        stored_reading(altered)

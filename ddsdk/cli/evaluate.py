@@ -69,7 +69,7 @@ class Evaluate(NetworkOptions, DataOptions):
     def run(self) -> int:
         """Return exit code 0 after printing the accuracies of the set and of the baselines."""
         distilled = artefact.Distilled.load(self.set)
-        train, test = self.pair(self.test)
+        train, test = self.pair(self.test, judging.stored_reading(distilled))
         chosen, baselines = names(self.networks, "networks", networks.NETWORKS), names(self.baselines)
         results = judging.results_folder(self.set) if self.results is None else self.results
         tables = []

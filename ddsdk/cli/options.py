@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ddsdk import data, judging, networks
 from ddsdk.cli.console import out
-from ddsdk.foundation import require
+from ddsdk.foundation import note, require
 
 if TYPE_CHECKING:
-    from ddsdk.data import RealData, Resize
+    from ddsdk.data import LoadOptions, RealData, Resize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +65,20 @@ class DataOptions:
         train = data.load(self.data, **self._load_options()).to(self.device)
         return train.with_mirror_safe(self._mirror_safe(train))
 
-    def pair(self, test: str | None = None) -> tuple[RealData, RealData]:
-        """Return the train and test splits on the device; `test` is the test data if `data` has no test split."""
+    def pair(self, test: str | None = None, stored: LoadOptions | None = None) -> tuple[RealData, RealData]:
+        """Return the train and test splits on the device.
+
+        Args:
+            test: Test data if `data` has no test split. None for the test split of `data`.
+            stored: Geometry and classes of a distilled set, for options that are not given. None for no set.
+        """
         self._prepare()
-        train, held_out = (split.to(self.device) for split in data.load_pair(self.data, test, **self._load_options()))
+        options = self._load_options()
+        missing = {name: value for name, value in (stored or {}).items() if options[name] is None}
+        if missing:
+            note(f"the data are read as those of the set: {', '.join(f'{name} {v}' for name, v in missing.items())}")
+        splits = data.load_pair(self.data, test, **options | missing)
+        train, held_out = (split.to(self.device) for split in splits)
         safe = self._mirror_safe(train)
         return train.with_mirror_safe(safe), held_out.with_mirror_safe(safe)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 
 from ddsdk.artefact import Distilled
-from ddsdk.data import Batch, RealData
-from ddsdk.foundation import clean, require
+from ddsdk.data import Batch, ClassChoice, LoadOptions, RealData, Resize
+from ddsdk.foundation import clean, note, require
 from ddsdk.networks import NetworkFactory, network_factory
 from ddsdk.training import PerStepSchedule, TrainingProtocol, kernel_machine
 
@@ -130,10 +131,37 @@ def with_hard_labels(protocol: TrainingProtocol, distilled: Distilled) -> Traini
     return protocol if hard else dataclasses.replace(protocol, labels="hard")
 
 
+def stored_reading(distilled: Distilled) -> LoadOptions:
+    """Return the options of `ddsdk.load` that belong to a distilled set: geometry and chosen classes of its data.
+
+    ValueError is raised for a set, such as an altered one, whose provenance has an invalid entry.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.judging import stored_reading
+        >>> few = ddsdk.load("digits", classes=["3", "8"])
+        >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), few)
+        >>> ddsdk.load("digits", split="test", **stored_reading(distilled)).class_names
+        ('3', '8')
+    """
+    facts, options = _data_facts(distilled), LoadOptions()
+    if "resize" in facts:
+        options["resize"] = Resize.from_state(facts["resize"])
+    if "classes" in facts:
+        options["classes"] = ClassChoice.from_state(facts["classes"])
+    return options
+
+
+def _data_facts(distilled: Distilled) -> Mapping[str, Any]:
+    facts = distilled.provenance.get("data")
+    return facts if isinstance(facts, Mapping) else {}
+
+
 def in_space_of(distilled: Distilled, real: RealData, split: str = "test") -> RealData:
     """Return real data in the value space of a distilled set.
 
-    ValueError is raised if the class names or the image shape differ from those of the set.
+    ValueError is raised if class names, image shape or the vocabulary of texts differ from those of the set. Another
+    geometry of the pictures with the same shape gives a note.
 
     Args:
         distilled: Distilled set whose preprocessing the real data get.
@@ -152,7 +180,12 @@ def in_space_of(distilled: Distilled, real: RealData, split: str = "test") -> Re
     rule = f"be those of the set, {list(distilled.class_names)}"
     require(names == distilled.class_names, f"class names of {split}", rule, list(names))
     shape = tuple(distilled.images.shape[1:])
-    require(
-        real.image_shape == shape, f"{split} images", f"have the shape of the set's images, {shape}", real.image_shape
-    )
+    rule = f"have the shape of the set's images, {shape}"
+    require(real.image_shape == shape, f"{split} images", rule, real.image_shape)
+    facts = _data_facts(distilled)
+    vocabulary = facts.get("vocabulary")
+    same = vocabulary == real.reading.get("vocabulary")
+    require(same, f"vocabulary of {split}", f"be that of the set, {vocabulary}", real.reading.get("vocabulary"))
+    if facts.get("resize") != real.reading.get("resize"):
+        note(f"the {split} images have the geometry {real.reading.get('resize')}, and the set {facts.get('resize')}")
     return real if real.preprocess == distilled.preprocess else real.with_preprocess(distilled.preprocess)
