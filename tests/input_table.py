@@ -199,7 +199,24 @@ DEEP = np.random.default_rng(1).integers(0, 256, (12, 6, 5, 7), dtype=np.uint8)
 COCO = json.dumps({"images": [], "annotations": [], "categories": []})
 INPUTS = [
     Input("folders", "one subfolder for each class", folder, **FOLDER),
-    Input("folders", "hidden files, a text file, `__MACOSX`", folder_with("__MACOSX/eel/1.png", b""), **FOLDER),
+    Input("folders", "hidden files and `__MACOSX` beside them", folder_with("__MACOSX/eel/1.png", b""), **FOLDER),
+    Input(
+        *("folders", "a text file among the pictures", folder_with("eel/notes.txt", "holiday")),
+        note="1 files in class folders are no pictures by their suffix, and are left out: .txt (1)",
+        **FOLDER,
+    ),
+    Input(
+        *("folders", "a picture beside the class folders", folder_with("loose.png", b"")),
+        note="are in no class folder, and are left out",
+        **FOLDER,
+    ),
+    Input(
+        *("folders", "pictures in a folder below a class folder", folder_with("eel/more/99.png", encoded(PIXELS[11]))),
+        *({}, RGB, ZOO, [*BY_CLASS, 2], "1 pictures in folders below class folder 'eel' belong to this class"),
+    ),
+    Input(
+        "folders", "HEIC without a plug-in", folder_with("eel/99.heic", b"ftypheic"), refusal="no known picture format"
+    ),
     Input(
         "folders", "pictures of several sizes", sizes, refusal="pass resize=32 or resize=(height, width), or --resize"
     ),
