@@ -17,6 +17,7 @@ from .files import remove_stale_files as remove_stale_files
 from .files import staged_folder as staged_folder
 from .files import strict_json as strict_json
 from .files import write_atomic as write_atomic
+from .notes import note as note
 from .numbers import CheckedDataclass as CheckedDataclass
 from .numbers import Fraction as Fraction
 from .numbers import Momentum as Momentum

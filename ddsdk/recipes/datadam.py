@@ -53,6 +53,7 @@ class DataDAM(SGDMatching):
     """
 
     name: ClassVar[str] = "datadam"
+    needs = ("activations",)
     steps: PositiveInt = 8000
     real_batch: PositiveInt = 256
     power: PositiveFloat = 4.0

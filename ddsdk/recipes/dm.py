@@ -44,6 +44,7 @@ class DM(SGDMatching):
     """
 
     name: ClassVar[str] = "dm"
+    needs = ("features",)
     real_batch: PositiveInt = 256
 
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:

@@ -48,6 +48,7 @@ class GLaD(LatentMatching):
     """
 
     name: ClassVar[str] = "glad"
+    needs = ("features",)
     layer: PositiveInt = 1
 
     def check(self) -> None:

@@ -59,6 +59,7 @@ class IDM(SGDMatching):
     """
 
     name: ClassVar[str] = "idm"
+    needs = ("features",)
     real_batch: PositiveInt | None = None
     factor: PositiveInt = 2
     class_weight: NonNegativeFloat | None = None

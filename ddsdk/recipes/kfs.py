@@ -55,6 +55,7 @@ class KFS(DistributionMatching):
     """
 
     name: ClassVar[str] = "kfs"
+    needs = ("features",)
     image_lr: PositiveFloat = 0.003
     real_batch: PositiveInt = 256
     decoders: PositiveInt = 4

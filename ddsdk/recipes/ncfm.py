@@ -72,6 +72,7 @@ class NCFM(DistributionMatching):
     """
 
     name: ClassVar[str] = "ncfm"
+    needs = ("features",)
     real_batch: PositiveInt = 1024
     factor: PositiveInt = 2
     frequencies: PositiveInt = 4096
