@@ -73,6 +73,7 @@ class NCFM(DistributionMatching):
 
     name: ClassVar[str] = "ncfm"
     sums_over_classes: ClassVar[bool] = True
+    needs = ("features",)
     real_batch: PositiveInt = 1024
     factor: PositiveInt = 2
     frequencies: PositiveInt = 4096

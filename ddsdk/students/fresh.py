@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from ddsdk.data import Source, sample_indices
-from ddsdk.foundation import derive, generator, require, seeded_layers
-from ddsdk.networks import NetworkFactory, calibrate_batch_norm_, has_batch_norm
+from ddsdk.foundation import derive, require, seeded_layers
+from ddsdk.networks import built, calibrate_batch_norm_, has_batch_norm
 from ddsdk.synthetic import SyntheticSet
 
 M = TypeVar("M", bound=nn.Module)
@@ -28,28 +28,6 @@ def prepare_student(make_student: MakeStudent, real: Source, rng: torch.Generato
     a few images of one class have no useful statistics.
     """
     return calibrate(built(make_student, derive(rng, "init")).to(real.device), real, rng)
-
-
-def built(make_student: MakeStudent, rng: torch.Generator) -> nn.Module:
-    """Return a new network; weights that its factory draws from torch's global generators depend on `rng` too."""
-    with seeded_layers(rng):
-        return make_student(rng)
-
-
-def require_repeatable(make_student: MakeStudent) -> None:
-    """Check that equal generators give networks of equal weights, else raise ValueError; those of the catalogue do."""
-    if isinstance(make_student, NetworkFactory):
-        return
-    one, two = (built(make_student, generator("repeatable")).state_dict() for _ in range(2))
-    different = [name for name, tensor in one.items() if name not in two or not torch.equal(tensor, two[name])]
-    name = getattr(make_student, "__qualname__", type(make_student).__name__)
-    require(
-        not different and len(one) == len(two),
-        "make_student",
-        "give equal weights for equal generators: draw them from the generator or by PyTorch's own initialisation, "
-        "not from NumPy, Python's random or an own generator",
-        f"{name}, whose {different[0] if different else 'layers'} differ in two networks",
-    )
 
 
 def calibrate(student: M, real: Source, rng: torch.Generator, images: int = 16) -> M:

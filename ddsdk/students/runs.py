@@ -42,9 +42,23 @@ from ddsdk.foundation import (
     strict_json,
     write_atomic,
 )
-from ddsdk.networks import function_digest
-from ddsdk.students.fresh import MakeStudent, built, calibrate, prepare_student, require_repeatable
-from ddsdk.training import CurvaturePenalty, FlatNetwork, gradient_step, sharpness_aware_step, weight_vector
+from ddsdk.networks import (
+    NetworkFactory,
+    built,
+    function_digest,
+    network_name,
+    require_repeatable,
+    uses_batch_statistics,
+)
+from ddsdk.students.fresh import MakeStudent, calibrate, prepare_student
+from ddsdk.training import (
+    CurvaturePenalty,
+    FlatNetwork,
+    gradient_step,
+    sharpness_aware_step,
+    split_batches,
+    weight_vector,
+)
 
 
 @final
@@ -184,7 +198,8 @@ class TrainedRuns:
         self.training = training
         self.folder = cache_folder() if folder is None else folder
         self._real, self._make_student = real, make_student
-        require_repeatable(make_student)
+        if not isinstance(make_student, NetworkFactory):
+            require_repeatable(make_student, network_name(make_student))
         self._network = prepare_student(make_student, real, generator("template"))
         self._flat = FlatNetwork(self._network.train())
         images = len(self._pool(generator("template")))
@@ -378,7 +393,7 @@ class TrainedRuns:
         self, network: nn.Module, optimizer: torch.optim.Optimizer, order: Tensor, key: torch.Generator
     ) -> None:
         training, augmentation = self.training, Augmentation(self.training.augmentation)
-        for i, part in enumerate(torch.split(order, training.batch_size)):
+        for i, part in enumerate(split_batches(order, training.batch_size, uses_batch_statistics(network))):
             x, y = self._real.batch(part)
             draw = augmentation.per_image(len(x), derive(key, "augmentation", i))
             batch = Batch(*cutmix(draw(x), y, training.mix, derive(key, "mix", i)))
