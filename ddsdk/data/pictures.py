@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -91,7 +91,7 @@ def decode_all(pictures: Pictures, *, skip_unreadable: bool = False, split: str 
     """Return pictures as a tensor (N, C, H, W) uint8, in colour if any of them is in colour, and their positions.
 
     The tensor is allocated once, for the first picture. Its grey channel becomes three when the first picture in colour
-    is met.
+    is met. Unreadable pictures, pictures that differ in size, and no pictures are a ValueError.
 
     Args:
         pictures: Pictures of one size after their resizing.
@@ -100,9 +100,6 @@ def decode_all(pictures: Pictures, *, skip_unreadable: bool = False, split: str 
 
     Returns:
         Images, and positions (N,) int64 of the pictures that are among them.
-
-    Raises:
-        ValueError: If pictures are unreadable, differ in size, or are none.
     """
     images = np.zeros((0, 0, 0, 0), np.uint8)
     kept: list[int] = []
@@ -126,12 +123,8 @@ def decode_all(pictures: Pictures, *, skip_unreadable: bool = False, split: str 
             images = _in_colour(images, len(kept))
         images[len(kept)] = channels
         kept.append(i)
-    _refuse_or_note(unreadable, len(pictures), skip_unreadable, split)
-    if len(sizes) > 1:
-        listed = ", ".join(f"{count} of {h}x{w}" for (h, w), count in sizes.most_common(5))
-        more = f" and {len(sizes) - 5} more sizes" if len(sizes) > 5 else ""
-        rule = "have one size; pass resize=32 or resize=(height, width), or --resize on the command line"
-        raise ValueError(f"images of {split} must {rule}, got {len(sizes)} sizes (height x width): {listed}{more}")
+    refuse_or_note(unreadable, len(pictures), skip_unreadable, split)
+    refuse_sizes(sizes, split)
     require(bool(kept), f"data of {split}", "hold at least one readable picture", len(kept))
     if pictures.reduced_to_8_bits:
         note("pictures of 16 bits per channel are reduced to 8 bits: 65535 becomes 255")
@@ -144,7 +137,26 @@ def _in_colour(grey: PixelArray, filled: int) -> PixelArray:
     return images
 
 
-def _refuse_or_note(unreadable: Sequence[UnreadablePictureError], n: int, skip: bool, split: str) -> None:
+def refuse_sizes(sizes: Mapping[tuple[int, int], int], split: str) -> None:
+    """Check that the numbers of pictures by (height, width) have one size.
+
+    Raises:
+        ValueError: If there are several sizes.
+    """
+    if len(sizes) > 1:
+        ordered = sorted(sizes.items(), key=lambda item: -item[1])
+        listed = ", ".join(f"{count} of {h}x{w}" for (h, w), count in ordered[:5])
+        more = f" and {len(sizes) - 5} more sizes" if len(sizes) > 5 else ""
+        rule = "have one size; pass resize=32 or resize=(height, width), or --resize on the command line"
+        raise ValueError(f"images of {split} must {rule}, got {len(sizes)} sizes (height x width): {listed}{more}")
+
+
+def refuse_or_note(unreadable: Sequence[UnreadablePictureError], n: int, skip: bool, split: str) -> None:
+    """Note unreadable pictures that are skipped.
+
+    Raises:
+        ValueError: If there are unreadable pictures that are not skipped; the message names them.
+    """
     if not unreadable:
         return
     if skip:
