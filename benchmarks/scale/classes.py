@@ -15,7 +15,7 @@ from ddsdk.networks import network_factory
 from ddsdk.recipes import DM
 from ddsdk.running import Distillation
 
-_SHAPE, _PER_CLASS = (3, 32, 32), 40
+_SHAPE = (3, 32, 32)
 
 
 def classes_table(*, width: int, classes: int, per_step: int, ipc: int, real_batch: int, repeats: int) -> MachineTable:
@@ -31,7 +31,7 @@ def classes_table(*, width: int, classes: int, per_step: int, ipc: int, real_bat
         real_batch: Real images of each class in one step.
         repeats: Number of timed steps of each run.
     """
-    few, many = _random_images(per_step), _random_images(classes)
+    few, many = _random_images(per_step, real_batch), _random_images(classes, real_batch)
     runs = {
         f"{per_step} classes": _run(few, width, ipc, real_batch, repeats, None),
         f"{per_step} of {classes} classes": _run(many, width, ipc, real_batch, repeats, per_step),
@@ -65,9 +65,9 @@ def _run(real: RealData, width: int, ipc: int, real_batch: int, steps: int, per_
     return Distillation(plan, real, rng=generator("run"))
 
 
-def _random_images(classes: int) -> RealData:
-    n = classes * _PER_CLASS
+def _random_images(classes: int, per_class: int) -> RealData:
+    n = classes * per_class
     images = torch.randint(0, 256, (n, *_SHAPE), generator=generator("classes"), dtype=torch.uint8)
-    labels = torch.arange(classes).repeat_interleave(_PER_CLASS)
+    labels = torch.arange(classes).repeat_interleave(per_class)
     names = [str(c) for c in range(classes)]
     return RealData(images, labels, class_names=names, preprocess=Preprocess.normalise([0.5] * 3, [0.29] * 3))

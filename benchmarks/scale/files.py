@@ -21,7 +21,7 @@ class PictureFolder:
     Attributes:
         folder: Folder to write. Files that exist are kept.
         pictures: Number of pictures of all classes together.
-        classes: Number of classes.
+        classes: Number of classes, each in a subfolder.
         side: Height and width of the pictures in pixels.
         workers: Number of processes that write pictures.
     """

@@ -27,6 +27,11 @@ _SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 class PictureFiles(list[Path]):
     """Files of pictures, each of which is named by its path."""
 
+    @property
+    def files(self) -> list[Path]:
+        """Files that hold the pictures."""
+        return self
+
     def name(self, i: int) -> str:
         """Return the path of picture `i` for messages."""
         return f"image file {str(self[i])!r}"

@@ -15,11 +15,12 @@ from ddsdk.data.archives import read_numpy
 from ddsdk.data.arrays import Array, Channels, read_arrays
 from ddsdk.data.classes import ClassChoice, Classes, ClassIndex
 from ddsdk.data.datasets import LabelledImages, read_dataset
+from ddsdk.data.decoding import decode_to_disk, is_larger_than_memory
 from ddsdk.data.folders import holds_class_folders, read_folder
 from ddsdk.data.hub import is_hub_dataset, read_hub_dataset
 from ddsdk.data.labels import listed
 from ddsdk.data.named import MIRROR_SAFE, NAMED, TEXTS, known_name, nearest_name, read_named
-from ddsdk.data.on_disk import Images
+from ddsdk.data.on_disk import DiskImages, Images
 from ddsdk.data.parquet import read_parquet
 from ddsdk.data.pictures import Pictures, decode_all
 from ddsdk.data.preprocess import KNOWN_NORMALISATION, Preprocess
@@ -52,6 +53,9 @@ class LoadOptions(TypedDict, total=False):
         resize: Geometry to which pictures are brought: the side of a square, (height, width), or a `Resize`; None
             requires pictures of one size.
         skip_unreadable: True leaves damaged pictures out, with a note that names them. False refuses them.
+        on_disk: True decodes pictures into a file of the cache folder, of which only batches are in memory. None means
+            True for pictures that would take more than half of the machine's memory.
+        workers: Number of processes that decode pictures to disk; 1, the default, decodes in this process.
         zca: True for ZCA whitening, fitted on the train images, in place of the normalisation.
         preprocess: Preprocessing to use instead of the normalisation or whitening; None takes the default.
         pictures: False for data without pictures, see `RealData`; texts never have pictures.
@@ -69,6 +73,8 @@ class LoadOptions(TypedDict, total=False):
     classes: Classes | None
     resize: Resize | int | tuple[int, int] | None
     skip_unreadable: bool
+    on_disk: bool | None
+    workers: int
     zca: bool
     preprocess: Preprocess | None
     pictures: bool
@@ -182,6 +188,8 @@ class _Reading:
     choice: ClassChoice | None
     resize: Resize | None
     skip_unreadable: bool
+    on_disk: bool | None
+    workers: int
     vocabulary: Vocabulary | None = None
 
     @classmethod
@@ -190,7 +198,14 @@ class _Reading:
         choice, resize = ClassChoice.of(options.get("classes")), Resize.of(options.get("resize"))
         is_pictures = isinstance(train.images, Pictures)
         require(resize is None or is_pictures, "resize", "be left out unless data holds pictures", resize)
-        reading = cls(ClassIndex.of(train), choice, resize, options.get("skip_unreadable", False))
+        rule = "be left out unless data is a folder, parquet files or tar files"
+        require(is_pictures or not options.get("on_disk"), "on_disk", rule, True)
+        skip, on_disk, workers = (
+            options.get("skip_unreadable", False),
+            options.get("on_disk"),
+            options.get("workers", 1),
+        )
+        reading = cls(ClassIndex.of(train), choice, resize, skip, on_disk, workers)
         chosen = reading._chosen(train, "train")
         if not isinstance(chosen.images, Texts):
             return reading
@@ -242,13 +257,19 @@ class _Reading:
         return chosen
 
     def _decoded(self, raw: Raw, split: str) -> Raw:
-        images: Tensor | Pictures | Texts = raw.images
+        images: Images | Pictures | Texts = raw.images
         if isinstance(images, Texts):
             require(self.vocabulary is not None, f"data of {split}", "be no texts, as in train", "texts")
             return replace(raw, images=matrices(cast("Vocabulary", self.vocabulary), images, split))
-        if isinstance(images, Tensor):
+        if isinstance(images, Tensor | DiskImages):
             return raw
-        decoded, kept = decode_all(images.resized(self.resize), skip_unreadable=self.skip_unreadable, split=split)
+        pictures, skip = images.resized(self.resize), self.skip_unreadable
+        on_disk = is_larger_than_memory(pictures) if self.on_disk is None else self.on_disk
+        decoded, kept = (
+            decode_to_disk(pictures, workers=self.workers, skip_unreadable=skip, split=split)
+            if on_disk
+            else decode_all(pictures, skip_unreadable=skip, split=split)
+        )
         return replace(raw, images=decoded, labels=raw.labels[kept])
 
 

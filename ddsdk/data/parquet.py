@@ -140,6 +140,16 @@ class ParquetPictures:
         self._starts = list(accumulate((column.starts[-1] for column in columns), initial=0))
         self._group: tuple[tuple[int, int], Any] | None = None
 
+    @property
+    def files(self) -> list[Path]:
+        """Files that hold the pictures."""
+        return [column.file for column in self.columns]
+
+    @property
+    def stamp(self) -> str:
+        """Names of the columns, which together with the files determine the pictures."""
+        return "\0".join(column.name for column in self.columns)
+
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without the row group in memory, for processes that decode pictures."""
         return self.__dict__ | {"_group": None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
@@ -107,7 +107,7 @@ def decode_all(pictures: Pictures, *, skip_unreadable: bool = False, split: str 
     """Return pictures as a tensor (N, C, H, W) uint8, in colour if any of them is in colour, and their positions.
 
     The tensor is allocated once, for the first picture. Its grey channel becomes three when the first picture in colour
-    is met.
+    is met. Unreadable pictures, pictures that differ in size, and no pictures are a ValueError.
 
     Args:
         pictures: Pictures of one size after their resizing.
@@ -116,9 +116,6 @@ def decode_all(pictures: Pictures, *, skip_unreadable: bool = False, split: str 
 
     Returns:
         Images, and positions (N,) int64 of the pictures that are among them.
-
-    Raises:
-        ValueError: If pictures are unreadable, differ in size, or are none.
     """
     images = np.zeros((0, 0, 0, 0), np.uint8)
     kept: list[int] = []
@@ -142,14 +139,7 @@ def decode_all(pictures: Pictures, *, skip_unreadable: bool = False, split: str 
             images = _in_colour(images, len(kept))
         images[len(kept)] = channels
         kept.append(i)
-    # One refusal has both faults, so that the second does not follow on the first.
-    faults = _faults(unreadable, sizes, len(pictures), skip_unreadable, split)
-    if faults:
-        raise ValueError("; besides, ".join(faults))
-    if unreadable:
-        note(f"{len(unreadable)} of {len(pictures)} pictures of {split} are unreadable and left out")
-    for left_out in unreadable:
-        note(f"left out: {left_out.name} ({left_out.reason})")
+    check_pictures(unreadable, sizes, len(pictures), skip_unreadable, split)
     require(bool(kept), f"data of {split}", "hold at least one readable picture", len(kept))
     if pictures.animated:
         note(f"{pictures.animated} pictures of {split} have several frames, of which the first is read")
@@ -164,9 +154,22 @@ def _in_colour(grey: PixelArray, filled: int) -> PixelArray:
     return images
 
 
-def _faults(
-    unreadable: Sequence[UnreadablePictureError], sizes: Counter[tuple[int, int]], n: int, skip: bool, split: str
-) -> list[str]:
+def check_pictures(
+    unreadable: Sequence[UnreadablePictureError], sizes: Mapping[tuple[int, int], int], n: int, skip: bool, split: str
+) -> None:
+    """Check that pictures are readable and have one size, and note unreadable pictures that are left out.
+
+    Args:
+        unreadable: Errors of the unreadable pictures.
+        sizes: Number of readable pictures for each (height, width).
+        n: Number of all pictures.
+        skip: True to leave out unreadable pictures, with a note for each.
+        split: Name of the split in messages, "train" or "test".
+
+    Raises:
+        ValueError: If a picture is unreadable and not skipped, or there are several sizes. One error names both faults,
+            so that the second does not follow on the first.
+    """
     faults = []
     if unreadable and not skip:
         listed = "; ".join(f"{error.name} ({error.reason})" for error in unreadable[:_NAMED_FILES])
@@ -174,11 +177,17 @@ def _faults(
         rule = "be readable pictures, or be left out by skip_unreadable=True or --skip-unreadable"
         faults.append(f"all items of {split} must {rule}, got {len(unreadable)} of {n} unreadable: {listed}{more}")
     if len(sizes) > 1:
-        listed = ", ".join(f"{count} of {h}x{w}" for (h, w), count in sizes.most_common(5))
+        ordered = sorted(sizes.items(), key=lambda item: -item[1])
+        listed = ", ".join(f"{count} of {h}x{w}" for (h, w), count in ordered[:5])
         more = f" and {len(sizes) - 5} more sizes" if len(sizes) > 5 else ""
         rule = "have one size; pass resize=32 or resize=(height, width), or --resize on the command line"
         faults.append(f"images of {split} must {rule}, got {len(sizes)} sizes (height x width): {listed}{more}")
-    return faults
+    if faults:
+        raise ValueError("; besides, ".join(faults))
+    if unreadable:
+        note(f"{len(unreadable)} of {n} pictures of {split} are unreadable and left out")
+    for left_out in unreadable:
+        note(f"left out: {left_out.name} ({left_out.reason})")
 
 
 def decode(source: Encoded, name: str, resize: Resize | None = None) -> Decoded:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ddsdk.data.on_disk import DiskImages
 from ddsdk.data.pictures import Pictures
 from ddsdk.foundation import generator
 
@@ -36,18 +37,20 @@ class Raw:
     """One split of a data set, whose content is not yet checked.
 
     Attributes:
-        images: Images (N, C, H, W), uint8 or float; N pictures that are decoded on access; or N texts.
+        images: Images (N, C, H, W), uint8 or float, in memory or on disk; N pictures that are decoded on access; or N
+            texts.
         labels: Integer class ids, (N,) int64.
         class_names: Names of the K classes; None if the source has class ids only.
     """
 
-    images: Tensor | Pictures | Texts
+    images: Tensor | DiskImages | Pictures | Texts
     labels: Tensor
     class_names: tuple[str, ...] | None = None
 
     def select(self, index: Tensor) -> Raw:
         """Return the items at positions `index`, (M,) int64."""
-        images = self.images[index] if isinstance(self.images, Tensor) else self.images.select(index.tolist())
+        images = self.images
+        images = images[index] if isinstance(images, Tensor | DiskImages) else images.select(index.tolist())
         return replace(self, images=images, labels=self.labels[index])
 
 

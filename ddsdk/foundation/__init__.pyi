@@ -9,6 +9,7 @@ from .errors import require_count as require_count
 from .errors import require_momentum as require_momentum
 from .errors import require_positive as require_positive
 from .errors import require_rng as require_rng
+from .files import cache_folder as cache_folder
 from .files import canonical_json as canonical_json
 from .files import lock as lock
 from .files import read_json as read_json

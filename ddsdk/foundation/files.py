@@ -34,6 +34,14 @@ _TEMPORARY_NAME = re.compile(r"\.ddsdk-[0-9a-f]{16}\.tmp")
 _LOCK, _OWNER = ".ddsdk.lock", ".ddsdk.owner"
 
 
+def cache_folder() -> Path:
+    """Return the folder of trained runs and decoded pictures: ``$DDSDK_CACHE``, or ``ddsdk`` in the user's cache."""
+    configured = os.environ.get("DDSDK_CACHE")
+    if configured:
+        return Path(configured)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddsdk"
+
+
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file atomically: at any time a reader finds the complete old content or the complete new content.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from ddsdk.foundation import (
     PositiveFloat,
     PositiveInt,
     StorageError,
+    cache_folder,
     canonical_json,
     derive,
     generator,
@@ -149,14 +149,6 @@ class RunProgress(NamedTuple):
 
     done: int
     total: int
-
-
-def cache_folder() -> Path:
-    """Return the folder of trained runs: ``$DDSDK_CACHE``, or ``ddsdk`` in the user's cache folder."""
-    configured = os.environ.get("DDSDK_CACHE")
-    if configured:
-        return Path(configured)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddsdk"
 
 
 @final
