@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import ddsdk as dd
 from ddsdk.cli import main
@@ -164,3 +165,40 @@ def test_another_geometry_is_noted_and_another_vocabulary_refused(pictures, capl
     altered = dataclasses.replace(distilled, provenance={"data": {"resize": {"height": -1, "width": 8, "fit": "crop"}}})
     with pytest.raises(ValueError, match="resize must be one side or"):
         stored_reading(altered)
+
+
+def perceptron(hidden: int = 6) -> nn.Module:
+    """Return a network of one's own, which draws its weights from torch's global generator."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
+
+
+def test_networks_of_ones_own_and_of_libraries_judge(whitened, tmp_path):
+    train, test, distilled = whitened
+    brief = dataclasses.replace(SHORT, network_options={}, networks=1, epochs=2)
+    chosen = [perceptron, perceptron(9), "torchvision:resnet18"]
+    options = {"baselines": ["random"], "train": train, "results": tmp_path}
+    scores = distilled.evaluate(test, brief, networks=chosen, **options)
+    names = [f"{__name__}.perceptron", "torch.nn.modules.container.Sequential (drawn anew)", "torchvision:resnet18"]
+    assert [(s.network, s.name) for s in scores] == [(n, s) for n in names for s in ("means", "random")]
+    assert distilled.evaluate(test, brief, networks=chosen, **options) == scores
+    # Two functions of the same name are different networks.
+    other = distilled.evaluate(test, brief, networks=[lambda: perceptron(5)], results=tmp_path)
+    again = distilled.evaluate(test, brief, networks=[lambda: perceptron(7)], results=tmp_path)
+    assert other[0].network == again[0].network
+    assert len(read_scores(tmp_path)) == 8
+
+
+def test_a_stored_name_imports_no_code(whitened, tmp_path, monkeypatch):
+    _, test, distilled = whitened
+    (tmp_path / "planted.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    protocol = {**SHORT.to_dict(), "network": "planted:network", "network_options": {}}
+    hostile = dataclasses.replace(distilled, protocol=protocol)
+    with pytest.raises(ValueError, match=r"network of a stored set must be one of convnet.*choose the network with"):
+        hostile.evaluate(test)
+    brief = dataclasses.replace(dd.TrainingProtocol.from_dict(protocol), networks=1, epochs=1)
+    assert hostile.evaluate(test, brief, networks=["mlp"])[0].network == "mlp"
+    hostile.save(tmp_path / "set")
+    line = ["evaluate", str(tmp_path / "set"), "--data", "digits", "--zca", "--baselines", "", "--epochs", "1"]
+    assert main(line) == 2
+    assert main([*line, "--networks", "mlp", "--repeats", "1"]) == 0

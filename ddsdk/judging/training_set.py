@@ -12,7 +12,7 @@ import torch
 from ddsdk.artefact import Distilled
 from ddsdk.data import Batch, ClassChoice, LoadOptions, RealData, Resize
 from ddsdk.foundation import clean, note, require
-from ddsdk.networks import NetworkFactory, network_factory
+from ddsdk.networks import NetworkFactory, NetworkSpec, network_factory, stored_network_factory
 from ddsdk.training import PerStepSchedule, TrainingProtocol, kernel_machine
 
 
@@ -25,6 +25,8 @@ class TrainingSet:
         batch: Images (M, C, H, W) in the value space of the test data, and label rows (M, K), probabilities or scores.
         protocol: Protocol of training the networks.
         per_step: Learning rates and momenta of the training steps that were learned with the set; by default none.
+        network: Network that the user gives, see `ddsdk.networks.network_factory`; the protocol has its name. None for
+            the network that the protocol names, which cannot import code of another package.
 
     Example:
         >>> import ddsdk
@@ -39,10 +41,16 @@ class TrainingSet:
     batch: Batch
     protocol: TrainingProtocol
     per_step: PerStepSchedule = PerStepSchedule()  # noqa: RUF009 - a tuple, which cannot change
+    network: NetworkSpec | None = None
 
     @classmethod
     def of(
-        cls, distilled: Distilled, protocol: TrainingProtocol | None = None, *, device: torch.device | None = None
+        cls,
+        distilled: Distilled,
+        protocol: TrainingProtocol | None = None,
+        *,
+        device: torch.device | None = None,
+        network: NetworkSpec | None = None,
     ) -> TrainingSet:
         """Return a distilled set with its learned rates under a protocol.
 
@@ -51,10 +59,12 @@ class TrainingSet:
                 are used if the protocol has the stored order.
             protocol: Protocol of training. None for the protocol in the set.
             device: Device of the images. None for that of the set.
+            network: Network of the user, see `TrainingSet`. None for that of the protocol.
         """
         protocol = stored_protocol(distilled) if protocol is None else protocol
         batch = Batch(distilled.images.to(device), distilled.labels.to(device))
-        return cls(batch, *protocol.with_learned(distilled.learned_lr, distilled.learned_momentum))
+        learned = protocol.with_learned(distilled.learned_lr, distilled.learned_momentum)
+        return cls(batch, *learned, network=network)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -90,9 +100,11 @@ class TrainingSet:
             self.make_network()
 
     def make_network(self) -> NetworkFactory:
-        """Return the factory of the networks that the protocol names, for the images and classes of the set."""
-        name, options = self.protocol.network, self.protocol.network_options
-        return network_factory(name, self.image_shape, self.num_classes, **options)
+        """Return the factory of the trained networks, for the images and classes of the set."""
+        shape, options = (self.image_shape, self.num_classes), self.protocol.network_options
+        if self.network is None:
+            return stored_network_factory(self.protocol.network, *shape, **options)
+        return network_factory(self.network, *shape, **options)
 
 
 def stored_protocol(distilled: Distilled) -> TrainingProtocol:
