@@ -194,7 +194,7 @@ def test_a_stored_name_imports_no_code(whitened, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     protocol = {**SHORT.to_dict(), "network": "planted:network", "network_options": {}}
     hostile = dataclasses.replace(distilled, protocol=protocol)
-    with pytest.raises(ValueError, match=r"network of a stored set must be one of convnet.*choose the network with"):
+    with pytest.raises(ValueError, match=r"network of a protocol must be one of convnet.*choose the network with"):
         hostile.evaluate(test)
     brief = dataclasses.replace(dd.TrainingProtocol.from_dict(protocol), networks=1, epochs=1)
     assert hostile.evaluate(test, brief, networks=["mlp"])[0].network == "mlp"
@@ -202,3 +202,8 @@ def test_a_stored_name_imports_no_code(whitened, tmp_path, monkeypatch):
     line = ["evaluate", str(tmp_path / "set"), "--data", "digits", "--zca", "--baselines", "", "--epochs", "1"]
     assert main(line) == 2
     assert main([*line, "--networks", "mlp", "--repeats", "1"]) == 0
+    # The user may name a network of any module.
+    (tmp_path / "mine.py").write_text("from torch import nn\nnet = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))")
+    results = tmp_path / "mine"
+    assert main([*line, "--networks", "mine:net", "--repeats", "1", "--results", str(results)]) == 0
+    assert read_scores(results)[0]["score"]["network"] == "mine:net"

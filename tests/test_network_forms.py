@@ -258,3 +258,34 @@ def test_what_cannot_be_drawn_anew_is_refused_by_name():
 
     with pytest.raises(TypeError, match=r"reset_parameters\(\) leaves gain as it is"):
         initialise(nn.Sequential(Kept()), generator(0))
+
+
+# As student and as judge
+
+
+# Gradients under ShuffleNet with frozen BatchNorm and random weights are not finite.
+@pytest.mark.parametrize(
+    ("network", "recipes"), [("torchvision:shufflenet_v2_x0_5", ("dm", "mtt")), ("timm:test_vit", ("dm", "dc", "mtt"))]
+)
+@pytest.mark.slow
+def test_a_network_of_a_library_is_student_and_judge(network, recipes, digits):
+    if network.startswith("timm"):
+        pytest.importorskip("timm")
+    train, test = (part.subset(torch.arange(200)) for part in digits)
+    large = [
+        dd.RealData(
+            nn.functional.interpolate(part.images.float() / 255, size=(32, 32)).clamp(0, 1),
+            part.labels,
+            class_names=part.class_names,
+            preprocess=part.preprocess,
+        )
+        for part in (train, test)
+    ]
+    settings = {"dm": {"steps": 2, "real_batch": 16}, "dc": REPEATED["dc"], "mtt": REPEATED["mtt"]}
+    for name in recipes:
+        recipe = dd.RECIPES[name](ipc=1, augmentation="", **settings[name])
+        first, second = (dd.distill(recipe, large[0], make_student=network, seed=0) for _ in range(2))
+        assert torch.equal(first.images, second.images)
+        assert first.provenance["student"] == {"network": network, "options": {}}
+    protocol = dd.TrainingProtocol(name="short", epochs=1, networks=1).changed(network=network)
+    assert len(dd.evaluate((first.images, first.labels), large[1], protocol).accuracies) == 1

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from inspect import signature
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +13,7 @@ from ddsdk.foundation import note, require
 
 if TYPE_CHECKING:
     from ddsdk.data import LoadOptions, RealData, Resize
+    from ddsdk.networks import NetworkFactory, NetworkSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,17 +180,54 @@ class NetworkOptions:
         return {name: value for name, value in options.items() if value is not None}
 
 
-def fitting_options(network: str, chosen: Sequence[str], given: dict[str, Any]) -> dict[str, Any]:
+def chosen_networks(option: str, text: str, imports: bool = True) -> dict[str, NetworkSpec]:
+    """Return the networks of a comma-separated list, by their names.
+
+    Args:
+        option: Name of the option for the error message.
+        text: Names of the catalogue, "torchvision:NAME", "timm:NAME", or "package.module:NAME" of a class, function or
+            module, separated by commas.
+        imports: Whether "package.module:NAME" is allowed; its module is imported.
+    """
+    specs: dict[str, NetworkSpec] = {}
+    for name in names(text):
+        named = ":" not in name or networks.is_library_name(name) or not imports
+        if named and not networks.is_library_name(name):
+            require(name in networks.NETWORKS, option, f"be among {', '.join(networks.NETWORKS)}", name)
+        specs[name] = name if named else networks.imported_network(name)
+    return specs
+
+
+def student_factory(name: str, real: RealData, options: dict[str, Any]) -> NetworkFactory:
+    """Return the factory of the network that the command line names, with this name.
+
+    Args:
+        name: Name of the network, see `chosen_networks`.
+        real: Real data, whose image shape and classes the network gets.
+        options: Options of the network by name.
+    """
+    library = networks.is_library_name(name)
+    for option in options if library else ():
+        # Some builders accept any option and ignore it.
+        require(False, option, f"be left out for {name}", options[option])
+    spec = networks.imported_network(name) if ":" in name and not library else name
+    return replace(networks.network_factory(spec, real.image_shape, real.num_classes, **options), name=name)
+
+
+def fitting_options(
+    network: str, chosen: Mapping[str, NetworkSpec] | Sequence[str], given: dict[str, Any]
+) -> dict[str, Any]:
     """Return the part of the options that the builder of a network accepts.
 
     An option that no network accepts is an error.
 
     Args:
-        network: Name of the network, a key of `ddsdk.networks.NETWORKS`.
-        chosen: Names of all networks that the command line names.
+        network: Name of the network.
+        chosen: Names of all networks that the command line names, with what `chosen_networks` found for them.
         given: Options by name, such as ``{"width": 64}``.
     """
-    accepted = {name: set(signature(networks.NETWORKS[name]).parameters) for name in {network, *chosen}}
+    specs: dict[str, Any] = {network: network, **(chosen if isinstance(chosen, Mapping) else {n: n for n in chosen})}
+    accepted = {name: networks.network_parameters(spec) for name, spec in specs.items()}
     for option in given:
         known = any(option in parameters for parameters in accepted.values())
         require(known, option, f"be left out for {', '.join(sorted(accepted))}", given[option])

@@ -196,10 +196,10 @@ def stored_network_factory(name: str, image_shape: ImageShape, num_classes: int,
         'convnet'
     """
     if name not in NETWORKS and not is_library_name(name):
-        raise ValueError(
-            f"network of a stored set must be one of {', '.join(NETWORKS)}, torchvision:NAME or timm:NAME, "
-            f"got {name!r}, which is a network of its author's: choose the network with --networks or networks="
-        )
+        similar = difflib.get_close_matches(name.lower(), NETWORKS, n=1, cutoff=0.4)
+        hint = f"did you mean {similar[0]!r}?" if similar else "choose the network with --networks or networks="
+        known = f"{', '.join(NETWORKS)}, torchvision:NAME or timm:NAME"
+        raise ValueError(f"network of a protocol must be one of {known}, got {name!r}; {hint}")
     if is_library_name(name):
         check_stored_options(name, options)
     return network_factory(name, image_shape, num_classes, **options)

@@ -38,9 +38,12 @@ def require_repeatable(make_network: MakeNetwork, name: str) -> nn.Module:
         One of the two networks that were compared.
 
     Raises:
-        TypeError: If the factory returns no module, or one with lazy layers.
+        TypeError: If the factory does not accept its arguments, or returns no module, or one with lazy layers.
     """
-    networks = [built(make_network, generator("repeatable")) for _ in range(2)]
+    try:
+        networks = [built(make_network, generator("repeatable")) for _ in range(2)]
+    except TypeError as error:
+        raise TypeError(f"{name} must build a network from these arguments, got: {error}") from error
     for network in networks:
         if not isinstance(network, nn.Module):
             raise TypeError(f"make_student must return a torch.nn.Module, got {type(network).__name__} from {name}")

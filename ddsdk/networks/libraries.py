@@ -45,13 +45,19 @@ def library_network(name: str, image_shape: ImageShape, num_classes: int, option
         image_shape: Shape of the images, (C, H, W).
         num_classes: Number of classes K.
         options: Further options of the builder.
+
+    Raises:
+        TypeError: If the builder has no such option.
     """
     library, _, model = name.partition(":")
     for option in options:
         require(option not in _LOADING, "options", "load no weights, which come from the generator", option)
     # Constants of a library that is imported here need memory, whatever the default device of the caller.
     with torch.device("cpu"):
-        return (_timm if library == "timm" else _torchvision)(model, image_shape, num_classes, dict(options))
+        try:
+            return (_timm if library == "timm" else _torchvision)(model, image_shape, num_classes, dict(options))
+        except TypeError as error:
+            raise TypeError(f"options of {name} must be those of its builder, got {dict(options)}: {error}") from error
 
 
 def _known(name: str, library: str, names: list[str]) -> None:
