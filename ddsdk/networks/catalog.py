@@ -196,7 +196,7 @@ def stored_network_factory(name: str, image_shape: ImageShape, num_classes: int,
         'convnet'
     """
     if name not in NETWORKS and not is_library_name(name):
-        similar = difflib.get_close_matches(name.lower(), NETWORKS, n=1, cutoff=0.4)
+        similar = [] if ":" in name else difflib.get_close_matches(name.lower(), NETWORKS, n=1, cutoff=0.4)
         hint = f"did you mean {similar[0]!r}?" if similar else "choose the network with --networks or networks="
         known = f"{', '.join(NETWORKS)}, torchvision:NAME or timm:NAME"
         raise ValueError(f"network of a protocol must be one of {known}, got {name!r}; {hint}")
