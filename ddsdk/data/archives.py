@@ -61,8 +61,11 @@ def _load_names(path: Path) -> list[str]:
 
 def _load(path: Path, name: str | None = None) -> NDArray[Any]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        array: NDArray[Any] = loaded if name is None else loaded[name]
+        if name is None:
+            array: NDArray[Any] = np.load(path, allow_pickle=False)
+        else:
+            with np.load(path, allow_pickle=False) as archive:
+                array = archive[name]
     # numpy raises ValueError for pickled objects and for damaged headers.
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"numpy file {str(path)!r} must be readable without pickle, got an error: {error}") from error

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ddsdk.data.resize import Resize
@@ -31,6 +31,20 @@ class UnreadablePictureError(ValueError):
         super().__init__(f"{name} must be a readable picture, got {reason}")
         self.name = name
         self.reason = reason
+
+
+class Decoded(NamedTuple):
+    """Pixels of a picture, and what was left out of the file.
+
+    Attributes:
+        pixels: Pixels, uint8, grey (H, W) or colour (H, W, 3).
+        reduced_to_8_bits: True if the file has 16 bits of grey.
+        animated: True if the file has further frames.
+    """
+
+    pixels: PixelArray
+    reduced_to_8_bits: bool
+    animated: bool
 
 
 class PictureSource(Protocol):
@@ -63,6 +77,7 @@ class Pictures:
         self.resize = resize
         self.index = range(len(source)) if index is None else index
         self.reduced_to_8_bits = False
+        self.animated = 0
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -70,9 +85,10 @@ class Pictures:
 
     def __getitem__(self, i: int) -> PixelArray:
         """Return the pixels of picture `i`, uint8, grey (H, W) or colour (H, W, 3)."""
-        pixels, mode = decode(self.source[self.index[i]], self.name(i), self.resize)
-        self.reduced_to_8_bits |= mode.startswith("I")
-        return pixels
+        decoded = decode(self.source[self.index[i]], self.name(i), self.resize)
+        self.reduced_to_8_bits |= decoded.reduced_to_8_bits
+        self.animated += decoded.animated
+        return decoded.pixels
 
     def name(self, i: int) -> str:
         """Return the name of picture `i` for messages."""
@@ -123,9 +139,10 @@ def decode_all(pictures: Pictures, *, skip_unreadable: bool = False, split: str 
             images = _in_colour(images, len(kept))
         images[len(kept)] = channels
         kept.append(i)
-    refuse_or_note(unreadable, len(pictures), skip_unreadable, split)
-    refuse_sizes(sizes, split)
+    check_decoded(unreadable, sizes, len(pictures), skip_unreadable=skip_unreadable, split=split)
     require(bool(kept), f"data of {split}", "hold at least one readable picture", len(kept))
+    if pictures.animated:
+        note(f"{pictures.animated} pictures of {split} have several frames, of which the first is read")
     if pictures.reduced_to_8_bits:
         note("pictures of 16 bits per channel are reduced to 8 bits: 65535 becomes 255")
     return torch.from_numpy(images[: len(kept)]), torch.tensor(kept)
@@ -137,41 +154,55 @@ def _in_colour(grey: PixelArray, filled: int) -> PixelArray:
     return images
 
 
-def refuse_sizes(sizes: Mapping[tuple[int, int], int], split: str) -> None:
-    """Check that the numbers of pictures by (height, width) have one size.
+def check_decoded(
+    unreadable: Sequence[UnreadablePictureError],
+    sizes: Counter[tuple[int, int]],
+    n: int,
+    *,
+    skip_unreadable: bool,
+    split: str,
+) -> None:
+    """Note unreadable pictures that are left out.
+
+    Args:
+        unreadable: Errors of the pictures that cannot be read.
+        sizes: Numbers of the other pictures by (height, width).
+        n: Number of all pictures of the split.
+        skip_unreadable: True leaves unreadable pictures out. False refuses them.
+        split: Name of the split in messages.
 
     Raises:
-        ValueError: If there are several sizes.
+        ValueError: If pictures are unreadable and not left out, or differ in size.
     """
+    # One refusal has both faults, so that the second does not follow on the first.
+    faults = _faults(unreadable, sizes, n, skip_unreadable, split)
+    if faults:
+        raise ValueError("; besides, ".join(faults))
+    if unreadable:
+        note(f"{len(unreadable)} of {n} pictures of {split} are unreadable and left out")
+    for left_out in unreadable:
+        note(f"left out: {left_out.name} ({left_out.reason})")
+
+
+def _faults(
+    unreadable: Sequence[UnreadablePictureError], sizes: Counter[tuple[int, int]], n: int, skip: bool, split: str
+) -> list[str]:
+    faults = []
+    if unreadable and not skip:
+        listed = "; ".join(f"{error.name} ({error.reason})" for error in unreadable[:_NAMED_FILES])
+        more = f"; and {len(unreadable) - _NAMED_FILES} more" if len(unreadable) > _NAMED_FILES else ""
+        rule = "be readable pictures, or be left out by skip_unreadable=True or --skip-unreadable"
+        faults.append(f"all items of {split} must {rule}, got {len(unreadable)} of {n} unreadable: {listed}{more}")
     if len(sizes) > 1:
-        ordered = sorted(sizes.items(), key=lambda item: -item[1])
-        listed = ", ".join(f"{count} of {h}x{w}" for (h, w), count in ordered[:5])
+        listed = ", ".join(f"{count} of {h}x{w}" for (h, w), count in sizes.most_common(5))
         more = f" and {len(sizes) - 5} more sizes" if len(sizes) > 5 else ""
         rule = "have one size; pass resize=32 or resize=(height, width), or --resize on the command line"
-        raise ValueError(f"images of {split} must {rule}, got {len(sizes)} sizes (height x width): {listed}{more}")
+        faults.append(f"images of {split} must {rule}, got {len(sizes)} sizes (height x width): {listed}{more}")
+    return faults
 
 
-def refuse_or_note(unreadable: Sequence[UnreadablePictureError], n: int, skip: bool, split: str) -> None:
-    """Note unreadable pictures that are skipped.
-
-    Raises:
-        ValueError: If there are unreadable pictures that are not skipped; the message names them.
-    """
-    if not unreadable:
-        return
-    if skip:
-        note(f"{len(unreadable)} of {n} pictures of {split} are unreadable and left out")
-        for error in unreadable:
-            note(f"left out: {error.name} ({error.reason})")
-        return
-    listed = "; ".join(f"{error.name} ({error.reason})" for error in unreadable[:_NAMED_FILES])
-    more = f"; and {len(unreadable) - _NAMED_FILES} more" if len(unreadable) > _NAMED_FILES else ""
-    rule = "be readable pictures, or be left out by skip_unreadable=True or --skip-unreadable"
-    raise ValueError(f"all items of {split} must {rule}, got {len(unreadable)} of {n} unreadable: {listed}{more}")
-
-
-def decode(source: Encoded, name: str, resize: Resize | None = None) -> tuple[PixelArray, str]:
-    """Return the pixels of a picture, 8-bit grey (H, W) or colour (H, W, 3), and the mode of the file.
+def decode(source: Encoded, name: str, resize: Resize | None = None) -> Decoded:
+    """Return the pixels of a picture, 8-bit grey (H, W) or colour (H, W, 3).
 
     The orientation in the picture's EXIF data is applied. Transparent pixels are laid over white: the colour that a
     file stores in a transparent pixel is arbitrary, and often black. 16 bits of grey are scaled to 8, 65535 to 255.
@@ -194,9 +225,14 @@ def decode(source: Encoded, name: str, resize: Resize | None = None) -> tuple[Pi
             if mode.startswith("I"):
                 upright = Image.fromarray(((np.asarray(upright).astype(np.uint32) + 128) // 257).astype(np.uint8))
             converted = upright.convert("L" if mode in ("1", "L", "LA", "La") or mode.startswith("I") else "RGB")
-            return np.asarray(converted if resize is None else resize(converted)), mode
+            # Photographs of several frames (MPO) hold previews and depth; their first frame is the picture.
+            animated = picture.format != "MPO" and getattr(picture, "is_animated", False)
+            pixels = np.asarray(converted if resize is None else resize(converted))
+            return Decoded(pixels, mode.startswith("I"), animated)
     except UnreadablePictureError:
         raise
+    except UnidentifiedImageError as error:
+        raise UnreadablePictureError(name, "an error: no known picture format") from error
     # Pillow raises one of these errors for a damaged file, depending on the format.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise UnreadablePictureError(name, f"an error: {error}") from error

@@ -71,8 +71,8 @@ def fit_vocabulary(texts: Sequence[str]) -> Vocabulary:
     vocabulary = Vocabulary.fit(texts, dim=min(_DIM, max(1, distinct - 1)))
     words, dim = len(vocabulary.words) - 1, vocabulary.vectors.shape[1]
     note(
-        f"texts are their first {LENGTH} words of a vocabulary of {words} words, fitted on the train texts: "
-        f"words of the letters a-z, vectors of length {dim} from their co-occurrence (PMI and SVD), for the network textcnn"
+        f"texts are their first {LENGTH} words of a vocabulary of {words} words, fitted on the train texts, for "
+        f"the network textcnn: words of letters a-z, vectors of length {dim} from their co-occurrence (PMI and SVD)"
     )
     return vocabulary
 
