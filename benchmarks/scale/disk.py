@@ -69,7 +69,7 @@ def _in_process(function, *arguments) -> Row:  # type: ignore[no-untyped-def]  #
 
 def _measure(folder: Path, method: Recipe | None, width: int, workers: int, micro_batch: int) -> Row:
     MICRO_BATCH["cpu"] = micro_batch
-    # The libraries are loaded first: the first optimizer of torch imports its compiler, and k-means imports scikit-learn.
+    # The libraries are loaded first: the first optimizer of torch imports its compiler, k-means scikit-learn.
     torch.optim.SGD([torch.zeros(1)], lr=0.1)
     if isinstance(method, KMeans):
         importlib.import_module("sklearn.cluster")
