@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import ddsdk as dd
+from ddsdk.cli import main
 from ddsdk.data import DiskImages, decoding
 from ddsdk.foundation import FolderBusyError, StorageError, lock
 
@@ -196,3 +197,14 @@ def test_parquet_files_are_decoded_to_disk(tmp_path, photographs, cache):
     table = pa.table({"image": [f.read_bytes() for f in files], "label": [f.parent.name for f in files]})
     pq.write_table(table, tmp_path / "photographs.parquet", row_group_size=4)
     same(dd.load(tmp_path / "photographs.parquet", on_disk=True), dd.load(photographs))
+
+
+def test_the_command_line_decodes_to_disk(photographs, cache, tmp_path):
+    small = ["--recipe", "dm", "--steps", "1", "--ipc", "1", "--real-batch", "2", "--width", "2", "--depth", "1"]
+    sets = []
+    for name, options in (("disk", ["--on-disk", "--workers", "1"]), ("memory", [])):
+        out = str(tmp_path / name)
+        assert main(["distill", "--data", str(photographs), *small, *options, "--out", out]) == 0
+        assert len(list(cache.glob("*/images.u8"))) == 1
+        sets.append(dd.Distilled.load(out))
+    assert torch.equal(sets[0].images, sets[1].images)

@@ -69,6 +69,9 @@ def test_statistics_do_not_depend_on_the_place_of_the_images(pair, monkeypatch, 
     monkeypatch.setattr("ddsdk.data.preprocess._CHUNK_VALUES", chunk)
     found = dd.Preprocess.fit_normalise(disk)
     assert found == dd.Preprocess.fit_normalise(memory)
+    with monkeypatch.context() as patch:
+        patch.setattr("ddsdk.data.preprocess._moments", lambda _: pytest.fail("computed again"))
+        assert dd.Preprocess.fit_normalise(disk) == found
     expected = memory.double().transpose(0, 1).flatten(1) / 255
     torch.testing.assert_close(torch.tensor(found.mean).double(), expected.mean(1))
     torch.testing.assert_close(torch.tensor(found.std).double(), expected.std(1, correction=0))

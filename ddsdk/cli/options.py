@@ -37,7 +37,7 @@ class DataOptions:
             borders are added.
         skip_unreadable: Whether damaged images are left out and listed, instead of refused.
         on_disk: Whether images are decoded into the cache folder and read batch by batch, for data larger than memory.
-            None: if they would take more than half of the memory.
+            They are without the option if they would take more than half of the memory.
         workers: Number of processes that decode images to disk.
         mirror_safe: Whether a horizontally flipped image keeps its class, so that augmentation may flip images. auto:
             yes for fashion-mnist, cifar10, cifar100 and stl10, no for all other data. check: decided by the accuracy of
@@ -58,7 +58,7 @@ class DataOptions:
     resize: tuple[str, ...] = ()
     fit: Literal["stretch", "crop", "pad"] = "stretch"
     skip_unreadable: bool = False
-    on_disk: bool | None = None
+    on_disk: bool = False
     workers: int = 1
     mirror_safe: Literal["auto", "yes", "no", "check"] = "auto"
     device: str = "cpu"
@@ -109,10 +109,11 @@ class DataOptions:
     def _load_options(self) -> dict[str, Any]:
         shared = (
             *("root", "zca", "image_column", "label_column", "text_column", "configuration"),
-            *("channels", "classes", "skip_unreadable", "on_disk", "workers"),
+            *("channels", "classes", "skip_unreadable", "workers"),
         )
         mirror_safe = {"mirror_safe": self.mirror_safe == "yes"} if self.mirror_safe in ("yes", "no") else {}
-        return {name: getattr(self, name) for name in shared} | {"resize": self._resize()} | mirror_safe
+        options = {name: getattr(self, name) for name in shared} | {"resize": self._resize()} | mirror_safe
+        return options | {"on_disk": self.on_disk or None}
 
     def _resize(self) -> Resize | None:
         if not self.resize:

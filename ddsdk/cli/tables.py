@@ -103,7 +103,8 @@ class TableBench(NetworkOptions, DataOptions):
         task = UnitFactory(
             data={
                 "data": self.data,
-                **{k: v for k, v in self._load_options().items() if k != "root"},
+                # Results depend neither on the place of the images nor on the number of processes that decode them.
+                **{k: v for k, v in self._load_options().items() if k not in ("root", "on_disk", "workers")},
                 **({} if self.mirror_safe == "auto" else {"mirror_safe": train.mirror_safe}),
             },
             fingerprint=train.fingerprint,

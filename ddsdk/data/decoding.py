@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ddsdk.data.on_disk import DiskImages
-from ddsdk.data.pictures import Pictures, UnreadablePictureError, check_pictures
+from ddsdk.data.pictures import Pictures, UnreadablePictureError, check_decoded
 from ddsdk.foundation import (
     StorageError,
     cache_folder,
@@ -58,6 +58,7 @@ class _Chunk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sizes: list[tuple[int, int, int]]
     in_colour: bool
     reduced: bool
+    animated: int
 
 
 class _Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,6 +67,7 @@ class _Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shape: tuple[int, int, int, int]
     unreadable: list[tuple[int, str, str]]
     reduced: bool
+    animated: int
 
 
 class _Task(NamedTuple):
@@ -129,8 +131,10 @@ def decode_to_disk(
             raise StorageError(f"cannot make folder {str(folder)!r}: {error.strerror or error}") from error
         with lock(folder):
             result = _read_result(folder) or _decode(pictures, folder, workers, split)
-    errors = [UnreadablePictureError(name, reason) for _, name, reason in result.unreadable]
-    check_pictures(errors, {}, len(pictures), skip_unreadable, split)
+    errors = _errors(result.unreadable)
+    check_decoded(errors, Counter(), len(pictures), skip_unreadable=skip_unreadable, split=split)
+    if result.animated:
+        note(f"{result.animated} pictures of {split} have several frames, of which the first is read")
     if result.reduced:
         note("pictures of 16 bits per channel are reduced to 8 bits: 65535 becomes 255")
     kept = torch.ones(len(pictures), dtype=torch.bool)
@@ -138,6 +142,10 @@ def decode_to_disk(
     index = kept.nonzero().flatten()
     require(len(index) > 0, f"data of {split}", "hold at least one readable picture", 0)
     return DiskImages(folder / "images.u8", result.shape, index if errors else None), index
+
+
+def _errors(unreadable: Sequence[tuple[int, str, str]]) -> list[UnreadablePictureError]:
+    return [UnreadablePictureError(name, reason) for _, name, reason in unreadable]
 
 
 def _key(pictures: Pictures, files: Sequence[Path]) -> str:
@@ -199,7 +207,8 @@ def _decode(pictures: Pictures, folder: Path, workers: int, split: str) -> _Resu
                 sizes[height, width] += count
             if len(sizes) > 1:
                 path.unlink()
-                check_pictures((), sizes, len(pictures), True, split)
+                unreadable = [item for other in (*done.values(), chunk) for item in other.unreadable]
+                check_decoded(_errors(unreadable), sizes, len(pictures), skip_unreadable=False, split=split)
             if chunk.start not in done:
                 lines.write(msgspec.json.encode(chunk) + b"\n")
                 lines.flush()
@@ -207,7 +216,8 @@ def _decode(pictures: Pictures, folder: Path, workers: int, split: str) -> _Resu
         else:
             ordered = [done[start] for start in sorted(done)]
             unreadable = [item for chunk in ordered for item in chunk.unreadable]
-            result = _Result(shape, unreadable, any(chunk.reduced for chunk in ordered))
+            reduced, animated = any(chunk.reduced for chunk in ordered), sum(chunk.animated for chunk in ordered)
+            result = _Result(shape, unreadable, reduced, animated)
             write_atomic(folder / "images.json", readable_json(msgspec.to_builtins(result)))
             journal.unlink()
             return result
@@ -224,7 +234,7 @@ def _nothing_readable(pictures: Pictures) -> _Result:
             pictures[i]
         except UnreadablePictureError as error:
             unreadable.append((i, error.name, error.reason))
-    return _Result((len(pictures), 1, 1, 1), unreadable, reduced=False)
+    return _Result((len(pictures), 1, 1, 1), unreadable, reduced=False, animated=0)
 
 
 def _read_journal(path: Path) -> tuple[tuple[int, int, int, int] | None, dict[int, _Chunk]]:
@@ -299,7 +309,7 @@ def _decode_chunk(task: _Task, start: int, size: int) -> _Chunk:
     images = np.zeros((min(size, n - start), *item), np.uint8)
     unreadable: list[tuple[int, str, str]] = []
     sizes: Counter[tuple[int, int]] = Counter()
-    in_colour = False
+    in_colour, animated = False, pictures.animated
     for i in range(len(images)):
         try:
             pixels = pictures[start + i]
@@ -317,4 +327,4 @@ def _decode_chunk(task: _Task, start: int, size: int) -> _Chunk:
         # The journal names the part as finished only after its bytes are on the disk.
         os.fsync(file.fileno())
     shapes = [(height, width, count) for (height, width), count in sizes.items()]
-    return _Chunk(start, unreadable, shapes, in_colour, pictures.reduced_to_8_bits)
+    return _Chunk(start, unreadable, shapes, in_colour, pictures.reduced_to_8_bits, pictures.animated - animated)

@@ -28,6 +28,7 @@ from ddsdk.data.raw import Raw, Texts
 from ddsdk.data.resize import Resize
 from ddsdk.data.sources import RealData
 from ddsdk.data.splits import nested_files
+from ddsdk.data.tars import TARS, read_tars
 from ddsdk.data.texts import TABLES, fit_vocabulary, matrices, read_csv, vocabulary_state
 from ddsdk.data.words import Vocabulary
 from ddsdk.foundation import note, plain_torch, require
@@ -100,6 +101,7 @@ def load(data: Loadable, *, split: Split = "train", **options: Unpack[LoadOption
             a folder with one subfolder of pictures for each class, optionally inside of train/ and test/;
             a parquet file, or a folder of parquet files with the split in names of files or folders;
             a .npz file, a .npy file or a folder of .npy files, with usual names of images and labels;
+            a tar file in the layout of webdataset, or a folder of tar files with the split in their names;
             a CSV file of texts;
             a dataset or DataLoader of PyTorch, with items (image, label) or dictionaries;
             a `datasets.Dataset` or `datasets.DatasetDict` of the Hugging Face library;
@@ -299,6 +301,7 @@ def _reader(data: Loadable, options: LoadOptions) -> _Reader:
             "parquet": lambda split: read_parquet(path, split, **columns),
             "csv": lambda split: read_csv(path, split, options.get("text_column"), options.get("label_column")),
             "numpy": lambda split: read_numpy(path, split, channels),
+            "tar": lambda split: read_tars(path, split),
             "folder": lambda split: read_folder(path, split),
         }
         return _Reader(name, readers[kind], options)
@@ -312,10 +315,10 @@ def _reader(data: Loadable, options: LoadOptions) -> _Reader:
 
 
 def _kind(path: Path, texts: bool) -> str:
-    """Return the reader of a path: "parquet", "csv", "numpy" or "folder"."""
+    """Return the reader of a path: "parquet", "csv", "numpy", "tar" or "folder"."""
     if path.is_file():
-        return {".parquet": "parquet", ".npz": "numpy", ".npy": "numpy"}.get(path.suffix, "csv")
-    tables = {"parquet": (".parquet",), "numpy": (".npy",)} | ({"csv": TABLES} if texts else {})
+        return {".parquet": "parquet", ".npz": "numpy", ".npy": "numpy", ".tar": "tar"}.get(path.suffix, "csv")
+    tables = {"parquet": (".parquet",), "numpy": (".npy",), "tar": TARS} | ({"csv": TABLES} if texts else {})
     found = [kind for kind, suffixes in tables.items() if nested_files(path, suffixes)]
     if found and holds_class_folders(path):
         # A table of captions or file names may lie beside the pictures.
@@ -333,7 +336,7 @@ def _path(data: Loadable) -> Path | None:
     if not isinstance(data, str | Path) or (isinstance(data, str) and known_name(data)):
         return None
     path = Path(data).expanduser()
-    suffixes = (".parquet", ".npz", ".npy", *TABLES)
+    suffixes = (".parquet", ".npz", ".npy", *TARS, *TABLES)
     if path.is_dir() or (path.is_file() and path.suffix in suffixes):
         return path
     if path.is_file():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
@@ -139,7 +139,7 @@ def decode_all(pictures: Pictures, *, skip_unreadable: bool = False, split: str 
             images = _in_colour(images, len(kept))
         images[len(kept)] = channels
         kept.append(i)
-    check_pictures(unreadable, sizes, len(pictures), skip_unreadable, split)
+    check_decoded(unreadable, sizes, len(pictures), skip_unreadable=skip_unreadable, split=split)
     require(bool(kept), f"data of {split}", "hold at least one readable picture", len(kept))
     if pictures.animated:
         note(f"{pictures.animated} pictures of {split} have several frames, of which the first is read")
@@ -154,22 +154,39 @@ def _in_colour(grey: PixelArray, filled: int) -> PixelArray:
     return images
 
 
-def check_pictures(
-    unreadable: Sequence[UnreadablePictureError], sizes: Mapping[tuple[int, int], int], n: int, skip: bool, split: str
+def check_decoded(
+    unreadable: Sequence[UnreadablePictureError],
+    sizes: Counter[tuple[int, int]],
+    n: int,
+    *,
+    skip_unreadable: bool,
+    split: str,
 ) -> None:
-    """Check that pictures are readable and have one size, and note unreadable pictures that are left out.
+    """Note unreadable pictures that are left out.
 
     Args:
-        unreadable: Errors of the unreadable pictures.
-        sizes: Number of readable pictures for each (height, width).
-        n: Number of all pictures.
-        skip: True to leave out unreadable pictures, with a note for each.
-        split: Name of the split in messages, "train" or "test".
+        unreadable: Errors of the pictures that cannot be read.
+        sizes: Numbers of the other pictures by (height, width).
+        n: Number of all pictures of the split.
+        skip_unreadable: True leaves unreadable pictures out. False refuses them.
+        split: Name of the split in messages.
 
     Raises:
-        ValueError: If a picture is unreadable and not skipped, or there are several sizes. One error names both faults,
-            so that the second does not follow on the first.
+        ValueError: If pictures are unreadable and not left out, or differ in size.
     """
+    # One refusal has both faults, so that the second does not follow on the first.
+    faults = _faults(unreadable, sizes, n, skip_unreadable, split)
+    if faults:
+        raise ValueError("; besides, ".join(faults))
+    if unreadable:
+        note(f"{len(unreadable)} of {n} pictures of {split} are unreadable and left out")
+    for left_out in unreadable:
+        note(f"left out: {left_out.name} ({left_out.reason})")
+
+
+def _faults(
+    unreadable: Sequence[UnreadablePictureError], sizes: Counter[tuple[int, int]], n: int, skip: bool, split: str
+) -> list[str]:
     faults = []
     if unreadable and not skip:
         listed = "; ".join(f"{error.name} ({error.reason})" for error in unreadable[:_NAMED_FILES])
@@ -177,17 +194,11 @@ def check_pictures(
         rule = "be readable pictures, or be left out by skip_unreadable=True or --skip-unreadable"
         faults.append(f"all items of {split} must {rule}, got {len(unreadable)} of {n} unreadable: {listed}{more}")
     if len(sizes) > 1:
-        ordered = sorted(sizes.items(), key=lambda item: -item[1])
-        listed = ", ".join(f"{count} of {h}x{w}" for (h, w), count in ordered[:5])
+        listed = ", ".join(f"{count} of {h}x{w}" for (h, w), count in sizes.most_common(5))
         more = f" and {len(sizes) - 5} more sizes" if len(sizes) > 5 else ""
         rule = "have one size; pass resize=32 or resize=(height, width), or --resize on the command line"
         faults.append(f"images of {split} must {rule}, got {len(sizes)} sizes (height x width): {listed}{more}")
-    if faults:
-        raise ValueError("; besides, ".join(faults))
-    if unreadable:
-        note(f"{len(unreadable)} of {n} pictures of {split} are unreadable and left out")
-    for left_out in unreadable:
-        note(f"left out: {left_out.name} ({left_out.reason})")
+    return faults
 
 
 def decode(source: Encoded, name: str, resize: Resize | None = None) -> Decoded:

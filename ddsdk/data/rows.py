@@ -69,8 +69,15 @@ def map_in_pieces(real: RealData, index: Tensor, function: Callable[[Batch], Ten
         >>> ddsdk.data.map_in_pieces(real, torch.arange(100), lambda batch: batch.x.mean((1, 2, 3))).shape
         torch.Size([100])
     """
-    parts = positions_in_pieces(len(index), math.prod(real.image_shape))
-    return torch.cat([function(real.batch(index[part])) for part in parts])
+    first, *rest = positions_in_pieces(len(index), math.prod(real.image_shape))
+    values = function(real.batch(index[first]))
+    # One tensor for all rows: small tensors that lie between freed pieces would keep the memory of these from reuse.
+    rows = values.new_empty((len(index), *values.shape[1:]))
+    rows[: len(first)] = values
+    del values
+    for part in rest:
+        rows[part.to(rows.device)] = function(real.batch(index[part]))
+    return rows
 
 
 def pixel_features(real: RealData, index: Tensor) -> Tensor:
