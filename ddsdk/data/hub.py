@@ -15,7 +15,6 @@ from ddsdk.data.raw import Raw, Texts
 from ddsdk.data.splits import KINDS, split_kind, usual_names
 from ddsdk.foundation import require
 
-
 _MODULES = {"datasets.arrow_dataset", "datasets.dataset_dict", "datasets.iterable_dataset"}
 
 
