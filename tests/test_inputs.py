@@ -11,7 +11,9 @@ import pytest
 import torch
 from input_table import BY_CLASS, IN_TURN, INPUTS, LABELS, PIXELS, RGB, UNIT, Items, markdown, write_folder
 
+import ddsdk as dd
 from ddsdk.data import ClassChoice, RealData, Resize, load, load_pair
+from ddsdk.judging import network_accuracy
 
 PAGE = Path(__file__).parent.parent / "docs" / "guides" / "own-data.md"
 
@@ -35,7 +37,8 @@ def test_each_form_of_data(entry, tmp_path, caplog):
         torch.testing.assert_close(real.unit_images(), torch.tensor(UNIT).permute(0, 3, 1, 2)[order], atol=1e-6, rtol=0)
     # The last note is the summary; each conversion has one note.
     *notes, summary = [record.getMessage() for record in caplog.records if record.name == "ddsdk"]
-    assert summary.startswith(f"train: {len(real)} images {'x'.join(map(str, entry.shape))} of {len(entry.classes)} cl")
+    items = f"{len(real)} {'images' if real.pictures else 'items'} {'x'.join(map(str, entry.shape))}"
+    assert summary.startswith(f"train: {items} of {len(entry.classes)} classes")
     assert len(notes) == bool(entry.note) + notes_of_files(entry) and entry.note in "\n".join(notes)
 
 
@@ -150,3 +153,11 @@ def test_train_data_have_every_class():
         RealData(images, labels, **options)
     held_out = RealData(images, labels, **options, held_out=True)
     assert held_out.to("cpu").class_sizes == (2, 0) and len(held_out.of_class(1, 5, torch.Generator()).x) == 0
+
+
+def test_judges_take_test_data_without_a_class():
+    train, test = load_pair((PIXELS, LABELS), (PIXELS[:2], LABELS[:2]))
+    protocol = dd.TrainingProtocol(name="short", epochs=1, networks=1).changed(options={"width": 4})
+    batch = train.mixed(12, dd.generator(0))
+    assert test.class_sizes == (1, 1, 0)
+    assert 0 <= network_accuracy(batch, test, protocol, 0, rng=dd.generator(1)) <= 1

@@ -94,7 +94,7 @@ class DataOptions:
             accuracies = f"accuracy {check.plain:.1%} on {check.images} held-out images, {check.mirrored:.1%} flipped"
             out(f"mirror check: {accuracies}; augmentation {'may' if check.safe else 'must not'} flip images")
             return check.safe
-        if self.mirror_safe == "auto" and Path(self.data).exists():
+        if self.mirror_safe == "auto" and train.pictures and Path(self.data).exists():
             out("augmentation flips no images of unknown data, as a flip may change the class; see --mirror-safe")
         return train.mirror_safe
 

@@ -15,11 +15,13 @@ from ddsdk.data.raw import Raw, Texts
 from ddsdk.data.splits import KINDS, split_kind, usual_names
 from ddsdk.foundation import require
 
+_MODULES = {"datasets.arrow_dataset", "datasets.dataset_dict", "datasets.iterable_dataset"}
+
 
 def is_hub_dataset(data: object) -> bool:
     """Return whether an object is a dataset, or a dictionary of datasets, of the library `datasets`."""
-    # The class is not imported: an object of this library exists only where it is installed.
-    return any(kind.__module__.split(".")[0] == "datasets" for kind in type(data).__mro__)
+    # The classes are not imported. A project of the user may have a package "datasets" too, but not these modules.
+    return any(kind.__module__ in _MODULES for kind in type(data).__mro__)
 
 
 class HubPictures:

@@ -405,7 +405,8 @@ def _real(
         sizes = real.class_sizes
         least, most = sizes.index(min(sizes)), sizes.index(max(sizes))
         range_of = f"{sizes[least]} ({names[least]}) to {sizes[most]} ({names[most]})"
-        range_of = f"{range_of if sizes[least] < sizes[most] else sizes[least]} images each"
+        range_of = f"{range_of if sizes[least] < sizes[most] else sizes[least]} each"
         size = "x".join(map(str, own))
-        note(f"{split}: {len(real)} images {size} of {len(names)} classes ({listed(names)}), {range_of}")
+        items = "images" if real.pictures else "items"
+        note(f"{split}: {len(real)} {items} {size} of {len(names)} classes ({listed(names)}), {range_of}")
     return real
