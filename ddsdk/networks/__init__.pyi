@@ -25,5 +25,6 @@ from .norms import has_batch_norm as has_batch_norm
 from .norms import uses_batch_statistics as uses_batch_statistics
 from .own import imported_network as imported_network
 from .own import network_name as network_name
+from .own import takes_generator as takes_generator
 from .pooling import AvgPool2 as AvgPool2
 from .shapes import check_request as check_request

@@ -93,6 +93,11 @@ def own_network(
     return OwnNetwork(source, "" if positional else generator, {**known, **options})
 
 
+def takes_generator(source: Callable[..., nn.Module], image_shape: ImageShape, num_classes: int) -> bool:
+    """Return whether a function is called with a generator, see `own_network`."""
+    return own_network(source, image_shape, num_classes, {}).generator is not None
+
+
 def _is_required(parameter: inspect.Parameter) -> bool:
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return parameter.default is inspect.Parameter.empty and parameter.kind not in variable

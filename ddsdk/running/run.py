@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Generic, NoReturn, Protocol, TypeVar, final
 
 import torch
+from torch import nn
 
 from ddsdk.artefact import Distilled, assemble
 from ddsdk.foundation import as_generator, derive, generator, plain_torch, require, seeded_layers, steps_in_plain_torch
@@ -22,6 +23,7 @@ from ddsdk.networks import (
     network_factory,
     network_name,
     require_repeatable,
+    takes_generator,
 )
 from ddsdk.running.loop import Distillation, Plan, Step
 from ddsdk.running.method import DirectMethod, IterativeMethod, Method
@@ -265,18 +267,21 @@ def _student_factory(network: object, real: object, needs: Sequence[str], method
     """Return the factory of a run's students, after the checks of a network that is none of the catalogue."""
     shape, classes = (getattr(real, name, None) for name in ("image_shape", "num_classes"))
     factory: Any = network
+    made = isinstance(network, str | NetworkFactory | nn.Module) or inspect.isclass(network)
+    if shape is None or classes is None or (not made and takes_generator(factory, shape, classes)):
+        # A function of a generator stays what it is, also in the provenance. Its students may have other classes than
+        # these data, such as those of a federation, and those of graphs take no images.
+        name = network_name(network)
+        student = None if isinstance(network, NetworkFactory) else require_repeatable(factory, name)
+        if shape is not None and student is not None:
+            check_needs(student, shape, needs, method, name)
+        return factory  # type: ignore[no-any-return]
     if not isinstance(network, NetworkFactory):
-        if shape is None or classes is None:
-            # Nodes and graphs are no images, and their networks are functions of a generator.
-            require_repeatable(factory, network_name(network))
-            return factory  # type: ignore[no-any-return]
         factory = network_factory(network, shape, classes)  # type: ignore[arg-type]
     if needs and factory.name not in NETWORKS:
         norm = "norm" in factory.options
         check_needs(factory(generator("needs")), factory.image_shape, needs, method, factory.name, norm)
-    # A function of a generator stays what it is, also in the provenance.
-    own = factory.own is not None and factory.own.generator is not None
-    return network if own and not inspect.isclass(network) else factory  # type: ignore[return-value]
+    return factory  # type: ignore[no-any-return]
 
 
 def _refuse_network(method: str, rng: torch.Generator) -> NoReturn:  # noqa: ARG001
