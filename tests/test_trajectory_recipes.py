@@ -312,5 +312,5 @@ def test_impossible_settings_are_refused(kind, settings, message):
 
 
 def test_too_few_real_images_are_refused(tiny, make_student):
-    with pytest.raises(ValueError, match=r"5 images of class 2 \('cat'\), got 6"):
+    with pytest.raises(ValueError, match=r"5 images of class 2 \('cat'\), or .*, got 6"):
         dd.distill(dd.DATM(ipc=6, **RECIPE_SETTINGS["datm"]), tiny, make_student=make_student, seed=0)

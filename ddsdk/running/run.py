@@ -90,10 +90,11 @@ class Run(Generic[R], Iterator[Step]):
         self.real = real
         allowed = make_student is None or method.uses_networks()
         require(allowed, "make_student", f"be left out for {method.name}, which has no networks", make_student)
-        self.make_student = method.student(real)
-        if make_student is not None:
-            # Parts of a changed plan have needs of their own.
-            self.make_student = _student_factory(make_student, real, () if transform else method.needs, method.name)
+        # Parts of a changed plan have needs of their own.
+        needs = () if transform else method.needs
+        self.make_student = (
+            method.student(real) if make_student is None else _student_factory(make_student, real, needs, method.name)
+        )
         self._networks = partial(_refuse_network, method.name) if self.make_student is None else self.make_student
         self.seconds = self.cpu_seconds = 0.0
         self._rng = as_generator(seed)

@@ -93,7 +93,7 @@ def test_impossible_sizes_are_refused(method, tiny, make_student):
         else:
             assert found.ipc >= 6
         return
-    with pytest.raises(ValueError, match=r"5 images of class 2 \('cat'\), got 6"):
+    with pytest.raises(ValueError, match=r"5 images of class 2 \('cat'\), or .*, got 6"):
         dd.distill(many, tiny, make_student=make_student, seed=0)
 
 
