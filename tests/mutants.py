@@ -181,9 +181,27 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "budget not charged": Mutant(
         "integrations/ddsdk_integrations/privacy/budget.py",
-        "            self._write(releases=planned)\n",
+        "            self._write(releases={**entered, self._writer: own})\n",
         "",
         "tests/privacy/test_budget.py",
+    ),
+    "older ledger believed": Mutant(
+        "integrations/ddsdk_integrations/privacy/budget.py",
+        "content = _merged(stored, self._content)",
+        "content = stored",
+        "tests/privacy/test_counter.py",
+    ),
+    "releases of threads not counted one by one": Mutant(
+        "integrations/ddsdk_integrations/privacy/mechanism.py",
+        "self._require_ticket(next(self._tickets, None) is not None)",
+        "self._require_ticket(self.left > 0), next(self._tickets, None)",
+        "tests/privacy/test_mechanism.py",
+    ),
+    "noise added in single precision": Mutant(
+        "integrations/ddsdk_integrations/privacy/mechanism.py",
+        "noise = secret_normal(total.shape).to(device)",
+        "noise = secret_normal(total.shape).float().to(device)",
+        "tests/privacy/test_precision.py",
     ),
     "p-value without the factor 2": Mutant(
         "integrations/ddsdk_integrations/privacy/bounds.py",

@@ -14,6 +14,8 @@ from ddsdk.foundation import clean, require, require_positive
 
 NO_PRIVACY = "no formal privacy guarantee"
 _MAX_TEXT = 300
+# Accountants need not answer for other values: at 1e-155 the square of the noise is 0, and one of them never returns.
+_NOISES, _LEAST_RATE, _MOST_RELEASES = (1e-12, 1e9), 1e-12, 10**12
 
 
 def require_line(name: str, text: str) -> None:
@@ -48,9 +50,9 @@ class NoisedRelease(_Record, frozen=True, kw_only=True):
     Attributes:
         what: Name of the sums, in words.
         clip: Clipping norm: the largest norm of the contribution of one record.
-        noise_multiplier: Standard deviation of the Gaussian noise, divided by `clip`.
-        sample_rate: Probability of a record to be in the sample of one release, in (0, 1].
-        count: Number of releases, at least 1.
+        noise_multiplier: Standard deviation of the Gaussian noise, divided by `clip`; from 1e-12 to 1e9.
+        sample_rate: Probability of a record to be in the sample of one release, from 1e-12 to 1.
+        count: Number of releases, from 1 to 1e12.
 
     Example:
         >>> from ddsdk.artefact import NoisedRelease
@@ -68,8 +70,13 @@ class NoisedRelease(_Record, frozen=True, kw_only=True):
         super().__post_init__()
         require_positive("clip", self.clip)
         require_positive("noise_multiplier", self.noise_multiplier)
+        least, most = _NOISES
+        within = least <= self.noise_multiplier <= most
+        require(within, "noise_multiplier", f"lie in {least:g}..{most:g}", self.noise_multiplier)
         require(0 < self.sample_rate <= 1, "sample_rate", "lie in 0 < value <= 1", self.sample_rate)
+        require(self.sample_rate >= _LEAST_RATE, "sample_rate", f"be at least {_LEAST_RATE:g}", self.sample_rate)
         require(self.count >= 1, "count", "be at least 1", self.count)
+        require(self.count <= _MOST_RELEASES, "count", f"be at most {_MOST_RELEASES}", self.count)
 
     @property
     def line(self) -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, final
 from ddsdk.foundation import require
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from ddsdk.artefact import Certificate, DataDescription
@@ -95,6 +97,10 @@ class Method(ABC, Generic[R]):
         """
         return syn, {}
 
+    def published(self, provenance: dict[str, Any]) -> dict[str, Any]:
+        """Return the provenance that the artefact stores; by default all of it."""
+        return provenance
+
     def certificate(self, real: R) -> Certificate | None:  # noqa: ARG002
         """Return the certificate of a differentially private method; None for other methods."""
         return None
@@ -119,6 +125,19 @@ class IterativeMethod(Method[R]):
     @abstractmethod
     def plan(self, real: R, *, make_student: MakeStudent, rng: torch.Generator) -> Plan[Any]:
         """Return the parts of the distillation, which `dataclasses.replace` can exchange."""
+
+    def rehearse(
+        self,
+        real: R,
+        *,
+        make_student: MakeStudent,
+        rng: torch.Generator,
+        transform: Callable[[Plan[Any]], Plan[Any]] | None,
+    ) -> None:
+        """Raise an error for a changed plan that cannot run, before `plan` is called; by default nothing is tried.
+
+        A method whose `plan` cannot be undone overrides this. `transform` is the argument of `distill`.
+        """
 
     def admit(self, plan: Plan[Any]) -> None:
         """Raise an error for a plan that a caller has changed in an unsupported way; by default all are supported."""

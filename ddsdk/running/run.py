@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,16 @@ import torch
 from torch import nn
 
 from ddsdk.artefact import Distilled, assemble
-from ddsdk.foundation import as_generator, derive, generator, plain_torch, require, seeded_layers, steps_in_plain_torch
+from ddsdk.foundation import (
+    ResumeError,
+    as_generator,
+    derive,
+    generator,
+    plain_torch,
+    require,
+    seeded_layers,
+    steps_in_plain_torch,
+)
 from ddsdk.networks import (
     NETWORKS,
     NetworkFactory,
@@ -98,6 +108,7 @@ class Run(Generic[R], Iterator[Step]):
         self._networks = partial(_refuse_network, method.name) if self.make_student is None else self.make_student
         self.seconds = self.cpu_seconds = 0.0
         self._rng = as_generator(seed)
+        self._token = secrets.token_hex(8)
         self._start, self._validation, self._transform = start, validation, transform
         self._record: dict[str, Any] = {}
         self._distillation: Distillation[Any] | None = None
@@ -139,6 +150,10 @@ class Run(Generic[R], Iterator[Step]):
         with self._clock():
             return next(distillation)
 
+    @property
+    def _taken_once(self) -> bool:
+        return isinstance(self.method, IterativeMethod) and not self.method.repeatable
+
     def prepare(self) -> Iterator[RunProgress]:
         """Yield the progress of each epoch while the networks that the method needs are trained; cached ones are kept.
 
@@ -153,8 +168,9 @@ class Run(Generic[R], Iterator[Step]):
 
         Methods whose steps must not be repeated, such as private ones, give a ValueError.
         """
-        once = isinstance(self.method, IterativeMethod) and not self.method.repeatable
-        require(not once, "budget", f"be left out for {self.method.name}, whose steps are taken once", "a trial")
+        require(
+            not self._taken_once, "budget", f"be left out for {self.method.name}, whose steps are taken once", "a trial"
+        )
         return estimate(self.distillation)
 
     def fit(self, budget: float) -> BudgetFit:
@@ -224,16 +240,26 @@ class Run(Generic[R], Iterator[Step]):
             run=record,
             certificate=self.method.certificate(self.real),
         )
-        if "provenance" in fields:
-            fields = {**fields, "provenance": {**distilled.provenance, **fields["provenance"]}}
-        return dataclasses.replace(distilled, **fields) if fields else distilled
+        provenance = self.method.published({**distilled.provenance, **fields.get("provenance", {})})
+        return dataclasses.replace(distilled, **{**fields, "provenance": provenance})
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that, with method, data and seed, determines all further steps."""
-        return {"distillation": self.distillation.state_dict(), "seconds": self.seconds}
+        own = {"run": self._token} if self._taken_once else {}
+        return {"distillation": self.distillation.state_dict(), "seconds": self.seconds, **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state of `state_dict`."""
+        """Continue from a state of `state_dict`.
+
+        Raises:
+            ResumeError: If the steps of the method are taken once, as those of a private one, and the state is of
+                another run: its releases are spent, and a new run would pay for further ones.
+        """
+        if self._taken_once and (self._distillation is None or state.get("run") != self._token):
+            raise ResumeError(
+                f"state must be of this run of {self.method.name}, whose steps are taken once, got that of another "
+                "run: go on with the run that made the state, or start a new one, which pays for its own releases"
+            )
         self.distillation.load_state_dict(state["distillation"])
         self.seconds = state["seconds"]
 
@@ -241,7 +267,10 @@ class Run(Generic[R], Iterator[Step]):
         method, rng = self.method, self._rng
         if not isinstance(method, IterativeMethod):
             raise ValueError(f"method must have steps, got {method.name}")
-        plan = method.plan(self.real, make_student=self._networks, rng=derive(rng, "plan"))
+        options: dict[str, Any] = {"make_student": self._networks, "rng": derive(rng, "plan")}
+        if self._transform is not None:
+            method.rehearse(self.real, transform=self._transform, **options)
+        plan = method.plan(self.real, **options)
         if self._transform is not None:
             plan = self._transform(plan)
         if self._start is not None:

@@ -117,9 +117,10 @@ def test_a_real_start_under_a_claim_of_epsilon_1_is_refuted():
     def cheat(records, rng):
         budget = Budget(epsilon=1, delta=1e-4)
         private = PrivateData(records, Ledger(budget), class_size=80, statistics="constants")
+        # Drawn once: a plan is changed twice, on noise images first.
+        start = torch.cat([records.of_class(c, 40, rng).x for c in range(10)])
 
         def from_records(plan):
-            start = torch.cat([records.of_class(c, 40, rng).x for c in range(10)])
             syn = dd.SyntheticSet(Pixels(start), plan.syn.labels, plan.syn.classes, 10)
             return dataclasses.replace(plan, syn=syn)
 

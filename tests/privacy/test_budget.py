@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ddsdk.artefact import NoisedRelease
-from ddsdk_integrations.privacy.budget import Budget, BudgetSpentError, Ledger, epsilon_of
+from ddsdk_integrations.privacy.accounting import epsilon_of
+from ddsdk_integrations.privacy.budget import Budget, BudgetSpentError, Ledger
 
 Q = 256 / 60_000
 

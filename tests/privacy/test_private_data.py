@@ -7,7 +7,8 @@ import torch
 from private_records import HUGE, PUBLIC, records, sealed
 
 import ddsdk as dd
-from ddsdk_integrations.privacy.budget import Budget, BudgetSpentError, certified_epsilon
+from ddsdk_integrations.privacy.accounting import certified_epsilon
+from ddsdk_integrations.privacy.budget import Budget, BudgetSpentError
 from ddsdk_integrations.privacy.refusals import PrivacyError
 from ddsdk_integrations.privacy.statistics import private_class_means, private_class_sizes, private_normalisation
 
@@ -32,7 +33,7 @@ def test_texts_that_no_certificate_could_hold_are_refused_at_once():
 def test_records_are_not_public_images():
     real = records()
     for same in (real, real.with_preprocess(dd.Preprocess.unit(1))):
-        with pytest.raises(PrivacyError, match="public must not be the records"):
+        with pytest.raises(PrivacyError, match="public must not hold records, got 'data', where 40 of 40 images"):
             sealed(real, public=same)
     others = records(5, seed=1, preprocess=dd.Preprocess.unit(1))
     private = sealed(real, public=others)

@@ -203,7 +203,8 @@ def test_a_run_pays_once_however_often_it_is_read(recipe):
 def test_a_run_that_is_stopped_early_is_certified_for_all_that_it_paid():
     private = shown()
     found = run(RECIPES["psg"], private, stop=lambda: True)
-    assert found.provenance["steps_done"] == 0
+    # The number of steps that a clock leaves time for depends on the number of records.
+    assert found.provenance["steps_done"] is None
     assert found.certificate == private.certificate
     assert found.certificate.releases[0].count == 6
 

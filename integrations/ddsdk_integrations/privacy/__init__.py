@@ -16,9 +16,10 @@ from ddsdk_integrations._require import require_library
 
 require_library("opacus", feature="Private release", package="opacus", extra="privacy")
 
+from ddsdk_integrations.privacy.accounting import certified_epsilon  # noqa: E402
 from ddsdk_integrations.privacy.audit import OneRunAudit, audit_in_one_run, mislabelled  # noqa: E402
 from ddsdk_integrations.privacy.bounds import OneRunBound, one_run_bound  # noqa: E402
-from ddsdk_integrations.privacy.budget import Budget, BudgetSpentError, Ledger, certified_epsilon  # noqa: E402
+from ddsdk_integrations.privacy.budget import Budget, BudgetSpentError, Ledger  # noqa: E402
 from ddsdk_integrations.privacy.class_sums import ClassSumStudents, FeatureSpace, MatchClassSums, released_class_sums  # noqa: E402
 from ddsdk_integrations.privacy.data import PrivateData  # noqa: E402
 from ddsdk_integrations.privacy.dp_kip import DPKIP, NoisedRegression  # noqa: E402

@@ -3,46 +3,45 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
 import msgspec
-from opacus.accountants import create_accountant
-from opacus.accountants.analysis import rdp
 
-import ddsdk as dd
 from ddsdk.artefact import NoisedRelease, require_line
 from ddsdk.foundation import (
     CheckedDataclass,
+    FolderBusyError,
     PositiveFloat,
+    clean,
     lock,
+    note,
     readable_json,
     require,
     require_count,
     strict_json,
     write_atomic,
 )
-
-Accountant = Literal["rdp", "prv"]
-History = tuple[tuple[float, float, int], ...]
-"""Noise multiplier, sampling rate and number of releases of each kind."""
+from ddsdk_integrations.privacy.accounting import ACCOUNTANTS, Accountant, epsilon_of, history_of
+from ddsdk_integrations.privacy.refusals import PrivacyError
 
 _PRECISION = 1e-3
 _LEAST_NOISE, _MOST_NOISE = 1e-3, 1e6
 # The last 2 % of epsilon would buy a release with so much noise that it is useless.
 _SPENT_SHARE = 0.98
-# The grid of the PRV accountant grows with epsilon, and a guarantee of epsilon 100 is meaningless anyway.
-_TIGHT_BELOW = 100.0
 _IN_MEMORY = "the ledger was kept in memory: it does not count releases of these records by other processes"
-# Renyi orders: low orders serve large epsilons, high orders small ones; the default orders of Opacus end at 63.
-_ORDERS = [1 + i / 20 for i in range(1, 200)] + [float(i) for i in range(11, 128)] + [2.0**i for i in range(7, 11)]
+# Another writer of the folder computes one epsilon at most, which takes seconds by the PRV accountant.
+_WAIT_SECONDS, _PAUSE_SECONDS = 60.0, 0.005
+_MOST_BYTES = 1 << 24
 
 
 class BudgetSpentError(RuntimeError):
@@ -72,20 +71,22 @@ class Budget(CheckedDataclass):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 < self.delta < 1, "delta", "lie strictly between 0 and 1", self.delta)
-        require(self.accountant in ("rdp", "prv"), "accountant", "be rdp or prv", self.accountant)
+        require(self.accountant in ACCOUNTANTS, "accountant", "be rdp or prv", self.accountant)
 
 
 @final
 class Ledger:
     """Count of all releases of private records, which refuses a release that would exceed the budget.
 
-    A release is entered before it is made.
+    A release is entered before it is made. Threads and processes may enter releases at the same time. `ValueError` is
+    raised if `path` is not a file of a ledger in an existing folder, or holds another budget.
 
     Args:
         budget: Budget of all releases, including those of restarts and trials.
-        path: JSON file of the ledger, which several runs may share. Entries of a crashed run count as spent, even if
-            the run did not make its releases. None keeps the ledger in memory: it ends with the process, and releases
-            by other processes are not counted.
+        path: JSON file of the ledger in an existing folder, which several runs may share. Entries of a crashed run
+            count as spent, even if the run did not make its releases. If an older file is put back, the larger count of
+            this process is kept, with a note. None keeps the ledger in memory: it ends with the process, cannot be
+            copied or used after a fork, and does not count releases by other processes.
 
     Example:
         >>> from ddsdk_integrations.privacy import Budget, Ledger
@@ -96,16 +97,40 @@ class Ledger:
     """
 
     def __init__(self, budget: Budget, path: str | os.PathLike[str] | None = None) -> None:
-        self.budget = budget
+        self._budget = budget
         # Resolved: symbolic links and changes of the working folder must lead to one file and one lock.
         self._path = None if path is None else Path(path).resolve()
         self._content = _LedgerContent(budget=asdict(budget))
-        self._read()
+        self._behind = False
+        self._own_process()
+        if self._path is not None:
+            folder = str(self._path.parent)
+            require(self._path.parent.is_dir(), "path", "lie in an existing folder: make it first", folder)
+            if not self._path.exists():
+                # A folder that cannot be written is found now, and not at the first release.
+                with self._locked():
+                    self._write()
+            self._read()
+
+    def __reduce__(self) -> tuple[type[Ledger], tuple[Budget, str]]:
+        """Return what opens the same file again, for copies and other processes.
+
+        Raises:
+            PrivacyError: If the ledger is in memory: a copy would be a second count.
+        """
+        if self._path is None:
+            raise PrivacyError("a ledger in memory must not be copied or stored, got a copy: give it a path")
+        return Ledger, (self.budget, str(self._path))
+
+    @property
+    def budget(self) -> Budget:
+        """Budget of all releases."""
+        return self._budget
 
     @property
     def releases(self) -> tuple[NoisedRelease, ...]:
-        """Entered releases; equal kinds are one entry, in the order of their first release."""
-        return self._read().releases
+        """Entered releases; equal kinds are one entry, in the order of the ledgers that entered them."""
+        return self._read().total
 
     @property
     def assumptions(self) -> tuple[str, ...]:
@@ -134,23 +159,24 @@ class Ledger:
         """Enter releases before they are made, all or none; they count from now on, even if they are never made.
 
         All releases of a run are composed at once, because one call of the accountant for each release would take
-        longer than the release. A `ddsdk.foundation.FolderBusyError` means that another process is writing the file.
+        longer than the release. A `ddsdk.foundation.FolderBusyError` means that another process has been writing into
+        the folder of the file for a minute.
 
         Raises:
             BudgetSpentError: If the releases would exceed the budget.
         """
         with self._locked():
-            planned = self._content.releases
-            for release in releases:
-                planned = _joined(planned, release)
+            planned = _counted((*self._content.total, *releases), operator.add)
             cost = self._cost(planned)
-            if cost > self.budget.epsilon:
+            if not cost <= self.budget.epsilon:
                 kinds = " and ".join(f"{release.count} releases of {release.what}" for release in releases)
                 raise BudgetSpentError(
                     f"{kinds} would bring epsilon to {cost:.4g}, and the budget is {self.budget.epsilon:g} at delta "
                     f"{self.budget.delta:g}: take more noise, fewer releases or a lower sampling rate"
                 )
-            self._write(releases=planned)
+            entered = self._content.releases
+            own = _counted((*entered.get(self._writer, ()), *releases), operator.add)
+            self._write(releases={**entered, self._writer: own})
 
     def noise_for(
         self, *, sample_rate: float, releases: int, share: float = 1.0, after: tuple[NoisedRelease, ...] = ()
@@ -171,7 +197,7 @@ class Ledger:
         require(0 < share <= 1, "share", "lie in 0 < value <= 1", share)
         target = self.budget.epsilon * share
         delta, tight = self.budget.delta, self.budget.accountant
-        spent = _history((*self.releases, *after))
+        spent = history_of((*self.releases, *after))
         before = epsilon_of(spent, delta, tight)
         if before >= _SPENT_SHARE * target:
             raise BudgetSpentError(
@@ -200,55 +226,157 @@ class Ledger:
         return math.ceil(high * 1e6) / 1e6
 
     def _cost(self, releases: tuple[NoisedRelease, ...]) -> float:
-        return epsilon_of(_history(releases), self.budget.delta, self.budget.accountant)
+        return epsilon_of(history_of(releases), self.budget.delta, self.budget.accountant)
+
+    def _own_process(self) -> None:
+        """Prepare for this process; after a fork, the name and the lock belong to the parent."""
+        self._process = os.getpid()
+        self._guard = threading.RLock()
+        self._entered = False
+        # Each owner of the file counts on its own, so that an older file is repaired exactly: by the larger count of
+        # each owner, and not of all together. The leading number keeps the order of the owners.
+        self._writer = f"{len(self._content.releases):06}-{secrets.token_hex(8)}"
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Keep other threads of this process out.
+
+        Raises:
+            PrivacyError: If the ledger is in memory and this process is a fork of its process.
+        """
+        if self._process != os.getpid():
+            if self._path is None:
+                raise PrivacyError(
+                    "a ledger in memory must stay in its process, got a fork, whose releases it could not count: give "
+                    "the ledger a path"
+                )
+            self._own_process()
+        with self._guard:
+            yield
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the lock of the ledger's folder, with the file read anew."""
-        if self._path is None:
-            yield
-            return
-        with lock(self._path.parent):
-            self._read()
+        """Keep all other threads and processes out, with the file read anew.
+
+        Raises:
+            PrivacyError: If this thread is inside already, such as in a signal handler.
+        """
+        with self._exclusive(), ExitStack() as stack:
+            if self._entered:
+                raise PrivacyError("a ledger must not be changed during a change, got a call from a signal or a hook")
+            self._entered = True
+            stack.callback(setattr, self, "_entered", False)
+            if self._path is not None:
+                stack.enter_context(_patient_lock(self._path.parent))
+                self._read()
+                if self._behind:
+                    self._write()
             yield
 
     def _read(self) -> _LedgerContent:
-        if self._path is None or not self._path.exists():
-            return self._content
+        """Return the content: of each owner, the larger count of the file and of this process."""
+        with self._exclusive():
+            if self._path is None:
+                return self._content
+            stored = self._stored(self._path) or _LedgerContent(budget=asdict(self.budget))
+            content = _merged(stored, self._content)
+            behind, noted = content.releases != stored.releases, self._behind
+            self._content, self._behind = content, behind
+            if behind and not noted:
+                note(
+                    f"ledger {self._path.name!r} holds fewer releases than this process has counted: an older file was "
+                    "put back, or the file was removed; the larger count is kept"
+                )
+            return content
+
+    def _stored(self, path: Path) -> _LedgerContent | None:
+        """Return the content of the file; None if there is no file.
+
+        Raises:
+            ValueError: If the file holds no ledger, or that of another budget.
+        """
+        if not path.exists():
+            return None
+        require(path.is_file(), "path", "be a file", path.name)
         try:
-            stored = msgspec.convert(strict_json(self._path.read_bytes()), _LedgerContent)
+            require(path.stat().st_size <= _MOST_BYTES, "size", f"be at most {_MOST_BYTES} bytes", path.stat().st_size)
+            values = strict_json(path.read_bytes())
+            if isinstance(values, dict) and isinstance(values.get("releases"), list):
+                values["releases"] = {"": values["releases"]}  # ledgers of before the counts of owners
+            stored = msgspec.convert(values, _LedgerContent)
+            for text in stored.assumptions:
+                require_line("assumption", text)
         except (ValueError, msgspec.ValidationError) as error:
-            raise ValueError(f"path must hold a ledger, got {self._path.name!r}: {error}") from None
+            raise ValueError(f"path must hold a ledger, got {path.name!r}: {clean(str(error))}") from None
         same_budget = stored.budget == asdict(self.budget)
-        require(same_budget, "budget", f"be that of the ledger, {stored.budget}", self.budget)
-        self._content = stored
-        return stored
+        require(same_budget, "budget", f"be that of the ledger, {clean(str(stored.budget))}", self.budget)
+        # A file may list a kind twice; the merge with the counts in memory takes the larger entry of a kind.
+        summed = {owner: _counted(releases, operator.add) for owner, releases in stored.releases.items()}
+        return msgspec.structs.replace(stored, releases=summed)
 
     def _write(self, **changes: Any) -> None:  # noqa: ANN401
         content = msgspec.structs.replace(self._content, **changes)
         if self._path is not None:
             write_atomic(self._path, readable_json(msgspec.to_builtins(content)))
-        self._content = content
+        self._content, self._behind = content, False
 
 
 class _LedgerContent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Content of the ledger's file."""
+    """Content of the ledger's file; releases by their owner, which is one ledger object in one process."""
 
     budget: dict[str, float | str]
-    releases: tuple[NoisedRelease, ...] = ()
+    releases: dict[str, tuple[NoisedRelease, ...]] = {}
     assumptions: tuple[str, ...] = ()
 
-
-def _joined(releases: tuple[NoisedRelease, ...], new: NoisedRelease) -> tuple[NoisedRelease, ...]:
-    """Return the releases with `new` added: to the count of its kind, or as a new kind."""
-    for i, old in enumerate(releases):
-        if msgspec.structs.replace(old, count=new.count) == new:
-            return (*releases[:i], msgspec.structs.replace(old, count=old.count + new.count), *releases[i + 1 :])
-    return (*releases, new)
+    @property
+    def total(self) -> tuple[NoisedRelease, ...]:
+        """Releases of all owners; equal kinds are one entry."""
+        return _counted((one for owner in sorted(self.releases) for one in self.releases[owner]), operator.add)
 
 
-def _history(releases: tuple[NoisedRelease, ...]) -> History:
-    return tuple((release.noise_multiplier, release.sample_rate, release.count) for release in releases)
+def _merged(one: _LedgerContent, other: _LedgerContent) -> _LedgerContent:
+    """Return the larger count of each owner and kind; the count of an owner never falls."""
+    releases = {
+        owner: _counted((*one.releases.get(owner, ()), *other.releases.get(owner, ())), max)
+        for owner in sorted({*one.releases, *other.releases})
+    }
+    assumptions = tuple(dict.fromkeys((*one.assumptions, *other.assumptions)))
+    return msgspec.structs.replace(one, releases=releases, assumptions=assumptions)
+
+
+def _counted(releases: Iterable[NoisedRelease], combine: Callable[[int, int], int]) -> tuple[NoisedRelease, ...]:
+    """Return the releases with equal kinds as one entry, whose counts are combined: their sum, or the larger one.
+
+    Raises:
+        TypeError: If a release is of another type.
+    """
+    counts: dict[NoisedRelease, int] = {}
+    for release in releases:
+        if not isinstance(release, NoisedRelease):
+            raise TypeError(f"releases must be NoisedRelease, got {type(release).__name__}")
+        kind = msgspec.structs.replace(release, count=1)
+        counts[kind] = combine(counts.get(kind, 0), release.count)
+    return tuple(msgspec.structs.replace(kind, count=count) for kind, count in counts.items())
+
+
+@contextmanager
+def _patient_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder; another writer is waited for, a minute at most.
+
+    Raises:
+        FolderBusyError: If the folder stays locked.
+    """
+    deadline = time.monotonic() + _WAIT_SECONDS
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(lock(folder))
+                break
+            except FolderBusyError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE_SECONDS)
+        yield
 
 
 def _smallest_fit(fits: Callable[[float], bool], low: float, high: float) -> float:
@@ -257,51 +385,3 @@ def _smallest_fit(fits: Callable[[float], bool], low: float, high: float) -> flo
         middle = (low + high) / 2
         low, high = (low, middle) if fits(middle) else (middle, high)
     return high
-
-
-def certified_epsilon(certificate: dd.Certificate, accountant: Accountant = "rdp") -> float:
-    """Return epsilon, computed anew from the releases of a certificate and not read from its claim.
-
-    Args:
-        certificate: Certificate of a set, see `ddsdk.Distilled.certificate`.
-        accountant: Privacy accountant, ``"rdp"`` or ``"prv"``; see `Budget`.
-
-    Example:
-        >>> import ddsdk
-        >>> from ddsdk_integrations.privacy import Budget, Ledger, PrivateData, certified_epsilon, private_class_sizes
-        >>> real = ddsdk.load("digits").with_preprocess(ddsdk.Preprocess.unit(1))
-        >>> private = PrivateData(real, Ledger(Budget(epsilon=1, delta=1e-5)), class_size=135)
-        >>> sizes = private_class_sizes(private, noise_multiplier=20)
-        >>> certified_epsilon(private.certificate) == private.certificate.epsilon < 1
-        True
-    """
-    return epsilon_of(_history(certificate.releases), certificate.delta, accountant)
-
-
-@lru_cache(maxsize=256)
-def epsilon_of(history: History, delta: float, accountant: Accountant) -> float:
-    """Return the epsilon of a composition of Poisson-sampled Gaussian mechanisms.
-
-    Args:
-        history: Noise multiplier, sampling rate and number of releases of each kind.
-        delta: Delta of the guarantee, in 0 < value < 1.
-        accountant: Privacy accountant, ``"rdp"`` or ``"prv"``; see `Budget`.
-    """
-    if not history:
-        return 0.0
-    spent = sum(
-        rdp.compute_rdp(q=rate, noise_multiplier=noise, steps=count, orders=_ORDERS) for noise, rate, count in history
-    )
-    with warnings.catch_warnings():
-        # Opacus warns if the best Renyi order is the first or last one: the bound is then valid, but looser.
-        warnings.filterwarnings("ignore", message="Optimal order is the")
-        loose = max(0.0, float(rdp.get_privacy_spent(orders=_ORDERS, rdp=spent, delta=delta)[0]))
-    if accountant == "rdp" or loose > _TIGHT_BELOW:
-        return loose
-    counter = create_accountant(mechanism="prv")
-    counter.history = list(history)
-    try:
-        return min(loose, max(0.0, float(counter.get_epsilon(delta=delta))))
-    except (ValueError, OverflowError, RuntimeError):
-        # The grid of the PRV accountant fails for tiny and huge privacy losses; the RDP bound is still valid.
-        return loose

@@ -161,7 +161,7 @@ def released_class_sums(
                 return features(batch.x)
 
         with torch.no_grad():
-            width = features(torch.zeros(1, *image_shape, device=space.device)).shape[1]
+            width = features(torch.zeros(1, *image_shape, dtype=torch.float32, device=space.device)).shape[1]
         sums = mechanism.noised_sum(rows, width, by="class")
         releases.append(ClassSums(key, sums, features.centre, features.basis))
     return tuple(releases)

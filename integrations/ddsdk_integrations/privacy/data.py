@@ -11,15 +11,16 @@ from torch import Tensor
 import ddsdk as dd
 from ddsdk.artefact import NoisedRelease
 from ddsdk.foundation import require, require_positive
-from ddsdk_integrations.privacy.budget import Ledger
-from ddsdk_integrations.privacy.mechanism import Mechanism
-from ddsdk_integrations.privacy.refusals import PrivacyError, refuse_fitted_values
+from ddsdk_integrations.privacy.budget import Budget, Ledger
+from ddsdk_integrations.privacy.mechanism import Mechanism, PerExample
+from ddsdk_integrations.privacy.refusals import PrivacyError, refuse_fitted_values, refuse_mixed_rows, refuse_records
 
 _NEIGHBOURS = "adding or removing one record"
 _LONGEST_NAME = 200
+_UNLIMITED = 1e30
 _RECORD = "one image with its label; a person who has several records is not protected as one"
 _MECHANISM = "Gaussian noise on sums of clipped rows of Poisson samples; all else is computed from those"
-_NOISE = "the operating system's cryptographic generator, in double precision; nothing of it is kept"
+_NOISE = "the operating system's cryptographic generator; clipping, sums and noise in double precision; no seed is kept"
 _ALWAYS = (
     "class names, image shape, the expected number of records of each class and sampling rates are public",
     "settings, networks and starts were chosen without these records",
@@ -47,7 +48,8 @@ class PrivateData:
             space; None for none.
 
     Raises:
-        PrivacyError: If `public` holds the records.
+        PrivacyError: If `public` holds an image with the pixels of a record, compared to 8 bit. Mirrored, cropped or
+            otherwise changed records are not recognised.
 
     Example:
         >>> import ddsdk
@@ -69,21 +71,30 @@ class PrivateData:
     ) -> None:
         refuse_fitted_values(real.preprocess, statistics)
         k, shape = real.num_classes, real.image_shape
-        self.class_sizes = tuple(class_size) if isinstance(class_size, Sequence) else (class_size,) * k
-        require(len(self.class_sizes) == k, "class_size", f"be one number, or one for each of {k} classes", class_size)
-        for size in self.class_sizes:
+        sizes = tuple(class_size) if isinstance(class_size, Sequence) else (class_size,) * k
+        require(len(sizes) == k, "class_size", f"be one number, or one for each of {k} classes", class_size)
+        for size in sizes:
             require_positive("class_size", size)
-        limit = 1 / sum(self.class_sizes)
+        limit = 1 / sum(sizes)
         require(ledger.budget.delta < limit, "delta", f"lie below 1/records, {limit:.3g}", ledger.budget.delta)
         if public is not None:
             require(public.image_shape == shape, "public", f"have shape {shape}", public.image_shape)
-            if public.images.untyped_storage().data_ptr() == real.images.untyped_storage().data_ptr():
-                raise PrivacyError(f"public must not be the records, got {public.name!r}, which holds their images")
+            refuse_records(public, real)
         if statistics:
             ledger.assume(f"normalisation: {statistics}")
         if public is not None:
             ledger.assume(f"the images called {public.name!r} are public"[:_LONGEST_NAME])
-        self.ledger, self._real, self._public = ledger, real, public
+        self._ledger, self._class_sizes, self._real, self._public = ledger, sizes, real, public
+
+    @property
+    def ledger(self) -> Ledger:
+        """Ledger of all releases of these records."""
+        return self._ledger
+
+    @property
+    def class_sizes(self) -> tuple[float, ...]:
+        """Approximate number of records of each class, from public knowledge, (K,)."""
+        return self._class_sizes
 
     @property
     def num_classes(self) -> int:
@@ -193,8 +204,36 @@ class PrivateData:
             preprocess: Map from the unit range to the new value space.
             statistics: Source of the constants of `preprocess`, in words; they must not be computed from the records.
         """
-        real, sizes = self._real.with_preprocess(preprocess), self.class_sizes
-        return PrivateData(real, self.ledger, class_size=sizes, statistics=statistics, public=self._public)
+        moved = PrivateData(
+            self._real.with_preprocess(preprocess), self.ledger, class_size=self.class_sizes, statistics=statistics
+        )
+        # Compared with the records already, and declared in the ledger.
+        moved._public = self._public
+        return moved
+
+    def check_rows(self, rows: PerExample, width: int) -> None:
+        """Check on noise images that rows fit a `Mechanism`, which costs nothing: call it before `mechanism`.
+
+        `ValueError` is raised for rows of a wrong shape or type, and `PrivacyError` for rows that depend on other
+        records of their batch. Errors of `rows` itself appear here, too.
+
+        Args:
+            rows: Function from records to rows, as for `Mechanism.noised_sum`.
+            width: Length of a row.
+        """
+        refuse_mixed_rows(rows, width, self._real)
+
+    def rehearsal(self) -> PrivateData:
+        """Return noise images with the public facts of the records and a ledger of their own, for a trial of a run."""
+        noise = torch.randint(256, (1, *self.image_shape), dtype=torch.uint8, generator=dd.generator("rehearsal"))
+        classes = torch.arange(self.num_classes)
+        # One image of each class, all in the memory of one.
+        images = noise.to(self.device).expand(self.num_classes, -1, -1, -1)
+        ledger = Ledger(Budget(epsilon=_UNLIMITED, delta=self.ledger.budget.delta))
+        real = self._real.with_items(images, classes.to(self.device))
+        trial = PrivateData(real, ledger, class_size=self.class_sizes, statistics="those of the records")
+        trial._public = self._public
+        return trial
 
     def of_class(self, c: int, n: int, rng: torch.Generator) -> NoReturn:  # noqa: ARG002
         """Refuse the draw of records of one class.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, final
@@ -147,6 +147,7 @@ class DPKIP(PrivateRecipe):
     """
 
     name: ClassVar[str] = "dp-kip"
+    shortest: ClassVar[Mapping[str, int]] = {"steps": 1}
     steps: PositiveInt = 200
     kernel_depth: PositiveInt = 1
     features: bool = False

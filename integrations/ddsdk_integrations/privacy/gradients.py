@@ -262,15 +262,17 @@ def dp_sgd(
     if make_student is None:
         make_student = dd.network_factory("convnet", private.image_shape, private.num_classes)
     refuse_bad_student(make_student)
+    network = make_student(derive(rng, "start")).to(private.device)
+    names, width = [name for name, _ in network.named_parameters()], sum(p.numel() for p in network.parameters())
+    # A network that does not fit the images is found before the payment.
+    private.check_rows(lambda batch: sample_gradients(network, batch, names), width)
     terms = {"sample_rate": sample_rate, "clip": clip, "noise_multiplier": noise_multiplier}
     mechanism = private.mechanism("gradients of a classifier", releases=steps, **terms)
-    network = make_student(derive(rng, "start")).to(private.device)
-    names = [name for name, _ in network.named_parameters()]
     optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=momentum)
     expected = [sample_rate * size for size in private.class_sizes]
     for _ in range(steps):
         (gradients,) = noised_gradients(mechanism, network, names, expected)
         for parameter, gradient in zip(network.parameters(), gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = gradient.to(parameter.dtype)
         optimizer.step()
     return network.eval()

@@ -2,11 +2,17 @@
 
 Noise and samples come from the cryptographic random generator of the operating system, and no seed exists. A generator
 of torch has a seed of 32 bits: an attacker with all records but one could try every seed and remove the noise.
+
+Rows are clipped, summed and noised in float64, whatever the default type of torch is. The result is rounded once, to
+float32: rounding of a noised sum costs no privacy, and hides the lowest digits, in which rounding errors of the sum and
+gaps between the possible values of the noise would show.
 """
 
 from __future__ import annotations
 
+import operator
 import os
+import threading
 from collections.abc import Callable
 from typing import Literal, NoReturn, final
 
@@ -18,10 +24,9 @@ from torch import Tensor
 
 import ddsdk as dd
 from ddsdk.artefact import NoisedRelease
-from ddsdk.foundation import require
 from ddsdk.training import pieces
 from ddsdk_integrations.privacy.budget import BudgetSpentError
-from ddsdk_integrations.privacy.refusals import PrivacyError, refuse_mixed_rows
+from ddsdk_integrations.privacy.refusals import PrivacyError, checked_rows, refuse_mixed_rows
 
 PerExample = Callable[[dd.Batch], Tensor]
 """Function from B records to one row for each, (B, D); a row depends on its own record only."""
@@ -39,15 +44,12 @@ class Mechanism:
     value. One added or removed record changes the sum by a vector of norm `clip` at most, so each release is
     differentially private at the cost in the ledger. An empty sample is released like any other.
 
-    A mechanism cannot be copied or pickled: a copy could make releases that no ledger counts.
+    A mechanism cannot be copied, pickled or used after a fork: a copy could make releases that no ledger counts.
+    Threads may share it, and rows may call it again: each release is made once.
 
     Args:
         real: Private records; use `PrivateData.mechanism`, which first enters the releases in the ledger.
         release: Releases that the ledger counts already.
-
-    Attributes:
-        release: Releases that the ledger counts already.
-        left: Number of releases that are not made yet.
 
     Example:
         >>> import ddsdk
@@ -60,9 +62,22 @@ class Mechanism:
     """
 
     def __init__(self, real: dd.RealData, release: NoisedRelease) -> None:
-        self.release = release
-        self.left = release.count
-        self._real = real
+        self._release, self._real = release, real
+        # One item for each release. To take one is a single step of the interpreter, which no signal handler
+        # interrupts; the lock keeps other threads out where Python has no global lock.
+        self._tickets = iter(range(release.count))
+        self._guard = threading.RLock()
+        self._process = os.getpid()
+
+    @property
+    def release(self) -> NoisedRelease:
+        """Releases that the ledger counts already."""
+        return self._release
+
+    @property
+    def left(self) -> int:
+        """Number of releases that are not made yet."""
+        return operator.length_hint(self._tickets)
 
     def __deepcopy__(self, memo: object = None) -> NoReturn:
         """Refuse a copy.
@@ -76,39 +91,54 @@ class Mechanism:
 
     @torch.no_grad()
     def noised_sum(self, rows: PerExample, width: int, *, by: Literal["all", "class"] = "all") -> Tensor:
-        """Return one noised sum of clipped rows, (D,), or one for each class, (K, D); this is one release.
+        """Return one noised sum of clipped rows, (D,), or one for each class, (K, D), float32; this is one release.
 
-        `PrivacyError` is raised if a row depends on other records of its batch; `rows` is tested on noise images.
+        `rows` is first tested on noise images: `ValueError` is raised for a wrong shape, and `PrivacyError` if a row
+        depends on other records of its batch. Neither counts as a release; see `PrivateData.check_rows` for the same
+        test before any payment. `BudgetSpentError` is raised if all releases of the mechanism are made.
 
         Args:
             rows: Function from records to rows; the row of a record must not depend on other records of the batch.
             width: Length D of a row; the sample may be empty and then has no row to measure.
             by: Grouping of the sum: ``"all"`` for one sum, (D,), or ``"class"`` for one sum for each class, (K, D).
                 The class sums are one release, because each record has one class and enters one sum.
+        """
+        self._require_ticket(self.left > 0)
+        refuse_mixed_rows(rows, width, self._real, thorough=self.left == self.release.count)
+        with self._guard:
+            self._require_ticket(next(self._tickets, None) is not None)
+        # Apple's GPUs have no float64.
+        device = torch.device("cpu") if self._real.device.type == "mps" else self._real.device
+        groups = self._real.num_classes if by == "class" else 1
+        total = torch.zeros(groups, width, dtype=torch.float64, device=device)
+        index = torch.nonzero(secret_bernoulli(len(self._real), self.release.sample_rate)).flatten()
+        for part in pieces(len(index), max(1, min(_MOST_RECORDS, _MOST_NUMBERS // width))):
+            batch = self._real.batch(index[part])
+            record_rows = checked_rows(rows, batch, width).to(device).double()
+            group = batch.y.argmax(1).to(device) if by == "class" else torch.zeros_like(record_rows[:, 0]).long()
+            total.index_add_(0, group, clipped(record_rows, self.release.clip))
+        noise = secret_normal(total.shape).to(device)
+        noised = total + self.release.noise_multiplier * self.release.clip * noise
+        rounded = noised.to(torch.float32).to(self._real.device)
+        return rounded if by == "class" else rounded[0]
+
+    def _require_ticket(self, has_one: bool) -> None:
+        """Check that a release may be made.
 
         Raises:
-            BudgetSpentError: If all releases of the mechanism are made.
+            BudgetSpentError: If none is left.
+            PrivacyError: If this process is a fork of that of the mechanism.
         """
-        if self.left <= 0:
+        if os.getpid() != self._process:
+            raise PrivacyError(
+                f"a mechanism must stay in the process that paid for it, got a fork, for {self.release.what}: pay for "
+                "its own releases there, with a ledger that has a path"
+            )
+        if not has_one:
             raise BudgetSpentError(
                 f"all {self.release.count} releases of {self.release.what} are made: enter more with "
                 "PrivateData.mechanism"
             )
-        refuse_mixed_rows(rows, self._real, thorough=self.left == self.release.count)
-        self.left -= 1
-        total = torch.zeros(self._real.num_classes if by == "class" else 1, width, device=self._real.device)
-        index = torch.nonzero(secret_bernoulli(len(self._real), self.release.sample_rate)).flatten()
-        for part in pieces(len(index), max(1, min(_MOST_RECORDS, _MOST_NUMBERS // width))):
-            batch = self._real.batch(index[part])
-            with torch.enable_grad():
-                record_rows = rows(batch).detach().float()
-            shape = (len(batch.x), width)
-            require(tuple(record_rows.shape) == shape, "rows", f"have shape {shape}", tuple(record_rows.shape))
-            group = batch.y.argmax(1) if by == "class" else torch.zeros(len(record_rows), dtype=torch.int64)
-            total.index_add_(0, group.to(total.device), clipped(record_rows, self.release.clip).to(total))
-        noise = secret_normal(total.shape).to(total)
-        noised = total + self.release.noise_multiplier * self.release.clip * noise
-        return noised if by == "class" else noised[0]
 
 
 def clipped(rows: Tensor, norm: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, final
@@ -70,6 +71,7 @@ class NDPDC(PrivateRecipe):
     starts: ClassVar[tuple[str, ...]] = ("means", "noise", "public")
     # Steps reuse the releases, so a repeated step costs no budget.
     retries: ClassVar[int] = 5
+    shortest: ClassVar[Mapping[str, int]] = {"releases": 1, "steps": 1}
     releases: PositiveInt = 200
     steps: PositiveInt = 2000
     image_lr: PositiveFloat | None = None

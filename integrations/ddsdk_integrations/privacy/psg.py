@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
@@ -61,6 +62,7 @@ class PSG(PrivateRecipe):
     """
 
     name: ClassVar[str] = "psg"
+    shortest: ClassVar[Mapping[str, int]] = {"students": 1, "steps_per_student": 1, "student_epochs": 1}
     students: PositiveInt = 40
     steps_per_student: PositiveInt = 50
     lesson_every: PositiveInt = 10

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
 
 import ddsdk as dd
-from ddsdk.foundation import PositiveFloat, PositiveInt, check_numbers, require, require_rng
+from ddsdk.foundation import (
+    DivergedError,
+    PositiveFloat,
+    PositiveInt,
+    check_numbers,
+    derive,
+    require,
+    require_rng,
+    seeded_layers,
+)
 from ddsdk.running import IterativeMethod
 from ddsdk.synthetic import FixedLabels, Pixels, class_slots, hard_labels
 from ddsdk_integrations.privacy.data import PrivateData, require_private
@@ -22,6 +33,24 @@ if TYPE_CHECKING:
 
 
 _START_NOISE = 0.5
+PUBLISHED_PROVENANCE: Mapping[str, str] = {
+    "recipe": "name of the recipe",
+    "class": "name of the class of the recipe",
+    "parameters": "hyperparameters; chosen without the records by assumption of the certificate",
+    "data": "name that the owner gave to the data; neither size nor fingerprint",
+    "student": "name and options of the student network, or the name of its factory; chosen without the records",
+    "rng_seed": "root of networks, starts and augmentation; noise and samples do not depend on it",
+    "rate_reductions": "computed from noised sums and public values",
+    "diverged": "computed from noised sums and public values",
+    "versions": "packages and Python of the machine",
+    "device": "processor of the machine",
+    "threads": "setting of the machine",
+}
+"""Entries of the provenance that a private set publishes, each with the reason why it reveals no record.
+
+All others are None: the seconds of a run depend on the number of records, and so does its number of steps where a clock
+stops it.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +58,13 @@ class PrivateRecipe(IterativeMethod[PrivateData], ABC):
     """Differentially private recipe for `PrivateData`; `ddsdk.distill` runs it and the ledger counts its releases.
 
     The provenance of a set holds neither the size nor the fingerprint of the records, because both are functions of the
-    records without noise. A plan changed by `transform` must not draw records, validate, or finish the set.
+    records without noise. A plan changed by `transform` must not draw records, validate, or finish the set. Before the
+    payment, the shortest run takes one step on noise images, so `transform` is called twice.
 
     Attributes:
         name: Name of the method in tables.
         starts: Allowed values of the parameter `start`.
+        shortest: Parameters of the shortest run, which is rehearsed on noise images before any payment.
         retries: Number of times that a step with non-finite values may be repeated; 0 where each step is a release.
         repeatable: False, because plans and steps are releases that a repetition would spend again.
         ipc: Number of images per class.
@@ -47,6 +78,7 @@ class PrivateRecipe(IterativeMethod[PrivateData], ABC):
     """
 
     starts: ClassVar[tuple[str, ...]] = ("noise", "public")
+    shortest: ClassVar[Mapping[str, int]] = {}
     retries: ClassVar[int] = 0
     repeatable: ClassVar[bool] = False
     ipc: PositiveInt = 10
@@ -99,7 +131,7 @@ class PrivateRecipe(IterativeMethod[PrivateData], ABC):
             make_labels: Function from class slots, (M,) int64, and the number of classes to labels.
         """
         classes = class_slots(private.num_classes, self.ipc)
-        images = torch.randn(len(classes), *private.image_shape, generator=rng)
+        images = torch.randn(len(classes), *private.image_shape, generator=rng, dtype=torch.float32)
         if self.start == "public" and (public := private.public) is not None:
             images = public[torch.randint(len(public), (len(classes),), generator=rng)].cpu().clone()
         if self.start == "means" and means is not None:
@@ -111,7 +143,8 @@ class PrivateRecipe(IterativeMethod[PrivateData], ABC):
     def plan(self, real: PrivateData, *, make_student: MakeStudent, rng: torch.Generator) -> dd.Plan[Any]:
         """Return the plan, ready to run; its releases are entered in the ledger here.
 
-        `BudgetSpentError` is raised, before any record is read, if the run would exceed the budget.
+        A first step on noise images comes before, so that a network that does not fit costs nothing. `BudgetSpentError`
+        is raised, before any record is read, if the run would exceed the budget.
 
         Args:
             real: Private records with their ledger.
@@ -128,7 +161,36 @@ class PrivateRecipe(IterativeMethod[PrivateData], ABC):
                 "public must be given to PrivateData for a start from public images, got None: pass public=, or take "
                 'start="noise"'
             )
+        self.rehearse(real, make_student=make_student, rng=rng, transform=None)
         return self.parts(real, make_student=make_student, rng=rng)
+
+    @final
+    def rehearse(
+        self,
+        real: PrivateData,
+        *,
+        make_student: MakeStudent,
+        rng: torch.Generator,
+        transform: Callable[[dd.Plan[Any]], dd.Plan[Any]] | None,
+    ) -> None:
+        """Take one step of the shortest run on noise images, so that a plan that cannot run costs nothing.
+
+        Networks, rows and a changed plan are tried as they will run: their errors are raised here.
+        """
+        changes: dict[str, Any] = {"noise_multiplier": 1.0, **self.shortest}
+        trial, short = real.rehearsal(), dataclasses.replace(self, **changes)
+        # The values of noise need not converge: only errors count.
+        with seeded_layers(derive(rng, "rehearsal")), suppress(DivergedError):
+            plan = short.parts(trial, make_student=make_student, rng=rng)
+            if transform is not None:
+                plan = transform(plan)
+            self.admit(plan)
+            next(dd.Distillation(plan, trial, rng=derive(rng, "rehearsal"), retries=0), None)
+
+    @final
+    def published(self, provenance: dict[str, Any]) -> dict[str, Any]:
+        """Return the provenance with None for all entries that are not known to be independent of the records."""
+        return {name: value if name in PUBLISHED_PROVENANCE else None for name, value in provenance.items()}
 
     @final
     def refuse(self, real: PrivateData, *, start: object, validation: object, transform: object) -> None:  # noqa: ARG002

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,8 +14,13 @@ from torch.nn.functional import one_hot
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import ddsdk as dd
+from ddsdk.foundation import require, require_count
+from ddsdk.training import pieces
 
 _MANY, _FEW = 16, 2
+_COMPARED_AT_ONCE = 64
+_CUT_MARGIN = 1e-4
+_digest = partial(hashlib.blake2b, digest_size=16)
 _SELECTION = (
     "choosing among sets by their score on private records is a release that no ledger counts. Score the sets on "
     "public data, after the run"
@@ -67,31 +75,44 @@ def refuse_bad_student(make_student: Callable[[torch.Generator], nn.Module], *, 
         raise TypeError(f"make_student must build networks with embed, got {type(network).__name__}")
 
 
-def refuse_mixed_rows(rows: Callable[[dd.Batch], Tensor], real: dd.RealData, *, thorough: bool = True) -> None:
-    """Refuse a function whose row of one record depends on others: mixup, top-k of a batch, any batch statistic.
+def checked_rows(rows: Callable[[dd.Batch], Tensor], batch: dd.Batch, width: int) -> Tensor:
+    """Return the rows of a batch, (B, `width`), without a graph; ValueError for a wrong shape or integer values."""
+    with torch.enable_grad():
+        found = rows(batch).detach()
+    shape = (len(batch.x), width)
+    require(tuple(found.shape) == shape, "rows", f"have shape {shape}", tuple(found.shape))
+    require(found.is_floating_point(), "rows", "be floating point", found.dtype)
+    return found
+
+
+def refuse_mixed_rows(
+    rows: Callable[[dd.Batch], Tensor], width: int, real: dd.RealData, *, thorough: bool = True
+) -> None:
+    """Refuse rows of a wrong shape, or that depend on other records: mixup, top-k of a batch, any batch statistic.
 
     The test uses noise images: the rows of some images must not change when the other images of the batch change from
     dark to bright.
 
     Args:
         rows: Function from records to rows, (B, D).
+        width: Length D of a row.
         real: Private records; only shapes and device are read.
         thorough: Size of the test batch: 16 images beside 16 others if true, 2 beside 2 if false.
 
     Raises:
         PrivacyError: If a row changes with other images of its batch.
     """
+    require_count("width", width)
     count = _MANY if thorough else _FEW
     dark, middle, bright = (_noise_images(real, count, low) for low in (0.0, 0.4, 0.8))
 
     def beside(others: dd.Batch) -> Tensor:
-        with torch.enable_grad():
-            both = rows(dd.Batch(torch.cat([middle.x, others.x]), torch.cat([middle.y, others.y])))
-        return both.detach()[:count].double()
+        both = dd.Batch(torch.cat([middle.x, others.x]), torch.cat([middle.y, others.y]))
+        return checked_rows(rows, both, width)[:count].cpu().double()
 
     first, second = beside(dark), beside(bright)
     bound = 1e-4 * float(first.abs().max())
-    if first.shape != second.shape or not torch.allclose(first, second, rtol=1e-3, atol=bound):
+    if not torch.allclose(first, second, rtol=1e-3, atol=bound):
         raise PrivacyError(
             "rows must depend on one record each, got a row that changes with the rest of its batch: mixing, batch "
             "statistics and selection across records break the bound on the influence of one record"
@@ -100,9 +121,37 @@ def refuse_mixed_rows(rows: Callable[[dd.Batch], Tensor], real: dd.RealData, *, 
 
 def _noise_images(real: dd.RealData, count: int, low: float) -> dd.Batch:
     rng = dd.generator("noise images", round(10 * low))
-    x = low + 0.2 * torch.rand(count, *real.image_shape, generator=rng)
+    x = low + 0.2 * torch.rand(count, *real.image_shape, generator=rng, dtype=torch.float32)
     classes = torch.randint(real.num_classes, (count,), generator=rng)
     return dd.Batch(x.to(real.device), one_hot(classes, real.num_classes).to(real.device, x.dtype))
+
+
+def refuse_records(public: dd.RealData, real: dd.RealData) -> None:
+    """Refuse public images that are among the records: copies, subsets and second loads included.
+
+    Images of the unit range are compared to 8 bit, once rounded and once cut off, so that conversions between uint8 and
+    float of any kind are found. Images that were mirrored, cropped or otherwise changed are not.
+
+    Raises:
+        PrivacyError: If an image of `public` has the pixels of a record.
+    """
+    known = frozenset(chain.from_iterable(real.computed_once("digests to 8 bit", lambda: list(_digests(real)))))
+    found = [i for i, digests in enumerate(_digests(public)) if not known.isdisjoint(digests)]
+    if found:
+        raise PrivacyError(
+            f"public must not hold records, got {public.name!r}, where {len(found)} of {len(public)} images have the "
+            f"pixels of a record, the first at position {found[0]}: leave these images out with public.subset"
+        )
+
+
+def _digests(data: dd.RealData) -> Iterator[tuple[bytes, bytes]]:
+    """Yield two digests for each image: of its pixels rounded to 8 bit, and of its pixels cut off to 8 bit."""
+    for part in pieces(len(data), _COMPARED_AT_ONCE):
+        levels = 255 * data.unit_images(torch.arange(len(data))[part]).cpu().double()
+        # The margin holds the rounding errors of 255 (k / 255) in float32.
+        grids = levels.round(), (levels + _CUT_MARGIN).floor()
+        for rounded, cut in zip(*(grid.clamp(0, 255).to(torch.uint8).numpy() for grid in grids), strict=True):
+            yield _digest(b"rounded" + rounded.tobytes()).digest(), _digest(b"cut" + cut.tobytes()).digest()
 
 
 def refuse_private_start(start: str, allowed: tuple[str, ...]) -> None:

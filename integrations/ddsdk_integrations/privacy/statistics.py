@@ -71,7 +71,7 @@ def private_class_sizes(private: PrivateData, *, noise_multiplier: float) -> tup
         10
     """
     mechanism = private.mechanism("class sizes", releases=1, sample_rate=1.0, noise_multiplier=noise_multiplier)
-    total = mechanism.noised_sum(lambda batch: torch.ones(len(batch.x), 1), 1, by="class")
+    total = mechanism.noised_sum(lambda batch: torch.ones(len(batch.x), 1, dtype=torch.float32), 1, by="class")
     return tuple(total.flatten().clamp_min(1).tolist())
 
 
@@ -114,5 +114,5 @@ def released_class_means(private: PrivateData, mechanism: Mechanism) -> Tensor:
 
 def _middle_and_corner(private: PrivateData) -> tuple[Tensor, Tensor]:
     to_value_space, shape = private.preprocess, private.image_shape
-    middle, corner = to_value_space(torch.full(shape, 0.5)), to_value_space(torch.ones(shape))
+    middle, corner = (to_value_space(torch.full(shape, grey, dtype=torch.float32)) for grey in (0.5, 1.0))
     return middle.to(private.device), corner.to(private.device)
