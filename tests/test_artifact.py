@@ -430,3 +430,16 @@ def test_hostile_class_names_travel_clean(tmp_path):
     for name in found.class_names:
         assert name.isprintable()
     assert visible(tmp_path) == sorted(FILES)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "set.safetensors"])
+def test_a_folder_in_the_place_of_a_file_is_refused_and_leaks_nothing(tmp_path, name):
+    make_set().save(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    for _ in range(3):
+        with pytest.raises(ArtifactError, match=name) as error:
+            Distilled.load(tmp_path)
+        assert error.value.reason == "type"
+    descriptors = [fd for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
+    assert not any(str(tmp_path) in str(fd.readlink()) for fd in descriptors)

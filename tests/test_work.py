@@ -118,9 +118,9 @@ def test_a_damaged_result_is_set_aside_and_computed_again(store):
 
 def test_a_store_that_cannot_be_made_says_so(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot make store"):
+    with pytest.raises(StorageError, match="cannot make folder"):
         Store(tmp_path / "file" / "store").make()
-    with pytest.raises(StorageError, match="cannot make store"):
+    with pytest.raises(StorageError, match="cannot make folder"):
         Store(tmp_path / "file" / "store").get_or_compute(
             echo("a"), lambda: pytest.fail("work whose result cannot be kept")
         )

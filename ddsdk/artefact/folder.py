@@ -30,6 +30,8 @@ from ddsdk.foundation import (
     StorageError,
     canonical_json,
     lock,
+    make_folder,
+    open_unblocked,
     remove_stale_files,
     strict_json,
     write_atomic,
@@ -120,14 +122,13 @@ def _open_regular(path: Path) -> Iterator[tuple[BufferedReader, int]]:
     Raises:
         ArtifactError: If the file is missing, cannot be opened, or is not a regular file.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        descriptor = os.open(path, flags)
+        handle = open(path, "rb", opener=open_unblocked)  # noqa: SIM115 - closed below
     except FileNotFoundError:
         raise ArtifactError("missing", f"{str(path)!r} does not exist") from None
     except OSError as error:
         raise ArtifactError("type", f"{str(path)!r} cannot be opened: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as handle:
+    with handle:
         status = os.fstat(handle.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ArtifactError("type", f"{str(path)!r} is not a regular file")
@@ -226,7 +227,7 @@ def write_artifact(
 
     At every moment, also after a crash, the folder opens as the old set or as the new one. A set that could not be
     opened again gives an `ArtifactError`, a folder to which another process writes a `FolderBusyError`, and a failed
-    write or a folder with a README.md or manifest.json that ddsdk has not written a `StorageError`.
+    write or a folder with a file of a set's file names that ddsdk has not written a `StorageError`.
 
     Args:
         folder: Folder, which is made if it does not exist.
@@ -237,16 +238,10 @@ def write_artifact(
 
     Returns:
         The content id of the set.
-
-    Raises:
-        StorageError: If the folder cannot be made.
     """
     folder = Path(folder)
     blob = _serialise(manifest, tensors)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot make folder {str(folder)!r}: {error.strerror}") from error
+    make_folder(folder)
     with lock(folder):
         remove_stale_files(folder, older_than=0)
         old = current_manifest(folder)
@@ -331,7 +326,7 @@ def current_manifest(folder: Path) -> Manifest | None:
 
 
 def check_overwrite(folder: Path, old: Manifest | None) -> None:
-    """Check that a folder without a set has no README.md or manifest.json that ddsdk has not written.
+    """Check that a folder without a set holds no file of a set's file names that ddsdk has not written.
 
     Args:
         folder: Folder that is to be written.
@@ -340,15 +335,25 @@ def check_overwrite(folder: Path, old: Manifest | None) -> None:
     Raises:
         StorageError: If there is such a file.
     """
-    card = folder / _CARD
-    if old is not None or not (os.path.lexists(card) or os.path.lexists(folder / _MANIFEST)):
+    found = [name for name in (_SET, _MANIFEST, _CARD, _SHEET) if os.path.lexists(folder / name)]
+    if old is not None or not found or _has_own_card(folder) or (found == [_SET] and _is_own_tensor_file(folder)):
         return
-    with contextlib.suppress(OSError), card.open("rb") as handle:
-        if CARD_MARK.encode() in handle.read(1 << 20):
-            return
-    raise StorageError(
-        f"{str(folder)!r} holds a README.md or manifest.json that ddsdk has not written; name a new folder"
-    )
+    names = " and ".join(found)
+    raise StorageError(f"{str(folder)!r} holds {names} that ddsdk has not written; name a new folder")
+
+
+def _has_own_card(folder: Path) -> bool:
+    with contextlib.suppress(ArtifactError), _open_regular(folder / _CARD) as (handle, _):
+        return CARD_MARK.encode() in handle.read(1 << 20)
+    return False
+
+
+def _is_own_tensor_file(folder: Path) -> bool:
+    """Return whether the tensor file is that of a first write which was killed before its dataset card."""
+    with contextlib.suppress(ArtifactError), _open_regular(folder / _SET) as (handle, size):
+        length = header_length(handle.read(8), size)
+        return "ddsdk" in parse_header(handle.read(length), size - 8 - length).metadata
+    return False
 
 
 def _settle(folder: Path, manifest: Manifest) -> None:

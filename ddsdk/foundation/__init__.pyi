@@ -10,7 +10,10 @@ from .errors import require_momentum as require_momentum
 from .errors import require_positive as require_positive
 from .errors import require_rng as require_rng
 from .files import canonical_json as canonical_json
+from .files import inner_folder as inner_folder
 from .files import lock as lock
+from .files import make_folder as make_folder
+from .files import open_unblocked as open_unblocked
 from .files import read_json as read_json
 from .files import readable_json as readable_json
 from .files import remove_stale_files as remove_stale_files

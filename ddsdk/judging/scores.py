@@ -14,7 +14,17 @@ import torch
 
 from ddsdk.artefact import Distilled
 from ddsdk.data import RealData
-from ddsdk.foundation import ArtifactError, Store, Timing, Unit, as_generator, clean, readable_json, strict_json
+from ddsdk.foundation import (
+    ArtifactError,
+    Store,
+    Timing,
+    Unit,
+    as_generator,
+    clean,
+    inner_folder,
+    readable_json,
+    strict_json,
+)
 from ddsdk.judging.judge import EvaluationProgress, evaluation_steps, last_score
 from ddsdk.judging.training_set import TrainingSet, in_space_of
 from ddsdk.training import Score, TrainingProtocol
@@ -39,6 +49,8 @@ class _Record(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 def results_folder(folder: Path) -> Path:
     """Return the folder for the scores of a set: beside the folder of the set, so that sets are shared without scores.
 
+    A link in its place, which may have come with the set, gives a `StorageError`.
+
     Example:
         >>> from pathlib import Path
         >>> from ddsdk.judging import results_folder
@@ -46,7 +58,7 @@ def results_folder(folder: Path) -> Path:
         'dm-digits-results'
     """
     named = folder if folder.name not in ("", "..") else folder.resolve()
-    return named.with_name(f"{named.name}-results")
+    return inner_folder(named.parent, f"{named.name}-results")
 
 
 def cached_score(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, final
 
 from ddsdk.artefact import Distilled, check_overwrite, current_manifest, read_manifest_summary
-from ddsdk.foundation import ResumeError, StorageError, lock, remove_stale_files, require
+from ddsdk.foundation import ResumeError, lock, make_folder, remove_stale_files, require
 from ddsdk.running.checkpoint import check_config, read_checkpoint, read_config, write_checkpoint
 from ddsdk.running.loop import Step
 from ddsdk.running.run import Run
@@ -41,7 +41,7 @@ class Job:
         FolderBusyError: On entering, if another process writes to the folder.
         ResumeError: On entering, if the folder holds a set or a checkpoint and `resume` is false, or if they belong to
             another configuration.
-        StorageError: On entering, if the folder cannot be made, or holds a README.md or manifest.json that ddsdk has
+        StorageError: On entering, if the folder cannot be made, or holds a file of a set's file names that ddsdk has
             not written.
 
     Example:
@@ -74,12 +74,8 @@ class Job:
 
         Raises:
             ResumeError: If the folder holds a set or a checkpoint and the job does not resume.
-            StorageError: If the folder cannot be made.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot make folder {str(self.folder)!r}: {error.strerror}") from error
+        make_folder(self.folder)
         with ExitStack() as stack:
             stack.enter_context(lock(self.folder))
             remove_stale_files(self.folder, older_than=0)
