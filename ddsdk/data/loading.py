@@ -69,7 +69,8 @@ def load(data: Loadable, *, split: Split = "train", **options: Unpack[LoadOption
             a name: "digits" (scikit-learn, 8x8 grey, a fixed stratified quarter held out as test), "python-docs"
             (text: docstrings of the standard library, each a matrix of 32 word vectors), or
             "mnist", "fashion-mnist", "kmnist", "usps", "cifar10", "cifar100", "svhn", "stl10";
-            a folder with one subfolder of pictures for each class, optionally inside of train/ and test/;
+            a folder with one subfolder of pictures for each class, optionally inside of train/ and test/; pictures are
+            PNG, JPEG, BMP, GIF, WebP, PPM or TIFF files;
             a parquet file, or a folder of parquet files with the split in their names;
             a dataset with ``len(data)`` and ``data[i] -> (image, class id)``;
             a pair (images, labels) of tensors (N, C, H, W) or arrays (N, H, W[, C]).

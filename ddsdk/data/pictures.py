@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ddsdk.data.resize import Resize
@@ -20,6 +20,9 @@ from ddsdk.foundation import note, require
 
 PixelArray = NDArray[np.uint8]
 Encoded: TypeAlias = Path | bytes | Image.Image
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
+"""Names that Pillow gives to the formats that are read. None of them starts another program, as PostScript does."""
+_OPENED = (*FORMATS, "MPO")  # the format of a JPEG picture with a second one, as phones write them
 _NAMED_FILES = 20
 """Maximum number of damaged pictures that a message names."""
 
@@ -169,7 +172,8 @@ def decode(source: Encoded, name: str, resize: Resize | None = None) -> tuple[Pi
         resize: Geometry to which it is brought; None keeps its size.
 
     Raises:
-        UnreadablePictureError: If the picture cannot be read, or has more than 16 bits per channel.
+        UnreadablePictureError: If the picture cannot be read, is in none of `FORMATS`, or has more than 16 bits per
+            channel.
     """
     try:
         with _opened(source) as picture:
@@ -184,6 +188,8 @@ def decode(source: Encoded, name: str, resize: Resize | None = None) -> tuple[Pi
             return np.asarray(converted if resize is None else resize(converted)), mode
     except UnreadablePictureError:
         raise
+    except UnidentifiedImageError as error:
+        raise UnreadablePictureError(name, f"content in none of the formats {', '.join(FORMATS)}") from error
     # Pillow raises one of these errors for a damaged file, depending on the format.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise UnreadablePictureError(name, f"an error: {error}") from error
@@ -199,6 +205,9 @@ def _over_white(picture: Image.Image) -> Image.Image:
 
 def _opened(source: Encoded) -> AbstractContextManager[Image.Image]:
     if isinstance(source, Image.Image):
+        if source.format is not None and source.format not in _OPENED:
+            # Pillow decodes on first use: the content of an opened picture may not have been read yet.
+            raise UnidentifiedImageError(f"format {source.format}")
         # The caller opened this picture and closes it.
         return nullcontext(source)
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
