@@ -13,14 +13,14 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from artefact_sets import CERTIFICATE, FILES, HOSTILE, make_set, same, visible
+from artefact_sets import CERTIFICATE, FILES, HOSTILE, forge, make_set, same, visible
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from ddsdk.artefact.distilled import Distilled
 from ddsdk.artefact.folder import read_artifact
-from ddsdk.artefact.header import build_header, parse_header
+from ddsdk.artefact.header import parse_header
 from ddsdk.artefact.manifest import encode_manifest
 from ddsdk.foundation.errors import ArtifactError
 from ddsdk.foundation.files import canonical_json
@@ -267,33 +267,6 @@ def test_tensors_of_another_set_are_refused(tmp_path):
 
 
 # -- hostile content under right hashes --
-
-
-def forge(folder, edit=None, rehash=True, claimed=None, **arrays):
-    """Write a folder by hand, with hashes that fit, as an attacker would."""
-    base = make_set()
-    tensors = {"images": base.images.numpy(), "labels": base.labels.numpy()} | arrays
-    body = json.loads(encode_manifest(base.manifest))
-    kinds = {np.dtype("<f4"): "F32", np.dtype("<i8"): "I64"}
-    body["tensors"] = {
-        n: {"dtype": kinds[a.dtype], "shape": list(a.shape), "sha256": hashlib.sha256(a.tobytes()).hexdigest()}
-        for n, a in tensors.items()
-    }
-    with np.errstate(invalid="ignore"):
-        body["value_range"] = [float(np.nanmin(tensors["images"])), float(np.nanmax(tensors["images"]))]
-    if edit:
-        edit(body)
-    if rehash:
-        part = {k: v for k, v in body.items() if k not in ("id", "seal", "provenance")}
-        body["id"] = claimed or hashlib.sha256(canonical_json(part)).hexdigest()
-        body["seal"] = hashlib.sha256(canonical_json({k: v for k, v in body.items() if k != "seal"})).hexdigest()
-    told = {k: body.get(k) for k in ("id", "preprocess", "label_space", "class_names")}
-    header = build_header(
-        {n: (kinds[a.dtype], a.shape) for n, a in tensors.items()}, {"ddsdk": canonical_json(told).decode()}
-    )
-    order = sorted(tensors, key=lambda n: (-tensors[n].itemsize, n))
-    (folder / "set.safetensors").write_bytes(header + b"".join(tensors[n].tobytes() for n in order))
-    (folder / "manifest.json").write_bytes(canonical_json(body))
 
 
 def reason_of(folder):

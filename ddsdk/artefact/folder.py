@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ddsdk.artefact.faults import edge_fault, label_fault, per_step_fault
 from ddsdk.artefact.header import build_header, header_length, parse_header
-from ddsdk.artefact.manifest import Manifest, decode_manifest, encode_manifest, tensor_bytes
+from ddsdk.artefact.manifest import Manifest, are_hard, decode_manifest, encode_manifest, tensor_bytes
 from ddsdk.foundation import (
     ArtifactError,
     StorageError,
@@ -89,8 +89,8 @@ def read_artifact(folder: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES)
     Raises:
         ArtifactError: If a check fails. Its ``reason`` is ``"missing"``, ``"type"``, ``"size"``, ``"manifest"``,
             ``"format"``, ``"schema"``, ``"text"``, ``"seal"``, ``"privacy"``, ``"truncated"``, ``"header"``,
-            ``"dtype"``, ``"mixed"``, ``"hash"``, ``"finite"``, ``"range"``, ``"labels"``, ``"rate"``, ``"edges"`` or
-            ``"classes"``.
+            ``"dtype"``, ``"mixed"``, ``"hash"``, ``"finite"``, ``"range"``, ``"labels"``, ``"rate"``, ``"edges"``,
+            ``"classes"`` or ``"storage"``.
 
     Example:
         >>> import ddsdk
@@ -218,6 +218,9 @@ def _check_tensors(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> N
     classes = tensors.get("classes")
     if classes is not None and not ((classes >= 0) & (classes < len(manifest.class_names))).all():
         raise ArtifactError("classes", f"classes must lie in 0..{len(manifest.class_names) - 1}")
+    labels = "hard" if are_hard(tensors["labels"]) else "soft"
+    if labels != manifest.storage.labels:
+        raise ArtifactError("storage", f"storage must state {labels} labels, got {manifest.storage.labels}")
 
 
 def write_artifact(

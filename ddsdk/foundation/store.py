@@ -98,6 +98,7 @@ class Store:
 
         A folder that cannot be made, and a link among its inner folders, give a `StorageError`.
         """
+        make_folder(self.folder)
         for name in _SUBFOLDERS:
             make_folder(inner_folder(self.folder, name))
 
