@@ -285,12 +285,16 @@ class Distilled:
         return write_artifact(folder, self.manifest, self.arrays(), card=card, sheet=sheet_png(self))
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> Distilled:
+    def load(cls, folder: str | os.PathLike[str], *, max_bytes: int | None = None) -> Distilled:
         """Return the set in a folder, after all checks of `ddsdk.artefact.read_artifact`.
 
         A folder without a valid set gives an `ArtifactError`, whose ``reason`` is a short code.
+
+        Args:
+            folder: Folder of the set.
+            max_bytes: Largest accepted size of the tensor file, in bytes. None for half of the machine's memory.
         """
-        return cls._of(*read_artifact(folder))
+        return cls._of(*read_artifact(folder, max_bytes=max_bytes))
 
     def to_bytes(self) -> bytes:
         """Return the set as one byte string, without dataset card and contact sheet."""

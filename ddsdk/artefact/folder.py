@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddsdk.artefact.faults import edge_fault, label_fault, per_step_fault
-from ddsdk.artefact.header import build_header, header_length, parse_header
+from ddsdk.artefact.header import HEADER_CAP, build_header, header_length, parse_header
 from ddsdk.artefact.manifest import Manifest, are_hard, decode_manifest, encode_manifest, tensor_bytes
 from ddsdk.foundation import (
     ArtifactError,
@@ -31,13 +31,16 @@ from ddsdk.foundation import (
     canonical_json,
     lock,
     make_folder,
+    memory_limit,
     open_unblocked,
     remove_stale_files,
     strict_json,
     write_atomic,
 )
 
-MAX_BYTES = 64 << 30
+_HOLES = 16
+"""Bytes of a file for each byte on the disk, above which it counts as one of holes."""
+_SMALL_BYTES = 16 << 20
 CARD_MARK = "<!-- written by ddsdk -->"
 _SET, _MANIFEST, _CARD, _SHEET = "set.safetensors", "manifest.json", "README.md", "sheet.png"
 _MAX_MANIFEST_BYTES = 16 << 20
@@ -73,10 +76,10 @@ def read_manifest_summary(folder: str | os.PathLike[str]) -> Manifest:
     with _open_regular(Path(folder) / _MANIFEST) as (handle, size):
         if size > _MAX_MANIFEST_BYTES:
             raise ArtifactError("size", f"manifest.json has {size} bytes, cap is {_MAX_MANIFEST_BYTES}")
-        return decode_manifest(handle.read(_MAX_MANIFEST_BYTES))
+        return decode_manifest(handle.read(size))
 
 
-def read_artifact(folder: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Artifact:
+def read_artifact(folder: str | os.PathLike[str], *, max_bytes: int | None = None) -> Artifact:
     """Return the manifest and the tensors of a distilled set that passes all checks.
 
     Size, header, schema and hashes are checked first, then finiteness, value range and labels. Nothing is unpickled,
@@ -84,7 +87,8 @@ def read_artifact(folder: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES)
 
     Args:
         folder: Folder of the set.
-        max_bytes: Largest accepted size of the tensor file, in bytes.
+        max_bytes: Largest accepted size of the tensor file, in bytes. None for half of the machine's memory, and no
+            file above 16 MiB of which less than a sixteenth is on the disk.
 
     Raises:
         ArtifactError: If a check fails. Its ``reason`` is ``"missing"``, ``"type"``, ``"size"``, ``"manifest"``,
@@ -139,7 +143,7 @@ def _pending(manifest: Manifest) -> str:
     return f"set-{manifest.id[:16]}.safetensors"
 
 
-def _read_tensors(folder: Path, manifest: Manifest, max_bytes: int) -> dict[str, NDArray[Any]]:
+def _read_tensors(folder: Path, manifest: Manifest, max_bytes: int | None) -> dict[str, NDArray[Any]]:
     with contextlib.ExitStack() as stack:
         try:
             handle, size = stack.enter_context(_open_regular(folder / _pending(manifest)))
@@ -147,11 +151,24 @@ def _read_tensors(folder: Path, manifest: Manifest, max_bytes: int) -> dict[str,
             if error.reason != "missing":
                 raise
             handle, size = stack.enter_context(_open_regular(folder / _SET))
-        if size > max_bytes:
-            raise ArtifactError("size", f"tensor file has {size} bytes, cap is {max_bytes}")
+        _check_size(size, manifest, max_bytes)
+        on_disk = 512 * getattr(os.fstat(handle.fileno()), "st_blocks", size)
+        if max_bytes is None and size > max(_SMALL_BYTES, _HOLES * on_disk):
+            rule = "pass max_bytes if its file system compresses so well"
+            raise ArtifactError("size", f"tensor file has {size} bytes, of which {on_disk} are on the disk; {rule}")
         tensors = _load(handle, size, manifest)
     _check_tensors(manifest, tensors)
     return tensors
+
+
+def _check_size(size: int, manifest: Manifest, max_bytes: int | None) -> None:
+    cap = memory_limit() if max_bytes is None else max_bytes
+    if size > cap:
+        rule = "pass a larger max_bytes to read it all the same"
+        raise ArtifactError("size", f"tensor file has {size} bytes, cap is {cap}; {rule}")
+    declared = manifest.storage.tensor_bytes
+    if size > 8 + HEADER_CAP + declared:
+        raise ArtifactError("size", f"tensor file has {size} bytes, and its manifest describes {declared}")
 
 
 def _load(handle: BufferedIOBase, size: int, manifest: Manifest) -> dict[str, NDArray[Any]]:
@@ -287,12 +304,12 @@ def pack_artifact(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> by
     return len(head).to_bytes(8, "little") + head + blob
 
 
-def unpack_artifact(data: bytes, *, max_bytes: int = MAX_BYTES) -> Artifact:
+def unpack_artifact(data: bytes, *, max_bytes: int | None = None) -> Artifact:
     """Return the set in a byte string from `pack_artifact`, after the checks of `read_artifact`.
 
     Args:
         data: Byte string of a packed set.
-        max_bytes: Largest accepted size of the tensor file, in bytes.
+        max_bytes: Largest accepted size of the tensor file, in bytes. None for half of the machine's memory.
 
     Raises:
         ArtifactError: If a check fails; its ``reason`` is a short code.
@@ -301,8 +318,7 @@ def unpack_artifact(data: bytes, *, max_bytes: int = MAX_BYTES) -> Artifact:
     if len(data) < 8 or not 0 < length <= min(_MAX_MANIFEST_BYTES, len(data) - 8):
         raise ArtifactError("size", f"packed set must begin with the length of its manifest, got {len(data)} bytes")
     manifest, blob = decode_manifest(data[8 : 8 + length]), memoryview(data)[8 + length :]
-    if len(blob) > max_bytes:
-        raise ArtifactError("size", f"tensor file has {len(blob)} bytes, cap is {max_bytes}")
+    _check_size(len(blob), manifest, max_bytes)
     tensors = _load(io.BytesIO(blob), len(blob), manifest)
     _check_tensors(manifest, tensors)
     return Artifact(manifest, tensors)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ddsdk.data.bounded import bounded_column
 from ddsdk.data.pictures import Pictures, UnreadablePictureError
 from ddsdk.data.raw import Raw
 from ddsdk.data.splits import KINDS, split_kinds_in, usual_names
@@ -50,7 +51,7 @@ def read_parquet(path: Path, split: str, *, image_column: str | None = None, lab
         table = _open(file)
         image, label = _columns(table.schema_arrow, image_column, label_column, file)
         classes = classes or _class_names(table.schema_arrow.metadata, label)
-        ids = _read(file, partial(table.read, [label])).column(label).to_pylist()
+        ids = _read(file, partial(bounded_column, table, label, str(file))).to_pylist()
         for row, class_id in enumerate(ids):
             require(class_id is not None, f"row {row} of {str(file)!r}", f"have an integer in column {label!r}", None)
         groups = [table.metadata.row_group(g).num_rows for g in range(table.metadata.num_row_groups)]
@@ -95,8 +96,8 @@ class ParquetPictures:
         group = bisect_right(column.starts, row) - 1
         key = (self.columns.index(column), group)
         if self._group is None or self._group[0] != key:
-            table = _read(column.file, partial(_open(column.file).read_row_group, group, [column.name]))
-            self._group = (key, table.column(column.name))
+            read = partial(bounded_column, _open(column.file), column.name, str(column.file), group)
+            self._group = (key, _read(column.file, read))
         content = self._group[1][row - column.starts[group]].as_py()
         content = content.get("bytes") if isinstance(content, dict) else content
         if not isinstance(content, bytes):
@@ -183,6 +184,6 @@ def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> tuple[st
         card = json.loads((metadata or {})[b"huggingface"])
         names = card["info"]["features"][label]["names"]
     # The entry is optional and untrusted. Without it the names of the classes are their numbers.
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
     return tuple(names) if isinstance(names, list) and all(isinstance(n, str) for n in names) else None

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ddsdk.data.resize import Resize
-from ddsdk.foundation import note, require
+from ddsdk.foundation import note, require, require_memory
 
 PixelArray = NDArray[np.uint8]
 Encoded: TypeAlias = Path | bytes | Image.Image
@@ -123,6 +123,7 @@ def decode_all(pictures: Pictures, *, skip_unreadable: bool = False) -> tuple[Te
             continue
         channels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         if not kept:
+            _require_memory(len(pictures), len(channels), height, width)
             images = np.empty((len(pictures), len(channels), height, width), np.uint8)
         elif len(channels) > images.shape[1]:
             images = _in_colour(images, len(kept))
@@ -140,7 +141,13 @@ def decode_all(pictures: Pictures, *, skip_unreadable: bool = False) -> tuple[Te
     return torch.from_numpy(images[: len(kept)]), torch.tensor(kept)
 
 
+def _require_memory(n: int, channels: int, height: int, width: int) -> None:
+    what = f"{n} pictures of {height} x {width} pixels"
+    require_memory(n * channels * height * width, what, "pass a smaller resize, or fewer pictures")
+
+
 def _in_colour(grey: PixelArray, filled: int) -> PixelArray:
+    _require_memory(len(grey), 4, *grey.shape[2:])
     images = np.empty((len(grey), 3, *grey.shape[2:]), np.uint8)
     images[:filled] = grey[:filled]
     return images

@@ -21,7 +21,10 @@ from .files import staged_folder as staged_folder
 from .files import strict_json as strict_json
 from .files import write_atomic as write_atomic
 from .memory import machine_memory as machine_memory
+from .memory import memory_limit as memory_limit
 from .memory import readable_bytes as readable_bytes
+from .memory import require_free_disk as require_free_disk
+from .memory import require_memory as require_memory
 from .notes import note as note
 from .numbers import CheckedDataclass as CheckedDataclass
 from .numbers import Fraction as Fraction

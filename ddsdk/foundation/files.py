@@ -41,7 +41,7 @@ _LOCK, _OWNER = ".ddsdk.lock", ".ddsdk.owner"
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+def write_atomic(path: str | os.PathLike[str], data: bytes, *, previous: Path | None = None) -> None:
     """Write a file atomically: at any time a reader finds the complete old content or the complete new content.
 
     The bytes are written to a temporary file in the same folder and flushed to the disk. The temporary file is then
@@ -52,6 +52,8 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     Args:
         path: File to write, in an existing folder.
         data: Complete content of the file.
+        previous: File to which an older file at `path` is renamed once the new one is complete, in the same folder.
+            None replaces it. Between the two renames there is no file at `path`.
 
     Raises:
         StorageError: If the disk is full, the folder is not writable, or `path` is a folder or a device.
@@ -69,6 +71,9 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
         _check_target(path)
         _sweep_once(path.parent.absolute())
         _write_new(temporary, data)
+        if previous is not None and os.path.lexists(path):
+            _check_target(previous)
+            os.replace(path, previous)  # noqa: PTH105
         os.replace(temporary, path)  # noqa: PTH105 - os.replace and os.fsync are where tests inject faults
         replaced = True
         _sync_folder(path.parent)

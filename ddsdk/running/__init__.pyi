@@ -1,3 +1,4 @@
+from .checkpoint import previous_checkpoint as previous_checkpoint
 from .checkpoint import read_checkpoint as read_checkpoint
 from .checkpoint import write_checkpoint as write_checkpoint
 from .job import Job as Job
