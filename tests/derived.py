@@ -14,6 +14,8 @@ import torch
 from tiny_recipes import RECIPE_SETTINGS
 
 import ddsdk as dd
+from ddsdk.baselines import BASELINES
+from ddsdk.networks import NEEDS
 from ddsdk.recipes import RECIPES
 from ddsdk.running import IterativeMethod, ObjectiveSchedule, Plan
 from ddsdk.students.alternating import NetworkWithOptimizer
@@ -32,10 +34,12 @@ def derived(path: Path) -> str:
         return with_recipes(text, f"from {home} import {{name}} as {{name}}")
     before, rest = text.split(FIRST)
     _, after = rest.split(LAST)
-    return f"{before}{FIRST}\n\n{parts_table()}\n{LAST}{after}"
+    table = needs_table() if path.stem == "own-network" else parts_table()
+    return f"{before}{FIRST}\n\n{table}\n{LAST}{after}"
 
 
-FILES = [ROOT / name for name in ("ddsdk/__init__.pyi", "ddsdk/recipes/__init__.pyi", "docs/architecture.md")]
+PAGES = ("docs/architecture.md", "docs/guides/own-network.md")
+FILES = [ROOT / name for name in ("ddsdk/__init__.pyi", "ddsdk/recipes/__init__.pyi", *PAGES)]
 
 
 def with_recipes(stub: str, line: str) -> str:
@@ -70,6 +74,17 @@ def parts_table() -> str:
     """Return the table "a method is a row of parts" in markdown, from the plans of all recipes on tiny data."""
     rows = [_row(name, kind(ipc=2, **RECIPE_SETTINGS[name])) for name, kind in RECIPES.items()]
     lines = [HEADS, ["---"] * len(HEADS), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def needs_table() -> str:
+    """Return the table of what methods need of a network in markdown, one row for each set of needs."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for name, kind in {**RECIPES, **BASELINES}.items():
+        rows.setdefault(kind.needs, []).append(f"`{name}`")
+    lines = [("methods", "need beside logits"), ("---", "---")]
+    for needs, names in sorted(rows.items(), key=lambda row: (len(row[0]), row[0])):
+        lines.append((", ".join(names), "; ".join(NEEDS[need] for need in needs) or "nothing"))
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 

@@ -173,7 +173,7 @@ def test_refusals(tiny, make_student):
     plain = torch.nn.Flatten()
     with pytest.raises(TypeError, match="body"):
         layer_means(plain, images, graph=False)
-    with pytest.raises(TypeError, match="body"):
+    with pytest.raises(TypeError, match="activation layers"):
         AttentionMaps()(plain, images, graph=False)
     with pytest.raises(TypeError, match="embed"):
         all_features(plain, images, graph=False)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 
 import ddsdk as dd
 from ddsdk.cli import main
-from ddsdk.judging import TrainingSet, baseline_size, in_space_of, read_scores, top1_accuracy
+from ddsdk.judging import TrainingSet, baseline_size, in_space_of, read_scores, stored_reading, top1_accuracy
 from ddsdk.training import PerStepSchedule
 from ddsdk.training.fit import accuracy
 
@@ -117,3 +120,90 @@ def test_a_rate_for_each_step_needs_the_stored_order(whitened):
     stored = TrainingSet.of(ordered, dataclasses.replace(SHORT, order="stored"))
     assert stored.per_step == PerStepSchedule(ordered.learned_lr)
     assert TrainingSet.of(ordered).per_step == PerStepSchedule()
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Folders train and test with three classes of pictures of different sizes."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("ant", "bee", "cow"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for i in range(3):
+                pixels = rng.integers(0, 256, (8 + i, 12, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "data" / split / name / f"{i}.png")
+    return tmp_path / "data"
+
+
+def test_evaluation_reads_data_as_the_set_was_read(pictures, tmp_path, capsys):
+    data, out = ["--data", str(pictures)], str(tmp_path / "set")
+    reading = ["--resize", "8x10", "--fit", "crop", "--classes", "cow,ant"]
+    assert main(["distill", *data, *reading, "--recipe", "means", "--ipc", "1", "--out", out]) == 0
+    line = [*data, "--width", "4", "--epochs", "1", "--repeats", "1", "--baselines", ""]
+    assert main(["evaluate", out, *line, "--results", str(tmp_path / "as-stored")]) == 0
+    assert main(["evaluate", out, *line, *reading, "--results", str(tmp_path / "as-given")]) == 0
+    stored, given = (read_scores(tmp_path / name) for name in ("as-stored", "as-given"))
+    assert stored[0]["conditions"]["test"] == given[0]["conditions"]["test"]
+    capsys.readouterr()
+    options = stored_reading(dd.Distilled.load(out))
+    assert options == {"resize": dd.data.Resize(8, 10, "crop"), "classes": dd.data.ClassChoice.of("cow,ant")}
+    _, test = dd.load_pair(pictures, **options)
+    assert test.class_names == ("cow", "ant")
+
+
+def test_another_geometry_is_noted_and_another_vocabulary_refused(pictures, caplog):
+    caplog.set_level("INFO", logger="ddsdk")
+    train, _ = dd.load_pair(pictures, resize=8)
+    distilled = dd.distill(dd.BASELINES["means"](ipc=1), train)
+    _, padded = dd.load_pair(pictures, resize=dd.data.Resize(8, 8, "pad"))
+    caplog.clear()
+    in_space_of(distilled, padded)
+    assert "the test images have the geometry {'height': 8, 'width': 8, 'fit': 'pad'}, and the set" in caplog.text
+    train.reading["vocabulary"] = {"sha256": "a"}
+    with pytest.raises(ValueError, match="vocabulary of test must be that of the set, None"):
+        in_space_of(distilled, train)
+    altered = dataclasses.replace(distilled, provenance={"data": {"resize": {"height": -1, "width": 8, "fit": "crop"}}})
+    with pytest.raises(ValueError, match="resize must be one side or"):
+        stored_reading(altered)
+
+
+def perceptron(hidden: int = 6) -> nn.Module:
+    """Return a network of one's own, which draws its weights from torch's global generator."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
+
+
+def test_networks_of_ones_own_and_of_libraries_judge(whitened, tmp_path):
+    train, test, distilled = whitened
+    brief = dataclasses.replace(SHORT, network_options={}, networks=1, epochs=2)
+    chosen = [perceptron, perceptron(9), "torchvision:resnet18"]
+    options = {"baselines": ["random"], "train": train, "results": tmp_path}
+    scores = distilled.evaluate(test, brief, networks=chosen, **options)
+    names = [f"{__name__}.perceptron", "torch.nn.modules.container.Sequential (drawn anew)", "torchvision:resnet18"]
+    assert [(s.network, s.name) for s in scores] == [(n, s) for n in names for s in ("means", "random")]
+    assert distilled.evaluate(test, brief, networks=chosen, **options) == scores
+    # Two functions of the same name are different networks.
+    other = distilled.evaluate(test, brief, networks=[lambda: perceptron(5)], results=tmp_path)
+    again = distilled.evaluate(test, brief, networks=[lambda: perceptron(7)], results=tmp_path)
+    assert other[0].network == again[0].network
+    assert len(read_scores(tmp_path)) == 8
+
+
+def test_a_stored_name_imports_no_code(whitened, tmp_path, monkeypatch):
+    _, test, distilled = whitened
+    (tmp_path / "planted.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    protocol = {**SHORT.to_dict(), "network": "planted:network", "network_options": {}}
+    hostile = dataclasses.replace(distilled, protocol=protocol)
+    with pytest.raises(ValueError, match=r"network of a protocol must be one of convnet.*choose the network with"):
+        hostile.evaluate(test)
+    brief = dataclasses.replace(dd.TrainingProtocol.from_dict(protocol), networks=1, epochs=1)
+    assert hostile.evaluate(test, brief, networks=["mlp"])[0].network == "mlp"
+    hostile.save(tmp_path / "set")
+    line = ["evaluate", str(tmp_path / "set"), "--data", "digits", "--zca", "--baselines", "", "--epochs", "1"]
+    assert main(line) == 2
+    assert main([*line, "--networks", "mlp", "--repeats", "1"]) == 0
+    # The user may name a network of any module.
+    (tmp_path / "mine.py").write_text("from torch import nn\nnet = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))")
+    results = tmp_path / "mine"
+    assert main([*line, "--networks", "mine:net", "--repeats", "1", "--results", str(results)]) == 0
+    assert read_scores(results)[0]["score"]["network"] == "mine:net"

@@ -230,10 +230,14 @@ def test_a_rival_is_kept_from_step_to_step_and_over_a_resume(tiny, make_student)
     assert all(torch.equal(value, found[name]) for name, value in adversary.state_dict().items())
     with pytest.raises(ValueError, match="views must be at least 2, got 1"):
         ViewContrastLoss(views=1)
+
+    def featureless(rng):
+        return nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
     plain = AdversarialStudents(
-        FreshStudents(make_student), lambda rng: nn.Linear(1, 1), ViewContrastLoss(views=2), partial(SGD, lr=0.1)
+        FreshStudents(make_student), featureless, ViewContrastLoss(views=2), partial(SGD, lr=0.1)
     )
-    with pytest.raises(TypeError, match="adversary must be a Network with embed and head, got Linear"):
+    with pytest.raises(TypeError, match=r"must have a method embed.*got Sequential"):
         step(plain, 0)
 
 

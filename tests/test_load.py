@@ -246,7 +246,12 @@ def altered(array, index, value):
 UNIT = PIXELS / 255
 BAD = {
     "unknown name": ("fashon-mnist", {}, ValueError, "did you mean 'fashion-mnist'?"),
-    "unlike any name": ("no/such/folder", {}, ValueError, "data must be a folder, a .parquet file, or one of"),
+    "unlike any name": ("no/such/folder", {}, ValueError, "data must be a folder, a file (.parquet, .npz, .npy"),
+    "other file": (__file__, {}, ValueError, "data must be a folder or a file with a suffix of .parquet"),
+    "option": ("digits", {"size": 3}, TypeError, "options must be among root, image_column"),
+    "configuration of a name": ("digits", {"configuration": "c"}, ValueError, "configuration must be left out"),
+    "channels of a name": ("digits", {"channels": "last"}, ValueError, "channels must be left out unless data holds"),
+    "channels": ((PIXELS, LABELS), {"channels": "middle"}, ValueError, "channels must be 'first' or 'last'"),
     "split": ("digits", {"split": "valid"}, ValueError, "split must be 'train' or 'test', got 'valid'"),
     "resize of a name": (
         "digits",
@@ -259,29 +264,33 @@ BAD = {
     "kind": (7, {}, TypeError, "data must be a name, a path, a dataset or a pair (images, labels), got int"),
     "triple": ((PIXELS, LABELS, 1), {}, TypeError, "got tuple"),
     "test of a pair": ((PIXELS, LABELS), {"split": "test"}, ValueError, "load_pair(train, test)"),
-    "missing class": ((PIXELS, altered(LABELS, LABELS == 1, 3)), {}, ValueError, "no image of class 1"),
-    "far label": ((PIXELS, altered(LABELS, 0, 10**12)), {}, ValueError, "no image of class 3"),
-    "negative label": ((PIXELS, altered(LABELS, 0, -1)), {}, ValueError, "labels must lie in 0..2, got (-1, 2)"),
+    "negative label": ((PIXELS, altered(LABELS, 4, -1)), {}, ValueError, "class ids from 0 on; a negative id"),
     "one class": ((PIXELS, LABELS * 0), {}, ValueError, "at least 2 classes"),
-    "float labels": ((PIXELS, LABELS * 1.0), {}, TypeError, "labels must be integers, got float64"),
-    "bool labels": ((PIXELS, torch.ones(12, dtype=torch.bool)), {}, TypeError, "labels must be integers"),
-    "label list": ((PIXELS, list(LABELS)), {}, TypeError, "labels must be a tensor or a numpy array"),
-    "label shape": ((PIXELS, np.eye(12, dtype=int)), {}, ValueError, "labels must have shape (N,), got (12, 12)"),
-    "label count": ((PIXELS, LABELS[:9]), {}, ValueError, "labels must have one entry for each of the 12"),
+    "fractions": ((PIXELS, LABELS * 1.5), {}, ValueError, "(regression) and missing values are not supported"),
+    "one bool": ((PIXELS, torch.ones(12, dtype=torch.bool)), {}, ValueError, "no image of class 0 ('False')"),
+    "label set": ((PIXELS, set(LABELS)), {}, TypeError, "labels must be a tensor, an array or a list, got set"),
+    "identifiers": ((np.zeros((20, 4, 4)), np.arange(20)), {}, ValueError, "classes that items share"),
+    "label shape": ((PIXELS, np.zeros((12, 3, 3))), {}, ValueError, "labels must have shape (N,), or (N, K) with one"),
+    "label count": ((PIXELS, LABELS[:9]), {}, ValueError, "labels of train must have one entry for each of the 12"),
     "image list": (([1], LABELS), {}, TypeError, "images must be a tensor or a numpy array, got list"),
-    "image dtype": ((PIXELS.astype(int), LABELS), {}, TypeError, "images must be uint8 or floating point, got int64"),
-    "tensor dtype": ((expected().int(), LABELS), {}, TypeError, "images must be uint8 or floating point"),
-    "no images": ((PIXELS[:0], LABELS[:0]), {}, ValueError, "images must have shape"),
+    "image dtype": ((PIXELS.astype(int) * 9, LABELS), {}, ValueError, "images must be uint8, or integers in 0..255"),
+    "binary": (((PIXELS > 99).astype(int), LABELS), {}, ValueError, "in 0..255 with a maximum above 1"),
+    "tensor dtype": ((expected() > 99, LABELS), {}, TypeError, "images must be uint8, uint16 or floating point"),
+    "no images": ((PIXELS[:0], LABELS[:0]), {}, ValueError, "images of train must be at least one"),
     "NaN": ((altered(UNIT, (4, 1, 1, 0), np.nan), LABELS), {}, ValueError, "NaN or infinity in image 4"),
-    "range": ((UNIT * 255, LABELS), {}, ValueError, "unit range [0, 1]"),
+    "range": ((UNIT * 16, LABELS), {}, ValueError, "divide them by their largest possible value"),
+    "normalised": ((UNIT - 0.5, LABELS), {}, ValueError, "leave out Normalize"),
     "constant": ((PIXELS * 0, LABELS), {}, ValueError, "images must vary in every channel"),
     "ambiguous": ((UNIT[:, :3], LABELS), {}, ValueError, "exactly one of the second and the last axis"),
     "no channels": ((UNIT.repeat(2, 3), LABELS), {}, ValueError, "exactly one of the second and the last axis"),
-    "tensor NHWC": ((torch.tensor(UNIT), LABELS), {}, ValueError, "permute(0, 3, 1, 2) first"),
+    "tensor NHWC": ((torch.tensor(UNIT), LABELS), {}, ValueError, "pass channels='last' or permute(0, 3, 1, 2)"),
+    "deep tensor NHWC": ((torch.rand(12, 9, 9, 5, generator=torch.Generator()), LABELS), {}, ValueError, "'last' or"),
     "two axes": ((UNIT[0, ..., 0], LABELS[:6]), {}, ValueError, "images must have shape (N, H, W)"),
     "empty dataset": (Listed([]), {}, ValueError, "data must hold at least one item"),
     "item": (Listed([(PIXELS[0], 0), PIXELS[1]]), {}, TypeError, "item 1 must be a pair (image, class id)"),
-    "label": (Listed([(PIXELS[0], "cat")]), {}, TypeError, "label of item 0 must be an integer class id, got 'cat'"),
+    "label": (Listed([(PIXELS[0], {}), (PIXELS[1], {})]), {}, ValueError, "object detection is not supported"),
+    "mask": (Listed([(PIXELS[0], PIXELS[0, ..., 0])]), {}, ValueError, "segmentation masks are not supported"),
+    "missing name": (Listed([(PIXELS[0], "cat"), (PIXELS[1], "")]), {}, ValueError, "got \"'' in item 1\""),
     "image": (Listed([("cat.png", 0)]), {}, TypeError, "image of item 0 must be a PIL image, a tensor or"),
     "sizes": (
         Listed([(PIXELS[0], 0), (PIXELS[1, :4], 1)]),
@@ -289,7 +298,6 @@ BAD = {
         ValueError,
         "image of item 1 must have the shape and dtype of item 0, (3, 6, 5) torch.uint8, got '(3, 4, 5)",
     ),
-    "gap": (Listed([(PIXELS[0], 0), (PIXELS[1], 2)]), {}, ValueError, "no image of class 1"),
 }
 
 
@@ -329,13 +337,12 @@ def test_pairs_must_agree(tmp_path):
         load_pair(train)
     with pytest.raises(ValueError, match=r"test images must have shape \(3, 6, 5\) as in train"):
         load_pair(train, (PIXELS[:, :4], LABELS))
-    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.2, got \(0, 3\)"):
+    with pytest.raises(ValueError, match=r"classes of test must be among those of train.*'3' in item 0"):
         load_pair(train, (PIXELS, altered(LABELS, 0, 3)))
-    with pytest.raises(ValueError, match=r"no image of class 2"):
-        load_pair(train, (PIXELS, LABELS % 2))
+    assert load_pair(train, (PIXELS, LABELS % 2))[1].class_sizes == (8, 4, 0)
     write_folder(tmp_path / "train")
     write_folder(tmp_path / "test", classes=("cat", "dog", "fox"))
-    with pytest.raises(ValueError, match=r"classes of test must be \['cat', 'dog', 'eel'\]"):
+    with pytest.raises(ValueError, match=r"classes of test must be among .*\['cat', 'dog', 'eel'\].*'fox' in item 8"):
         load_pair(tmp_path)
 
 
@@ -348,13 +355,18 @@ def test_bad_parquet_is_refused(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"PAR1 and then nothing")
     refused("x.parquet' must be readable")
     write_parquet(tmp_path / "x.parquet")
-    refused("image_column must be one of the fitting columns ['img']", image_column="label")
-    refused("label_column must be one of the fitting columns ['label']", label_column="fine")
+    refused("column 'label' of", image_column="label")
+    refused("must hold the bytes of picture files", image_column="label")
+    refused("label_column must be one of the columns ['label'] of", label_column="fine")
     refused("to have a test split", split="test")
     write_parquet(tmp_path / "x.parquet", label="fine", more={"coarse": [0] * 12})
     refused("label_column must be given for")
-    write_parquet(tmp_path / "x.parquet", labels=["a", "b", "c"] * 4)
-    refused("got 0 fitting columns: []")
+    write_parquet(tmp_path / "x.parquet", labels=[b"a", b"b", b"c"] * 4, more={"fine": [0] * 12})
+    refused("must hold class ids or class names, or pass another label_column, got the type binary")
+    write_parquet(tmp_path / "x.parquet", image="other", more={"image": ["a.png"] * 12})
+    refused("paths and texts are not read, pass the folder of the pictures")
+    write_parquet(tmp_path / "x.parquet", image="other", more={"image": [[1, 2]] * 12})
+    refused("pass lists of numbers as arrays (images, labels)")
     write_parquet(tmp_path / "x.parquet", labels=[None, *LABELS[1:].tolist()])
     refused("row 0 of")
     write_parquet(tmp_path / "x.parquet", contents=[encoded(PIXELS[0]), b"torn"] * 6)
@@ -364,7 +376,7 @@ def test_bad_parquet_is_refused(tmp_path):
     write_parquet(tmp_path / "x.parquet", names=["a", "b", "c", "d"])
     refused("no image of class 3 ('d')")
     (tmp_path / "x.parquet").rename(tmp_path / "test.parquet")
-    with pytest.raises(ValueError, match=r"parquet files with train as a word of their names.*test\.parquet"):
+    with pytest.raises(ValueError, match=r"\.parquet files with train as a word of their names.*test\.parquet"):
         load(tmp_path)
 
 

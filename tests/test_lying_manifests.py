@@ -119,7 +119,7 @@ def set_of_digits(protocol):
 @pytest.mark.parametrize("network", ["os", "os.path:join", "subprocess.run", "../gift/model.py", "ddsdk.cli:main"])
 def test_the_network_of_a_set_imports_nothing(network):
     distilled = set_of_digits(TrainingProtocol(name="gift", network=network))
-    with pytest.raises(ValueError, match="network must be one of"):
+    with pytest.raises(ValueError, match=r"network.* must be one of"):
         dd.evaluate(distilled, dd.load("digits", split="test"))
 
 

@@ -69,6 +69,9 @@ def test_statistics_do_not_depend_on_the_place_of_the_images(pair, monkeypatch, 
     monkeypatch.setattr("ddsdk.data.preprocess._CHUNK_VALUES", chunk)
     found = dd.Preprocess.fit_normalise(disk)
     assert found == dd.Preprocess.fit_normalise(memory)
+    with monkeypatch.context() as patch:
+        patch.setattr("ddsdk.data.preprocess._moments", lambda _: pytest.fail("computed again"))
+        assert dd.Preprocess.fit_normalise(disk) == found
     expected = memory.double().transpose(0, 1).flatten(1) / 255
     torch.testing.assert_close(torch.tensor(found.mean).double(), expected.mean(1))
     torch.testing.assert_close(torch.tensor(found.std).double(), expected.std(1, correction=0))
@@ -160,16 +163,18 @@ def test_large_images_are_averaged_down_as_features(pair, monkeypatch):
     for real in pair:
         assert torch.equal(dd.data.pixel_features(real, index), exact.flatten(1))
     # 16 images of 3 x 3 x 2 values, after averages over 2 x 2 pixels, of which the last row has half as many
-    monkeypatch.setattr("ddsdk.data.rows.FEATURE_VALUES", 16 * 3 * 3 * 2)
+    monkeypatch.setattr("ddsdk.data.rows.FEATURE_VALUES", 16 * 60 - 1)
+    monkeypatch.setattr("ddsdk.data.rows.REDUCED_VALUES", 16 * 3 * 3 * 2)
     features = dd.data.pixel_features(disk, index).view(16, 3, 3, 2)
     torch.testing.assert_close(features[:, :, 0, 1], exact[:, :, :2, 2:].mean((2, 3)))
     torch.testing.assert_close(features[:, :, 2, 0], exact[:, :, 4, :2].mean(2))
-    monkeypatch.setattr("ddsdk.data.rows.FEATURE_VALUES", 1)
+    monkeypatch.setattr("ddsdk.data.rows.REDUCED_VALUES", 1)
     assert dd.data.pixel_features(disk, index).shape == (16, 3)
 
 
 def test_means_of_large_images_are_those_of_their_pixels(pair, monkeypatch):
-    monkeypatch.setattr("ddsdk.data.rows.FEATURE_VALUES", 12 * 3 * 3 * 2)
+    monkeypatch.setattr("ddsdk.data.rows.FEATURE_VALUES", 12 * 60 - 1)
+    monkeypatch.setattr("ddsdk.data.rows.REDUCED_VALUES", 12 * 3 * 3 * 2)
     monkeypatch.setattr("ddsdk.data.rows._PIECE_VALUES", 5 * 60)
     (memory, disk), rng = pair, dd.generator(0)
     found = dd.synthetic.STARTS["means"](disk, 1, rng)

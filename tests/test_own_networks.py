@@ -1,12 +1,14 @@
-"""Networks of one's own: repeatable runs, cached experts, features, needs of methods, names of other libraries."""
+"""Networks of one's own: cached experts, repeatable runs, batches of one image."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 
 import pytest
 import torch
+from own_networks import REPEATED, Dropped, Plain
 from torch import nn
 from trained_runs import TRAINING
 
@@ -15,25 +17,7 @@ from ddsdk.foundation import generator
 from ddsdk.networks import function_digest
 from ddsdk.running import Run
 from ddsdk.students import TrainedRuns
-from ddsdk.training import InnerSGD, TrainingProtocol, constant_memory, full_graph, train
-
-FEATURES = 24
-
-
-class Dropped(nn.Module):
-    """A network with PyTorch's initial weights and dropout, and without `embed`."""
-
-    def __init__(self, p=0.5):
-        super().__init__()
-        self.conv, self.drop, self.out = nn.Conv2d(3, 4, 3, stride=4), nn.Dropout(p), nn.Linear(FEATURES, 3)
-
-    def forward(self, x):
-        return self.out(self.drop(self.conv(x).relu().flatten(1)))
-
-
-class Plain(Dropped):
-    def __init__(self):
-        super().__init__(p=0.0)
+from ddsdk.training import InnerSGD, TrainingProtocol, constant_memory, epoch, full_graph, train, train_steps
 
 
 class Scaled(Plain):
@@ -109,15 +93,6 @@ def sets(recipe, real, make, seeds=(1, 2)):
     return images
 
 
-REPEATED = {
-    "dc": {"students": 1, "steps_per_student": 2, "student_epochs": 1, "real_batch": 4},
-    "acc-dd": {"steps": 2, "steps_per_student": 1, "real_batch": 4, "pool": 1, "pool_epochs": 1},
-    "mtt": {"steps": 2, "student_steps": 2, "experts": 1, "expert_epochs": 2, "max_start": 1, "expert_span": 1},
-    "rded": {"images": 4, "crops": 2, "temperature": None, "teacher_epochs": 1},
-    "rat-bptt": {"steps": 2, "real_batch": 4, "student_steps": 3, "window": 2},
-}
-
-
 @pytest.mark.parametrize("name", REPEATED)
 def test_dropout_and_pytorchs_initial_weights_give_one_set_for_one_seed(name, tiny, tmp_path, monkeypatch):
     recipe = dd.RECIPES[name](ipc=1, **REPEATED[name])
@@ -180,3 +155,30 @@ def test_a_factory_of_different_networks_for_one_generator_is_refused(tiny, tmp_
         dd.distill(dd.DM(ipc=1, steps=1, real_batch=4), tiny, make_student=counting())
     with pytest.raises(ValueError, match=rule):
         names(tiny, counting(), tmp_path)
+
+
+# BatchNorm
+
+
+def test_a_last_batch_of_one_image_joins_the_batch_before_for_batchnorm_alone(tiny):
+    batch, plain = tiny.batch(torch.arange(9)), dd.Augmentation("")
+
+    def sizes(n, size, join):
+        part = dd.data.Batch(batch.x[:n], batch.y[:n])
+        return [len(x) for x, _ in epoch(part, size, plain, generator(0), join_single=join)]
+
+    assert sizes(9, 4, True) == [4, 5]
+    assert sizes(9, 4, False) == [4, 4, 1]
+    assert sizes(9, 3, True) == [3, 3, 3] and sizes(8, 3, True) == [3, 3, 2]
+    assert sizes(1, 4, True) == [1]
+
+
+def test_a_network_whose_batchnorm_sees_one_value_for_each_image_trains_on_any_number(tiny):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(288, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    protocol = TrainingProtocol(epochs=1, batch_size=4)
+    assert list(train(network, tiny.batch(torch.arange(9)), protocol, generator(0))) == [1]
+    train_steps(network, tiny.batch(torch.arange(9)), protocol, 3, generator(0))
+    runs = TrainedRuns(
+        tiny, lambda rng: copy.deepcopy(network), dataclasses.replace(TRAINING, batch_size=19), count=1, seed=0
+    )
+    assert torch.isfinite(runs.weights(0, -1)).all()

@@ -85,7 +85,27 @@ def test_damaged_pictures_are_all_named_or_left_out(tmp_path, notes):
     assert text.count("torn") == 20 and text.endswith("; and 5 more")
     data = load(home, skip_unreadable=True)
     assert data.class_sizes == (4, 4, 4) and torch.equal(data.images, load_without(home))
-    assert "25 of 37 pictures are unreadable and left out" in notes() and notes().count("left out: image file") == 25
+    assert (
+        "25 of 37 pictures of train are unreadable and left out" in notes()
+        and notes().count("left out: image file") == 25
+    )
+
+
+def test_one_refusal_names_damaged_pictures_and_sizes(tmp_path):
+    home = write_folder(tmp_path)
+    (home / "cat" / "torn.png").write_bytes(b"torn")
+    (home / "eel" / "98.png").write_bytes(encoded(PIXELS[0, :4]))
+    (home / "eel" / "99.png").write_bytes(encoded(PIXELS[0, :4]))
+    with pytest.raises(ValueError, match=r"1 of 15 unreadable: .*torn\.png.*; besides, .* 12 of 6x5, 2 of 4x5$"):
+        load(home)
+
+
+def test_the_first_frame_of_an_animation_is_read_with_a_note(tmp_path, notes):
+    home = write_folder(tmp_path, PIXELS[..., 0])
+    frames = [Image.new("L", (5, 6), value) for value in (30, 200)]
+    frames[0].save(home / "eel" / "99.gif", save_all=True, append_images=frames[1:])
+    assert (load(home).images[-1] == 30).all()
+    assert "1 pictures of train have several frames, of which the first is read" in notes()
 
 
 def load_without(home):

@@ -14,9 +14,9 @@ import torch
 from trained_runs import TRAINING, files, made, opener, rows, same
 
 import ddsdk as dd
+from ddsdk.foundation import cache_folder
 from ddsdk.foundation.errors import DivergedError, StorageError
 from ddsdk.students import TrainedRuns, Training
-from ddsdk.students.runs import cache_folder
 
 
 @pytest.fixture

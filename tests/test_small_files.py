@@ -130,3 +130,15 @@ def test_free_disk_is_checked_before_a_run(tmp_path):
         require_free_disk(tmp_path / "not" / "yet", free * 2 + (1 << 40), "the set")
     with pytest.raises(ValueError, match="the column must fit half of the machine's memory"):
         require_memory(1 << 60, "the column")
+
+
+def test_an_archive_of_zeros_is_refused(tmp_path, small_machine):
+    path = tmp_path / "train.npz"
+    np.savez_compressed(path, images=np.zeros((60, 1000, 1000), np.uint8), labels=np.arange(60) % 3)
+    assert path.stat().st_size < 200_000
+
+    def refused():
+        with pytest.raises(ValueError, match="array 'images' must fit half of the machine's memory"):
+            load(path)
+
+    assert peak(refused) < 8 * MIB

@@ -74,6 +74,7 @@ class EL2N(_ByScore):
     """
 
     name: ClassVar[str] = "el2n"
+    needs = ("features",)
 
     def score(self, error: Tensor, embedding: Tensor) -> Tensor:  # noqa: ARG002
         """Return the norms of the prediction errors, (N,)."""
@@ -104,6 +105,7 @@ class GraNd(_ByScore):
     """
 
     name: ClassVar[str] = "grand"
+    needs = ("features",)
 
     def score(self, error: Tensor, embedding: Tensor) -> Tensor:
         """Return the norms of the gradients of the head, (N,)."""

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import tyro
 
-from ddsdk import networks
 from ddsdk.cli.console import err, out, table
-from ddsdk.cli.options import DataOptions, NetworkOptions, names
+from ddsdk.cli.options import DataOptions, NetworkOptions, chosen_networks, names
 from ddsdk.foundation import escape_terminal, readable_json, require, require_count, write_atomic
 from ddsdk.planning import (
     METHODS,
@@ -76,7 +75,7 @@ class Curve(NetworkOptions, DataOptions):
         from ddsdk.experiments import CurveConfig, need_plotting
 
         require_count("ipc", self.ipc)
-        names(self.network, "network", networks.NETWORKS)
+        chosen_networks("network", self.network, imports=False)
         time_budgets = _positive_numbers("seconds", self.seconds)
         methods = configured_methods(names(self.recipes), self.ipc, self.set, paper=self.paper)
         if self.plot:

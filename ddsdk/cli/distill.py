@@ -17,7 +17,7 @@ import tyro
 from ddsdk import artefact, data, foundation, judging, networks, running, synthetic
 from ddsdk.cli.console import err, open_line, out, progress
 from ddsdk.cli.method_choice import MethodChoice, chosen_method
-from ddsdk.cli.options import DataOptions, NetworkOptions
+from ddsdk.cli.options import DataOptions, NetworkOptions, student_factory
 from ddsdk.foundation import DivergedError
 from ddsdk.recipes import IterativeRecipe, Recipe, student_network
 
@@ -54,8 +54,9 @@ class DistillOptions(NetworkOptions, DataOptions):
         start_from: Folder of a distilled set whose images initialise the new ones, instead of the recipe's `start`. The
             first images of each class are used, as many as the recipe stores.
         seed: Seed of all random numbers.
-        network: Student network. Default: the network of the method's protocol, with its options. --width, --depth and
-            --norm override these options.
+        network: Student network: a name of the catalogue (convnet, resnet18 ...), torchvision:NAME, timm:NAME, or
+            package.module:NAME of a class, function or module of your own, which is imported. Default: the network of
+            the method's protocol, with its options. --width, --depth and --norm override these options.
         checkpoint_seconds: Seconds between two checkpoints.
         validation: Fraction of the training images, such as 0.1, held out to select the best set of the run (early
             stopping). 0: no images are held out and the set of the last step is saved.
@@ -137,11 +138,13 @@ def configuration(method: Recipe, train: RealData, options: DistillOptions, star
 
     network, network_options = options.students(method, train)
     budget = _budget(method, options)
+    own = network not in networks.NETWORKS and not networks.is_library_name(network)
     return {
         "recipe": options.recipe,
         **dataclasses.asdict(method),
         "network": network,
         **network_options,
+        **({"function": _function(network, network_options, train)} if own else {}),
         **({} if budget is None else {"budget": budget}),
         "seed": options.seed,
         "data": train.fingerprint,
@@ -179,7 +182,7 @@ def run_recipe(method: Recipe, train: RealData, options: DistillOptions, *, told
         train = data.repeat_small_classes(train, method.ipc)
     start = None if options.start_from is None else artefact.Distilled.load(options.start_from)
     network, network_options = options.students(method, train)
-    student = networks.network_factory(network, train.image_shape, train.num_classes, **network_options)
+    student = student_factory(network, train, network_options)
     budget = _budget(method, options)
     if budget is not None and options.resume and isinstance(method, IterativeRecipe):
         method = _with_saved_length(method, options.out)
@@ -225,6 +228,12 @@ def _with_saved_length(method: IterativeRecipe, folder: Path) -> IterativeRecipe
     """
     length = (running.stored_config(folder) or {}).get(method.length)
     return running.with_steps(method, length) if isinstance(length, int) else method
+
+
+def _function(network: str, options: dict[str, Any], train: RealData) -> str:
+    """Return the digest of a network of the user's, so that a run goes on under the same network alone."""
+    student = student_factory(network, train, options)(foundation.generator("identity"))
+    return networks.function_digest(student, train.image_shape)
 
 
 def _budget(method: Recipe, options: DistillOptions) -> float | None:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import tyro
 
-from ddsdk import artefact, judging, networks
+from ddsdk import artefact, judging
 from ddsdk.cli.console import out, progress, table
-from ddsdk.cli.options import DataOptions, NetworkOptions, fitting_options, names
+from ddsdk.cli.options import DataOptions, NetworkOptions, chosen_networks, fitting_options, names
 from ddsdk.foundation import escape_terminal
 from ddsdk.training import Score, TrainingProtocol
 
 if TYPE_CHECKING:
     from ddsdk.data import RealData
     from ddsdk.judging import EvaluationProgress
+    from ddsdk.networks import NetworkSpec
 
 
 class Row(NamedTuple):
@@ -39,7 +40,9 @@ class Evaluate(NetworkOptions, DataOptions):
     Attributes:
         set: Folder of the artefact.
         test: Test data, a folder or parquet file. None: the test split of --data.
-        networks: Names of the networks to train, separated by commas. Default: the network of the protocol.
+        networks: Networks to train, separated by commas: names of the catalogue (convnet, resnet18 ...),
+            torchvision:NAME, timm:NAME, or package.module:NAME of a class, function or module of your own, which is
+            imported. Default: the network of the protocol.
         protocol: Training protocol. stored: the protocol in the artefact, with the labels and the loss of the method.
             published: the protocol of DC, DSA and DM, cross-entropy on hard labels. both: stored and published side by
             side. quick: a shorter published protocol for small machines, not comparable with papers. The printed name
@@ -72,14 +75,14 @@ class Evaluate(NetworkOptions, DataOptions):
     def run(self) -> int:
         """Return exit code 0 after printing the accuracies of the set and of the baselines."""
         distilled = artefact.Distilled.load(self.set)
-        train, test = self.pair(self.test)
-        chosen, baselines = names(self.networks, "networks", networks.NETWORKS), names(self.baselines)
+        train, test = self.pair(self.test, judging.stored_reading(distilled))
+        chosen, baselines = chosen_networks("networks", self.networks), names(self.baselines)
         results = judging.results_folder(self.set) if self.results is None else self.results
         tables = []
         for protocol in self._protocols(distilled, chosen):
-            rows = score_with_baselines(
-                distilled, train, test, protocol, baselines, results=results, seed=self.seed, fresh=self.fresh
-            )
+            options: dict[str, Any] = {"results": results, "seed": self.seed, "fresh": self.fresh}
+            options["network"] = chosen.get(protocol.network)
+            rows = score_with_baselines(distilled, train, test, protocol, baselines, **options)
             show_scores(test.name, protocol, rows)
             tables.append(rows)
         if self.protocol == "both" or self.labels:
@@ -94,7 +97,7 @@ class Evaluate(NetworkOptions, DataOptions):
             out(f"the set states a storage of {stated} floats for {held} pixel values; its file cannot prove it")
         return 0
 
-    def _protocols(self, distilled: artefact.Distilled, chosen: list[str]) -> list[TrainingProtocol]:
+    def _protocols(self, distilled: artefact.Distilled, chosen: Mapping[str, NetworkSpec]) -> list[TrainingProtocol]:
         stored = judging.stored_protocol(distilled)
         if self.protocol in ("stored", "both") and not self.trust_protocol:
             own = self.network_options() if not chosen or stored.network in chosen else {}
@@ -115,11 +118,10 @@ class Evaluate(NetworkOptions, DataOptions):
                 protocols += [changed.changed(labels=kind) for kind in label_kinds] or [changed]
         return [protocol for i, protocol in enumerate(protocols) if protocol not in protocols[:i]]
 
-    def _options(self, base: TrainingProtocol, network: str, chosen: list[str]) -> dict[str, Any]:
+    def _options(self, base: TrainingProtocol, network: str, chosen: Mapping[str, NetworkSpec]) -> dict[str, Any]:
         options = self.network_options()
         if network == base.network and base.learner == "kernel":
             return options
-        names(network, "network", networks.NETWORKS)
         return fitting_options(network, chosen or [network], options)
 
 
@@ -133,6 +135,7 @@ def score_with_baselines(
     results: Path,
     seed: int,
     fresh: bool = False,
+    network: NetworkSpec | None = None,
 ) -> list[Row]:
     """Return the scores of `ddsdk.judging.comparison_steps`, and show their progress.
 
@@ -145,10 +148,11 @@ def score_with_baselines(
         results: Folder of the scores, which is read and written.
         seed: Seed of all random numbers.
         fresh: Whether existing scores are computed again.
+        network: Network that the command line names. None for that of the protocol.
     """
     from ddsdk.judging import comparison_steps
 
-    options: dict[str, Any] = {"train": train, "results": results, "seed": seed, "fresh": fresh}
+    options: dict[str, Any] = {"train": train, "results": results, "seed": seed, "fresh": fresh, "network": network}
     steps = comparison_steps(distilled, test, protocol, baselines, **options)
     return follow_progress(steps, protocol.rounds * (1 + len(baselines)))
 

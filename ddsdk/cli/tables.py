@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from ddsdk import artefact, networks
+from ddsdk import artefact
 from ddsdk.cli.console import err, out, progress
 from ddsdk.cli.method_choice import duration
-from ddsdk.cli.options import DataOptions, NetworkOptions, check_device, names, whole_numbers
+from ddsdk.cli.options import DataOptions, NetworkOptions, check_device, chosen_networks, names, whole_numbers
 from ddsdk.foundation import NonNegativeInt, PositiveInt, check_numbers, escape_terminal, inner_folder, require
 from ddsdk.planning import configured_methods
 from ddsdk.recipes import IterativeRecipe, student_network
@@ -92,7 +92,7 @@ class TableBench(NetworkOptions, DataOptions):
 
         check_numbers(self)
         baselines = names(self.baselines, "baselines", BASELINES)
-        transfer = tuple(names(self.networks, "networks", networks.NETWORKS)) or TRANSFER_NETWORKS
+        transfer = tuple(chosen_networks("networks", self.networks, imports=False)) or TRANSFER_NETWORKS
         judging = EvaluationCost(
             networks=self.repeats, epochs=self.judge_epochs, width=self.judge_width, transfer=transfer
         )
@@ -103,7 +103,8 @@ class TableBench(NetworkOptions, DataOptions):
         task = UnitFactory(
             data={
                 "data": self.data,
-                **{k: v for k, v in self._load_options().items() if k != "root"},
+                # Results depend neither on the place of the images nor on the number of processes that decode them.
+                **{k: v for k, v in self._load_options().items() if k not in ("root", "on_disk", "workers")},
                 **({} if self.mirror_safe == "auto" else {"mirror_safe": train.mirror_safe}),
             },
             fingerprint=train.fingerprint,
@@ -141,7 +142,7 @@ class TableBench(NetworkOptions, DataOptions):
     def _entries(self, train: RealData) -> list[TableEntry]:
         from ddsdk.experiments import TableEntry
 
-        names(self.network, "network", networks.NETWORKS)
+        chosen_networks("network", self.network, imports=False)
         chosen, entries = names(self.recipes), []
         require(len(chosen) > 0, "recipes", "name at least one method", self.recipes)
         for ipc in whole_numbers("ipc", self.ipc):

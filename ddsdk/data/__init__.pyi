@@ -4,6 +4,7 @@ from .augment import NO_DRAW as NO_DRAW
 from .augment import Augmentation as Augmentation
 from .augment import Draw as Draw
 from .augment import cutmix as cutmix
+from .classes import ClassChoice as ClassChoice
 from .crops import easiest_crops as easiest_crops
 from .loading import LoadOptions as LoadOptions
 from .loading import load as load

@@ -1,124 +1,119 @@
-"""Readers of tensors, numpy arrays and map-style datasets, whose axes are identified by their sizes."""
+"""Reader of tensors and numpy arrays: the axes are identified by their sizes, and values are brought to one range."""
 
 from __future__ import annotations
 
-import operator
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from ddsdk.data.pictures import decode
+from ddsdk.data.labels import class_labels
 from ddsdk.data.raw import Raw
-from ddsdk.foundation import require
+from ddsdk.foundation import note, require
 
 Array: TypeAlias = Tensor | NDArray[Any]
+Channels: TypeAlias = Literal["first", "last"]
+_FEW = 4
+"""Largest number of channels of a usual picture."""
+_LEAST_OF_255 = 64.0
+"""Least maximum of float images that are certainly in 0..255 and not in a smaller range."""
 
 
-class LabelledImages(Protocol):
-    """Map-style dataset with items (image, class id), such as a dataset of torchvision."""
-
-    def __len__(self) -> int:
-        """Return the number of items."""
-        ...
-
-    def __getitem__(self, index: int, /) -> Any:  # noqa: ANN401
-        """Return an item (image, class id): a PIL image, tensor or array, and an integer."""
-        ...
-
-
-def read_arrays(images: Array, labels: Array) -> Raw:
+def read_arrays(images: object, labels: object, channels: Channels | None = None, name: str = "images") -> Raw:
     """Return images and labels that are given as tensors or arrays, with channels first.
 
     Args:
-        images: Images, uint8, or float in the unit range [0, 1]. A tensor has shape (N, H, W) or (N, C, H, W). A numpy
-            array has shape (N, H, W), (N, C, H, W) or (N, H, W, C). The channel axis of an array has 1 or 3 entries,
-            and exactly one of the second and the last axis may have that size.
-        labels: Integer class ids, (N,).
+        images: Images (N, H, W), (N, C, H, W) or (N, H, W, C), see `channels_first` and `unit_or_bytes`.
+        labels: Labels of any form that `class_labels` reads.
+        channels: Position of the channel axis, "first" or "last"; None finds it by the sizes of the axes.
+        name: Name of the images in messages.
     """
-    return Raw(_channels_first(images), _class_ids(labels))
+    ids, class_names = class_labels(labels)
+    return Raw(unit_or_bytes(channels_first(images, channels, name), name), ids, class_names)
 
 
-def read_dataset(data: LabelledImages) -> Raw:
-    """Return all items of a map-style dataset, and the class names in its attribute `classes` if it has one.
+def channels_first(images: object, channels: Channels | None = None, name: str = "images") -> Tensor:
+    """Return images as a tensor (N, C, H, W), which is a copy if `images` is an array.
 
-    Image tensors have shape (C, H, W) or (H, W). Image arrays have shape (H, W), (C, H, W) or (H, W, C). The channel
-    axis of an array has 1 or 3 entries, and exactly one of the first and the last axis may have that size.
+    A tensor without `channels` has the channels first, unless its sizes look like channels last; that is refused. An
+    array without `channels` has 1 or 3 entries on exactly one of the second and the last axis.
+
+    Args:
+        images: Tensor or numpy array (N, H, W), (N, C, H, W) or (N, H, W, C).
+        channels: Position of the channel axis, "first" or "last"; None finds it by the sizes of the axes.
+        name: Name of the images in messages.
+
+    Raises:
+        TypeError: If `images` is neither a tensor nor an array of numbers.
     """
-    require(len(data) > 0, "data", "hold at least one item", len(data))
-    images: list[Tensor] = []
-    labels: list[int] = []
-    for i in range(len(data)):
-        image, label = _item(data[i], i)
-        first = images[0] if images else image
-        uniform = (image.shape, image.dtype) == (first.shape, first.dtype)
-        rule = f"have the shape and dtype of item 0, {tuple(first.shape)} {first.dtype}"
-        require(uniform, f"image of item {i}", rule, f"{tuple(image.shape)} {image.dtype}")
-        images.append(image)
-        labels.append(label)
-    names = getattr(data, "classes", None)
-    has_names = isinstance(names, list | tuple) and len(names) > max(labels)
-    return Raw(torch.stack(images), torch.tensor(labels), tuple(map(str, names)) if has_names and names else None)
-
-
-def _item(item: object, i: int) -> tuple[Tensor, int]:
-    if not isinstance(item, tuple | list) or len(item) != 2:
-        raise TypeError(f"item {i} must be a pair (image, class id), got {type(item).__name__}")
-    image, label = item
-    try:
-        class_id = operator.index(label)
-    except TypeError:
-        raise TypeError(f"label of item {i} must be an integer class id, got {label!r}") from None
-    if isinstance(image, Image.Image):
-        pixels, _ = decode(image, f"image of item {i}")
-        channels_first = torch.tensor(pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
-        return channels_first.reshape(-1, *pixels.shape[:2]), class_id
-    if not isinstance(image, Tensor | np.ndarray):
-        rule = "be a PIL image, a tensor or a numpy array"
-        raise TypeError(f"image of item {i} must {rule}, got {type(image).__name__}")
-    return _channels_first(image[None], f"image of item {i}")[0], class_id
-
-
-def _channels_first(images: object, name: str = "images") -> Tensor:
-    if isinstance(images, Tensor):
-        return _checked_tensor(images.detach(), name)
-    if not isinstance(images, np.ndarray):
+    require(channels in (None, "first", "last"), "channels", "be 'first' or 'last'", channels)
+    if not isinstance(images, Tensor | np.ndarray):
         raise TypeError(f"{name} must be a tensor or a numpy array, got {type(images).__name__}")
-    if images.dtype.kind not in "uf" or (images.dtype.kind == "u" and images.dtype != np.uint8):
-        raise TypeError(f"{name} must be uint8 or floating point, got {images.dtype}")
-    # A copy, because the caller may change the array later.
-    tensor = torch.tensor(np.ascontiguousarray(images))
-    if tensor.ndim != 4:
-        return _checked_tensor(tensor, name)
-    first, last = tensor.shape[1] in (1, 3), tensor.shape[3] in (1, 3)
-    rule = "have 1 or 3 channels on exactly one of the second and the last axis, or be a tensor (N, C, H, W)"
-    require(first != last, name, rule, tuple(tensor.shape))
-    return tensor if first else tensor.permute(0, 3, 1, 2).contiguous()
+    # A copy of an array, because the caller may change it later.
+    tensor = images.detach() if isinstance(images, Tensor) else _copied(images, name)
+    shape = tuple(tensor.shape)
+    rule = "have shape (N, H, W), (N, C, H, W), or (N, H, W, C) with channels='last'"
+    require(tensor.ndim in (3, 4), name, rule, shape)
+    if tensor.ndim == 3:
+        return tensor[:, None]
+    if channels is None and isinstance(images, Tensor):
+        few_last = shape[3] < shape[1] and (shape[3] <= _FEW < shape[1] or shape[1] == shape[2])
+        rule = "have shape (N, C, H, W); pass channels='last' or permute(0, 3, 1, 2), or channels='first' if it has"
+        require(not few_last, name, rule, shape)
+    elif channels is None:
+        rule = "have 1 or 3 channels on exactly one of the second and the last axis, or come with channels='first' or"
+        first, last = shape[1] in (1, 3), shape[3] in (1, 3)
+        require(first != last, name, f"{rule} channels='last' (--channels)", shape)
+        channels = "first" if first else "last"
+    return tensor.permute(0, 3, 1, 2).contiguous() if channels == "last" else tensor
 
 
-def _checked_tensor(images: Tensor, name: str) -> Tensor:
-    shape = tuple(images.shape)
-    require(images.ndim in (3, 4), name, "have shape (N, H, W) or (N, C, H, W)", shape)
-    if images.ndim == 3:
-        return images[:, None]
-    channels_last = shape[3] in (1, 3) and shape[1] not in (1, 3)
-    require(not channels_last, name, "have shape (N, C, H, W), so permute(0, 3, 1, 2) first", shape)
+def _copied(images: NDArray[Any], name: str) -> Tensor:
+    if images.dtype.kind not in "uif":
+        raise TypeError(f"{name} must be uint8, uint16 or floating point, got {images.dtype}")
+    # torch has few operations for unsigned integers of 32 and 64 bits.
+    wide = images.dtype.kind == "u" and images.dtype.itemsize > 2
+    native = images.astype(np.int64 if wide else images.dtype.newbyteorder("="), copy=False)
+    return torch.tensor(np.ascontiguousarray(native))
+
+
+def unit_or_bytes(images: Tensor, name: str = "images") -> Tensor:
+    """Return images as uint8 in 0..255, or as floats in the unit range, with a note for each conversion.
+
+    uint16 is divided by 65535. Other integers are read as uint8 if they lie in 0..255. Floats with a maximum from 64 to
+    255 are divided by 255. Floats outside of the unit range are refused otherwise, because their range is not known.
+
+    Args:
+        images: Images of any shape with the item as the first axis.
+        name: Name of the images in messages.
+
+    Raises:
+        TypeError: If the images are boolean or complex.
+    """
+    if images.dtype == torch.uint8 or images.numel() == 0:
+        return images
+    if images.dtype == torch.bool or images.is_complex():
+        raise TypeError(f"{name} must be uint8, uint16 or floating point, got {images.dtype}")
+    if images.dtype == torch.uint16:
+        note(f"{name} of type uint16 are divided by 65535")
+        return images.to(torch.int32).float().div_(65535)
+    low, high = float(images.amin()), float(images.amax())
+    if not images.is_floating_point():
+        rule = "be uint8, or integers in 0..255 with a maximum above 1, or floats in the unit range [0, 1]"
+        require(low >= 0 and 1 < high <= 255, name, rule, (low, high))
+        note(f"{name} of type {str(images.dtype).removeprefix('torch.')} lie in 0..255, and are read as uint8")
+        return images.to(torch.uint8)
+    if images.dtype in (torch.float16, torch.bfloat16):
+        images = images.float()
+    if low < 0:
+        rule = "lie in the unit range [0, 1] or in 0..255; leave out Normalize, because ddsdk normalises itself"
+        require(False, name, rule, (low, high))
+    if high > 1:
+        rule = "lie in the unit range [0, 1] or in 0..255; divide them by their largest possible value"
+        require(_LEAST_OF_255 <= high <= 255, name, rule, (low, high))
+        note(f"{name} are floats in 0..255 (maximum {high:g}), and are divided by 255")
+        return images.float() / 255
+    # NaN compares as False everywhere; `RealData` names the image.
     return images
-
-
-def _class_ids(labels: object) -> Tensor:
-    if not isinstance(labels, Tensor | np.ndarray):
-        raise TypeError(f"labels must be a tensor or a numpy array of integers, got {type(labels).__name__}")
-    tensor = labels.detach() if isinstance(labels, Tensor) else None
-    if tensor is None:
-        array = cast("NDArray[Any]", labels)
-        if array.dtype.kind not in "iu":
-            raise TypeError(f"labels must be integers, got {array.dtype}")
-        tensor = torch.tensor(array.astype(np.int64))
-    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
-        raise TypeError(f"labels must be integers, got {tensor.dtype}")
-    require(tensor.ndim == 1, "labels", "have shape (N,)", tuple(tensor.shape))
-    return tensor.long()

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ddsdk.data.parquet import parquet_files, read_parquet
+from ddsdk.data.parquet import read_parquet
 from ddsdk.data.python_docs import read_python_docs
 from ddsdk.data.raw import Raw, fixed_part
+from ddsdk.data.splits import nested_files
 
 # Class in torchvision.datasets, and its argument for the split: train=True/False or split="train"/"test".
 _TORCHVISION: dict[str, tuple[str, str]] = {
@@ -73,7 +74,7 @@ def read_named(name: str, split: str, root: Path) -> Raw:
     # torchvision raises these errors if files are missing or damaged.
     except (RuntimeError, FileNotFoundError):
         pass
-    if (root / name).is_dir() and parquet_files(root / name):
+    if (root / name).is_dir() and nested_files(root / name, (".parquet",)):
         raw = read_parquet(root / name, split)
         names = raw.class_names or (_CIFAR10 if name == "cifar10" else None)
         return Raw(raw.images, raw.labels, names)

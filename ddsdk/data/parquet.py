@@ -11,54 +11,117 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from ddsdk.data.bounded import bounded_column
+from ddsdk.data.columns import PICTURE_COLUMNS, choose_column, choose_label
+from ddsdk.data.datasets import LABEL_NAMES
+from ddsdk.data.labels import class_labels
 from ddsdk.data.pictures import Pictures, UnreadablePictureError
-from ddsdk.data.raw import Raw
-from ddsdk.data.splits import KINDS, split_kinds_in, usual_names
+from ddsdk.data.raw import Raw, Texts
+from ddsdk.data.splits import files_of_split
 from ddsdk.foundation import MissingExtraError, require
 
 T = TypeVar("T")
 
 
-def parquet_files(folder: Path) -> list[Path]:
-    """Return the parquet files in a folder and in its subfolder data/, sorted by path."""
-    return sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")])
-
-
-def read_parquet(path: Path, split: str, *, image_column: str | None = None, label_column: str | None = None) -> Raw:
+def read_parquet(
+    path: Path,
+    split: str,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    text_column: str | None = None,
+    configuration: str | None = None,
+) -> Raw:
     """Return one split of a parquet file, or of a folder of parquet files.
 
     Args:
-        path: Path of a file, all of whose rows are "train", or of a folder with the split in the names of its files.
+        path: Path of a file, all of whose rows are "train", or of a folder, see `files_of_split`.
         split: Split to read, "train" or "test".
-        image_column: Column with encoded pictures, as bytes or as a struct with a field `bytes`. None finds it by its
-            type and the names "image" and "img".
-        label_column: Column of integers with class ids. None finds it by its type and the names "label" and "labels".
+        image_column: Column with encoded pictures, as bytes or as a struct with a field `bytes`. None takes one with a
+            usual name, such as "image", or else the only one of this type.
+        label_column: Column with class ids or class names. None takes one with a usual name, such as "label", or else
+            the only one of a fitting type.
+        text_column: Column with texts, which are read in the place of pictures; None reads pictures.
+        configuration: Folder above the splits of a data set from the hub; None requires that there is one.
 
     Raises:
         MissingExtraError: If the package pyarrow is not installed.
     """
     try:
-        import pyarrow  # noqa: F401
+        import pyarrow as pa
     except ImportError as error:
         raise MissingExtraError("parquet", "pyarrow", "parquet") from error
-    cells: list[_Column] = []
-    labels: list[int] = []
+    parts: list[_Column] = []
+    texts: list[str] = []
+    labels: list[Any] = []
     classes: tuple[str, ...] | None = None
-    for file in _files_of_split(path, split):
-        table = _open(file)
-        image, label = _columns(table.schema_arrow, image_column, label_column, file)
-        classes = classes or _class_names(table.schema_arrow.metadata, label)
-        ids = _read(file, partial(bounded_column, table, label, str(file))).to_pylist()
-        for row, class_id in enumerate(ids):
-            require(class_id is not None, f"row {row} of {str(file)!r}", f"have an integer in column {label!r}", None)
+    for file in files_of_split(path, split, (".parquet",), configuration):
+        table, where = _open(file), f"{str(file)!r}"
+        types = {field.name: field.type for field in table.schema_arrow}
+        content = _content_column(image_column, text_column, types, where)
+        shown = {name: str(kind) for name, kind in types.items() if name != content}
+        label = choose_label(label_column, shown, partial(_label_fault, types, label_column), where)
+        if pa.types.is_integer(types[label]):
+            classes = classes or _class_names(table.schema_arrow.metadata, label)
+        labels += _cells(table, label, file)
+        if text_column is not None:
+            texts += _cells(table, content, file)
         groups = [table.metadata.row_group(g).num_rows for g in range(table.metadata.num_row_groups)]
-        cells.append(_Column(file, image, tuple(accumulate(groups, initial=0))))
-        labels += ids
+        parts.append(_Column(file, content, tuple(accumulate(groups, initial=0))))
     require(bool(labels), "data", "hold at least one row", str(path))
-    return Raw(Pictures(ParquetPictures(cells)), torch.tensor(labels), classes)
+    ids, names = class_labels(labels)
+    images = Pictures(ParquetPictures(parts)) if text_column is None else Texts(tuple(texts))
+    return Raw(images, ids, names or classes)
+
+
+def _content_column(image: str | None, text: str | None, types: Mapping[str, Any], where: str) -> str:
+    shown = {name: str(kind) for name, kind in types.items()}
+    if text is not None:
+        return choose_column("text_column", text, shown, lambda name: _text_fault(types[name]), (), where)
+    return choose_column("image_column", image, shown, lambda name: _image_fault(types[name]), PICTURE_COLUMNS, where)
+
+
+def _cells(table: Any, column: str, file: Path) -> list[Any]:  # noqa: ANN401
+    values: list[Any] = _read(file, partial(bounded_column, table, column, str(file))).to_pylist()
+    missing = next((row for row, value in enumerate(values) if value is None), None)
+    require(missing is None, f"row {missing} of {str(file)!r}", f"have a value in column {column!r}", None)
+    return values
+
+
+def _image_fault(kind: Any) -> str | None:  # noqa: ANN401
+    import pyarrow as pa
+
+    is_struct = pa.types.is_struct(kind)
+    if is_struct and kind.get_field_index("bytes") >= 0:
+        kind = kind.field(kind.get_field_index("bytes")).type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return None
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "hold the bytes of picture files; paths and texts are not read, pass the folder of the pictures"
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return "hold the bytes of picture files; pass lists of numbers as arrays (images, labels)"
+    return "hold the bytes of picture files, or a struct with a field 'bytes'"
+
+
+def _label_fault(types: Mapping[str, Any], given: str | None, name: str) -> str | None:
+    import pyarrow as pa
+
+    kind = types[name]
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    readable = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string)
+    # Rows and floats may be labels in a column of this name, but no other column of them is one of labels.
+    by_name = name == given or name.casefold() in LABEL_NAMES
+    if any(is_kind(kind) for is_kind in readable) or (by_name and (listed or pa.types.is_floating(kind))):
+        return None
+    return "hold class ids or class names"
+
+
+def _text_fault(kind: Any) -> str | None:  # noqa: ANN401
+    import pyarrow as pa
+
+    return None if pa.types.is_string(kind) or pa.types.is_large_string(kind) else "hold texts"
 
 
 @dataclass(frozen=True)
@@ -77,6 +140,16 @@ class ParquetPictures:
         self.columns = columns
         self._starts = list(accumulate((column.starts[-1] for column in columns), initial=0))
         self._group: tuple[tuple[int, int], Any] | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """Files that hold the pictures."""
+        return [column.file for column in self.columns]
+
+    @property
+    def stamp(self) -> str:
+        """Names of the columns, which together with the files determine the pictures."""
+        return "\0".join(column.name for column in self.columns)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without the row group in memory, for processes that decode pictures."""
@@ -114,25 +187,6 @@ class ParquetPictures:
         return self.columns[part], i - self._starts[part]
 
 
-def _files_of_split(path: Path, split: str) -> list[Path]:
-    if path.is_file():
-        rule = "be a folder with files for both splits, or come with test=..., to have a test split"
-        require(split == "train", "data", rule, str(path))
-        return [path]
-    files = parquet_files(path)
-    kinds = {file: split_kinds_in(file.stem) for file in files}
-    ambiguous = [file.name for file in files if len(kinds[file]) > 1]
-    require(not ambiguous, "data", "hold parquet files whose names have one split each", ambiguous)
-    for kind in KINDS[split]:
-        split_files = [file for file in files if kind in kinds[file]]
-        if split_files:
-            return split_files
-    if split == "train" and files and not any(kinds.values()):
-        return files
-    rule = f"hold parquet files with {usual_names(split)} as a word of their names to have a {split} split"
-    raise ValueError(f"folder {str(path)!r} must {rule}, got {[file.name for file in files]}")
-
-
 def _open(file: Path) -> Any:  # noqa: ANN401
     import pyarrow.parquet as pq
 
@@ -146,37 +200,6 @@ def _read(file: Path, read: Callable[[], T]) -> T:
         return read()
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"parquet file {str(file)!r} must be readable, got an error: {error}") from error
-
-
-def _columns(schema: Any, image: str | None, label: str | None, file: Path) -> tuple[str, str]:  # noqa: ANN401
-    import pyarrow as pa
-
-    def holds_bytes(kind: Any) -> bool:  # noqa: ANN401
-        if pa.types.is_struct(kind):
-            field_index = kind.get_field_index("bytes")
-            return field_index >= 0 and holds_bytes(kind.field(field_index).type)
-        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-    images = [field.name for field in schema if holds_bytes(field.type)]
-    labels = [field.name for field in schema if pa.types.is_integer(field.type)]
-    return (
-        _column("image_column", image, images, ("image", "img"), schema.names, file),
-        _column("label_column", label, labels, ("label", "labels"), schema.names, file),
-    )
-
-
-def _column(
-    argument: str, column: str | None, fitting: list[str], usual: tuple[str, ...], names: list[str], file: Path
-) -> str:
-    if column is not None:
-        rule = f"be one of the fitting columns {fitting} of {str(file)!r}, whose columns are {names}"
-        require(column in fitting, argument, rule, column)
-        return column
-    candidates = [name for name in usual if name in fitting] or fitting
-    if len(candidates) == 1 or (candidates and candidates[0] in usual):
-        return candidates[0]
-    rule = f"be given for {str(file)!r}, whose columns are {names}"
-    raise ValueError(f"{argument} must {rule}, got {len(candidates)} fitting columns: {candidates}")
 
 
 def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> tuple[str, ...] | None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -34,6 +34,20 @@ class UnreadablePictureError(ValueError):
         super().__init__(f"{name} must be a readable picture, got {reason}")
         self.name = name
         self.reason = reason
+
+
+class Decoded(NamedTuple):
+    """Pixels of a picture, and what was left out of the file.
+
+    Attributes:
+        pixels: Pixels, uint8, grey (H, W) or colour (H, W, 3).
+        reduced_to_8_bits: True if the file has 16 bits of grey.
+        animated: True if the file has further frames.
+    """
+
+    pixels: PixelArray
+    reduced_to_8_bits: bool
+    animated: bool
 
 
 class PictureSource(Protocol):
@@ -66,6 +80,7 @@ class Pictures:
         self.resize = resize
         self.index = range(len(source)) if index is None else index
         self.reduced_to_8_bits = False
+        self.animated = 0
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -73,9 +88,10 @@ class Pictures:
 
     def __getitem__(self, i: int) -> PixelArray:
         """Return the pixels of picture `i`, uint8, grey (H, W) or colour (H, W, 3)."""
-        pixels, mode = decode(self.source[self.index[i]], self.name(i), self.resize)
-        self.reduced_to_8_bits |= mode.startswith("I")
-        return pixels
+        decoded = decode(self.source[self.index[i]], self.name(i), self.resize)
+        self.reduced_to_8_bits |= decoded.reduced_to_8_bits
+        self.animated += decoded.animated
+        return decoded.pixels
 
     def name(self, i: int) -> str:
         """Return the name of picture `i` for messages."""
@@ -90,21 +106,19 @@ class Pictures:
         return Pictures(self.source, resize, self.index)
 
 
-def decode_all(pictures: Pictures, *, skip_unreadable: bool = False) -> tuple[Tensor, Tensor]:
+def decode_all(pictures: Pictures, *, skip_unreadable: bool = False, split: str = "train") -> tuple[Tensor, Tensor]:
     """Return pictures as a tensor (N, C, H, W) uint8, in colour if any of them is in colour, and their positions.
 
     The tensor is allocated once, for the first picture. Its grey channel becomes three when the first picture in colour
-    is met.
+    is met. Unreadable pictures, pictures that differ in size, and no pictures are a ValueError.
 
     Args:
         pictures: Pictures of one size after their resizing.
         skip_unreadable: True leaves pictures out that cannot be read, with a note that names them. False refuses them.
+        split: Name of the split in messages.
 
     Returns:
         Images, and positions (N,) int64 of the pictures that are among them.
-
-    Raises:
-        ValueError: If pictures are unreadable, differ in size, or are none.
     """
     images = np.zeros((0, 0, 0, 0), np.uint8)
     kept: list[int] = []
@@ -129,13 +143,10 @@ def decode_all(pictures: Pictures, *, skip_unreadable: bool = False) -> tuple[Te
             images = _in_colour(images, len(kept))
         images[len(kept)] = channels
         kept.append(i)
-    _refuse_or_note(unreadable, len(pictures), skip_unreadable)
-    if len(sizes) > 1:
-        listed = ", ".join(f"{count} of {h}x{w}" for (h, w), count in sizes.most_common(5))
-        more = f" and {len(sizes) - 5} more sizes" if len(sizes) > 5 else ""
-        rule = "have one size; pass resize=32 or resize=(height, width), or --resize on the command line"
-        raise ValueError(f"images must {rule}, got {len(sizes)} sizes (height x width): {listed}{more}")
-    require(bool(kept), "data", "hold at least one readable picture", len(kept))
+    check_decoded(unreadable, sizes, len(pictures), skip_unreadable=skip_unreadable, split=split)
+    require(bool(kept), f"data of {split}", "hold at least one readable picture", len(kept))
+    if pictures.animated:
+        note(f"{pictures.animated} pictures of {split} have several frames, of which the first is read")
     if pictures.reduced_to_8_bits:
         note("pictures of 16 bits per channel are reduced to 8 bits: 65535 becomes 255")
     return torch.from_numpy(images[: len(kept)]), torch.tensor(kept)
@@ -153,22 +164,55 @@ def _in_colour(grey: PixelArray, filled: int) -> PixelArray:
     return images
 
 
-def _refuse_or_note(unreadable: Sequence[UnreadablePictureError], n: int, skip: bool) -> None:
-    if not unreadable:
-        return
-    if skip:
-        note(f"{len(unreadable)} of {n} pictures are unreadable and left out")
-        for error in unreadable:
-            note(f"left out: {error.name} ({error.reason})")
-        return
-    listed = "; ".join(f"{error.name} ({error.reason})" for error in unreadable[:_NAMED_FILES])
-    more = f"; and {len(unreadable) - _NAMED_FILES} more" if len(unreadable) > _NAMED_FILES else ""
-    rule = "be readable pictures, or be left out by skip_unreadable=True or --skip-unreadable"
-    raise ValueError(f"all items must {rule}, got {len(unreadable)} of {n} unreadable: {listed}{more}")
+def check_decoded(
+    unreadable: Sequence[UnreadablePictureError],
+    sizes: Counter[tuple[int, int]],
+    n: int,
+    *,
+    skip_unreadable: bool,
+    split: str,
+) -> None:
+    """Note unreadable pictures that are left out.
+
+    Args:
+        unreadable: Errors of the pictures that cannot be read.
+        sizes: Numbers of the other pictures by (height, width).
+        n: Number of all pictures of the split.
+        skip_unreadable: True leaves unreadable pictures out. False refuses them.
+        split: Name of the split in messages.
+
+    Raises:
+        ValueError: If pictures are unreadable and not left out, or differ in size.
+    """
+    # One refusal has both faults, so that the second does not follow on the first.
+    faults = _faults(unreadable, sizes, n, skip_unreadable, split)
+    if faults:
+        raise ValueError("; besides, ".join(faults))
+    if unreadable:
+        note(f"{len(unreadable)} of {n} pictures of {split} are unreadable and left out")
+    for left_out in unreadable:
+        note(f"left out: {left_out.name} ({left_out.reason})")
 
 
-def decode(source: Encoded, name: str, resize: Resize | None = None) -> tuple[PixelArray, str]:
-    """Return the pixels of a picture, 8-bit grey (H, W) or colour (H, W, 3), and the mode of the file.
+def _faults(
+    unreadable: Sequence[UnreadablePictureError], sizes: Counter[tuple[int, int]], n: int, skip: bool, split: str
+) -> list[str]:
+    faults = []
+    if unreadable and not skip:
+        listed = "; ".join(f"{error.name} ({error.reason})" for error in unreadable[:_NAMED_FILES])
+        more = f"; and {len(unreadable) - _NAMED_FILES} more" if len(unreadable) > _NAMED_FILES else ""
+        rule = "be readable pictures, or be left out by skip_unreadable=True or --skip-unreadable"
+        faults.append(f"all items of {split} must {rule}, got {len(unreadable)} of {n} unreadable: {listed}{more}")
+    if len(sizes) > 1:
+        listed = ", ".join(f"{count} of {h}x{w}" for (h, w), count in sizes.most_common(5))
+        more = f" and {len(sizes) - 5} more sizes" if len(sizes) > 5 else ""
+        rule = "have one size; pass resize=32 or resize=(height, width), or --resize on the command line"
+        faults.append(f"images of {split} must {rule}, got {len(sizes)} sizes (height x width): {listed}{more}")
+    return faults
+
+
+def decode(source: Encoded, name: str, resize: Resize | None = None) -> Decoded:
+    """Return the pixels of a picture, 8-bit grey (H, W) or colour (H, W, 3).
 
     The orientation in the picture's EXIF data is applied. Transparent pixels are laid over white: the colour that a
     file stores in a transparent pixel is arbitrary, and often black. 16 bits of grey are scaled to 8, 65535 to 255.
@@ -192,7 +236,10 @@ def decode(source: Encoded, name: str, resize: Resize | None = None) -> tuple[Pi
             if mode.startswith("I"):
                 upright = Image.fromarray(((np.asarray(upright).astype(np.uint32) + 128) // 257).astype(np.uint8))
             converted = upright.convert("L" if mode in ("1", "L", "LA", "La") or mode.startswith("I") else "RGB")
-            return np.asarray(converted if resize is None else resize(converted)), mode
+            # Photographs of several frames (MPO) hold previews and depth; their first frame is the picture.
+            animated = picture.format != "MPO" and getattr(picture, "is_animated", False)
+            pixels = np.asarray(converted if resize is None else resize(converted))
+            return Decoded(pixels, mode.startswith("I"), animated)
     except UnreadablePictureError:
         raise
     except UnidentifiedImageError as error:

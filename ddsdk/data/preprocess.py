@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ddsdk.data.on_disk import Images, unit_range
+from ddsdk.data.on_disk import DiskImages, Images, unit_range
 from ddsdk.foundation import machine_memory, readable_bytes, require
 
 KNOWN_NORMALISATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -202,7 +202,11 @@ class Preprocess:
         """
         require(images.ndim == 4 and len(images) > 0, "images", "have shape (N, C, H, W)", tuple(images.shape))
         scale = 1.0 if images.is_floating_point() else 255.0
-        moments = _moments(images)
+        # Two passes over images on disk take minutes, so that their result is stored beside them.
+        if isinstance(images, DiskImages):
+            moments = images.remembered("moments", b"", lambda: _moments(images))
+        else:
+            moments = _moments(images)
         mean, std = [m for m, _ in moments], [s for _, s in moments]
         # The deviation of a constant channel is not exactly 0, because of rounding.
         require(min(std) > 1e-7 * scale, "images", "vary in every channel", f"channel {std.index(min(std))} constant")

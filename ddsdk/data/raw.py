@@ -1,14 +1,35 @@
-"""Unchecked images, class ids and class names, which readers return to `load`."""
+"""Unchecked images or texts, class ids and class names, which readers return to `load`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ddsdk.data.pictures import Pictures, decode_all
+from ddsdk.data.on_disk import DiskImages
+from ddsdk.data.pictures import Pictures
 from ddsdk.foundation import generator
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts that are converted to matrices of word vectors later, with the vocabulary of the train texts.
+
+    Attributes:
+        values: Texts in the order of the items.
+    """
+
+    values: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Return the number of texts."""
+        return len(self.values)
+
+    def select(self, index: Sequence[int]) -> Texts:
+        """Return the texts at positions `index`."""
+        return Texts(tuple(self.values[i] for i in index))
 
 
 @dataclass(frozen=True)
@@ -16,25 +37,20 @@ class Raw:
     """One split of a data set, whose content is not yet checked.
 
     Attributes:
-        images: Images (N, C, H, W), uint8 or float, or N pictures that are decoded on access.
+        images: Images (N, C, H, W), uint8 or float, in memory or on disk; N pictures that are decoded on access; or N
+            texts.
         labels: Integer class ids, (N,) int64.
         class_names: Names of the K classes; None if the source has class ids only.
     """
 
-    images: Tensor | Pictures
+    images: Tensor | DiskImages | Pictures | Texts
     labels: Tensor
     class_names: tuple[str, ...] | None = None
 
-    def decoded(self, *, skip_unreadable: bool = False) -> tuple[Tensor, Tensor]:
-        """Return images (N, C, H, W) and labels (N,); True as `skip_unreadable` leaves unreadable pictures out."""
-        if isinstance(self.images, Tensor):
-            return self.images, self.labels
-        images, kept = decode_all(self.images, skip_unreadable=skip_unreadable)
-        return images, self.labels[kept]
-
     def select(self, index: Tensor) -> Raw:
         """Return the items at positions `index`, (M,) int64."""
-        images = self.images.select(index.tolist()) if isinstance(self.images, Pictures) else self.images[index]
+        images = self.images
+        images = images[index] if isinstance(images, Tensor | DiskImages) else images.select(index.tolist())
         return replace(self, images=images, labels=self.labels[index])
 
 

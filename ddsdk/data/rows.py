@@ -14,7 +14,10 @@ from ddsdk.data.sources import Batch, RealData
 
 _PIECE_VALUES, _MULTIPLE = 1 << 22, 32
 FEATURE_VALUES = 1 << 24
-"""Largest number of pixel values of the images that are compared as features; larger images are averaged down."""
+"""Largest number of pixel values of images that are compared as features; more are averaged down."""
+
+REDUCED_VALUES = 1 << 22
+"""Largest number of features after the averaging."""
 
 
 @final
@@ -66,27 +69,33 @@ def map_in_pieces(real: RealData, index: Tensor, function: Callable[[Batch], Ten
         >>> ddsdk.data.map_in_pieces(real, torch.arange(100), lambda batch: batch.x.mean((1, 2, 3))).shape
         torch.Size([100])
     """
-    parts = positions_in_pieces(len(index), math.prod(real.image_shape))
-    return torch.cat([function(real.batch(index[part])) for part in parts])
+    first, *rest = positions_in_pieces(len(index), math.prod(real.image_shape))
+    values = function(real.batch(index[first]))
+    # One tensor for all rows: small tensors that lie between freed pieces would keep the memory of these from reuse.
+    rows = values.new_empty((len(index), *values.shape[1:]))
+    rows[: len(first)] = values
+    del values
+    for part in rest:
+        rows[part.to(rows.device)] = function(real.batch(index[part]))
+    return rows
 
 
 def pixel_features(real: RealData, index: Tensor) -> Tensor:
     """Return the pixels of images in the value space as features, (N, F).
 
     If the images have more than 2^24 pixel values together, each image is averaged over squares of f x f pixels, with
-    the smallest f that keeps the features below this number. 1000 images of 224 x 224 pixels in colour have features of
-    56 x 56 pixels; 5000 images of 32 x 32 pixels keep theirs.
+    the smallest f that gives at most 2^22 features. 1000 images of 224 x 224 pixels in colour have features of 32 x 32
+    pixels; 5000 images of 32 x 32 pixels keep theirs. Clustering in float64 takes 20 bytes for each feature.
 
     Args:
         real: Real data in memory or on disk.
         index: Positions of the images in the data, (N,) int64.
     """
     channels, height, width = real.image_shape
-    factor = 1
-    while factor < max(height, width):
-        if len(index) * channels * -(-height // factor) * -(-width // factor) <= FEATURE_VALUES:
-            break
-        factor += 1
-    if factor == 1:
+    planes = len(index) * channels
+    if planes * height * width <= FEATURE_VALUES:
         return map_in_pieces(real, index, lambda batch: batch.x.flatten(1))
+    factor = 2
+    while factor < max(height, width) and planes * -(-height // factor) * -(-width // factor) > REDUCED_VALUES:
+        factor += 1
     return map_in_pieces(real, index, lambda batch: avg_pool2d(batch.x, factor, ceil_mode=True).flatten(1))

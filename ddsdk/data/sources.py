@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -75,14 +75,14 @@ def sample_indices(candidates: Tensor, n: int, rng: torch.Generator) -> Tensor:
 class RealData:
     """Labelled images in memory or on disk, from which recipes draw real batches; `ddsdk.load` makes it.
 
-    Subsets, splits and copies have the same class names, preprocessing and name, and the same values of `pictures` and
-    `mirror_safe`. TypeError is raised for a wrong dtype, and ValueError if a shape, label or pixel is out of range or a
-    class has no images.
+    Subsets, splits and copies have the same class names, preprocessing and name, and the same values of `pictures`,
+    `mirror_safe`, `held_out` and `reading`. TypeError is raised for a wrong dtype, and ValueError if a shape, label or
+    pixel is out of range or a class has no images.
 
     Args:
         images: Images (N, C, H, W), uint8 in 0..255 or float in the unit range [0, 1], or a `DiskImages`. Images on
             disk stay there, also in subsets and splits; only batches are read.
-        labels: Class ids, (N,) int64, with at least one image of each class 0..K-1.
+        labels: Class ids, (N,) int64, with at least one image of each class 0..K-1, unless the data are held out.
         class_names: Names of the K classes.
         preprocess: Preprocessing from the unit range to the value space of the student networks.
         name: Name of the data in reports, on which no result depends.
@@ -90,6 +90,9 @@ class RealData:
             by default.
         mirror_safe: True if the mirror image of an image has the same class. Recipes mirror images by default only
             then; a mirrored 3, for example, is not a 3.
+        held_out: True for test data, which may have no images of some classes.
+        reading: Geometry, choice of classes and vocabulary of the reading of the data, as JSON values, which other data
+            for the same networks need too; None for none.
 
     Example:
         >>> import ddsdk
@@ -109,13 +112,17 @@ class RealData:
         name: str = "data",
         pictures: bool = True,
         mirror_safe: bool = False,
+        held_out: bool = False,
+        reading: Mapping[str, Any] | None = None,
     ) -> None:
         if isinstance(images, Tensor):
             _validate_images(images)
-        _validate_labels(labels, len(images), class_names)
+        _validate_labels(labels, len(images), class_names, held_out)
         self.name = name
         self.pictures = pictures
         self.mirror_safe = mirror_safe
+        self.held_out = held_out
+        self.reading = dict(reading or {})
         self.class_names = tuple(str(c) for c in class_names)
         self.preprocess = preprocess
         self.labels = labels
@@ -220,8 +227,8 @@ class RealData:
 
     @property
     def description(self) -> dict[str, Any]:
-        """Name, fingerprint and number of images, for the provenance record of a distilled set."""
-        return {"name": self.name, "fingerprint": self.fingerprint, "images": len(self)}
+        """Name, fingerprint, number of images and reading, for the provenance record of a distilled set."""
+        return {"name": self.name, "fingerprint": self.fingerprint, "images": len(self), **self.reading}
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -299,6 +306,8 @@ class RealData:
             name=self.name,
             pictures=self.pictures,
             mirror_safe=self.mirror_safe,
+            held_out=self.held_out,
+            reading=self.reading,
         )
 
     def unit_images(self, index: Tensor | None = None) -> Tensor:
@@ -322,7 +331,7 @@ def _validate_images(images: Tensor) -> None:
         require(low >= 0 and high <= 1, "images", "lie in the unit range [0, 1]", (low, high))
 
 
-def _validate_labels(labels: Tensor, n: int, class_names: Sequence[str]) -> None:
+def _validate_labels(labels: Tensor, n: int, class_names: Sequence[str], held_out: bool) -> None:
     if labels.dtype != torch.int64:
         raise TypeError(f"labels must be int64, got {labels.dtype}")
     require(labels.shape == (n,), "labels", f"have one entry for each of the {n} images", tuple(labels.shape))
@@ -330,6 +339,8 @@ def _validate_labels(labels: Tensor, n: int, class_names: Sequence[str]) -> None
     require(k >= 1, "class_names", "name at least 1 class", list(class_names))
     low, high = int(labels.min()), int(labels.max())
     require(low >= 0 and high < k, "labels", f"lie in 0..{k - 1}", (low, high))
+    if held_out:
+        return
     counts = torch.bincount(labels, minlength=k)
     for c in torch.nonzero(counts == 0).flatten().tolist():
         raise ValueError(f"labels must hold every class, got no image of class {c} ({class_names[c]!r})")

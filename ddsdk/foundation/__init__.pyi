@@ -9,6 +9,7 @@ from .errors import require_count as require_count
 from .errors import require_momentum as require_momentum
 from .errors import require_positive as require_positive
 from .errors import require_rng as require_rng
+from .files import cache_folder as cache_folder
 from .files import canonical_json as canonical_json
 from .files import inner_folder as inner_folder
 from .files import lock as lock
@@ -49,5 +50,7 @@ from .text import escape_terminal as escape_terminal
 from .text import escape_yaml as escape_yaml
 from .text import file_stem as file_stem
 from .text import unique_names as unique_names
+from .torch_state import plain_torch as plain_torch
+from .torch_state import steps_in_plain_torch as steps_in_plain_torch
 from .unit import Compute as Compute
 from .unit import Unit as Unit

@@ -41,6 +41,14 @@ _LOCK, _OWNER = ".ddsdk.lock", ".ddsdk.owner"
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
+def cache_folder() -> Path:
+    """Return the folder of trained runs and decoded pictures: ``$DDSDK_CACHE``, or ``ddsdk`` in the user's cache."""
+    configured = os.environ.get("DDSDK_CACHE")
+    if configured:
+        return Path(configured)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddsdk"
+
+
 def write_atomic(path: str | os.PathLike[str], data: bytes, *, previous: Path | None = None) -> None:
     """Write a file atomically: at any time a reader finds the complete old content or the complete new content.
 

@@ -34,5 +34,6 @@ from .stored import stored_protocol as stored_protocol
 from .training_set import TrainingSet as TrainingSet
 from .training_set import in_space_of as in_space_of
 from .training_set import published_protocol as published_protocol
+from .training_set import stored_reading as stored_reading
 from .training_set import with_hard_labels as with_hard_labels
 from .validation import Validation as Validation

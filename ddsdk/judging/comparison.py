@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from ddsdk.judging.judge import EvaluationProgress, evaluation_steps, last_score
 from ddsdk.judging.scores import cached_score_steps
 from ddsdk.judging.stored import check_cost, stored_protocol
 from ddsdk.judging.training_set import TrainingSet, in_space_of
-from ddsdk.networks import network_factory
+from ddsdk.networks import NetworkSpec, network_factory, network_name
 from ddsdk.recipes import RECIPES
 from ddsdk.running import distill
 from ddsdk.synthetic import centred_labels
@@ -72,7 +72,7 @@ def evaluate(
     test: RealData,
     protocol: TrainingProtocol | None = None,
     *,
-    networks: Sequence[str] = (),
+    networks: Sequence[NetworkSpec] = (),
     baselines: Sequence[str] = (),
     train: RealData | None = None,
     seed: int | torch.Generator = 0,
@@ -90,7 +90,8 @@ def evaluate(
         test: Held-out real data, used once for each network, after its last epoch.
         protocol: Protocol of training the networks. None for that of the distilled set, within the bounds of
             `ddsdk.judging.check_cost`.
-        networks: Names of the networks to train, see `ddsdk.networks.network_factory`. Empty for that of the protocol.
+        networks: Networks to train: names, classes, functions or modules, see `ddsdk.networks.network_factory`. Empty
+            for that of the protocol.
         baselines: Names of baselines with the storage budget of the distilled set, keys of `ddsdk.BASELINES`. They are
             evaluated under the same protocol.
         train: Real training data from which the baselines are selected. None without baselines.
@@ -128,13 +129,15 @@ def evaluate(
         base = protocol
     require(results is None or isinstance(seed, int), "seed", "be an integer for scores in a folder", seed)
     scores: list[Score] = []
-    for network in networks or (base.network,):
-        changed = base.changed(network=network)
+    for network in networks or (None,):
+        name_of_network = network if isinstance(network, str | None) else network_name(network)
+        changed = base.changed(network=name_of_network)
         if isinstance(data, Distilled):
-            steps = comparison_steps(data, test, changed, baselines, train=train, results=results, seed=seed, name=name)
+            options: dict[str, Any] = {"train": train, "results": results, "seed": seed, "name": name}
+            steps = comparison_steps(data, test, changed, baselines, network=network, **options)
             scores += [step.score for step in steps if step.score is not None]
         else:
-            training_set = TrainingSet(Batch(*data), changed)
+            training_set = TrainingSet(Batch(*data), changed, network=network)
             steps = evaluation_steps(training_set, test, rng=as_generator(seed), name=name or "set")
             scores.append(last_score(steps))
     return Scores(scores)
@@ -151,6 +154,7 @@ def comparison_steps(
     seed: int | torch.Generator = 0,
     name: str = "",
     fresh: bool = False,
+    network: NetworkSpec | None = None,
 ) -> Iterator[EvaluationProgress]:
     """Yield the progress of `evaluate` on a distilled set under one protocol; the last of each set has its score.
 
@@ -165,6 +169,8 @@ def comparison_steps(
         seed: Root of all random numbers: an integer, or a generator, which is not advanced; an integer with a folder.
         name: Name of the set in tables. Empty for the name of its method.
         fresh: True to compute existing scores again.
+        network: Network that the user gives, whose name is in the protocol, see `TrainingSet`. None for the network
+            that the protocol names.
 
     Raises:
         TypeError: If `train` is missing for baselines.
@@ -185,15 +191,17 @@ def comparison_steps(
     # The value space of the test data is changed once: whitening is a large product.
     test = in_space_of(distilled, test)
     total = protocol.rounds * (1 + len(baselines))
-    steps = cached_score_steps(results, name or method_name(distilled), distilled, test, protocol, seed, fresh=fresh)
+    options: dict[str, Any] = {"fresh": fresh, "network": network}
+    steps = cached_score_steps(results, name or method_name(distilled), distilled, test, protocol, seed, **options)
     yield from (step._replace(total=total) for step in steps)
     if not baselines or train is None:
         return
     train = in_space_of(distilled, train, "train")
     kernel = protocol.learner == "kernel"
     # Herding selects by the features of a network, which kernel ridge regression does not have.
-    network, options = ("convnet", {}) if kernel else (protocol.network, protocol.network_options)
-    student = network_factory(network, train.image_shape, train.num_classes, **options)
+    student = network_factory("convnet", train.image_shape, train.num_classes)
+    if not kernel:
+        student = TrainingSet.of(distilled, protocol, network=network).make_network()
     # The stored order of a distilled set is learned. A baseline is sorted by class and has to be shuffled.
     shuffled = protocol.changed(order="shuffled")
     for i, baseline in enumerate(baselines, 1):
@@ -203,7 +211,7 @@ def comparison_steps(
         # A set with scores is evaluated by regression on them; the comparable labels of real images are centred.
         if needs_centred_labels(distilled, protocol):
             chosen = with_centred_labels(chosen)
-        for step in cached_score_steps(results, baseline, chosen, test, shuffled, seed, fresh=fresh):
+        for step in cached_score_steps(results, baseline, chosen, test, shuffled, seed, **options):
             yield step._replace(done=protocol.rounds * i + step.done, total=total)
 
 

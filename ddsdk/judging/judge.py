@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ddsdk.data import Batch, RealData
-from ddsdk.foundation import derive, require, require_count
+from ddsdk.foundation import derive, plain_torch, require, require_count, steps_in_plain_torch
 from ddsdk.judging.training_set import TrainingSet
 from ddsdk.networks import NETWORKS
 from ddsdk.synthetic import read_labels
@@ -82,9 +82,10 @@ def evaluation_steps(
         [(1, 2), (2, 2), (2, 2)]
     """
     training_set.check(test)
-    return _steps(training_set, test, rng, name)
+    return steps_in_plain_torch(_steps(training_set, test, rng, name))
 
 
+@plain_torch()
 def network_accuracy(training_set: TrainingSet, test: RealData, index: int, *, rng: torch.Generator) -> float:
     """Return the test accuracy of one network of `evaluation_steps`, equal bit for bit.
 
@@ -110,6 +111,7 @@ def network_accuracy(training_set: TrainingSet, test: RealData, index: int, *, r
     return top1_accuracy(trained_network(training_set, index, rng=rng), test)
 
 
+@plain_torch()
 def trained_network(
     training_set: TrainingSet, index: int, *, rng: torch.Generator, adversary: InputAttack | None = None
 ) -> nn.Module:
@@ -141,6 +143,7 @@ def trained_network(
     return network
 
 
+@plain_torch()
 def top1_accuracy(network: nn.Module, real: RealData) -> float:
     """Return the top-1 accuracy, 0..1, of a network in evaluation mode on real data.
 

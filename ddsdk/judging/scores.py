@@ -21,16 +21,19 @@ from ddsdk.foundation import (
     Unit,
     as_generator,
     clean,
+    generator,
     inner_folder,
     readable_json,
     strict_json,
 )
 from ddsdk.judging.judge import EvaluationProgress, evaluation_steps, last_score
 from ddsdk.judging.training_set import TrainingSet, in_space_of
+from ddsdk.networks import NetworkSpec, function_digest
 from ddsdk.training import Score, TrainingProtocol
 
 
 class _Conditions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    function: str = ""
     set: str
     test: str
     protocol: dict[str, Any]
@@ -110,10 +113,12 @@ def cached_score_steps(
     seed: int | torch.Generator,
     *,
     fresh: bool = False,
+    network: NetworkSpec | None = None,
 ) -> Iterator[EvaluationProgress]:
     """Yield the progress of `cached_score` after each epoch; the last progress has the score.
 
-    The arguments are those of `cached_score`. Without a folder no score is stored, and the seed may be a generator.
+    The arguments are those of `cached_score`, and `network`, a network that the user gives, see `TrainingSet`. Without
+    a folder no score is stored, and the seed may be a generator.
 
     Example:
         >>> import ddsdk
@@ -127,7 +132,7 @@ def cached_score_steps(
         ('class means', False)
     """
     test = in_space_of(distilled, test)
-    training_set = TrainingSet.of(distilled, protocol, device=test.device)
+    training_set = TrainingSet.of(distilled, protocol, device=test.device, network=network)
     if distilled.manifest.storage.labels == "hard":
         # All forms of one-hot labels are equal, so that one cached score serves for all of them.
         protocol = dataclasses.replace(training_set.protocol, labels="stored")
@@ -145,6 +150,9 @@ def cached_score_steps(
         "device": test.device.type,
         "versions": {"ddsdk": version("ddsdk"), "torch": torch.__version__},
     }
+    if network is not None and not isinstance(network, str):
+        # A network of one's own may change under its name.
+        conditions["function"] = function_digest(training_set.make_network()(generator("identity")), test.image_shape)
     # The name is part of the key, because two rows of a table can have equal sets, such as those of two baselines.
     store, unit = Store(folder), Unit("score", conditions, (name,))
     cached = store.read(unit.id)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 
 from ddsdk.artefact import Distilled
-from ddsdk.data import Batch, RealData
-from ddsdk.foundation import clean, require
+from ddsdk.data import Batch, ClassChoice, LoadOptions, RealData, Resize
+from ddsdk.foundation import clean, note, require
 from ddsdk.judging.stored import check_cost, stored_protocol
-from ddsdk.networks import NetworkFactory, network_factory
+from ddsdk.networks import NetworkFactory, NetworkSpec, network_factory, stored_network_factory
 from ddsdk.training import PerStepSchedule, TrainingProtocol, kernel_machine
 
 
@@ -25,6 +26,8 @@ class TrainingSet:
         batch: Images (M, C, H, W) in the value space of the test data, and label rows (M, K), probabilities or scores.
         protocol: Protocol of training the networks.
         per_step: Learning rates and momenta of the training steps that were learned with the set; by default none.
+        network: Network that the user gives, see `ddsdk.networks.network_factory`; the protocol has its name. None for
+            the network that the protocol names, which cannot import code of another package.
 
     Example:
         >>> import ddsdk
@@ -39,10 +42,16 @@ class TrainingSet:
     batch: Batch
     protocol: TrainingProtocol
     per_step: PerStepSchedule = PerStepSchedule()  # noqa: RUF009 - a tuple, which cannot change
+    network: NetworkSpec | None = None
 
     @classmethod
     def of(
-        cls, distilled: Distilled, protocol: TrainingProtocol | None = None, *, device: torch.device | None = None
+        cls,
+        distilled: Distilled,
+        protocol: TrainingProtocol | None = None,
+        *,
+        device: torch.device | None = None,
+        network: NetworkSpec | None = None,
     ) -> TrainingSet:
         """Return a distilled set with its learned rates under a protocol.
 
@@ -51,12 +60,14 @@ class TrainingSet:
                 are used if the protocol has the stored order.
             protocol: Protocol of training. None for the protocol in the set, within the bounds of `check_cost`.
             device: Device of the images. None for that of the set.
+            network: Network of the user, see `TrainingSet`. None for that of the protocol.
         """
         if protocol is None:
             protocol = stored_protocol(distilled)
             check_cost(protocol, distilled)
         batch = Batch(distilled.images.to(device), distilled.labels.to(device))
-        return cls(batch, *protocol.with_learned(distilled.learned_lr, distilled.learned_momentum))
+        learned = protocol.with_learned(distilled.learned_lr, distilled.learned_momentum)
+        return cls(batch, *learned, network=network)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -92,9 +103,11 @@ class TrainingSet:
             self.make_network()
 
     def make_network(self) -> NetworkFactory:
-        """Return the factory of the networks that the protocol names, for the images and classes of the set."""
-        name, options = self.protocol.network, self.protocol.network_options
-        return network_factory(name, self.image_shape, self.num_classes, **options)
+        """Return the factory of the trained networks, for the images and classes of the set."""
+        shape, options = (self.image_shape, self.num_classes), self.protocol.network_options
+        if self.network is None:
+            return stored_network_factory(self.protocol.network, *shape, **options)
+        return network_factory(self.network, *shape, **options)
 
 
 def published_protocol(distilled: Distilled, augmentation: str) -> TrainingProtocol:
@@ -120,10 +133,37 @@ def with_hard_labels(protocol: TrainingProtocol, distilled: Distilled) -> Traini
     return protocol if hard else dataclasses.replace(protocol, labels="hard")
 
 
+def stored_reading(distilled: Distilled) -> LoadOptions:
+    """Return the options of `ddsdk.load` that belong to a distilled set: geometry and chosen classes of its data.
+
+    ValueError is raised for a set, such as an altered one, whose provenance has an invalid entry.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.judging import stored_reading
+        >>> few = ddsdk.load("digits", classes=["3", "8"])
+        >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), few)
+        >>> ddsdk.load("digits", split="test", **stored_reading(distilled)).class_names
+        ('3', '8')
+    """
+    facts, options = _data_facts(distilled), LoadOptions()
+    if "resize" in facts:
+        options["resize"] = Resize.from_state(facts["resize"])
+    if "classes" in facts:
+        options["classes"] = ClassChoice.from_state(facts["classes"])
+    return options
+
+
+def _data_facts(distilled: Distilled) -> Mapping[str, Any]:
+    facts = distilled.provenance.get("data")
+    return facts if isinstance(facts, Mapping) else {}
+
+
 def in_space_of(distilled: Distilled, real: RealData, split: str = "test") -> RealData:
     """Return real data in the value space of a distilled set.
 
-    ValueError is raised if the class names or the image shape differ from those of the set.
+    ValueError is raised if class names, image shape or the vocabulary of texts differ from those of the set. Another
+    geometry of the pictures with the same shape gives a note.
 
     Args:
         distilled: Distilled set whose preprocessing the real data get.
@@ -142,7 +182,12 @@ def in_space_of(distilled: Distilled, real: RealData, split: str = "test") -> Re
     rule = f"be those of the set, {list(distilled.class_names)}"
     require(names == distilled.class_names, f"class names of {split}", rule, list(names))
     shape = tuple(distilled.images.shape[1:])
-    require(
-        real.image_shape == shape, f"{split} images", f"have the shape of the set's images, {shape}", real.image_shape
-    )
+    rule = f"have the shape of the set's images, {shape}"
+    require(real.image_shape == shape, f"{split} images", rule, real.image_shape)
+    facts = _data_facts(distilled)
+    vocabulary = facts.get("vocabulary")
+    same = vocabulary == real.reading.get("vocabulary")
+    require(same, f"vocabulary of {split}", f"be that of the set, {vocabulary}", real.reading.get("vocabulary"))
+    if facts.get("resize") != real.reading.get("resize"):
+        note(f"the {split} images have the geometry {real.reading.get('resize')}, and the set {facts.get('resize')}")
     return real if real.preprocess == distilled.preprocess else real.with_preprocess(distilled.preprocess)

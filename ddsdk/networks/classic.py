@@ -14,6 +14,7 @@ from ddsdk.networks.shapes import ImageShape, check_request, head_inputs
 
 # Channels of the convolutions of each stage.
 _VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
+_VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
 def mlp(image_shape: ImageShape, num_classes: int, *, width: int = 128) -> Network:
@@ -85,19 +86,30 @@ def vgg11(image_shape: ImageShape, num_classes: int, *, norm: Norm = "instance")
     References:
         Simonyan and Zisserman, ICLR 2015, arXiv 1409.1556.
     """
+    return _vgg("VGG-11", _VGG11, image_shape, num_classes, norm)
+
+
+def vgg16(image_shape: ImageShape, num_classes: int, *, norm: Norm = "batch") -> Network:
+    """Return VGG-16 for small images, with the sizes and arguments of `vgg11`, and BatchNorm by default."""
+    return _vgg("VGG-16", _VGG16, image_shape, num_classes, norm)
+
+
+def _vgg(
+    name: str, plan: tuple[tuple[int, ...], ...], image_shape: ImageShape, num_classes: int, norm: Norm
+) -> Network:
     check_request(image_shape, num_classes)
     channels, *sides = image_shape
     size = f"{sides[0]}x{sides[1]}"
-    require(min(sides) >= 28, "image_shape", "be at least 28x28 pixels for VGG-11", size)
+    require(min(sides) >= 28, "image_shape", f"be at least 28x28 pixels for {name}", size)
     extra = [max(0, (33 - side) // 2) for side in sides]
-    last_map = [(side + 2 * pad) >> len(_VGG11) for side, pad in zip(sides, extra, strict=True)]
+    last_map = [(side + 2 * pad) >> len(plan) for side, pad in zip(sides, extra, strict=True)]
     stages = []
-    for index, widths in enumerate(_VGG11):
+    for index, widths in enumerate(plan):
         layers: list[nn.Module] = []
         for width in widths:
             padding = (1 + extra[0], 1 + extra[1]) if index == 0 else (1, 1)
             layers += [nn.Conv2d(channels, width, 3, padding=padding), norm_layer(norm, width), nn.ReLU()]
             channels = width
         stages.append(nn.Sequential(*layers, nn.MaxPool2d(2)))
-    features = head_inputs("VGG-11", image_shape, channels, *last_map)
+    features = head_inputs(name, image_shape, channels, *last_map)
     return Network(nn.Sequential(*stages), nn.Linear(features, num_classes))

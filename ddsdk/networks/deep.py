@@ -44,6 +44,11 @@ def resnet18(image_shape: ImageShape, num_classes: int, *, norm: DeepNorm = "ins
     return _resnet("ResNet-18", "BasicBlock", (2, 2, 2, 2), image_shape, num_classes, norm)
 
 
+def resnet50(image_shape: ImageShape, num_classes: int, *, norm: DeepNorm = "batch") -> Network:
+    """Return a ResNet-50, with 3, 4, 6 and 3 bottleneck blocks; sizes as in `resnet18`, and BatchNorm by default."""
+    return _resnet("ResNet-50", "Bottleneck", (3, 4, 6, 3), image_shape, num_classes, norm)
+
+
 def resnet152(image_shape: ImageShape, num_classes: int, *, norm: DeepNorm = "instance") -> Network:
     """Return a ResNet-152, with 3, 8, 36 and 3 bottleneck blocks; sizes and arguments as in `resnet18`."""
     return _resnet("ResNet-152", "Bottleneck", (3, 8, 36, 3), image_shape, num_classes, norm)

@@ -25,6 +25,8 @@ from .features import layer_means as layer_means
 from .frequencies import CharacteristicMatch as CharacteristicMatch
 from .frequencies import FrequencyLoss as FrequencyLoss
 from .frequencies import FrequencySampler as FrequencySampler
+from .groups import ClassGroup as ClassGroup
+from .groups import class_groups as class_groups
 from .implicit import ImplicitRegression as ImplicitRegression
 from .joint import CollectiveMatch as CollectiveMatch
 from .match import ClassMatch as ClassMatch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ddsdk.data import Batch, Source
 from ddsdk.foundation import derive
+from ddsdk.networks import embedding as embedding
 from ddsdk.synthetic import SyntheticView
 
 S_contra = TypeVar("S_contra", contravariant=True)
@@ -38,18 +39,6 @@ def require_network(student: object) -> None:
     """
     if not isinstance(student, nn.Module):
         raise TypeError(f"student must be a network, got {type(student).__name__}")
-
-
-def embedding(student: object) -> Callable[[Tensor], Tensor]:
-    """Return the student's `embed`, from images (B, C, H, W) to features (B, F).
-
-    Raises:
-        TypeError: If the student has no such method.
-    """
-    embed: Callable[[Tensor], Tensor] | None = getattr(student, "embed", None)
-    if embed is None:
-        raise TypeError(f"student must have a method embed(x) -> (B, F), got {type(student).__name__}")
-    return embed
 
 
 def joined(batches: Iterable[Batch]) -> Batch:

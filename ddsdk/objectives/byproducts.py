@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from ddsdk.data import NO_DRAW, Batch, Draw
 from ddsdk.foundation import require
+from ddsdk.networks import Network, last_layer
 from ddsdk.objectives.base import embedding, require_network
 from ddsdk.training import micro_batch, pieces
 
@@ -84,16 +85,28 @@ def weight_gradients(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[
 
 
 def body_gradients(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tensor, ...]:
-    """Return `weight_gradients` without the last weight, that of the linear head.
+    """Return `weight_gradients` without the weight of the linear classifier, or the last weight without one.
 
     A student without other weights raises ValueError.
 
     References:
         Kim et al., ICML 2022, arXiv:2205.14959: the head is left out of the matching.
     """
-    body = _weight_names(student)[:-1]
+    names = _weight_names(student)
+    body = [name for name in names if name != _head_weight(student, batch, names[-1])]
     require(len(body) > 0, "student", "have a weight beside its linear head", type(student).__name__)
     return _gradients(student, batch, body, graph=graph)
+
+
+def _head_weight(student: nn.Module, batch: Batch, last: str) -> str:
+    """Return the name of the classifier's weight; the order of modules is that of the calls in a `Network` alone."""
+    if isinstance(student, Network):
+        return last
+    try:
+        with torch.no_grad():
+            return f"{last_layer(student, batch.x[:2]).path}.weight"
+    except TypeError:
+        return last
 
 
 def _weight_names(student: nn.Module) -> list[str]:

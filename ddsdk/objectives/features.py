@@ -59,7 +59,7 @@ def layer_means(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tenso
 @final
 @dataclass(frozen=True)
 class AttentionMaps(CheckedDataclass):
-    """Mean attention maps of every activation of the body but the last, and the mean logits.
+    """Mean attention maps of every activation layer but the last, and the mean logits.
 
     The attention of an image is sum_c |a_c|^power over the channels c of an activation a, (H*W,), normalised to length
     one. Activations without spatial maps, such as those of a perceptron, are left out.
@@ -81,9 +81,15 @@ class AttentionMaps(CheckedDataclass):
     power: PositiveFloat = 4.0
 
     def __call__(self, student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tensor, ...]:
-        """Return the mean maps, (H*W,) each, and the mean logits, (K,)."""
+        """Return the mean maps, (H*W,) each, and the mean logits, (K,).
+
+        Raises:
+            TypeError: If the student has no activation layers.
+        """
         with torch.set_grad_enabled(graph), _activations(student) as activations:
             logits: Tensor = student(batch.x)
+        if not activations:
+            raise TypeError(f"student must have activation layers such as nn.ReLU, got {type(student).__name__}")
         with torch.set_grad_enabled(graph):
             maps = [a for a in activations if a.ndim == 4][:-1]
             return (*(self._mean_map(a) for a in maps), logits.mean(0))
@@ -160,7 +166,7 @@ def _activations(student: nn.Module) -> Iterator[list[Tensor]]:
     def append_output(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG001
         outputs.append(output)
 
-    layers = [layer for layer in _stages(student).modules() if isinstance(layer, _ACTIVATIONS)]
+    layers = [layer for layer in student.modules() if isinstance(layer, _ACTIVATIONS)]
     handles = [layer.register_forward_hook(append_output) for layer in layers]
     try:
         yield outputs

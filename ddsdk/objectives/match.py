@@ -72,10 +72,10 @@ class ClassMatch(CheckedDataclass):
         require(all(0 <= c < k for c in classes), "classes", f"lie in 0..{k - 1}", classes)
         for c in classes:
             key = derive(rng, "class", c)
-            draw = self.augmentation.siamese(derive(key, "augmentation"))
             x, y = syn.of_class(c, self.synthetic_batch or sys.maxsize, derive(key, "synthetic"))
             if len(x) == 0:
                 continue
+            draw = self.augmentation.siamese(derive(key, "augmentation"))
             value = self.byproduct(student, Batch(draw(x), y), graph=True)
             real_images = self.sample(student, real, c, self.real_batch, derive(key, "real"))
             target = self.gather(self.byproduct, student, real_images, draw)

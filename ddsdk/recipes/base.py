@@ -8,9 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import signature
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from ddsdk import data, networks, training
+from ddsdk import data, foundation, networks, objectives, running, training
 from ddsdk.foundation import PositiveFloat, PositiveInt, check_numbers, require
 from ddsdk.recipes.parts import augmentation_for
 from ddsdk.running import DirectMethod, IterativeMethod, Method
@@ -80,6 +80,10 @@ class IterativeRecipe(Recipe, IterativeMethod["RealData"], ABC):
             recipe, which is no bound for most recipes.
         skip_above: Loss above which a step changes nothing and is only counted. None for the default of the recipe,
             which is no bound for most recipes.
+        classes_per_step: Largest number of classes in one step, for data with many classes; None for all. A pass over
+            the classes is n = ceil(classes / classes_per_step) steps over random groups, so that a run needs n times as
+            many steps (`ddsdk.objectives.class_groups`). Only for recipes whose loss is a sum over classes.
+        sums_over_classes: Whether the loss of the recipe is a sum over classes.
 
     Example:
         >>> import dataclasses, ddsdk
@@ -90,15 +94,21 @@ class IterativeRecipe(Recipe, IterativeMethod["RealData"], ABC):
         5
     """
 
+    sums_over_classes: ClassVar[bool] = False
     anneal: bool = False
     average: float | None = None
     clip_norm: PositiveFloat | None = None
     skip_above: PositiveFloat | None = None
+    classes_per_step: PositiveInt | None = None
 
     def __post_init__(self) -> None:
         if self.average is not None:
             require(0 < self.average < 1, "average", "lie strictly between 0 and 1", self.average)
         super().__post_init__()
+        rule = f"be left out for {self.name}, whose loss is no sum over classes"
+        require(
+            self.sums_over_classes or self.classes_per_step is None, "classes_per_step", rule, self.classes_per_step
+        )
 
     @abstractmethod
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Any]:
@@ -112,6 +122,10 @@ class IterativeRecipe(Recipe, IterativeMethod["RealData"], ABC):
         overrides: dict[str, Any] = {n: getattr(self, n) for n in options if getattr(self, n) is not None}
         if self.anneal:
             overrides["rate_at"] = _annealed(plan.rate_at, plan.steps)
+        if self.classes_per_step is not None:
+            key = foundation.derive(rng, "classes per step")
+            at = objectives.class_groups(plan.objective_at, real.num_classes, self.classes_per_step, key)
+            overrides["objective"] = running.ObjectiveSchedule(at)
         return dataclasses.replace(plan, **overrides)
 
 

@@ -58,6 +58,7 @@ class CAFE(SGDMatching):
     """
 
     name: ClassVar[str] = "cafe"
+    needs = ("features", "stages")
     real_batch: PositiveInt = 256
     start: str = "noise"
     augmentation: str | None = ""

@@ -53,6 +53,8 @@ class DataDAM(SGDMatching):
     """
 
     name: ClassVar[str] = "datadam"
+    sums_over_classes: ClassVar[bool] = True
+    needs = ("activations",)
     steps: PositiveInt = 8000
     real_batch: PositiveInt = 256
     power: PositiveFloat = 4.0

@@ -55,6 +55,7 @@ class DATM(TrajectoryMatching):
     """
 
     name: ClassVar[str] = "datm"
+    needs = ("second derivatives",)
     # Published for CIFAR-10 at 1, 10, 50, 500 and 1000 images per class.
     values: ClassVar[Mapping[str, Points]] = {
         "student_steps": {10: 80, 500: 80, 5000: 40, 10_000: 100},

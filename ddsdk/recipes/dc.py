@@ -35,5 +35,6 @@ class DC(GradientMatching):
     """
 
     name: ClassVar[str] = "dc"
+    needs = ("second derivatives",)
     start: str = "noise"
     augmentation: str | None = ""

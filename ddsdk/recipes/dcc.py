@@ -49,6 +49,7 @@ class DCC(StudentGradientMatching):
     """
 
     name: ClassVar[str] = "dcc"
+    needs = ("second derivatives",)
     warm_up: NonNegativeInt | None = None
     warm_up_steps: NonNegativeInt = 10
 

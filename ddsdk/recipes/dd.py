@@ -44,6 +44,7 @@ class DD(OrderedBatches):
     """
 
     name: ClassVar[str] = "dd"
+    needs = ("second derivatives",)
     grey_lr: ClassVar[float] = 0.02
 
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:

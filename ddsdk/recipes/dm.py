@@ -44,6 +44,8 @@ class DM(SGDMatching):
     """
 
     name: ClassVar[str] = "dm"
+    sums_over_classes: ClassVar[bool] = True
+    needs = ("features",)
     real_batch: PositiveInt = 256
 
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:

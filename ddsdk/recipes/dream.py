@@ -42,6 +42,7 @@ class DREAM(TiledGradientMatching):
     """
 
     name: ClassVar[str] = "dream"
+    needs = ("second derivatives", "features")
     real_batch: PositiveInt = 128
     start: str = "k-means"
     candidates: PositiveInt = 512

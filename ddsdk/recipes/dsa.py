@@ -35,3 +35,4 @@ class DSA(GradientMatching):
     """
 
     name: ClassVar[str] = "dsa"
+    needs = ("second derivatives",)

@@ -67,6 +67,7 @@ class FRePo(LabelRegression):
     """
 
     name: ClassVar[str] = "frepo"
+    needs = ("features",)
     steps: PositiveInt = 2000
     pool: PositiveInt = 4
     student_steps: NonNegativeInt = 30

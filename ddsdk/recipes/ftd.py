@@ -44,6 +44,7 @@ class FTD(FromPixels):
     """
 
     name: ClassVar[str] = "ftd"
+    needs = ("second derivatives",)
     values: ClassVar[Mapping[str, Points]] = {**MTT_VALUES, "average": {10: 0.9999, 100: 0.9995, 500: 0.999}}
     sharpness: NonNegativeFloat = 0.01
 

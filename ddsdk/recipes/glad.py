@@ -48,6 +48,8 @@ class GLaD(LatentMatching):
     """
 
     name: ClassVar[str] = "glad"
+    sums_over_classes: ClassVar[bool] = True
+    needs = ("features",)
     layer: PositiveInt = 1
 
     def check(self) -> None:

@@ -102,6 +102,8 @@ class StudentGradientMatching(AugmentedRecipe):
 class GradientMatching(StudentGradientMatching):
     """Class-wise gradient matching along the training of students on the synthetic set."""
 
+    sums_over_classes: ClassVar[bool] = True
+
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
         """Return class-wise matching of gradients by the cosine of filters, under students trained on the set."""
         match, _ = self.levels(real, objectives.filter_cosine)

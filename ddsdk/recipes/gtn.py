@@ -70,6 +70,7 @@ class GTN(IterativeRecipe):
     """
 
     name: ClassVar[str] = "gtn"
+    needs = ("second derivatives",)
     ipc: PositiveInt = 832
     steps: PositiveInt = 2000
     per_class: PositiveInt | None = None

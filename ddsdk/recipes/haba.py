@@ -56,6 +56,7 @@ class HaBa(FromPixels):
     """
 
     name: ClassVar[str] = "haba"
+    needs = ("second derivatives", "features")
     values: ClassVar[Mapping[str, Points]] = {
         **MTT_VALUES,
         "max_start": {10: 2, 100: 20, 500: 20},

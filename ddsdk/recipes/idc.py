@@ -39,6 +39,7 @@ class IDC(TiledGradientMatching):
     """
 
     name: ClassVar[str] = "idc"
+    needs = ("second derivatives",)
 
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
         """Return matching of random real images, under fresh networks that train on real data."""

@@ -58,6 +58,8 @@ class IDM(SGDMatching):
     """
 
     name: ClassVar[str] = "idm"
+    sums_over_classes: ClassVar[bool] = True
+    needs = ("features",)
     real_batch: PositiveInt | None = None
     factor: PositiveInt = 2
     class_weight: NonNegativeFloat | None = None

@@ -47,6 +47,7 @@ class ITGAN(LatentMatching):
     """
 
     name: ClassVar[str] = "it-gan"
+    needs = ("features",)
     steps: PositiveInt = 5000
     image_lr: PositiveFloat = 0.001
     generator_dim: PositiveInt = 128

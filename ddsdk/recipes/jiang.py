@@ -46,6 +46,7 @@ class Jiang(StudentGradientMatching):
     """
 
     name: ClassVar[str] = "jiang"
+    needs = ("second derivatives",)
     collective: NonNegativeFloat = 1.0
     magnitude: NonNegativeFloat = 1.0
     patience: PositiveInt = 2

@@ -55,6 +55,8 @@ class KFS(DistributionMatching):
     """
 
     name: ClassVar[str] = "kfs"
+    sums_over_classes: ClassVar[bool] = True
+    needs = ("features",)
     image_lr: PositiveFloat = 0.003
     real_batch: PositiveInt = 256
     decoders: PositiveInt = 4

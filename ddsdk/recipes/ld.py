@@ -79,6 +79,7 @@ class LD(IterativeRecipe):
     """
 
     name: ClassVar[str] = "ld"
+    needs = ("second derivatives",)
     steps: PositiveInt = 20_000
     label_lr: PositiveFloat = 1e-3
     scale_lr: PositiveFloat = 0.01

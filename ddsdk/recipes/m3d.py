@@ -47,6 +47,8 @@ class M3D(SGDMatching):
     """
 
     name: ClassVar[str] = "m3d"
+    sums_over_classes: ClassVar[bool] = True
+    needs = ("features",)
     steps: PositiveInt = 10_000
     real_batch: PositiveInt = 256
     steps_per_student: PositiveInt = 10

@@ -41,6 +41,7 @@ class MTT(FromPixels):
     """
 
     name: ClassVar[str] = "mtt"
+    needs = ("second derivatives",)
     values: ClassVar[Mapping[str, Points]] = MTT_VALUES
 
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[ExpertSegment]:

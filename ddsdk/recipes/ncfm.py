@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import foundation, objectives, running, students, training
-from ddsdk.foundation import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from ddsdk.foundation import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, require
 from ddsdk.recipes.distribution import DistributionMatching
 from ddsdk.recipes.parts import augmentation_for, multiformation_set, unit_rate
 
@@ -72,6 +72,8 @@ class NCFM(DistributionMatching):
     """
 
     name: ClassVar[str] = "ncfm"
+    sums_over_classes: ClassVar[bool] = True
+    needs = ("features",)
     real_batch: PositiveInt = 1024
     factor: PositiveInt = 2
     frequencies: PositiveInt = 4096
@@ -84,6 +86,11 @@ class NCFM(DistributionMatching):
     pool_epochs: PositiveInt = 60
     pool_lr: PositiveFloat = 0.01
     pool_images: PositiveInt | None = None
+
+    def check(self) -> None:
+        """Check that the sampler, which trains on all classes, does not meet steps over some of them."""
+        rule = "be left out for a trained sampler, whose loss has all classes"
+        require(self.sampler == 0 or self.classes_per_step is None, "classes_per_step", rule, self.classes_per_step)
 
     def runs(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> TrainedRuns:
         """Return the training runs of the pool; a network is trained at its first use."""

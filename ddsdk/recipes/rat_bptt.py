@@ -63,6 +63,7 @@ class RaTBPTT(UnrolledTraining):
     """
 
     name: ClassVar[str] = "rat-bptt"
+    needs = ("second derivatives",)
     steps: PositiveInt = 60_000
     student_lr: PositiveFloat = 1e-3
     real_batch: PositiveInt = 5000

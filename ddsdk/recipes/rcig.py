@@ -61,6 +61,7 @@ class RCIG(LabelRegression):
     """
 
     name: ClassVar[str] = "rcig"
+    needs = ("features", "body", "no random layers")
     pool: PositiveInt = 4
     student_steps: NonNegativeInt = 100
     most_steps: PositiveInt = 15

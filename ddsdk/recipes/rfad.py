@@ -52,6 +52,7 @@ class RFAD(LabelRegression):
     """
 
     name: ClassVar[str] = "rfad"
+    needs = ("features",)
     networks: PositiveInt = 2
     scale_lr: PositiveFloat = 0.01
     ridge: NonNegativeFloat = 5e-3

@@ -76,6 +76,7 @@ class RTP(UnrolledTraining):
     """
 
     name: ClassVar[str] = "rtp"
+    needs = ("second derivatives",)
     steps: PositiveInt = 50_000
     image_lr: PositiveFloat = 0.1
     image_momentum: Momentum = 0.5

@@ -45,6 +45,7 @@ class SLDD(OrderedBatches):
     """
 
     name: ClassVar[str] = "sldd"
+    needs = ("second derivatives",)
     grey_lr: ClassVar[float] = 0.01
     images: PositiveInt | None = None
 

@@ -45,6 +45,7 @@ class TESLA(FromPixels):
     """
 
     name: ClassVar[str] = "tesla"
+    needs = ("second derivatives",)
     values: ClassVar[Mapping[str, Points]] = {
         **MTT_VALUES,
         "max_start": {**MTT_VALUES["max_start"], 10: 5},

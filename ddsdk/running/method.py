@@ -29,6 +29,7 @@ class Method(ABC, Generic[R]):
         length: Name of the field with the number of outer steps, or with the number of students where each student
             serves a fixed number of steps.
         retries: Largest number of learning-rate reductions after steps with non-finite values.
+        needs: Needs of the method of its networks beside logits, keys of `ddsdk.networks.NEEDS`.
 
     Example:
         >>> import ddsdk
@@ -41,6 +42,7 @@ class Method(ABC, Generic[R]):
     name: ClassVar[str]
     length: ClassVar[str] = "steps"
     retries: ClassVar[int] = 5
+    needs: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def protocol(self, real: R) -> TrainingProtocol:

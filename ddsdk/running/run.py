@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Generic, NoReturn, Protocol, TypeVar, final
 
 import torch
+from torch import nn
 
 from ddsdk.artefact import Distilled, assemble
-from ddsdk.foundation import as_generator, derive, require, seeded_layers
+from ddsdk.foundation import as_generator, derive, generator, plain_torch, require, seeded_layers, steps_in_plain_torch
+from ddsdk.networks import (
+    NETWORKS,
+    NetworkFactory,
+    NetworkSpec,
+    check_needs,
+    network_factory,
+    network_name,
+    require_repeatable,
+    takes_generator,
+)
 from ddsdk.running.loop import Distillation, Plan, Step
 from ddsdk.running.method import DirectMethod, IterativeMethod, Method
 from ddsdk.running.preview import BudgetFit, CostEstimate, estimate, shortened_method
 from ddsdk.running.warm_start import WarmStart, warm_start_
-from ddsdk.students import MakeStudent, RunProgress, require_repeatable
+from ddsdk.students import MakeStudent, RunProgress
 from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import TrainingProtocol
 
@@ -61,12 +73,13 @@ class Run(Generic[R], Iterator[Step]):
         Distilled(recipe='dm', images=(10, 1, 8, 8), classes=10, ipc=1)
     """
 
+    @plain_torch()
     def __init__(
         self,
         method: Method[R],
         real: R,
         *,
-        make_student: MakeStudent | None = None,
+        make_student: NetworkSpec | None = None,
         seed: int | torch.Generator = 0,
         start: WarmStart | None = None,
         validation: Validator | None = None,
@@ -77,9 +90,10 @@ class Run(Generic[R], Iterator[Step]):
         self.real = real
         allowed = make_student is None or method.uses_networks()
         require(allowed, "make_student", f"be left out for {method.name}, which has no networks", make_student)
+        self.make_student = method.student(real)
         if make_student is not None:
-            require_repeatable(make_student)
-        self.make_student = method.student(real) if make_student is None else make_student
+            # Parts of a changed plan have needs of their own.
+            self.make_student = _student_factory(make_student, real, () if transform else method.needs, method.name)
         self._networks = partial(_refuse_network, method.name) if self.make_student is None else self.make_student
         self.seconds = self.cpu_seconds = 0.0
         self._rng = as_generator(seed)
@@ -96,6 +110,7 @@ class Run(Generic[R], Iterator[Step]):
         return isinstance(self.method, IterativeMethod)
 
     @property
+    @plain_torch()
     def distillation(self) -> Distillation[Any]:
         """Loop of the run, built at first use; ValueError for a method without steps."""
         if self._distillation is None:
@@ -107,6 +122,7 @@ class Run(Generic[R], Iterator[Step]):
         """Return self: a run is its own iterator."""
         return self
 
+    @plain_torch()
     def __next__(self) -> Step:
         """Take one step.
 
@@ -128,8 +144,9 @@ class Run(Generic[R], Iterator[Step]):
         A method without such networks yields nothing.
         """
         if self.runs is not None:
-            yield from self.runs.make()
+            yield from steps_in_plain_torch(self.runs.make())
 
+    @plain_torch()
     def estimate(self) -> CostEstimate:
         """Return the estimated time, memory and disk space of the whole run, from trial steps that are undone.
 
@@ -179,6 +196,7 @@ class Run(Generic[R], Iterator[Step]):
             pass
         return self.distilled()
 
+    @plain_torch()
     def distilled(self) -> Distilled:
         """Return the artefact of the current set."""
         loop = None if isinstance(self.method, DirectMethod) else self.distillation
@@ -245,6 +263,27 @@ class Run(Generic[R], Iterator[Step]):
             self.cpu_seconds += time.process_time() - cpu
 
 
+def _student_factory(network: object, real: object, needs: Sequence[str], method: str) -> MakeStudent:
+    """Return the factory of a run's students, after the checks of a network that is none of the catalogue."""
+    shape, classes = (getattr(real, name, None) for name in ("image_shape", "num_classes"))
+    factory: Any = network
+    made = isinstance(network, str | NetworkFactory | nn.Module) or inspect.isclass(network)
+    if shape is None or classes is None or (not made and takes_generator(factory, shape, classes)):
+        # A function of a generator stays what it is, also in the provenance. Its students may have other classes than
+        # these data, such as those of a federation, and those of graphs take no images.
+        name = network_name(network)
+        student = None if isinstance(network, NetworkFactory) else require_repeatable(factory, name)
+        if shape is not None and student is not None:
+            check_needs(student, shape, needs, method, name)
+        return factory  # type: ignore[no-any-return]
+    if not isinstance(network, NetworkFactory):
+        factory = network_factory(network, shape, classes)  # type: ignore[arg-type]
+    if needs and factory.name not in NETWORKS:
+        norm = "norm" in factory.options
+        check_needs(factory(generator("needs")), factory.image_shape, needs, method, factory.name, norm)
+    return factory  # type: ignore[no-any-return]
+
+
 def _refuse_network(method: str, rng: torch.Generator) -> NoReturn:  # noqa: ARG001
     """Stand in for the factory of a method without networks.
 
@@ -258,7 +297,7 @@ def distill(
     method: Method[R],
     real: R,
     *,
-    make_student: MakeStudent | None = None,
+    make_student: NetworkSpec | None = None,
     seed: int | torch.Generator = 0,
     start: WarmStart | None = None,
     validation: Validator | None = None,
@@ -275,8 +314,9 @@ def distill(
     Args:
         method: Recipe such as ``ddsdk.DM(ipc=10)``, baseline, or another method.
         real: Real data. All computations run on its device.
-        make_student: Factory of the student networks, see `ddsdk.network_factory`. None for the default of the method,
-            which for a recipe is the network of its protocol.
+        make_student: Student network: a factory of `ddsdk.network_factory`, or what that function accepts: a name, a
+            class, a function with or without a generator, or a module, whose weights are drawn anew. None for the
+            default of the method, which for a recipe is the network of its protocol.
         seed: Root of all random numbers: an integer, or a generator, which is not advanced.
         start: Warm start: an earlier set, such as an artefact, with whose images the run starts, see
             `ddsdk.running.WarmStart`. None for the method's own start.

@@ -11,7 +11,6 @@ from .fixed import FixedTeachers as FixedTeachers
 from .fresh import FreshStudents as FreshStudents
 from .fresh import MakeStudent as MakeStudent
 from .fresh import prepare_student as prepare_student
-from .fresh import require_repeatable as require_repeatable
 from .makers import HeStudents as HeStudents
 from .makers import InterpolatedExperts as InterpolatedExperts
 from .makers import PerturbedExperts as PerturbedExperts

@@ -11,7 +11,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 from ddsdk.data import Batch, Source
 from ddsdk.foundation import CheckedDataclass, NonNegativeFloat, PositiveInt, derive, require_count
-from ddsdk.networks import Network
+from ddsdk.networks import features_and_logits
 from ddsdk.students.alternating import MakeOptimizer
 from ddsdk.students.fresh import MakeStudent, prepare_student
 from ddsdk.students.supply import Students
@@ -169,23 +169,17 @@ class ViewContrastLoss(CheckedDataclass):
         syn: SyntheticSet,
         rng: torch.Generator,
     ) -> Tensor:
-        """Return the loss on two images of each of some slots.
-
-        Raises:
-            TypeError: If the adversary is no `ddsdk.networks.Network`.
-        """
-        if not isinstance(adversary, Network):
-            raise TypeError(f"adversary must be a Network with embed and head, got {type(adversary).__name__}")
+        """Return the loss on two images of each of some slots."""
         decoded = syn.detached(derive(rng, "decode"))
         slots = torch.randperm(len(decoded.x) // self.views, generator=derive(rng, "slots"))[: self.batch]
         pair = torch.randperm(self.views, generator=derive(rng, "views"))[:2]
         positions = (slots[None] * self.views + pair[:, None]).flatten().to(decoded.x.device)
         batch = Batch(decoded.x[positions], decoded.y[positions])
-        features = adversary.embed(batch.x)
+        features, logits = features_and_logits(adversary, batch.x)
         first, second = features.chunk(2)
         distance = 1 - cosine_similarity(first, second).mean()
         contrastive = supervised_contrast(features, batch.y.argmax(1))
-        loss = cross_entropy(adversary.head(features), batch.y)
+        loss = cross_entropy(logits, batch.y)
         return loss + self.similarity * distance + self.contrast * contrastive
 
 

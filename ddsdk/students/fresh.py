@@ -8,12 +8,14 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ddsdk.data import Source
-from ddsdk.foundation import derive, generator, require, seeded_layers
-from ddsdk.networks import NetworkFactory, calibrate_batch_norm_, has_batch_norm
+from ddsdk.data import Source, sample_indices
+from ddsdk.foundation import derive, require, seeded_layers
+from ddsdk.networks import built, calibrate_batch_norm_, has_batch_norm
 from ddsdk.synthetic import SyntheticSet
 
 M = TypeVar("M", bound=nn.Module)
+_CALIBRATION_CLASSES = 100
+"""Largest number of classes whose images set the statistics of BatchNorm layers."""
 
 MakeStudent = Callable[[torch.Generator], nn.Module]
 """Factory of a network whose parameters depend on the generator alone."""
@@ -28,28 +30,6 @@ def prepare_student(make_student: MakeStudent, real: Source, rng: torch.Generato
     return calibrate(built(make_student, derive(rng, "init")).to(real.device), real, rng)
 
 
-def built(make_student: MakeStudent, rng: torch.Generator) -> nn.Module:
-    """Return a new network; weights that its factory draws from torch's global generators depend on `rng` too."""
-    with seeded_layers(rng):
-        return make_student(rng)
-
-
-def require_repeatable(make_student: MakeStudent) -> None:
-    """Check that equal generators give networks of equal weights, else raise ValueError; those of the catalogue do."""
-    if isinstance(make_student, NetworkFactory):
-        return
-    one, two = (built(make_student, generator("repeatable")).state_dict() for _ in range(2))
-    different = [name for name, tensor in one.items() if name not in two or not torch.equal(tensor, two[name])]
-    name = getattr(make_student, "__qualname__", type(make_student).__name__)
-    require(
-        not different and len(one) == len(two),
-        "make_student",
-        "give equal weights for equal generators: draw them from the generator or by PyTorch's own initialisation, "
-        "not from NumPy, Python's random or an own generator",
-        f"{name}, whose {different[0] if different else 'layers'} differ in two networks",
-    )
-
-
 def calibrate(student: M, real: Source, rng: torch.Generator, images: int = 16) -> M:
     """Set the statistics of BatchNorm layers to those of real images, and freeze them.
 
@@ -57,13 +37,14 @@ def calibrate(student: M, real: Source, rng: torch.Generator, images: int = 16) 
         student: Network, changed in place if it has BatchNorm layers.
         real: Source of the real images.
         rng: Root of the choice of images.
-        images: Number of images of each class.
+        images: Number of images of each class; of more than 100 classes, 100 random ones are used.
 
     Returns:
         The network itself.
     """
     if has_batch_norm(student):
-        batches = [real.of_class(c, images, derive(rng, "batch-norm", c)).x for c in range(real.num_classes)]
+        classes = sample_indices(torch.arange(real.num_classes), _CALIBRATION_CLASSES, derive(rng, "classes"))
+        batches = [real.of_class(c, images, derive(rng, "batch-norm", c)).x for c in classes.tolist()]
         with seeded_layers(derive(rng, "layers")):
             calibrate_batch_norm_(student, torch.cat(batches))
     return student

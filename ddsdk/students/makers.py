@@ -57,7 +57,7 @@ def batch_norm_student(make_student: MakeStudent) -> MakeStudent:
 
 def _with_norm(factory: NetworkFactory, norm: str) -> NetworkFactory:
     options = {**factory.options, "norm": norm}
-    return network_factory(factory.name, factory.image_shape, factory.num_classes, **options)
+    return network_factory(factory.spec, factory.image_shape, factory.num_classes, **options)
 
 
 @final

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from ddsdk.foundation import (
     PositiveFloat,
     PositiveInt,
     StorageError,
+    cache_folder,
     canonical_json,
     derive,
     generator,
@@ -42,9 +42,23 @@ from ddsdk.foundation import (
     strict_json,
     write_atomic,
 )
-from ddsdk.networks import function_digest
-from ddsdk.students.fresh import MakeStudent, built, calibrate, prepare_student, require_repeatable
-from ddsdk.training import CurvaturePenalty, FlatNetwork, gradient_step, sharpness_aware_step, weight_vector
+from ddsdk.networks import (
+    NetworkFactory,
+    built,
+    function_digest,
+    network_name,
+    require_repeatable,
+    uses_batch_statistics,
+)
+from ddsdk.students.fresh import MakeStudent, calibrate, prepare_student
+from ddsdk.training import (
+    CurvaturePenalty,
+    FlatNetwork,
+    gradient_step,
+    sharpness_aware_step,
+    split_batches,
+    weight_vector,
+)
 
 
 @final
@@ -137,14 +151,6 @@ class RunProgress(NamedTuple):
     total: int
 
 
-def cache_folder() -> Path:
-    """Return the folder of trained runs: ``$DDSDK_CACHE``, or ``ddsdk`` in the user's cache folder."""
-    configured = os.environ.get("DDSDK_CACHE")
-    if configured:
-        return Path(configured)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddsdk"
-
-
 @final
 class TrainedRuns:
     """Networks trained on one data set with the same settings and different seeds, each trained at its first use.
@@ -184,7 +190,8 @@ class TrainedRuns:
         self.training = training
         self.folder = cache_folder() if folder is None else folder
         self._real, self._make_student = real, make_student
-        require_repeatable(make_student)
+        if not isinstance(make_student, NetworkFactory):
+            require_repeatable(make_student, network_name(make_student))
         self._network = prepare_student(make_student, real, generator("template"))
         self._flat = FlatNetwork(self._network.train())
         images = len(self._pool(generator("template")))
@@ -378,7 +385,7 @@ class TrainedRuns:
         self, network: nn.Module, optimizer: torch.optim.Optimizer, order: Tensor, key: torch.Generator
     ) -> None:
         training, augmentation = self.training, Augmentation(self.training.augmentation)
-        for i, part in enumerate(torch.split(order, training.batch_size)):
+        for i, part in enumerate(split_batches(order, training.batch_size, uses_batch_statistics(network))):
             x, y = self._real.batch(part)
             draw = augmentation.per_image(len(x), derive(key, "augmentation", i))
             batch = Batch(*cutmix(draw(x), y, training.mix, derive(key, "mix", i)))

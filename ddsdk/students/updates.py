@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from ddsdk.data import NO_AUGMENTATION, Augmentation, Batch, Source, cutmix
 from ddsdk.foundation import CheckedDataclass, Fraction, NonNegativeInt, PositiveInt, derive
+from ddsdk.networks import uses_batch_statistics
 from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import Loss, epoch, gradient_step, micro_batch, pieces, soft_cross_entropy
 
@@ -52,9 +53,11 @@ class TrainOnSynthetic(CheckedDataclass):
         rng: torch.Generator,
     ) -> None:
         """Train the student in place."""
-        decoded = syn.detached(derive(rng, "decode"))
+        decoded, join_single = syn.detached(derive(rng, "decode")), uses_batch_statistics(student)
         for i in range(self.epochs):
-            for batch in epoch(decoded, self.batch_size, self.augmentation, derive(rng, "epoch", i)):
+            for batch in epoch(
+                decoded, self.batch_size, self.augmentation, derive(rng, "epoch", i), join_single=join_single
+            ):
                 gradient_step(student, optimizer, batch)
 
 
@@ -96,11 +99,13 @@ class EarlyStoppingUpdate(CheckedDataclass):
         self, student: nn.Module, optimizer: Optimizer, real: Source, syn: SyntheticSet, rng: torch.Generator
     ) -> None:
         """Train the student in place."""
-        decoded = syn.detached(derive(rng, "decode"))
+        decoded, join_single = syn.detached(derive(rng, "decode")), uses_batch_statistics(student)
         real_batch = real.mixed(self.real_batch, derive(rng, "real"))
         lowest, epochs_since = _loss(student, real_batch), 0
         for i in range(self.epochs):
-            for batch in epoch(decoded, self.batch_size, self.augmentation, derive(rng, "epoch", i)):
+            for batch in epoch(
+                decoded, self.batch_size, self.augmentation, derive(rng, "epoch", i), join_single=join_single
+            ):
                 gradient_step(student, optimizer, batch)
             loss = _loss(student, real_batch)
             lowest, epochs_since = (loss, 0) if loss < lowest else (lowest, epochs_since + 1)

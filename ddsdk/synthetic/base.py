@@ -55,6 +55,15 @@ class Parametrization(nn.Module, ABC):
             Images (B', C, H, W) with graph to the stored tensors, and their slots (B',) int64.
         """
 
+    def pull_back_(self, slots: Tensor, gradient: Tensor, rng: torch.Generator) -> None:
+        """Add the gradient of the images of `slots`, (B', C, H, W), to the gradients of the stored tensors.
+
+        Parametrizations whose slots are rows of one tensor override it: a gradient of a few rows as a tensor of all
+        rows costs two passes over the set for each class.
+        """
+        images, _ = self.decode(slots, rng)
+        torch.autograd.backward(images, gradient)
+
     def project_(self) -> None:
         """Project the stored tensors to their admissible range, in place, after an optimizer step."""
 
@@ -79,6 +88,13 @@ def check_images(images: Tensor, shape: tuple[int, ...]) -> None:
     """Raise ValueError unless `images` are finite and have the shape `shape`."""
     require(tuple(images.shape) == shape, "images", f"have shape {shape}", tuple(images.shape))
     require(bool(torch.isfinite(images).all()), "images", "be finite", "NaN or infinity")
+
+
+def add_row_gradients_(values: nn.Parameter, rows: Tensor, gradient: Tensor) -> None:
+    """Add gradients (B, ...) of the rows `rows`, (B,) int64, to the gradient of a parameter."""
+    if values.grad is None:
+        values.grad = torch.zeros_like(values)
+    values.grad.index_add_(0, rows, gradient)
 
 
 def clamp_(values: Tensor, bounds: Bounds | None) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from ddsdk.foundation import require, require_count
-from ddsdk.synthetic.base import Bounds, Parametrization, check_images, clamp_, stored_images
+from ddsdk.synthetic.base import Bounds, Parametrization, add_row_gradients_, check_images, clamp_, stored_images
 
 
 @final
@@ -57,16 +57,23 @@ class MultiFormation(Parametrization):
 
     def decode(self, slots: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Return factor^2 images for each of `slots`, row by row from the top left tile; decoding is deterministic."""
+        return self._cut(self.canvases[slots]), slots.repeat_interleave(self.factor**2)
+
+    def pull_back_(self, slots: Tensor, gradient: Tensor, rng: torch.Generator) -> None:  # noqa: ARG002
+        """Add the gradient to the canvases of the slots."""
+        canvases = self.canvases.detach()[slots].requires_grad_()
+        (canvas_gradient,) = torch.autograd.grad(self._cut(canvases), canvases, gradient)
+        add_row_gradients_(self.canvases, slots, canvas_gradient)
+
+    def _cut(self, canvases: Tensor) -> Tensor:
         f, (tile_height, tile_width) = self.factor, self._tile
-        canvases = self.canvases[slots]
         if f == 1:
-            return canvases, slots
+            return canvases
         b, c, height, width = canvases.shape
         padded = pad(canvases, (0, f * tile_width - width, 0, f * tile_height - height), mode="replicate")
         grid = padded.view(b, c, f, tile_height, f, tile_width).permute(0, 2, 4, 1, 3, 5)
         tiles = grid.reshape(b * f * f, c, tile_height, tile_width)
-        images = interpolate(tiles, (height, width), mode="bilinear", align_corners=False)
-        return images, slots.repeat_interleave(f * f)
+        return interpolate(tiles, (height, width), mode="bilinear", align_corners=False)
 
     def project_(self) -> None:
         """Clamp the pixels to the bounds, if any."""

@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ddsdk.synthetic.base import Bounds, Parametrization, check_images, clamp_, stored_images
+from ddsdk.synthetic.base import Bounds, Parametrization, add_row_gradients_, check_images, clamp_, stored_images
 
 
 @final
@@ -39,6 +39,10 @@ class Pixels(Parametrization):
     def decode(self, slots: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Return the images at `slots`; decoding is deterministic."""
         return self.images[slots], slots
+
+    def pull_back_(self, slots: Tensor, gradient: Tensor, rng: torch.Generator) -> None:  # noqa: ARG002
+        """Add the gradient to the rows of the parameter."""
+        add_row_gradients_(self.images, slots, gradient)
 
     def project_(self) -> None:
         """Clamp the pixels to the bounds, if any."""

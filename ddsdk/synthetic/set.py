@@ -94,7 +94,9 @@ class SyntheticSet(nn.Module):
 
     def is_finite(self) -> bool:
         """Return whether all stored numbers are finite."""
-        return all(bool(torch.isfinite(t).all()) for t in self.state_dict().values() if t.is_floating_point())
+        floats = (t for t in self.state_dict().values() if t.is_floating_point() and t.numel())
+        # One pass without a tensor of comparisons; a NaN is both the smallest and the largest number.
+        return all(bool(torch.isfinite(end)) for t in floats for end in t.aminmax())
 
 
 @final
@@ -200,8 +202,7 @@ class LeafView:
         for leaf, slots, rng in self._leaf_draws:
             if leaf.grad is not None:
                 # A newly derived generator gives a stochastic decoder the same random numbers again.
-                images, _ = self._syn.parametrization.decode(slots, derive(rng))
-                torch.autograd.backward(images, leaf.grad)
+                self._syn.parametrization.pull_back_(slots, leaf.grad, derive(rng))
                 leaf.grad = None
 
     def finish(self) -> None:

@@ -24,6 +24,7 @@ from .losses import half_squared_error as half_squared_error
 from .losses import soft_cross_entropy as soft_cross_entropy
 from .micro import micro_batch as micro_batch
 from .micro import pieces as pieces
+from .micro import split_batches as split_batches
 from .optimizers import InnerAdam as InnerAdam
 from .optimizers import InnerOptimizer as InnerOptimizer
 from .optimizers import InnerSGD as InnerSGD

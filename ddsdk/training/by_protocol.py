@@ -10,6 +10,7 @@ from torch import nn
 
 from ddsdk.data import Augmentation, Batch
 from ddsdk.foundation import derive, require_count, seeded_layers
+from ddsdk.networks import uses_batch_statistics
 from ddsdk.training.fit import epoch, evaluating_mode, gradient_step
 from ddsdk.training.losses import LOSSES, InputAttack, Loss
 from ddsdk.training.micro import micro_batch, pieces
@@ -54,7 +55,16 @@ def train(
     network.train()
     for i in range(protocol.epochs):
         key = derive(rng, "epoch", i)
-        minibatches = epoch(batch, protocol.batch_size, augmentation, key, mix=protocol.mix, shuffled=shuffled)
+        minibatches = epoch(
+            batch,
+            protocol.batch_size,
+            augmentation,
+            key,
+            mix=protocol.mix,
+            shuffled=shuffled,
+            # Each learned rate belongs to one batch of the stored order.
+            join_single=uses_batch_statistics(network) and not any(per_step),
+        )
         with seeded_layers(derive(key, "layers")):
             for step, minibatch in enumerate(minibatches, i * per_epoch):
                 _set_rates(optimizer, protocol, per_step, step, per_epoch)
@@ -97,10 +107,12 @@ def train_steps(network: nn.Module, batch: Batch, protocol: TrainingProtocol, st
     augmentation, shuffled = Augmentation(protocol.augmentation), protocol.order == "shuffled"
     optimizer, loss = _optimizer(network, protocol), LOSSES[protocol.loss]
     size, mix = protocol.batch_size, protocol.mix
-    epochs = (
-        epoch(batch, size, augmentation, derive(rng, "epoch", i), mix=mix, shuffled=shuffled) for i in itertools.count()
-    )
     network.train()
+    join_single = uses_batch_statistics(network)
+    epochs = (
+        epoch(batch, size, augmentation, derive(rng, "epoch", i), mix=mix, shuffled=shuffled, join_single=join_single)
+        for i in itertools.count()
+    )
     with seeded_layers(derive(rng, "layers")):
         for step, minibatch in enumerate(itertools.islice(itertools.chain.from_iterable(epochs), steps)):
             _set_rates(optimizer, protocol, PerStepSchedule(), step, steps / protocol.epochs)

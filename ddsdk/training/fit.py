@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ddsdk.data import Augmentation, Batch, cutmix
 from ddsdk.foundation import derive, require_positive
+from ddsdk.networks import embedding
 from ddsdk.training.losses import Loss, soft_cross_entropy
-from ddsdk.training.micro import micro_batch, pieces
+from ddsdk.training.micro import micro_batch, pieces, split_batches
 
 Penalty = Callable[[nn.Module, Batch], Tensor]
 """Penalty that is added to the loss of a network on a batch: a sum over the batch, with graph to the weights."""
@@ -71,6 +72,7 @@ def epoch(
     *,
     mix: float = 0.0,
     shuffled: bool = True,
+    join_single: bool = False,
 ) -> Iterator[Batch]:
     """Yield the augmented batches of one pass over a set.
 
@@ -81,10 +83,12 @@ def epoch(
         rng: Root of the order, the augmentation and the mixing of this pass.
         mix: Probability that a batch is mixed by CutMix after its augmentation.
         shuffled: True for a random order, false for the stored order.
+        join_single: True to join a last batch of one image to the batch before, as networks with batch statistics need,
+            see `ddsdk.networks.uses_batch_statistics`.
     """
     n, device = len(batch.x), batch.x.device
     order = torch.randperm(n, generator=derive(rng, "order")).to(device) if shuffled else torch.arange(n, device=device)
-    for i, positions in enumerate(torch.split(order, batch_size)):
+    for i, positions in enumerate(split_batches(order, batch_size, join_single)):
         draw = augmentation.per_image(len(positions), derive(rng, "augmentation", i))
         yield Batch(*cutmix(draw(batch.x[positions]), batch.y[positions], mix, derive(rng, "mix", i)))
 
@@ -125,8 +129,11 @@ def evaluating_mode(network: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def embeddings(network: nn.Module, x: Tensor) -> Tensor:
-    """Return `network.embed(x)`, (N, F), for images x, (N, C, H, W), in micro-batches and without graph."""
-    return _in_pieces(network.embed, network, x)  # type: ignore[arg-type]
+    """Return the features, (N, F), of images x, (N, C, H, W), in micro-batches and without graph.
+
+    The features are those of `ddsdk.networks.embedding`.
+    """
+    return _in_pieces(embedding(network), network, x)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ddsdk.networks import uses_batch_statistics
 
@@ -28,6 +28,21 @@ def micro_batch(network: nn.Module, device: torch.device, batch: int) -> int:
     if size is None or uses_batch_statistics(network) or getattr(network, "whole_batch", False):
         return max(1, batch)
     return size
+
+
+def split_batches(order: Tensor, size: int, join_single: bool) -> tuple[Tensor, ...]:
+    """Return consecutive batches of `order` with `size` entries each; the last one may be smaller.
+
+    Args:
+        order: Positions of the images of an epoch, (N,) int64.
+        size: Number of images in one batch.
+        join_single: True to join a last batch of one image to the batch before, because BatchNorm has no statistics of
+            one image.
+    """
+    batches = torch.split(order, size)
+    if join_single and len(batches) > 1 and len(batches[-1]) == 1:
+        return *batches[:-2], torch.cat(batches[-2:])
+    return batches
 
 
 def pieces(batch: int, size: int) -> Iterator[slice]:

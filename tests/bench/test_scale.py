@@ -18,7 +18,15 @@ def test_the_undo_table_times_a_shared_and_a_copied_queue(tmp_path, capsys):
     assert "full queue" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("option", ["width", "queue", "repeats"])
+def test_the_classes_table_times_groups_of_classes(tmp_path):
+    out = tmp_path / "classes.json"
+    small = ["--width", "2", "--classes", "6", "--classes-per-step", "2", "--real-batch", "2", "--repeats", "1"]
+    assert main(["--table", "classes", *small, "--out", str(out)]) == 0
+    (rows,) = json.loads(out.read_text())["rows"].values()
+    assert [row["classes"] for row in rows] == ["2 classes", "2 of 6 classes", "6 classes"]
+
+
+@pytest.mark.parametrize("option", ["width", "queue", "classes", "classes-per-step", "ipc", "real-batch", "repeats"])
 def test_bad_options_are_named(capsys, option):
     assert main([f"--{option}", "0"]) == 2
-    assert f"{option} must be at least 1, got 0" in capsys.readouterr().err
+    assert f"{option.replace('-', '_')} must be at least 1, got 0" in capsys.readouterr().err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -85,7 +85,8 @@ class TaskBatch:
             labels.append(torch.ones(len(noise), dtype=torch.int64))
             names.append("noise")
         pixels, targets = torch.cat(images), torch.cat(labels)
-        return dd.RealData(pixels, targets, class_names=names, preprocess=preprocess, name="stream", **facts)
+        options: dict[str, Any] = {"class_names": names, "preprocess": preprocess, "name": "stream", **facts}
+        return dd.RealData(pixels, targets, **options)
 
     def past(self, parts: Sequence[MemoryPart]) -> dict[Key, Tensor]:
         """Return the remembered images, (M, C, H, W) uint8, of each class of the task that the batch does not have."""

@@ -104,7 +104,8 @@ class FederatedTask:
 
     def make(self, rng: torch.Generator) -> Network:
         """Return a new network with random weights from `rng`."""
-        return self.factory(rng)
+        network: Network = self.factory(rng)
+        return network
 
     def real(self, images: Tensor, labels: Tensor, *, classes: Sequence[int] | None = None, name: str) -> dd.RealData:
         """Return labelled images as real data with the value space and the facts of the task.
