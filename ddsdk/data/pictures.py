@@ -154,7 +154,7 @@ def decode_all(pictures: Pictures, *, skip_unreadable: bool = False, split: str 
 
 def _require_memory(n: int, channels: int, height: int, width: int) -> None:
     what = f"{n} pictures of {height} x {width} pixels"
-    require_memory(n * channels * height * width, what, "pass a smaller resize, or fewer pictures")
+    require_memory(n * channels * height * width, what, "pass a smaller resize, fewer pictures, or on_disk=True")
 
 
 def _in_colour(grey: PixelArray, filled: int) -> PixelArray:
