@@ -22,7 +22,17 @@ import tyro
 
 from ddsdk.data import RealData, load_pair
 from ddsdk.experiments import draw_lines, markdown_table, mean_text
-from ddsdk.foundation import Store, Unit, canonical_json, generator, readable_json, require, strict_json, write_atomic
+from ddsdk.foundation import (
+    Store,
+    Unit,
+    canonical_json,
+    generator,
+    inner_folder,
+    readable_json,
+    require,
+    strict_json,
+    write_atomic,
+)
 
 S = TypeVar("S")
 Result = Mapping[str, Any]
@@ -268,7 +278,7 @@ class Benchmark(Generic[S]):
         values = {f.name: getattr(options, f.name) for f in dataclasses.fields(self.config)}  # type: ignore[arg-type]
         config = self.config(**values)
         runs, loaded = self.cells(options), self.load(options)
-        store, results = Store(options.out / "store"), []
+        store, results = Store(inner_folder(options.out, "store")), []
         for run in runs:
             result, kept = store.get_or_compute(self._unit(run, config, loaded), self._compute(run, config, loaded))
             results.append((run, strict_json(result)))

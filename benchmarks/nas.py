@@ -28,7 +28,7 @@ from benchmarks.kit import (
     value_of,
 )
 from benchmarks.nas_setting import ExperimentConfig, Parts
-from ddsdk.foundation import canonical_json, readable_json, require, strict_json, write_atomic
+from ddsdk.foundation import canonical_json, inner_folder, readable_json, require, strict_json, write_atomic
 from ddsdk_integrations.nas import (
     GradientNorm,
     NasWot,
@@ -256,7 +256,7 @@ def _cached_set(
     students = run["students"] or "one"
     conditions = {**_about(run, config), "students": students, "seed": run.seed, "widths": config.widths}
     conditions |= {"space": config.space, "device": config.device, "train": train.fingerprint}
-    set_folder = folder / "sets" / hashlib.sha256(canonical_json(conditions)).hexdigest()[:24]
+    set_folder = inner_folder(folder, "sets", hashlib.sha256(canonical_json(conditions)).hexdigest()[:24])
     if not (set_folder / "took.json").is_file():
         clock = time.process_time if config.device == "cpu" else time.perf_counter
         began = clock()

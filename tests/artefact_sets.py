@@ -1,10 +1,17 @@
 """Tiny distilled sets for tests, and what to compare."""
 
+import hashlib
+import json
+
+import numpy as np
 import torch
 
 from ddsdk.artefact.certificate import Certificate, NoisedRelease
 from ddsdk.artefact.distilled import Distilled
+from ddsdk.artefact.header import build_header
+from ddsdk.artefact.manifest import encode_manifest
 from ddsdk.data.preprocess import Preprocess
+from ddsdk.foundation.files import canonical_json
 
 FILES = ("README.md", "manifest.json", "set.safetensors", "sheet.png")
 HOSTILE = (
@@ -60,3 +67,39 @@ def same(a, b):
         assert getattr(a, name) == getattr(b, name)
     assert a.provenance == b.provenance
     assert a.certificate == b.certificate
+
+
+def forge(folder, edit=None, rehash=True, claimed=None, **arrays):
+    """Write a folder by hand, with hashes that fit, as an attacker would."""
+    base = make_set()
+    tensors = {"images": base.images.numpy(), "labels": base.labels.numpy()} | arrays
+    body = json.loads(encode_manifest(base.manifest))
+    kinds = {np.dtype("<f4"): "F32", np.dtype("<i8"): "I64"}
+    body["tensors"] = {
+        n: {"dtype": kinds[a.dtype], "shape": list(a.shape), "sha256": hashlib.sha256(a.tobytes()).hexdigest()}
+        for n, a in tensors.items()
+    }
+    with np.errstate(invalid="ignore"):
+        body["value_range"] = [float(np.nanmin(tensors["images"])), float(np.nanmax(tensors["images"]))]
+    if not np.array_equal(tensors["labels"], base.labels.numpy()):
+        body["storage"] |= {"labels": "soft", "label_floats": tensors["labels"].size}
+    body["storage"]["other_floats"] = sum(a.size for n, a in tensors.items() if n.startswith(("learned_", "edge_")))
+    counted = sum(body["storage"][n] for n in ("image_floats", "label_floats", "other_floats"))
+    body["storage"] |= {
+        "floats": counted,
+        "bytes": 4 * counted,
+        "tensor_bytes": sum(a.nbytes for a in tensors.values()),
+    }
+    if edit:
+        edit(body)
+    if rehash:
+        part = {k: v for k, v in body.items() if k not in ("id", "seal", "provenance")}
+        body["id"] = claimed or hashlib.sha256(canonical_json(part)).hexdigest()
+        body["seal"] = hashlib.sha256(canonical_json({k: v for k, v in body.items() if k != "seal"})).hexdigest()
+    told = {k: body.get(k) for k in ("id", "preprocess", "label_space", "class_names")}
+    header = build_header(
+        {n: (kinds[a.dtype], a.shape) for n, a in tensors.items()}, {"ddsdk": canonical_json(told).decode()}
+    )
+    order = sorted(tensors, key=lambda n: (-tensors[n].itemsize, n))
+    (folder / "set.safetensors").write_bytes(header + b"".join(tensors[n].tobytes() for n in order))
+    (folder / "manifest.json").write_bytes(canonical_json(body))

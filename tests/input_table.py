@@ -215,7 +215,10 @@ INPUTS = [
         *({}, RGB, ZOO, [*BY_CLASS, 2], "1 pictures in folders below class folder 'eel' belong to this class"),
     ),
     Input(
-        "folders", "HEIC without a plug-in", folder_with("eel/99.heic", b"ftypheic"), refusal="no known picture format"
+        "folders",
+        "HEIC without a plug-in",
+        folder_with("eel/99.heic", b"ftypheic"),
+        refusal="content in none of the formats PNG, JPEG",
     ),
     Input(
         "folders", "pictures of several sizes", sizes, refusal="pass resize=32 or resize=(height, width), or --resize"

@@ -19,7 +19,7 @@ from pathlib import Path
 import ddsdk as dd
 from ddsdk.cli import main
 from ddsdk.foundation.errors import ResumeError
-from ddsdk.running.checkpoint import read_checkpoint
+from ddsdk.running.checkpoint import has_checkpoint, read_checkpoint, read_config
 from ddsdk.running.job import CHECKPOINT
 
 STEPS = 60
@@ -62,12 +62,9 @@ def progress(out: Path) -> int:
     if (out / "manifest.json").exists():
         dd.Distilled.load(out)
     path = out / CHECKPOINT
-    if not path.exists():
+    if not has_checkpoint(path):
         return STEPS if (out / "manifest.json").exists() else 0
-    data = path.read_bytes()
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    config = json.loads(header["__metadata__"]["ddsdk"])["config"]
-    return int(read_checkpoint(path, config)["distillation"]["index"])
+    return int(read_checkpoint(path, read_config(path))["distillation"]["index"])
 
 
 def wait_for_step(out: Path, step: int) -> None:

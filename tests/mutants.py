@@ -140,6 +140,21 @@ MUTANTS: dict[str, Mutant] = {
         "hashes_fit = _seal(raw) == manifest.seal",
         "tests/test_artifact.py",
     ),
+    "storage of a manifest not compared": Mutant(
+        "ddsdk/artefact/manifest.py", "        if value != true:", "        if False:", "tests/test_lying_manifests.py"
+    ),
+    "link in the place of an inner folder": Mutant(
+        "ddsdk/foundation/files.py", "        if path.is_symlink():", "        if False:", "tests/test_links.py"
+    ),
+    "every format of pictures": Mutant(
+        "ddsdk/data/pictures.py", "else source, formats=FORMATS)", "else source)", "tests/test_picture_formats.py"
+    ),
+    "checksum of a checkpoint not compared": Mutant(
+        "ddsdk/running/checkpoint.py",
+        "if hashlib.sha256(data[:start] + _BLANK + data[end:]).hexdigest().encode() != data[start:end]:",
+        "if False:",
+        "tests/test_checkpoint.py",
+    ),
     "hash of a result not compared": Mutant(
         "ddsdk/foundation/unit.py",
         "intact = bool(end) and seal.sha256 == hashlib.sha256(result).hexdigest()",

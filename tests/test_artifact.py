@@ -13,14 +13,14 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from artefact_sets import CERTIFICATE, FILES, HOSTILE, make_set, same, visible
+from artefact_sets import CERTIFICATE, FILES, HOSTILE, forge, make_set, same, visible
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from ddsdk.artefact.distilled import Distilled
 from ddsdk.artefact.folder import read_artifact
-from ddsdk.artefact.header import build_header, parse_header
+from ddsdk.artefact.header import parse_header
 from ddsdk.artefact.manifest import encode_manifest
 from ddsdk.foundation.errors import ArtifactError
 from ddsdk.foundation.files import canonical_json
@@ -269,33 +269,6 @@ def test_tensors_of_another_set_are_refused(tmp_path):
 # -- hostile content under right hashes --
 
 
-def forge(folder, edit=None, rehash=True, claimed=None, **arrays):
-    """Write a folder by hand, with hashes that fit, as an attacker would."""
-    base = make_set()
-    tensors = {"images": base.images.numpy(), "labels": base.labels.numpy()} | arrays
-    body = json.loads(encode_manifest(base.manifest))
-    kinds = {np.dtype("<f4"): "F32", np.dtype("<i8"): "I64"}
-    body["tensors"] = {
-        n: {"dtype": kinds[a.dtype], "shape": list(a.shape), "sha256": hashlib.sha256(a.tobytes()).hexdigest()}
-        for n, a in tensors.items()
-    }
-    with np.errstate(invalid="ignore"):
-        body["value_range"] = [float(np.nanmin(tensors["images"])), float(np.nanmax(tensors["images"]))]
-    if edit:
-        edit(body)
-    if rehash:
-        part = {k: v for k, v in body.items() if k not in ("id", "seal", "provenance")}
-        body["id"] = claimed or hashlib.sha256(canonical_json(part)).hexdigest()
-        body["seal"] = hashlib.sha256(canonical_json({k: v for k, v in body.items() if k != "seal"})).hexdigest()
-    told = {k: body.get(k) for k in ("id", "preprocess", "label_space", "class_names")}
-    header = build_header(
-        {n: (kinds[a.dtype], a.shape) for n, a in tensors.items()}, {"ddsdk": canonical_json(told).decode()}
-    )
-    order = sorted(tensors, key=lambda n: (-tensors[n].itemsize, n))
-    (folder / "set.safetensors").write_bytes(header + b"".join(tensors[n].tobytes() for n in order))
-    (folder / "manifest.json").write_bytes(canonical_json(body))
-
-
 def reason_of(folder):
     with pytest.raises(ArtifactError) as caught:
         Distilled.load(folder)
@@ -430,3 +403,16 @@ def test_hostile_class_names_travel_clean(tmp_path):
     for name in found.class_names:
         assert name.isprintable()
     assert visible(tmp_path) == sorted(FILES)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "set.safetensors"])
+def test_a_folder_in_the_place_of_a_file_is_refused_and_leaks_nothing(tmp_path, name):
+    make_set().save(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    for _ in range(3):
+        with pytest.raises(ArtifactError, match=name) as error:
+            Distilled.load(tmp_path)
+        assert error.value.reason == "type"
+    descriptors = [fd for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
+    assert not any(str(tmp_path) in str(fd.readlink()) for fd in descriptors)

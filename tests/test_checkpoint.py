@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
+import logging
 import math
+import random
 
 import numpy as np
 import pytest
 import torch
+from failing_calls import fail_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddsdk.foundation.errors import ResumeError
-from ddsdk.running.checkpoint import pack, read_checkpoint, unpack, write_checkpoint
+from ddsdk.foundation.errors import ResumeError, StorageError
+from ddsdk.running.checkpoint import pack, previous_checkpoint, read_checkpoint, read_config, unpack, write_checkpoint
 
 CONFIG = {"recipe": "dm", "ipc": 1, "lr": 0.1}
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
@@ -158,3 +162,73 @@ def test_a_checkpoint_whose_tree_is_broken_is_refused(tmp_path):
         save_file({"0": torch.ones(1)}, tmp_path / "c", metadata={"ddsdk": note})
         with pytest.raises(ResumeError, match="cannot be read"):
             read_checkpoint(tmp_path / "c", CONFIG)
+
+
+STATE = {"x": torch.linspace(0, 1, 300), "step": 7, "names": ["a", "b"]}
+
+
+def test_each_of_200_random_bit_flips_is_found(tmp_path):
+    path, rng = tmp_path / "c", random.Random(0)
+    write_checkpoint(path, CONFIG, STATE)
+    whole = path.read_bytes()
+    for _ in range(200):
+        damaged, bit = bytearray(whole), rng.randrange(8 * len(whole))
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ResumeError, match="cannot be read"):
+            read_checkpoint(path, CONFIG)
+    path.write_bytes(whole)
+    assert same(read_checkpoint(path, CONFIG), STATE)
+
+
+def test_nan_is_refused_and_infinity_is_kept(tmp_path):
+    write_checkpoint(tmp_path / "c", CONFIG, {"x": torch.tensor([1.0, math.nan])})
+    with pytest.raises(ResumeError, match="cannot be read: tensor 0 holds NaN"):
+        read_checkpoint(tmp_path / "c", CONFIG)
+    write_checkpoint(tmp_path / "d", CONFIG, {"mask": torch.tensor([0.0, -math.inf])})
+    assert read_checkpoint(tmp_path / "d", CONFIG)["mask"].tolist() == [0, -math.inf]
+
+
+@pytest.mark.parametrize("fault", ["cut", "flipped", "missing", "NaN"])
+def test_the_checkpoint_before_a_damaged_one_is_read_and_named(tmp_path, caplog, fault):
+    caplog.set_level(logging.INFO, "ddsdk")
+    path = tmp_path / "checkpoint.safetensors"
+    for step in range(3):
+        write_checkpoint(
+            path, CONFIG, {"step": step, "x": torch.full((9,), math.nan if fault == "NaN" and step == 2 else 1.0)}
+        )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.previous.safetensors", "checkpoint.safetensors"]
+    whole = path.read_bytes()
+    if fault == "missing":
+        path.unlink()
+    elif fault != "NaN":
+        path.write_bytes(whole[:-3] if fault == "cut" else whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert read_checkpoint(path, CONFIG)["step"] == 1
+    assert "going on with the checkpoint before it, checkpoint.previous.safetensors" in caplog.text
+    assert read_config(path) == CONFIG
+    # The damaged file does not take the place of the good one for longer than a moment.
+    write_checkpoint(path, CONFIG, {"step": 8})
+    assert read_checkpoint(path, CONFIG) == {"step": 8}
+
+
+def test_two_damaged_checkpoints_are_refused(tmp_path):
+    path = tmp_path / "c"
+    write_checkpoint(path, CONFIG, {})
+    write_checkpoint(path, CONFIG, {})
+    path.write_bytes(b"torn")
+    previous_checkpoint(path).write_bytes(b"torn too")
+    with pytest.raises(ResumeError, match="c cannot be read: it has no checksum"):
+        read_checkpoint(path, CONFIG)
+
+
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "replace"])
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_failed_write_leaves_a_good_checkpoint(tmp_path, monkeypatch, call, n):
+    path = tmp_path / "c"
+    for step in range(2):
+        write_checkpoint(path, CONFIG, {"step": step})
+    fail_at(monkeypatch, call, n)
+    with contextlib.suppress(StorageError):
+        write_checkpoint(path, CONFIG, {"step": 2})
+    monkeypatch.undo()
+    assert read_checkpoint(path, CONFIG)["step"] in (1, 2)

@@ -380,7 +380,7 @@ def test_a_file_where_a_folder_should_be_is_named(made, tmp_path, capsys):
     where = str(tmp_path / "file" / "scores")
     assert main(["evaluate", str(made), *FAST, *ONCE, "--width", "4", "--results", where]) == 2
     told = capsys.readouterr().err
-    assert f"cannot make store {where!r}: Not a directory" in told
+    assert f"cannot make folder {where!r}: Not a directory" in told
 
 
 def test_a_used_folder_is_refused_without_resume(made, capsys):

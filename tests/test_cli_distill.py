@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import sys
 
@@ -111,3 +112,46 @@ def test_demo_shows_everything(tmp_path, capsys):
     exec(code, {})
     assert capsys.readouterr().out.startswith("Distilled(recipe=")
     assert (tmp_path / "demo" / "report.html").exists()
+
+
+def test_a_full_disk_is_found_before_the_first_step(tmp_path, monkeypatch, capsys):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
+    assert main([*ARGS, "--out", str(tmp_path / "set")]) != 0
+    told = capsys.readouterr().err
+    assert "the checkpoints and the set will take" in told and "the disk has 100 bytes free" in told
+    assert not (tmp_path / "set" / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGQUIT", "SIGTERM", "SIGINT"])
+def test_each_signal_to_stop_leaves_a_checkpoint(tmp_path, monkeypatch, capsys, name):
+    steps = dd.Job.steps
+
+    def signalled(job, run):
+        for step in steps(job, run):
+            if step.number == 2:
+                os.kill(os.getpid(), getattr(signal, name))
+            yield step
+
+    monkeypatch.setattr(dd.Job, "steps", signalled)
+    handlers = signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGQUIT)
+    assert main([*ARGS, "--out", str(tmp_path / "set")]) == 75
+    assert "stopped after step 2" in capsys.readouterr().err
+    assert handlers == (signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGQUIT))
+    assert (tmp_path / "set" / "checkpoint.safetensors").exists()
+
+
+def test_an_ignored_hangup_stays_ignored(tmp_path, monkeypatch):
+    before, steps, seen = signal.signal(signal.SIGHUP, signal.SIG_IGN), dd.Job.steps, []
+
+    def looking(job, run):
+        for step in steps(job, run):
+            seen.append(signal.getsignal(signal.SIGHUP))
+            yield step
+
+    monkeypatch.setattr(dd.Job, "steps", looking)
+    try:
+        assert main([*ARGS, "--out", str(tmp_path / "set")]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert seen == [signal.SIG_IGN] * 3

@@ -118,7 +118,7 @@ def test_sweep_takes_only_our_stale_names(tmp_path):
         path.write_bytes(b"x")
     folder = tmp_path / ".ddsdk-bbbbbbbbbbbbbbbb.tmp"
     (folder / "inner").mkdir(parents=True)
-    for path in (ours, folder, *foreign):
+    for path in (ours, folder / "inner", folder, *foreign):
         os.utime(path, (1, 1))
     assert remove_stale_files(tmp_path) == [ours.name, folder.name]
     assert young.exists()
@@ -231,3 +231,50 @@ def test_canonical_json_has_one_spelling():
 def test_strict_json_refuses(text):
     with pytest.raises(ValueError):
         strict_json(text)
+
+
+def test_the_first_write_of_a_process_sweeps_its_folder(tmp_path):
+    stale = tmp_path / ".ddsdk-0123456789abcdef.tmp"
+    stale.write_bytes(b"x")
+    os.utime(stale, (1, 1))
+    write_atomic(tmp_path / "ledger.json", b"{}")
+    assert names(tmp_path) == ["ledger.json"]
+
+
+def test_a_wrong_local_clock_removes_no_young_file(tmp_path, monkeypatch):
+    young = tmp_path / ".ddsdk-0123456789abcdef.tmp"
+    young.write_bytes(b"x")
+    late = time.time() + 10 * 3600
+    monkeypatch.setattr(time, "time", lambda: late)
+    assert remove_stale_files(tmp_path) == []
+    assert names(tmp_path) == [young.name]
+
+
+WRITING = """
+import os, sys
+real = os.fsync
+def wait(handle):
+    print("writing", flush=True)
+    sys.stdin.read()
+    real(handle)
+os.fsync = wait
+from ddsdk.foundation.files import write_atomic
+write_atomic(sys.argv[1], b"new")
+"""
+
+
+def test_the_file_of_a_living_writer_stays(tmp_path):
+    path = tmp_path / "a"
+    child = subprocess.Popen(
+        [sys.executable, "-c", WRITING, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout.readline().strip() == "writing"
+        (temporary,) = tmp_path.iterdir()
+        os.utime(temporary, (1, 1))
+        assert remove_stale_files(tmp_path, older_than=0) == []
+    finally:
+        child.communicate()
+    assert child.returncode == 0
+    assert path.read_bytes() == b"new"
+    assert names(tmp_path) == ["a"]

@@ -71,6 +71,27 @@ def test_a_run_resumes_after_any_step(tmp_path, start, every, how):
         assert content_id == straight
 
 
+@pytest.mark.parametrize("fault", ["flipped", "missing"])
+def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path, start, fault):
+    _, straight = run_through(tmp_path / "straight", start)
+    folder = tmp_path / "damaged"
+    with dd.Job(folder, CONFIG, every=0.0) as job:
+        for step in job.steps(start()):
+            if step.number == 4:
+                break
+    path = folder / CHECKPOINT
+    whole = path.read_bytes()
+    path.unlink()
+    if fault == "flipped":
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ResumeError, match="already holds a run"), dd.Job(folder, CONFIG):
+        pass
+    with dd.Job(folder, CONFIG, resume=True) as job:
+        assert job.steps_taken == 4
+    assert run_through(folder, start, resume=True) == ([5], straight)
+    assert not [path.name for path in folder.iterdir() if path.name.startswith("checkpoint")]
+
+
 def test_a_job_knows_what_it_goes_on_from(tmp_path, start):
     with dd.Job(tmp_path, CONFIG, resume=True) as job:
         assert not job.resumes
@@ -102,7 +123,8 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
             pass
 
 
-def test_an_interrupt_within_a_step_leaves_a_sound_checkpoint(tmp_path, start):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, torch.OutOfMemoryError, MemoryError])
+def test_an_error_within_a_step_leaves_a_sound_checkpoint(tmp_path, start, error):
     _, straight = run_through(tmp_path / "straight", start)
     run, folder = start(), tmp_path / "broken"
     optimizer = run.distillation._optimizer
@@ -112,10 +134,10 @@ def test_an_interrupt_within_a_step_leaves_a_sound_checkpoint(tmp_path, start):
         step()
         calls.append(1)
         if len(calls) == 3:
-            raise KeyboardInterrupt
+            raise error
 
     optimizer.step = interrupted
-    with dd.Job(folder, CONFIG) as job, pytest.raises(KeyboardInterrupt):
+    with dd.Job(folder, CONFIG) as job, pytest.raises(error):
         list(job.steps(run))
     numbers, content_id = run_through(folder, start, resume=True)
     assert numbers == [3, 4, 5]

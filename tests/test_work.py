@@ -118,9 +118,9 @@ def test_a_damaged_result_is_set_aside_and_computed_again(store):
 
 def test_a_store_that_cannot_be_made_says_so(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot make store"):
+    with pytest.raises(StorageError, match="cannot make folder"):
         Store(tmp_path / "file" / "store").make()
-    with pytest.raises(StorageError, match="cannot make store"):
+    with pytest.raises(StorageError, match="cannot make folder"):
         Store(tmp_path / "file" / "store").get_or_compute(
             echo("a"), lambda: pytest.fail("work whose result cannot be kept")
         )
@@ -229,6 +229,37 @@ def test_a_killed_process_costs_the_unit_that_it_held(store, tmp_path):
     gate.write_text("")
     assert names(running) == ["held"]
     assert sorted(calls(log)) == ["held", "held", "u0", "u1", "u2", "u3"]
+
+
+def test_a_stopped_process_is_replaced_and_ends_no_run(tmp_path):
+    store, log, gate = Store(tmp_path / "store", lease_seconds=1.0), tmp_path / "log", tmp_path / "gate"
+    running = Processes(1).run(
+        store, [echo("first", log=str(log)), echo("held", log=str(log), wait_for=str(gate))], compute
+    )
+    assert names([next(running)]) == ["first"]
+    while "held" not in log.read_text():
+        time.sleep(0.02)
+    (pid,) = {int(line.split()[1]) for line in log.read_text().splitlines() if line.startswith("held")}
+    os.kill(pid, signal.SIGSTOP)
+    gate.write_text("")
+    assert names(running) == ["held"]
+    assert calls(log) == ["first", "held", "held"]
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_run_that_is_left_ends_its_stopped_worker(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("ddsdk.experiments.executors._GRACE", 0.2)
+    log, gate = tmp_path / "log", tmp_path / "gate"
+    running = Processes(1).run(
+        store, [echo("first", log=str(log)), echo("held", log=str(log), wait_for=str(gate))], compute
+    )
+    next(running)
+    pid = int(log.read_text().split()[1])
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    running.close()
+    assert time.monotonic() - began < 5
+    assert not Path(f"/proc/{pid}").exists()
 
 
 def test_a_unit_that_kills_its_workers_is_given_up(store):

@@ -20,7 +20,7 @@ from ddsdk.artefact.card import card_markdown
 from ddsdk.artefact.certificate import NO_PRIVACY, Certificate
 from ddsdk.artefact.faults import edge_fault, label_fault, per_step_fault
 from ddsdk.artefact.folder import pack_artifact, read_artifact, unpack_artifact, write_artifact
-from ddsdk.artefact.manifest import Manifest, build_manifest
+from ddsdk.artefact.manifest import Manifest, TensorEntry, build_manifest
 from ddsdk.artefact.sheet import sheet_png
 from ddsdk.data import Preprocess
 from ddsdk.foundation import ArtifactError, clean, clean_json, require
@@ -207,6 +207,9 @@ class Distilled:
     @cached_property
     def manifest(self) -> Manifest:
         """Content of `manifest.json`."""
+        return self._manifest(None)
+
+    def _manifest(self, entries: Mapping[str, TensorEntry] | None) -> Manifest:
         return build_manifest(
             self.arrays(),
             class_names=self.class_names,
@@ -216,6 +219,7 @@ class Distilled:
             image_floats=self.stored_floats,
             provenance=self.provenance,
             certificate=self.certificate,
+            entries=entries,
         )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -281,12 +285,16 @@ class Distilled:
         return write_artifact(folder, self.manifest, self.arrays(), card=card, sheet=sheet_png(self))
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> Distilled:
+    def load(cls, folder: str | os.PathLike[str], *, max_bytes: int | None = None) -> Distilled:
         """Return the set in a folder, after all checks of `ddsdk.artefact.read_artifact`.
 
         A folder without a valid set gives an `ArtifactError`, whose ``reason`` is a short code.
+
+        Args:
+            folder: Folder of the set.
+            max_bytes: Largest accepted size of the tensor file, in bytes. None for half of the machine's memory.
         """
-        return cls._of(*read_artifact(folder))
+        return cls._of(*read_artifact(folder, max_bytes=max_bytes))
 
     def to_bytes(self) -> bytes:
         """Return the set as one byte string, without dataset card and contact sheet."""
@@ -301,7 +309,7 @@ class Distilled:
     def _of(cls, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> Distilled:
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         try:
-            return cls(
+            distilled = cls(
                 tensors["images"],
                 tensors["labels"],
                 class_names=manifest.class_names,
@@ -317,6 +325,10 @@ class Distilled:
             )
         except (ValueError, TypeError, OverflowError) as error:
             raise ArtifactError("preprocess", f"the set cannot be rebuilt: {clean(str(error))}") from None
+        own = distilled._manifest(manifest.tensors)
+        if own.id != manifest.id:
+            raise ArtifactError("id", f"the set has the content id {own.id}, and its manifest states {manifest.id}")
+        return distilled
 
     def first_of_classes(self, counts: Sequence[int]) -> Distilled:
         """Return the set with at most `counts[c]` images of class c: the first ones in the stored order.

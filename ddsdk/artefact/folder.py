@@ -23,19 +23,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddsdk.artefact.faults import edge_fault, label_fault, per_step_fault
-from ddsdk.artefact.header import build_header, header_length, parse_header
-from ddsdk.artefact.manifest import Manifest, decode_manifest, encode_manifest, tensor_bytes
+from ddsdk.artefact.header import HEADER_CAP, build_header, header_length, parse_header
+from ddsdk.artefact.manifest import Manifest, are_hard, decode_manifest, encode_manifest, tensor_bytes
 from ddsdk.foundation import (
     ArtifactError,
     StorageError,
     canonical_json,
     lock,
+    make_folder,
+    memory_limit,
+    open_unblocked,
     remove_stale_files,
     strict_json,
     write_atomic,
 )
 
-MAX_BYTES = 64 << 30
+_HOLES = 16
+"""Bytes of a file for each byte on the disk, above which it counts as one of holes."""
+_SMALL_BYTES = 16 << 20
 CARD_MARK = "<!-- written by ddsdk -->"
 _SET, _MANIFEST, _CARD, _SHEET = "set.safetensors", "manifest.json", "README.md", "sheet.png"
 _MAX_MANIFEST_BYTES = 16 << 20
@@ -71,10 +76,10 @@ def read_manifest_summary(folder: str | os.PathLike[str]) -> Manifest:
     with _open_regular(Path(folder) / _MANIFEST) as (handle, size):
         if size > _MAX_MANIFEST_BYTES:
             raise ArtifactError("size", f"manifest.json has {size} bytes, cap is {_MAX_MANIFEST_BYTES}")
-        return decode_manifest(handle.read(_MAX_MANIFEST_BYTES))
+        return decode_manifest(handle.read(size))
 
 
-def read_artifact(folder: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Artifact:
+def read_artifact(folder: str | os.PathLike[str], *, max_bytes: int | None = None) -> Artifact:
     """Return the manifest and the tensors of a distilled set that passes all checks.
 
     Size, header, schema and hashes are checked first, then finiteness, value range and labels. Nothing is unpickled,
@@ -82,13 +87,14 @@ def read_artifact(folder: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES)
 
     Args:
         folder: Folder of the set.
-        max_bytes: Largest accepted size of the tensor file, in bytes.
+        max_bytes: Largest accepted size of the tensor file, in bytes. None for half of the machine's memory, and no
+            file above 16 MiB of which less than a sixteenth is on the disk.
 
     Raises:
         ArtifactError: If a check fails. Its ``reason`` is ``"missing"``, ``"type"``, ``"size"``, ``"manifest"``,
             ``"format"``, ``"schema"``, ``"text"``, ``"seal"``, ``"privacy"``, ``"truncated"``, ``"header"``,
-            ``"dtype"``, ``"mixed"``, ``"hash"``, ``"finite"``, ``"range"``, ``"labels"``, ``"rate"``, ``"edges"`` or
-            ``"classes"``.
+            ``"dtype"``, ``"mixed"``, ``"hash"``, ``"finite"``, ``"range"``, ``"labels"``, ``"rate"``, ``"edges"``,
+            ``"classes"`` or ``"storage"``.
 
     Example:
         >>> import ddsdk
@@ -120,14 +126,13 @@ def _open_regular(path: Path) -> Iterator[tuple[BufferedReader, int]]:
     Raises:
         ArtifactError: If the file is missing, cannot be opened, or is not a regular file.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        descriptor = os.open(path, flags)
+        handle = open(path, "rb", opener=open_unblocked)  # noqa: SIM115 - closed below
     except FileNotFoundError:
         raise ArtifactError("missing", f"{str(path)!r} does not exist") from None
     except OSError as error:
         raise ArtifactError("type", f"{str(path)!r} cannot be opened: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as handle:
+    with handle:
         status = os.fstat(handle.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ArtifactError("type", f"{str(path)!r} is not a regular file")
@@ -138,7 +143,7 @@ def _pending(manifest: Manifest) -> str:
     return f"set-{manifest.id[:16]}.safetensors"
 
 
-def _read_tensors(folder: Path, manifest: Manifest, max_bytes: int) -> dict[str, NDArray[Any]]:
+def _read_tensors(folder: Path, manifest: Manifest, max_bytes: int | None) -> dict[str, NDArray[Any]]:
     with contextlib.ExitStack() as stack:
         try:
             handle, size = stack.enter_context(_open_regular(folder / _pending(manifest)))
@@ -146,11 +151,24 @@ def _read_tensors(folder: Path, manifest: Manifest, max_bytes: int) -> dict[str,
             if error.reason != "missing":
                 raise
             handle, size = stack.enter_context(_open_regular(folder / _SET))
-        if size > max_bytes:
-            raise ArtifactError("size", f"tensor file has {size} bytes, cap is {max_bytes}")
+        _check_size(size, manifest, max_bytes)
+        on_disk = 512 * getattr(os.fstat(handle.fileno()), "st_blocks", size)
+        if max_bytes is None and size > max(_SMALL_BYTES, _HOLES * on_disk):
+            rule = "pass max_bytes if its file system compresses so well"
+            raise ArtifactError("size", f"tensor file has {size} bytes, of which {on_disk} are on the disk; {rule}")
         tensors = _load(handle, size, manifest)
     _check_tensors(manifest, tensors)
     return tensors
+
+
+def _check_size(size: int, manifest: Manifest, max_bytes: int | None) -> None:
+    cap = memory_limit() if max_bytes is None else max_bytes
+    if size > cap:
+        rule = "pass a larger max_bytes to read it all the same"
+        raise ArtifactError("size", f"tensor file has {size} bytes, cap is {cap}; {rule}")
+    declared = manifest.storage.tensor_bytes
+    if size > 8 + HEADER_CAP + declared:
+        raise ArtifactError("size", f"tensor file has {size} bytes, and its manifest describes {declared}")
 
 
 def _load(handle: BufferedIOBase, size: int, manifest: Manifest) -> dict[str, NDArray[Any]]:
@@ -217,6 +235,9 @@ def _check_tensors(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> N
     classes = tensors.get("classes")
     if classes is not None and not ((classes >= 0) & (classes < len(manifest.class_names))).all():
         raise ArtifactError("classes", f"classes must lie in 0..{len(manifest.class_names) - 1}")
+    labels = "hard" if are_hard(tensors["labels"]) else "soft"
+    if labels != manifest.storage.labels:
+        raise ArtifactError("storage", f"storage must state {labels} labels, got {manifest.storage.labels}")
 
 
 def write_artifact(
@@ -226,7 +247,7 @@ def write_artifact(
 
     At every moment, also after a crash, the folder opens as the old set or as the new one. A set that could not be
     opened again gives an `ArtifactError`, a folder to which another process writes a `FolderBusyError`, and a failed
-    write or a folder with a README.md or manifest.json that ddsdk has not written a `StorageError`.
+    write or a folder with a file of a set's file names that ddsdk has not written a `StorageError`.
 
     Args:
         folder: Folder, which is made if it does not exist.
@@ -237,16 +258,10 @@ def write_artifact(
 
     Returns:
         The content id of the set.
-
-    Raises:
-        StorageError: If the folder cannot be made.
     """
     folder = Path(folder)
     blob = _serialise(manifest, tensors)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot make folder {str(folder)!r}: {error.strerror}") from error
+    make_folder(folder)
     with lock(folder):
         remove_stale_files(folder, older_than=0)
         old = current_manifest(folder)
@@ -289,12 +304,12 @@ def pack_artifact(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> by
     return len(head).to_bytes(8, "little") + head + blob
 
 
-def unpack_artifact(data: bytes, *, max_bytes: int = MAX_BYTES) -> Artifact:
+def unpack_artifact(data: bytes, *, max_bytes: int | None = None) -> Artifact:
     """Return the set in a byte string from `pack_artifact`, after the checks of `read_artifact`.
 
     Args:
         data: Byte string of a packed set.
-        max_bytes: Largest accepted size of the tensor file, in bytes.
+        max_bytes: Largest accepted size of the tensor file, in bytes. None for half of the machine's memory.
 
     Raises:
         ArtifactError: If a check fails; its ``reason`` is a short code.
@@ -303,8 +318,7 @@ def unpack_artifact(data: bytes, *, max_bytes: int = MAX_BYTES) -> Artifact:
     if len(data) < 8 or not 0 < length <= min(_MAX_MANIFEST_BYTES, len(data) - 8):
         raise ArtifactError("size", f"packed set must begin with the length of its manifest, got {len(data)} bytes")
     manifest, blob = decode_manifest(data[8 : 8 + length]), memoryview(data)[8 + length :]
-    if len(blob) > max_bytes:
-        raise ArtifactError("size", f"tensor file has {len(blob)} bytes, cap is {max_bytes}")
+    _check_size(len(blob), manifest, max_bytes)
     tensors = _load(io.BytesIO(blob), len(blob), manifest)
     _check_tensors(manifest, tensors)
     return Artifact(manifest, tensors)
@@ -331,7 +345,7 @@ def current_manifest(folder: Path) -> Manifest | None:
 
 
 def check_overwrite(folder: Path, old: Manifest | None) -> None:
-    """Check that a folder without a set has no README.md or manifest.json that ddsdk has not written.
+    """Check that a folder without a set holds no file of a set's file names that ddsdk has not written.
 
     Args:
         folder: Folder that is to be written.
@@ -340,15 +354,25 @@ def check_overwrite(folder: Path, old: Manifest | None) -> None:
     Raises:
         StorageError: If there is such a file.
     """
-    card = folder / _CARD
-    if old is not None or not (os.path.lexists(card) or os.path.lexists(folder / _MANIFEST)):
+    found = [name for name in (_SET, _MANIFEST, _CARD, _SHEET) if os.path.lexists(folder / name)]
+    if old is not None or not found or _has_own_card(folder) or (found == [_SET] and _is_own_tensor_file(folder)):
         return
-    with contextlib.suppress(OSError), card.open("rb") as handle:
-        if CARD_MARK.encode() in handle.read(1 << 20):
-            return
-    raise StorageError(
-        f"{str(folder)!r} holds a README.md or manifest.json that ddsdk has not written; name a new folder"
-    )
+    names = " and ".join(found)
+    raise StorageError(f"{str(folder)!r} holds {names} that ddsdk has not written; name a new folder")
+
+
+def _has_own_card(folder: Path) -> bool:
+    with contextlib.suppress(ArtifactError), _open_regular(folder / _CARD) as (handle, _):
+        return CARD_MARK.encode() in handle.read(1 << 20)
+    return False
+
+
+def _is_own_tensor_file(folder: Path) -> bool:
+    """Return whether the tensor file is that of a first write which was killed before its dataset card."""
+    with contextlib.suppress(ArtifactError), _open_regular(folder / _SET) as (handle, size):
+        length = header_length(handle.read(8), size)
+        return "ddsdk" in parse_header(handle.read(length), size - 8 - length).metadata
+    return False
 
 
 def _settle(folder: Path, manifest: Manifest) -> None:

@@ -9,6 +9,7 @@ the set.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -23,7 +24,8 @@ from ddsdk.foundation import NAME_LIMIT, ArtifactError, canonical_json, clean, c
 FORMAT = 4
 """The latest format number. A set is written with the lowest number whose readers can open it."""
 
-_NUMPY = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
+_MAX_IMAGE_FLOATS = 1 << 40
+_NUMPY: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
 # Dtype and allowed ranks of each tensor that a set may hold; the first two tensors are required.
 _SCHEMA: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "images": ("F32", (4,)),
@@ -142,6 +144,7 @@ def build_manifest(
     image_floats: int,
     provenance: Mapping[str, Any],
     certificate: Certificate | None,
+    entries: Mapping[str, TensorEntry] | None = None,
 ) -> Manifest:
     """Return the manifest of a set, with the hashes of its tensors, its storage budget, id and seal.
 
@@ -154,19 +157,23 @@ def build_manifest(
         image_floats: Number of floats from which the images are decoded.
         provenance: Provenance of the set, JSON values.
         certificate: Certificate of a differentially private set. None for other sets.
+        entries: Descriptions of the tensors by name, whose hashes were checked. None computes them.
     """
-    entries = {name: _entry(array) for name, array in sorted(tensors.items())}
+    if entries is None:
+        entries = {name: _entry(array) for name, array in sorted(tensors.items())}
     images, ranks = tensors["images"], {name: array.ndim for name, array in tensors.items()}
     body: dict[str, Any] = {
         "format": _format(label_space, ranks, certified=certificate is not None),
         "kind": "ddsdk.distilled",
-        "tensors": entries,
+        "tensors": msgspec.to_builtins(entries),
         "value_range": [float(images.min()), float(images.max())],
         "preprocess": clean_json(dict(preprocess)),
         "label_space": label_space,
         "class_names": [clean(name) for name in class_names],
         "evaluation": clean_json(dict(protocol)),
-        "storage": _storage(tensors, image_floats),
+        "storage": msgspec.to_builtins(
+            _storage(entries, image_floats, "hard" if are_hard(tensors["labels"]) else "soft")
+        ),
         "provenance": clean_json(dict(provenance)),
         "privacy": NO_PRIVACY,
     }
@@ -187,28 +194,32 @@ def _format(label_space: str, ranks: Mapping[str, int], *, certified: bool) -> i
     return 2 if needs_format_2 else 1
 
 
-def _entry(array: NDArray[Any]) -> dict[str, Any]:
-    names = {dtype: name for name, dtype in _NUMPY.items()}
+def _entry(array: NDArray[Any]) -> TensorEntry:
+    names: dict[np.dtype[Any], Any] = {dtype: name for name, dtype in _NUMPY.items()}
     dtype = names.get(array.dtype.newbyteorder("<"), str(array.dtype))
-    digest = hashlib.sha256(tensor_bytes(array)).hexdigest()
-    return {"dtype": dtype, "shape": list(array.shape), "sha256": digest}
+    return TensorEntry(dtype=dtype, shape=array.shape, sha256=hashlib.sha256(tensor_bytes(array)).hexdigest())
 
 
-def _storage(tensors: Mapping[str, NDArray[Any]], image_floats: int) -> dict[str, Any]:
-    labels = tensors["labels"]
-    hard = bool(((labels == 0) | (labels == 1)).all() and (labels.sum(axis=-1) == 1).all())
-    label_floats = len(labels) if hard else labels.size
-    other_floats = sum(array.size for name, array in tensors.items() if name.startswith(("learned_", "edge_")))
+def are_hard(labels: NDArray[Any]) -> bool:
+    """Return whether label rows (M, K) are one-hot."""
+    return bool(((labels == 0) | (labels == 1)).all() and (labels.sum(axis=-1) == 1).all())
+
+
+def _storage(entries: Mapping[str, TensorEntry], image_floats: int, labels: Literal["hard", "soft"]) -> Storage:
+    """Return the storage budget: all but the floats of the images follows from the shapes and the kind of labels."""
+    sizes = {name: math.prod(entry.shape) for name, entry in entries.items()}
+    label_floats = entries["labels"].shape[0] if labels == "hard" else sizes["labels"]
+    other_floats = sum(size for name, size in sizes.items() if name.startswith(("learned_", "edge_")))
     floats = image_floats + label_floats + other_floats
-    return {
-        "image_floats": image_floats,
-        "label_floats": label_floats,
-        "other_floats": other_floats,
-        "floats": floats,
-        "bytes": 4 * floats,
-        "tensor_bytes": sum(a.nbytes for a in tensors.values()),
-        "labels": "hard" if hard else "soft",
-    }
+    return Storage(
+        image_floats=image_floats,
+        label_floats=label_floats,
+        other_floats=other_floats,
+        floats=floats,
+        bytes=4 * floats,
+        tensor_bytes=sum(size * _NUMPY[entries[name].dtype].itemsize for name, size in sizes.items()),
+        labels=labels,
+    )
 
 
 def _content_id(body: Mapping[str, Any]) -> str:
@@ -230,7 +241,7 @@ def decode_manifest(data: bytes) -> Manifest:
 
     Raises:
         ArtifactError: If a check fails. Its ``reason`` is ``"manifest"``, ``"format"``, ``"schema"``, ``"text"``,
-            ``"seal"`` or ``"privacy"``.
+            ``"seal"``, ``"privacy"`` or ``"storage"``.
     """
     try:
         raw = strict_json(data)
@@ -285,7 +296,7 @@ def _check_table(manifest: Manifest) -> None:
     if "classes" in table:
         _expect(table["classes"].shape == (images[0],), f"classes must have shape {(images[0],)}")
     _expect(isinstance(manifest.preprocess.get("space"), str), "preprocess must name its space")
-    _expect(manifest.storage.image_floats >= 1, "image_floats must be positive")
+    _check_storage(manifest)
     zca = {name: entry.shape for name, entry in table.items() if name.startswith("zca_")}
     d = images[1] * images[2] * images[3]
     zca_shapes = {"zca_mean": (d,), "zca_basis": (d, d), "zca_eigenvalues": (d,)}
@@ -293,6 +304,17 @@ def _check_table(manifest: Manifest) -> None:
     ranks_by_name = {name: len(entry.shape) for name, entry in table.items()}
     number = _format(manifest.label_space, ranks_by_name, certified=bool(manifest.certificate))
     _expect(manifest.format == number, f"format must be {number} for the content of the set, got {manifest.format}")
+
+
+def _check_storage(manifest: Manifest) -> None:
+    stated = manifest.storage
+    rule = f"image_floats must lie in 1..{_MAX_IMAGE_FLOATS}"
+    _expect(1 <= stated.image_floats <= _MAX_IMAGE_FLOATS, f"{rule}, got {str(stated.image_floats)[:40]}")
+    computed = _storage(manifest.tensors, stated.image_floats, stated.labels)
+    for name in stated.__struct_fields__:
+        value, true = getattr(stated, name), getattr(computed, name)
+        if value != true:
+            raise ArtifactError("storage", f"storage must state {name} {true} for these tensors, got {str(value)[:40]}")
 
 
 def _expect(ok: bool, message: str) -> None:

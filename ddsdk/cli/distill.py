@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ddsdk.students import TrainedRuns
 
 
+_STOP = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
 _VALIDATION = ("validation", "validate_every", "validation_epochs", "validation_width")
 
 
@@ -273,7 +274,9 @@ def _finish(
     with _collected_signals() as signals, progress("distilling", loop.plan.steps) as update:
         try:
             if job.steps_taken < loop.plan.steps:
-                announce(run.estimate() if estimate is None else estimate, job.steps_taken)
+                estimate = run.estimate() if estimate is None else estimate
+                announce(estimate, job.steps_taken)
+                foundation.require_free_disk(job.folder, estimate.disk, "the checkpoints and the set")
             for step in job.steps(run):
                 reduced = f", learning rate reduced {loop.rate_reductions} times" if loop.rate_reductions else ""
                 update(step.number, f"loss {step.loss:.4g}{reduced}")
@@ -331,12 +334,13 @@ def _train_networks(run: Run[RealData]) -> bool:
 
 
 def announce_runs(runs: TrainedRuns, missing: int) -> None:
-    """Print the number of experts or teachers to train before the first step and their size on disk."""
+    """Print the number of experts or teachers to train and their size on disk, which must be free."""
     size = runs.nbytes * missing / len(runs) / 2**20
     out(
         f"{missing} of {len(runs)} networks are not trained yet: {runs.training.epochs} epochs each, "
         f"{size:.1f} MiB in {runs.folder}. They are cached for later runs"
     )
+    foundation.require_free_disk(runs.folder, runs.nbytes * missing // len(runs), "the trained networks")
 
 
 def announce(estimate: CostEstimate, taken: int = 0) -> None:
@@ -355,7 +359,9 @@ def announce(estimate: CostEstimate, taken: int = 0) -> None:
 
 @contextmanager
 def _collected_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM, so that a loop can end after a whole step. A second signal interrupts it at once.
+    """Collect the signals to stop, so that a loop can end after a whole step. A second signal interrupts it at once.
+
+    A process that ignores SIGHUP, as under ``nohup``, goes on ignoring it.
 
     Yields:
         Numbers of the received signals.
@@ -367,7 +373,10 @@ def _collected_signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    previous = {s: signal.signal(s, receive) for s in (signal.SIGINT, signal.SIGTERM)}
+    # SIGHUP: a closed terminal. SIGQUIT: Ctrl and backslash. Windows has neither.
+    numbers = [getattr(signal, name) for name in _STOP if hasattr(signal, name)]
+    caught = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, receive) for number in caught}
     try:
         yield received
     finally:

@@ -55,6 +55,8 @@ class Evaluate(NetworkOptions, DataOptions):
         results: Folder of the scores; existing scores are not computed again. Default: `SET-results` beside the set.
         fresh: Whether existing scores are computed again.
         seed: Seed of all random numbers.
+        trust_protocol: Whether the protocol in the artefact is trained without bounds on its epochs, networks and
+            network size.
     """
 
     set: tyro.conf.Positional[Path]
@@ -68,6 +70,7 @@ class Evaluate(NetworkOptions, DataOptions):
     results: Path | None = None
     fresh: bool = False
     seed: int = 0
+    trust_protocol: bool = False
 
     def run(self) -> int:
         """Return exit code 0 after printing the accuracies of the set and of the baselines."""
@@ -89,10 +92,18 @@ class Evaluate(NetworkOptions, DataOptions):
         if low != size or high != size:
             count = f"{low} to {high}" if low < high else f"{high}"
             out(f"the distilled set has {count} images per class, each baseline has {size} (equal storage budget)")
+        if distilled.stored_floats != distilled.images.numel():
+            stated, held = distilled.stored_floats, distilled.images.numel()
+            out(f"the set states a storage of {stated} floats for {held} pixel values; its file cannot prove it")
         return 0
 
     def _protocols(self, distilled: artefact.Distilled, chosen: Mapping[str, NetworkSpec]) -> list[TrainingProtocol]:
         stored = judging.stored_protocol(distilled)
+        if self.protocol in ("stored", "both") and not self.trust_protocol:
+            own = self.network_options() if not chosen or stored.network in chosen else {}
+            chosen_here = {name: 1 for name in ("epochs", "repeats") if getattr(self, name) is not None}
+            bounded = stored.changed(epochs=chosen_here.get("epochs"), networks=chosen_here.get("repeats"), options=own)
+            judging.check_cost(bounded, distilled)
         published = judging.published_protocol(distilled, stored.augmentation)
         quick = judging.with_hard_labels(TrainingProtocol.quick(stored.augmentation), distilled)
         bases = {"stored": [stored], "published": [published], "both": [stored, published], "quick": [quick]}[

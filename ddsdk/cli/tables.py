@@ -16,7 +16,7 @@ from ddsdk import artefact
 from ddsdk.cli.console import err, out, progress
 from ddsdk.cli.method_choice import duration
 from ddsdk.cli.options import DataOptions, NetworkOptions, check_device, chosen_networks, names, whole_numbers
-from ddsdk.foundation import NonNegativeInt, PositiveInt, check_numbers, escape_terminal, require
+from ddsdk.foundation import NonNegativeInt, PositiveInt, check_numbers, escape_terminal, inner_folder, require
 from ddsdk.planning import configured_methods
 from ddsdk.recipes import IterativeRecipe, student_network
 
@@ -116,7 +116,7 @@ class TableBench(NetworkOptions, DataOptions):
             entries,
             task,
             train,
-            self.store or self.out / "store",
+            self.store or inner_folder(self.out, "store"),
             place=WorkerContext(self.root, self.device),
             sets=self.sets,
             judging=judging,
@@ -168,16 +168,16 @@ class TableBench(NetworkOptions, DataOptions):
 
     def _write(self, table: TableRun) -> None:
         from ddsdk.experiments import table_html, table_markdown
-        from ddsdk.foundation import readable_json, write_atomic
+        from ddsdk.foundation import make_folder, readable_json, write_atomic
 
         measured, sets = table.measured(self._machine()), table.sets()
-        self.out.mkdir(parents=True, exist_ok=True)
+        make_folder(self.out)
         text = table_markdown(measured)
         write_atomic(self.out / "table.json", readable_json(dataclasses.asdict(measured)))
         write_atomic(self.out / "table.md", text.encode())
         write_atomic(self.out / "table.html", table_html(f"{self.table}, {self.data}", measured, sets).encode())
         for name, distilled in sets.items():
-            folder = self.out / "sets" / name
+            folder = inner_folder(self.out, "sets", name)
             saved = (folder / "manifest.json").is_file()
             if not saved or artefact.Distilled.load(folder).content_id != distilled.content_id:
                 distilled.save(folder)

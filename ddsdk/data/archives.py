@@ -17,7 +17,7 @@ from ddsdk.data.datasets import IMAGE_NAMES, LABEL_NAMES
 from ddsdk.data.preprocess import Preprocess
 from ddsdk.data.raw import Raw
 from ddsdk.data.splits import KINDS, split_kinds_in
-from ddsdk.foundation import note, require
+from ddsdk.foundation import note, require, require_memory
 
 Read = Callable[[], NDArray[Any]]
 
@@ -65,9 +65,10 @@ def _load(path: Path, name: str | None = None) -> NDArray[Any]:
             array: NDArray[Any] = np.load(path, allow_pickle=False)
         else:
             with np.load(path, allow_pickle=False) as archive:
+                require_memory(archive.zip.getinfo(f"{name}.npy").file_size, f"array {name!r}")
                 array = archive[name]
     # numpy raises ValueError for pickled objects and for damaged headers.
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile) as error:
         raise ValueError(f"numpy file {str(path)!r} must be readable without pickle, got an error: {error}") from error
     return array
 
@@ -111,7 +112,7 @@ def _distilled(arrays: Mapping[str, Read], path: Path) -> Raw:
         state, names = manifest["preprocess"], tuple(map(str, manifest["class_names"]))
         tensors = {name: torch.from_numpy(read()) for name, read in arrays.items() if name.startswith("zca_")}
         preprocess = Preprocess.from_state(state, tensors)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
         raise ValueError(f"{str(path)!r} must hold the manifest of a distilled set, got an error: {error}") from error
     unit = preprocess.inverse(torch.from_numpy(arrays["images"]()).float())
     note(f"{str(path)!r} is a distilled set: images are clipped to the unit range, soft labels are not used")

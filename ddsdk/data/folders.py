@@ -16,10 +16,10 @@ from ddsdk.foundation import note
 # Folders that archivers, file servers and operating systems leave behind.
 _SYSTEM_FOLDERS = {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "lost+found", "system volume information"}
 _SUFFIXES = {
-    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".tga"),
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
-    # Pillow reads these in some versions or with plug-ins; they are unreadable pictures otherwise, and never left out.
-    *(".heic", ".heif", ".avif", ".jp2", ".jxl"),
+    # Pictures in none of `pictures.FORMATS`: they count as unreadable, and are never left out without a note.
+    *(".tga", ".heic", ".heif", ".avif", ".jp2", ".jxl"),
 }
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 

@@ -98,7 +98,8 @@ def load(data: Loadable, *, split: Split = "train", **options: Unpack[LoadOption
             a name: "digits" (scikit-learn, 8x8 grey, a fixed stratified quarter held out as test), "python-docs"
             (text: docstrings of the standard library, each a matrix of 32 word vectors), or
             "mnist", "fashion-mnist", "kmnist", "usps", "cifar10", "cifar100", "svhn", "stl10";
-            a folder with one subfolder of pictures for each class, optionally inside of train/ and test/;
+            a folder with one subfolder of pictures for each class, optionally inside of train/ and test/; pictures are
+            PNG, JPEG, BMP, GIF, WebP, PPM or TIFF files;
             a parquet file, or a folder of parquet files with the split in names of files or folders;
             a .npz file, a .npy file or a folder of .npy files, with usual names of images and labels;
             a tar file in the layout of webdataset, or a folder of tar files with the split in their names;

@@ -11,6 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ddsdk.data.bounded import bounded_column
 from ddsdk.data.columns import PICTURE_COLUMNS, choose_column, choose_label
 from ddsdk.data.datasets import LABEL_NAMES
 from ddsdk.data.labels import class_labels
@@ -81,7 +82,7 @@ def _content_column(image: str | None, text: str | None, types: Mapping[str, Any
 
 
 def _cells(table: Any, column: str, file: Path) -> list[Any]:  # noqa: ANN401
-    values: list[Any] = _read(file, partial(table.read, [column])).column(column).to_pylist()
+    values: list[Any] = _read(file, partial(bounded_column, table, column, str(file))).to_pylist()
     missing = next((row for row, value in enumerate(values) if value is None), None)
     require(missing is None, f"row {missing} of {str(file)!r}", f"have a value in column {column!r}", None)
     return values
@@ -168,8 +169,8 @@ class ParquetPictures:
         group = bisect_right(column.starts, row) - 1
         key = (self.columns.index(column), group)
         if self._group is None or self._group[0] != key:
-            table = _read(column.file, partial(_open(column.file).read_row_group, group, [column.name]))
-            self._group = (key, table.column(column.name))
+            read = partial(bounded_column, _open(column.file), column.name, str(column.file), group)
+            self._group = (key, _read(column.file, read))
         content = self._group[1][row - column.starts[group]].as_py()
         content = content.get("bytes") if isinstance(content, dict) else content
         if not isinstance(content, bytes):
@@ -206,6 +207,6 @@ def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> tuple[st
         card = json.loads((metadata or {})[b"huggingface"])
         names = card["info"]["features"][label]["names"]
     # The entry is optional and untrusted. Without it the names of the classes are their numbers.
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
     return tuple(names) if isinstance(names, list) and all(isinstance(n, str) for n in names) else None

@@ -16,10 +16,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ddsdk.data.resize import Resize
-from ddsdk.foundation import note, require
+from ddsdk.foundation import note, require, require_memory
 
 PixelArray = NDArray[np.uint8]
 Encoded: TypeAlias = Path | bytes | Image.Image
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
+"""Names that Pillow gives to the formats that are read. None of them starts another program, as PostScript does."""
+_OPENED = (*FORMATS, "MPO")  # the format of a JPEG picture with a second one, as phones write them
 _NAMED_FILES = 20
 """Maximum number of damaged pictures that a message names."""
 
@@ -134,6 +137,7 @@ def decode_all(pictures: Pictures, *, skip_unreadable: bool = False, split: str 
             continue
         channels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         if not kept:
+            _require_memory(len(pictures), len(channels), height, width)
             images = np.empty((len(pictures), len(channels), height, width), np.uint8)
         elif len(channels) > images.shape[1]:
             images = _in_colour(images, len(kept))
@@ -148,7 +152,13 @@ def decode_all(pictures: Pictures, *, skip_unreadable: bool = False, split: str 
     return torch.from_numpy(images[: len(kept)]), torch.tensor(kept)
 
 
+def _require_memory(n: int, channels: int, height: int, width: int) -> None:
+    what = f"{n} pictures of {height} x {width} pixels"
+    require_memory(n * channels * height * width, what, "pass a smaller resize, fewer pictures, or on_disk=True")
+
+
 def _in_colour(grey: PixelArray, filled: int) -> PixelArray:
+    _require_memory(len(grey), 4, *grey.shape[2:])
     images = np.empty((len(grey), 3, *grey.shape[2:]), np.uint8)
     images[:filled] = grey[:filled]
     return images
@@ -213,7 +223,8 @@ def decode(source: Encoded, name: str, resize: Resize | None = None) -> Decoded:
         resize: Geometry to which it is brought; None keeps its size.
 
     Raises:
-        UnreadablePictureError: If the picture cannot be read, or has more than 16 bits per channel.
+        UnreadablePictureError: If the picture cannot be read, is in none of `FORMATS`, or has more than 16 bits per
+            channel.
     """
     try:
         with _opened(source) as picture:
@@ -232,7 +243,7 @@ def decode(source: Encoded, name: str, resize: Resize | None = None) -> Decoded:
     except UnreadablePictureError:
         raise
     except UnidentifiedImageError as error:
-        raise UnreadablePictureError(name, "an error: no known picture format") from error
+        raise UnreadablePictureError(name, f"content in none of the formats {', '.join(FORMATS)}") from error
     # Pillow raises one of these errors for a damaged file, depending on the format.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise UnreadablePictureError(name, f"an error: {error}") from error
@@ -248,6 +259,9 @@ def _over_white(picture: Image.Image) -> Image.Image:
 
 def _opened(source: Encoded) -> AbstractContextManager[Image.Image]:
     if isinstance(source, Image.Image):
+        if source.format is not None and source.format not in _OPENED:
+            # Pillow decodes on first use: the content of an opened picture may not have been read yet.
+            raise UnidentifiedImageError(f"format {source.format}")
         # The caller opened this picture and closes it.
         return nullcontext(source)
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)

@@ -19,6 +19,7 @@ from .rendering import empty_figure as empty_figure
 from .rendering import markdown_table as markdown_table
 from .rendering import mean_text as mean_text
 from .rendering import need_plotting as need_plotting
+from .rendering import write_figure as write_figure
 from .table import TableRun as TableRun
 from .table import read_table as read_table
 from .table_view import score_table as score_table

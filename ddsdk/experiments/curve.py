@@ -31,6 +31,7 @@ from ddsdk.foundation import (
     canonical_json,
     clean,
     generator,
+    inner_folder,
     read_json,
     readable_json,
     require,
@@ -218,7 +219,7 @@ def measure_curve(folder: Path, name: str, method: Recipe, task: CurveConfig) ->
         >>> [(point.time_budget, point.step) for point in last.curve.points]
         [(0.01, 0)]
     """
-    store, unit = Store(folder / "store"), Unit("curve", task.conditions(name, method))
+    store, unit = Store(inner_folder(folder, "store")), Unit("curve", task.conditions(name, method))
     stored_curve = store.read(unit.id)
     if stored_curve is not None:
         curve = read_json(stored_curve, RecipeCurve, "curve", f"the curve of {name} must hold a curve")
@@ -229,7 +230,7 @@ def measure_curve(folder: Path, name: str, method: Recipe, task: CurveConfig) ->
             raise FolderBusyError(f"another process measures the curve of {name} in {str(folder)!r}")
         wall, cpu = time.perf_counter(), time.process_time()
         _warm_up()
-        measurement = _CurveMeasurement(folder / f"{name}-{unit.id[:16]}", name, method, task)
+        measurement = _CurveMeasurement(inner_folder(folder, f"{name}-{unit.id[:16]}"), name, method, task)
         for point in measurement.points():
             yield CurveProgress(point=point)
         curve = RecipeCurve(
@@ -332,7 +333,7 @@ class _CurveMeasurement:
             time_budget = next((m for m in time_budgets if m >= self._spent), time_budgets[-1])
         provenance = {**current_set.provenance, "cpu_seconds": seconds}
         distilled = dataclasses.replace(current_set, provenance=provenance)
-        distilled.save(self._folder / f"{time_budget:g}")
+        distilled.save(inner_folder(self._folder, f"{time_budget:g}"))
         own = stored_protocol(distilled)
         published = published_protocol(distilled, own.augmentation)
         # The number of networks does not change the expected accuracy.
@@ -350,4 +351,4 @@ class _CurveMeasurement:
 
     def _score(self, distilled: Distilled, protocol: TrainingProtocol, time_budget: float) -> Score:
         name, seed = f"{self._name} after {time_budget:g} s", self._task.seed
-        return cached_score(self._folder / "scores", name, distilled, self._held_out, protocol, seed)
+        return cached_score(inner_folder(self._folder, "scores"), name, distilled, self._held_out, protocol, seed)

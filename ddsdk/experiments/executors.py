@@ -18,6 +18,8 @@ from ddsdk.experiments.worker import UNIT_ERRORS, FinishedUnit, UnitGraph, compu
 from ddsdk.foundation import CheckedDataclass, Compute, MissingExtraError, PositiveInt, Store, Unit
 
 _PAUSE = 0.1
+_GRACE = 5.0
+"""Seconds for a worker to end after the signal to do so."""
 _DEATHS = 3
 """Number of workers killed during the same unit after which the unit counts as failed."""
 
@@ -85,6 +87,8 @@ class SharedFolder:
 class Processes(CheckedDataclass):
     """Executor with several processes on this machine. A killed process is replaced and its unit is computed again.
 
+    A process that is stopped for longer than a lease lasts is killed and replaced.
+
     Attributes:
         count: Number of worker processes, at least 1.
     """
@@ -96,9 +100,11 @@ class Processes(CheckedDataclass):
         stored, missing = _request(store, units)
         yield from stored
         graph, workers, deaths = UnitGraph(store, missing, whole=True), list[BaseProcess](), Counter[str]()
+        stopped: dict[BaseProcess, float] = {}
         try:
             while len(graph):
                 yield from graph.settle()
+                _kill_stopped(workers, stopped, store.lease_seconds)
                 workers = _alive(workers, store, missing, deaths)
                 size = min(self.count, len(graph))
                 workers += [_start(store, missing, compute) for _ in range(size - len(workers))]
@@ -107,8 +113,29 @@ class Processes(CheckedDataclass):
             for process in workers:
                 process.terminate()
             for process in workers:
+                process.join(_GRACE)
+                process.kill()  # a stopped process does not receive the signal to end
                 process.join()
                 store.release(process.pid or 0)
+
+
+def _kill_stopped(workers: Sequence[BaseProcess], stopped: dict[BaseProcess, float], limit: float) -> None:
+    """Kill workers that are stopped (SIGSTOP) for longer than a lease lasts, because they would never end."""
+    now = time.monotonic()
+    for process in workers:
+        if not _is_stopped(process):
+            stopped.pop(process, None)
+        elif now - stopped.setdefault(process, now) > limit:
+            process.kill()
+
+
+def _is_stopped(process: BaseProcess) -> bool:
+    if process.pid is None or not hasattr(os, "waitid"):  # not on Windows
+        return False
+    try:
+        return os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return False
 
 
 def _start(store: Store, units: Sequence[Unit], compute: Compute) -> BaseProcess:

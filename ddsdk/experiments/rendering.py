@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddsdk.foundation import MissingExtraError
+from ddsdk.foundation import MissingExtraError, write_atomic
 
 _MARKERS = "os^Dv*PXhp"
 
@@ -102,4 +104,11 @@ def draw_lines(
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right center", fontsize=8)
-    figure.savefig(path, dpi=120)
+    write_figure(figure, path)
+
+
+def write_figure(figure: Any, path: str | os.PathLike[str]) -> None:  # noqa: ANN401
+    """Write a matplotlib figure atomically, in the format of the ending of `path`, such as .png or .svg."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=Path(path).suffix[1:] or "png", dpi=120)
+    write_atomic(path, buffer.getvalue())

@@ -11,7 +11,10 @@ from .errors import require_positive as require_positive
 from .errors import require_rng as require_rng
 from .files import cache_folder as cache_folder
 from .files import canonical_json as canonical_json
+from .files import inner_folder as inner_folder
 from .files import lock as lock
+from .files import make_folder as make_folder
+from .files import open_unblocked as open_unblocked
 from .files import read_json as read_json
 from .files import readable_json as readable_json
 from .files import remove_stale_files as remove_stale_files
@@ -19,7 +22,10 @@ from .files import staged_folder as staged_folder
 from .files import strict_json as strict_json
 from .files import write_atomic as write_atomic
 from .memory import machine_memory as machine_memory
+from .memory import memory_limit as memory_limit
 from .memory import readable_bytes as readable_bytes
+from .memory import require_free_disk as require_free_disk
+from .memory import require_memory as require_memory
 from .notes import note as note
 from .numbers import CheckedDataclass as CheckedDataclass
 from .numbers import Fraction as Fraction

@@ -1,7 +1,8 @@
 """Atomic writes of files and folders, an exclusive lock of a folder, and canonical JSON.
 
-A file under its final name is always complete. After a failed write the earlier file is unchanged. This module
-does not import torch or numpy.
+A file under its final name is always complete. After a failed write the earlier file is unchanged. No write follows a
+link that a folder from elsewhere may hold: files are made anew under random names and renamed, and the folders inside
+an output folder are checked. This module does not import torch or numpy.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import secrets
 import shutil
 import socket
 import stat
-import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,12 +27,18 @@ from filelock import FileLock, Timeout
 from ddsdk.foundation.errors import ArtifactError, FolderBusyError, StorageError
 from ddsdk.foundation.text import clean
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 T = TypeVar("T")
 
 STALE_SECONDS = 3600.0
 _PREFIX, _SUFFIX = ".ddsdk-", ".tmp"
 _TEMPORARY_NAME = re.compile(r"\.ddsdk-[0-9a-f]{16}\.tmp")
 _LOCK, _OWNER = ".ddsdk.lock", ".ddsdk.owner"
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 def cache_folder() -> Path:
@@ -42,16 +49,19 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddsdk"
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+def write_atomic(path: str | os.PathLike[str], data: bytes, *, previous: Path | None = None) -> None:
     """Write a file atomically: at any time a reader finds the complete old content or the complete new content.
 
     The bytes are written to a temporary file in the same folder and flushed to the disk. The temporary file is then
-    renamed, and the folder is flushed. The mode of the file follows the umask. A symbolic link at `path` is
-    replaced and not followed, so that a link in an untrusted folder cannot redirect the write.
+    renamed, and the folder is flushed. The mode of the file follows the umask. A symbolic or hard link at `path` is
+    replaced and not followed, so that a link in an untrusted folder cannot redirect the write. The first write of a
+    process into a folder removes the temporary files of killed writers, see `remove_stale_files`.
 
     Args:
         path: File to write, in an existing folder.
         data: Complete content of the file.
+        previous: File to which an older file at `path` is renamed once the new one is complete, in the same folder.
+            None replaces it. Between the two renames there is no file at `path`.
 
     Raises:
         StorageError: If the disk is full, the folder is not writable, or `path` is a folder or a device.
@@ -67,7 +77,11 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     replaced = False
     try:
         _check_target(path)
+        _sweep_once(path.parent.absolute())
         _write_new(temporary, data)
+        if previous is not None and os.path.lexists(path):
+            _check_target(previous)
+            os.replace(path, previous)  # noqa: PTH105
         os.replace(temporary, path)  # noqa: PTH105 - os.replace and os.fsync are where tests inject faults
         replaced = True
         _sync_folder(path.parent)
@@ -88,15 +102,28 @@ def _check_target(path: Path) -> None:
 
 
 def _write_new(path: Path, data: bytes) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    handle = os.open(path, flags, 0o666)
+    handle = os.open(path, _NEW, 0o666)
     try:
+        _mark_in_use(handle)
         view = memoryview(data)
         while view:
             view = view[os.write(handle, view) :]
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def open_unblocked(path: str, flags: int) -> int:
+    """Open a file without waiting: opener of `open` for folders that may hold a pipe or a device.
+
+    Args:
+        path: Path of the file to open.
+        flags: Flags for the call of `os.open`.
+
+    Returns:
+        The file descriptor.
+    """
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
 
 
 def _sync_folder(folder: Path) -> None:
@@ -122,6 +149,51 @@ def _failed_write(path: Path, needed: int, error: OSError, *, replaced: bool) ->
         state = "no file was there before and none is now"
     reason = error.strerror or str(error)
     return f"cannot write {str(path)!r}: {reason}; {needed} bytes needed, {free}; {state}"
+
+
+def make_folder(folder: str | os.PathLike[str]) -> None:
+    """Make a folder with its parents, unless it exists.
+
+    Raises:
+        StorageError: If it cannot be made.
+
+    Example:
+        >>> make_folder("results/2026")
+        >>> Path("results/2026").is_dir()
+        True
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make folder {str(folder)!r}: {error.strerror or error}") from error
+
+
+def inner_folder(folder: str | os.PathLike[str], *names: str) -> Path:
+    """Return the path of a folder inside an output folder, whether or not it exists; it must not lead out of it.
+
+    The output folder itself may be a link, which its user has chosen. A link below it may come from elsewhere, such as
+    an archive, and would lead the written files to a place of its author's choice.
+
+    Args:
+        folder: Output folder, which its user has chosen.
+        *names: Names of the folders on the way from `folder` to the inner folder.
+
+    Raises:
+        StorageError: If one of the folders on the way is a symbolic link.
+
+    Example:
+        >>> inner_folder("table", "sets", "dm").parts
+        ('table', 'sets', 'dm')
+    """
+    path = Path(folder)
+    for name in names:
+        path /= name
+        if path.is_symlink():
+            raise StorageError(
+                f"{str(path)!r} must be a folder of its own, not a link, because files would be written outside of "
+                f"{str(folder)!r}; remove the link, or choose another output folder"
+            )
+    return path
 
 
 @contextlib.contextmanager
@@ -165,28 +237,86 @@ def _check_new_or_empty(folder: Path) -> None:
 def remove_stale_files(folder: str | os.PathLike[str], *, older_than: float = STALE_SECONDS) -> list[str]:
     """Remove the temporary files that killed writers left in a folder.
 
-    Only files with the temporary names of this module are removed. A writer that is still running, on this machine or
-    on another one, changes its file all the time; its file is therefore younger than `older_than`.
+    Only files with the temporary names of this module are removed. A file that a running process of this machine is
+    writing stays, whatever its age. A writer on another machine changes its file all the time; its file is therefore
+    younger than `older_than`. All times are those of the file system, because the clocks of two machines may differ.
 
     Args:
         folder: Folder to clean; a missing one counts as empty.
         older_than: Seconds since the last change, from which on a file is removed. 0 is safe under `lock`, where no
-            other writer can be running.
+            writer on another machine can be running.
 
     Returns:
         Names of the removed files, sorted.
     """
-    removed = []
-    for entry in sorted(Path(folder).glob(f"{_PREFIX}*{_SUFFIX}")):
-        with contextlib.suppress(OSError):
-            if not _TEMPORARY_NAME.fullmatch(entry.name) or time.time() - entry.lstat().st_mtime < older_than:
-                continue
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-            removed.append(entry.name)
+    entries = [e for e in sorted(Path(folder).glob(f"{_PREFIX}*{_SUFFIX}")) if _TEMPORARY_NAME.fullmatch(e.name)]
+    if not entries:
+        return []
+    removed: list[str] = []
+    with contextlib.suppress(OSError):  # a folder that is not writable
+        now = file_system_time(folder)
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if now - _last_change(entry) < older_than or _in_use(entry):
+                    continue
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+                removed.append(entry.name)
     return removed
+
+
+@lru_cache(maxsize=4096)
+def _sweep_once(folder: Path) -> None:
+    remove_stale_files(folder)
+
+
+def file_system_time(folder: str | os.PathLike[str]) -> float:
+    """Return the present time by the clock of the file system that holds a folder, in seconds since 1970.
+
+    It is compared with the times of files: the clock of a file server may differ from that of this machine.
+
+    Example:
+        >>> write_atomic("young.txt", b"")
+        >>> file_system_time(".") - Path("young.txt").stat().st_mtime < 60
+        True
+    """
+    probe = Path(folder) / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
+    handle = os.open(probe, _NEW, 0o666)
+    try:
+        return float(os.fstat(handle).st_mtime)
+    finally:
+        os.close(handle)
+        probe.unlink(missing_ok=True)
+
+
+def _last_change(entry: Path) -> float:
+    """Return the time of the last change of a file, or of the youngest file in a folder."""
+    inner = entry.rglob("*") if entry.is_dir() and not entry.is_symlink() else ()
+    return max(float(path.lstat().st_mtime) for path in (entry, *inner))
+
+
+def _mark_in_use(handle: int) -> None:
+    """Lock a new temporary file until it is closed: the lock of a killed process ends with it."""
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # some network file systems have no locks; the age decides there
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _in_use(path: Path) -> bool:
+    if fcntl is None or path.is_symlink() or not path.is_file():
+        return False
+    handle = open_unblocked(str(path), os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return False
 
 
 @contextlib.contextmanager
@@ -209,6 +339,7 @@ def lock(folder: str | os.PathLike[str]) -> Iterator[None]:
         raise StorageError(f"cannot lock {str(folder)!r}: it is not a folder")
     guard = FileLock(folder / _LOCK, is_singleton=True)
     try:
+        _check_lock_file(folder / _LOCK)
         guard.acquire(blocking=False)
     except Timeout:
         message = f"folder {str(folder)!r} is being written by {_owner(folder)}"
@@ -219,7 +350,7 @@ def lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     try:
         if outermost:
             with contextlib.suppress(OSError):  # the owner's name only improves the message of a later FolderBusyError
-                (folder / _OWNER).write_text(f"{os.getpid()} {socket.gethostname()}", encoding="utf-8")
+                _write_owner(folder / _OWNER)
         yield
     finally:
         if outermost:
@@ -228,9 +359,23 @@ def lock(folder: str | os.PathLike[str]) -> Iterator[None]:
         guard.release()
 
 
+def _check_lock_file(path: Path) -> None:
+    # Locking opens the file for writing, which older versions of filelock do with truncation.
+    with contextlib.suppress(FileNotFoundError):
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or (status.st_nlink > 1 and status.st_size > 0):
+            raise OSError(errno.EINVAL, f"{path.name} is a link or not a file; remove it")
+
+
+def _write_owner(path: Path) -> None:
+    path.unlink(missing_ok=True)  # a link of this name would lead the write elsewhere
+    with path.open("x", encoding="utf-8") as file:
+        file.write(f"{os.getpid()} {socket.gethostname()}")
+
+
 def _owner(folder: Path) -> str:
     try:
-        with (folder / _OWNER).open(encoding="utf-8") as handle:
+        with open(folder / _OWNER, encoding="utf-8", opener=open_unblocked) as handle:
             pid, host = handle.read(300).split()
         return f"process {int(pid)} on host {host!r}"
     except (OSError, ValueError):

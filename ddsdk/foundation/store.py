@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import socket
 import threading
 import time
@@ -19,7 +18,15 @@ from pathlib import Path
 from typing import TypeVar, final
 
 from ddsdk.foundation.errors import ArtifactError, FolderBusyError, StorageError, require_positive
-from ddsdk.foundation.files import lock, read_json, readable_json, remove_stale_files, write_atomic
+from ddsdk.foundation.files import (
+    file_system_time,
+    inner_folder,
+    lock,
+    make_folder,
+    read_json,
+    readable_json,
+    write_atomic,
+)
 from ddsdk.foundation.text import clean
 from ddsdk.foundation.unit import Unit, open_result, seal_result
 
@@ -85,20 +92,15 @@ class Store:
         require_positive("lease_seconds", lease_seconds)
         self.folder = Path(folder)
         self.lease_seconds = lease_seconds
-        for subfolder in filter(Path.is_dir, (self.folder / name for name in _SUBFOLDERS)):
-            remove_stale_files(subfolder)
 
     def make(self) -> None:
         """Create the folder if it does not exist, so that a folder that is not writable is noticed before any work.
 
-        Raises:
-            StorageError: If the folder cannot be made.
+        A folder that cannot be made, and a link among its inner folders, give a `StorageError`.
         """
-        try:
-            for name in _SUBFOLDERS:
-                (self.folder / name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot make store {str(self.folder)!r}: {error.strerror or error}") from error
+        make_folder(self.folder)
+        for name in _SUBFOLDERS:
+            make_folder(inner_folder(self.folder, name))
 
     def request(self, units: Iterable[Unit]) -> None:
         """Request units, so that workers compute them. The record of an earlier failure is removed."""
@@ -263,20 +265,15 @@ class Store:
             return False
 
     def _expired(self, path: Path) -> bool:
-        # Both times are those of the file server, because the clocks of two machines may differ.
-        probe = path.with_name(f".clock-{secrets.token_hex(8)}")
         try:
-            probe.touch()
-            return probe.stat().st_mtime - path.stat().st_mtime > self.lease_seconds
+            return file_system_time(path.parent) - path.lstat().st_mtime > self.lease_seconds
         except FileNotFoundError:
             return True
-        finally:
-            probe.unlink(missing_ok=True)
 
     def _renew(self, path: Path, done: threading.Event) -> None:
         while not done.wait(self.lease_seconds / 5):
             with contextlib.suppress(OSError):
-                os.utime(path)
+                os.utime(path, follow_symlinks=os.utime not in os.supports_follow_symlinks)
 
     def _failed(self, unit_id: str) -> Path:
         return self.folder / "failed" / f"{unit_id}.json"

@@ -29,10 +29,11 @@ from .scores import cached_score as cached_score
 from .scores import cached_score_steps as cached_score_steps
 from .scores import read_scores as read_scores
 from .scores import results_folder as results_folder
+from .stored import check_cost as check_cost
+from .stored import stored_protocol as stored_protocol
 from .training_set import TrainingSet as TrainingSet
 from .training_set import in_space_of as in_space_of
 from .training_set import published_protocol as published_protocol
-from .training_set import stored_protocol as stored_protocol
 from .training_set import stored_reading as stored_reading
 from .training_set import with_hard_labels as with_hard_labels
 from .validation import Validation as Validation

@@ -16,7 +16,8 @@ from ddsdk.data import Batch, RealData
 from ddsdk.foundation import as_generator, clean, derive, generator, require
 from ddsdk.judging.judge import EvaluationProgress, evaluation_steps, last_score
 from ddsdk.judging.scores import cached_score_steps
-from ddsdk.judging.training_set import TrainingSet, in_space_of, stored_protocol
+from ddsdk.judging.stored import check_cost, stored_protocol
+from ddsdk.judging.training_set import TrainingSet, in_space_of
 from ddsdk.networks import NetworkSpec, network_factory, network_name
 from ddsdk.recipes import RECIPES
 from ddsdk.running import distill
@@ -87,7 +88,8 @@ def evaluate(
         data: Distilled set; or images (M, C, H, W) in the value space of `test` with label rows (M, K), probabilities
             or scores, which need a `protocol`.
         test: Held-out real data, used once for each network, after its last epoch.
-        protocol: Protocol of training the networks. None for that of the distilled set.
+        protocol: Protocol of training the networks. None for that of the distilled set, within the bounds of
+            `ddsdk.judging.check_cost`.
         networks: Networks to train: names, classes, functions or modules, see `ddsdk.networks.network_factory`. Empty
             for that of the protocol.
         baselines: Names of baselines with the storage budget of the distilled set, keys of `ddsdk.BASELINES`. They are
@@ -117,6 +119,8 @@ def evaluate(
     """
     if isinstance(data, Distilled):
         base = stored_protocol(data) if protocol is None else protocol
+        if protocol is None:
+            check_cost(base, data)
     else:
         if protocol is None:
             raise TypeError("protocol must be a TrainingProtocol for plain images and labels, got None")

@@ -16,7 +16,8 @@ from ddsdk.artefact import Distilled
 from ddsdk.data import RealData
 from ddsdk.foundation import require, require_count
 from ddsdk.judging.judge import trained_network
-from ddsdk.judging.training_set import TrainingSet, stored_protocol
+from ddsdk.judging.stored import stored_protocol
+from ddsdk.judging.training_set import TrainingSet
 from ddsdk.training import TrainingProtocol
 
 DistillFunction = Callable[[RealData, torch.Generator], Distilled]

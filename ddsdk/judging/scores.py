@@ -22,6 +22,7 @@ from ddsdk.foundation import (
     as_generator,
     clean,
     generator,
+    inner_folder,
     readable_json,
     strict_json,
 )
@@ -51,6 +52,8 @@ class _Record(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 def results_folder(folder: Path) -> Path:
     """Return the folder for the scores of a set: beside the folder of the set, so that sets are shared without scores.
 
+    A link in its place, which may have come with the set, gives a `StorageError`.
+
     Example:
         >>> from pathlib import Path
         >>> from ddsdk.judging import results_folder
@@ -58,7 +61,7 @@ def results_folder(folder: Path) -> Path:
         'dm-digits-results'
     """
     named = folder if folder.name not in ("", "..") else folder.resolve()
-    return named.with_name(f"{named.name}-results")
+    return inner_folder(named.parent, f"{named.name}-results")
 
 
 def cached_score(

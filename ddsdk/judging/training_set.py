@@ -12,6 +12,7 @@ import torch
 from ddsdk.artefact import Distilled
 from ddsdk.data import Batch, ClassChoice, LoadOptions, RealData, Resize
 from ddsdk.foundation import clean, note, require
+from ddsdk.judging.stored import check_cost, stored_protocol
 from ddsdk.networks import NetworkFactory, NetworkSpec, network_factory, stored_network_factory
 from ddsdk.training import PerStepSchedule, TrainingProtocol, kernel_machine
 
@@ -57,11 +58,13 @@ class TrainingSet:
         Args:
             distilled: Distilled set. A learned rate or momentum replaces that of the protocol; values for single steps
                 are used if the protocol has the stored order.
-            protocol: Protocol of training. None for the protocol in the set.
+            protocol: Protocol of training. None for the protocol in the set, within the bounds of `check_cost`.
             device: Device of the images. None for that of the set.
             network: Network of the user, see `TrainingSet`. None for that of the protocol.
         """
-        protocol = stored_protocol(distilled) if protocol is None else protocol
+        if protocol is None:
+            protocol = stored_protocol(distilled)
+            check_cost(protocol, distilled)
         batch = Batch(distilled.images.to(device), distilled.labels.to(device))
         learned = protocol.with_learned(distilled.learned_lr, distilled.learned_momentum)
         return cls(batch, *learned, network=network)
@@ -105,19 +108,6 @@ class TrainingSet:
         if self.network is None:
             return stored_network_factory(self.protocol.network, *shape, **options)
         return network_factory(self.network, *shape, **options)
-
-
-def stored_protocol(distilled: Distilled) -> TrainingProtocol:
-    """Return the training protocol in a distilled set: that of the method that made it.
-
-    Example:
-        >>> import ddsdk
-        >>> from ddsdk.judging import stored_protocol
-        >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), ddsdk.load("digits"))
-        >>> stored_protocol(distilled).epochs
-        300
-    """
-    return TrainingProtocol.from_dict(distilled.protocol)
 
 
 def published_protocol(distilled: Distilled, augmentation: str) -> TrainingProtocol:

@@ -1,4 +1,7 @@
+from .checkpoint import has_checkpoint as has_checkpoint
+from .checkpoint import previous_checkpoint as previous_checkpoint
 from .checkpoint import read_checkpoint as read_checkpoint
+from .checkpoint import read_config as read_config
 from .checkpoint import write_checkpoint as write_checkpoint
 from .job import Job as Job
 from .job import stored_config as stored_config

@@ -1,11 +1,13 @@
 """Checkpoint files: tensors in safetensors, and all other values as JSON in the metadata of the same file.
 
 Nothing is pickled, so that opening a checkpoint runs no code. Dictionaries with string or integer keys, lists, tuples,
-tensors, numbers, strings, booleans and None are restored as they were written.
+tensors, numbers, strings, booleans and None are restored as they were written. The header holds a SHA-256 of the whole
+file. The last two checkpoints of a path are kept, and the older one is read in the place of a damaged one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,11 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ddsdk.foundation import ResumeError, write_atomic
+from ddsdk.foundation import ResumeError, note, write_atomic
+
+_FORMAT = 2
+_MARK = rb"\"sha256\": \""  # JSON within JSON, of which the first entry is written first
+_BLANK = b"0" * 64
 
 
 def pack(tree: Any) -> tuple[Any, dict[str, Tensor]]:  # noqa: ANN401
@@ -55,10 +61,10 @@ def unpack(tree: Any, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401
 
 
 def write_checkpoint(path: Path, config: dict[str, Any], state: Any) -> None:  # noqa: ANN401
-    """Write a checkpoint in one atomic step.
+    """Write a checkpoint in one atomic step, and keep the one before under the name of `previous_checkpoint`.
 
     Args:
-        path: File of the checkpoint; an existing file is replaced.
+        path: File of the checkpoint; an existing file is renamed.
         config: Configuration of the run, JSON values, which `read_checkpoint` compares.
         state: Nested state of the run, such as `ddsdk.running.Run.state_dict`.
 
@@ -70,12 +76,38 @@ def write_checkpoint(path: Path, config: dict[str, Any], state: Any) -> None:  #
         {'step': 20}
     """
     tree, tensors = pack(state)
-    note = json.dumps({"format": 1, "config": config, "tree": tree})
-    write_atomic(path, save(tensors, metadata={"ddsdk": note}))
+    header = json.dumps({"sha256": _BLANK.decode(), "format": _FORMAT, "config": config, "tree": tree})
+    data = save(tensors, metadata={"ddsdk": header})
+    start = data.index(_MARK) + len(_MARK)
+    digest = hashlib.sha256(data).hexdigest().encode()
+    write_atomic(path, data[:start] + digest + data[start + len(digest) :], previous=previous_checkpoint(path))
+
+
+def previous_checkpoint(path: Path) -> Path:
+    """Return the file of the checkpoint before the last one.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from ddsdk.running import previous_checkpoint
+        >>> previous_checkpoint(Path("checkpoint.safetensors")).name
+        'checkpoint.previous.safetensors'
+    """
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def has_checkpoint(path: Path) -> bool:
+    """Return whether there is a last checkpoint or the one before it."""
+    return path.exists() or previous_checkpoint(path).exists()
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove both checkpoints; the last one goes last, so that an interruption leaves it."""
+    previous_checkpoint(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path, config: dict[str, Any]) -> Any:  # noqa: ANN401
-    """Return the state in a checkpoint.
+    """Return the state in a checkpoint, or in the one before if it is missing or damaged, with a note.
 
     A missing file, a damaged file and a checkpoint of another configuration give a `ResumeError`; for another
     configuration, the message names the keys that differ.
@@ -91,29 +123,55 @@ def read_checkpoint(path: Path, config: dict[str, Any]) -> Any:  # noqa: ANN401
         Traceback (most recent call last):
         ddsdk.foundation.errors.ResumeError: nothing to resume: no-such-checkpoint does not exist
     """
-    stored_config, state = _read(path)
+    stored_config, state = _read_either(path)
     check_config(path, stored_config, config)
     return state
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return the configuration that is stored in a checkpoint."""
-    return _read(path)[0]
+    """Return the configuration that is stored in a checkpoint, or in the one before if it is missing or damaged."""
+    return _read_either(path)[0]
+
+
+def _read_either(path: Path) -> tuple[dict[str, Any], Any]:
+    try:
+        return _read(path)
+    except ResumeError as error:
+        try:
+            found = _read(previous_checkpoint(path))
+        except ResumeError:
+            raise error from None
+        note(f"{error}; going on with the checkpoint before it, {previous_checkpoint(path).name}")
+        return found
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Any]:
     if not path.is_file():
         raise ResumeError(f"nothing to resume: {path} does not exist")
-    data = path.read_bytes()
     try:
+        data = path.read_bytes()
+        _check_digest(data)
         length = int.from_bytes(data[:8], "little")
         # The header is parsed with Python's own JSON reader, because `json.dumps` above also writes NaN, infinities and
         # long integers, which strict readers refuse.
-        note = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["ddsdk"])
+        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["ddsdk"])
         tensors = load(data)
-        return dict(note["config"]), unpack(note["tree"], tensors)
+        for name, tensor in tensors.items():
+            # Infinities are valid, such as those of an attention mask.
+            if tensor.is_floating_point() and bool(tensor.isnan().any()):
+                raise ValueError(f"tensor {name} holds NaN")
+        return dict(header["config"]), unpack(header["tree"], tensors)
     except Exception as error:
         raise ResumeError(f"checkpoint {path} cannot be read: {error}") from error
+
+
+def _check_digest(data: bytes) -> None:
+    start = data.find(_MARK) + len(_MARK)
+    if start < len(_MARK):
+        raise ValueError("it has no checksum: it is damaged, or of a version of ddsdk before 0.1.0")
+    end = start + len(_BLANK)
+    if hashlib.sha256(data[:start] + _BLANK + data[end:]).hexdigest().encode() != data[start:end]:
+        raise ValueError("it does not have the SHA-256 in its header")
 
 
 def check_config(path: Path, stored_config: dict[str, Any], config: dict[str, Any]) -> None:

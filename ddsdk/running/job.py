@@ -10,8 +10,15 @@ from pathlib import Path
 from typing import Any, final
 
 from ddsdk.artefact import Distilled, check_overwrite, current_manifest, read_manifest_summary
-from ddsdk.foundation import ResumeError, StorageError, lock, remove_stale_files, require
-from ddsdk.running.checkpoint import check_config, read_checkpoint, read_config, write_checkpoint
+from ddsdk.foundation import ResumeError, lock, make_folder, remove_stale_files, require
+from ddsdk.running.checkpoint import (
+    check_config,
+    has_checkpoint,
+    read_checkpoint,
+    read_config,
+    remove_checkpoint,
+    write_checkpoint,
+)
 from ddsdk.running.loop import Step
 from ddsdk.running.run import Run
 
@@ -20,7 +27,7 @@ CHECKPOINT = "checkpoint.safetensors"
 
 def stored_config(folder: Path) -> dict[str, Any] | None:
     """Return the configuration of the finished or unfinished run in a folder, or None for a folder without a run."""
-    if (folder / CHECKPOINT).exists():
+    if has_checkpoint(folder / CHECKPOINT):
         return read_config(folder / CHECKPOINT)
     manifest = current_manifest(folder)
     return None if manifest is None else dict(manifest.provenance.get("configuration", {}))
@@ -41,7 +48,7 @@ class Job:
         FolderBusyError: On entering, if another process writes to the folder.
         ResumeError: On entering, if the folder holds a set or a checkpoint and `resume` is false, or if they belong to
             another configuration.
-        StorageError: On entering, if the folder cannot be made, or holds a README.md or manifest.json that ddsdk has
+        StorageError: On entering, if the folder cannot be made, or holds a file of a set's file names that ddsdk has
             not written.
 
     Example:
@@ -74,24 +81,20 @@ class Job:
 
         Raises:
             ResumeError: If the folder holds a set or a checkpoint and the job does not resume.
-            StorageError: If the folder cannot be made.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot make folder {str(self.folder)!r}: {error.strerror}") from error
+        make_folder(self.folder)
         with ExitStack() as stack:
             stack.enter_context(lock(self.folder))
             remove_stale_files(self.folder, older_than=0)
             check_overwrite(self.folder, current_manifest(self.folder))
-            if not self._resume and (self._checkpoint.exists() or self._holds_set):
+            if not self._resume and (has_checkpoint(self._checkpoint) or self._holds_set):
                 raise ResumeError(
                     f"{str(self.folder)!r} already holds a run; pass --resume to go on with it, or name another folder"
                 )
             if self.finished:
                 stored_config = read_manifest_summary(self.folder).provenance.get("configuration", {})
                 check_config(self.folder, stored_config, self._config)
-            elif self._checkpoint.exists():
+            elif has_checkpoint(self._checkpoint):
                 state = read_checkpoint(self._checkpoint, self._config)
                 self._checkpoint_steps = int(state["distillation"]["index"])
             self._stack = stack.pop_all()
@@ -108,7 +111,7 @@ class Job:
     @property
     def finished(self) -> bool:
         """Whether the folder already holds the result of the run."""
-        return self._holds_set and not self._checkpoint.exists()
+        return self._holds_set and not has_checkpoint(self._checkpoint)
 
     @property
     def diverged(self) -> bool:
@@ -139,7 +142,7 @@ class Job:
 
         A checkpoint is written before the first step, at the interval of the job, and when the loop ends or is left.
         """
-        if self._checkpoint.exists():
+        if has_checkpoint(self._checkpoint):
             run.load_state_dict(read_checkpoint(self._checkpoint, self._config))
         self._save(run)
         saved = time.monotonic()
@@ -162,7 +165,7 @@ class Job:
         """
         provenance = {**distilled.provenance, "configuration": self._config}
         content_id = dataclasses.replace(distilled, provenance=provenance).save(self.folder)
-        self._checkpoint.unlink(missing_ok=True)
+        remove_checkpoint(self._checkpoint)
         return content_id
 
     def _save(self, run: Run[Any]) -> None:

@@ -29,7 +29,7 @@ class CostEstimate:
         steps: Number of outer steps.
         seconds: Wall-clock time: the number of steps times the mean time of a trial step.
         memory: Peak memory in bytes, of the process on a CPU and of the allocator on a GPU.
-        disk: Disk space in bytes, for a checkpoint and the finished set.
+        disk: Disk space in bytes, for checkpoints and the finished set.
     """
 
     steps: int
@@ -108,8 +108,8 @@ def estimate(distillation: Distillation[Any]) -> CostEstimate:
         steps=plan.steps,
         seconds=plan.steps * fmean(times[1:] or times or [0.0]),
         memory=peak_memory(plan.syn.device),
-        # Twice, because an atomic write keeps the old file until the new one is complete.
-        disk=2 * checkpoint_bytes + 2 * set_bytes,
+        # An atomic write keeps the old file until the new one is complete, and the last two checkpoints are kept.
+        disk=3 * checkpoint_bytes + 2 * set_bytes,
     )
 
 

@@ -84,4 +84,4 @@ def test_real_processes_with_tls_and_signed_nodes_give_the_same_numbers(here, tm
     inbound, outbound = (int(re.search(rf'"{name}-bytes": (\d+)', done.stdout)[1]) for name in ("inbound", "outbound"))
     assert 1 < inbound / up < 3
     assert 1 < outbound / down < 3
-    assert (tmp_path / "out" / "federation.json").exists()
+    assert (tmp_path / "out" / "federation.safetensors").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import signal
@@ -20,6 +19,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from ddsdk.foundation.errors import ArtifactError, ResumeError
+from ddsdk.running import previous_checkpoint, read_checkpoint, read_config, write_checkpoint
 from ddsdk_integrations.federated import InProcessGrid, SetStrategy, TrainOnPool, UpdateEncoding, fed_dm, fed_synth
 
 AVERAGING = {"fraction_evaluate": 0.0, "min_available_nodes": 1, "min_train_nodes": 1}
@@ -37,29 +37,35 @@ def test_a_state_of_something_else_is_refused(tmp_path):
         )
 
 
+STATE = "federation.safetensors"
 DAMAGES = {
-    "no tensors": lambda folder: (folder / "round-1.safetensors").unlink(),
-    "other tensors": lambda folder: (folder / "round-1.safetensors").write_bytes(b"junk"),
-    "another format": lambda folder: (folder / "federation.json").write_text('{"format": 99}'),
-    "no JSON": lambda folder: (folder / "federation.json").write_text("{"),
-    "a list": lambda folder: (folder / "federation.json").write_text("[1]"),
-    "less": lambda folder: lessened(folder / "federation.json"),
+    "junk": lambda path: path.write_bytes(b"junk"),
+    "a flipped bit": lambda path: path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1])),
+    "another format": lambda path: write_checkpoint(path, {"format": 99}, {}),
+    "less": lambda path: write_checkpoint(path, read_config(path), {"round": 1}),
+    "an older version": lambda path: path.rename(path.with_name("federation.json")),
 }
-
-
-def lessened(path):
-    state = json.loads(path.read_text())
-    del state["traffic"]
-    path.write_text(json.dumps(state))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_state_is_refused(damage, tmp_path):
     grid = InProcessGrid(participant().app(), CLIENTS)
     strategy(folder=tmp_path).start(grid, TASK.initial_arrays(), 1)
-    DAMAGES[damage](tmp_path)
-    with pytest.raises(ArtifactError):
+    DAMAGES[damage](tmp_path / STATE)
+    previous_checkpoint(tmp_path / STATE).unlink(missing_ok=True)
+    with pytest.raises((ArtifactError, ResumeError)):
         strategy(folder=tmp_path).start(grid, TASK.initial_arrays(), 2)
+
+
+def test_the_round_before_a_damaged_one_is_gone_on_with(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "ddsdk")
+    whole, again = strategy(remember=2), strategy(remember=2, folder=tmp_path)
+    run(again, rounds=2)
+    DAMAGES["a flipped bit"](tmp_path / STATE)
+    again = strategy(remember=2, folder=tmp_path)
+    assert torch.equal(run(whole, rounds=3), run(again, rounds=3))
+    assert "going on with the checkpoint before it" in caplog.text
+    assert [report.round_number for report in again.reports] == [1, 2, 3]
 
 
 class Deadly(ClientApp):
@@ -80,7 +86,7 @@ def serve_until_killed(moment, folder):
     apps, replace = [participant().app()] * CLIENTS, os.replace
 
     def deadly(source, target):
-        if Path(target).name == "federation.json" and Path(folder, "round-2.safetensors").exists():
+        if Path(target).name == STATE and Path(folder, STATE).with_name("federation.previous.safetensors").exists():
             os.kill(os.getpid(), signal.SIGKILL)
         replace(source, target)
 
@@ -97,7 +103,8 @@ def test_a_server_that_was_killed_goes_on_with_the_same_bits(moment, tmp_path):
     code = f"import test_faults; test_faults.serve_until_killed({moment!r}, {str(tmp_path)!r})"
     child = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True)
     assert child.returncode == -signal.SIGKILL, child.stderr
-    assert json.loads((tmp_path / "federation.json").read_bytes())["round"] == 1
+    config = read_config(tmp_path / STATE)
+    assert read_checkpoint(tmp_path / STATE, config)["round"] == 1
     whole, again = strategy(remember=2), strategy(remember=2, folder=tmp_path)
     assert torch.equal(run(whole, rounds=3), run(again, rounds=3))
     assert told(again) == told(whole)

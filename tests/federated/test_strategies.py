@@ -99,7 +99,10 @@ def test_a_server_that_was_stopped_goes_on_with_the_same_bits(name, tmp_path):
         assert again.pool.influence == whole_made.pool.influence
     # The second server asks once more who is there.
     assert again.traffic.up > whole_made.traffic.up
-    assert sorted(p.name for p in tmp_path.glob("*.safetensors")) == ["round-3.safetensors"]
+    assert sorted(p.name for p in tmp_path.glob("*.safetensors")) == [
+        "federation.previous.safetensors",
+        "federation.safetensors",
+    ]
 
 
 def test_a_federation_of_sets_learns_digits():

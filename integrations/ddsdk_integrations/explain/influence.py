@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.experiments import empty_figure
+from ddsdk.experiments import empty_figure, write_figure
 from ddsdk.foundation import require
 from ddsdk.objectives import targets
 from ddsdk.training import pieces
@@ -143,4 +143,4 @@ def draw_explanations(
             cell.imshow(pixels.squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
             cell.set_title(title, fontsize=7)
             cell.axis("off")
-    figure.savefig(path, dpi=120)
+    write_figure(figure, path)

@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Any, final
 
 from flwr.app import ArrayRecord
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 
-from ddsdk.foundation import ArtifactError, ResumeError, lock, readable_json, strict_json, write_atomic
+from ddsdk.foundation import ArtifactError, ResumeError, lock, make_folder
+from ddsdk.running import has_checkpoint, read_checkpoint, read_config, write_checkpoint
 from ddsdk_integrations.federated.checks import Refusal
 from ddsdk_integrations.federated.payload import Contribution
 
-_FORMAT = 1
-_STATE = "federation.json"
-_TENSORS = ("images", "labels", "classes")
-_PLAIN = ("node", "examples", "counts", "rate", "meta")
+_FORMAT = 2
+_STATE, _OLD_STATE = "federation.safetensors", "federation.json"
+_FIELDS = ("images", "labels", "classes", "node", "examples", "counts", "rate", "meta")
 
 log = logging.getLogger("ddsdk.federated")
 """Logger of the federation: refusals and alarms at level WARNING, summaries of rounds at level INFO."""
@@ -123,9 +121,9 @@ class SavedRound:
 
 @final
 class RoundStore:
-    """Folder with the state after the last round: a file of tensors, and a JSON file that names it.
+    """Folder with the state after the last round, in a checkpoint file with a checksum; see `write_checkpoint`.
 
-    The JSON file is written last, so that an interruption leaves the previous state complete.
+    The state of the round before is kept, and is read in the place of a damaged one.
 
     Args:
         folder: Folder of the state, created if it does not exist.
@@ -134,75 +132,52 @@ class RoundStore:
 
     def __init__(self, folder: Path, about: Mapping[str, str]) -> None:
         self._folder = folder
+        self._path = folder / _STATE
         self._about = dict(about)
 
     def save(self, saved: SavedRound) -> None:
         """Replace the saved state; at every moment the old or the new one is complete."""
-        tensors = {f"weights/{name}": t for name, t in saved.arrays.to_torch_state_dict().items()}
-        sets = [(place, contribution) for place, round_sets in enumerate(saved.kept) for contribution in round_sets]
-        for i, (_, contribution) in enumerate(sets):
-            tensors |= {f"set-{i}/{name}": getattr(contribution, name) for name in _TENSORS}
-        name = f"round-{saved.round_number}.safetensors"
         state = {
-            "format": _FORMAT,
-            "about": self._about,
             "round": saved.round_number,
-            "tensors": name,
-            "weights": list(saved.arrays),
+            "weights": dict(saved.arrays.to_torch_state_dict()),
             "reports": [report.to_json() for report in saved.reports],
-            "evaluated": {str(r): values for r, values in saved.evaluated.items()},
-            "traffic": list(saved.traffic),
-            "sets": [
-                {"at": place, **{name: getattr(contribution, name) for name in _PLAIN}} for place, contribution in sets
-            ],
+            "evaluated": saved.evaluated,
+            "traffic": saved.traffic,
+            "kept": [[{name: getattr(kept, name) for name in _FIELDS} for kept in sets] for sets in saved.kept],
         }
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         with lock(self._folder):
-            write_atomic(self._folder / name, save({n: t.contiguous() for n, t in tensors.items()}))
-            write_atomic(self._folder / _STATE, readable_json(state))
-            for old in self._folder.glob("round-*.safetensors"):
-                if old.name != name:
-                    old.unlink(missing_ok=True)
+            write_checkpoint(self._path, {"format": _FORMAT, "about": self._about}, state)
 
     def load(self) -> SavedRound | None:
-        """Return the saved state; None if no round has been saved.
+        """Return the saved state; None if no round has been saved. A damaged file gives a `ResumeError` as well.
 
         Raises:
-            ArtifactError: If the files cannot be read (code ``"damaged"``) or have another format (``"format"``).
+            ArtifactError: If the state has another format (``"format"``) or lacks an entry (``"damaged"``).
             ResumeError: If the state belongs to other settings; the message names them.
         """
-        path = self._folder / _STATE
-        if not path.exists():
+        if not has_checkpoint(self._path):
+            if (self._folder / _OLD_STATE).exists():
+                raise ArtifactError(
+                    "format", f"{str(self._folder)!r} has a state of an older version; name a new folder"
+                )
             return None
-        try:
-            state = strict_json(path.read_bytes())
-            version, about = state.get("format"), state.get("about", {})
-        except (ValueError, AttributeError) as error:
-            raise ArtifactError("damaged", f"{str(path)!r} cannot be read: {error}") from None
-        if version != _FORMAT:
-            raise ArtifactError("format", f"format must be {_FORMAT}, got {version!r}")
-        differing = [name for name in self._about if about.get(name) != self._about[name]]
+        config = read_config(self._path)
+        if config.get("format") != _FORMAT:
+            raise ArtifactError("format", f"format must be {_FORMAT}, got {config.get('format')!r}")
+        differing = [name for name in self._about if config["about"].get(name) != self._about[name]]
         if differing:
             raise ResumeError(f"{str(self._folder)!r} has another {' and '.join(differing)}; name a new folder")
+        state = read_checkpoint(self._path, config)
         try:
-            return self._read(state)
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+            return SavedRound(
+                round_number=state["round"],
+                arrays=ArrayRecord(state["weights"]),
+                reports=[RoundReport.from_json(report) for report in state["reports"]],
+                evaluated=state["evaluated"],
+                traffic=state["traffic"],
+                kept=[[Contribution(**kept) for kept in sets] for sets in state["kept"]],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise ArtifactError("damaged", f"the state in {str(self._folder)!r} is damaged: {reason}") from None
-
-    def _read(self, state: dict[str, Any]) -> SavedRound:
-        tensors = load((self._folder / Path(state["tensors"]).name).read_bytes())
-        down, up, messages = state["traffic"]
-        sets: dict[int, list[Contribution]] = {}
-        for i, plain in enumerate(state["sets"]):
-            parts: dict[str, Any] = {name: tensors[f"set-{i}/{name}"] for name in _TENSORS}
-            parts |= {n: tuple(v) if isinstance(v, list) else v for n, v in plain.items() if n != "at"}
-            sets.setdefault(plain["at"], []).append(Contribution(**parts))
-        return SavedRound(
-            round_number=state["round"],
-            arrays=ArrayRecord({name: tensors[f"weights/{name}"] for name in state["weights"]}),
-            reports=[RoundReport.from_json(report) for report in state["reports"]],
-            evaluated={int(r): values for r, values in state["evaluated"].items()},
-            traffic=(down, up, messages),
-            kept=[sets[place] for place in sorted(sets)],
-        )

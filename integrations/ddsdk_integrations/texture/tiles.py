@@ -12,8 +12,8 @@ from torch import nn
 
 import ddsdk as dd
 from ddsdk.artefact import png_bytes, to_pixels
-from ddsdk.experiments import empty_figure
-from ddsdk.foundation import file_stem, readable_json, require, staged_folder, write_atomic
+from ddsdk.experiments import empty_figure, write_figure
+from ddsdk.foundation import file_stem, make_folder, readable_json, require, staged_folder, write_atomic
 from ddsdk.training import probabilities
 from ddsdk_integrations.texture.canvases import windows_of
 from ddsdk_integrations.texture.seam import repeat_tiles, seam_scores
@@ -54,7 +54,7 @@ def export_tiles(
     rule = f"have mean seam scores within {limit:g} of 1"
     rounded_scores = [round(value, 3) for value in mean.tolist()]
     require(float((mean - 1).abs().max()) <= limit, "canvases", rule, rounded_scores)
-    Path(folder).parent.mkdir(parents=True, exist_ok=True)
+    make_folder(Path(folder).parent)
     owner = canvases.owner.tolist()
     names = [f"{i:03d}_{file_stem(canvases.class_names[c])}" for i, c in enumerate(owner)]
     with staged_folder(folder) as staged:
@@ -113,4 +113,4 @@ def draw_gallery(
             cell.imshow(pixels, cmap="gray", vmin=0, vmax=1)
             cell.set_title(title, fontsize=7)
             cell.axis("off")
-    figure.savefig(path, dpi=120)
+    write_figure(figure, path)
