@@ -311,6 +311,9 @@ INPUTS = [
     ),
     Input("arrays", "floats in 0..16", pair(UNIT * 16), refusal="divide them by their largest possible value"),
     Input("arrays", "normalised floats", pair((UNIT - 0.5) / 0.25), refusal="leave out Normalize"),
+    Input("arrays", "big-endian uint16", pair((PIXELS * 257.0).astype(">u2")), note="type uint16 are divided by 65535"),
+    Input("arrays", "masked pixels", pair(np.ma.masked_less(PIXELS, 9)), refusal="have no masked values"),
+    Input("arrays", "a sparse tensor", pair((TENSOR / 255).to_sparse()), refusal="be a dense tensor; pass to_dense()"),
     Input(
         "labels", "class names", pair(PIXELS, NAMES), classes=ZOO, note="are names of 3 classes, in alphabetical order"
     ),
@@ -318,6 +321,7 @@ INPUTS = [
     Input(
         "labels", "with gaps", pair(PIXELS, LABELS * 5), classes=("0", "5", "10"), note="are read as 3 classes of these"
     ),
+    Input("labels", "masked values", pair(PIXELS, np.ma.masked_equal(LABELS, 2)), refusal="leave the items out"),
     Input("labels", "floats with whole values", pair(PIXELS, LABELS * 1.0), note="are read as integers"),
     Input("labels", "one-hot rows", pair(PIXELS, np.eye(3)[LABELS]), note="are one-hot rows of 3 classes"),
     Input("labels", "a list", pair(PIXELS, LABELS.tolist())),

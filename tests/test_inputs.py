@@ -13,7 +13,7 @@ from input_table import BY_CLASS, IN_TURN, INPUTS, LABELS, PIXELS, RGB, UNIT, It
 
 import ddsdk as dd
 from ddsdk.data import ClassChoice, RealData, Resize, load, load_pair
-from ddsdk.judging import network_accuracy
+from ddsdk.judging import TrainingSet, network_accuracy
 
 PAGE = Path(__file__).parent.parent / "docs" / "guides" / "own-data.md"
 
@@ -160,4 +160,4 @@ def test_judges_take_test_data_without_a_class():
     protocol = dd.TrainingProtocol(name="short", epochs=1, networks=1).changed(options={"width": 4})
     batch = train.mixed(12, dd.generator(0))
     assert test.class_sizes == (1, 1, 0)
-    assert 0 <= network_accuracy(batch, test, protocol, 0, rng=dd.generator(1)) <= 1
+    assert 0 <= network_accuracy(TrainingSet(batch, protocol), test, 0, rng=dd.generator(1)) <= 1

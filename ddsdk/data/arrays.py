@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddsdk.data.labels import class_labels
+from ddsdk.data.labels import class_labels, require_dense
 from ddsdk.data.raw import Raw
 from ddsdk.foundation import note, require
 
@@ -51,6 +51,7 @@ def channels_first(images: object, channels: Channels | None = None, name: str =
     require(channels in (None, "first", "last"), "channels", "be 'first' or 'last'", channels)
     if not isinstance(images, Tensor | np.ndarray):
         raise TypeError(f"{name} must be a tensor or a numpy array, got {type(images).__name__}")
+    require_dense(images, name)
     # A copy of an array, because the caller may change it later.
     tensor = images.detach() if isinstance(images, Tensor) else _copied(images, name)
     shape = tuple(tensor.shape)
@@ -73,9 +74,14 @@ def channels_first(images: object, channels: Channels | None = None, name: str =
 def _copied(images: NDArray[Any], name: str) -> Tensor:
     if images.dtype.kind not in "uif":
         raise TypeError(f"{name} must be uint8, uint16 or floating point, got {images.dtype}")
-    # torch has few operations for unsigned integers of 32 and 64 bits.
-    wide = images.dtype.kind == "u" and images.dtype.itemsize > 2
-    native = images.astype(np.int64 if wide else images.dtype.newbyteorder("="), copy=False)
+    kind, size = images.dtype.kind, images.dtype.itemsize
+    target: Any = images.dtype.newbyteorder("=")
+    # torch has few operations for unsigned integers of 32 and 64 bits, and no floats of more than 64 bits.
+    if kind == "u" and size > 2:
+        target = np.int64
+    elif kind == "f" and size > 8:
+        target = np.float64
+    native = np.asarray(images).astype(target, copy=False)
     return torch.tensor(np.ascontiguousarray(native))
 
 

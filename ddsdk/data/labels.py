@@ -56,10 +56,9 @@ def class_labels(labels: Any, name: str = "labels") -> tuple[Tensor, tuple[str, 
 
 
 def _array(labels: Any, name: str) -> NDArray[Any]:  # noqa: ANN401
-    if isinstance(labels, Tensor):
-        return labels.detach().cpu().numpy()
-    if isinstance(labels, np.ndarray):
-        return labels
+    if isinstance(labels, Tensor | np.ndarray):
+        require_dense(labels, name)
+        return labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if hasattr(labels, "to_numpy"):
         return np.asarray(labels.to_numpy())
     if not isinstance(labels, list | tuple):
@@ -117,6 +116,22 @@ def _from_names(array: NDArray[Any], name: str) -> tuple[Tensor, tuple[str, ...]
     order = "the order of their numbers" if numeric else "alphabetical order"
     note(f"{name} are names of {len(names)} classes, in {order}: {listed(names)}")
     return torch.tensor([position[text] for text in texts], dtype=torch.int64), tuple(names)
+
+
+def require_dense(values: Tensor | NDArray[Any], name: str) -> None:
+    """Check that no value of an array is masked, and that a tensor is dense and not quantised, else raise ValueError.
+
+    Args:
+        values: Tensor or array of images or labels.
+        name: Name of the values in messages.
+    """
+    if isinstance(values, np.ma.MaskedArray):
+        masked = int(np.ma.count_masked(values))  # type: ignore[no-untyped-call]
+        require(masked == 0, name, "have no masked values; leave the items out, or pass masked.filled(...)", masked)
+    if isinstance(values, Tensor):
+        dense = values.layout == torch.strided and not values.is_quantized
+        got = "a quantised tensor" if values.is_quantized else values.layout
+        require(dense, name, "be a dense tensor; pass to_dense() or dequantize()", got)
 
 
 def require_shared(labels: Tensor, name: str) -> None:

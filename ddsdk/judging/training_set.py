@@ -120,9 +120,9 @@ def published_protocol(distilled: Distilled, augmentation: str) -> TrainingProto
     Example:
         >>> import ddsdk
         >>> from ddsdk.judging import published_protocol
-        >>> distilled = ddsdk.distill(ddsdk.KRR(ipc=1), ddsdk.load("digits"))
-        >>> published_protocol(distilled, "").labels
-        'hard'
+        >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), ddsdk.load("digits"))
+        >>> published_protocol(distilled, "crop").epochs
+        1000
     """
     return with_hard_labels(TrainingProtocol.published(augmentation), distilled)
 

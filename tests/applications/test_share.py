@@ -271,7 +271,19 @@ def test_bad_limits_are_refused():
 
 @pytest.mark.parametrize(
     "text",
-    ["An anonymised set", "fully Anonymous", "de-identified images", "a private set", "Robust to noise", "seamless"],
+    [
+        *(
+            "An anonymised set",
+            "fully Anonymous",
+            "de-identified images",
+            "a private set",
+            "Robust to noise",
+            "seamless",
+        ),
+        # Cyrillic letters, an invisible joiner, a mark on a letter, and wide letters.
+        *("\u0430n\u043enym\u043eus images", "ano\u200dnymous", "pr\u00edvate", "\uff50rivate"),
+        *("GDPR compliant", "Complies with nothing, but compliance is stated", "HIPAA-ready"),
+    ],
 )
 def test_words_that_promise_need_a_measurement(patients, from_noise, text):
     with pytest.raises(ValueError, match="title must not contain"):

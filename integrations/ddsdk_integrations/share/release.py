@@ -7,6 +7,7 @@ import math
 import os
 import re
 import time
+import unicodedata
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import final
@@ -22,7 +23,7 @@ from ddsdk.students import MakeStudent
 from ddsdk_integrations.share.audit import ReleaseAudit, UseMetrics, audit_release, use_metrics
 from ddsdk_integrations.share.groups import group_ids, split_by_group
 
-_CERTIFICATE = "certificate"
+_CERTIFICATE, _NOTHING = "certificate", ""
 CLAIMS: Mapping[str, str] = {
     r"anonym\w*": _CERTIFICATE,
     r"de-?identif\w*": _CERTIFICATE,
@@ -33,12 +34,25 @@ CLAIMS: Mapping[str, str] = {
     r"faithful\w*": "faithfulness",
     r"tileable|seamless\w*": "seam",
     r"clean": "scan",
+    r"complian\w*|conform\w* (?:to|with)|certified": _NOTHING,
+    r"gdpr|ccpa|hipaa": _NOTHING,
 }
-"""Patterns of claims, each with the entry of provenance that supports it; claims of privacy need a certificate."""
+"""Patterns of claims, each with the entry of provenance that supports it.
+
+Claims of privacy need a certificate. Nothing in a set supports a claim about a law.
+"""
+# Cyrillic and Greek letters that look like Latin ones.
+_LOOK_ALIKES = str.maketrans(
+    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u0501\u04bb\u043a\u043c\u0442\u0432\u043d"
+    "\u03b1\u03b5\u03bf\u03c1\u03c5\u03bd\u03b9\u03ba\u03c4\u03b2\u03b7",
+    "aeopcyxijsdhkmtbhaeopuviktbn",
+)
 
 
 def check_claims(name: str, text: str, distilled: dd.Distilled) -> None:
     """Check that a text makes no claim without a measurement of the set that supports it, see `CLAIMS`.
+
+    Letters that look like Latin ones are read as these, and invisible characters are left out.
 
     Args:
         name: Name of the text, for the error message.
@@ -47,7 +61,8 @@ def check_claims(name: str, text: str, distilled: dd.Distilled) -> None:
 
     Raises:
         ValueError: If the text has a word such as "anonymous" and the set has no certificate of differential privacy,
-            or a word such as "robust" and its provenance has no measurement of robustness.
+            or a word such as "robust" and its provenance has no measurement of robustness, or claims to comply with a
+            law.
 
     Example:
         >>> import ddsdk
@@ -57,12 +72,21 @@ def check_claims(name: str, text: str, distilled: dd.Distilled) -> None:
         Traceback (most recent call last):
         ValueError: title must not contain 'Anonymous' without a certificate of differential privacy, got ...
     """
+    plain = _plain_letters(text)
     for pattern, entry in CLAIMS.items():
-        claim = re.search(rf"\b(?:{pattern})\b", text, re.IGNORECASE)
+        claim = re.search(rf"\b(?:{pattern})\b", plain, re.IGNORECASE)
         supported = distilled.certificate is not None if entry == _CERTIFICATE else entry in distilled.provenance
         if claim and not supported:
             evidence = "a certificate of differential privacy" if entry == _CERTIFICATE else f"a measurement of {entry}"
-            raise ValueError(f"{name} must not contain {claim.group(0)!r} without {evidence}, got {text!r}")
+            without = f" without {evidence}" if entry else ", which no measurement of a set supports"
+            raise ValueError(f"{name} must not contain {claim.group(0)!r}{without}, got {text!r}")
+
+
+def _plain_letters(text: str) -> str:
+    decomposed = unicodedata.normalize("NFKD", text)
+    # Marks on letters, and format characters such as joiners.
+    visible = (letter for letter in decomposed if unicodedata.category(letter) not in ("Mn", "Me", "Cf"))
+    return "".join(visible).casefold().translate(_LOOK_ALIKES)
 
 
 class ExportRefusedError(ValueError):
