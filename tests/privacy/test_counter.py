@@ -274,7 +274,14 @@ def test_a_ledger_that_cannot_be_kept_is_refused_when_it_is_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="path must be a file, got 'pipe'"):
         Ledger(BUDGET, tmp_path / "pipe")
-    assert Ledger(BUDGET, tmp_path / "new.json").releases == () and (tmp_path / "new.json").is_file()
+    left = [tmp_path / f".ddsdk-{digit * 16}.tmp" for digit in "ab"]
+    for file in left:
+        file.touch()
+    os.utime(left[0], (0, 0))
+    assert Ledger(BUDGET, tmp_path / "new.json").releases == ()
+    # A killed writer's file is swept, and that of a living one is not.
+    assert [file.exists() for file in left] == [False, True]
+    assert (tmp_path / "new.json").is_file()
 
 
 @pytest.mark.parametrize(

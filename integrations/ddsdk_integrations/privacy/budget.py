@@ -26,6 +26,7 @@ from ddsdk.foundation import (
     lock,
     note,
     readable_json,
+    remove_stale_files,
     require,
     require_count,
     strict_json,
@@ -106,6 +107,7 @@ class Ledger:
         if self._path is not None:
             folder = str(self._path.parent)
             require(self._path.parent.is_dir(), "path", "lie in an existing folder: make it first", folder)
+            remove_stale_files(self._path.parent)
             if not self._path.exists():
                 # A folder that cannot be written is found now, and not at the first release.
                 with self._locked():
