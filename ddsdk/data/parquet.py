@@ -194,11 +194,12 @@ def _open(file: Path) -> Any:  # noqa: ANN401
 
 
 def _read(file: Path, read: Callable[[], T]) -> T:
-    import pyarrow as pa
-
     try:
         return read()
-    except (pa.ArrowException, OSError) as error:
+    # A damaged file gives errors of any type. A plain ValueError is a refusal by the checks of this package.
+    except Exception as error:
+        if type(error) is ValueError:
+            raise
         raise ValueError(f"parquet file {str(file)!r} must be readable, got an error: {error}") from error
 
 
