@@ -233,9 +233,9 @@ def test_a_killed_process_costs_the_unit_that_it_held(store, tmp_path):
 
 def test_a_stopped_process_is_replaced_and_ends_no_run(tmp_path):
     store, log, gate = Store(tmp_path / "store", lease_seconds=1.0), tmp_path / "log", tmp_path / "gate"
-    running = Processes(1).run(
-        store, [echo("first", log=str(log)), echo("held", log=str(log), wait_for=str(gate))], compute
-    )
+    # The second unit needs the first one: otherwise the order depends on the process id.
+    first = echo("first", log=str(log))
+    running = Processes(1).run(store, [first, echo("held", first, log=str(log), wait_for=str(gate))], compute)
     assert names([next(running)]) == ["first"]
     while "held" not in log.read_text():
         time.sleep(0.02)
@@ -250,9 +250,9 @@ def test_a_stopped_process_is_replaced_and_ends_no_run(tmp_path):
 def test_a_run_that_is_left_ends_its_stopped_worker(store, tmp_path, monkeypatch):
     monkeypatch.setattr("ddsdk.experiments.executors._GRACE", 0.2)
     log, gate = tmp_path / "log", tmp_path / "gate"
-    running = Processes(1).run(
-        store, [echo("first", log=str(log)), echo("held", log=str(log), wait_for=str(gate))], compute
-    )
+    # The second unit needs the first one: otherwise the order depends on the process id.
+    first = echo("first", log=str(log))
+    running = Processes(1).run(store, [first, echo("held", first, log=str(log), wait_for=str(gate))], compute)
     next(running)
     pid = int(log.read_text().split()[1])
     os.kill(pid, signal.SIGSTOP)
