@@ -105,6 +105,8 @@ def start_images(real: RealData, ipc: int, start: str, rng: Generator) -> Tensor
         hint = f"; did you mean {similar[0]!r}?" if similar else ""
         raise ValueError(f"start must be one of {', '.join(synthetic.STARTS)}, got {start!r}{hint}")
     key = foundation.derive(rng, "start")
+    if start in ("noise", "real"):
+        return synthetic.STARTS[start](real, ipc, key)
     # A run with a time budget builds its plan twice; the cache saves the second k-means over all images.
     images = real.computed_once(
         ("start", start, ipc, key.initial_seed()), lambda: synthetic.STARTS[start](real, ipc, key)

@@ -83,16 +83,21 @@ class RDED(Decoupled, DirectRecipe):
         synthetic.check_ipc(real, self.ipc)
         teacher = self.runs(real, make_student=make_student, rng=foundation.derive(rng, "plan")).network(0)
         factor = self.factor or (1 if min(real.image_shape[1:]) < 128 else 2)
-        keep = self.ipc * factor**2
-        crops = cat([self._easiest(real, c, keep, teacher, foundation.derive(rng, c)) for c in range(real.num_classes)])
-        tiled = synthetic.MultiFormation(crops[:: factor**2], factor)
-        tiled.encode(crops)
+        # Class by class: the crops of all classes take factor^2 times the memory of the set.
+        canvases = cat([self._canvases(real, c, factor, teacher, rng) for c in range(real.num_classes)])
         # Unlike IDC, the tiles are not cut apart for training: the canvas is one image.
-        syn = hard_label_set(real, self.ipc, synthetic.Pixels(tiled.canvases))
+        syn = hard_label_set(real, self.ipc, synthetic.Pixels(canvases))
         if self.temperature is None:
             return syn
         key = foundation.derive(rng, "labels")
         return synthetic.with_teacher_labels(syn, teacher, key, temperature=self.temperature)
+
+    def _canvases(self, real: RealData, c: int, factor: int, teacher: Module, rng: Generator) -> Tensor:
+        """Return the images of class `c`, (ipc, C, H, W), each with factor^2 of its easiest crops as tiles."""
+        crops = self._easiest(real, c, self.ipc * factor**2, teacher, foundation.derive(rng, c))
+        tiled = synthetic.MultiFormation(crops[:: factor**2], factor)
+        tiled.encode(crops)
+        return tiled.canvases.detach()
 
     def _easiest(self, real: RealData, c: int, keep: int, teacher: Module, rng: Generator) -> Tensor:
         def loss(x: Tensor) -> Tensor:
