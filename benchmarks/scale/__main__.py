@@ -13,6 +13,7 @@ import tyro
 from benchmarks.machine.machine import MachineTable
 from benchmarks.scale.classes import classes_table
 from benchmarks.scale.disk import disk_table
+from benchmarks.scale.memory import memory_table
 from benchmarks.scale.undo import undo_table
 from ddsdk.cli.console import err, out, table
 from ddsdk.foundation import readable_json, require_count, write_atomic
@@ -29,7 +30,8 @@ class ScaleBenchmark:
 
     Attributes:
         table: Table to measure. undo: step of IDM with a full queue of networks. classes: step of DM on many classes.
-            disk: memory and time of methods on a folder of pictures that are decoded to disk.
+            disk: memory and time of methods on a folder of pictures that are decoded to disk. memory: memory of reading
+            a folder of pictures, and of judging on test data.
         width: Width of the ConvNets, in channels per layer.
         queue: Number of networks in the queue for the table undo.
         classes: Number of classes for the table classes.
@@ -37,14 +39,14 @@ class ScaleBenchmark:
         ipc: Images per class of the synthetic sets.
         real_batch: Real images of each class in one step.
         micro_batch: Images in one forward pass of a network for the table disk.
-        folder: Folder of pictures for the table disk, such as `python -m benchmarks.scale.files` writes.
+        folder: Folder of pictures for the tables disk and memory, such as `python -m benchmarks.scale.files` writes.
         workers: Number of processes that decode pictures for the table disk.
         in_memory: Images of each class in memory for the comparison of step times in the table disk.
         repeats: Number of timed repetitions, of which the median is reported.
         out: JSON file to write. None: no file.
     """
 
-    table: Literal["undo", "classes", "disk"] = "undo"
+    table: Literal["undo", "classes", "disk", "memory"] = "undo"
     width: int = 128
     queue: int = 100
     classes: int = 1000
@@ -83,6 +85,8 @@ class ScaleBenchmark:
     def _measured(self) -> MachineTable:
         if self.table == "undo":
             return undo_table(width=self.width, queue=self.queue, repeats=self.repeats)
+        if self.table == "memory":
+            return memory_table(folder=self.folder)
         if self.table == "disk":
             return disk_table(
                 folder=self.folder,

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -51,14 +52,15 @@ def disk_table(
         "k-means": KMeans(ipc=ipc),
     }
     rows = [
-        {"method": name, **_in_process(_measure, folder, m, width, workers, micro_batch)} for name, m in methods.items()
+        {"method": name, **in_process(_measure, folder, m, width, workers, micro_batch)} for name, m in methods.items()
     ]
-    compared = _in_process(_compare, folder, width, ipc, real_batch, micro_batch, repeats, in_memory)
+    compared = in_process(_compare, folder, width, ipc, real_batch, micro_batch, repeats, in_memory)
     machine = {**machine_of("cpu", repeats), "width": width, "real batch": real_batch, "micro-batch": micro_batch}
     return MachineTable(machine, {"data on disk": rows, "one step of DM": [compared]})
 
 
-def _in_process(function, *arguments) -> Row:  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN002
+def in_process(function: Callable[..., Row], *arguments: object) -> Row:
+    """Return the row of a function that runs in a process of its own, whose peak memory is that of the function."""
     # Larger tensors then return to the system when they are freed; glibc raises its threshold otherwise.
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "1048576")
     context = multiprocessing.get_context("spawn")

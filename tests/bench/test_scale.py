@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
 from benchmarks.scale.__main__ import main
 
@@ -30,3 +31,16 @@ def test_the_classes_table_times_groups_of_classes(tmp_path):
 def test_bad_options_are_named(capsys, option):
     assert main([f"--{option}", "0"]) == 2
     assert f"{option.replace('-', '_')} must be at least 1, got 0" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_memory_table_reads_and_judges_in_pieces(tmp_path):
+    for c in range(2):
+        (tmp_path / "pictures" / str(c)).mkdir(parents=True)
+        for i in range(20):
+            Image.new("RGB", (224, 224), (c, i, 0)).save(tmp_path / "pictures" / str(c) / f"{i}.jpg")
+    out = tmp_path / "memory.json"
+    assert main(["--table", "memory", "--folder", str(tmp_path / "pictures"), "--out", str(out)]) == 0
+    ((reading, judging),) = json.loads(out.read_text())["rows"].values()
+    assert (reading["images"], reading["data, MiB"]) == (40, 6)
+    assert (judging["data, MiB"], float(judging["ratio"]) < 1) == (40, True)
