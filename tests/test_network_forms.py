@@ -131,7 +131,7 @@ def test_what_is_no_student_is_refused_by_name(case):
 )
 def test_a_file_names_no_code_and_reads_no_weights(name, options, monkeypatch):
     monkeypatch.setattr("importlib.import_module", lambda *_: pytest.fail("imported"))
-    with pytest.raises(ValueError, match=r"stored set must be one of|in a file"):
+    with pytest.raises(ValueError, match=r"network of a protocol must be one of|in a file"):
         stored_network_factory(name, (3, 32, 32), 3, **options)
 
 

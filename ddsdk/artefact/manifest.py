@@ -211,13 +211,15 @@ def _storage(entries: Mapping[str, TensorEntry], image_floats: int, labels: Lite
     label_floats = entries["labels"].shape[0] if labels == "hard" else sizes["labels"]
     other_floats = sum(size for name, size in sizes.items() if name.startswith(("learned_", "edge_")))
     floats = image_floats + label_floats + other_floats
+    # The check of the manifest refuses other dtypes; they have no size here.
+    item_sizes = {name: dtype.itemsize for name, dtype in _NUMPY.items()}
     return Storage(
         image_floats=image_floats,
         label_floats=label_floats,
         other_floats=other_floats,
         floats=floats,
         bytes=4 * floats,
-        tensor_bytes=sum(size * _NUMPY[entries[name].dtype].itemsize for name, size in sizes.items()),
+        tensor_bytes=sum(size * item_sizes.get(entries[name].dtype, 0) for name, size in sizes.items()),
         labels=labels,
     )
 

@@ -168,7 +168,7 @@ def test_students_and_sets_that_do_not_fit_are_refused(tiny, make_student):
     kernel = FitAndTest(compare=by_kernel, ridge=Ridge(), real_batch=4)
     sure = FitAndTest(compare=ByFeatures(), ridge=Ridge(), real_batch=4, loss="cross-entropy")
     cases = [
-        (features, LinearKernel(), LeafView(syn), TypeError, "student must have a method embed"),
+        (features, LinearKernel(), LeafView(syn), TypeError, "student must be a network with a method embed"),
         (kernel, network, LeafView(syn), TypeError, "student must be a kernel, got Network"),
         (sure, network, LeafView(syn), ValueError, "scale must be learned with the set"),
     ]
