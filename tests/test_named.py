@@ -117,3 +117,19 @@ def test_the_real_sets(name, size):
     train, test = load_pair(name, root=root)
     assert train.image_shape == size and test.class_sizes == (1000,) * 10
     assert train.preprocess == Preprocess.normalise(*KNOWN_NORMALISATION[name])
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda b: b"\x01" + b[1:], lambda b: b"", lambda b: b + b"xx"])
+def test_damaged_idx_files_are_named_and_not_downloaded_again(tmp_path, damage):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    images, labels = np.zeros((20, 28, 28), np.uint8), (np.arange(20) % 10).astype(np.uint8)
+    for split in ("train", "t10k"):
+        for name, array in ((f"{split}-images-idx3-ubyte", images), (f"{split}-labels-idx1-ubyte", labels)):
+            head = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+            (raw / name).write_bytes(head + array.tobytes())
+    assert len(load("mnist", root=tmp_path, preprocess=Preprocess.unit(1))) == 20
+    file = raw / "train-images-idx3-ubyte"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match="the train files of mnist must be readable; delete its folder in"):
+        load("mnist", root=tmp_path)

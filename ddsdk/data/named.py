@@ -59,6 +59,7 @@ def read_named(name: str, split: str, root: Path) -> Raw:
 
     Raises:
         FileNotFoundError: If the files are missing and cannot be downloaded.
+        ValueError: If the files are there and cannot be read.
     """
     if name == "digits":
         return _digits(split)
@@ -71,9 +72,12 @@ def read_named(name: str, split: str, root: Path) -> Raw:
     options: dict[str, Any] = {argument: split if argument == "split" else split == "train"}
     try:
         return _from_torchvision(build(str(root), download=False, **options))
-    # torchvision raises these errors if files are missing or damaged.
-    except (RuntimeError, FileNotFoundError):
-        pass
+    # torchvision has one error for missing files, and errors of any type for files that it cannot read.
+    except Exception as error:
+        if not isinstance(error, FileNotFoundError) and "not found" not in str(error):
+            way_out = f"be readable; delete its folder in {str(root)!r} to download it anew"
+            reason = str(error) or type(error).__name__
+            raise ValueError(f"the {split} files of {name} must {way_out}, got an error: {reason}") from error
     if (root / name).is_dir() and nested_files(root / name, (".parquet",)):
         raw = read_parquet(root / name, split)
         names = raw.class_names or (_CIFAR10 if name == "cifar10" else None)
