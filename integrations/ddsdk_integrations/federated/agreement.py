@@ -200,7 +200,11 @@ def harmful(
     while len(moments) > 1:
         together = errors(list(moments.values()))
         harm = {i: together - errors([m for j, m in moments.items() if j != i]) for i in moments}
-        clear = {i: float(h.mean()) for i, h in harm.items() if h.mean() > _STANDARD_ERRORS * h.std() / len(h) ** 0.5}
+        clear = {
+            i: float(h.mean())
+            for i, h in harm.items()
+            if h.mean() > max(_STANDARD_ERRORS * h.std() / len(h) ** 0.5, _LEAST_HARM * together.mean())
+        }
         if not clear:
             break
         worst = max(clear, key=lambda i: clear[i])
