@@ -208,7 +208,7 @@ def test_an_adversary_is_refused_by_its_check_and_changes_nothing(name, honest, 
     assert torch.equal(found, honest)
     (report,) = made.reports
     assert report.taken == CLIENTS
-    ((_, number, word, reason),) = report.refused
+    ((_, number, word, reason, _),) = report.refused
     assert len(reason) <= 200
     assert all("\n" not in record.getMessage() for record in caplog.records)
     assert (number, word) == (check, {n: w for n, w, _ in CHECKS}[check])
@@ -356,28 +356,56 @@ def test_a_class_that_a_client_does_not_hold_is_refused():
     assert [(r.check, r.name) for r in made.reports[0].refused] == [(8, "classes")]
 
 
-def test_a_copy_of_another_clients_set_is_refused(honest):
-    class Sybil(ClientApp):
-        """Answers with the set of the first client."""
+class Copier(ClientApp):
+    """Answers with the set of the client at partition `victim`, and claims partition `claimed`."""
 
-        def __call__(self, message, context):
-            mine, context.node_config = context.node_config, {"partition-id": 0, "num-partitions": 5}
-            try:
-                reply = participant().app()(message, context)
-            finally:
-                context.node_config = mine
-            if "stats" in reply.content:
-                reply.content["stats"]["partition-id"] = CLIENTS
-            return reply
+    def __init__(self, victim, claimed):
+        super().__init__()
+        self._victim, self._claimed = victim, claimed
 
+    def __call__(self, message, context):
+        mine, context.node_config = context.node_config, {"partition-id": self._victim, "num-partitions": 5}
+        try:
+            reply = participant().app()(message, context)
+        finally:
+            context.node_config = mine
+        if "stats" in reply.content:
+            reply.content["stats"]["partition-id"] = self._claimed
+        return reply
+
+
+class Late(Relay):
+    """The reply of the client at partition `late` arrives one poll after the others."""
+
+    late, asked = None, None
+
+    def push_messages(self, messages):
+        ids = list(messages)
+        node = list(self._grid.contexts)[self.late]
+        found = list(self._grid.push_messages(ids))
+        self.asked = {i for i, m in zip(found, ids, strict=True) if m.metadata.dst_node_id == node}
+        return found
+
+    def pull_messages(self, message_ids):
+        late = self.asked & set(message_ids)
+        self.asked -= late
+        return self._grid.pull_messages([i for i in message_ids if i not in late])
+
+
+@pytest.mark.parametrize("claimed", [CLIENTS, 0])
+def test_a_copy_that_arrives_later_is_refused_whatever_partition_it_claims(claimed, honest):
+    apps = [participant().app()] * CLIENTS + [Copier(0, claimed)]
+    grid = Late(InProcessGrid(apps, CLIENTS + 1))
+    grid.late = CLIENTS
     made = strategy(limits=LIMITS)
-    found = run(made, [participant().app()] * CLIENTS + [Sybil()], clients=CLIENTS + 1)
-    assert torch.equal(found, honest)
-    assert [(r.check, r.name) for r in made.reports[0].refused] == [(11, "duplicate")]
+    assert torch.equal(vector(made.start(grid, TASK.initial_arrays(), 1).arrays), honest)
+    copier = list(grid.contexts)[-1]
+    assert [(r.node, r.check, r.name) for r in made.reports[0].refused] == [(copier, 11, "duplicate")]
+    assert "which arrived earlier" in made.reports[0].refused[0].reason
 
 
 def test_a_poisoned_set_is_refused_class_by_class():
-    """Each class of it lies far from the median of the other holders: the honest result is unchanged."""
+    """Classifiers of the other clients contradict its labels: the honest result is unchanged."""
 
     def inverted(content):
         array(content, "images", lambda v: 255 - v)
@@ -388,8 +416,8 @@ def test_a_poisoned_set_is_refused_class_by_class():
     made = strategy(limits=LIMITS)
     evil = tampered(inverted, recipe)
     assert torch.equal(run(made, [client.app()] * CLIENTS + [evil], clients=CLIENTS + 1), honest)
-    assert {(r.check, r.name) for r in made.reports[0].refused} == {(12, "outlier")}
-    assert "classes lie far from the median" in made.reports[0].refused[-1].reason
+    assert {(r.check, r.name) for r in made.reports[0].refused} == {(13, "agreement")}
+    assert "% of the labels" in made.reports[0].refused[-1].reason
     assert made.reports[0].taken == CLIENTS
 
 

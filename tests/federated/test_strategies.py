@@ -192,7 +192,7 @@ def test_merged_steps_are_those_of_a_plain_loop():
         dataclasses.replace(contribution(2, [2, 3]), rate=(0.5, 0.6)),
     ]
     network = TASK.make(dd.generator("server"))
-    learned = MergedSteps(passes=2, reach=1e9)(network, sets, TASK, dd.generator("x"), quota=9)
+    learned = MergedSteps(passes=2, reach=1e9)(network, sets, TASK, dd.generator("x"))
     plain = TASK.make(dd.generator("server"))
     plain.train()
     for client, rows, rate in (
@@ -209,7 +209,7 @@ def test_merged_steps_are_those_of_a_plain_loop():
     assert learned.influence == 1.0
     short = TASK.make(dd.generator("server"))
     before = vector_of(short).clone()
-    MergedSteps(passes=1, reach=0.01)(short, sets[1:], TASK, dd.generator("x"), quota=9)
+    MergedSteps(passes=1, reach=0.01)(short, sets[1:], TASK, dd.generator("x"))
     assert float((vector_of(short) - before).norm()) == pytest.approx(0.01, rel=1e-3)
 
 
@@ -235,7 +235,7 @@ def test_updates_are_capped_and_one_that_explodes_is_refused():
 
     def moved(sets, **how):
         learned = AverageUpdates(student_steps=2, **how)(
-            TASK.make(dd.generator("server")), sets, TASK, dd.generator("x"), quota=9
+            TASK.make(dd.generator("server")), sets, TASK, dd.generator("x")
         )
         return vector_of(learned.network) - start, learned
 

@@ -31,7 +31,14 @@ from ddsdk_integrations.federated.store import RoundReport  # noqa: E402
 from ddsdk_integrations.federated.strategies import dosfl, fed_dm, fed_mk, fed_synth, one_shot  # noqa: E402
 from ddsdk_integrations.federated.strategy import ClientRequest, SetStrategy  # noqa: E402
 from ddsdk_integrations.federated.task import FederatedTask, LocalData  # noqa: E402
-from ddsdk_integrations.federated.traffic import CountingGrid, Traffic, client_traffic, content_bytes, count_traffic  # noqa: E402
+from ddsdk_integrations.federated.traffic import (  # noqa: E402
+    CountingGrid,
+    Quorum,
+    Traffic,
+    client_traffic,
+    content_bytes,
+    count_traffic,
+)
 from ddsdk_integrations.federated.updates import UpdateEncoding  # noqa: E402
 
 __all__ = [
@@ -53,6 +60,7 @@ __all__ = [
     "Participant",
     "Pool",
     "PoolWeights",
+    "Quorum",
     "Refusal",
     "ReplyLimits",
     "ReplySpec",

@@ -1,7 +1,8 @@
 """Checks of a client's reply in a fixed order: a failed check is a counted refusal and never an error of the round.
 
-Checks 1 to 10 concern one reply and are in this module. Checks 11 and 12 compare clients, see
-`ddsdk_integrations.federated.cross_client`. Checks 13 and 14 bound the union of the sets, see
+Checks 1 to 10 concern one reply and are in this module. Checks 11 to 13 compare clients, see
+`ddsdk_integrations.federated.cross_client`. Check 14 compares pools with and without a client on clean images, see
+`ddsdk_integrations.federated.agreement`. Checks 15 and 16 bound the union of the sets, see
 `ddsdk_integrations.federated.pool`.
 """
 
@@ -47,15 +48,25 @@ class Refusal(NamedTuple):
 
     Attributes:
         node: Node id of the client.
-        check: Number of the check, 1 to 12.
+        check: Number of the check, 1 to 14.
         name: Name of the check.
         reason: Broken rule, with the value.
+        class_id: Refused class; None for the whole set.
     """
 
     node: int
     check: int
     name: str
     reason: str
+    class_id: int | None = None
+
+    @property
+    def hostile(self) -> bool:
+        """Whether earlier sets of the client are withdrawn as well.
+
+        Check 1 refuses a message whose sender is not established; copies and surplus images are harmless as such.
+        """
+        return self.name not in ("sender", "duplicate", "quota")
 
 
 @final
@@ -320,7 +331,7 @@ def inspect_replies(replies: Iterable[Message], spec: ReplySpec) -> tuple[list[C
     Replies that are Flower errors are skipped. Any exception inside a check counts as a refusal by it.
 
     Args:
-        replies: Messages of the clients.
+        replies: Messages of the clients, in the order of their arrival.
         spec: Specification of a valid reply.
 
     Example:
@@ -333,7 +344,7 @@ def inspect_replies(replies: Iterable[Message], spec: ReplySpec) -> tuple[list[C
     accepted: dict[int, Contribution] = {}
     refused: list[Refusal] = []
     answered: set[int] = set()
-    for message in replies:
+    for arrival, message in enumerate(replies):
         if message.has_error():
             continue
         reply = _Reply(message, spec, answered)
@@ -352,6 +363,7 @@ def inspect_replies(replies: Iterable[Message], spec: ReplySpec) -> tuple[list[C
             counts=tuple(metrics["class-counts"]),
             rate=tuple(float(r) for r in reply.decoded.get("rate", ())),
             meta={name: reply.meta[name] for name in ("manifest", "privacy", "codec", "codec-error")},
+            arrival=arrival,
         )
     return [accepted[node] for node in spec.allowed if node in accepted], refused
 

@@ -255,7 +255,7 @@ class PerturbedStudents:
             network = self.data.task.make(derive(rng, "init"))
         else:
             network = copy.deepcopy(self.around)
-            _perturb(network, self.radius, derive(rng, "near"))
+            perturb(network, self.radius, derive(rng, "near"))
         return self._restricted(network)
 
     def _restricted(self, network: Network) -> Network:
@@ -288,7 +288,8 @@ class _WithLogits(nn.Module):
 
 
 @torch.no_grad()
-def _perturb(network: nn.Module, radius: float, rng: torch.Generator) -> None:
+def perturb(network: nn.Module, radius: float, rng: torch.Generator) -> None:
+    """Move the weights by a random direction and a distance that is uniform in [0, radius]."""
     if not radius:
         return
     direction = [torch.randn(p.shape, generator=rng) for p in network.parameters()]

@@ -44,7 +44,7 @@ class ServerLearner(Protocol):
     """Learning rule of the server: a function of the network and the checked sets that returns new weights."""
 
     def __call__(
-        self, network: Network, sets: Sequence[Contribution], task: FederatedTask, rng: torch.Generator, *, quota: int
+        self, network: Network, sets: Sequence[Contribution], task: FederatedTask, rng: torch.Generator
     ) -> ServerUpdate:
         """Return the new network and its statistics.
 
@@ -53,7 +53,6 @@ class ServerLearner(Protocol):
             sets: Sets of the clients, at least one and at most one for each client.
             task: Task of the federation.
             rng: Generator from which all random numbers of the round derive.
-            quota: Largest number of images of a class that one client may send.
         """
         ...
 
@@ -88,10 +87,10 @@ class TrainOnPool:
         check_numbers(self)
 
     def __call__(
-        self, network: Network, sets: Sequence[Contribution], task: FederatedTask, rng: torch.Generator, *, quota: int
+        self, network: Network, sets: Sequence[Contribution], task: FederatedTask, rng: torch.Generator
     ) -> ServerUpdate:
         """Return the trained network, with the pool and its bounds."""
-        pool = pooled(sets, task, self.weighing, quota=quota)
+        pool = pooled(sets, task, self.weighing)
         if self.fresh:
             network = task.make(derive(rng, "fresh"))
         batch, start = pool.batch(task), weight_vector(network)
@@ -131,11 +130,9 @@ class MergedSteps:
         sets: Sequence[Contribution],
         task: FederatedTask,
         rng: torch.Generator,  # noqa: ARG002
-        *,
-        quota: int,
     ) -> ServerUpdate:
         """Return the network after all steps: step k of all clients precedes step k + 1."""
-        pool = pooled(sets, task, PoolWeights(), quota=quota)
+        pool = pooled(sets, task, PoolWeights())
         steps = [self._steps(contribution, task) for contribution in sets]
         network.train()
         for k in range(max(map(len, steps))):
@@ -188,8 +185,6 @@ class AverageUpdates:
         sets: Sequence[Contribution],
         task: FederatedTask,
         rng: torch.Generator,  # noqa: ARG002
-        *,
-        quota: int,  # noqa: ARG002
     ) -> ServerUpdate:
         """Return the network with the mean update; updates that are not finite are refused."""
         updates = {

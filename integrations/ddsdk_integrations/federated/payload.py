@@ -61,6 +61,7 @@ class Contribution:
         counts: Number of real images that the client claims for each of the K classes.
         rate: Learning rates distilled with the set: none, one for all steps, or one for each step.
         meta: Further statements of the client: `manifest`, privacy statement, codec and codec error.
+        arrival: Position of the reply in the order of arrival at the server.
     """
 
     node: int
@@ -71,6 +72,7 @@ class Contribution:
     counts: tuple[int, ...]
     rate: tuple[float, ...]
     meta: dict[str, Any]
+    arrival: int = 0
 
     def after(self, older: Contribution) -> Contribution:
         """Return this set, followed by the images of an older set of the same client."""

@@ -21,19 +21,22 @@ from ddsdk_integrations.federated.task import FederatedTask
 class PoolWeights:
     """Weights of the clients' sets in the training loss of the server.
 
+    Within a class a client's weight is its number of images, at most `cap` times the median of the class.
+
     Attributes:
-        by: Rule of the weights. ``"images"``: all images have the same weight. ``"examples"``: all classes have the
-            same weight, and within a class a client's weight is the number of real images behind its set.
-        cap: Largest weight of a client with ``"examples"``, at least 1, in units of the median weight in a class.
+        by: Images that count. ``"images"``: the images that a client sent; a class has the weight of all images that
+            were sent for it. ``"examples"``: the real images behind a set, which clients claim; all classes have the
+            same weight.
+        cap: Largest weight of a client, at least 1, in units of the median weight in a class.
 
     Example:
         >>> from ddsdk_integrations.federated import PoolWeights
-        >>> PoolWeights(by="examples")
+        >>> PoolWeights(by="examples", cap=3.0)
         PoolWeights(by='examples', cap=3.0)
     """
 
     by: Literal["images", "examples"] = "images"
-    cap: float = 3.0
+    cap: float = 1.0
 
     def __post_init__(self) -> None:
         require(self.by in ("images", "examples"), "by", "be images or examples", self.by)
@@ -52,7 +55,7 @@ class Pool:
         weights: Weight of each image in the loss, (M,), with mean 1.
         share: Largest share of one client in the weight of a class, in (0, 1].
         influence: Largest share that one client could have had in each class with images, if the other sets stayed the
-            same; by weight or by number of images, according to `PoolWeights`. It is 1 if one client alone has a class.
+            same. It is 1 if one client alone has a class, and with soft labels, which count in several classes.
     """
 
     images: Tensor
@@ -70,23 +73,30 @@ class Pool:
         return dd.Batch(task.preprocess(self.images), self.labels * self.weights[:, None])
 
 
-def pooled(sets: Sequence[Contribution], task: FederatedTask, weighing: PoolWeights, *, quota: int) -> Pool:
+def pooled(sets: Sequence[Contribution], task: FederatedTask, weighing: PoolWeights) -> Pool:
     """Return the union of clients' sets.
 
     Args:
         sets: Sets of the clients, at least one.
         task: Task of the federation.
         weighing: Rule of the weights.
-        quota: Largest number of images of a class that a client may send, for the bound of its influence.
     """
     weights = [torch.ones(len(contribution.images)) for contribution in sets]
-    if weighing.by == "examples":
-        for c in range(task.num_classes):
-            holders = [i for i, contribution in enumerate(sets) if bool((contribution.classes == c).any())]
-            holder_weights = _class_weights([sets[i].counts[c] for i in holders], weighing)
-            for i, weight in zip(holders, holder_weights, strict=True):
-                members = sets[i].classes == c
-                weights[i][members] = weight / int(members.sum()) / sum(holder_weights)
+    influence = {}
+    soft = any(bool(((contribution.labels > 0) & (contribution.labels < 1)).any()) for contribution in sets)
+    for c in range(task.num_classes):
+        sent = [int((contribution.classes == c).sum()) for contribution in sets]
+        holders = [i for i, n in enumerate(sent) if n]
+        if not holders:
+            continue
+        by_images = weighing.by == "images"
+        counts = [float(sent[i] if by_images else sets[i].counts[c]) for i in holders]
+        holder_weights = _class_weights(counts, weighing)
+        class_weight = sum(sent) if by_images else 1.0
+        for i, weight in zip(holders, holder_weights, strict=True):
+            weights[i][sets[i].classes == c] = class_weight * weight / sent[i] / sum(holder_weights)
+        shares = (_largest_share(counts, i, weighing) for i in range(len(holders)))
+        influence[c] = 1.0 if soft or len(holders) == 1 else max(shares)
     # Weight of each set in each class, (clients, K). Soft labels count in every class, whatever an image was made for.
     mass = torch.stack(
         [(contribution.labels * w[:, None]).sum(0) for contribution, w in zip(sets, weights, strict=True)]
@@ -100,39 +110,15 @@ def pooled(sets: Sequence[Contribution], task: FederatedTask, weighing: PoolWeig
         classes=torch.cat([contribution.classes for contribution in sets]),
         weights=all_weights / all_weights.mean(),
         share=float((mass / mass.sum(0).clamp_min(1e-12))[:, present].max()),
-        influence=_influence(sets, mass, weighing, quota),
+        influence=influence,
     )
 
 
 def _class_weights(counts: Sequence[float], weighing: PoolWeights) -> list[float]:
-    """Return the weight of each holder of a class: its number of real images, at most `cap` medians."""
-    if not counts:
-        return []
+    """Return the weight of each holder of a class: its number of images, at most `cap` medians."""
     # The lower median: with the upper one of two holders, an exaggerated claim would raise its own cap.
     median = sorted(counts)[(len(counts) - 1) // 2]
     return [max(1.0, min(n, weighing.cap * median)) for n in counts]
-
-
-def _influence(sets: Sequence[Contribution], mass: Tensor, weighing: PoolWeights, quota: int) -> dict[int, float]:
-    """Return the largest share of each class that any one holder could have reached, with the other sets fixed."""
-    influence = {}
-    soft = any(bool(((contribution.labels > 0) & (contribution.labels < 1)).any()) for contribution in sets)
-    for c in range(mass.shape[1]):
-        holders = [contribution for contribution in sets if bool((contribution.classes == c).any())]
-        if not holders:
-            continue
-        if len(holders) == 1 or (soft and weighing.by == "examples"):
-            influence[c] = 1.0
-        elif weighing.by == "examples":
-            counts = [float(contribution.counts[c]) for contribution in holders]
-            influence[c] = max(_largest_share(counts, i, weighing) for i in range(len(holders)))
-        else:
-            # Up to half of a soft label may lie outside its class, so images of every class can add to this one.
-            reachable = quota * (1 + 0.5 * (mass.shape[1] - 1)) if soft else float(quota)
-            # The holder with the most mass leaves the least to the others, which bounds the share of any holder.
-            others = float(mass[:, c].sum() - mass[:, c].max())
-            influence[c] = reachable / (reachable + others)
-    return influence
 
 
 def _largest_share(counts: list[float], i: int, weighing: PoolWeights) -> float:

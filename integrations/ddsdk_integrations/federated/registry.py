@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 
 from ddsdk_integrations.federated.store import log
 from ddsdk_integrations.federated.task import FederatedTask
-from ddsdk_integrations.federated.traffic import content_bytes, error_text, exchange
+from ddsdk_integrations.federated.traffic import Quorum, content_bytes, error_text, exchange
 
 _QUESTION = "query.stats"
 _ATTEMPTS = 3
@@ -27,11 +27,18 @@ class NodeRegistry:
         task: Task of the federation.
         action: Action of the rounds, ``"distill"`` or ``"update"``; a recipe may need more images of a class than an
             update, so the class counts depend on it.
+        quorum: Rule for silent nodes.
+
+    Attributes:
+        excluded: Node ids that were excluded because they stayed silent, and have not answered since.
     """
 
-    def __init__(self, task: FederatedTask, action: str) -> None:
+    def __init__(self, task: FederatedTask, action: str, quorum: Quorum) -> None:
         self._task = task
         self._action = action
+        self._quorum = quorum
+        self._silent_rounds: Counter[int] = Counter()
+        self.excluded: set[int] = set()
         self._counts: dict[int, tuple[int, ...]] = {}
         self._partitions: dict[int, int] = {}
         self._attempts: Counter[int] = Counter()
@@ -53,13 +60,13 @@ class NodeRegistry:
         if available < least:
             log.warning("%d of %d nodes are available after %.0f s", available, least, timeout)
         requests = self.questions(grid)
-        self.answers(exchange(grid, requests, timeout))
+        self.answers(exchange(grid, requests, timeout, self._quorum))
         for node in sorted({m.metadata.dst_node_id for m in requests} - set(self._counts)):
             log.warning("node %d did not state its class counts and is left out of this round", node)
 
     def questions(self, grid: Grid) -> list[Message]:
-        """Return a request for class counts to each node that is not registered, at most three times per node."""
-        new = sorted(set(grid.get_node_ids()) - set(self._counts))
+        """Return a request for class counts to each node that is not registered or excluded, three times at most."""
+        new = sorted(set(grid.get_node_ids()) - (set(self._counts) - self.excluded))
         new = [node for node in new if self._attempts[node] < _ATTEMPTS]
         self._attempts.update(new)
         self._unanswered = set(new)
@@ -104,6 +111,24 @@ class NodeRegistry:
             return
         self._counts[node] = tuple(counts)
         self._partitions[node] = partition
+        self.excluded.discard(node)
+
+    def count_silence(self, requested: Iterable[int], answered: Iterable[int]) -> None:
+        """Count the rounds in a row in which each node stayed silent, and exclude nodes beyond the patience.
+
+        An excluded node gets a new request for its class counts, and takes part once it has stated them.
+
+        Args:
+            requested: Node ids with a request in this round.
+            answered: Node ids with a reply in this round, an error included.
+        """
+        answers = set(answered)
+        for node in requested:
+            self._silent_rounds[node] = 0 if node in answers else self._silent_rounds[node] + 1
+            if self._silent_rounds[node] >= self._quorum.patience:
+                log.warning("node %d stayed silent in %d rounds and is excluded", node, self._silent_rounds[node])
+                self.excluded.add(node)
+                self._silent_rounds[node] = self._attempts[node] = 0
 
     def choose(self, grid: Grid, fraction: float, rng: torch.Generator) -> list[int]:
         """Return a random share of the registered nodes that are available, at least one, sorted by partition.
@@ -115,7 +140,7 @@ class NodeRegistry:
             fraction: Share of the nodes, in (0, 1].
             rng: Generator of the selection.
         """
-        available = set(grid.get_node_ids())
+        available = set(grid.get_node_ids()) - self.excluded
         nodes = sorted((n for n in self._counts if n in available), key=lambda n: (self._partitions[n], n))
         number = max(1, round(fraction * len(nodes)))
         picked = torch.randperm(len(nodes), generator=rng)[:number].sort().values

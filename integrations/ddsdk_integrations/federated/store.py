@@ -34,8 +34,10 @@ class RoundReport:
         round_number: Number of the round, from 1.
         taken: Number of sets that were used, in whole or in part.
         silent: Node ids without a reply before the timeout.
+        excluded: Node ids that got no request, because they stayed silent in the rounds before.
         failed: Node id and reason of each reply that was an error.
         refused: Refusals by the checks.
+        withdrawn: Number of images of earlier rounds that were withdrawn, because their client was refused.
         missing: Names of classes that some client holds and no used set contains.
         share: Largest share of one client in the weight of a class.
         influence: Largest share that one client could have had, with the other sets fixed; 1 if one client alone holds
@@ -53,8 +55,10 @@ class RoundReport:
     """Number of nodes that got a request."""
     taken: int
     silent: tuple[int, ...] = ()
+    excluded: tuple[int, ...] = ()
     failed: tuple[tuple[int, str], ...] = ()
     refused: tuple[Refusal, ...] = ()
+    withdrawn: int = 0
     missing: tuple[str, ...] = ()
     share: float = 0.0
     influence: float = 0.0
@@ -71,7 +75,7 @@ class RoundReport:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RoundReport:
         """Return the report of the values from `to_json`."""
-        plain = values | {name: tuple(values[name]) for name in ("silent", "missing")}
+        plain = values | {name: tuple(values.get(name, ())) for name in ("silent", "excluded", "missing")}
         plain["refused"] = tuple(Refusal(**refusal) for refusal in values["refused"])
         plain["failed"] = tuple((int(node), str(reason)) for node, reason in values["failed"])
         plain["influence"] = math.inf if values["influence"] is None else values["influence"]
@@ -80,12 +84,17 @@ class RoundReport:
     def write(self) -> None:
         """Log a summary at level INFO, and a warning for each refusal, error, silent node and missing class."""
         for refusal in self.refused:
-            log.warning("round %d: node %d refused by check %d (%s): %s", self.round_number, *refusal)
+            log.warning("round %d: node %d refused by check %d (%s): %s", self.round_number, *refusal[:4])
         for node, reason in self.failed:
             log.warning("round %d: node %d failed: %s", self.round_number, node, reason)
         if self.silent:
             nodes = ", ".join(map(str, self.silent))
             log.warning("round %d: nodes %s did not answer in time", self.round_number, nodes)
+        if self.excluded:
+            nodes = ", ".join(map(str, self.excluded))
+            log.warning("round %d: nodes %s got no request, because they stayed silent", self.round_number, nodes)
+        if self.withdrawn:
+            log.warning("round %d: %d images of earlier rounds withdrawn", self.round_number, self.withdrawn)
         if self.missing:
             names = ", ".join(self.missing)
             log.warning("round %d: no images of the classes %s, which clients hold", self.round_number, names)

@@ -18,15 +18,16 @@ from flwr.serverapp.strategy import FedAvg, Result
 import ddsdk as dd
 from ddsdk.artefact import to_bytes
 from ddsdk.foundation import NonNegativeFloat, NonNegativeInt, check_numbers, require, require_count
+from ddsdk_integrations.federated.agreement import harmful
 from ddsdk_integrations.federated.checks import Refusal, ReplyLimits, ReplySpec, inspect_replies
-from ddsdk_integrations.federated.cross_client import CrossClientFilter
+from ddsdk_integrations.federated.cross_client import CrossClientFilter, FeatureNetworks
 from ddsdk_integrations.federated.learners import ServerLearner, ServerUpdate
 from ddsdk_integrations.federated.payload import Contribution
 from ddsdk_integrations.federated.pool import Pool, PoolWeights, pooled
 from ddsdk_integrations.federated.registry import NodeRegistry
 from ddsdk_integrations.federated.store import RoundReport, RoundStore, SavedRound, log
 from ddsdk_integrations.federated.task import FederatedTask
-from ddsdk_integrations.federated.traffic import CountingGrid, Traffic, error_text, exchange
+from ddsdk_integrations.federated.traffic import CountingGrid, Quorum, Traffic, error_text, exchange
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
@@ -76,10 +77,14 @@ class SetStrategy(FedAvg):
         task: Task of the federation.
         ask: Request to the clients.
         learn: Learning rule of the server.
-        screen: Filter of copied and outlying sets; None for the default `CrossClientFilter`.
+        screen: Filter of copies, surplus images and contradicted labels; None for the default `CrossClientFilter`.
         limits: Limits of a client's reply; None for the default `ReplyLimits`.
+        clean: Small set of clean images of the server with the classes of the task, at least two of each, such as
+            five. Its classifier judges each set, and sets without which the pool fits it better are left out. It is
+            for sets of images that look like real ones. None compares the clients with each other alone.
+        quorum: Rule for the end of a round and for silent nodes; None for the default `Quorum`.
         remember: Number of rounds whose sets are used together, so that silent clients still contribute older sets;
-            1 for weight updates.
+            1 for weight updates. Older sets of a refused client are withdrawn.
         fraction_train: Share of the nodes that get a request in a round, in (0, 1].
         min_available_nodes: Number of nodes for which the first round waits.
         seed: Seed from which all random numbers derive, including those of the clients.
@@ -113,6 +118,8 @@ class SetStrategy(FedAvg):
         learn: ServerLearner,
         screen: CrossClientFilter | None = None,
         limits: ReplyLimits | None = None,
+        clean: dd.RealData | None = None,
+        quorum: Quorum | None = None,
         remember: int = 1,
         fraction_train: float = 1.0,
         min_available_nodes: int = 1,
@@ -125,6 +132,9 @@ class SetStrategy(FedAvg):
         require_count("remember", remember)
         allowed = remember == 1 or ask.action == "distill"
         require(allowed, "remember", "be 1 where clients send updates, which belong to one round", remember)
+        if clean is not None:
+            require(ask.action == "distill", "clean", "be None where clients send updates, which are no images", clean)
+            _check_clean(clean, task)
         # Flower's default of `min_train_nodes` would wait for two nodes.
         super().__init__(fraction_train=fraction_train, min_train_nodes=1, min_available_nodes=min_available_nodes)
         # The server evaluates; 0 as an argument of the constructor would cause a warning of Flower in the log.
@@ -132,6 +142,8 @@ class SetStrategy(FedAvg):
         self.task, self.ask, self.learn = task, ask, learn
         self.screen = CrossClientFilter() if screen is None else screen
         self.limits = ReplyLimits() if limits is None else limits
+        self.clean = clean
+        self.quorum = Quorum() if quorum is None else quorum
         self.remember, self.seed = remember, seed
         self.reports: list[RoundReport] = []
         self.traffic = Traffic()
@@ -139,10 +151,11 @@ class SetStrategy(FedAvg):
         self._round_sets: list[list[Contribution]] = []
         self._secret = secrets.randbits(62) if secret is None else secret
         self._store = None if folder is None else RoundStore(Path(folder), self.described())
-        self._registry = NodeRegistry(task, ask.action)
+        self._registry = NodeRegistry(task, ask.action, self.quorum)
         self._selected: list[int] = []
         self._arrays = ArrayRecord()
         self._refused: list[Refusal] = []
+        self._withdrawn = 0
         self._learned: ServerUpdate | None = None
         self._used: list[Contribution] = []
 
@@ -178,13 +191,15 @@ class SetStrategy(FedAvg):
             self._registry.open(grid, self.min_available_nodes, timeout)
             config = ConfigRecord() if train_config is None else train_config
             # New nodes state their class counts during this round and take part from the next one on.
-            sent = [*self.configure_train(server_round, result.arrays, config, grid), *self._registry.questions(grid)]
-            replies = self._registry.answers(exchange(grid, sent, timeout))
+            requests = self.configure_train(server_round, result.arrays, config, grid)
+            questions, excluded = self._registry.questions(grid), sorted(self._registry.excluded)
+            replies = self._registry.answers(exchange(grid, requests, timeout, self.quorum, beside=questions))
+            self._registry.count_silence(self._selected, (m.metadata.src_node_id for m in replies))
             arrays, metrics = self.aggregate_train(server_round, replies)
             if arrays is not None and metrics is not None:
                 result.arrays = arrays
                 result.train_metrics_clientapp[server_round] = metrics
-            self._report(server_round, replies, previous_traffic, time.monotonic() - began)
+            self._report(server_round, replies, excluded, previous_traffic, time.monotonic() - began)
             self._evaluate(server_round, result, evaluate_fn)
             self._save(server_round, result)
         return result
@@ -219,6 +234,8 @@ class SetStrategy(FedAvg):
             The new weights and metrics; None for both if no set was accepted or the training diverged.
         """
         sets = self._accepted(server_round, replies)
+        self._withdraw(self._refused)
+        sets = self._without_harm(sets, server_round)
         self._learned, self._used = None, []
         if not sets:
             log.warning("round %d: no set was taken, the weights stay as they are", server_round)
@@ -229,7 +246,6 @@ class SetStrategy(FedAvg):
             _by_client(round_sets),
             self.task,
             dd.generator("server", self.seed, server_round),
-            quota=self.limits.images * len(round_sets),
         )
         self._refused += learned.refused
         if not all(bool(torch.isfinite(t).all()) for t in learned.network.state_dict().values()):
@@ -254,14 +270,57 @@ class SetStrategy(FedAvg):
         )
         sets, self._refused = inspect_replies(replies, spec)
         if not spec.update:
-            sets, refused = self.screen(sets, self.task, dd.generator("screen", self._secret, server_round))
+            rng = dd.generator("screen", self._secret, server_round)
+            sets, refused = self.screen(sets, self.task, rng, self.clean, self._features(server_round))
             self._refused += refused
         return sets
+
+    def _features(self, server_round: int) -> FeatureNetworks:
+        around = self.task.loaded(self._arrays) if self.ask.model else None
+        rng = dd.generator("features", self._secret, server_round)
+        return FeatureNetworks.of(self.task, rng, around, self.ask.radius)
+
+    def _withdraw(self, refused: Iterable[Refusal]) -> None:
+        """Take what refused clients sent in earlier rounds out of the pool: a refused class, or all of it."""
+        hostile = [refusal for refusal in refused if refusal.hostile]
+        nodes = {refusal.node for refusal in hostile if refusal.class_id is None}
+        classes = {(refusal.node, refusal.class_id) for refusal in hostile}
+        before = _images(self._round_sets)
+        kept_rounds = []
+        for sets in self._round_sets:
+            kept = []
+            for contribution in sets:
+                keep = [(contribution.node, c) not in classes for c in contribution.classes.tolist()]
+                if contribution.node not in nodes and any(keep):
+                    kept.append(contribution.of_classes(torch.tensor(keep)))
+            kept_rounds.append(kept)
+        self._round_sets = kept_rounds
+        self._withdrawn = before - _images(kept_rounds)
+
+    def _without_harm(self, sets: list[Contribution], server_round: int) -> list[Contribution]:
+        """Return the sets of clients without which the pool of all rounds does not fit the clean images better."""
+        if self.clean is None or not sets:
+            return sets
+        networks = self._features(server_round).matched
+        pool_sets = _by_client([*self._round_sets, sets][-self.remember :])
+        refused = [
+            Refusal(
+                pool_sets[i].node, 14, "harm", f"{100 * share:.0f} % of the error on clean images is due to this client"
+            )
+            for i, share in harmful(pool_sets, self.task, networks, self.clean).items()
+        ]
+        withdrawn = self._withdrawn
+        self._withdraw(refused)
+        self._withdrawn += withdrawn
+        self._refused += refused
+        nodes = {refusal.node for refusal in refused}
+        return [contribution for contribution in sets if contribution.node not in nodes]
 
     def described(self) -> dict[str, str]:
         """Return the settings of the server on which the result depends, as text by name; the secret is left out."""
         names = ("fraction_train", "seed", "remember", "ask", "learn", "screen", "limits")
-        return {"task": self.task.digest, **{name: str(getattr(self, name)) for name in names}}
+        clean = "" if self.clean is None else self.clean.fingerprint
+        return {"task": self.task.digest, "clean": clean, **{name: str(getattr(self, name)) for name in names}}
 
     def distilled(self) -> dd.Distilled:
         """Return the union of the sets in the last round that had one, as a distilled set to save, judge or share.
@@ -288,8 +347,8 @@ class SetStrategy(FedAvg):
             return result, 1
         self.reports, self._round_sets = saved.reports, saved.kept
         if self._round_sets:
-            weighing, quota = getattr(self.learn, "weighing", PoolWeights()), self.limits.images * len(self._round_sets)
-            self.pool = pooled(_by_client(self._round_sets), self.task, weighing, quota=quota)
+            weighing = getattr(self.learn, "weighing", PoolWeights())
+            self.pool = pooled(_by_client(self._round_sets), self.task, weighing)
         self.traffic.down, self.traffic.up, self.traffic.messages = saved.traffic
         result = Result(arrays=saved.arrays)
         result.evaluate_metrics_serverapp.update({r: MetricRecord(values) for r, values in saved.evaluated.items()})
@@ -302,7 +361,9 @@ class SetStrategy(FedAvg):
             result.evaluate_metrics_serverapp[server_round] = metrics
             log.info("round %d: %s", server_round, dict(metrics))
 
-    def _report(self, server_round: int, replies: Iterable[Message], previous: Traffic, seconds: float) -> None:
+    def _report(
+        self, server_round: int, replies: Iterable[Message], excluded: Sequence[int], previous: Traffic, seconds: float
+    ) -> None:
         answered = {m.metadata.src_node_id for m in replies}
         learned = self._learned
         sent_classes = (contribution.classes.tolist() for contribution in self._used)
@@ -312,8 +373,10 @@ class SetStrategy(FedAvg):
             asked=len(self._selected),
             taken=len(self._used),
             silent=tuple(node for node in self._selected if node not in answered),
+            excluded=tuple(excluded),
             failed=tuple((m.metadata.src_node_id, error_text(m)) for m in replies if m.has_error()),
             refused=tuple(self._refused),
+            withdrawn=self._withdrawn,
             missing=tuple(self.task.class_names[c] for c in missing),
             share=0.0 if learned is None else learned.share,
             influence=0.0 if learned is None else learned.influence,
@@ -333,6 +396,18 @@ class SetStrategy(FedAvg):
         round_sets = [] if self.pool is None else self._round_sets
         traffic = dataclasses.astuple(self.traffic)
         self._store.save(SavedRound(server_round, result.arrays, self.reports, evaluated, traffic, round_sets))
+
+
+def _check_clean(clean: dd.RealData, task: FederatedTask) -> None:
+    """Raise a ValueError unless the clean images have the classes and the shape of the task, and two of each class."""
+    require(clean.class_names == task.class_names, "clean", f"have the classes {task.class_names}", clean.class_names)
+    require(clean.image_shape == task.image_shape, "clean", f"have the shape {task.image_shape}", clean.image_shape)
+    fewest = int(torch.bincount(clean.labels, minlength=task.num_classes).min())
+    require(fewest >= 2, "clean", "have at least two images of each class", fewest)
+
+
+def _images(rounds: Iterable[Iterable[Contribution]]) -> int:
+    return sum(len(contribution.images) for sets in rounds for contribution in sets)
 
 
 def _by_client(rounds: Sequence[Sequence[Contribution]]) -> list[Contribution]:

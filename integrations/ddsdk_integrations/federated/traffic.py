@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordD
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.serverapp import Grid
 
-from ddsdk.foundation import clean
+from ddsdk.foundation import Fraction, PositiveInt, check_numbers, clean, require
 
 _STATE = "ddsdk-traffic"
 _POLL_SECONDS = 1.0
@@ -19,8 +20,48 @@ _UNREADABLE = 2
 _TEXT = 200
 
 
-def exchange(grid: Grid, messages: Iterable[Message], timeout: float) -> list[Message]:
-    """Send messages and return the replies that arrive within `timeout` seconds, at most one for each message.
+@final
+@dataclass(frozen=True, kw_only=True)
+class Quorum:
+    """Rule for the end of a round, and for nodes that stay silent.
+
+    A round ends when all nodes have answered, or a grace period after the quorum has.
+
+    Attributes:
+        share: Share of the nodes that make a quorum, in (0, 1]. A small share lets fast clients shut out slow ones.
+        grace: Longest wait after the quorum, in units of the timeout of the round, in [0, 1].
+        patience: Number of rounds in a row after which a silent node is excluded, at least 1. It takes part again as
+            soon as it states its class counts; three requests for them are sent beside the next rounds.
+
+    Example:
+        >>> from ddsdk_integrations.federated import Quorum
+        >>> Quorum().needed(7)
+        5
+    """
+
+    share: float = 2 / 3
+    grace: Fraction = 0.25
+    patience: PositiveInt = 2
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        require(0 < self.share <= 1, "share", "lie in 0 < value <= 1", self.share)
+
+    def needed(self, nodes: int) -> int:
+        """Return the smallest number of answers that make a quorum of `nodes` nodes."""
+        # Without the margin, 2/3 of 9 could round up to 7.
+        return math.ceil(self.share * nodes - 1e-9)
+
+
+def exchange(
+    grid: Grid,
+    messages: Iterable[Message],
+    timeout: float,
+    quorum: Quorum | None = None,
+    *,
+    beside: Iterable[Message] = (),
+) -> list[Message]:
+    """Send messages and return the replies that arrive in time, at most one for each message.
 
     Flower's ``send_and_receive`` pulls all replies together, so that one unreadable reply ends the run and loses the
     others. Here each reply is pulled by itself, and an unreadable one becomes an error of its sender.
@@ -29,23 +70,34 @@ def exchange(grid: Grid, messages: Iterable[Message], timeout: float) -> list[Me
         grid: Flower grid with the connected nodes.
         messages: Messages to be sent to clients.
         timeout: Longest wait in seconds.
+        quorum: Rule for an earlier end; None waits for all replies until the timeout.
+        beside: Further messages, which do not count for the quorum.
 
     Returns:
-        The replies in the order of their arrival.
+        The replies in the order of their arrival, by the clock of the server. Replies that arrive between two polls
+        have the order of the node ids, which clients do not choose.
     """
-    messages = list(messages)
+    awaited, further = list(messages), list(beside)
+    needed = len(awaited) if quorum is None else quorum.needed(len(awaited))
     until = time.monotonic() + timeout
-    unanswered = {i: m for i, m in zip(grid.push_messages(messages), messages, strict=False) if i}
+    sent = zip(grid.push_messages([*awaited, *further]), [*awaited, *further], strict=False)
+    unanswered = {i: m for i, m in sent if i}
+    counted = {id(message) for message in awaited}
     replies: list[Message] = []
+    answers, met = 0, False
     while unanswered and time.monotonic() < until:
-        number = len(unanswered)
+        number, arrived = len(unanswered), []
         for i, message in list(unanswered.items()):
             reply = _pulled(grid, i, message)
             if time.monotonic() >= until:
                 break
             if reply is not None:
-                replies.append(reply)
+                arrived.append((message.metadata.dst_node_id, reply))
+                answers += id(message) in counted
                 del unanswered[i]
+        replies += [reply for _, reply in sorted(arrived, key=lambda pair: pair[0])]
+        if quorum is not None and not met and answers >= needed:
+            met, until = True, min(until, time.monotonic() + quorum.grace * timeout)
         if len(unanswered) == number:
             time.sleep(max(0.0, min(_POLL_SECONDS, until - time.monotonic())))
     return replies
