@@ -45,6 +45,11 @@ SMALL = {
         {"| fedprox | 1.0 | 20 |": 1, "| one-shot real images | 1.0 | 1 |": 1},
         "bytes-1.0.png",
     ),
+    "federated_attacks": Small(
+        "--data digits --steps 1 --width 4 --rounds 1 --clean 0"
+        " --methods '3 honest alone,1 of 4 flips labels with 50 images'",
+        {"| 3 honest alone |": 1, "| 1 of 4 flips labels with 50 images |": 1},
+    ),
     "explain": Small(
         "--data digits --images 8 --ipc 1 --steps 3 --queries 10 --subsets 4",
         {"| through ": 3, "| leave-one-out itself | 1.00 | 1.00 | 100 |": 1, "| KIP | ": 0, "| k-means images | ": 2},
