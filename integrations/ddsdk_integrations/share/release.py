@@ -70,7 +70,7 @@ def check_claims(name: str, text: str, distilled: dd.Distilled) -> None:
         >>> coreset = ddsdk.distill(ddsdk.BASELINES["random"](ipc=1), ddsdk.load("digits"))
         >>> check_claims("title", "Anonymous digits", coreset)
         Traceback (most recent call last):
-        ValueError: title must not contain 'Anonymous' without a certificate of differential privacy, got ...
+        ValueError: title must not contain 'anonymous' without a certificate of differential privacy, got ...
     """
     plain = _plain_letters(text)
     for pattern, entry in CLAIMS.items():
