@@ -44,6 +44,7 @@ class CrossClientFilter:
         least: Smallest number of other clients that hold a class for it to be judged, at least 2.
 
     Example:
+        >>> import ddsdk
         >>> from ddsdk_integrations.federated import CrossClientFilter, FederatedTask, fed_dm
         >>> task = FederatedTask.of(ddsdk.load("digits"), width=4, depth=2)
         >>> strategy = fed_dm(task, screen=CrossClientFilter(quota=4.0))
