@@ -402,8 +402,7 @@ def test_evaluate_refuses_other_data(made, tmp_path, capsys):
         image_folder(tmp_path / split, map(str, range(10)), (9, 9))
     args = ["evaluate", str(made), "--data", str(tmp_path), "--repeats", "1", "--epochs", "1"]
     assert main(args) == 2
-    shapes = "test images must have the shape of the set's images, (1, 8, 8), got (1, 9, 9)"
-    assert shapes in capsys.readouterr().err
+    assert "test images must have the shape of the set's images, (1, 8, 8), got (1, 9, 9)" in capsys.readouterr().err
 
 
 def test_hostile_class_names_reach_neither_terminal_nor_page(tmp_path, capsys):

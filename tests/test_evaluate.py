@@ -157,11 +157,15 @@ def test_another_geometry_is_noted_and_another_vocabulary_refused(pictures, capl
     distilled = dd.distill(dd.BASELINES["means"](ipc=1), train)
     _, padded = dd.load_pair(pictures, resize=dd.data.Resize(8, 8, "pad"))
     caplog.clear()
-    in_space_of(distilled, padded)
-    assert "the test images have the geometry {'height': 8, 'width': 8, 'fit': 'pad'}, and the set" in caplog.text
+    distilled.evaluate(padded, SHORT.changed(epochs=1, networks=1), baselines=["random", "k-means"], train=train)
+    # One note, however many sets are evaluated.
+    text = "the test images have the geometry {'height': 8, 'width': 8, 'fit': 'pad'}, and the set"
+    assert caplog.text.count("have the geometry") == caplog.text.count(text) == 1
     train.reading["vocabulary"] = {"sha256": "a"}
     with pytest.raises(ValueError, match="vocabulary of test must be that of the set, None"):
         in_space_of(distilled, train)
+    # A union of sets states no vocabulary.
+    assert in_space_of(distilled.concat(distilled), train) is train
     altered = dataclasses.replace(distilled, provenance={"data": {"resize": {"height": -1, "width": 8, "fit": "crop"}}})
     with pytest.raises(ValueError, match="resize must be one side or"):
         stored_reading(altered)

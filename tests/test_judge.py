@@ -371,3 +371,9 @@ def test_a_published_figure_stands_beside_the_published_protocol_only():
         shown[key] = "| 64.9 |" in score_table([record], [])
     assert shown == dict.fromkeys(shown, False) | {"paper": True, "repeats": True}
     assert score_table([{**record, "score": score}], []).count("\n") == 2
+
+
+def test_a_reduced_protocol_of_a_network_without_a_width_keeps_its_options():
+    protocol = dd.TrainingProtocol.published().changed(network="torchvision:resnet18")
+    reduced = judge.reduced_protocol(protocol, networks=1, epochs=2, width=8)
+    assert (reduced.network, reduced.epochs, dict(reduced.network_options)) == ("torchvision:resnet18", 2, {})

@@ -84,10 +84,14 @@ def test_loading_and_evaluation_do_not_depend_on_the_settings(state):
 
 
 def test_the_application_has_its_settings_between_steps_and_after_errors(tiny, make_student):
+    losses = list(Run(dd.DM(ipc=1, steps=2, real_batch=4), tiny, make_student=make_student, seed=0))
     with torch.no_grad(), default_dtype(torch.float64):
         run = Run(dd.DM(ipc=1, steps=2, real_batch=4), tiny, make_student=make_student, seed=0)
         for _ in run:
             assert (torch.is_grad_enabled(), torch.get_default_dtype()) == (False, torch.float64)
+        # A loop that is taken out of its run is the same.
+        loop = Run(dd.DM(ipc=1, steps=2, real_batch=4), tiny, make_student=make_student, seed=0).distillation
+        assert [step.loss for step in loop] == [step.loss for step in losses]
         with pytest.raises(ValueError, match="ipc must not exceed"):
             dd.distill(dd.BASELINES["random"](ipc=1000), tiny, seed=0)
         assert (torch.is_grad_enabled(), torch.get_default_dtype()) == (False, torch.float64)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import one_hot
 from torch.utils.data import TensorDataset
 
 from ddsdk.artefact.card import card_markdown
@@ -343,9 +344,9 @@ class Distilled:
         whole = self.edge_index is not None or self.stored_floats != self.images.numel()
         whole |= isinstance(self.learned_lr, tuple) or isinstance(self.learned_momentum, tuple)
         require(not whole, "distilled", "be stored as pixels, without edges and rates of single steps", self)
-        limits = torch.as_tensor(counts)[self.owner]
-        ranks = torch.stack([(self.owner[:i] == c).sum() for i, c in enumerate(self.owner)])
-        kept = torch.nonzero(ranks < limits).flatten()
+        # Number of each image among those of its class, counted from 1.
+        numbers = one_hot(self.owner, self.num_classes).cumsum(0).gather(1, self.owner[:, None])[:, 0]
+        kept = torch.nonzero(numbers <= torch.as_tensor(counts).to(self.owner)[self.owner]).flatten()
         return dataclasses.replace(
             self,
             images=self.images[kept],

@@ -17,7 +17,7 @@ from ddsdk.foundation import as_generator, clean, derive, generator, require
 from ddsdk.judging.judge import EvaluationProgress, evaluation_steps, last_score
 from ddsdk.judging.scores import cached_score_steps
 from ddsdk.judging.stored import check_cost, stored_protocol
-from ddsdk.judging.training_set import TrainingSet, in_space_of
+from ddsdk.judging.training_set import TrainingSet, in_space_of, note_geometry
 from ddsdk.networks import NetworkSpec, network_factory, network_name
 from ddsdk.recipes import RECIPES
 from ddsdk.running import distill
@@ -188,6 +188,7 @@ def comparison_steps(
         require(baseline in BASELINES, "baselines", f"be among {', '.join(BASELINES)}", baseline)
     if baselines and train is None:
         raise TypeError("train must be the real training data from which the baselines are selected, got None")
+    note_geometry(distilled, test)
     # The value space of the test data is changed once: whitening is a large product.
     test = in_space_of(distilled, test)
     total = protocol.rounds * (1 + len(baselines))
@@ -197,11 +198,12 @@ def comparison_steps(
     if not baselines or train is None:
         return
     train = in_space_of(distilled, train, "train")
-    kernel = protocol.learner == "kernel"
     # Herding selects by the features of a network, which kernel ridge regression does not have.
-    student = network_factory("convnet", train.image_shape, train.num_classes)
-    if not kernel:
-        student = TrainingSet.of(distilled, protocol, network=network).make_network()
+    student = (
+        network_factory("convnet", train.image_shape, train.num_classes)
+        if protocol.learner == "kernel"
+        else TrainingSet.of(distilled, protocol, network=network).factory
+    )
     # The stored order of a distilled set is learned. A baseline is sorted by class and has to be shuffled.
     shuffled = protocol.changed(order="shuffled")
     for i, baseline in enumerate(baselines, 1):

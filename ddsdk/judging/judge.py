@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from inspect import signature
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from ddsdk.data import Batch, RealData
 from ddsdk.foundation import derive, plain_torch, require, require_count, steps_in_plain_torch
 from ddsdk.judging.training_set import TrainingSet
-from ddsdk.networks import NETWORKS
+from ddsdk.networks import network_parameters
 from ddsdk.synthetic import read_labels
 from ddsdk.training import (
     InputAttack,
@@ -173,7 +172,7 @@ def _network(
     (x, y), protocol = training_set.batch, training_set.protocol
     batch = Batch(x, read_labels(y, protocol.labels))
     network_rng = derive(rng, "network", index)
-    network = training_set.make_network()(derive(network_rng, "init")).to(x.device)
+    network = training_set.factory(derive(network_rng, "init")).to(x.device)
     return network, train(network, batch, protocol, derive(network_rng, "train"), training_set.per_step, adversary)
 
 
@@ -242,7 +241,7 @@ def reduced_protocol(
     """
     if protocol.learner == "kernel":
         return protocol
-    has_width = width is not None and "width" in signature(NETWORKS[protocol.network]).parameters
+    has_width = width is not None and "width" in network_parameters(protocol.network)
     return protocol.changed(
         options={"width": width} if has_width else {},
         epochs=None if epochs is None else min(epochs, protocol.epochs),

@@ -152,7 +152,7 @@ def cached_score_steps(
     }
     if network is not None and not isinstance(network, str):
         # A network of one's own may change under its name.
-        conditions["function"] = function_digest(training_set.make_network()(generator("identity")), test.image_shape)
+        conditions["function"] = function_digest(training_set.factory(generator("identity")), test.image_shape)
     # The name is part of the key, because two rows of a table can have equal sets, such as those of two baselines.
     store, unit = Store(folder), Unit("score", conditions, (name,))
     cached = store.read(unit.id)

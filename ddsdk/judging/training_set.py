@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, final
 
 import torch
@@ -100,10 +101,11 @@ class TrainingSet:
         if protocol.learner == "kernel":
             kernel_machine(protocol.network, **protocol.network_options)
         else:
-            self.make_network()
+            _ = self.factory
 
-    def make_network(self) -> NetworkFactory:
-        """Return the factory of the trained networks, for the images and classes of the set."""
+    @cached_property
+    def factory(self) -> NetworkFactory:
+        """Factory of the trained networks, for the images and classes of the set; checked once, at its first use."""
         shape, options = (self.image_shape, self.num_classes), self.protocol.network_options
         if self.network is None:
             return stored_network_factory(self.protocol.network, *shape, **options)
@@ -159,11 +161,23 @@ def _data_facts(distilled: Distilled) -> Mapping[str, Any]:
     return facts if isinstance(facts, Mapping) else {}
 
 
+def note_geometry(distilled: Distilled, real: RealData, split: str = "test") -> None:
+    """Write a note if pictures were brought to the shape of a set by another geometry, such as padding for a crop."""
+    stated, given = (facts.get("resize") for facts in (_data_facts(distilled), real.reading))
+    if stated != given and _states_reading(distilled):
+        note(f"the {split} images have the geometry {given}, and the set {stated}")
+
+
+def _states_reading(distilled: Distilled) -> bool:
+    # Only a complete description of the data, which has a fingerprint, leaves out what was not done.
+    return "fingerprint" in _data_facts(distilled)
+
+
 def in_space_of(distilled: Distilled, real: RealData, split: str = "test") -> RealData:
     """Return real data in the value space of a distilled set.
 
-    ValueError is raised if class names, image shape or the vocabulary of texts differ from those of the set. Another
-    geometry of the pictures with the same shape gives a note.
+    ValueError is raised if class names, image shape or the vocabulary of texts differ from those of the set. A set
+    without facts of its data, such as a union or a private set, states no vocabulary.
 
     Args:
         distilled: Distilled set whose preprocessing the real data get.
@@ -184,10 +198,7 @@ def in_space_of(distilled: Distilled, real: RealData, split: str = "test") -> Re
     shape = tuple(distilled.images.shape[1:])
     rule = f"have the shape of the set's images, {shape}"
     require(real.image_shape == shape, f"{split} images", rule, real.image_shape)
-    facts = _data_facts(distilled)
-    vocabulary = facts.get("vocabulary")
-    same = vocabulary == real.reading.get("vocabulary")
-    require(same, f"vocabulary of {split}", f"be that of the set, {vocabulary}", real.reading.get("vocabulary"))
-    if facts.get("resize") != real.reading.get("resize"):
-        note(f"the {split} images have the geometry {real.reading.get('resize')}, and the set {facts.get('resize')}")
+    stated, given = (facts.get("vocabulary") for facts in (_data_facts(distilled), real.reading))
+    same = stated == given or not _states_reading(distilled)
+    require(same, f"vocabulary of {split}", f"be that of the set, {stated}", given)
     return real if real.preprocess == distilled.preprocess else real.with_preprocess(distilled.preprocess)

@@ -18,6 +18,7 @@ from ddsdk.foundation import (
     PositiveFloat,
     PositiveInt,
     derive,
+    plain_torch,
     require,
     require_rng,
     seeded_layers,
@@ -208,6 +209,7 @@ class Distillation(Generic[S], Iterator[Step]):
         """Return self: a distillation is its own iterator."""
         return self
 
+    @plain_torch()
     def __next__(self) -> Step:
         """Take one step.
 
