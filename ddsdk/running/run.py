@@ -26,7 +26,6 @@ from ddsdk.foundation import (
     steps_in_plain_torch,
 )
 from ddsdk.networks import (
-    NETWORKS,
     NetworkFactory,
     NetworkSpec,
     check_needs,
@@ -308,7 +307,7 @@ def _student_factory(network: object, real: object, needs: Sequence[str], method
         return factory  # type: ignore[no-any-return]
     if not isinstance(network, NetworkFactory):
         factory = network_factory(network, shape, classes)  # type: ignore[arg-type]
-    if needs and factory.name not in NETWORKS:
+    if needs:
         norm = "norm" in factory.options
         check_needs(factory(generator("needs")), factory.image_shape, needs, method, factory.name, norm)
     return factory  # type: ignore[no-any-return]

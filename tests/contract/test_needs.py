@@ -80,3 +80,10 @@ def test_a_random_layer_and_a_gradient_that_cannot_be_differentiated_are_found(t
         Run(dd.RCIG(ipc=1, **TINY["rcig"]), tiny, make_student=dropped)
     with pytest.raises(ValueError, match=r"second derivatives: .*for dc, got .*do not depend on the images"):
         Run(dd.DC(ipc=1, **TINY["dc"]), tiny, make_student=Cut)
+
+
+def test_networks_of_the_catalogue_are_checked_too():
+    """GELU layers are no activation layers of DataDAM: said before the run, and not at its first step."""
+    rule = r"make_student must give networks with activation layers: .* for datadam, got vit-tiny: it has none"
+    with pytest.raises(ValueError, match=rule):
+        dd.distill(dd.DataDAM(ipc=1, steps=1), dd.load("digits"), make_student="vit-tiny", seed=0)
