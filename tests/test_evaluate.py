@@ -147,6 +147,12 @@ def test_evaluation_reads_data_as_the_set_was_read(pictures, tmp_path, capsys):
     capsys.readouterr()
     options = stored_reading(dd.Distilled.load(out))
     assert options == {"resize": dd.data.Resize(8, 10, "crop"), "classes": dd.data.ClassChoice.of("cow,ant")}
+    assert (str(options["resize"]), dd.data.ClassChoice.of(str(options["classes"]))) == (
+        "8x10 (crop)",
+        options["classes"],
+    )
+    groups = dd.data.ClassChoice.of("land=cow,ant;bee")
+    assert dd.data.ClassChoice.of(str(groups)) == groups
     _, test = dd.load_pair(pictures, **options)
     assert test.class_names == ("cow", "ant")
 

@@ -118,6 +118,10 @@ class ClassChoice:
         empty = [name for name, group in self.groups if not name or not group or "" in group]
         require(not empty, "classes", "have a name and members, such as 'cats=persian,siamese'", empty)
 
+    def __str__(self) -> str:
+        """Return the choice as a text that `of` reads."""
+        return ";".join(name if group == (name,) else f"{name}={','.join(group)}" for name, group in self.groups)
+
     @classmethod
     def of(cls, value: Classes | None) -> ClassChoice | None:
         """Return the choice that a text, a list of names or a mapping from names to members states; None gives None.

@@ -70,6 +70,10 @@ class Resize:
         """Height, width and fit as a JSON object, which `from_state` reads."""
         return {"height": self.height, "width": self.width, "fit": self.fit}
 
+    def __str__(self) -> str:
+        """Return size and fit, such as "32x48 (crop)"."""
+        return f"{self.height}x{self.width} ({self.fit})"
+
     def __call__(self, picture: Image.Image) -> Image.Image:
         """Return a picture in this geometry."""
         size, method = (self.width, self.height), Image.Resampling.BILINEAR
