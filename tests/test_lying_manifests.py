@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import itertools
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -12,8 +15,9 @@ import ddsdk as dd
 from ddsdk.artefact.distilled import Distilled
 from ddsdk.artefact.folder import read_manifest_summary
 from ddsdk.cli import main
+from ddsdk.cli.console import readable_seconds
 from ddsdk.foundation.errors import ArtifactError
-from ddsdk.judging import check_cost, stored_protocol
+from ddsdk.judging import EvaluationProgress, check_cost, stored_protocol
 from ddsdk.recipes import RECIPES
 from ddsdk.training import TrainingProtocol
 
@@ -151,3 +155,49 @@ def test_a_protocol_may_be_trusted(costly, capsys, monkeypatch):
     monkeypatch.setattr("ddsdk.cli.evaluate.show_scores", lambda *given: None)
     assert main(["evaluate", str(costly), "--data", "digits", "--baselines", "", "--trust-protocol"]) == 0
     assert [protocol.epochs for protocol in trained] == [10**15]
+
+
+@pytest.fixture
+def an_hour(tmp_path, monkeypatch):
+    """A set of digits whose evaluation seems to take an hour: each look at the clock is a second later."""
+    protocol = TrainingProtocol(name="slow", network="mlp", network_options={"width": 2}, epochs=40, networks=90)
+    set_of_digits(protocol).save(tmp_path / "slow")
+    seconds = itertools.count()
+    monkeypatch.setattr("ddsdk.cli.evaluate.time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    return tmp_path / "slow"
+
+
+@pytest.mark.parametrize(("answer", "trained"), [("y\n", True), ("yes\n", True), ("n\n", False), ("", False)])
+def test_a_long_evaluation_asks_before_it_goes_on(an_hour, capsys, monkeypatch, answer, trained):
+    steps = iter([EvaluationProgress(1, 3600), EvaluationProgress(3600, 3600, name="slow")])
+    monkeypatch.setattr("ddsdk.judging.comparison_steps", lambda *_, **__: steps)
+    terminal = io.StringIO(answer)
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stdin", terminal)
+    monkeypatch.setattr("ddsdk.cli.evaluate.show_scores", lambda *_: None)
+    assert main(["evaluate", str(an_hour), "--data", "digits", "--baselines", ""]) == (0 if trained else 75)
+    said = capsys.readouterr().err
+    assert "about 60 minutes; --epochs and --repeats shorten it" in said
+    assert "go on? [y/N]" in said
+    assert (next(steps, None) is None) == trained
+
+
+@pytest.mark.parametrize("option", [["--trust-protocol"], ["--epochs", "41"], []])
+def test_nothing_is_asked_without_a_terminal_or_about_a_length_of_ones_own(an_hour, capsys, monkeypatch, option):
+    steps = iter([EvaluationProgress(1, 3600), EvaluationProgress(3600, 3600, name="slow")])
+    monkeypatch.setattr("ddsdk.judging.comparison_steps", lambda *_, **__: steps)
+    terminal = io.StringIO("n\n")
+    terminal.isatty = lambda: bool(option)
+    monkeypatch.setattr("sys.stdin", terminal)
+    monkeypatch.setattr("ddsdk.cli.evaluate.show_scores", lambda *_: None)
+    assert main(["evaluate", str(an_hour), "--data", "digits", "--baselines", "", *option]) == 0
+    said = capsys.readouterr().err
+    assert "the evaluation takes about 6" in said
+    assert "go on?" not in said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "1 s"), (119, "119 s"), (120, "2 minutes"), (7200, "2 hours"), (172_800, "2 days")]
+)
+def test_durations_are_readable(seconds, text):
+    assert readable_seconds(seconds) == text

@@ -28,6 +28,14 @@ def err(text: str) -> None:
     _ERR.print(Text(text))
 
 
+def readable_seconds(seconds: float) -> str:
+    """Return a duration in days, hours, minutes or seconds, at least 2 of the larger units."""
+    for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 1):.0f} s"
+
+
 def open_line(folder: Path) -> str:
     """Return a shell command that loads the distilled set in `folder` and prints its description."""
     program = f"import ddsdk; print(ddsdk.Distilled.load({str(folder)!r}))"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import tyro
 
 from ddsdk import artefact, data, foundation, judging, networks, running, synthetic
-from ddsdk.cli.console import err, open_line, out, progress
+from ddsdk.cli.console import err, open_line, out, progress, readable_seconds
 from ddsdk.cli.method_choice import MethodChoice, chosen_method
 from ddsdk.cli.options import DataOptions, NetworkOptions, student_factory
 from ddsdk.foundation import DivergedError
@@ -352,7 +352,7 @@ def announce(estimate: CostEstimate, taken: int = 0) -> None:
     """
     remaining = estimate.steps - taken
     seconds = estimate.seconds * remaining / estimate.steps
-    time = f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{max(seconds, 1):.0f} s"
+    time = readable_seconds(seconds)
     steps = f"{remaining} of {estimate.steps} steps left" if taken else f"{estimate.steps} steps"
     out(f"{steps}, about {time}, peak memory {estimate.memory / 2**20:.0f} MiB, disk {estimate.disk / 2**20:.1f} MiB")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import tyro
 
 from ddsdk import artefact, judging
-from ddsdk.cli.console import out, progress, table
+from ddsdk.cli.console import err, out, progress, readable_seconds, table
 from ddsdk.cli.options import DataOptions, NetworkOptions, chosen_networks, fitting_options, names
 from ddsdk.foundation import escape_terminal
 from ddsdk.training import Score, TrainingProtocol
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from ddsdk.data import RealData
     from ddsdk.judging import EvaluationProgress
     from ddsdk.networks import NetworkSpec
+
+_SAY_SECONDS, _ASK_SECONDS = 60, 600
 
 
 class Row(NamedTuple):
@@ -56,7 +60,7 @@ class Evaluate(NetworkOptions, DataOptions):
         fresh: Whether existing scores are computed again.
         seed: Seed of all random numbers.
         trust_protocol: Whether the protocol in the artefact is trained without bounds on its epochs, networks and
-            network size.
+            network size, and without the question before a long evaluation.
     """
 
     set: tyro.conf.Positional[Path]
@@ -78,10 +82,11 @@ class Evaluate(NetworkOptions, DataOptions):
         train, test = self.pair(self.test, judging.stored_reading(distilled))
         chosen, baselines = chosen_networks("networks", self.networks), names(self.baselines)
         results = judging.results_folder(self.set) if self.results is None else self.results
-        tables = []
+        tables, stored_epochs = [], judging.stored_protocol(distilled).epochs
         for protocol in self._protocols(distilled, chosen):
             options: dict[str, Any] = {"results": results, "seed": self.seed, "fresh": self.fresh}
             options["network"] = chosen.get(protocol.network)
+            options["ask"] = not self.trust_protocol and protocol.epochs == stored_epochs
             rows = score_with_baselines(distilled, train, test, protocol, baselines, **options)
             show_scores(test.name, protocol, rows)
             tables.append(rows)
@@ -136,6 +141,7 @@ def score_with_baselines(
     seed: int,
     fresh: bool = False,
     network: NetworkSpec | None = None,
+    ask: bool = False,
 ) -> list[Row]:
     """Return the scores of `ddsdk.judging.comparison_steps`, and show their progress.
 
@@ -149,28 +155,60 @@ def score_with_baselines(
         seed: Seed of all random numbers.
         fresh: Whether existing scores are computed again.
         network: Network that the command line names. None for that of the protocol.
+        ask: Whether a long evaluation is confirmed in a terminal, see `follow_progress`.
     """
     from ddsdk.judging import comparison_steps
 
     options: dict[str, Any] = {"train": train, "results": results, "seed": seed, "fresh": fresh, "network": network}
     steps = comparison_steps(distilled, test, protocol, baselines, **options)
-    return follow_progress(steps, protocol.rounds * (1 + len(baselines)))
+    return follow_progress(steps, protocol.rounds * (1 + len(baselines)), ask=ask)
 
 
-def follow_progress(steps: Iterator[EvaluationProgress], total: int) -> list[Row]:
+def follow_progress(steps: Iterator[EvaluationProgress], total: int, *, ask: bool = False) -> list[Row]:
     """Return the rows of an evaluation's scores, and show its progress.
+
+    The first epoch gives an estimate of the time, which is printed if it exceeds a minute.
 
     Args:
         steps: Progress of the evaluation, which is computed on iteration.
         total: Number of epochs of all networks together.
+        ask: Whether an evaluation of more than ten minutes is confirmed in a terminal. The answer "no" raises
+            KeyboardInterrupt.
     """
-    rows = []
+    rows, began, done = [], time.monotonic(), 0
+    # The question comes before the bar, which would overwrite it.
+    for step in steps:
+        if step.score is not None:
+            rows.append(Row(step.score, step.kept))
+        if not step.kept:
+            announce_duration((time.monotonic() - began) * (total - step.done) / (step.done - done), ask=ask)
+            break
+        began, done = time.monotonic(), step.done
     with progress("evaluating", total) as update:
         for step in steps:
             update(step.done, escape_terminal(step.name, 40))
             if step.score is not None:
                 rows.append(Row(step.score, step.kept))
     return rows
+
+
+def announce_duration(seconds: float, *, ask: bool) -> None:
+    """Print the estimated duration of a long evaluation, and ask in a terminal whether it shall go on.
+
+    Args:
+        seconds: Estimated seconds that are left.
+        ask: Whether an evaluation of more than ten minutes is confirmed in a terminal.
+
+    Raises:
+        KeyboardInterrupt: If the answer is "no".
+    """
+    if seconds < _SAY_SECONDS:
+        return
+    err(f"the evaluation takes about {readable_seconds(seconds)}; --epochs and --repeats shorten it")
+    if ask and seconds >= _ASK_SECONDS and sys.stdin.isatty():
+        err("the set itself demands this length; go on? [y/N]")
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise KeyboardInterrupt
 
 
 def show_scores(data: str, protocol: TrainingProtocol, rows: list[Row]) -> None:

@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         OSError: If a file cannot be read or written and ``DDSDK_TRACEBACK`` is set.
         MissingExtraError: If an optional package is missing and ``DDSDK_TRACEBACK`` is set.
         RuntimeError: If the computation fails and ``DDSDK_TRACEBACK`` is set.
+        MemoryError: If memory runs out and ``DDSDK_TRACEBACK`` is set.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     if args == ["--version"]:
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command = _parse(args)
         return int(command.run() or 0)
-    except (ValueError, TypeError, OSError, MissingExtraError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, MissingExtraError, RuntimeError, MemoryError) as error:
         if os.environ.get("DDSDK_TRACEBACK"):
             raise
         err(f"ddsdk: {_message(error)}")

@@ -27,6 +27,7 @@ from ddsdk.networks import differentiable_attention
 from ddsdk.objectives import Objective
 from ddsdk.students import Students
 from ddsdk.synthetic import LeafView, SyntheticSet
+from ddsdk.training import MemoryFallback
 
 _NORM_DECAY = 0.9
 """Decay of the moving average of gradient norms."""
@@ -155,19 +156,21 @@ class Distillation(Generic[S], Iterator[Step]):
 
     A step with a non-finite loss or result is undone together with the step before it, whose update may have caused
     it. Both are repeated with `shrink` times the learning rate, at most `retries` times in a run. A step that an
-    exception interrupts, Ctrl-C included, is undone, and the loop can continue afterwards.
+    exception interrupts, Ctrl-C included, is undone, and the loop can continue afterwards. A step that runs out of
+    memory is repeated in micro-batches of half the size, which then hold for the rest of the run.
 
     Args:
         plan: Parts of the loop. Its set is changed in place.
         real: Real data that the students and the objective sample.
         rng: Root of all random numbers of the loop; it is not advanced.
-        retries: Largest number of reductions of the learning rate, at least 0.
+        retries: Largest number of reductions of the learning rate; 0 for no repetition of a step, whatever the reason.
         shrink: Factor on the learning rate at each reduction, in (0, 1).
 
     Attributes:
         validations: Pairs (step, score) of the validations so far.
 
     Raises:
+        MemoryError: From `next`, when memory runs out and no micro-batch can become smaller.
         DivergedError: From `next`, when values are not finite and no retries are left, or when 100 consecutive steps
             exceeded `skip_above`. The set is then the last finite one; the error carries it as `syn`.
 
@@ -203,6 +206,8 @@ class Distillation(Generic[S], Iterator[Step]):
         self._average = None if plan.average is None else copy.deepcopy(dict(plan.syn.state_dict()))
         self._best: dict[str, Any] | None = None
         self.validations: tuple[tuple[int, float], ...] = ()
+        self._memory = MemoryFallback()
+        self._whole = True
         self._undo_state = self._snapshot()
 
     def __iter__(self) -> Distillation[S]:
@@ -220,22 +225,10 @@ class Distillation(Generic[S], Iterator[Step]):
             StopIteration: After the last step.
         """
         while self.index < self.plan.steps:
-            before = self._snapshot()
-            try:
-                with seeded_layers(derive(self._rng, "layers", self.index)), differentiable_attention():
-                    loss = self._gradient()
-                if math.isfinite(loss):
-                    self._update(loss)
-                    # The loss was finite, so a non-finite set is the fault of this gradient: undo this step alone.
-                    self._undo_state = before
-                    if self.plan.syn.is_finite():
-                        self._update_average()
-                        self.index += 1
-                        self._validate()
-                        return Step(self.index, loss, self.plan.syn)
-            except BaseException:
-                self._restore(before)
-                raise
+            # Without retries no step is taken twice: each step of a private method is a release.
+            step, loss = self._memory(self._attempt) if self._retries else self._attempt()
+            if step is not None:
+                return step
             self._back_off(loss)
         raise StopIteration
 
@@ -251,17 +244,22 @@ class Distillation(Generic[S], Iterator[Step]):
             "steps_skipped": self.skipped,
             "rate_reductions": self.rate_reductions,
             "diverged": self.diverged,
+            **({} if self._memory.size is None else {"micro_batch": self._memory.size}),
             **({} if self._best is None else {"best_step": self._best["step"], "best_value": self._best["value"]}),
         }
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that, with plan and data, determines all further steps."""
-        return {**self._snapshot(), "shrunk": self.rate_reductions, "good": self._undo_state}
+        self._require_whole()
+        own = {"shrunk": self.rate_reductions, "micro_batch": self._memory.size}
+        return {**self._snapshot(), **own, "good": self._undo_state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state of `state_dict`."""
         self._restore(state)
         self.rate_reductions = state["shrunk"]
+        # Checkpoints from before the repetition in smaller micro-batches have no such entry.
+        self._memory.size = state.get("micro_batch")
         self._undo_state = copy.deepcopy(state["good"])
 
     def _result(self, state: dict[str, Any] | None) -> SyntheticSet:
@@ -271,6 +269,36 @@ class Distillation(Generic[S], Iterator[Step]):
             syn = copy.deepcopy(syn)
             syn.load_state_dict(state)
         return syn if self.plan.finish is None else self.plan.finish(syn, derive(self._rng, "finish"))
+
+    def _attempt(self) -> tuple[Step | None, float]:
+        """Return the next step, None if it is not finite, and its loss; a step with an exception is undone."""
+        self._require_whole()
+        before, undo_state = self._snapshot(), self._undo_state
+        try:
+            with seeded_layers(derive(self._rng, "layers", self.index)), differentiable_attention():
+                loss = self._gradient()
+            if not math.isfinite(loss):
+                return None, loss
+            self._update(loss)
+            # The loss was finite, so a non-finite set is the fault of this gradient: undo this step alone.
+            self._undo_state = before
+            if not self.plan.syn.is_finite():
+                return None, loss
+            self._update_average()
+            self.index += 1
+            self._validate()
+            return Step(self.index, loss, self.plan.syn), loss
+        except BaseException:
+            self._whole, self._undo_state = False, undo_state
+            # Without a copy, for which there may be no memory: nothing else refers to this snapshot any more.
+            self._adopt(before)
+            self._whole = True
+            raise
+
+    def _require_whole(self) -> None:
+        if not self._whole:
+            step = self.index + 1
+            raise RuntimeError(f"step {step} was interrupted while it was undone; go on from the last checkpoint")
 
     def _validate(self) -> None:
         plan = self.plan
@@ -393,8 +421,10 @@ class Distillation(Generic[S], Iterator[Step]):
         }
 
     def _restore(self, snapshot: dict[str, Any]) -> None:
-        # A copy, because an optimizer's load_state_dict keeps references to the tensors of the state.
-        state = copy.deepcopy(snapshot)
+        self._adopt(copy.deepcopy(snapshot))
+
+    def _adopt(self, state: dict[str, Any]) -> None:
+        """Set the state of a snapshot, to whose tensors an optimizer then refers."""
         self.index = state["index"]
         self.plan.syn.load_state_dict(state["syn"])
         self._optimizer.load_state_dict(state["optimizer"])

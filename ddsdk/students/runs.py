@@ -54,6 +54,7 @@ from ddsdk.students.fresh import MakeStudent, calibrate, prepare_student
 from ddsdk.training import (
     CurvaturePenalty,
     FlatNetwork,
+    MemoryFallback,
     gradient_step,
     sharpness_aware_step,
     split_batches,
@@ -358,14 +359,14 @@ class TrainedRuns:
         optimizer = torch.optim.SGD(
             network.parameters(), lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
         )
-        pool, snapshots = self._pool(key), 0
+        pool, snapshots, memory = self._pool(key), 0, MemoryFallback()
         yield 0, [weight_vector(network).cpu()]
         for epoch in range(training.epochs):
             order, rows = pool[torch.randperm(len(pool), generator=derive(key, "order", epoch))], []
             for i, part in enumerate(torch.tensor_split(order, training.per_epoch)):
                 key_of_part = derive(key, "epoch", epoch, i)
                 with seeded_layers(derive(key_of_part, "layers")):
-                    self._train_on(network, optimizer, part, key_of_part)
+                    self._train_on(network, optimizer, part, key_of_part, memory)
                 snapshots += 1
                 if snapshots % training.thin == 0:
                     rows.append(weight_vector(network).cpu())
@@ -382,7 +383,12 @@ class TrainedRuns:
         return torch.cat(positions)
 
     def _train_on(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer, order: Tensor, key: torch.Generator
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        order: Tensor,
+        key: torch.Generator,
+        memory: MemoryFallback,
     ) -> None:
         training, augmentation = self.training, Augmentation(self.training.augmentation)
         for i, part in enumerate(split_batches(order, training.batch_size, uses_batch_statistics(network))):
@@ -392,7 +398,7 @@ class TrainedRuns:
             if training.sharpness:
                 sharpness_aware_step(network, optimizer, batch, rho=training.sharpness, alpha=training.surrogate)
             else:
-                gradient_step(network, optimizer, batch, penalty=training.penalty)
+                gradient_step(network, optimizer, batch, penalty=training.penalty, memory=memory)
 
 
 @contextlib.contextmanager

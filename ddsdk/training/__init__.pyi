@@ -22,6 +22,7 @@ from .losses import InputAttack as InputAttack
 from .losses import Loss as Loss
 from .losses import half_squared_error as half_squared_error
 from .losses import soft_cross_entropy as soft_cross_entropy
+from .micro import MemoryFallback as MemoryFallback
 from .micro import micro_batch as micro_batch
 from .micro import pieces as pieces
 from .micro import split_batches as split_batches

@@ -13,7 +13,7 @@ from ddsdk.foundation import derive, require_count, seeded_layers
 from ddsdk.networks import uses_batch_statistics
 from ddsdk.training.fit import epoch, evaluating_mode, gradient_step
 from ddsdk.training.losses import LOSSES, InputAttack, Loss
-from ddsdk.training.micro import micro_batch, pieces
+from ddsdk.training.micro import MemoryFallback, micro_batch, pieces
 from ddsdk.training.protocol import PerStepSchedule, TrainingProtocol
 
 _LEAST_MOMENTUM = 1e-30
@@ -51,6 +51,7 @@ def train(
     per_step.check(protocol, len(batch.x))
     augmentation = Augmentation(protocol.augmentation)
     optimizer, loss = _optimizer(network, protocol), LOSSES[protocol.loss]
+    memory = MemoryFallback()
     per_epoch, shuffled = protocol.steps_in_epoch(len(batch.x)), protocol.order == "shuffled"
     network.train()
     for i in range(protocol.epochs):
@@ -70,7 +71,7 @@ def train(
                 _set_rates(optimizer, protocol, per_step, step, per_epoch)
                 if adversary is not None:
                     minibatch = _attacked(network, minibatch, loss, adversary, derive(key, "adversary", step))
-                gradient_step(network, optimizer, minibatch, loss)
+                gradient_step(network, optimizer, minibatch, loss, memory=memory)
         yield i + 1
 
 
@@ -106,7 +107,7 @@ def train_steps(network: nn.Module, batch: Batch, protocol: TrainingProtocol, st
     require_count("steps", steps)
     augmentation, shuffled = Augmentation(protocol.augmentation), protocol.order == "shuffled"
     optimizer, loss = _optimizer(network, protocol), LOSSES[protocol.loss]
-    size, mix = protocol.batch_size, protocol.mix
+    size, mix, memory = protocol.batch_size, protocol.mix, MemoryFallback()
     network.train()
     join_single = uses_batch_statistics(network)
     epochs = (
@@ -116,7 +117,7 @@ def train_steps(network: nn.Module, batch: Batch, protocol: TrainingProtocol, st
     with seeded_layers(derive(rng, "layers")):
         for step, minibatch in enumerate(itertools.islice(itertools.chain.from_iterable(epochs), steps)):
             _set_rates(optimizer, protocol, PerStepSchedule(), step, steps / protocol.epochs)
-            gradient_step(network, optimizer, minibatch, loss)
+            gradient_step(network, optimizer, minibatch, loss, memory=memory)
 
 
 def _optimizer(network: nn.Module, protocol: TrainingProtocol) -> torch.optim.Optimizer:

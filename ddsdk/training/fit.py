@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from ddsdk.data import Augmentation, Batch, cutmix
 from ddsdk.foundation import derive, require_positive
 from ddsdk.networks import embedding
 from ddsdk.training.losses import Loss, soft_cross_entropy
-from ddsdk.training.micro import micro_batch, pieces, split_batches
+from ddsdk.training.micro import MemoryFallback, micro_batch, pieces, split_batches
 
 Penalty = Callable[[nn.Module, Batch], Tensor]
 """Penalty that is added to the loss of a network on a batch: a sum over the batch, with graph to the weights."""
@@ -24,6 +25,7 @@ def gradient_step(
     batch: Batch,
     loss: Loss = soft_cross_entropy,
     penalty: Penalty | None = None,
+    memory: MemoryFallback | None = None,
 ) -> float:
     """Take one optimizer step on the mean loss of a batch.
 
@@ -33,11 +35,13 @@ def gradient_step(
         batch: Images and label rows of the step.
         loss: Loss, summed over the batch, see `LOSSES`.
         penalty: Penalty that is added to the summed loss; None for none.
+        memory: Repetition of the gradient in smaller micro-batches when memory runs out; None for no repetition.
 
     Returns:
         The mean loss before the step, with the penalty.
     """
-    value = batch_gradient(network, batch, loss, penalty)
+    gradient = partial(batch_gradient, network, batch, loss, penalty)
+    value = gradient() if memory is None else memory(gradient)
     optimizer.step()
     return value
 

@@ -2,17 +2,23 @@
 
 On a CPU a convolutional network takes two to five times as long per image once the activations of a batch exceed the
 cache, so every sum over a batch is computed in pieces. On a GPU small pieces only add kernel launches. `MICRO_BATCH`
-sets the size for the whole package; `ddsdk bench --table speed` measures its effect.
+sets the size for the whole package; `ddsdk bench --table speed` measures its effect. `MemoryFallback` repeats a
+computation in smaller pieces when memory runs out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import TypeVar, final
 
 import torch
 from torch import Tensor, nn
 
+from ddsdk.foundation import note
 from ddsdk.networks import uses_batch_statistics
+
+T = TypeVar("T")
 
 MICRO_BATCH: dict[str, int | None] = {"cpu": 32}
 """Images in a micro-batch by device type; device types that are not listed take the whole batch."""
@@ -24,10 +30,83 @@ def micro_batch(network: nn.Module, device: torch.device, batch: int) -> int:
     It is the whole batch for networks whose BatchNorm layers use batch statistics, because pieces would change the
     result, and for networks with ``whole_batch = True``, such as those whose rows are the nodes of one graph.
     """
-    size = MICRO_BATCH.get(device.type)
-    if size is None or uses_batch_statistics(network) or getattr(network, "whole_batch", False):
-        return max(1, batch)
-    return size
+    batch = max(1, batch)
+    if uses_batch_statistics(network) or getattr(network, "whole_batch", False):
+        return batch
+    size, fallback = MICRO_BATCH.get(device.type) or batch, _FALLBACK.get()
+    return size if fallback is None else fallback.bounded(size, batch)
+
+
+@final
+class MemoryFallback:
+    """Repetition of a computation in micro-batches of half the size, each time that memory runs out.
+
+    The smaller size holds for all later computations of the same object. Sums over smaller pieces differ by rounding.
+
+    Attributes:
+        size: Largest micro-batch in images; None until memory has run out.
+
+    Example:
+        >>> import ddsdk, torch
+        >>> from ddsdk.training import micro_batch
+        >>> from ddsdk.training.micro import MemoryFallback
+        >>> network = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)(ddsdk.generator(0))
+        >>> fallback = MemoryFallback()
+        >>> def computed():
+        ...     size = micro_batch(network, torch.device("cpu"), 100)
+        ...     if size > 20:
+        ...         raise MemoryError
+        ...     return size
+        >>> fallback(computed)
+        16
+    """
+
+    def __init__(self) -> None:
+        self.size: int | None = None
+        self._largest = 1
+
+    def __call__(self, compute: Callable[[], T]) -> T:
+        """Return the result of a computation.
+
+        Args:
+            compute: Computation that leaves nothing behind when it fails.
+
+        Raises:
+            MemoryError: If memory runs out and no piece of the computation can become smaller.
+            RuntimeError: If the computation fails otherwise, as its other errors pass through.
+        """
+        while True:
+            self._largest, token = 1, _FALLBACK.set(self)
+            try:
+                return compute()
+            except (MemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                if self._largest == 1:
+                    raise MemoryError(_ADVICE) from error
+            finally:
+                _FALLBACK.reset(token)
+            # Outside the handler, where the traceback no longer holds the tensors of the failed attempt.
+            self.size = self._largest // 2
+            note(f"memory ran out with micro-batches of {self._largest} images; going on with {self.size}")
+
+    def bounded(self, size: int, batch: int) -> int:
+        """Return the number of images of a micro-batch, given that of the device and the size of the whole batch."""
+        size = size if self.size is None else min(size, self.size)
+        self._largest = max(self._largest, min(size, batch))
+        return size
+
+
+_FALLBACK: ContextVar[MemoryFallback | None] = ContextVar("fallback", default=None)
+_ADVICE = (
+    "memory ran out, and no micro-batch can become smaller: pass fewer images per class, a smaller real batch, fewer "
+    "classes per step or a smaller network"
+)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # PyTorch's allocator of the CPU raises a RuntimeError without a type of its own.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 def split_batches(order: Tensor, size: int, join_single: bool) -> tuple[Tensor, ...]:
