@@ -14,7 +14,7 @@ from torch import nn
 from ddsdk.foundation.rng import generator
 from ddsdk.networks.catalog import NETWORKS, network_factory
 from ddsdk.networks.deep import resnet18, resnet152
-from ddsdk.networks.initialise import initialise
+from ddsdk.networks.initialise import draw_weights_, initialise
 from ddsdk.networks.network import Network
 from ddsdk.networks.norms import calibrate_batch_norm_, has_batch_norm, norm_layer
 
@@ -236,8 +236,44 @@ def test_initialise_draws_as_xavier_has_it_where_it_is_asked_to():
         lambda: network_factory("lenet", (1, 28, 28), 10, init="zeros"),
         lambda: initialise(module, generator(0), "zeros"),
     ):
-        with pytest.raises(ValueError, match=r"init must be one of \['pytorch', 'xavier-normal'\], got 'zeros'"):
+        with pytest.raises(ValueError, match=r"init must be one of \['pytorch', 'xavier-normal', .*\], got 'zeros'"):
             refused()
+
+
+@pytest.mark.parametrize(
+    ("init", "gain", "bias"), [("lecun-normal", 1, 0.0), ("he-normal", 2, 0.0), ("he-normal-biased", 2, 0.1)]
+)
+def test_initialise_draws_normal_weights_by_their_fan_in(init, gain, bias):
+    module = nn.Sequential(nn.Conv2d(8, 64, 5), nn.Flatten(), nn.Linear(400, 300))
+    module[0].bias.data.fill_(9.0)
+    initialise(module, generator(0), init)
+    for layer, fan_in in ((module[0], 8 * 25), (module[2], 400)):
+        std = (gain / fan_in) ** 0.5
+        assert float(layer.weight.detach().std()) == pytest.approx(std, rel=0.03)
+        assert abs(float(layer.weight.detach().mean())) < 0.03 * std
+        assert float(layer.bias.detach().square().mean().sqrt()) == pytest.approx(bias, rel=0.2)
+        # Flax truncates at two standard deviations of the distribution before the truncation.
+        truncated = float(layer.weight.detach().abs().max()) <= 2 * std / 0.8796256610342398 + 1e-6
+        assert truncated == (init == "lecun-normal")
+
+
+def test_drawn_weights_leave_other_layers_alone():
+    module = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    module[1].weight.data.fill_(7.0)
+    state = torch.get_rng_state()
+    draw_weights_(module, generator(0), "lecun-normal")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (module[1].weight == 7).all()
+    assert torch.equal(module[0].weight, initialise(nn.Linear(4, 3), generator(0), "lecun-normal").weight)
+
+
+def test_the_widths_of_a_convnet_may_double():
+    factory = network_factory("convnet", (1, 28, 28), 10, width=8, doubling=True, norm="none")
+    network = factory(generator(0))
+    assert [layer.out_channels for layer in network.modules() if isinstance(layer, nn.Conv2d)] == [8, 16, 32]
+    assert [layer.in_channels for layer in network.modules() if isinstance(layer, nn.Conv2d)] == [1, 8, 16]
+    assert network.head.in_features == 32 * 4 * 4
+    assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
 
 def test_initialise_fills_meta_and_existing_modules_alike():

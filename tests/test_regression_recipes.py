@@ -14,7 +14,14 @@ from ddsdk.objectives import ByFeatures, FitAndTest
 from ddsdk.recipes.regression import regression_protocol
 from ddsdk.running.checkpoint import pack, unpack
 from ddsdk.running.run import Run
-from ddsdk.students import FreshStudents, HeStudents, StudentEnsemble, TrainedPool, plain_student, prepare_student
+from ddsdk.students import (
+    FreshStudents,
+    InitialisedStudents,
+    StudentEnsemble,
+    TrainedPool,
+    plain_student,
+    prepare_student,
+)
 from ddsdk.training import FullyConnectedNTK, KernelMachine, LinearKernel, Ridge, kernel_machine
 from ddsdk.training.fit import batch_gradient
 from ddsdk.training.losses import half_squared_error
@@ -145,9 +152,9 @@ def test_a_plain_student_is_the_same_without_normalisation(make_student):
 
 def test_he_weights_keep_the_size_of_a_signal():
     make = dd.network_factory("convnet", (3, 16, 16), 3, width=64, depth=2, norm="none", pooling="none")
-    found = HeStudents(make)(dd.generator(0))
+    found = InitialisedStudents(make, "he-normal-biased")(dd.generator(0))
     state = torch.get_rng_state()
-    again = HeStudents(make)(dd.generator(0))
+    again = InitialisedStudents(make, "he-normal-biased")(dd.generator(0))
     assert torch.equal(weights(found), weights(again))
     assert torch.equal(torch.get_rng_state(), state)
     for layer in found.modules():
@@ -155,8 +162,8 @@ def test_he_weights_keep_the_size_of_a_signal():
             wanted = (2 / layer.weight[0].numel()) ** 0.5
             assert float(layer.weight.detach().std()) == pytest.approx(wanted, rel=0.1)
     assert float(found.body[1][0].bias.detach().std()) == pytest.approx(0.1, rel=0.3)
-    with pytest.raises(ValueError, match=r"^bias_std must be finite"):
-        HeStudents(make, -1.0)
+    with pytest.raises(ValueError, match=r"init must be one of .*'he-normal'.*, got 'zeros'"):
+        InitialisedStudents(make, "zeros")
 
 
 def test_random_features_learn_what_regression_needs(digits, make_digit_student):
@@ -165,7 +172,7 @@ def test_random_features_learn_what_regression_needs(digits, make_digit_student)
     run = Run(recipe, train, make_student=make_digit_student, seed=0).distillation
 
     def score():
-        make = HeStudents(plain_student(make_digit_student))
+        make = InitialisedStudents(plain_student(make_digit_student), "he-normal-biased")
         x, y = run.plan.syn.detached(dd.generator(0))
         with torch.no_grad():
             gram, cross = ByFeatures(slope=2.0, bias=0.01)(

@@ -14,7 +14,10 @@ from .features import features_and_logits as features_and_logits
 from .features import last_layer as last_layer
 from .identity import function_digest as function_digest
 from .identity import probe_batch as probe_batch
+from .initialise import Init as Init
+from .initialise import draw_weights_ as draw_weights_
 from .initialise import initialise as initialise
+from .initialise import require_init as require_init
 from .libraries import is_library_name as is_library_name
 from .needs import NEEDS as NEEDS
 from .needs import check_needs as check_needs

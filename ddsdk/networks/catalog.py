@@ -6,17 +6,17 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, final, get_args
+from typing import Any, final
 
 import torch
 from torch import nn
 
-from ddsdk.foundation import canonical_json, generator, require, seeded_layers
+from ddsdk.foundation import canonical_json, generator, seeded_layers
 from ddsdk.networks.checks import built, require_logits, require_repeatable
 from ddsdk.networks.classic import alexnet, lenet, mlp, vgg11, vgg16
 from ddsdk.networks.convnet import convnet, derived_depth
 from ddsdk.networks.deep import densenet121, resnet10, resnet18, resnet50, resnet152
-from ddsdk.networks.initialise import Init, initialise
+from ddsdk.networks.initialise import initialise, require_init
 from ddsdk.networks.libraries import check_stored_options, is_library_name, library_network
 from ddsdk.networks.modern import convnext_tiny, efficientnet_b0, mobilenet, vit_tiny
 from ddsdk.networks.network import Network
@@ -164,7 +164,7 @@ def network_factory(
         if option not in (*parameters, *extra):
             raise TypeError(f"options of network {network!r} must be among {list(parameters)}, got {option!r}")
     init = options.get("init", "pytorch")
-    require(init in get_args(Init), "init", f"be one of {list(get_args(Init))}", init)
+    require_init(init)
     # A build without memory raises the builder's own errors.
     with torch.device("meta"):
         builder(shape, num_classes, **_builder_options(options))

@@ -39,6 +39,7 @@ def convnet(
     pooling: Literal["avg", "max", "none"] = "avg",
     activation: Literal["relu", "leaky-relu", "sigmoid"] = "relu",
     edges: Literal["zeros", "circular"] = "zeros",
+    doubling: bool = False,
 ) -> Network:
     """Return a ConvNet: blocks of 3x3 convolution, normalisation, activation and 2x2 pooling, and a linear head.
 
@@ -50,11 +51,12 @@ def convnet(
         num_classes: Number of classes K >= 2.
         depth: Number of blocks, >= 1. None takes the papers' number for the smaller side: 3 at 28 or 32 pixels, 4 at
             64, 5 at 128, so that the last map has about 4x4 pixels; at least 2.
-        width: Number of channels of each block, >= 1.
+        width: Number of channels of each block, or of the first one if `doubling`; at least 1.
         norm: Name of the normalisation layer, see `ddsdk.networks.norms.norm_layer`.
         pooling: Type of the pooling; "none" keeps the resolution.
         activation: Activation function of each block.
         edges: Padding of the convolutions: "zeros", or "circular" (the opposite edge) for images that are tiled.
+        doubling: Whether each block has twice as many channels as the one before, as in FRePo (128, 256, 512).
 
     Example:
         >>> import ddsdk
@@ -76,12 +78,13 @@ def convnet(
     padding = 3 if tuple(image_shape) == (1, 28, 28) else 1
     halvings = 0 if pooling == "none" else depth
     last_map = [(size + 2 * padding - 2) >> halvings for size in (height, columns)]
-    features = head_inputs(f"a ConvNet of depth {depth}", image_shape, width, *last_map)
+    widths = [width << level if doubling else width for level in range(depth)]
+    features = head_inputs(f"a ConvNet of depth {depth}", image_shape, widths[-1], *last_map)
     blocks = []
-    for level in range(depth):
-        in_channels, pad = (channels, padding) if level == 0 else (width, 1)
-        conv = nn.Conv2d(in_channels, width, 3, padding=pad, padding_mode=edges)
-        layers = [conv, norm_layer(norm, width), ACTIVATIONS[activation]()]
+    for level, out_channels in enumerate(widths):
+        in_channels, pad = (channels, padding) if level == 0 else (widths[level - 1], 1)
+        conv = nn.Conv2d(in_channels, out_channels, 3, padding=pad, padding_mode=edges)
+        layers = [conv, norm_layer(norm, out_channels), ACTIVATIONS[activation]()]
         pool = POOLINGS[pooling]
         blocks.append(nn.Sequential(*layers, *([] if pool is None else [pool()])))
     return Network(nn.Sequential(*blocks), nn.Linear(features, num_classes))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, TypeVar, get_args
+from functools import partial
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,15 @@ from torch.nn.parameter import is_lazy
 
 from ddsdk.foundation import generator, require, seeded_layers
 
-Init = Literal["pytorch", "xavier-normal"]
+Init = Literal["pytorch", "xavier-normal", "lecun-normal", "he-normal", "he-normal-biased"]
 """Distribution of the initial weights of linear and convolution layers, see `initialise`."""
 
 M = TypeVar("M", bound=nn.Module)
 
+_Drawn = nn.Linear | _ConvNd
 _DRAWN = (nn.Linear, _ConvNd)
+_TRUNCATED_STD = 0.87962566103423978
+"""Standard deviation of a standard normal variable that is truncated to -2..2."""
 # reset_parameters() of these layers is deterministic: ones, zeros, a constant slope, and new running statistics.
 _RESET = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.PReLU)
 
@@ -27,11 +31,16 @@ _RESET = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.PReLU)
 def initialise(module: M, rng: torch.Generator, init: Init = "pytorch") -> M:
     """Draw new initial values for all parameters of a module, in place.
 
-    With ``"pytorch"`` the distributions are PyTorch's defaults. Weights of linear and convolution layers are
-    Kaiming-uniform with a = sqrt(5), which is U(-b, b) with b = 1 / sqrt(fan_in), and biases have the same b. With
-    ``"xavier-normal"`` these layers have weights from N(0, 2 / (fan_in + fan_out)) and zero biases. Normalisation
-    layers get weight 1, bias 0, running mean 0, running variance 1, and a batch count of 0. Numbers are drawn on the
-    CPU in the order of the layers and then copied, so that they are the same on all devices.
+    Linear and convolution layers have one of these distributions; normalisation layers get weight 1, bias 0, running
+    mean 0, running variance 1, and a batch count of 0. Numbers are drawn on the CPU in the order of the layers and then
+    copied, so that they are the same on all devices.
+
+    - ``"pytorch"``, PyTorch's default: weights and biases from U(-b, b) with b = 1 / sqrt(fan_in).
+    - ``"xavier-normal"``: weights from N(0, 2 / (fan_in + fan_out)), zero biases.
+    - ``"lecun-normal"``, Flax's default: weights of variance 1 / fan_in from a normal distribution that is truncated
+      at two standard deviations, zero biases.
+    - ``"he-normal"``: weights from N(0, 2 / fan_in), zero biases.
+    - ``"he-normal-biased"``: the same weights, and biases from N(0, 0.01), as in RFAD.
 
     Layers of other kinds, such as attention and embeddings, are initialised by their own method `reset_parameters`,
     after the layers inside them. A layer with parameters of its own and without this method, such as a class token, is
@@ -41,7 +50,7 @@ def initialise(module: M, rng: torch.Generator, init: Init = "pytorch") -> M:
         module: Module of layers with these initial values, and of parameter-free layers. Layers on the meta device get
             memory on the CPU; other layers stay on their device.
         rng: CPU generator, which is advanced. The global random state is neither read nor changed.
-        init: Distribution of the weights of linear and convolution layers.
+        init: Name of the distribution of linear and convolution layers.
 
     Returns:
         Argument `module` itself.
@@ -54,9 +63,10 @@ def initialise(module: M, rng: torch.Generator, init: Init = "pytorch") -> M:
         [0.0, 0.0]
 
     References:
-        He et al., ICCV 2015, arXiv 1502.01852. Glorot and Bengio, AISTATS 2010 (Xavier).
+        He et al., ICCV 2015, arXiv 1502.01852. Glorot and Bengio, AISTATS 2010 (Xavier). LeCun et al., "Efficient
+        BackProp", 1998.
     """
-    require(init in get_args(Init), "init", f"be one of {list(get_args(Init))}", init)
+    require_init(init)
     layers = [(path, layer) for path, layer in module.named_modules() if _direct_tensors(layer)]
     for path, layer in layers:
         _check_layer(path, layer)
@@ -66,7 +76,7 @@ def initialise(module: M, rng: torch.Generator, init: Init = "pytorch") -> M:
             if any(tensor.is_meta for tensor in _direct_tensors(layer)):
                 layer.to_empty(device=torch.device("cpu"), recurse=False)
             if isinstance(layer, _DRAWN):
-                (_draw if init == "pytorch" else _draw_xavier)(layer, rng)
+                _DRAW[init](layer, rng)
             elif isinstance(layer, _RESET):
                 layer.reset_parameters()
         # Own methods come last and from the inside out, because that of an attention layer also sets its projections.
@@ -75,6 +85,34 @@ def initialise(module: M, rng: torch.Generator, init: Init = "pytorch") -> M:
         for path, layer in own:
             _reset_own(path, layer, generator(seed, path))
     return module
+
+
+def require_init(init: object) -> None:
+    """Check the name of a distribution of initial weights, else raise ValueError."""
+    require(init in _DRAW, "init", f"be one of {list(_DRAW)}", init)
+
+
+@torch.no_grad()
+def draw_weights_(module: nn.Module, rng: torch.Generator, init: Init) -> None:
+    """Draw the weights and biases of all linear and convolution layers, in place; layers of other kinds stay.
+
+    Args:
+        module: Module whose layers get new weights.
+        rng: CPU generator, which is advanced.
+        init: Name of the distribution, see `initialise`.
+
+    Example:
+        >>> import ddsdk
+        >>> from torch import nn
+        >>> layer = nn.Linear(4, 2)
+        >>> ddsdk.networks.draw_weights_(layer, ddsdk.generator(0), "he-normal")
+        >>> layer.bias.tolist()
+        [0.0, 0.0]
+    """
+    require_init(init)
+    for layer in module.modules():
+        if isinstance(layer, _DRAWN):
+            _DRAW[init](layer, rng)
 
 
 def _own_reset(layer: nn.Module) -> Callable[[], object] | None:
@@ -130,15 +168,39 @@ def _unsupported(path: str, layer: nn.Module, reason: str) -> TypeError:
     )
 
 
-def _draw(layer: nn.Linear | _ConvNd, rng: torch.Generator) -> None:
+def _draw_pytorch(layer: _Drawn, rng: torch.Generator) -> None:
     bound = 1 / math.sqrt(layer.weight[0].numel())
     for parameter in layer.parameters(recurse=False):
         parameter.copy_(torch.empty(parameter.shape, device="cpu").uniform_(-bound, bound, generator=rng))
 
 
-def _draw_xavier(layer: nn.Linear | _ConvNd, rng: torch.Generator) -> None:
+def _draw_xavier(layer: _Drawn, rng: torch.Generator) -> None:
     fan_in, fan_out = layer.weight[0].numel(), layer.weight[:, 0].numel()
-    std = math.sqrt(2 / (fan_in + fan_out))
+    _draw_normal(layer, rng, math.sqrt(2 / (fan_in + fan_out)))
+
+
+def _draw_he(layer: _Drawn, rng: torch.Generator, *, bias_std: float = 0.0) -> None:
+    _draw_normal(layer, rng, math.sqrt(2 / layer.weight[0].numel()), bias_std)
+
+
+def _draw_normal(layer: _Drawn, rng: torch.Generator, std: float, bias_std: float = 0.0) -> None:
     layer.weight.copy_(std * torch.randn(layer.weight.shape, generator=rng))
     if layer.bias is not None:
+        layer.bias.copy_(bias_std * torch.randn(layer.bias.shape, generator=rng)) if bias_std else layer.bias.zero_()
+
+
+def _draw_lecun(layer: _Drawn, rng: torch.Generator) -> None:
+    std = 1 / (math.sqrt(layer.weight[0].numel()) * _TRUNCATED_STD)
+    drawn = torch.empty(layer.weight.shape, device="cpu")
+    layer.weight.copy_(nn.init.trunc_normal_(drawn, std=std, a=-2 * std, b=2 * std, generator=rng))
+    if layer.bias is not None:
         layer.bias.zero_()
+
+
+_DRAW: dict[str, Callable[[_Drawn, torch.Generator], None]] = {
+    "pytorch": _draw_pytorch,
+    "xavier-normal": _draw_xavier,
+    "lecun-normal": _draw_lecun,
+    "he-normal": _draw_he,
+    "he-normal-biased": partial(_draw_he, bias_std=0.1),
+}

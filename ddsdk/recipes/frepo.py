@@ -102,7 +102,7 @@ class FRePo(LabelRegression):
                 mirrored=self._mirrors(real),
             ),
             students=students.TrainedPool(
-                students.plain_student(make_student),
+                students.InitialisedStudents(students.plain_student(make_student), "lecun-normal"),
                 pool=self.pool,
                 longest=self.student_steps,
                 lr=self.student_lr,

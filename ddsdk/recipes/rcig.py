@@ -86,7 +86,9 @@ class RCIG(LabelRegression):
                 margin=0.5 / real.num_classes,
             ),
             students=students.TrainedPool(
-                students.SoftplusStudents(students.HeStudents(students.plain_student(make_student))),
+                students.SoftplusStudents(
+                    students.InitialisedStudents(students.plain_student(make_student), "lecun-normal")
+                ),
                 pool=self.pool,
                 longest=self.student_steps,
                 most_steps=self.most_steps,

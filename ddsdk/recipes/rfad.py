@@ -59,7 +59,7 @@ class RFAD(LabelRegression):
 
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[tuple[Module, ...]]:
         """Return ridge regression on the features of random networks."""
-        make_he_student = students.HeStudents(students.plain_student(make_student))
+        make_he_student = students.InitialisedStudents(students.plain_student(make_student), "he-normal-biased")
         return running.Plan(
             syn=self.scored_set(real, rng, scale=synthetic.LearnedScale(10.0)),
             objective=objectives.FitAndTest(

@@ -11,12 +11,11 @@ from .fixed import FixedTeachers as FixedTeachers
 from .fresh import FreshStudents as FreshStudents
 from .fresh import MakeStudent as MakeStudent
 from .fresh import prepare_student as prepare_student
-from .makers import HeStudents as HeStudents
+from .makers import InitialisedStudents as InitialisedStudents
 from .makers import InterpolatedExperts as InterpolatedExperts
 from .makers import PerturbedExperts as PerturbedExperts
 from .makers import SoftplusStudents as SoftplusStudents
 from .makers import batch_norm_student as batch_norm_student
-from .makers import he_normal_ as he_normal_
 from .makers import perturb_filters_ as perturb_filters_
 from .makers import plain_student as plain_student
 from .plateau import OnlineStudents as OnlineStudents

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TypeVar, final
 
 import torch
 from torch import nn
 
-from ddsdk.foundation import CheckedDataclass, NonNegativeFloat, PositiveFloat, derive, generator, require
-from ddsdk.networks import NetworkFactory, has_batch_norm, network_factory
+from ddsdk.foundation import CheckedDataclass, PositiveFloat, derive, generator, require
+from ddsdk.networks import Init, NetworkFactory, draw_weights_, has_batch_norm, network_factory, require_init
 from ddsdk.students.fresh import MakeStudent
 from ddsdk.students.runs import TrainedRuns
 
@@ -62,29 +61,34 @@ def _with_norm(factory: NetworkFactory, norm: str) -> NetworkFactory:
 
 @final
 @dataclass(frozen=True)
-class HeStudents(CheckedDataclass):
-    """A factory of networks with He-normal initial weights, see `he_normal_`.
+class InitialisedStudents(CheckedDataclass):
+    """A factory of networks whose linear and convolution layers have another distribution of the initial weights.
 
-    The default initial weights of PyTorch have a sixth of that variance, so that signals fade from layer to layer in
-    networks without normalisation.
+    Networks without normalisation depend on it: with PyTorch's default signals fade from layer to layer.
 
     Attributes:
-        make_student: Factory of the network.
-        bias_std: Standard deviation of the biases.
+        make_student: Factory of the network; layers of other kinds keep its weights.
+        init: Name of the distribution, see `ddsdk.networks.initialise`.
 
     Example:
         >>> import ddsdk
         >>> make_student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)
-        >>> type(ddsdk.students.HeStudents(make_student)(ddsdk.generator(0))).__name__
+        >>> type(ddsdk.students.InitialisedStudents(make_student, "he-normal")(ddsdk.generator(0))).__name__
         'Network'
     """
 
     make_student: MakeStudent
-    bias_std: NonNegativeFloat = 0.1
+    init: Init
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_init(self.init)
 
     def __call__(self, rng: torch.Generator) -> nn.Module:
         """Return a new network."""
-        return he_normal_(self.make_student(rng), rng, bias_std=self.bias_std)
+        network = self.make_student(rng)
+        draw_weights_(network, rng, self.init)
+        return network
 
 
 @final
@@ -117,30 +121,6 @@ class SoftplusStudents(CheckedDataclass):
                 if isinstance(layer, nn.ReLU):
                     setattr(parent, name, nn.Softplus(beta=self.beta))
         return network
-
-
-@torch.no_grad()
-def he_normal_(network: M, rng: torch.Generator, *, bias_std: float = 0.1) -> M:
-    """Draw the weights of linear and convolution layers from N(0, 2 / fan-in), and biases from N(0, bias_std^2).
-
-    Args:
-        network: Network, changed in place; layers of other kinds stay.
-        rng: CPU generator, which is advanced.
-        bias_std: Standard deviation of the biases.
-
-    Returns:
-        The network itself.
-
-    References:
-        He et al., "Delving Deep into Rectifiers", ICCV 2015, arXiv:1502.01852.
-    """
-    for layer in network.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            std = math.sqrt(2 / layer.weight[0].numel())
-            layer.weight.copy_(std * torch.randn(layer.weight.shape, generator=rng))
-            if layer.bias is not None:
-                layer.bias.copy_(bias_std * torch.randn(layer.bias.shape, generator=rng))
-    return network
 
 
 @final
