@@ -4,7 +4,13 @@ Operations and ranges are those of the paper: flip with probability 1/2; indepen
 [1/1.2, 1.2]; rotation by up to 15 degrees; shifts by up to 12.5 % of the side, with zero padding; cutout of a box with
 half the side; brightness +-0.5; saturation times [0, 2]; contrast times [0.5, 1.5].
 
+The milder operations of FRePo have names of their own: jitter, with brightness +-0.25 and log-uniform factors of
+contrast and saturation in [e^-0.25, e^0.25]; zoom of both axes by one log-uniform factor in [0.8, 1.25] at a random
+place; translate, by up to an eighth of the side and not in whole pixels; and quarter-cutout, a box with a quarter of
+the side that lies within the image.
+
 References:
+    Zhou, Nezhadarya and Ba, "Dataset Distillation using Neural Feature Regression", NeurIPS 2022, arXiv:2206.00719.
     Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML 2021, arXiv:2102.08259.
 """
 
@@ -61,6 +67,15 @@ def _flip(x: Tensor, u: Tensor) -> Tensor:
     return torch.where(_column(u, 0) < 0.5, x.flip(3), x)
 
 
+def _jitter(x: Tensor, u: Tensor) -> Tensor:
+    contrast, saturation = (torch.exp(0.5 * _column(u, i) - 0.25) for i in (1, 2))
+    x = x + (0.5 * _column(u, 0) - 0.25)
+    mean = x.mean((1, 2, 3), keepdim=True)
+    x = (x - mean) * contrast + mean
+    grey = x.mean(1, keepdim=True)
+    return (x - grey) * saturation + grey
+
+
 def _positions(u: Tensor, low: int, high: int) -> Tensor:
     """Return the integers in low..high, inclusive, to which uniform numbers in [0, 1) are mapped."""
     return (u * (high - low + 1)).floor().long() + low
@@ -85,10 +100,26 @@ def _crop(x: Tensor, u: Tensor) -> Tensor:
 
 def _cutout(x: Tensor, u: Tensor) -> Tensor:
     # The box has half the side and a uniform centre in the image; a part of it may lie outside.
+    boxes = [int(side * 0.5 + 0.5) for side in x.shape[2:]]
+    starts = [
+        _positions(u[:, axis], 0, side - box % 2) - box // 2
+        for axis, (side, box) in enumerate(zip(x.shape[2:], boxes, strict=True))
+    ]
+    return _without_box(x, starts, boxes)
+
+
+def _quarter_cutout(x: Tensor, u: Tensor) -> Tensor:
+    boxes = [side // 4 for side in x.shape[2:]]
+    starts = [
+        _positions(u[:, axis], 0, side - box) for axis, (side, box) in enumerate(zip(x.shape[2:], boxes, strict=True))
+    ]
+    return _without_box(x, starts, boxes)
+
+
+def _without_box(x: Tensor, starts: list[Tensor], boxes: list[int]) -> Tensor:
+    """Return images with a box of zeros, for first rows and columns (B,) or (1,) each, and sides of the box."""
     inside = []
-    for axis, side in enumerate(x.shape[2:]):
-        box = int(side * 0.5 + 0.5)
-        start = _positions(u[:, axis], 0, side - box % 2) - box // 2
+    for start, box, side in zip(starts, boxes, x.shape[2:], strict=True):
         pixels = torch.arange(side, device=x.device)
         inside.append((pixels >= start[:, None]) & (pixels < start[:, None] + box))
     hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
@@ -107,6 +138,23 @@ def _scale(x: Tensor, u: Tensor) -> Tensor:
     return _warp(x, theta)
 
 
+def _zoom(x: Tensor, u: Tensor) -> Tensor:
+    factor = torch.exp((2 * u[:, 0] - 1) * math.log(1.25))
+    # The visible window has its centre anywhere within the image, or the image anywhere within the window.
+    offset = (2 * u[:, 1:3] - 1) * (factor - 1).abs()[:, None]
+    return _warp(x, (_moved(offset) / factor[:, None, None]).to(x.dtype))
+
+
+def _translate(x: Tensor, u: Tensor) -> Tensor:
+    return _warp(x, _moved(0.5 * u - 0.25).to(x.dtype))
+
+
+def _moved(offset: Tensor) -> Tensor:
+    """Return affine maps, (B, 2, 3), that add offsets, (B, 2), in halves of the sides."""
+    identity = torch.eye(2, dtype=offset.dtype, device=offset.device).expand(len(offset), 2, 2)
+    return torch.cat([identity, offset[:, :, None]], 2)
+
+
 def _rotate(x: Tensor, u: Tensor) -> Tensor:
     angle = ((u[:, 0] - 0.5) * (30 * math.pi / 180)).to(x.dtype)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
@@ -121,6 +169,10 @@ OPS: dict[str, Op] = {
     "flip": Op(1, _flip),
     "scale": Op(2, _scale),
     "rotate": Op(1, _rotate),
+    "jitter": Op(3, _jitter),
+    "zoom": Op(3, _zoom),
+    "translate": Op(2, _translate),
+    "quarter-cutout": Op(2, _quarter_cutout),
 }
 
 
@@ -162,7 +214,8 @@ class Augmentation:
     Args:
         strategy: Groups joined by ``+``, each with operation names joined by ``_``; an empty string means none.
             ``"color_crop_cutout_flip_scale_rotate"`` applies one of six operations (DSA);
-            ``"flip+color+crop_scale_rotate"`` applies three: flip, color, and one of the last three (IDC).
+            ``"flip+color+crop_scale_rotate"`` applies three: flip, color, and one of the last three (IDC);
+            ``"jitter_zoom_rotate_translate_quarter-cutout"`` applies one of five (FRePo on grey images).
 
     Example:
         >>> import ddsdk
