@@ -258,7 +258,7 @@ def one_hot_rows(rows: Tensor) -> Tensor:
 
 
 def read_labels(rows: Tensor, reading: LabelReading) -> Tensor:
-    """Return label rows (M, K) in the form `reading`: stored, probabilities or hard.
+    """Return label rows (M, K) in the form `reading`: stored, probabilities, hard, or centred (hard less 1 / K).
 
     Example:
         >>> import torch
@@ -269,7 +269,9 @@ def read_labels(rows: Tensor, reading: LabelReading) -> Tensor:
     require(reading in get_args(LabelReading), "labels", f"be one of {list(get_args(LabelReading))}", reading)
     if reading == "stored":
         return rows
-    return nearest_distributions(rows) if reading == "probabilities" else one_hot_rows(rows)
+    if reading == "probabilities":
+        return nearest_distributions(rows)
+    return one_hot_rows(rows) - (1 / rows.shape[1] if reading == "centred" else 0)
 
 
 def _check_rows(rows: Tensor, space: LabelSpace) -> None:

@@ -31,6 +31,7 @@ from .optimizers import InnerOptimizer as InnerOptimizer
 from .optimizers import InnerSGD as InnerSGD
 from .optimizers import PerStepSGD as PerStepSGD
 from .optimizers import State as State
+from .protocol import EarlyStopping as EarlyStopping
 from .protocol import PerStepSchedule as PerStepSchedule
 from .protocol import Score as Score
 from .protocol import TrainingProtocol as TrainingProtocol

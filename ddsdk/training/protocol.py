@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, final, get_args
 
 import msgspec
 
@@ -23,7 +23,7 @@ from ddsdk.foundation import (
 
 _DSA = "color_crop_cutout_flip_scale_rotate"
 _Order = Literal["shuffled", "stored"]
-_Labels = Literal["stored", "probabilities", "hard"]
+_Labels = Literal["stored", "probabilities", "hard", "centred"]
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "loss": ("cross-entropy", "mse"),
     "optimizer": ("sgd", "adam"),
@@ -33,7 +33,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "labels": get_args(_Labels),
 }
 # Fields of later versions. `to_dict` omits them at their defaults: the hashes of older sets and scores stay valid.
-_LATER = (*_CHOICES, "warm_up")
+_LATER = (*_CHOICES, "warm_up", "label_scale", "subtract_initial", "early_stopping")
 
 
 class PerStepSchedule(NamedTuple):
@@ -68,6 +68,31 @@ class PerStepSchedule(NamedTuple):
         require(sgd, "optimizer", "be 'sgd' where momentum was learned", protocol.optimizer)
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopping(CheckedDataclass):
+    """Choice of the epoch by the accuracy on real training images, in the place of the last epoch.
+
+    The images are drawn equally from all classes. A set may have been distilled from them, as in the papers that stop
+    early; test images are never used.
+
+    Attributes:
+        images: Number of real training images.
+        every: Epochs between two checks; the untrained network is checked first.
+        patience: Epochs without a better check after which the training ends; None to train all epochs.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.training import EarlyStopping
+        >>> ddsdk.TrainingProtocol(early_stopping=EarlyStopping(images=500, every=10)).early_stopping.images
+        500
+    """
+
+    images: PositiveInt
+    every: PositiveInt = 1
+    patience: PositiveInt | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingProtocol(CheckedDataclass):
     """The protocol by which evaluation networks train on a set; a distilled artefact contains one.
@@ -100,7 +125,11 @@ class TrainingProtocol(CheckedDataclass):
         learner: Kind of the learner, ``"network"`` or ``"kernel"``. Kernel ridge regression has no training and uses
             `name`, `network` and `network_options` alone; the other fields apply if `changed` sets a network.
         labels: Labels of the training: the ``"stored"`` rows; ``"probabilities"``, the nearest distributions to these
-            rows; or ``"hard"``, the classes with the largest entries.
+            rows; ``"hard"``, the classes with the largest entries; or ``"centred"``, the hard ones less 1 / K.
+        label_scale: Factor of the label rows in the training.
+        subtract_initial: Whether the output of the network with its initial weights is subtracted from its output, in
+            training and test. Weight decay then pulls to the initial weights.
+        early_stopping: Choice of the epoch by real training images; None for the last epoch.
 
     Example:
         >>> import ddsdk
@@ -129,6 +158,9 @@ class TrainingProtocol(CheckedDataclass):
     order: _Order = "shuffled"
     learner: Literal["network", "kernel"] = "network"
     labels: _Labels = "stored"
+    label_scale: PositiveFloat = 1.0
+    subtract_initial: bool = False
+    early_stopping: EarlyStopping | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
