@@ -262,10 +262,10 @@ def test_mirror_images_join_where_the_paper_has_them(tiny, make_student):
 
 def test_the_protocol_follows_the_number_of_images(tiny):
     for images, steps in ((3, 1000), (10, 1000), (99, 1000), (100, 2000), (200, 20_000), (500, 5000), (5000, 40_000)):
-        how = regression_protocol(tiny, images)
+        how = regression_protocol(images, augmentation="")
         assert how.epochs * how.steps_in_epoch(images) == pytest.approx(steps, rel=0.02)
         assert (how.loss, how.optimizer, how.schedule) == ("mse", "adam", "cosine")
-        assert how.network_options == {"width": 128, "norm": "none"}
+        assert how.network_options == {"width": 128, "norm": "none", "doubling": True, "init": "lecun-normal"}
         assert how.warm_up * steps == pytest.approx(500)
     assert dd.KIP(kernel_depth=2).protocol(tiny).network_label == "fc-ntk kernel (depth 2, rule trace, ridge 1e-06)"
 

@@ -49,8 +49,9 @@ class Evaluate(NetworkOptions, DataOptions):
             imported. Default: the network of the protocol.
         protocol: Training protocol. stored: the protocol in the artefact, with the labels and the loss of the method.
             published: the protocol of DC, DSA and DM, cross-entropy on hard labels. both: stored and published side by
-            side. quick: a shorter published protocol for small machines, not comparable with papers. The printed name
-            of a protocol includes all changes by other options.
+            side. quick: a shorter published protocol for small machines, not comparable with papers. kernel: ridge
+            regression with the kernel of random ConvNets, without training. The printed name of a protocol includes all
+            changes by other options.
         labels: Replacement of the protocol's labels, one or more of stored, probabilities (projection of each label row
             to the simplex) and hard (class with the largest value), separated by commas.
         repeats: Number of networks for each accuracy. None: the number of the protocol.
@@ -66,7 +67,7 @@ class Evaluate(NetworkOptions, DataOptions):
     set: tyro.conf.Positional[Path]
     test: str | None = None
     networks: str = ""
-    protocol: Literal["stored", "published", "both", "quick"] = "stored"
+    protocol: Literal["stored", "published", "both", "quick", "kernel"] = "stored"
     labels: str = ""
     repeats: int | None = None
     epochs: int | None = None
@@ -111,9 +112,9 @@ class Evaluate(NetworkOptions, DataOptions):
             judging.check_cost(bounded, distilled)
         published = judging.published_protocol(distilled, stored.augmentation)
         quick = judging.with_hard_labels(TrainingProtocol.quick(stored.augmentation), distilled)
-        bases = {"stored": [stored], "published": [published], "both": [stored, published], "quick": [quick]}[
-            self.protocol
-        ]
+        kernel = judging.kernel_protocol(distilled)
+        choices = {"stored": [stored], "published": [published], "quick": [quick], "kernel": [kernel]}
+        bases = [stored, published] if self.protocol == "both" else choices[self.protocol]
         label_kinds: list[Any] = names(self.labels)
         protocols = []
         for base in bases:

@@ -16,7 +16,7 @@ import torch
 from ddsdk.artefact import Distilled
 from ddsdk.data import RealData, load_pair
 from ddsdk.foundation import Compute, Unit, canonical_json, generator, require, strict_json
-from ddsdk.judging import TrainingSet, in_space_of, network_accuracy, with_centred_labels
+from ddsdk.judging import TrainingSet, in_space_of, network_accuracy, stopping_images, with_centred_labels
 from ddsdk.networks import NetworkFactory, network_factory
 from ddsdk.planning import method_from_parameters
 from ddsdk.recipes import Recipe
@@ -172,9 +172,13 @@ def _judge(unit: Unit, inputs: Mapping[str, bytes], place: WorkerContext) -> byt
         distilled = Distilled.from_bytes(inputs[need])
         distilled = with_centred_labels(distilled) if config["centred"] else distilled
         test = in_space_of(distilled, test)
+        train = in_space_of(distilled, train, "train") if protocol.early_stopping else train
         training_set = TrainingSet.of(distilled, protocol, device=test.device)
     else:
         training_set = TrainingSet(train.batch(torch.arange(len(train))), protocol)
+    if protocol.early_stopping is not None:
+        stopping = stopping_images(train, protocol.early_stopping, generator(config["seed"]))
+        training_set = dataclasses.replace(training_set, stopping=stopping)
     accuracy = network_accuracy(training_set, test, int(unit.key[0]), rng=generator(config["seed"]))
     return canonical_json({"accuracy": accuracy})
 

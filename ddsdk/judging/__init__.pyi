@@ -4,6 +4,7 @@ from .comparison import comparison_steps as comparison_steps
 from .comparison import evaluate as evaluate
 from .comparison import needs_centred_labels as needs_centred_labels
 from .comparison import with_centred_labels as with_centred_labels
+from .early import stopping_images as stopping_images
 from .judge import EvaluationProgress as EvaluationProgress
 from .judge import evaluation_steps as evaluation_steps
 from .judge import network_accuracy as network_accuracy
@@ -33,6 +34,7 @@ from .stored import check_cost as check_cost
 from .stored import stored_protocol as stored_protocol
 from .training_set import TrainingSet as TrainingSet
 from .training_set import in_space_of as in_space_of
+from .training_set import kernel_protocol as kernel_protocol
 from .training_set import published_protocol as published_protocol
 from .training_set import stored_reading as stored_reading
 from .training_set import with_hard_labels as with_hard_labels

@@ -14,6 +14,7 @@ from ddsdk.artefact import Distilled
 from ddsdk.baselines import BASELINES
 from ddsdk.data import Batch, RealData
 from ddsdk.foundation import as_generator, clean, derive, generator, require
+from ddsdk.judging.early import stopping_images
 from ddsdk.judging.judge import EvaluationProgress, evaluation_steps, last_score
 from ddsdk.judging.scores import cached_score_steps
 from ddsdk.judging.stored import check_cost, stored_protocol
@@ -94,7 +95,8 @@ def evaluate(
             for that of the protocol.
         baselines: Names of baselines with the storage budget of the distilled set, keys of `ddsdk.BASELINES`. They are
             evaluated under the same protocol.
-        train: Real training data from which the baselines are selected. None without baselines.
+        train: Real training data from which the baselines are selected, and the images of a protocol that stops early.
+            None without both.
         seed: Root of all random numbers, from which each network derives its initial weights and its training: an
             integer, or a generator, which is not advanced.
         name: Name of the set in tables. Empty for the method of the distilled set.
@@ -137,7 +139,8 @@ def evaluate(
             steps = comparison_steps(data, test, changed, baselines, network=network, **options)
             scores += [step.score for step in steps if step.score is not None]
         else:
-            training_set = TrainingSet(Batch(*data), changed, network=network)
+            stopping = _stopping_images(train, changed, seed)
+            training_set = TrainingSet(Batch(*data), changed, network=network, stopping=stopping)
             steps = evaluation_steps(training_set, test, rng=as_generator(seed), name=name or "set")
             scores.append(last_score(steps))
     return Scores(scores)
@@ -163,8 +166,8 @@ def comparison_steps(
         test: Held-out real data with the classes of the set, in any value space.
         protocol: Training protocol of the evaluated networks.
         baselines: Names of baselines, keys of `ddsdk.BASELINES`.
-        train: Real training data of the baselines, with the classes of the set, in any value space. None without
-            baselines.
+        train: Real training data of the baselines and of early stopping, with the classes of the set, in any value
+            space. None without both.
         results: Folder of the scores, which is read and written. None for no folder.
         seed: Root of all random numbers: an integer, or a generator, which is not advanced; an integer with a folder.
         name: Name of the set in tables. Empty for the name of its method.
@@ -192,12 +195,14 @@ def comparison_steps(
     # The value space of the test data is changed once: whitening is a large product.
     test = in_space_of(distilled, test)
     total = protocol.rounds * (1 + len(baselines))
+    if train is not None and (baselines or protocol.early_stopping):
+        train = in_space_of(distilled, train, "train")
     options: dict[str, Any] = {"fresh": fresh, "network": network}
+    options["stopping"] = _stopping_images(train, protocol, seed)
     steps = cached_score_steps(results, name or method_name(distilled), distilled, test, protocol, seed, **options)
     yield from (step._replace(total=total) for step in steps)
     if not baselines or train is None:
         return
-    train = in_space_of(distilled, train, "train")
     # Herding selects by the features of a network, which kernel ridge regression does not have.
     student = (
         network_factory("convnet", train.image_shape, train.num_classes)
@@ -215,6 +220,15 @@ def comparison_steps(
             chosen = with_centred_labels(chosen)
         for step in cached_score_steps(results, baseline, chosen, test, shuffled, seed, **options):
             yield step._replace(done=protocol.rounds * i + step.done, total=total)
+
+
+def _stopping_images(
+    train: RealData | None, protocol: TrainingProtocol, seed: int | torch.Generator
+) -> RealData | None:
+    """Return the real training images of a protocol that stops early; None for other protocols."""
+    if train is None or protocol.early_stopping is None:
+        return None
+    return stopping_images(train, protocol.early_stopping, as_generator(seed))
 
 
 def baseline_size(distilled: Distilled, train: RealData) -> int:

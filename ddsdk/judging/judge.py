@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 
 from ddsdk.data import Batch, RealData
 from ddsdk.foundation import derive, plain_torch, require, require_count, steps_in_plain_torch
+from ddsdk.judging.early import stopped_early
 from ddsdk.judging.training_set import TrainingSet
 from ddsdk.networks import network_parameters
 from ddsdk.synthetic import read_labels
 from ddsdk.training import (
     InputAttack,
+    OutputChange,
     Score,
     TrainingProtocol,
     evaluating_mode,
@@ -170,10 +173,16 @@ def _network(
 ) -> tuple[nn.Module, Iterator[int]]:
     """Return a fresh network and the iterator over the epochs of its training."""
     (x, y), protocol = training_set.batch, training_set.protocol
-    batch = Batch(x, read_labels(y, protocol.labels))
+    batch = Batch(x, protocol.label_scale * read_labels(y, protocol.labels))
     network_rng = derive(rng, "network", index)
     network = training_set.factory(derive(network_rng, "init")).to(x.device)
-    return network, train(network, batch, protocol, derive(network_rng, "train"), training_set.per_step, adversary)
+    if protocol.subtract_initial:
+        network = OutputChange(network)
+    epochs = train(network, batch, protocol, derive(network_rng, "train"), training_set.per_step, adversary)
+    if protocol.early_stopping is not None and training_set.stopping is not None:
+        accuracy = partial(top1_accuracy, real=training_set.stopping)
+        epochs = stopped_early(network, epochs, protocol.early_stopping, accuracy)
+    return network, epochs
 
 
 def _steps(training_set: TrainingSet, test: RealData, rng: torch.Generator, name: str) -> Iterator[EvaluationProgress]:
@@ -227,6 +236,8 @@ def reduced_protocol(
 ) -> TrainingProtocol:
     """Return a cheaper protocol, whose name lists the changes; the protocol of a kernel machine is returned unchanged.
 
+    The last epoch is evaluated, even if the protocol stops early.
+
     Args:
         protocol: Protocol to be changed.
         networks: Number of networks to train.
@@ -246,6 +257,7 @@ def reduced_protocol(
         options={"width": width} if has_width else {},
         epochs=None if epochs is None else min(epochs, protocol.epochs),
         networks=networks,
+        early_stopping=False,
     )
 
 

@@ -34,6 +34,7 @@ from ddsdk.training import Score, TrainingProtocol
 
 class _Conditions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     function: str = ""
+    stopping: str = ""
     set: str
     test: str
     protocol: dict[str, Any]
@@ -73,6 +74,7 @@ def cached_score(
     seed: int,
     *,
     fresh: bool = False,
+    stopping: RealData | None = None,
 ) -> Score:
     """Return the score of a set, from the cache if it was already computed under the same conditions.
 
@@ -88,6 +90,7 @@ def cached_score(
             protocol; values for single steps are used if the protocol has the stored order.
         seed: Root of all random numbers, an integer.
         fresh: Whether the score is computed again even if it is cached.
+        stopping: Real training images for a protocol with early stopping, see `TrainingSet`. None for other protocols.
 
     Example:
         >>> import ddsdk
@@ -101,7 +104,7 @@ def cached_score(
         >>> first == cached_score(folder, "means", distilled, test, protocol, seed=0)
         True
     """
-    return last_score(cached_score_steps(folder, name, distilled, test, protocol, seed, fresh=fresh))
+    return last_score(cached_score_steps(folder, name, distilled, test, protocol, seed, fresh=fresh, stopping=stopping))
 
 
 def cached_score_steps(
@@ -114,6 +117,7 @@ def cached_score_steps(
     *,
     fresh: bool = False,
     network: NetworkSpec | None = None,
+    stopping: RealData | None = None,
 ) -> Iterator[EvaluationProgress]:
     """Yield the progress of `cached_score` after each epoch; the last progress has the score.
 
@@ -132,7 +136,7 @@ def cached_score_steps(
         ('class means', False)
     """
     test = in_space_of(distilled, test)
-    training_set = TrainingSet.of(distilled, protocol, device=test.device, network=network)
+    training_set = TrainingSet.of(distilled, protocol, device=test.device, network=network, stopping=stopping)
     if distilled.manifest.storage.labels == "hard":
         # All forms of one-hot labels are equal, so that one cached score serves for all of them.
         protocol = dataclasses.replace(training_set.protocol, labels="stored")
@@ -150,6 +154,8 @@ def cached_score_steps(
         "device": test.device.type,
         "versions": {"ddsdk": version("ddsdk"), "torch": torch.__version__},
     }
+    if stopping is not None:
+        conditions["stopping"] = stopping.fingerprint
     if network is not None and not isinstance(network, str):
         # A network of one's own may change under its name.
         conditions["function"] = function_digest(training_set.factory(generator("identity")), test.image_shape)

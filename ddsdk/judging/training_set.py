@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 
@@ -29,6 +29,8 @@ class TrainingSet:
         per_step: Learning rates and momenta of the training steps that were learned with the set; by default none.
         network: Network that the user gives, see `ddsdk.networks.network_factory`; the protocol has its name. None for
             the network that the protocol names, which cannot import code of another package.
+        stopping: Real training images in the value space of the set that choose the epoch, see
+            `ddsdk.judging.stopping_images`; None for a protocol without early stopping.
 
     Example:
         >>> import ddsdk
@@ -44,6 +46,7 @@ class TrainingSet:
     protocol: TrainingProtocol
     per_step: PerStepSchedule = PerStepSchedule()  # noqa: RUF009 - a tuple, which cannot change
     network: NetworkSpec | None = None
+    stopping: RealData | None = None
 
     @classmethod
     def of(
@@ -53,6 +56,7 @@ class TrainingSet:
         *,
         device: torch.device | None = None,
         network: NetworkSpec | None = None,
+        stopping: RealData | None = None,
     ) -> TrainingSet:
         """Return a distilled set with its learned rates under a protocol.
 
@@ -62,13 +66,15 @@ class TrainingSet:
             protocol: Protocol of training. None for the protocol in the set, within the bounds of `check_cost`.
             device: Device of the images. None for that of the set.
             network: Network of the user, see `TrainingSet`. None for that of the protocol.
+            stopping: Real training images that choose the epoch, see `TrainingSet`. None for a protocol without early
+                stopping.
         """
         if protocol is None:
             protocol = stored_protocol(distilled)
             check_cost(protocol, distilled)
         batch = Batch(distilled.images.to(device), distilled.labels.to(device))
         learned = protocol.with_learned(distilled.learned_lr, distilled.learned_momentum)
-        return cls(batch, *learned, network=network)
+        return cls(batch, *learned, network=network, stopping=stopping)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -97,6 +103,8 @@ class TrainingSet:
                 self.num_classes == test.num_classes, "labels", f"have {test.num_classes} columns", self.num_classes
             )
         self.per_step.check(protocol, len(x))
+        rule = "be real training images for a protocol that stops early: pass train= or changed(early_stopping=False)"
+        require(protocol.early_stopping is None or self.stopping is not None, "stopping", rule, self.stopping)
         # The network is built once here, so that an unknown name or option is refused before any training.
         if protocol.learner == "kernel":
             kernel_machine(protocol.network, **protocol.network_options)
@@ -127,6 +135,25 @@ def published_protocol(distilled: Distilled, augmentation: str) -> TrainingProto
         1000
     """
     return with_hard_labels(TrainingProtocol.published(augmentation), distilled)
+
+
+def kernel_protocol(distilled: Distilled) -> TrainingProtocol:
+    """Return the protocol of regression with the kernel of random ConvNets: the second score of RFAD.
+
+    Sets without label scores have centred labels.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.judging import kernel_protocol
+        >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), ddsdk.load("digits"))
+        >>> kernel_protocol(distilled).network_label
+        'random-convnets kernel (ridge 0.005)'
+    """
+    labels: Literal["stored", "centred"] = "stored" if distilled.label_space == "scores" else "centred"
+    options = {"ridge": 5e-3}
+    return TrainingProtocol(
+        name="kernel", learner="kernel", network="random-convnets", network_options=options, labels=labels
+    )
 
 
 def with_hard_labels(protocol: TrainingProtocol, distilled: Distilled) -> TrainingProtocol:

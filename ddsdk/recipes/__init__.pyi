@@ -43,6 +43,7 @@ from .rcig import RCIG as RCIG
 from .rded import RDED as RDED
 from .registry import MODULES as MODULES
 from .registry import RECIPES as RECIPES
+from .regression import mild_augmentation as mild_augmentation
 from .rfad import RFAD as RFAD
 from .rtp import RTP as RTP
 from .sldd import SLDD as SLDD

@@ -28,6 +28,7 @@ class Recipe(Method["RealData"], ABC):
 
     Attributes:
         ipc: Images per class in the distilled set, at least 1.
+        student_options: Options in which the default student differs from the network of the evaluation protocol.
 
     Example:
         >>> import ddsdk
@@ -36,6 +37,7 @@ class Recipe(Method["RealData"], ABC):
         'convnet'
     """
 
+    student_options: ClassVar[Mapping[str, Any]] = {}
     ipc: PositiveInt = 10
 
     def __post_init__(self) -> None:
@@ -176,7 +178,9 @@ def student_network(
         return network, requested
     protocol = recipe.protocol(real)
     network, defaults = (
-        (protocol.network, protocol.network_options) if protocol.learner == "network" else ("convnet", {})
+        (protocol.network, {**protocol.network_options, **recipe.student_options})
+        if protocol.learner == "network"
+        else ("convnet", {})
     )
     accepted = signature(networks.NETWORKS[network]).parameters
     return network, {**defaults, **{name: value for name, value in requested.items() if name in accepted}}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, final
 from ddsdk import synthetic, training
 from ddsdk.foundation import NonNegativeFloat, PositiveFloat, PositiveInt
 from ddsdk.recipes.base import IterativeRecipe
-from ddsdk.recipes.parts import adam_by_kind, augmentation_for, class_set, start_images
+from ddsdk.recipes.parts import adam_by_kind, class_set, start_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,32 +68,59 @@ class LabelRegression(IterativeRecipe):
         return training.Ridge(rule="trace", strength=self.ridge)
 
 
-def regression_protocol(real: RealData, images: int, *, augmentation: str | None = None) -> TrainingProtocol:
-    """Return the evaluation protocol of FRePo for a set of `images` images with centred labels.
-
-    Students without normalisation minimise half the squared error with Adam, on batches of at most 500 and with one
-    random operation per batch. The learning rate rises to 3e-4 in 500 steps and then falls to a hundredth of it along
-    a cosine. Training takes 1000 to 40 000 steps, depending on the number of images. The network is the ConvNet of
-    width 128; the paper's network doubles its width in each block, from 128 to 512.
+def mild_augmentation(real: RealData, given: str | None, *, color: bool = True) -> str:
+    """Return the augmentation `given`, or if it is None the operations of FRePo that suit the data.
 
     Args:
-        real: Real data on which students are tested.
+        real: Real data to be augmented. Data that is not made of pictures gets no operation.
+        given: Operations joined by "_"; empty for none, None for those of FRePo.
+        color: Whether grey images get the changes of brightness and contrast; colour images always do.
+
+    Example:
+        >>> import ddsdk
+        >>> from ddsdk.recipes import mild_augmentation
+        >>> mild_augmentation(ddsdk.load("digits"), None)
+        'jitter_zoom_rotate_translate_quarter-cutout'
+    """
+    if given is not None:
+        return given
+    if not real.pictures:
+        return ""
+    colourful = real.image_shape[0] > 1
+    # The authors flip colour images alone; data that is not mirror-safe is never flipped.
+    first = [*(["flip"] if colourful and real.mirror_safe else []), *(["jitter"] if colourful or color else [])]
+    return "_".join([*first, "zoom", "rotate", "translate", "quarter-cutout"])
+
+
+def regression_protocol(
+    images: int, *, augmentation: str, lr: float = 3e-4, steps: int | None = None
+) -> TrainingProtocol:
+    """Return the evaluation protocol of FRePo for a set of `images` images with centred labels.
+
+    ConvNets without normalisation, whose width doubles from 128 to 512, start with LeCun's weights. They minimise half
+    the squared error with Adam, on batches of at most 500. The learning rate rises in 500 steps and then falls to a
+    hundredth of its value along a cosine. Training takes 1000 to 40 000 steps, depending on the number of images.
+
+    Args:
         images: Number of images in the set.
-        augmentation: DSA operations joined by "_"; empty for none, None for the operations that suit the data.
+        augmentation: Operations joined by "_", of which each batch gets one; empty for none.
+        lr: Largest learning rate.
+        steps: Training steps. None for the number in FRePo's code.
     """
     batch = min(images, 500)
-    steps = [s for n, s in _EVALUATION_STEPS if n <= max(images, _EVALUATION_STEPS[0][0])][-1]
+    if steps is None:
+        steps = [s for n, s in _EVALUATION_STEPS if n <= max(images, _EVALUATION_STEPS[0][0])][-1]
     return training.TrainingProtocol(
         name="regression",
-        network_options={"width": 128, "norm": "none"},
+        network_options={"width": 128, "norm": "none", "doubling": True, "init": "lecun-normal"},
         networks=5,
         epochs=math.ceil(steps / math.ceil(images / batch)),
         batch_size=batch,
-        lr=3e-4,
+        lr=lr,
         weight_decay=0.0,
         decay_at=(),
         decay=0.01,
-        augmentation=augmentation_for(real, augmentation),
+        augmentation=augmentation,
         loss="mse",
         optimizer="adam",
         schedule="cosine",

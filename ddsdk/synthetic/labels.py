@@ -14,7 +14,7 @@ from ddsdk.foundation import require
 LabelSpace = Literal["probabilities", "scores"]
 """Meaning of label rows: probability distributions, or real numbers to which network outputs are compared."""
 
-LabelReading = Literal["stored", "probabilities", "hard"]
+LabelReading = Literal["stored", "probabilities", "hard", "centred"]
 """Labels for training: the stored rows, their `nearest_distributions`, or one-hot rows of the largest entry."""
 
 

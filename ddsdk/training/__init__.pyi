@@ -31,10 +31,12 @@ from .optimizers import InnerOptimizer as InnerOptimizer
 from .optimizers import InnerSGD as InnerSGD
 from .optimizers import PerStepSGD as PerStepSGD
 from .optimizers import State as State
+from .output_change import OutputChange as OutputChange
 from .protocol import EarlyStopping as EarlyStopping
 from .protocol import PerStepSchedule as PerStepSchedule
 from .protocol import Score as Score
 from .protocol import TrainingProtocol as TrainingProtocol
+from .random_networks import RandomConvNets as RandomConvNets
 from .ridge import Ridge as Ridge
 from .ridge import conjugate_gradients as conjugate_gradients
 from .ridge import images_of_weights as images_of_weights

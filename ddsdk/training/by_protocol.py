@@ -11,9 +11,10 @@ from torch import nn
 from ddsdk.data import Augmentation, Batch
 from ddsdk.foundation import derive, require_count, seeded_layers
 from ddsdk.networks import uses_batch_statistics
-from ddsdk.training.fit import epoch, evaluating_mode, gradient_step
+from ddsdk.training.fit import Penalty, epoch, evaluating_mode, gradient_step
 from ddsdk.training.losses import LOSSES, InputAttack, Loss
 from ddsdk.training.micro import MemoryFallback, micro_batch, pieces
+from ddsdk.training.output_change import OutputChange
 from ddsdk.training.protocol import PerStepSchedule, TrainingProtocol
 
 _LEAST_MOMENTUM = 1e-30
@@ -50,7 +51,7 @@ def train(
     """
     per_step.check(protocol, len(batch.x))
     augmentation = Augmentation(protocol.augmentation)
-    optimizer, loss = _optimizer(network, protocol), LOSSES[protocol.loss]
+    optimizer, penalty, loss = *_optimizer(network, protocol), LOSSES[protocol.loss]
     memory = MemoryFallback()
     per_epoch, shuffled = protocol.steps_in_epoch(len(batch.x)), protocol.order == "shuffled"
     network.train()
@@ -71,7 +72,7 @@ def train(
                 _set_rates(optimizer, protocol, per_step, step, per_epoch)
                 if adversary is not None:
                     minibatch = _attacked(network, minibatch, loss, adversary, derive(key, "adversary", step))
-                gradient_step(network, optimizer, minibatch, loss, memory=memory)
+                gradient_step(network, optimizer, minibatch, loss, penalty, memory)
         yield i + 1
 
 
@@ -106,7 +107,7 @@ def train_steps(network: nn.Module, batch: Batch, protocol: TrainingProtocol, st
     """
     require_count("steps", steps)
     augmentation, shuffled = Augmentation(protocol.augmentation), protocol.order == "shuffled"
-    optimizer, loss = _optimizer(network, protocol), LOSSES[protocol.loss]
+    optimizer, penalty, loss = *_optimizer(network, protocol), LOSSES[protocol.loss]
     size, mix, memory = protocol.batch_size, protocol.mix, MemoryFallback()
     network.train()
     join_single = uses_batch_statistics(network)
@@ -117,15 +118,18 @@ def train_steps(network: nn.Module, batch: Batch, protocol: TrainingProtocol, st
     with seeded_layers(derive(rng, "layers")):
         for step, minibatch in enumerate(itertools.islice(itertools.chain.from_iterable(epochs), steps)):
             _set_rates(optimizer, protocol, PerStepSchedule(), step, steps / protocol.epochs)
-            gradient_step(network, optimizer, minibatch, loss, memory=memory)
+            gradient_step(network, optimizer, minibatch, loss, penalty, memory)
 
 
-def _optimizer(network: nn.Module, protocol: TrainingProtocol) -> torch.optim.Optimizer:
+def _optimizer(network: nn.Module, protocol: TrainingProtocol) -> tuple[torch.optim.Optimizer, Penalty | None]:
+    """Return the optimizer of a protocol, and the penalty that pulls a network to its initial weights."""
     lr, decay = protocol.lr, protocol.weight_decay
+    penalty = network.pull(decay) if isinstance(network, OutputChange) and decay else None
+    weights, decay = [w for w in network.parameters() if w.requires_grad], 0.0 if penalty else decay
     if protocol.optimizer == "adam":
         betas = (protocol.momentum, 0.999)
-        return torch.optim.Adam(network.parameters(), lr=lr, betas=betas, weight_decay=decay)
-    return torch.optim.SGD(network.parameters(), lr=lr, momentum=protocol.momentum, weight_decay=decay)
+        return torch.optim.Adam(weights, lr=lr, betas=betas, weight_decay=decay), penalty
+    return torch.optim.SGD(weights, lr=lr, momentum=protocol.momentum, weight_decay=decay), penalty
 
 
 def _set_rates(

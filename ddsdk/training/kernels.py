@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ddsdk.foundation import CheckedDataclass, NonNegativeFloat, PositiveFloat, PositiveInt
 from ddsdk.training.micro import pieces
+from ddsdk.training.random_networks import RandomConvNets
 from ddsdk.training.ridge import Ridge, RidgeRule, solve
 
 _IMAGES_AT_ONCE = 1000
@@ -91,7 +92,11 @@ class LinearKernel(CheckedDataclass):
         return x @ z.T / x.shape[1] + self.bias**2
 
 
-KERNELS: dict[str, Callable[..., Kernel]] = {"fc-ntk": FullyConnectedNTK, "linear": LinearKernel}
+KERNELS: dict[str, Callable[..., Kernel]] = {
+    "fc-ntk": FullyConnectedNTK,
+    "linear": LinearKernel,
+    "random-convnets": RandomConvNets,
+}
 """Constructors of the kernels by name; their options are keyword arguments."""
 
 

@@ -228,6 +228,7 @@ class TrainingProtocol(CheckedDataclass):
         networks: int | None = None,
         order: _Order | None = None,
         labels: _Labels | None = None,
+        early_stopping: bool = True,
     ) -> TrainingProtocol:
         """Return this protocol with some settings changed, and the changes in its name.
 
@@ -242,6 +243,7 @@ class TrainingProtocol(CheckedDataclass):
             networks: New number of trained networks; None for no change.
             order: New order of the images; None for no change.
             labels: New kind of training labels; None for no change.
+            early_stopping: False to train all epochs, without real training images that choose one.
 
         Example:
             >>> import ddsdk
@@ -260,6 +262,9 @@ class TrainingProtocol(CheckedDataclass):
         changes: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
         if not same_network:
             changes["learner"] = "network"
+        if not early_stopping and self.early_stopping is not None:
+            changes["early_stopping"] = None
+            name_parts.append("last epoch")
         name = ", ".join([self.name, *name_parts])
         return dataclasses.replace(self, name=name, network_options={**kept_options, **new_options}, **changes)
 
