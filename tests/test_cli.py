@@ -130,7 +130,7 @@ def test_evaluate_measures_what_other_labels_cost(tmp_path, capsys):
     assert kinds["scores as probabilities"] == kinds["scores as hard"]
     capsys.readouterr()
     assert main([*args, "--labels", "soft"]) == 2
-    assert "labels must be one of ['stored', 'probabilities', 'hard'], got 'soft'" in capsys.readouterr().err
+    assert "labels must be one of ['stored', 'probabilities', 'hard', 'centred'], got 'soft'" in capsys.readouterr().err
 
 
 def test_evaluate_judges_a_kernel_set_as_a_kernel_machine(tmp_path, capsys):

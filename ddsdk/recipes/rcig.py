@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
@@ -110,5 +109,5 @@ class RCIG(LabelRegression):
         images = self.ipc * real.num_classes
         augmentation = mild_augmentation(real, self.augmentation, color=False)
         # The authors have 1000 steps for ten images, and 2000 for more.
-        protocol = regression_protocol(images, augmentation=augmentation, lr=1e-4, steps=1000 if images <= 10 else 2000)
-        return dataclasses.replace(protocol, batch_size=min(images, 256))
+        steps = 1000 if images <= 10 else 2000
+        return regression_protocol(images, augmentation=augmentation, lr=1e-4, steps=steps, batch=256)

@@ -93,12 +93,12 @@ def mild_augmentation(real: RealData, given: str | None, *, color: bool = True) 
 
 
 def regression_protocol(
-    images: int, *, augmentation: str, lr: float = 3e-4, steps: int | None = None
+    images: int, *, augmentation: str, lr: float = 3e-4, steps: int | None = None, batch: int = 500
 ) -> TrainingProtocol:
     """Return the evaluation protocol of FRePo for a set of `images` images with centred labels.
 
     ConvNets without normalisation, whose width doubles from 128 to 512, start with LeCun's weights. They minimise half
-    the squared error with Adam, on batches of at most 500. The learning rate rises in 500 steps and then falls to a
+    the squared error with Adam. The learning rate rises in 500 steps and then falls to a
     hundredth of its value along a cosine. Training takes 1000 to 40 000 steps, depending on the number of images.
 
     Args:
@@ -106,8 +106,9 @@ def regression_protocol(
         augmentation: Operations joined by "_", of which each batch gets one; empty for none.
         lr: Largest learning rate.
         steps: Training steps. None for the number in FRePo's code.
+        batch: Largest number of images in one step.
     """
-    batch = min(images, 500)
+    batch = min(images, batch)
     if steps is None:
         steps = [s for n, s in _EVALUATION_STEPS if n <= max(images, _EVALUATION_STEPS[0][0])][-1]
     return training.TrainingProtocol(
