@@ -69,11 +69,12 @@ def floating(state):
 
 
 def averaged(states, decay):
-    """The moving average as one would write it down."""
+    """The moving average of images and labels as one would write it down, and the last learned rate."""
     average = floating(states[0])
     for state in states[1:]:
         for name, value in floating(state).items():
-            average[name] = decay * average[name] + (1 - decay) * value
+            share = 0 if name.startswith("rate.") else decay
+            average[name] = share * average[name] + (1 - share) * value
     return average
 
 
@@ -88,6 +89,7 @@ def test_the_average_is_that_of_a_loop(make_run, decay):
             torch.testing.assert_close(found[name].double(), value, rtol=1e-5, atol=1e-6)
         assert torch.equal(found["classes"], seen[0]["classes"])
     assert {name.split(".")[0] for name in floating(seen[0])} == {"parametrization", "labels", "rate"}
+    assert not torch.equal(found["rate.value"], seen[0]["rate.value"])
     assert not equal(stored(run.result), stored(run.plan.syn))
 
 

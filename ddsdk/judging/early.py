@@ -17,7 +17,7 @@ def stopping_images(train: RealData, stopping: EarlyStopping, rng: torch.Generat
     """Return the real training images that choose the epoch, equally many of each class (one more of the first ones).
 
     Args:
-        train: Real training data.
+        train: Real training data of the set's classes.
         stopping: Settings of the protocol.
         rng: Root of the choice; it is not advanced.
 

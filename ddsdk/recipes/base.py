@@ -76,8 +76,9 @@ class IterativeRecipe(Recipe, IterativeMethod["RealData"], ABC):
     Attributes:
         anneal: Whether all learning rates also decay to zero along half a cosine over the run. This helps where a time
             budget ends a run long before the paper's number of steps.
-        average: Decay, strictly between 0 and 1, of an exponential moving average of all stored tensors; the average is
-            then the result. None for the default of the recipe, which is no average for most recipes.
+        average: Decay, strictly between 0 and 1, of an exponential moving average of images and labels; the average is
+            then the result. Learned learning rates are the last ones. None for the default of the recipe, which is no
+            average for most recipes.
         clip_norm: Largest gradient norm of a step; longer gradients are scaled down to it. None for the default of the
             recipe, which is no bound for most recipes.
         skip_above: Loss above which a step changes nothing and is only counted. None for the default of the recipe,

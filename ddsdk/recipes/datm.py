@@ -24,7 +24,7 @@ class DATM(TrajectoryMatching):
     Early epochs hold easy patterns, which are all that a small set can store; a large set gains nothing from them. The
     epoch at which a student starts is drawn from a window that depends on the number of images, and whose upper end
     grows during the run. Labels are learned with the images. The set starts as real images that an expert classifies
-    correctly, with the mean logits of the experts that classify them correctly. All else is FTD.
+    correctly, with the mean logits of the experts that classify them correctly. All else is FTD, without its average.
 
     Attributes:
         min_start: First expert epoch at which a student may start; None for the published epoch.
@@ -33,12 +33,11 @@ class DATM(TrajectoryMatching):
         label_lr: Learning rate of the label logits (SGD with momentum 0.9); None for the published one.
         skip_above: Loss above which a step changes nothing and is only counted. None for the published 1, or 1.1 at 1
             image per class.
-        average: Decay of the moving average of all stored tensors. None for the published decay, adapted so that the
-            initial images keep as much weight after `steps` as after 10000.
 
     Differences from the published algorithm: those of FTD. A class of which the expert classifies fewer than `ipc`
     images correctly is filled up with random images. An image that no expert classifies correctly starts with the
-    probability 0.9 for its class.
+    probability 0.9 for its class. As in the authors' main program, the set is not averaged over steps, although their
+    settings list a decay.
 
     References:
         Guo, Wang, Cazenavette, Li, Zhang and You, "Towards Lossless Dataset Distillation via Difficulty-Aligned
@@ -66,7 +65,6 @@ class DATM(TrajectoryMatching):
         "rate_lr": {10: 1e-7, 100: 1e-5},
         "student_lr": {10: 0.01},
         "label_lr": {10: 5, 100: 2, 500: 2, 5000: 10},
-        "average": {10: 0.995, 100: 0.9995, 500: 0.995},
     }
     steps: PositiveInt = 10_000
     expert_epochs: PositiveInt = 100
@@ -80,8 +78,7 @@ class DATM(TrajectoryMatching):
         runs = self.runs(real, make_student=make_student, rng=rng)
         syn = self._initial_set(real, runs, rng)
         plan = self.matching(real, syn, self._window(real, runs), label_lr=self.value("label_lr", real))
-        average = self.derived_average(real, 10_000)
-        return dataclasses.replace(plan, average=average, skip_above=1.1 if self.ipc == 1 else 1.0)
+        return dataclasses.replace(plan, skip_above=1.1 if self.ipc == 1 else 1.0)
 
     def _window(self, real: RealData, runs: TrainedRuns) -> students.ExpertStudents:
         """Return the supply of expert segments; published bounds of the window are adapted to explicit ones."""

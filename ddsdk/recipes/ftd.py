@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk.foundation import NonNegativeFloat
-from ddsdk.recipes.trajectory import MTT_VALUES, FromPixels, Points
+from ddsdk.recipes.trajectory import MTT_VALUES, FromPixels, Points, between
 
 if TYPE_CHECKING:
     from ddsdk.recipes.signature import ExpertSegment, Generator, MakeStudent, Plan, RealData
+
+_PUBLISHED_STEPS = 5000
 
 
 @final
@@ -23,11 +25,12 @@ class FTD(FromPixels):
     sharpness-aware steps, which lead through flat regions. The result is the exponential moving average of the images.
 
     Attributes:
-        average: Decay of the moving average of all stored tensors. None for the published decay, adapted so that the
-            initial images keep as much weight after `steps` as after 5000.
+        average: Decay of the moving average of the images. None for the published decay, adapted so that the initial
+            images keep as much weight after `steps` as after 5000: 61 % at 10 images in all, 8 % at 100.
 
     Differences from the published algorithm: those of MTT. The surrogate gap has the weight 0.3; the paper's is 0.3 or
-    1, depending on the data, and later authors found 0.3 sufficient everywhere.
+    1, depending on the data, and later authors found 0.3 sufficient everywhere. The authors evaluate the last and the
+    averaged images and report the better of both; here the average is the result.
 
     References:
         Du, Jiang, Tan, Zhou and Li, "Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation",
@@ -51,4 +54,5 @@ class FTD(FromPixels):
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[ExpertSegment]:
         """Return the plan of MTT with flat experts and a moving average."""
         plan = self.followed(real, make_student, rng)
-        return dataclasses.replace(plan, average=self.derived_average(real, 5000))
+        published = between(self.values["average"], self.ipc * real.num_classes)
+        return dataclasses.replace(plan, average=published ** (_PUBLISHED_STEPS / self.steps))

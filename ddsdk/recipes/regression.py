@@ -104,7 +104,7 @@ def regression_protocol(
     Args:
         images: Number of images in the set.
         augmentation: Operations joined by "_", of which each batch gets one; empty for none.
-        lr: Largest learning rate.
+        lr: Largest learning rate of the schedule.
         steps: Training steps. None for the number in FRePo's code.
         batch: Largest number of images in one step.
     """

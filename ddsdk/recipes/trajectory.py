@@ -122,15 +122,6 @@ class TrajectoryMatching(AugmentedRecipe):
         return min(round(self.value("max_start", real)), self._latest)
 
     @final
-    def derived_average(self, real: RealData, published_steps: int) -> float:
-        """Return the published decay of the moving average, adapted to `steps`.
-
-        The initial images keep as much weight in the average after `steps` as after the paper's `published_steps`.
-        """
-        published = between(self.values["average"], self.ipc * real.num_classes)
-        return float(published ** (published_steps / self.steps))
-
-    @final
     def runs(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> students.TrainedRuns:
         """Return the training runs of the experts; an expert is trained at its first use."""
         training = students.Training(

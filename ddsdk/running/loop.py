@@ -70,8 +70,8 @@ class Plan(CheckedDataclass, Generic[S]):
         students: Supply of the student networks, one student for each step.
         make_optimizer: Function from the set to the optimizer of its parameters.
         steps: Number of outer steps.
-        average: Decay, in (0, 1), of an exponential moving average of all parameters of the set; the average is then
-            the result. None for no average.
+        average: Decay, in (0, 1), of an exponential moving average of images and labels; the average is then the
+            result, with the last learned learning rates. None for no average.
         skip_above: Loss above which a step is skipped: it changes nothing and is counted. None for no such bound.
         clip_norm: Largest norm of the gradient of a step; a larger gradient is scaled down to it. None for no such
             bound.
@@ -381,7 +381,7 @@ class Distillation(Generic[S], Iterator[Step]):
             return
         weight = 1 - self.plan.average
         self._average = {
-            name: self._average[name].lerp(value, weight) if value.is_floating_point() else self._average[name]
+            name: self._average[name].lerp(value, weight) if _is_averaged(name, value) else value.clone()
             for name, value in self.plan.syn.state_dict().items()
         }
 
@@ -435,3 +435,8 @@ class Distillation(Generic[S], Iterator[Step]):
         self._average = state["average"]
         self._best = state["best"]
         self.validations = state["validations"]
+
+
+def _is_averaged(name: str, value: Tensor) -> bool:
+    # A learned rate belongs to the last images: papers that average images train with the last rate.
+    return value.is_floating_point() and not name.startswith("rate.")
