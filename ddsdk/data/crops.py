@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -12,8 +11,6 @@ from torch.nn.functional import grid_sample
 
 from ddsdk.data.rows import positions_in_pieces
 from ddsdk.foundation import derive, require, require_count
-
-_MAX_ASPECT_RATIO = 4 / 3
 
 
 class Croppable(Protocol):
@@ -31,8 +28,7 @@ class Croppable(Protocol):
 def random_boxes(n: int, rng: torch.Generator, *, smallest: float = 0.5) -> Tensor:
     """Return random boxes inside an image, (n, 4): top, left, height and width as fractions of the sides.
 
-    The area is uniform in [smallest, 1]. The aspect ratio relative to that of the image is log-uniform in
-    [3/4, 4/3]. A side that would exceed the image is cut to its length. The position is uniform.
+    The area is uniform in [smallest, 1], with the aspect ratio of the image. The position is uniform.
 
     Args:
         n: Number of boxes to draw.
@@ -40,11 +36,9 @@ def random_boxes(n: int, rng: torch.Generator, *, smallest: float = 0.5) -> Tens
         smallest: Minimum fraction of the area, in 0 < smallest <= 1.
     """
     require(0 < smallest <= 1, "smallest", "lie in 0 < smallest <= 1", smallest)
-    u = torch.rand(n, 4, generator=rng)
-    area = smallest + (1 - smallest) * u[:, 0]
-    stretch = ((2 * u[:, 1] - 1) * math.log(_MAX_ASPECT_RATIO)).exp()
-    sides = torch.stack([area / stretch, area * stretch], 1).sqrt().clamp(max=1)
-    return torch.cat([u[:, 2:] * (1 - sides), sides], 1)
+    u = torch.rand(n, 3, generator=rng)
+    side = (smallest + (1 - smallest) * u[:, :1]).sqrt()
+    return torch.cat([u[:, 1:] * (1 - side), side, side], 1)
 
 
 def cropped(x: Tensor, boxes: Tensor) -> Tensor:

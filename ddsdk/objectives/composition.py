@@ -145,12 +145,13 @@ class Inversion:
 @final
 @dataclass(frozen=True, kw_only=True)
 class ViewSimilarity(CheckedDataclass):
-    """The mean cosine between the embeddings of two images of the same slot; a lower value means more diverse images.
+    """The mean of (1 + cosine) / 2 of the embeddings of two images of a slot; a lower value means more diverse images.
 
     The two images are drawn anew for each class.
 
     Attributes:
         views: Number of images of each slot, such as the number of hallucinators; at least 2.
+        augmentation: Augmentation of the images, with different random numbers for each image.
         batch: Largest number of slots of each class in one step; None for all.
 
     References:
@@ -165,6 +166,7 @@ class ViewSimilarity(CheckedDataclass):
     """
 
     views: int
+    augmentation: Augmentation = NO_AUGMENTATION
     batch: PositiveInt | None = None
 
     def __post_init__(self) -> None:
@@ -172,7 +174,7 @@ class ViewSimilarity(CheckedDataclass):
         super().__post_init__()
 
     def __call__(self, student: nn.Module, real: Source, syn: SyntheticView, rng: torch.Generator) -> Iterator[Tensor]:  # noqa: ARG002
-        """Yield the mean cosine of each class divided by the number of classes.
+        """Yield the similarity of each class divided by the number of classes.
 
         A student without `embed` raises TypeError, and a slot that does not decode to `views` images ValueError.
         """
@@ -183,5 +185,6 @@ class ViewSimilarity(CheckedDataclass):
             require(len(images) % self.views == 0, "views", "divide the images of a class", self.views)
             if len(images):
                 pair = torch.randperm(self.views, generator=derive(key, "views"))[:2].tolist()
+                images = self.augmentation.per_image(len(images), derive(key, "augmentation"))(images)
                 a, b = (embed(images[view :: self.views]) for view in pair)
-                yield cosine_similarity(a, b).mean() / syn.num_classes
+                yield (1 + cosine_similarity(a, b).mean()) / (2 * syn.num_classes)

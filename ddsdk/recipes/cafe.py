@@ -32,17 +32,20 @@ class CAFE(SGDMatching):
         augmentation: DSA operations joined by "_", for matching, student training and evaluation; empty for none. None
             for the published operations that suit the data, which is "CAFE+DSA".
         early_weight: Weight of the feature maps of all blocks before the last.
-        last_weight: Weight of the feature map of the last block, and of the embedding.
+        last_weight: Weight of the feature map of the last block; the embedding has twice this weight, because the
+            authors' code counts it twice.
         discrimination: Weight of the discrimination loss; 0 for none.
         student_lr: Learning rate of the students (SGD without momentum).
-        student_epochs: Largest number of epochs of a student on the set between two image steps.
+        student_epochs: Largest number of epochs of a student on the set between two image steps. From 10 epochs on a
+            student stops as soon as its accuracy has moved.
         steps_per_student: Largest number of image steps before a student is replaced.
         moved: Range of a student's last 10 accuracies above which it stops training between two image steps.
         settled: Range of a student's last 10 accuracies below which it is replaced.
+        checked_images: Real images on which the accuracy of a student is measured.
 
     Differences from the published algorithm: `steps` counts image steps, while the paper counts students (2000), whose
     number of image steps depends on their accuracy. Both adaptive loops are bounded; in the paper's code some are not.
-    Accuracies are measured on `real_batch` random real images. Classes, channels and image sizes are those of the data.
+    Classes, channels and image sizes are those of the data.
     The evaluation takes 300 epochs, as for DC; the paper's takes 600.
 
     References:
@@ -67,17 +70,18 @@ class CAFE(SGDMatching):
     last_weight: NonNegativeFloat = 1.0
     discrimination: NonNegativeFloat = 0.01
     student_lr: PositiveFloat = 0.01
-    student_epochs: NonNegativeInt = 10
+    student_epochs: NonNegativeInt = 20
     steps_per_student: PositiveInt = 50
     moved: PositiveFloat = 0.03
     settled: PositiveFloat = 0.04
+    checked_images: PositiveInt = 1280
 
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
         """Return layer-wise matching with the discrimination loss, under students with adaptive training."""
         augmentation, images = self.siamese(real), self.real_batch
         layers = objectives.ClassMatch(
             byproduct=objectives.layer_means,
-            distance=objectives.LayerSquares((self.early_weight, self.last_weight, self.last_weight)),
+            distance=objectives.LayerSquares((self.early_weight, self.last_weight, 2 * self.last_weight)),
             real_batch=images,
             augmentation=augmentation,
         )
@@ -88,7 +92,7 @@ class CAFE(SGDMatching):
             students=students.PlateauStudents(
                 make_student,
                 students.TrainOnSynthetic(epochs=1, augmentation=augmentation),
-                students.accuracy_on(images),
+                students.accuracy_on(self.checked_images),
                 longest=self.steps_per_student,
                 most_lessons=self.student_epochs,
                 settled=self.settled,

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 class HaBa(FromPixels):
     """Hallucinators and bases: each basis is decoded by each of a few hallucinator networks that all classes share.
 
-    MTT's distance plus similarity mean cos(F(x_mh), F(x_mg)): two images decoded by hallucinators h and g from the same
-    basis m should differ for a network F, which is trained to recognise that they have the same basis. ipc counts bases
-    per class. The hallucinators are stored in addition, so compare sets by stored floats, not by ipc.
+    MTT's distance plus similarity mean (1 + cos(F(x_mh), F(x_mg))) / 2: two augmented images decoded by hallucinators h
+    and g from the same basis m should differ for a network F, which is trained to recognise that they have the same
+    basis. ipc counts bases per class. The hallucinators are stored in addition, so compare sets by stored floats, not
+    by ipc.
 
     Attributes:
         ipc: Bases per class, at least 1; multiplied by the channels of an image with `grey_bases`.
@@ -101,7 +102,7 @@ class HaBa(FromPixels):
         experts = students.ExpertStudents(runs, span=self.expert_span, last=self.start_bound(real))
         mtt = self.matching(real, self.bases(real, rng), experts)
         assert not isinstance(mtt.objective, running.ObjectiveSchedule)
-        similarity = objectives.ViewSimilarity(views=self.hallucinators)
+        similarity = objectives.ViewSimilarity(views=self.hallucinators, augmentation=self.siamese(real))
         terms = (
             (1.0, objectives.PartObjective(attrgetter("student"), mtt.objective)),
             (self.similarity, objectives.PartObjective(attrgetter("adversary"), similarity)),

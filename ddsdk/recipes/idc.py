@@ -22,9 +22,10 @@ class IDC(TiledGradientMatching):
 
     Differences from the published algorithm: images are clamped to the unit range after each step, in the paper once
     for each network. For MNIST at factor 2 the authors' code has neither cutout nor CutMix, which is
-    `augmentation="color+crop"` with `mix=0`. All channels have the same image learning rate, scaled by the mean of
-    their standard deviations. Under ZCA whitening nothing is clamped and the rate is not scaled. Networks train on
-    batches of `real_batch` images and without cutout, which is an interpretation of the paper.
+    `augmentation="color+crop"` with `mix=0`, and does not scale the rate by the pixels; for SVHN at ipc 1 it evaluates
+    without CutMix. A canvas that `factor` does not divide is padded with its edge, in the authors' code with grey. All
+    channels have the same image learning rate, scaled by the mean of their standard deviations. Under ZCA whitening
+    nothing is clamped and the rate is not scaled.
 
     References:
         Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022, arXiv:2205.14959.

@@ -43,7 +43,9 @@ class IDM(SGDMatching):
     Differences from the published algorithm: each image step updates all classes together; the paper's code updates
     class by class with a shared momentum. Accuracies are measured after the last training update on fresh real images,
     not as running averages. The scaling of the default `class_weight` with the number of features is a choice of this
-    library. The momentum of a network is reset between training updates. Pixels are clamped to the unit range.
+    library. The momentum of a network is reset between training updates. Pixels are clamped to the unit range. The
+    classification loss draws an augmentation for each image, in the authors' code the same as for the means. The
+    authors report the best of several evaluations of a run.
 
     References:
         Zhao et al., "Improved Distribution Matching for Dataset Condensation", CVPR 2023, arXiv:2307.09742.
@@ -77,7 +79,7 @@ class IDM(SGDMatching):
         match = self.mean_match(real, self.real_batch or (5000 if self.ipc == 1 else 256))
         classification = objectives.CrossEntropy(augmentation=augmentation)
         return running.Plan(
-            syn=multiformation_set(real, self.ipc, self.factor, self.start, rng),
+            syn=multiformation_set(real, self.ipc, self.factor, self.start, rng, shrink="bilinear"),
             objective=objectives.WeightedSum(
                 (
                     (1.0, objectives.PartObjective(network, match)),
@@ -89,14 +91,13 @@ class IDM(SGDMatching):
             ),
             students=students.QueueStudents(
                 make_student,
-                students.TrainOnReal(
-                    steps=self.student_steps, batch_size=self.student_batch, augmentation=augmentation
-                ),
+                students.TrainOnReal(steps=self.student_steps, batch_size=self.student_batch),
                 students.accuracy_on(self.student_batch),
                 queue=self.queue,
                 push_every=self.push_every or (5 if self.ipc == 1 else 30),
                 lr=self.student_lr,
                 momentum=self.student_momentum,
+                weight_decay=5e-4,
             ),
             make_optimizer=self.sgd(0.2),
             steps=self.steps,

@@ -9,7 +9,7 @@ from ddsdk import data, foundation, synthetic
 
 if TYPE_CHECKING:
     from ddsdk.recipes.signature import Generator, Optimizer, RealData, SyntheticSet, Tensor
-    from ddsdk.synthetic import Bounds, Labels, LearnedRate, LearnedScale, Parametrization
+    from ddsdk.synthetic import Bounds, Labels, LearnedRate, LearnedScale, Parametrization, Shrink
 
 
 def augmentation_for(real: RealData, given: str | None) -> str:
@@ -56,13 +56,15 @@ def pixel_set(real: RealData, ipc: int, start: str, rng: Generator, *, bounded: 
     return hard_label_set(real, ipc, synthetic.Pixels(images, unit_bounds(real) if bounded else None))
 
 
-def multiformation_set(real: RealData, ipc: int, factor: int, start: str, rng: Generator) -> SyntheticSet:
+def multiformation_set(
+    real: RealData, ipc: int, factor: int, start: str, rng: Generator, *, shrink: Shrink = "antialias"
+) -> SyntheticSet:
     """Return `ipc` canvases per class of factor x factor tiles each, clamped to the unit range, with hard labels.
 
-    Each tile is initialised with a different image, see `cycled_images`.
+    Each tile is initialised with a different image, see `cycled_images`, which `shrink` makes smaller.
     """
     tiles = cycled_images(real, ipc, ipc * factor * factor, start, rng)
-    parametrization = synthetic.MultiFormation(tiles[:: factor * factor], factor, unit_bounds(real))
+    parametrization = synthetic.MultiFormation(tiles[:: factor * factor], factor, unit_bounds(real), shrink)
     parametrization.encode(tiles)
     return hard_label_set(real, ipc, parametrization)
 

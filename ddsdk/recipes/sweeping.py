@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _GREY_IMAGES, _COLOUR_IMAGES = 500, 2000
 """Real images on which a network trains between two sweeps, as published for 28x28 and 32x32 data."""
 
+_PIXELS = 32 * 32
 _METRICS = ("l1", "mse")
 
 
@@ -38,7 +39,7 @@ class TiledGradientMatching(IterativeRecipe):
             images (grey data) or 2000 images (colour data) make batches.
         student_lr: Learning rate of the networks (SGD with momentum 0.9 and weight decay 5e-4).
         image_lr: Learning rate of the images (SGD), for images in the unit range. None for the published rate of the
-            metric, times ipc/10.
+            metric, times ipc/10 and the pixels of an image relative to 32x32.
         image_momentum: Momentum of the SGD on the images.
         real_batch: Real images of the class in one image step, and batch size of the networks' training.
         synthetic_images: Largest number of decoded images of the class in one image step.
@@ -85,7 +86,8 @@ class TiledGradientMatching(IterativeRecipe):
         """
         classes = real.num_classes
         metric = self.metric or ("l1" if real.image_shape[0] == 1 else "mse")
-        rate = self.image_lr or self.rates[metric] * self.ipc / 10
+        pixels = math.prod(real.image_shape[1:]) / _PIXELS
+        rate = self.image_lr or self.rates[metric] * self.ipc / 10 * pixels
         factor = self.factor or min(2, *real.image_shape[1:])
         matches = [
             objectives.ClassMatch(
@@ -100,7 +102,7 @@ class TiledGradientMatching(IterativeRecipe):
             for c in range(classes)
         ]
         return running.Plan(
-            syn=multiformation_set(real, self.ipc, factor, self.start, rng),
+            syn=multiformation_set(real, self.ipc, factor, self.start, rng, shrink="nearest"),
             objective=running.ObjectiveSchedule(lambda step: matches[step % classes]),
             students=students.AlternatingStudents(
                 make_student,

@@ -128,10 +128,10 @@ class CheckedStudents(ABC):
 class PlateauStudents(CheckedStudents):
     """A supply of one network that trains until its accuracy changes, and is replaced when its accuracy settles.
 
-    Between two steps the network has updates until the last `window` accuracies differ by more than `moved`, at most
-    `most_lessons` updates. A new network replaces it once the accuracies of the last `window` steps differ by less than
-    `settled`, or after `longest` steps. The two limits bound the running time, because an accuracy may neither change
-    nor settle.
+    Between two steps the network has at least `window` updates, and then more until the last `window` accuracies differ
+    by more than `moved`; `most_lessons` bounds their number. A new network replaces it once the accuracies of the last
+    `window` steps differ by less than `settled`, or after `longest` steps. The two limits bound the running time,
+    because an accuracy may neither change nor settle.
 
     Args:
         make_student: Factory of the networks.
@@ -189,13 +189,13 @@ class PlateauStudents(CheckedStudents):
         self, student: nn.Module, optimizer: Optimizer, real: Source, syn: SyntheticSet, rng: torch.Generator
     ) -> float:
         """Return the accuracy after updates of the network until its accuracy has changed."""
-        accuracies = [self._accuracies[-1]]
+        accuracies: list[float] = []
         for i in range(self._most_updates):
             self._update(student, optimizer, real, syn, derive(rng, "lesson", i))
             accuracies.append(self._check(student, real, derive(rng, "check", i)))
-            if spread(accuracies, self._window) > self._moved:
+            if len(accuracies) >= self._window and spread(accuracies, self._window) > self._moved:
                 break
-        return accuracies[-1]
+        return accuracies[-1] if accuracies else self._accuracies[-1]
 
 
 @final

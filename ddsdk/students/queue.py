@@ -52,6 +52,7 @@ class QueueStudents:
         trained: Number of networks that train between two steps.
         lr: Learning rate of the networks (SGD).
         momentum: Momentum within one update; each update starts with an empty momentum buffer.
+        weight_decay: Weight decay of the networks (SGD).
 
     References:
         Zhao et al., "Improved Distribution Matching for Dataset Condensation", CVPR 2023, arXiv:2307.09742.
@@ -77,13 +78,14 @@ class QueueStudents:
         trained: int = 2,
         lr: float = 0.01,
         momentum: float = 0.9,
+        weight_decay: float = 0.0,
     ) -> None:
         counts = {"queue": queue, "first": first, "push_every": push_every, "trained": trained}
         for name, value in counts.items():
             require_count(name, value)
         self._make_student, self._update, self._check = make_student, update, check
         self._queue, self._first, self._push_every, self._trained = queue, first, push_every, trained
-        self._sgd: dict[str, Any] = {"lr": lr, "momentum": momentum}
+        self._sgd: dict[str, Any] = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         self._served = 0
         # Vectors are replaced and never changed in place, so that snapshots of a run share them.
         self._vectors: list[Tensor] = []

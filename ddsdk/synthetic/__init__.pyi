@@ -24,6 +24,7 @@ from .labels import nearest_distributions as nearest_distributions
 from .labels import read_labels as read_labels
 from .latent import Latent as Latent
 from .multiformation import MultiFormation as MultiFormation
+from .multiformation import Shrink as Shrink
 from .pixels import Pixels as Pixels
 from .rate import LearnedRate as LearnedRate
 from .rate import LearnedScale as LearnedScale

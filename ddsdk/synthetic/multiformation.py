@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import final
+from typing import Literal, final, get_args
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from torch.nn.functional import interpolate, pad
 
 from ddsdk.foundation import require, require_count
 from ddsdk.synthetic.base import Bounds, Parametrization, add_row_gradients_, check_images, clamp_, stored_images
+
+Shrink = Literal["antialias", "bilinear", "nearest"]
+"""Interpolation by which images become tiles, see `MultiFormation`."""
 
 
 @final
@@ -24,6 +27,8 @@ class MultiFormation(Parametrization):
         canvases: Initial canvases, (M, C, H, W), which are copied.
         factor: Tiles along each side of a canvas, at least 1; each tile must contain a pixel.
         bounds: Bounds to which pixels are clamped after each step; None for no bounds.
+        shrink: Interpolation by which `encode` makes the tiles: "antialias" (bilinear, over all pixels of the image),
+            "bilinear" without antialiasing, or "nearest".
 
     References:
         Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022, arXiv:2205.14959.
@@ -36,21 +41,26 @@ class MultiFormation(Parametrization):
         ((4, 1, 8, 8), [7, 7, 7, 7])
     """
 
-    def __init__(self, canvases: Tensor, factor: int, bounds: Bounds | None = None) -> None:
+    def __init__(
+        self, canvases: Tensor, factor: int, bounds: Bounds | None = None, shrink: Shrink = "antialias"
+    ) -> None:
         super().__init__()
         self.canvases = stored_images("canvases", canvases)
         require_count("factor", factor)
         for side in canvases.shape[2:]:
             rule = f"leave at least one pixel for each tile along a side of {side} pixels"
             require((factor - 1) * math.ceil(side / factor) < side, "factor", rule, factor)
-        self.factor, self._bounds = factor, bounds
+        require(shrink in get_args(Shrink), "shrink", f"be one of {list(get_args(Shrink))}", shrink)
+        self.factor, self._bounds, self._shrink = factor, bounds, shrink
 
     def encode(self, images: Tensor) -> None:
         """Shrink `images`, (M*factor^2, C, H, W), to the size of the tiles."""
         m, c, height, width = self.canvases.shape
         f, (tile_height, tile_width) = self.factor, self._tile
         check_images(images, (m * f * f, c, height, width))
-        tiles = images if f == 1 else interpolate(images, (tile_height, tile_width), mode="bilinear", antialias=True)
+        mode = "nearest" if self._shrink == "nearest" else "bilinear"
+        antialias = self._shrink == "antialias"
+        tiles = images if f == 1 else interpolate(images, (tile_height, tile_width), mode=mode, antialias=antialias)
         grid = tiles.view(m, f, f, c, tile_height, tile_width).permute(0, 3, 1, 4, 2, 5)
         with torch.no_grad():
             self.canvases.copy_(grid.reshape(m, c, f * tile_height, f * tile_width)[:, :, :height, :width])
