@@ -47,8 +47,8 @@ def test_rates_are_derived(tiny, make_student):
     assert rate(plan_of("m3d", tiny, make_student, ipc=100, start="noise")) == 10.0
     assert rate(plan_of("idm", tiny, make_student, ipc=2)) == 0.2
     assert rate(plan_of("cafe", tiny, make_student, ipc=2)) == 0.1
-    # AdamW moves each pixel by its rate: 0.01 of the unit range is 0.04 of a space with std 0.25.
-    assert rate(plan_of("ncfm", tiny, make_student, ipc=2)) == pytest.approx(0.04)
+    # AdamW moves each pixel by its rate: 0.001 of the unit range is 0.004 of a space with std 0.25.
+    assert rate(plan_of("ncfm", tiny, make_student, ipc=2)) == pytest.approx(0.004)
 
 
 @pytest.mark.parametrize(("ipc", "weight"), [(1, 0.5), (10, 0.5), (30, 0.3), (50, 0.1), (200, 0.1)])

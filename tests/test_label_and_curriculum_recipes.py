@@ -88,7 +88,7 @@ def test_what_ld_derives(tiny, digits):
         protocol = dd.LD(ipc=images).protocol(digits[0])
         assert protocol.batch_size == batch
         assert protocol.epochs * protocol.steps_in_epoch(10 * images) == 1000
-        assert (protocol.optimizer, protocol.network) == ("adam", "alexnet")
+        assert (protocol.optimizer, protocol.network) == ("adam", "alexnet-cifar")
     assert dd.LD(ipc=1, student_steps=7, student_batch=2).protocol(tiny).epochs == 4
 
 

@@ -214,7 +214,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("dsa", "dcc", "dm", "datadam", "m3d", "ncfm", "idm", "mtt", "ftd", "tesla", "haba"), AUGMENTED),
     **dict.fromkeys(("idc", "dream", "acc-dd"), IDC_PROTOCOL),
     "frepo": {"networks": 5, "epochs": 2000, "lr": 3e-4, "optimizer": "adam", "loss": "mse", "schedule": "cosine"},
-    "dd": {"epochs": 3, "lr": 0.001, "order": "stored", "momentum": 0.0, "network": "alexnet"},
+    "dd": {"epochs": 3, "lr": 0.001, "order": "stored", "momentum": 0.0, "network": "alexnet-cifar"},
     "rtp": {"epochs": 300, "batch_size": 640, "lr": 0.01, "momentum": 0.9, "decay_at": ()},
     "rat-bptt": {"optimizer": "adam", "lr": 0.001},
 }

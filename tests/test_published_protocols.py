@@ -243,3 +243,67 @@ def test_labels_of_frepo_start_scaled_and_real_labels_are_not():
     rows = plan.syn.detached(dd.generator(0)).y
     torch.testing.assert_close(rows[0], (one_hot(torch.tensor(0), 40) - 1 / 40) * 0.5)
     assert plan.objective.label_scale == 1.0
+
+
+@pytest.mark.parametrize(
+    ("shrink", "tile"), [("nearest", [[0.0, 2.0], [8.0, 10.0]]), ("bilinear", [[2.5, 4.5], [10.5, 12.5]])]
+)
+def test_tiles_start_as_the_authors_shrink_them(shrink, tile):
+    image = torch.arange(16.0).view(1, 1, 4, 4)
+    canvases = dd.synthetic.MultiFormation(torch.zeros(1, 1, 4, 4), 2, shrink=shrink)
+    canvases.encode(image.repeat(4, 1, 1, 1))
+    assert canvases.canvases[0, 0, :2, :2].tolist() == tile
+    smooth = dd.synthetic.MultiFormation(torch.zeros(1, 1, 4, 4), 2)
+    smooth.encode(image.repeat(4, 1, 1, 1))
+    assert not torch.equal(smooth.canvases, canvases.canvases)
+    with pytest.raises(ValueError, match="shrink must be one of"):
+        dd.synthetic.MultiFormation(torch.zeros(1, 1, 4, 4), 2, shrink="cubic")
+
+
+def test_networks_of_idm_train_on_raw_images_with_weight_decay(tiny, make_student):
+    recipe = dd.IDM(ipc=1, steps=3, real_batch=4, queue=1, student_steps=3, student_batch=6, student_lr=0.1)
+    supply = recipe.plan(tiny, make_student=make_student, rng=dd.generator(0)).students
+    first = supply.next(tiny, None, dd.generator("one")).network
+    before = copy.deepcopy(first).train()
+    key = dd.foundation.derive(dd.generator("two"), "lessons")
+    key = dd.foundation.derive(key, "lesson", 0)
+    trained = weight_vector(supply.next(tiny, None, dd.generator("two")).network)
+    plain = torch.optim.SGD(before.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    dd.students.TrainOnReal(steps=3, batch_size=6)(before, plain, tiny, None, key)
+    torch.testing.assert_close(weight_vector(before), trained)
+
+
+def test_the_network_of_dd_for_colour_images_is_that_of_its_authors():
+    network = dd.network_factory("alexnet-cifar", (3, 32, 32), 10)(dd.generator(0))
+    conv1, conv2 = network.body[0][0], network.body[1][0]
+    linear = [layer for layer in network.modules() if isinstance(layer, torch.nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in linear] == [(4096, 384), (384, 192), (192, 10)]
+    x = torch.rand(2, 3, 32, 32)
+    norm = torch.nn.LocalResponseNorm(4, alpha=0.001 / 9.0, beta=0.75, k=1)
+    h = norm(torch.nn.functional.max_pool2d(conv1(x).relu(), 3, 2, 1))
+    h = torch.nn.functional.max_pool2d(norm(conv2(h).relu()), 3, 2, 1).flatten(1)
+    for layer in linear[:2]:
+        h = layer(h).relu()
+    torch.testing.assert_close(network(x), linear[2](h))
+
+
+def test_the_pool_of_ncfm_trains_as_its_authors_pool(tiny, make_student):
+    recipe = dd.NCFM(ipc=1, steps=1, frequencies=4, pool=1, pool_epochs=60)
+    training = recipe.runs(tiny, make_student=make_student, rng=dd.generator(0)).training
+    assert [training.rate_in(epoch) for epoch in (0, 39, 40, 50, 59)] == pytest.approx([0.01, 0.01, 2e-3, 4e-4, 4e-4])
+    assert (training.batch_size, training.mix, training.augmentation) == (128, 0.5, "color+crop")
+    assert "decay_at" not in dd.students.Training(epochs=3).identity
+    assert training.identity["decay_at"] == (2 / 3, 5 / 6)
+    with pytest.raises(ValueError, match="decay_at must hold fractions"):
+        dd.students.Training(epochs=3, decay_at=(2.0,))
+
+
+def test_the_rate_of_a_trained_run_decays(tiny, make_student, tmp_path):
+    def weights(**more):
+        training = dd.students.Training(epochs=2, batch_size=20, lr=0.1, **more)
+        runs = dd.students.TrainedRuns(tiny, make_student, training, count=1, seed=0, folder=tmp_path)
+        return [runs.weights(0, i) for i in range(3)]
+
+    constant, decayed = weights(), weights(decay_at=(0.5,), decay=0.25)
+    assert torch.equal(constant[1], decayed[1])
+    torch.testing.assert_close(decayed[2] - decayed[1], 0.25 * (constant[2] - constant[1]), rtol=1e-3, atol=1e-6)

@@ -255,17 +255,20 @@ def test_a_network_is_replaced_when_its_accuracy_settles(tiny, syn, make_student
 
 
 def test_lessons_end_when_the_accuracy_has_moved_or_at_the_cap(tiny, syn, make_student):
-    script = Script(0.5, 0.51, 0.52, 0.54)
-    students = plateau(make_student, script, window=10, longest=100, most_lessons=7)
+    script = Script(0.1, 0.5, 0.9, 0.51, 0.5, 0.5, 0.51, 0.55)
+    students = plateau(make_student, script, window=3, longest=100, most_lessons=7)
     step(students, tiny, syn, 0)
     assert script.calls == 1
-    # From 0.5, the fourth number is the first one that differs by more than 0.03.
+    # 0.5 and 0.9 differ by much, but three numbers are compared.
     step(students, tiny, syn, 1)
-    assert script.calls == 4
-    assert students.state_dict()["checks"] == [0.5, 0.54]
-    # From then on nothing moves: the cap ends the lessons.
+    assert script.calls == 1 + 3
+    assert students.state_dict()["checks"] == [0.1, 0.51]
+    # 0.5, 0.5, 0.51 do not differ by more than 0.03, and 0.5, 0.51, 0.55 do.
     step(students, tiny, syn, 2)
-    assert script.calls == 4 + 7
+    assert script.calls == 4 + 4
+    # From then on nothing moves: the cap ends the lessons.
+    step(students, tiny, syn, 3)
+    assert script.calls == 8 + 7
 
 
 def test_without_lessons_the_network_stays(tiny, syn, make_student):

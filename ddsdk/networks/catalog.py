@@ -13,7 +13,7 @@ from torch import nn
 
 from ddsdk.foundation import canonical_json, generator, seeded_layers
 from ddsdk.networks.checks import built, require_logits, require_repeatable
-from ddsdk.networks.classic import alexnet, lenet, mlp, vgg11, vgg16
+from ddsdk.networks.classic import alexnet, alexnet_cifar, lenet, mlp, vgg11, vgg16
 from ddsdk.networks.convnet import convnet, derived_depth
 from ddsdk.networks.deep import densenet121, resnet10, resnet18, resnet50, resnet152
 from ddsdk.networks.initialise import initialise, require_init
@@ -33,6 +33,7 @@ NETWORKS: dict[str, Builder] = {
     "mlp": mlp,
     "lenet": lenet,
     "alexnet": alexnet,
+    "alexnet-cifar": alexnet_cifar,
     "vgg11": vgg11,
     "vgg16": vgg16,
     "resnet10": resnet10,

@@ -72,6 +72,39 @@ def alexnet(image_shape: ImageShape, num_classes: int) -> Network:
     return Network(body, nn.Linear(features, num_classes))
 
 
+def alexnet_cifar(image_shape: ImageShape, num_classes: int) -> Network:
+    """Return the AlexNet of DD, SLDD and LD for colour images: two convolutions with local response normalisation.
+
+    The 5x5 convolutions have 64 channels and are followed by 3x3 max pooling with stride 2; the two hidden layers have
+    384 and 192 units. Images must have at least 2x2 pixels.
+
+    References:
+        Krizhevsky, cuda-convnet, 2012; the form of Wang et al., "Dataset Distillation", 2018, arXiv 1811.10959.
+    """
+    check_request(image_shape, num_classes)
+    last_map = [-(-size // 4) for size in image_shape[1:]]
+    features = head_inputs("AlexNet for CIFAR", image_shape, 64, *last_map)
+    body = nn.Sequential(
+        nn.Sequential(_convolution(image_shape[0]), nn.ReLU(), _pooling(), _response_norm()),
+        nn.Sequential(_convolution(64), nn.ReLU(), _response_norm(), _pooling()),
+        nn.Sequential(nn.Flatten(), nn.Linear(features, 384), nn.ReLU()),
+        nn.Sequential(nn.Linear(384, 192), nn.ReLU()),
+    )
+    return Network(body, nn.Linear(192, num_classes))
+
+
+def _convolution(channels: int) -> nn.Conv2d:
+    return nn.Conv2d(channels, 64, 5, padding=2)
+
+
+def _pooling() -> nn.MaxPool2d:
+    return nn.MaxPool2d(3, stride=2, padding=1)
+
+
+def _response_norm() -> nn.LocalResponseNorm:
+    return nn.LocalResponseNorm(4, alpha=0.001 / 9, beta=0.75, k=1.0)
+
+
 def vgg11(image_shape: ImageShape, num_classes: int, *, norm: Norm = "instance") -> Network:
     """Return VGG-11 for small images: five stages, each with a final 2x2 max pooling, and one linear layer.
 

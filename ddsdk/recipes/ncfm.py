@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, final
 
-from ddsdk import foundation, objectives, running, students, training
+from ddsdk import data, foundation, objectives, running, students, training
 from ddsdk.foundation import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, require
 from ddsdk.recipes.distribution import DistributionMatching
-from ddsdk.recipes.parts import augmentation_for, multiformation_set, unit_rate
+from ddsdk.recipes.parts import multiformation_set, unit_rate
 
 if TYPE_CHECKING:
     from ddsdk.recipes.signature import (
@@ -35,6 +35,8 @@ class NCFM(DistributionMatching):
     Frequencies t are drawn anew for each step. Canvases are cut into factor^2 tiles.
 
     Attributes:
+        augmentation: DSA operations of matching and evaluation, joined by "_"; empty for none. None for those of the
+            authors in the matching, color, crop and cutout, and for DSA in the evaluation.
         image_lr: Learning rate of the images in the unit range (AdamW with weight decay 5e-4); None for the 0.001 of
             the authors' code, whose settings list 0.01 and are multiplied by 0.1.
         real_batch: Real images per class in one image step.
@@ -101,7 +103,10 @@ class NCFM(DistributionMatching):
             lr=self.pool_lr,
             momentum=0.9,
             weight_decay=5e-4,
-            augmentation=augmentation_for(real, self.augmentation),
+            batch_size=128,
+            augmentation="color+crop" if real.pictures else "",
+            mix=0.5 if real.pictures else 0.0,
+            decay_at=(2 / 3, 5 / 6),
             thin=self.pool_epochs,
             images=self.pool_images,
         )
@@ -114,7 +119,8 @@ class NCFM(DistributionMatching):
         from torch.optim import Adam, AdamW
 
         runs = self.runs(real, make_student=make_student, rng=rng)
-        augmentation = self.siamese(real)
+        published = self.augmentation is None and real.pictures
+        augmentation = data.Augmentation("color+crop+cutout") if published else self.siamese(real)
         teacher = runs.network(0).requires_grad_(False)
         features = training.embeddings(teacher, real.batch(arange(1)).x).shape[1]
         distance = objectives.CharacteristicDistance(amplitude=self.amplitude_weight, phase=1 - self.amplitude_weight)

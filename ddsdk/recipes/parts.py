@@ -230,6 +230,6 @@ def adam_by_kind(syn: SyntheticSet, *, image_lr: float, label_lr: float, scale_l
 
 
 def dd_network(real: RealData) -> str:
-    """Return the network of DD's protocol: LeNet for grey images of at least 12 x 12 pixels, AlexNet for others."""
+    """Return the network of DD's protocol: LeNet for grey images of at least 12 x 12 pixels, an AlexNet for others."""
     c, *sides = real.image_shape
-    return "lenet" if c == 1 and min(sides) >= 12 else "alexnet"
+    return "lenet" if c == 1 and min(sides) >= 12 else "alexnet-cifar"

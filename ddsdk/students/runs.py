@@ -65,11 +65,14 @@ from ddsdk.training import (
 @final
 @dataclass(frozen=True, kw_only=True)
 class Training(CheckedDataclass):
-    """Training of the runs on the real data: SGD with a constant learning rate, as trajectory matching needs it.
+    """Training of the runs on the real data by SGD, with a constant learning rate as trajectory matching needs it.
 
     Attributes:
         epochs: Number of passes over the real data.
-        lr: Learning rate of SGD, constant.
+        lr: Learning rate of SGD before its decay.
+        decay_at: Fractions of the epochs, 0..1, after each of which the learning rate is multiplied by `decay`; empty
+            for a constant rate.
+        decay: Factor at each of `decay_at`.
         momentum: Momentum of SGD, 0 <= value < 1.
         weight_decay: Weight decay of SGD, at least 0.
         batch_size: Images in one training step.
@@ -107,9 +110,12 @@ class Training(CheckedDataclass):
     images: PositiveInt | None = None
     curvature: NonNegativeFloat = 0.0
     curvature_step: PositiveFloat = 3.0
+    decay_at: tuple[float, ...] = ()
+    decay: PositiveFloat = 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(all(0 <= at <= 1 for at in self.decay_at), "decay_at", "hold fractions 0..1", self.decay_at)
         snapshots = self.epochs * self.per_epoch
         require(self.thin <= snapshots, "thin", f"not exceed the {snapshots} snapshots of a run", self.thin)
         compatible = not (self.sharpness and self.curvature)
@@ -120,8 +126,12 @@ class Training(CheckedDataclass):
     def identity(self) -> dict[str, Any]:
         """Settings as JSON values, the part of a file's hash that describes the training."""
         # Fields of later versions are omitted at their defaults, so that older files keep their names.
-        later = {"curvature": 0.0, "curvature_step": 3.0}
+        later = {"curvature": 0.0, "curvature_step": 3.0, "decay_at": (), "decay": 0.2}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in later or v != later[k]}
+
+    def rate_in(self, epoch: int) -> float:
+        """Return the learning rate of an epoch, counted from 0."""
+        return self.lr * self.decay ** sum(epoch >= at * self.epochs for at in self.decay_at)
 
     @property
     def penalty(self) -> CurvaturePenalty | None:
@@ -362,6 +372,7 @@ class TrainedRuns:
         pool, snapshots, memory = self._pool(key), 0, MemoryFallback()
         yield 0, [weight_vector(network).cpu()]
         for epoch in range(training.epochs):
+            optimizer.param_groups[0]["lr"] = training.rate_in(epoch)
             order, rows = pool[torch.randperm(len(pool), generator=derive(key, "order", epoch))], []
             for i, part in enumerate(torch.tensor_split(order, training.per_epoch)):
                 key_of_part = derive(key, "epoch", epoch, i)

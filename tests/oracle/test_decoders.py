@@ -260,8 +260,21 @@ def test_similarity_equals_loops(tiny, views):
         a, b = torch.randperm(views, generator=key)[:2].tolist()
         with torch.no_grad():
             features = student.embed(images).view(6, views, -1)
-        wanted = sum(slow_cosine(features[s, a], features[s, b]) for s in (2 * c, 2 * c + 1)) / 2 / 3
-        assert math.isclose(term.item(), wanted, rel_tol=1e-5)
+        cosines = [slow_cosine(features[s, a], features[s, b]) for s in (2 * c, 2 * c + 1)]
+        assert math.isclose(term.item(), sum((1 + cosine) / 2 for cosine in cosines) / 2 / 3, rel_tol=1e-5)
+
+
+def test_similarity_is_that_of_augmented_images(tiny):
+    make = dd.network_factory("convnet", tiny.image_shape, 3, width=4, depth=1)
+    classes = class_slots(3, 2)
+    found = Hallucination(tiny.batch(torch.arange(6)).x, 2, rng=dd.generator(0))
+    syn = dd.SyntheticSet(found, hard_labels(classes, 3), classes, 3)
+    student = make(dd.generator(0))
+    plain, augmented = (
+        torch.stack(list(ViewSimilarity(views=2, augmentation=augmentation)(student, tiny, syn, dd.generator("s"))))
+        for augmentation in (dd.Augmentation(""), dd.Augmentation("cutout"))
+    )
+    assert not torch.allclose(plain, augmented)
 
 
 def test_contrast_equals_loops():

@@ -177,7 +177,8 @@ def test_a_machine_is_what_its_options_say():
     exact = cross @ torch.linalg.inv(gram + 0.2 * 5 * torch.eye(5, dtype=DOUBLE)) @ y
     torch.testing.assert_close(machine.fitted(x, y)(new), exact)
     with pytest.raises(
-        ValueError, match=r"^kernel must be one of fc-ntk, linear, got 'fcntk'; did you mean 'fc-ntk'\?$"
+        ValueError,
+        match=r"^kernel must be one of fc-ntk, linear, random-convnets, got 'fcntk'; did you mean 'fc-ntk'\?$",
     ):
         kernel_machine("fcntk")
     with pytest.raises(TypeError, match=r"^options of kernel 'linear' must be among .*'bias'\], got 'depth'$"):
