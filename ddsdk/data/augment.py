@@ -185,7 +185,7 @@ class Draw:
     Attributes:
         steps: Pairs of an operation name and its uniform numbers, (1, n) for a siamese draw and (B, n) otherwise.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> import torch
         >>> draw = ddsdk.Augmentation("flip").siamese(ddsdk.generator(0))
@@ -217,7 +217,7 @@ class Augmentation:
             ``"flip+color+crop_scale_rotate"`` applies three: flip, color, and one of the last three (IDC);
             ``"jitter_zoom_rotate_translate_quarter-cutout"`` applies one of five (FRePo on grey images).
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> augmentation = ddsdk.Augmentation("flip+color+crop_scale_rotate")
         >>> draw = augmentation.per_image(64, ddsdk.generator(0))
@@ -259,7 +259,7 @@ def cutmix(x: Tensor, y: Tensor, probability: float, rng: torch.Generator) -> tu
         probability: Probability that the batch is mixed, 0..1; otherwise it is returned unchanged.
         rng: Generator of the box and of the pairs of images, which is advanced.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> import torch
         >>> x, y = torch.rand(4, 1, 8, 8), torch.eye(4)

@@ -24,7 +24,7 @@ def stopping_images(train: RealData, stopping: EarlyStopping, rng: torch.Generat
     Raises:
         ValueError: If a class has too few images.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.judging import stopping_images
         >>> from ddsdk.training import EarlyStopping

@@ -32,7 +32,7 @@ class TrainingSet:
         stopping: Real training images in the value space of the set that choose the epoch, see
             `ddsdk.judging.stopping_images`; None for a protocol without early stopping.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.judging import TrainingSet
         >>> train, test = ddsdk.load_pair("digits")
@@ -127,7 +127,7 @@ def published_protocol(distilled: Distilled, augmentation: str) -> TrainingProto
         distilled: Distilled set to be trained on.
         augmentation: Augmentation of the training images, see `ddsdk.Augmentation`; empty for none.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.judging import published_protocol
         >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), ddsdk.load("digits"))
@@ -142,7 +142,7 @@ def kernel_protocol(distilled: Distilled) -> TrainingProtocol:
 
     Sets without label scores have centred labels.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.judging import kernel_protocol
         >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), ddsdk.load("digits"))
@@ -167,7 +167,7 @@ def stored_reading(distilled: Distilled) -> LoadOptions:
 
     ValueError is raised for a set, such as an altered one, whose provenance has an invalid entry.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.judging import stored_reading
         >>> few = ddsdk.load("digits", classes=["3", "8"])
@@ -211,7 +211,7 @@ def in_space_of(distilled: Distilled, real: RealData, split: str = "test") -> Re
         real: Real data with the classes of the set, in any value space.
         split: Name of the data in error messages.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.judging import in_space_of
         >>> whitened = ddsdk.load("digits", zca=True)

@@ -58,7 +58,7 @@ def convnet(
         edges: Padding of the convolutions: "zeros", or "circular" (the opposite edge) for images that are tiled.
         doubling: Whether each block has twice as many channels as the one before, as in FRePo (128, 256, 512).
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> student = ddsdk.network_factory("convnet", (3, 32, 32), 10)(ddsdk.generator(0))
         >>> student.head.in_features, len(student.body)

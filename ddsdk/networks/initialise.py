@@ -55,7 +55,7 @@ def initialise(module: M, rng: torch.Generator, init: Init = "pytorch") -> M:
     Returns:
         Argument `module` itself.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from torch import nn
         >>> layer = ddsdk.networks.initialise(nn.Linear(4, 2), ddsdk.generator(0), "xavier-normal")
@@ -101,7 +101,7 @@ def draw_weights_(module: nn.Module, rng: torch.Generator, init: Init) -> None:
         rng: CPU generator, which is advanced.
         init: Name of the distribution, see `initialise`.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from torch import nn
         >>> layer = nn.Linear(4, 2)

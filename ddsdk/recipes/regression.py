@@ -76,7 +76,7 @@ def mild_augmentation(real: RealData, given: str | None, *, color: bool = True) 
         given: Operations joined by "_"; empty for none, None for those of FRePo.
         color: Whether grey images get the changes of brightness and contrast; colour images always do.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.recipes import mild_augmentation
         >>> mild_augmentation(ddsdk.load("digits"), None)

@@ -19,7 +19,7 @@ class OutputChange(nn.Module):
     Args:
         network: Network from images (B, C, H, W) to logits (B, K), with its initial weights; it is trained in place.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk.training import OutputChange
         >>> network = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)(ddsdk.generator(0))

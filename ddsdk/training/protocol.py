@@ -43,7 +43,7 @@ class PerStepSchedule(NamedTuple):
         rates: Learning rates that replace `TrainingProtocol.lr` and its schedule, one for each step; empty for none.
         momenta: Momenta that replace `TrainingProtocol.momentum`, one for each step; empty for none.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> schedule = ddsdk.training.PerStepSchedule(rates=(0.1, 0.1, 0.05))
         >>> schedule.check(ddsdk.TrainingProtocol(epochs=3, order="stored"), images=10)
@@ -81,7 +81,7 @@ class EarlyStopping(CheckedDataclass):
         every: Epochs between two checks; the untrained network is checked first.
         patience: Epochs without a better check after which the training ends; None to train all epochs.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.training import EarlyStopping
         >>> ddsdk.TrainingProtocol(early_stopping=EarlyStopping(images=500, every=10)).early_stopping.images
@@ -131,7 +131,7 @@ class TrainingProtocol(CheckedDataclass):
             training and test. Weight decay then pulls to the initial weights.
         early_stopping: Choice of the epoch by real training images; None for the last epoch.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> protocol = ddsdk.TrainingProtocol(network_options={"width": 32}, epochs=100, lr=0.03)
         >>> protocol.network_label
@@ -245,7 +245,7 @@ class TrainingProtocol(CheckedDataclass):
             labels: New kind of training labels; None for no change.
             early_stopping: False to train all epochs, without real training images that choose one.
 
-        Example:
+        Examples:
             >>> import ddsdk
             >>> ddsdk.TrainingProtocol.published().changed(network="mlp", epochs=10).name
             'published, 10 epochs, mlp'
@@ -343,7 +343,7 @@ class Score:
             `TrainingProtocol.labels` changed the stored labels; empty in records of older versions.
         loss: Training loss, `TrainingProtocol.loss`; ``"ridge"`` for a kernel; empty in records of older versions.
 
-    Example:
+    Examples:
         >>> from ddsdk import Score
         >>> score = Score(name="dm", protocol="published", network="convnet", accuracies=(0.5, 0.7), images=10,
         ...               stored_floats=640, seconds=1.0)

@@ -35,7 +35,7 @@ class RandomConvNets(CheckedDataclass):
     References:
         Loo et al., "Efficient Dataset Distillation Using Random Feature Approximation", NeurIPS 2022, arXiv:2210.12067.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> x = ddsdk.load("digits").images[:6].float()
         >>> ddsdk.training.RandomConvNets(networks=2, width=8)(x, x[:4]).shape
