@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar, final
 
-from ddsdk.foundation.errors import ArtifactError, FolderBusyError, StorageError, require_positive
+from ddsdk.foundation.errors import ArtifactError, FolderBusyError, require_positive
 from ddsdk.foundation.files import (
     file_system_time,
     inner_folder,
@@ -27,6 +27,7 @@ from ddsdk.foundation.files import (
     readable_json,
     write_atomic,
 )
+from ddsdk.foundation.in_place import create_file
 from ddsdk.foundation.text import clean
 from ddsdk.foundation.unit import Unit, open_result, seal_result
 
@@ -240,17 +241,10 @@ class Store:
 
     def _take(self, path: Path) -> bool:
         for _ in range(2):
-            try:
-                handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            except FileExistsError:
-                if not self._expired(path) or not self._remove_expired(path):
-                    return False
-                continue
-            except OSError as error:
-                raise StorageError(f"cannot lease {path.name}: {error.strerror or error}") from error
-            with os.fdopen(handle, "w") as file:
-                file.write(f"{os.getpid()} {socket.gethostname()}")
-            return True
+            if create_file(path, f"{os.getpid()} {socket.gethostname()}".encode()):
+                return True
+            if not self._expired(path) or not self._remove_expired(path):
+                return False
         return False
 
     def _remove_expired(self, path: Path) -> bool:

@@ -35,6 +35,7 @@ from ddsdk.foundation import (
     canonical_json,
     derive,
     generator,
+    make_folder,
     remove_stale_files,
     require,
     require_count,
@@ -328,9 +329,8 @@ class TrainedRuns:
                 yield strict_json(file.metadata()["ddsdk"].encode())
 
     def _make(self, run: int) -> Iterator[int]:
-        with _storage_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            remove_stale_files(self.folder)
+        make_folder(self.folder)
+        remove_stale_files(self.folder)
         started, rows = (time.perf_counter(), time.process_time()), []
         for epoch, snapshots in self._train(generator(self._seed, "run", run)):
             rows += snapshots
