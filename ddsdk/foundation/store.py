@@ -28,6 +28,7 @@ from ddsdk.foundation.files import (
     write_atomic,
 )
 from ddsdk.foundation.in_place import create_file
+from ddsdk.foundation.notes import note
 from ddsdk.foundation.text import clean
 from ddsdk.foundation.unit import Unit, open_result, seal_result
 
@@ -148,6 +149,7 @@ class Store:
         except ArtifactError:
             with contextlib.suppress(OSError):
                 path.replace(path.with_suffix(".bad"))
+                note(f"{str(path)!r} is damaged and now ends in .bad; its result is computed again")
             return None
 
     def needed(self, unit: Unit) -> dict[str, bytes] | None:

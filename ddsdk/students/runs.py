@@ -36,6 +36,7 @@ from ddsdk.foundation import (
     derive,
     generator,
     make_folder,
+    note,
     remove_stale_files,
     require,
     require_count,
@@ -321,6 +322,7 @@ class TrainedRuns:
         else:
             with _storage_errors(self.folder):
                 path.replace(path.with_suffix(".bad"))
+            note(f"{str(path)!r} is damaged and now ends in .bad; network {run + 1} of {len(self)} is trained again")
         return intact
 
     def _metadata(self) -> Iterator[dict[str, Any]]:
