@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from pathlib import PurePosixPath
@@ -52,38 +53,50 @@ def idx(data):
     refused_or(lambda: dd.load_pair("mnist", root=FOLDER / "idx"))
 
 
+def inner(name):
+    """Return a path that stays below a folder, or None."""
+    parts = name.decode("utf-8", "surrogateescape").replace("\0", "").split("/")
+    parts = [part for part in parts if part not in ("", ".", "..")]
+    return PurePosixPath(*parts) if parts else None
+
+
 def entries(data):
-    """Yield kind, name and content of the entries of a tree: a byte with kind and length of the name, then the name,
-    a byte with the length of the content, and the content."""
+    """Yield kind, name and content of the entries of a tree.
+
+    An entry is a byte with its kind and the length of its name, the name, a byte with the length of the content, and
+    the content.
+    """
     while len(data) > 2:
         kind, length = data[0] >> 5, data[0] & 31
         name, data = data[1 : 1 + length], data[1 + length :]
         size, data = (data[0], data[1:]) if data else (0, b"")
         content, data = data[:size], data[size:]
-        parts = name.decode("utf-8", "surrogateescape").replace("\0", "").split("/")
-        # Names stay below the folder.
-        parts = [part for part in parts if part not in ("", ".", "..")]
-        if parts:
-            yield kind, PurePosixPath(*parts), content
+        if inner(name):
+            yield kind, inner(name), content
+
+
+def make_entry(root, kind, name, content):
+    """Make an entry of a tree; its links lead to other entries."""
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(path) or not path.parent.resolve().is_relative_to(root.resolve()):
+        return
+    if kind == 5:
+        path.mkdir()
+    elif kind == 6:
+        path.symlink_to(root / (inner(content) or "a"))
+    elif kind == 7:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content or PICTURE)
 
 
 def tree(data):
     """An image folder of files, pipes, links and folders."""
     root = empty("tree")
-    for kind, name, content in entries(data):
-        path = root / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if kind == 5:
-                path.mkdir(exist_ok=True)
-            elif kind == 6:
-                path.symlink_to(root / PurePosixPath(content.decode("latin-1").replace("\0", "").strip("/.") or "a"))
-            elif kind == 7:
-                os.mkfifo(path)
-            else:
-                path.write_bytes(content or PICTURE)
-        except (OSError, ValueError):
-            continue
+    for entry in entries(data):
+        with contextlib.suppress(OSError, ValueError):
+            make_entry(root, *entry)
     resize = (None, 2, (3, 2))[len(data) % 3]
     for part in ("train", "test"):
         refused_or(lambda part=part: dd.load(str(root), split=part, resize=resize, skip_unreadable=len(data) % 2 == 0))
