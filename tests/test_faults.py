@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import logging
 import os
@@ -12,11 +13,21 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 from test_house import EVERY_FILE
 from tiny_recipes import RECIPE_SETTINGS
 
 import ddsdk as dd
-from ddsdk.foundation import FolderBusyError, ResumeError, StorageError, Store, lock, remove_stale_files, write_atomic
+from ddsdk.foundation import (
+    DivergedError,
+    FolderBusyError,
+    ResumeError,
+    StorageError,
+    Store,
+    lock,
+    remove_stale_files,
+    write_atomic,
+)
 from ddsdk.running import Run, read_checkpoint, write_checkpoint
 from ddsdk.running.job import CHECKPOINT
 from ddsdk.training import TrainingProtocol
@@ -109,6 +120,39 @@ def test_one_damaged_expert_is_trained_again_and_the_set_stays_the_same(tmp_path
     assert again.content_id == first.content_id
     assert f"{experts[2].name}' is damaged and now ends in .bad" in caplog.text
     assert {path for path in experts if path.stat().st_mtime_ns != times[path]} == {experts[2]}
+
+
+@pytest.mark.parametrize(("key", "student_lr"), [("dd", 1e4), ("rat-bptt", 1e4), ("mtt", 0.5), ("mtt", 1e12)])
+def test_an_inner_loop_that_blows_up_leaves_a_finite_set(tiny, make_student, key, student_lr):
+    """The training of the students diverges at this learning rate, and the gradient by the images with it."""
+    recipe = dd.RECIPES[key](ipc=1, **RECIPE_SETTINGS[key] | {"student_lr": student_lr, "steps": 4})
+    run = Run(recipe, tiny, make_student=make_student, seed=0)
+    for _ in run.prepare():
+        pass
+    try:
+        for step in run:
+            assert step.syn.is_finite()
+    except DivergedError as error:
+        assert error.syn.is_finite()
+    assert torch.isfinite(run.distilled().images).all()
+
+
+def test_an_infinite_gradient_of_a_finite_loss_is_undone(tiny, make_student):
+    class Spike:
+        calls = 0
+
+        def __call__(self, student, real, syn, rng):
+            self.calls += 1
+            x, _ = syn.mixed(99, rng)
+            # The root has an infinite slope at 0.
+            yield x.square().mean() + ((x - x.detach()).abs().sqrt().sum() if self.calls == 3 else 0)
+
+    recipe = dd.DM(ipc=1, steps=5, real_batch=4)
+    plan = recipe.plan(tiny, make_student=make_student, rng=dd.generator("plan"))
+    run = dd.Distillation(dataclasses.replace(plan, objective=Spike()), tiny, rng=dd.generator("run"))
+    for step in run:
+        assert step.syn.is_finite()
+    assert (run.index, run.rate_reductions) == (5, 1)
 
 
 @pytest.mark.parametrize("name", [1, 3, "2", None])
