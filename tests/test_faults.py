@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -187,6 +188,14 @@ def test_a_file_system_without_locks_keeps_files_whole(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_bytes() == b"new"
     with lock(tmp_path), ThreadPoolExecutor(1) as pool, pytest.raises(FolderBusyError):
         pool.submit(lambda: lock(tmp_path).__enter__()).result()
+
+
+def test_the_tests_that_the_docs_name_are_there():
+    page = (Path(__file__).parent.parent / "docs" / "reliability.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", page)
+    assert len(named) > 50
+    for file, name in named:
+        assert f"\ndef {name}(" in (Path(__file__).parent / file).read_text(), f"{file}::{name}"
 
 
 def test_unknown_settings_of_a_protocol_are_refused():
