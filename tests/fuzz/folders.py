@@ -13,6 +13,7 @@ from PIL import Image
 
 with atheris.instrument_imports(include=["ddsdk", "torchvision.datasets.mnist"]):
     import torch
+    from torchvision.datasets import MNIST
 
     import ddsdk as dd
     from ddsdk.data.decoding import decode_to_disk
@@ -44,7 +45,7 @@ def split(data):
 
 def idx(data):
     """The files of MNIST: images and labels, the same for both splits."""
-    raw = empty("idx") / "MNIST" / "raw"
+    raw = empty("idx") / MNIST.__name__ / "raw"
     raw.mkdir(parents=True)
     images, labels = split(data)
     for kind in ("train", "t10k"):
