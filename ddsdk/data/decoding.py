@@ -125,11 +125,11 @@ def decode_to_disk(
     rule = "be left out unless data is a folder, parquet files or tar files"
     require(files is not None, "on_disk", rule, type(pictures.source).__name__)
     folder = inner_folder(cache_folder(), "pictures", _key(pictures, files or ()))
-    result = _read_result(folder)
+    result = _read_result(folder, len(pictures))
     if result is None:
         make_folder(folder)
         with lock(folder):
-            result = _read_result(folder) or _decode(pictures, folder, workers, split)
+            result = _read_result(folder, len(pictures)) or _decode(pictures, folder, workers, split)
     errors = _errors(result.unreadable)
     check_decoded(errors, Counter(), len(pictures), skip_unreadable=skip_unreadable, split=split)
     if result.animated:
@@ -162,11 +162,21 @@ def _key(pictures: Pictures, files: Sequence[Path]) -> str:
     return hashlib.sha256(canonical_json(description)).hexdigest()[:32]
 
 
-def _read_result(folder: Path) -> _Result | None:
+def _read_result(folder: Path, n: int) -> _Result | None:
+    """Return the description of the complete file of `n` images; None if it is missing or damaged."""
     try:
-        return msgspec.json.decode((folder / "images.json").read_bytes(), type=_Result)
+        result = msgspec.json.decode((folder / "images.json").read_bytes(), type=_Result)
     except (OSError, msgspec.MsgspecError):
         return None
+    return result if _fits(result.shape, n) and _lie_in(result.unreadable, n) else None
+
+
+def _fits(shape: Sequence[int], n: int) -> bool:
+    return shape[0] == n and min(shape) > 0
+
+
+def _lie_in(unreadable: Sequence[tuple[int, str, str]], n: int) -> bool:
+    return all(0 <= i < n for i, _, _ in unreadable)
 
 
 def _shape(pictures: Pictures) -> tuple[int, int, int, int] | None:
@@ -182,7 +192,7 @@ def _shape(pictures: Pictures) -> tuple[int, int, int, int] | None:
 
 def _decode(pictures: Pictures, folder: Path, workers: int, split: str) -> _Result:
     path, journal = folder / "images.u8", folder / "journal.jsonl"
-    shape, done = _read_journal(journal)
+    shape, done = _read_journal(journal, len(pictures))
     if shape is None or not path.is_file() or path.stat().st_size != math.prod(shape):
         shape, done = _shape(pictures), {}
         if shape is None:
@@ -236,11 +246,13 @@ def _nothing_readable(pictures: Pictures) -> _Result:
     return _Result((len(pictures), 1, 1, 1), unreadable, reduced=False, animated=0)
 
 
-def _read_journal(path: Path) -> tuple[tuple[int, int, int, int] | None, dict[int, _Chunk]]:
+def _read_journal(path: Path, n: int) -> tuple[tuple[int, int, int, int] | None, dict[int, _Chunk]]:
     try:
         first, *lines = path.read_bytes().splitlines()
         shape = msgspec.json.decode(first, type=_Header).shape
     except (OSError, ValueError, msgspec.MsgspecError):
+        return None, {}
+    if not _fits(shape, n):
         return None, {}
     done = {}
     for line in lines:
@@ -248,7 +260,8 @@ def _read_journal(path: Path) -> tuple[tuple[int, int, int, int] | None, dict[in
             chunk = msgspec.json.decode(line, type=_Chunk)
         except msgspec.MsgspecError:  # the line that was being written when the process was killed
             break
-        done[chunk.start] = chunk
+        if 0 <= chunk.start < n and _lie_in(chunk.unreadable, n):
+            done[chunk.start] = chunk
     return shape, done
 
 
