@@ -284,7 +284,8 @@ class SetStrategy(FedAvg):
         sets, self._refused = inspect_replies(replies, spec)
         if not spec.update:
             rng = dd.generator("screen", self._secret, server_round)
-            sets, refused = self.screen(sets, self.task, rng, self.clean, self._features(server_round))
+            earlier = _by_client(self._round_sets)
+            sets, refused = self.screen(sets, self.task, rng, self.clean, self._features(server_round), earlier)
             self._refused += refused
         return sets
 
