@@ -330,6 +330,11 @@ class SetStrategy(FedAvg):
         nodes = {refusal.node for refusal in refused}
         return [contribution for contribution in sets if contribution.node not in nodes]
 
+    @property
+    def partitions(self) -> dict[int, int]:
+        """Partition that each registered node has stated, by node id."""
+        return self._registry.partitions
+
     def described(self) -> dict[str, str]:
         """Return the settings of the server on which the result depends, as text by name; the secret is left out."""
         names = ("fraction_train", "seed", "remember", "ask", "learn", "screen", "limits")
