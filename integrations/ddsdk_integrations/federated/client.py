@@ -194,11 +194,12 @@ class Participant:
         if go_on:
             start_images |= _stored_set(context, data)
         distilled = self._distilled(data.real, students, request.rng(_partition(context)), start_images)
+        seconds = time.monotonic() - began
+        reply = pack(distilled, data, self.packing, round_number=request.round_number, seconds=seconds)
         if go_on:
             stored_set = {"images": distilled.images.half(), "classes": data.ids(distilled.owner)}
             context.state[_STORED_SET] = ArrayRecord(stored_set)
-        seconds = time.monotonic() - began
-        return pack(distilled, data, self.packing, round_number=request.round_number, seconds=seconds)
+        return reply
 
     def _distilled(
         self, real: dd.RealData, students: PerturbedStudents, rng: torch.Generator, start_images: Mapping[int, Tensor]
