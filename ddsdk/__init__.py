@@ -4,7 +4,7 @@ This package has the names that most users need. Its subpackages, such as `ddsdk
 methods. Names are loaded on first use, so that ``import ddsdk`` does not import torch. The file `__init__.pyi` lists
 the public names.
 
-Example:
+Examples:
     >>> import ddsdk
     >>> train, test = ddsdk.load_pair("digits")
     >>> distilled = ddsdk.distill(ddsdk.DM(ipc=1, steps=2), train)

@@ -73,7 +73,7 @@ def assemble(
     Returns:
         The artefact, on the CPU.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.artefact import assemble
         >>> real, recipe, rng = ddsdk.load("digits"), ddsdk.DM(ipc=1), ddsdk.generator(0)
@@ -127,7 +127,7 @@ def _student(make_student: object) -> dict[str, Any]:
 def device_name(device: torch.device | str) -> str:
     """Return the model name of a GPU, or the type of another device.
 
-    Example:
+    Examples:
         >>> from ddsdk.artefact import device_name
         >>> device_name("cpu")
         'cpu'

@@ -23,7 +23,7 @@ def page_template(name: str) -> Template:
 
     HTML templates escape all inserted values. Markdown templates escape them with the filters `md` and `yaml`.
 
-    Example:
+    Examples:
         >>> from ddsdk.artefact import page_template
         >>> page_template("card.md").name
         'card.md'
@@ -70,7 +70,7 @@ def card_title(manifest: Manifest) -> str:
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yield the leaves of nested JSON values as pairs (dotted name, text), not escaped.
 
-    Example:
+    Examples:
         >>> from ddsdk.artefact import flatten
         >>> list(flatten({"recipe": "dm", "parameters": {"ipc": 1, "image_lr": 0.5}}))
         [('recipe', 'dm'), ('parameters.ipc', '1'), ('parameters.image_lr', '0.5')]
@@ -88,7 +88,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def main_facts(manifest: Manifest) -> list[tuple[str, str]]:
     """Return the main facts of a set as pairs (name, text), not escaped.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.artefact import main_facts
         >>> distilled = ddsdk.distill(ddsdk.BASELINES["random"](ipc=1), ddsdk.load("digits"))

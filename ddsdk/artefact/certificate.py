@@ -25,7 +25,7 @@ def require_line(name: str, text: str) -> None:
         name: Name of the text in the error message.
         text: Text to be checked.
 
-    Example:
+    Examples:
         >>> from ddsdk.artefact import require_line
         >>> require_line("adjacency", "adding or removing one record")
     """
@@ -54,7 +54,7 @@ class NoisedRelease(_Record, frozen=True, kw_only=True):
         sample_rate: Probability of a record to be in the sample of one release, from 1e-12 to 1.
         count: Number of releases, from 1 to 1e12.
 
-    Example:
+    Examples:
         >>> from ddsdk.artefact import NoisedRelease
         >>> NoisedRelease(what="class means", clip=1.0, noise_multiplier=4.0, sample_rate=1.0, count=1).line
         '1 of class means: noise 4 x clip norm 1, sampling rate 1'
@@ -101,7 +101,7 @@ class Certificate(_Record, frozen=True, kw_only=True):
         noise_source: Source of randomness for noise and samples.
         assumptions: Further assumptions of the guarantee, such as public facts.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.artefact import NoisedRelease
         >>> sums = NoisedRelease(what="class means", clip=1.0, noise_multiplier=4.0, sample_rate=1.0, count=1)

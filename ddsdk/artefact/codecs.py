@@ -77,7 +77,7 @@ class RowCodec(Codec):
 def to_bytes(items: Tensor) -> Tensor:
     """Return values of the unit range, clamped to [0, 1], as bytes 0..255.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.artefact import to_bytes
         >>> to_bytes(torch.tensor([0.0, 1.0, 1.5])).tolist()
@@ -91,7 +91,7 @@ def to_bytes(items: Tensor) -> Tensor:
 class Uint8(RowCodec):
     """One byte for each channel of a pixel, as in real images.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.artefact import Uint8
         >>> packed = Uint8().pack(torch.rand(4, 1, 8, 8))
@@ -119,7 +119,7 @@ class Uint8(RowCodec):
 class Half(RowCodec):
     """One half float for each channel of a pixel: finer than bytes, and twice as large.
 
-    Example:
+    Examples:
         >>> from ddsdk.artefact import Half
         >>> Half().item_bytes((1, 8, 8))
         128
@@ -152,7 +152,7 @@ class LowRank(CheckedDataclass, RowCodec):
     Differences from the published method: images are truncated to the rank after distillation. The paper optimises the
     factors.
 
-    Example:
+    Examples:
         >>> from ddsdk.artefact import LowRank
         >>> LowRank(rank=2).item_bytes((1, 8, 8))
         64
@@ -193,7 +193,7 @@ class Tiles(CheckedDataclass, RowCodec):
     Attributes:
         factor: Number of tiles along each side of a canvas.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.artefact import Tiles
         >>> codec = Tiles(factor=2)
@@ -235,7 +235,7 @@ class Components(Codec):
     Components are stored as bytes between their minimum and maximum, weights as half floats. Images cannot be packed:
     components and weights come from a parametrization that optimises them.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.artefact import Components
         >>> packed = Components().pack_parts(torch.randn(3, 1, 8, 8), torch.rand(5, 3))
@@ -293,7 +293,7 @@ CODECS: dict[str, type[Codec]] = {kind.name: kind for kind in (Uint8, Half, LowR
 def codec_state(codec: Codec) -> dict[str, Any]:
     """Return a codec as JSON values.
 
-    Example:
+    Examples:
         >>> from ddsdk.artefact import LowRank, codec_from, codec_state
         >>> codec_state(LowRank(rank=2))
         {'name': 'low-rank', 'rank': 2}

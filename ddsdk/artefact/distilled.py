@@ -68,7 +68,7 @@ class Distilled:
         TypeError: If a tensor has the wrong dtype, or a mapping holds values that JSON does not have.
         ValueError: If a shape, a number or a label row is wrong; the message names it.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> images, labels = torch.rand(4, 1, 8, 8), torch.eye(2).repeat(2, 1)
         >>> unit = ddsdk.Preprocess.unit(channels=1)
@@ -258,7 +258,7 @@ class Distilled:
             protocol: Protocol of training the networks. None for that of the set.
             **options: Further arguments of `ddsdk.evaluate`, such as ``networks``, ``baselines`` and ``train``.
 
-        Example:
+        Examples:
             >>> import ddsdk
             >>> train, test = ddsdk.load_pair("digits")
             >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), train)

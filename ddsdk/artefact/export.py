@@ -56,7 +56,7 @@ def to_parquet(distilled: Distilled, path: str | os.PathLike[str]) -> None:
     Raises:
         MissingExtraError: If pyarrow is not installed.
 
-    Example:
+    Examples:
         >>> import ddsdk, pyarrow.parquet
         >>> distilled = ddsdk.distill(ddsdk.BASELINES["random"](ipc=1), ddsdk.load("digits"))
         >>> ddsdk.to_parquet(distilled, "distilled.parquet")
@@ -102,7 +102,7 @@ def to_image_folder(distilled: Distilled, folder: str | os.PathLike[str]) -> Non
         distilled: Distilled set with 1 or 3 channels.
         folder: New or empty folder, so that images of two sets are not mixed.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from pathlib import Path
         >>> distilled = ddsdk.distill(ddsdk.BASELINES["random"](ipc=2), ddsdk.load("digits"))
@@ -132,7 +132,7 @@ def to_npz(distilled: Distilled, path: str | os.PathLike[str]) -> None:
         distilled: Distilled set to export.
         path: Path of the file, such as ``set.npz``.
 
-    Example:
+    Examples:
         >>> import ddsdk, numpy
         >>> distilled = ddsdk.distill(ddsdk.BASELINES["random"](ipc=1), ddsdk.load("digits"))
         >>> ddsdk.to_npz(distilled, "set.npz")
@@ -165,7 +165,7 @@ def ranking_arguments(distilled: Distilled) -> dict[str, Any]:
             hard labels need equally many images in each class. Whitened sets are refused, because the whitening of the
             package differs.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.artefact import ranking_arguments
         >>> distilled = ddsdk.distill(ddsdk.BASELINES["random"](ipc=1), ddsdk.load("digits"))

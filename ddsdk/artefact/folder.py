@@ -65,7 +65,7 @@ def read_manifest_summary(folder: str | os.PathLike[str]) -> Manifest:
         ArtifactError: If the manifest is missing, larger than 16 MiB, or invalid; the error's ``reason`` is a short
             code.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.artefact import read_manifest_summary
         >>> distilled = ddsdk.distill(ddsdk.BASELINES["random"](ipc=1), ddsdk.load("digits"))
@@ -96,7 +96,7 @@ def read_artifact(folder: str | os.PathLike[str], *, max_bytes: int | None = Non
             ``"dtype"``, ``"mixed"``, ``"hash"``, ``"finite"``, ``"range"``, ``"labels"``, ``"rate"``, ``"edges"``,
             ``"classes"`` or ``"storage"``.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.artefact import read_artifact
         >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), ddsdk.load("digits"))
@@ -330,7 +330,7 @@ def current_manifest(folder: Path) -> Manifest | None:
     Raises:
         ArtifactError: If the manifest is of a later format or cannot be opened: such a set must not be overwritten.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from ddsdk.artefact import current_manifest
         >>> current_manifest(Path("no-such-folder")) is None

@@ -53,7 +53,7 @@ def html_report(
         results: Results of the sets and of baselines.
         title: Title of the page, plain text.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.artefact import html_report
         >>> distilled = ddsdk.distill(ddsdk.BASELINES["random"](ipc=1), ddsdk.load("digits"))

@@ -57,7 +57,7 @@ def to_pixels(unit: Tensor) -> NDArray[np.uint8]:
     Returns:
         Pixels (M, H, W) of grey images, or (M, H, W, 3) of colour images.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.artefact import to_pixels
         >>> to_pixels(torch.rand(2, 3, 8, 8)).shape
@@ -74,7 +74,7 @@ def to_pixels(unit: Tensor) -> NDArray[np.uint8]:
 def png_bytes(image: Image.Image) -> bytes:
     """Return an image as the bytes of a PNG file.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from ddsdk.artefact import png_bytes
         >>> png_bytes(Image.new("L", (8, 8)))[1:4]
@@ -100,7 +100,7 @@ def contact_sheet(distilled: Pictured, *, per_class: int = 10, scale: int | None
     Returns:
         The contact sheet as an RGB image.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> distilled = ddsdk.distill(ddsdk.BASELINES["random"](ipc=3), ddsdk.load("digits"))
         >>> sheet = ddsdk.contact_sheet(distilled, per_class=3)
@@ -144,7 +144,7 @@ def side_by_side(sets: Sequence[tuple[str, Pictured]], *, per_class: int = 1) ->
     Returns:
         An RGB image of at most 100 sets, with at most 100 images each.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.artefact import side_by_side
         >>> real = ddsdk.load("digits")
@@ -180,7 +180,7 @@ def _first_of_each_class(distilled: Pictured, per_class: int) -> NDArray[np.uint
 def sheet_png(distilled: Pictured) -> bytes:
     """Return the default contact sheet of a set as the bytes of a PNG file.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.artefact import sheet_png
         >>> distilled = ddsdk.distill(ddsdk.BASELINES["random"](ipc=1), ddsdk.load("digits"))

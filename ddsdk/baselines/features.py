@@ -59,7 +59,7 @@ class Herding(_ByFeatures):
     Differences from the published algorithm: features are pixels by default. Papers on dataset distillation take the
     embeddings of a trained network, as ``student_epochs > 0`` does.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> len(ddsdk.distill(ddsdk.baselines.Herding(ipc=2), real))
@@ -84,7 +84,7 @@ class KCenter(_ByFeatures):
     Differences from the published algorithm: features are pixels by default. The paper takes the embeddings of a
     trained network, as ``student_epochs > 0`` does.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> len(ddsdk.distill(ddsdk.baselines.KCenter(ipc=2), real))
@@ -106,7 +106,7 @@ class KCenter(_ByFeatures):
 class KMeans(_ByFeatures):
     """Real images nearest to the centres of `ipc` k-means clusters of each class.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> len(ddsdk.distill(ddsdk.baselines.KMeans(ipc=2), real))

@@ -62,7 +62,7 @@ class EL2N(_ByScore):
     Differences from the published algorithm: scores are averaged over 3 networks after 1 epoch each. The paper
     averages over 10 networks after 10 to 20 epochs.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
@@ -93,7 +93,7 @@ class GraNd(_ByScore):
     initialisation. The gradient of the head after `student_epochs` is the usual approximation and costs one forward
     pass. Scores are averaged over 3 networks after 1 epoch each; the paper averages over 10 networks.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)

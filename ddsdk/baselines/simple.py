@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Random(Selection):
     """Random real images of each class, the baseline of every distillation method.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> len(ddsdk.distill(ddsdk.baselines.Random(ipc=2), real))
@@ -41,7 +41,7 @@ class Means(Baseline):
 
     The means are not real images. At one image per class they are more accurate than any selection of real images.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> len(ddsdk.distill(ddsdk.baselines.Means(ipc=2), real))

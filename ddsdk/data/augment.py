@@ -133,7 +133,7 @@ class Draw:
     Attributes:
         steps: Pairs of an operation name and its uniform numbers, (1, n) for a siamese draw and (B, n) otherwise.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> import torch
         >>> draw = ddsdk.Augmentation("flip").siamese(ddsdk.generator(0))
@@ -164,7 +164,7 @@ class Augmentation:
             ``"color_crop_cutout_flip_scale_rotate"`` applies one of six operations (DSA);
             ``"flip+color+crop_scale_rotate"`` applies three: flip, color, and one of the last three (IDC).
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> augmentation = ddsdk.Augmentation("flip+color+crop_scale_rotate")
         >>> draw = augmentation.per_image(64, ddsdk.generator(0))
@@ -206,7 +206,7 @@ def cutmix(x: Tensor, y: Tensor, probability: float, rng: torch.Generator) -> tu
         probability: Probability that the batch is mixed, 0..1; otherwise it is returned unchanged.
         rng: Generator of the box and of the pairs of images, which is advanced.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> import torch
         >>> x, y = torch.rand(4, 1, 8, 8), torch.eye(4)

@@ -100,7 +100,7 @@ class ClassChoice:
     Attributes:
         groups: Pairs of a name and the classes that it joins, in the order of the new classes.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> ddsdk.data.ClassChoice.of("cat,dog").names
         ('cat', 'dog')

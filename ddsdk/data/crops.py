@@ -85,7 +85,7 @@ def easiest_crops(
 
     Cost: `crops` evaluations of `score` on each image, with memory for 16 MiB of images.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> import torch
         >>> x = torch.rand(5, 1, 8, 8)

@@ -113,7 +113,7 @@ def load(data: Loadable, *, split: Split = "train", **options: Unpack[LoadOption
     Returns:
         Images, uint8 or float32 in the unit range, with labels, class names and preprocessing.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> train, test = ddsdk.load("digits"), ddsdk.load("digits", split="test")
         >>> train.image_shape, train.num_classes, len(train) + len(test)
@@ -147,7 +147,7 @@ def load_pair(
         test: Source of the test data, if `data` has no test split; None loads the test split of `data`.
         **options: Further options by name, see `LoadOptions`.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> train, test = ddsdk.load_pair("digits")
         >>> test.preprocess == train.preprocess

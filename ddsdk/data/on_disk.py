@@ -30,7 +30,7 @@ class DiskImages:
     Raises:
         StorageError: If the file is missing or has another size.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pathlib import Path
         >>> from ddsdk.data import DiskImages

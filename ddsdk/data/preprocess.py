@@ -44,7 +44,7 @@ class Whitening:
         eigenvalues: Eigenvalues S of the covariance matrix, (D,), not negative.
         eps: Regularisation > 0 that is added to each eigenvalue.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> ddsdk.load("digits", zca=True).preprocess.whitening.basis.shape
         torch.Size([64, 64])
@@ -163,7 +163,7 @@ class Preprocess:
         std: Standard deviation > 0 of each channel, by which it is divided.
         whitening: Whitening after the normalisation; None means none.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> import torch
         >>> prep = ddsdk.Preprocess.normalise([0.5], [0.25])

@@ -35,7 +35,7 @@ def python_docs(split: str) -> tuple[list[str], list[int]]:
     A document is the docstring of a module, class or function with at least 8 words. Of documents with the same
     sequence of words only the first one is used. A fixed random quarter of each class is the test split.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> texts, labels = ddsdk.data.python_docs("test")
         >>> len(texts) == len(labels), sorted(set(labels))
@@ -54,7 +54,7 @@ def python_docs(split: str) -> tuple[list[str], list[int]]:
 def python_docs_vocabulary() -> Vocabulary:
     """Return the vocabulary of ``load("python-docs")``, which is fitted on the train split.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> ddsdk.data.python_docs_vocabulary().vectors.shape
         torch.Size([2001, 32])

@@ -25,7 +25,7 @@ class Resize:
         fit: "stretch" changes the proportions. "crop" scales the picture until it covers the size, and takes the
             centre. "pad" scales the picture until it lies within the size, and adds black borders of equal width.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> ddsdk.data.Resize.of(32) == ddsdk.data.Resize(32, 32)
         True

@@ -28,7 +28,7 @@ class ImageRows:
         real: Real data in memory or on disk.
         index: Positions of the images in the data, (N,) int64.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> rows = ddsdk.data.ImageRows(ddsdk.load("digits"), torch.arange(100))
         >>> len(rows), rows[torch.tensor([7, 2])].shape
@@ -63,7 +63,7 @@ def map_in_pieces(real: RealData, index: Tensor, function: Callable[[Batch], Ten
         index: Positions of the images in the data, (N,) int64.
         function: Function from a batch of B images to a tensor (B, ...).
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> real = ddsdk.load("digits")
         >>> ddsdk.data.map_in_pieces(real, torch.arange(100), lambda batch: batch.x.mean((1, 2, 3))).shape

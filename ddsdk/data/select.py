@@ -27,7 +27,7 @@ def herding(features: Tensor, n: int) -> Tensor:
     Returns:
         Distinct positions in `features`, (n,) int64, in the order of selection.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> import torch
         >>> ddsdk.data.herding(torch.tensor([[0.0], [1.0], [2.0], [7.0]]), 2).tolist()
@@ -58,7 +58,7 @@ def k_center(features: Tensor, n: int) -> Tensor:
     Returns:
         Distinct positions in `features`, (n,) int64, in the order of selection.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> import torch
         >>> ddsdk.data.k_center(torch.tensor([[0.0], [1.0], [2.0], [7.0]]), 2).tolist()
@@ -89,7 +89,7 @@ def k_means_nearest(features: Tensor, n: int, rng: torch.Generator) -> Tensor:
     Returns:
         Distinct positions in `features`, (n,) int64, in the order of the clusters.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> import torch
         >>> features = torch.tensor([[0.0], [0.1], [0.2], [9.0]])
@@ -113,7 +113,7 @@ def k_means_centres(features: Tensor, n: int, rng: torch.Generator) -> Tensor:
         n: Number of clusters, in 1..N.
         rng: Generator whose seed starts the clustering; it is not advanced.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> import torch
         >>> ddsdk.data.k_means_centres(torch.rand(20, 3), 2, ddsdk.generator(0)).shape

@@ -23,7 +23,7 @@ def repeat_small_classes(real: RealData, least: int) -> RealData:
         real: Real data with at least one image of each class.
         least: Smallest number of images of a class, at least 1.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> import torch
         >>> from ddsdk.data import repeat_small_classes

@@ -59,7 +59,7 @@ def sample_indices(candidates: Tensor, n: int, rng: torch.Generator) -> Tensor:
 
     If there are no more than `n` candidates, all of them are returned in their order, and `rng` is not advanced.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> import torch
         >>> ddsdk.data.sample_indices(torch.arange(100), 5, ddsdk.generator(0)).shape
@@ -94,7 +94,7 @@ class RealData:
         reading: Geometry, choice of classes and vocabulary of the reading of the data, as JSON values, which other data
             for the same networks need too; None for none.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> batch = real.of_class(3, 64, ddsdk.generator(0))

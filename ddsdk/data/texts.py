@@ -62,7 +62,7 @@ def csv_rows(file: Path) -> list[dict[str, str]]:
     Raises:
         ValueError: If the file is no such table, or a row has more or fewer cells than the header.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from ddsdk.data import csv_rows
         >>> _ = Path("table.csv").write_text("text,label\na good one,1\n")

@@ -43,7 +43,7 @@ class Vocabulary:
         words: Distinct words, V in number, of which the first one is `PADDING`.
         vectors: Word vectors, (V, D), in the unit range; 0.5 represents zero.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> vocabulary = ddsdk.data.Vocabulary.fit(["the red cat sat", "the black dog sat"], dim=4)
         >>> matrices = vocabulary.matrices(["red dog"], 3)

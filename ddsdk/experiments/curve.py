@@ -212,7 +212,7 @@ def measure_curve(folder: Path, name: str, method: Recipe, task: CurveConfig) ->
     Raises:
         FolderBusyError: If another process measures the same curve.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> task = CurveConfig(train=ddsdk.load("digits"), seconds=(0.01,), judge_epochs=1, judge_width=4)
         >>> *_, last = measure_curve(Path("curves"), "random", ddsdk.BASELINES["random"](ipc=1), task)

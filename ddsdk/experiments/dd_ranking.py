@@ -21,7 +21,7 @@ def hard_label_recovery(full: float, hard: float) -> float:
         full: Accuracy of networks trained on the full training set, in 0..1.
         hard: Accuracy of networks trained on the distilled images with hard labels, in 0..1.
 
-    Example:
+    Examples:
         >>> hard_label_recovery(0.75, 0.5)
         0.25
     """
@@ -35,7 +35,7 @@ def improvement_over_random(own: float, random: float) -> float:
         own: Accuracy of the distilled set under its own protocol, in 0..1.
         random: Accuracy of random real images under the same protocol, in 0..1.
 
-    Example:
+    Examples:
         >>> improvement_over_random(0.75, 0.5)
         0.25
     """
@@ -50,7 +50,7 @@ def label_robust_score(recovery: float, improvement: float, *, weight: float = 0
         improvement: Value of `improvement_over_random`, in -1..1.
         weight: Weight of the improvement, in 0..1.
 
-    Example:
+    Examples:
         >>> label_robust_score(-1.0, 1.0)
         1.0
     """
@@ -65,7 +65,7 @@ def augmentation_robust_score(with_augmentation: float, without: float, *, weigh
         without: Value of `improvement_over_random` without augmentation, in -1..1.
         weight: Weight of the improvement with augmentation, in 0..1.
 
-    Example:
+    Examples:
         >>> augmentation_robust_score(1.0, 1.0)
         1.0
     """

@@ -52,7 +52,7 @@ def _request(store: Store, units: Sequence[Unit]) -> tuple[list[FinishedUnit], l
 class InProcess:
     """Executor that computes one unit after another in this process.
 
-    Example:
+    Examples:
         >>> store, unit = Store("store"), Unit("square", {"value": 3})
         >>> [done.failure for done in InProcess().run(store, [unit], lambda unit, _: b"%d" % unit.config["value"] ** 2)]
         [None]

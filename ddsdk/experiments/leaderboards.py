@@ -25,7 +25,7 @@ def leaderboards_of(curves: Iterable[RecipeCurve], methods: Mapping[str, type[An
         curves: Curves of one or several plots, at least one.
         methods: Classes of the methods by name. Parameters with their default value are left out of an entry.
 
-    Example:
+    Examples:
         >>> import pathlib, ddsdk
         >>> from ddsdk.experiments import CurveConfig, measure_curve
         >>> task = CurveConfig(train=ddsdk.load("digits"), seconds=(0.01,), judge_epochs=1, judge_width=4)

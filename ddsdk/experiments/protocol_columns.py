@@ -49,7 +49,7 @@ class EvaluationCost:
         width: Width of the networks; None for the width of the protocol.
         transfer: Networks of the table ``cross-architecture``, keys of `ddsdk.networks.NETWORKS`.
 
-    Example:
+    Examples:
         >>> from ddsdk import TrainingProtocol
         >>> EvaluationCost(networks=1, epochs=10).of(TrainingProtocol.published()).name
         'published, 10 epochs'

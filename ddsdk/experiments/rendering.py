@@ -21,7 +21,7 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         heads: Heads of the columns, with markdown characters already escaped.
         rows: Rows with as many cells as there are columns.
 
-    Example:
+    Examples:
         >>> print(markdown_table(["method", "accuracy"], [["dm", "26.0"]]), end="")
         | method | accuracy |
         | --- | --- |
@@ -39,7 +39,7 @@ def mean_text(values: Sequence[float], *, scale: float = 1.0, digits: int = 1) -
         scale: Factor of the numbers, such as 100 for percent.
         digits: Number of digits behind the decimal point.
 
-    Example:
+    Examples:
         >>> mean_text([0.25, 0.75], scale=100)
         '50.0 ± 35.4'
     """

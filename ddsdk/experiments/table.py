@@ -181,7 +181,7 @@ class TableRun:
         whole: Number of epochs of networks on the full training set, for the table ``fair-scores``; 0 for no such
             networks.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real, cost = ddsdk.load("digits"), EvaluationCost(networks=1, epochs=1, width=4)
         >>> entry = TableEntry("random", ddsdk.BASELINES["random"](ipc=1), "convnet", {})

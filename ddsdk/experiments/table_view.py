@@ -103,7 +103,7 @@ def table_markdown(table: Table) -> str:
     Args:
         table: Measured table, such as the result of `read_table`.
 
-    Example:
+    Examples:
         >>> from ddsdk.experiments.table import Table, TableRow
         >>> row = TableRow(data="digits", ipc=1, method="dm", parameters={}, student={})
         >>> table_markdown(Table(table="survey-1", rows=(row,))).startswith("| data | ipc | method |")
@@ -242,7 +242,7 @@ def score_table(records: Sequence[dict[str, Any]], sets: Sequence[Distilled]) ->
         records: Records of `ddsdk.judging.read_scores`, those of other distilled sets included.
         sets: Distilled sets of the table. All baselines in `records` are also in the table.
 
-    Example:
+    Examples:
         >>> score_table([], [])[:33]
         '| data | ipc | trained on | accur'
     """

@@ -72,7 +72,7 @@ class UnitFactory:
         seed: Seed of the first distilled set of each method; set number s has ``seed + s``.
         threads: Number of CPU threads of each unit.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> factory = UnitFactory(data={"data": "digits"}, fingerprint=real.fingerprint)

@@ -117,7 +117,7 @@ def work(
     Yields:
         Each unit after this or another process has finished it.
 
-    Example:
+    Examples:
         >>> store = Store("store")
         >>> store.request([Unit("echo", {"text": "a"}), Unit("echo", {"text": "b"})])
         >>> sorted(done.unit.config["text"] for done in work(store, lambda unit, _: b"result"))

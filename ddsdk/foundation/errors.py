@@ -60,7 +60,7 @@ def require(ok: bool, name: str, rule: str, value: object) -> None:
     Raises:
         ValueError: If `ok` is False.
 
-    Example:
+    Examples:
         >>> require(False, "ipc", "be at least 1", 0)
         Traceback (most recent call last):
         ValueError: ipc must be at least 1, got 0

@@ -67,7 +67,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes, *, previous: Path | 
         StorageError: If the disk is full, the folder is not writable, or `path` is a folder or a device.
             The message gives the bytes needed, the bytes free, and the state of the old file.
 
-    Example:
+    Examples:
         >>> write_atomic("accuracies.json", readable_json({"dm": 0.5}))
         >>> strict_json(Path("accuracies.json").read_bytes())
         {'dm': 0.5}
@@ -157,7 +157,7 @@ def make_folder(folder: str | os.PathLike[str]) -> None:
     Raises:
         StorageError: If it cannot be made.
 
-    Example:
+    Examples:
         >>> make_folder("results/2026")
         >>> Path("results/2026").is_dir()
         True
@@ -181,7 +181,7 @@ def inner_folder(folder: str | os.PathLike[str], *names: str) -> Path:
     Raises:
         StorageError: If one of the folders on the way is a symbolic link.
 
-    Example:
+    Examples:
         >>> inner_folder("table", "sets", "dm").parts
         ('table', 'sets', 'dm')
     """
@@ -205,7 +205,7 @@ def staged_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         StorageError: If `folder` is not empty, or the temporary folder cannot be made or renamed.
 
-    Example:
+    Examples:
         >>> with staged_folder("pictures") as staged:
         ...     write_atomic(staged / "0.txt", b"class 0")
         >>> [path.name for path in Path("pictures").iterdir()]
@@ -277,7 +277,7 @@ def file_system_time(folder: str | os.PathLike[str]) -> float:
 
     It is compared with the times of files: the clock of a file server may differ from that of this machine.
 
-    Example:
+    Examples:
         >>> write_atomic("young.txt", b"")
         >>> file_system_time(".") - Path("young.txt").stat().st_mtime < 60
         True
@@ -330,7 +330,7 @@ def lock(folder: str | os.PathLike[str]) -> Iterator[None]:
         FolderBusyError: If another process or thread has locked the folder. The message names folder and owner.
         StorageError: If `folder` is not a folder, or the lock file cannot be made.
 
-    Example:
+    Examples:
         >>> with lock("."):
         ...     removed = remove_stale_files(".", older_than=0)
     """
@@ -386,7 +386,7 @@ def _owner(folder: Path) -> str:
 def canonical_json(obj: object) -> bytes:
     """Return a JSON value as canonical bytes for hashing: sorted keys, no spaces, ASCII only, finite numbers.
 
-    Example:
+    Examples:
         >>> canonical_json({"ipc": 10, "data": "digits"})
         b'{"data":"digits","ipc":10}'
     """
@@ -404,7 +404,7 @@ def strict_json(data: bytes) -> Any:  # noqa: ANN401 - JSON has no smaller type
     Raises:
         ValueError: If the text is not valid JSON of this kind, or is nested too deeply.
 
-    Example:
+    Examples:
         >>> strict_json(b'{"ipc": 1, "ipc": 10}')
         Traceback (most recent call last):
         ValueError: duplicate key

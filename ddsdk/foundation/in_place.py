@@ -28,7 +28,7 @@ def create_file(path: str | os.PathLike[str], data: bytes = b"") -> bool:
     Raises:
         StorageError: If the file cannot be written.
 
-    Example:
+    Examples:
         >>> create_file("lease", b"process 1"), create_file("lease", b"process 2")
         (True, False)
     """
@@ -53,7 +53,7 @@ def allocate_file(path: str | os.PathLike[str], size: int) -> None:
     Raises:
         StorageError: If the file cannot be made.
 
-    Example:
+    Examples:
         >>> allocate_file("images.u8", 1024)
         >>> Path("images.u8").stat().st_size
         1024
@@ -81,7 +81,7 @@ def open_in_place(path: str | os.PathLike[str], *, append: bool = False) -> Bina
         StorageError: If the file is missing, cannot be written, is a symbolic link, or has a second name, which may
             belong to a file elsewhere.
 
-    Example:
+    Examples:
         >>> allocate_file("images.u8", 4)
         >>> with open_in_place("images.u8") as file:
         ...     _ = file.write(bytes([7]))

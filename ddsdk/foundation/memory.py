@@ -15,7 +15,7 @@ _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 def machine_memory() -> int | None:
     """Return the memory of the machine in bytes, or of the container if that is smaller; None if it is unknown.
 
-    Example:
+    Examples:
         >>> memory = machine_memory()
         >>> memory is None or memory > 0
         True
@@ -35,7 +35,7 @@ def memory_limit() -> int:
 
     It is 16 GiB where the memory is unknown.
 
-    Example:
+    Examples:
         >>> memory_limit() > 0
         True
     """
@@ -55,7 +55,7 @@ def require_memory(needed: int, what: str, way_out: str = "read it in parts, or 
     Raises:
         ValueError: If the data are too large; the message has both sizes and the way out.
 
-    Example:
+    Examples:
         >>> require_memory(1 << 60, "the column")
         Traceback (most recent call last):
         ValueError: the column must fit half of the machine's memory ...
@@ -77,7 +77,7 @@ def require_free_disk(folder: str | os.PathLike[str], needed: int, what: str) ->
     Raises:
         StorageError: If the free space is too small; the message has both sizes in bytes and the way out.
 
-    Example:
+    Examples:
         >>> require_free_disk(".", 1, "the set")
     """
     path = Path(folder).absolute()
@@ -93,7 +93,7 @@ def require_free_disk(folder: str | os.PathLike[str], needed: int, what: str) ->
 def readable_bytes(count: float) -> str:
     """Return a number of bytes in MiB or GiB.
 
-    Example:
+    Examples:
         >>> readable_bytes(3 * 2**30)
         '3.0 GiB'
     """

@@ -21,7 +21,7 @@ def note(text: str) -> None:
     Args:
         text: Text of one line, which may contain untrusted names; control characters are removed.
 
-    Example:
+    Examples:
         >>> note("labels 1..3 are classes 0..2, named by their old ids")
     """
     line = clean(text, _LINE_LIMIT)

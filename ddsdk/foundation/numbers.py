@@ -57,7 +57,7 @@ def check_numbers(instance: Any) -> None:  # noqa: ANN401 - any dataclass
 class CheckedDataclass:
     """Base of dataclasses whose number fields are checked when an instance is made.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> ddsdk.DM(ipc=0)
         Traceback (most recent call last):

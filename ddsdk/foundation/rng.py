@@ -24,7 +24,7 @@ def generator(*key: int | str) -> torch.Generator:
     Args:
         key: Integers and strings, such as ``(seed, "step", 20, "augmentation")``.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> ddsdk.generator(0).initial_seed() == ddsdk.generator(0).initial_seed()
         True
@@ -39,7 +39,7 @@ def generator(*key: int | str) -> torch.Generator:
 def derive(rng: torch.Generator, *key: int | str) -> torch.Generator:
     """Return a new generator, seeded by the seed of `rng` and a key, without advancing `rng`.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> rng = ddsdk.generator(0)
         >>> ddsdk.foundation.derive(rng, "step", 20).initial_seed() == rng.initial_seed()
@@ -72,7 +72,7 @@ def seeded_layers(rng: torch.Generator) -> Iterator[None]:
     Args:
         rng: Generator that gives the seed.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> import torch
         >>> from ddsdk.foundation import seeded_layers

@@ -83,7 +83,7 @@ class Store:
             access should be limited to trusted users.
         lease_seconds: Seconds after which a lease that is not renewed expires; equal for all processes of the folder.
 
-    Example:
+    Examples:
         >>> store, unit = Store("work"), Unit("expert", {"seed": 0})
         >>> store.get_or_compute(unit, lambda: b"weights")
         (b'weights', False)

@@ -30,7 +30,7 @@ def clean(text: str, limit: int = NAME_LIMIT) -> str:
     Line breaks and tabs become spaces. Control, direction and invisible characters are removed. Text that is too
     long is cut and ends in an ellipsis. Cleaning a clean text changes nothing.
 
-    Example:
+    Examples:
         >>> clean("cat\ndog", limit=6)
         'cat d…'
     """
@@ -49,7 +49,7 @@ def clean_json(value: Any, limit: int = TEXT_LIMIT) -> Any:  # noqa: ANN401 - JS
         TypeError: If `value` holds anything else than JSON values, or a key that is not a string.
         ValueError: If two keys are equal after cleaning.
 
-    Example:
+    Examples:
         >>> clean_json({"shape": (1, 8, 8)})
         {'shape': [1, 8, 8]}
     """
@@ -77,7 +77,7 @@ def escape_terminal(text: str, limit: int = 80) -> str:
 def escape_markdown(text: str, limit: int = 80) -> str:
     r"""Return text that Markdown, and HTML inside it, renders literally, also within a table cell.
 
-    Example:
+    Examples:
         >>> escape_markdown("*cat* <b>")
         '\\*cat\\* &lt;b&gt;'
     """
@@ -88,7 +88,7 @@ def escape_markdown(text: str, limit: int = 80) -> str:
 def escape_yaml(text: str, limit: int = 80) -> str:
     r"""Return text as a double-quoted YAML scalar without HTML tags, because some viewers render YAML headers as HTML.
 
-    Example:
+    Examples:
         >>> escape_yaml("cat: <b>")
         '"cat: \\u003cb\\u003e"'
     """
@@ -101,7 +101,7 @@ def file_stem(text: str, limit: int = 50) -> str:
 
     The result may be empty, and two texts may have the same result; a number before it makes file names distinct.
 
-    Example:
+    Examples:
         >>> file_stem("grey cat/dog")
         'grey_cat_dog'
     """
@@ -111,7 +111,7 @@ def file_stem(text: str, limit: int = 50) -> str:
 def unique_names(names: Iterable[str]) -> list[str]:
     """Return names without duplicates: a repeated name gets its position as a suffix.
 
-    Example:
+    Examples:
         >>> unique_names(["cat", "cat", "dog"])
         ['cat', 'cat (1)', 'dog']
     """

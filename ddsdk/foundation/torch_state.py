@@ -19,7 +19,7 @@ def plain_torch() -> Iterator[None]:
     nor autocast. A notebook that has changed one of them gets the same results, bit for bit. The context is also a
     decorator: ``@plain_torch()``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.foundation import plain_torch
         >>> with torch.no_grad(), plain_torch():
@@ -51,7 +51,7 @@ def steps_in_plain_torch(steps: Iterator[T]) -> Iterator[T]:
     Args:
         steps: Iterator whose values are computed on request.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.foundation import steps_in_plain_torch
         >>> with torch.no_grad():

@@ -33,7 +33,7 @@ class Unit:
         key: Integers and strings that distinguish units of one configuration; random numbers derive from them.
         needs: Ids of the units whose results are inputs of this one.
 
-    Example:
+    Examples:
         >>> unit = Unit("expert", {"data": "digits", "seed": 0}, key=(3,))
         >>> len(unit.id), Unit.read(unit.description) == unit
         (32, True)
@@ -98,7 +98,7 @@ class _Seal(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 def seal_result(unit: Unit, result: bytes) -> bytes:
     """Return the content of the file of a result: one line of JSON with description and hash, then the result.
 
-    Example:
+    Examples:
         >>> unit = Unit("expert", {"seed": 0})
         >>> open_result(unit.id, seal_result(unit, b"weights"))[1]
         b'weights'

@@ -29,7 +29,7 @@ from ddsdk.training import Score, TrainingProtocol
 class Scores(tuple[Score, ...]):
     """Scores of an evaluation: for each network first that of the set, then those of the baselines.
 
-    Example:
+    Examples:
         >>> from ddsdk import Score
         >>> from ddsdk.judging import Scores
         >>> fields = {"protocol": "quick", "network": "convnet", "images": 10, "stored_floats": 640, "seconds": 1.0}
@@ -108,7 +108,7 @@ def evaluate(
     Raises:
         TypeError: If `protocol` or `train` is missing.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> train, test = ddsdk.load_pair("digits")
         >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), train)
@@ -175,7 +175,7 @@ def comparison_steps(
     Raises:
         TypeError: If `train` is missing for baselines.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.judging import comparison_steps
         >>> train, test = ddsdk.load_pair("digits")

@@ -71,7 +71,7 @@ def evaluation_steps(
             not advanced.
         name: Name of the set in tables.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.judging import TrainingSet, evaluation_steps
         >>> train, test = ddsdk.load_pair("digits")
@@ -94,7 +94,7 @@ def network_accuracy(training_set: TrainingSet, test: RealData, index: int, *, r
         index: Number of the network, counted from 0.
         rng: Root of all random numbers, as in `evaluation_steps`.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.judging import TrainingSet, network_accuracy
         >>> train, test = ddsdk.load_pair("digits")
@@ -122,7 +122,7 @@ def trained_network(
         rng: Root of all random numbers, as in `evaluation_steps`.
         adversary: Attack on the training images, see `ddsdk.training.train`. None for ordinary training.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.judging import TrainingSet, trained_network
         >>> train, _ = ddsdk.load_pair("digits")
@@ -153,7 +153,7 @@ def top1_accuracy(network: nn.Module, real: RealData) -> float:
         network: Network from images (B, C, H, W) to logits (B, K), on the device of the data.
         real: Real data in the value space of the network.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> test = ddsdk.load("digits", split="test")
         >>> network = ddsdk.network_factory("convnet", test.image_shape, 10, width=4)(ddsdk.generator(0))
@@ -233,7 +233,7 @@ def reduced_protocol(
         epochs: Largest number of epochs. None for the epochs of the protocol.
         width: Width of the network, if it has one. None for the width of the protocol.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.judging import reduced_protocol
         >>> reduced_protocol(ddsdk.TrainingProtocol.quick("convnet"), networks=1, epochs=10, width=8).epochs

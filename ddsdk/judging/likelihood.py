@@ -62,7 +62,7 @@ def audit_by_likelihood(
     Returns:
         The success of the attack with each of two scores.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> records = ddsdk.load("digits").subset(torch.arange(60))
         >>> protocol = ddsdk.TrainingProtocol(name="short", epochs=1, networks=1).changed(options={"width": 4})

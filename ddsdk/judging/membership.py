@@ -38,7 +38,7 @@ def trained_networks(
         networks: Number of networks, at least 1.
         rng: Root of initial weights and training; it is not advanced.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.judging import trained_networks
         >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), ddsdk.load("digits"))
@@ -58,7 +58,7 @@ def record_confidences(
 ) -> Tensor:
     """Return `confidences` (N,) of `trained_networks` for records in any value space, on the CPU.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.judging import record_confidences
         >>> real = ddsdk.load("digits")
@@ -80,7 +80,7 @@ def confidences(networks: Sequence[nn.Module], records: RealData) -> Tensor:
         networks: Networks from images (B, C, H, W) to logits (B, K), at least one.
         records: Records in the value space of the networks.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.judging import confidences
         >>> real = ddsdk.load("digits")
@@ -111,7 +111,7 @@ def nearest_distances(images: Tensor, records: Tensor) -> Tensor:
         images: Synthetic images (M, C, H, W) in the unit range.
         records: Records (N, C, H, W) in the unit range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.judging import nearest_distances
         >>> images = torch.stack([torch.zeros(1, 8, 8), torch.ones(1, 8, 8)])
@@ -145,7 +145,7 @@ def roc(members: Tensor, others: Tensor) -> Roc:
         members: Scores of members (A,), A >= 1, expected to be higher.
         others: Scores of other records (B,), B >= 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.judging import roc
         >>> roc(torch.tensor([2.0, 3.0]), torch.tensor([0.0, 1.0]))
@@ -190,7 +190,7 @@ def nearest_records(distilled: Distilled, records: RealData, others: RealData) -
     Returns:
         The number of copies, and the success of membership inference by distance.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> train, test = ddsdk.load_pair("digits")
         >>> distilled = ddsdk.distill(ddsdk.BASELINES["random"](ipc=1), train)
@@ -216,7 +216,7 @@ def with_canaries(first: RealData, second: RealData, index: Tensor) -> RealData:
         second: Records of the same classes, such as canaries.
         index: Positions in `second`, int64.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk.judging import with_canaries
         >>> train, test = ddsdk.load_pair("digits")
@@ -237,7 +237,7 @@ def with_canaries(first: RealData, second: RealData, index: Tensor) -> RealData:
 def unit_images(records: RealData) -> Tensor:
     """Return all images of the records in the unit range, (N, C, H, W), on the CPU.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.judging import unit_images
         >>> tuple(unit_images(ddsdk.load("digits")).shape)

@@ -52,7 +52,7 @@ def mirror_check(
     Returns:
         Both accuracies, and whether mirroring is safe.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> train, _ = ddsdk.load_pair("digits")
         >>> ddsdk.judging.mirror_check(train, epochs=5).safe

@@ -54,7 +54,7 @@ def results_folder(folder: Path) -> Path:
 
     A link in its place, which may have come with the set, gives a `StorageError`.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from ddsdk.judging import results_folder
         >>> results_folder(Path("sets/dm-digits")).name
@@ -89,7 +89,7 @@ def cached_score(
         seed: Root of all random numbers, an integer.
         fresh: Whether the score is computed again even if it is cached.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from pathlib import Path
         >>> from ddsdk.judging import cached_score
@@ -120,7 +120,7 @@ def cached_score_steps(
     The arguments are those of `cached_score`, and `network`, a network that the user gives, see `TrainingSet`. Without
     a folder no score is stored, and the seed may be a generator.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from pathlib import Path
         >>> from ddsdk.judging import cached_score_steps
@@ -188,7 +188,7 @@ def read_scores(folder: Path) -> list[dict[str, Any]]:
     Args:
         folder: Folder of the scores; an empty or missing one gives an empty list.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from pathlib import Path
         >>> ddsdk.read_scores(Path("no-scores"))

@@ -25,7 +25,7 @@ def stored_protocol(distilled: Distilled) -> TrainingProtocol:
     The names "published" and "quick" are reserved. A stored protocol that takes one of them, alone or before a comma,
     must be that protocol with the changes in its name; otherwise its name becomes "claims published".
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.judging import stored_protocol
         >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), ddsdk.load("digits"))
@@ -53,7 +53,7 @@ def check_cost(protocol: TrainingProtocol, distilled: Distilled) -> None:
         protocol: Protocol of the set, or this protocol with changes.
         distilled: Distilled set to be trained on.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.judging import check_cost, stored_protocol
         >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), ddsdk.load("digits"))

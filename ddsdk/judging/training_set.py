@@ -30,7 +30,7 @@ class TrainingSet:
         network: Network that the user gives, see `ddsdk.networks.network_factory`; the protocol has its name. None for
             the network that the protocol names, which cannot import code of another package.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.judging import TrainingSet
         >>> train, test = ddsdk.load_pair("digits")
@@ -119,7 +119,7 @@ def published_protocol(distilled: Distilled, augmentation: str) -> TrainingProto
         distilled: Distilled set to be trained on.
         augmentation: Augmentation of the training images, see `ddsdk.Augmentation`; empty for none.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.judging import published_protocol
         >>> distilled = ddsdk.distill(ddsdk.BASELINES["means"](ipc=1), ddsdk.load("digits"))
@@ -140,7 +140,7 @@ def stored_reading(distilled: Distilled) -> LoadOptions:
 
     ValueError is raised for a set, such as an altered one, whose provenance has an invalid entry.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.judging import stored_reading
         >>> few = ddsdk.load("digits", classes=["3", "8"])
@@ -184,7 +184,7 @@ def in_space_of(distilled: Distilled, real: RealData, split: str = "test") -> Re
         real: Real data with the classes of the set, in any value space.
         split: Name of the data in error messages.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.judging import in_space_of
         >>> whitened = ddsdk.load("digits", zca=True)

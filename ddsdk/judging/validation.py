@@ -31,7 +31,7 @@ class Validation(CheckedDataclass):
         width: Number of channels of the network, if it has a width.
         networks: Number of fresh networks for each validation, with equal initial weights in all validations.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> train, held = ddsdk.load("digits").split(0.2, ddsdk.generator(0))
         >>> validation = ddsdk.Validation(held=held, every=1, epochs=1, width=4)

@@ -14,7 +14,7 @@ def differentiable_attention() -> Iterator[None]:
 
     Gradient matching and unrolled training differentiate gradients. Networks without attention are not affected.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.networks import differentiable_attention
         >>> q = torch.rand(1, 2, 3, 4, requires_grad=True)

@@ -64,7 +64,7 @@ class NetworkFactory:
             for other networks the given options alone.
         own: Builder of a network that is none of the catalogue, torchvision or timm; None for these.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> factory = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)
         >>> factory.options["depth"], factory.options["norm"]
@@ -124,7 +124,7 @@ def network_factory(
         ValueError: If the name is unknown, an option is out of range, or the images are too small.
         TypeError: If the network has no such option.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> import torch
         >>> make_student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)
@@ -189,7 +189,7 @@ def stored_network_factory(name: str, image_shape: ImageShape, num_classes: int,
     Raises:
         ValueError: If the name is that of a network of one's own, or an option is not allowed in a file.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.networks import stored_network_factory
         >>> stored_network_factory("convnet", (1, 8, 8), 10, width=4).name
@@ -208,7 +208,7 @@ def stored_network_factory(name: str, image_shape: ImageShape, num_classes: int,
 def network_parameters(network: NetworkSpec) -> frozenset[str]:
     """Return the names of the options that a network accepts; empty for torchvision and timm.
 
-    Example:
+    Examples:
         >>> from ddsdk.networks import network_parameters
         >>> sorted(network_parameters("mlp"))
         ['width']

@@ -56,7 +56,7 @@ def convnet(
         activation: Activation function of each block.
         edges: Padding of the convolutions: "zeros", or "circular" (the opposite edge) for images that are tiled.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> student = ddsdk.network_factory("convnet", (3, 32, 32), 10)(ddsdk.generator(0))
         >>> student.head.in_features, len(student.body)

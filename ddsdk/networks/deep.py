@@ -33,7 +33,7 @@ def resnet18(image_shape: ImageShape, num_classes: int, *, norm: DeepNorm = "ins
         num_classes: Number of classes K >= 2.
         norm: Name of the normalisation: "batch" as published, or "instance" for batches of a few distilled images.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> ddsdk.network_factory("resnet18", (3, 32, 32), 10)(ddsdk.generator(0)).head.in_features
         512

@@ -49,7 +49,7 @@ def last_layer(network: nn.Module, x: Tensor) -> LastLayer:
     Raises:
         TypeError: If no linear layer, or several, have an output of the shape of the logits and none equals them.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from ddsdk.networks import last_layer
@@ -92,7 +92,7 @@ def classifier(network: nn.Module, x: Tensor) -> nn.Linear:
     Raises:
         TypeError: If no layer is, or more layers follow the last one, such as a factor on its output.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from ddsdk.networks import classifier
@@ -117,7 +117,7 @@ def embedding(network: object) -> Callable[[Tensor], Tensor]:
     Raises:
         TypeError: If `network` is no module and has no such method.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from ddsdk.networks import embedding
@@ -140,7 +140,7 @@ def _hooked_features(network: nn.Module, x: Tensor) -> Tensor:
 def features_and_logits(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the features, (B, F), and the logits, (B, K), of images, (B, C, H, W), in one pass if possible.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from ddsdk.networks import features_and_logits

@@ -34,7 +34,7 @@ def function_digest(network: nn.Module, image_shape: Sequence[int]) -> str:
         network: Network from images (B, C, H, W) to a tensor; it is not changed.
         image_shape: Shape of the images, (C, H, W).
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.networks import function_digest
         >>> make = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)

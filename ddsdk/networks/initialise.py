@@ -46,7 +46,7 @@ def initialise(module: M, rng: torch.Generator, init: Init = "pytorch") -> M:
     Returns:
         Argument `module` itself.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from torch import nn
         >>> layer = ddsdk.networks.initialise(nn.Linear(4, 2), ddsdk.generator(0), "xavier-normal")

@@ -18,7 +18,7 @@ class Network(nn.Module):
         body: Module from images (B, C, H, W) to features of any shape (B, ...).
         head: Linear layer from the F flattened features to K logits.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> import torch
         >>> from torch import nn

@@ -64,7 +64,7 @@ def calibrate_batch_norm_(network: M, x: Tensor) -> M:
     Differences from the published algorithm: the running statistics become those of the batch; the code of the paper
     averages them with the initial 0 and 1, with PyTorch's momentum of 0.1.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> import torch
         >>> make_student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4, norm="batch")

@@ -75,7 +75,7 @@ class AvgPool2(nn.Module):
 
     PyTorch's own kernel is used for maps with an odd side, and on other devices than the CPU.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> import torch
         >>> ddsdk.networks.AvgPool2()(torch.arange(4.0).view(1, 1, 2, 2)).item()

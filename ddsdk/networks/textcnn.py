@@ -46,7 +46,7 @@ def textcnn(image_shape: ImageShape, num_classes: int, *, width: int = 100) -> N
         num_classes: Number of classes K >= 2.
         width: Number of filters of each phrase length, >= 1.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> import torch
         >>> student = ddsdk.network_factory("textcnn", (1, 32, 16), 5, width=4)(ddsdk.generator(0))

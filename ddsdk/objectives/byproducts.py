@@ -47,7 +47,7 @@ def mean_embedding(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Te
     References:
         Zhao and Bilen, WACV 2023, arXiv:2110.04181, eq. 5.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> real = ddsdk.load("digits")
         >>> student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator(0))
@@ -73,7 +73,7 @@ def weight_gradients(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[
     References:
         Zhao, Mopuri and Bilen, ICLR 2021, arXiv:2006.05929, eq. 9.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> real = ddsdk.load("digits")
         >>> student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator(0))

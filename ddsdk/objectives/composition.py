@@ -28,7 +28,7 @@ class PartObjective(Generic[S, T]):
         part: Function from the student to that part.
         objective: Objective for that part of the student.
 
-    Example:
+    Examples:
         >>> from operator import attrgetter
         >>> from ddsdk.objectives import CrossEntropy, PartObjective
         >>> PartObjective(attrgetter("network"), CrossEntropy()).objective.batch is None
@@ -50,7 +50,7 @@ class WeightedSum(Generic[S]):
     Attributes:
         parts: Pairs (weight, objective). A weight is a number or a function of the student; 0 skips the objective.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk.objectives import CrossEntropy, WeightedSum
         >>> def swap(plan):
@@ -79,7 +79,7 @@ class CrossEntropy(CheckedDataclass):
         batch: Largest number of slots of each class in one step; None for all.
         teacher: Fixed network that replaces the student; None for the student.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk.objectives import CrossEntropy
         >>> swap = lambda plan: dataclasses.replace(plan, objective=CrossEntropy(batch=1))
@@ -118,7 +118,7 @@ class Inversion:
         Zhao and Bilen, "Synthesizing Informative Training Samples with GAN", 2022, arXiv:2204.07513: the
         regularisation of the inversion, here by pixels alone.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk.objectives import Inversion
         >>> def swap(plan):
@@ -156,7 +156,7 @@ class ViewSimilarity(CheckedDataclass):
     References:
         Liu et al., "Dataset Distillation via Factorization", NeurIPS 2022, arXiv:2210.16774.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk.objectives import ViewSimilarity
         >>> swap = lambda plan: dataclasses.replace(plan, objective=ViewSimilarity(views=2))

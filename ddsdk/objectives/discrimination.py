@@ -35,7 +35,7 @@ class Discrimination(CheckedDataclass):
     References:
         Wang et al., "CAFE", CVPR 2022, arXiv:2203.01531.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk.objectives import Discrimination
         >>> swap = lambda plan: dataclasses.replace(plan, objective=Discrimination(real_batch=8))

@@ -39,7 +39,7 @@ def filter_cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
         Zhao, Mopuri and Bilen, ICLR 2021, arXiv:2006.05929, eq. 10. The denominator carries 1e-6 as in the paper's
         code, so that a filter without gradient counts 1 and not NaN.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.objectives import filter_cosine
         >>> round(filter_cosine([torch.eye(3)], [-torch.eye(3)]).item(), 3)
@@ -61,7 +61,7 @@ class FilterGap(CheckedDataclass):
     References:
         Jiang et al., "Delving into Effective Gradient Matching for Dataset Condensation", arXiv:2208.00311.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.objectives import FilterGap
         >>> round(FilterGap(weight=1.0)([torch.eye(3)], [3 * torch.eye(3)]).item(), 3)

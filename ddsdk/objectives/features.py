@@ -36,7 +36,7 @@ def layer_means(student: nn.Module, batch: Batch, *, graph: bool) -> tuple[Tenso
     References:
         Wang et al., "CAFE", CVPR 2022, arXiv:2203.01531.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> real = ddsdk.load("digits")
         >>> student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator(0))
@@ -70,7 +70,7 @@ class AttentionMaps(CheckedDataclass):
     References:
         Sajedi et al., "DataDAM", ICCV 2023, arXiv:2310.00093.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> real = ddsdk.load("digits")
         >>> student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator(0))
@@ -124,7 +124,7 @@ class CharacteristicFunction:
     References:
         Wang et al., "NCFM", CVPR 2025, arXiv:2502.20653.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> real = ddsdk.load("digits")
         >>> student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator(0))

@@ -27,7 +27,7 @@ class FrequencySampler(nn.Module):
         hidden: Units of each of the two hidden layers; 0 for no perceptron, so that frequencies are standard normal.
         rng: Root of the initial weights of the perceptron.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> sampler = ddsdk.objectives.FrequencySampler(4, 16, rng=ddsdk.generator(0))
         >>> sampler.draw(100, torch.device("cpu"), ddsdk.generator(1)).shape
@@ -74,7 +74,7 @@ class CharacteristicMatch(CheckedDataclass):
         Wang et al., "Dataset Distillation with Neural Characteristic Function: A Minmax Perspective", CVPR 2025,
         arXiv:2502.20653.
 
-    Example:
+    Examples:
         >>> from ddsdk.objectives import CharacteristicDistance, CharacteristicMatch
         >>> CharacteristicMatch(count=128, distance=CharacteristicDistance(), real_batch=64).count
         128
@@ -119,7 +119,7 @@ class FrequencyLoss(CheckedDataclass):
         Wang et al., "Dataset Distillation with Neural Characteristic Function: A Minmax Perspective", CVPR 2025,
         arXiv:2502.20653.
 
-    Example:
+    Examples:
         >>> from ddsdk.objectives import CharacteristicDistance, FrequencyLoss
         >>> update = FrequencyLoss(count=128, distance=CharacteristicDistance())  # update of AdversarialStudents
         >>> update.images

@@ -29,7 +29,7 @@ class ClassGroup(Generic[S]):
         objective: Objective that yields terms for each class alone, and none for a class without images.
         classes: Classes whose terms are yielded.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk.objectives import ClassGroup
         >>> def swap(plan):
@@ -62,7 +62,7 @@ def class_groups(
         per_step: Largest number of classes in one step.
         rng: Root of the random partitions, which is not advanced.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.objectives import CrossEntropy, class_groups
         >>> at = class_groups(lambda step: CrossEntropy(), 10, 4, ddsdk.generator(0))

@@ -96,7 +96,7 @@ class ImplicitRegression(CheckedDataclass):
         Loo, Hasani, Lechner and Rus, "Dataset Distillation with Convexified Implicit Gradients", ICML 2023,
         arXiv:2302.06755.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk.objectives import ImplicitRegression
         >>> objective = ImplicitRegression(ridge=ddsdk.training.Ridge(), real_batch=16, solve_steps=2, implicit_steps=2)

@@ -50,7 +50,7 @@ class CollectiveMatch(CheckedDataclass):
     References:
         Lee et al., "Dataset Condensation with Contrastive Signals", ICML 2022, arXiv:2202.02916.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk.objectives import CollectiveMatch, filter_cosine, weight_gradients
         >>> match = CollectiveMatch(byproduct=weight_gradients, distance=filter_cosine, real_batch=8)

@@ -44,7 +44,7 @@ class ClassMatch(CheckedDataclass):
 
     Cost: for each class one pass over `real_batch` images without graph, and one with graph over the synthetic images.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk.objectives import ClassMatch, absolute, mean_embedding
         >>> match = ClassMatch(byproduct=mean_embedding, distance=absolute, real_batch=8)

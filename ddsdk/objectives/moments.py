@@ -24,7 +24,7 @@ class LayerSquares:
         weights: Weights of the last tensors, none negative. Earlier tensors have the first weight, so that the same
             weights serve for deeper networks.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.objectives import LayerSquares
         >>> LayerSquares((1.0, 10.0))([torch.ones(3)] * 2, [torch.zeros(3)] * 2).item()
@@ -63,7 +63,7 @@ class GaussianMMD:
     References:
         Gretton et al., "A Kernel Two-Sample Test", JMLR 2012.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.objectives import GaussianMMD
         >>> GaussianMMD()([torch.eye(3)], [torch.eye(3)]).item()
@@ -111,7 +111,7 @@ class CharacteristicDistance(CheckedDataclass):
     References:
         Wang et al., "NCFM", CVPR 2025, arXiv:2502.20653.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.objectives import CharacteristicDistance
         >>> p, q = (torch.ones(8), torch.zeros(8)), (torch.zeros(8), torch.ones(8))

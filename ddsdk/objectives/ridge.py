@@ -31,7 +31,7 @@ class GramMatrices(NamedTuple):
         gram: Kernel values among the images of the set, (n, n).
         cross: Kernel values between real images and those of the set, (m, n).
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> x, kernel = ddsdk.load("digits").images[:5].float(), ddsdk.training.LinearKernel()
         >>> gram, cross = ddsdk.objectives.by_kernel(kernel, x, x[:2])
@@ -66,7 +66,7 @@ class ByFeatures(CheckedDataclass):
     Cost: for each network, one forward pass over the real images in micro-batches, and one forward and backward pass
     over the set.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> x = ddsdk.load("digits").images[:5].float()
         >>> student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)(ddsdk.generator(0))
@@ -104,7 +104,7 @@ def by_kernel(student: Kernel, images: Tensor, new: Tensor) -> GramMatrices:
     Raises:
         TypeError: If the student is a network or no function.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> x = ddsdk.load("digits").images[:5].float()
         >>> ddsdk.objectives.by_kernel(ddsdk.training.FullyConnectedNTK(), x, x[:2]).cross.shape
@@ -143,7 +143,7 @@ class FitAndTest(CheckedDataclass, Generic[S]):
         Nguyen, Chen and Lee, ICLR 2021, arXiv:2011.00050; Zhou, Nezhadarya and Ba, NeurIPS 2022, arXiv:2206.00719;
         Loo, Hasani, Amini and Rus, NeurIPS 2022, arXiv:2210.12067.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk.objectives import ByFeatures, FitAndTest
         >>> objective = FitAndTest(compare=ByFeatures(), ridge=ddsdk.training.Ridge(), real_batch=50)

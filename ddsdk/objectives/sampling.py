@@ -34,7 +34,7 @@ class Representative(CheckedDataclass):
     References:
         Liu et al., "DREAM: Efficient Dataset Distillation by Representative Matching", ICCV 2023, arXiv:2302.14416.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator(0))

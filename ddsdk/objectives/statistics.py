@@ -30,7 +30,7 @@ class StatisticsTeacher:
     Args:
         network: Network with BatchNorm layers with running statistics; it is put into evaluation mode and frozen.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> real = ddsdk.load("digits")
         >>> network = ddsdk.network_factory("convnet", real.image_shape, 10, width=4, norm="batch")(ddsdk.generator(0))
@@ -92,7 +92,7 @@ class StatisticsMatch(CheckedDataclass):
     References:
         Yin, Xing and Shen, NeurIPS 2023, arXiv:2306.13092, eq. 6-8.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk.objectives import StatisticsMatch, StatisticsTeacher
         >>> network = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4, norm="batch")(ddsdk.generator(0))

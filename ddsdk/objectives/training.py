@@ -48,7 +48,7 @@ class SetTraining(CheckedDataclass):
         augmentation: Augmentation with different random numbers for each step and image.
         loss: Loss, summed over a batch; a step minimises its mean.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.objectives import SetTraining
         >>> training = SetTraining(batch_size=4, order="stored")
@@ -154,7 +154,7 @@ class TrainAndTest(CheckedDataclass):
         Such et al., "Generative Teaching Networks", ICML 2020, arXiv:1912.07768 (a test after every step).
         Feng et al., "Embarrassingly Simple Dataset Distillation", ICLR 2024, arXiv:2311.07025 (the random window).
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk.objectives import TrainAndTest
         >>> objective = TrainAndTest(steps=3, window=2, lr=0.01, real_batch=50)

@@ -60,7 +60,7 @@ class MatchTrajectory(CheckedDataclass):
     References:
         Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022, arXiv:2203.11932.
 
-    Example:
+    Examples:
         >>> import dataclasses
         >>> from ddsdk.objectives import MatchTrajectory
         >>> from ddsdk.training import truncated

@@ -82,7 +82,7 @@ def times_to_accuracy(
     Returns:
         Pairs of the time in CPU seconds and the method.
 
-    Example:
+    Examples:
         >>> from ddsdk.planning import read_leaderboards, times_to_accuracy
         >>> rows = times_to_accuracy(read_leaderboards()[0], "hard", 0.7)
         >>> [seconds for seconds, _ in rows] == sorted(seconds for seconds, _ in rows)
@@ -115,7 +115,7 @@ def ranked_methods(
     Returns:
         Accuracy, measurement and method, for each ranked method.
 
-    Example:
+    Examples:
         >>> from ddsdk.planning import ranked_methods, read_leaderboards
         >>> board = read_leaderboards()[0]
         >>> accuracy, figure, entry = ranked_methods(board, "hard", board.time_budgets[0])[0]
@@ -146,7 +146,7 @@ def choose_method(
         ipc: Number of images per class; the leaderboard with the nearest number, by ratio, is used.
         data: Name of the data set; None takes that of the first leaderboard.
 
-    Example:
+    Examples:
         >>> from ddsdk.planning import choose_method, read_leaderboards
         >>> choice = choose_method(read_leaderboards(), kind="hard", budget=60, ipc=10, data="fashion-mnist")
         >>> choice.leaderboard.data, choice.figure.time_budget <= 60

@@ -96,7 +96,7 @@ def read_leaderboards(path: Path = LEADERBOARDS_PATH) -> tuple[Leaderboard, ...]
 
     `ddsdk.ArtifactError` with reason ``"measured"`` is raised if the file holds no leaderboards.
 
-    Example:
+    Examples:
         >>> from ddsdk.planning import read_leaderboards
         >>> read_leaderboards()[0].data
         'fashion-mnist'

@@ -31,7 +31,7 @@ def configured_methods(
         changes: Changed parameters, such as ``"dm.image_lr=0.5"``, which override the presets.
         paper: True for the parameters of the papers instead of the presets.
 
-    Example:
+    Examples:
         >>> from ddsdk.planning import configured_methods
         >>> configured_methods(["dm"], 10, ["dm.steps=5"])["dm"].steps
         5
@@ -61,7 +61,7 @@ def method_from_parameters(name: str, parameters: Mapping[str, Any]) -> Recipe:
     Raises:
         ValueError: If the name or a parameter is unknown, or a value does not fit its parameter.
 
-    Example:
+    Examples:
         >>> from ddsdk.planning import method_from_parameters
         >>> method_from_parameters("dm", {"ipc": 10, "steps": 5}).steps
         5

@@ -88,7 +88,7 @@ FAMILIES: Mapping[str, frozenset[str]] = {
 def preset(name: str, ipc: int) -> dict[str, Any]:
     """Return the parameters of a method on a small machine; an empty dict if the method has no preset.
 
-    Example:
+    Examples:
         >>> from ddsdk.planning import preset
         >>> preset("dm", ipc=10)
         {'real_batch': 64}
@@ -101,7 +101,7 @@ def preset(name: str, ipc: int) -> dict[str, Any]:
 def family(name: str) -> str:
     """Return the family of a method: "matching", "meta-learning" or "selection".
 
-    Example:
+    Examples:
         >>> from ddsdk.planning import family
         >>> family("dm"), family("herding")
         ('matching', 'selection')

@@ -35,7 +35,7 @@ class AccDD(TiledGradientMatching):
     References:
         Zhang et al., "Accelerating Dataset Distillation via Model Augmentation", CVPR 2023, arXiv:2212.06152.
 
-    Example:
+    Examples:
         >>> import ddsdk, os
         >>> _ = os.environ.setdefault("DDSDK_CACHE", "cache")  # folder of the pretrained networks
         >>> real = ddsdk.load("digits")

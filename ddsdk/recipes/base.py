@@ -29,7 +29,7 @@ class Recipe(Method["RealData"], ABC):
     Attributes:
         ipc: Images per class in the distilled set, at least 1.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> recipe = ddsdk.RECIPES["dm"](ipc=10)
         >>> recipe.protocol(ddsdk.load("digits")).network
@@ -85,7 +85,7 @@ class IterativeRecipe(Recipe, IterativeMethod["RealData"], ABC):
             many steps (`ddsdk.objectives.class_groups`). Only for recipes whose loss is a sum over classes.
         sums_over_classes: Whether the loss of the recipe is a sum over classes.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> real, rng = ddsdk.load("digits"), ddsdk.generator(0)
         >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
@@ -164,7 +164,7 @@ def student_network(
         options: Further builder options, which override those of the protocol. The protocol's network ignores options
             that its builder does not have. None for no further options.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.recipes import student_network
         >>> name, options = student_network(ddsdk.DM(), ddsdk.load("digits"), options={"width": 8})

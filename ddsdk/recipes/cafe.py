@@ -48,7 +48,7 @@ class CAFE(SGDMatching):
     References:
         Wang et al., "CAFE: Learning to Condense Dataset by Aligning Features", CVPR 2022, arXiv:2203.01531.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.CAFE(ipc=1, steps=1, real_batch=16, student_epochs=1)

@@ -43,7 +43,7 @@ class DataDAM(SGDMatching):
     References:
         Sajedi et al., "DataDAM: Efficient Dataset Distillation with Attention Matching", ICCV 2023, arXiv:2310.00093.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.DataDAM(ipc=1, steps=1, real_batch=16)

@@ -44,7 +44,7 @@ class DATM(TrajectoryMatching):
         Guo, Wang, Cazenavette, Li, Zhang and You, "Towards Lossless Dataset Distillation via Difficulty-Aligned
         Trajectory Matching", ICLR 2024, arXiv:2310.05773.
 
-    Example:
+    Examples:
         >>> import ddsdk, os
         >>> _ = os.environ.setdefault("DDSDK_CACHE", "cache")  # folder of the experts
         >>> real = ddsdk.load("digits")

@@ -25,7 +25,7 @@ class DC(GradientMatching):
     References:
         Zhao, Mopuri and Bilen, "Dataset Condensation with Gradient Matching", ICLR 2021, arXiv:2006.05929.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.DC(ipc=1, students=1, real_batch=16)

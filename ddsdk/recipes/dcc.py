@@ -39,7 +39,7 @@ class DCC(StudentGradientMatching):
     References:
         Lee et al., "Dataset Condensation with Contrastive Signals", ICML 2022, arXiv:2202.02916.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.DCC(ipc=1, students=1, real_batch=16)

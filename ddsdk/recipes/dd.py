@@ -34,7 +34,7 @@ class DD(OrderedBatches):
     References:
         Wang, Zhu, Torralba and Efros, "Dataset Distillation", 2018, arXiv:1811.10959.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.DD(ipc=1, steps=1, passes=2, real_batch=16)

@@ -34,7 +34,7 @@ class DM(SGDMatching):
     References:
         Zhao and Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, arXiv:2110.04181.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.DM(ipc=1, steps=2, real_batch=16)

@@ -32,7 +32,7 @@ class DREAM(TiledGradientMatching):
     References:
         Liu et al., "DREAM: Efficient Dataset Distillation by Representative Matching", ICCV 2023, arXiv:2302.14416.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.DREAM(ipc=1, steps=2, student_steps=1, real_batch=8, candidates=16)

@@ -25,7 +25,7 @@ class DSA(GradientMatching):
         Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML 2021,
         arXiv:2102.08259.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.DSA(ipc=1, students=1, real_batch=16)

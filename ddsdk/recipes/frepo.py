@@ -57,7 +57,7 @@ class FRePo(LabelRegression):
     References:
         Zhou, Nezhadarya and Ba, "Dataset Distillation using Neural Feature Regression", NeurIPS 2022, arXiv:2206.00719.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.FRePo(ipc=1, steps=2, pool=2, real_batch=16)

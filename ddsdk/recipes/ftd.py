@@ -33,7 +33,7 @@ class FTD(FromPixels):
         Du, Jiang, Tan, Zhou and Li, "Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation",
         CVPR 2023, arXiv:2211.11004. Values as in its table 7.
 
-    Example:
+    Examples:
         >>> import ddsdk, os
         >>> _ = os.environ.setdefault("DDSDK_CACHE", "cache")  # folder of the experts
         >>> real = ddsdk.load("digits")

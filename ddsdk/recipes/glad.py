@@ -38,7 +38,7 @@ class GLaD(LatentMatching):
     References:
         Cazenavette et al., "Generalizing Dataset Distillation via Deep Generative Prior", CVPR 2023, arXiv:2305.01649.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.GLaD(ipc=1, steps=1, real_batch=16, generator_steps=2, inversion_steps=2)

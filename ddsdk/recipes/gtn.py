@@ -60,7 +60,7 @@ class GTN(IterativeRecipe):
         Such, Rawal, Lehman, Stanley and Clune, "Generative Teaching Networks: Accelerating Neural Architecture Search
         by Learning to Generate Synthetic Training Data", ICML 2020, arXiv:1912.07768.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.GTN(ipc=4, per_class=2, steps=1, real_batch=16, generator_width=4)

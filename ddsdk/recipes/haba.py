@@ -45,7 +45,7 @@ class HaBa(FromPixels):
     References:
         Liu et al., "Dataset Distillation via Factorization", NeurIPS 2022, arXiv:2210.16774.
 
-    Example:
+    Examples:
         >>> import ddsdk, os
         >>> _ = os.environ.setdefault("DDSDK_CACHE", "cache")  # folder of the experts
         >>> real = ddsdk.load("digits")

@@ -29,7 +29,7 @@ class IDC(TiledGradientMatching):
     References:
         Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022, arXiv:2205.14959.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.IDC(ipc=1, steps=2, student_steps=1, real_batch=16)

@@ -48,7 +48,7 @@ class IDM(SGDMatching):
     References:
         Zhao et al., "Improved Distribution Matching for Dataset Condensation", CVPR 2023, arXiv:2307.09742.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.IDM(ipc=1, steps=1, real_batch=16, queue=2, student_steps=1)

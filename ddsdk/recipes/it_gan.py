@@ -37,7 +37,7 @@ class ITGAN(LatentMatching):
     References:
         Zhao and Bilen, "Synthesizing Informative Training Samples with GAN", NeurIPS 2022 workshop, arXiv:2204.07513.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.ITGAN(ipc=1, steps=1, real_batch=16, generator_steps=2, inversion_steps=2)

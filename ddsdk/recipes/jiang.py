@@ -36,7 +36,7 @@ class Jiang(StudentGradientMatching):
     References:
         Jiang et al., "Delving into Effective Gradient Matching for Dataset Condensation", arXiv:2208.00311.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.Jiang(ipc=1, students=1, real_batch=16)

@@ -45,7 +45,7 @@ class KFS(DistributionMatching):
         Lee, Lee and Hwang, "Dataset Condensation with Latent Space Knowledge Factorization and Sharing",
         arXiv:2208.10494.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.KFS(ipc=1, steps=1, real_batch=16, decoders=2, fit_steps=2)

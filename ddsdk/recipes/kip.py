@@ -40,7 +40,7 @@ class KIP(LabelRegression):
         Nguyen, Novak, Xiao and Lee, "Dataset Distillation with Infinitely Wide Convolutional Networks", NeurIPS 2021,
         arXiv:2107.13034.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> distilled = ddsdk.distill(ddsdk.KIP(ipc=1, steps=2, real_batch=100), ddsdk.load("digits"))
         >>> tuple(distilled.images.shape), distilled.protocol["network"]
@@ -93,7 +93,7 @@ def ntk_protocol(depth: int, ridge: float) -> TrainingProtocol:
         depth: Hidden layers of the network, at least 1.
         ridge: Ridge relative to the mean of the Gram matrix's diagonal.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> ddsdk.recipes.ntk_protocol(1, 1e-6).learner
         'kernel'

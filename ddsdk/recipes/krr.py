@@ -45,7 +45,7 @@ class KRR(DirectRecipe):
     References:
         Chen, Huang and Weng, "Provable and Efficient Dataset Distillation for Kernel Ridge Regression", NeurIPS 2024.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> distilled = ddsdk.distill(ddsdk.KRR(ipc=1), ddsdk.load("digits"))
         >>> tuple(distilled.images.shape), distilled.protocol["learner"]

@@ -69,7 +69,7 @@ class LD(IterativeRecipe):
         Bohdal, Yang and Hospedales, "Flexible Dataset Distillation: Learn Labels Instead of Images", NeurIPS 2020
         workshop, arXiv:2006.08572.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.LD(ipc=1, steps=2, real_batch=16)

@@ -37,7 +37,7 @@ class M3D(SGDMatching):
     References:
         Zhang et al., "M3D: Dataset Condensation by Minimizing Maximum Mean Discrepancy", AAAI 2024, arXiv:2312.15927.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.M3D(ipc=1, steps=1, real_batch=16)

@@ -30,7 +30,7 @@ class MTT(FromPixels):
         Cazenavette, Wang, Torralba, Efros and Zhu, "Dataset Distillation by Matching Training Trajectories",
         CVPR 2022, arXiv:2203.11932. Values as in FTD's table 7.
 
-    Example:
+    Examples:
         >>> import ddsdk, os
         >>> _ = os.environ.setdefault("DDSDK_CACHE", "cache")  # folder of the experts
         >>> real = ddsdk.load("digits")

@@ -61,7 +61,7 @@ class NCFM(DistributionMatching):
         Wang et al., "Dataset Distillation with Neural Characteristic Function: A Minmax Perspective", CVPR 2025,
         arXiv:2502.20653.
 
-    Example:
+    Examples:
         >>> import ddsdk, os
         >>> _ = os.environ.setdefault("DDSDK_CACHE", "cache")  # folder of the trained networks
         >>> real = ddsdk.load("digits")

@@ -22,7 +22,7 @@ def augmentation_for(real: RealData, given: str | None) -> str:
         real: Real data to be augmented.
         given: DSA operations joined by "_"; empty for none, None for the published ones.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.recipes import augmentation_for
         >>> augmentation_for(ddsdk.load("digits"), None)
@@ -45,7 +45,7 @@ def pixel_set(real: RealData, ipc: int, start: str, rng: Generator, *, bounded: 
         rng: Root generator of the initialisation, not advanced.
         bounded: Whether pixels are clamped to `unit_bounds` after each step.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.recipes import pixel_set
         >>> syn = pixel_set(ddsdk.load("digits"), 2, "real", ddsdk.generator(0))
@@ -73,7 +73,7 @@ def cycled_images(real: RealData, ipc: int, wanted: int, start: str, rng: Genera
     A class with fewer images than `wanted` repeats them in turn. An unknown `start`, or a class with fewer than `ipc`
     images, is a ValueError.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.recipes import cycled_images
         >>> tuple(cycled_images(ddsdk.load("digits"), 1, 4, "real", ddsdk.generator(0)).shape)
@@ -94,7 +94,7 @@ def start_images(real: RealData, ipc: int, start: str, rng: Generator) -> Tensor
     Raises:
         ValueError: If `start` is not a key of `ddsdk.synthetic.STARTS`.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.recipes import start_images
         >>> tuple(start_images(ddsdk.load("digits"), 2, "means", ddsdk.generator(0)).shape)
@@ -132,7 +132,7 @@ def hard_label_set(
 ) -> SyntheticSet:
     """Return a synthetic set with `ipc` slots per class, sorted by class, and fixed one-hot labels.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.recipes import hard_label_set, start_images
         >>> real = ddsdk.load("digits")
@@ -149,7 +149,7 @@ def unit_bounds(real: RealData) -> Bounds | None:
 
     Return None under ZCA whitening, which mixes pixels.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> low, high = ddsdk.recipes.unit_bounds(ddsdk.load("digits"))
         >>> bool((low < high).all())
@@ -179,7 +179,7 @@ def unit_rate(real: RealData, lr: float) -> float:
 def sgd_on_images(syn: SyntheticSet, *, lr: float, momentum: float) -> Optimizer:
     """Return an SGD optimizer of all parameters of the set.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.recipes import pixel_set, sgd_on_images
         >>> syn = pixel_set(ddsdk.load("digits"), 1, "noise", ddsdk.generator(0))
@@ -194,7 +194,7 @@ def sgd_on_images(syn: SyntheticSet, *, lr: float, momentum: float) -> Optimizer
 def adam_on_images(syn: SyntheticSet, *, lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> Optimizer:
     """Return an Adam optimizer of all trainable parameters of the set.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.recipes import adam_on_images, pixel_set
         >>> syn = pixel_set(ddsdk.load("digits"), 1, "noise", ddsdk.generator(0))
@@ -209,7 +209,7 @@ def adam_on_images(syn: SyntheticSet, *, lr: float, betas: tuple[float, float] =
 def adam_by_kind(syn: SyntheticSet, *, image_lr: float, label_lr: float, scale_lr: float) -> Optimizer:
     """Return an Adam optimizer with separate learning rates for the images, the labels and the learned scale.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.recipes import adam_by_kind, pixel_set
         >>> syn = pixel_set(ddsdk.load("digits"), 1, "noise", ddsdk.generator(0))

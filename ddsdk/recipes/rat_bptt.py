@@ -53,7 +53,7 @@ class RaTBPTT(UnrolledTraining):
     References:
         Feng, Vedantam and Kempe, "Embarrassingly Simple Dataset Distillation", ICLR 2024, arXiv:2311.07025.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.RaTBPTT(ipc=1, steps=1, student_steps=3, window=2, real_batch=16)

@@ -51,7 +51,7 @@ class RCIG(LabelRegression):
         Loo, Hasani, Lechner and Rus, "Dataset Distillation with Convexified Implicit Gradients", ICML 2023,
         arXiv:2302.06755.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.RCIG(ipc=1, steps=1, pool=1, real_batch=16, solve_steps=2, implicit_steps=2)

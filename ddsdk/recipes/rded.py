@@ -44,7 +44,7 @@ class RDED(Decoupled, DirectRecipe):
         Sun, Shi, Yu and Lin, "On the Diversity and Realism of Distilled Dataset: An Efficient Dataset Distillation
         Paradigm", CVPR 2024, arXiv:2312.03526.
 
-    Example:
+    Examples:
         >>> import ddsdk, os
         >>> _ = os.environ.setdefault("DDSDK_CACHE", "cache")  # folder of the teacher
         >>> real = ddsdk.load("digits")

@@ -42,7 +42,7 @@ class RFAD(LabelRegression):
         Loo, Hasani, Amini and Rus, "Efficient Dataset Distillation Using Random Feature Approximation", NeurIPS 2022,
         arXiv:2210.12067.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.RFAD(ipc=1, steps=2, real_batch=16)

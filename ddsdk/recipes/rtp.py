@@ -66,7 +66,7 @@ class RTP(UnrolledTraining):
         Deng and Russakovsky, "Remember the Past: Distilling Datasets into Addressable Memories for Neural Networks",
         NeurIPS 2022, arXiv:2206.02916.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.RTP(ipc=1, steps=1, student_steps=2, bases=4, most=3, real_batch=2)

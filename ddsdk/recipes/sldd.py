@@ -35,7 +35,7 @@ class SLDD(OrderedBatches):
         Sucholutsky and Schonlau, "Soft-Label Dataset Distillation and Text Dataset Distillation", IJCNN 2021,
         arXiv:1910.02551.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.SLDD(images=5, steps=1, passes=1, real_batch=16)

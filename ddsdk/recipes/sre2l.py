@@ -63,7 +63,7 @@ class SRe2L(Decoupled, IterativeRecipe):
         Yin, Xing and Shen, "Squeeze, Recover and Relabel: Dataset Condensation at ImageNet Scale From A New
         Perspective", NeurIPS 2023, arXiv:2306.13092.
 
-    Example:
+    Examples:
         >>> import ddsdk, os
         >>> _ = os.environ.setdefault("DDSDK_CACHE", "cache")  # folder of the teacher
         >>> real = ddsdk.load("digits")

@@ -34,7 +34,7 @@ class TESLA(FromPixels):
         Cui, Wang, Si and Hsieh, "Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory", ICML 2023,
         arXiv:2211.10586.
 
-    Example:
+    Examples:
         >>> import ddsdk, os
         >>> _ = os.environ.setdefault("DDSDK_CACHE", "cache")  # folder of the experts
         >>> real = ddsdk.load("digits")

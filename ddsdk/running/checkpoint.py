@@ -68,7 +68,7 @@ def write_checkpoint(path: Path, config: dict[str, Any], state: Any) -> None:  #
         config: Configuration of the run, JSON values, which `read_checkpoint` compares.
         state: Nested state of the run, such as `ddsdk.running.Run.state_dict`.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from ddsdk.running import read_checkpoint, write_checkpoint
         >>> write_checkpoint(Path("state.safetensors"), {"ipc": 1}, {"step": 20})
@@ -86,7 +86,7 @@ def write_checkpoint(path: Path, config: dict[str, Any], state: Any) -> None:  #
 def previous_checkpoint(path: Path) -> Path:
     """Return the file of the checkpoint before the last one.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from ddsdk.running import previous_checkpoint
         >>> previous_checkpoint(Path("checkpoint.safetensors")).name
@@ -116,7 +116,7 @@ def read_checkpoint(path: Path, config: dict[str, Any]) -> Any:  # noqa: ANN401
         path: File of the checkpoint to read.
         config: Configuration of the run, which must equal the stored one.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from ddsdk.running import read_checkpoint
         >>> read_checkpoint(Path("no-such-checkpoint"), {})

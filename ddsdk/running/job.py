@@ -51,7 +51,7 @@ class Job:
         StorageError: On entering, if the folder cannot be made, or holds a file of a set's file names that ddsdk has
             not written.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.running import Run
         >>> run = Run(ddsdk.DM(ipc=1, steps=2, real_batch=16), ddsdk.load("digits"), seed=0)

@@ -45,7 +45,7 @@ class ObjectiveSchedule(Generic[S]):
     Attributes:
         at: Function from the step, counted from 0, to the objective of that step.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk.running import ObjectiveSchedule
         >>> real = ddsdk.load("digits")
@@ -93,7 +93,7 @@ class Plan(CheckedDataclass, Generic[S]):
         trial: Number of steps on which `ddsdk.running.estimate` measures the cost; enough of them to include an update
             of the students, for supplies that train students between steps.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> real = ddsdk.load("digits")
         >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
@@ -174,7 +174,7 @@ class Distillation(Generic[S], Iterator[Step]):
         DivergedError: From `next`, when values are not finite and no retries are left, or when 100 consecutive steps
             exceeded `skip_above`. The set is then the last finite one; the error carries it as `syn`.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)

@@ -33,7 +33,7 @@ class Method(ABC, Generic[R]):
         retries: Largest number of learning-rate reductions after steps with non-finite values.
         needs: Needs of the method of its networks beside logits, keys of `ddsdk.networks.NEEDS`.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> ddsdk.DM.name, ddsdk.DM.length, ddsdk.DC.length
         ('dm', 'steps', 'students')
@@ -113,7 +113,7 @@ class IterativeMethod(Method[R]):
         repeatable: Whether a plan may be built twice and a step taken twice. False for private methods, where each
             release spends privacy budget.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.running import IterativeMethod
         >>> isinstance(ddsdk.DM(ipc=1), IterativeMethod), isinstance(ddsdk.KRR(ipc=1), IterativeMethod)
@@ -146,7 +146,7 @@ class IterativeMethod(Method[R]):
 class DirectMethod(Method[R]):
     """A method without outer steps: the selection of a coreset, or a solution in closed form.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.running import DirectMethod
         >>> isinstance(ddsdk.KRR(ipc=1), DirectMethod)

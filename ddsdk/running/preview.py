@@ -41,7 +41,7 @@ class CostEstimate:
 def peak_memory(device: torch.device) -> int:
     """Return the peak memory of this process on a device so far, in bytes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.running import peak_memory
         >>> peak_memory(torch.device("cpu")) > 0
@@ -82,7 +82,7 @@ def estimate(distillation: Distillation[Any]) -> CostEstimate:
     Returns:
         The cost of all steps of the plan.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.running import Run, estimate
         >>> run = Run(ddsdk.DM(ipc=1, steps=100, real_batch=16), ddsdk.load("digits"))
@@ -132,7 +132,7 @@ class BudgetFit(NamedTuple):
 def with_steps(method: M, value: int) -> M:
     """Return a copy of a method with another value of its field `IterativeMethod.length`.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.running import with_steps
         >>> with_steps(ddsdk.DM(ipc=1), 5).steps

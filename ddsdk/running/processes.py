@@ -30,7 +30,7 @@ class ProcessSum:
     Raises:
         RuntimeError: If there is no default group.
 
-    Example:
+    Examples:
         >>> import torch.distributed as dist
         >>> from ddsdk.running import ProcessSum
         >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -80,7 +80,7 @@ def shared_plan(plan: Plan[Any], num_classes: int, group: ProcessSum) -> Plan[An
     Raises:
         TypeError: If the objective is not a `ClassMatch`, which has separate terms for the classes.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch.distributed as dist
         >>> from ddsdk.running import ProcessSum, shared_plan
         >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)

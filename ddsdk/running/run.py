@@ -72,7 +72,7 @@ class Run(Generic[R], Iterator[Step]):
         seconds: Wall-clock time of the run so far in seconds, without the training of these networks.
         cpu_seconds: Processor time of the run so far in seconds, without the training of these networks.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.running import Run
         >>> run = Run(ddsdk.DM(ipc=1, steps=2, real_batch=16), ddsdk.load("digits"), seed=0)
@@ -359,7 +359,7 @@ def distill(
     Returns:
         The artefact: images, labels, protocol and provenance.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> train, _ = ddsdk.load_pair("digits")
         >>> distilled = ddsdk.distill(ddsdk.DM(ipc=1, steps=2), train, seed=0)

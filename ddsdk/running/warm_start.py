@@ -35,7 +35,7 @@ def warm_start_(syn: SyntheticSet, start: WarmStart, real: DataDescription, rng:
         The provenance of the start: numbers of images that were used and left out, and for an artefact its content id
         and whether labels and rates were used.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> recipe = ddsdk.DM(ipc=1, steps=1, real_batch=8)

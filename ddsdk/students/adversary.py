@@ -46,7 +46,7 @@ class StudentWithAdversary(NamedTuple, Generic[S]):
         student: Student of the other supply.
         adversary: Network that is trained against the set.
 
-    Example:
+    Examples:
         >>> from operator import attrgetter
         >>> from ddsdk.objectives import PartObjective, ViewSimilarity
         >>> objective = PartObjective(attrgetter("adversary"), ViewSimilarity(views=2))  # for AdversarialStudents
@@ -69,7 +69,7 @@ class AdversarialStudents(Generic[S]):
     References:
         Liu et al., "Dataset Distillation via Factorization", NeurIPS 2022, arXiv:2210.16774.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk.students import AdversarialStudents, FreshStudents
         >>> make_student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)
@@ -146,7 +146,7 @@ class ViewContrastLoss(CheckedDataclass):
     References:
         Liu et al., "Dataset Distillation via Factorization", NeurIPS 2022, arXiv:2210.16774.
 
-    Example:
+    Examples:
         >>> from ddsdk.students import ViewContrastLoss
         >>> ViewContrastLoss(views=5).contrast
         0.1

@@ -78,7 +78,7 @@ class AlternatingStudents:
         weight_decay: Weight decay of the network's SGD.
         make_optimizer: Factory of another optimizer, such as Adam, which ignores the three numbers; None for SGD.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk.students import AlternatingStudents, TrainOnReal
         >>> make_student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)

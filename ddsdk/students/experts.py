@@ -27,7 +27,7 @@ class ExpertSegment(NamedTuple):
         start: Weights at the start of the segment, (P,).
         target: Weights at the end of the segment, (P,).
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk.training import FlatNetwork, weight_vector
         >>> network = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)(ddsdk.generator(0))
@@ -49,7 +49,7 @@ class StartEpochSchedule(NamedTuple):
         start: Bound at the first step, as a snapshot number.
         steps: Number of steps until the bound has its final value.
 
-    Example:
+    Examples:
         >>> import pathlib, ddsdk
         >>> from ddsdk.students import ExpertStudents, StartEpochSchedule, TrainedRuns, Training
         >>> real, make_student = ddsdk.load("digits"), ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)
@@ -74,7 +74,7 @@ class ExpertStudents:
         last: Snapshot before which every segment starts.
         growth: Growth of that bound up to `last`; None for the bound `last` from the first step on.
 
-    Example:
+    Examples:
         >>> import pathlib, ddsdk
         >>> from ddsdk.students import ExpertStudents, TrainedRuns, Training
         >>> real, make_student = ddsdk.load("digits"), ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)
@@ -136,7 +136,7 @@ def correctly_classified_images(network: nn.Module, real: RealData, ipc: int, rn
     Returns:
         Positions in `real`, (K ipc,) int64.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> network = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator(0))
@@ -175,7 +175,7 @@ def expert_logits(runs: TrainedRuns, batch: Batch) -> Tensor:
     Returns:
         Logits of the images, (M, K).
 
-    Example:
+    Examples:
         >>> import pathlib, ddsdk, torch
         >>> from ddsdk.students import TrainedRuns, Training, expert_logits
         >>> real, make_student = ddsdk.load("digits"), ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)

@@ -22,7 +22,7 @@ class FixedTeachers(Generic[S]):
         teacher: Function from i to teacher i, such as ``runs.network`` of `TrainedRuns`; called at the first use of i.
         count: Number of teachers, at least 1.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> teacher = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)(ddsdk.generator(0))
         >>> supply = ddsdk.students.FixedTeachers(lambda i: teacher)

@@ -57,7 +57,7 @@ class FreshStudents:
         make_student: Factory of the networks.
         period: Number of steps before the next network is made.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> make_student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)
         >>> supply = ddsdk.students.FreshStudents(make_student, period=2)

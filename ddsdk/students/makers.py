@@ -22,7 +22,7 @@ def plain_student(make_student: MakeStudent) -> MakeStudent:
 
     Without normalisation the features depend on the scale of an image, as regression on features needs.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> make_student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)
         >>> ddsdk.students.plain_student(make_student).options["norm"]
@@ -39,7 +39,7 @@ def batch_norm_student(make_student: MakeStudent) -> MakeStudent:
     Raises:
         ValueError: If the networks have no BatchNorm, and come from no catalogue network with an option ``norm``.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> make_student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)
         >>> ddsdk.students.batch_norm_student(make_student).options["norm"]
@@ -72,7 +72,7 @@ class HeStudents(CheckedDataclass):
         make_student: Factory of the network.
         bias_std: Standard deviation of the biases.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> make_student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)
         >>> type(ddsdk.students.HeStudents(make_student)(ddsdk.generator(0))).__name__
@@ -99,7 +99,7 @@ class SoftplusStudents(CheckedDataclass):
         make_student: Factory of the network.
         beta: Sharpness of the softplus, > 0; 60 in RCIG.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> make_student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)
         >>> "ReLU" in str(ddsdk.students.SoftplusStudents(make_student)(ddsdk.generator(0)))
@@ -159,7 +159,7 @@ class InterpolatedExperts:
     References:
         Wang et al., "Dataset Distillation with Neural Characteristic Function", CVPR 2025, arXiv:2502.20653.
 
-    Example:
+    Examples:
         >>> import pathlib, ddsdk
         >>> from ddsdk.students import InterpolatedExperts, TrainedRuns, Training
         >>> real, make_student = ddsdk.load("digits"), ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)
@@ -201,7 +201,7 @@ class PerturbedExperts:
     References:
         Zhang et al., "Accelerating Dataset Distillation via Model Augmentation", CVPR 2023, arXiv:2212.06152.
 
-    Example:
+    Examples:
         >>> import pathlib, ddsdk
         >>> from ddsdk.students import PerturbedExperts, TrainedRuns, Training
         >>> real, make_student = ddsdk.load("digits"), ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)

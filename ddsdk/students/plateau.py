@@ -28,7 +28,7 @@ def accuracy_on(images: int) -> Check:
 
     The network keeps its mode, because a change to evaluation mode and back would unfreeze batch statistics.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)(ddsdk.generator(0))
         >>> 0 <= ddsdk.students.accuracy_on(100)(student, ddsdk.load("digits"), ddsdk.generator(1)) <= 1
@@ -147,7 +147,7 @@ class PlateauStudents(CheckedStudents):
     References:
         Wang et al., "CAFE", CVPR 2022, arXiv:2203.01531, the dynamic bi-level optimisation.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk.students import PlateauStudents, TrainOnReal, accuracy_on
         >>> make_student, update = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4), TrainOnReal(steps=1)
@@ -217,7 +217,7 @@ class OnlineStudents(CheckedStudents):
         Bohdal, Yang and Hospedales, "Flexible Dataset Distillation: Learn Labels Instead of Images", 2020,
         arXiv:2006.08572.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk.students import OnlineStudents, TrainOnReal, accuracy_on
         >>> make_student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)

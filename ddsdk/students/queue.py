@@ -23,7 +23,7 @@ class ScoredStudent(NamedTuple):
         network: Network of the step; the next step may overwrite its weights.
         accuracy: Accuracy on real images, 0..1, after its last update; 0 before the first update.
 
-    Example:
+    Examples:
         >>> from operator import attrgetter
         >>> from ddsdk.objectives import ClassMatch, PartObjective, mean_embedding, squared
         >>> match = ClassMatch(byproduct=mean_embedding, distance=squared)
@@ -56,7 +56,7 @@ class QueueStudents:
     References:
         Zhao et al., "Improved Distribution Matching for Dataset Condensation", CVPR 2023, arXiv:2307.09742.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.students import QueueStudents, TrainOnReal, accuracy_on
         >>> make_student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)

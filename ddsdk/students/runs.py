@@ -88,7 +88,7 @@ class Training(CheckedDataclass):
             `ddsdk.training.CurvaturePenalty`; 0 for none.
         curvature_step: Step length of that penalty, in units of the value space.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> ddsdk.students.Training(epochs=50, thin=10).snapshots
         6
@@ -143,7 +143,7 @@ class RunProgress(NamedTuple):
         done: Number of finished epochs, over all missing runs.
         total: Number of epochs of all missing runs.
 
-    Example:
+    Examples:
         >>> from ddsdk.students import RunProgress
         >>> progress = RunProgress(done=30, total=120)
         >>> f"{progress.done / progress.total:.0%}"
@@ -169,7 +169,7 @@ class TrainedRuns:
         seed: Seed of the runs; run i derives its initialisation, order and augmentation from (seed, i).
         folder: Folder of the files, created if it does not exist; None for `cache_folder()`.
 
-    Example:
+    Examples:
         >>> import pathlib, ddsdk
         >>> from ddsdk.students import TrainedRuns, Training
         >>> real, make_student = ddsdk.load("digits"), ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)

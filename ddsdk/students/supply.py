@@ -23,7 +23,7 @@ class Unchanging(list[T]):
     A deep copy of it is the list itself. The loop deep-copies the state of the students before every step, and so
     does not copy the networks of a queue, of which a step replaces a few.
 
-    Example:
+    Examples:
         >>> import copy, torch
         >>> from ddsdk.students import Unchanging
         >>> state = {"vectors": Unchanging([torch.zeros(3)])}
@@ -68,7 +68,7 @@ class StudentEnsemble(Generic[S]):
     Args:
         supplies: Supplies to combine, at least one.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk.students import FreshStudents, StudentEnsemble
         >>> make_student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)

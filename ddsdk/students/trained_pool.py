@@ -49,7 +49,7 @@ class TrainedPool:
     References:
         Zhou, Nezhadarya and Ba, "Dataset Distillation using Neural Feature Regression", NeurIPS 2022, arXiv:2206.00719.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> make_student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)
         >>> supply = ddsdk.students.TrainedPool(make_student, pool=3, longest=5)

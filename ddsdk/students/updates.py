@@ -30,7 +30,7 @@ class TrainOnSynthetic(CheckedDataclass):
         batch_size: Images in one training step.
         augmentation: Augmentation with different random numbers for each image.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk.students import AlternatingStudents, TrainOnSynthetic
         >>> make_student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)
@@ -79,7 +79,7 @@ class EarlyStoppingUpdate(CheckedDataclass):
 
     Cost: in addition to the training, one forward pass over `real_batch` images for each epoch.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk.students import AlternatingStudents, EarlyStoppingUpdate
         >>> make_student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)
@@ -132,7 +132,7 @@ class TrainOnBatch(CheckedDataclass):
         augmentation: Augmentation with different random numbers for each image.
         loss: Loss, summed over the batch; the step minimises its mean.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk.students import AlternatingStudents, TrainOnBatch
         >>> make_student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)
@@ -171,7 +171,7 @@ class TrainOnReal(CheckedDataclass):
         augmentation: Augmentation with different random numbers for each image.
         mix: Probability, 0..1, that a batch is mixed by CutMix.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)(ddsdk.generator(0))
         >>> optimizer = torch.optim.SGD(student.parameters(), lr=0.01)

@@ -24,7 +24,7 @@ class Parametrization(nn.Module, ABC):
         joint: Whether images depend on each other, as the nodes of a graph do. Each slot then decodes to one image, and
             all slots are decoded together, even if only some are needed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.synthetic import Pixels
         >>> pixels = Pixels(torch.zeros(10, 1, 8, 8))

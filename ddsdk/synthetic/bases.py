@@ -33,7 +33,7 @@ def address_count(ipc: int, num_classes: int, image_shape: tuple[int, int, int],
         bases: Number of bases, B in the formula.
         factor: Ratio f of the side lengths of an image and a basis.
 
-    Example:
+    Examples:
         >>> from ddsdk.synthetic import address_count
         >>> address_count(1, 10, (3, 32, 32), bases=16, factor=2)
         115
@@ -64,7 +64,7 @@ class AddressedBases(Parametrization):
         Deng and Russakovsky, "Remember the Past: Distilling Datasets into Addressable Memories for Neural Networks",
         NeurIPS 2022, arXiv:2206.02916.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> memory = ddsdk.synthetic.AddressedBases(50, (1, 8, 8), bases=4, rng=ddsdk.generator(0))
         >>> images, _ = memory.decode(torch.arange(50), ddsdk.generator(0))

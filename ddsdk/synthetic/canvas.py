@@ -31,7 +31,7 @@ class TileableCanvas(Parametrization):
         Cazenavette, Wang, Torralba, Efros and Zhu, "Wearable ImageNet: Synthesizing Tileable Textures via Dataset
         Distillation", CVPR Workshops 2022.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> canvas = ddsdk.synthetic.TileableCanvas(torch.zeros(10, 1, 16, 16), window=(8, 8), windows=3)
         >>> images, slots = canvas.decode(torch.tensor([4]), ddsdk.generator(0))

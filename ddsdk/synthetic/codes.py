@@ -18,7 +18,7 @@ from ddsdk.synthetic.fitting import fit_
 def code_shape(image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
     """Return the shape (4C, ceil(H/4), ceil(W/4)) of a code, a quarter of the floats of an image (C, H, W).
 
-    Example:
+    Examples:
         >>> from ddsdk.synthetic import code_shape
         >>> code_shape((3, 32, 32))
         (12, 8, 8)
@@ -37,7 +37,7 @@ def tiny_decoder(image_shape: tuple[int, int, int], rng: torch.Generator) -> nn.
         image_shape: Shape of an image, (C, H, W).
         rng: Generator of the initial weights, which is advanced.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> decoder = ddsdk.synthetic.tiny_decoder((1, 8, 8), ddsdk.generator(0))
         >>> sum(p.numel() for p in decoder.parameters())
@@ -71,7 +71,7 @@ class Codes(Parametrization):
         Lee, Lee and Hwang, "Dataset Condensation with Latent Space Knowledge Factorization and Sharing",
         arXiv:2208.10494.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> decoders = [ddsdk.synthetic.tiny_decoder((1, 8, 8), ddsdk.generator(i)) for i in range(2)]
         >>> codes = ddsdk.synthetic.Codes(torch.zeros(10, 4, 2, 2), decoders)

@@ -33,7 +33,7 @@ class ConditionalGenerator(nn.Module):
         dim: Length of a latent vector.
         width: Channels of the feature maps: 2 `width` at a quarter of the resolution, `width` at half of it.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> generator = ddsdk.synthetic.ConditionalGenerator((1, 8, 8), 10, dim=4, width=2)
         >>> tuple(generator(torch.zeros(3, 4), torch.tensor([0, 1, 2])).shape)
@@ -83,7 +83,7 @@ class Autoencoder(NamedTuple):
         encoder: Network from images (B, C, H, W) to latents (B, dim).
         generator: Conditional generator from latents and classes to images.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real = ddsdk.load("digits")
         >>> trained = ddsdk.synthetic.train_generator(real, dim=4, width=2, steps=1, rng=ddsdk.generator(0))
@@ -134,7 +134,7 @@ def train_generator(
     References:
         Ghosh et al., "From Variational to Deterministic Autoencoders", ICLR 2020, arXiv:1903.12436.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> real = ddsdk.load("digits")
         >>> autoencoder = ddsdk.synthetic.train_generator(real, dim=4, width=2, steps=2, rng=ddsdk.generator(0))

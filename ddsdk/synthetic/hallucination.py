@@ -25,7 +25,7 @@ def hallucinator_floats(image_shape: tuple[int, int, int], basis_channels: int) 
         image_shape: Shape of an image, (C, H, W).
         basis_channels: Channels of a basis, 1 or C.
 
-    Example:
+    Examples:
         >>> from ddsdk.synthetic import hallucinator_floats
         >>> hallucinator_floats((3, 32, 32), 3)
         5568
@@ -55,7 +55,7 @@ class Hallucination(Parametrization):
     References:
         Liu et al., "Dataset Distillation via Factorization", NeurIPS 2022, arXiv:2210.16774.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> parametrization = ddsdk.synthetic.Hallucination(torch.zeros(10, 1, 8, 8), 3, rng=ddsdk.generator(0))
         >>> images, _ = parametrization.decode(torch.arange(10), ddsdk.generator(0))

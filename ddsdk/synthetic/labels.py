@@ -51,7 +51,7 @@ class FixedLabels(Labels):
         probabilities: Label rows, (M, K), non-negative with sum 1; in the space ``"scores"`` any finite numbers.
         space: Space of the rows, ``"probabilities"`` or ``"scores"``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.synthetic import FixedLabels
         >>> labels = FixedLabels(torch.tensor([[0.5, 0.5], [0.0, 1.0]]))
@@ -78,7 +78,7 @@ class LearnedLabels(Labels):
     Args:
         logits: Initial logits, real numbers (M, K).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.synthetic import LearnedLabels
         >>> labels = LearnedLabels(torch.zeros(10, 4))
@@ -147,7 +147,7 @@ class FreeLabels(TrainedRows):
         values: Initial label rows, finite numbers (M, K).
         low: Lower bound of the entries; None for no bound.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.synthetic import FreeLabels
         >>> labels = FreeLabels(torch.tensor([[0.75, -0.25]]), low=0.0)
@@ -176,7 +176,7 @@ class SimplexLabels(TrainedRows):
     Args:
         values: Initial distributions, (M, K), non-negative with sum 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.synthetic import SimplexLabels
         >>> labels = SimplexLabels(torch.full((10, 4), 0.25))
@@ -200,7 +200,7 @@ class SimplexLabels(TrainedRows):
 def hard_labels(classes: Tensor, num_classes: int) -> FixedLabels:
     """Return one-hot labels of `classes`, (M,) int64.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.synthetic import hard_labels
         >>> hard_labels(torch.tensor([1, 0]), 3).rows(torch.tensor([0])).tolist()
@@ -217,7 +217,7 @@ def centred_labels(classes: Tensor, num_classes: int, scale: float = 1.0) -> Ten
         num_classes: Number of classes, K in the formula.
         scale: Factor on the rows, 1 in KIP and sqrt(10 / K) in FRePo's code.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.synthetic import centred_labels
         >>> centred_labels(torch.tensor([0]), 2).tolist()
@@ -235,7 +235,7 @@ def nearest_distributions(rows: Tensor) -> Tensor:
     References:
         Duchi et al., "Efficient Projections onto the l1-Ball for Learning in High Dimensions", ICML 2008.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.synthetic import nearest_distributions
         >>> nearest_distributions(torch.tensor([[0.5, -0.5]])).tolist()
@@ -260,7 +260,7 @@ def one_hot_rows(rows: Tensor) -> Tensor:
 def read_labels(rows: Tensor, reading: LabelReading) -> Tensor:
     """Return label rows (M, K) in the form `reading`: stored, probabilities or hard.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.synthetic import read_labels
         >>> read_labels(torch.tensor([[0.25, 0.75]]), "hard").tolist()

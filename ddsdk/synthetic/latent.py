@@ -32,7 +32,7 @@ class Latent(Parametrization):
         Cazenavette et al., "Generalizing Dataset Distillation via Deep Generative Prior", CVPR 2023,
         arXiv:2305.01649.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> generator = ddsdk.synthetic.ConditionalGenerator((1, 8, 8), 10, dim=4, width=2)
         >>> latent = ddsdk.synthetic.Latent(generator, torch.zeros(10, 4), torch.arange(10))

@@ -28,7 +28,7 @@ class MultiFormation(Parametrization):
     References:
         Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022, arXiv:2205.14959.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> tiles = ddsdk.synthetic.MultiFormation(torch.zeros(10, 1, 8, 8), factor=2)
         >>> images, slots = tiles.decode(torch.tensor([7]), ddsdk.generator(0))

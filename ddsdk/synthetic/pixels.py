@@ -18,7 +18,7 @@ class Pixels(Parametrization):
         images: Initial images, (M, C, H, W), finite, which are copied.
         bounds: Bounds to which pixels are clamped after each step; None for no bounds.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> pixels = ddsdk.synthetic.Pixels(torch.zeros(10, 1, 8, 8))
         >>> images, _ = pixels.decode(torch.arange(4), ddsdk.generator(0))

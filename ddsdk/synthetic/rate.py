@@ -35,7 +35,7 @@ class LearnedRate(nn.Module):
             momentum.
         scale: Trained parameter of the rate, ``"plain"``, ``"log"`` or ``"softplus"``, see `RateScale`.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> rate = ddsdk.synthetic.LearnedRate(0.25, steps=3)
         >>> rate.rates
@@ -145,7 +145,7 @@ class LearnedScale(nn.Module):
     Args:
         start: Initial value of the factor, positive.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> ddsdk.synthetic.LearnedScale(1.0)().item()
         1.0

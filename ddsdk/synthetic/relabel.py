@@ -28,7 +28,7 @@ def with_teacher_labels(
         rng: Generator of stochastic decoders.
         temperature: Temperature of the softmax, above 1 for softer labels.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real, rng = ddsdk.load("digits"), ddsdk.generator(0)
         >>> syn = ddsdk.recipes.pixel_set(real, 1, "real", rng)
@@ -61,7 +61,7 @@ def with_solved_labels(
     References:
         Nguyen, Chen and Lee, "Dataset Meta-Learning from Kernel Ridge-Regression", ICLR 2021, arXiv:2011.00050.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> real, rng = ddsdk.load("digits"), ddsdk.generator(0)
         >>> syn = ddsdk.recipes.pixel_set(real, 1, "real", rng)

@@ -26,7 +26,7 @@ class SyntheticSet(nn.Module):
         rate: Learned learning rate of networks that train on the set; None for no learned rate.
         scale: Learned factor on scores before a softmax; None for no learned factor.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk.synthetic import Pixels, SyntheticSet, class_slots, hard_labels
         >>> classes = class_slots(10, 2)
@@ -112,7 +112,7 @@ class LeafView:
         syn: Synthetic set to decode.
         chunk: Number of slots that are decoded at once.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> rng = ddsdk.generator(0)
         >>> syn = ddsdk.recipes.pixel_set(ddsdk.load("digits"), 1, "noise", rng)

@@ -29,7 +29,7 @@ Select = Callable[[Tensor, int, torch.Generator], Tensor]
 def class_slots(num_classes: int, ipc: int) -> Tensor:
     """Return the class of each slot, (K*ipc,) int64: first `ipc` slots of class 0, then of class 1 and so on.
 
-    Example:
+    Examples:
         >>> from ddsdk.synthetic import class_slots
         >>> class_slots(3, 2).tolist()
         [0, 0, 1, 1, 2, 2]

@@ -40,7 +40,7 @@ def train(
     Yields:
         The number of finished epochs.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> real = ddsdk.load("digits")
         >>> network = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator(0))
@@ -97,7 +97,7 @@ def train_steps(network: nn.Module, batch: Batch, protocol: TrainingProtocol, st
         steps: Steps of the optimizer, at least 1.
         rng: Root of order and augmentation; epoch i has the random numbers of epoch i in `train`.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> real = ddsdk.load("digits")
         >>> network = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator(0))

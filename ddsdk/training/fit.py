@@ -106,7 +106,7 @@ def accuracy(network: nn.Module, x: Tensor, labels: Tensor) -> float:
         x: Images in the value space, (N, C, H, W).
         labels: Class of each image, (N,) int64.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> test = ddsdk.load("digits", split="test")
         >>> network = ddsdk.network_factory("convnet", test.image_shape, 10, width=4)(ddsdk.generator(0))

@@ -23,7 +23,7 @@ class FlatNetwork:
     Args:
         network: Network that gives layers, shapes and buffers; the values of its parameters are not used.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk.training import FlatNetwork, weight_vector
         >>> network = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)(ddsdk.generator(0))

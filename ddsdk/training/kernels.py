@@ -48,7 +48,7 @@ class FullyConnectedNTK(CheckedDataclass):
         Cho and Saul, "Kernel Methods for Deep Learning", NeurIPS 2009; Jacot et al., "Neural Tangent Kernel",
         NeurIPS 2018, arXiv:1806.07572.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> x = ddsdk.load("digits").images[:6].float()
         >>> ddsdk.training.FullyConnectedNTK(depth=2)(x, x[:4]).shape
@@ -76,7 +76,7 @@ class LinearKernel(CheckedDataclass):
     Attributes:
         bias: Value of a constant feature; 0 for regression through the origin of the value space.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> x = ddsdk.load("digits").images[:6].float()
         >>> ddsdk.training.LinearKernel()(x, x[:4]).shape
@@ -151,7 +151,7 @@ class KernelMachine:
         kernel: Kernel function of two batches of images.
         ridge: Ridge that is added to the diagonal of the Gram matrix.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk.training import KernelMachine, LinearKernel, Ridge
         >>> x, y = ddsdk.load("digits").batch(torch.arange(50))
@@ -193,7 +193,7 @@ def kernel_machine(name: str, *, rule: RidgeRule = "trace", ridge: float = 1e-6,
         ValueError: If no kernel has this name.
         TypeError: If the kernel has no such option.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> ddsdk.training.kernel_machine("fc-ntk", depth=2).kernel.depth
         2

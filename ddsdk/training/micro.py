@@ -46,7 +46,7 @@ class MemoryFallback:
     Attributes:
         size: Largest micro-batch in images; None until memory has run out.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk.training import micro_batch
         >>> from ddsdk.training.micro import MemoryFallback

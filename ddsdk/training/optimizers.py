@@ -41,7 +41,7 @@ class InnerSGD(CheckedDataclass):
     Attributes:
         momentum: Momentum in 0 <= value < 1; 0 needs no momentum buffer.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.training import InnerSGD
         >>> sgd = InnerSGD(momentum=0.5)
@@ -69,7 +69,7 @@ class InnerSGD(CheckedDataclass):
 class PerStepSGD:
     """Differentiable SGD whose momentum is an input of each step, like the learning rate: both may be learned.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.training import PerStepSGD
         >>> sgd = PerStepSGD()
@@ -101,7 +101,7 @@ class InnerAdam(CheckedDataclass):
         betas: Decay of the first and the second moment, each in 0 <= beta < 1.
         eps: Epsilon inside the root, > 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.training import InnerAdam
         >>> adam = InnerAdam()

@@ -43,7 +43,7 @@ class PerStepSchedule(NamedTuple):
         rates: Learning rates that replace `TrainingProtocol.lr` and its schedule, one for each step; empty for none.
         momenta: Momenta that replace `TrainingProtocol.momentum`, one for each step; empty for none.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> schedule = ddsdk.training.PerStepSchedule(rates=(0.1, 0.1, 0.05))
         >>> schedule.check(ddsdk.TrainingProtocol(epochs=3, order="stored"), images=10)
@@ -102,7 +102,7 @@ class TrainingProtocol(CheckedDataclass):
         labels: Labels of the training: the ``"stored"`` rows; ``"probabilities"``, the nearest distributions to these
             rows; or ``"hard"``, the classes with the largest entries.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> protocol = ddsdk.TrainingProtocol(network_options={"width": 32}, epochs=100, lr=0.03)
         >>> protocol.network_label
@@ -211,7 +211,7 @@ class TrainingProtocol(CheckedDataclass):
             order: New order of the images; None for no change.
             labels: New kind of training labels; None for no change.
 
-        Example:
+        Examples:
             >>> import ddsdk
             >>> ddsdk.TrainingProtocol.published().changed(network="mlp", epochs=10).name
             'published, 10 epochs, mlp'
@@ -306,7 +306,7 @@ class Score:
             `TrainingProtocol.labels` changed the stored labels; empty in records of older versions.
         loss: Training loss, `TrainingProtocol.loss`; ``"ridge"`` for a kernel; empty in records of older versions.
 
-    Example:
+    Examples:
         >>> from ddsdk import Score
         >>> score = Score(name="dm", protocol="published", network="convnet", accuracies=(0.5, 0.7), images=10,
         ...               stored_floats=640, seconds=1.0)

@@ -31,7 +31,7 @@ class Ridge(CheckedDataclass):
             "absolute" is strength; "count" is strength n (RCIG).
         strength: Factor in the rule, at least 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.training import Ridge
         >>> Ridge(rule="trace", strength=0.5).amount(2 * torch.eye(3)).item()
@@ -77,7 +77,7 @@ def solve(gram: Tensor, targets: Tensor, ridge: Ridge) -> Solution:
         targets: Targets Y, (n, K), converted to float64.
         ridge: Ridge r on the diagonal.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.training import Ridge, solve
         >>> solve(torch.eye(3), torch.ones(3, 2), Ridge(rule="absolute", strength=1.0)).values[0]
@@ -158,7 +158,7 @@ def linear_weights(parts: Iterable[tuple[Tensor, Tensor]], ridge: Ridge) -> Tens
     Raises:
         ValueError: If there is no batch.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk.training import Ridge, linear_weights
         >>> batch = ddsdk.load("digits").batch(torch.arange(100))
@@ -196,7 +196,7 @@ def images_of_weights(weights: Tensor, labels: Tensor, near: Tensor) -> Tensor:
     References:
         Chen et al., "Provable and Efficient Dataset Distillation for Kernel Ridge Regression", NeurIPS 2024.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.training import images_of_weights
         >>> rng = torch.Generator().manual_seed(0)
@@ -230,7 +230,7 @@ def conjugate_gradients(
     References:
         Hestenes and Stiefel, "Methods of Conjugate Gradients for Solving Linear Systems", 1952.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.training import conjugate_gradients
         >>> conjugate_gradients(lambda x: 2 * x, torch.ones(2), steps=5)

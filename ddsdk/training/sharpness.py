@@ -36,7 +36,7 @@ def sharpness_aware_step(
         Zhuang et al., "Surrogate Gap Minimization Improves Sharpness-Aware Training", ICLR 2022, arXiv:2203.08065.
         Kwon et al., "ASAM", ICML 2021, arXiv:2102.11600.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> real = ddsdk.load("digits")
         >>> network = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator(0))
@@ -95,7 +95,7 @@ class CurvaturePenalty(CheckedDataclass):
         CVPR 2019, arXiv:1811.09716. Xue et al., "Towards Adversarially Robust Dataset Distillation by Curvature
         Regularization" (GUARD), AAAI 2025, arXiv:2403.10045.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> real = ddsdk.load("digits")
         >>> network = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)(ddsdk.generator(0))

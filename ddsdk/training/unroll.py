@@ -77,7 +77,7 @@ def full_graph(
     Returns:
         The weights after each step, (P,) each.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk.training import InnerSGD, full_graph
         >>> start, target, rate = torch.zeros(2), torch.ones(2, requires_grad=True), torch.tensor(0.5)
@@ -140,7 +140,7 @@ def checkpointed(every: int) -> Unroll:
     Args:
         every: Number of steps n between two stored states, at least 1.
 
-    Example:
+    Examples:
         >>> from ddsdk.training import checkpointed
         >>> checkpointed(4).every
         4

@@ -1,6 +1,6 @@
 """Distilled replay for continual learning with Avalanche: ``pip install 'ddsdk[continual]'``.
 
-Example:
+Examples:
     >>> import ddsdk
     >>> from avalanche.training.plugins import ReplayPlugin
     >>> from ddsdk_integrations.continual import DistilledBuffer

@@ -75,7 +75,7 @@ class DistilledBuffer(BalancedExemplarsBuffer[_Group]):
         calls: Number of distillations so far.
         seconds: Total duration of the distillations in seconds.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from avalanche.training.plugins import ReplayPlugin
         >>> from ddsdk_integrations.continual import DistilledBuffer, Distiller

@@ -35,7 +35,7 @@ class Composites(Parametrization):
     References:
         Wiewel and Yang, "Condensed Composite Memory Continual Learning", IJCNN 2021, arXiv:2102.09890.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk_integrations.continual.composites import Composites
         >>> bounds = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
@@ -94,7 +94,7 @@ class Combinations(Parametrization):
     References:
         Sangermano et al., "Sample Condensation in Online Continual Learning", IJCNN 2022, arXiv:2206.11849.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk_integrations.continual.composites import Combinations
         >>> combinations = Combinations(torch.rand(2, 9, 1, 6, 6), 3, torch.Generator())
@@ -204,7 +204,7 @@ class CompositeMatching(_Reparametrized):
     References:
         Wiewel and Yang, "Condensed Composite Memory Continual Learning", IJCNN 2021, arXiv:2102.09890.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.continual import CompositeMatching
         >>> real = ddsdk.load("digits")
@@ -267,7 +267,7 @@ class CombinationMatching(_Reparametrized):
     References:
         Sangermano et al., "Sample Condensation in Online Continual Learning", IJCNN 2022, arXiv:2206.11849.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.continual import CombinationMatching
         >>> real = ddsdk.load("digits")

@@ -46,7 +46,7 @@ def distilled_replay(max_size: int, *, seconds: float | None = 60.0, fill: int =
         Rosasco, Carta et al., "Distilled Replay: Overcoming Forgetting through Synthetic Samples", 2021,
         arXiv:2103.15851.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.continual import distilled_replay
         >>> memory, plugins = distilled_replay(10, classes=10)
         >>> memory.distiller.network
@@ -74,7 +74,7 @@ def composite_memory(max_size: int, *, seconds: float | None = 60.0, passes: int
     References:
         Wiewel and Yang, "Condensed Composite Memory Continual Learning", IJCNN 2021, arXiv:2102.09890.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.continual import composite_memory
         >>> memory, plugins = composite_memory(20, classes=10)
         >>> [type(plugin).__name__ for plugin in plugins]
@@ -106,7 +106,7 @@ def online_condensation(
     References:
         Sangermano et al., "Sample Condensation in Online Continual Learning", IJCNN 2022, arXiv:2206.11849.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.continual import online_condensation
         >>> memory, plugins = online_condensation(20, every=5, classes=10)
     """
@@ -131,7 +131,7 @@ def stable_sets(max_size: int, *, seconds: float | None = 60.0, passes: int = 20
         Masarczyk and Tautkute, "Reducing Catastrophic Forgetting With Learning on Synthetic Data", CVPR-W 2020,
         arXiv:2004.14046.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.continual import stable_sets
         >>> memory, plugins = stable_sets(50, classes=10)
     """
@@ -167,7 +167,7 @@ def stream_summary(
         Gu et al., "Summarizing Stream Data for Memory-Constrained Online Continual Learning", AAAI 2024,
         arXiv:2305.16645.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.continual import stream_summary
         >>> memory, plugins = stream_summary(100, every=10, classes=10)
         >>> memory.distiller.relation

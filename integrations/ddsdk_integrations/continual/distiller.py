@@ -44,7 +44,7 @@ class RelationMatch:
         Gu et al., "Summarizing Stream Data for Memory-Constrained Online Continual Learning", AAAI 2024,
         arXiv:2305.16645.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk_integrations.continual import RelationMatch
         >>> real = ddsdk.load("digits")  # classes 0 to 7 are new, 8 and 9 are remembered
@@ -120,7 +120,7 @@ class Distiller:
     Raises:
         TypeError: If `recipe` is not a `ddsdk.Recipe`.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.continual import Distiller
         >>> recipe = ddsdk.DM(steps=1, real_batch=16)

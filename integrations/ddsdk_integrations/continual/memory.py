@@ -23,7 +23,7 @@ Key = tuple[int, int]
 def sample_bytes(shape: tuple[int, int, int]) -> int:
     """Return the storage of one real image with its class id: one byte per channel and pixel, plus `LABEL_BYTES`.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.continual import sample_bytes
         >>> sample_bytes((1, 28, 28))
         786
@@ -145,7 +145,7 @@ class Memory:
             shrink as classes arrive.
         visits: Final number of visits of each class; None divides by the number of visits so far.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk_integrations.continual import Memory, MemoryPart, Uint8
         >>> packed = Uint8().pack(torch.rand(5, 1, 8, 8))

@@ -57,7 +57,7 @@ class SoftLabelPlugin(SupervisedPlugin):
     Args:
         memory: Memory with ``ReplayOptions(soft=K)``; a memory with hard labels raises a ValueError.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from avalanche.training.plugins import ReplayPlugin
         >>> from ddsdk_integrations.continual import DistilledBuffer, ReplayOptions, SoftLabelPlugin
@@ -92,7 +92,7 @@ class TrainOnMemory(SupervisedPlugin):
         restart: Whether each experience starts from the initial weights, as in GDumb.
         passes: Number of passes over the memory in one epoch, at least 1; the memory is small.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.continual import DistilledBuffer, TrainOnMemory
         >>> memory = DistilledBuffer(100, ddsdk.DM(steps=200))
@@ -134,7 +134,7 @@ class MemoryMetric(PluginMetric[float]):
             Distill_Calls are totals of all distillations. Real_Samples_Retained is the number of real images in the
             queue.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.continual import DistilledBuffer, MemoryMetric
         >>> MemoryMetric(DistilledBuffer(100, ddsdk.DM(steps=200)), "Buffer_Bytes").result()
@@ -164,7 +164,7 @@ class MemoryMetric(PluginMetric[float]):
 def memory_metrics(memory: DistilledBuffer) -> list[MemoryMetric]:
     """Return all metrics of a memory, for ``EvaluationPlugin(*memory_metrics(memory), ...)``.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.continual import DistilledBuffer, memory_metrics
         >>> [str(metric) for metric in memory_metrics(DistilledBuffer(100, ddsdk.DM(steps=200)))]

@@ -35,7 +35,7 @@ def save_run(path: str | os.PathLike[str], strategy: Any, memory: DistilledBuffe
         memory: Storage policy of the strategy.
         pieces: Number of completed experiences or pieces of the stream.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from avalanche.training.supervised import Naive
         >>> from ddsdk_integrations.continual import DistilledBuffer, resume_run, save_run

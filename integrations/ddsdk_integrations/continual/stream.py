@@ -35,7 +35,7 @@ class ReplayOptions:
         soft: Number of classes K of soft labels, at least 2; each replayed image then has a row of K probabilities,
             which `SoftLabelPlugin` collates with the class ids of the stream. None for class ids.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.continual import ReplayOptions
         >>> ReplayOptions(fill=32, augmentation="crop_flip")
         ReplayOptions(fill=32, augmentation='crop_flip', soft=None)
@@ -187,7 +187,7 @@ class Streaming:
         room: Capacity of the queue of real images; a fuller queue is a reservoir sample, in which every image since
             the last distillation is kept with the same probability.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.continual import Streaming
         >>> Streaming(every=10, room=500)
         Streaming(every=10, room=500)

@@ -42,7 +42,7 @@ def removal_test(explainer: Explainer, x: Tensor, count: int, rng: torch.Generat
         count: Number of synthetic images to remove, fewer than M.
         rng: Generator of the random images.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.explain import Explainer, removal_test
         >>> real = ddsdk.load("digits")
@@ -79,7 +79,7 @@ def leave_one_out(machine: KernelMachine, records: dd.RealData, x: Tensor, class
 
     Cost: N^3 multiplications and two matrices of N^2 numbers.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk.training import kernel_machine
         >>> from ddsdk_integrations.explain import leave_one_out
@@ -119,7 +119,7 @@ def data_modelling_score(influence: Tensor, subsets: Tensor, outputs: Tensor) ->
         subsets: Members of each subset, (S, N) bool.
         outputs: Scores of the models of the subsets, (S, B).
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk_integrations.explain import data_modelling_score, random_subsets
         >>> influence, subsets = torch.rand(3, 12), random_subsets(12, 20, 0.5, ddsdk.generator(0))

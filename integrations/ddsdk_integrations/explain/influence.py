@@ -44,7 +44,7 @@ class Influence:
     Cost: N M kernel values and a singular value decomposition of N x M; memory for N M numbers. The influence of all
     training images is then one product with that matrix.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.explain import Explainer, Influence
         >>> real = ddsdk.load("digits")
@@ -115,7 +115,7 @@ def draw_explanations(
         index: Positions in `queries` of the images to draw, (B,) int64.
         path: Path of the picture, with an ending such as .png or .svg.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk_integrations.explain import Explainer, draw_explanations
         >>> train, test = ddsdk.load_pair("digits")

@@ -24,7 +24,7 @@ class NetworkKernel:
     Attributes:
         network: Network in eval mode with a method `embed` from images (B, C, H, W) to features (B, F).
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk_integrations.explain import NetworkKernel
         >>> network = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)(ddsdk.generator(0)).eval()
@@ -91,7 +91,7 @@ class Explainer:
 
     Cost: M^3 multiplications once; M kernel values for each explanation, independent of the size of the real data.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.explain import Explainer
         >>> real = ddsdk.load("digits")

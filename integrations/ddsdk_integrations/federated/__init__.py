@@ -1,6 +1,6 @@
 """Federated learning with synthetic sets in Flower: ``pip install 'ddsdk[federated]'``.
 
-Example:
+Examples:
     >>> import ddsdk
     >>> from ddsdk_integrations.federated import FederatedTask, Participant, fed_dm
     >>> real = ddsdk.load("digits")

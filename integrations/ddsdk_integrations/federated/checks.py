@@ -84,7 +84,7 @@ class ReplyLimits:
         soft: Whether soft labels are accepted, each of which must be largest at the class of its image. Otherwise the
             class id is the label.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.federated import ReplyLimits
         >>> ReplyLimits(images=10, bounds=(0.0, 1.0)).max_bytes
         16777216
@@ -313,7 +313,7 @@ def inspect_replies(replies: Iterable[Message], spec: ReplySpec) -> tuple[list[C
         replies: Messages of the clients, in the order of their arrival.
         spec: Specification of a valid reply.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import FederatedTask, ReplySpec, inspect_replies
         >>> task = FederatedTask.of(ddsdk.load("digits"), width=4, depth=2)

@@ -45,7 +45,7 @@ class CustomDistillation:
         function: Function from a client's real images to the distilled set.
         ipc: Smallest number of images of a class that the function accepts.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import CustomDistillation
         >>> distil = CustomDistillation(lambda real: ddsdk.distill(ddsdk.DM(ipc=1, steps=1), real, seed=0))
@@ -77,7 +77,7 @@ class Participant:
     Raises:
         TypeError: If `distil` is neither a recipe nor a `CustomDistillation`.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import FederatedTask, Participant
         >>> real = ddsdk.load("digits")

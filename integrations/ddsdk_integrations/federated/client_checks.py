@@ -56,7 +56,7 @@ class RequestLimits:
         weight: Largest magnitude of a weight of the server.
         entries: Names of further configuration entries of the request, which the client's own functions read.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.federated import RequestLimits
         >>> RequestLimits(actions=("distill",), answers=20).radius
         100.0

@@ -44,7 +44,7 @@ class CrossClientFilter:
         whole: Share of refused classes among the judged ones of a client above which its set is refused, in [0, 1].
         least: Smallest number of other clients that hold a class for it to be judged, at least 2.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import CrossClientFilter, FederatedTask, fed_dm
         >>> task = FederatedTask.of(ddsdk.load("digits"), width=4, depth=2)

@@ -42,7 +42,7 @@ class ServerTrajectory(PathMatching):
     References:
         Pi et al., "DynaFed: Tackling Client Data Heterogeneity with Global Dynamics", CVPR 2023, arXiv:2211.10878.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.federated import ServerTrajectory
         >>> ServerTrajectory(rounds=8, span=3, steps=150).ipc
         10
@@ -127,7 +127,7 @@ class DynaFed(FedAvg):
     References:
         Pi et al., "DynaFed: Tackling Client Data Heterogeneity with Global Dynamics", CVPR 2023, arXiv:2211.10878.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import DynaFed, FederatedTask, ServerTrajectory
         >>> task = FederatedTask.of(ddsdk.load("digits"), width=4, depth=2)

@@ -41,7 +41,7 @@ class InProcessGrid(Grid):
     Attributes:
         contexts: Context of each client by node id.
 
-    Example:
+    Examples:
         >>> from flwr.clientapp import ClientApp
         >>> from ddsdk_integrations.federated import InProcessGrid
         >>> grid = InProcessGrid(ClientApp(), 4)

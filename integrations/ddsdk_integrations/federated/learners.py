@@ -70,7 +70,7 @@ class TrainOnPool:
             weights are not valid far from them.
         weighing: Rule of the weights of the sets.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import ClientRequest, FederatedTask, SetStrategy, TrainOnPool
         >>> task = FederatedTask.of(ddsdk.load("digits"), width=4, depth=2)
@@ -111,7 +111,7 @@ class MergedSteps:
             own learning rate.
         reach: Largest length of a step in the norm of all weights, whatever its learning rate.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import ClientRequest, FederatedTask, MergedSteps, SetStrategy
         >>> task = FederatedTask.of(ddsdk.load("digits"), width=4, depth=2)
@@ -163,7 +163,7 @@ class AverageUpdates:
         trim: Share of the highest and of the lowest values of each coordinate that the mean leaves out, in [0, 0.5).
         cap: Largest length of an update in median lengths, at least 1; used if `trim` is 0.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import AverageUpdates, ClientRequest, FederatedTask, SetStrategy
         >>> task = FederatedTask.of(ddsdk.load("digits"), width=4, depth=2)

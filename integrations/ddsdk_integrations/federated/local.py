@@ -29,7 +29,7 @@ class LocalTraining:
         batch_size: Number of images in one step.
         augmentation: Operations of `ddsdk.Augmentation`, joined by "_"; empty for none.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import FederatedTask, LocalData, LocalTraining
         >>> real = ddsdk.load("digits")
@@ -88,7 +88,7 @@ def accuracy_of(task: FederatedTask, test: dd.RealData) -> Callable[[int, ArrayR
     Returns:
         A function of the round and the weights.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import FederatedTask, accuracy_of
         >>> train, test = ddsdk.load_pair("digits")

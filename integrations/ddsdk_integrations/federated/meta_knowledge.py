@@ -53,7 +53,7 @@ class MetaKnowledge(IterativeRecipe):
     References:
         Liu et al., "Meta Knowledge Condensation for Federated Learning", ICLR 2023, arXiv:2209.14851.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import MetaKnowledge
         >>> real = ddsdk.load("digits")

@@ -32,7 +32,7 @@ def dirichlet(
         Hsu, Qi and Brown, "Measuring the Effects of Non-Identical Data Distribution for Federated Visual
         Classification", 2019, arXiv:1909.06335.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import dirichlet
         >>> parts = dirichlet(ddsdk.load("digits").labels, 4, 0.5, ddsdk.generator(0), least=20)
@@ -73,7 +73,7 @@ def shards(labels: Tensor, clients: int, per_client: int, rng: torch.Generator) 
     References:
         McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import shards
         >>> labels = ddsdk.load("digits").labels
@@ -105,7 +105,7 @@ def quantity_skew(labels: Tensor, clients: int, alpha: float, rng: torch.Generat
     Returns:
         The positions of each client's images in rising order; every image belongs to one client.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import quantity_skew
         >>> parts = quantity_skew(ddsdk.load("digits").labels, 4, 0.5, ddsdk.generator(0))

@@ -58,7 +58,7 @@ class Packing:
         codec: Codec of the images, such as `ddsdk.artefact.Uint8` or `ddsdk.artefact.LowRank`.
         soft: Whether soft labels, as rows of float16, are sent in addition to the class ids.
 
-    Example:
+    Examples:
         >>> from ddsdk.artefact import Half
         >>> from ddsdk_integrations.federated import Packing
         >>> Packing(codec=Half(), soft=True)

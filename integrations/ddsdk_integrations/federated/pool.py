@@ -29,7 +29,7 @@ class PoolWeights:
             same weight.
         cap: Largest weight of a client, at least 1, in units of the median weight in a class.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.federated import PoolWeights
         >>> PoolWeights(by="examples", cap=3.0)
         PoolWeights(by='examples', cap=3.0)

@@ -38,7 +38,7 @@ def one_shot(task: FederatedTask, *, protocol: dd.TrainingProtocol | None = None
         Song et al., "Federated Learning via Decentralized Dataset Distillation in Resource-Constrained Edge
         Environments" (FedD3), 2022, arXiv:2208.11311.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import FederatedTask, one_shot
         >>> task = FederatedTask.of(ddsdk.load("digits"), width=4, depth=2)
@@ -64,7 +64,7 @@ def dosfl(task: FederatedTask, *, passes: int = 1, **options: Any) -> SetStrateg
     References:
         Zhou et al., "Distilled One-Shot Federated Learning", 2020, arXiv:2009.07999.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import FederatedTask, dosfl
         >>> task = FederatedTask.of(ddsdk.load("digits"), width=4, depth=2)
@@ -101,7 +101,7 @@ def fed_dm(
         Xiong et al., "FedDM: Iterative Distribution Matching for Communication-Efficient Federated Learning",
         CVPR 2023, arXiv:2207.09653.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import FederatedTask, fed_dm
         >>> task = FederatedTask.of(ddsdk.load("digits"), width=4, depth=2)
@@ -129,7 +129,7 @@ def fed_mk(
         protocol: Training protocol of the server; None for 40 epochs with the augmentation that the task allows.
         **options: Further arguments of `SetStrategy`, such as `folder`.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import FederatedTask, fed_mk
         >>> task = FederatedTask.of(ddsdk.load("digits"), width=4, depth=2)
@@ -157,7 +157,7 @@ def fed_synth(task: FederatedTask, *, student_steps: int = 3, trim: float = 0.0,
         Goetz and Tewari, "Federated Learning via Synthetic Data", 2020, arXiv:2008.04489.
         Hu et al., "FedSynth: Gradient Compression via Synthetic Data in Federated Learning", 2022, arXiv:2204.01273.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import FederatedTask, fed_synth
         >>> task = FederatedTask.of(ddsdk.load("digits"), width=4, depth=2)

@@ -47,7 +47,7 @@ class ClientRequest:
         go_on: Whether clients start from their own set of the previous round, which Flower stores for them.
         knowledge: Number of images of each class that clients get from the pool of the previous round as warm start.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.federated import ClientRequest
         >>> ClientRequest(radius=5.0, logits=True).action
         'distill'
@@ -97,7 +97,7 @@ class SetStrategy(FedAvg):
         traffic: Count of sent bytes and messages.
         pool: Union of the sets in the last round that had one; None before.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import FederatedTask, InProcessGrid, Participant, fed_dm
         >>> real = ddsdk.load("digits")

@@ -35,7 +35,7 @@ class FederatedTask:
         network: Name of the network in `ddsdk.NETWORKS`.
         network_options: Options of the network, such as ``{"width": 32}``.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import FederatedTask
         >>> task = FederatedTask.of(ddsdk.load("digits"), network="convnet", width=4, depth=2)
@@ -151,7 +151,7 @@ class LocalData:
         classes: Class ids in the task of the classes of `real`.
         counts: Number of images of each of the K classes of the task, including the classes without a place in `real`.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import FederatedTask, LocalData
         >>> real = ddsdk.load("digits")

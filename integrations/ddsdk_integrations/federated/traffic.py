@@ -33,7 +33,7 @@ class Quorum:
         patience: Number of rounds in a row after which a silent node is excluded, at least 1. It takes part again as
             soon as it states its class counts; three requests for them are sent beside the next rounds.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.federated import Quorum
         >>> Quorum().needed(7)
         5
@@ -127,7 +127,7 @@ def content_bytes(content: RecordDict) -> int:
 
     Flower's own records count in the same way, but fail for empty texts and lists.
 
-    Example:
+    Examples:
         >>> from flwr.app import ConfigRecord, RecordDict
         >>> from ddsdk_integrations.federated import content_bytes
         >>> content_bytes(RecordDict({"config": ConfigRecord({"seed": 3, "name": "digits"})}))
@@ -182,7 +182,7 @@ class CountingGrid(Grid):
     Attributes:
         traffic: Count of bytes and messages.
 
-    Example:
+    Examples:
         >>> from flwr.clientapp import ClientApp
         >>> from ddsdk_integrations.federated import CountingGrid, InProcessGrid
         >>> grid = CountingGrid(InProcessGrid(ClientApp(), 3))
@@ -259,7 +259,7 @@ def client_traffic(grid: Grid, timeout: float = 60.0) -> Traffic:
         grid: Flower grid with the connected nodes.
         timeout: Longest wait in seconds.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import FederatedTask, InProcessGrid, Participant, client_traffic
         >>> real = ddsdk.load("digits")

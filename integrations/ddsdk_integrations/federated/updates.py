@@ -41,7 +41,7 @@ class UpdateEncoding(PathMatching):
         start: Initial images, a key of `ddsdk.synthetic.STARTS`; noise discloses nothing about the client's images.
         codec: Codec of the images; uint8 is too coarse for a gradient.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.federated import FederatedTask, Participant, UpdateEncoding
         >>> real = ddsdk.load("digits")

@@ -48,7 +48,7 @@ class FrozenBackbone:
         features: Number of features F.
         num_classes: Number of classes K of the real data.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.finetune import FrozenBackbone
         >>> real = ddsdk.load("digits")
@@ -92,7 +92,7 @@ class LinearGradientMatching(IterativeRecipe):
     Differences from the published algorithm: images are pixels, where the paper optimises a pyramid of resolutions with
     decorrelated colours; weights of heads have variance 1 / F.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.finetune import FrozenBackbone, LinearGradientMatching
         >>> real = ddsdk.load("digits")

@@ -28,7 +28,7 @@ def linear_probe(features: Tensor, labels: Tensor, *, decay: float = 1e-3) -> nn
         labels: Labels as rows of probabilities, (M, K).
         decay: Weight decay, > 0; without it the loss may have no minimum.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk_integrations.finetune import linear_probe
         >>> linear_probe(torch.eye(3), torch.eye(3))(torch.eye(3)).argmax(1).tolist()
@@ -93,7 +93,7 @@ def probe_accuracy(backbone: nn.Module, distilled: dd.Distilled, test: dd.RealDa
         test: Real test images, in the value space of the set.
         decay: Weight decay of the probe, > 0.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.finetune import probe_accuracy
         >>> train, test = ddsdk.load_pair("digits")
@@ -123,7 +123,7 @@ def fine_tune(
         seed: Root of order and augmentation: an integer, or a generator, which is not advanced.
         decay: Weight decay of the probe, > 0.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk_integrations.finetune import fine_tune
         >>> real = ddsdk.load("digits")

@@ -39,7 +39,7 @@ class CoresetNodes(NodeMethod, DirectMethod[GraphData]):
         choice: Rule of the selection: ``"random"``, or on propagated features ``"herding"``, ``"k-center"`` or
             ``"k-means"``.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.graph import CoresetNodes, stochastic_blocks
         >>> coreset = ddsdk.distill(CoresetNodes(nodes=8, choice="herding"), stochastic_blocks(400))
@@ -79,7 +79,7 @@ class PropagatedNodes(NodeMethod, DirectMethod[GraphData]):
     Attributes:
         means: Whether nodes are means of clusters; otherwise they are random training nodes.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.graph import PropagatedNodes, stochastic_blocks
         >>> ddsdk.distill(PropagatedNodes(nodes=8, means=True), stochastic_blocks(400)).images.shape

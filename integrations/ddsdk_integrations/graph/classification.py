@@ -50,7 +50,7 @@ class SyntheticGraphs(Parametrization):
         x: Initial features, (M, N, T).
         edges: Bernoulli edges of the M graphs, with logits (M, N, N).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk_integrations.graph import BernoulliEdges, SyntheticGraphs
         >>> SyntheticGraphs(torch.rand(4, 6, 3), BernoulliEdges(torch.zeros(4, 6, 6))).stored_floats()
@@ -145,7 +145,7 @@ class DosCondGraphs(GraphsMethod, IterativeMethod[GraphSet]):
             the initial real graphs.
         penalty: Weight of the density penalty; 0 for none.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from torch_geometric.data import Data
         >>> from ddsdk_integrations.graph import DosCondGraphs, GraphSet, TextGraphs
@@ -209,7 +209,7 @@ class DosCondGraphs(GraphsMethod, IterativeMethod[GraphSet]):
 class RandomGraphs(GraphsMethod, DirectMethod[GraphSet]):
     """Baseline: a random coreset of real graphs.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from torch_geometric.data import Data
         >>> from ddsdk_integrations.graph import GraphSet, RandomGraphs, TextGraphs, to_batch
@@ -284,7 +284,7 @@ def evaluate_graphs(
         seed: Root of all random numbers: an integer, or a generator, which is not advanced.
         name: Name of the set in tables.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk, torch
         >>> from torch_geometric.data import Data
         >>> from ddsdk_integrations.graph import GRAPHS_PROTOCOL, GraphSet, TextGraphs, evaluate_graphs

@@ -76,7 +76,7 @@ class GraphData:
         name: Label of the data in reports.
         metric: Score on held-out nodes: ``"accuracy"``, or ``"auc"`` (area under the ROC curve) for two classes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch_geometric.data import Data
         >>> from ddsdk_integrations.graph import GraphData

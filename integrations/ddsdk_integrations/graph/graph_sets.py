@@ -39,7 +39,7 @@ class GraphSet:
         rng: Generator of the split; validation and test each get a tenth of every class.
         name: Label of the data in reports.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from torch_geometric.data import Data
         >>> from ddsdk_integrations.graph import GraphSet, TextGraphs

@@ -72,7 +72,7 @@ def to_data(distilled: dd.Distilled) -> Data:
         Graph with x (M, D), edge_index (2, E) and edge_weight (E,), y (M,) int64, soft labels y_rows (M, K), and the
         set's `content_id`. A set without edges gives E = 0.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.graph import CoresetNodes, stochastic_blocks, to_data
         >>> to_data(ddsdk.distill(CoresetNodes(nodes=8), stochastic_blocks(400))).x.shape
@@ -124,7 +124,7 @@ def evaluate_graph(
         seed: Root of all random numbers: an integer, or a generator, which is not advanced.
         name: Name of the set in tables.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk_integrations.graph import GRAPH_PROTOCOL, CoresetNodes, evaluate_graph, stochastic_blocks
         >>> graph = stochastic_blocks(400)
@@ -178,7 +178,7 @@ def whole_graph_scores(
         protocol: Protocol of the training, as for condensed graphs.
         seed: Root of all random numbers: an integer, or a generator, which is not advanced.
 
-    Example:
+    Examples:
         >>> import dataclasses
         >>> from ddsdk_integrations.graph import GRAPH_PROTOCOL, stochastic_blocks, whole_graph_scores
         >>> len(whole_graph_scores(stochastic_blocks(400), dataclasses.replace(GRAPH_PROTOCOL, networks=2, epochs=20)))

@@ -62,7 +62,7 @@ class StructureKernel:
     Cost: B F multiplications of length D for B nodes with F neighbours, and once for each node the square of its
     degree. No matrix over all nodes is built.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk_integrations.graph import StructureKernel, stochastic_blocks
         >>> kernel = StructureKernel(stochastic_blocks(200, seed=1).train.graph)

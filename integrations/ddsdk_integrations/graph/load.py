@@ -102,7 +102,7 @@ def stochastic_blocks(
         seed: Seed of edges, features and split.
         setting: Transductive or inductive setting, see `GraphData`.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.graph import stochastic_blocks
         >>> graph = stochastic_blocks(400, classes=3)
         >>> (graph.num_classes, graph.num_features)
@@ -141,7 +141,7 @@ def load_graph(name: str, root: str | Path | None = None, *, setting: Setting = 
         root: Folder of the files; None for a generated graph.
         setting: Transductive or inductive setting, see `GraphData`.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.graph import load_graph
         >>> load_graph("sbm-400").num_classes
         4
@@ -178,7 +178,7 @@ def read_text_graphs(path: str | Path) -> TextGraphs:
     Args:
         path: Path of the text file.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from ddsdk_integrations.graph import read_text_graphs
         >>> _ = Path("pair.txt").write_text("1\n2 0\n7 1 1\n8 1 0\n")

@@ -100,7 +100,7 @@ class GCond(GraphRecipe):
     are exact without neighbour sampling. Each node starts from training nodes of its own class, with propagated
     features.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.graph import GCond, stochastic_blocks, to_data
         >>> recipe = GCond(nodes=8, steps=2, inner=1, edge_bias=0.0, threshold=0.0)
@@ -170,7 +170,7 @@ class DosCond(GraphRecipe):
         density: Mean probability of an edge, in 0..1, above which the penalty is positive.
         penalty: Weight of the density penalty; 0 for none.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.graph import DosCond, stochastic_blocks
         >>> ddsdk.distill(DosCond(nodes=8, steps=2), stochastic_blocks(400)).images.shape
@@ -236,7 +236,7 @@ class GCDM(GraphRecipe):
         feature_lr: Learning rate of the features (Adam).
         student_lr: Learning rate of the networks (Adam).
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.graph import GCDM, stochastic_blocks
         >>> ddsdk.distill(GCDM(nodes=8, steps=2, width=16), stochastic_blocks(400)).images.shape

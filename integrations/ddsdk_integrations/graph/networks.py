@@ -96,7 +96,7 @@ def graph_network(
         width: Units of the hidden layer.
         hops: Propagations in SGC, at least 1.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.graph import graph_network, stochastic_blocks
         >>> graph = stochastic_blocks(200, seed=1).train.graph
@@ -160,7 +160,7 @@ def graph_student(tags: int, classes: int, *, width: int = 128, layers: int = 3)
         width: Units of each convolution.
         layers: Number of graph convolutions.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk_integrations.graph import graph_student
         >>> graph_student(3, 2, width=8)(ddsdk.generator(0))(torch.rand(5, 1, 6, 3 + 6)).shape

@@ -22,7 +22,7 @@ def normalised_adjacency(edge_index: Tensor, num_nodes: int, edge_weight: Tensor
         num_nodes: Number of nodes N.
         edge_weight: Weight of each edge, (E,); None for 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk_integrations.graph import normalised_adjacency
         >>> normalised_adjacency(torch.tensor([[0, 1], [1, 0]]), num_nodes=3).to_dense()[2].tolist()
@@ -45,7 +45,7 @@ def dense_normalised_adjacency(adjacency: Tensor) -> Tensor:
     Args:
         adjacency: Non-negative weights A[target, source] with a zero diagonal, (..., M, M).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk_integrations.graph import dense_normalised_adjacency
         >>> dense_normalised_adjacency(torch.zeros(2, 2)).tolist()
@@ -66,7 +66,7 @@ def propagated(operator: Tensor, x: Tensor, hops: int) -> Tensor:
 
     Cost: hops x D multiplications for each edge; memory for two matrices of the size of `x`.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.graph import propagated, stochastic_blocks
         >>> graph = stochastic_blocks(200, seed=1).train.graph
         >>> propagated(graph.operator, graph.x, hops=2).shape

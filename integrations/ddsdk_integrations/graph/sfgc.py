@@ -43,7 +43,7 @@ class SFGC(GraphRecipe):
     where GCN also propagates between its layers. The result is the set of the last step or the best on validation
     nodes, where the paper ranks sets by a kernel. Learned labels are those of GEOM.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.graph import SFGC, stochastic_blocks
         >>> graph = stochastic_blocks(400)

@@ -38,7 +38,7 @@ class GCSNTK(GraphRecipe):
 
     Differences from the published algorithm: no edges between synthetic nodes (its better variant on Cora).
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.graph import GCSNTK, stochastic_blocks
         >>> distilled = ddsdk.distill(GCSNTK(nodes=8, steps=2, real_batch=50), stochastic_blocks(400))

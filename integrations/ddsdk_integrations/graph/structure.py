@@ -96,7 +96,7 @@ class PairwiseMLP(Structure):
             weight.
         rng: Generator of the initial weights.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk_integrations.graph import PairwiseMLP, SyntheticNodes
         >>> edges = PairwiseMLP(5, width=8, rng=ddsdk.generator(0))
@@ -137,7 +137,7 @@ class BernoulliEdges(Structure):
         logits: Initial logits, (M, M), or (B, M, M) for several graphs; only their symmetric part counts.
         temperature: Temperature of the relaxation, > 0; samples approach 0 and 1 as it falls.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk_integrations.graph import BernoulliEdges
         >>> edges = BernoulliEdges.scaled(torch.ones(4, 4) - torch.eye(4))
@@ -195,7 +195,7 @@ class SelfExpressive(Structure):
 
     Differences from the published algorithm: no prior of propagated features and no moving average.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk_integrations.graph import SelfExpressive
         >>> SelfExpressive().adjacency(torch.rand(6, 5), None).shape
@@ -229,7 +229,7 @@ class SyntheticNodes(Parametrization):
         structure: Edges between the nodes; None for no edges.
         hops: Number of propagations, at least 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk_integrations.graph import SelfExpressive, SyntheticNodes
         >>> nodes = SyntheticNodes(torch.rand(6, 5), SelfExpressive(), hops=2)

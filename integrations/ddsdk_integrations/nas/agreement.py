@@ -82,7 +82,7 @@ class RankingReport:
 def spearman(a: Numbers, b: Numbers) -> float:
     """Return Spearman's rank correlation of two arrays (N,); NaN if all values of an array are equal.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ddsdk_integrations.nas import spearman
         >>> round(spearman(np.array([1.0, 2.0, 3.0]), np.array([3.0, 2.0, 1.0])), 3)
@@ -96,7 +96,7 @@ def spearman(a: Numbers, b: Numbers) -> float:
 def kendall(a: Numbers, b: Numbers) -> float:
     """Return Kendall's tau-b of two arrays (N,), which corrects for ties; NaN if all values of an array are equal.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ddsdk_integrations.nas import kendall
         >>> round(kendall(np.array([1.0, 2.0, 3.0]), np.array([3.0, 2.0, 1.0])), 3)
@@ -138,7 +138,7 @@ def bootstrap(
         draws: Number of bootstrap samples, at least 1.
         confidence: Confidence of the interval, between 0 and 1.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ddsdk_integrations.nas import bootstrap, spearman
         >>> round(bootstrap(spearman, np.arange(9.0), np.arange(9.0), draws=20).value, 3)
@@ -168,7 +168,7 @@ def regret(truth: Numbers, scores: Numbers, count: int = 1) -> float:
         scores: Score of each candidate, (N,).
         count: Number of picks, at least 1; more than N picks are all candidates.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ddsdk_integrations.nas import regret
         >>> regret(np.array([4.0, 2.0, 1.0]), np.array([0.1, 0.9, 0.5]))
@@ -212,7 +212,7 @@ def judge_ranking(
 
     Cost: four SciPy statistics for each sample, about a second for 1000 samples.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.nas import Ranking, judge_ranking
         >>> truth = Ranking(name="truth", scores={name: (i,) for i, name in enumerate("abcde")})
         >>> proxy = Ranking(name="proxy", scores={name: (i,) for i, name in enumerate("abced")})
@@ -263,7 +263,7 @@ def correlation_gain(
         confidence: Confidence of the interval, between 0 and 1.
         above: Lower bound of the true values, see `judge_ranking`; None keeps all candidates.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.nas import Ranking, correlation_gain
         >>> truth = Ranking(name="truth", scores={name: (i,) for i, name in enumerate("abcde")})
         >>> size = Ranking(name="size", scores={name: (-i,) for i, name in enumerate("abcde")})
@@ -296,7 +296,7 @@ def rank_average(rankings: Sequence[Ranking], name: str = "rank average") -> Ran
         rankings: Rankings of the same candidates, at least one.
         name: Name of the ensemble in tables.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.nas import Ranking, rank_average
         >>> rankings = [Ranking(name=n, scores={"a": (0.2,), "b": (0.4,)}) for n in ("x", "y")]
         >>> rank_average(rankings).best()

@@ -33,7 +33,7 @@ class Cell:
     Attributes:
         operations: Names of the six operations, from `OPERATIONS`, in the order of `EDGES`.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.nas import Cell
         >>> str(Cell(("nor_conv_3x3",) + ("none",) * 4 + ("skip_connect",)))
         '|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|'
@@ -117,7 +117,7 @@ def equivalence_classes(
         key: Function from a cell to the text that equivalent cells share: `Cell.computation`, or `Cell.structure` for
             the published count.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.nas import Cell, equivalence_classes
         >>> zero, other = ("none",) * 6, ("nor_conv_3x3",) + ("none",) * 5
         >>> len(equivalence_classes([Cell(zero), Cell(other)]))  # the convolution has no path to the output
@@ -200,7 +200,7 @@ def cell_network(
         channels: Channels C of the first stage; 16 in the paper.
         cells: Cells of each stage; 5 in the paper.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.nas import Cell, cell_network
         >>> network = cell_network(Cell(("nor_conv_3x3",) * 6), (1, 8, 8), 10, channels=2, cells=1)
         >>> network.head
@@ -241,7 +241,7 @@ class CellSpace(Space):
         channels: Channels of the first stage; 16 in the paper.
         cells: Cells of each stage; 5 in the paper.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.nas import CellSpace
         >>> space = CellSpace(image_shape=(1, 8, 8), num_classes=10, channels=2, cells=1)
@@ -282,7 +282,7 @@ def read_accuracies(path: str | os.PathLike[str], data: str) -> dict[Cell, float
         path: Path of the file, such as an export of NATS-Bench's topology space.
         data: Name of the column of accuracies, such as ``"cifar10"``.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from ddsdk_integrations.nas import Cell, read_accuracies
         >>> _ = Path("table.csv").write_text(f"arch,cifar10\n{Cell(('none',) * 6)},10.0\n")

@@ -54,7 +54,7 @@ class TrainingProxy(CheckedDataclass):
         test: Real images whose accuracy is also measured, as ``"test"``, outside the score; None for none.
         seconds: CPU seconds that the set cost.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk_integrations.nas import TrainingProxy
         >>> train, test = ddsdk.load_pair("digits")
@@ -154,7 +154,7 @@ def distilled_proxy(
         seconds: CPU seconds that the set cost; None takes the wall-clock seconds of its provenance.
         seed: Root of the draw of `statistics`: an integer, or a generator, which is not advanced.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.nas import distilled_proxy, rank
         >>> train, test = ddsdk.load_pair("digits")
@@ -202,7 +202,7 @@ def early_stopping(
         steps: Optimizer steps of the training; None for all epochs.
         test: Real test images, see `TrainingProxy`; None for none.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.nas import early_stopping, rank
         >>> train, test = ddsdk.load_pair("digits")

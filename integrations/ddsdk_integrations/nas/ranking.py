@@ -36,7 +36,7 @@ class Ranking:
         extra: Other measured values by name, such as ``"test"``, each in the form of `scores`.
         failures: Error messages of candidates without a score, which are in no other field.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.nas import Ranking
         >>> Ranking(name="accuracy", scores={"small": (0.7, 0.8), "large": (0.9, 0.8)}).best()
         ['large']
@@ -132,7 +132,7 @@ def rank(
     Raises:
         RuntimeError: If every candidate raised an error.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.nas import ParameterCount, rank
         >>> candidates = [(f"w{width}", ddsdk.network_factory("mlp", (1, 8, 8), 10, width=width)) for width in (4, 8)]

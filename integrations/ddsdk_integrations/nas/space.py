@@ -27,7 +27,7 @@ class Candidate:
         make: Factory of the network, whose initial weights come from its generator only; it must be picklable for
             executors with processes.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.nas import Candidate
         >>> Candidate("small", ddsdk.network_factory("mlp", (1, 8, 8), 10, width=4)).name
@@ -45,7 +45,7 @@ def named_candidates(candidates: Iterable[Candidate | tuple[str, MakeStudent] | 
         candidates: Candidates, pairs of a name and a factory, or factories. A factory of `ddsdk.network_factory` is
             named by its options, a function by its own name.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.nas import named_candidates
         >>> factory = ddsdk.network_factory("mlp", (1, 8, 8), 10, width=4)
@@ -171,7 +171,7 @@ class RandomArchitecture:
     Attributes:
         factories: Factories of the architectures, at least one.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.nas import RandomArchitecture
         >>> real = ddsdk.load("digits")
@@ -205,7 +205,7 @@ class ConvNetSpace(Space):
         num_classes: Number of classes K.
         widths: Possible channels of the convolutions; 32, 64, 128 and 256 in the paper.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.nas import ConvNetSpace
         >>> space = ConvNetSpace(image_shape=(3, 32, 32), num_classes=10)

@@ -44,7 +44,7 @@ class ProxyObjective(CheckedDataclass):
         parameters: Whether the number of parameters is a second value, for a study with the directions ``"maximize"``
             and ``"minimize"``. Optuna cannot prune such trials.
 
-    Example:
+    Examples:
         >>> import optuna
         >>> from ddsdk_integrations.nas import CellSpace, ParameterCount, ProxyObjective
         >>> optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -99,7 +99,7 @@ def add_ranking(study: optuna.Study, space: Space, ranking: Ranking) -> int:
         space: Search space of the ranking, which is enumerated; candidates outside it are skipped.
         ranking: Ranking by any proxy.
 
-    Example:
+    Examples:
         >>> import optuna
         >>> from ddsdk_integrations.nas import ConvNetSpace, Ranking, add_ranking
         >>> space = ConvNetSpace(image_shape=(3, 32, 32), num_classes=10)

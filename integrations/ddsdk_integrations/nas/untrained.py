@@ -27,7 +27,7 @@ _ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Sigmoid)
 class ParameterCount:
     """The number of parameters, the baseline of all proxies.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.nas import ParameterCount
         >>> ParameterCount()(ddsdk.network_factory("convnet", (3, 32, 32), 10), ddsdk.generator(0))
@@ -57,7 +57,7 @@ class SynFlow:
     Attributes:
         image_shape: Shape of the images, (C, H, W).
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.nas import SynFlow
         >>> list(SynFlow((1, 8, 8))(ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4), ddsdk.generator(0)))
@@ -107,7 +107,7 @@ class NasWot:
     Attributes:
         x: Real images, (B, C, H, W) with B >= 2, without duplicates.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk_integrations.nas import NasWot
         >>> real = ddsdk.load("digits")
@@ -161,7 +161,7 @@ class GradientNorm:
     Attributes:
         batch: Real images and their labels.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk_integrations.nas import GradientNorm
         >>> real = ddsdk.load("digits")

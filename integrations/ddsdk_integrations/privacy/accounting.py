@@ -43,7 +43,7 @@ def certified_epsilon(certificate: dd.Certificate, accountant: Accountant | None
         certificate: Certificate of a set, see `ddsdk.Distilled.certificate`.
         accountant: Privacy accountant, ``"rdp"`` or ``"prv"``, see `Budget`. None takes that of the certificate.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.privacy import Budget, Ledger, PrivateData, certified_epsilon, private_class_sizes
         >>> real = ddsdk.load("digits").with_preprocess(ddsdk.Preprocess.unit(1))

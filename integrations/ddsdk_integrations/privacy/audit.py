@@ -69,7 +69,7 @@ def mislabelled(records: dd.RealData, rng: torch.Generator) -> dd.RealData:
         records: Labelled images that are not among the records of the run.
         rng: Generator of the wrong classes.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.privacy import mislabelled
         >>> train, test = ddsdk.load_pair("digits")
@@ -110,7 +110,7 @@ def audit_in_one_run(
         protocol: Protocol of their training; None takes the protocol of the set.
         level: Probability, in 0 < value < 1, with which the bound may be wrong.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.privacy import audit_in_one_run, mislabelled
         >>> train, test = ddsdk.load_pair("digits")

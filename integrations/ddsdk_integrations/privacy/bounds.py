@@ -58,7 +58,7 @@ def one_run_bound(right: int, guesses: int, canaries: int, *, delta: float, leve
         delta: Delta of the claimed guarantee.
         level: Probability, in 0 < value < 1, with which the bound may be wrong.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.privacy import one_run_bound
         >>> bound = one_run_bound(right=45, guesses=50, canaries=100, delta=1e-5)
         >>> round(bound.epsilon, 1), round(bound.ceiling, 1)

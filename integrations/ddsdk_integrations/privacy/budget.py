@@ -59,7 +59,7 @@ class Budget(CheckedDataclass):
         delta: Delta of the guarantee, in 0 < value < 1; a meaningful delta lies below one over the number of records.
         accountant: Privacy accountant: ``"rdp"`` is quick and a few per cent loose, ``"prv"`` is tight and slow.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.privacy import Budget
         >>> Budget(epsilon=1, delta=1e-5).accountant
         'rdp'
@@ -89,7 +89,7 @@ class Ledger:
             this process is kept, with a note. None keeps the ledger in memory: it ends with the process, cannot be
             copied or used after a fork, and does not count releases by other processes.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.privacy import Budget, Ledger
         >>> ledger = Ledger(Budget(epsilon=1, delta=1e-5))
         >>> noise = ledger.noise_for(sample_rate=0.01, releases=100)

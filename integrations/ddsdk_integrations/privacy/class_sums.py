@@ -33,7 +33,7 @@ class FeatureSpace:
         directions: Number of principal directions that are released.
         device: Device of the images and networks.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.privacy import FeatureSpace
         >>> real = ddsdk.load("digits")
@@ -136,7 +136,7 @@ def released_class_sums(
         image_shape: Shape of the images, (C, H, W).
         rng: Generator of networks and augmentation, which are public.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.privacy import Budget, FeatureSpace, Ledger, PrivateData, released_class_sums
         >>> real = ddsdk.load("digits").with_preprocess(ddsdk.Preprocess.unit(1))
@@ -190,7 +190,7 @@ class ClassSumStudents:
         releases: Releases of `released_class_sums`, at least one.
         space: Space of the features of the releases.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk_integrations.privacy import FeatureSpace, ClassSumStudents
         >>> from ddsdk_integrations.privacy.class_sums import ClassSums
@@ -231,7 +231,7 @@ class MatchClassSums:
         expected: Expected number n_c of records of each class in a sample, from public class sizes, (K,).
         clip: Clip norm of the release.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.privacy import MatchClassSums
         >>> objective = MatchClassSums(expected=[13.5] * 10, clip=1.0)
     """

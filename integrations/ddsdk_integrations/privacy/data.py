@@ -51,7 +51,7 @@ class PrivateData:
         PrivacyError: If `public` holds an image with the pixels of a record, compared to 8 bit. Mirrored, cropped or
             otherwise changed records are not recognised.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.privacy import Budget, Ledger, PrivateData
         >>> real = ddsdk.load("digits").with_preprocess(ddsdk.Preprocess.unit(1))

@@ -47,7 +47,7 @@ class NoisedRegression(Generic[S]):
         ridge: Ridge strength r with its scaling rule.
         expected: Expected number of records in a sample, from public class sizes.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk_integrations.privacy import DPKIP, Budget, Ledger, PrivateData
         >>> real = ddsdk.load("digits").with_preprocess(ddsdk.Preprocess.unit(1))
@@ -133,7 +133,7 @@ class DPKIP(PrivateRecipe):
 
     Cost: a batched backward pass through the kernel for the records of each sample.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.privacy import DPKIP, Budget, Ledger, PrivateData
         >>> real = ddsdk.load("digits").with_preprocess(ddsdk.Preprocess.unit(1))

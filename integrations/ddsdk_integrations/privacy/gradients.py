@@ -42,7 +42,7 @@ def sample_gradients(network: nn.Module, batch: dd.Batch, names: Sequence[str]) 
         batch: Records (B, C, H, W) with label rows (B, K).
         names: Names of parameters, in the order of the columns.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk_integrations.privacy import sample_gradients
         >>> real = ddsdk.load("digits")
@@ -136,7 +136,7 @@ class NoisedGradients:
         classwise: Whether there is one gradient for each class (DC), in one release, because a record has one class.
             Each class then has the same noise as a sum over all records, but fewer records.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.privacy import Budget, Ledger, NoisedGradients, PrivateData
         >>> real = ddsdk.load("digits").with_preprocess(ddsdk.Preprocess.unit(1))
@@ -184,7 +184,7 @@ class MatchNoisedGradients:
     Attributes:
         distance: Distance between two tuples of tensors, such as `ddsdk.objectives.filter_cosine`.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk_integrations.privacy import PSG, Budget, Ledger, MatchNoisedGradients, PrivateData
         >>> real = ddsdk.load("digits").with_preprocess(ddsdk.Preprocess.unit(1))
@@ -241,7 +241,7 @@ def dp_sgd(
         momentum: Momentum of SGD, in 0 <= value < 1.
         noise_multiplier: Standard deviation of the noise, divided by `clip`. None spends the remaining budget.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.privacy import Budget, Ledger, PrivateData, dp_sgd
         >>> real = ddsdk.load("digits").with_preprocess(ddsdk.Preprocess.unit(1))

@@ -51,7 +51,7 @@ class Mechanism:
         real: Private records; use `PrivateData.mechanism`, which first enters the releases in the ledger.
         release: Releases that the ledger counts already.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.privacy import Budget, Ledger, PrivateData
         >>> real = ddsdk.load("digits").with_preprocess(ddsdk.Preprocess.unit(1))

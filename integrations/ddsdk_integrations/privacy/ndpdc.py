@@ -53,7 +53,7 @@ class NDPDC(PrivateRecipe):
     `start="noise", centred=False` is the published form. The sampling rate is public; the paper computes it from exact
     class sizes.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.privacy import NDPDC, Budget, Ledger, PrivateData
         >>> real = ddsdk.load("digits").with_preprocess(ddsdk.Preprocess.unit(1))

@@ -47,7 +47,7 @@ class PSG(PrivateRecipe):
     left out before clipping. The paper uses 1000 students with 100 releases each at 10 images per class; the defaults
     use 2000 releases in total, which need less noise, with a larger step size, and take some minutes on a CPU.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.privacy import PSG, Budget, Ledger, PrivateData
         >>> real = ddsdk.load("digits").with_preprocess(ddsdk.Preprocess.unit(1))

@@ -27,7 +27,7 @@ def private_normalisation(private: PrivateData, *, noise_multiplier: float) -> P
         private: Private records in the unit range.
         noise_multiplier: Standard deviation of the noise, divided by the largest norm of a row.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.privacy import Budget, Ledger, PrivateData, private_normalisation
         >>> real = ddsdk.load("digits").with_preprocess(ddsdk.Preprocess.unit(1))
@@ -62,7 +62,7 @@ def private_class_sizes(private: PrivateData, *, noise_multiplier: float) -> tup
         private: Private records with their ledger.
         noise_multiplier: Standard deviation of the noise of each number, in records.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.privacy import Budget, Ledger, PrivateData, private_class_sizes
         >>> real = ddsdk.load("digits").with_preprocess(ddsdk.Preprocess.unit(1))
@@ -85,7 +85,7 @@ def private_class_means(private: PrivateData, *, share: float) -> Tensor:
         private: Private records with their ledger.
         share: Share of the budget's epsilon, in 0 < value <= 1, that all releases up to this one may spend.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.privacy import Budget, Ledger, PrivateData, private_class_means
         >>> real = ddsdk.load("digits").with_preprocess(ddsdk.Preprocess.unit(1))

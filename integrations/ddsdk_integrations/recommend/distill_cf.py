@@ -78,7 +78,7 @@ class DistillCF(IterativeMethod[Interactions]):
     Differences from the published algorithm: temperature and learning rate were chosen on validation items of simulated
     users.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.recommend import DistillCF, simulated_interactions
         >>> table = simulated_interactions(100, 40, ddsdk.generator(0))
@@ -146,7 +146,7 @@ def sampled_users(distilled: dd.Distilled, items: int) -> dd.Distilled:
         distilled: Synthetic users from `DistillCF`.
         items: Items of each user, in 1..I.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.recommend import DistillCF, sampled_users, simulated_interactions
         >>> users = ddsdk.distill(DistillCF(users=10, steps=2), simulated_interactions(100, 40, ddsdk.generator(0)))
@@ -173,7 +173,7 @@ def write_users(distilled: dd.Distilled, items: tuple[str, ...], path: str | os.
         items: Names of the I items.
         path: Path of the CSV file.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.recommend import DistillCF, sampled_users, simulated_interactions, write_users
         >>> table = simulated_interactions(100, 40, ddsdk.generator(0))

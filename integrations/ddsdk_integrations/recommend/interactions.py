@@ -27,7 +27,7 @@ class Interactions:
         users: Names of the U users.
         items: Names of the I items.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.recommend import Interactions
         >>> Interactions.from_rows([("ann", "tea", 5), ("bob", "tea", 2), ("ann", "rum", 4)]).matrix.tolist()
         [[1.0, 1.0], [1.0, 0.0]]
@@ -156,7 +156,7 @@ def simulated_interactions(
         mean_items: Mean number of items of a user, above 5.
         sharpness: Weight of tastes relative to popularity.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.recommend import simulated_interactions
         >>> len(simulated_interactions(100, 40, ddsdk.generator(0)).users)

@@ -24,7 +24,7 @@ class WideAutoencoder:
         ridge: Ridge in units of the mean of the Gram matrix's diagonal.
         depth: Number of hidden layers.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.recommend import WideAutoencoder, simulated_interactions
         >>> users = simulated_interactions(100, 40, ddsdk.generator(0)).matrix
@@ -60,7 +60,7 @@ class EASE:
     Attributes:
         ridge: Ridge on the diagonal of X^T X, > 0.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.recommend import EASE, simulated_interactions
         >>> users = simulated_interactions(100, 40, ddsdk.generator(0)).matrix
@@ -93,7 +93,7 @@ def popularity_scores(users: Tensor, new: Tensor) -> Tensor:
         users: Training users as rows of items, (n, I).
         new: Users to recommend to, (N, I); only their number matters.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk_integrations.recommend import popularity_scores
         >>> popularity_scores(torch.tensor([[1, 0], [1, 1]]), torch.zeros(1, 2)).tolist()
@@ -130,7 +130,7 @@ def propensities(counts: Tensor, *, a: float = 0.55, b: float = 1.5) -> Tensor:
         a: Exponent of the published model.
         b: Offset of the published model.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk_integrations.recommend import propensities
         >>> bool(propensities(torch.tensor([1, 10, 100])).diff().min() > 0)
@@ -158,7 +158,7 @@ def ranking_metrics(scores: Tensor, seen: Tensor, held_out: Tensor, propensity: 
         propensity: Propensity of each item, (I,), see `propensities`.
         k: Number of recommended items, in 1..I.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.recommend import popularity_scores, propensities, ranking_metrics
         >>> from ddsdk_integrations.recommend import simulated_interactions

@@ -57,7 +57,7 @@ class GumbelUsers(Parametrization):
 
     Cost: a softmax of M x I for each sample in the forward pass, and again in the backward pass; memory for one.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk_integrations.recommend import GumbelUsers
         >>> GumbelUsers(torch.zeros(5, 40), draws=20).decode(torch.arange(3), ddsdk.generator(0))[0].shape

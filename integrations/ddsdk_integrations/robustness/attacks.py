@@ -54,7 +54,7 @@ def ascend(loss: Loss, x: Tensor, threat: Threat, *, start: Tensor, steps: int, 
         steps: Number of gradient steps.
         step_size: Length of a step, in the unit range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk_integrations.robustness import Threat, ascend
         >>> x = torch.full((2, 1, 8, 8), 0.5)
@@ -85,7 +85,7 @@ class TrainingPGD(CheckedDataclass):
         steps: Number of gradient steps; 7 to 10 are usual in training. It is weaker than evaluation attacks on purpose.
         reach: Product of step size and steps, in radii.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.robustness import Threat, TrainingPGD
         >>> real = ddsdk.load("digits")
@@ -125,7 +125,7 @@ class FGSM:
     References:
         Goodfellow, Shlens and Szegedy, "Explaining and Harnessing Adversarial Examples", ICLR 2015, arXiv:1412.6572.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.robustness import FGSM, Threat, UnitModel
         >>> real = ddsdk.load("digits")
@@ -164,7 +164,7 @@ class PGD(CheckedDataclass):
 
     Cost: at most steps x restarts forward and backward passes of the network.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.robustness import PGD, Threat, UnitModel
         >>> real = ddsdk.load("digits")
@@ -225,7 +225,7 @@ def surviving(
         threat: Norm and radius of the perturbation.
         rng: Generator of the attack's random numbers.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.robustness import FGSM, Threat, UnitModel, surviving
         >>> real = ddsdk.load("digits")

@@ -32,7 +32,7 @@ class AttackTrial(CheckedDataclass):
         images: Number of test images, from the first one; None for all.
         networks: Number of networks, from the first one; None for all.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.robustness import AttackTrial, AutoAttack
         >>> AttackTrial(AutoAttack(), images=200, networks=1).attack.name
         'AutoAttack'
@@ -61,7 +61,7 @@ class RobustnessJudge(CheckedDataclass):
         networks: Number of networks, each with its own seed.
         margin: Share of the images, in 0 <= value < 1, by which a check may fail before it causes a warning.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk_integrations.robustness import PGD, AttackTrial, RobustnessJudge
         >>> train, test = ddsdk.load_pair("digits")
@@ -227,7 +227,7 @@ def transfer(
         seed: Root of the attack's random numbers: an integer, or a generator, which is not advanced.
         attack: Attack on all images, also on those that the attacked network classifies wrongly.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.robustness import FGSM, Threat, UnitModel, transfer
         >>> real = ddsdk.load("digits")

@@ -33,7 +33,7 @@ class AutoAttack(CheckedDataclass):
 
     Cost: thousands of forward passes for each image that stays correct.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.robustness import AutoAttack, Threat, UnitModel
         >>> real = ddsdk.load("digits")
@@ -89,7 +89,7 @@ def square(queries: int = 1000) -> AutoAttack:
     Args:
         queries: Number of queries for each image.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.robustness import square
         >>> square(500).name
         'Square-500'

@@ -75,7 +75,7 @@ class AdversarialLearning(_Hardened):
 
     Cost: `attack_steps` additional passes over the real batch in every step.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.robustness import AdversarialLearning, Threat
         >>> real = ddsdk.load("digits")
@@ -124,7 +124,7 @@ class RobustMatching(_Hardened):
         curvature: Weight of the penalty, see `ddsdk.training.CurvaturePenalty`; 0 gives plain training.
         curvature_step: Length of the finite-difference step of the penalty, in units of the value space.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.robustness import RobustMatching, Threat
         >>> real = ddsdk.load("digits")
@@ -207,7 +207,7 @@ class AttackedObjective:
         adversary: Attack on the real images.
         victims: Networks whose loss the attack raises; one random network for each step.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk_integrations.robustness import AttackedObjective, Threat, TrainingPGD
         >>> real = ddsdk.load("digits")
@@ -245,7 +245,7 @@ class AttackedSource:
         victim: Network from value-space images to logits, whose cross-entropy the attack raises.
         adversary: Attack on the images.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.robustness import AttackedSource, Threat, TrainingPGD
         >>> real = ddsdk.load("digits")

@@ -164,7 +164,7 @@ def robustness_table(reports: Sequence[Robustness]) -> str:
     Args:
         reports: Results with equal norm and radii, one for each set.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.robustness import AttackOutcome, Robustness, robustness_table
         >>> outcome = AttackOutcome("PGD-50", radius=0.1, network=0, kept=(True, False), seconds=1.0)
         >>> report = Robustness("dm", "linf", (1.0,), (outcome,), images=2, chance=0.1, margin=0.01, seconds=1.0)

@@ -33,7 +33,7 @@ class Threat(CheckedDataclass):
         radius: Largest norm of the perturbation, in the unit range, where a pixel lies in [0, 1]; 8/255 is the usual
             linf radius for colour images.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk_integrations.robustness import Threat
         >>> threat, x = Threat("linf", 0.1), torch.full((2, 1, 8, 8), 0.5)
@@ -119,7 +119,7 @@ class KernelClassifier(nn.Module):
         machine: Kernel machine of `ddsdk.training.kernel_machine`.
         batch: Images (M, C, H, W) in the value space, and label rows (M, K).
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk_integrations.robustness import KernelClassifier
         >>> real = ddsdk.load("digits")
@@ -150,7 +150,7 @@ class UnitModel(nn.Module):
             and its parameters no longer require gradients.
         preprocess: Map from the unit range to the value space.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.robustness import UnitModel
         >>> real = ddsdk.load("digits")

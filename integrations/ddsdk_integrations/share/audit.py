@@ -49,7 +49,7 @@ def use_metrics(
         held_out: Held-out images in the value space of the networks.
         groups: Group of each image, such as its patient.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.share import use_metrics
         >>> real = ddsdk.load("digits")
@@ -156,7 +156,7 @@ def audit_release(
         networks: Number of networks that train on the set, by its own protocol.
         shadow: Result of `ddsdk.audit_by_likelihood` on the recipe; None without one.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.share import audit_release
         >>> train, test = ddsdk.load_pair("digits")

@@ -36,7 +36,7 @@ def split_by_group(
         fraction: Share of the images of each class to hold out, strictly between 0 and 1.
         rng: Generator of the order of groups.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.share import simulated_patients, split_by_group
         >>> records, patients = simulated_patients(ddsdk.load("digits"), 20, ddsdk.generator(0))
@@ -76,7 +76,7 @@ def simulated_patients(
         rng: Generator of patients, brightness and background.
         strength: Strength of the background, in the unit range.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.share import simulated_patients
         >>> records, patients = simulated_patients(ddsdk.load("digits"), 20, ddsdk.generator(0))

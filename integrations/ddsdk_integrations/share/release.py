@@ -64,7 +64,7 @@ def check_claims(name: str, text: str, distilled: dd.Distilled) -> None:
             or a word such as "robust" and its provenance has no measurement of robustness, or claims to comply with a
             law.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.share import check_claims
         >>> coreset = ddsdk.distill(ddsdk.BASELINES["random"](ipc=1), ddsdk.load("digits"))
@@ -121,7 +121,7 @@ class ExportLimits:
             use.
         epsilon: Largest privacy budget of the certificate; needs a certificate.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.share import ExportLimits
         >>> ExportLimits(membership_auc=0.55).near_copies
         0
@@ -179,7 +179,7 @@ class ReleaseTerms:
         intended_use: Intended use of the set.
         licence: Licence of the set, with the terms of the source.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.share import ReleaseTerms
         >>> ReleaseTerms(title="Digits", intended_use="teaching", licence="CC-BY-4.0").title
         'Digits'
@@ -201,7 +201,7 @@ class Release:
         audit: Results of the attacks, and metrics of the use.
         held_out: Positions of the records that were not distilled, (H,) int64.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.share import ExportLimits, ReleaseTerms, prepare_release
         >>> real = ddsdk.load("digits")
@@ -268,7 +268,7 @@ def prepare_release(
         networks: Number of networks that train on the set for the attacks and the metrics.
         shadow_runs: Distillations of the likelihood-ratio attack on the recipe; 0 skips the attack.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.share import ReleaseTerms, prepare_release, simulated_patients
         >>> records, patients = simulated_patients(ddsdk.load("digits"), 20, ddsdk.generator(0))
@@ -341,7 +341,7 @@ def reproduces_accuracy(
         seed: Root of the networks: an integer, or a generator, which is not advanced.
         networks: Number of networks that train on the set.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.share import ReleaseTerms, prepare_release, reproduces_accuracy
         >>> real = ddsdk.load("digits")

@@ -32,7 +32,7 @@ class TeacherLabels(DirectMethod[dd.RealData]):
         lr: Learning rate of the teacher (SGD with momentum).
         temperature: Divisor of the teacher's logits, > 0; above 1 for softer labels.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.share import TeacherLabels
         >>> recipe = TeacherLabels(recipe=ddsdk.BASELINES["random"](ipc=1), epochs=1)

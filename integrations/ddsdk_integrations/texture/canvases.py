@@ -41,7 +41,7 @@ def distil_canvases(
         windows: Number of windows of each canvas in one step.
         wrap: Whether windows wrap around the edges; False keeps them inside, for comparison.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.texture import distil_canvases
         >>> real = ddsdk.load("digits")
@@ -101,7 +101,7 @@ def windows_of(canvases: dd.Distilled, count: int, rng: torch.Generator) -> dd.D
     Raises:
         ValueError: If the set does not come from `distil_canvases`.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.texture import distil_canvases, windows_of
         >>> real = ddsdk.load("digits")

@@ -18,7 +18,7 @@ def seam_scores(images: Tensor) -> Tensor:
     Args:
         images: Images of any range, (M, C, H, W), with sides of 3 pixels or more; a constant image raises ValueError.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk_integrations.texture import seam_scores
         >>> seam_scores(torch.rand(4, 1, 8, 8)).shape
@@ -38,7 +38,7 @@ def seam_scores(images: Tensor) -> Tensor:
 def repeat_tiles(images: Tensor, repeat: int = 3) -> Tensor:
     """Return images (M, C, H, W) repeated in both directions, (M, C, repeat H, repeat W).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk_integrations.texture import repeat_tiles
         >>> repeat_tiles(torch.rand(4, 1, 8, 8), repeat=2).shape

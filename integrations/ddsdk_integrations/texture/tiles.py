@@ -38,7 +38,7 @@ def export_tiles(
         limit: Largest distance from 1 of the mean seam scores, over all canvases, of rows and of columns. The score of
             a single small canvas varies, because even a seamless edge is a random line of pixels.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.texture import distil_canvases, export_tiles
         >>> real = ddsdk.load("digits")
@@ -87,7 +87,7 @@ def draw_gallery(
         networks: Classifiers of the real data, whose mean probability of the class is written over each window.
         classes: Number of classes in the picture, the first ones.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.texture import distil_canvases, draw_gallery
         >>> real = ddsdk.load("digits")

@@ -52,7 +52,7 @@ class DoorpingSettings(CheckedDataclass):
         every: Number of distillation steps between two optimisations.
         images: Largest number of stamped images in an Adam step.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.robustness.backdoor import DoorpingSettings
         >>> DoorpingSettings(aim="label", steps=50).every
         1
@@ -152,7 +152,7 @@ class TrainedVictims(CheckedDataclass):
         update: Training of each network on the set.
         lr: Learning rate of SGD with momentum 0.9.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.robustness.backdoor import TrainedVictims
         >>> student = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)
@@ -196,7 +196,7 @@ class DoorpingStudents(Generic[S]):
     Differences from the published algorithm: colours are optimised as logits, so they stay in the unit range; the
     activation is the mean over spatial positions of a channel and over stamped images.
 
-    Example:
+    Examples:
         >>> import dataclasses, ddsdk
         >>> from ddsdk_integrations.robustness.backdoor import DoorpingSettings, DoorpingStudents, Trigger, poison
         >>> real = ddsdk.load("digits")
@@ -309,7 +309,7 @@ def distil_doorping(
             recipe's students.
         rounds: Number of runs, each from the trigger of the run before; the set of the last run is the result.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.robustness.backdoor import DoorpingSettings, Trigger, distil_doorping, poison
         >>> real = ddsdk.load("digits")

@@ -26,7 +26,7 @@ def anomaly_indices(values: Tensor) -> Tensor:
     Args:
         values: One value for each class, (K,); higher values are more suspicious.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk_integrations.robustness.backdoor import anomaly_indices
         >>> int(anomaly_indices(torch.tensor([1.0, 2.0, 3.0, 4.0, 50.0])).argmax())
@@ -60,7 +60,7 @@ class InversionSettings(CheckedDataclass):
             reached, and divided by 1.5^1.5 if not.
         patience: Number of steps between two updates of the weight.
 
-    Example:
+    Examples:
         >>> from ddsdk_integrations.robustness.backdoor import InversionSettings
         >>> InversionSettings(steps=100).goal
         0.9
@@ -125,7 +125,7 @@ def invert_triggers(
 
     Cost: steps * networks forward and backward passes over K * batch images.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.robustness.backdoor import InversionSettings, invert_triggers
         >>> real = ddsdk.load("digits")

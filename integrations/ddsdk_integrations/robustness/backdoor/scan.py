@@ -159,7 +159,7 @@ def scan(
         inversion: Settings of trigger inversion; None takes the defaults.
         thresholds: Thresholds of the tests; None takes the defaults.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.robustness.backdoor import InversionSettings, scan
         >>> train, test = ddsdk.load_pair("digits")

@@ -38,7 +38,7 @@ def spectral_signatures(networks: Sequence[nn.Module], x: Tensor, labels: Tensor
         labels: Class of each image, (M,) int64.
         classes: Number of classes K.
 
-    Example:
+    Examples:
         >>> import ddsdk, torch
         >>> from ddsdk_integrations.robustness.backdoor import spectral_signatures
         >>> real = ddsdk.load("digits")

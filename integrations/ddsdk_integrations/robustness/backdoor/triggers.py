@@ -24,7 +24,7 @@ class Trigger(CheckedDataclass):
         top: Row of the upper edge, from 0.
         left: Column of the left edge, from 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ddsdk_integrations.robustness import Trigger
         >>> trigger = Trigger(patch=torch.ones(1, 2, 2), top=6, left=6)
@@ -114,7 +114,7 @@ def poison(real: dd.RealData, trigger: Trigger, *, target: int, fraction: float,
         fraction: Share of *all* images that is stamped, in 0 < value < 1; published value 0.01.
         rng: Generator of the choice of images.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.robustness import Trigger, poison
         >>> real = ddsdk.load("digits")
@@ -171,7 +171,7 @@ def attack_success(networks: Sequence[nn.Module], test: dd.RealData, trigger: Tr
         trigger: Trigger that is stamped in the unit range, before the preprocessing.
         target: Target class of the attack, in 0..K-1.
 
-    Example:
+    Examples:
         >>> import ddsdk
         >>> from ddsdk_integrations.robustness import Trigger, attack_success
         >>> real = ddsdk.load("digits")
