@@ -105,9 +105,11 @@ def wait_for(port, seconds=60):
     sys.exit(f"nothing listens on port {port} after {seconds} s")
 
 
-def run(folder, clients, rounds):
-    """Start all processes, run the app, and stop them."""
+def run(folder, source, clients, settings, paths=(), seconds=600):
+    """Start all processes, run the app in the folder `source`, stop them, and return what Flower counted."""
     environment = {**os.environ, **QUIET, "FLWR_HOME": str(folder / "flwr")}
+    found = os.environ.get("PYTHONPATH")
+    environment["PYTHONPATH"] = os.pathsep.join([*map(str, paths), *([found] if found else [])])
     environment["PATH"] = f"{BIN}{os.pathsep}{environment['PATH']}"
     make_certificates(folder)
     port = free_port()
@@ -143,13 +145,12 @@ def run(folder, clients, rounds):
             )
         app = folder / "app"
         app.mkdir()
-        for file in APP.iterdir():
+        for file in source.iterdir():
             if file.is_file():
                 (app / file.name).write_bytes(file.read_bytes())
-        told = f'num-rounds={rounds} out="{folder / "out"}" min-nodes={clients}'
-        print(flwr(folder, environment, "run", app, "here", "-c", told, "--stream", timeout=600))
+        log = flwr(folder, environment, "run", app, "here", "-c", settings, "--stream", timeout=seconds)
         runs = json.loads(flwr(folder, environment, "list", "here", "--format", "json"))
-        print(json.dumps(runs["runs"][0], indent=2))
+        return log, runs["runs"][0]
 
 
 def main():
@@ -161,7 +162,11 @@ def main():
     with contextlib.ExitStack() as stack:
         folder = asked.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        run(folder.resolve(), asked.clients, asked.rounds)
+        folder = folder.resolve()
+        settings = f'num-rounds={asked.rounds} out="{folder / "out"}" min-nodes={asked.clients}'
+        log, counted = run(folder, APP, asked.clients, settings)
+        print(log)
+        print(json.dumps(counted, indent=2))
 
 
 if __name__ == "__main__":

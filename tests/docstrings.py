@@ -17,6 +17,8 @@ BAD_STARTS = ("Of", "How", "Which", "What", "As", "See", "Where", "Whose", "The 
 LEAST_WORDS = 4
 # Nothing in a program is told, asks or knows.
 BAD_WORDS = ("told", "tells", "asked", "asks", "nobody", "knows", "it says", "says so")
+# The reference shows examples as code under this name alone.
+BAD_SECTIONS = ("Example:",)
 
 
 class Entry(NamedTuple):
@@ -61,6 +63,7 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
     """Give the words in docstrings and comments of a file that make persons of things."""
     pattern = re.compile(rf"\b({'|'.join(BAD_WORDS)})\b", re.IGNORECASE)
     text = path.read_text()
+    yield from ((i, line.strip()) for i, line in enumerate(text.splitlines(), 1) if line.strip() in BAD_SECTIONS)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.Module):
             for found in pattern.findall(ast.get_docstring(node) or ""):

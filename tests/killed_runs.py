@@ -1,12 +1,14 @@
 """Kill `ddsdk distill` again and again. Run as a program with a folder and a recipe; prints what happened as JSON.
 
 One process imports everything once and forks for each attempt: a child that starts in milliseconds can be
-killed at moments that are spread over start, steps and the final save.
+killed at moments that are spread over start, steps and the final save. `KILLS=200` is for a long search by hand: it is
+the number of kills of all recipes together.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -16,22 +18,49 @@ import sys
 import time
 from pathlib import Path
 
+from safetensors import safe_open
+
 import ddsdk as dd
 from ddsdk.cli import main
 from ddsdk.foundation.errors import ResumeError
+from ddsdk.foundation.files import remove_stale_files
 from ddsdk.running.checkpoint import has_checkpoint, read_checkpoint, read_config
 from ddsdk.running.job import CHECKPOINT
 
 STEPS = 60
-# DM has no memory from one step to the next; the students of DC have one.
+# DM has no memory from one step to the next; the students of DC have one, the experts of MTT and the teacher of SRe2L
+# are trained in the run and kept in a cache, and the students of FRePo are a pool that the run trains.
 RECIPES = {
-    "dm": ["--steps", str(STEPS)],
-    "dc": ["--students", str(STEPS // 10), "--steps-per-student", "10", "--student-epochs", "1"],
+    "dm": ["--steps", str(STEPS), "--real-batch", "16"],
+    "dc": ["--students", str(STEPS // 10), "--steps-per-student", "10", "--student-epochs", "1", "--real-batch", "16"],
+    "mtt": ["--steps", str(STEPS), "--student-steps", "2", "--experts", "4", "--expert-epochs", "4"],
+    "frepo": ["--steps", str(STEPS), "--pool", "3", "--student-steps", "2", "--student-batch", "4"],
+    "sre2l": ["--steps", str(STEPS), "--teacher-epochs", "4"],
 }
+FEW = {"start": 2, "steps": 3, "end": 1}
 KILLS = {"dm": {"start": 4, "steps": 8, "end": 8}, "dc": {"start": 1, "steps": 8, "end": 2}}
 RECIPE = sys.argv[2] if __name__ == "__main__" else "dm"
 ARGS = ["distill", "--data", "digits", "--recipe", RECIPE, *RECIPES[RECIPE], "--ipc", "1"]
-ARGS += ["--real-batch", "16", "--width", "4", "--depth", "1", "--threads", "1", "--checkpoint-seconds", "0"]
+ARGS += ["--width", "4", "--depth", "1", "--threads", "1", "--checkpoint-seconds", "0"]
+
+
+def kills_of(recipe: str) -> dict[str, int]:
+    """Return the number of kills of a recipe before the first step, between steps, and while it ends."""
+    if "KILLS" not in os.environ:
+        return KILLS.get(recipe, FEW)
+    share, quarter = int(os.environ["KILLS"]) // len(RECIPES), int(os.environ["KILLS"]) // len(RECIPES) // 4
+    return {"start": quarter, "steps": share - 2 * quarter, "end": quarter}
+
+
+def cache_of(out: Path) -> Path:
+    return out.with_name(f"{out.name}-cache")
+
+
+def distil(out: Path, *more: str) -> int:
+    os.environ["DDSDK_CACHE"] = str(cache_of(out))
+    args = [*ARGS, "--out", str(out), *more]
+    sys.argv = ["ddsdk", *args]
+    return main(args)
 
 
 def spawn(out: Path, log: Path, *more: str) -> int:
@@ -44,9 +73,7 @@ def spawn(out: Path, log: Path, *more: str) -> int:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
-        args = [*ARGS, "--out", str(out), *more]
-        sys.argv = ["ddsdk", *args]
-        code = main(args)
+        code = distil(out, *more)
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
@@ -57,8 +84,26 @@ def reap(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def stored_runs(out: Path) -> list[Path]:
+    return sorted(cache_of(out).glob("run-*.safetensors"))
+
+
+def open_run(path: Path) -> None:
+    """Compare the weights of a trained network with the SHA-256 that is stored beside them."""
+    with safe_open(path, "np") as file:
+        stated = json.loads(file.metadata()["ddsdk"])["sha256"]
+        if hashlib.sha256(file.get_tensor("weights").tobytes()).hexdigest() != stated:
+            raise ValueError(f"{path} is damaged")
+
+
 def progress(out: Path) -> int:
-    """Open what the folder holds, with every check; return the step that it has reached."""
+    """Open what the folder and the cache hold, with every check; return the step that the run has reached."""
+    for run in stored_runs(out):
+        open_run(run)
     if (out / "manifest.json").exists():
         dd.Distilled.load(out)
     path = out / CHECKPOINT
@@ -84,28 +129,29 @@ def wait_for_step(out: Path, step: int) -> None:
     raise TimeoutError(f"step {step} was not reached")
 
 
-def straight(folder: Path) -> tuple[str, float, float]:
-    """Run without a kill; return the content id, seconds before the first step, and seconds of the final save."""
+def straight(folder: Path) -> tuple[str, float]:
+    """Run without a kill; return the content id and the seconds before the first step."""
     out, began = folder / "straight", time.monotonic()
     pid = spawn(out, folder / "straight.log")
     wait_for_step(out, 0)
     start = time.monotonic() - began
-    wait_for_step(out, STEPS)
-    saving = time.monotonic()
-    code = reap(pid)
-    if code:
+    if code := reap(pid):
         raise RuntimeError(f"exit code {code}: {(folder / 'straight.log').read_text()}")
-    return dd.Distilled.load(out).content_id, start, time.monotonic() - saving
+    return dd.Distilled.load(out).content_id, start
 
 
 class Killer:
-    """Kill one run after another in one folder, and note what was met."""
+    """Kill one run after another in one folder, and note what was met.
+
+    A kill is noted as its phase, the step of the checkpoint, and the number of trained networks in the cache.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.out, self.log = folder / "killed", folder / "killed.log"
         self.rng = random.Random("kill moments")
-        self.kills: list[tuple[str, int]] = []
+        self.kills: list[tuple[str, int, int]] = []
         self.finished: list[str] = []
+        self.files: list[list[str]] = []
 
     def attempt(self, phase: str, seconds: float, step: int | None = None) -> None:
         """Resume, wait for a step if one is given, kill within `seconds`. A run that came through is put away."""
@@ -116,7 +162,7 @@ class Killer:
         os.kill(pid, signal.SIGKILL)
         code = reap(pid)
         if code == -signal.SIGKILL:
-            self.kills.append((phase, progress(self.out) if self.out.exists() else 0))
+            self.kills.append((phase, progress(self.out) if self.out.exists() else 0, len(stored_runs(self.out))))
         else:
             self.finish(code)
 
@@ -127,32 +173,42 @@ class Killer:
             self.attempt(phase, seconds, step)
 
     def finish(self, code: int) -> None:
-        """Note the set of a run that was not killed, and make room for another."""
+        """Note the set and the files of a run that was not killed, and make room for another."""
         self.finished.append(dd.Distilled.load(self.out).content_id if code == 0 else f"exit code {code}")
+        self.files.append(names(self.out))
         shutil.rmtree(self.out)
 
 
-def kill_often(folder: Path, start: float, save: float) -> dict[str, object]:
+def kill_often(folder: Path, start: float) -> dict[str, object]:
     """Kill runs before their first step, between steps, and while they end."""
-    killer, wanted = Killer(folder), KILLS[RECIPE]
-    for _ in range(wanted["start"]):
+    killer, wanted = Killer(folder), kills_of(RECIPE)
+    for i in range(wanted["start"]):
+        if i % 2 == 0:  # the other half goes on with the networks that were trained before the kill
+            for started in (killer.out, cache_of(killer.out)):
+                shutil.rmtree(started, ignore_errors=True)
         killer.insist("start", start)
     # On a busy machine the kills at the start come late; the ones between steps need room.
     shutil.rmtree(killer.out, ignore_errors=True)
-    for step in sorted(killer.rng.sample(range(2, STEPS - 10), wanted["steps"])):
+    for step in sorted(killer.rng.choices(range(2, STEPS - 10), k=wanted["steps"])):
         killer.insist("steps", 0.03, step)
     kept = folder / "kept"
     while not kept.exists():
         killer.attempt("end", 0.0, STEPS)
         if killer.out.exists():
             shutil.copytree(killer.out, kept)
-    while sum(phase == "end" for phase, _ in killer.kills) < wanted["end"]:
+    began = time.monotonic()
+    killer.finish(reap(spawn(killer.out, killer.log, "--resume")))
+    ending = time.monotonic() - began
+    while sum(phase == "end" for phase, _, _ in killer.kills) < wanted["end"]:
         if not killer.out.exists():
             shutil.copytree(kept, killer.out)
-        killer.attempt("end", start + 2 * save)
+        killer.attempt("end", ending)
     if killer.out.exists():
         killer.finish(reap(spawn(killer.out, killer.log, "--resume")))
-    return {"kills": killer.kills, "finished": killer.finished}
+    report = {"kills": killer.kills, "finished": killer.finished, "files": killer.files}
+    # Writers on other machines may share the cache, which is why the next write sweeps it by the age of the files.
+    report["swept"] = len(remove_stale_files(cache_of(killer.out), older_than=0))
+    return report | {"cache": names(cache_of(killer.out))}
 
 
 def terminate(folder: Path) -> dict[str, object]:
@@ -174,7 +230,9 @@ def terminate(folder: Path) -> dict[str, object]:
 
 if __name__ == "__main__":
     home = Path(sys.argv[1])
-    dd.load_pair("digits")  # so that the forks need not import what reads it
-    expected, start, save = straight(home)
-    killed = kill_often(home, start, save)
-    sys.stdout.write(json.dumps({"id": expected, "killed": killed, "terminated": terminate(home)}))
+    with contextlib.redirect_stdout(sys.stderr):
+        distil(home / "first")  # so that the forks need not import what a run imports late
+    expected, start = straight(home)
+    report = {"id": expected, "files": names(home / "straight"), "cache": names(home / "straight-cache")}
+    report |= {"killed": kill_often(home, start), "terminated": terminate(home)}
+    sys.stdout.write(json.dumps(report))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections import namedtuple
@@ -208,3 +209,32 @@ def test_the_command_line_decodes_to_disk(photographs, cache, tmp_path):
         assert len(list(cache.glob("*/images.u8"))) == 1
         sets.append(dd.Distilled.load(out))
     assert torch.equal(sets[0].images, sets[1].images)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"shape": [11, 3, 6, 9]},
+        {"shape": [12, 3, 6, -9]},
+        {"shape": [0, 0, 0, 0]},
+        {"unreadable": [[12, "cat/0.png", "torn"]]},
+        {"unreadable": [[-1, "cat/0.png", "torn"]]},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["images.json", "journal.jsonl"])
+def test_a_damaged_description_is_made_anew(photographs, cache, damage, name):
+    whole = dd.load(photographs, on_disk=True)
+    (place,) = cache.iterdir()
+    described = json.loads((place / "images.json").read_bytes())
+    if name == "images.json":
+        (place / name).write_text(json.dumps(described | damage))
+    else:
+        (place / "images.json").unlink()
+        chunk = {"start": 0, "sizes": [[6, 9, 12]], "in_colour": True, "reduced": False, "animated": 0}
+        lines = [{"shape": described["shape"]}, chunk | {"unreadable": []}]
+        lines = [{key: damage.get(key, value) for key, value in line.items()} for line in lines]
+        (place / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    same(dd.load(photographs, on_disk=True), dd.load(photographs))
+    assert json.loads((place / "images.json").read_bytes()) == described
+    assert whole.fingerprint == dd.load(photographs).fingerprint

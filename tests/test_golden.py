@@ -9,15 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from artefact_sets import same
+from artefact_sets import CERTIFICATE, same
 
 import ddsdk as dd
 from ddsdk.foundation.unit import open_result
+from ddsdk.running import read_checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
 IDS = {
     "format-1": "8c075a1febe190381da262a055124528f3899b3c19f88562e52b894ade33b050",
     "format-2": "ec7940b851ac3a4f28add7a1a4157279c6c5ebc9a8e68f170f9e4d242fb0ba37",
+    "format-3": "74be70a8459265bef8c108130040529b28957fd3103cb98e3884e0805dd8e7be",
+    "format-4": "37df22650f080ee902efd48a6cd7d451c8a763d13047e071d4e75ffb03458a41",
 }
 
 
@@ -33,6 +36,10 @@ def test_an_old_set_opens_as_what_it_was(name):
         assert (found.label_space, found.learned_lr, found.learned_momentum) == ("scores", (0.5, 0.25), (0.0, 0.5))
         assert found.preprocess.to_state()[0]["space"] == "zca"
         assert torch.equal(found.owner, torch.arange(3))
+    assert (found.certificate == CERTIFICATE) == (name == "format-3")
+    if name == "format-4":
+        assert found.edge_index.tolist() == [[0, 5, 2], [5, 0, 3]]
+        assert found.edge_weight.tolist() == [0.5, 0.5, 1.0]
 
 
 @pytest.mark.parametrize("name", IDS)
@@ -47,3 +54,9 @@ def test_the_same_set_still_gives_the_same_bytes(name, tmp_path):
 def test_an_old_result_of_a_unit_opens():
     unit, result = open_result("79b07c3810ed50a00e4c9c2fdfad0c5e", (GOLDEN / "result.unit").read_bytes())
     assert (unit.kind, unit.config["name"], result) == ("echo", "golden", b"what came out")
+
+
+def test_an_old_checkpoint_opens():
+    state = read_checkpoint(GOLDEN / "checkpoint-2.safetensors", {"recipe": "dm", "ipc": 1})
+    assert torch.equal(state.pop("image"), torch.linspace(0, 1, 6).view(2, 3))
+    assert state == {"index": 7, "list": [None, 0.5, "text", (1, True)]}

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
 
 import pytest
 import torch
 from artefact_sets import make_set
+from picture_files import write_folder
 
 import ddsdk as dd
 from ddsdk.artefact import to_image_folder, to_npz, to_parquet
 from ddsdk.cli import main
+from ddsdk.data.decoding import decode_to_disk
+from ddsdk.data.folders import read_folder
 from ddsdk.data.on_disk import DiskImages
 from ddsdk.foundation.errors import ArtifactError, ResumeError, StorageError
 from ddsdk.foundation.files import inner_folder, lock, write_atomic
@@ -19,6 +24,7 @@ from ddsdk.foundation.store import Store, Timing
 from ddsdk.foundation.unit import Unit
 from ddsdk.judging import results_folder
 from ddsdk.running import write_checkpoint
+from ddsdk.students import TrainedRuns, Training
 
 UNIT = Unit("score", {"a": 1})
 _HIDDEN = (".ddsdk.lock", ".ddsdk.owner")
@@ -44,6 +50,21 @@ def remember(folder):
     images.remembered("mean", b"", lambda: [1.0])
 
 
+def train_networks(folder):
+    real = dd.load("digits")
+    make = dd.network_factory("mlp", real.image_shape, real.num_classes, width=4)
+    list(TrainedRuns(real, make, Training(epochs=1, images=2), count=1, seed=0, folder=folder).make())
+
+
+def decode(folder):
+    source = folder.parent / "pictures"
+    if not source.exists():
+        write_folder(source)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DDSDK_CACHE", str(folder))
+        decode_to_disk(read_folder(source, "train").images)
+
+
 def distil(folder):
     main(["distill", "--data", "digits", "--recipe", "random", "--ipc", "1", "--out", str(folder)])
 
@@ -67,6 +88,8 @@ WRITERS = {
     "parquet": lambda folder: to_parquet(make_set(), folder / "set.parquet"),
     "pictures": lambda folder: to_image_folder(make_set(), folder / "pictures"),
     "statistics": remember,
+    "networks": train_networks,
+    "decoded pictures": decode,
     "file": lambda folder: write_atomic(folder / "report.html", b"page"),
 }
 
@@ -91,8 +114,9 @@ def unharmed(victim):
 def test_no_written_file_follows_a_planted_link(tmp_path, name, link):
     (tmp_path / "first").mkdir()
     WRITERS[name](tmp_path / "first")
-    written = [path for path in entries(tmp_path / "first") if path.name != "images.u8"]
-    names = {*map(str, written), *_HIDDEN, f"set-{make_set(seed=1).content_id[:16]}.safetensors"}
+    written = [path for path in entries(tmp_path / "first") if name != "statistics" or path.name != "images.u8"]
+    passing = {str(path.with_name("journal.jsonl")) for path in written if path.name == "images.json"}
+    names = {*map(str, written), *_HIDDEN, *passing, f"set-{make_set(seed=1).content_id[:16]}.safetensors"}
     victim = victim_of(tmp_path)
     status = victim.stat().st_mode, (victim / "diary.txt").stat().st_mode
     for i, planted in enumerate(sorted(names)):
@@ -106,6 +130,26 @@ def test_no_written_file_follows_a_planted_link(tmp_path, name, link):
             WRITERS[name](folder)
         assert unharmed(victim), planted
         assert (victim.stat().st_mode, (victim / "diary.txt").stat().st_mode) == status, planted
+
+
+@pytest.mark.parametrize("kind", ["symbolic", "hard"])
+def test_an_interrupted_decoding_is_not_continued_through_a_link(tmp_path, kind):
+    cache, victim = tmp_path / "cache", victim_of(tmp_path)
+    cache.mkdir()
+    decode(cache)
+    (place,) = (cache / "pictures").iterdir()
+    shape = json.loads((place / "images.json").read_bytes())["shape"]
+    (victim / "diary.txt").write_bytes(bytes([7]) * math.prod(shape))
+    (place / "images.json").unlink()
+    (place / "images.u8").unlink()
+    (place / "journal.jsonl").write_bytes(json.dumps({"shape": shape}).encode())
+    if kind == "hard":
+        os.link(victim / "diary.txt", place / "images.u8")
+    else:
+        (place / "images.u8").symlink_to(victim / "diary.txt")
+    with pytest.raises(StorageError, match=r"cannot write .*images.u8'"):
+        decode(cache)
+    assert set((victim / "diary.txt").read_bytes()) == {7}
 
 
 def test_the_command_line_does_not_write_through_a_planted_link(tmp_path, capsys):

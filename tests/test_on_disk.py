@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import pytest
 import torch
@@ -56,11 +57,13 @@ def test_the_fingerprint_is_the_hash_of_all_bytes_and_is_stored_beside_the_image
     digest.update(b"torch.int64(36,)" + memory.labels.numpy().tobytes() + b"a\0b\0c")
     assert memory.fingerprint == disk.fingerprint == digest.hexdigest()
     (stored,) = tmp_path.glob("fingerprint-*.json")
-    stored.write_text('"known"')
+    stored.write_text(json.dumps({"value": "known", "sha256": hashlib.sha256(b'"known"').hexdigest()}))
     assert disk.with_items(disk.stored, disk.labels).fingerprint == "known"
     assert disk.subset(torch.arange(3)).fingerprint != "known"
-    stored.write_text("{")  # a damaged file is computed again
-    assert disk.with_items(disk.stored, disk.labels).fingerprint == memory.fingerprint
+    whole = stored.read_bytes()
+    for damaged in (b"{", b"5", b"{}", b'"known"', whole.replace(b"known", b"knowm"), b'{"sha256": 1, "value": 1}'):
+        stored.write_bytes(damaged)  # it is computed again
+        assert disk.with_items(disk.stored, disk.labels).fingerprint == memory.fingerprint
 
 
 @pytest.mark.parametrize("chunk", [7, 40, 1 << 22])

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    # Not quiet: mkdocs counts only the warnings that it shows.
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -47,6 +48,14 @@ def test_a_page_loads_nothing_from_another_server(site):
 )
 def test_the_reference_has_the_public_names(site, room, name):
     assert f'{name}"' in (site / "reference" / room / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_examples_of_the_reference_are_code(site):
+    pages = [page.read_text() for page in (site / "reference").rglob("*.html")]
+    assert sum(page.count("&gt;&gt;&gt;") for page in pages) > 500
+    # Text that is no code would be a quotation of a quotation of a quotation.
+    assert not any("<blockquote" in page for page in pages)
 
 
 @pytest.mark.slow

@@ -258,6 +258,15 @@ def test_a_learned_rate_moves_between_its_bounds():
     assert bool(rate.value.isnan())
 
 
+@pytest.mark.parametrize("scale", ["plain", "log", "softplus"])
+@pytest.mark.parametrize("start", [1e-5, 0.01, 1.0, 50.0, 99.0, 101.0, 1e4, 1e30])
+def test_a_rate_of_any_size_is_stored_in_each_scale(scale, start):
+    rate = LearnedRate(start, low=min(1e-5, start), high=max(10.0, start), scale=scale)
+    assert rate.rates == pytest.approx(start, rel=1e-5)
+    rate.project_()
+    assert rate.rates == pytest.approx(start, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

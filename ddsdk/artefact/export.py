@@ -22,6 +22,7 @@ from ddsdk.artefact.sheet import png_bytes, to_pixels
 from ddsdk.foundation import (
     MissingExtraError,
     file_stem,
+    make_folder,
     readable_json,
     require,
     staged_folder,
@@ -114,7 +115,7 @@ def to_image_folder(distilled: Distilled, folder: str | os.PathLike[str]) -> Non
     with staged_folder(folder) as staged:
         subfolders = [staged / f"{c:0{digits}d}_{file_stem(n)}" for c, n in enumerate(distilled.class_names)]
         for subfolder in subfolders:
-            subfolder.mkdir()
+            make_folder(subfolder)
         for i, (c, picture) in enumerate(zip(distilled.owner.tolist(), pictures, strict=True)):
             write_atomic(subfolders[c] / f"{i:06d}.png", picture)
 

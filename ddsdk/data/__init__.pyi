@@ -27,4 +27,5 @@ from .sources import Batch as Batch
 from .sources import RealData as RealData
 from .sources import Source as Source
 from .sources import sample_indices as sample_indices
+from .texts import csv_rows as csv_rows
 from .words import Vocabulary as Vocabulary

@@ -25,11 +25,15 @@ from ddsdk.data.on_disk import DiskImages
 from ddsdk.data.pictures import Pictures, UnreadablePictureError, check_decoded
 from ddsdk.foundation import (
     StorageError,
+    allocate_file,
     cache_folder,
     canonical_json,
+    inner_folder,
     lock,
     machine_memory,
+    make_folder,
     note,
+    open_in_place,
     readable_bytes,
     readable_json,
     require,
@@ -104,7 +108,8 @@ def decode_to_disk(
 
     The file is found again for the same pictures: its folder is named by the paths, sizes and times of their files, by
     the choice of pictures and by the resizing. A decoding that was interrupted is continued. Unreadable pictures,
-    pictures that differ in size, and no pictures are a ValueError.
+    pictures that differ in size, and no pictures are a ValueError. A disk without enough free space is a `StorageError`
+    before a picture is decoded.
 
     Args:
         pictures: Pictures of one size after their resizing.
@@ -114,23 +119,17 @@ def decode_to_disk(
 
     Returns:
         Images, and positions (N,) int64 of the pictures that are among them.
-
-    Raises:
-        StorageError: If the disk has not enough free space, before a picture is decoded.
     """
     require_count("workers", workers)
     files = source_files(pictures)
     rule = "be left out unless data is a folder, parquet files or tar files"
     require(files is not None, "on_disk", rule, type(pictures.source).__name__)
-    folder = cache_folder() / "pictures" / _key(pictures, files or ())
-    result = _read_result(folder)
+    folder = inner_folder(cache_folder(), "pictures", _key(pictures, files or ()))
+    result = _read_result(folder, len(pictures))
     if result is None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot make folder {str(folder)!r}: {error.strerror or error}") from error
+        make_folder(folder)
         with lock(folder):
-            result = _read_result(folder) or _decode(pictures, folder, workers, split)
+            result = _read_result(folder, len(pictures)) or _decode(pictures, folder, workers, split)
     errors = _errors(result.unreadable)
     check_decoded(errors, Counter(), len(pictures), skip_unreadable=skip_unreadable, split=split)
     if result.animated:
@@ -163,11 +162,21 @@ def _key(pictures: Pictures, files: Sequence[Path]) -> str:
     return hashlib.sha256(canonical_json(description)).hexdigest()[:32]
 
 
-def _read_result(folder: Path) -> _Result | None:
+def _read_result(folder: Path, n: int) -> _Result | None:
+    """Return the description of the complete file of `n` images; None if it is missing or damaged."""
     try:
-        return msgspec.json.decode((folder / "images.json").read_bytes(), type=_Result)
+        result = msgspec.json.decode((folder / "images.json").read_bytes(), type=_Result)
     except (OSError, msgspec.MsgspecError):
         return None
+    return result if _fits(result.shape, n) and _lie_in(result.unreadable, n) else None
+
+
+def _fits(shape: Sequence[int], n: int) -> bool:
+    return shape[0] == n and min(shape) > 0
+
+
+def _lie_in(unreadable: Sequence[tuple[int, str, str]], n: int) -> bool:
+    return all(0 <= i < n for i, _, _ in unreadable)
 
 
 def _shape(pictures: Pictures) -> tuple[int, int, int, int] | None:
@@ -183,7 +192,7 @@ def _shape(pictures: Pictures) -> tuple[int, int, int, int] | None:
 
 def _decode(pictures: Pictures, folder: Path, workers: int, split: str) -> _Result:
     path, journal = folder / "images.u8", folder / "journal.jsonl"
-    shape, done = _read_journal(journal)
+    shape, done = _read_journal(journal, len(pictures))
     if shape is None or not path.is_file() or path.stat().st_size != math.prod(shape):
         shape, done = _shape(pictures), {}
         if shape is None:
@@ -199,7 +208,7 @@ def _decode(pictures: Pictures, folder: Path, workers: int, split: str) -> _Resu
     note(f"decoding {what} into {str(folder)!r}{already}")
     sizes = Counter({shape[2:]: 0})
     task = _Task(pictures, path, shape)
-    with journal.open("ab") as lines, _results(task, todo, size, workers) as results:
+    with open_in_place(journal, append=True) as lines, _results(task, todo, size, workers) as results:
         for chunk in itertools.chain(list(done.values()), results):
             if chunk.in_colour and shape[1] == 1:
                 break
@@ -237,11 +246,13 @@ def _nothing_readable(pictures: Pictures) -> _Result:
     return _Result((len(pictures), 1, 1, 1), unreadable, reduced=False, animated=0)
 
 
-def _read_journal(path: Path) -> tuple[tuple[int, int, int, int] | None, dict[int, _Chunk]]:
+def _read_journal(path: Path, n: int) -> tuple[tuple[int, int, int, int] | None, dict[int, _Chunk]]:
     try:
         first, *lines = path.read_bytes().splitlines()
         shape = msgspec.json.decode(first, type=_Header).shape
     except (OSError, ValueError, msgspec.MsgspecError):
+        return None, {}
+    if not _fits(shape, n):
         return None, {}
     done = {}
     for line in lines:
@@ -249,20 +260,20 @@ def _read_journal(path: Path) -> tuple[tuple[int, int, int, int] | None, dict[in
             chunk = msgspec.json.decode(line, type=_Chunk)
         except msgspec.MsgspecError:  # the line that was being written when the process was killed
             break
-        done[chunk.start] = chunk
+        if 0 <= chunk.start < n and _lie_in(chunk.unreadable, n):
+            done[chunk.start] = chunk
     return shape, done
 
 
 def _allocate(path: Path, needed: int) -> None:
-    path.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)  # its space is free before the comparison
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise StorageError(
             f"cannot write {str(path)!r}: {needed} bytes needed ({readable_bytes(needed)}), {free} bytes free; "
             "set DDSDK_CACHE to a folder on another disk, or pass a smaller resize"
         )
-    with path.open("wb") as file:
-        file.truncate(needed)
+    allocate_file(path, needed)
 
 
 @contextmanager
@@ -320,7 +331,7 @@ def _decode_chunk(task: _Task, start: int, size: int) -> _Chunk:
         in_colour |= pixels.ndim == 3
         if list(pixels.shape[:2]) == item[1:] and (pixels.ndim == 2 or item[0] == 3):
             images[i] = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    with task.path.open("r+b") as file:
+    with open_in_place(task.path) as file:
         file.seek(start * math.prod(item))
         file.write(images.data)
         file.flush()

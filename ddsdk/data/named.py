@@ -13,6 +13,7 @@ from ddsdk.data.parquet import read_parquet
 from ddsdk.data.python_docs import read_python_docs
 from ddsdk.data.raw import Raw, fixed_part
 from ddsdk.data.splits import nested_files
+from ddsdk.foundation import make_folder
 
 # Class in torchvision.datasets, and its argument for the split: train=True/False or split="train"/"test".
 _TORCHVISION: dict[str, tuple[str, str]] = {
@@ -82,7 +83,7 @@ def read_named(name: str, split: str, root: Path) -> Raw:
         raw = read_parquet(root / name, split)
         names = raw.class_names or (_CIFAR10 if name == "cifar10" else None)
         return Raw(raw.images, raw.labels, names)
-    root.mkdir(parents=True, exist_ok=True)
+    make_folder(root)
     try:
         return _from_torchvision(build(str(root), download=True, **options))
     except (RuntimeError, OSError) as error:

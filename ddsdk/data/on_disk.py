@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, final
 import torch
 from torch import Tensor
 
-from ddsdk.foundation import StorageError, readable_json, require, strict_json, write_atomic
+from ddsdk.foundation import StorageError, canonical_json, readable_json, require, strict_json, write_atomic
 
 
 @final
@@ -96,6 +96,8 @@ class DiskImages:
     def remembered(self, name: str, inputs: bytes, compute: Callable[[], Any]) -> Any:  # noqa: ANN401 - a JSON value
         """Return a JSON value that depends on the images and on `inputs`; it is stored beside the file of the images.
 
+        The file has a SHA-256 of the value. A damaged file is replaced.
+
         Args:
             name: Name of the value, a part of the name of its file.
             inputs: All inputs of the value other than the images.
@@ -104,12 +106,13 @@ class DiskImages:
         positions = b"" if self._index is None else self._index.numpy().tobytes()
         key = hashlib.sha256(positions + b"|" + inputs).hexdigest()[:16]
         path = self.path.with_name(f"{name}-{key}.json")
-        try:
-            return strict_json(path.read_bytes())
-        except (OSError, ValueError):
-            value = compute()
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            stored = strict_json(path.read_bytes())
+            if stored["sha256"] == _digest(stored["value"]):
+                return stored["value"]
+        value = compute()
         with contextlib.suppress(StorageError):  # the folder may be read-only, and the value can be computed again
-            write_atomic(path, readable_json(value))
+            write_atomic(path, readable_json({"value": value, "sha256": _digest(value)}))
         return value
 
     def _positions(self, index: Tensor) -> Tensor:
@@ -124,6 +127,10 @@ class DiskImages:
             if not count:
                 raise StorageError(f"cannot read images in {str(self.path)!r}: the file is cut off")
             buffer = buffer[count:]
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 Images: TypeAlias = Tensor | DiskImages

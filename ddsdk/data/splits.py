@@ -81,7 +81,8 @@ def nested_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """
     for patterns in (("*", "data/*"), ("*/*", "*/*/*", "*/*/*/*")):
         found = [file for pattern in patterns for suffix in suffixes for file in folder.glob(f"{pattern}{suffix}")]
-        visible = [f for f in found if not any(part.startswith(".") for part in f.relative_to(folder).parts)]
+        files = [file for file in found if file.is_file()]  # opening a pipe would wait for its writer
+        visible = [f for f in files if not any(part.startswith(".") for part in f.relative_to(folder).parts)]
         if visible:
             return sorted(visible)
     return []

@@ -37,14 +37,11 @@ def read_csv(path: Path, split: str, text: str | None, label: str | None) -> Raw
     texts: list[str] = []
     labels: list[str] = []
     for file in files_of_split(path, split, TABLES):
-        rows, where = _rows(file), f"{str(file)!r}"
+        rows, where = csv_rows(file), f"{str(file)!r}"
         types = dict.fromkeys(rows[0] if rows else (), "text")
         text_name = choose_column("text_column", text, types, _no_fault, TEXT_COLUMNS, where)
         label_name = choose_label(label, {name: t for name, t in types.items() if name != text_name}, _no_fault, where)
-        for i, row in enumerate(rows):
-            # A short row has None for missing cells, and a long row has the key None.
-            complete = None not in row and None not in row.values()
-            require(complete, f"row {i} of {where}", f"have {len(types)} cells", row)
+        for row in rows:
             texts.append(row[text_name])
             labels.append(row[label_name])
     require(bool(texts), "data", "hold at least one row", str(path))
@@ -56,13 +53,34 @@ def _no_fault(_: str) -> None:
     return None
 
 
-def _rows(file: Path) -> list[dict[str, str]]:
+def csv_rows(file: Path) -> list[dict[str, str]]:
+    r"""Return the rows of a CSV file with a header, each with a cell for every column.
+
+    Args:
+        file: File in UTF-8; the suffix .tsv means tabs between the cells, and every other one commas.
+
+    Raises:
+        ValueError: If the file is no such table, or a row has more or fewer cells than the header.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from ddsdk.data import csv_rows
+        >>> _ = Path("table.csv").write_text("text,label\na good one,1\n")
+        >>> csv_rows(Path("table.csv"))
+        [{'text': 'a good one', 'label': '1'}]
+    """
     csv.field_size_limit(_LARGEST_CELL)
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            return list(csv.DictReader(lines, delimiter="\t" if file.suffix == ".tsv" else ","))
+            reader = csv.DictReader(lines, delimiter="\t" if file.suffix == ".tsv" else ",")
+            rows, columns = list(reader), len(reader.fieldnames or ())
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"file {str(file)!r} must be a table in UTF-8, got an error: {error}") from error
+    for i, row in enumerate(rows):
+        # A short row has None for missing cells, and a long row has the key None.
+        complete = None not in row and None not in row.values()
+        require(complete, f"row {i} of {str(file)!r}", f"have {columns} cells", row)
+    return rows
 
 
 def fit_vocabulary(texts: Sequence[str]) -> Vocabulary:

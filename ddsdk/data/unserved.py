@@ -56,7 +56,8 @@ def _video(folder: Path) -> str | None:
 
 def _few(folder: Path, *patterns: str) -> Iterator[Path]:
     for pattern in patterns:
-        yield from islice(folder.glob(pattern), _LOOKED_AT)
+        # Opening a pipe would wait for its writer.
+        yield from islice((path for path in folder.glob(pattern) if path.is_file()), _LOOKED_AT)
 
 
 def _has_picture(path: Path) -> bool:

@@ -344,8 +344,9 @@ def lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     except Timeout:
         message = f"folder {str(folder)!r} is being written by {_owner(folder)}"
         raise FolderBusyError(f"{message}; wait for it or choose another folder") from None
-    except OSError as error:
-        raise StorageError(f"cannot lock {str(folder)!r}: {error.strerror or error}") from error
+    except (OSError, NotImplementedError) as error:  # the latter on a file system without locks
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(f"cannot lock {str(folder)!r}: {reason}") from error
     outermost = guard.lock_counter == 1
     try:
         if outermost:

@@ -17,16 +17,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar, final
 
-from ddsdk.foundation.errors import ArtifactError, FolderBusyError, StorageError, require_positive
+from ddsdk.foundation.errors import ArtifactError, FolderBusyError, require_positive
 from ddsdk.foundation.files import (
     file_system_time,
     inner_folder,
     lock,
     make_folder,
+    open_unblocked,
     read_json,
     readable_json,
     write_atomic,
 )
+from ddsdk.foundation.in_place import create_file
+from ddsdk.foundation.notes import note
 from ddsdk.foundation.text import clean
 from ddsdk.foundation.unit import Unit, open_result, seal_result
 
@@ -116,7 +119,7 @@ class Store:
         units = []
         for path in sorted((self.folder / "asked").glob("*.json")):
             with contextlib.suppress(ArtifactError, OSError):
-                unit = Unit.read(path.read_bytes())
+                unit = Unit.read(_content(path))
                 if unit.id == path.stem:
                     units.append(unit)
         return units
@@ -141,12 +144,13 @@ class Store:
         """Return the result of a unit, or None if it has none. A damaged file is renamed to ``.bad`` and ignored."""
         path = self.path(unit_id)
         try:
-            return open_result(unit_id, path.read_bytes())[1]
+            return open_result(unit_id, _content(path))[1]
         except (FileNotFoundError, NotADirectoryError):
             return None
         except ArtifactError:
             with contextlib.suppress(OSError):
                 path.replace(path.with_suffix(".bad"))
+                note(f"{str(path)!r} is damaged and now ends in .bad; its result is computed again")
             return None
 
     def needed(self, unit: Unit) -> dict[str, bytes] | None:
@@ -185,7 +189,7 @@ class Store:
         """Yield all units of a kind that have a result, with the result, sorted by id; damaged files are skipped."""
         for path in sorted((self.folder / "results").glob("*.unit")):
             with contextlib.suppress(ArtifactError, OSError):
-                unit, result = open_result(path.stem, path.read_bytes())
+                unit, result = open_result(path.stem, _content(path))
                 if unit.kind == kind:
                     yield unit, result
 
@@ -230,27 +234,20 @@ class Store:
         Returns:
             Ids of the units that the process had leased.
         """
-        unit_ids, holder = [], f"{pid} {socket.gethostname()}"
+        unit_ids, holder = [], f"{pid} {socket.gethostname()}".encode()
         for path in (self.folder / "leases").glob("[0-9a-f]*"):
             with contextlib.suppress(OSError):
-                if path.read_text() == holder:
+                if _content(path) == holder:
                     path.unlink()
                     unit_ids.append(path.name)
         return unit_ids
 
     def _take(self, path: Path) -> bool:
         for _ in range(2):
-            try:
-                handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            except FileExistsError:
-                if not self._expired(path) or not self._remove_expired(path):
-                    return False
-                continue
-            except OSError as error:
-                raise StorageError(f"cannot lease {path.name}: {error.strerror or error}") from error
-            with os.fdopen(handle, "w") as file:
-                file.write(f"{os.getpid()} {socket.gethostname()}")
-            return True
+            if create_file(path, f"{os.getpid()} {socket.gethostname()}".encode()):
+                return True
+            if not self._expired(path) or not self._remove_expired(path):
+                return False
         return False
 
     def _remove_expired(self, path: Path) -> bool:
@@ -282,9 +279,15 @@ class Store:
 def _read(path: Path, kind: type[T]) -> T | None:
     """Return the record in a small file, or None if the file is missing or damaged."""
     try:
-        return read_json(path.read_bytes(), kind, "unit", "the file must hold a record")
+        return read_json(_content(path), kind, "unit", "the file must hold a record")
     except (OSError, ArtifactError):
         return None
+
+
+def _content(path: Path) -> bytes:
+    """Return the bytes of a file; a pipe in its place counts as empty, where reading it would wait for a writer."""
+    with open(path, "rb", opener=open_unblocked) as file:
+        return file.read()
 
 
 def _stems(folder: Path, suffix: str) -> set[str]:

@@ -155,6 +155,8 @@ def _read(path: Path) -> tuple[dict[str, Any], Any]:
         # The header is parsed with Python's own JSON reader, because `json.dumps` above also writes NaN, infinities and
         # long integers, which strict readers refuse.
         header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["ddsdk"])
+        if header["format"] != _FORMAT:
+            raise ValueError(f"its format is {header['format']}, and this version of ddsdk reads format {_FORMAT}")
         tensors = load(data)
         for name, tensor in tensors.items():
             # Infinities are valid, such as those of an attention mask.

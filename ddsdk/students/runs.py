@@ -35,6 +35,8 @@ from ddsdk.foundation import (
     canonical_json,
     derive,
     generator,
+    make_folder,
+    note,
     remove_stale_files,
     require,
     require_count,
@@ -331,6 +333,7 @@ class TrainedRuns:
         else:
             with _storage_errors(self.folder):
                 path.replace(path.with_suffix(".bad"))
+            note(f"{str(path)!r} is damaged and now ends in .bad; network {run + 1} of {len(self)} is trained again")
         return intact
 
     def _metadata(self) -> Iterator[dict[str, Any]]:
@@ -339,9 +342,8 @@ class TrainedRuns:
                 yield strict_json(file.metadata()["ddsdk"].encode())
 
     def _make(self, run: int) -> Iterator[int]:
-        with _storage_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            remove_stale_files(self.folder)
+        make_folder(self.folder)
+        remove_stale_files(self.folder)
         started, rows = (time.perf_counter(), time.process_time()), []
         for epoch, snapshots in self._train(generator(self._seed, "run", run)):
             rows += snapshots

@@ -124,8 +124,10 @@ class LearnedRate(nn.Module):
     def _to_parameter(self, rate: float) -> float:
         if self._scale == "plain":
             return float(rate)
-        exact = torch.tensor(rate, dtype=torch.float64)
-        return float(exact.log() if self._scale == "log" else exact.expm1().log())
+        if self._scale == "log":
+            return math.log(rate)
+        # log(exp(r) - 1) is r to all digits above 100, where exp(r) overflows in the end.
+        return float(rate) if rate > 100 else math.log(math.expm1(rate))
 
 
 def _numbers(values: Tensor) -> float | tuple[float, ...]:

@@ -264,6 +264,23 @@ def test_tables_are_read(tmp_path):
         Interactions.from_csv(path, least_rating=9)
 
 
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        (b"ann,tea", "row 0 of .* must have 3 cells"),
+        (b"ann,tea,many", "ratings must be finite numbers, got 'many'"),
+        (b"ann,tea,nan", "ratings must be finite numbers, got 'nan'"),
+        (b"", "path must hold at least one row"),
+        (b"ann,\xff,1", "must be a table in UTF-8"),
+    ],
+)
+def test_damaged_tables_are_refused(tmp_path, content, rule):
+    path = tmp_path / "ratings.csv"
+    path.write_bytes(b"user,item,rating\n" + content)
+    with pytest.raises(ValueError, match=rule):
+        Interactions.from_csv(path)
+
+
 def test_bad_input_is_refused(table):
     with pytest.raises(ValueError, match="matrix must hold zeros and ones"):
         Interactions(torch.full((1, 1), 0.5), ("a",), ("b",))

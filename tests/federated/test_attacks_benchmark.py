@@ -6,7 +6,11 @@ import json
 
 import pytest
 import torch
+from flwr.app import Context, RecordDict
 
+import ddsdk as dd
+from benchmarks import federated_loopback
+from benchmarks.attacked_federation import AttackedFederation, ExperimentConfig
 from benchmarks.federated_attacks import ATTACKS, BENCHMARK, rows, stamped
 from benchmarks.kit import RunGroup
 
@@ -65,3 +69,31 @@ def test_attacks_run(tmp_path):
     assert (copier["hostile"], copier["honest"]) == (1.0, 0.0)
     assert [refusal["name"] for refusal in copier["reports"][0]["refused"]] == ["duplicate"]
     assert 0 <= cells["1 of 7 has a backdoor"]["backdoor"] <= 1
+
+
+def test_processes_read_the_federation_that_was_written(tmp_path):
+    federation = AttackedFederation.of(FLIP, 3, ExperimentConfig(steps=1, width=4), dd.load("digits"))
+    federated_loopback._write(federation, tmp_path)
+    found, folder = federated_loopback._read(Context(1, 1, {}, RecordDict(), {"out": str(tmp_path)}))
+    assert folder == tmp_path
+    assert (found.method, found.seed, found.config) == (federation.method, 3, federation.config)
+    assert found.task.digest == federation.task.digest
+    assert torch.equal(found.images, federation.images) and torch.equal(found.labels, federation.labels)
+    assert [found.app(i) is found.hostile for i in range(found.clients)] == [True] + [False] * 6
+
+
+def test_loopback_has_no_clean_images(tmp_path):
+    options = BENCHMARK.command()(data="digits", out=tmp_path, where="process,loopback", methods=FLIP)
+    found = [(run["clean"], run["where"]) for run in BENCHMARK.cells(options)]
+    assert found == [(0, "process"), (0, "loopback"), (5, "process")]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(590)
+def test_real_processes_have_the_accuracy_of_one_process(tmp_path):
+    small = ["--data", "digits", "--steps", "1", "--width", "4", "--rounds", "1", "--threads", "1", "--no-plots"]
+    words = ["--methods", "1 of 4 flips labels with 50 images", "--clean", "0", "--where", "process,loopback"]
+    assert BENCHMARK.run([*small, *words, "--out", str(tmp_path)]) == 0
+    here, there = json.loads((tmp_path / "cells.json").read_text())["cells"]
+    assert here["accuracy"] == there["accuracy"]
+    assert here["hostile"] == there["hostile"] == 1.0

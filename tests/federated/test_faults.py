@@ -42,6 +42,7 @@ DAMAGES = {
     "junk": lambda path: path.write_bytes(b"junk"),
     "a flipped bit": lambda path: path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1])),
     "another format": lambda path: write_checkpoint(path, {"format": 99}, {}),
+    "settings that are no object": lambda path: write_checkpoint(path, {"format": 2, "about": 4}, {}),
     "less": lambda path: write_checkpoint(path, read_config(path), {"round": 1}),
     "an older version": lambda path: path.rename(path.with_name("federation.json")),
 }

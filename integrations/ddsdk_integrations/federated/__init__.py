@@ -18,6 +18,7 @@ require_library("flwr", feature="Federated learning by synthetic sets", package=
 
 from ddsdk_integrations.federated.checks import CHECKS, Refusal, ReplyLimits, ReplySpec, inspect_replies  # noqa: E402
 from ddsdk_integrations.federated.client import CustomDistillation, Participant  # noqa: E402
+from ddsdk_integrations.federated.client_checks import RequestLimits  # noqa: E402
 from ddsdk_integrations.federated.cross_client import CrossClientFilter  # noqa: E402
 from ddsdk_integrations.federated.dynafed import DynaFed, ServerTrajectory  # noqa: E402
 from ddsdk_integrations.federated.inprocess import InProcessGrid  # noqa: E402
@@ -64,6 +65,7 @@ __all__ = [
     "Refusal",
     "ReplyLimits",
     "ReplySpec",
+    "RequestLimits",
     "RoundReport",
     "ServerLearner",
     "ServerTrajectory",

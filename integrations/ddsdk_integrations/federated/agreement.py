@@ -75,14 +75,15 @@ def _features(images: Tensor, task: FederatedTask, networks: Sequence[nn.Module]
     return torch.cat([embeddings(network, x) for network in networks], 1).double()
 
 
-def _standardized(features: Sequence[Tensor]) -> list[Tensor]:
+def _standardized(features: Sequence[Tensor], further: Sequence[Tensor] = ()) -> list[Tensor]:
     """Return features of length 1, in units of the median deviation of the clients: no client sets the scale.
 
-    Without equal lengths, a few images with extreme features would decide a classifier.
+    Further features are scaled in the same way, without an effect on the units. Without equal lengths, a few images
+    with extreme features would decide a classifier.
     """
     mean = torch.stack([f.mean(0) for f in features]).median(0).values
     scale = torch.stack([(f - mean).square().mean(0).sqrt() for f in features]).median(0).values.clamp_min(1e-6)
-    directions = [torch.nn.functional.normalize((f - mean) / scale) for f in features]
+    directions = [torch.nn.functional.normalize((f - mean) / scale) for f in [*features, *further]]
     return [torch.cat([x, x.new_full((len(x), 1), x.shape[1] ** -0.5)], 1) for x in directions]
 
 
@@ -94,17 +95,25 @@ class LabelAgreement:
     that a classifier assigns to their class: the median over the other clients, so that fewer than half of them cannot
     move it beyond the values of the rest. With clean images their classifier alone counts.
 
+    The agreement in a pair of classes is the share of the images of both that a classifier assigns to their class when
+    it chooses between these two only. An exchange of two classes turns it into its complement, below that of a coin,
+    even where the many other classes leave little agreement in each class. Classifiers for pairs learn from the earlier
+    sets of their clients too: sets that were matched around trained weights look less like real images.
+
     Args:
         sets: Sets of the clients.
         task: Task of the federation.
         networks: Random networks of the features, which clients must not be able to compute.
         clean: Clean images of the server; None for a comparison of the clients.
+        earlier: Accepted sets of earlier rounds, at most one of each client, for the classifiers of pairs.
         least: Smallest number of other clients that hold a class for it to be judged; not used with clean images.
 
     Attributes:
         of: Agreement of each set in each judged class, in the order of the sets.
         usual: Usual agreement in each class: the median over the clients, or that of the clean images with a
             classifier of the others of them.
+        pairs: Agreement of each set in each pair of classes, (K, K) each, NaN for pairs that are not judged; empty with
+            clean images.
     """
 
     def __init__(
@@ -114,12 +123,19 @@ class LabelAgreement:
         networks: Sequence[nn.Module],
         clean: dd.RealData | None = None,
         *,
+        earlier: Sequence[Contribution] = (),
         least: int = 3,
     ) -> None:
         self._sets, self._task, self._least, self._clean = sets, task, least, clean is not None
-        examples, anchor = _examples(sets, task, networks, clean)
+        self.pairs: list[Tensor] = []
+        nodes = {contribution.node for contribution in sets}
+        earlier = [contribution for contribution in earlier if contribution.node in nodes]
+        examples, anchor, past = _examples(sets, task, networks, clean, earlier)
         if anchor is None:
             self.of = self._among_clients(examples)
+            by_node = {contribution.node: one for contribution, one in zip(earlier, past, strict=True)}
+            judges = [_union(one, by_node.get(s.node)) for s, one in zip(sets, examples, strict=True)]
+            self.pairs = self._in_pairs(examples, judges)
             values: dict[int, list[float]] = {}
             for agreement in self.of:
                 for c, value in agreement.items():
@@ -146,6 +162,38 @@ class LabelAgreement:
                         found.setdefault(c, []).append(value)
             agreements.append({c: _median(values) for c, values in found.items() if len(values) >= self._least})
         return agreements
+
+    def _in_pairs(self, examples: Sequence[_Examples], judges: Sequence[_Examples]) -> list[Tensor]:
+        classes = self._task.num_classes
+        held = [torch.bincount(judge.classes, minlength=classes) > 0 for judge in judges]
+        classifiers = {j: _moments(judges[j], classes).classifier() for j, own in enumerate(held) if own.sum() > 1}
+        pairs = []
+        for i, one in enumerate(examples):
+            counts = torch.bincount(one.classes, minlength=classes).double()
+            found = [torch.full((classes, classes), torch.nan, dtype=torch.float64)]
+            for j, classifier in classifiers.items():
+                if i != j:
+                    right = counts[:, None] * _preferences(one, classifier, held[j])
+                    found.append((right + right.T) / (counts[:, None] + counts))
+            values = torch.stack(found)
+            enough = (~values.isnan()).sum(0) >= self._least
+            pairs.append(torch.where(enough, values.nanmedian(0).values, torch.nan))
+        return pairs
+
+    def exchanged(self, i: int, share: float) -> list[tuple[int, int, float]]:
+        """Return the pairs of classes in which set i agrees much less than usual, with its agreement.
+
+        Args:
+            i: Index of the set.
+            share: Share of the usual agreement below which it is low, in [0, 1].
+        """
+        if not self.pairs:
+            return []
+        counts = torch.bincount(self._sets[i].classes, minlength=self._task.num_classes).tolist()
+        usual, own = torch.stack(self.pairs).nanmedian(0).values, self.pairs[i]
+        below = torch.nonzero(torch.triu(own < share * usual, diagonal=1)).tolist()
+        found = [(a, b, float(own[a, b]), float(usual[a, b])) for a, b in below]
+        return [(a, b, x) for a, b, x, u in found if _below(x, counts[a] + counts[b], u, share * u)]
 
     def low(self, i: int, share: float) -> tuple[bool, list[int]]:
         """Return whether set i as a whole, and which of its classes, agree much less than usual.
@@ -188,7 +236,7 @@ def harmful(
     Returns:
         The share of the squared error on the clean images that is due to each harmful set.
     """
-    examples, anchor = _examples(sets, task, networks, clean)
+    examples, anchor, _ = _examples(sets, task, networks, clean)
     assert anchor is not None
     moments = dict(enumerate(_moments(one, task.num_classes) for one in examples))
     target = torch.nn.functional.one_hot(anchor.classes, task.num_classes).double() - 1 / task.num_classes
@@ -214,14 +262,39 @@ def harmful(
 
 
 def _examples(
-    sets: Sequence[Contribution], task: FederatedTask, networks: Sequence[nn.Module], clean: dd.RealData | None
-) -> tuple[list[_Examples], _Examples | None]:
+    sets: Sequence[Contribution],
+    task: FederatedTask,
+    networks: Sequence[nn.Module],
+    clean: dd.RealData | None,
+    earlier: Sequence[Contribution] = (),
+) -> tuple[list[_Examples], _Examples | None, list[_Examples]]:
+    """Return the examples of the sets, of the clean images and of earlier sets."""
     features = [_features(contribution.images, task, networks) for contribution in sets]
     if clean is not None:
         features.append(_features(clean.preprocess.inverse(clean.batch(torch.arange(len(clean))).x), task, networks))
-    x = _standardized(features)
+    x = _standardized(features, [_features(contribution.images, task, networks) for contribution in earlier])
     examples = [_Examples(f, contribution.classes) for f, contribution in zip(x, sets, strict=False)]
-    return examples, None if clean is None else _Examples(x[-1], clean.labels)
+    past = [_Examples(f, contribution.classes) for f, contribution in zip(x[len(features) :], earlier, strict=True)]
+    return examples, None if clean is None else _Examples(x[len(sets)], clean.labels), past
+
+
+def _union(one: _Examples, other: _Examples | None) -> _Examples:
+    if other is None:
+        return one
+    return _Examples(torch.cat([one.x, other.x]), torch.cat([one.classes, other.classes]))
+
+
+def _preferences(examples: _Examples, classifier: Tensor, held: Tensor) -> Tensor:
+    """Return the share of the images of class a that a classifier assigns to a rather than to b, (K, K).
+
+    It is NaN for classes without images, and for classes that the classifier does not know.
+    """
+    scores = examples.x @ classifier
+    right = torch.full((len(held), len(held)), torch.nan, dtype=torch.float64)
+    for c in torch.unique(examples.classes).tolist():
+        members = scores[examples.classes == c]
+        right[c] = (members[:, c : c + 1] > members).double().mean(0)
+    return torch.where(held[:, None] & held, right, torch.nan)
 
 
 def _correct(examples: _Examples, classifier: Tensor, held: set[int]) -> Tensor:

@@ -8,7 +8,6 @@ Checks 1 to 10 concern one reply and are in this module. Checks 11 to 13 compare
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple, cast, final
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -29,14 +28,16 @@ from ddsdk_integrations.federated.payload import (
     META,
     METRICS,
     Contribution,
+    MessageError,
     content_digest,
+    decoded_array,
+    insist,
 )
 from ddsdk_integrations.federated.task import FederatedTask
 from ddsdk_integrations.federated.traffic import content_bytes
 
 _META: dict[str, type] = {"format": int, "round": int, "codec-error": float}
 _META |= dict.fromkeys(("task", "codec", "manifest", "privacy", "digest"), str)
-_HEADER_CAP = 4096
 _TEXT_CAP = 4096
 _MOST_RATE = 10.0
 _MOST_RATES = 4096
@@ -122,10 +123,6 @@ class ReplySpec:
     update: bool = False
 
 
-class _Refused(Exception):
-    """Violation of a rule by a reply."""
-
-
 class _Reply:
     """Reply with the values that its checks have decoded so far; later checks rely on earlier ones."""
 
@@ -166,56 +163,51 @@ class _Reply:
         return torch.nn.functional.one_hot(self.classes, self.spec.task.num_classes).float()
 
 
-def _insist(ok: bool, reason: str) -> None:
-    if not ok:
-        raise _Refused(reason)
-
-
 def _sender(reply: _Reply) -> None:
     """Check that the node was selected, answers once, and answers this round."""
-    _insist(reply.node in reply.spec.allowed, "the node was not selected for this round")
-    _insist(reply.node not in reply.answered, "the node has answered already")
+    insist(reply.node in reply.spec.allowed, "the node was not selected for this round")
+    insist(reply.node not in reply.answered, "the node has answered already")
     stated = reply.content.config_records.get(META, ConfigRecord()).get("round")
     expected = reply.spec.round_number
-    _insist(stated == expected, f"round must be {expected}, got {stated!r:.60}")
+    insist(stated == expected, f"round must be {expected}, got {stated!r:.60}")
 
 
 def _size(reply: _Reply) -> None:
     """Check the size of the content before anything is decoded."""
     size, cap = content_bytes(reply.content), reply.spec.limits.max_bytes
-    _insist(size <= cap, f"content must not exceed {cap} bytes, got {size}")
+    insist(size <= cap, f"content must not exceed {cap} bytes, got {size}")
 
 
 def _keys(reply: _Reply) -> None:
     """Check the three records: their keys, format version, task and digest."""
     kinds = {ARRAYS: ArrayRecord, META: ConfigRecord, METRICS: MetricRecord}
     record_kinds = {name: type(record) for name, record in reply.content.items()}
-    _insist(record_kinds == kinds, f"records must be {sorted(kinds)}, got {sorted(record_kinds)}")
+    insist(record_kinds == kinds, f"records must be {sorted(kinds)}, got {sorted(record_kinds)}")
     meta = reply.meta
-    _insist(set(meta) == set(_META), f"meta must have the keys {sorted(_META)}, got {sorted(meta)}")
+    insist(set(meta) == set(_META), f"meta must have the keys {sorted(_META)}, got {sorted(meta)}")
     for name, kind in _META.items():
         value = meta[name]
-        _insist(type(value) is kind, f"{name} must be {kind.__name__}, got {type(value).__name__}")
+        insist(type(value) is kind, f"{name} must be {kind.__name__}, got {type(value).__name__}")
         short = not isinstance(value, str) or len(value) <= _TEXT_CAP
-        _insist(short, f"{name} must not exceed {_TEXT_CAP} characters")
-    _insist(meta["format"] == FORMAT, f"format must be {FORMAT}, got {meta['format']!r}")
-    _insist(meta["task"] == reply.spec.task.digest, "task must be that of this federation")
-    _insist(meta["digest"] == content_digest(reply.arrays, meta), "digest must be that of the content")
+        insist(short, f"{name} must not exceed {_TEXT_CAP} characters")
+    insist(meta["format"] == FORMAT, f"format must be {FORMAT}, got {meta['format']!r}")
+    insist(meta["task"] == reply.spec.task.digest, "task must be that of this federation")
+    insist(meta["digest"] == content_digest(reply.arrays, meta), "digest must be that of the content")
     manifest = strict_json(str(meta["manifest"]).encode())
     complete = isinstance(manifest, dict) and {"recipe", "parameters", "versions"} <= set(manifest)
-    _insist(complete, "manifest must be an object with recipe, parameters and versions")
-    _insist(clean_json(manifest) == manifest, "manifest must be of printable text")
+    insist(complete, "manifest must be an object with recipe, parameters and versions")
+    insist(clean_json(manifest) == manifest, "manifest must be of printable text")
     reply.codec = _codec(meta["codec"], reply.spec)
     required, optional = {*reply.layout, "classes"}, {"soft", "rate"}
     names = set(reply.arrays)
-    _insist(required <= names <= required | optional, f"arrays must be {sorted(required)}, got {sorted(names)}")
+    insist(required <= names <= required | optional, f"arrays must be {sorted(required)}, got {sorted(names)}")
 
 
 def _codec(stated: object, spec: ReplySpec) -> RowCodec:
     state = strict_json(str(stated).encode())
-    _insist(isinstance(state, dict), "codec must be an object")
+    insist(isinstance(state, dict), "codec must be an object")
     name, accepted = state.get("name"), spec.limits.codecs
-    _insist(name in accepted, f"codec must be one of {accepted}, got {name!r}")
+    insist(name in accepted, f"codec must be one of {accepted}, got {name!r}")
     # `ReplyLimits` accepts names of row codecs only.
     return cast(RowCodec, codec_from(state))
 
@@ -225,21 +217,8 @@ def _dtype(reply: _Reply) -> None:
     dtypes = {name: str(dtype).removeprefix("torch.") for name, (dtype, _) in reply.layout.items()}
     dtypes |= {"classes": "int16", "soft": "float16", "rate": "float32"}
     for name, array in reply.arrays.items():
-        _insist(array.dtype == dtypes[name], f"dtype of {name} must be {dtypes[name]}, got {array.dtype}")
-        reply.decoded[name] = _decoded(name, array)
-
-
-def _decoded(name: str, array: Array) -> NDArray[Any]:
-    """Return the values of an array; nothing is allocated before header, declaration and number of bytes agree."""
-    _insist(array.stype == "numpy.ndarray", f"{name} must be a numpy array, got {array.stype!r}")
-    stream = io.BytesIO(array.data)
-    _insist(np.lib.format.read_magic(stream) == (1, 0), f"{name} must have numpy's format 1.0")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=_HEADER_CAP)
-    declared = (tuple(array.shape), array.dtype, False)
-    _insist((shape, str(dtype), fortran) == declared, f"{name} must be as declared, {declared}, got {shape}")
-    size, stored = dtype.itemsize * math.prod(shape), len(array.data) - stream.tell()
-    _insist(size == stored, f"{name} must have {size} bytes, got {stored}")
-    return np.frombuffer(array.data, dtype=dtype, offset=stream.tell()).reshape(shape)
+        insist(array.dtype == dtypes[name], f"dtype of {name} must be {dtypes[name]}, got {array.dtype}")
+        reply.decoded[name] = decoded_array(name, array)
 
 
 def _shape(reply: _Reply) -> None:
@@ -250,21 +229,21 @@ def _shape(reply: _Reply) -> None:
     for name, row in rows.items():
         if name in reply.decoded:
             expected, got = (images, *row), reply.decoded[name].shape
-            _insist(images > 0 and got == expected, f"shape of {name} must be {expected}, not empty, got {got}")
+            insist(images > 0 and got == expected, f"shape of {name} must be {expected}, not empty, got {got}")
     rate = reply.decoded.get("rate", np.zeros(0))
-    _insist(rate.ndim == 1 and len(rate) <= _MOST_RATES, f"rates must be a list of at most {_MOST_RATES}")
+    insist(rate.ndim == 1 and len(rate) <= _MOST_RATES, f"rates must be a list of at most {_MOST_RATES}")
     quota = reply.spec.limits.images
     most = int(np.unique(reply.decoded["classes"], return_counts=True)[1].max())
-    _insist(most <= quota, f"a class must not have more than {quota} images, got {most}")
+    insist(most <= quota, f"a class must not have more than {quota} images, got {most}")
     # Class ids are checked later; unknown ids with a quota each would let a client send images without limit.
     limit = quota * len(reply.spec.allowed[reply.node])
-    _insist(images <= limit, f"a client must not send more than {limit} images, got {images}")
+    insist(images <= limit, f"a client must not send more than {limit} images, got {images}")
 
 
 def _finite(reply: _Reply) -> None:
     """Check that every number is finite."""
     for name, value in reply.decoded.items():
-        _insist(bool(np.isfinite(value).all()), f"{name} must be finite")
+        insist(bool(np.isfinite(value).all()), f"{name} must be finite")
 
 
 def _range(reply: _Reply) -> None:
@@ -273,30 +252,30 @@ def _range(reply: _Reply) -> None:
     reply.images = reply.codec.unpack({n: torch.from_numpy(reply.decoded[n].copy()) for n in reply.layout})
     low, high = reply.spec.limits.bounds
     extremes = float(reply.images.min()), float(reply.images.max())
-    _insist(low <= extremes[0] and extremes[1] <= high, f"pixels must lie in {low}..{high}, got {extremes}")
+    insist(low <= extremes[0] and extremes[1] <= high, f"pixels must lie in {low}..{high}, got {extremes}")
 
 
 def _classes(reply: _Reply) -> None:
     """Check that the client holds the classes that it sends."""
     classes = {int(c) for c in reply.decoded["classes"]}
     allowed = reply.spec.allowed[reply.node]
-    _insist(classes <= allowed, f"classes must be among {sorted(allowed)}, got {sorted(classes - allowed)}")
+    insist(classes <= allowed, f"classes must be among {sorted(allowed)}, got {sorted(classes - allowed)}")
 
 
 def _labels(reply: _Reply) -> None:
     """Check that label rows are probabilities, largest at the class of the image and on classes of the client."""
     rows = reply.labels
-    _insist(bool((rows >= 0).all()), "labels must not be negative")
+    insist(bool((rows >= 0).all()), "labels must not be negative")
     deviation = float((rows.sum(1) - 1).abs().max())
-    _insist(deviation <= 0.01, f"label rows must sum to 1, got a row that is off by {deviation:.3g}")
+    insist(deviation <= 0.01, f"label rows must sum to 1, got a row that is off by {deviation:.3g}")
     if reply.spec.update or "soft" not in reply.decoded:
         return
-    _insist(reply.spec.limits.soft, "label rows must be left out, because ReplyLimits.soft is False")
-    _insist(bool((rows.argmax(1) == reply.classes).all()), "label rows must be largest at their class")
+    insist(reply.spec.limits.soft, "label rows must be left out, because ReplyLimits.soft is False")
+    insist(bool((rows.argmax(1) == reply.classes).all()), "label rows must be largest at their class")
     not_held = torch.ones(rows.shape[1])
     not_held[sorted(reply.spec.allowed[reply.node])] = 0
     outside = float((rows * not_held).sum(1).max())
-    _insist(outside <= 0.01, f"label rows must lie on classes that the client holds, got {outside:.3g} outside")
+    insist(outside <= 0.01, f"label rows must lie on classes that the client holds, got {outside:.3g} outside")
 
 
 def _weight(reply: _Reply) -> None:
@@ -304,18 +283,18 @@ def _weight(reply: _Reply) -> None:
     metrics, cap = reply.metrics, reply.spec.limits.max_examples
     examples: Any = metrics.get("num-examples")
     counts: Any = metrics.get("class-counts")
-    _insist(isinstance(examples, int), f"num-examples must be a whole number, got {examples!r}")
-    _insist(1 <= examples <= cap, f"num-examples must lie in 1..{cap}, got {examples}")
+    insist(isinstance(examples, int), f"num-examples must be a whole number, got {examples!r}")
+    insist(1 <= examples <= cap, f"num-examples must lie in 1..{cap}, got {examples}")
     complete = isinstance(counts, list) and len(counts) == reply.spec.task.num_classes
-    _insist(complete, "class-counts must have a number for each class")
-    _insist(all(isinstance(n, int) and n >= 0 for n in counts), "class-counts must be whole numbers from 0")
-    _insist(sum(counts) == examples, f"class-counts must sum to {examples}, got {sum(counts)}")
+    insist(complete, "class-counts must have a number for each class")
+    insist(all(isinstance(n, int) and n >= 0 for n in counts), "class-counts must be whole numbers from 0")
+    insist(sum(counts) == examples, f"class-counts must sum to {examples}, got {sum(counts)}")
     seconds = metrics.get("seconds", 0.0)
     keys = {"num-examples", "class-counts", "seconds"}
     sound = isinstance(seconds, float | int) and math.isfinite(seconds) and set(metrics) <= keys
-    _insist(sound, f"metrics must have the keys {sorted(keys)}, with finite seconds")
+    insist(sound, f"metrics must have the keys {sorted(keys)}, with finite seconds")
     rate = reply.decoded.get("rate", np.ones(0))
-    _insist(bool(((rate > 0) & (rate <= _MOST_RATE)).all()), f"rates must lie in 0..{_MOST_RATE}")
+    insist(bool(((rate > 0) & (rate <= _MOST_RATE)).all()), f"rates must lie in 0..{_MOST_RATE}")
 
 
 _IN_ORDER = (_sender, _size, _keys, _dtype, _shape, _finite, _range, _classes, _labels, _weight)
@@ -373,6 +352,6 @@ def _first_refusal(reply: _Reply) -> Refusal | None:
         try:
             check(reply)
         except Exception as error:  # whatever a client sends, the round goes on
-            reason = str(error) if isinstance(error, _Refused) else f"{type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, MessageError) else f"{type(error).__name__}: {error}"
             return Refusal(reply.node, number, name, clean(reason, _REASON))
     return None

@@ -7,11 +7,12 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import final
 
 import torch
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor, nn
 
 import ddsdk as dd
@@ -19,13 +20,17 @@ from ddsdk.foundation import NonNegativeFloat, PositiveInt, check_numbers, deriv
 from ddsdk.networks import Network
 from ddsdk.recipes import IterativeRecipe
 from ddsdk.synthetic import Pixels, hard_labels
+from ddsdk_integrations.federated.client_checks import Account, Request, RequestLimits
 from ddsdk_integrations.federated.local import LocalTraining
-from ddsdk_integrations.federated.payload import Packing, pack
+from ddsdk_integrations.federated.payload import MessageError, Packing, decoded_array, pack
+from ddsdk_integrations.federated.store import log
 from ddsdk_integrations.federated.task import FederatedTask, LocalData
 from ddsdk_integrations.federated.traffic import count_traffic, counted
 from ddsdk_integrations.federated.updates import UpdateEncoding, encoded_update
 
 _STORED_SET = "ddsdk-set"
+# Codes of Flower for a failed precondition and an error of the client app.
+_REFUSED, _FAILED = 6, 2
 
 
 @final
@@ -67,6 +72,7 @@ class Participant:
         encoding: Encoding of weight updates as images, for strategies that average updates.
         least: Smallest number of images of a class to be distilled; smaller classes are left out. None takes `ipc` of
             `distil`, because recipes may start from that many real images.
+        requests: Limits of the server's requests, which the client refuses beyond them.
 
     Raises:
         TypeError: If `distil` is neither a recipe nor a `CustomDistillation`.
@@ -88,6 +94,7 @@ class Participant:
     training: LocalTraining = field(default_factory=LocalTraining)
     encoding: UpdateEncoding = field(default_factory=UpdateEncoding)
     least: PositiveInt | None = None
+    requests: RequestLimits = field(default_factory=RequestLimits)
 
     def __post_init__(self) -> None:
         if not isinstance(self.distil, dd.Recipe | CustomDistillation):
@@ -97,7 +104,7 @@ class Participant:
     def app(self) -> ClientApp:
         """Return a client app with the functions of `register` and with local training for weight averaging."""
         app = self.register(ClientApp())
-        app.train(mods=[count_traffic])(self._fit)
+        app.train(mods=[count_traffic])(self._answering("fit", self._fit))
         return app
 
     def register(self, app: ClientApp) -> ClientApp:
@@ -109,11 +116,40 @@ class Participant:
         Returns:
             The same app.
         """
-        app.query("stats", mods=[count_traffic])(self._stats)
-        app.query("traffic")(self._traffic)
-        app.train("distill", mods=[count_traffic])(self._distil)
-        app.train("update", mods=[count_traffic])(self._update)
+        app.query("stats", mods=[count_traffic])(self._answering("stats", self._stats))
+        app.query("traffic")(self._answering("traffic", self._traffic))
+        app.train("distill", mods=[count_traffic])(self._answering("distill", self._distil))
+        app.train("update", mods=[count_traffic])(self._answering("update", self._update))
         return app
+
+    def _answering(self, action: str, answer: Callable[[Request, Context], RecordDict]) -> ClientAppCallable:
+        """Return a function for Flower that checks each request before `answer` gets it, and always has a reply.
+
+        The texts of other errors stay in the client's log, because they may contain values and paths of the client.
+        """
+
+        def answered(message: Message, context: Context) -> Message:
+            began = time.monotonic()
+            try:
+                request = Request.of(message, action, self.task, self.requests)
+                account = Account(context, self.requests)
+                content = account.repeated(request)
+                if content is None:
+                    account.open(request)
+                    try:
+                        content = answer(request, context)
+                    finally:
+                        account.close(request, content, time.monotonic() - began)
+            except MessageError as error:
+                log.warning("the client refused a request: %s", error)
+                return Message(Error(_REFUSED, str(error)), reply_to=message)
+            except Exception as error:
+                log.exception("the client failed in the action %s", action)
+                reason = f"the client failed with {type(error).__name__}, and its log has the details"
+                return Message(Error(_FAILED, reason), reply_to=message)
+            return Message(content, reply_to=message)
+
+        return answered
 
     def _data(self, context: Context, action: str) -> LocalData:
         """Return the client's images; classes that are too small for distillation are left out for that action only."""
@@ -121,61 +157,49 @@ class Participant:
         least = self.distil.ipc if self.least is None else self.least
         return LocalData.of(self.task, images, labels, least=least if action == "distill" else 1)
 
-    def _stats(self, message: Message, context: Context) -> Message:
+    def _stats(self, request: Request, context: Context) -> RecordDict:
         """Return the partition id and the number of images of each class, 0 for classes that would not be sent."""
-        data = self._data(context, str(_config(message.content).get("action", "distill")))
+        data = self._data(context, str(request.config.get("action", "distill")))
         counts = [n if c in data.classes else 0 for c, n in enumerate(data.counts)]
-        stats = MetricRecord({"class-counts": counts, "partition-id": _partition(context)})
-        return Message(RecordDict({"stats": stats}), reply_to=message)
+        return RecordDict({"stats": MetricRecord({"class-counts": counts, "partition-id": _partition(context)})})
 
-    def _traffic(self, message: Message, context: Context) -> Message:
+    def _traffic(self, request: Request, context: Context) -> RecordDict:  # noqa: ARG002
         down, up = counted(context)
-        return Message(RecordDict({"traffic": MetricRecord({"down": down, "up": up})}), reply_to=message)
+        return RecordDict({"traffic": MetricRecord({"down": down, "up": up})})
 
-    def _fit(self, message: Message, context: Context) -> Message:
+    def _fit(self, request: Request, context: Context) -> RecordDict:
         """Return the locally trained weights, for strategies that average weights."""
-        mu = _config(message.content).get("proximal-mu", 0)
-        require(not mu, "proximal-mu", "be 0, because clients train without a proximal term", mu)
-        data = self._data(context, "fit")
-        network = data.task.loaded(message.content.array_records["arrays"])
-        steps, loss = self.training.fit(network, data.batch(), self._rng(message, context))
+        data, network = self._data(context, "fit"), _weights(request)
+        steps, loss = self.training.fit(network, data.batch(), request.rng(_partition(context)))
         metrics = MetricRecord({"num-examples": len(data.real), "steps": steps, "train-loss": loss})
-        return Message(RecordDict({"arrays": ArrayRecord(network.state_dict()), "metrics": metrics}), reply_to=message)
+        return RecordDict({"arrays": ArrayRecord(network.state_dict()), "metrics": metrics})
 
-    def _update(self, message: Message, context: Context) -> Message:
-        data = self._data(context, "update")
-        network = data.task.loaded(message.content.array_records["arrays"])
-        rng = self._rng(message, context)
-        content = encoded_update(network, data, self.training, self.encoding, rng, round_number=_round(message.content))
-        return Message(content, reply_to=message)
+    def _update(self, request: Request, context: Context) -> RecordDict:
+        data, rng = self._data(context, "update"), request.rng(_partition(context))
+        return encoded_update(
+            _weights(request), data, self.training, self.encoding, rng, round_number=request.round_number
+        )
 
-    def _distil(self, message: Message, context: Context) -> Message:
+    def _distil(self, request: Request, context: Context) -> RecordDict:
         began = time.monotonic()
-        data, content = self._data(context, "distill"), message.content
-        config = _config(content)
+        data, config = self._data(context, "distill"), request.config
         students = PerturbedStudents(
             data=data,
-            around=data.task.loaded(content.array_records["arrays"]) if "arrays" in content else None,
+            around=request.network,
             radius=float(config.get("radius", 0.0)),
             logits=bool(config.get("logits", False)),
         )
-        start_images = {}
-        if "knowledge" in content:
-            knowledge = content.array_records["knowledge"].to_torch_state_dict()
-            start_images = _by_class(
-                data.task.preprocess(knowledge["images"].float() / 255), knowledge["classes"], data
-            )
+        start_images = _by_class(data.task.preprocess(request.images.float() / 255), request.classes, data)
         go_on = bool(config.get("go-on", False))
-        if go_on and _STORED_SET in context.state:
-            stored = context.state.array_records[_STORED_SET].to_torch_state_dict()
-            start_images |= _by_class(stored["images"].float(), stored["classes"], data)
-        distilled = self._distilled(data.real, students, self._rng(message, context), start_images)
+        if go_on:
+            start_images |= _stored_set(context, data)
+        distilled = self._distilled(data.real, students, request.rng(_partition(context)), start_images)
+        seconds = time.monotonic() - began
+        reply = pack(distilled, data, self.packing, round_number=request.round_number, seconds=seconds)
         if go_on:
             stored_set = {"images": distilled.images.half(), "classes": data.ids(distilled.owner)}
             context.state[_STORED_SET] = ArrayRecord(stored_set)
-        seconds = time.monotonic() - began
-        reply = pack(distilled, data, self.packing, round_number=_round(content), seconds=seconds)
-        return Message(reply, reply_to=message)
+        return reply
 
     def _distilled(
         self, real: dd.RealData, students: PerturbedStudents, rng: torch.Generator, start_images: Mapping[int, Tensor]
@@ -191,22 +215,32 @@ class Participant:
             start = dd.SyntheticSet(pixels, hard_labels(classes, real.num_classes), classes, real.num_classes)
         return dd.distill(recipe, real, make_student=students, seed=rng, start=start)
 
-    def _rng(self, message: Message, context: Context) -> torch.Generator:
-        seed = int(_config(message.content).get("seed", 0))
-        return dd.generator("client", seed, _round(message.content), _partition(context))
-
 
 def _partition(context: Context) -> int:
     """Return the client's ``partition-id``, which is the same in every run, or its node id if there is none."""
     return int(context.node_config.get("partition-id", context.node_id))
 
 
-def _config(content: RecordDict) -> dict[str, Any]:
-    return dict(content.config_records.get("config", {}))
+def _weights(request: Request) -> Network:
+    assert request.network is not None  # the check of the records requires them for these actions
+    return request.network
 
 
-def _round(content: RecordDict) -> int:
-    return int(_config(content).get("server-round", 0))
+def _stored_set(context: Context, data: LocalData) -> dict[int, Tensor]:
+    """Return the client's set of the previous round by class; a state that cannot be used is dropped."""
+    if _STORED_SET not in context.state:
+        return {}
+    try:
+        record = context.state.array_records[_STORED_SET]
+        images, classes = (torch.from_numpy(decoded_array(name, record[name]).copy()) for name in ("images", "classes"))
+        shape = (len(classes), *data.task.image_shape)
+        require(images.shape == shape, "images", f"have shape {shape}", tuple(images.shape))
+        require(bool(torch.isfinite(images).all()), "images", "be finite", "others")
+    except (KeyError, TypeError, ValueError) as error:
+        log.warning("the stored set of the previous round is damaged, and a new one is started: %s", error)
+        del context.state[_STORED_SET]
+        return {}
+    return _by_class(images.float(), classes, data)
 
 
 def _by_class(images: Tensor, classes: Tensor, data: LocalData) -> dict[int, Tensor]:

@@ -32,7 +32,8 @@ class CrossClientFilter:
 
     Of two copies, the set that arrived later is refused, by the clock of the server. A client may send `quota` times as
     many images of a class as the median of the others. A class of a client is refused if classifiers of the other
-    clients agree with its labels much less than usual, see `ddsdk_integrations.federated.agreement.LabelAgreement`.
+    clients agree with its labels much less than usual, and two classes if they do so in the choice between these two,
+    see `ddsdk_integrations.federated.agreement.LabelAgreement`.
 
     Attributes:
         near: Root mean square difference of pixels, in the unit range, below which two images are copies.
@@ -70,6 +71,7 @@ class CrossClientFilter:
         rng: torch.Generator,
         clean: dd.RealData | None = None,
         features: FeatureNetworks | None = None,
+        earlier: Sequence[Contribution] = (),
     ) -> tuple[list[Contribution], list[Refusal]]:
         """Return the accepted sets, in their order, and the refusals.
 
@@ -79,6 +81,7 @@ class CrossClientFilter:
             rng: Generator derived from a secret, for the choice of images and the default features.
             clean: Clean images of the server, which judge each set before the clients judge each other; None for none.
             features: Networks of the features; None for random networks.
+            earlier: Accepted sets of earlier rounds, at most one of each client, which judge pairs of classes too.
         """
         sets, copies = self._without_copies(sets)
         sets, surplus = self._within_quotas(sets, rng)
@@ -88,7 +91,7 @@ class CrossClientFilter:
             sets, unclean = self._agreeing(sets, task, features.matched, clean)
             refused += unclean
         for networks in features.families:
-            sets, contradicted = self._agreeing(sets, task, networks)
+            sets, contradicted = self._agreeing(sets, task, networks, earlier=earlier)
             refused += contradicted
         return [*sets], refused
 
@@ -147,10 +150,11 @@ class CrossClientFilter:
         task: FederatedTask,
         networks: Sequence[nn.Module],
         clean: dd.RealData | None = None,
+        earlier: Sequence[Contribution] = (),
     ) -> tuple[list[Contribution], list[Refusal]]:
         if not sets or self.agree == 0:
             return [*sets], []
-        agreement = LabelAgreement(sets, task, networks, clean, least=self.least)
+        agreement = LabelAgreement(sets, task, networks, clean, earlier=earlier, least=self.least)
         judge = "the other clients" if clean is None else "the clean images"
         accepted, refused = [], []
         for i, contribution in enumerate(sets):
@@ -158,6 +162,12 @@ class CrossClientFilter:
             for c in classes:
                 reason = f"{judge} agree with {100 * agreement.of[i][c]:.0f} % of class {task.class_names[c]!r}"
                 refused.append(Refusal(contribution.node, 13, "agreement", reason, c))
+            for a, b, value in agreement.exchanged(i, self.agree):
+                names = f"{task.class_names[a]!r} against {task.class_names[b]!r}"
+                reason = f"{judge} agree with {100 * value:.0f} % of class {names}"
+                exchanged = [c for c in (a, b) if c not in classes]
+                refused += [Refusal(contribution.node, 13, "agreement", reason, c) for c in exchanged]
+                classes += exchanged
             if low or len(classes) > self.whole * len(agreement.of[i]):
                 reason = f"{judge} agree with {100 * agreement.mean(i):.0f} % of the labels"
                 refused.append(Refusal(contribution.node, 13, "agreement", reason))

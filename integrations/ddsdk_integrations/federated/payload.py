@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
+import math
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, final
@@ -14,6 +16,7 @@ from typing import Any, final
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
 from torch import Tensor
 
 import ddsdk as dd
@@ -25,6 +28,25 @@ FORMAT = 1
 # Codecs of independent images: quotas and the comparison of clients count images one by one.
 CODEC_NAMES = (Uint8.name, Half.name, LowRank.name)
 ARRAYS, META, METRICS = "syn", "meta", "metrics"
+_HEADER_CAP = 4096
+
+
+class MessageError(ValueError):
+    """Violation of a rule by a message of the other side."""
+
+
+def insist(ok: bool, reason: str) -> None:
+    """Raise a `MessageError` unless a condition holds.
+
+    Args:
+        ok: Condition that must hold.
+        reason: Broken rule in words, with the value.
+
+    Raises:
+        MessageError: If the condition does not hold.
+    """
+    if not ok:
+        raise MessageError(reason)
 
 
 @final
@@ -153,3 +175,23 @@ def content_digest(arrays: ArrayRecord, meta: ConfigRecord) -> str:
         digest.update(array.data)
     digest.update(canonical_json({name: meta[name] for name in sorted(meta) if name != "digest"}))
     return digest.hexdigest()
+
+
+def decoded_array(name: str, array: Array) -> NDArray[Any]:
+    """Return the values of an array as a read-only view of its bytes.
+
+    Nothing is allocated before header, declaration and number of bytes agree; otherwise a `MessageError` is raised.
+
+    Args:
+        name: Name of the array, for the error.
+        array: Array of a message, in numpy's own format.
+    """
+    insist(array.stype == "numpy.ndarray", f"{name} must be a numpy array, got {array.stype!r:.60}")
+    stream = io.BytesIO(array.data)
+    insist(np.lib.format.read_magic(stream) == (1, 0), f"{name} must have numpy's format 1.0")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=_HEADER_CAP)
+    declared = (tuple(array.shape), array.dtype)
+    insist((shape, str(dtype)) == declared, f"{name} must be as declared, {declared}, got {shape}")
+    size, stored = dtype.itemsize * math.prod(shape), len(array.data) - stream.tell()
+    insist(size == stored, f"{name} must have {size} bytes, got {stored}")
+    return np.frombuffer(array.data, dtype=dtype, offset=stream.tell()).reshape(shape, order="F" if fortran else "C")

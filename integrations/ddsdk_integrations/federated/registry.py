@@ -31,6 +31,7 @@ class NodeRegistry:
 
     Attributes:
         excluded: Node ids that were excluded because they stayed silent, and have not answered since.
+        partitions: Partition that each registered node has stated, by node id.
     """
 
     def __init__(self, task: FederatedTask, action: str, quorum: Quorum) -> None:
@@ -40,7 +41,7 @@ class NodeRegistry:
         self._silent_rounds: Counter[int] = Counter()
         self.excluded: set[int] = set()
         self._counts: dict[int, tuple[int, ...]] = {}
-        self._partitions: dict[int, int] = {}
+        self.partitions: dict[int, int] = {}
         self._attempts: Counter[int] = Counter()
         self._unanswered: set[int] = set()
 
@@ -110,7 +111,7 @@ class NodeRegistry:
             )
             return
         self._counts[node] = tuple(counts)
-        self._partitions[node] = partition
+        self.partitions[node] = partition
         self.excluded.discard(node)
 
     def count_silence(self, requested: Iterable[int], answered: Iterable[int]) -> None:
@@ -141,7 +142,7 @@ class NodeRegistry:
             rng: Generator of the selection.
         """
         available = set(grid.get_node_ids()) - self.excluded
-        nodes = sorted((n for n in self._counts if n in available), key=lambda n: (self._partitions[n], n))
+        nodes = sorted((n for n in self._counts if n in available), key=lambda n: (self.partitions[n], n))
         number = max(1, round(fraction * len(nodes)))
         picked = torch.randperm(len(nodes), generator=rng)[:number].sort().values
         return [nodes[int(i)] for i in picked]

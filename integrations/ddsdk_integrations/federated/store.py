@@ -174,7 +174,9 @@ class RoundStore:
         config = read_config(self._path)
         if config.get("format") != _FORMAT:
             raise ArtifactError("format", f"format must be {_FORMAT}, got {config.get('format')!r}")
-        differing = [name for name in self._about if config["about"].get(name) != self._about[name]]
+        stated = config.get("about")
+        about = stated if isinstance(stated, dict) else {}
+        differing = [name for name in self._about if about.get(name) != self._about[name]]
         if differing:
             raise ResumeError(f"{str(self._folder)!r} has another {' and '.join(differing)}; name a new folder")
         state = read_checkpoint(self._path, config)

@@ -176,7 +176,8 @@ class SetStrategy(FedAvg):
             initial_arrays: Initial weights, such as ``task.initial_arrays()``.
             num_rounds: Number of the last round, counted from 1 over all runs with the same folder.
             timeout: Longest wait for the clients of a round in seconds.
-            train_config: Further entries of the request to clients; None for no further ones.
+            train_config: Further entries of the request, which clients allow by ``RequestLimits(entries=…)``; None for
+                no further ones.
             evaluate_config: Ignored argument of Flower's interface: the server evaluates.
             evaluate_fn: Function of the round and the weights, called before the first round and after each round;
                 None for no evaluation.
@@ -212,9 +213,21 @@ class SetStrategy(FedAvg):
         self._selected = self._registry.choose(
             grid, self.fraction_train, dd.generator("sample", self.seed, server_round)
         )
-        entries = {"server-round": server_round, "seed": self.seed, "radius": self.ask.radius}
-        entries |= {"logits": self.ask.logits, "go-on": self.ask.go_on}
-        content = RecordDict({"config": ConfigRecord({**config, **entries})})
+        content = RecordDict(
+            {
+                "config": ConfigRecord(
+                    {
+                        **config,
+                        "server-round": server_round,
+                        "seed": self.seed,
+                        "radius": self.ask.radius,
+                        "logits": self.ask.logits,
+                        "go-on": self.ask.go_on,
+                        "task": self.task.digest,
+                    }
+                )
+            }
+        )
         if self.ask.model:
             content["arrays"] = arrays
         if self.ask.knowledge and self.pool is not None:
@@ -271,7 +284,8 @@ class SetStrategy(FedAvg):
         sets, self._refused = inspect_replies(replies, spec)
         if not spec.update:
             rng = dd.generator("screen", self._secret, server_round)
-            sets, refused = self.screen(sets, self.task, rng, self.clean, self._features(server_round))
+            earlier = _by_client(self._round_sets)
+            sets, refused = self.screen(sets, self.task, rng, self.clean, self._features(server_round), earlier)
             self._refused += refused
         return sets
 
@@ -315,6 +329,11 @@ class SetStrategy(FedAvg):
         self._refused += refused
         nodes = {refusal.node for refusal in refused}
         return [contribution for contribution in sets if contribution.node not in nodes]
+
+    @property
+    def partitions(self) -> dict[int, int]:
+        """Partition that each registered node has stated, by node id."""
+        return self._registry.partitions
 
     def described(self) -> dict[str, str]:
         """Return the settings of the server on which the result depends, as text by name; the secret is left out."""

@@ -239,7 +239,7 @@ def count_traffic(message: Message, context: Context, call_next: ClientAppCallab
     """Return a client's reply and add the sizes of message and reply to its state: a mod for Flower's ``ClientApp``."""
     reply = call_next(message, context)
     down, up = counted(context)
-    down += content_bytes(message.content)
+    down += content_bytes(message.content) if message.has_content() else 0
     up += content_bytes(reply.content) if reply.has_content() else 0
     context.state[_STATE] = ConfigRecord({"down": down, "up": up})
     return reply
@@ -248,7 +248,8 @@ def count_traffic(message: Message, context: Context, call_next: ClientAppCallab
 def counted(context: Context) -> tuple[int, int]:
     """Return the bytes that a client has received and sent, as counted by `count_traffic`."""
     counts: dict[str, Any] = dict(context.state.config_records.get(_STATE, {}))
-    return counts.get("down", 0), counts.get("up", 0)
+    down, up = (count if type(count) is int else 0 for count in (counts.get("down"), counts.get("up")))
+    return down, up
 
 
 def client_traffic(grid: Grid, timeout: float = 60.0) -> Traffic:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +13,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from ddsdk.data import csv_rows
 from ddsdk.foundation import require, require_count
 from ddsdk.networks import Network, check_request, initialise
 from ddsdk_integrations.nas.space import Candidate, Space
@@ -290,22 +290,20 @@ def read_accuracies(path: str | os.PathLike[str], data: str) -> dict[Cell, float
         [0.1]
     """
     accuracies: dict[Cell, float] = {}
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        header = rows.fieldnames or []
-        require({"arch", data} <= set(header), "data", f"be a column of {header}, beside 'arch'", data)
-        for row in rows:
-            cell = Cell.parse(row["arch"])
-            require(cell not in accuracies, "path", "name each cell once", row["arch"])
-            accuracies[cell] = _fraction(row[data])
-    require(bool(accuracies), "path", "hold at least one cell", os.fspath(path))
+    rows = csv_rows(Path(path))
+    require(bool(rows), "path", "hold at least one cell", os.fspath(path))
+    require({"arch", data} <= set(rows[0]), "data", f"be a column of {list(rows[0])}, beside 'arch'", data)
+    for row in rows:
+        cell = Cell.parse(row["arch"])
+        require(cell not in accuracies, "path", "name each cell once", row["arch"])
+        accuracies[cell] = _fraction(row[data])
     return accuracies
 
 
 def _fraction(text: str) -> float:
     try:
         value = float(text) / 100
-    except (TypeError, ValueError):
+    except ValueError:
         value = float("nan")
     require(0 <= value <= 1, "path", "hold accuracies in percent, 0 to 100", text)
     return value

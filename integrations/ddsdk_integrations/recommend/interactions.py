@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import math
 import os
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import ddsdk as dd
+from ddsdk.data import csv_rows
 from ddsdk.foundation import derive, require, require_count
 
 
@@ -73,12 +74,12 @@ class Interactions:
             rating: Name of the column of ratings; None takes every row.
             least_rating: Smallest rating that counts as an interaction.
         """
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            for name in (user, item, *([] if rating is None else [rating])):
-                require(name in (reader.fieldnames or ()), "columns", f"hold {name!r}", reader.fieldnames)
-            rows = [(row[user], row[item], 1.0 if rating is None else float(row[rating])) for row in reader]
-        return cls.from_rows(rows, least_rating=least_rating)
+        rows = csv_rows(Path(path))
+        require(bool(rows), "path", "hold at least one row", os.fspath(path))
+        for name in (user, item, *([] if rating is None else [rating])):
+            require(name in rows[0], "columns", f"hold {name!r}", list(rows[0]))
+        triples = [(row[user], row[item], 1.0 if rating is None else _number(row[rating])) for row in rows]
+        return cls.from_rows(triples, least_rating=least_rating)
 
     def split(
         self, rng: torch.Generator, *, validation: float = 0.1, test: float = 0.1
@@ -119,6 +120,15 @@ class Interactions:
             name="interactions",
             pictures=False,
         )
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    require(math.isfinite(value), "ratings", "be finite numbers", text)
+    return value
 
 
 def simulated_interactions(
