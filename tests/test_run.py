@@ -211,7 +211,28 @@ def test_an_estimate_validates_nothing(tiny, make_student):
     run.estimate()
     assert run.distillation.validations == ()
     list(run)
-    assert [step for step, _ in run.distillation.validations] == [1, 2]
+    assert [step for step, _ in run.distillation.validations] == [0, 1, 2]
+
+
+def test_a_budget_covers_the_validations_and_spreads_them(tiny, make_student):
+    rest, held = tiny.split(0.3, dd.generator("split"))
+    validation = dd.Validation(held=held, every=1, epochs=1, width=4)
+    recipe = dd.DM(ipc=1, steps=10**6, real_batch=4)
+    run = Run(recipe, rest, make_student=make_student, validation=validation)
+    fit = run.fit(3.0)
+    ((step, score),) = run.distillation.validations
+    assert step == 0
+    steps = [step.number for step in run]
+    assert len(steps) == fit.estimate.steps
+    every = -(-len(steps) // 5)
+    assert [step for step, _ in run.distillation.validations] == [0, *range(every, len(steps), every), len(steps)]
+    assert run.distillation.validations[0][1] == score
+    best = max(score for _, score in run.distillation.validations)
+    assert run.distilled().provenance["best_value"] == best
+    # A resumed run keeps the distance of its validations.
+    again = Run(run.method, rest, make_student=make_student, validation=validation)
+    again.load_state_dict(run.state_dict())
+    assert again.distillation.plan.validate_every == every
 
 
 def test_a_budget_shortens_a_run_and_computes_its_start_once(tiny, make_student, monkeypatch):

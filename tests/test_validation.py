@@ -19,7 +19,7 @@ from ddsdk.running.run import Run
 from ddsdk.synthetic import LearnedRate, Pixels, hard_labels
 
 ITERATIVE = sorted(key for key, recipe in RECIPES.items() if issubclass(recipe, IterativeRecipe))
-VALUES = {2: 0.3, 4: 0.7, 6: 0.7, 7: 0.1}
+VALUES = {0: 0.2, 2: 0.3, 4: 0.7, 6: 0.7, 7: 0.1}
 """What a look finds after a step; the first of equals is kept."""
 
 
@@ -106,7 +106,29 @@ def test_a_look_that_fails_leaves_the_run_as_it_was(start):
         next(run)
     assert run.index == 3
     assert equal(stored(run.plan.syn), wanted[2])
-    assert run.validations == ((2, 0.5),)
+    assert run.validations == ((0, 0.5), (2, 0.5))
+
+
+def test_a_start_that_no_step_exceeds_is_the_result(start):
+    scores = {0: 0.8, 2: 0.3, 4: 0.8, 6: 0.7, 7: 0.1}
+    run = start(looks=False, validate=lambda syn: scores[run.index])
+    before = stored(run.plan.syn)
+    list(run)
+    assert equal(stored(run.result), before)
+    assert run.record()["best_step"] == 0
+    assert run.validations == tuple(scores.items())
+
+
+def test_a_known_score_of_the_start_is_not_computed_again(start):
+    run = start()
+    run.score_start(0.25)
+    assert run.validations == ((0, 0.25),)
+    run.score_start(0.5)
+    list(run)
+    assert run.validations[:2] == ((0, 0.25), (2, 0.3))
+    plain = start(looks=False)
+    plain.score_start()
+    assert plain.validations == ()
 
 
 def test_a_look_is_an_evaluation_on_the_held_out_images(tiny):
@@ -143,11 +165,11 @@ def test_a_recipe_takes_the_best_by_held_out_images(tiny, make_student):
     recipe = dd.DM(ipc=1, steps=4, real_batch=4)
     validation = dd.Validation(held=held, every=1, epochs=2, width=2)
     run = Run(recipe, rest, make_student=make_student, seed=0, validation=validation).distillation
-    states = [stored(step.syn) for step in run]
-    assert [step for step, _ in run.validations] == [1, 2, 3, 4]
+    states = [stored(run.plan.syn), *(stored(step.syn) for step in run)]
+    assert [step for step, _ in run.validations] == [0, 1, 2, 3, 4]
     best = run.record()["best_step"]
     assert dict(run.validations)[best] == max(value for _, value in run.validations)
-    assert equal(stored(run.result), states[best - 1])
+    assert equal(stored(run.result), states[best])
     found = dd.distill(recipe, rest, make_student=make_student, seed=0, validation=validation)
     assert torch.equal(found.images, states[best - 1]["parametrization.images"])
     assert found.provenance["best_step"] == best
@@ -167,11 +189,12 @@ def test_the_command_line_holds_images_out(tmp_path, capsys, digits):
     out = tmp_path / "set"
     assert main([*ARGS, "--steps", "3", *LOOKS, "--out", str(out)]) == 0
     said = capsys.readouterr().out
+    assert "start: validation accuracy " in said
     assert "step 2: " in said
     assert "step 3: " in said
-    assert ": validation accuracy " in said
+    assert "the set is that of " in said
     provenance = dd.Distilled.load(out).provenance
-    assert provenance["best_step"] in (2, 3)
+    assert provenance["best_step"] in (0, 2, 3)
     rest, held = digits[0].split(0.2, dd.generator("validation"))
     assert provenance["data"] == {
         "name": rest.name,

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 
 _STOP = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+# Under a time budget: share of the training images for the validation, width and images of a validation network.
+_HELD_OUT, _NARROW, _IMAGES_PER_LOOK, _LEAST_EPOCHS = 0.1, 32, 30_000, 50
 _VALIDATION = ("validation", "validate_every", "validation_epochs", "validation_width")
 
 
@@ -58,9 +60,10 @@ class DistillOptions(NetworkOptions, DataOptions):
             package.module:NAME of a class, function or module of your own, which is imported. Default: the network of
             the method's protocol, with its options. --width, --depth and --norm override these options.
         checkpoint_seconds: Seconds between two checkpoints.
-        validation: Fraction of the training images, such as 0.1, held out to select the best set of the run (early
-            stopping). 0: no images are held out and the set of the last step is saved.
-        validate_every: Steps between two validations.
+        validation: Fraction of the training images, such as 0.1, held out to select the best set of the run, its start
+            included (early stopping). 0: no images are held out and the set of the last step is saved. Default: 0.1
+            with a time budget, and 0 otherwise.
+        validate_every: Steps between two validations. With a time budget they are spread over the run instead.
         validation_epochs: Maximum number of training epochs of the validation network; the recipe's protocol may have
             fewer.
         validation_width: Width (channels per layer) of the validation network.
@@ -90,8 +93,8 @@ class DistillOptions(NetworkOptions, DataOptions):
     def run(self) -> int:
         """Return the exit code after distilling."""
         method: Recipe = self.method  # type: ignore[attr-defined]
-        if self.chosen is not None and self.chosen.choice is not None:
-            out(self.chosen.choice.summary())
+        if self.chosen is not None and self.chosen.summary():
+            out(self.chosen.summary())
         return run_recipe(method, self.train(), self, told_to_resume=self.resume)
 
     def students(self, method: Recipe, train: RealData) -> tuple[str, dict[str, Any]]:
@@ -104,8 +107,11 @@ class DistillOptions(NetworkOptions, DataOptions):
             return train, None
         # The split does not depend on --seed, so that validation accuracies of several seeds are comparable.
         distilled_part, held_out = train.split(self.validation, foundation.generator("validation"))
+        epochs, images = self.validation_epochs, train.num_classes * self.method.ipc  # type: ignore[attr-defined]
+        if self.chosen is not None and self.chosen.budget is not None:
+            epochs = min(epochs, max(_LEAST_EPOCHS, _IMAGES_PER_LOOK // images))
         return distilled_part, judging.Validation(
-            held=held_out, every=self.validate_every, epochs=self.validation_epochs, width=self.validation_width
+            held=held_out, every=self.validate_every, epochs=epochs, width=self.validation_width
         )
 
 
@@ -119,7 +125,9 @@ def distill_verb(args: Sequence[str]) -> type[Any]:
     words = args if args[:1] == ["distill"] else ["--recipe", "dm"]
     chosen = chosen_method(words)
     parameters: Any = Annotated[type(chosen.method), tyro.conf.arg(name="")]  # options without a prefix
-    defaults = {"recipe": chosen.recipe, "network": chosen.network, **chosen.network_options}
+    defaults: dict[str, Any] = {"recipe": chosen.recipe, "network": chosen.network, **chosen.network_options}
+    if chosen.budget is not None and issubclass(type(chosen.method), IterativeRecipe):
+        defaults |= {"validation": _HELD_OUT, "validation_width": _NARROW}
     kinds = {f.name: f.type for f in dataclasses.fields(DistillOptions)}
     fields: list[Any] = [
         ("method", parameters, dataclasses.field(default_factory=lambda: chosen.method)),
@@ -278,6 +286,8 @@ def _finish(
                 announce(estimate, job.steps_taken)
                 foundation.require_free_disk(job.folder, estimate.disk, "the checkpoints and the set")
             for step in job.steps(run):
+                if loop.validations and step.number == 1:
+                    out(f"start: validation accuracy {loop.validations[0][1]:.2%}")
                 reduced = f", learning rate reduced {loop.rate_reductions} times" if loop.rate_reductions else ""
                 update(step.number, f"loss {step.loss:.4g}{reduced}")
                 if loop.validations and loop.validations[-1][0] == step.number:
@@ -291,6 +301,8 @@ def _finish(
         err(f"stopped after step {loop.index}; {_resume_hint(options)}")
         return 75
     distilled = _result(run, options, counts)
+    if run.distillation.validations:
+        _announce_best(run.distillation.validations)
     if "start" in distilled.provenance:
         start = distilled.provenance["start"]
         out(f"started from {start['images']} images of {options.start_from}; {start['left_out']} were not used")
@@ -301,6 +313,13 @@ def _finish(
         err(f"the last finite set was saved in {job.folder}")
         raise diverged
     return 0
+
+
+def _announce_best(validations: Sequence[tuple[int, float]]) -> None:
+    # Of equal scores the loop keeps the first one.
+    step, score = max(validations, key=lambda validation: validation[1])
+    which = f"step {step}" if step else "the start, which no later set exceeded"
+    out(f"the set is that of {which}: validation accuracy {score:.2%}")
 
 
 def _result(run: Run[RealData], options: DistillOptions, counts: Sequence[int]) -> Distilled:

@@ -18,7 +18,10 @@ from ddsdk.planning import (
     LabelKind,
     choose_method,
     method_from_parameters,
+    nearest_leaderboard,
+    preset,
     read_leaderboards,
+    short_start,
 )
 from ddsdk.recipes import IterativeRecipe
 
@@ -37,6 +40,7 @@ class MethodChoice:
         network_options: Default options of the network's builder, by name.
         budget: Time budget of the run in seconds; None for the method's own number of steps.
         choice: Measurement behind the choice; None for a method that the command line names.
+        settings: Settings for short runs, of a named method under a time budget, by name; empty for those of the paper.
     """
 
     recipe: str
@@ -45,6 +49,17 @@ class MethodChoice:
     network_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     budget: float | None = None
     choice: Choice | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def summary(self) -> str:
+        """Return the line that is printed before the run; empty for the settings of the paper."""
+        if self.choice is not None:
+            return self.choice.summary()
+        values = {**self.settings, **self.network_options}
+        if self.budget is None or not values:
+            return ""
+        settings = ", ".join(f"{name}={value!r}" for name, value in values.items())
+        return f"settings for short runs, where you set nothing else: {settings}"
 
 
 def _option(words: Sequence[str], name: str) -> str | None:
@@ -85,24 +100,45 @@ def chosen_method(words: Sequence[str]) -> MethodChoice:
         value = _option(words, other)
         require(value is None, other, f"be left out with --recipe {name}: it is for the choice of a recipe", value)
     method: Any = METHODS[name]
-    if seconds is not None:
-        iterative = issubclass(method, IterativeRecipe)
-        require(iterative, "budget", f"be left out for {name}, which has no steps", budget)
-        length = method.length
-        require(_option(words, length) is None, "budget", f"be left out if --{length} is given", budget)
-    return MethodChoice(recipe=name, method=method(), budget=seconds)
+    if seconds is None:
+        return MethodChoice(recipe=name, method=method())
+    iterative = issubclass(method, IterativeRecipe)
+    require(iterative, "budget", f"be left out for {name}, which has no steps", budget)
+    length = method.length
+    require(_option(words, length) is None, "budget", f"be left out if --{length} is given", budget)
+    return _short_run(words, name, seconds)
+
+
+def _short_run(words: Sequence[str], name: str, budget: float) -> MethodChoice:
+    """Return a method with the settings for short runs: those of its measurement, or else its preset."""
+    ipc = _ipc(words)
+    leaderboard = nearest_leaderboard(read_leaderboards(LEADERBOARDS_PATH), ipc=ipc, data=_option(words, "data"))
+    measured = {entry.recipe: entry.settings for entry in leaderboard.entries}
+    settings = {**measured.get(name, preset(name, ipc)), **short_start(name)}
+    default_network = _option(words, "network") is None
+    return MethodChoice(
+        recipe=name,
+        method=method_from_parameters(name, {**settings, "ipc": ipc}),
+        network_options=leaderboard.network_options if default_network else {},
+        budget=budget,
+        settings=settings,
+    )
+
+
+def _ipc(words: Sequence[str]) -> int:
+    ipc = _option(words, "ipc") or ""
+    # Text that is no number gets its error message later, from the parser of the options.
+    return int(ipc) if ipc.isdecimal() and int(ipc) else _IPC
 
 
 def _winner(words: Sequence[str], budget: float) -> MethodChoice:
     kind = _option(words, "label-kind") or "hard"
     require(kind in get_args(LabelKind), "label-kind", f"be one of {', '.join(get_args(LabelKind))}", kind)
-    ipc = _option(words, "ipc") or ""
     choice = choose_method(
         read_leaderboards(Path(_option(words, "measured") or LEADERBOARDS_PATH)),
         kind=kind,  # type: ignore[arg-type]  # checked above
         budget=budget,
-        # Text that is no number gets its error message later, from the parser of the options.
-        ipc=int(ipc) if ipc.isdecimal() else _IPC,
+        ipc=_ipc(words),
         data=_option(words, "data"),
     )
     entry, leaderboard = choice.entry, choice.leaderboard

@@ -1,6 +1,7 @@
 from .choice import Choice as Choice
 from .choice import LabelKind as LabelKind
 from .choice import choose_method as choose_method
+from .choice import nearest_leaderboard as nearest_leaderboard
 from .choice import ranked_methods as ranked_methods
 from .choice import times_to_accuracy as times_to_accuracy
 from .leaderboard_file import LEADERBOARDS_PATH as LEADERBOARDS_PATH
@@ -13,3 +14,4 @@ from .methods import configured_methods as configured_methods
 from .methods import method_from_parameters as method_from_parameters
 from .presets import family as family
 from .presets import preset as preset
+from .presets import short_start as short_start

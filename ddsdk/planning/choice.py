@@ -131,6 +131,28 @@ def ranked_methods(
     return sorted(rows, key=lambda row: (-row[0], row[1].seconds, row[2].recipe))
 
 
+def nearest_leaderboard(leaderboards: Sequence[Leaderboard], *, ipc: int, data: str | None = None) -> Leaderboard:
+    """Return the leaderboard of a data set whose number of images per class is the nearest one, by ratio.
+
+    ValueError is raised if there is none at all.
+
+    Args:
+        leaderboards: Measured leaderboards; those of the first data set are used for data that were not measured.
+        ipc: Number of images per class.
+        data: Name of the data set; None takes that of the first leaderboard.
+
+    Examples:
+        >>> from ddsdk.planning import nearest_leaderboard, read_leaderboards
+        >>> nearest_leaderboard(read_leaderboards(), ipc=1, data="fashion-mnist").ipc
+        1
+    """
+    require(bool(leaderboards), "leaderboards", "hold measured methods; otherwise name a recipe", "none")
+    measured_data = {leaderboard.data for leaderboard in leaderboards}
+    data_name = data if data in measured_data else leaderboards[0].data
+    candidates = [leaderboard for leaderboard in leaderboards if leaderboard.data == data_name]
+    return min(candidates, key=lambda leaderboard: (abs(math.log(leaderboard.ipc / ipc)), leaderboard.ipc))
+
+
 def choose_method(
     leaderboards: Sequence[Leaderboard], *, kind: LabelKind, budget: float, ipc: int, data: str | None = None
 ) -> Choice:
@@ -154,11 +176,7 @@ def choose_method(
     """
     require_count("ipc", ipc)
     require_positive("budget", budget)
-    require(bool(leaderboards), "leaderboards", "hold measured methods; otherwise name a recipe", "none")
-    measured_data = {leaderboard.data for leaderboard in leaderboards}
-    data_name = data if data in measured_data else leaderboards[0].data
-    candidates = [leaderboard for leaderboard in leaderboards if leaderboard.data == data_name]
-    leaderboard = min(candidates, key=lambda leaderboard: (abs(math.log(leaderboard.ipc / ipc)), leaderboard.ipc))
+    leaderboard = nearest_leaderboard(leaderboards, ipc=ipc, data=data)
     time_budget = max(
         (time_budget for time_budget in leaderboard.time_budgets if time_budget <= budget),
         default=leaderboard.time_budgets[0],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -97,6 +98,22 @@ def preset(name: str, ipc: int) -> dict[str, Any]:
     presets_by_ipc = PRESETS.get(name, {})
     thresholds = [min_ipc for min_ipc in presets_by_ipc if min_ipc <= ipc]
     return dict(presets_by_ipc[max(thresholds)]) if thresholds else {}
+
+
+def short_start(name: str) -> dict[str, Any]:
+    """Return the start and the schedule of a method under a time budget: k-means images, and annealed rates.
+
+    A short run from noise ends below its best start. Methods without these parameters have an empty dict.
+
+    Examples:
+        >>> from ddsdk.planning import short_start
+        >>> short_start("dc")
+        {'start': 'k-means', 'anneal': True}
+    """
+    from ddsdk.recipes import RECIPES
+
+    parameters = {f.name for f in dataclasses.fields(RECIPES[name])} if name in RECIPES else set()
+    return {key: value for key, value in (("start", "k-means"), ("anneal", True)) if key in parameters}
 
 
 def family(name: str) -> str:

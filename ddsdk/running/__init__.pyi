@@ -6,12 +6,12 @@ from .checkpoint import write_checkpoint as write_checkpoint
 from .job import Job as Job
 from .job import stored_config as stored_config
 from .loop import Distillation as Distillation
-from .loop import ObjectiveSchedule as ObjectiveSchedule
-from .loop import Plan as Plan
-from .loop import Step as Step
 from .method import DirectMethod as DirectMethod
 from .method import IterativeMethod as IterativeMethod
 from .method import Method as Method
+from .plan import ObjectiveSchedule as ObjectiveSchedule
+from .plan import Plan as Plan
+from .plan import Step as Step
 from .preview import BudgetFit as BudgetFit
 from .preview import CostEstimate as CostEstimate
 from .preview import estimate as estimate

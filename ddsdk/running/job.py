@@ -19,7 +19,7 @@ from ddsdk.running.checkpoint import (
     remove_checkpoint,
     write_checkpoint,
 )
-from ddsdk.running.loop import Step
+from ddsdk.running.plan import Step
 from ddsdk.running.run import Run
 
 CHECKPOINT = "checkpoint.safetensors"

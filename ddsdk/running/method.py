@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ddsdk.artefact import Certificate, DataDescription
     from ddsdk.data import Source
-    from ddsdk.running.loop import Plan
+    from ddsdk.running.plan import Plan
     from ddsdk.students import MakeStudent, TrainedRuns
     from ddsdk.synthetic import SyntheticSet
     from ddsdk.training import TrainingProtocol

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ddsdk.foundation import require
 from ddsdk.objectives import ClassMatch
-from ddsdk.running.loop import ObjectiveSchedule, Plan
+from ddsdk.running.plan import ObjectiveSchedule, Plan
 
 
 @final

@@ -34,8 +34,9 @@ from ddsdk.networks import (
     require_repeatable,
     takes_generator,
 )
-from ddsdk.running.loop import Distillation, Plan, Step
+from ddsdk.running.loop import Distillation
 from ddsdk.running.method import DirectMethod, IterativeMethod, Method
+from ddsdk.running.plan import Plan, Step
 from ddsdk.running.preview import BudgetFit, CostEstimate, estimate, shortened_method
 from ddsdk.running.warm_start import WarmStart, warm_start_
 from ddsdk.students import MakeStudent, RunProgress
@@ -43,6 +44,9 @@ from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import TrainingProtocol
 
 R = TypeVar("R")
+
+_LOOKING, _MOST_LOOKS = 0.2, 5
+"""Share of a time budget for validations, and their largest number, without that of the start."""
 
 
 class Validator(Protocol):
@@ -109,6 +113,7 @@ class Run(Generic[R], Iterator[Step]):
         self._rng = as_generator(seed)
         self._token = secrets.token_hex(8)
         self._start, self._validation, self._transform = start, validation, transform
+        self._validate_every: int | None = None
         self._record: dict[str, Any] = {}
         self._distillation: Distillation[Any] | None = None
         with self._clock():
@@ -175,7 +180,9 @@ class Run(Generic[R], Iterator[Step]):
     def fit(self, budget: float) -> BudgetFit:
         """Shorten the method to the number of steps that fits into a time budget.
 
-        The budget also covers the time so far, the training of networks, and the trial steps that measure the cost.
+        The budget also covers the time so far, the training of networks, the trial steps that measure the cost, and the
+        validations. These are spread over the run so that they take about a fifth of the budget at most, and number
+        two at least: of the start and of the last step.
 
         Args:
             budget: Time of the whole run in seconds, > 0.
@@ -186,16 +193,29 @@ class Run(Generic[R], Iterator[Step]):
         began, before = time.perf_counter(), self.seconds
         full = self.estimate()
         building = self.seconds - before
+        validating, scores = self._score_start()
+        looks = max(1, min(_MOST_LOOKS, int(_LOOKING * budget / validating))) if scores else 0
         training = 0.0 if self.runs is None else self.runs.seconds
         # The time to build the plan counts twice, because a shortened run builds its plan anew.
-        spent = before + training + time.perf_counter() - began + building
+        spent = before + training + time.perf_counter() - began + building + looks * validating
         fits = int((budget - spent) / (full.seconds / full.steps))
         assert isinstance(self.method, IterativeMethod)  # `estimate` refuses methods without steps
         self.method, steps = shortened_method(self.method, full.steps, fits)
         if steps < full.steps:
             self._distillation = None
+        if scores:
+            self._validate_every = -(-steps // looks)
+            self._distillation = None
+            self.distillation.score_start(scores[0][1])
         shortened = dataclasses.replace(full, steps=steps, seconds=full.seconds * steps / full.steps)
         return BudgetFit(shortened, planned=full.steps, fits=fits, spent=spent)
+
+    def _score_start(self) -> tuple[float, tuple[tuple[int, float], ...]]:
+        """Return the seconds of the validation of the start, and its step and score; empty without validation."""
+        began = time.perf_counter()
+        with self._clock(), plain_torch():
+            self.distillation.score_start()
+        return max(time.perf_counter() - began, 1e-6), self.distillation.validations[:1]
 
     def complete(self, stop: Callable[[], bool] | None = None) -> Distilled:
         """Train the missing networks and take the remaining steps.
@@ -245,7 +265,8 @@ class Run(Generic[R], Iterator[Step]):
     def state_dict(self) -> dict[str, Any]:
         """Return the state that, with method, data and seed, determines all further steps."""
         own = {"run": self._token} if self._taken_once else {}
-        return {"distillation": self.distillation.state_dict(), "seconds": self.seconds, **own}
+        looks = {} if self._validate_every is None else {"validate_every": self._validate_every}
+        return {"distillation": self.distillation.state_dict(), "seconds": self.seconds, **looks, **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state of `state_dict`.
@@ -259,7 +280,11 @@ class Run(Generic[R], Iterator[Step]):
                 f"state must be of this run of {self.method.name}, whose steps are taken once, got that of another "
                 "run: go on with the run that made the state, or start a new one, which pays for its own releases"
             )
-        self.distillation.load_state_dict(state["distillation"])
+        loop, every = self.distillation, state.get("validate_every")
+        if every is not None:
+            # The budget that spread the validations is not fitted again.
+            self._validate_every, loop.plan = every, dataclasses.replace(loop.plan, validate_every=every)
+        loop.load_state_dict(state["distillation"])
         self.seconds = state["seconds"]
 
     def _built(self) -> Distillation[Any]:
@@ -278,7 +303,8 @@ class Run(Generic[R], Iterator[Step]):
             self._record["start"] = warm_start_(plan.syn, self._start, description, derive(rng, "start"))
         if self._validation is not None:
             validate = self._validation.under(method.protocol(self.real), rng=derive(rng, "validation"))
-            plan = dataclasses.replace(plan, validate=validate, validate_every=self._validation.every)
+            every = self._validate_every or self._validation.every
+            plan = dataclasses.replace(plan, validate=validate, validate_every=every)
         method.admit(plan)
         return Distillation(plan, method.source(self.real), rng=derive(rng, "steps"), retries=method.retries)
 
