@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from ddsdk import artefact, data, foundation, judging, networks, running, synthetic
+from ddsdk import artefact, data, foundation, judging, networks, planning, running, synthetic
 from ddsdk.cli.console import err, open_line, out, progress, readable_seconds
 from ddsdk.cli.method_choice import MethodChoice, chosen_method
 from ddsdk.cli.options import DataOptions, NetworkOptions, student_factory
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _STOP = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
 # Under a time budget: share of the training images for the validation, width and images of a validation network.
 _HELD_OUT, _NARROW, _IMAGES_PER_LOOK, _LEAST_EPOCHS = 0.1, 32, 30_000, 50
+_TRAINING = 0.5
+"""Largest share of a time budget for the training of experts, pools and teachers."""
 _VALIDATION = ("validation", "validate_every", "validation_epochs", "validation_width")
 
 
@@ -193,7 +195,9 @@ def run_recipe(method: Recipe, train: RealData, options: DistillOptions, *, told
     student = student_factory(network, train, network_options)
     budget = _budget(method, options)
     if budget is not None and options.resume and isinstance(method, IterativeRecipe):
-        method = _with_saved_length(method, options.out)
+        method = _with_saved_fit(method, options.out)
+    elif budget is not None and isinstance(method, IterativeRecipe):
+        method = _with_training_within(budget, method, train, student, options.seed)
     config = configuration(method, train, options, start)
     with running.Job(options.out, config, resume=options.resume, every=options.checkpoint_seconds) as job:
         if job.finished:
@@ -229,13 +233,28 @@ def run_recipe(method: Recipe, train: RealData, options: DistillOptions, *, told
     return 0
 
 
-def _with_saved_length(method: IterativeRecipe, folder: Path) -> IterativeRecipe:
-    """Return a recipe with the number of steps of the run in a folder.
+def _with_training_within(
+    budget: float, method: IterativeRecipe, train: RealData, student: networks.NetworkFactory, seed: int
+) -> IterativeRecipe:
+    """Return a recipe whose experts, pool or teacher are trained within half of a time budget."""
+    runs = running.Run(method, train, make_student=student, seed=seed).runs
+    seconds = 0.0 if runs is None else runs.estimate()
+    if seconds <= _TRAINING * budget:
+        return method
+    shorter = planning.with_shorter_training(method, max(train.class_sizes), _TRAINING * budget / seconds)
+    fields = ", ".join(f"{name}={getattr(shorter, name)}" for name in method.training_fields)
+    out(f"networks to train would take about {readable_seconds(seconds)}; with {fields} they take half of the budget")
+    return shorter
 
-    The time budget is not fitted again on resuming, because a second measurement would give another number of steps.
+
+def _with_saved_fit(method: IterativeRecipe, folder: Path) -> IterativeRecipe:
+    """Return a recipe with the number of steps and the training of networks of the run in a folder.
+
+    The time budget is not fitted again on resuming, because a second measurement would give other numbers.
     """
-    length = (running.stored_config(folder) or {}).get(method.length)
-    return running.with_steps(method, length) if isinstance(length, int) else method
+    stored = running.stored_config(folder) or {}
+    changes = {name: stored[name] for name in (method.length, *method.training_fields) if name in stored}
+    return dataclasses.replace(method, **changes)
 
 
 def _function(network: str, options: dict[str, Any], train: RealData) -> str:

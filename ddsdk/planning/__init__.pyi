@@ -12,6 +12,7 @@ from .leaderboard_file import read_leaderboards as read_leaderboards
 from .methods import METHODS as METHODS
 from .methods import configured_methods as configured_methods
 from .methods import method_from_parameters as method_from_parameters
+from .methods import with_shorter_training as with_shorter_training
 from .presets import family as family
 from .presets import preset as preset
 from .presets import short_start as short_start

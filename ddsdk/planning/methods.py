@@ -13,8 +13,9 @@ import msgspec
 from ddsdk.baselines import BASELINES
 from ddsdk.foundation import require
 from ddsdk.planning.presets import PRESETS, preset
-from ddsdk.recipes import RECIPES, Recipe
+from ddsdk.recipes import RECIPES, IterativeRecipe, Recipe
 
+_LEAST_IMAGES, _LEAST_NETWORKS = 100, 2
 METHODS: dict[str, type[Recipe]] = {**RECIPES, **BASELINES}
 
 
@@ -49,6 +50,41 @@ def configured_methods(
         changed[name][field] = _value(METHODS[name], field, text.strip(), change)
     presets = {name: {} if paper else preset(name, ipc) for name in names}
     return {name: METHODS[name](**{"ipc": ipc, **presets[name], **changed[name]}) for name in names}
+
+
+def with_shorter_training(method: IterativeRecipe, class_size: int, share: float) -> IterativeRecipe:
+    """Return a method whose experts, pool or teacher take about a share of their training time.
+
+    First the real images of each class are reduced, down to 100, then the networks, down to two, then the epochs, down
+    to two, or to the fewest that the method allows.
+
+    Args:
+        method: Method to change; one without such networks is returned as it is.
+        class_size: Number of real images in a class.
+        share: Factor of the training time, in 0 < share < 1.
+
+    Examples:
+        >>> import ddsdk
+        >>> from ddsdk.planning import with_shorter_training
+        >>> short = with_shorter_training(ddsdk.MTT(ipc=1, experts=10, expert_epochs=10), 1000, 0.05)
+        >>> short.expert_images, short.experts, short.expert_epochs
+        (100, 5, 10)
+    """
+    for name in method.training_fields:
+        current = class_size if getattr(method, name) is None else min(getattr(method, name), class_size)
+        current = current if name.endswith("_images") else getattr(method, name)
+        least = min(current, _LEAST_IMAGES if name.endswith("_images") else _LEAST_NETWORKS)
+        for value in range(max(least, int(current * share)), current + 1):
+            try:
+                changes: dict[str, Any] = {name: value}
+                method = dataclasses.replace(method, **changes)
+            except ValueError:  # such as fewer epochs than the span of a segment
+                continue
+            share *= current / value
+            break
+        if share >= 1:
+            break
+    return method
 
 
 def method_from_parameters(name: str, parameters: Mapping[str, Any]) -> Recipe:

@@ -47,6 +47,7 @@ class AccDD(TiledGradientMatching):
 
     name: ClassVar[str] = "acc-dd"
     needs = ("second derivatives",)
+    training_fields = ("pool", "pool_epochs")
     published_students: ClassVar[int] = 400
     rates: ClassVar[dict[str, float]] = {"l1": 1e-4, "mse": 1e-2}
     pool: PositiveInt = 5

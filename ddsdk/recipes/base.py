@@ -87,6 +87,8 @@ class IterativeRecipe(Recipe, IterativeMethod["RealData"], ABC):
             the classes is n = ceil(classes / classes_per_step) steps over random groups, so that a run needs n times as
             many steps (`ddsdk.objectives.class_groups`). Only for recipes whose loss is a sum over classes.
         sums_over_classes: Whether the loss of the recipe is a sum over classes.
+        training_fields: Names of the fields that determine the training of experts, pools and teachers: real images of
+            each class, number of networks and epochs; empty for recipes without such networks.
 
     Examples:
         >>> import dataclasses, ddsdk
@@ -98,6 +100,7 @@ class IterativeRecipe(Recipe, IterativeMethod["RealData"], ABC):
     """
 
     sums_over_classes: ClassVar[bool] = False
+    training_fields: ClassVar[tuple[str, ...]] = ()
     anneal: bool = False
     average: float | None = None
     clip_norm: PositiveFloat | None = None

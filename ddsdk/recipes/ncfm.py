@@ -77,6 +77,7 @@ class NCFM(DistributionMatching):
 
     name: ClassVar[str] = "ncfm"
     sums_over_classes: ClassVar[bool] = True
+    training_fields = ("pool_images", "pool", "pool_epochs")
     needs = ("features",)
     real_batch: PositiveInt = 1024
     factor: PositiveInt = 2

@@ -74,6 +74,7 @@ class SRe2L(Decoupled, IterativeRecipe):
     """
 
     name: ClassVar[str] = "sre2l"
+    training_fields = ("teacher_images", "teacher_epochs")
     needs = ("BatchNorm",)
     steps: PositiveInt = 1000
     image_lr: PositiveFloat = 0.25

@@ -79,6 +79,7 @@ class TrajectoryMatching(AugmentedRecipe):
 
     values: ClassVar[Mapping[str, Points]]
     """Published values by the name of their field."""
+    training_fields = ("expert_images", "experts", "expert_epochs")
 
     steps: PositiveInt = 5000
     student_steps: PositiveInt | None = None

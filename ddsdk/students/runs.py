@@ -245,6 +245,24 @@ class TrainedRuns:
         """CPU seconds that the training of the stored runs took; wall-clock seconds for files of older versions."""
         return sum(float(metadata.get("cpu_seconds", metadata["seconds"])) for metadata in self._metadata())
 
+    def estimate(self) -> float:
+        """Return the estimated seconds of the training of the missing runs, from the time of a few batches."""
+        missing = len(self.missing)
+        if not missing:
+            return 0.0
+        key, training = generator("estimate"), self.training
+        network, pool = prepare_student(self._make_student, self._real, key).train(), self._pool(key)
+        optimizer = torch.optim.SGD(network.parameters(), lr=training.lr)
+        times = []
+        for i in range(4):
+            began = time.perf_counter()
+            order = pool[torch.randperm(len(pool), generator=derive(key, i))][: training.batch_size]
+            self._train_on(network, optimizer, order, derive(key, i), MemoryFallback())
+            times.append(time.perf_counter() - began)
+        batches = -(-len(pool) // training.batch_size)
+        # The first batch includes one-time costs.
+        return missing * training.epochs * batches * max(times[1:])
+
     def make(self) -> Iterator[RunProgress]:
         """Train the missing runs; each step of the returned iterator is one epoch.
 
