@@ -17,7 +17,7 @@ PARSERS = {
     "files": "manifest header config packed unit picture npz parquet tar csv checkpoint ledger folder",
     "folders": "idx tree decoded store runs",
     "records": "results cells ratings graphs",
-    "federation": "reply rounds",
+    "federation": "reply request rounds",
 }
 NAMES = [name for names in PARSERS.values() for name in names.split()]
 
