@@ -326,6 +326,30 @@ MUTANTS: dict[str, Mutant] = {
         "    if part.nbytes <= 2 * budget:\n",
         "tests/continual",
     ),
+    "a checkpoint of any format is read": Mutant(
+        "ddsdk/running/checkpoint.py", 'if header["format"] != _FORMAT:', "if not header:", "tests/test_run_faults.py"
+    ),
+    "a second name of a file is written": Mutant(
+        "ddsdk/foundation/in_place.py", "status.st_nlink > 1", "status.st_nlink > 9", "tests/test_in_place.py"
+    ),
+    "a damaged description of pictures is believed": Mutant(
+        "ddsdk/data/decoding.py",
+        "return result if _fits(result.shape, n) and _lie_in(result.unreadable, n) else None",
+        "return result",
+        "tests/test_decoding.py",
+    ),
+    "a value beside images without its hash": Mutant(
+        "ddsdk/data/on_disk.py",
+        'if stored["sha256"] == _digest(stored["value"]):',
+        'if stored["sha256"]:',
+        "tests/test_on_disk.py",
+    ),
+    "short rows of a table are taken": Mutant(
+        "ddsdk/data/texts.py",
+        "complete = None not in row and None not in row.values()",
+        "complete = True",
+        "tests/nas/test_spaces.py tests/applications/test_recommend.py",
+    ),
     "directed graph transposed": Mutant(
         "integrations/ddsdk_integrations/graph/propagation.py",
         "torch.sparse_coo_tensor(index.flip(0), weight",
