@@ -93,3 +93,19 @@ def test_clean_images_judge_no_pairs():
     found = LabelAgreement(sets, TASK, NETWORKS.random, clean)
     assert found.pairs == []
     assert found.exchanged(0, 0.5) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "images", "usual", "below"),
+    [
+        # Three standard errors of the usual agreement: 0.85 with three images, 0.21 with fifty.
+        (0.0, 3, 0.6, False),
+        (0.0, 50, 0.6, True),
+        (0.25, 50, 0.6, True),
+        (0.35, 50, 0.6, False),
+        (0.0, 2, 1.0, False),
+        (0.0, 5, 1.0, True),
+    ],
+)
+def test_few_images_are_no_evidence(value, images, usual, below):
+    assert agreement_module._below(value, images, usual, 0.5 * usual) == below
