@@ -71,9 +71,9 @@ def test_the_agreement_in_a_pair_is_that_of_plain_loops():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_an_exchange_of_two_classes_is_refused_and_no_one_else(seed):
-    sets = [drawn(20 * seed + i, 8, exchange=(3, 8) if i < 3 else ()) for i in range(9)]
+    sets = [drawn(20 * seed + i, 10, exchange=(3, 8) if i < 3 else ()) for i in range(9)]
     assert refused_classes(sets) == {(20 * seed + i, c) for i in range(3) for c in (3, 8)}
-    honest = [drawn(20 * seed + i, 8) for i in range(9)]
+    honest = [drawn(20 * seed + i, 10) for i in range(9)]
     assert refused_classes(honest) == set()
 
 
@@ -109,3 +109,11 @@ def test_clean_images_judge_no_pairs():
 )
 def test_few_images_are_no_evidence(value, images, usual, below):
     assert agreement_module._below(value, images, usual, 0.5 * usual) == below
+
+
+def test_a_coin_refuses_no_pair():
+    exchanged = agreement_module._exchanged
+    assert exchanged(0.15, 20, 0.7, 0.35) and exchanged(0.0, 10, 0.9, 0.45)
+    # A client of two images of each class has one of four right by chance, in some of its many pairs.
+    assert not exchanged(0.25, 4, 1.0, 0.5)
+    assert not exchanged(0.2, 20, 0.9, 0.45)
