@@ -293,6 +293,16 @@ def test_a_message_without_content_is_refused():
     assert reply.error.reason == "message must have content, got 'an error'"
 
 
+def test_errors_of_the_clients_own_code_keep_their_text(monkeypatch, caplog):
+    def broken(*_):
+        raise OSError("cannot read /home/alice/patients/net.py")
+
+    monkeypatch.setattr("ddsdk_integrations.federated.client_checks._network", broken)
+    grid = InProcessGrid(client().app(), 1)
+    assert ask(grid, content(1)).error.reason == "the request cannot be read: OSError"
+    assert "net.py" in caplog.text
+
+
 def test_an_owner_may_agree_to_less():
     limits = RequestLimits(actions=("distill",), radius=0.5, knowledge=1)
     grid = InProcessGrid(client(requests=limits).app(), 1)

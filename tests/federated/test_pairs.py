@@ -87,6 +87,18 @@ def test_sets_of_earlier_rounds_judge_where_those_of_this_round_cannot(base):
     assert refused_classes(sets, earlier) == {(base + i, c) for i in range(3) for c in (3, 8)}
 
 
+def test_pairs_may_be_the_only_evidence():
+    """Two clients hold both classes today, and one of yesterday: no class has enough judges, and the pair has."""
+    sets = [drawn(0, 12, exchange=(0, 1), classes=[0, 1]), *(drawn(i, 12, classes=[0, 1]) for i in (1, 2))]
+    sets.append(drawn(3, 12, classes=[0]))
+    earlier = [drawn(3, 12, classes=[1])]
+    accepted, refused = SCREEN(sets, TASK, dd.generator("screen"), features=NETWORKS, earlier=earlier)
+    assert {refusal.node for refusal in refused} <= {0}
+    assert {one.node for one in accepted} >= {1, 2, 3}
+    for refusal in refused:
+        assert "agree with" in refusal.reason or "refuse all classes" in refusal.reason
+
+
 def test_clean_images_judge_no_pairs():
     sets = [drawn(i, 5) for i in range(4)]
     clean = TRAIN.subset(torch.cat([TRAIN.index_of_class(c)[:5] for c in range(K)]))
