@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -50,8 +51,9 @@ def test_a_parser_refuses_or_returns_and_nothing_else(name, tmp_path):
     options += [f"-artifact_prefix={tmp_path}/", str(corpus)]
     done = subprocess.run([*command, *options], env=env, capture_output=True, text=True, timeout=240 + SECONDS)
     (tmp_path / "log").write_text(done.stderr)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "Done" in done.stderr
+    assert "Done" in done.stderr, done.stderr[-3000:]
+    # The timer of the fuzzer may end the process while Python shuts down on a busy machine.
+    assert done.returncode in (0, -signal.SIGALRM), done.stderr[-3000:]
 
 
 def test_the_modules_are_those_of_the_fuzzer():
