@@ -13,6 +13,7 @@ import datetime
 import ipaddress
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -105,6 +106,14 @@ def wait_for(port, seconds=60):
     sys.exit(f"nothing listens on port {port} after {seconds} s")
 
 
+def stop(process):
+    """End a process, and its children that are still at work."""
+    process.terminate()
+    process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 def run(folder, source, clients, settings, paths=(), seconds=600):
     """Start all processes, run the app in the folder `source`, stop them, and return what Flower counted."""
     environment = {**os.environ, **QUIET, "FLWR_HOME": str(folder / "flwr")}
@@ -122,9 +131,10 @@ def run(folder, source, clients, settings, paths=(), seconds=600):
 
         def start(name, *words):
             log = stack.enter_context((folder / f"{name}.log").open("w"))
-            process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, cwd=folder)
-            stack.callback(process.wait)
-            stack.callback(process.terminate)
+            process = subprocess.Popen(
+                words, env=environment, stdout=log, stderr=log, cwd=folder, start_new_session=True
+            )
+            stack.callback(stop, process)
 
         start(
             "superlink",

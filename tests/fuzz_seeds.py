@@ -155,27 +155,55 @@ def run():
         return found.read_bytes()
 
 
-def replies():
-    """Return the message of a client in the wire format, with hard and with soft labels."""
-    os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
-    from flwr.common.serde import recorddict_to_proto
+def fuzz_task():
+    from ddsdk_integrations.federated import FederatedTask
 
-    from ddsdk_integrations.federated import FederatedTask, LocalData, Packing
-    from ddsdk_integrations.federated.payload import pack
-
-    task = FederatedTask(
+    return FederatedTask(
         class_names=("a", "b"),
         image_shape=(1, 2, 2),
         preprocess=dd.Preprocess.unit(1),
         network="mlp",
         network_options={"width": 2},
     )
+
+
+def replies():
+    """Return the message of a client in the wire format, with hard and with soft labels."""
+    os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+    from flwr.common.serde import recorddict_to_proto
+
+    from ddsdk_integrations.federated import LocalData, Packing
+    from ddsdk_integrations.federated.payload import pack
+
+    task = fuzz_task()
     images = torch.rand(4, 1, 2, 2, generator=dd.generator("seed"))
     data = LocalData.of(task, images, torch.tensor([0, 0, 1, 1]))
     made = dd.distill(dd.baselines.Random(ipc=1), data.real, make_student=task.factory, seed=0)
     packings = [Packing(codec=codec, soft=soft) for codec in (Uint8(), Half(), LowRank(1)) for soft in (False, True)]
     contents = [pack(made, data, packing, round_number=1) for packing in packings]
     return [b"\1" + recorddict_to_proto(content).SerializeToString() for content in contents]
+
+
+def requests():
+    """Return messages of a server in the wire format, each after a byte with the action."""
+    os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+    from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+    from flwr.common.serde import recorddict_to_proto
+
+    task = fuzz_task()
+    weights = task.initial_arrays()
+    knowledge = ArrayRecord({"images": torch.zeros(2, 1, 2, 2, dtype=torch.uint8), "classes": torch.arange(2)})
+    training = {"server-round": 1, "seed": 0, "task": task.digest}
+    distill = {**training, "radius": 1.0, "logits": True, "go-on": True}
+    contents = [
+        {"config": ConfigRecord(distill), "arrays": weights, "knowledge": knowledge},
+        {"config": ConfigRecord(training), "arrays": weights},
+        {"config": ConfigRecord({**training, "proximal-mu": 0.0}), "arrays": weights},
+        {"config": ConfigRecord({"action": "distill", "task": task.digest})},
+        {},
+    ]
+    sent = [recorddict_to_proto(RecordDict(content)).SerializeToString() for content in contents]
+    return [bytes([action]) + data for action, data in enumerate(sent)]
 
 
 def rounds():
@@ -221,6 +249,7 @@ SEEDS = {
     "ratings": lambda: [b"user,item,rating\na,x,1\na,y,2\nb,x,3\n"],
     "graphs": lambda: [b"2\n2 0\n7 1 1\n8 1 0\n1 1\n7 0\n"],
     "reply": replies,
+    "request": requests,
     "rounds": lambda: [rounds()],
 }
 """Sound inputs of each parser, from which the fuzzer sets out."""

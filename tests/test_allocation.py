@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -94,6 +95,26 @@ def test_a_step_that_cannot_be_undone_is_neither_repeated_nor_saved(tiny, make_s
     for use in (run.state_dict, lambda: next(run)):
         with pytest.raises(RuntimeError, match="interrupted while it was undone"):
             use()
+    # A whole state, such as that of the last checkpoint, makes the loop usable again.
+    sound = start("dc", tiny, make_student)
+    run.load_state_dict(sound.state_dict())
+    assert next(run).loss == next(sound).loss
+
+
+def test_an_interrupt_while_the_rate_is_reduced_is_not_saved(tiny, make_student):
+    run = start("dc", tiny, make_student)
+    run.plan = dataclasses.replace(run.plan, penalty=lambda syn: next(syn.parameters()).sum() * math.nan)
+    load = run._optimizer.load_state_dict
+
+    def interrupted(state):
+        raise KeyboardInterrupt
+
+    run._optimizer.load_state_dict = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        next(run)
+    run._optimizer.load_state_dict = load
+    with pytest.raises(RuntimeError, match="interrupted while it was undone"):
+        run.state_dict()
 
 
 def test_a_step_that_must_not_be_repeated_is_not(tiny, make_student):
@@ -142,6 +163,40 @@ def test_pieces_that_exceed_the_batch_do_not_count(monkeypatch):
     with pytest.raises(MemoryError, match="no micro-batch can become smaller"):
         fallback(compute)
     assert sizes == [6, 3, 1]
+
+
+def test_an_allocation_that_really_fails_is_repeated():
+    fallback, network, sizes = MemoryFallback(), torch.nn.Linear(1, 1), []
+
+    def compute():
+        sizes.append(dd.training.micro_batch(network, torch.device("cpu"), 100))
+        return torch.empty(1 << 50 if len(sizes) == 1 else 1)
+
+    assert len(fallback(compute)) == 1
+    assert sizes == [32, 16]
+
+
+@pytest.mark.parametrize(
+    "text", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling", "MPS backend out of memory"]
+)
+def test_failures_of_gpu_libraries_are_failures_of_memory(text):
+    calls = []
+
+    def compute():
+        calls.append(dd.training.micro_batch(torch.nn.Linear(1, 1), torch.device("cpu"), 8))
+        if len(calls) == 1:
+            raise RuntimeError(text)
+
+    MemoryFallback()(compute)
+    assert calls == [32, 4]
+
+
+def test_a_step_of_several_processes_is_not_repeated_by_one(tiny, make_student):
+    run = start("dc", tiny, make_student)
+    run.plan = dataclasses.replace(run.plan, reduce=lambda parameters, loss: loss)
+    with pytest.raises(MemoryError, match="injected"), FailingAt(900, times=1):
+        next(run)
+    assert run.index == 0
 
 
 def test_other_errors_are_not_repeated():

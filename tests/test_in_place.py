@@ -20,6 +20,18 @@ def test_a_name_is_taken_once(tmp_path):
         create_file(tmp_path / "no" / "a")
 
 
+def test_a_name_without_its_content_is_not_taken(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdopen", full)
+        with pytest.raises(StorageError, match="No space left"):
+            create_file(tmp_path / "a", b"first")
+    assert list(tmp_path.iterdir()) == []
+    assert create_file(tmp_path / "a", b"first")
+
+
 def test_an_allocated_file_is_new(tmp_path):
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")

@@ -349,7 +349,7 @@ def test_steps_are_those_of_whole_epochs(digits, batch, schedule):
 def test_fewer_steps_see_the_whole_schedule(digits, batch, monkeypatch):
     make, seen = dd.network_factory("convnet", digits[0].image_shape, 10, width=4, depth=2), []
     monkeypatch.setattr(
-        by_protocol, "gradient_step", lambda n, optimizer, *_: seen.append(optimizer.param_groups[0]["lr"])
+        by_protocol, "gradient_step", lambda n, optimizer, *_, **__: seen.append(optimizer.param_groups[0]["lr"])
     )
     protocol = dataclasses.replace(SHORT, epochs=2, decay_at=(0.5,), decay=0.1, lr=1.0)
     by_protocol.train_steps(make(dd.generator(0)), batch, protocol, 5, dd.generator(0))

@@ -169,7 +169,7 @@ def an_hour(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("answer", "trained"), [("y\n", True), ("yes\n", True), ("n\n", False), ("", False)])
 def test_a_long_evaluation_asks_before_it_goes_on(an_hour, capsys, monkeypatch, answer, trained):
-    steps = iter([EvaluationProgress(1, 3600), EvaluationProgress(3600, 3600, name="slow")])
+    steps = iter([EvaluationProgress(done, 3600, name="slow") for done in (*range(1, 7), 3600)])
     monkeypatch.setattr("ddsdk.judging.comparison_steps", lambda *_, **__: steps)
     terminal = io.StringIO(answer)
     terminal.isatty = lambda: True
@@ -184,7 +184,7 @@ def test_a_long_evaluation_asks_before_it_goes_on(an_hour, capsys, monkeypatch, 
 
 @pytest.mark.parametrize("option", [["--trust-protocol"], ["--epochs", "41"], []])
 def test_nothing_is_asked_without_a_terminal_or_about_a_length_of_ones_own(an_hour, capsys, monkeypatch, option):
-    steps = iter([EvaluationProgress(1, 3600), EvaluationProgress(3600, 3600, name="slow")])
+    steps = iter([EvaluationProgress(done, 3600, name="slow") for done in (*range(1, 7), 3600)])
     monkeypatch.setattr("ddsdk.judging.comparison_steps", lambda *_, **__: steps)
     terminal = io.StringIO("n\n")
     terminal.isatty = lambda: bool(option)

@@ -38,6 +38,15 @@ def test_a_pipe_among_the_files_of_data_is_left_alone(tmp_path, kind):
     assert len(dd.load(tmp_path)) == 2
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_link_without_its_target_is_named_and_not_left_out(tmp_path, suffix):
+    whole, missing = tmp_path / f"train-00000-of-00002{suffix}", tmp_path / f"train-00001-of-00002{suffix}"
+    whole.write_text("text,label\na good one,pos\na bad one,neg\n")
+    missing.symlink_to(tmp_path / "blobs" / "gone")
+    with pytest.raises((OSError, ValueError), match="train-0000"):
+        dd.load(tmp_path, split="train", **({"text_column": "text"} if suffix == ".csv" else {}))
+
+
 def test_a_pipe_in_a_store_counts_as_empty(tmp_path):
     store, unit = Store(tmp_path), echo("a")
     store.make()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tracemalloc
 
@@ -111,6 +112,32 @@ def test_a_set_beyond_the_limit_has_a_way_out(tmp_path, monkeypatch):
     with pytest.raises(ArtifactError, match="cap is 500; pass a larger max_bytes"):
         Distilled.load(tmp_path)
     assert len(Distilled.load(tmp_path, max_bytes=10_000)) == 6
+
+
+def test_short_texts_in_a_table_are_counted_as_matrices(tmp_path, small_machine):
+    words = ["".join(pair) for pair in itertools.product("abcdefg", repeat=2)]
+    rows = [f"{' '.join(words[i % 40 : i % 40 + 4])},{i % 2}\n" for i in range(9000)]
+    (tmp_path / "texts.csv").write_text("text,label\n" + "".join(rows))
+    with pytest.raises(ValueError, match="texts of train as matrices of word vectors must fit half of the machine's"):
+        load(tmp_path / "texts.csv")
+
+
+def test_a_list_of_strangers_and_their_items_is_no_matrix_of_gigabytes(tmp_path, small_machine):
+    from ddsdk_integrations.recommend import Interactions
+
+    rows = "".join(f"user {i},item {i},1\n" for i in range(3000))
+    (tmp_path / "ratings.csv").write_text("user,item,rating\n" + rows)
+    with pytest.raises(ValueError, match="the matrix of 3000 users and 3000 items must fit half of the machine's"):
+        Interactions.from_csv(tmp_path / "ratings.csv")
+
+
+def test_tags_of_a_graph_are_counted_as_one_hot_rows(tmp_path, small_machine):
+    pytest.importorskip("torch_geometric")
+    from ddsdk_integrations.graph import read_text_graphs
+
+    (tmp_path / "graph.txt").write_text("1\n3000 0\n" + "".join(f"{i} 0\n" for i in range(3000)))
+    with pytest.raises(ValueError, match="one-hot tags of 3000 nodes, 3000 different ones must fit half of"):
+        read_text_graphs(tmp_path / "graph.txt")
 
 
 def test_metadata_of_deep_json_names_no_classes(tmp_path):

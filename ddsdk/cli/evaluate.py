@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ddsdk.networks import NetworkSpec
 
 _SAY_SECONDS, _ASK_SECONDS = 60, 600
+_MEASURED_EPOCHS, _MEASURED_SECONDS = 5, 5
 
 
 class Row(NamedTuple):
@@ -83,11 +84,12 @@ class Evaluate(NetworkOptions, DataOptions):
         train, test = self.pair(self.test, judging.stored_reading(distilled))
         chosen, baselines = chosen_networks("networks", self.networks), names(self.baselines)
         results = judging.results_folder(self.set) if self.results is None else self.results
-        tables, stored_epochs = [], judging.stored_protocol(distilled).epochs
+        tables, stored = [], judging.stored_protocol(distilled)
         for protocol in self._protocols(distilled, chosen):
             options: dict[str, Any] = {"results": results, "seed": self.seed, "fresh": self.fresh}
             options["network"] = chosen.get(protocol.network)
-            options["ask"] = not self.trust_protocol and protocol.epochs == stored_epochs
+            own = (protocol.epochs, protocol.networks) != (stored.epochs, stored.networks)
+            options["ask"] = not self.trust_protocol and not own
             rows = score_with_baselines(distilled, train, test, protocol, baselines, **options)
             show_scores(test.name, protocol, rows)
             tables.append(rows)
@@ -168,7 +170,7 @@ def score_with_baselines(
 def follow_progress(steps: Iterator[EvaluationProgress], total: int, *, ask: bool = False) -> list[Row]:
     """Return the rows of an evaluation's scores, and show its progress.
 
-    The first epoch gives an estimate of the time, which is printed if it exceeds a minute.
+    Some epochs after the first one give an estimate of the time, which is printed if it exceeds a minute.
 
     Args:
         steps: Progress of the evaluation, which is computed on iteration.
@@ -176,15 +178,21 @@ def follow_progress(steps: Iterator[EvaluationProgress], total: int, *, ask: boo
         ask: Whether an evaluation of more than ten minutes is confirmed in a terminal. The answer "no" raises
             KeyboardInterrupt.
     """
-    rows, began, done = [], time.monotonic(), 0
+    rows: list[Row] = []
+    first: tuple[float, int] | None = None
     # The question comes before the bar, which would overwrite it.
     for step in steps:
         if step.score is not None:
             rows.append(Row(step.score, step.kept))
-        if not step.kept:
-            announce_duration((time.monotonic() - began) * (total - step.done) / (step.done - done), ask=ask)
+        if step.kept:
+            continue
+        if first is None:
+            # The first epoch includes one-time costs.
+            first = time.monotonic(), step.done
+        elif step.done - first[1] >= _MEASURED_EPOCHS or time.monotonic() - first[0] >= _MEASURED_SECONDS:
+            per_epoch = (time.monotonic() - first[0]) / max(1, step.done - first[1])
+            announce_duration(per_epoch * (total - step.done), ask=ask)
             break
-        began, done = time.monotonic(), step.done
     with progress("evaluating", total) as update:
         for step in steps:
             update(step.done, escape_terminal(step.name, 40))

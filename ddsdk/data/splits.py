@@ -81,11 +81,19 @@ def nested_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """
     for patterns in (("*", "data/*"), ("*/*", "*/*/*", "*/*/*/*")):
         found = [file for pattern in patterns for suffix in suffixes for file in folder.glob(f"{pattern}{suffix}")]
-        files = [file for file in found if file.is_file()]  # opening a pipe would wait for its writer
+        files = [file for file in found if not is_special(file)]
         visible = [f for f in files if not any(part.startswith(".") for part in f.relative_to(folder).parts)]
         if visible:
             return sorted(visible)
     return []
+
+
+def is_special(path: Path) -> bool:
+    """Return whether a path is a folder, a pipe or a device; opening a pipe would wait for its writer.
+
+    A link without a target is none of these: opening it gives an error that names it.
+    """
+    return path.exists() and not path.is_file()
 
 
 def _place(file: Path) -> tuple[str, set[str]]:

@@ -15,7 +15,7 @@ from ddsdk.data.labels import class_labels
 from ddsdk.data.raw import Raw, Texts
 from ddsdk.data.splits import files_of_split
 from ddsdk.data.words import Vocabulary, tokens
-from ddsdk.foundation import note, require
+from ddsdk.foundation import note, require, require_memory
 
 TABLES = (".csv", ".tsv")
 LENGTH = 32
@@ -103,6 +103,8 @@ def matrices(vocabulary: Vocabulary, texts: Texts, split: str) -> Tensor:
         texts: Texts of a split.
         split: Name of the split in messages.
     """
+    needed = 4 * len(texts) * LENGTH * vocabulary.vectors.shape[1]
+    require_memory(needed, f"texts of {split} as matrices of word vectors", "pass fewer texts")
     known = set(vocabulary.words)
     empty = [i for i, text in enumerate(texts.values) if not known.intersection(tokens(text))]
     if empty:

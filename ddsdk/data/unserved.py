@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from ddsdk.data.splits import is_special
+
 _VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv"}
 _LOOKED_AT = 50
 """Number of files of a folder that are looked at."""
@@ -57,7 +59,7 @@ def _video(folder: Path) -> str | None:
 def _few(folder: Path, *patterns: str) -> Iterator[Path]:
     for pattern in patterns:
         # Opening a pipe would wait for its writer.
-        yield from islice((path for path in folder.glob(pattern) if path.is_file()), _LOOKED_AT)
+        yield from islice((path for path in folder.glob(pattern) if not is_special(path)), _LOOKED_AT)
 
 
 def _has_picture(path: Path) -> bool:

@@ -34,11 +34,16 @@ def create_file(path: str | os.PathLike[str], data: bytes = b"") -> bool:
     """
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o666)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
     except FileExistsError:
         return False
     except OSError as error:
+        raise StorageError(f"cannot create {str(path)!r}: {error.strerror or error}") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        # A name without its content would stay taken.
+        Path(path).unlink(missing_ok=True)
         raise StorageError(f"cannot create {str(path)!r}: {error.strerror or error}") from error
     return True
 

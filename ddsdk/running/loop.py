@@ -105,8 +105,10 @@ class Distillation(Generic[S], Iterator[Step]):
         """
         self.score_start()
         while self.index < self.plan.steps:
-            # Without retries no step is taken twice: each step of a private method is a release.
-            step, loss = self._memory(self._attempt) if self._retries else self._attempt()
+            # Private methods have no retries, because each of their steps is a release. A step whose gradients were
+            # summed over processes cannot be repeated by one of them alone.
+            repeatable = self._retries and self.plan.reduce is None
+            step, loss = self._memory(self._attempt) if repeatable else self._attempt()
             if step is not None:
                 return step
             self._back_off(loss)
@@ -180,10 +182,9 @@ class Distillation(Generic[S], Iterator[Step]):
             self._validate()
             return Step(self.index, loss, self.plan.syn), loss
         except BaseException:
-            self._whole, self._undo_state = False, undo_state
+            self._undo_state = undo_state
             # Without a copy, for which there may be no memory: nothing else refers to this snapshot any more.
             self._adopt(before)
-            self._whole = True
             raise
 
     def _require_whole(self) -> None:
@@ -318,7 +319,11 @@ class Distillation(Generic[S], Iterator[Step]):
         self._adopt(copy.deepcopy(snapshot))
 
     def _adopt(self, state: dict[str, Any]) -> None:
-        """Set the state of a snapshot, to whose tensors an optimizer then refers."""
+        """Set the state of a snapshot, to whose tensors an optimizer then refers.
+
+        An interrupted call leaves the loop unusable, until a whole state is loaded.
+        """
+        self._whole = False
         self.index = state["index"]
         self.plan.syn.load_state_dict(state["syn"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -329,6 +334,7 @@ class Distillation(Generic[S], Iterator[Step]):
         self._average = state["average"]
         self._best = state["best"]
         self.validations = state["validations"]
+        self._whole = True
 
 
 def _is_averaged(name: str, value: Tensor) -> bool:

@@ -104,9 +104,13 @@ _ADVICE = (
 )
 
 
+# Texts of a RuntimeError: PyTorch's allocator of the CPU and its GPU libraries have no type of their own.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+
+
 def _out_of_memory(error: BaseException) -> bool:
-    # PyTorch's allocator of the CPU raises a RuntimeError without a type of its own.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
 def split_batches(order: Tensor, size: int, join_single: bool) -> tuple[Tensor, ...]:

@@ -24,6 +24,7 @@ from ddsdk_integrations.federated import (
     dirichlet,
     fed_synth,
 )
+from ddsdk_integrations.federated.registry import NodeRegistry
 from ddsdk_integrations.federated.traffic import exchange
 
 RECIPE = dd.DM(ipc=5, steps=2, real_batch=16)
@@ -267,6 +268,15 @@ def test_a_node_that_stays_silent_is_excluded_and_comes_back(monkeypatch, caplog
     laps = [b - a for a, b in pairwise(seconds)]
     assert max(laps) <= 370
     assert laps[3:] == pytest.approx([0, 0], abs=1)
+
+
+def test_an_answer_ends_the_count_of_silent_rounds():
+    registry = NodeRegistry(TASK, "distill", Quorum(patience=2))
+    for answered in ([8], [7, 8], [8]):
+        registry.count_silence([7, 8], answered)
+    assert registry.excluded == set()
+    registry.count_silence([7, 8], [8])
+    assert registry.excluded == {7}
 
 
 def test_reports_of_an_older_version_are_read():

@@ -71,9 +71,9 @@ def test_the_agreement_in_a_pair_is_that_of_plain_loops():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_an_exchange_of_two_classes_is_refused_and_no_one_else(seed):
-    sets = [drawn(20 * seed + i, 8, exchange=(3, 8) if i < 3 else ()) for i in range(9)]
+    sets = [drawn(20 * seed + i, 10, exchange=(3, 8) if i < 3 else ()) for i in range(9)]
     assert refused_classes(sets) == {(20 * seed + i, c) for i in range(3) for c in (3, 8)}
-    honest = [drawn(20 * seed + i, 8) for i in range(9)]
+    honest = [drawn(20 * seed + i, 10) for i in range(9)]
     assert refused_classes(honest) == set()
 
 
@@ -87,9 +87,45 @@ def test_sets_of_earlier_rounds_judge_where_those_of_this_round_cannot(base):
     assert refused_classes(sets, earlier) == {(base + i, c) for i in range(3) for c in (3, 8)}
 
 
+def test_pairs_may_be_the_only_evidence():
+    """Two clients hold both classes today, and one of yesterday: no class has enough judges, and the pair has."""
+    sets = [drawn(0, 12, exchange=(0, 1), classes=[0, 1]), *(drawn(i, 12, classes=[0, 1]) for i in (1, 2))]
+    sets.append(drawn(3, 12, classes=[0]))
+    earlier = [drawn(3, 12, classes=[1])]
+    accepted, refused = SCREEN(sets, TASK, dd.generator("screen"), features=NETWORKS, earlier=earlier)
+    assert {refusal.node for refusal in refused} <= {0}
+    assert {one.node for one in accepted} >= {1, 2, 3}
+    for refusal in refused:
+        assert "agree with" in refusal.reason or "refuse all classes" in refusal.reason
+
+
 def test_clean_images_judge_no_pairs():
     sets = [drawn(i, 5) for i in range(4)]
     clean = TRAIN.subset(torch.cat([TRAIN.index_of_class(c)[:5] for c in range(K)]))
     found = LabelAgreement(sets, TASK, NETWORKS.random, clean)
     assert found.pairs == []
     assert found.exchanged(0, 0.5) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "images", "usual", "below"),
+    [
+        # Three standard errors of the usual agreement: 0.85 with three images, 0.21 with fifty.
+        (0.0, 3, 0.6, False),
+        (0.0, 50, 0.6, True),
+        (0.25, 50, 0.6, True),
+        (0.35, 50, 0.6, False),
+        (0.0, 2, 1.0, False),
+        (0.0, 5, 1.0, True),
+    ],
+)
+def test_few_images_are_no_evidence(value, images, usual, below):
+    assert agreement_module._below(value, images, usual, 0.5 * usual) == below
+
+
+def test_a_coin_refuses_no_pair():
+    exchanged = agreement_module._exchanged
+    assert exchanged(0.15, 20, 0.7, 0.35) and exchanged(0.0, 10, 0.9, 0.45)
+    # A client of two images of each class has one of four right by chance, in some of its many pairs.
+    assert not exchanged(0.25, 4, 1.0, 0.5)
+    assert not exchanged(0.2, 20, 0.9, 0.45)

@@ -1,4 +1,4 @@
-"""What a server reads: the replies of clients in the wire format, and its own state between two rounds."""
+"""What server and clients read: replies and requests in the wire format, and the state of the server between rounds."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import os
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 
 import atheris
-from google.protobuf.message import DecodeError
 from inputs import empty, refusing
 
 with atheris.instrument_imports(include=["ddsdk", "ddsdk_integrations"]):
     import torch
-    from flwr.app import ConfigRecord, Message, RecordDict
+    from flwr.app import ConfigRecord, Context, Message, RecordDict
     from flwr.common.serde import recorddict_from_proto
     from flwr.proto.recorddict_pb2 import RecordDict as Wire
     from flwr.supercore.task_identity import TaskIdentity
@@ -22,9 +21,17 @@ with atheris.instrument_imports(include=["ddsdk", "ddsdk_integrations"]):
     import ddsdk as dd
     from ddsdk.foundation import strict_json
     from ddsdk.running import write_checkpoint
-    from ddsdk_integrations.federated import CrossClientFilter, FederatedTask, ReplyLimits, ReplySpec, inspect_replies
+    from ddsdk_integrations.federated import (
+        CrossClientFilter,
+        FederatedTask,
+        ReplyLimits,
+        ReplySpec,
+        RequestLimits,
+        inspect_replies,
+    )
+    from ddsdk_integrations.federated.client_checks import ACTIONS, Account, Request
     from ddsdk_integrations.federated.cross_client import FeatureNetworks
-    from ddsdk_integrations.federated.payload import Contribution, content_digest
+    from ddsdk_integrations.federated.payload import Contribution, MessageError, content_digest
     from ddsdk_integrations.federated.pool import PoolWeights, pooled
     from ddsdk_integrations.federated.registry import NodeRegistry
     from ddsdk_integrations.federated.store import RoundStore
@@ -48,6 +55,7 @@ SPEC = ReplySpec(
     allowed={NODE: frozenset({0, 1})},
     limits=ReplyLimits(images=8, max_bytes=1 << 20, soft=True),
 )
+LIMITS = RequestLimits(knowledge=4)
 FEATURES = FeatureNetworks.of(TASK, dd.generator("fuzz"))
 
 
@@ -69,19 +77,28 @@ def contribution(node):
 HONEST = [contribution(node) for node in (8, 9, 10)]
 
 
+def parsed(data):
+    """Return the records of a message; None for what Flower cannot read, which is an error of the sender."""
+    try:
+        return recorddict_from_proto(Wire.FromString(data))
+    except Exception:
+        return None
+
+
+def message(content, name):
+    return Message(content, reply_to=Message(RecordDict({"config": ConfigRecord()}), NODE, name))
+
+
 def reply(data):
     """A client's message: refused or taken, and then compared, pooled and counted with those of others."""
-    sealed, data = data[:1] != b"\0", data[1:]
-    try:
-        content = recorddict_from_proto(Wire.FromString(data))
-    except (DecodeError, Exception):  # what Flower cannot read is an error of the sender, see `exchange`
+    content = parsed(data[1:])
+    if content is None:
         return
-    if sealed:
+    if data[:1] != b"\0":
         with contextlib.suppress(Exception):
             content["meta"]["digest"] = content_digest(content["syn"], content["meta"])
     content_bytes(content)
-    message = Message(content, reply_to=Message(RecordDict({"config": ConfigRecord()}), NODE, "train.distill"))
-    sets, refused = inspect_replies([message], SPEC)
+    sets, refused = inspect_replies([message(content, "train.distill")], SPEC)
     assert len(sets) + len(refused) == 1
     if sets:
         kept, _ = CrossClientFilter()([*sets, *HONEST], TASK, dd.generator("screen"), features=FEATURES)
@@ -89,9 +106,28 @@ def reply(data):
         assert torch.isfinite(pool.batch(TASK).x).all()
     registry = NodeRegistry(TASK, "distill", Quorum())
     registry._unanswered = {NODE}
-    message = Message(content, reply_to=Message(RecordDict({"config": ConfigRecord()}), NODE, "query.stats"))
-    registry.answers([message])
+    registry.answers([message(content, "query.stats")])
     registry.held()
+
+
+def request(data):
+    """A server's message at a client: refused by a text that names the rule, or a request within the limits."""
+    content = parsed(data[1:])
+    if content is None or not data:
+        return
+    action = (*ACTIONS, "stats", "traffic")[data[0] % 5]
+    try:
+        found = Request.of(message(content, f"train.{action}"), action, TASK, LIMITS)
+    except MessageError as error:
+        assert str(error)
+        assert str(error).isprintable()
+        return
+    assert 0 <= found.config.get("radius", 0) <= LIMITS.radius
+    assert len(found.images) == len(found.classes) <= 2 * LIMITS.knowledge
+    if found.network is not None:
+        assert all(torch.isfinite(t).all() for t in found.network.state_dict().values())
+    found.config.get("server-round") and found.rng(0)
+    Account(Context(1, NODE, {}, content, {}), LIMITS).repeated(found)
 
 
 def tensors(value):

@@ -1,6 +1,7 @@
 """Feed a parser what a coverage-guided fuzzer makes up: python parsers.py NAME [libFuzzer options] [CORPUS ...]
 
-Whatever a file holds, a parser may only return or refuse it with its own error.
+Whatever a file holds, a parser may only return or refuse it with its own error. NAME may also be that of a module: its
+parsers then take turns by the first byte of an input.
 """
 
 from __future__ import annotations
@@ -17,15 +18,25 @@ PARSERS = {
     "files": "manifest header config packed unit picture npz parquet tar csv checkpoint ledger folder",
     "folders": "idx tree decoded store runs",
     "records": "results cells ratings graphs",
-    "federation": "reply rounds",
+    "federation": "reply request rounds",
 }
-NAMES = [name for names in PARSERS.values() for name in names.split()]
+
+
+def in_turn(parsers):
+    """Return a parser that gives its input without the first byte to the parser of that number."""
+    return lambda data: parsers[data[0] % len(parsers)](data[1:]) if data else None
+
+
+def parser(name):
+    if name in PARSERS:
+        module = importlib.import_module(name)
+        return in_turn([getattr(module, inner) for inner in PARSERS[name].split()])
+    module = importlib.import_module(next(m for m, names in PARSERS.items() if name in names.split()))
+    return getattr(module, name)
 
 
 def main():
-    name = sys.argv.pop(1)
-    module = importlib.import_module(next(m for m, names in PARSERS.items() if name in names.split()))
-    parse = getattr(module, name)
+    parse = parser(sys.argv.pop(1))
     from ddsdk.foundation.errors import ArtifactError
 
     logging.getLogger("ddsdk").setLevel(logging.WARNING)

@@ -181,7 +181,7 @@ class LabelAgreement:
         return pairs
 
     def exchanged(self, i: int, share: float) -> list[tuple[int, int, float]]:
-        """Return the pairs of classes in which set i agrees much less than usual, with its agreement.
+        """Return the pairs of classes in which set i agrees much less than usual and than a coin, with its agreement.
 
         Args:
             i: Index of the set.
@@ -193,7 +193,7 @@ class LabelAgreement:
         usual, own = torch.stack(self.pairs).nanmedian(0).values, self.pairs[i]
         below = torch.nonzero(torch.triu(own < share * usual, diagonal=1)).tolist()
         found = [(a, b, float(own[a, b]), float(usual[a, b])) for a, b in below]
-        return [(a, b, x) for a, b, x, u in found if _below(x, counts[a] + counts[b], u, share * u)]
+        return [(a, b, x) for a, b, x, u in found if _exchanged(x, counts[a] + counts[b], u, share * u)]
 
     def low(self, i: int, share: float) -> tuple[bool, list[int]]:
         """Return whether set i as a whole, and which of its classes, agree much less than usual.
@@ -332,6 +332,14 @@ def _below(value: float, images: int, usual: float, bar: float) -> bool:
     # An agreement of 1 among few images is no proof that every image of the class is easy.
     error = math.sqrt(usual * max(1 - usual, 0.1) / images)
     return images >= _FEWEST and smoothed < bar and usual - smoothed > _STANDARD_ERRORS * error
+
+
+def _exchanged(value: float, images: int, usual: float, bar: float) -> bool:
+    """Return whether an agreement in a pair is low, and below that of a coin by more than chance explains.
+
+    There are many pairs, and some of them are hard: a coin would refuse honest clients of few images.
+    """
+    return _below(value, images, usual, bar) and 0.5 - value > _STANDARD_ERRORS * math.sqrt(0.25 / images)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -48,8 +48,8 @@ class RequestLimits:
     Attributes:
         actions: Trainings that a server may request: ``"distill"`` for distilled sets, ``"update"`` for encoded weight
             updates, ``"fit"`` for weights. Each form discloses something else.
-        answers: Largest number of sets and weights that are sent in one run of Flower. Equal requests in a row get the
-            same answer, which counts once.
+        answers: Largest number of sets and weights that are sent in one run of Flower. Equal requests for a set or an
+            update in a row get the same answer, which counts once.
         seconds: Largest time for all answers of a run in seconds, checked before each; None for no limit.
         radius: Largest radius of the students around the server's weights.
         knowledge: Largest number of images of each class that the server may send as warm start.
@@ -138,8 +138,9 @@ class Request:
         except MessageError:
             raise
         except Exception as error:  # whatever a server sends, the client has an answer
-            text = clean(f"the request cannot be read: {type(error).__name__}: {error}", _TEXT)
-            raise MessageError(text) from error
+            # The text may name files of the client.
+            log.warning("a request cannot be read: %s", clean(str(error), _TEXT))
+            raise MessageError(f"the request cannot be read: {type(error).__name__}") from error
         return cls(action=action, digest=digest, config=config, network=network, images=images, classes=classes)
 
 
@@ -241,7 +242,8 @@ def _knowledge(record: ArrayRecord | None, task: FederatedTask, limits: RequestL
     rule = f"lie in 0..{task.num_classes - 1}"
     _insist(bool(known.all()), f"classes of {_KNOWLEDGE}", rule, classes[~known][:1].tolist())
     fullest = int(torch.bincount(classes).max())
-    _insist(fullest <= limits.knowledge, f"images of {_KNOWLEDGE}", f"be {limits.knowledge} in a class", fullest)
+    rule = f"number at most {limits.knowledge} (RequestLimits.knowledge)"
+    _insist(fullest <= limits.knowledge, f"images of a class in {_KNOWLEDGE}", rule, fullest)
     return images, classes
 
 

@@ -168,8 +168,9 @@ class CrossClientFilter:
                 exchanged = [c for c in (a, b) if c not in classes]
                 refused += [Refusal(contribution.node, 13, "agreement", reason, c) for c in exchanged]
                 classes += exchanged
-            if low or len(classes) > self.whole * len(agreement.of[i]):
-                reason = f"{judge} agree with {100 * agreement.mean(i):.0f} % of the labels"
+            if low or len(classes) > self.whole * len({*agreement.of[i], *classes}):
+                share = f"{judge} agree with {100 * agreement.mean(i):.0f} % of the labels" if agreement.of[i] else ""
+                reason = share or f"{judge} refuse all classes that they judge"
                 refused.append(Refusal(contribution.node, 13, "agreement", reason))
                 continue
             if classes:

@@ -15,7 +15,7 @@ from torch_geometric.io import read_planetoid_data
 from torch_geometric.utils import to_undirected
 
 import ddsdk as dd
-from ddsdk.foundation import require, require_count, require_positive
+from ddsdk.foundation import require, require_count, require_memory, require_positive
 from ddsdk_integrations.graph.data import GraphData, Setting
 
 _PARTS = ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
@@ -189,6 +189,8 @@ def read_text_graphs(path: str | Path) -> TextGraphs:
     parsed = [_read_graph(lines, str(path)) for _ in range(_numbers(lines, str(path), 1)[0])]
     tags = sorted({tag for _, rows in parsed for tag, *_ in rows})
     labels = sorted({label for label, _ in parsed})
+    nodes = sum(len(rows) for _, rows in parsed)
+    require_memory(8 * nodes * len(tags), f"one-hot tags of {nodes} nodes, {len(tags)} different ones")
     column = {tag: i for i, tag in enumerate(tags)}
     graphs = []
     for label, rows in parsed:

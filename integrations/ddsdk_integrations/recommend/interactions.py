@@ -14,7 +14,7 @@ from torch import Tensor
 
 import ddsdk as dd
 from ddsdk.data import csv_rows
-from ddsdk.foundation import derive, require, require_count
+from ddsdk.foundation import derive, require, require_count, require_memory
 
 
 @final
@@ -50,6 +50,7 @@ class Interactions:
         pairs = [(str(user), str(item)) for user, item, rating in rows if rating >= least_rating]
         require(len(pairs) > 0, "rows", f"hold a rating of at least {least_rating:g}", "none")
         users, items = (tuple(dict.fromkeys(names)) for names in zip(*pairs, strict=True))
+        require_memory(4 * len(users) * len(items), f"the matrix of {len(users)} users and {len(items)} items")
         user_index, item_index = ({name: i for i, name in enumerate(names)} for names in (users, items))
         matrix = torch.zeros(len(users), len(items))
         matrix[[user_index[u] for u, _ in pairs], [item_index[i] for _, i in pairs]] = 1
