@@ -189,7 +189,8 @@ def test_students_are_of_the_network_that_the_protocol_names(task):
     assert task.students(dd.DM()) == ("convnet", {"width": 4, "depth": 1})
     free = dataclasses.replace(task, network="", network_options={"width": 4})
     assert free.students(dd.DM()) == ("convnet", {"width": 4})
-    assert free.students(METHODS["frepo"]()) == ("convnet", {"width": 4, "norm": "none"})
+    own = {"width": 4, "norm": "none", "doubling": True, "init": "lecun-normal"}
+    assert free.students(METHODS["frepo"]()) == ("convnet", own)
     assert free.students(METHODS["kip"]()) == ("convnet", {"width": 4})
     network, options = free.students(METHODS["dd"]())
     assert (network, options) == (METHODS["dd"]().protocol(task.train).network, {"init": "xavier-normal"})

@@ -172,7 +172,7 @@ def test_views_of_the_labels():
     soft = make_set(soft=True)
     assert torch.equal(soft.as_dataset("probabilities").tensors[1], soft.labels)
     assert torch.equal(soft.as_dataset("hard").tensors[1].argmax(1), soft.labels.argmax(1))
-    with pytest.raises(ValueError, match=r"labels must be one of \['stored', 'probabilities', 'hard'\]"):
+    with pytest.raises(ValueError, match=r"labels must be one of \['stored', 'probabilities', 'hard', 'centred'\]"):
         soft.as_dataset("soft")
 
 

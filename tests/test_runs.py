@@ -89,6 +89,8 @@ CHANGES = {
     "images": 3,
     "curvature": 0.5,
     "curvature_step": 1.0,
+    "decay_at": (0.5,),
+    "decay": 0.5,
 }
 
 

@@ -37,7 +37,7 @@ from ddsdk.foundation import (
     require,
     strict_json,
 )
-from ddsdk.judging import cached_score, published_protocol, stored_protocol
+from ddsdk.judging import cached_score, in_space_of, published_protocol, stopping_images, stored_protocol
 from ddsdk.networks import network_factory
 from ddsdk.planning import family
 from ddsdk.recipes import Recipe, student_network
@@ -351,4 +351,7 @@ class _CurveMeasurement:
 
     def _score(self, distilled: Distilled, protocol: TrainingProtocol, time_budget: float) -> Score:
         name, seed = f"{self._name} after {time_budget:g} s", self._task.seed
-        return cached_score(inner_folder(self._folder, "scores"), name, distilled, self._held_out, protocol, seed)
+        folder, early = inner_folder(self._folder, "scores"), protocol.early_stopping
+        train = None if early is None else in_space_of(distilled, self._run.real, "train")
+        stopping = None if train is None or early is None else stopping_images(train, early, generator(seed))
+        return cached_score(folder, name, distilled, self._held_out, protocol, seed, stopping=stopping)

@@ -236,7 +236,7 @@ def reduced_protocol(
 ) -> TrainingProtocol:
     """Return a cheaper protocol, whose name lists the changes; the protocol of a kernel machine is returned unchanged.
 
-    The last epoch is evaluated, even if the protocol stops early.
+    With fewer epochs the last one is evaluated, even if the protocol stops early.
 
     Args:
         protocol: Protocol to be changed.
@@ -257,7 +257,7 @@ def reduced_protocol(
         options={"width": width} if has_width else {},
         epochs=None if epochs is None else min(epochs, protocol.epochs),
         networks=networks,
-        early_stopping=False,
+        early_stopping=epochs is None or epochs >= protocol.epochs,
     )
 
 

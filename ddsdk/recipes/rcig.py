@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-from ddsdk import objectives, running, students, synthetic, training
+from ddsdk import data, objectives, running, students, synthetic, training
 from ddsdk.foundation import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from ddsdk.recipes.regression import LabelRegression, mild_augmentation, regression_protocol
 
@@ -79,6 +79,8 @@ class RCIG(LabelRegression):
 
     def parts(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> Plan[Module]:
         """Return ridge regression with linearised networks of a pool."""
+        # The evaluation alone uses the augmentation: check it before the run.
+        data.Augmentation(mild_augmentation(real, self.augmentation, color=False))
         return running.Plan(
             syn=self.scored_set(real, rng, scale=synthetic.LearnedScale(10.0)),
             objective=objectives.ImplicitRegression(

@@ -417,7 +417,7 @@ def test_bad_parts_are_refused():
     with pytest.raises(ValueError, match="fill must be at least 1, got 0"):
         ReplayOptions(fill=0)
     with pytest.raises(ValueError, match="augmentation must name operations"):
-        ReplayOptions(augmentation="zoom")
+        ReplayOptions(augmentation="zooming")
     with pytest.raises(ValueError, match="every must be at least 1, got 0"):
         Streaming(every=0)
 

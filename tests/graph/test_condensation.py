@@ -209,7 +209,7 @@ def test_the_test_nodes_decide_nothing():
 def test_validation_keeps_the_best_set():
     recipe = GCond(nodes=7, steps=4, validate_every=2, structure="none")
     found = dd.distill(recipe, small_graph(), seed=0).provenance
-    assert found["best_step"] in (2, 4)
+    assert found["best_step"] in (0, 2, 4)
     assert 0 <= found["best_value"] <= 1
 
 
