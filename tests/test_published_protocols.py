@@ -141,6 +141,16 @@ def test_an_evaluation_stops_by_training_images_and_says_what_is_missing(tiny, t
     assert len(dd.read_scores(tmp_path)) == count + 1
 
 
+def test_the_command_says_which_epoch_is_tested(tmp_path, capsys):
+    protocol = TrainingProtocol(
+        network_options={"width": 4}, networks=1, epochs=2, early_stopping=EarlyStopping(images=20)
+    )
+    made = dd.distill(dd.BASELINES["random"](ipc=2), dd.load("digits"))
+    dataclasses.replace(made, protocol=protocol.to_dict()).save(tmp_path / "set")
+    assert main(["evaluate", str(tmp_path / "set"), "--data", "digits", "--baselines", ""]) == 0
+    assert "augmentation none, best epoch on 20 training images" in capsys.readouterr().out
+
+
 def test_new_settings_are_stored_and_old_protocols_keep_their_form():
     protocol = TrainingProtocol(
         label_scale=8.0, subtract_initial=True, early_stopping=EarlyStopping(images=5, patience=2), labels="centred"

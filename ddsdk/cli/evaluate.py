@@ -234,7 +234,9 @@ def show_scores(data: str, protocol: TrainingProtocol, rows: list[Row]) -> None:
         return
     augmentation = protocol.augmentation or "none"
     networks, epochs = protocol.networks, protocol.epochs
-    out(f"{networks} networks, {epochs} epochs, loss {protocol.loss}, augmentation {augmentation}, last epoch")
+    early = protocol.early_stopping
+    which = "last epoch" if early is None else f"best epoch on {early.images} training images"
+    out(f"{networks} networks, {epochs} epochs, loss {protocol.loss}, augmentation {augmentation}, {which}")
 
 
 def _show_side_by_side(data: str, tables: list[list[Row]]) -> None:
