@@ -23,7 +23,7 @@ class OutputChange(nn.Module):
         >>> import ddsdk, torch
         >>> from ddsdk.training import OutputChange
         >>> network = ddsdk.network_factory("convnet", (1, 8, 8), 10, width=4)(ddsdk.generator(0))
-        >>> float(OutputChange(network)(torch.rand(2, 1, 8, 8)).abs().max())
+        >>> float(OutputChange(network)(torch.rand(2, 1, 8, 8)).detach().abs().max())
         0.0
 
     References:
