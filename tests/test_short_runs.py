@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import ddsdk as dd
@@ -38,10 +39,36 @@ def test_a_budget_covers_the_networks_of_a_recipe(tmp_path, capsys, monkeypatch)
     args += ["--frequencies", "4", "--real-batch", "4", "--pool", "20", "--pool-epochs", "60", "--validation", "0"]
     assert main([*args, "--budget", "4s", "--out", str(tmp_path / "set")]) == 0
     said = capsys.readouterr().out
-    assert "networks to train would take about 17 minutes; with pool_images=100, pool=2, pool_epochs=2" in said
+    assert "networks to train would take about 17 minutes; their training is shortened: pool_images=100" in said
     record = dd.Distilled.load(tmp_path / "set").provenance
     assert record["runs"]["count"] == 2
     assert record["parameters"]["pool_epochs"] == 2
+
+
+@pytest.mark.parametrize(("ipc", "sizes", "held"), [(5, 5, False), (1, 1, False), (20, 22, False), (2, 30, True)])
+def test_small_classes_are_not_split_for_the_choice_of_the_best_set(tmp_path, capfd, ipc, sizes, held):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (3 * sizes, 8, 8, 1), dtype=np.uint8)
+    np.savez(tmp_path / "own.npz", images=images, labels=np.repeat(np.arange(3), sizes))
+    args = ["distill", "--data", str(tmp_path / "own.npz"), "--recipe", "dm", "--ipc", str(ipc), "--width", "4"]
+    args += ["--budget", "1s", "--validation-epochs", "1", "--validation-width", "2", "--out", str(tmp_path / "set")]
+    assert main(args) == 0
+    assert ("start: validation accuracy" in capfd.readouterr().out) == held
+    record = dd.Distilled.load(tmp_path / "set").provenance
+    assert record["data"]["images"] == 3 * sizes - (9 if held else 0)
+    # An explicit fraction is taken as it is.
+    if ipc == 5:
+        assert main([*args[:-1], str(tmp_path / "split"), "--validation", "0.1"]) == 2
+
+
+def test_a_run_that_was_stopped_in_the_training_of_networks_is_shortened_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DDSDK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("ddsdk.students.TrainedRuns.estimate", lambda self: 1000.0)
+    monkeypatch.setattr("ddsdk.cli.distill._train_networks", lambda run: False)
+    args = ["distill", "--data", "digits", "--recipe", "ncfm", "--ipc", "1", "--width", "4", "--pool", "20"]
+    for more in ([], ["--resume"]):
+        assert main([*args, "--budget", "4s", "--out", str(tmp_path / "set"), *more]) == 75
+        assert "pool=2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 _STOP = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
 # Under a time budget: share of the training images for the validation, width and images of a validation network.
-_HELD_OUT, _NARROW, _IMAGES_PER_LOOK, _LEAST_EPOCHS = 0.1, 32, 30_000, 50
+_HELD_OUT, _NARROW, _IMAGES_PER_LOOK, _LEAST_EPOCHS, _LEAST_CLASS = 0.1, 32, 30_000, 50, 20
 _TRAINING = 0.5
 """Largest share of a time budget for the training of experts, pools and teachers."""
 _VALIDATION = ("validation", "validate_every", "validation_epochs", "validation_width")
@@ -63,8 +64,8 @@ class DistillOptions(NetworkOptions, DataOptions):
             the method's protocol, with its options. --width, --depth and --norm override these options.
         checkpoint_seconds: Seconds between two checkpoints.
         validation: Fraction of the training images, such as 0.1, held out to select the best set of the run, its start
-            included (early stopping). 0: no images are held out and the set of the last step is saved. Default: 0.1
-            with a time budget, and 0 otherwise.
+            included (early stopping). 0: no images are held out and the set of the last step is saved. None: 0.1 with a
+            time budget, if each class has 20 images and enough for the set, and 0 otherwise.
         validate_every: Steps between two validations. With a time budget they are spread over the run instead.
         validation_epochs: Maximum number of training epochs of the validation network; the recipe's protocol may have
             fewer.
@@ -86,7 +87,7 @@ class DistillOptions(NetworkOptions, DataOptions):
     seed: int = 0
     network: str = ""
     checkpoint_seconds: float = 30.0
-    validation: float = 0.0
+    validation: float | None = None
     validate_every: int = 100
     validation_epochs: int = 300
     validation_width: int = 64
@@ -102,6 +103,18 @@ class DistillOptions(NetworkOptions, DataOptions):
     def students(self, method: Recipe, train: RealData) -> tuple[str, dict[str, Any]]:
         """Return the name of the student network and the options of its builder."""
         return student_network(method, train, self.network, self.network_options())
+
+    def held_out_share(self, train: RealData) -> float:
+        """Return the fraction of the training images to hold out."""
+        if self.validation is not None:
+            return self.validation
+        if self.chosen is None or self.chosen.budget is None:
+            return 0.0
+        least = max(_LEAST_CLASS, math.ceil(self.method.ipc / (1 - _HELD_OUT)))  # type: ignore[attr-defined]
+        if min(train.class_sizes) >= least:
+            return _HELD_OUT
+        foundation.note(f"no images are held out to choose the best set, because a class has fewer than {least} images")
+        return 0.0
 
     def held_out(self, train: RealData) -> tuple[RealData, judging.Validation | None]:
         """Return the images to distil and the validation on the held-out images; None without validation."""
@@ -129,7 +142,7 @@ def distill_verb(args: Sequence[str]) -> type[Any]:
     parameters: Any = Annotated[type(chosen.method), tyro.conf.arg(name="")]  # options without a prefix
     defaults: dict[str, Any] = {"recipe": chosen.recipe, "network": chosen.network, **chosen.network_options}
     if chosen.budget is not None and issubclass(type(chosen.method), IterativeRecipe):
-        defaults |= {"validation": _HELD_OUT, "validation_width": _NARROW}
+        defaults |= {"validation_width": _NARROW}
     kinds = {f.name: f.type for f in dataclasses.fields(DistillOptions)}
     fields: list[Any] = [
         ("method", parameters, dataclasses.field(default_factory=lambda: chosen.method)),
@@ -186,6 +199,7 @@ def run_recipe(method: Recipe, train: RealData, options: DistillOptions, *, told
     """
     if options.validation and not isinstance(method, IterativeRecipe):
         raise ValueError(f"validation must be 0 for {options.recipe}, a method without steps, got {options.validation}")
+    options = dataclasses.replace(options, validation=options.held_out_share(train))
     train, validation = options.held_out(train)
     counts = [min(method.ipc, size) for size in train.class_sizes]
     if options.small_classes != "refuse":
@@ -194,10 +208,13 @@ def run_recipe(method: Recipe, train: RealData, options: DistillOptions, *, told
     network, network_options = options.students(method, train)
     student = student_factory(network, train, network_options)
     budget = _budget(method, options)
-    if budget is not None and options.resume and isinstance(method, IterativeRecipe):
-        method = _with_saved_fit(method, options.out)
-    elif budget is not None and isinstance(method, IterativeRecipe):
-        method = _with_training_within(budget, method, train, student, options.seed)
+    if budget is not None and isinstance(method, IterativeRecipe):
+        # A run that was stopped while its networks were trained has no configuration yet.
+        stored = running.stored_config(options.out) if options.resume else None
+        if stored is None:
+            method = _with_training_within(budget, method, train, student, options.seed)
+        else:
+            method = _with_saved_fit(method, stored)
     config = configuration(method, train, options, start)
     with running.Job(options.out, config, resume=options.resume, every=options.checkpoint_seconds) as job:
         if job.finished:
@@ -243,16 +260,15 @@ def _with_training_within(
         return method
     shorter = planning.with_shorter_training(method, max(train.class_sizes), _TRAINING * budget / seconds)
     fields = ", ".join(f"{name}={getattr(shorter, name)}" for name in method.training_fields)
-    out(f"networks to train would take about {readable_seconds(seconds)}; with {fields} they take half of the budget")
+    out(f"networks to train would take about {readable_seconds(seconds)}; their training is shortened: {fields}")
     return shorter
 
 
-def _with_saved_fit(method: IterativeRecipe, folder: Path) -> IterativeRecipe:
-    """Return a recipe with the number of steps and the training of networks of the run in a folder.
+def _with_saved_fit(method: IterativeRecipe, stored: Mapping[str, Any]) -> IterativeRecipe:
+    """Return a recipe with the number of steps and the training of networks of a stored configuration.
 
     The time budget is not fitted again on resuming, because a second measurement would give other numbers.
     """
-    stored = running.stored_config(folder) or {}
     changes = {name: stored[name] for name in (method.length, *method.training_fields) if name in stored}
     return dataclasses.replace(method, **changes)
 
