@@ -12,15 +12,16 @@ if TYPE_CHECKING:
     from ddsdk.synthetic import Bounds, Labels, LearnedRate, LearnedScale, Parametrization, Shrink
 
 
-def augmentation_for(real: RealData, given: str | None) -> str:
-    """Return the augmentation `given`, or if it is None the published DSA operations that suit the data.
+def augmentation_for(real: RealData, given: str | None, published: str = "") -> str:
+    """Return the augmentation `given`, or if it is None the published operations that suit the data.
 
-    The published operations are all six of DSA. Flip is left out unless the data is mirror-safe, and data that is not
-    made of pictures, such as text, gets no operation.
+    Flip is left out unless the data is mirror-safe, and data that is not made of pictures, such as text, gets no
+    operation.
 
     Args:
         real: Real data to be augmented.
-        given: DSA operations joined by "_"; empty for none, None for the published ones.
+        given: Operations joined by "_"; empty for none, None for the published ones.
+        published: Published operations joined by "_"; empty for those of DSA.
 
     Examples:
         >>> import ddsdk
@@ -32,7 +33,7 @@ def augmentation_for(real: RealData, given: str | None) -> str:
         return given
     if not real.pictures:
         return ""
-    return "_".join(op for op in data.DSA_STRATEGY.split("_") if op != "flip" or real.mirror_safe)
+    return "_".join(op for op in (published or data.DSA_STRATEGY).split("_") if op != "flip" or real.mirror_safe)
 
 
 def pixel_set(real: RealData, ipc: int, start: str, rng: Generator, *, bounded: bool = False) -> SyntheticSet:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, final
 from ddsdk import synthetic, training
 from ddsdk.foundation import NonNegativeFloat, PositiveFloat, PositiveInt
 from ddsdk.recipes.base import IterativeRecipe
-from ddsdk.recipes.parts import adam_by_kind, class_set, start_images
+from ddsdk.recipes.parts import adam_by_kind, augmentation_for, class_set, start_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,14 +82,9 @@ def mild_augmentation(real: RealData, given: str | None, *, color: bool = True) 
         >>> mild_augmentation(ddsdk.load("digits"), None)
         'jitter_zoom_rotate_translate_quarter-cutout'
     """
-    if given is not None:
-        return given
-    if not real.pictures:
-        return ""
-    colourful = real.image_shape[0] > 1
-    # The authors flip colour images alone; data that is not mirror-safe is never flipped.
-    first = [*(["flip"] if colourful and real.mirror_safe else []), *(["jitter"] if colourful or color else [])]
-    return "_".join([*first, "zoom", "rotate", "translate", "quarter-cutout"])
+    # The authors flip colour images alone.
+    colours = "flip_jitter_" if real.image_shape[0] > 1 else "jitter_" if color else ""
+    return augmentation_for(real, given, f"{colours}zoom_rotate_translate_quarter-cutout")
 
 
 def regression_protocol(
