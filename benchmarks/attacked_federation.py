@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid
 from torch import Tensor
 
 import ddsdk as dd
 from ddsdk.foundation import require_count
 from ddsdk_integrations.federated import FederatedTask, InProcessGrid, Participant, SetStrategy, dirichlet, fed_dm
 from ddsdk_integrations.federated.payload import content_digest
+from ddsdk_integrations.federated.traffic import ForwardingGrid
 
 TARGET = 0
 _RESERVED = 5
@@ -137,7 +137,7 @@ ATTACKS: dict[str, Attack] = {
 
 
 @final
-class AttackedGrid(Grid):
+class AttackedGrid(ForwardingGrid):
     """Grid in one process, in which some clients answer the requests of rounds late, or never.
 
     Args:
@@ -147,30 +147,15 @@ class AttackedGrid(Grid):
     """
 
     def __init__(self, grid: InProcessGrid, *, late: Iterable[int] = (), silent: Iterable[int] = ()) -> None:
-        self._grid, self._late, self._silent = grid, set(late), set(silent)
+        super().__init__(grid)
+        self._late, self._silent = set(late), set(silent)
         self._withheld: set[str] = set()
         self._postponed: set[str] = set()
-
-    def set_run(self, run: Any) -> None:  # noqa: ANN401
-        """Do nothing, because there is a single run."""
-
-    @property
-    def run(self) -> Any:  # noqa: ANN401
-        """Record of the run of the grid of all clients, which has none."""
-        return self._grid.run
-
-    def create_message(self, *args: Any, **kwargs: Any) -> Message:  # noqa: ANN401
-        """Return a new message."""
-        return self._grid.create_message(*args, **kwargs)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Return the ids of all clients."""
-        return self._grid.get_node_ids()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Return an id for each message."""
         listed = list(messages)
-        ids = list(self._grid.push_messages(listed))
+        ids = list(super().push_messages(listed))
         for i, message in zip(ids, listed, strict=True):
             if message.metadata.message_type.startswith("train"):
                 self._withheld |= {i} if message.metadata.dst_node_id in self._silent else set()
@@ -182,11 +167,7 @@ class AttackedGrid(Grid):
         ids = set(message_ids)
         arrived = ids - self._withheld - self._postponed
         self._postponed -= ids
-        return self._grid.pull_messages(sorted(arrived))
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Return the replies of all clients."""
-        return self._grid.send_and_receive(messages, timeout=timeout)
+        return super().pull_messages(sorted(arrived))
 
 
 def _copier(honest: ClientApp, victim: int, classes: int) -> ClientApp:

@@ -45,7 +45,8 @@ def test_a_parser_refuses_or_returns_and_nothing_else(name, tmp_path):
         found += [bytes([number]) + data for data in inputs(inner)]
     for i, data in enumerate(found):
         (corpus / f"input-{i}").write_bytes(data)
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    # The folder of the parsers goes with that of the test.
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)}
     command = [sys.executable, str(HERE / "parsers.py"), name]
     options = [f"-max_total_time={SECONDS}", "-max_len=8192", "-timeout=10", "-rss_limit_mb=3072"]
     options += [f"-artifact_prefix={tmp_path}/", str(corpus)]

@@ -171,28 +171,15 @@ class Traffic:
         return self.down + self.up
 
 
-@final
-class CountingGrid(Grid):
-    """Flower grid that counts the bytes of all messages, for use with any strategy.
+class ForwardingGrid(Grid):
+    """Flower grid that hands every call on to another one; the base of grids that change a few calls.
 
     Args:
         grid: Grid that transports the messages.
-        traffic: Count to be continued; None for a new one.
-
-    Attributes:
-        traffic: Count of bytes and messages.
-
-    Examples:
-        >>> from flwr.clientapp import ClientApp
-        >>> from ddsdk_integrations.federated import CountingGrid, InProcessGrid
-        >>> grid = CountingGrid(InProcessGrid(ClientApp(), 3))
-        >>> len(list(grid.get_node_ids())), grid.traffic.total
-        (3, 0)
     """
 
-    def __init__(self, grid: Grid, traffic: Traffic | None = None) -> None:
+    def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self.traffic = Traffic() if traffic is None else traffic
 
     def set_run(self, run: Any) -> None:  # noqa: ANN401 - a type of Flower that is not public
         """Set the run of the underlying grid."""
@@ -212,17 +199,53 @@ class CountingGrid(Grid):
         return self._grid.get_node_ids()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Return the ids of the messages after sending them."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that have arrived."""
+        return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Return the replies to messages."""
+        return self._grid.send_and_receive(messages, timeout=timeout)
+
+
+@final
+class CountingGrid(ForwardingGrid):
+    """Flower grid that counts the bytes of all messages, for use with any strategy.
+
+    Args:
+        grid: Grid that transports the messages.
+        traffic: Count to be continued; None for a new one.
+
+    Attributes:
+        traffic: Count of bytes and messages.
+
+    Examples:
+        >>> from flwr.clientapp import ClientApp
+        >>> from ddsdk_integrations.federated import CountingGrid, InProcessGrid
+        >>> grid = CountingGrid(InProcessGrid(ClientApp(), 3))
+        >>> len(list(grid.get_node_ids())), grid.traffic.total
+        (3, 0)
+    """
+
+    def __init__(self, grid: Grid, traffic: Traffic | None = None) -> None:
+        super().__init__(grid)
+        self.traffic = Traffic() if traffic is None else traffic
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Return the ids of the messages after sending and counting them."""
-        return self._grid.push_messages(self._counted(messages, up=False))
+        return super().push_messages(self._counted(messages, up=False))
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies that have arrived, and count them."""
-        return self._counted(self._grid.pull_messages(message_ids), up=True)
+        return self._counted(super().pull_messages(message_ids), up=True)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Return the replies to messages, and count both."""
         sent = self._counted(messages, up=False)
-        return self._counted(self._grid.send_and_receive(sent, timeout=timeout), up=True)
+        return self._counted(super().send_and_receive(sent, timeout=timeout), up=True)
 
     def _counted(self, messages: Iterable[Message], *, up: bool) -> list[Message]:
         listed = list(messages)
