@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 import ddsdk as dd
-from ddsdk.foundation import require_count
+from ddsdk.foundation import require_count, require_positive
 from ddsdk_integrations.federated import FederatedTask, InProcessGrid, Participant, SetStrategy, dirichlet, fed_dm
 from ddsdk_integrations.federated.payload import content_digest
 from ddsdk_integrations.federated.traffic import ForwardingGrid
@@ -33,6 +33,7 @@ class ExperimentConfig:
         width: Width of the ConvNet.
         rounds: Number of communication rounds.
         remember: Number of rounds whose sets are used together.
+        alpha: Concentration of the Dirichlet split among honest clients; smaller values make them differ more.
     """
 
     ipc: int = 5
@@ -40,10 +41,12 @@ class ExperimentConfig:
     width: int = 16
     rounds: int = 3
     remember: int = 2
+    alpha: float = 5.0
 
     def __post_init__(self) -> None:
         for name in ("ipc", "width", "rounds", "remember"):
             require_count(name, getattr(self, name))
+        require_positive("alpha", self.alpha)
 
 
 @dataclass(frozen=True)
@@ -251,7 +254,7 @@ class AttackedFederation:
 
     @cached_property
     def _parts(self) -> list[Tensor]:
-        return dirichlet(self.labels, self.attack.honest, 5.0, dd.generator("split", self.seed), least=30)
+        return dirichlet(self.labels, self.attack.honest, self.config.alpha, dd.generator("split", self.seed), least=30)
 
     def _load(self, context: Context) -> tuple[Tensor, Tensor]:
         index = self._parts[int(context.node_config["partition-id"]) - self.attack.attackers]
