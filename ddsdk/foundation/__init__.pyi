@@ -21,6 +21,7 @@ from .files import remove_stale_files as remove_stale_files
 from .files import staged_folder as staged_folder
 from .files import strict_json as strict_json
 from .files import write_atomic as write_atomic
+from .heap import keep_freed_memory as keep_freed_memory
 from .in_place import allocate_file as allocate_file
 from .in_place import create_file as create_file
 from .in_place import open_in_place as open_in_place

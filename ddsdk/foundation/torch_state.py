@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 
+from ddsdk.foundation.heap import keep_freed_memory
+
 T = TypeVar("T")
 
 
@@ -16,8 +18,8 @@ def plain_torch() -> Iterator[None]:
     """Set torch's default settings, and restore the application's settings on exit.
 
     The settings are float32 as the default dtype, the CPU as the default device, gradients, and neither inference mode
-    nor autocast. A notebook that has changed one of them gets the same results, bit for bit. The context is also a
-    decorator: ``@plain_torch()``.
+    nor autocast. A notebook that has changed one of them gets the same results, bit for bit. The C library keeps freed
+    memory from then on, see `keep_freed_memory`. The context is also a decorator: ``@plain_torch()``.
 
     Examples:
         >>> import torch
@@ -26,6 +28,7 @@ def plain_torch() -> Iterator[None]:
         ...     torch.is_grad_enabled(), torch.get_default_dtype()
         (True, torch.float32)
     """
+    keep_freed_memory()
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
