@@ -79,6 +79,14 @@ CELLS: dict[str, Cell] = {
 }
 """Options by cell. The name is that of the folder: method and images per class, after the data set for CIFAR-10."""
 
+CELLS |= {
+    f"short-{data}-{recipe}": Cell(
+        f"--data {data} --recipe {recipe} --ipc 1 --budget 2m", "--protocol published --width 64"
+    )
+    for data in ("digits", "fashion-mnist", "cifar10")
+    for recipe in ("auto", "dm", "dc", "dsa", "idc", "ncfm", "mtt", "rat-bptt")
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class CellsBenchmark:

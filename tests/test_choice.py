@@ -18,7 +18,7 @@ from ddsdk.experiments.curve import CurvePoint, RecipeCurve
 from ddsdk.experiments.leaderboards import leaderboards_of
 from ddsdk.foundation.errors import ArtifactError
 from ddsdk.foundation.files import readable_json
-from ddsdk.planning.choice import choose_method, ranked_methods, times_to_accuracy
+from ddsdk.planning.choice import choose_methods, ranked_methods, times_to_accuracy
 from ddsdk.planning.leaderboard_file import (
     LEADERBOARDS_PATH,
     Leaderboard,
@@ -105,7 +105,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_winner(case):
     data, ipc, kind, budget, recipe, mark = CASES[case]
-    choice = choose_method(BOARDS, kind=kind, budget=budget, ipc=ipc, data=data)
+    choice = choose_methods(BOARDS, kind=kind, budget=budget, ipc=ipc, data=data)[0]
     assert (choice.entry.recipe, choice.figure.time_budget) == (recipe, mark)
 
 
@@ -115,13 +115,13 @@ def test_kernels_and_late_sets_do_not_count():
 
 
 def test_the_line_says_what_differs_from_what_was_asked():
-    known = choose_method(BOARDS, kind="hard", budget=2.0, ipc=1, data="digits").summary()
+    known = choose_methods(BOARDS, kind="hard", budget=2.0, ipc=1, data="digits")[0].summary()
     assert known.startswith("taking dm: 80.0 % on held-out images of digits after 2 CPU seconds with 1 image")
     assert "the best of 3 methods for hard labels; with" in known
     assert "with real_batch=4, augmentation='', image_momentum=0.25, width=4, depth=1, where" in known
     assert known.endswith("the whole list: ddsdk winners")
     assert "measured" not in known
-    other = choose_method(BOARDS, kind="hard", budget=2.0, ipc=5, data="cifar10").summary()
+    other = choose_methods(BOARDS, kind="hard", budget=2.0, ipc=5, data="cifar10")[0].summary()
     assert "(measured on fashion-mnist and not on cifar10, at ipc 10 and not 5, after 60 s and not 2)" in other
 
 
@@ -140,7 +140,7 @@ def test_the_line_says_what_differs_from_what_was_asked():
 def test_a_choice_that_cannot_be_made(changes, message):
     given = {"leaderboards": BOARDS, "kind": "hard", "budget": 1.0, "ipc": 1, **changes}
     with pytest.raises(ValueError, match=message):
-        choose_method(given.pop("leaderboards"), **given)
+        choose_methods(given.pop("leaderboards"), **given)
 
 
 @pytest.mark.parametrize(

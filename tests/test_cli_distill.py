@@ -12,7 +12,8 @@ import pytest
 
 import ddsdk as dd
 from ddsdk.cli import main
-from ddsdk.cli.distill import DistillOptions, announce, run_recipe
+from ddsdk.cli.distill import DistillOptions, run_recipe
+from ddsdk.cli.execution import announce
 from ddsdk.running import CostEstimate
 
 ARGS = ["distill", "--data", "digits", "--threads", "1", "--width", "4", "--depth", "1", "--ipc", "1"]

@@ -10,7 +10,7 @@ import pytest
 
 import ddsdk as dd
 from ddsdk.cli import main
-from ddsdk.cli.distill import announce_runs
+from ddsdk.cli.execution import announce_runs
 from ddsdk.students import TrainedRuns, Training
 
 ARGS = ["distill", "--data", "digits", "--recipe", "mtt", "--threads", "1", "--width", "4", "--depth", "1"]

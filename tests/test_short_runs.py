@@ -64,7 +64,7 @@ def test_small_classes_are_not_split_for_the_choice_of_the_best_set(tmp_path, ca
 def test_a_run_that_was_stopped_in_the_training_of_networks_is_shortened_again(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("DDSDK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("ddsdk.students.TrainedRuns.estimate", lambda self: 1000.0)
-    monkeypatch.setattr("ddsdk.cli.distill._train_networks", lambda run: False)
+    monkeypatch.setattr("ddsdk.cli.distill.train_networks", lambda run: False)
     args = ["distill", "--data", "digits", "--recipe", "ncfm", "--ipc", "1", "--width", "4", "--pool", "20"]
     for more in ([], ["--resume"]):
         assert main([*args, "--budget", "4s", "--out", str(tmp_path / "set"), *more]) == 75

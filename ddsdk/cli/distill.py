@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shlex
-import signal
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, make_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from ddsdk import artefact, data, foundation, judging, networks, planning, running, synthetic
-from ddsdk.cli.console import err, open_line, out, progress, readable_seconds
-from ddsdk.cli.method_choice import MethodChoice, chosen_method
+from ddsdk.cli.console import err, open_line, out, readable_seconds
+from ddsdk.cli.execution import finish_job, resume_hint, train_networks
+from ddsdk.cli.method_choice import MethodChoice
 from ddsdk.cli.options import DataOptions, NetworkOptions, student_factory
 from ddsdk.foundation import DivergedError
 from ddsdk.recipes import IterativeRecipe, Recipe, student_network
@@ -25,13 +20,11 @@ from ddsdk.recipes import IterativeRecipe, Recipe, student_network
 if TYPE_CHECKING:
     from ddsdk.artefact import Distilled
     from ddsdk.data import RealData
-    from ddsdk.running import CostEstimate, Job, Run
-    from ddsdk.students import TrainedRuns
+    from ddsdk.running import Run
 
 
-_STOP = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
-# Under a time budget: share of the training images for the validation, width and images of a validation network.
-_HELD_OUT, _NARROW, _IMAGES_PER_LOOK, _LEAST_EPOCHS, _LEAST_CLASS = 0.1, 32, 30_000, 50, 20
+# Under a time budget: share of the training images for the validation, and images on which its network trains.
+_HELD_OUT, _IMAGES_PER_LOOK, _LEAST_EPOCHS, _LEAST_CLASS = 0.1, 30_000, 50, 20
 _TRAINING = 0.5
 """Largest share of a time budget for the training of experts, pools and teachers."""
 _VALIDATION = ("validation", "validate_every", "validation_epochs", "validation_width")
@@ -47,13 +40,15 @@ class DistillOptions(NetworkOptions, DataOptions):
     Attributes:
         out: Folder of the artefact. During the run it holds the checkpoint.
         recipe: Name of the method; `ddsdk recipes` lists all. The parameters of the method are further options below.
+            auto: three methods are tried for a tenth of the time budget each, and the best one on held-out images
+            goes on.
         label_kind: Labels that networks will be trained with, for the choice of the method without --recipe. hard: one
             class per image, with cross-entropy. soft: the labels and the training protocol of the method.
         budget: Time budget of the run on this machine, such as 60s, 10m or 1.5h. The number of steps is reduced to fit
             it. With --recipe, give --budget or the number of steps, not both. Without --recipe: 5m by default, and an
             explicit number of steps stays.
-        measured: Measured curves for the choice of the method without --recipe, a file of `ddsdk winners --out`.
-            Default: the measurements in the package.
+        measured: Measured curves for the choice of the method without --recipe or by auto, a file of
+            `ddsdk winners --out`. Default: the measurements in the package.
         resume: Whether the run in `out` continues from its last checkpoint. The result is identical, bit for bit, to
             that of an uninterrupted run.
         start_from: Folder of a distilled set whose images initialise the new ones, instead of the recipe's `start`. The
@@ -130,35 +125,48 @@ class DistillOptions(NetworkOptions, DataOptions):
         )
 
 
-def distill_verb(args: Sequence[str]) -> type[Any]:
-    """Return the dataclass of the options of `ddsdk distill`, the parameters of the method included.
+class Task(NamedTuple):
+    """Data of the runs of a command.
 
-    Args:
-        args: Arguments of the command line. They name the method, or the best measured method is chosen.
+    Attributes:
+        train: Images to distil, without those that are held out.
+        validation: Validation on held-out images; None without.
+        counts: Images of each class to save; None for all images of the set.
+        start: Set whose images initialise a run; None for the start of the recipe.
     """
-    # Other commands need no choice of a method: they do not read the file of measurements.
-    words = args if args[:1] == ["distill"] else ["--recipe", "dm"]
-    chosen = chosen_method(words)
-    parameters: Any = Annotated[type(chosen.method), tyro.conf.arg(name="")]  # options without a prefix
-    defaults: dict[str, Any] = {"recipe": chosen.recipe, "network": chosen.network, **chosen.network_options}
-    if chosen.budget is not None and issubclass(type(chosen.method), IterativeRecipe):
-        defaults |= {"validation_width": _NARROW}
-    kinds = {f.name: f.type for f in dataclasses.fields(DistillOptions)}
-    fields: list[Any] = [
-        ("method", parameters, dataclasses.field(default_factory=lambda: chosen.method)),
-        *((name, kinds[name], dataclasses.field(default=value)) for name, value in defaults.items()),
-    ]
-    command = make_dataclass(
-        "Distill", fields, bases=(DistillOptions,), frozen=True, kw_only=True, namespace={"chosen": chosen}
-    )
-    command.__doc__ = DistillOptions.__doc__
-    return command
+
+    train: RealData
+    validation: judging.Validation | None
+    counts: list[int] | None
+    start: Distilled | None
+
+    def run(self, method: Recipe, options: DistillOptions) -> Run[RealData]:
+        """Return the run of a method."""
+        network, network_options = options.students(method, self.train)
+        student = student_factory(network, self.train, network_options)
+        return running.Run(
+            method, self.train, make_student=student, seed=options.seed, start=self.start, validation=self.validation
+        )
 
 
-def configuration(method: Recipe, train: RealData, options: DistillOptions, start: Distilled | None) -> dict[str, Any]:
+def prepared(ipc: int, train: RealData, options: DistillOptions) -> tuple[DistillOptions, Task]:
+    """Return the options with the fraction of held-out images, and the task of the command."""
+    options = dataclasses.replace(options, validation=options.held_out_share(train))
+    train, validation = options.held_out(train)
+    counts = [min(ipc, size) for size in train.class_sizes] if options.small_classes == "fewer" else None
+    if options.small_classes != "refuse":
+        train = data.repeat_small_classes(train, ipc)
+    start = None if options.start_from is None else artefact.Distilled.load(options.start_from)
+    return options, Task(train, validation, counts, start)
+
+
+def configuration(
+    method: Recipe, task: Task, options: DistillOptions, trials: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """Return all values that determine the result. A checkpoint is resumed only under an equal configuration."""
     import torch
 
+    train, start = task.train, task.start
     network, network_options = options.students(method, train)
     budget = _budget(method, options)
     own = network not in networks.NETWORKS and not networks.is_library_name(network)
@@ -174,6 +182,7 @@ def configuration(method: Recipe, train: RealData, options: DistillOptions, star
         **({} if start is None else {"start_from": start.content_id}),
         **({} if options.small_classes == "refuse" else {"small_classes": options.small_classes}),
         **({} if not options.validation else {name: getattr(options, name) for name in _VALIDATION}),
+        **({"trials": list(trials)} if trials else {}),
         "zca": options.zca,
         "device": train.device.type,
         "threads": torch.get_num_threads(),
@@ -181,7 +190,14 @@ def configuration(method: Recipe, train: RealData, options: DistillOptions, star
     }
 
 
-def run_recipe(method: Recipe, train: RealData, options: DistillOptions, *, told_to_resume: bool = False) -> int:
+def run_recipe(
+    method: Recipe,
+    train: RealData,
+    options: DistillOptions,
+    *,
+    told_to_resume: bool = False,
+    trials: Sequence[Mapping[str, Any]] = (),
+) -> int:
     """Run a recipe or baseline and save the distilled set in the folder of the options.
 
     Args:
@@ -189,6 +205,7 @@ def run_recipe(method: Recipe, train: RealData, options: DistillOptions, *, told
         train: Training data to distil.
         options: Options of `ddsdk distill`, such as folder, network and seed.
         told_to_resume: Whether a missing checkpoint is reported.
+        trials: Records of the trials by which the method was chosen; empty for a method that was named.
 
     Returns:
         Exit code: 0 for a saved set, 75 for a stopped run that can be resumed.
@@ -199,23 +216,16 @@ def run_recipe(method: Recipe, train: RealData, options: DistillOptions, *, told
     """
     if options.validation and not isinstance(method, IterativeRecipe):
         raise ValueError(f"validation must be 0 for {options.recipe}, a method without steps, got {options.validation}")
-    options = dataclasses.replace(options, validation=options.held_out_share(train))
-    train, validation = options.held_out(train)
-    counts = [min(method.ipc, size) for size in train.class_sizes]
-    if options.small_classes != "refuse":
-        train = data.repeat_small_classes(train, method.ipc)
-    start = None if options.start_from is None else artefact.Distilled.load(options.start_from)
-    network, network_options = options.students(method, train)
-    student = student_factory(network, train, network_options)
+    options, task = prepared(method.ipc, train, options)
     budget = _budget(method, options)
     if budget is not None and isinstance(method, IterativeRecipe):
         # A run that was stopped while its networks were trained has no configuration yet.
         stored = running.stored_config(options.out) if options.resume else None
         if stored is None:
-            method = _with_training_within(budget, method, train, student, options.seed)
+            method = with_training_within(_TRAINING * budget, method, task, options)
         else:
             method = _with_saved_fit(method, stored)
-    config = configuration(method, train, options, start)
+    config = configuration(method, task, options, trials)
     with running.Job(options.out, config, resume=options.resume, every=options.checkpoint_seconds) as job:
         if job.finished:
             if job.diverged:
@@ -227,12 +237,12 @@ def run_recipe(method: Recipe, train: RealData, options: DistillOptions, *, told
             return 0
         if told_to_resume and not job.resumes:
             out(f"no checkpoint in {options.out}, starting at step 1")
-        run = running.Run(method, train, make_student=student, seed=options.seed, start=start, validation=validation)
-        if not _train_networks(run):
+        run = task.run(method, options)
+        if not train_networks(run):
             missing = len(run.runs.missing) if run.runs is not None else 0
-            err(f"stopped with {missing} networks left to train; {_resume_hint(options)}")
+            err(f"stopped with {missing} networks left to train; {resume_hint(options.resume)}")
             return 75
-        if options.small_classes == "fewer" and run.iterative:
+        if task.counts is not None and run.iterative:
             _check_fewer(options.recipe, run.distillation.plan.syn)
         estimate = None
         if budget is not None and not job.resumes:
@@ -241,24 +251,29 @@ def run_recipe(method: Recipe, train: RealData, options: DistillOptions, *, told
             if fit.fits < estimate.steps:
                 err(f"the time budget of {budget:g} s is too short: the first step starts after {fit.spent:.0f} s")
             out(f"{estimate.steps} of {fit.planned} steps in the time budget of {budget:g} s")
-            job.settle(configuration(run.method, train, options, start))  # type: ignore[arg-type]
-        code = _finish(job, run, options, estimate, counts)
+            job.settle(configuration(run.method, task, options, trials))  # type: ignore[arg-type]
+        code = finish_job(
+            job, run, estimate=estimate, counts=task.counts, start=options.start_from, resume=options.resume
+        )
         if code:
             return code
-    out(f"saved {options.out}")
-    out(f"open with: {open_line(options.out)}")
+    announce_set(options.out)
     return 0
 
 
-def _with_training_within(
-    budget: float, method: IterativeRecipe, train: RealData, student: networks.NetworkFactory, seed: int
-) -> IterativeRecipe:
-    """Return a recipe whose experts, pool or teacher are trained within half of a time budget."""
-    runs = running.Run(method, train, make_student=student, seed=seed).runs
+def announce_set(folder: Path) -> None:
+    """Print the folder of a saved set, and the line that opens it."""
+    out(f"saved {folder}")
+    out(f"open with: {open_line(folder)}")
+
+
+def with_training_within(limit: float, method: IterativeRecipe, task: Task, options: DistillOptions) -> IterativeRecipe:
+    """Return a recipe whose experts, pool or teacher are trained within a number of seconds."""
+    runs = task.run(method, options).runs
     seconds = 0.0 if runs is None else runs.estimate()
-    if seconds <= _TRAINING * budget:
+    if seconds <= limit:
         return method
-    shorter = planning.with_shorter_training(method, max(train.class_sizes), _TRAINING * budget / seconds)
+    shorter = planning.with_shorter_training(method, max(task.train.class_sizes), limit / seconds)
     fields = ", ".join(f"{name}={getattr(shorter, name)}" for name in method.training_fields)
     out(f"networks to train would take about {readable_seconds(seconds)}; their training is shortened: {fields}")
     return shorter
@@ -291,148 +306,3 @@ def _check_fewer(recipe: str, syn: synthetic.SyntheticSet) -> None:
     plain &= syn.rate is None or not isinstance(syn.rate.rates, tuple)
     rule = f"be refuse or repeat for {recipe}, whose set is not stored as single images"
     foundation.require(plain, "small_classes", rule, "fewer")
-
-
-def _finish(
-    job: Job, run: Run[RealData], options: DistillOptions, estimate: CostEstimate | None, counts: Sequence[int]
-) -> int:
-    """Take the remaining steps and save the distilled set.
-
-    A diverged run saves its last finite set and raises `DivergedError`.
-
-    Args:
-        job: Job of the run.
-        run: Run with its trained networks.
-        options: Options of `ddsdk distill`.
-        estimate: Estimated cost of the run; None to measure it.
-        counts: Images of each class to save with ``--small-classes fewer``.
-
-    Returns:
-        Exit code: 0 for a saved set, 75 for a stopped run.
-    """
-    if not run.iterative:
-        job.finish(_result(run, options, counts))
-        return 0
-    loop, diverged = run.distillation, None
-    with _collected_signals() as signals, progress("distilling", loop.plan.steps) as update:
-        try:
-            if job.steps_taken < loop.plan.steps:
-                estimate = run.estimate() if estimate is None else estimate
-                announce(estimate, job.steps_taken)
-                foundation.require_free_disk(job.folder, estimate.disk, "the checkpoints and the set")
-            for step in job.steps(run):
-                if loop.validations and step.number == 1:
-                    out(f"start: validation accuracy {loop.validations[0][1]:.2%}")
-                reduced = f", learning rate reduced {loop.rate_reductions} times" if loop.rate_reductions else ""
-                update(step.number, f"loss {step.loss:.4g}{reduced}")
-                if loop.validations and loop.validations[-1][0] == step.number:
-                    accuracies = [accuracy for _, accuracy in loop.validations]
-                    out(f"step {step.number}: validation accuracy {accuracies[-1]:.2%}, best {max(accuracies):.2%}")
-                if signals:
-                    break
-        except DivergedError as error:
-            diverged = error
-    if signals and loop.index < loop.plan.steps:
-        err(f"stopped after step {loop.index}; {_resume_hint(options)}")
-        return 75
-    distilled = _result(run, options, counts)
-    if run.distillation.validations:
-        _announce_best(run.distillation.validations)
-    if "start" in distilled.provenance:
-        start = distilled.provenance["start"]
-        out(f"started from {start['images']} images of {options.start_from}; {start['left_out']} were not used")
-    job.finish(distilled)
-    if loop.rate_reductions:
-        err(f"the learning rate was reduced {loop.rate_reductions} times because values were not finite")
-    if diverged:
-        err(f"the last finite set was saved in {job.folder}")
-        raise diverged
-    return 0
-
-
-def _announce_best(validations: Sequence[tuple[int, float]]) -> None:
-    # Of equal scores the loop keeps the first one.
-    step, score = max(validations, key=lambda validation: validation[1])
-    which = f"step {step}" if step else "the start, which no later set exceeded"
-    out(f"the set is that of {which}: validation accuracy {score:.2%}")
-
-
-def _result(run: Run[RealData], options: DistillOptions, counts: Sequence[int]) -> Distilled:
-    distilled = run.distilled()
-    return distilled.first_of_classes(counts) if options.small_classes == "fewer" else distilled
-
-
-def _resume_hint(options: DistillOptions) -> str:
-    # `ddsdk demo` always resumes and has no option --resume.
-    command = shlex.join([*sys.argv[1:], *([] if options.resume else ["--resume"])])
-    return f"continue with: ddsdk {command}"
-
-
-def _train_networks(run: Run[RealData]) -> bool:
-    """Train the experts or teachers of a run that are not in the cache.
-
-    Returns:
-        Whether all of them are trained. False after a signal to stop.
-    """
-    runs = run.runs
-    if runs is None or not runs.missing:
-        return True
-    missing, epochs = len(runs.missing), runs.training.epochs
-    announce_runs(runs, missing)
-    with _collected_signals() as signals, progress("training networks", missing * epochs) as update:
-        for done, _ in run.prepare():
-            update(done, f"network {-(-done // epochs)} of {missing}")
-            if signals:
-                return False
-    return True
-
-
-def announce_runs(runs: TrainedRuns, missing: int) -> None:
-    """Print the number of experts or teachers to train and their size on disk, which must be free."""
-    size = runs.nbytes * missing / len(runs) / 2**20
-    out(
-        f"{missing} of {len(runs)} networks are not trained yet: {runs.training.epochs} epochs each, "
-        f"{size:.1f} MiB in {runs.folder}. They are cached for later runs"
-    )
-    foundation.require_free_disk(runs.folder, runs.nbytes * missing // len(runs), "the trained networks")
-
-
-def announce(estimate: CostEstimate, taken: int = 0) -> None:
-    """Print the estimated time, peak memory and disk space of a run.
-
-    Args:
-        estimate: Estimate of the whole run.
-        taken: Number of finished steps of a resumed run; the printed time is that of the remaining ones.
-    """
-    remaining = estimate.steps - taken
-    seconds = estimate.seconds * remaining / estimate.steps
-    time = readable_seconds(seconds)
-    steps = f"{remaining} of {estimate.steps} steps left" if taken else f"{estimate.steps} steps"
-    out(f"{steps}, about {time}, peak memory {estimate.memory / 2**20:.0f} MiB, disk {estimate.disk / 2**20:.1f} MiB")
-
-
-@contextmanager
-def _collected_signals() -> Iterator[list[int]]:
-    """Collect the signals to stop, so that a loop can end after a whole step. A second signal interrupts it at once.
-
-    A process that ignores SIGHUP, as under ``nohup``, goes on ignoring it.
-
-    Yields:
-        Numbers of the received signals.
-    """
-    received: list[int] = []
-
-    def receive(number: int, _: object) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    # SIGHUP: a closed terminal. SIGQUIT: Ctrl and backslash. Windows has neither.
-    numbers = [getattr(signal, name) for name in _STOP if hasattr(signal, name)]
-    caught = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
-    previous = {number: signal.signal(number, receive) for number in caught}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

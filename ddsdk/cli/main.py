@@ -65,7 +65,7 @@ def _parse(args: list[str]) -> Any:  # noqa: ANN401
 
     from ddsdk.cli.curve import Curve, Winners
     from ddsdk.cli.demo import Demo
-    from ddsdk.cli.distill import distill_verb
+    from ddsdk.cli.distill_command import distill_verb
     from ddsdk.cli.evaluate import Evaluate
     from ddsdk.cli.inspection import Export, Inspect, Recipes, Report, Show
     from ddsdk.cli.tables import TableBench, Worker

@@ -10,23 +10,38 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
-from ddsdk.foundation import ArtifactError, require
+from ddsdk.foundation import ArtifactError, CheckedDataclass, PositiveInt, require
 from ddsdk.planning import (
     LEADERBOARDS_PATH,
     METHODS,
     Choice,
     LabelKind,
-    choose_method,
+    Leaderboard,
+    choose_methods,
     method_from_parameters,
     nearest_leaderboard,
     preset,
     read_leaderboards,
     short_start,
 )
-from ddsdk.recipes import IterativeRecipe
+from ddsdk.recipes import IterativeRecipe, Recipe
 
+AUTO = "auto"
+"""Name of the recipe that stands for the best of several on the user's data."""
 _BUDGET, _IPC = "5m", 10
+_CANDIDATES = 3
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnyRecipe(CheckedDataclass):
+    """Parameters of `--recipe auto`, which has those of all recipes alone.
+
+    Attributes:
+        ipc: Images per class in the distilled set, at least 1.
+    """
+
+    ipc: PositiveInt = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +56,7 @@ class MethodChoice:
         budget: Time budget of the run in seconds; None for the method's own number of steps.
         choice: Measurement behind the choice; None for a method that the command line names.
         settings: Settings for short runs, of a named method under a time budget, by name; empty for those of the paper.
+        candidates: Methods of `--recipe auto`, which are tried on the user's data; empty for one method.
     """
 
     recipe: str
@@ -50,6 +66,7 @@ class MethodChoice:
     budget: float | None = None
     choice: Choice | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    candidates: tuple[IterativeRecipe, ...] = ()
 
     def summary(self) -> str:
         """Return the line that is printed before the run; empty for the settings of the paper."""
@@ -92,10 +109,12 @@ def chosen_method(words: Sequence[str]) -> MethodChoice:
     seconds = None if budget is None else duration(budget)
     if name is None:
         return _winner(words, seconds or duration(_BUDGET))
+    if name == AUTO:
+        return _auto(words, seconds or duration(_BUDGET))
     if name not in METHODS:
         similar = get_close_matches(name.lower(), METHODS, n=1, cutoff=0.3)
         hint = f"; did you mean {similar[0]!r}?" if similar else ""
-        raise ValueError(f"recipe must be one of {', '.join(METHODS)}, got {name!r}{hint}")
+        raise ValueError(f"recipe must be one of {AUTO}, {', '.join(METHODS)}, got {name!r}{hint}")
     for other in ("label-kind", "measured"):
         value = _option(words, other)
         require(value is None, other, f"be left out with --recipe {name}: it is for the choice of a recipe", value)
@@ -115,14 +134,63 @@ def _short_run(words: Sequence[str], name: str, budget: float) -> MethodChoice:
     leaderboard = nearest_leaderboard(read_leaderboards(LEADERBOARDS_PATH), ipc=ipc, data=_option(words, "data"))
     measured = {entry.recipe: entry.settings for entry in leaderboard.entries}
     settings = {**measured.get(name, preset(name, ipc)), **short_start(name)}
-    default_network = _option(words, "network") is None
     return MethodChoice(
         recipe=name,
         method=method_from_parameters(name, {**settings, "ipc": ipc}),
-        network_options=leaderboard.network_options if default_network else {},
+        network_options=_network_options(words, leaderboard),
         budget=budget,
         settings=settings,
     )
+
+
+def _auto(words: Sequence[str], budget: float) -> MethodChoice:
+    """Return the most accurate methods of the measurements, as candidates for trials on the user's data."""
+    choices = _choices(words, budget)
+    leaderboard, ipc = choices[0].leaderboard, choices[0].ipc
+    methods = [
+        _measured_method(choice.entry.recipe, {**choice.entry.settings, **short_start(choice.entry.recipe)}, ipc)
+        for choice in choices
+    ]
+    candidates = [method for method in methods if isinstance(method, IterativeRecipe)][:_CANDIDATES]
+    require(bool(candidates), "measured", "hold a method with steps", [choice.entry.recipe for choice in choices])
+    return MethodChoice(
+        recipe=AUTO,
+        method=AnyRecipe(ipc=ipc),
+        network_options=_network_options(words, leaderboard),
+        budget=budget,
+        candidates=tuple(candidates),
+    )
+
+
+def _network_options(words: Sequence[str], leaderboard: Leaderboard) -> Mapping[str, Any]:
+    return leaderboard.network_options if _option(words, "network") is None else {}
+
+
+def _choices(words: Sequence[str], budget: float) -> list[Choice]:
+    """Return the measured methods for the options of a command line, best first."""
+    kind = _option(words, "label-kind") or "hard"
+    require(kind in get_args(LabelKind), "label-kind", f"be one of {', '.join(get_args(LabelKind))}", kind)
+    return choose_methods(
+        read_leaderboards(Path(_option(words, "measured") or LEADERBOARDS_PATH)),
+        kind=kind,  # type: ignore[arg-type]  # checked above
+        budget=budget,
+        ipc=_ipc(words),
+        data=_option(words, "data"),
+    )
+
+
+def _measured_method(name: str, settings: Mapping[str, Any], ipc: int) -> Recipe:
+    """Return a method of a file of measurements.
+
+    Raises:
+        ArtifactError: If a setting does not fit the method.
+    """
+    require(name in METHODS, "measured", f"name methods among {', '.join(METHODS)}", name)
+    try:
+        return method_from_parameters(name, {**settings, "ipc": ipc})
+    except ValueError as error:
+        parameters = f"parameters of {METHODS[name].__name__}"
+        raise ArtifactError("measured", f"measured must have {parameters}, got: {error}") from None
 
 
 def _ipc(words: Sequence[str]) -> int:
@@ -132,29 +200,14 @@ def _ipc(words: Sequence[str]) -> int:
 
 
 def _winner(words: Sequence[str], budget: float) -> MethodChoice:
-    kind = _option(words, "label-kind") or "hard"
-    require(kind in get_args(LabelKind), "label-kind", f"be one of {', '.join(get_args(LabelKind))}", kind)
-    choice = choose_method(
-        read_leaderboards(Path(_option(words, "measured") or LEADERBOARDS_PATH)),
-        kind=kind,  # type: ignore[arg-type]  # checked above
-        budget=budget,
-        ipc=_ipc(words),
-        data=_option(words, "data"),
-    )
+    choice = _choices(words, budget)[0]
     entry, leaderboard = choice.entry, choice.leaderboard
-    require(entry.recipe in METHODS, "measured", f"name methods among {', '.join(METHODS)}", entry.recipe)
-    cls: Any = METHODS[entry.recipe]
-    default_network = _option(words, "network") is None
-    explicit_length = _option(words, cls.length) is not None
-    try:
-        method = method_from_parameters(entry.recipe, {**entry.settings, "ipc": choice.ipc})
-    except ValueError as error:
-        raise ArtifactError("measured", f"measured must have parameters of {cls.__name__}, got: {error}") from None
+    method = _measured_method(entry.recipe, entry.settings, choice.ipc)
     return MethodChoice(
         recipe=entry.recipe,
         method=method,
-        network=leaderboard.network if default_network else "convnet",
-        network_options=leaderboard.network_options if default_network else {},
-        budget=None if explicit_length else budget,
+        network=leaderboard.network if _option(words, "network") is None else "convnet",
+        network_options=_network_options(words, leaderboard),
+        budget=None if _option(words, method.length) is not None else budget,
         choice=choice,
     )

@@ -1,6 +1,6 @@
 from .choice import Choice as Choice
 from .choice import LabelKind as LabelKind
-from .choice import choose_method as choose_method
+from .choice import choose_methods as choose_methods
 from .choice import nearest_leaderboard as nearest_leaderboard
 from .choice import ranked_methods as ranked_methods
 from .choice import times_to_accuracy as times_to_accuracy

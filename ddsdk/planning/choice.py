@@ -153,10 +153,16 @@ def nearest_leaderboard(leaderboards: Sequence[Leaderboard], *, ipc: int, data: 
     return min(candidates, key=lambda leaderboard: (abs(math.log(leaderboard.ipc / ipc)), leaderboard.ipc))
 
 
-def choose_method(
-    leaderboards: Sequence[Leaderboard], *, kind: LabelKind, budget: float, ipc: int, data: str | None = None
-) -> Choice:
-    """Return the most accurate method at the largest measured time budget that does not exceed `budget`.
+def choose_methods(
+    leaderboards: Sequence[Leaderboard],
+    *,
+    kind: LabelKind,
+    budget: float,
+    ipc: int,
+    data: str | None = None,
+    count: int | None = None,
+) -> list[Choice]:
+    """Return the most accurate methods at the largest measured time budget that does not exceed `budget`, best first.
 
     If all measured time budgets exceed `budget`, the smallest one is used. ValueError is raised if no method was
     measured at that time budget.
@@ -167,11 +173,12 @@ def choose_method(
         budget: Time budget of the distillation in seconds.
         ipc: Number of images per class; the leaderboard with the nearest number, by ratio, is used.
         data: Name of the data set; None takes that of the first leaderboard.
+        count: Largest number of methods. None for all that were measured.
 
     Examples:
-        >>> from ddsdk.planning import choose_method, read_leaderboards
-        >>> choice = choose_method(read_leaderboards(), kind="hard", budget=60, ipc=10, data="fashion-mnist")
-        >>> choice.leaderboard.data, choice.figure.time_budget <= 60
+        >>> from ddsdk.planning import choose_methods, read_leaderboards
+        >>> best, *_ = choose_methods(read_leaderboards(), kind="hard", budget=60, ipc=10, data="fashion-mnist")
+        >>> best.leaderboard.data, best.figure.time_budget <= 60
         ('fashion-mnist', True)
     """
     require_count("ipc", ipc)
@@ -184,5 +191,7 @@ def choose_method(
     rows = ranked_methods(leaderboard, kind, time_budget)
     rule = "hold a method with a set at the time budget; otherwise name a recipe"
     require(bool(rows), "leaderboards", rule, f"none at {time_budget:g} s on {leaderboard.data}")
-    accuracy, figure, entry = rows[0]
-    return Choice(leaderboard, entry, figure, kind, accuracy, len(rows), data, ipc, budget)
+    return [
+        Choice(leaderboard, entry, figure, kind, accuracy, len(rows), data, ipc, budget)
+        for accuracy, figure, entry in rows[:count]
+    ]

@@ -23,4 +23,6 @@ from .processes import shared_plan as shared_plan
 from .run import Run as Run
 from .run import Validator as Validator
 from .run import distill as distill
+from .trials import Trial as Trial
+from .trials import take_trial as take_trial
 from .warm_start import WarmStart as WarmStart

@@ -45,7 +45,7 @@ from ddsdk.training import TrainingProtocol
 
 R = TypeVar("R")
 
-_LOOKING, _MOST_LOOKS = 0.2, 5
+VALIDATION_SHARE, _MOST_LOOKS = 0.2, 5
 """Share of a time budget for validations, and their largest number, without that of the start."""
 
 
@@ -194,7 +194,7 @@ class Run(Generic[R], Iterator[Step]):
         full = self.estimate()
         building = self.seconds - before
         validating, scores = self._score_start()
-        looks = max(1, min(_MOST_LOOKS, int(_LOOKING * budget / validating))) if scores else 0
+        looks = max(1, min(_MOST_LOOKS, int(VALIDATION_SHARE * budget / validating))) if scores else 0
         training = 0.0 if self.runs is None else self.runs.seconds
         # The time to build the plan counts twice, because a shortened run builds its plan anew.
         spent = before + training + time.perf_counter() - began + building + looks * validating
@@ -209,6 +209,29 @@ class Run(Generic[R], Iterator[Step]):
             self.distillation.score_start(scores[0][1])
         shortened = dataclasses.replace(full, steps=steps, seconds=full.seconds * steps / full.steps)
         return BudgetFit(shortened, planned=full.steps, fits=fits, spent=spent)
+
+    def shorten(self, steps: int) -> int:
+        """Reduce the number of steps of a run that may have begun, whose state is kept.
+
+        The learning rates follow the schedule of the shorter run from then on.
+
+        Args:
+            steps: Largest number of steps of the whole run; a method whose students serve several steps has a multiple
+                of these. A number below the steps already taken ends the run.
+
+        Returns:
+            The number of steps of the whole run.
+        """
+        planned = self.distillation.plan.steps
+        assert isinstance(self.method, IterativeMethod)  # the line above refuses methods without steps
+        method, fitted = shortened_method(self.method, planned, max(steps, self.distillation.index))
+        if fitted < planned:
+            state, every = self.state_dict(), self._validate_every
+            if every is not None:
+                state["validate_every"] = max(1, round(every * fitted / planned))
+            self.method, self._distillation = method, None
+            self.load_state_dict(state)
+        return fitted
 
     def _score_start(self) -> tuple[float, tuple[tuple[int, float], ...]]:
         """Return the seconds of the validation of the start, and its step and score; empty without validation."""
