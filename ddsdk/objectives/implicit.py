@@ -26,6 +26,9 @@ from ddsdk.training import (
     weight_vector,
 )
 
+_EQUATIONS, _JACOBIAN, _STEPS = 1000, 2**30, 20
+"""Largest number of equations and largest Jacobian in bytes of the exact solution; conjugate gradient steps else."""
+
 
 @final
 class Linearised:
@@ -62,6 +65,16 @@ class Linearised:
             (gradient,) = torch.autograd.grad(self._flat(weights, x), weights, rows)
         return gradient[: self.size]
 
+    def jacobian(self, x: Tensor) -> Tensor:
+        """Return J at images x, (B, C, H, W), as (B K, P) with the outputs of an image one after another."""
+        rows = []
+        with torch.enable_grad():
+            for image in torch.split(x, 1):
+                weights = self._weights.clone().requires_grad_()
+                outputs = self._flat(weights, image)[0]
+                rows += [torch.autograd.grad(o, weights, retain_graph=True)[0][: self.size] for o in outputs]
+        return torch.stack(rows)
+
     def features(self, x: Tensor) -> Tensor:
         """Return the features of images, (B, F) float64, with graph."""
         return embedding(self.network)(x).double()
@@ -74,7 +87,8 @@ class ImplicitRegression(CheckedDataclass):
 
     The model is x -> J(x) t + h(x) w, with J the gradients of a frozen network by the weights of its body, h its
     features, and (t, w) the minimum of (||Y - J t - h w||^2 + r ||t||^2 + r ||w||^2) / 2 on the whole set (X, Y). For
-    given t the head w is ridge regression; t solves (J^T M J + I) t = J^T M Y with M = (h h^T + r I)^-1.
+    given t the head w is ridge regression; t solves (J^T M J + I) t = J^T M Y with M = (h h^T + r I)^-1. For n images
+    of K classes, t = J^T a with (J J^T + h h^T + r I) a = Y, a system of n K equations that Cholesky solves exactly.
 
     The loss on a real batch is the cross-entropy of scale times the predictions, minus the margin term of `FitAndTest`.
     With g its gradient by t and v = (J^T M J + I)^-1 g, the gradient by X and Y is the direct one at constant t, plus
@@ -83,14 +97,15 @@ class ImplicitRegression(CheckedDataclass):
     Attributes:
         ridge: Ridge r of the regression.
         real_batch: Real images in one step.
-        solve_steps: Number of conjugate gradient steps for t.
-        implicit_steps: Number of conjugate gradient steps for v.
+        solve_steps: Number of conjugate gradient steps for t. None for the exact solution of both systems if n K is at
+            most 1000 and J takes at most 1 GiB, and for 20 steps otherwise.
+        implicit_steps: Number of conjugate gradient steps for v; None for as many as `solve_steps`.
         margin: Margin of the label term; 0 for no such term.
         cap: Largest ratio of the norm of the implicit gradient to that of the direct one, for images and for labels;
             infinity for no bound.
 
-    Cost: for each conjugate gradient step, two forward passes and one backward pass over the set; and some passes over
-    the real batch.
+    Cost: for each conjugate gradient step, two forward passes and one backward pass over the set, or one backward pass
+    for each output of the set; and some passes over the real batch.
 
     References:
         Loo, Hasani, Lechner and Rus, "Dataset Distillation with Convexified Implicit Gradients", ICML 2023,
@@ -107,8 +122,8 @@ class ImplicitRegression(CheckedDataclass):
 
     ridge: Ridge
     real_batch: PositiveInt
-    solve_steps: PositiveInt = 20
-    implicit_steps: PositiveInt = 20
+    solve_steps: PositiveInt | None = None
+    implicit_steps: PositiveInt | None = None
     margin: NonNegativeFloat = 0.0
     cap: float = 1.0
 
@@ -124,8 +139,8 @@ class ImplicitRegression(CheckedDataclass):
         linear = Linearised(student)
         images, labels = syn.whole(derive(rng, "decode"))
         real_images, real_labels = real.mixed(self.real_batch, derive(rng, "real"))
-        product, right = self._system(linear, images.detach(), labels.detach())
-        change = conjugate_gradients(product, right, self.solve_steps).requires_grad_()
+        solved, adjoint_of = self._solutions(linear, images.detach(), labels.detach())
+        change = solved.requires_grad_()
 
         features = linear.features(images)
         with torch.no_grad():
@@ -144,21 +159,46 @@ class ImplicitRegression(CheckedDataclass):
         by_change, by_outputs = torch.autograd.grad(loss, [change, body_outputs], retain_graph=True)
         rows = by_outputs.to(real_images.dtype)
         gradient = sum((linear.backward(real_images[part], rows[part]) for part in parts), by_change)
-        adjoint = conjugate_gradients(product, gradient, self.implicit_steps)
+        adjoint = adjoint_of(gradient)
         # tr((J v)^T M (Y - J t)) with v = adjoint and M (Y - J t) = head; both t and v are constants.
         implicit = (linear.forward(images, adjoint).double() * head).sum()
         yield self._joined(loss, implicit, [t for t in (images, labels) if t.requires_grad])
 
-    def _system(self, linear: Linearised, images: Tensor, labels: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-        """Return the product with J^T M J + I, and J^T M Y."""
+    def _solutions(
+        self, linear: Linearised, images: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Return t, and the function from a gradient g by t to v = (J^T M J + I)^-1 g."""
         with torch.no_grad():
             features = linear.features(images)
             gram = features @ features.T
+        exact = labels.numel() <= _EQUATIONS and labels.numel() * linear.size * images.element_size() <= _JACOBIAN
+        if self.solve_steps is None and exact:
+            return self._exact(linear.jacobian(images), gram, labels)
 
         def weighted_backward(rows: Tensor) -> Tensor:
             return linear.backward(images, solve(gram, rows, self.ridge).values.to(images.dtype))
 
-        return lambda t: weighted_backward(linear.forward(images, t)) + t, weighted_backward(labels)
+        def product(t: Tensor) -> Tensor:
+            return weighted_backward(linear.forward(images, t)) + t
+
+        steps = self.solve_steps or _STEPS
+        return (
+            conjugate_gradients(product, weighted_backward(labels), steps),
+            lambda gradient: conjugate_gradients(product, gradient, self.implicit_steps or steps),
+        )
+
+    def _exact(self, rows: Tensor, gram: Tensor, labels: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Return the solutions of `_solutions` from the Jacobian, (n K, P), and the Gram matrix of the features."""
+        classes = torch.eye(labels.shape[1], dtype=gram.dtype, device=gram.device)
+        kernel = (rows @ rows.T).double() + torch.kron(gram, classes)
+        ridge = Ridge(rule="absolute", strength=float(self.ridge.amount(gram)))
+
+        def combined(values: Tensor) -> Tensor:
+            coefficients = solve(kernel, values[:, None], ridge).values[:, 0]
+            return rows.T @ coefficients.to(rows.dtype)
+
+        # (J^T M J + I)^-1 = I - J^T (J J^T + M^-1)^-1 J
+        return combined(labels.flatten()), lambda gradient: gradient - combined(rows @ gradient)
 
     def _joined(self, loss: Tensor, implicit: Tensor, leaves: Sequence[Tensor]) -> Tensor:
         """Return the loss, with the capped gradient of `implicit` added to its gradient."""

@@ -67,7 +67,7 @@ PRESETS: Mapping[str, Mapping[int, Mapping[str, Any]]] = {
     "kip": {1: {"real_batch": 1000}},
     "rfad": {1: {"steps": 2200, "anneal": True}},
     "frepo": {1: {**_FREPO, "steps": 2500, "anneal": True}},
-    "rcig": {1: {}},
+    "rcig": {1: {"image_lr": 0.02, "label_lr": 0.02}},
     "krr": {1: {}},
     "random": {1: {}},
     "herding": {1: {}},

@@ -30,8 +30,9 @@ class RCIG(LabelRegression):
         most_steps: Largest number of training steps of a network after each image step; the number is drawn from 1 on.
         student_lr: Learning rate of the networks (Adam).
         student_batch: Synthetic images in one training step of a network.
-        solve_steps: Conjugate-gradient steps for the solution t.
-        implicit_steps: Conjugate-gradient steps for the implicit gradient.
+        solve_steps: Conjugate-gradient steps for the solution t. None for the exact solutions of both systems where
+            ipc times the squared number of classes is at most 1000, and for 20 steps otherwise.
+        implicit_steps: Conjugate-gradient steps for the implicit gradient; None for as many as `solve_steps`.
         real_batch: Real images in one image step; the paper has 1024.
         scale_lr: Learning rate of the logarithm of the scale s.
         ridge: Ridge per image of the regression; its product with the number of images is added to the diagonal of the
@@ -39,12 +40,12 @@ class RCIG(LabelRegression):
         augmentation: Operations of the evaluation, joined by "_", see `ddsdk.Augmentation`; None for those of the
             paper's code that suit the data. The paper reports the accuracy without and with them.
 
-    An image step costs some hundred passes over the set. The defaults are for a CPU and one image per class: a narrow
-    student (width 16), a small pool and few steps. The result is a moving average over the run (decay 0.99), as in the
-    paper.
+    An image step costs a backward pass for each image and class, or some hundred passes over the set. The defaults are
+    for a CPU and one image per class: a narrow student (width 16), a small pool and few steps. The result is a moving
+    average over the run (decay 0.99), as in the paper.
 
-    Differences from the published algorithm: both linear systems are solved by conjugate gradients, which need no
-    learning rate; the paper has 20 steps of Adam with adaptive rates. Adam replaces AdaBelief. Neither mirror images
+    Differences from the published algorithm: both linear systems are solved exactly, or by conjugate gradients; the
+    paper has 20 steps of Adam with adaptive rates. Adam replaces AdaBelief. Neither mirror images
     nor random subsets of large sets are used. The bound on the implicit gradient, by the norm of the direct one,
     applies to images and labels separately. Networks of the catalogue have no normalisation, and softplus in place of
     ReLU. The evaluation is that of the paper's code, without the mirror images that it adds to colour images.
@@ -69,8 +70,8 @@ class RCIG(LabelRegression):
     most_steps: PositiveInt = 15
     student_lr: PositiveFloat = 5e-5
     student_batch: PositiveInt = 500
-    solve_steps: PositiveInt = 10
-    implicit_steps: PositiveInt = 10
+    solve_steps: PositiveInt | None = None
+    implicit_steps: PositiveInt | None = None
     image_lr: PositiveFloat = 3e-3
     label_lr: PositiveFloat = 3e-3
     scale_lr: PositiveFloat = 0.03

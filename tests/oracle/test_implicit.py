@@ -52,6 +52,12 @@ def network(request):
     return make(dd.generator("network")).double().requires_grad_(False)
 
 
+@pytest.fixture(params=["conjugate gradients", "exact"])
+def solver(request):
+    """Options of the two ways to solve the regression."""
+    return {} if request.param == "conjugate gradients" else {"solve_steps": None, "implicit_steps": None}
+
+
 @pytest.fixture
 def leaves():
     return [
@@ -108,8 +114,8 @@ def dense(jac, features, y, ridge):
     return found[:size], found[size:].view(features.shape[1], 3)
 
 
-def test_the_gradient_is_that_of_a_solution_by_dense_algebra(network, leaves):
-    value, found = gradients(network, leaves)
+def test_the_gradient_is_that_of_a_solution_by_dense_algebra(network, leaves, solver):
+    value, found = gradients(network, leaves, **solver)
     exact = outer(network, leaves, dense)
     assert value == pytest.approx(float(exact.detach()), rel=1e-8)
     for one, two in zip(found, torch.autograd.grad(exact, leaves), strict=True):
@@ -123,17 +129,27 @@ def test_the_gradient_is_that_of_a_long_unroll(network, leaves):
         assert float((one - two).norm() / two.norm()) < 0.02
 
 
-def test_the_gradient_is_a_finite_difference(network, leaves):
-    _, found = gradients(network, leaves)
+def test_the_gradient_is_a_finite_difference(network, leaves, solver):
+    _, found = gradients(network, leaves, **solver)
     for i, leaf in enumerate(leaves):
         direction = normal(*leaf.shape, key=f"direction {i}")
         values = []
         for step in (1e-5, -1e-5):
             moved = [t.detach().clone().requires_grad_() for t in leaves]
             moved[i] = (leaf.detach() + step * direction).requires_grad_()
-            values.append(gradients(network, moved)[0])
+            values.append(gradients(network, moved, **solver)[0])
         slope = (values[0] - values[1]) / 2e-5
         assert float((found[i] * direction).sum()) == pytest.approx(slope, rel=1e-5)
+
+
+@pytest.mark.parametrize("limit", ["_EQUATIONS", "_JACOBIAN"])
+def test_large_systems_are_solved_by_conjugate_gradients(network, leaves, limit, monkeypatch):
+    exact = gradients(network, leaves, solve_steps=None, implicit_steps=None)[0]
+    monkeypatch.setattr(f"ddsdk.objectives.implicit.{limit}", 1)
+    monkeypatch.setattr("ddsdk.objectives.implicit._STEPS", 1)
+    assert abs(gradients(network, leaves, solve_steps=None, implicit_steps=None)[0] - exact) > 1e-4
+    monkeypatch.setattr("ddsdk.objectives.implicit._STEPS", 60)
+    assert gradients(network, leaves, solve_steps=None, implicit_steps=None)[0] == pytest.approx(exact, rel=1e-8)
 
 
 def test_without_the_implicit_part_it_is_another_gradient(network, leaves):
@@ -152,6 +168,7 @@ def test_a_linearised_network_has_that_jacobian(network):
     tangent, rows = normal(linear.size, key="t"), normal(3, 3, key="r")
     torch.testing.assert_close(linear.forward(x, tangent).flatten(), exact @ tangent)
     torch.testing.assert_close(linear.backward(x, rows), exact.T @ rows.flatten())
+    torch.testing.assert_close(linear.jacobian(x), exact)
 
 
 def test_conjugate_gradients_solve():
