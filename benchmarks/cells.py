@@ -63,7 +63,7 @@ CELLS: dict[str, Cell] = {
     "rfad-1": Cell(f"{_GREY} {_RFAD} --ipc 1 --steps 4000", "--protocol stored --width 128"),
     "rfad-10": Cell(f"{_GREY} {_RFAD} --ipc 10 --steps 3000", "--protocol stored --width 128"),
     "rcig-1": Cell(
-        f"{_GREY} --recipe rcig --ipc 1 --steps 2000 --width 16 --image-lr 0.02 --label-lr 0.02 {_SHORT}",
+        f"{_GREY} --recipe rcig --ipc 1 --steps 800 --width 16 --image-lr 0.02 --label-lr 0.02 {_SHORT}",
         "--protocol stored",
     ),
     "dd-10": Cell(f"{_GREY} --recipe dd --ipc 10 --steps 15000 --real-batch 256"),
