@@ -82,7 +82,7 @@ CELLS: dict[str, Cell] = {
 
 CELLS |= {
     f"short-{data}-{recipe}": Cell(
-        f"--data {data} --recipe {recipe} --ipc 1 --budget 2m", "--protocol published --width 64"
+        f"--data {data} --recipe {recipe} --ipc 1 --budget 2m", "--protocol published --width 64 --epochs 300"
     )
     for data in ("digits", "fashion-mnist", "cifar10")
     for recipe in ("auto", "dm", "dc", "dsa", "idc", "ncfm", "mtt", "rat-bptt")
