@@ -40,7 +40,7 @@ SETS_GLOBAL_STATE = {"ddsdk_integrations.continual.resume", "ddsdk_integrations.
 # A room may import from those before it.
 ROOMS = (
     *("foundation", "data", "networks", "training", "synthetic", "students", "objectives", "artefact", "running"),
-    *("recipes", "baselines", "judging", "planning", "experiments", "cli"),
+    *("recipes", "baselines", "judging", "planning", "importing", "experiments", "cli"),
 )
 # A method of the artefact that forwards to a function of a later room, so that users find it at the set.
 FORWARDS = {"ddsdk.artefact.distilled": {"ddsdk.judging.comparison"}}

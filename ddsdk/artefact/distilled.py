@@ -20,7 +20,7 @@ from torch.utils.data import TensorDataset
 from ddsdk.artefact.card import card_markdown
 from ddsdk.artefact.certificate import NO_PRIVACY, Certificate
 from ddsdk.artefact.faults import edge_fault, label_fault, per_step_fault
-from ddsdk.artefact.folder import pack_artifact, read_artifact, unpack_artifact, write_artifact
+from ddsdk.artefact.folder import artifact_of, pack_artifact, read_artifact, unpack_artifact, write_artifact
 from ddsdk.artefact.manifest import Manifest, TensorEntry, build_manifest
 from ddsdk.artefact.sheet import sheet_png
 from ddsdk.data import Preprocess
@@ -305,6 +305,23 @@ class Distilled:
     def from_bytes(cls, data: bytes) -> Distilled:
         """Return the set in a byte string from `to_bytes`, after all checks of `load`."""
         return cls._of(*unpack_artifact(data))
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], manifest: str) -> Distilled:
+        """Return the set in the arrays and the manifest of a file of `ddsdk.to_npz`, after all checks of `load`.
+
+        Args:
+            arrays: Arrays of the file by name.
+            manifest: Content of the array ``metadata``, JSON text.
+
+        Raises:
+            ArtifactError: If a check fails, such as if the arrays are not those of the manifest.
+        """
+        # The export has the class of each image under another name, because numpy users need it for every set.
+        distilled = cls._of(*(artifact := artifact_of(manifest.encode(), {"classes": arrays["owner"], **arrays})))
+        if distilled.content_id != artifact.manifest.id:
+            raise ArtifactError("hash", "arrays must be those of their manifest, whose content id differs")
+        return distilled
 
     @classmethod
     def _of(cls, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> Distilled:
