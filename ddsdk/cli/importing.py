@@ -8,10 +8,10 @@ from typing import Literal
 
 import tyro
 
+from ddsdk import importing
 from ddsdk.cli.console import out
 from ddsdk.cli.distill import announce_set
 from ddsdk.cli.options import DataOptions
-from ddsdk.importing import import_set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Import(DataOptions):
 
     def run(self) -> int:
         """Return exit code 0 after reading the set and saving the artefact."""
-        distilled = import_set(
+        distilled = importing.import_set(
             self.path,
             self.train(),
             layout=self.layout,

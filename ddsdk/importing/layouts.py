@@ -146,9 +146,6 @@ def _dc(path: Path, options: ReadOptions) -> ReleasedSet:
     )
 
 
-_PAIR = r"images_(best|\d+)\.pt|images\.pt"
-
-
 def _mtt(path: Path, options: ReadOptions) -> ReleasedSet:  # noqa: ARG001
     """Return the set of two files of trajectory matching, with the learned rate beside them if it is there."""
     suffix = path.name.removeprefix("images")

@@ -10,8 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ddsdk.data import Preprocess, RealData
-from ddsdk.data.preprocess import Whitening
+from ddsdk.data import Preprocess, RealData, Whitening
 from ddsdk.foundation import generator, require
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
