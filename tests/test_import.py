@@ -288,6 +288,13 @@ def test_hostile_files_are_refused_and_run_nothing(tmp_path):
     assert not trap.exists()
 
 
+def test_modules_of_the_present_folder_are_not_imported(tmp_path, monkeypatch):
+    torch.save(torch.ones(1), tmp_path / "x.pt")
+    (tmp_path / "torch.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    assert torch.equal(read_trees([tmp_path / "x.pt"])[0], torch.ones(1))
+
+
 def test_an_endless_reading_ends(tmp_path):
     torch.save(torch.zeros(1), tmp_path / "x.pt")
     with pytest.raises(ArtifactError, match=r"was not read within 0.01 s"):

@@ -1,4 +1,4 @@
-"""`python -m ddsdk.importing.child`: reads one file of a stranger and writes its tensors, in a process with limits."""
+"""Script of a process with limits, which reads files of strangers and writes their tensors."""
 
 from __future__ import annotations
 

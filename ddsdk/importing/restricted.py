@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ddsdk.foundation import ArtifactError, machine_memory, require_positive
+from ddsdk.importing import child
 
 _FACTOR, _LEAST = 8, 2**29
 """Memory of the reading: a multiple of the size of the file, and at least 512 MiB."""
@@ -76,7 +77,8 @@ def read_trees(paths: Sequence[Path], *, seconds: float = 120.0) -> list[Any]:
 
 def _read_in_child(paths: Sequence[Path], folder: Path, memory: int, seconds: float) -> int | None:
     """Return the exit code of the child process; None if it took too long."""
-    command = [sys.executable, "-m", "ddsdk.importing.child", str(folder), str(memory), *map(str, paths)]
+    # The file itself, without the present folder on the path, in which a stranger may have left modules.
+    command = [sys.executable, "-P", child.__file__, str(folder), str(memory), *map(str, paths)]
     try:
         return subprocess.run(command, capture_output=True, timeout=seconds, check=False).returncode
     except subprocess.TimeoutExpired:
