@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import tyro
 
 from ddsdk.cli import main as ddsdk_command
+from ddsdk.cli.console import out
 from ddsdk.foundation import require
 
 _GREY, _COLOUR = "--data fashion-mnist", "--data cifar10"
@@ -101,7 +102,7 @@ class CellsBenchmark:
         threads: Number of CPU threads. Results are reproducible only with an equal number.
         device: Torch device, such as cpu or cuda.
         repeats: Number of evaluation networks of each set.
-        stop: Stage after which the command ends.
+        stop: Stage after which the command ends. The report is also written to ``table.md`` in the folder.
     """
 
     out: Path
@@ -132,7 +133,11 @@ class CellsBenchmark:
                 return code
         if self.stop != "report":
             return 0
-        return ddsdk_command(["report", *(str(self.out / name) for name in names), "--results", scores])
+        page, sets = self.out / "table.md", [str(self.out / name) for name in names]
+        code = ddsdk_command(["report", *sets, "--results", scores, "--markdown", str(page)])
+        if not code:
+            out(page.read_text())
+        return code
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 import tyro
 
 from benchmarks.machine.machine import MachineTable
 from benchmarks.machine.profile import profile_table
+from benchmarks.machine.rivals import rivals_table
 from benchmarks.machine.speed import speed_table
 from benchmarks.machine.stacked import stacked_table
 from benchmarks.machine.unroll import unroll_table
@@ -26,9 +28,11 @@ class MachineBenchmark:
 
     Attributes:
         table: Table to measure. speed: time and memory of the recipes. unroll: memory of one step of trajectory
-            matching. profile: fractions of the time of a step. stacked: training of several stacked networks.
-        recipes: Names of the recipes, separated by commas. Default: all iterative recipes.
-        widths: Widths of the ConvNet, separated by commas. Default: 32,64,128, and 32 for unroll and profile.
+            matching. profile: fractions of the time of a step. stacked: training of several stacked networks. rivals:
+            image steps beside plain ones, on a CPU.
+        recipes: Names of the recipes, separated by commas. Default: all iterative recipes; for rivals its six.
+        widths: Widths of the ConvNet, separated by commas. Default: 32,64,128; 32 for unroll and profile, and 128 for
+            rivals.
         student_steps: Numbers of training steps of the student for the table unroll, separated by commas.
         real_batch: Real images of each class per step.
         ipc: Images per class of the synthetic set.
@@ -36,9 +40,10 @@ class MachineBenchmark:
         repeats: Number of timed repetitions, of which the median is reported.
         out: JSON file to write. None: no file.
         device: Torch device, such as cpu or cuda.
+        threads: Number of CPU threads. None: torch's default.
     """
 
-    table: Literal["speed", "unroll", "profile", "stacked"] = "speed"
+    table: Literal["speed", "unroll", "profile", "stacked", "rivals"] = "speed"
     recipes: str = ""
     widths: str = ""
     student_steps: str = "5,20,80"
@@ -48,17 +53,22 @@ class MachineBenchmark:
     reach: float = 70.0
     out: Path | None = None
     device: str = "cpu"
+    threads: int | None = None
 
     def run(self) -> int:
         """Return exit code 0 after measuring and printing the table."""
         for name in ("real_batch", "ipc", "repeats"):
             require(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
         check_device(self.device)
+        if self.threads is not None:
+            require(self.threads >= 1, "threads", "be at least 1", self.threads)
+            torch.set_num_threads(self.threads)
         measurements: dict[str, Callable[[], MachineTable]] = {
             "speed": self._speed,
             "unroll": self._unroll,
             "profile": self._profile,
             "stacked": self._stacked,
+            "rivals": self._rivals,
         }
         measured = measurements[self.table]()
         for title, columns, rows in measured.tables():
@@ -101,6 +111,16 @@ class MachineBenchmark:
             ipc=self.ipc,
             repeats=self.repeats,
             device=self.device,
+        )
+
+    def _rivals(self) -> MachineTable:
+        require(self.device == "cpu", "device", "be cpu for the table rivals", self.device)
+        return rivals_table(
+            recipes=names(self.recipes),
+            widths=whole_numbers("widths", self.widths or "128"),
+            real_batch=self.real_batch,
+            ipc=self.ipc,
+            repeats=self.repeats,
         )
 
 

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine.machine import SHAPE, MachineTable, Row, machine_of, matrix_product, median_times, random_pixels
-from benchmarks.machine.reference import ClassLoss, plain_dc_loss, plain_dm_loss, plain_gradient, plain_network
 from ddsdk.data import RealData
 from ddsdk.experiments import students_label
-from ddsdk.foundation import derive, generator, require, require_count
+from ddsdk.foundation import generator, require, require_count
 from ddsdk.networks import network_factory
 from ddsdk.objectives import (
     Byproduct,
@@ -36,10 +35,10 @@ from ddsdk.recipes import IterativeRecipe, pixel_set, student_network
 from ddsdk.running import Distillation, Run, peak_memory, restart_peak_memory
 from ddsdk.synthetic import LeafView
 
-# Matched quantity and distance of each method, and the plain version of its loss.
-_STEPS: dict[str, tuple[Byproduct, Distance, ClassLoss]] = {
-    "dm": (mean_embedding, squared, plain_dm_loss),
-    "dc": (weight_gradients, filter_cosine, plain_dc_loss),
+# Matched quantity and distance of each method.
+_STEPS: dict[str, tuple[Byproduct, Distance]] = {
+    "dm": (mean_embedding, squared),
+    "dc": (weight_gradients, filter_cosine),
 }
 
 
@@ -112,35 +111,26 @@ def conv_flops(network: nn.Module, shape: tuple[int, int, int]) -> tuple[int, in
 
 
 def _step_row(kind: str, width: int, data: RealData, real_batch: int, ipc: int, repeats: int) -> Row:
-    byproduct, distance, plain_loss = _STEPS[kind]
+    byproduct, distance = _STEPS[kind]
     network = network_factory("convnet", SHAPE, data.num_classes, width=width)(generator("student"))
     network = network.to(data.device)
     network.requires_grad_(kind == "dc")
-    reference = plain_network(network)
     syn = pixel_set(data, ipc, "real", generator("start"))
     match = ClassMatch(byproduct=byproduct, distance=distance, real_batch=real_batch)
     rng = generator("step")
     batch = data.of_class(0, real_batch, rng)
     multiply, operations = matrix_product(data.device)
 
-    def fast() -> None:
+    def step() -> None:
         leaves = LeafView(syn)
         for term in match(network, data, leaves, rng):
             torch.autograd.backward(term, inputs=leaves.inputs)
             leaves.pull_back()
 
-    def plain() -> None:
-        classes = range(data.num_classes)
-        real_batches = [data.of_class(c, real_batch, derive(rng, c)) for c in classes]
-        syn_batches = [syn.of_class(c, ipc, rng) for c in classes]
-        plain_gradient(plain_loss, reference, real_batches, syn_batches)
-
     def real_side() -> None:
         in_micro_batches(byproduct, network, batch)
 
-    product_time, real_time, fast_time, plain_time = median_times(
-        (multiply, real_side, fast, plain), repeats, data.device
-    )
+    product_time, real_time, step_time = median_times((multiply, real_side, step), repeats, data.device)
     forward, first = conv_flops(network, SHAPE)
     # The backward pass has two products per layer, for weights and for inputs; the first layer needs only the first.
     flops = len(batch.x) * (forward if kind == "dm" else 3 * forward - first)
@@ -151,9 +141,7 @@ def _step_row(kind: str, width: int, data: RealData, real_batch: int, ipc: int, 
         "matrix GFLOP/s": round(peak / 1e9),
         "real side, s": round(real_time, 3),
         "share of matrix rate": f"{flops / real_time / peak:.0%}",
-        "step, s": round(fast_time, 3),
-        "plain step, s": round(plain_time, 3),
-        "of plain": f"{fast_time / plain_time:.0%}",
+        "step, s": round(step_time, 3),
     }
 
 

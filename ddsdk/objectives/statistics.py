@@ -127,7 +127,7 @@ class StatisticsMatch(CheckedDataclass):
 
     def _batches(self, syn: SyntheticView) -> Iterator[Tensor]:
         """Yield the slots of each batch: the first image of each class, the second of each, and so on."""
-        slots_of = [syn.slots_of_class(c).tolist() for c in range(syn.num_classes)]
+        slots_of = [syn.slots_of_class(c) for c in range(syn.num_classes)]
         for i in range(max(map(len, slots_of))):
-            row = torch.tensor([slots[i] for slots in slots_of if i < len(slots)])
+            row = torch.stack([slots[i] for slots in slots_of if i < len(slots)])
             yield from torch.tensor_split(row, -(-len(row) // self.batch))

@@ -45,8 +45,10 @@ class CAFE(SGDMatching):
 
     Differences from the published algorithm: `steps` counts image steps, while the paper counts students (2000), whose
     number of image steps depends on their accuracy. Both adaptive loops are bounded; in the paper's code some are not.
-    Classes, channels and image sizes are those of the data.
-    The evaluation takes 300 epochs, as for DC; the paper's takes 600.
+    Accuracies are those of random real images; the authors' code takes equally many of each class, and adds a tenth of
+    the previous accuracy to each. The discrimination draws its real images and their augmentation anew, in the authors'
+    code they are those of the matching. Classes, channels and image sizes are those of the data. The evaluation takes
+    300 epochs, as for DC; the paper's takes 600.
 
     References:
         Wang et al., "CAFE: Learning to Condense Dataset by Aligning Features", CVPR 2022, arXiv:2203.01531.

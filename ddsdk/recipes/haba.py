@@ -36,12 +36,14 @@ class HaBa(FromPixels):
             with few steps both are too large: try 1, with an image_momentum of 0.5.
         fit_steps: Adam steps that first fit bases and hallucinators to the initial images.
         similarity: Weight of the similarity term.
-        rival_lr: Learning rate of the network F (SGD).
+        rival_lr: Learning rate of the network F (SGD with momentum 0.9).
 
     Differences from the published algorithm: a student trains on random pairs of a basis and a hallucinator; the paper
     has one hallucinator for all images of a training step. Bases and hallucinators are first fitted to the initial
-    images. The contrastive loss of F has the temperature 0.1. Those of `mtt` apply too, except that the learned rate is
-    at least 0.001, as in the authors' code.
+    images. The contrastive loss of F has the temperature 0.1, in the authors' code 0.07. F trains before each image
+    step, in the authors' code after it. Each class has its own pair of hallucinators in the similarity, in the authors'
+    code all images of a step have the same. The learned rate has the momentum of the images, in the authors' code 0.9.
+    Those of `mtt` apply too, except that the learned rate is at least 0.001, as in the authors' code.
 
     References:
         Liu et al., "Dataset Distillation via Factorization", NeurIPS 2022, arXiv:2210.16774.
@@ -102,7 +104,8 @@ class HaBa(FromPixels):
         experts = students.ExpertStudents(runs, span=self.expert_span, last=self.start_bound(real))
         mtt = self.matching(real, self.bases(real, rng), experts)
         assert not isinstance(mtt.objective, running.ObjectiveSchedule)
-        similarity = objectives.ViewSimilarity(views=self.hallucinators, augmentation=self.siamese(real))
+        augmentation = self.siamese(real)
+        similarity = objectives.ViewSimilarity(views=self.hallucinators, augmentation=augmentation)
         terms = (
             (1.0, objectives.PartObjective(attrgetter("student"), mtt.objective)),
             (self.similarity, objectives.PartObjective(attrgetter("adversary"), similarity)),
@@ -113,8 +116,8 @@ class HaBa(FromPixels):
             students=students.AdversarialStudents(
                 experts,
                 make_student,
-                students.ViewContrastLoss(views=self.hallucinators),
-                lambda weights: SGD(weights, lr=self.rival_lr),
+                students.ViewContrastLoss(views=self.hallucinators, augmentation=augmentation),
+                lambda weights: SGD(weights, lr=self.rival_lr, momentum=0.9),
             ),
             make_optimizer=partial(self._optimizer, mtt.make_optimizer),
             steps=mtt.steps,

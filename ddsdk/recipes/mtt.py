@@ -21,10 +21,11 @@ class MTT(FromPixels):
     random expert after a random epoch t (eq. 2). The learning rate of the N steps is learned with the images.
 
     Differences from the published algorithm: the gradient is the same, but its memory does not grow with N, because the
-    backward pass rebuilds one step at a time. The learned rate is at least 0.0001; in the authors' code it can become
-    negative, and the run diverges. Between and beyond the published values for CIFAR-10, hyperparameters are
-    interpolated over the number of images, and image_lr also over the number of pixels. Whitening is an option of the
-    data (`zca`). The score is that of the last step; the authors report the best of many steps on the test set.
+    backward pass rebuilds one step at a time. The learned rate stays between 0.0001 and 1; in the authors' code it has
+    no bounds, can become negative, and the run diverges. Between and beyond the published values for CIFAR-10,
+    hyperparameters are interpolated over the number of images, and image_lr also over the number of pixels. Whitening
+    is an option of the data (`zca`). The score is that of the last step; the authors report the best of many steps on
+    the test set.
 
     References:
         Cazenavette, Wang, Torralba, Efros and Zhu, "Dataset Distillation by Matching Training Trajectories",

@@ -57,9 +57,11 @@ class NCFM(DistributionMatching):
     learning rate are choices of this library, and it trains on 64 real images per class. The learning rate stays
     constant; the paper's halves on a plateau. One step updates all classes and both terms; the authors' code takes one
     AdamW step for each class and term, 20 for ten classes. A single network of the pool gives the cross-entropy, in the
-    authors' code the network of the step. The paper's
-    evaluation (2000 epochs, AdamW, CutMix, the best epoch on the test data) is disputed and is replaced by that of DSA
-    and DM, so figures are not comparable with the paper's.
+    authors' code the network of the step. The cross-entropy has an augmentation for each image, in the authors' code
+    one for the batch. The tiles of the start are shrunk with antialiasing, in the authors' code by nearest neighbour.
+    The weight decay pulls pixels to the mean of the data, in the authors' code to black. The paper's evaluation (2000
+    epochs, AdamW, CutMix, the best epoch on the test data) is disputed and is replaced by that of DSA and DM, so
+    figures are not comparable with the paper's.
 
     References:
         Wang et al., "Dataset Distillation with Neural Characteristic Function: A Minmax Perspective", CVPR 2025,

@@ -331,7 +331,9 @@ class Distillation(Generic[S], Iterator[Step]):
         self.skipped, self._consecutive_skips = state["skipped"]
         # Checkpoints from before clip_ratio existed have no such entry.
         self._mean_norm = state.get("usual_norm")
-        self._average = state["average"]
+        average, device = state["average"], self.plan.syn.device
+        # A state that was read from a file is on the CPU.
+        self._average = None if average is None else {name: value.to(device) for name, value in average.items()}
         self._best = state["best"]
         self.validations = state["validations"]
         self._whole = True

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
-from ddsdk.data import Batch, Source
+from ddsdk.data import NO_AUGMENTATION, Augmentation, Batch, Source
 from ddsdk.foundation import CheckedDataclass, NonNegativeFloat, PositiveInt, derive, require_count
 from ddsdk.networks import features_and_logits
 from ddsdk.students.alternating import MakeOptimizer
@@ -134,7 +134,7 @@ class AdversarialStudents(Generic[S]):
 class ViewContrastLoss(CheckedDataclass):
     """Adversary loss of HaBa: classification, and similar features for two images of the same slot.
 
-    The loss is cross-entropy + similarity (1 - cosine of the features of two images of one slot) + contrast
+    The loss is cross-entropy + similarity (1 - cosine of the features of two images of one slot) / 2 + contrast
     (supervised contrastive loss). `ddsdk.objectives.ViewSimilarity` trains the synthetic set in the opposite direction.
 
     Attributes:
@@ -142,6 +142,7 @@ class ViewContrastLoss(CheckedDataclass):
         batch: Largest number of slots in one step.
         similarity: Weight of the cosine term.
         contrast: Weight of the supervised contrastive loss.
+        augmentation: Augmentation of the images, with different random numbers for each image.
 
     References:
         Liu et al., "Dataset Distillation via Factorization", NeurIPS 2022, arXiv:2210.16774.
@@ -156,6 +157,7 @@ class ViewContrastLoss(CheckedDataclass):
     batch: PositiveInt = 64
     similarity: NonNegativeFloat = 0.1
     contrast: NonNegativeFloat = 0.1
+    augmentation: Augmentation = NO_AUGMENTATION
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -174,10 +176,11 @@ class ViewContrastLoss(CheckedDataclass):
         slots = torch.randperm(len(decoded.x) // self.views, generator=derive(rng, "slots"))[: self.batch]
         pair = torch.randperm(self.views, generator=derive(rng, "views"))[:2]
         positions = (slots[None] * self.views + pair[:, None]).flatten().to(decoded.x.device)
-        batch = Batch(decoded.x[positions], decoded.y[positions])
+        draw = self.augmentation.per_image(len(positions), derive(rng, "augmentation"))
+        batch = Batch(draw(decoded.x[positions]), decoded.y[positions])
         features, logits = features_and_logits(adversary, batch.x)
         first, second = features.chunk(2)
-        distance = 1 - cosine_similarity(first, second).mean()
+        distance = (1 - cosine_similarity(first, second).mean()) / 2
         contrastive = supervised_contrast(features, batch.y.argmax(1))
         loss = cross_entropy(logits, batch.y)
         return loss + self.similarity * distance + self.contrast * contrastive

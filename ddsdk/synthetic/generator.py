@@ -150,7 +150,7 @@ def train_generator(
     for i in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = lr * (1 - i / steps)
-        _add_gradient(autoencoder, real, batch_size, derive(rng, "step", i))
+        _add_gradient(autoencoder, real, (batch_size, dim), derive(rng, "step", i))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     for module in autoencoder:
@@ -175,13 +175,14 @@ def _initial_autoencoder(real: RealData, dim: int, width: int, rng: torch.Genera
     return Autoencoder(initialise(encoder, rng).to(real.device), initialise(generator, rng).to(real.device))
 
 
-def _add_gradient(autoencoder: Autoencoder, real: RealData, batch_size: int, rng: torch.Generator) -> None:
-    x, y = real.mixed(batch_size, derive(rng, "real"))
+def _add_gradient(autoencoder: Autoencoder, real: RealData, shape: tuple[int, int], rng: torch.Generator) -> None:
+    x, y = real.mixed(shape[0], derive(rng, "real"))
     classes = y.argmax(1)
     size = micro_batch(autoencoder.generator, x.device, len(x))
-    for i, part in enumerate(pieces(len(x), size)):
+    # Drawn for the whole batch, because the size of its pieces depends on the device.
+    noise = torch.randn(shape, generator=derive(rng, "noise")).to(x)[: len(x)]
+    for part in pieces(len(x), size):
         latents = autoencoder.encoder(x[part])
-        noise = torch.randn(latents.shape, generator=derive(rng, "noise", i)).to(latents)
-        images = autoencoder.generator(latents + _LATENT_NOISE * noise, classes[part])
+        images = autoencoder.generator(latents + _LATENT_NOISE * noise[part], classes[part])
         loss = (images - x[part]).square().mean() + _LATENT_PENALTY * latents.square().mean()
         torch.autograd.backward(loss * len(images) / len(x))

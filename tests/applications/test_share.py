@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from fake_device import FakeCuda
 from tiny_recipes import RECIPE_SETTINGS
 from torch import nn
 
@@ -225,6 +226,11 @@ def test_a_release_that_lost_its_labels_does_not_reproduce(patients, copies):
     ok, again = reproduces_accuracy(copies.distilled, *held, seed=dd.generator("again"), networks=1)
     assert ok
     assert again.accuracy > 0.5
+    with FakeCuda():
+        there = reproduces_accuracy(
+            copies.distilled, held[0].to("cuda"), held[1], seed=dd.generator("again"), networks=1
+        )
+    assert there == (ok, again)
     broken = dataclasses.replace(copies.distilled, labels=copies.distilled.labels.roll(1, 1))
     ok, _ = reproduces_accuracy(broken, *held, seed=dd.generator("again"), networks=1)
     assert not ok

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from fake_device import FakeCuda, FakeTensor
 from torch.nn.functional import cosine_similarity
 
 import ddsdk as dd
@@ -51,6 +52,17 @@ def test_combinations_are_positive_and_sum_to_one():
     assert made.stored_floats() == 6 * 36
     with pytest.raises(ValueError, match="images must be means of the candidates, got 6 others"):
         made.encode(found)
+
+
+@pytest.mark.parametrize("kind", [CompositeMatching, CombinationMatching], ids=lambda kind: kind.name)
+def test_a_run_takes_the_device_of_its_data(kind):
+    recipe = kind(ipc=2, matching=dd.DM(steps=2, real_batch=9, augmentation=""), lr=0.05)
+    make_student = dd.network_factory("mlp", SHAPE, 3, width=4)
+    with FakeCuda():
+        run = Run(recipe, real_data().to("cuda"), make_student=make_student)
+        found = run.complete()
+        assert all(isinstance(p, FakeTensor) for p in run.distillation.plan.syn.parameters())
+    assert torch.equal(found.images, dd.distill(recipe, real_data(), make_student=make_student).images)
 
 
 @pytest.mark.parametrize("kind", [CompositeMatching, CombinationMatching], ids=lambda kind: kind.name)

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from plain_networks import Doubled
 from torch.autograd import gradcheck
 from torch.nn.functional import cross_entropy
 
@@ -41,17 +42,6 @@ def network(shape=(2, 8, 8), classes=3, name="convnet", **options):
 
 def images(n, shape=(2, 8, 8), classes=3, key="images"):
     return dd.Batch(normal(n, *shape, key=key), torch.eye(classes, dtype=DOUBLE)[torch.arange(n) % classes])
-
-
-class Doubled:
-    """A source in double precision."""
-
-    def __init__(self, source):
-        self._source = source
-        self.num_classes, self.device = source.num_classes, source.device
-
-    def of_class(self, c, n, rng):
-        return dd.Batch(*(t.double() for t in self._source.of_class(c, n, rng)))
 
 
 # Distances

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from plain_networks import Doubled
 from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
@@ -22,17 +23,6 @@ def real():
     return dd.RealData(
         torch.rand(12, 1, 4, 4, generator=rng), labels, class_names=("a", "b", "c"), preprocess=dd.Preprocess.unit(1)
     )
-
-
-class Doubled:
-    """Real data in float64."""
-
-    def __init__(self, real):
-        self._real = real
-        self.num_classes, self.device = real.num_classes, real.device
-
-    def mixed(self, n, rng):
-        return dd.Batch(*(t.double() for t in self._real.mixed(n, rng)))
 
 
 def smooth(rng):

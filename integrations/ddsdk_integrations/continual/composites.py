@@ -50,7 +50,7 @@ class Composites(Parametrization):
         m = len(images) // num_classes
         rule = f"hold equally many images of each class, at least {components}"
         require(m * num_classes == len(images) and m >= components, "images", rule, len(images))
-        self._low, self._high = bounds
+        self._low, self._high = (bound.to(images) for bound in bounds)
         shape = images.shape[1:]
         self.components = nn.Parameter(torch.zeros(num_classes, components, *shape))
         self.weights = nn.Parameter(torch.zeros(num_classes, m, components))
@@ -61,7 +61,8 @@ class Composites(Parametrization):
         """Set the components to the first n images of each class, and fit the weights of all m by least squares."""
         k, m, n = self.weights.shape
         unit = ((images - self._low) / (self._high - self._low)).clamp(_EDGE, 1 - _EDGE)
-        logits = torch.logit(unit).view(k, m, -1)
+        # On the CPU, whose least squares are exact for images of less than full rank, such as repeated ones.
+        logits = torch.logit(unit).view(k, m, -1).cpu()
         self.components.copy_(logits[:, :n].reshape(self.components.shape))
         weights = torch.linalg.lstsq(logits[:, :n].transpose(1, 2), logits.transpose(1, 2)).solution
         self.weights.copy_(weights.transpose(1, 2))

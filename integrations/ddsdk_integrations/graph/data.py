@@ -103,9 +103,9 @@ class GraphData:
             nodes = torch.nonzero(_mask(data, f"{part}_mask", split)).flatten()
             if setting == "inductive":
                 index, _ = subgraph(nodes, data.edge_index, relabel_nodes=True, num_nodes=len(data.x))
-                visible, positions, ids = Graph(data.x[nodes].float(), index), torch.arange(len(nodes)), nodes
+                visible, positions, ids = Graph(data.x[nodes].float(), index), _range(nodes), nodes
             else:
-                visible, positions, ids = whole, nodes, torch.arange(len(data.x))
+                visible, positions, ids = whole, nodes, _range(data.x)
             parts.append(NodeSplit(visible, positions, data.y[nodes], ids))
         self._set(parts, setting, class_names, name, metric)
 
@@ -136,7 +136,7 @@ class GraphData:
         for part, data in (("train", train), ("val", val), ("test", test)):
             _check(data)
             require(data.get("n_id") is not None, part, "have n_id for the leak check", "a graph without it")
-            mask = data.mask if "mask" in data else torch.ones(len(data.x), dtype=torch.bool)
+            mask = data.mask if "mask" in data else torch.ones_like(data.y, dtype=torch.bool)
             nodes = torch.nonzero(mask).flatten()
             parts.append(NodeSplit(Graph(data.x.float(), data.edge_index), nodes, data.y[nodes], data.n_id))
         task._set(parts, "inductive", class_names, name, metric)
@@ -242,6 +242,10 @@ def _check(data: Data) -> None:
     require(index.ndim == 2 and len(index) == 2, "edge_index", "have shape (2, E)", tuple(index.shape))
     inside = not index.numel() or (int(index.min()) >= 0 and int(index.max()) < len(x))
     require(inside, "edge_index", f"lie in 0..{len(x) - 1}", "a node number outside this range")
+
+
+def _range(rows: Tensor) -> Tensor:
+    return torch.arange(len(rows), device=rows.device)
 
 
 def _mask(data: Data, name: str, split: int) -> Tensor:

@@ -138,7 +138,7 @@ def evaluate_graph(
     require(distilled.images.shape[-1] == graph.num_features, "distilled", rule, distilled.images.shape[-1])
     # Kernel regression has no random number: one score is enough.
     count = protocol.networks if protocol.learner == "network" else 1
-    rng, data = as_generator(seed), to_data(distilled)
+    rng, data = as_generator(seed), to_data(distilled).to(graph.device)
     scores = [network_score(data, graph, graph.test, protocol, derive(rng, "network", i)) for i in range(count)]
     return Score(
         name=name,
@@ -164,7 +164,7 @@ def network_score(
 
 def trained_on_graph(data: Data, graph: GraphData, protocol: dd.TrainingProtocol, rng: torch.Generator) -> nn.Module:
     """Return a network trained on a condensed graph, see `as_data`, with the weights of its best validation score."""
-    nodes = Batch(torch.arange(len(data.x)), read_labels(data.y_rows, protocol.labels))
+    nodes = Batch(torch.arange(len(data.x), device=data.x.device), read_labels(data.y_rows, protocol.labels))
     return _trained((data.x, data.edge_index, data.edge_weight), nodes, graph, protocol, rng)
 
 
@@ -200,6 +200,7 @@ def _trained(
 ) -> nn.Module:
     options = dict(protocol.network_options)
     network = graph_network(protocol.network, graph.num_features, graph.num_classes, derive(rng, "init"), **options)
+    network = network.to(graph.device)
     epochs = train(GraphBoundNetwork(network, *nodes_and_edges), labelled, protocol, derive(rng, "train"))
     restore_best_(network, epochs, protocol.epochs, 20, lambda: split_score(network, graph, graph.val))
     return network

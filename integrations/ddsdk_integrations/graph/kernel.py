@@ -80,7 +80,7 @@ class StructureKernel:
         self._operator = graph.operator.double()
         self._blocks, self._layers = blocks, layers
         self._h = self._operator @ graph.x.double()
-        self._diagonal = torch.full((len(graph.x),), torch.nan, dtype=torch.float64)
+        self._diagonal = self._h.new_full((len(graph.x),), torch.nan)
 
     def gram(self, x: Tensor) -> Tensor:
         """Return the kernel among nodes without edges, (M, M) float64, differentiable in their features (M, D)."""

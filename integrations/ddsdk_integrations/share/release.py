@@ -357,7 +357,8 @@ def reproduces_accuracy(
     recorded = distilled.provenance.get("figures", {}).get("accuracy")
     require(recorded is not None, "distilled", "be a release with recorded metrics", distilled)
     trained = trained_networks(distilled, None, networks, as_generator(seed))
-    metrics = use_metrics(trained, held_out.with_preprocess(distilled.preprocess), groups)
+    on_device = held_out.to(distilled.images.device).with_preprocess(distilled.preprocess)
+    metrics = use_metrics(trained, on_device, groups)
     # The constant stands for the spread of networks, which the binomial standard error does not include.
     standard_error = math.sqrt(recorded * (1 - recorded) / len(held_out)) + 0.005
     return abs(metrics.accuracy - recorded) <= 3 * math.sqrt(2) * standard_error, metrics
