@@ -69,7 +69,7 @@ def _parse(args: list[str]) -> Any:  # noqa: ANN401
     from ddsdk.cli.evaluate import Evaluate
     from ddsdk.cli.importing import Import
     from ddsdk.cli.inspection import Export, Inspect, Recipes, Report, Show
-    from ddsdk.cli.sets import Merge, Select
+    from ddsdk.cli.sets import Merge, Select, SetLeaderboard
     from ddsdk.cli.tables import TableBench, Worker
 
     commands: dict[str, Any] = {
@@ -81,6 +81,7 @@ def _parse(args: list[str]) -> Any:  # noqa: ANN401
         "import": Import,
         "merge": Merge,
         "select": Select,
+        "leaderboard": SetLeaderboard,
         "report": Report,
         "recipes": Recipes,
         "bench": TableBench,

@@ -1,4 +1,4 @@
-"""`ddsdk merge` and `ddsdk select`: unions and parts of distilled sets."""
+"""`ddsdk merge`, `ddsdk select` and `ddsdk leaderboard`: unions, parts and comparisons of distilled sets."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import tyro
 
-from ddsdk import artefact
+from ddsdk import artefact, experiments
 from ddsdk.cli.console import out
 from ddsdk.cli.distill import announce_set
-from ddsdk.foundation import require, require_count
+from ddsdk.foundation import require, require_count, write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,4 +58,28 @@ class Select:
         part.save(self.out)
         out(f"{len(part)} of {len(whole)} images; --start-from {self.out} continues from them with any recipe")
         announce_set(self.out)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetLeaderboard:
+    """Write an HTML page that compares all distilled sets of a folder: sortable, with filters, pictures and commands.
+
+    Attributes:
+        folder: Folder with the folders of the sets, down to three levels.
+        html: HTML file to write.
+        results: Folders of scores from `ddsdk evaluate`. The folder beside each set (`SET-results`) is always read.
+    """
+
+    folder: tyro.conf.Positional[Path]
+    html: Path
+    results: tuple[Path, ...] = ()
+
+    def run(self) -> int:
+        """Return exit code 0 after writing the page."""
+        entries = experiments.read_sets(self.folder, self.results)
+        require(bool(entries), "folder", "hold distilled sets", str(self.folder))
+        write_atomic(self.html, experiments.sets_page(entries, title=f"Distilled sets of {self.folder.name}").encode())
+        scored = sum(bool(entry.scores) for entry in entries)
+        out(f"{self.html}: {len(entries)} sets, {scored} of them with scores")
         return 0
