@@ -48,7 +48,7 @@ def test_the_gain_is_over_random_images_under_the_same_protocol(board):
         if record["score"]["protocol"].startswith("published"):
             means[record["score"]["name"]] = 100 * sum(record["score"]["accuracies"]) / 2
     values = [float(v) for v in re.findall(r'class="number[^"]*" data-value="([-\d.]+)"', page)]
-    _, _, hard, gain, best, *_ = values
+    hard, gain, best, *_ = values
     assert hard == pytest.approx(means["dm"])
     assert gain == pytest.approx(means["dm"] - means["random"])
     assert best == pytest.approx(max(means["random"], means["k-means"]))

@@ -13,13 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddsdk.artefact import Distilled, contact_sheet, page_template, png_bytes
+import numpy as np
+from PIL import Image
+
+from ddsdk.artefact import Distilled, page_template, png_bytes, to_pixels
 from ddsdk.baselines import BASELINES
 from ddsdk.foundation import ArtifactError, clean, note, require
 from ddsdk.judging import read_scores, results_folder, stored_protocol
 from ddsdk.planning import METHODS
 
-_DEPTH = 3
+_DEPTH, _SHOWN = 3, 10
+_GAP = ((0, 0), (0, 1), (0, 0))
+"""Padding of a picture of a strip: one column of pixels at its right."""
 _SETTINGS = (
     "seed",
     "threads",
@@ -181,10 +186,18 @@ def _row(entry: SetEntry) -> dict[str, Any]:
         "own": own,
         "protocol": clean(own_name, 60),
         "seconds": distilled.provenance.get("seconds"),
-        "sheet": base64.b64encode(png_bytes(contact_sheet(distilled, per_class=1))).decode(),
-        "alt": f"One image of each class of {clean(entry.path.name, 60)}",
+        "sheet": base64.b64encode(_strip(distilled)).decode(),
+        "alt": f"First images of {clean(entry.path.name, 60)}, one of each class, at most {_SHOWN}",
         "commands": repeat_commands(entry),
     }
+
+
+def _strip(distilled: Distilled) -> bytes:
+    """Return a PNG with the first image of each class, side by side, at most ten."""
+    owners = distilled.owner.tolist()
+    first = [owners.index(c) for c in sorted(set(owners))[:_SHOWN]]
+    tiles = np.stack([np.pad(tile, _GAP[: tile.ndim]) for tile in to_pixels(distilled.unit_images()[first])])
+    return png_bytes(Image.fromarray(np.concatenate(tiles, axis=1)))
 
 
 def _published(entry: SetEntry) -> tuple[float | None, float | None, float | None]:
