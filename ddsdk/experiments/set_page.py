@@ -43,7 +43,7 @@ class SetEntry:
 
     Attributes:
         path: Folder of the set.
-        distilled: The set.
+        distilled: Distilled set in the folder.
         scores: Records of `ddsdk.read_scores` of the set.
         baselines: Records of real images that were evaluated beside it, of equal storage.
     """
@@ -142,7 +142,7 @@ def sets_page(entries: Sequence[SetEntry], *, title: str = "Distilled sets") -> 
     the same protocol, and the accuracy under the set's own protocol.
 
     Args:
-        entries: Sets of `read_sets`.
+        entries: Sets with their scores, as from `read_sets`.
         title: Title of the page, plain text.
 
     Examples:

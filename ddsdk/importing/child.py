@@ -148,7 +148,7 @@ def main(paths: Sequence[Path], folder: Path, memory: int) -> int:
     """Read files and write ``tensors.safetensors`` and ``tree.json``; an unreadable file writes the reason.
 
     Args:
-        paths: Files of strangers.
+        paths: Files of strangers to be read.
         folder: Folder of the results.
         memory: Memory in bytes that the reading may take.
 

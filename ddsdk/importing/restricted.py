@@ -42,7 +42,7 @@ def read_trees(paths: Sequence[Path], *, seconds: float = 120.0) -> list[Any]:
     half of the machine's memory. A file that cannot be read is an `ArtifactError` with the reason.
 
     Args:
-        paths: Files to read.
+        paths: Files to read, in any of these forms.
         seconds: Largest time of the reading in seconds.
 
     Examples:

@@ -110,7 +110,7 @@ def normalisation(code_base: str, real: RealData) -> Preprocess:
     """Return the normalisation of a code base for a data set, or that of the real data where none is known.
 
     Args:
-        code_base: Key of `CONSTANTS`.
+        code_base: Name of the code base, a key of `CONSTANTS`.
         real: Real data, by whose name the constants are found.
     """
     known = CONSTANTS[code_base].get(real.name)
@@ -122,7 +122,7 @@ def space_fits(images: Tensor, real: RealData, code_base: str, names: Sequence[s
 
     Args:
         images: Images of the set, (M, C, H, W), in an unknown space.
-        real: Real training data.
+        real: Real training data of the set.
         code_base: Key of `CONSTANTS`, whose normalisation is applied.
         names: Names of the spaces, keys of `SPACES`.
 
