@@ -4,6 +4,7 @@ from . import cli as cli
 from . import data as data
 from . import experiments as experiments
 from . import foundation as foundation
+from . import importing as importing
 from . import judging as judging
 from . import networks as networks
 from . import objectives as objectives
@@ -31,6 +32,7 @@ from .foundation import ArtifactError as ArtifactError
 from .foundation import DivergedError as DivergedError
 from .foundation import ResumeError as ResumeError
 from .foundation import generator as generator
+from .importing import import_set as import_set
 from .judging import Validation as Validation
 from .judging import audit_by_likelihood as audit_by_likelihood
 from .judging import evaluate as evaluate

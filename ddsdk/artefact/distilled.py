@@ -5,22 +5,22 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
-from torch.utils.data import TensorDataset
 
 from ddsdk.artefact.card import card_markdown
 from ddsdk.artefact.certificate import NO_PRIVACY, Certificate
 from ddsdk.artefact.faults import edge_fault, label_fault, per_step_fault
-from ddsdk.artefact.folder import pack_artifact, read_artifact, unpack_artifact, write_artifact
+from ddsdk.artefact.folder import artifact_of, pack_artifact, read_artifact, unpack_artifact, write_artifact
+from ddsdk.artefact.items import DistilledItems
 from ddsdk.artefact.manifest import Manifest, TensorEntry, build_manifest
 from ddsdk.artefact.sheet import sheet_png
 from ddsdk.data import Preprocess
@@ -236,8 +236,10 @@ class Distilled:
         """Return the images in the unit range, clamped to [0, 1], for display."""
         return self.preprocess.inverse(self.images).clamp(0, 1)
 
-    def as_dataset(self, labels: LabelReading = "stored") -> TensorDataset:
-        """Return a dataset of (image, label row) pairs for a `DataLoader`.
+    def as_dataset(
+        self, labels: LabelReading | Literal["ids"] = "stored", transform: Callable[[Tensor], Any] | None = None
+    ) -> DistilledItems:
+        """Return a dataset of (image, label) pairs for a `DataLoader`.
 
         Scores fit only the loss of the protocol. Another loss needs probabilities. The accuracy that the conversion
         costs depends on the set: ``ddsdk evaluate SET --data DATA --labels stored,probabilities,hard`` measures it.
@@ -245,10 +247,13 @@ class Distilled:
         Args:
             labels: Form of the labels. ``"stored"``: the stored rows. ``"probabilities"``: the nearest distribution of
                 each row of scores, see `ddsdk.synthetic.nearest_distributions`. ``"hard"``: one-hot rows of the largest
-                class.
+                class. ``"ids"``: the largest class as a number, int64, as metrics and losses of class ids expect.
+            transform: Function of one image (C, H, W), applied at each access. None for none.
         """
+        if labels == "ids":
+            return DistilledItems(self.images, self.labels.argmax(1), transform)
         unchanged = labels == "probabilities" == self.label_space
-        return TensorDataset(self.images, self.labels if unchanged else read_labels(self.labels, labels))
+        return DistilledItems(self.images, self.labels if unchanged else read_labels(self.labels, labels), transform)
 
     def evaluate(self, test: RealData, protocol: TrainingProtocol | None = None, **options: Any) -> Scores:  # noqa: ANN401
         """Return the test accuracies of networks that are trained on the set, see `ddsdk.evaluate`.
@@ -307,6 +312,23 @@ class Distilled:
         return cls._of(*unpack_artifact(data))
 
     @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], manifest: str) -> Distilled:
+        """Return the set in the arrays and the manifest of a file of `ddsdk.to_npz`, after all checks of `load`.
+
+        Args:
+            arrays: Arrays of the file by name.
+            manifest: Content of the array ``metadata``, JSON text.
+
+        Raises:
+            ArtifactError: If a check fails, such as if the arrays are not those of the manifest.
+        """
+        # The export has the class of each image under another name, because numpy users need it for every set.
+        distilled = cls._of(*(artifact := artifact_of(manifest.encode(), {"classes": arrays["owner"], **arrays})))
+        if distilled.content_id != artifact.manifest.id:
+            raise ArtifactError("hash", "arrays must be those of their manifest, whose content id differs")
+        return distilled
+
+    @classmethod
     def _of(cls, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> Distilled:
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         try:
@@ -341,12 +363,25 @@ class Distilled:
             counts: Largest number of images of each of the K classes.
         """
         require(len(counts) == self.num_classes, "counts", f"have {self.num_classes} numbers", len(counts))
+        # Number of each image among those of its class, counted from 1.
+        numbers = one_hot(self.owner, self.num_classes).cumsum(0).gather(1, self.owner[:, None])[:, 0]
+        return self.select(torch.nonzero(numbers <= torch.as_tensor(counts).to(self.owner)[self.owner]).flatten())
+
+    def select(self, index: Tensor | Sequence[int]) -> Distilled:
+        """Return the set of some of the images, in the order of `index`.
+
+        The result has no certificate, because the choice may depend on private data. Sets that are stored as fewer
+        floats than their pixels, sets with edges, and sets with a learned rate for each step give a ValueError.
+
+        Args:
+            index: Positions of the images, each in 0..M-1, at least one.
+        """
         whole = self.edge_index is not None or self.stored_floats != self.images.numel()
         whole |= isinstance(self.learned_lr, tuple) or isinstance(self.learned_momentum, tuple)
         require(not whole, "distilled", "be stored as pixels, without edges and rates of single steps", self)
-        # Number of each image among those of its class, counted from 1.
-        numbers = one_hot(self.owner, self.num_classes).cumsum(0).gather(1, self.owner[:, None])[:, 0]
-        kept = torch.nonzero(numbers <= torch.as_tensor(counts).to(self.owner)[self.owner]).flatten()
+        kept = torch.as_tensor(index).to(self.images.device)
+        inside = kept.ndim == 1 and len(kept) > 0 and bool(((kept >= 0) & (kept < len(self))).all())
+        require(inside, "index", f"hold positions in 0..{len(self) - 1}", index)
         return dataclasses.replace(
             self,
             images=self.images[kept],

@@ -324,6 +324,27 @@ def unpack_artifact(data: bytes, *, max_bytes: int | None = None) -> Artifact:
     return Artifact(manifest, tensors)
 
 
+def artifact_of(manifest: bytes, tensors: Mapping[str, NDArray[Any]]) -> Artifact:
+    """Return the set of a manifest and its tensors, after the checks of `read_artifact`.
+
+    Args:
+        manifest: Content of the manifest.
+        tensors: Tensors by name; those that the manifest does not list are left out.
+
+    Raises:
+        ArtifactError: If a check fails; its ``reason`` is a short code.
+    """
+    decoded = decode_manifest(manifest)
+    missing = sorted(set(decoded.tensors) - set(tensors))
+    if missing:
+        raise ArtifactError(
+            "tensors", f"the file must hold the tensors of its manifest, {', '.join(missing)} are missing"
+        )
+    listed = {name: np.ascontiguousarray(tensors[name]) for name in decoded.tensors}
+    _check_tensors(decoded, listed)
+    return Artifact(decoded, listed)
+
+
 def current_manifest(folder: Path) -> Manifest | None:
     """Return the manifest in a folder, or None if it is missing or invalid.
 

@@ -67,7 +67,9 @@ def _parse(args: list[str]) -> Any:  # noqa: ANN401
     from ddsdk.cli.demo import Demo
     from ddsdk.cli.distill_command import distill_verb
     from ddsdk.cli.evaluate import Evaluate
+    from ddsdk.cli.importing import Import
     from ddsdk.cli.inspection import Export, Inspect, Recipes, Report, Show
+    from ddsdk.cli.sets import Merge, Select, SetLeaderboard
     from ddsdk.cli.tables import TableBench, Worker
 
     commands: dict[str, Any] = {
@@ -76,6 +78,10 @@ def _parse(args: list[str]) -> Any:  # noqa: ANN401
         "inspect": Inspect,
         "show": Show,
         "export": Export,
+        "import": Import,
+        "merge": Merge,
+        "select": Select,
+        "leaderboard": SetLeaderboard,
         "report": Report,
         "recipes": Recipes,
         "bench": TableBench,

@@ -12,6 +12,7 @@ from .loading import load_pair as load_pair
 from .on_disk import DiskImages as DiskImages
 from .pictures import Pictures as Pictures
 from .preprocess import Preprocess as Preprocess
+from .preprocess import Whitening as Whitening
 from .python_docs import python_docs as python_docs
 from .python_docs import python_docs_vocabulary as python_docs_vocabulary
 from .resize import Resize as Resize

@@ -20,6 +20,10 @@ from .rendering import markdown_table as markdown_table
 from .rendering import mean_text as mean_text
 from .rendering import need_plotting as need_plotting
 from .rendering import write_figure as write_figure
+from .set_page import SetEntry as SetEntry
+from .set_page import read_sets as read_sets
+from .set_page import repeat_commands as repeat_commands
+from .set_page import sets_page as sets_page
 from .table import TableRun as TableRun
 from .table import read_table as read_table
 from .table_view import score_table as score_table

@@ -28,6 +28,8 @@ from ddsdk_integrations.graph.data import Graph as Graph
 from ddsdk_integrations.graph.data import GraphData as GraphData
 from ddsdk_integrations.graph.data import NodeSplit as NodeSplit
 from ddsdk_integrations.graph.graph_sets import GraphSet as GraphSet
+from ddsdk_integrations.graph.importing import import_condensed as import_condensed
+from ddsdk_integrations.graph.importing import rebuilt_labels as rebuilt_labels
 from ddsdk_integrations.graph.judge import GRAPH_PROTOCOL as GRAPH_PROTOCOL
 from ddsdk_integrations.graph.judge import evaluate_graph as evaluate_graph
 from ddsdk_integrations.graph.judge import to_data as to_data

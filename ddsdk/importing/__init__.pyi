@@ -1,0 +1,9 @@
+from .importer import import_set as import_set
+from .layouts import LAYOUTS as LAYOUTS
+from .layouts import Layout as Layout
+from .layouts import ReadOptions as ReadOptions
+from .layouts import ReleasedSet as ReleasedSet
+from .restricted import read_trees as read_trees
+from .spaces import SPACES as SPACES
+from .spaces import SpaceFit as SpaceFit
+from .spaces import space_fits as space_fits
