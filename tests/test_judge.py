@@ -373,6 +373,21 @@ def test_a_published_figure_stands_beside_the_published_protocol_only():
     assert score_table([{**record, "score": score}], []).count("\n") == 2
 
 
+def test_a_published_figure_stands_beside_the_own_protocol_of_a_set(tiny):
+    distilled = dd.distill(dd.BASELINES["random"](ipc=1), tiny)
+    protocol = dd.FRePo(ipc=1).protocol(tiny)
+    distilled = dataclasses.replace(distilled, protocol=protocol.to_dict())
+    score = {"name": "frepo", "accuracies": [0.9], "network": "convnet", "protocol": protocol.name, "images": 3}
+    score |= {"stored_floats": 1, "seconds": 1.0}
+    for networks, epochs, shown in ((3, None, True), (3, 7, False)):
+        conditions = {
+            "set": distilled.content_id,
+            "protocol": protocol.changed(networks=networks, epochs=epochs).to_dict(),
+        }
+        record = {"score": score, "data": "mnist", "ipc": 1, "distil_seconds": None, "conditions": conditions}
+        assert ("| 93.0 |" in score_table([record], [distilled])) == shown
+
+
 def test_a_reduced_protocol_of_a_network_without_a_width_keeps_its_options():
     protocol = dd.TrainingProtocol.published().changed(network="torchvision:resnet18")
     reduced = judge.reduced_protocol(protocol, networks=1, epochs=2, width=8)

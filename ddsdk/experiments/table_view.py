@@ -20,6 +20,7 @@ from ddsdk.experiments.published import comparable_kind, published
 from ddsdk.experiments.rendering import markdown_table, mean_text
 from ddsdk.experiments.table import ProtocolAccuracies, ProtocolResult, Table, TableRow
 from ddsdk.foundation import clean, escape_markdown
+from ddsdk.judging import stored_protocol
 from ddsdk.training import TrainingProtocol
 
 _NONE = "–"
@@ -236,7 +237,8 @@ def _bars(row: TableRow) -> list[dict[str, Any]]:
 def score_table(records: Sequence[dict[str, Any]], sets: Sequence[Distilled]) -> str:
     """Return a markdown table of the scores of distilled sets and baselines, with published accuracies.
 
-    A published accuracy is printed only for a score under the published protocol.
+    A published accuracy is printed only for a score under the protocol of its paper: the published one, or for some
+    methods the protocol that is stored in the set.
 
     Args:
         records: Records of `ddsdk.judging.read_scores`, those of other distilled sets included.
@@ -246,21 +248,22 @@ def score_table(records: Sequence[dict[str, Any]], sets: Sequence[Distilled]) ->
         >>> score_table([], [])[:33]
         '| data | ipc | trained on | accur'
     """
-    content_ids = {s.content_id for s in sets}
+    own_protocols = {s.content_id: stored_protocol(s) for s in sets}
     rows = {}
     for record in records:
         score, conditions = record["score"], record["conditions"]
-        if conditions["set"] in content_ids or score["name"] in BASELINES:
+        if conditions["set"] in own_protocols or score["name"] in BASELINES:
             sort_key = record["data"], record["ipc"], conditions["protocol"]["augmentation"]
-            rows[tuple(_score_cells(record))] = *sort_key, statistics.fmean(score["accuracies"])
+            cells = _score_cells(record, own_protocols.get(conditions["set"]))
+            rows[tuple(cells)] = *sort_key, statistics.fmean(score["accuracies"])
     ordered = sorted(rows, key=lambda row: rows[row])
     return markdown_table(_SCORE_COLUMNS, ordered)
 
 
-def _score_cells(record: dict[str, Any]) -> list[str]:
+def _score_cells(record: dict[str, Any], own: TrainingProtocol | None) -> list[str]:
     score, protocol = record["score"], record["conditions"]["protocol"]
     accuracies = [100 * a for a in score["accuracies"]]
-    kind = comparable_kind(TrainingProtocol.from_dict(protocol))
+    kind = comparable_kind(TrainingProtocol.from_dict(protocol), own)
     published_accuracy = None if kind is None else published(record["data"], score["name"], record["ipc"], kind)
     trained = protocol.get("learner", "network") == "network"
     seconds = record.get("distil_seconds")
