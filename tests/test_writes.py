@@ -7,8 +7,9 @@ import ast
 import pytest
 from test_house import EVERY_FILE, import_aliases, module_name, parsed, resolved
 
-# The two modules that write, and a file of the operating system that no folder holds.
-WRITERS = {"ddsdk.foundation.files", "ddsdk.foundation.in_place", "ddsdk.running.preview"}
+# The two modules that write, a file of the operating system that no folder holds, and the process that reads files of
+# strangers, which writes into a temporary folder of its parent.
+WRITERS = {"ddsdk.foundation.files", "ddsdk.foundation.in_place", "ddsdk.running.preview", "ddsdk.importing.child"}
 WRITES = {"mkdir", "makedirs", "write_bytes", "write_text", "touch", "symlink_to", "hardlink_to", "tofile"}
 WRITE_NAMES = {"os.open", "os.link", "os.symlink", "shutil.copy", "shutil.copy2", "shutil.copyfile", "shutil.copytree"}
 WRITE_NAMES |= {"shutil.move", "tempfile.mkdtemp", "tempfile.mkstemp", "tempfile.NamedTemporaryFile"}

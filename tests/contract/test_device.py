@@ -29,9 +29,10 @@ def one_kernel(monkeypatch):
 
 
 @pytest.fixture
-def expected(key, tiny, make_student):
-    """The set of the method from a run on the CPU, which is made once."""
+def expected(key, tiny, make_student, monkeypatch, tmp_path):
+    """The set of the method from a run on the CPU, which is made once, with networks of its own."""
     if key not in _ON_CPU:
+        monkeypatch.setenv("DDSDK_CACHE", str(tmp_path / "on cpu"))
         _ON_CPU[key] = dd.distill(METHODS[key](ipc=IPC, **TINY[key]), tiny, make_student=make_student, seed=0)
     return _ON_CPU[key]
 
