@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import ddsdk as dd
 from ddsdk.running.run import Run
-from ddsdk.training.micro import MICRO_BATCH, MemoryFallback
+from ddsdk.training.micro import MICRO_BATCH, MemoryFallback, may_keep_graphs
 
 CHOSEN = ("dm", "dc", "idc", "rfad", "rat-bptt", "sldd", "kfs")
 # Networks with batch statistics and kernel machines are passed whole batches, so nothing can become smaller.
@@ -126,14 +126,53 @@ def test_a_step_that_must_not_be_repeated_is_not(tiny, make_student):
 
 def test_a_resumed_run_keeps_the_smaller_pieces(tiny, make_student):
     run, resumed = start("dc", tiny, make_student), start("dc", tiny, make_student)
-    run._memory.size = 3
+    run._memory.size, run._memory.keep_graphs = 3, False
     next(run)
     resumed.load_state_dict(run.state_dict())
-    assert resumed._memory.size == 3
+    assert (resumed._memory.size, resumed._memory.keep_graphs) == (3, False)
     assert next(resumed).loss == next(run).loss
-    older = {name: value for name, value in run.state_dict().items() if name != "micro_batch"}
-    resumed.load_state_dict(older)
-    assert resumed._memory.size is None
+    added = ("micro_batch", "keep_graphs")
+    resumed.load_state_dict({name: value for name, value in run.state_dict().items() if name not in added})
+    assert (resumed._memory.size, resumed._memory.keep_graphs) == (None, True)
+
+
+def test_the_first_failure_with_kept_graphs_keeps_the_pieces(caplog):
+    caplog.set_level("INFO", "ddsdk")
+    network, x, fallback, seen = torch.nn.Linear(1, 1), torch.ones(2, requires_grad=True), MemoryFallback(), []
+
+    def compute():
+        size = dd.training.micro_batch(network, torch.device("cpu"), 100)
+        (end,) = dd.training.constant_memory(
+            lambda k, weights, inputs: (weights * inputs[0]).square().sum(),
+            torch.ones(2),
+            [x],
+            torch.tensor(0.1),
+            steps=1,
+            optimizer=dd.training.InnerSGD(),
+        )
+        seen.append((size, "Replayed" not in end.grad_fn.name()))
+        if len(seen) < 3:
+            raise MemoryError
+        return torch.autograd.grad(end.sum(), x)[0]
+
+    replayed = fallback(compute)
+    assert seen == [(32, True), (32, False), (16, False)]
+    assert "going on without them" in caplog.text
+    assert (fallback.size, fallback.keep_graphs) == (16, False)
+    torch.testing.assert_close(compute(), replayed)
+    assert seen[3] == (32, True)
+
+
+def test_kept_graphs_are_given_up_where_there_are_no_pieces():
+    kept = []
+
+    def compute():
+        kept.append(may_keep_graphs())
+        if kept[-1]:
+            raise MemoryError
+
+    MemoryFallback()(compute)
+    assert kept == [True, False]
 
 
 @pytest.mark.parametrize("times", [1, 3, 5])

@@ -146,8 +146,9 @@ class TrainAndTest(CheckedDataclass):
         adversary: Attack on the real images before their augmentation, under the trained student, for robust dataset
             distillation; None for clean images.
 
-    Cost: with `constant_memory`, two gradients of the student's loss and one second derivative for each step of the
-    window; memory for the graph of one step, one micro-batch of real images and N weight vectors.
+    Cost: with `constant_memory`, one gradient of the student's loss and one second derivative for each step of the
+    window, and one more gradient for each step whose graph was not kept; memory for 1 GiB of kept graphs, the graph of
+    one step, one micro-batch of real images and N weight vectors.
 
     References:
         Wang et al., "Dataset Distillation", 2018, arXiv:1811.10959.

@@ -54,8 +54,9 @@ class MatchTrajectory(CheckedDataclass):
         unroll: Method of the unrolled gradient through the student's training.
         optimizer: Differentiable optimizer of the student.
 
-    Cost: with `constant_memory`, two gradients of the student's loss and one second derivative for each step; memory
-    for the graph of one step and N weight vectors.
+    Cost: with `constant_memory`, one gradient of the student's loss and one second derivative for each step, and one
+    more gradient for each step whose graph was not kept; memory for 1 GiB of kept graphs, the graph of one step and N
+    weight vectors.
 
     References:
         Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022, arXiv:2203.11932.

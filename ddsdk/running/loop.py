@@ -144,15 +144,17 @@ class Distillation(Generic[S], Iterator[Step]):
     def state_dict(self) -> dict[str, Any]:
         """Return the state that, with plan and data, determines all further steps."""
         self._require_whole()
-        own = {"shrunk": self.rate_reductions, "micro_batch": self._memory.size}
+        memory = {"micro_batch": self._memory.size, "keep_graphs": self._memory.keep_graphs}
+        own = {"shrunk": self.rate_reductions, **memory}
         return {**self._snapshot(), **own, "good": self._undo_state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state of `state_dict`."""
         self._restore(state)
         self.rate_reductions = state["shrunk"]
-        # Checkpoints from before the repetition in smaller micro-batches have no such entry.
+        # Earlier checkpoints lack entries that were added later.
         self._memory.size = state.get("micro_batch")
+        self._memory.keep_graphs = state.get("keep_graphs", True)
         self._undo_state = copy.deepcopy(state["good"])
 
     def _result(self, state: dict[str, Any] | None) -> SyntheticSet:

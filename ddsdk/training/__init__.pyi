@@ -46,6 +46,7 @@ from .ridge import solve_labels as solve_labels
 from .sharpness import CurvaturePenalty as CurvaturePenalty
 from .sharpness import sharpness_aware_step as sharpness_aware_step
 from .unroll import StepLoss as StepLoss
+from .unroll import StepReplay as StepReplay
 from .unroll import Unroll as Unroll
 from .unroll import checkpointed as checkpointed
 from .unroll import constant_memory as constant_memory

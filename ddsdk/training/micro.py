@@ -38,14 +38,22 @@ def micro_batch(network: nn.Module, device: torch.device, batch: int) -> int:
     return size if fallback is None else fallback.bounded(size, batch)
 
 
+def may_keep_graphs() -> bool:
+    """Return whether a computation may keep graphs that it can also compute again; false after memory has run out."""
+    fallback = _FALLBACK.get()
+    return fallback is None or fallback.kept()
+
+
 @final
 class MemoryFallback:
-    """Repetition of a computation in micro-batches of half the size, each time that memory runs out.
+    """Repetition of a computation with less memory, each time that memory runs out.
 
-    The smaller size holds for all later computations of the same object. Sums over smaller pieces differ by rounding.
+    The first repetition keeps no graphs of unrolled steps, if any were kept. Others take micro-batches of half the
+    size. Both hold for all later computations of the same object. Results differ by rounding.
 
     Attributes:
         size: Largest micro-batch in images; None until memory has run out.
+        keep_graphs: True until memory has run out while graphs of unrolled steps were kept.
 
     Examples:
         >>> import ddsdk, torch
@@ -64,7 +72,8 @@ class MemoryFallback:
 
     def __init__(self) -> None:
         self.size: int | None = None
-        self._largest = 1
+        self.keep_graphs = True
+        self._largest, self._kept = 1, False
 
     def __call__(self, compute: Callable[[], T]) -> T:
         """Return the result of a computation.
@@ -77,17 +86,21 @@ class MemoryFallback:
             RuntimeError: If the computation fails otherwise, as its other errors pass through.
         """
         while True:
-            self._largest, token = 1, _FALLBACK.set(self)
+            self._largest, self._kept, token = 1, False, _FALLBACK.set(self)
             try:
                 return compute()
             except (MemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
-                if self._largest == 1:
+                if self._largest == 1 and not self._kept:
                     raise MemoryError(_ADVICE) from error
             finally:
                 _FALLBACK.reset(token)
             # Outside the handler, where the traceback no longer holds the tensors of the failed attempt.
+            if self._kept:
+                self.keep_graphs = False
+                note("memory ran out with kept graphs of unrolled steps; going on without them")
+                continue
             self.size = self._largest // 2
             note(f"memory ran out with micro-batches of {self._largest} images; going on with {self.size}")
 
@@ -96,6 +109,11 @@ class MemoryFallback:
         size = size if self.size is None else min(size, self.size)
         self._largest = max(self._largest, min(size, batch))
         return size
+
+    def kept(self) -> bool:
+        """Return whether graphs may be kept, and take note that they are."""
+        self._kept = self.keep_graphs
+        return self._kept
 
 
 _FALLBACK: ContextVar[MemoryFallback | None] = ContextVar("fallback", default=None)

@@ -1,9 +1,10 @@
 """Unrolled training: the weights of a student as a differentiable function of its training data.
 
-`full_graph` keeps the graph of every step. `constant_memory` computes the same gradient and keeps the optimizer state
-of each step alone: its backward pass rebuilds the graph of one step at a time, from the last step to the first.
-`checkpointed` keeps the state of every n-th step. `truncated`, the gradient of TESLA, treats the weights of each step
-as constants, and so drops the second-order path through earlier steps.
+`full_graph` keeps the graph of every step. `constant_memory` computes the same gradient. It keeps the graphs of as many
+last steps as fit into a fixed number of bytes, and of each earlier step the optimizer state alone: its backward pass
+rebuilds the graph of one of them at a time, from the last one to the first. `checkpointed` keeps the state of every
+n-th earlier step. `truncated`, the gradient of TESLA, treats the weights of each step as constants, and so drops the
+second-order path through earlier steps.
 
 References:
     Maclaurin et al., "Gradient-based Hyperparameter Optimization through Reversible Learning", ICML 2015.
@@ -12,14 +13,18 @@ References:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol, final
+from typing import Any, NamedTuple, Protocol, final
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from ddsdk.foundation import generator, require, require_count, seeded_layers
+from ddsdk.training.micro import may_keep_graphs
 from ddsdk.training.optimizers import InnerOptimizer, State
 
 Path = tuple[Tensor, ...]
@@ -28,6 +33,9 @@ Path = tuple[Tensor, ...]
 StepLoss = Callable[[int, Tensor, Sequence[Tensor]], Tensor]
 """`(k, weights, inputs) -> scalar`: loss of step k. It must depend on its arguments alone, because the backward pass
 computes it again; random numbers are derived from k."""
+
+GRAPH_BYTES = 2**30
+"""Bytes for kept graphs. A constant, and not the memory that is free, so that runs on all machines take one path."""
 
 
 class Unroll(Protocol):
@@ -87,9 +95,7 @@ def full_graph(
         tensor([0.8750, 0.8750])
     """
     run = _Run(loss, steps, optimizer, burn_in)
-    weights, *moments = run.begin(start, inputs, rate)
-    # The loss needs a graph to the weights even if `start` has none.
-    state = (weights if weights.requires_grad else weights.detach().requires_grad_(), *moments)
+    state = run.begin(start, inputs, rate)
     with torch.enable_grad():
         return tuple(after[0] for after in run.block(0, steps, state, inputs, rate))
 
@@ -97,15 +103,21 @@ def full_graph(
 @final
 @dataclass(frozen=True)
 class StepReplay:
-    """Unroll that stores optimizer states and rebuilds the graphs of the steps in the backward pass.
+    """Unroll that keeps the graphs of the last steps, and rebuilds those of the earlier steps in the backward pass.
+
+    The tensors that the graph of the first step stores are measured, and their bytes give the number of graphs that
+    fit. Kept and rebuilt graphs have equal gradients up to rounding.
 
     Attributes:
-        every: Number of steps between two stored states, at least 1.
+        every: Number of steps between two stored states of the earlier steps, at least 1.
         exact: True for the exact gradient; false for weights that are constants in the gradient of each step's loss.
+        graph_bytes: Number of bytes for the graphs of the last steps, at least 0; with 0 the graphs of all steps are
+            rebuilt.
     """
 
     every: int = 1
     exact: bool = True
+    graph_bytes: int = GRAPH_BYTES
 
     def __call__(
         self,
@@ -120,22 +132,38 @@ class StepReplay:
     ) -> Path:
         """Return the weights after each of `steps` steps, see `Unroll`."""
         run = _Run(loss, steps, optimizer, burn_in, self.exact, self.every)
-        path: Path = _Replayed.apply(run, start, rate, *inputs)
-        return path
+        state, kept = run.begin(start, inputs, rate), 0
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (state[0], rate, *inputs)):
+            states, size = _with_graph_size(lambda: run.block(0, 1, state, inputs, rate), [*state, rate, *inputs])
+            kept = min(steps, self.graph_bytes // max(1, size))
+            kept = kept if kept and may_keep_graphs() else 0
+        else:
+            states = [run.stepped(0, state, inputs, rate)]
+        path: list[Tensor] = []
+        if kept < steps:
+            # This drops the graph of the first step, before graphs are kept.
+            states = [tuple(t.detach() for t in states[0])]
+            replay = _Replay(run, steps - kept, tuple(t.detach() for t in state), states[0])
+            outputs = _Replayed.apply(replay, state[0], rate, *inputs)
+            path, moments = list(outputs[: replay.steps]), outputs[replay.steps :]
+            states = [(path.pop(), *moments)]
+        states += run.block(steps - kept if kept < steps else 1, steps, states[0], inputs, rate)
+        return *path, *(after[0] for after in states)
 
 
 constant_memory = StepReplay()
-"""Unroll with one stored state for each step: exact gradient, for one more gradient of the loss at each step."""
+"""Unroll whose memory does not grow with the number of steps: exact gradient, for one more gradient of the loss at each
+step whose graph was not kept."""
 
 truncated = StepReplay(exact=False)
 """Unroll as `constant_memory`, with weights that are constants in the gradient of each step's loss, as in TESLA."""
 
 
 def checkpointed(every: int) -> Unroll:
-    """Return an `Unroll` that stores the state of every n-th step, with the exact gradient.
+    """Return an `Unroll` that stores the state of every n-th step whose graph is not kept, with the exact gradient.
 
-    Its backward pass has the graph of n steps in memory. It is as fast as `constant_memory`, which has n = 1. Memory is
-    least for n near the square root of the number of steps.
+    Its backward pass has the graph of n of these steps in memory. It is as fast as `constant_memory`, which has n = 1.
+    Memory is least for n near the square root of their number.
 
     Args:
         every: Number of steps n between two stored states, at least 1.
@@ -187,32 +215,68 @@ class _Run:
 
     def _step(self, k: int, state: State, inputs: Sequence[Tensor], rate: Tensor, *, graph: bool) -> State:
         number = self.burn_in + k
-        weights = state[0] if self.exact and graph else state[0].detach().requires_grad_()
+        # The loss needs a graph to the weights even if the start has none.
+        weights = state[0]
+        if not (self.exact and graph and weights.requires_grad):
+            weights = weights.detach().requires_grad_()
         with seeded_layers(generator(self.seed, "unroll", number)):
             loss = self.loss(number, weights, inputs)
         (gradient,) = torch.autograd.grad(loss, weights, create_graph=graph)
         return self.optimizer.step(state, gradient, rate[number] if rate.ndim else rate)
 
 
+def _with_graph_size(compute: Callable[[], list[State]], known: Sequence[Tensor]) -> tuple[list[State], int]:
+    """Return states and the bytes of the tensors that their graph stores, without those of `known`."""
+    # Storages are held until they are counted, so that no address is used twice.
+    stored, shared = {}, {t.untyped_storage().data_ptr() for t in known}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.layout is torch.strided and tensor.untyped_storage().data_ptr() not in shared:
+            stored[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        # An output of a node that the node itself holds would be a reference cycle.
+        return tensor.detach()
+
+    with suppress(RuntimeError), saved_tensors_hooks(pack, lambda tensor: tensor):
+        states = compute()
+        size = sum(storage.nbytes() for storage in stored.values())
+        stored.clear()
+        return states, size
+    # A transform of torch.func in the loss refuses hooks. Without a measured size no graph is kept. Other errors come
+    # again in this call.
+    stored.clear()
+    return compute(), sys.maxsize
+
+
+class _Replay(NamedTuple):
+    """The first `steps` steps of a run, with the states before and after the first one, without graph."""
+
+    run: _Run
+    steps: int
+    before: State
+    after: State
+
+
 class _Replayed(torch.autograd.Function):
-    """The autograd function of `StepReplay`: no graph forward, the graph of one block of steps at a time backward."""
+    """Steps without graph forward, and the graph of one block of steps at a time backward.
+
+    Outputs are the weights after each step, and the other tensors of the last state.
+    """
 
     @staticmethod
-    def forward(ctx: Any, run: _Run, start: Tensor, rate: Tensor, *inputs: Tensor) -> Path:  # noqa: ANN401
-        state = run.begin(start.detach(), inputs, rate)
-        constants = [x.detach() for x in inputs]
-        checkpoints, path = {}, []
-        for k in range(run.steps):
+    def forward(ctx: Any, replay: _Replay, start: Tensor, rate: Tensor, *inputs: Tensor) -> State:  # noqa: ANN401, ARG004
+        run, constants = replay.run, [x.detach() for x in inputs]
+        checkpoints, path, state = {0: replay.before}, [replay.after[0].detach()], replay.after
+        for k in range(1, replay.steps):
             if k % run.every == 0:
                 checkpoints[k] = state
             state = run.stepped(k, state, constants, rate.detach())
             # A second tensor on the same memory. An output carries the graph, which holds ctx, so a checkpoint that was
             # an output would be a reference cycle.
             path.append(state[0].detach())
-        ctx.run, ctx.checkpoints = run, checkpoints
+        ctx.run, ctx.steps, ctx.checkpoints = run, replay.steps, checkpoints
         ctx.save_for_backward(rate, *inputs)
         ctx.set_materialize_grads(False)
-        return tuple(path)
+        return *path, *(t.detach() for t in state[1:])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -223,12 +287,11 @@ class _Replayed(torch.autograd.Function):
         rate, *inputs = arguments = [t.detach().requires_grad_(need) for t, need in saved]
         learned = [t for t in arguments if t.requires_grad]
         totals = [torch.zeros_like(t) for t in learned]
-        # Adjoints of the state before the following block. The last block has none, because the path returns weights
-        # alone and not the other tensors of the optimizer state.
-        state_adjoints: list[Tensor | None] = []
+        # Adjoints of the state before the following block. At the last state the path has the adjoint of the weights.
+        state_adjoints: list[Tensor | None] = [None, *adjoints[ctx.steps :]]
         for first, checkpoint in reversed(ctx.checkpoints.items()):
             state = tuple(t.detach().requires_grad_() for t in checkpoint)
-            end = min(first + run.every, run.steps)
+            end = min(first + run.every, ctx.steps)
             with torch.enable_grad():
                 states = run.block(first, end, state, inputs, rate)
                 outputs = [(s[0], adjoints[k]) for k, s in enumerate(states, first)]
@@ -243,7 +306,5 @@ class _Replayed(torch.autograd.Function):
             for total, gradient in zip(totals, gradients[len(state) :], strict=True):
                 if gradient is not None:
                     total += gradient
-        # No gradient passes through the burn-in, and so none to `start`.
-        start_adjoint = None if run.burn_in or not state_adjoints else state_adjoints[0]
         sums = iter(totals)
-        return None, start_adjoint, *(next(sums) if need else None for need in needed)
+        return None, state_adjoints[0], *(next(sums) if need else None for need in needed)

@@ -22,7 +22,7 @@ def test_bench_prints_the_unroll_table(tmp_path, capsys, monkeypatch):
     assert main(["--table", "unroll", *small, "--out", str(out)]) == 0
     ((row,),) = json.loads(out.read_text())["rows"].values()
     assert row["steps"] == 2
-    assert float(row["full, cosine"]) > 0.999
+    assert min(float(row["full, cosine"]), float(row["replayed, cosine"])) > 0.999
     assert float(row["truncated, cosine"]) > 0.5
     assert "one step of trajectory matching" in capsys.readouterr().out
     for option, message in (
@@ -35,6 +35,6 @@ def test_bench_prints_the_unroll_table(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 @LINUX
-def test_the_memory_of_a_step_is_that_of_one_step_of_the_student():
+def test_the_memory_of_a_replayed_step_is_that_of_one_step_of_the_student():
     # The full graph of 24 steps takes 100 MiB and more; the weights that are kept take 0.2 MiB.
-    assert unroll.measure_unroll("constant", 24, 8, 2).memory < 40 * 2**20
+    assert unroll.measure_unroll("replayed", 24, 8, 2).memory < 40 * 2**20

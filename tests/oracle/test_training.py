@@ -13,7 +13,7 @@ from ddsdk.foundation import derive
 from ddsdk.objectives import SetTraining, TrainAndTest
 from ddsdk.synthetic import FreeLabels, LearnedRate, Pixels
 from ddsdk.synthetic.set import LeafView
-from ddsdk.training import InnerAdam, InnerSGD, checkpointed, constant_memory, full_graph
+from ddsdk.training import InnerAdam, InnerSGD, StepReplay, constant_memory, full_graph
 from ddsdk.training.flat import FlatNetwork, weight_vector
 from ddsdk.training.losses import half_squared_error
 from ddsdk.training.micro import MICRO_BATCH
@@ -21,7 +21,7 @@ from ddsdk.training.micro import MICRO_BATCH
 STEPS, SHAPE = 4, (2, 8, 8)
 CLASSES = torch.arange(3).repeat_interleave(2)
 OPTIMIZERS = {"sgd": InnerSGD(), "momentum": InnerSGD(momentum=0.9), "adam": InnerAdam()}
-UNROLLS = {"full": full_graph, "constant": constant_memory, "checkpointed": checkpointed(2)}
+UNROLLS = {"full": full_graph, "kept": constant_memory, "replayed": StepReplay(graph_bytes=0)}
 ORDERS = {"shuffled": 4, "stored": 4, "stratified": 1}
 
 
@@ -112,7 +112,7 @@ def test_the_gradient_is_that_of_finite_differences(network, optimizer, order):
         loss, found = gradients(objective, network, syn)
         for gradient, (slope, way) in zip(found, slopes(objective, network, syn), strict=True):
             assert float((gradient * way).sum()) == pytest.approx(slope, rel=1e-4, abs=1e-8)
-        for unroll in (full_graph, checkpointed(3)):
+        for unroll in (full_graph, StepReplay(every=3, graph_bytes=0)):
             again, other = gradients(dataclasses.replace(objective, unroll=unroll), network, syn)
             torch.testing.assert_close(again, loss, rtol=1e-13, atol=1e-13)
             same(other, found)

@@ -14,7 +14,7 @@ from ddsdk.students.experts import ExpertSegment
 from ddsdk.synthetic import LearnedLabels, LearnedRate, Pixels
 from ddsdk.synthetic.set import LeafView
 from ddsdk.training.flat import FlatNetwork, weight_vector
-from ddsdk.training.unroll import constant_memory, full_graph, truncated
+from ddsdk.training.unroll import StepReplay, constant_memory, full_graph, truncated
 
 STEPS, RATE = 5, 0.3
 SHAPE, CLASSES = (2, 8, 8), torch.arange(3).repeat_interleave(2)
@@ -80,7 +80,7 @@ def plain(match, network, span, syn, size):
 
 
 @pytest.mark.parametrize("batch_size", [None, 6, 3, 4])
-@pytest.mark.parametrize("unroll", [constant_memory, full_graph])
+@pytest.mark.parametrize("unroll", [constant_memory, StepReplay(graph_bytes=0), full_graph])
 def test_the_gradient_is_that_of_the_plain_loop(network, span, batch_size, unroll):
     match = MatchTrajectory(steps=STEPS, batch_size=batch_size, augmentation=AUGMENTATION, unroll=unroll)
     syn = make_syn()
@@ -161,7 +161,7 @@ def test_augmentation_is_drawn_for_each_image_and_step(span):
             seen.append((n, rng.initial_seed()))
             return dd.Augmentation().per_image(n, rng)
 
-    match = MatchTrajectory(steps=3, batch_size=4, augmentation=Watched())
+    match = MatchTrajectory(steps=3, batch_size=4, augmentation=Watched(), unroll=StepReplay(graph_bytes=0))
     gradients(match, span, make_syn())
     forward, backward = seen[:3], seen[3:]
     assert [n for n, _ in forward] == [4, 2, 4]
