@@ -53,6 +53,14 @@ def test_the_best_trial_goes_on_and_all_are_recorded(command, tmp_path, capsys, 
     assert record["steps_done"] == 2 * record["parameters"]["students"] >= trials[0]["steps"]
 
 
+def test_no_trial_begins_after_half_of_the_budget(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ddsdk.cli.auto._ALL_TRIALS", 0.0)
+    assert main(command) == 0
+    assert "dm is not tried" in capsys.readouterr().out
+    record = dd.Distilled.load(tmp_path / "set").provenance
+    assert [trial["recipe"] for trial in record["configuration"]["trials"]] == ["dcc"]
+
+
 def test_a_stopped_run_goes_on_without_new_trials(command, tmp_path, monkeypatch, capsys):
     @contextmanager
     def stopped():

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _SHARE = 0.1
 """Share of the time budget for the steps of one trial, and largest share for the networks that a method needs."""
+_ALL_TRIALS = 0.5
+"""Share of the time budget after which no further trial begins, such as on a busy machine."""
 _NETWORKS = 2
 """Evaluation networks for the score of a trial."""
 
@@ -90,7 +92,7 @@ def run_auto(options: DistillOptions, train: RealData, chosen: MethodChoice) -> 
 
 def _best_trial(options: DistillOptions, task: Task, chosen: MethodChoice) -> tuple[Trial | None, list[dict[str, Any]]]:
     """Return the trial with the largest score, None after a signal to stop, and the records of all trials."""
-    budget = chosen.budget or 0.0
+    budget, began = chosen.budget or 0.0, time.perf_counter()
     names = ", ".join(method.name for method in chosen.candidates)
     out(f"trying {names} for {_SHARE * budget:.3g} s each; the best one on held-out images goes on")
     named = [dataclasses.replace(options, recipe=method.name) for method in chosen.candidates]
@@ -103,6 +105,10 @@ def _best_trial(options: DistillOptions, task: Task, chosen: MethodChoice) -> tu
     costs = [_SHARE * budget + (0.0 if run.runs is None else run.runs.estimate()) for run in runs]
     trials: list[Trial] = []
     for run, cost in zip(runs, costs, strict=True):
+        elapsed = time.perf_counter() - began
+        if trials and elapsed > _ALL_TRIALS * budget:
+            out(f"{run.method.name} is not tried: the trials have taken {elapsed:.0f} s")
+            continue
         if not train_networks(run):
             return None, []
         rest = budget - (sum(costs) - cost)
