@@ -68,7 +68,7 @@ CELLS: dict[str, Cell] = {
     ),
     "dd-10": Cell(f"{_GREY} --recipe dd --ipc 10 --steps 15000 --real-batch 256"),
     "sldd-10": Cell(f"{_GREY} --recipe sldd --ipc 10 --steps 15000 --real-batch 256"),
-    "cifar-dm-1": Cell(f"{_COLOUR} --recipe dm --ipc 1 --steps 1500 --real-batch 64 --width 64", "--protocol stored"),
+    "cifar-dm-1": Cell(f"{_COLOUR} --recipe dm --ipc 1 --steps 800 --real-batch 64 --width 64", "--protocol stored"),
     "cifar-dc-1": Cell(f"{_COLOUR} --recipe dc --ipc 1 --students 400 --image-lr 1 {_GRADIENTS}", "--protocol stored"),
     "cifar-dsa-1": Cell(
         f"{_COLOUR} --recipe dsa --ipc 1 --students 400 --image-lr 0.2 {_GRADIENTS}", "--protocol stored"
