@@ -40,8 +40,8 @@ class DistillOptions(NetworkOptions, DataOptions):
     Attributes:
         out: Folder of the artefact. During the run it holds the checkpoint.
         recipe: Name of the method; `ddsdk recipes` lists all. The parameters of the method are further options below.
-            auto: three methods are tried for a tenth of the time budget each, and the best one on held-out images
-            goes on.
+            auto: DM and the two best other methods are tried for a tenth of the time budget each, and the best one
+            on held-out images goes on.
         label_kind: Labels that networks will be trained with, for the choice of the method without --recipe. hard: one
             class per image, with cross-entropy. soft: the labels and the training protocol of the method.
         budget: Time budget of the run on this machine, such as 60s, 10m or 1.5h. The number of steps is reduced to fit

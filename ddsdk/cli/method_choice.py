@@ -29,7 +29,8 @@ from ddsdk.recipes import IterativeRecipe, Recipe
 AUTO = "auto"
 """Name of the recipe that stands for the best of several on the user's data."""
 _BUDGET, _IPC = "5m", 10
-_CANDIDATES = 3
+_CANDIDATES, _FIRST_CANDIDATE = 3, "dm"
+"""Number of methods that auto tries, and the one that is tried first: its steps are short, and it suits most data."""
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -144,14 +145,15 @@ def _short_run(words: Sequence[str], name: str, budget: float) -> MethodChoice:
 
 
 def _auto(words: Sequence[str], budget: float) -> MethodChoice:
-    """Return the most accurate methods of the measurements, as candidates for trials on the user's data."""
+    """Return DM and the two most accurate other methods of the measurements, as candidates for trials."""
     choices = _choices(words, budget)
     leaderboard, ipc = choices[0].leaderboard, choices[0].ipc
     methods = [
         _measured_method(choice.entry.recipe, {**choice.entry.settings, **short_start(choice.entry.recipe)}, ipc)
         for choice in choices
     ]
-    candidates = [method for method in methods if isinstance(method, IterativeRecipe)][:_CANDIDATES]
+    iterative = [method for method in methods if isinstance(method, IterativeRecipe)]
+    candidates = sorted(iterative, key=lambda method: method.name != _FIRST_CANDIDATE)[:_CANDIDATES]
     require(bool(candidates), "measured", "hold a method with steps", [choice.entry.recipe for choice in choices])
     return MethodChoice(
         recipe=AUTO,
