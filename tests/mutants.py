@@ -91,8 +91,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "truncated gradient in the place of the exact one": Mutant(
         "ddsdk/training/unroll.py",
-        "if self.exact and graph else",
-        "if not self.exact and graph else",
+        "self.exact and graph and weights",
+        "not self.exact and graph and weights",
         "tests/oracle/test_unroll.py tests/oracle",
     ),
     "tangent kernel without the derivative of the activation": Mutant(

@@ -225,20 +225,33 @@ class _Run:
         return self.optimizer.step(state, gradient, rate[number] if rate.ndim else rate)
 
 
+def _memory(tensor: Tensor) -> tuple[int, int]:
+    """Return the address and the bytes of the memory that holds a tensor."""
+    try:
+        storage = tensor.untyped_storage()
+        return storage.data_ptr(), storage.nbytes()
+    except RuntimeError:
+        # A subclass that wraps another tensor has no memory of its own.
+        return id(tensor), tensor.numel() * tensor.element_size()
+
+
 def _with_graph_size(compute: Callable[[], list[State]], known: Sequence[Tensor]) -> tuple[list[State], int]:
     """Return states and the bytes of the tensors that their graph stores, without those of `known`."""
-    # Storages are held until they are counted, so that no address is used twice.
-    stored, shared = {}, {t.untyped_storage().data_ptr() for t in known}
+    shared, stored = {_memory(t)[0] for t in known}, {}
 
     def pack(tensor: Tensor) -> Tensor:
-        if tensor.layout is torch.strided and tensor.untyped_storage().data_ptr() not in shared:
-            stored[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         # An output of a node that the node itself holds would be a reference cycle.
-        return tensor.detach()
+        detached = tensor.detach()
+        if tensor.layout is torch.strided:
+            address, size = _memory(tensor)
+            if address not in shared:
+                # Tensors are held until they are counted, so that no address is used twice.
+                stored[address] = detached, tensor, size
+        return detached
 
     with suppress(RuntimeError), saved_tensors_hooks(pack, lambda tensor: tensor):
         states = compute()
-        size = sum(storage.nbytes() for storage in stored.values())
+        size = sum(size for *_, size in stored.values())
         stored.clear()
         return states, size
     # A transform of torch.func in the loss refuses hooks. Without a measured size no graph is kept. Other errors come

@@ -7,12 +7,13 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import tyro
 
 import benchmarks
+from benchmarks.cells import CellsBenchmark
 from benchmarks.kit import Benchmark
 from benchmarks.machine.__main__ import MachineBenchmark
 from benchmarks.scale.__main__ import ScaleBenchmark
@@ -161,7 +162,8 @@ def documented():
 def test_the_documented_commands_are_those_of_today():
     """Every benchmark is documented, with options and methods that it has."""
     commands = documented()
-    others = {"machine": MachineBenchmark, "scale": ScaleBenchmark, "scale.files": PictureFolder}
+    others: dict[str, Any] = {"machine": MachineBenchmark, "scale": ScaleBenchmark, "scale.files": PictureFolder}
+    others["cells"] = CellsBenchmark
     assert {words[0].removeprefix("benchmarks.") for words in commands} == {*SMALL, *others}
     for module, *words in commands:
         name = module.removeprefix("benchmarks.")

@@ -60,7 +60,8 @@ def test_the_table_has_a_row_for_each_step_and_width(tmp_path, capsys):
     assert [(row["step"], row["width"]) for row in rows] == [("dm", 4), ("frepo", 4), ("dm", 8), ("frepo", 8)]
     for row in rows:
         assert all(float(row[name]) > 0 for name in TIMES)
-        assert float(row["plain / ours"]) == pytest.approx(float(row["plain"]) / float(row["ours"]), rel=0.2)
+        # The times of such small steps have one or two digits.
+        assert 0.3 < float(row["plain / ours"]) * float(row["ours"]) / float(row["plain"]) < 3
     assert "image steps" in capsys.readouterr().out
 
 
