@@ -26,6 +26,7 @@ from benchmarks.machine.reference import (
 )
 from ddsdk.data import Batch, RealData
 from ddsdk.foundation import derive, generator, keep_freed_memory, require, require_count
+from ddsdk.foundation.heap import MMAP_THRESHOLD, TRIM_THRESHOLD
 from ddsdk.networks import network_factory
 from ddsdk.objectives import ClassMatch, Objective
 from ddsdk.recipes import DC, DM, DSA, IDC, MTT, FRePo
@@ -35,8 +36,6 @@ from ddsdk.synthetic import LeafView, SyntheticSet
 from ddsdk.training import FlatNetwork, weight_vector
 
 _STUDENT_STEPS = 10
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Parameters of glibc's `mallopt`."""
 _LARGEST_DYNAMIC = 32 * 2**20
 """Threshold of glibc's dynamic rule after large tensors were freed, in bytes; the trim threshold is twice as large."""
 
@@ -198,8 +197,8 @@ def _kept() -> None:
 def _defaults() -> None:
     """Set the thresholds that glibc's dynamic rule reaches, and return all freed memory to the operating system."""
     library = ctypes.CDLL("libc.so.6")
-    library.mallopt(_MMAP_THRESHOLD, _LARGEST_DYNAMIC)
-    library.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_DYNAMIC)
+    library.mallopt(MMAP_THRESHOLD, _LARGEST_DYNAMIC)
+    library.mallopt(TRIM_THRESHOLD, 2 * _LARGEST_DYNAMIC)
     library.malloc_trim(0)
 
 

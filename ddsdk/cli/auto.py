@@ -74,7 +74,7 @@ def run_auto(options: DistillOptions, train: RealData, chosen: MethodChoice) -> 
     )
     began = time.perf_counter()
     with running.Job(options.out, {"recipe": "auto"}, every=options.checkpoint_seconds) as job:
-        best, records = _best_trial(options, task, chosen)
+        best, records = _best_trial(options, task, chosen, began)
         if best is None:
             err(f"stopped while networks were trained; {resume_hint(options.resume)}")
             return 75
@@ -90,9 +90,11 @@ def run_auto(options: DistillOptions, train: RealData, chosen: MethodChoice) -> 
     return 0
 
 
-def _best_trial(options: DistillOptions, task: Task, chosen: MethodChoice) -> tuple[Trial | None, list[dict[str, Any]]]:
+def _best_trial(
+    options: DistillOptions, task: Task, chosen: MethodChoice, began: float
+) -> tuple[Trial | None, list[dict[str, Any]]]:
     """Return the trial with the largest score, None after a signal to stop, and the records of all trials."""
-    budget, began = chosen.budget or 0.0, time.perf_counter()
+    budget = chosen.budget or 0.0
     names = ", ".join(method.name for method in chosen.candidates)
     out(f"trying {names} for {_SHARE * budget:.3g} s each; the best one on held-out images goes on")
     named = [dataclasses.replace(options, recipe=method.name) for method in chosen.candidates]

@@ -10,7 +10,9 @@ from .loading import LoadOptions as LoadOptions
 from .loading import load as load
 from .loading import load_pair as load_pair
 from .on_disk import DiskImages as DiskImages
+from .on_disk import unit_range as unit_range
 from .pictures import Pictures as Pictures
+from .preprocess import KNOWN_NORMALISATION as KNOWN_NORMALISATION
 from .preprocess import Preprocess as Preprocess
 from .preprocess import Whitening as Whitening
 from .python_docs import python_docs as python_docs

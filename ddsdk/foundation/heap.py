@@ -6,7 +6,7 @@ import ctypes
 import os
 from functools import cache
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's `mallopt`: M_TRIM_THRESHOLD and M_MMAP_THRESHOLD."""
 _KEPT = 512 * 2**20
 """Largest unused memory at the top of the heap in bytes."""
@@ -19,9 +19,9 @@ def keep_freed_memory() -> bool:
     """Let the C library keep up to 512 MiB of freed memory for the next tensors of this process.
 
     By default, glibc returns a large freed tensor to the operating system, which clears its pages at the next request.
-    That takes a third to a half of the time of a training step on a CPU. The first call in a process changes the
-    setting, and later ones do nothing. A user's own setting, the environment variable MALLOC_TRIM_THRESHOLD_ or
-    MALLOC_MMAP_THRESHOLD_, stays.
+    That takes up to a quarter of a plain step on a CPU (``python -m benchmarks.machine --table rivals``). The first
+    call in a process changes the setting, and later ones do nothing. A user's own setting, the environment variable
+    MALLOC_TRIM_THRESHOLD_ or MALLOC_MMAP_THRESHOLD_, stays.
 
     Returns:
         Whether the setting is changed; False with another C library than glibc or with a setting of the user's.
@@ -37,5 +37,5 @@ def keep_freed_memory() -> bool:
         library.gnu_get_libc_version  # noqa: B018  # no function of another C library
     except (OSError, AttributeError):
         return False
-    accepted = any(library.mallopt(_MMAP_THRESHOLD, size) for size in _BLOCKS)
-    return accepted and bool(library.mallopt(_TRIM_THRESHOLD, _KEPT))
+    accepted = any(library.mallopt(MMAP_THRESHOLD, size) for size in _BLOCKS)
+    return accepted and bool(library.mallopt(TRIM_THRESHOLD, _KEPT))

@@ -3,6 +3,7 @@ from .layouts import LAYOUTS as LAYOUTS
 from .layouts import Layout as Layout
 from .layouts import ReadOptions as ReadOptions
 from .layouts import ReleasedSet as ReleasedSet
+from .restricted import file_records as file_records
 from .restricted import read_trees as read_trees
 from .spaces import SPACES as SPACES
 from .spaces import SpaceFit as SpaceFit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from torch.nn.functional import one_hot, softmax
 from ddsdk.artefact import Distilled
 from ddsdk.data import RealData
 from ddsdk.foundation import note, require
-from ddsdk.importing.layouts import EXPORT, LAYOUTS, Layout, ReadOptions, ReleasedSet, detected_layout, stored_per_class
-from ddsdk.importing.restricted import read_trees, refuse
+from ddsdk.importing.layouts import LAYOUTS, Layout, ReadOptions, ReleasedSet, detected_layout, stored_per_class
+from ddsdk.importing.restricted import file_records, refuse
 from ddsdk.importing.spaces import SpaceFit, normalisation, space_fits
 from ddsdk.recipes import RECIPES
 
@@ -71,12 +70,10 @@ def import_set(
     file = chosen.finds(path) or (path if path.is_file() else None)
     if file is None:
         refuse("layout", f"path must hold the files of the layout {name}, {chosen.text}, got {str(path)!r}")
-    if name == EXPORT:
-        (tree,) = read_trees([file])
-        arrays = {key: value.numpy() for key, value in tree.items() if isinstance(value, Tensor)}
-        return Distilled.from_arrays(arrays, str(tree["metadata"]))
     options = ReadOptions(class_names=real.class_names, experiment=experiment, factor=factor)
     released = chosen.read(file, options)
+    if isinstance(released, Distilled):
+        return released
     _check_shape(released, real)
     rows, kind = _rows(released, real.num_classes, labels)
     fit, assumed = _space(released, chosen, real, name, space)
@@ -90,7 +87,7 @@ def import_set(
         images = preprocess(images)
     origin = {
         "layout": name,
-        "files": [{"name": f.name, "sha256": hashlib.sha256(f.read_bytes()).hexdigest()} for f in released.files],
+        "files": file_records(released.files),
         "space": fit.name,
         "space_is": assumed,
         "standard_deviation_ratio": round(fit.ratio, 4),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
+from ddsdk.artefact import Distilled
 from ddsdk.data import load
 from ddsdk.foundation import note, require
 from ddsdk.importing.restricted import read_trees, refuse
@@ -67,7 +68,7 @@ class Layout:
     Attributes:
         text: Files and their origin in one line.
         finds: Function from a file or folder to the main file; None for another layout.
-        read: Function from the main file and the options of the user to the content.
+        read: Function from the main file and the options of the user to the content, or to the whole artefact.
         spaces: Value spaces that the code base may have used for colour images, keys of `ddsdk.importing.SPACES`.
         grey_spaces: Value spaces for grey images.
         code_base: Key of the constants of the normalisation, see `ddsdk.importing.spaces.CONSTANTS`.
@@ -77,7 +78,7 @@ class Layout:
 
     text: str
     finds: Callable[[Path], Path | None]
-    read: Callable[[Path, ReadOptions], ReleasedSet]
+    read: Callable[[Path, ReadOptions], ReleasedSet | Distilled]
     spaces: tuple[str, ...]
     grey_spaces: tuple[str, ...] = ("normalised",)
     code_base: str = "dc"
@@ -121,6 +122,10 @@ def _images(value: Any, path: Path, *, last: bool = False) -> Tensor:  # noqa: A
     return images.float().contiguous()
 
 
+def _are_probabilities(rows: Tensor) -> bool:
+    return bool((rows >= 0).all()) and bool((rows.sum(1) - 1).abs().max() < 1e-3)
+
+
 def _dc(path: Path, options: ReadOptions) -> ReleasedSet:
     """Return the set of a dictionary of DC, whose ``data`` has one pair of images and labels for each experiment."""
     (tree,) = read_trees([path])
@@ -156,8 +161,7 @@ def _mtt(path: Path, options: ReadOptions) -> ReleasedSet:  # noqa: ARG001
     labels = _tensor(trees["labels"], "labels", files["labels"]) if files.get("labels") else None
     kind: LabelKind = "ids"
     if labels is not None and labels.ndim == 2:
-        rows = bool((labels >= 0).all()) and bool((labels.sum(1) - 1).abs().max() < 1e-3)
-        kind = "probabilities" if rows else "logits"
+        kind = "probabilities" if _are_probabilities(labels) else "logits"
     rate = None
     for name in trees.keys() - {"labels"}:
         value = _tensor(trees[name], "the learning rate", files[name])
@@ -282,8 +286,7 @@ def _tensors(path: Path, options: ReadOptions) -> ReleasedSet:  # noqa: ARG001
         labels = _tensor(labels, "labels", path)
     kind: LabelKind = "ids"
     if labels is not None and labels.ndim == 2:
-        rows = bool((labels >= 0).all()) and bool((labels.sum(1) - 1).abs().max() < 1e-3)
-        kind = "probabilities" if rows else "scores"
+        kind = "probabilities" if _are_probabilities(labels) else "scores"
     return ReleasedSet(
         images=_images(images, path),
         labels=labels.long() if labels is not None and kind == "ids" else labels,
@@ -329,16 +332,16 @@ def _pictures(path: Path, options: ReadOptions) -> ReleasedSet:
 
 
 _TRAJECTORIES = ("normalised", "zca")
-EXPORT = "ddsdk"
-"""Layout of `ddsdk.to_npz`, which has the whole set."""
 
 
-def _no_reading(path: Path, options: ReadOptions) -> ReleasedSet:  # noqa: ARG001
-    refuse("layout", f"{path.name} is an export of ddsdk, which has a manifest of its own")
+def _export(path: Path, options: ReadOptions) -> Distilled:  # noqa: ARG001
+    (tree,) = read_trees([path])
+    arrays = {key: value.numpy() for key, value in tree.items() if isinstance(value, Tensor)}
+    return Distilled.from_arrays(arrays, str(tree["metadata"]))
 
 
 LAYOUTS: Mapping[str, Layout] = {
-    EXPORT: Layout("set.npz of ddsdk export --to npz", _npz({"images", "labels", "metadata"}), _no_reading, ()),
+    "ddsdk": Layout("set.npz of ddsdk export --to npz", _npz({"images", "labels", "metadata"}), _export, ()),
     "dc": Layout(
         "res_METHOD_DATA_NETWORK_1ipc.pt of DC, DSA, DM, CAFE, DCC and DataDAM: several experiments in one file",
         _by_name(r"res_.*\.pt", r"syn_data_.*\.pt"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -31,6 +32,22 @@ def refuse(reason: str, message: str) -> NoReturn:
         ArtifactError: Always.
     """
     raise ArtifactError(reason, message)
+
+
+def file_records(files: Sequence[Path]) -> list[dict[str, str]]:
+    """Return name and SHA-256 of files, for the provenance of a set.
+
+    Args:
+        files: Files from which the set was read.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from ddsdk.importing import file_records
+        >>> _ = Path("set.pt").write_bytes(b"")
+        >>> file_records([Path("set.pt")])[0]["sha256"][:8]
+        'e3b0c442'
+    """
+    return [{"name": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()} for file in files]
 
 
 def read_trees(paths: Sequence[Path], *, seconds: float = 120.0) -> list[Any]:

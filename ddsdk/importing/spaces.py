@@ -10,25 +10,22 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ddsdk.data import Preprocess, RealData, Whitening
+from ddsdk.data import KNOWN_NORMALISATION, Preprocess, RealData, Whitening, unit_range
 from ddsdk.foundation import generator, require
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 
-_GREY: dict[str, Constants] = {
-    "mnist": ((0.1307,), (0.3081,)),
-    "fashion-mnist": ((0.2861,), (0.3530,)),
-    "usps": ((0.15973,), (0.25727,)),
-}
-_CIFAR10: Constants = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+_CIFAR10: Constants = KNOWN_NORMALISATION["cifar10"]
 _CIFAR100: Constants = ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762))
 _SVHN: Constants = ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
 _TRUE_CIFAR10: Constants = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 
+_SHARED: dict[str, Constants] = {**KNOWN_NORMALISATION, "usps": ((0.15973,), (0.25727,))}
+
 CONSTANTS: dict[str, dict[str, Constants]] = {
-    "dc": {**_GREY, "svhn": _SVHN, "cifar10": _CIFAR10, "cifar100": _CIFAR100},
-    "mtt": {**_GREY, "svhn": _SVHN, "cifar10": _CIFAR10, "cifar100": _CIFAR10},
-    "frepo": {**_GREY, "cifar10": _TRUE_CIFAR10, "cifar100": _CIFAR100},
+    "dc": {**_SHARED, "svhn": _SVHN, "cifar100": _CIFAR100},
+    "mtt": {**_SHARED, "svhn": _SVHN, "cifar100": _CIFAR10},
+    "frepo": {**_SHARED, "cifar10": _TRUE_CIFAR10, "cifar100": _CIFAR100},
 }
 """Means and standard deviations of the channels by code base and data set, as these code bases have them.
 
@@ -57,7 +54,7 @@ def _uncentred(real: RealData, normalised: Preprocess) -> Preprocess:
 
 def _standardised(real: RealData, normalised: Preprocess) -> Preprocess:
     """Return the whitening of FRePo and RCIG: of normalised images, with a tenth of the mean eigenvalue added."""
-    whitening = Whitening.fit(real.unit_images(torch.arange(len(real))).cpu(), 0.1, normalised)
+    whitening = Whitening.fit(real.stored, 0.1, lambda part: normalised(unit_range(part)))
     relative = Whitening(
         whitening.mean, whitening.basis, whitening.eigenvalues, 0.1 * float(whitening.eigenvalues.mean())
     )
@@ -67,7 +64,7 @@ def _standardised(real: RealData, normalised: Preprocess) -> Preprocess:
 SPACES: Mapping[str, Callable[[RealData, Preprocess], Preprocess]] = {
     "unit": lambda real, normalised: Preprocess.unit(len(normalised.mean)),  # noqa: ARG005
     "normalised": lambda real, normalised: normalised,  # noqa: ARG005
-    "zca": lambda real, normalised: Preprocess.fit_zca(real.unit_images(torch.arange(len(real))).cpu()),  # noqa: ARG005
+    "zca": lambda real, normalised: Preprocess.fit_zca(real.stored),  # noqa: ARG005
     "zca-standardised": _standardised,
     "zca-uncentred": _uncentred,
 }

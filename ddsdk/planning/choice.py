@@ -154,13 +154,7 @@ def nearest_leaderboard(leaderboards: Sequence[Leaderboard], *, ipc: int, data: 
 
 
 def choose_methods(
-    leaderboards: Sequence[Leaderboard],
-    *,
-    kind: LabelKind,
-    budget: float,
-    ipc: int,
-    data: str | None = None,
-    count: int | None = None,
+    leaderboards: Sequence[Leaderboard], *, kind: LabelKind, budget: float, ipc: int, data: str | None = None
 ) -> list[Choice]:
     """Return the most accurate methods at the largest measured time budget that does not exceed `budget`, best first.
 
@@ -173,7 +167,6 @@ def choose_methods(
         budget: Time budget of the distillation in seconds.
         ipc: Number of images per class; the leaderboard with the nearest number, by ratio, is used.
         data: Name of the data set; None takes that of the first leaderboard.
-        count: Largest number of methods. None for all that were measured.
 
     Examples:
         >>> from ddsdk.planning import choose_methods, read_leaderboards
@@ -193,5 +186,5 @@ def choose_methods(
     require(bool(rows), "leaderboards", rule, f"none at {time_budget:g} s on {leaderboard.data}")
     return [
         Choice(leaderboard, entry, figure, kind, accuracy, len(rows), data, ipc, budget)
-        for accuracy, figure, entry in rows[:count]
+        for accuracy, figure, entry in rows
     ]

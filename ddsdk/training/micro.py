@@ -1,8 +1,7 @@
 """Micro-batches: sums over a batch that are computed in pieces, whose activations fit the memory.
 
 On a CPU the C library keeps freed tensors of moderate size for the next piece, see
-`ddsdk.foundation.keep_freed_memory`. The operating system clears the pages of larger tensors at each allocation, which
-takes up to half the time of a step. Among pieces of 32 to 128 images the size changes the time by less than a tenth. On
+`ddsdk.foundation.keep_freed_memory`. The operating system clears the pages of larger tensors at each allocation. On
 a GPU small pieces only add kernel launches. `MICRO_BATCH` sets the size for the whole package. `MemoryFallback` repeats
 a computation in smaller pieces when memory runs out.
 """

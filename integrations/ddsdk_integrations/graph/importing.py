@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch.nn.functional import one_hot
 
 import ddsdk as dd
 from ddsdk.foundation import ArtifactError, note, require
-from ddsdk.importing import read_trees
+from ddsdk.importing import file_records, read_trees
 from ddsdk_integrations.graph.data import GraphData, feature_space
 from ddsdk_integrations.graph.judge import GRAPH_PROTOCOL
 
@@ -73,10 +72,7 @@ def import_condensed(path: str | os.PathLike[str], graph: GraphData, *, threshol
             "recipe": "gcond" if "adj" in tensors else "sfgc",
             "imported": {
                 "layout": "gcond" if "adj" in tensors else "sfgc",
-                "files": [
-                    {"name": f.name, "sha256": hashlib.sha256(f.read_bytes()).hexdigest()}
-                    for f in (features_file, *found.values())
-                ],
+                "files": file_records([features_file, *found.values()]),
                 "labels": "stored" if "label" in tensors else "rebuilt",
                 "threshold": threshold,
                 "licence": "unknown",
