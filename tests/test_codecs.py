@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import ddsdk as dd
-from ddsdk.artefact.codecs import Components, Half, LowRank, Tiles, Uint8, codec_from, codec_state
+from ddsdk.artefact.codec_table import CODECS, codec_from, codec_state
+from ddsdk.artefact.codecs import Components, Half, LowRank, Tiles, Uint8
+from ddsdk.artefact.cosine import Cosine
 from ddsdk.synthetic import MultiFormation
 
 SHAPE = (3, 8, 6)
@@ -64,7 +66,9 @@ def test_components_are_shared_and_images_are_sigmoids_of_their_sums():
         Components().pack(random_items())
 
 
-@pytest.mark.parametrize("codec", [Uint8(), Half(), LowRank(3), Tiles(2), Components()])
+@pytest.mark.parametrize(
+    "codec", [*(kind() for kind in CODECS.values() if kind is not Cosine), Cosine(height=8, width=6, kept=9)]
+)
 def test_a_codec_goes_through_plain_values(codec):
     assert codec_from(codec_state(codec)) == codec
 
@@ -72,7 +76,7 @@ def test_a_codec_goes_through_plain_values(codec):
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({"name": "jpeg"}, "codec must be one of uint8, half, low-rank, tiles, components, got 'jpeg'"),
+        ({"name": "jpeg"}, "codec must be one of uint8, half, low-rank, .*, palette, cosine, got 'jpeg'"),
         ({"name": "uint8", "rank": 3}, r"codec must have the values \[\], got \['rank'\]"),
         ({"name": "low-rank", "rank": 0}, "rank must be at least 1, got 0"),
     ],

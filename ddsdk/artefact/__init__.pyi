@@ -8,6 +8,8 @@ from .certificate import NO_PRIVACY as NO_PRIVACY
 from .certificate import Certificate as Certificate
 from .certificate import NoisedRelease as NoisedRelease
 from .certificate import require_line as require_line
+from .codec_table import codec_from as codec_from
+from .codec_table import codec_state as codec_state
 from .codecs import LABEL_BYTES as LABEL_BYTES
 from .codecs import Codec as Codec
 from .codecs import Components as Components
@@ -17,9 +19,8 @@ from .codecs import Packed as Packed
 from .codecs import RowCodec as RowCodec
 from .codecs import Tiles as Tiles
 from .codecs import Uint8 as Uint8
-from .codecs import codec_from as codec_from
-from .codecs import codec_state as codec_state
 from .codecs import to_bytes as to_bytes
+from .cosine import Cosine as Cosine
 from .distilled import Distilled as Distilled
 from .export import ranking_arguments as ranking_arguments
 from .export import to_image_folder as to_image_folder
@@ -29,6 +30,9 @@ from .folder import check_overwrite as check_overwrite
 from .folder import current_manifest as current_manifest
 from .folder import read_artifact as read_artifact
 from .folder import read_manifest_summary as read_manifest_summary
+from .packed import packed_set as packed_set
+from .packing import PackedStorage as PackedStorage
+from .palette import Palette as Palette
 from .report import html_report as html_report
 from .sheet import contact_sheet as contact_sheet
 from .sheet import png_bytes as png_bytes

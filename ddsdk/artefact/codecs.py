@@ -5,12 +5,10 @@ A storage budget in bytes counts the packed tensors. Unpacked images are recompu
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -53,6 +51,14 @@ class Codec(ABC):
     def unpack(self, packed: Packed) -> Tensor:
         """Return images (M * images_per_item, C, H, W), float32 in the unit range, item by item."""
 
+    def packed_shapes(self, count: int, shape: tuple[int, int, int]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Return dtype and shape of each packed tensor of M = `count` items, for an image shape (C, H, W).
+
+        Raises:
+            ValueError: If the shapes do not follow from the number of items.
+        """
+        raise ValueError(f"codec must have packed tensors of known shapes, got {self.name} for {count} of {shape}")
+
     def count(self, packed: Packed) -> int:
         """Return the number of items M."""
         return len(next(iter(packed.values())))
@@ -72,6 +78,10 @@ class RowCodec(Codec):
     def item_bytes(self, shape: tuple[int, int, int]) -> int:
         """Return the number of bytes of one packed item for an image shape (C, H, W)."""
         return sum(dtype.itemsize * math.prod(row) for dtype, row in self.layout(shape).values())
+
+    def packed_shapes(self, count: int, shape: tuple[int, int, int]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Return dtype and shape of each packed tensor of M = `count` items, for an image shape (C, H, W)."""
+        return {name: (dtype, (count, *row)) for name, (dtype, row) in self.layout(shape).items()}
 
 
 def to_bytes(items: Tensor) -> Tensor:
@@ -284,32 +294,3 @@ class Components(Codec):
     def at(self, packed: Packed, index: Tensor) -> Packed:
         """Return all components with copies of the weights of the images at `index`."""
         return {**packed, "weights": packed["weights"][index].clone()}
-
-
-CODECS: dict[str, type[Codec]] = {kind.name: kind for kind in (Uint8, Half, LowRank, Tiles, Components)}
-"""Codecs by their names in files."""
-
-
-def codec_state(codec: Codec) -> dict[str, Any]:
-    """Return a codec as JSON values.
-
-    Examples:
-        >>> from ddsdk.artefact import LowRank, codec_from, codec_state
-        >>> codec_state(LowRank(rank=2))
-        {'name': 'low-rank', 'rank': 2}
-        >>> codec_from({"name": "low-rank", "rank": 2})
-        LowRank(rank=2)
-    """
-    return {"name": codec.name, **dataclasses.asdict(codec)}  # type: ignore[call-overload]
-
-
-def codec_from(state: Mapping[str, Any]) -> Codec:
-    """Return the codec of JSON values from `codec_state`; an unknown name or field gives a ValueError."""
-    values = dict(state)
-    name = values.pop("name", None)
-    require(name in CODECS, "codec", f"be one of {', '.join(CODECS)}", name)
-    kind: Any = CODECS[str(name)]
-    fields = {f.name for f in dataclasses.fields(kind)}
-    require(set(values) == fields, "codec", f"have the values {sorted(fields)}", sorted(values))
-    codec: Codec = kind(**values)
-    return codec

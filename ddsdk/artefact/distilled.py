@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from ddsdk.artefact.card import card_markdown
 from ddsdk.artefact.certificate import NO_PRIVACY, Certificate
@@ -22,6 +21,7 @@ from ddsdk.artefact.faults import edge_fault, label_fault, per_step_fault
 from ddsdk.artefact.folder import artifact_of, pack_artifact, read_artifact, unpack_artifact, write_artifact
 from ddsdk.artefact.items import DistilledItems
 from ddsdk.artefact.manifest import Manifest, TensorEntry, build_manifest
+from ddsdk.artefact.packing import PackedStorage, packing_fault
 from ddsdk.artefact.sheet import sheet_png
 from ddsdk.data import Preprocess
 from ddsdk.foundation import ArtifactError, clean, clean_json, require
@@ -63,6 +63,8 @@ class Distilled:
             values.
         certificate: Certificate of a differentially private set. Code that uses more of the real data than the
             certificate counts must drop it. None for no guarantee.
+        packing: Compressed bytes that images and labels are decoded from, and that the file holds in their place, see
+            `ddsdk.artefact.packed_set`. None for a file with floats.
 
     Raises:
         TypeError: If a tensor has the wrong dtype, or a mapping holds values that JSON does not have.
@@ -94,6 +96,7 @@ class Distilled:
     stored_floats: int = 0
     provenance: Mapping[str, Any] = field(default_factory=dict)
     certificate: Certificate | None = None
+    packing: PackedStorage | None = None
 
     def __post_init__(self) -> None:
         for name in ("images", "labels", *_OPTIONAL):
@@ -111,6 +114,9 @@ class Distilled:
             raise TypeError(f"certificate must be a Certificate or None, got {type(self.certificate).__name__}")
         require(self.stored_floats > 0, "stored_floats", "be positive", self.stored_floats)
         self._check_per_step()
+        if self.packing is not None:
+            decoded = self.preprocess(self.packing.unit_images())
+            _refuse(packing_fault(self.packing, self.images, self.labels, decoded, self.label_space))
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -190,7 +196,12 @@ class Distilled:
 
     @property
     def stored_ipc(self) -> int:
-        """Storage budget as images per class: real images with equally many floats, rounded up; at most `ipc`."""
+        """Storage budget as images per class, rounded up: real images with equally many floats, at most `ipc`.
+
+        A packed set has the budget of real images with one byte for each channel of a pixel.
+        """
+        if self.packing is not None:
+            return math.ceil(self.packing.nbytes / (self.num_classes * self.images[0].numel()))
         if self.stored_floats == self.images.numel():
             return self.ipc
         return math.ceil(self.stored_floats / (self.num_classes * self.images[0].numel()))
@@ -221,11 +232,16 @@ class Distilled:
             provenance=self.provenance,
             certificate=self.certificate,
             entries=entries,
+            packing=None if self.packing is None else self.packing.entry(),
+            value_range=None if self.packing is None else self.packing.value_range,
         )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return all tensors of the artefact as arrays by name."""
-        tensors = {"images": self.images, "labels": self.labels, **self.preprocess.to_state()[1]}
+        tensors = {"images": self.images, "labels": self.labels}
+        if self.packing is not None:
+            tensors = {"packed_images": self.packing.images, "packed_labels": self.packing.labels}
+        tensors |= self.preprocess.to_state()[1]
         for name in ("learned_lr", "learned_momentum"):
             if getattr(self, name) is not None:
                 tensors[name] = torch.tensor(getattr(self, name), dtype=torch.float32)
@@ -332,11 +348,17 @@ class Distilled:
     def _of(cls, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> Distilled:
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         try:
+            preprocess, packing = Preprocess.from_state(manifest.preprocess, tensors), None
+            if manifest.packing:
+                classes = len(manifest.class_names)
+                packing = PackedStorage.from_entry(manifest.packing, classes, manifest.value_range, arrays)
+                tensors["images"] = preprocess(packing.unit_images())
+                tensors["labels"] = packing.label_rows(manifest.label_space)
             distilled = cls(
                 tensors["images"],
                 tensors["labels"],
                 class_names=manifest.class_names,
-                preprocess=Preprocess.from_state(manifest.preprocess, tensors),
+                preprocess=preprocess,
                 protocol=manifest.protocol,
                 label_space=manifest.label_space,
                 learned_lr=_numbers(tensors.get("learned_lr")),
@@ -345,8 +367,11 @@ class Distilled:
                 stored_floats=manifest.storage.image_floats,
                 provenance=manifest.provenance,
                 certificate=manifest.certificate or None,
+                packing=packing,
             )
         except (ValueError, TypeError, OverflowError) as error:
+            if isinstance(error, ArtifactError):
+                raise
             raise ArtifactError("preprocess", f"the set cannot be rebuilt: {clean(str(error))}") from None
         own = distilled._manifest(manifest.tensors)
         if own.id != manifest.id:
@@ -362,10 +387,9 @@ class Distilled:
         Args:
             counts: Largest number of images of each of the K classes.
         """
-        require(len(counts) == self.num_classes, "counts", f"have {self.num_classes} numbers", len(counts))
-        # Number of each image among those of its class, counted from 1.
-        numbers = one_hot(self.owner, self.num_classes).cumsum(0).gather(1, self.owner[:, None])[:, 0]
-        return self.select(torch.nonzero(numbers <= torch.as_tensor(counts).to(self.owner)[self.owner]).flatten())
+        from ddsdk.artefact.subsets import first_of_classes
+
+        return first_of_classes(self, counts)
 
     def select(self, index: Tensor | Sequence[int]) -> Distilled:
         """Return the set of some of the images, in the order of `index`.
@@ -376,20 +400,9 @@ class Distilled:
         Args:
             index: Positions of the images, each in 0..M-1, at least one.
         """
-        whole = self.edge_index is not None or self.stored_floats != self.images.numel()
-        whole |= isinstance(self.learned_lr, tuple) or isinstance(self.learned_momentum, tuple)
-        require(not whole, "distilled", "be stored as pixels, without edges and rates of single steps", self)
-        kept = torch.as_tensor(index).to(self.images.device)
-        inside = kept.ndim == 1 and len(kept) > 0 and bool(((kept >= 0) & (kept < len(self))).all())
-        require(inside, "index", f"hold positions in 0..{len(self) - 1}", index)
-        return dataclasses.replace(
-            self,
-            images=self.images[kept],
-            labels=self.labels[kept],
-            classes=None if self.classes is None else self.classes[kept],
-            stored_floats=0,
-            certificate=None,
-        )
+        from ddsdk.artefact.subsets import selected
+
+        return selected(self, index)
 
     def concat(self, *others: Distilled) -> Distilled:
         """Return the union of this set and `others`, with the protocol of this set.
@@ -398,32 +411,16 @@ class Distilled:
         learned rate or momentum is kept if it is one number and equal in all sets. Sets with edges, and sets that
         differ in shape, class names, value space or label space, give a ValueError.
         """
-        if not others:
+        from ddsdk.artefact.subsets import union
+
+        return union(self, *others)
+
+    def unpacked(self) -> Distilled:
+        """Return the set with images and labels stored as floats; a set without a packing is returned unchanged."""
+        if self.packing is None:
             return self
-        sets = (self, *others)
-        graphs = [s for s in sets if s.edge_index is not None]
-        require(not graphs, "sets", "have no edges to be joined", f"{len(graphs)} that have")
-        for other in others:
-            for name in ("class_names", "label_space", "preprocess"):
-                value = getattr(other, name)
-                require(getattr(self, name) == value, name, "be the same in all sets", value)
-            c, h, w = self.images.shape[1:]
-            shape = tuple(other.images.shape)
-            require(shape[1:] == (c, h, w), "images", f"have shape (M, {c}, {h}, {w}) in all sets", shape)
-        classes = [s.classes for s in sets if s.classes is not None]
-        return Distilled(
-            torch.cat([s.images for s in sets]),
-            torch.cat([s.labels for s in sets]),
-            class_names=self.class_names,
-            preprocess=self.preprocess,
-            protocol=self.protocol,
-            label_space=self.label_space,
-            learned_lr=_common_number([s.learned_lr for s in sets]),
-            learned_momentum=_common_number([s.learned_momentum for s in sets]),
-            classes=torch.cat(classes) if len(classes) == len(sets) else None,
-            stored_floats=sum(s.stored_floats for s in sets),
-            provenance={"recipe": "concat", "parents": [s.content_id for s in sets]},
-        )
+        provenance = {**self.provenance, "unpacked_from": self.content_id}
+        return dataclasses.replace(self, packing=None, stored_floats=0, provenance=provenance)
 
 
 def _refuse(fault: str | None) -> None:
@@ -435,8 +432,3 @@ def _numbers(tensor: Tensor | None) -> float | tuple[float, ...] | None:
     if tensor is None:
         return None
     return tuple(tensor.tolist()) if tensor.ndim else float(tensor)
-
-
-def _common_number(values: list[float | tuple[float, ...] | None]) -> float | None:
-    first = values[0]
-    return None if isinstance(first, tuple) or any(v != first for v in values) else first

@@ -63,6 +63,7 @@ def to_parquet(distilled: Distilled, path: str | os.PathLike[str]) -> None:
         >>> pyarrow.parquet.read_table("distilled.parquet").column_names
         ['image', 'label', 'soft_label']
     """
+    distilled = distilled.unpacked()
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -139,6 +140,7 @@ def to_npz(distilled: Distilled, path: str | os.PathLike[str]) -> None:
         >>> numpy.load("set.npz")["images"].shape
         (10, 1, 8, 8)
     """
+    distilled = distilled.unpacked()
     arrays: dict[str, NDArray[Any]] = {
         **{name: array for name, array in distilled.arrays().items() if name not in _NOT_IN_NPZ},
         "owner": distilled.owner.cpu().numpy(),

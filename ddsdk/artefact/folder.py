@@ -45,7 +45,7 @@ CARD_MARK = "<!-- written by ddsdk -->"
 _SET, _MANIFEST, _CARD, _SHEET = "set.safetensors", "manifest.json", "README.md", "sheet.png"
 _MAX_MANIFEST_BYTES = 16 << 20
 _ATTEMPTS = 5
-_DTYPES: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
+_DTYPES: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1")}
 
 
 class Artifact(NamedTuple):
@@ -94,7 +94,7 @@ def read_artifact(folder: str | os.PathLike[str], *, max_bytes: int | None = Non
         ArtifactError: If a check fails. Its ``reason`` is ``"missing"``, ``"type"``, ``"size"``, ``"manifest"``,
             ``"format"``, ``"schema"``, ``"text"``, ``"seal"``, ``"privacy"``, ``"truncated"``, ``"header"``,
             ``"dtype"``, ``"mixed"``, ``"hash"``, ``"finite"``, ``"range"``, ``"labels"``, ``"rate"``, ``"edges"``,
-            ``"classes"`` or ``"storage"``.
+            ``"classes"``, ``"packing"`` or ``"storage"``.
 
     Examples:
         >>> import ddsdk
@@ -220,14 +220,12 @@ def _check_tensors(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> N
     for name, array in tensors.items():
         if not np.isfinite(array).all():
             raise ArtifactError("finite", f"tensor {name} holds NaN or infinity")
-    images = tensors["images"]
-    if (float(images.min()), float(images.max())) != manifest.value_range:
-        raise ArtifactError("range", f"images do not span the stated range {manifest.value_range}")
-    rows = len(images) * images.shape[2]
+    if not manifest.packing:
+        _check_floats(manifest, tensors["images"], tensors["labels"])
+    m, _, height, _ = manifest.image_shape
     faults = {
-        "labels": label_fault(tensors["labels"], manifest.label_space),
         "rate": per_step_fault(tensors.get("learned_lr"), tensors.get("learned_momentum")),
-        "edges": edge_fault(tensors.get("edge_index"), tensors.get("edge_weight"), rows),
+        "edges": edge_fault(tensors.get("edge_index"), tensors.get("edge_weight"), m * height),
     }
     for reason, fault in faults.items():
         if fault:
@@ -235,9 +233,22 @@ def _check_tensors(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> N
     classes = tensors.get("classes")
     if classes is not None and not ((classes >= 0) & (classes < len(manifest.class_names))).all():
         raise ArtifactError("classes", f"classes must lie in 0..{len(manifest.class_names) - 1}")
-    labels = "hard" if are_hard(tensors["labels"]) else "soft"
-    if labels != manifest.storage.labels:
-        raise ArtifactError("storage", f"storage must state {labels} labels, got {manifest.storage.labels}")
+
+
+def _check_floats(manifest: Manifest, images: NDArray[Any], labels: NDArray[Any]) -> None:
+    """Check images and labels that are stored as floats; packed ones are checked when they have been decoded.
+
+    Raises:
+        ArtifactError: If they are not those that the manifest describes.
+    """
+    if (float(images.min()), float(images.max())) != manifest.value_range:
+        raise ArtifactError("range", f"images do not span the stated range {manifest.value_range}")
+    fault = label_fault(labels, manifest.label_space)
+    if fault:
+        raise ArtifactError("labels", fault)
+    kind = "hard" if are_hard(labels) else "soft"
+    if kind != manifest.storage.labels:
+        raise ArtifactError("storage", f"storage must state {kind} labels, got {manifest.storage.labels}")
 
 
 def write_artifact(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ddsdk.foundation import ArtifactError, canonical_json, strict_json
 
-DTYPES: Mapping[str, int] = {"F32": 4, "I64": 8}
+DTYPES: Mapping[str, int] = {"F32": 4, "I64": 8, "U8": 1}
 HEADER_CAP = 8 << 20
 _MAX_RANK, _MAX_DIM, _MAX_TENSORS = 4, 1 << 31, 16
 

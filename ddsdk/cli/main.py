@@ -63,6 +63,7 @@ def _message(error: Exception) -> str:
 def _parse(args: list[str]) -> Any:  # noqa: ANN401
     import tyro
 
+    from ddsdk.cli.compression import Compress
     from ddsdk.cli.curve import Curve, Winners
     from ddsdk.cli.demo import Demo
     from ddsdk.cli.distill_command import distill_verb
@@ -81,6 +82,7 @@ def _parse(args: list[str]) -> Any:  # noqa: ANN401
         "import": Import,
         "merge": Merge,
         "select": Select,
+        "compress": Compress,
         "leaderboard": SetLeaderboard,
         "report": Report,
         "recipes": Recipes,

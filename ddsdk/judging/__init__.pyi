@@ -4,6 +4,9 @@ from .comparison import comparison_steps as comparison_steps
 from .comparison import evaluate as evaluate
 from .comparison import needs_centred_labels as needs_centred_labels
 from .comparison import with_centred_labels as with_centred_labels
+from .compression import CODEC_FAMILIES as CODEC_FAMILIES
+from .compression import CompressionTrial as CompressionTrial
+from .compression import compression_steps as compression_steps
 from .early import stopping_images as stopping_images
 from .judge import EvaluationProgress as EvaluationProgress
 from .judge import evaluation_steps as evaluation_steps

@@ -11,7 +11,8 @@ from federation import TASK, TRAIN, load
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 import ddsdk as dd
-from ddsdk.artefact.codecs import Components, Half, LowRank, Tiles, Uint8, codec_state
+from ddsdk.artefact.codec_table import codec_state
+from ddsdk.artefact.codecs import Components, Half, LowRank, Tiles, Uint8
 from ddsdk.foundation.files import canonical_json
 from ddsdk_integrations.federated import (
     LocalData,

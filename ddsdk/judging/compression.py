@@ -1,0 +1,197 @@
+"""Compression of distilled sets to a number of bytes, with the codec that validation on held-out images chooses."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from ddsdk.artefact import Codec, Cosine, Distilled, Half, LowRank, Palette, Uint8, codec_state, packed_set
+from ddsdk.data import RealData
+from ddsdk.foundation import generator, require, require_count
+from ddsdk.judging.judge import evaluation_steps, last_score, reduced_protocol
+from ddsdk.judging.stored import check_cost, stored_protocol
+from ddsdk.judging.training_set import TrainingSet, in_space_of
+
+_STEPS = tuple(0.01 * 1.2**i for i in range(38))
+"""Quantisation steps of coefficients, 0.01 to 8.5 in the unit range."""
+_SHARES = (1.0, 0.5, 0.25, 0.12, 0.08, 0.05, 0.03)
+"""Shares of the frequencies that are kept."""
+_COLOURS = (256, 64, 32, 16, 8, 4, 2)
+_PARTS = (1.0, 0.7, 0.5, 0.25)
+"""Shares of the images of each class that are kept."""
+CODEC_FAMILIES = ("cosine", "palette", "uint8", "half", "low-rank")
+"""Names of the codecs that `compression_steps` tries."""
+
+
+class CompressionTrial(NamedTuple):
+    """A packed form of a set that fits into a number of bytes.
+
+    Attributes:
+        distilled: Packed set, which fits into the budget.
+        codec: Codec with its settings, as text.
+        error: Root mean squared error of the pixels in the unit range.
+        accuracy: Accuracy on the held-out images, in 0..1.
+    """
+
+    distilled: Distilled
+    codec: str
+    error: float
+    accuracy: float
+
+
+def compression_steps(
+    distilled: Distilled,
+    budget: int,
+    held: RealData,
+    *,
+    families: Sequence[str] = CODEC_FAMILIES,
+    epochs: int = 300,
+    width: int = 64,
+    networks: int = 1,
+    seed: int = 0,
+) -> Iterator[CompressionTrial]:
+    """Yield packed forms of a set within a number of bytes, each with its accuracy on held-out images.
+
+    For each codec, number of images and number of label entries, the form with the smallest error is tried. The one
+    with the highest accuracy is the result of a compression. It has no certificate, because the choice reads real data.
+    A budget below the smallest form gives a ValueError with the size of that form.
+
+    Args:
+        distilled: Distilled set without edges.
+        budget: Largest number of bytes of images, labels and learned rates, at least 1.
+        held: Held-out images with the classes of the set, in any value space; not the test images.
+        families: Names of the codecs to try, among `CODEC_FAMILIES`.
+        epochs: Largest number of training epochs of a network.
+        width: Number of channels of the networks, if they have a width.
+        networks: Number of networks for each accuracy, with equal initial weights for all forms.
+        seed: Root of all random numbers.
+
+    Examples:
+        >>> import ddsdk
+        >>> from ddsdk.judging import compression_steps
+        >>> train, held = ddsdk.load("digits").split(0.2, ddsdk.generator(0))
+        >>> distilled = ddsdk.distill(ddsdk.BASELINES["random"](ipc=2), train)
+        >>> trials = list(compression_steps(distilled, 300, held, families=["cosine"], epochs=1, width=4))
+        >>> max(trial.distilled.manifest.storage.bytes for trial in trials) <= 300
+        True
+    """
+    require_count("budget", budget)
+    for family in families:
+        require(family in CODEC_FAMILIES, "families", f"be among {', '.join(CODEC_FAMILIES)}", family)
+    forms = _fitting_forms(distilled.unpacked(), budget, families)
+    held = in_space_of(distilled, held)
+    stated = stored_protocol(distilled)
+    # A protocol with the stored order can have a learned rate for each step, and so needs all of its epochs.
+    protocol = reduced_protocol(
+        stated, networks=networks, epochs=None if stated.order == "stored" else epochs, width=width
+    )
+    for packed, source, codec in forms:
+        check_cost(protocol, packed)
+        training_set = TrainingSet.of(packed, protocol)
+        accuracy = last_score(evaluation_steps(training_set, held, rng=generator(seed, "compression"))).mean
+        yield CompressionTrial(packed, _text(codec, packed), _error(packed, source), accuracy)
+
+
+def _fitting_forms(
+    distilled: Distilled, budget: int, families: Sequence[str]
+) -> list[tuple[Distilled, Distilled, Codec]]:
+    """Return packed sets within the budget, the sets that they were packed from, and their codecs.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    forms, smallest = [], math.inf
+    for part in _parts(distilled):
+        for kept_labels in _kept_labels(part):
+            for codecs in _codecs(part, families):
+
+                def pack(codec: Codec, part: Distilled = part, kept: int | None = kept_labels) -> Distilled:
+                    return dataclasses.replace(packed_set(part, codec, kept), certificate=None)
+
+                packed, codec = _first_that_fits(codecs, pack, budget)
+                size = packed.manifest.storage.bytes
+                smallest = min(smallest, size)
+                if size <= budget:
+                    forms.append((packed, part, codec))
+    if not forms:
+        raise ValueError(f"budget must be at least {smallest} bytes, the smallest form of this set, got {budget}")
+    return _without_coarser(forms)
+
+
+def _parts(distilled: Distilled) -> Iterator[Distilled]:
+    """Yield the set, and its first images of each class where the set can be divided."""
+    sizes = torch.bincount(distilled.owner, minlength=distilled.num_classes).tolist()
+    divisible = distilled.stored_floats == distilled.images.numel() and distilled.edge_index is None
+    divisible &= not isinstance(distilled.learned_lr, tuple) and not isinstance(distilled.learned_momentum, tuple)
+    counts = {tuple(math.ceil(share * size) for size in sizes) for share in (_PARTS if divisible else _PARTS[:1])}
+    for count in sorted(counts, reverse=True):
+        yield distilled if list(count) == sizes else distilled.first_of_classes(count)
+
+
+def _kept_labels(distilled: Distilled) -> tuple[int | None, ...]:
+    if distilled.manifest.storage.labels == "hard":
+        return (None,)
+    return tuple(sorted({0, min(5, distilled.num_classes), distilled.num_classes}))
+
+
+def _codecs(distilled: Distilled, families: Sequence[str]) -> Iterator[Sequence[Codec]]:
+    """Yield codecs of one family each, by decreasing size."""
+    height, width = distilled.images.shape[2:]
+    if "cosine" in families:
+        for kept in sorted({math.ceil(share * height * width) for share in _SHARES}, reverse=True):
+            yield [Cosine(height=height, width=width, kept=kept, step=step) for step in _STEPS]
+    if "palette" in families:
+        pixels = distilled.images.movedim(1, -1).flatten(0, -2)
+        different = len(torch.unique(pixels, dim=0))
+        palettes = [Palette(colours=colours) for colours in _COLOURS if colours < different]
+        if palettes:
+            yield palettes
+    if "uint8" in families:
+        yield [Uint8()]
+    if "half" in families:
+        yield [Half()]
+    if "low-rank" in families:
+        yield [LowRank(rank=rank) for rank in range(min(height, width) // 2, 0, -1)]
+
+
+def _first_that_fits(
+    codecs: Sequence[Codec], pack: Callable[[Codec], Distilled], budget: int
+) -> tuple[Distilled, Codec]:
+    """Return the first packed set within the budget by bisection, or the last one if there is none."""
+    low, high = 0, len(codecs) - 1
+    found = pack(codecs[high])
+    while low < high:
+        middle = (low + high) // 2
+        packed = pack(codecs[middle])
+        if packed.manifest.storage.bytes <= budget:
+            high, found = middle, packed
+        else:
+            low = middle + 1
+    return found, codecs[high]
+
+
+def _without_coarser(forms: list[tuple[Distilled, Distilled, Codec]]) -> list[tuple[Distilled, Distilled, Codec]]:
+    """Return the form with the smallest error for each codec, number of images and of label entries."""
+    best: dict[object, tuple[float, tuple[Distilled, Distilled, Codec]]] = {}
+    for form in forms:
+        packed, source, codec = form
+        assert packed.packing is not None
+        key, error = (codec.name, len(packed), packed.packing.kept_labels), _error(packed, source)
+        if key not in best or error < best[key][0]:
+            best[key] = error, form
+    return [form for _, form in best.values()]
+
+
+def _error(packed: Distilled, source: Distilled) -> float:
+    inverse = packed.preprocess.inverse
+    return float((inverse(packed.images) - inverse(source.images)).square().mean().sqrt())
+
+
+def _text(codec: Codec, packed: Distilled) -> str:
+    settings = [f"{k} {v:.3g}" for k, v in codec_state(codec).items() if k not in ("name", "height", "width")]
+    labels = "" if packed.packing is None or packed.packing.kept_labels == 0 else f", {packed.packing.kept_labels}"
+    return ", ".join([codec.name, *settings]) + (f"{labels} label entries" if labels else "")
