@@ -16,11 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ddsdk as dd
-from ddsdk.artefact import Cosine, Half, LowRank, Palette, Tiles, Uint8, packed_set
+from ddsdk.artefact import Cosine, Half, LowRank, Palette, Tiles, Uint8, main_facts, packed_set
 from ddsdk.artefact.cosine import zigzag
 from ddsdk.artefact.entropy import entropy_coded, entropy_decoded
 from ddsdk.artefact.manifest import decode_manifest, encode_manifest
+from ddsdk.cli import main
 from ddsdk.foundation import ArtifactError, canonical_json
+from ddsdk.judging import compression_steps
 
 CODECS = (
     Uint8(),
@@ -268,3 +270,71 @@ def test_packing_keeps_a_certificate_because_it_reads_no_real_data():
     packed = packed_set(set_of(certificate=CERTIFICATE), Uint8())
     assert packed.certificate == CERTIFICATE
     assert dd.Distilled.from_bytes(packed.to_bytes()).certificate == CERTIFICATE
+
+
+def test_the_card_states_the_codec():
+    facts = dict(main_facts(packed_set(set_of(), Cosine(height=8, width=6, kept=10, step=0.5)).manifest))
+    assert facts["packed as"] == "cosine, height 8, kept 10, step 0.5, width 6; class ids"
+    assert facts["storage"].endswith(" bytes")
+    assert "stored floats" not in facts
+
+
+def digits():
+    train, held = dd.load("digits").split(0.2, dd.generator(0))
+    return dd.distill(dd.BASELINES["random"](ipc=4), train), held
+
+
+def trials(distilled, budget, held, **options):
+    return list(compression_steps(distilled, budget, held, epochs=2, width=4, **options))
+
+
+def test_a_compression_keeps_its_budget_and_tries_each_codec():
+    distilled, held = digits()
+    found = trials(distilled, 600, held)
+    assert {trial.codec.split(",")[0] for trial in found} >= {"cosine", "palette", "uint8", "low-rank"}
+    assert all(trial.distilled.manifest.storage.bytes <= 600 for trial in found)
+    assert {len(trial.distilled) for trial in found} == {40, 30, 20, 10}
+    errors = {(trial.codec.split(",")[0], len(trial.distilled)): trial.error for trial in found}
+    assert errors["cosine", 10] < errors["cosine", 40]
+    assert all(0 <= trial.accuracy <= 1 for trial in found)
+    assert trials(distilled, 600, held)[0].accuracy == found[0].accuracy
+
+
+def test_the_finest_step_within_the_budget_is_taken():
+    distilled, held = digits()
+    (found,) = (t for t in trials(distilled, 900, held, families=["cosine"]) if len(t.distilled) == 40)
+    codec = found.distilled.packing.codec
+    finer = packed_set(distilled, dataclasses.replace(codec, step=codec.step / 1.21))
+    assert finer.manifest.storage.bytes > 900
+
+
+def test_labels_are_pruned_if_the_budget_is_small():
+    distilled, held = digits()
+    soft = dataclasses.replace(distilled, labels=(distilled.labels * 3 + torch.rand(40, 10)).softmax(1))
+    kept = {t.distilled.packing.kept_labels for t in trials(soft, 900, held, families=["cosine"])}
+    assert kept == {0, 5, 10}
+
+
+def test_a_validated_choice_drops_the_certificate():
+    distilled, held = digits()
+    certified = dataclasses.replace(distilled, certificate=CERTIFICATE)
+    assert all(t.distilled.certificate is None for t in trials(certified, 600, held, families=["uint8"]))
+
+
+def test_a_budget_below_the_smallest_form_is_refused():
+    distilled, held = digits()
+    with pytest.raises(ValueError, match=r"budget must be at least \d+ bytes, the smallest form of this set, got 4"):
+        trials(distilled, 4, held)
+    with pytest.raises(ValueError, match=r"families must be among cosine, .*got 'jpeg'"):
+        trials(distilled, 600, held, families=["jpeg"])
+
+
+def test_the_command_saves_the_best_form(tmp_path, capsys):
+    distilled, _ = digits()
+    distilled.save(tmp_path / "set")
+    words = ["compress", str(tmp_path / "set"), "--data", "digits", "--bytes", "500", "--out", str(tmp_path / "small")]
+    assert main([*words, "--codecs", "cosine,uint8", "--epochs", "2", "--width", "4"]) == 0
+    assert dd.Distilled.load(tmp_path / "small").manifest.storage.bytes <= 500
+    printed = capsys.readouterr().out
+    assert "bytes in place of 10400" in printed
+    assert "held-out accuracy" in printed

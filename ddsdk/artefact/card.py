@@ -104,10 +104,24 @@ def main_facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("classes", str(len(manifest.class_names))),
         ("labels", f"{cost.labels}, {manifest.label_space}"),
         ("value space", f"{manifest.space}, values from {low_high[0]:.4g} to {low_high[1]:.4g}"),
-        ("stored floats", f"{cost.floats} ({cost.image_floats} images, {cost.label_floats} labels)"),
-        ("storage", f"{cost.bytes} bytes; decoded tensors in the file: {cost.tensor_bytes} bytes"),
+        *_stored(manifest),
         ("privacy", manifest.privacy),
         ("content id", manifest.id),
+    ]
+
+
+def _stored(manifest: Manifest) -> list[tuple[str, str]]:
+    cost, packing = manifest.storage, manifest.packing
+    if packing:
+        kept = f"{packing.kept_labels} entries of each label" if packing.kept_labels else "class ids"
+        settings = [f"{key} {value}" for key, value in packing.codec.items() if key != "name"]
+        return [
+            ("packed as", f"{', '.join([str(packing.codec.get('name')), *settings])}; {kept}"),
+            ("storage", f"{cost.bytes} bytes"),
+        ]
+    return [
+        ("stored floats", f"{cost.floats} ({cost.image_floats} images, {cost.label_floats} labels)"),
+        ("storage", f"{cost.bytes} bytes; decoded tensors in the file: {cost.tensor_bytes} bytes"),
     ]
 
 

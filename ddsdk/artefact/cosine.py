@@ -58,11 +58,14 @@ class Cosine(CheckedDataclass, RowCodec):
         require(shape[1:] == (self.height, self.width), "shape", f"end in {self.height}, {self.width}", shape)
         return {"coefficients": (torch.int8, (shape[0], self.kept))}
 
+    @classmethod
+    def least_step(cls, items: Tensor) -> float:
+        """Return the smallest step by which no coefficient of images (M, C, H, W) is clipped."""
+        return float(_frequencies(items).abs().max()) / _LARGEST
+
     def pack(self, items: Tensor) -> Packed:
         """Return the quantised coefficients, rounded to the nearest step."""
-        mixed = torch.einsum("dc,nchw->ndhw", transform(items.shape[1]), items - 0.5)
-        frequencies = transform(self.height) @ mixed @ transform(self.width).T
-        lowest = frequencies.flatten(2)[:, :, zigzag(self.height, self.width)[: self.kept]]
+        lowest = _frequencies(items).flatten(2)[:, :, zigzag(self.height, self.width)[: self.kept]]
         return {"coefficients": (lowest / self.step).round().clamp(-_LARGEST, _LARGEST).to(torch.int8)}
 
     def unpack(self, packed: Packed) -> Tensor:
@@ -73,6 +76,11 @@ class Cosine(CheckedDataclass, RowCodec):
         planes = frequencies.reshape(*kept.shape[:2], self.height, self.width)
         images = transform(self.height).T @ planes @ transform(self.width)
         return torch.einsum("dc,ndhw->nchw", transform(kept.shape[1]), images) + 0.5
+
+
+def _frequencies(items: Tensor) -> Tensor:
+    mixed = torch.einsum("dc,nchw->ndhw", transform(items.shape[1]), items - 0.5)
+    return transform(items.shape[2]) @ mixed @ transform(items.shape[3]).T
 
 
 @lru_cache(maxsize=32)

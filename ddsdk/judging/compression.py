@@ -142,8 +142,11 @@ def _codecs(distilled: Distilled, families: Sequence[str]) -> Iterator[Sequence[
     """Yield codecs of one family each, by decreasing size."""
     height, width = distilled.images.shape[2:]
     if "cosine" in families:
+        # Below this step an error grows, because coefficients are clipped.
+        least = Cosine.least_step(distilled.preprocess.inverse(distilled.images))
+        steps = [least, *(step for step in _STEPS if step > least)]
         for kept in sorted({math.ceil(share * height * width) for share in _SHARES}, reverse=True):
-            yield [Cosine(height=height, width=width, kept=kept, step=step) for step in _STEPS]
+            yield [Cosine(height=height, width=width, kept=kept, step=step) for step in steps]
     if "palette" in families:
         pixels = distilled.images.movedim(1, -1).flatten(0, -2)
         different = len(torch.unique(pixels, dim=0))
