@@ -285,7 +285,8 @@ def digits():
 
 
 def trials(distilled, budget, held, **options):
-    return list(compression_steps(distilled, budget, held, epochs=2, width=4, **options))
+    protocol = dd.TrainingProtocol(epochs=2, networks=1).changed(options={"width": 4})
+    return list(compression_steps(distilled, budget, held, protocol=protocol, **options))
 
 
 def test_a_compression_keeps_its_budget_and_tries_each_codec():

@@ -49,14 +49,15 @@ class Compress(DataOptions):
         require(0 < self.held_out < 1, "held_out", "lie between 0 and 1", self.held_out)
         distilled = artefact.Distilled.load(self.set)
         _, held = self.train().split(self.held_out, foundation.generator(self.seed, "held-out"))
+        stated = judging.stored_protocol(distilled)
+        # A protocol with the stored order can have a learned rate for each step, and so needs all of its epochs.
+        epochs = None if stated.order == "stored" else self.epochs
         steps = judging.compression_steps(
             distilled,
             self.bytes,
             held,
             families=names(self.codecs) or judging.CODEC_FAMILIES,
-            epochs=self.epochs,
-            width=self.width,
-            networks=self.repeat,
+            protocol=judging.reduced_protocol(stated, networks=self.repeat, epochs=epochs, width=self.width),
             seed=self.seed,
         )
         trials = []

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -30,15 +30,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve(NetworkOptions, DataOptions):
-    """Plot the accuracy of methods against the CPU seconds of distillation.
+    """Plot the accuracy of methods against the CPU seconds of distillation, or of sets against bytes.
 
     Each method is paused at every time budget and its current set is evaluated on held-out training images: with hard
     labels under the published protocol, and under the method's own protocol if that is different. Training of experts
     or teachers counts as distillation, evaluation does not. A repeated command measures only missing methods.
 
+    With --by bytes, distilled sets are compressed to several numbers of bytes as by `ddsdk compress`. One half of the
+    held-out images chooses the codec, the other half measures. Sets of one method share a line.
+
     Attributes:
         out: Folder of the plot (curves.png, curves.svg), the table (curves.md), the measurements (curves.json) and the
-            distilled sets of each method.
+            distilled sets of each method; with --by bytes of bytes.png, bytes.svg, bytes.md and bytes.json.
+        by: Axis of the plot: seconds of distillation, or bytes of compressed sets.
+        sets: Folders of distilled sets, for --by bytes.
+        bytes: Numbers of bytes, increasing and separated by commas, for --by bytes.
         recipes: Names of the methods, separated by commas. Default: all methods with settings for a small machine.
         ipc: Images per class of the distilled sets.
         seconds: Time budgets in CPU seconds, increasing and separated by commas.
@@ -57,6 +63,9 @@ class Curve(NetworkOptions, DataOptions):
     """
 
     out: Path
+    by: Literal["seconds", "bytes"] = "seconds"
+    sets: tuple[Path, ...] = ()
+    bytes: str = "980,1960,3920,7840"
     recipes: str = ""
     ipc: int = 1
     seconds: str = "30,60,120,240"
@@ -74,6 +83,11 @@ class Curve(NetworkOptions, DataOptions):
         """Return exit code 0 after measuring the missing methods. Table and plot are written after each method."""
         from ddsdk.experiments import CurveConfig, need_plotting
 
+        require(
+            bool(self.sets) == (self.by == "bytes"), "sets", "be given with --by bytes, and only with it", self.sets
+        )
+        if self.by == "bytes":
+            return self._by_bytes()
         require_count("ipc", self.ipc)
         chosen_networks("network", self.network, imports=False)
         time_budgets = _positive_numbers("seconds", self.seconds)
@@ -94,6 +108,34 @@ class Curve(NetworkOptions, DataOptions):
         for suffix in ("json", "md", *(("png", "svg") if self.plot else ())):
             if (self.out / f"curves.{suffix}").exists():
                 out(str(self.out / f"curves.{suffix}"))
+        return 0
+
+    def _by_bytes(self) -> int:
+        from ddsdk import artefact, experiments
+
+        if self.plot:
+            experiments.need_plotting()
+        config = experiments.ByteCurveConfig(
+            train=self.train(),
+            budgets=tuple(int(number) for number in _positive_numbers("bytes", self.bytes)),
+            held_out=self.held_out,
+            seed=self.seed,
+            cost=experiments.EvaluationCost(
+                networks=self.judge_networks, epochs=self.judge_epochs, width=self.judge_width
+            ),
+        )
+        points = []
+        for point in experiments.measure_bytes(self.out, [artefact.Distilled.load(s) for s in self.sets], config):
+            accuracy = f"{100 * point.mean:.1f} %, {point.codec}" if point.accuracies else "no form is small enough"
+            out(f"{escape_terminal(point.recipe)} in {point.budget} bytes: {accuracy}")
+            points.append(point)
+        values = {"points": [dataclasses.asdict(point) for point in points]}
+        write_atomic(self.out / "bytes.json", readable_json(values))
+        write_atomic(self.out / "bytes.md", experiments.byte_table(points).encode())
+        if self.plot and any(point.accuracies for point in points):
+            for form in ("png", "svg"):
+                experiments.draw_byte_curves(points, self.out / f"bytes.{form}")
+        out(str(self.out / "bytes.md"))
         return 0
 
     def _measure(self, name: str, method: Any, task: CurveConfig) -> RecipeCurve:  # noqa: ANN401

@@ -1,3 +1,10 @@
+from .byte_curve import ByteCurveConfig as ByteCurveConfig
+from .byte_curve import BytePoint as BytePoint
+from .byte_curve import best_points as best_points
+from .byte_curve import byte_table as byte_table
+from .byte_curve import draw_byte_curves as draw_byte_curves
+from .byte_curve import frontier as frontier
+from .byte_curve import measure_bytes as measure_bytes
 from .curve import CurveConfig as CurveConfig
 from .curve import CurvePoint as CurvePoint
 from .curve import RecipeCurve as RecipeCurve

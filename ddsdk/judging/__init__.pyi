@@ -2,14 +2,17 @@ from .comparison import Scores as Scores
 from .comparison import baseline_size as baseline_size
 from .comparison import comparison_steps as comparison_steps
 from .comparison import evaluate as evaluate
+from .comparison import method_name as method_name
 from .comparison import needs_centred_labels as needs_centred_labels
 from .comparison import with_centred_labels as with_centred_labels
 from .compression import CODEC_FAMILIES as CODEC_FAMILIES
+from .compression import BudgetError as BudgetError
 from .compression import CompressionTrial as CompressionTrial
 from .compression import compression_steps as compression_steps
 from .early import stopping_images as stopping_images
 from .judge import EvaluationProgress as EvaluationProgress
 from .judge import evaluation_steps as evaluation_steps
+from .judge import last_score as last_score
 from .judge import network_accuracy as network_accuracy
 from .judge import reduced_protocol as reduced_protocol
 from .judge import top1_accuracy as top1_accuracy

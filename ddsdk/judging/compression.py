@@ -12,9 +12,10 @@ import torch
 from ddsdk.artefact import Codec, Cosine, Distilled, Half, LowRank, Palette, Uint8, codec_state, packed_set
 from ddsdk.data import RealData
 from ddsdk.foundation import generator, require, require_count
-from ddsdk.judging.judge import evaluation_steps, last_score, reduced_protocol
+from ddsdk.judging.judge import evaluation_steps, last_score
 from ddsdk.judging.stored import check_cost, stored_protocol
 from ddsdk.judging.training_set import TrainingSet, in_space_of
+from ddsdk.training import TrainingProtocol
 
 _STEPS = tuple(0.01 * 1.2**i for i in range(38))
 """Quantisation steps of coefficients, 0.01 to 8.5 in the unit range."""
@@ -25,6 +26,10 @@ _PARTS = (1.0, 0.7, 0.5, 0.25)
 """Shares of the images of each class that are kept."""
 CODEC_FAMILIES = ("cosine", "palette", "uint8", "half", "low-rank")
 """Names of the codecs that `compression_steps` tries."""
+
+
+class BudgetError(ValueError):
+    """No packed form of a set fits into a number of bytes."""
 
 
 class CompressionTrial(NamedTuple):
@@ -49,25 +54,22 @@ def compression_steps(
     held: RealData,
     *,
     families: Sequence[str] = CODEC_FAMILIES,
-    epochs: int = 300,
-    width: int = 64,
-    networks: int = 1,
+    protocol: TrainingProtocol | None = None,
     seed: int = 0,
 ) -> Iterator[CompressionTrial]:
     """Yield packed forms of a set within a number of bytes, each with its accuracy on held-out images.
 
     For each codec, number of images and number of label entries, the form with the smallest error is tried. The one
     with the highest accuracy is the result of a compression. It has no certificate, because the choice reads real data.
-    A budget below the smallest form gives a ValueError with the size of that form.
+    A budget below the smallest form gives a `BudgetError` with the size of that form.
 
     Args:
         distilled: Distilled set without edges.
         budget: Largest number of bytes of images, labels and learned rates, at least 1.
         held: Held-out images with the classes of the set, in any value space; not the test images.
         families: Names of the codecs to try, among `CODEC_FAMILIES`.
-        epochs: Largest number of training epochs of a network.
-        width: Number of channels of the networks, if they have a width.
-        networks: Number of networks for each accuracy, with equal initial weights for all forms.
+        protocol: Protocol of the networks, equal for all forms. None for that of the set, see `reduced_protocol` for a
+            cheaper one.
         seed: Root of all random numbers.
 
     Examples:
@@ -75,7 +77,8 @@ def compression_steps(
         >>> from ddsdk.judging import compression_steps
         >>> train, held = ddsdk.load("digits").split(0.2, ddsdk.generator(0))
         >>> distilled = ddsdk.distill(ddsdk.BASELINES["random"](ipc=2), train)
-        >>> trials = list(compression_steps(distilled, 300, held, families=["cosine"], epochs=1, width=4))
+        >>> protocol = ddsdk.TrainingProtocol(epochs=1, networks=1).changed(options={"width": 4})
+        >>> trials = list(compression_steps(distilled, 300, held, families=["cosine"], protocol=protocol))
         >>> max(trial.distilled.manifest.storage.bytes for trial in trials) <= 300
         True
     """
@@ -84,11 +87,7 @@ def compression_steps(
         require(family in CODEC_FAMILIES, "families", f"be among {', '.join(CODEC_FAMILIES)}", family)
     forms = _fitting_forms(distilled.unpacked(), budget, families)
     held = in_space_of(distilled, held)
-    stated = stored_protocol(distilled)
-    # A protocol with the stored order can have a learned rate for each step, and so needs all of its epochs.
-    protocol = reduced_protocol(
-        stated, networks=networks, epochs=None if stated.order == "stored" else epochs, width=width
-    )
+    protocol = stored_protocol(distilled) if protocol is None else protocol
     for packed, source, codec in forms:
         check_cost(protocol, packed)
         training_set = TrainingSet.of(packed, protocol)
@@ -102,7 +101,7 @@ def _fitting_forms(
     """Return packed sets within the budget, the sets that they were packed from, and their codecs.
 
     Raises:
-        ValueError: If there are none.
+        BudgetError: If there are none.
     """
     forms, smallest = [], math.inf
     for part in _parts(distilled):
@@ -118,7 +117,7 @@ def _fitting_forms(
                 if size <= budget:
                     forms.append((packed, part, codec))
     if not forms:
-        raise ValueError(f"budget must be at least {smallest} bytes, the smallest form of this set, got {budget}")
+        raise BudgetError(f"budget must be at least {smallest} bytes, the smallest form of this set, got {budget}")
     return _without_coarser(forms)
 
 
