@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -339,3 +340,14 @@ def test_the_command_saves_the_best_form(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "bytes in place of 10400" in printed
     assert "held-out accuracy" in printed
+
+
+def test_an_evaluation_states_the_bytes(tmp_path, capsys):
+    distilled, _ = digits()
+    packed_set(distilled, Cosine(height=8, width=8, kept=20, step=0.3)).save(tmp_path / "set")
+    words = ["evaluate", str(tmp_path / "set"), "--data", "digits", "--epochs", "1", "--repeats", "1", "--width", "4"]
+    assert main([*words, "--baselines", "random"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"the set is packed into \d+ bytes; baselines count a byte", printed)
+    assert "each baseline has 1 (equal storage budget)" in printed
+    assert "cannot prove" not in printed

@@ -100,7 +100,10 @@ class Evaluate(NetworkOptions, DataOptions):
         if low != size or high != size:
             count = f"{low} to {high}" if low < high else f"{high}"
             out(f"the distilled set has {count} images per class, each baseline has {size} (equal storage budget)")
-        if distilled.stored_floats != distilled.images.numel():
+        if distilled.packing is not None:
+            packed = distilled.manifest.storage.bytes
+            out(f"the set is packed into {packed} bytes; baselines count a byte for each channel of a pixel")
+        elif distilled.stored_floats != distilled.images.numel():
             stated, held = distilled.stored_floats, distilled.images.numel()
             out(f"the set states a storage of {stated} floats for {held} pixel values; its file cannot prove it")
         return 0
