@@ -185,6 +185,12 @@ def test_coefficients_fill_the_budget(shape, ipc, coefficients, count):
 def test_a_mask_by_variance_has_two_images_and_other_masks_have_one(tiny):
     pixels = math.prod(tiny.image_shape[1:])
     assert [dd.FreDDM(ipc=1, coefficients=pixels, mask=m).images_per_class(tiny) for m in ("class", "low")] == [2, 1]
+    for mask, groups in (("class", 3), ("all", 1), ("low", 1)):
+        recipe = dd.FreDDM(ipc=1, coefficients=20, mask=mask)
+        found = recipe.frequency_set(tiny, "real", dd.generator(0)).parametrization
+        first = dd.recipes.cycled_images(tiny, 1, 4, "real", dd.generator(0))
+        assert found.kept.shape == (groups, 20)
+        assert torch.equal(found.kept, Frequencies(first, class_slots(3, 4), 20, mask).kept)
 
 
 def test_both_recipes_have_the_rates_of_the_authors(make_student, tiny):
