@@ -69,6 +69,8 @@ from .recipes import SLDD as SLDD
 from .recipes import TESLA as TESLA
 from .recipes import AccDD as AccDD
 from .recipes import DataDAM as DataDAM
+from .recipes import FreD as FreD
+from .recipes import FreDDM as FreDDM
 from .recipes import FRePo as FRePo
 from .recipes import GLaD as GLaD
 from .recipes import HaBa as HaBa

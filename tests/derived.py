@@ -67,7 +67,7 @@ def _order(row: str) -> tuple[str, int, str]:
     """Return the place of an import: modules first, then constants, classes and functions of each."""
     _, module, _, name, *_ = row.split()
     kind = 0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2
-    return module, kind, name
+    return module, kind, name.casefold()
 
 
 def parts_table() -> str:

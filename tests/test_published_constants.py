@@ -131,6 +131,22 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "kfs": ("Lee et al., 2022: the loop of DM", {"steps": 20_000, "real_batch": 256}),
+    "fred": (
+        "Shin et al., NeurIPS 2023, scripts of the authors' code",
+        {
+            "steps": 15_000,
+            "image_momentum": 0.5,
+            "expert_span": 2,
+            "start": "real",
+            "mask": "class",
+            "values": {
+                "student_steps": {10: 50, 100: 40, 500: 30},
+                "max_start": {10: 5, 100: 15, 500: 40},
+                "rate_lr": {10: 1e-7, 100: 1e-5, 500: 1e-5},
+            },
+        },
+    ),
+    "fred-dm": ("Shin et al., NeurIPS 2023: the loop of DM", {"image_momentum": 0.5, "start": "real", "mask": "class"}),
     "it-gan": (
         "Zhao and Bilen, 2022",
         {"generator_dim": 128, "inversion_lr": 0.1, "image_lr": 0.001, "real_batch": 256},
@@ -211,7 +227,10 @@ IDC_PROTOCOL = {"epochs": 1000, "batch_size": 64, "decay": 0.2, "decay_at": (2 /
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "dc": PLAIN,
     "cafe": PLAIN,
-    **dict.fromkeys(("dsa", "dcc", "dm", "datadam", "m3d", "ncfm", "idm", "mtt", "ftd", "tesla", "haba"), AUGMENTED),
+    **dict.fromkeys(
+        ("dsa", "dcc", "dm", "datadam", "m3d", "ncfm", "idm", "mtt", "ftd", "tesla", "haba", "fred", "fred-dm"),
+        AUGMENTED,
+    ),
     **dict.fromkeys(("idc", "dream", "acc-dd"), IDC_PROTOCOL),
     "frepo": {"networks": 5, "epochs": 2000, "lr": 3e-4, "optimizer": "adam", "loss": "mse", "schedule": "cosine"},
     "dd": {"epochs": 3, "lr": 0.001, "order": "stored", "momentum": 0.0, "network": "alexnet-cifar"},

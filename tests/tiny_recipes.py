@@ -37,6 +37,8 @@ RECIPE_SETTINGS: dict[str, dict[str, Any]] = {
         "fit_steps": 2,
     },
     "kfs": {"steps": 2, "real_batch": 4, "decoders": 2, "fit_steps": 2},
+    "fred": {"steps": 2, "coefficients": 20, "student_steps": 2, "experts": 2, "expert_epochs": 3},
+    "fred-dm": {"steps": 2, "real_batch": 4, "coefficients": 20},
     "it-gan": {
         "steps": 2,
         "real_batch": 4,

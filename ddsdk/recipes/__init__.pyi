@@ -12,6 +12,8 @@ from .dd import DD as DD
 from .dm import DM as DM
 from .dream import DREAM as DREAM
 from .dsa import DSA as DSA
+from .fred import FreD as FreD
+from .fred_dm import FreDDM as FreDDM
 from .frepo import FRePo as FRePo
 from .ftd import FTD as FTD
 from .glad import GLaD as GLaD

@@ -28,6 +28,8 @@ MODULES = (
     "datm",
     "haba",
     "kfs",
+    "fred",
+    "fred_dm",
     "it_gan",
     "glad",
     "ld",

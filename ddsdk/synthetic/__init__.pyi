@@ -6,6 +6,8 @@ from .canvas import TileableCanvas as TileableCanvas
 from .codes import Codes as Codes
 from .codes import code_shape as code_shape
 from .codes import tiny_decoder as tiny_decoder
+from .frequencies import Frequencies as Frequencies
+from .frequencies import Mask as Mask
 from .generator import Autoencoder as Autoencoder
 from .generator import ConditionalGenerator as ConditionalGenerator
 from .generator import train_generator as train_generator

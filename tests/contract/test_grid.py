@@ -43,6 +43,7 @@ from ddsdk.synthetic import (
     AddressedBases,
     Autoencoder,
     Codes,
+    Frequencies,
     Hallucination,
     Latent,
     LearnedRate,
@@ -119,6 +120,8 @@ PARAMETRIZATIONS = {
     "latent": partial(latent, learned=False),
     "latent, learned": partial(latent, learned=True),
     "addressed bases": addressed_bases,
+    "frequencies": lambda real: Frequencies(start(real), class_slots(3, IPC), 20),
+    "frequencies, low": lambda real: Frequencies(start(real), class_slots(3, IPC), 20, "low"),
     "tileable canvas": canvas,
 }
 
