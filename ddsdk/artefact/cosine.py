@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ddsdk.artefact.codecs import Packed, RowCodec
 from ddsdk.foundation import CheckedDataclass, PositiveFloat, PositiveInt, require
+from ddsdk.synthetic import cosines, lowest_frequencies
 
 _LARGEST = 127
 """Largest magnitude of a quantised coefficient."""
@@ -65,14 +66,14 @@ class Cosine(CheckedDataclass, RowCodec):
 
     def pack(self, items: Tensor) -> Packed:
         """Return the quantised coefficients, rounded to the nearest step."""
-        lowest = _frequencies(items).flatten(2)[:, :, zigzag(self.height, self.width)[: self.kept]]
+        lowest = _frequencies(items).flatten(2)[:, :, lowest_frequencies(self.height, self.width)[: self.kept]]
         return {"coefficients": (lowest / self.step).round().clamp(-_LARGEST, _LARGEST).to(torch.int8)}
 
     def unpack(self, packed: Packed) -> Tensor:
         """Return the inverse transform of the coefficients, with zeros for the frequencies that are left out."""
         kept = packed["coefficients"].float() * self.step
         frequencies = kept.new_zeros(*kept.shape[:2], self.height * self.width)
-        frequencies[:, :, zigzag(self.height, self.width)[: self.kept]] = kept
+        frequencies[:, :, lowest_frequencies(self.height, self.width)[: self.kept]] = kept
         planes = frequencies.reshape(*kept.shape[:2], self.height, self.width)
         images = transform(self.height).T @ planes @ transform(self.width)
         return torch.einsum("dc,ndhw->nchw", transform(kept.shape[1]), images) + 0.5
@@ -86,14 +87,6 @@ def _frequencies(items: Tensor) -> Tensor:
 @lru_cache(maxsize=32)
 def transform(size: int) -> Tensor:
     """Return the orthonormal matrix of the cosine transform (DCT-II) of vectors of a length, float32."""
-    n = torch.arange(size, dtype=torch.float64)
-    matrix = torch.cos(math.pi / size * (n + 0.5) * n[:, None]) * math.sqrt(2 / size)
+    matrix = cosines(size)
     matrix[0] /= math.sqrt(2)
     return matrix.float()
-
-
-@lru_cache(maxsize=32)
-def zigzag(height: int, width: int) -> Tensor:
-    """Return the positions of all frequencies, (H*W,) int64, ordered by the sum of row and column, then by row."""
-    rows, columns = torch.arange(height)[:, None], torch.arange(width)
-    return ((rows + columns) * height + rows).flatten().argsort()

@@ -8,6 +8,8 @@ from .codes import code_shape as code_shape
 from .codes import tiny_decoder as tiny_decoder
 from .frequencies import Frequencies as Frequencies
 from .frequencies import Mask as Mask
+from .frequencies import cosines as cosines
+from .frequencies import lowest_frequencies as lowest_frequencies
 from .generator import Autoencoder as Autoencoder
 from .generator import ConditionalGenerator as ConditionalGenerator
 from .generator import train_generator as train_generator
