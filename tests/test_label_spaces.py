@@ -228,7 +228,7 @@ def test_scores_go_out_as_they_are(tmp_path):
 def test_parquet_holds_exact_scores(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     dd.to_parquet(scored(), tmp_path / "set.parquet")
-    rows = parquet.read_table(tmp_path / "set.parquet").to_pydict()["soft_label"]
+    rows = parquet.read_table(tmp_path / "set.parquet").to_pydict()["scores"]
     assert np.array_equal(np.array(rows, dtype=np.float32), SCORES.numpy())
 
 

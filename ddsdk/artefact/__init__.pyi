@@ -29,6 +29,7 @@ from .folder import check_overwrite as check_overwrite
 from .folder import current_manifest as current_manifest
 from .folder import read_artifact as read_artifact
 from .folder import read_manifest_summary as read_manifest_summary
+from .hub import hub_folder as hub_folder
 from .report import html_report as html_report
 from .sheet import contact_sheet as contact_sheet
 from .sheet import png_bytes as png_bytes

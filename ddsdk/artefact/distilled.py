@@ -245,15 +245,43 @@ class Distilled:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, max_bytes: int | None = None) -> Distilled:
-        """Return the set in a folder, after all checks of `ddsdk.artefact.read_artifact`.
+        """Return the set in a folder or on the hub, after all checks of `ddsdk.artefact.read_artifact`.
 
-        A folder without a valid set gives an `ArtifactError`, whose ``reason`` is a short code.
+        A place without a valid set gives an `ArtifactError`, whose ``reason`` is a short code.
 
         Args:
-            folder: Folder of the set.
+            folder: Folder of the set; or its address on the Hugging Face hub, ``"hf://owner/name"`` or
+                ``"hf://owner/name@revision"``, which writes no file. Private sets need a login or ``HF_TOKEN``.
             max_bytes: Largest accepted size of the tensor file, in bytes. None for half of the machine's memory.
         """
+        if isinstance(folder, str) and folder.startswith("hf://"):
+            from ddsdk.artefact.hub import download
+
+            return cls._of(*download(folder, max_bytes=max_bytes))
         return cls._of(*read_artifact(folder, max_bytes=max_bytes))
+
+    def push_to_hub(
+        self, repo: str, *, token: str | None = None, private: bool | None = None, licence: str | None = None
+    ) -> str:
+        """Upload the set to the Hugging Face hub as a data set repository, in one commit.
+
+        The repository is made if it does not exist; a set that it holds is replaced. Beside the files of `save` it
+        holds pictures for the viewer of the hub and for `datasets`, see `ddsdk.artefact.hub_folder`. A second call
+        after a failed one uploads only what is missing.
+
+        Args:
+            repo: Name of the repository, ``"owner/name"``.
+            token: Access token with the right to write. None for that of the login or of ``HF_TOKEN``.
+            private: Visibility of a new repository. True refuses an existing public one. None for the default of the
+                owner.
+            licence: Identifier of the licence on the hub, such as ``"mit"``. None states no licence.
+
+        Returns:
+            The address of the commit, ``"hf://owner/name@commit"``, which `load` opens.
+        """
+        from ddsdk.artefact.hub import push
+
+        return push(self, repo, token=token, private=private, licence=licence)
 
     def to_bytes(self) -> bytes:
         """Return the set as one byte string, without dataset card and contact sheet."""
