@@ -125,7 +125,6 @@ def test_card_says_what_a_user_needs():
     ):
         assert text in card
     assert "license" not in card
-    assert "data_files" not in card
 
 
 def test_torch_only_lines_of_the_card_run(tmp_path, monkeypatch):

@@ -52,8 +52,8 @@ def test_edges_travel_and_are_counted(tmp_path):
         ({"edge_index": torch.tensor([[0, -1, 1], [1, 0, 2]])}, ValueError, r"got -1\.\.2"),
         ({"edge_index": torch.tensor([[0, 1], [1, 0]])}, ValueError, "have shape"),
         ({"edge_weight": torch.tensor([0.5, torch.inf, 1])}, ValueError, "edge_weight must be finite, got inf"),
-        ({"edge_index": torch.zeros(2, 3)}, TypeError, "edge_index must be torch.int64"),
-        ({"edge_weight": torch.zeros(3, dtype=torch.float64)}, TypeError, "edge_weight must be torch.float32"),
+        ({"edge_index": torch.zeros(2, 3)}, TypeError, "edge_index must be int64"),
+        ({"edge_weight": torch.zeros(3, dtype=torch.float64)}, TypeError, "edge_weight must be float32"),
     ],
 )
 def test_bad_edges_are_refused(changes, error, message):

@@ -33,11 +33,11 @@ def test_parquet_has_the_layout_of_the_hub(tmp_path, shape):
     distilled = make_set(shape=shape, soft=True, class_names=("cat", "cat", "dog"))
     to_parquet(distilled, tmp_path / "train.parquet")
     table = pq.read_table(tmp_path / "train.parquet")
-    assert table.column_names == ["image", "label", "soft_label"]
+    assert table.column_names == ["image", "label", "probabilities"]
     assert str(table.schema.field("image").type) == "struct<bytes: binary, path: string>"
     rows = table.to_pylist()
     assert [row["label"] for row in rows] == distilled.owner.tolist()
-    assert np.array_equal(np.array([r["soft_label"] for r in rows], np.float32), distilled.labels.numpy())
+    assert np.array_equal(np.array([r["probabilities"] for r in rows], np.float32), distilled.labels.numpy())
     picture = np.asarray(Image.open(io.BytesIO(rows[2]["image"]["bytes"])))
     assert np.array_equal(picture, pixels(distilled, 2))
     features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]

@@ -42,8 +42,8 @@ ROOMS = (
     *("foundation", "data", "networks", "training", "synthetic", "students", "objectives", "artefact", "running"),
     *("recipes", "baselines", "judging", "planning", "importing", "experiments", "cli"),
 )
-# A method of the artefact that forwards to a function of a later module, so that users find it at the set.
-FORWARDS = {"ddsdk.artefact.distilled": {"ddsdk.judging.comparison", "ddsdk.artefact.subsets"}}
+# Methods of the artefact that forward to a function of a later room or module, so that users find them at the set.
+FORWARDS = {"ddsdk.artefact.distilled": {"ddsdk.judging.comparison", "ddsdk.artefact.hub", "ddsdk.artefact.subsets"}}
 # Rooms that know each other by protocol only.
 STRANGERS = ({"students", "objectives"},)
 # Argument with which a reader runs no code of the file.

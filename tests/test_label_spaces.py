@@ -122,7 +122,8 @@ def test_an_honest_forgery_of_scores_opens(tmp_path):
         (as_format(2), {"learned_beta": 0.5}, "schema"),
         (as_format(3), {}, "schema"),
         (as_format(4), {}, "schema"),
-        (as_format(5), {}, "format"),
+        (as_format(5), {}, "schema"),
+        (as_format(6), {}, "format"),
     ],
 )
 def test_hostile_folders_are_refused(tmp_path, edit, arrays, reason):
@@ -228,7 +229,7 @@ def test_scores_go_out_as_they_are(tmp_path):
 def test_parquet_holds_exact_scores(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     dd.to_parquet(scored(), tmp_path / "set.parquet")
-    rows = parquet.read_table(tmp_path / "set.parquet").to_pydict()["soft_label"]
+    rows = parquet.read_table(tmp_path / "set.parquet").to_pydict()["scores"]
     assert np.array_equal(np.array(rows, dtype=np.float32), SCORES.numpy())
 
 

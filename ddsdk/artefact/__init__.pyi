@@ -30,6 +30,7 @@ from .folder import check_overwrite as check_overwrite
 from .folder import current_manifest as current_manifest
 from .folder import read_artifact as read_artifact
 from .folder import read_manifest_summary as read_manifest_summary
+from .hub import hub_folder as hub_folder
 from .packed import packed_set as packed_set
 from .packing import PackedStorage as PackedStorage
 from .palette import Palette as Palette

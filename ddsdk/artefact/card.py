@@ -10,10 +10,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select
 
 from ddsdk.artefact.folder import CARD_MARK
 from ddsdk.artefact.manifest import Manifest
-from ddsdk.foundation import clean, escape_markdown, escape_yaml
+from ddsdk.foundation import clean, escape_markdown, escape_yaml, unique_names
 
 _KERNEL_PROTOCOL = ("protocol", "learner", "network", "network_options", "labels")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+# A file that does not exist: without it, `datasets.load_dataset` would return the manifest as a data set of one row.
+# Its name is in the error that a reader sees.
+_NO_PICTURES = "missing-pictures-are-written-by-ddsdk-export-to-hub.parquet"
+_NEVER_PICTURES = "missing-this-set-has-no-pictures.parquet"
 _LEARNED = (("learning rate", "learned_lr", "lr"), ("momentum", "learned_momentum", "momentum"))
 
 
@@ -38,8 +42,17 @@ def page_template(name: str) -> Template:
     return environment.get_template(name)
 
 
-def card_markdown(manifest: Manifest) -> str:
-    """Return the content of `README.md`, in which all texts of the manifest are escaped."""
+def card_markdown(
+    manifest: Manifest, *, pictures: str | None = None, repo: str | None = None, licence: str | None = None
+) -> str:
+    """Return the content of `README.md`, in which all texts of the manifest are escaped.
+
+    Args:
+        manifest: Manifest of the set.
+        pictures: Path of the parquet file with the pictures, relative to the folder. None for a folder without it.
+        repo: Name of the repository on the hub, ``"owner/name"``. None for a folder that has none.
+        licence: Identifier of the licence on the hub, such as ``"mit"``. None states no licence.
+    """
     kernel = manifest.protocol.get("learner") == "kernel"
     # A kernel machine is not trained: epochs and learning rates of its protocol would mislead.
     protocol = {k: v for k, v in manifest.protocol.items() if not kernel or k in _KERNEL_PROTOCOL}
@@ -48,6 +61,12 @@ def card_markdown(manifest: Manifest) -> str:
         mark=CARD_MARK,
         title=card_title(manifest),
         size=next((name for limit, name in _SIZES if manifest.image_shape[0] < limit), "n>1M"),
+        pictures=pictures,
+        missing=_NO_PICTURES if pictorial(manifest) else _NEVER_PICTURES,
+        pictorial=pictorial(manifest),
+        names=unique_names(manifest.class_names),
+        repo=repo,
+        licence=licence,
         kernel=kernel,
         facts=main_facts(manifest),
         protocol=list(flatten(protocol)),
@@ -57,6 +76,11 @@ def card_markdown(manifest: Manifest) -> str:
         std=_numbers(manifest.preprocess.get("std")),
         eps=_numbers([manifest.preprocess.get("eps")]),
     )
+
+
+def pictorial(manifest: Manifest) -> bool:
+    """Return whether the images of a set become PNG pictures: 1 or 3 channels, and no nodes of a graph."""
+    return manifest.image_shape[1] in (1, 3) and "edge_index" not in manifest.tensors
 
 
 def card_title(manifest: Manifest) -> str:

@@ -10,18 +10,17 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ddsdk.artefact.card import card_markdown
 from ddsdk.artefact.certificate import NO_PRIVACY, Certificate
-from ddsdk.artefact.faults import edge_fault, label_fault, per_step_fault
+from ddsdk.artefact.checks import check_classes, check_edges, check_images, check_labels, rounded_rates
 from ddsdk.artefact.folder import artifact_of, pack_artifact, read_artifact, unpack_artifact, write_artifact
 from ddsdk.artefact.items import DistilledItems
 from ddsdk.artefact.manifest import Manifest, TensorEntry, build_manifest
-from ddsdk.artefact.packing import PackedStorage, packing_fault
+from ddsdk.artefact.packing import PackedStorage, check_packing
 from ddsdk.artefact.sheet import sheet_png
 from ddsdk.data import Preprocess
 from ddsdk.foundation import ArtifactError, clean, clean_json, require
@@ -103,9 +102,11 @@ class Distilled:
             tensor = getattr(self, name)
             if tensor is not None:
                 self._set(name, tensor.detach().contiguous())
-        self._check_images()
-        self._check_labels()
-        self._check_edges()
+        check_images(self.images, self.preprocess.channels)
+        check_labels(self.labels, self.class_names, self.label_space, len(self.images))
+        if self.classes is not None:
+            check_classes(self.classes, self.num_classes, len(self.images))
+        check_edges(self.edge_index, self.edge_weight, len(self.images) * self.images.shape[2])
         self._set("class_names", tuple(clean(str(name)) for name in self.class_names))
         self._set("protocol", clean_json(dict(self.protocol)))
         self._set("provenance", clean_json(dict(self.provenance)))
@@ -113,63 +114,15 @@ class Distilled:
         if self.certificate is not None and not isinstance(self.certificate, Certificate):
             raise TypeError(f"certificate must be a Certificate or None, got {type(self.certificate).__name__}")
         require(self.stored_floats > 0, "stored_floats", "be positive", self.stored_floats)
-        self._check_per_step()
+        rate, momentum = rounded_rates(self.learned_lr, self.learned_momentum)
+        self._set("learned_lr", rate)
+        self._set("learned_momentum", momentum)
         if self.packing is not None:
             decoded = self.preprocess(self.packing.unit_images())
-            _refuse(packing_fault(self.packing, self.images, self.labels, decoded, self.label_space))
+            check_packing(self.packing, self.images, self.labels, decoded, self.label_space)
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
-
-    def _check_images(self) -> None:
-        images = self.images
-        if images.dtype != torch.float32:
-            raise TypeError(f"images must be float32, got {images.dtype}")
-        shape = tuple(images.shape)
-        require(images.ndim == 4 and images.numel() > 0, "images", "have shape (M, C, H, W), not empty", shape)
-        channels = self.preprocess.channels
-        require(shape[1] == channels, "images", f"have the {channels} channels of preprocess", shape)
-        non_finite = ~torch.isfinite(images).flatten(1).all(1)
-        if bool(non_finite.any()):
-            raise ValueError(f"images must be finite, got NaN or infinity in image {int(non_finite.nonzero()[0])}")
-
-    def _check_labels(self) -> None:
-        labels, m = self.labels, len(self.images)
-        if labels.dtype != torch.float32:
-            raise TypeError(f"labels must be float32, got {labels.dtype}")
-        shape, expected = tuple(labels.shape), (m, len(self.class_names))
-        require(len(self.class_names) > 0, "class_names", "hold at least one name", self.class_names)
-        require(shape == expected, "labels", f"have shape {expected}, one column for each class name", shape)
-        _refuse(label_fault(labels.cpu().numpy(), self.label_space))
-        if self.classes is not None:
-            if self.classes.dtype != torch.int64:
-                raise TypeError(f"classes must be int64, got {self.classes.dtype}")
-            require(tuple(self.classes.shape) == (m,), "classes", f"have shape ({m},)", tuple(self.classes.shape))
-            low, high = int(self.classes.min()), int(self.classes.max())
-            require(low >= 0 and high < self.num_classes, "classes", f"lie below {self.num_classes}", (low, high))
-
-    def _check_edges(self) -> None:
-        dtypes = {"edge_index": torch.int64, "edge_weight": torch.float32}
-        for name, dtype in dtypes.items():
-            tensor = getattr(self, name)
-            if tensor is not None and tensor.dtype != dtype:
-                raise TypeError(f"{name} must be {dtype}, got {tensor.dtype}")
-        index, weight = (None if t is None else t.cpu().numpy() for t in (self.edge_index, self.edge_weight))
-        _refuse(edge_fault(index, weight, len(self.images) * self.images.shape[2]))
-
-    def _check_per_step(self) -> None:
-        rounded = {}
-        for name in ("learned_lr", "learned_momentum"):
-            learned = getattr(self, name)
-            if learned is None:
-                continue
-            # A number that overflows float32 becomes infinite, which the check below refuses.
-            with np.errstate(over="ignore"):
-                values = np.asarray(learned, dtype=np.float32)
-            require(values.ndim < 2 and values.size > 0, name, "be a number or one for each step", learned)
-            rounded[name] = values
-            self._set(name, tuple(values.tolist()) if values.ndim else float(values))
-        _refuse(per_step_fault(rounded.get("learned_lr"), rounded.get("learned_momentum")))
 
     def __repr__(self) -> str:
         recipe = clean(str(self.provenance.get("recipe", "unknown")), 40)
@@ -308,15 +261,43 @@ class Distilled:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, max_bytes: int | None = None) -> Distilled:
-        """Return the set in a folder, after all checks of `ddsdk.artefact.read_artifact`.
+        """Return the set in a folder or on the hub, after all checks of `ddsdk.artefact.read_artifact`.
 
-        A folder without a valid set gives an `ArtifactError`, whose ``reason`` is a short code.
+        A place without a valid set gives an `ArtifactError`, whose ``reason`` is a short code.
 
         Args:
-            folder: Folder of the set.
+            folder: Folder of the set; or its address on the Hugging Face hub, ``"hf://owner/name"`` or
+                ``"hf://owner/name@revision"``, which writes no file. Private sets need a login or ``HF_TOKEN``.
             max_bytes: Largest accepted size of the tensor file, in bytes. None for half of the machine's memory.
         """
+        if isinstance(folder, str) and folder.startswith("hf://"):
+            from ddsdk.artefact.hub import download
+
+            return cls._of(*download(folder, max_bytes=max_bytes))
         return cls._of(*read_artifact(folder, max_bytes=max_bytes))
+
+    def push_to_hub(
+        self, repo: str, *, token: str | None = None, private: bool | None = None, licence: str | None = None
+    ) -> str:
+        """Upload the set to the Hugging Face hub as a data set repository, in one commit.
+
+        The repository is made if it does not exist; a set that it holds is replaced. Beside the files of `save` it
+        holds pictures for the viewer of the hub and for `datasets`, see `ddsdk.artefact.hub_folder`. A second call
+        after a failed one uploads only what is missing.
+
+        Args:
+            repo: Name of the repository, ``"owner/name"``.
+            token: Access token with the right to write. None for that of the login or of ``HF_TOKEN``.
+            private: Visibility of a new repository. True refuses an existing public one. None for the default of the
+                owner.
+            licence: Identifier of the licence on the hub, such as ``"mit"``. None states no licence.
+
+        Returns:
+            The address of the commit, ``"hf://owner/name@commit"``, which `load` opens.
+        """
+        from ddsdk.artefact.hub import push
+
+        return push(self, repo, token=token, private=private, licence=licence)
 
     def to_bytes(self) -> bytes:
         """Return the set as one byte string, without dataset card and contact sheet."""
@@ -421,11 +402,6 @@ class Distilled:
             return self
         provenance = {**self.provenance, "unpacked_from": self.content_id}
         return dataclasses.replace(self, packing=None, stored_floats=0, provenance=provenance)
-
-
-def _refuse(fault: str | None) -> None:
-    if fault:
-        raise ValueError(fault)
 
 
 def _numbers(tensor: Tensor | None) -> float | tuple[float, ...] | None:

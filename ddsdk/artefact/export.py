@@ -43,25 +43,31 @@ def _pictures(distilled: Distilled) -> list[bytes]:
 
 
 def to_parquet(distilled: Distilled, path: str | os.PathLike[str]) -> None:
-    """Write one parquet file that the Hugging Face hub and `datasets` read as images, class labels and soft labels.
+    """Write one parquet file that the Hugging Face hub and `datasets` read as images, class labels and label rows.
 
-    The columns are ``image`` (PNG, rounded to 8 bits and clipped to the unit range), ``label`` (class id) and
-    ``soft_label`` (label row of K exact float32 numbers). The schema holds the manifest under ``ddsdk``. A failed write
-    gives a `StorageError` and leaves an older file unchanged.
+    The columns are ``image`` (PNG, rounded to 8 bits and clipped to the unit range), ``label`` (class id) and the label
+    row of K exact float32 numbers, which has the name of the label space: ``probabilities`` or ``scores``. The schema
+    holds the manifest under ``ddsdk``. A failed write gives a `StorageError` and leaves an older file unchanged.
 
     Args:
         distilled: Distilled set with 1 or 3 channels.
         path: Path of the file, such as ``data/train-00000-of-00001.parquet``.
-
-    Raises:
-        MissingExtraError: If pyarrow is not installed.
 
     Examples:
         >>> import ddsdk, pyarrow.parquet
         >>> distilled = ddsdk.distill(ddsdk.BASELINES["random"](ipc=1), ddsdk.load("digits"))
         >>> ddsdk.to_parquet(distilled, "distilled.parquet")
         >>> pyarrow.parquet.read_table("distilled.parquet").column_names
-        ['image', 'label', 'soft_label']
+        ['image', 'label', 'probabilities']
+    """
+    write_atomic(path, parquet_bytes(distilled))
+
+
+def parquet_bytes(distilled: Distilled) -> bytes:
+    """Return the content of the file of `to_parquet`.
+
+    Raises:
+        MissingExtraError: If pyarrow is not installed.
     """
     distilled = distilled.unpacked()
     try:
@@ -79,13 +85,13 @@ def to_parquet(distilled: Distilled, path: str | os.PathLike[str]) -> None:
     features = {
         "image": {"_type": "Image"},
         "label": {"names": unique_names(distilled.class_names), "_type": "ClassLabel"},
-        "soft_label": {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"},
+        distilled.label_space: {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"},
     }
     metadata = {"huggingface": json.dumps({"info": {"features": features}}), "ddsdk": _metadata(distilled)}
-    table = pa.table(columns, names=["image", "label", "soft_label"]).replace_schema_metadata(metadata)
+    table = pa.table(columns, names=[*features]).replace_schema_metadata(metadata)
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
-    write_atomic(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _metadata(distilled: Distilled) -> str:

@@ -43,7 +43,7 @@ _HOLES = 16
 _SMALL_BYTES = 16 << 20
 CARD_MARK = "<!-- written by ddsdk -->"
 _SET, _MANIFEST, _CARD, _SHEET = "set.safetensors", "manifest.json", "README.md", "sheet.png"
-_MAX_MANIFEST_BYTES = 16 << 20
+MAX_MANIFEST_BYTES = 16 << 20
 _ATTEMPTS = 5
 _DTYPES: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1")}
 
@@ -74,8 +74,8 @@ def read_manifest_summary(folder: str | os.PathLike[str]) -> Manifest:
         (10, 1, 8, 8)
     """
     with _open_regular(Path(folder) / _MANIFEST) as (handle, size):
-        if size > _MAX_MANIFEST_BYTES:
-            raise ArtifactError("size", f"manifest.json has {size} bytes, cap is {_MAX_MANIFEST_BYTES}")
+        if size > MAX_MANIFEST_BYTES:
+            raise ArtifactError("size", f"manifest.json has {size} bytes, cap is {MAX_MANIFEST_BYTES}")
         return decode_manifest(handle.read(size))
 
 
@@ -236,11 +236,7 @@ def _check_tensors(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> N
 
 
 def _check_floats(manifest: Manifest, images: NDArray[Any], labels: NDArray[Any]) -> None:
-    """Check images and labels that are stored as floats; packed ones are checked when they have been decoded.
-
-    Raises:
-        ArtifactError: If they are not those that the manifest describes.
-    """
+    # Packed images and labels are checked when they have been decoded.
     if (float(images.min()), float(images.max())) != manifest.value_range:
         raise ArtifactError("range", f"images do not span the stated range {manifest.value_range}")
     fault = label_fault(labels, manifest.label_space)
@@ -306,12 +302,18 @@ def _serialise(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> bytes
     return b"".join([header, *(tensor_bytes(tensors[name]) for name in order)])
 
 
+def artifact_files(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> dict[str, bytes]:
+    """Return the contents of `set.safetensors` and `manifest.json` by name, after the checks of `write_artifact`."""
+    return {_SET: _serialise(manifest, tensors), _MANIFEST: encode_manifest(manifest)}
+
+
 def pack_artifact(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> bytes:
     """Return a set as one byte string: the length of the manifest, the manifest, and the tensor file.
 
     The length takes 8 bytes, little-endian. Equal sets with equal provenance give equal bytes.
     """
-    blob, head = _serialise(manifest, tensors), encode_manifest(manifest)
+    files = artifact_files(manifest, tensors)
+    head, blob = files[_MANIFEST], files[_SET]
     return len(head).to_bytes(8, "little") + head + blob
 
 
@@ -326,13 +328,24 @@ def unpack_artifact(data: bytes, *, max_bytes: int | None = None) -> Artifact:
         ArtifactError: If a check fails; its ``reason`` is a short code.
     """
     length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or not 0 < length <= min(_MAX_MANIFEST_BYTES, len(data) - 8):
+    if len(data) < 8 or not 0 < length <= min(MAX_MANIFEST_BYTES, len(data) - 8):
         raise ArtifactError("size", f"packed set must begin with the length of its manifest, got {len(data)} bytes")
-    manifest, blob = decode_manifest(data[8 : 8 + length]), memoryview(data)[8 + length :]
-    _check_size(len(blob), manifest, max_bytes)
-    tensors = _load(io.BytesIO(blob), len(blob), manifest)
-    _check_tensors(manifest, tensors)
-    return Artifact(manifest, tensors)
+    return artifact_from_files(data[8 : 8 + length], memoryview(data)[8 + length :], max_bytes=max_bytes)
+
+
+def artifact_from_files(manifest: bytes, blob: bytes | memoryview, *, max_bytes: int | None = None) -> Artifact:
+    """Return the set in the contents of `manifest.json` and `set.safetensors`, after the checks of `read_artifact`."""
+    decoded = decode_manifest(manifest)
+    _check_size(len(blob), decoded, max_bytes)
+    tensors = _load(io.BytesIO(blob), len(blob), decoded)
+    _check_tensors(decoded, tensors)
+    return Artifact(decoded, tensors)
+
+
+def largest_file(manifest: Manifest, max_bytes: int | None = None) -> int:
+    """Return the largest size of `set.safetensors` that the checks of `read_artifact` accept, in bytes."""
+    cap = memory_limit() if max_bytes is None else max_bytes
+    return min(cap, 8 + HEADER_CAP + manifest.storage.tensor_bytes)
 
 
 def artifact_of(manifest: bytes, tensors: Mapping[str, NDArray[Any]]) -> Artifact:

@@ -136,10 +136,8 @@ class PackedStorage:
         return rows if label_space == "scores" else rows.clamp_min(0) / rows.clamp_min(0).sum(1, keepdim=True)
 
 
-def packing_fault(
-    packing: PackedStorage, images: Tensor, labels: Tensor, decoded: Tensor, label_space: str
-) -> str | None:
-    """Return the message for images or labels that are not those of a packing, or None.
+def check_packing(packing: PackedStorage, images: Tensor, labels: Tensor, decoded: Tensor, label_space: str) -> None:
+    """Check that images and labels are those of a packing.
 
     Args:
         packing: PackedStorage of the set.
@@ -147,12 +145,14 @@ def packing_fault(
         labels: Label rows of the set.
         decoded: Images of the packing in the value space.
         label_space: Kind of the label rows.
+
+    Raises:
+        ValueError: If one of them is not.
     """
     for name, values, wanted in (("images", images, decoded), ("labels", labels, packing.label_rows(label_space))):
         same = values.shape == wanted.shape and torch.allclose(values.cpu(), wanted, rtol=_TOLERANCE, atol=_TOLERANCE)
         if not same:
-            return f"{name} must be those of packing, got others; pass packing=None to store them as they are"
-    return None
+            raise ValueError(f"{name} must be those of packing, got others; pass packing=None to store them as floats")
 
 
 def _label_shapes(m: int, k: int, kept: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:

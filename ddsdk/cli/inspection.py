@@ -75,23 +75,31 @@ class Show:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Convert a distilled set to parquet, PNG images or NumPy arrays.
+    """Convert a distilled set to parquet, PNG images, NumPy arrays or a folder for the Hugging Face hub.
 
     Attributes:
         set: Folder of the artefact.
         to: Format of the export. parquet: one file in the layout of the Hugging Face hub. images: one PNG per image in
-            class folders. npz: NumPy arrays with the exact values.
-        out: File to write, or folder for --to images.
+            class folders. npz: NumPy arrays with the exact values. hub: the artefact with pictures and metadata, which
+            `datasets.load_dataset` reads.
+        out: File to write, or folder for --to images and --to hub.
     """
 
     set: tyro.conf.Positional[Path]
-    to: Literal["parquet", "images", "npz"]
+    to: Literal["parquet", "images", "npz", "hub"]
     out: Path
 
     def run(self) -> int:
         """Return exit code 0 after writing the export."""
-        writers = {"parquet": artefact.to_parquet, "images": artefact.to_image_folder, "npz": artefact.to_npz}
-        writers[self.to](artefact.Distilled.load(self.set), self.out)
+        distilled = artefact.Distilled.load(self.set)
+        if self.to == "parquet":
+            artefact.to_parquet(distilled, self.out)
+        elif self.to == "images":
+            artefact.to_image_folder(distilled, self.out)
+        elif self.to == "npz":
+            artefact.to_npz(distilled, self.out)
+        else:
+            artefact.hub_folder(distilled, self.out)
         out(str(self.out))
         return 0
 

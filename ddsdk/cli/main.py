@@ -68,6 +68,7 @@ def _parse(args: list[str]) -> Any:  # noqa: ANN401
     from ddsdk.cli.demo import Demo
     from ddsdk.cli.distill_command import distill_verb
     from ddsdk.cli.evaluate import Evaluate
+    from ddsdk.cli.hub import Pull, Push
     from ddsdk.cli.importing import Import
     from ddsdk.cli.inspection import Export, Inspect, Recipes, Report, Show
     from ddsdk.cli.sets import Merge, Select, SetLeaderboard
@@ -80,6 +81,8 @@ def _parse(args: list[str]) -> Any:  # noqa: ANN401
         "show": Show,
         "export": Export,
         "import": Import,
+        "push": Push,
+        "pull": Pull,
         "merge": Merge,
         "select": Select,
         "compress": Compress,
