@@ -2,12 +2,14 @@ from .comparison import Scores as Scores
 from .comparison import baseline_size as baseline_size
 from .comparison import comparison_steps as comparison_steps
 from .comparison import evaluate as evaluate
+from .comparison import method_name as method_name
 from .comparison import needs_centred_labels as needs_centred_labels
 from .comparison import with_centred_labels as with_centred_labels
 from .early import stopping_images as stopping_images
 from .judge import EvaluationProgress as EvaluationProgress
 from .judge import evaluation_steps as evaluation_steps
 from .judge import network_accuracy as network_accuracy
+from .judge import network_and_epochs as network_and_epochs
 from .judge import reduced_protocol as reduced_protocol
 from .judge import top1_accuracy as top1_accuracy
 from .judge import trained_network as trained_network
