@@ -85,6 +85,7 @@ BASELINE_SETTINGS: dict[str, dict[str, Any]] = {
     "herding": {"student_epochs": 1},
     "k-center": {"student_epochs": 1},
     "k-means": {},
+    "moderate": {},
     "means": {},
     "grand": {"students": 2},
     "el2n": {"students": 2},

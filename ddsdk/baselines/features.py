@@ -1,4 +1,4 @@
-"""Coresets that are selected in a feature space: herding, k-center and k-means."""
+"""Coresets that are selected in a feature space: herding, k-center, k-means and moderate distances."""
 
 from __future__ import annotations
 
@@ -118,3 +118,33 @@ class KMeans(_ByFeatures):
     def choose(self, features: Tensor, rng: Generator) -> Tensor:
         """Return the positions of the images nearest to the k-means centres."""
         return data.k_means_nearest(features, self.ipc, rng)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Moderate(_ByFeatures):
+    """Moderate coreset: the images whose distance from the mean of their class is nearest to the median distance.
+
+    Distances are those of the embeddings of a trained network, as in the paper.
+
+    Differences from the published algorithm: the network is trained for 1 epoch by default. The paper takes a fully
+    trained one. The paper has selections of 20 % of the data and more; here a set has few images of each class.
+
+    Examples:
+        >>> import ddsdk
+        >>> real = ddsdk.load("digits")
+        >>> make_student = ddsdk.network_factory("convnet", real.image_shape, 10, width=4)
+        >>> len(ddsdk.distill(ddsdk.baselines.Moderate(ipc=2), real, make_student=make_student))
+        20
+
+    References:
+        Xia, Liu, Yu, Shen, Han and Liu, "Moderate Coreset: A Universal Method of Data Selection for Real-world
+        Data-efficient Deep Learning", ICLR 2023.
+    """
+
+    name: ClassVar[str] = "moderate"
+    student_epochs: NonNegativeInt = 1
+
+    def choose(self, features: Tensor, rng: Generator) -> Tensor:  # noqa: ARG002
+        """Return the positions at moderate distance from the class mean."""
+        return data.moderate(features, self.ipc)

@@ -1,4 +1,4 @@
-"""Coresets that are selected by a score of each image early in training: GraNd and EL2N."""
+"""Coresets that are selected by a score of each image early in training: GraNd and EL2N, with a window of scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 from ddsdk import data, foundation, training
 from ddsdk.baselines.base import Selection, trained_student
-from ddsdk.foundation import NonNegativeInt, PositiveInt
+from ddsdk.foundation import Fraction, NonNegativeInt, PositiveInt
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
@@ -23,10 +23,13 @@ class _ByScore(Selection):
     """Base of selection by the largest score in each class, averaged over several student networks.
 
     Attributes:
+        skip: Share of the images of each class with the largest scores that is left out, in 0..1; 0 takes the largest
+            scores. The hardest images are often wrongly labelled or unlike their class.
         students: Number of student networks over which the score is averaged.
         student_epochs: Number of epochs for which each network is trained on all real images before it is used.
     """
 
+    skip: Fraction = 0.0
     students: PositiveInt = 3
     student_epochs: NonNegativeInt = 1
 
@@ -35,7 +38,7 @@ class _ByScore(Selection):
         """Return the scores, (N,), of images with prediction errors p(x) - y, (N, K), and embeddings, (N, F)."""
 
     def select(self, real: RealData, *, make_student: MakeStudent, rng: Generator) -> list[Tensor]:
-        """Return the positions of the `ipc` images of each class with the largest mean score."""
+        """Return the positions of `ipc` images of each class: the largest mean scores behind those that are skipped."""
         totals: list[Tensor | float] = [0.0] * real.num_classes
         for i in range(self.students):
             student_rng = foundation.derive(rng, "student", i)
@@ -44,7 +47,7 @@ class _ByScore(Selection):
                 scores = data.map_in_pieces(real, real.index_of_class(c), partial(self._scores, student))
                 totals[c] = totals[c] + scores.cpu()
         return [
-            real.index_of_class(c)[total.topk(self.ipc).indices]  # type: ignore[union-attr]
+            real.index_of_class(c)[window(total, self.ipc, self.skip)]  # type: ignore[arg-type]
             for c, total in enumerate(totals)
         ]
 
@@ -54,10 +57,33 @@ class _ByScore(Selection):
         return self.score(error, training.embeddings(student, batch.x))
 
 
+def window(scores: Tensor, n: int, skip: float) -> Tensor:
+    """Return the positions of `n` scores in falling order, behind a share of the largest ones.
+
+    The window ends at the smallest score if the share leaves fewer than `n` scores.
+
+    Args:
+        scores: Scores of the images of a class, (N,).
+        n: Number of images to select, in 1..N.
+        skip: Share of the scores that is left out, in 0..1.
+
+    Examples:
+        >>> import torch
+        >>> from ddsdk.baselines.scores import window
+        >>> window(torch.tensor([4.0, 1.0, 3.0, 2.0, 5.0]), 2, 0.2).tolist()
+        [0, 2]
+    """
+    first = min(round(skip * len(scores)), len(scores) - n)
+    return scores.topk(first + n).indices[first:]
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class EL2N(_ByScore):
     """EL2N: the images with the largest norm of the prediction error, ||p(x) - y||, early in training.
+
+    With `skip` the window of scores begins behind the hardest share of each class, as in the paper's experiments with
+    windows. Small sets of the hardest images of all train networks badly.
 
     Differences from the published algorithm: scores are averaged over 3 networks after 1 epoch each. The paper
     averages over 10 networks after 10 to 20 epochs.

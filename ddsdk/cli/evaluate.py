@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import tyro
 
 from ddsdk import artefact, judging
+from ddsdk.cli.comparing import common_protocol, show_comparison
 from ddsdk.cli.console import err, out, progress, readable_seconds, table
 from ddsdk.cli.options import DataOptions, NetworkOptions, chosen_networks, fitting_options, names
-from ddsdk.foundation import escape_terminal
+from ddsdk.foundation import NonNegativeInt, PositiveInt, check_numbers, escape_terminal, require
 from ddsdk.training import Score, TrainingProtocol
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ddsdk.networks import NetworkSpec
 
 _SAY_SECONDS, _ASK_SECONDS = 60, 600
+_BASELINES = {False: "random,herding,k-means", True: "random,k-means,moderate"}
 _MEASURED_EPOCHS, _MEASURED_SECONDS = 5, 5
 
 
@@ -57,7 +59,14 @@ class Evaluate(NetworkOptions, DataOptions):
             to the simplex) and hard (class with the largest value), separated by commas.
         repeats: Number of networks for each accuracy. None: the number of the protocol.
         epochs: Number of training epochs. None: the number of the protocol.
-        baselines: Baselines of equal size, separated by commas: random, herding, k-means, k-center.
+        baselines: Baselines of equal size, separated by commas: random, herding, k-means, k-center, moderate, el2n ...
+            None: random, herding and k-means; with --compare random, k-means and moderate.
+        compare: Whether one table shows the set and real images under its own protocol, without augmentation, and under
+            the common protocol with hard labels and the networks of --networks, with the scores of DD-Ranking.
+        seeds: Number of seeds of --compare, from --seed on; each trains --repeats networks on new real images.
+        full_epochs: Number of epochs on the full training set, for --compare. None: 5000 steps, at most 300 epochs.
+            0: no network on the full training set, so that HLR and labels for real images are missing.
+        markdown: Markdown file of the table of --compare. None: no file.
         results: Folder of the scores; existing scores are not computed again. Default: `SET-results` beside the set.
         fresh: Whether existing scores are computed again.
         seed: Seed of all random numbers.
@@ -72,7 +81,11 @@ class Evaluate(NetworkOptions, DataOptions):
     labels: str = ""
     repeats: int | None = None
     epochs: int | None = None
-    baselines: str = "random,herding,k-means"
+    baselines: str | None = None
+    compare: bool = False
+    seeds: PositiveInt = 1
+    full_epochs: NonNegativeInt | None = None
+    markdown: Path | None = None
     results: Path | None = None
     fresh: bool = False
     seed: int = 0
@@ -80,10 +93,14 @@ class Evaluate(NetworkOptions, DataOptions):
 
     def run(self) -> int:
         """Return exit code 0 after printing the accuracies of the set and of the baselines."""
+        check_numbers(self)
         distilled = artefact.Distilled.load(self.set)
         train, test = self.pair(self.test, judging.stored_reading(distilled))
-        chosen, baselines = chosen_networks("networks", self.networks), names(self.baselines)
+        chosen = chosen_networks("networks", self.networks)
+        baselines = names(_BASELINES[self.compare] if self.baselines is None else self.baselines)
         results = judging.results_folder(self.set) if self.results is None else self.results
+        if self.compare:
+            return self._compare(distilled, train, test, chosen, baselines, results)
         tables, stored = [], judging.stored_protocol(distilled)
         for protocol in self._protocols(distilled, chosen):
             options: dict[str, Any] = {"results": results, "seed": self.seed, "fresh": self.fresh}
@@ -108,13 +125,61 @@ class Evaluate(NetworkOptions, DataOptions):
             out(f"the set states a storage of {stated} floats for {held} pixel values; its file cannot prove it")
         return 0
 
+    def _compare(
+        self,
+        distilled: artefact.Distilled,
+        train: RealData,
+        test: RealData,
+        chosen: Mapping[str, NetworkSpec],
+        baselines: list[str],
+        results: Path,
+    ) -> int:
+        """Return exit code 0 after printing the set and real images under its own protocol and the common one."""
+        from ddsdk.experiments import SetComparison
+
+        rule = "be left out with --compare, whose table has all protocols and labels"
+        require(self.protocol == "stored" and not self.labels, "protocol and labels", rule, self.protocol)
+        stored, common = judging.stored_protocol(distilled), common_protocol(distilled, train)
+        self._check_cost(distilled, stored, self.network_options())
+        everything = {stored.network: stored.network, common.network: common.network, **chosen}
+        if stored.learner == "kernel":
+            del everything[stored.network]
+
+        def changed(base: TrainingProtocol, network: str) -> TrainingProtocol:
+            options = self.network_options()
+            if network in everything:
+                options = fitting_options(network, everything, options)
+            return base.changed(network=network, options=options, epochs=self.epochs, networks=self.repeats)
+
+        comparison = SetComparison(
+            distilled,
+            train,
+            test,
+            results=results,
+            own=changed(stored, stored.network),
+            common=changed(common, common.network),
+            networks={name: (changed(common, name), spec) for name, spec in chosen.items() if name != common.network},
+            baselines=baselines,
+            seeds=range(self.seed, self.seed + self.seeds),
+            full_epochs=self.full_epochs,
+            fresh=self.fresh,
+        )
+        follow_progress(comparison.steps(), comparison.rounds, ask=not self.trust_protocol)
+        show_comparison(comparison, self.markdown)
+        return 0
+
+    def _check_cost(self, distilled: artefact.Distilled, stored: TrainingProtocol, own: dict[str, Any]) -> None:
+        if self.trust_protocol:
+            return
+        chosen_here = {name: 1 for name in ("epochs", "repeats") if getattr(self, name) is not None}
+        bounded = stored.changed(epochs=chosen_here.get("epochs"), networks=chosen_here.get("repeats"), options=own)
+        judging.check_cost(bounded, distilled)
+
     def _protocols(self, distilled: artefact.Distilled, chosen: Mapping[str, NetworkSpec]) -> list[TrainingProtocol]:
         stored = judging.stored_protocol(distilled)
-        if self.protocol in ("stored", "both") and not self.trust_protocol:
+        if self.protocol in ("stored", "both"):
             own = self.network_options() if not chosen or stored.network in chosen else {}
-            chosen_here = {name: 1 for name in ("epochs", "repeats") if getattr(self, name) is not None}
-            bounded = stored.changed(epochs=chosen_here.get("epochs"), networks=chosen_here.get("repeats"), options=own)
-            judging.check_cost(bounded, distilled)
+            self._check_cost(distilled, stored, own)
         published = judging.published_protocol(distilled, stored.augmentation)
         quick = judging.with_hard_labels(TrainingProtocol.quick(stored.augmentation), distilled)
         kernel = judging.kernel_protocol(distilled)

@@ -25,6 +25,7 @@ from .select import herding as herding
 from .select import k_center as k_center
 from .select import k_means_centres as k_means_centres
 from .select import k_means_nearest as k_means_nearest
+from .select import moderate as moderate
 from .small_classes import repeat_small_classes as repeat_small_classes
 from .sources import Batch as Batch
 from .sources import RealData as RealData

@@ -1,10 +1,12 @@
-"""Coreset selection by features: herding, k-center and k-means.
+"""Coreset selection by features: herding, k-center, k-means and moderate distances.
 
 Each function selects n of N items, 1 <= n <= N, by their features (N, F).
 
 References:
     Welling, "Herding dynamical weights to learn", ICML 2009.
     Sener and Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set Approach", ICLR 2018.
+    Xia, Liu, Yu, Shen, Han and Liu, "Moderate Coreset: A Universal Method of Data Selection for Real-world
+    Data-efficient Deep Learning", ICLR 2023.
 """
 
 from __future__ import annotations
@@ -129,6 +131,32 @@ def k_means_centres(features: Tensor, n: int, rng: torch.Generator) -> Tensor:
         warnings.simplefilter("ignore", ConvergenceWarning)
         centres = KMeans(n, n_init=1, random_state=rng.initial_seed() % 2**32).fit(flat).cluster_centers_
     return torch.from_numpy(centres)
+
+
+def moderate(features: Tensor, n: int) -> Tensor:
+    """Return the items whose distance from the mean is nearest to the median distance.
+
+    Items near the mean are easy and alike, and items far from it are hard or wrongly labelled. Both are left out.
+
+    Args:
+        features: Features of the items, (N, F).
+        n: Number of items to select, in 1..N.
+
+    Returns:
+        Distinct positions in `features`, (n,) int64, the item nearest to the median distance first.
+
+    Examples:
+        >>> import ddsdk
+        >>> import torch
+        >>> ddsdk.data.moderate(torch.tensor([[0.0], [1.0], [3.0], [4.5], [9.0]]), 2).tolist()
+        [1, 0]
+    """
+    _check(features, n)
+    distance: Tensor = torch.linalg.vector_norm(features - features.mean(0), dim=1)
+    rising = distance.sort().values
+    # torch.median would give the lower one of the two middle distances.
+    median = (rising[(len(rising) - 1) // 2] + rising[len(rising) // 2]) / 2
+    return (distance - median).abs().sort(stable=True).indices[:n].cpu()
 
 
 def _check(features: Tensor, n: int) -> None:

@@ -5,6 +5,9 @@ from .byte_curve import byte_table as byte_table
 from .byte_curve import draw_byte_curves as draw_byte_curves
 from .byte_curve import frontier as frontier
 from .byte_curve import measure_bytes as measure_bytes
+from .comparison_view import ComparisonText as ComparisonText
+from .comparison_view import comparison_markdown as comparison_markdown
+from .comparison_view import comparison_text as comparison_text
 from .curve import CurveConfig as CurveConfig
 from .curve import CurvePoint as CurvePoint
 from .curve import RecipeCurve as RecipeCurve
@@ -18,6 +21,7 @@ from .executors import InProcess as InProcess
 from .executors import Processes as Processes
 from .executors import RayTasks as RayTasks
 from .executors import SharedFolder as SharedFolder
+from .intervals import half_width as half_width
 from .leaderboards import leaderboards_of as leaderboards_of
 from .protocol_columns import TRANSFER_NETWORKS as TRANSFER_NETWORKS
 from .protocol_columns import EvaluationCost as EvaluationCost
@@ -27,6 +31,10 @@ from .rendering import markdown_table as markdown_table
 from .rendering import mean_text as mean_text
 from .rendering import need_plotting as need_plotting
 from .rendering import write_figure as write_figure
+from .same_labels import with_labels_of_kind as with_labels_of_kind
+from .set_comparison import MeanAccuracy as MeanAccuracy
+from .set_comparison import RankingScores as RankingScores
+from .set_comparison import SetComparison as SetComparison
 from .set_page import SetEntry as SetEntry
 from .set_page import read_sets as read_sets
 from .set_page import repeat_commands as repeat_commands

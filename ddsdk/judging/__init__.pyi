@@ -14,6 +14,7 @@ from .judge import EvaluationProgress as EvaluationProgress
 from .judge import evaluation_steps as evaluation_steps
 from .judge import last_score as last_score
 from .judge import network_accuracy as network_accuracy
+from .judge import network_and_epochs as network_and_epochs
 from .judge import reduced_protocol as reduced_protocol
 from .judge import top1_accuracy as top1_accuracy
 from .judge import trained_network as trained_network

@@ -145,6 +145,37 @@ def trained_network(
     return network
 
 
+def network_and_epochs(
+    training_set: TrainingSet, index: int, *, rng: torch.Generator
+) -> tuple[nn.Module, Iterator[int]]:
+    """Return one network of `evaluation_steps`, and the iterator that trains it and yields the finished epochs.
+
+    After the last epoch the network is that of `trained_network`.
+
+    Args:
+        training_set: Set with its protocol; not that of a kernel machine.
+        index: Number of the network, counted from 0.
+        rng: Root of all random numbers, as in `evaluation_steps`.
+
+    Examples:
+        >>> import ddsdk
+        >>> from ddsdk.judging import TrainingSet, network_and_epochs
+        >>> train, _ = ddsdk.load_pair("digits")
+        >>> protocol = ddsdk.TrainingProtocol(name="short", epochs=2, networks=1).changed(options={"width": 4})
+        >>> training_set = TrainingSet(train.mixed(20, ddsdk.generator(0)), protocol)
+        >>> network, epochs = network_and_epochs(training_set, 0, rng=ddsdk.generator(1))
+        >>> list(epochs)
+        [1, 2]
+    """
+    require_count("index", index, least=0)
+    learner = training_set.protocol.learner
+    require(learner == "network", "learner", "be 'network'", learner)
+    training_set.check()
+    with plain_torch():
+        network, training = _network(training_set, index, rng)
+    return network, steps_in_plain_torch(training)
+
+
 @plain_torch()
 def top1_accuracy(network: nn.Module, real: RealData) -> float:
     """Return the top-1 accuracy, 0..1, of a network in evaluation mode on real data.

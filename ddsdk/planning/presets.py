@@ -84,7 +84,7 @@ related method or of the paper. gtn has no preset, because it generates a curric
 
 FAMILIES: Mapping[str, frozenset[str]] = {
     "meta-learning": frozenset(("dd", "ld", "sldd", "gtn", "rtp", "rat-bptt", "kip", "rfad", "frepo", "rcig", "krr")),
-    "selection": frozenset(("random", "herding", "k-center", "k-means", "means", "grand", "el2n", "rded")),
+    "selection": frozenset(("random", "herding", "k-center", "k-means", "moderate", "means", "grand", "el2n", "rded")),
 }
 """Methods of each family. Meta-learning includes kernel regression. All other methods belong to "matching"."""
 

@@ -44,7 +44,7 @@ def test_a_method_runs_or_says_first_what_it_needs(name, kind, tiny):
     method = METHODS[name](ipc=2, **TINY[name])
     lacking = [need for need in method.needs if need in LACKS[kind]]
     if not lacking:
-        if name in ("herding", "k-center") and kind is Featureless:
+        if name in ("herding", "k-center", "moderate") and kind is Featureless:
             # They need features of a trained network alone, which their settings turn on here.
             with pytest.raises(TypeError, match=r"student must have a method embed\(x\) -> \(B, F\)"):
                 dd.distill(method, tiny, make_student=kind, seed=0)
