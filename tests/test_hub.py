@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
-from artefact_sets import make_set, same
+from artefact_sets import forge, make_set, same
 from hub_server import TOKEN, running_hub
 
 import ddsdk as dd
@@ -27,7 +28,7 @@ def hub(monkeypatch, tmp_path):
         template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr("huggingface_hub._commit_api.is_xet_available", lambda: False)
+        monkeypatch.setattr("huggingface_hub._commit_api.is_xet_available", lambda: False, raising=False)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.chdir(tmp_path)
         yield fake
@@ -176,6 +177,16 @@ def test_wrong_bytes_are_refused(hub, tamper, reason):
     with pytest.raises(dd.ArtifactError) as error:
         dd.Distilled.load(f"hf://{REPO}")
     assert error.value.reason == reason
+
+
+def test_a_forged_set_with_hashes_that_fit_is_refused(hub, tmp_path):
+    images = make_set().images.numpy().copy()
+    images[0, 0, 0, 0] = np.nan
+    forge(tmp_path, images=images)
+    hub.add(REPO, {name: (tmp_path / name).read_bytes() for name in ("manifest.json", "set.safetensors")})
+    with pytest.raises(dd.ArtifactError) as error:
+        dd.Distilled.load(f"hf://{REPO}")
+    assert error.value.reason == "finite"
 
 
 def test_the_limit_of_the_size_holds_for_downloads(hub):
