@@ -245,6 +245,8 @@ def test_the_command_line_pushes_and_pulls(hub, tmp_path, capsys):
     same(dd.Distilled.load(tmp_path / "copy"), distilled)
     assert main(["pull", REPO, "--out", "copy"]) == 2
     assert "address must begin with 'hf://'" in capsys.readouterr().err
+    assert main(["inspect", address]) == 2
+    assert "does not exist; download a set of the hub with `ddsdk pull ADDRESS" in capsys.readouterr().err
     assert main(["export", "set", "--to", "hub", "--out", "folder"]) == 0
     assert (tmp_path / "folder" / PICTURES).exists()
 
