@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
-from artefact_sets import make_set, same
+from artefact_sets import forge, make_set, same
 from hub_server import TOKEN, running_hub
 
 import ddsdk as dd
@@ -27,7 +28,7 @@ def hub(monkeypatch, tmp_path):
         template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr("huggingface_hub._commit_api.is_xet_available", lambda: False)
+        monkeypatch.setattr("huggingface_hub._commit_api.is_xet_available", lambda: False, raising=False)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.chdir(tmp_path)
         yield fake
@@ -178,6 +179,16 @@ def test_wrong_bytes_are_refused(hub, tamper, reason):
     assert error.value.reason == reason
 
 
+def test_a_forged_set_with_hashes_that_fit_is_refused(hub, tmp_path):
+    images = make_set().images.numpy().copy()
+    images[0, 0, 0, 0] = np.nan
+    forge(tmp_path, images=images)
+    hub.add(REPO, {name: (tmp_path / name).read_bytes() for name in ("manifest.json", "set.safetensors")})
+    with pytest.raises(dd.ArtifactError) as error:
+        dd.Distilled.load(f"hf://{REPO}")
+    assert error.value.reason == "finite"
+
+
 def test_the_limit_of_the_size_holds_for_downloads(hub):
     make_set().push_to_hub(REPO)
     with pytest.raises(dd.ArtifactError, match="has more than 100 bytes; pass a larger max_bytes") as error:
@@ -234,6 +245,8 @@ def test_the_command_line_pushes_and_pulls(hub, tmp_path, capsys):
     same(dd.Distilled.load(tmp_path / "copy"), distilled)
     assert main(["pull", REPO, "--out", "copy"]) == 2
     assert "address must begin with 'hf://'" in capsys.readouterr().err
+    assert main(["inspect", address]) == 2
+    assert "does not exist; download a set of the hub with `ddsdk pull ADDRESS" in capsys.readouterr().err
     assert main(["export", "set", "--to", "hub", "--out", "folder"]) == 0
     assert (tmp_path / "folder" / PICTURES).exists()
 

@@ -26,6 +26,7 @@ SETS = {
     "hard": {},
     "soft": {"soft": True, "shape": (1, 4, 5)},
     "scores": {"label_space": "scores", "protocol": {"loss": "mse"}},
+    "twins": {"class_names": ("cat", "cat", "dog")},
     "hostile": {"classes": len(HOSTILE), "class_names": HOSTILE},
 }
 # Entries that the specification requires of a data set, without those that a set alone does not have.

@@ -129,7 +129,9 @@ def _open_regular(path: Path) -> Iterator[tuple[BufferedReader, int]]:
     try:
         handle = open(path, "rb", opener=open_unblocked)  # noqa: SIM115 - closed below
     except FileNotFoundError:
-        raise ArtifactError("missing", f"{str(path)!r} does not exist") from None
+        # `Path` makes "hf:/owner/name" of an address on the hub.
+        rule = "; download a set of the hub with `ddsdk pull ADDRESS --out FOLDER`" if path.parts[0] == "hf:" else ""
+        raise ArtifactError("missing", f"{str(path)!r} does not exist{rule}") from None
     except OSError as error:
         raise ArtifactError("type", f"{str(path)!r} cannot be opened: {error.strerror}") from None
     with handle:
