@@ -16,6 +16,7 @@ from ddsdk.experiments import SetComparison, comparison_markdown, half_width, re
 from ddsdk.experiments.intervals import student_quantile
 from ddsdk.experiments.same_labels import mean_entropy, temperature_of_entropy, tempered
 from ddsdk.experiments.set_comparison import full_data_protocol, mean_accuracy
+from ddsdk.experiments.set_scores import set_accuracies
 from ddsdk.foundation import generator
 from ddsdk.judging import TrainingSet, trained_network
 from ddsdk.training import Score
@@ -65,7 +66,9 @@ def test_each_cell_is_a_direct_evaluation(pair, tmp_path):
     wanted = {}
     for seed in (3, 4):
         for name, protocol in protocols.items():
-            score = dd.evaluate(distilled, test, protocol, seed=seed)[0]
+            # The learned rate belongs to the own protocol.
+            rate = None if name.startswith("hard") else distilled.learned_lr
+            score = dd.evaluate(dataclasses.replace(distilled, learned_lr=rate), test, protocol, seed=seed)[0]
             wanted.setdefault((name, "set"), []).append(score)
         for name in ("random", "k-means"):
             chosen = dd.distill(dd.BASELINES[name](ipc=2), train, seed=generator(seed, name))
@@ -110,7 +113,12 @@ def test_scores_are_kept_and_the_page_of_sets_reads_them(pair, tmp_path):
     assert comparison_markdown(again).splitlines()[:9] == comparison_markdown(first).splitlines()[:9]
     (entry,) = read_sets(tmp_path)
     assert {r["score"]["protocol"] for r in entry.scores} == {"own", "own, no augmentation", "published"}
-    assert {r["score"]["name"] for r in entry.baselines} == {"random", "k-means"}
+    labelled = f"random, labels as {distilled.content_id[:8]}"
+    assert {r["score"]["name"] for r in entry.baselines} == {"random", "k-means", labelled}
+    (found,) = set_accuracies([entry])
+    wanted = [("hard labels", "set"), ("hard labels", "random"), ("own protocol", "set"), ("own protocol", "random")]
+    means = [100 * first.accuracy(*cell).mean for cell in wanted]
+    assert [found.hard, found.random, found.own, found.own_random] == pytest.approx(means)
 
 
 def test_hard_labels_need_no_network_on_the_full_training_set(pair, tmp_path):

@@ -84,6 +84,7 @@ def test_links_lead_somewhere():
     [
         "distil_digits",
         "swap_one_part",
+        "leaderboard",
         "own_data",
         "text",
         "continual_replay",

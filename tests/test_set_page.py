@@ -7,10 +7,12 @@ import shutil
 import subprocess
 
 import pytest
+import torch
 
 import ddsdk as dd
 from ddsdk.cli import main
 from ddsdk.experiments import read_sets, repeat_commands, sets_page
+from ddsdk.experiments.set_scores import set_accuracies
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +60,51 @@ def test_the_command_of_a_row_makes_the_same_set(board, tmp_path, monkeypatch):
     entries = read_sets(board)
     (entry,) = (entry for entry in entries if entry.path.name == "dm-1")
     make, evaluate = repeat_commands(entry)
-    assert evaluate == "ddsdk evaluate dm-1 --data digits --protocol both"
+    scoring = "--epochs 3 --repeats 2 --width 4 --baselines random,k-means"
+    assert evaluate == f"ddsdk evaluate dm-1 --data digits --protocol both {scoring}"
     monkeypatch.chdir(tmp_path)
     assert main(make.split()[1:]) == 0
     assert dd.Distilled.load(tmp_path / "dm-1").content_id == entry.distilled.content_id
+    assert main(evaluate.split()[1:]) == 0
+    (again,) = read_sets(tmp_path)
+    assert set_accuracies([again]) == set_accuracies([entry])
+    unscored = next(entry for entry in entries if entry.path.name == "random-2")
+    assert repeat_commands(unscored)[1].endswith("--protocol both")
+
+
+def test_the_command_of_an_imported_set_makes_the_same_set(tmp_path, monkeypatch):
+    real = dd.load("digits")
+    chosen = dd.distill(dd.BASELINES["random"](ipc=1), real)
+    monkeypatch.chdir(tmp_path)
+    torch.save({"data": [[chosen.images, chosen.owner], [0 * chosen.images, chosen.owner]]}, "res_DM_x.pt")
+    options = ["--experiment", "0", "--method", "mtt", "--learned-lr", "0.03", "--labels", "class-major"]
+    assert main(["import", "res_DM_x.pt", "--data", "digits", *options, "--out", "sets/one"]) == 0
+    (entry,) = read_sets(tmp_path / "sets")
+    assert main(repeat_commands(entry)[0].split()[1:]) == 0
+    assert dd.Distilled.load("one").content_id == entry.distilled.content_id
+
+
+def test_sets_of_the_same_data_stand_under_the_protocol_that_most_of_them_share(tmp_path):
+    train, test = dd.load_pair("digits")
+    short = lambda lr, epochs=1: dd.TrainingProtocol(  # noqa: E731
+        name="published, short", epochs=epochs, networks=1, lr=lr, network_options={"width": 4}
+    )
+    for name, rates in {"random": (0.01, 0.5), "k-means": (0.01,), "herding": (0.5, 0.02), "means": (0.01,)}.items():
+        made = dd.distill(dd.BASELINES[name](ipc=1), train)
+        made.save(tmp_path / name)
+        for lr in rates:
+            dd.evaluate(made, test, short(lr), results=tmp_path / f"{name}-results")
+    # Three sets share the rate 0.01, and two the rate 0.5; a longer training of one set counts for nothing.
+    dd.evaluate(made, test, short(0.01, 2), results=tmp_path / "means-results")
+    found = dict(zip(("herding", "k-means", "means", "random"), set_accuracies(read_sets(tmp_path)), strict=True))
+    assert {name: (one.common, one.protocol.lr) for name, one in found.items()} == {
+        "herding": (False, 0.5),
+        "k-means": (True, 0.01),
+        "means": (True, 0.01),
+        "random": (True, 0.01),
+    }
+    page = sets_page(read_sets(tmp_path))
+    assert page.count("convnet (width 4), 1 epochs, rate 0.5, no augmentation") == 1
 
 
 def test_the_page_loads_nothing_and_allows_its_own_script_alone(board):

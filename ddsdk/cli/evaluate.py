@@ -141,14 +141,13 @@ class Evaluate(NetworkOptions, DataOptions):
         require(self.protocol == "stored" and not self.labels, "protocol and labels", rule, self.protocol)
         stored, common = judging.stored_protocol(distilled), common_protocol(distilled, train)
         self._check_cost(distilled, stored, self.network_options())
-        everything = {stored.network: stored.network, common.network: common.network, **chosen}
-        if stored.learner == "kernel":
-            del everything[stored.network]
+        trained = {} if stored.learner == "kernel" else {stored.network: stored.network}
+        everything = {common.network: common.network, **trained, **chosen}
 
         def changed(base: TrainingProtocol, network: str) -> TrainingProtocol:
-            options = self.network_options()
-            if network in everything:
-                options = fitting_options(network, everything, options)
+            # Options such as --width are those of networks, and not of the kernel of a set.
+            kernel = base.learner == "kernel" and network == base.network
+            options = {} if kernel else fitting_options(network, everything, self.network_options())
             return base.changed(network=network, options=options, epochs=self.epochs, networks=self.repeats)
 
         comparison = SetComparison(

@@ -79,7 +79,9 @@ class SetLeaderboard:
         """Return exit code 0 after writing the page."""
         entries = experiments.read_sets(self.folder, self.results)
         require(bool(entries), "folder", "hold distilled sets", str(self.folder))
-        write_atomic(self.html, experiments.sets_page(entries, title=f"Distilled sets of {self.folder.name}").encode())
+        write_atomic(
+            self.html, experiments.sets_page(entries, title=f"Distilled sets in {self.folder.resolve().name}").encode()
+        )
         scored = sum(bool(entry.scores) for entry in entries)
         out(f"{self.html}: {len(entries)} sets, {scored} of them with scores")
         return 0

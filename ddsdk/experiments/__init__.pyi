@@ -32,13 +32,13 @@ from .rendering import mean_text as mean_text
 from .rendering import need_plotting as need_plotting
 from .rendering import write_figure as write_figure
 from .same_labels import with_labels_of_kind as with_labels_of_kind
+from .set_commands import repeat_commands as repeat_commands
 from .set_comparison import MeanAccuracy as MeanAccuracy
 from .set_comparison import RankingScores as RankingScores
 from .set_comparison import SetComparison as SetComparison
-from .set_page import SetEntry as SetEntry
 from .set_page import read_sets as read_sets
-from .set_page import repeat_commands as repeat_commands
 from .set_page import sets_page as sets_page
+from .set_scores import SetEntry as SetEntry
 from .table import TableRun as TableRun
 from .table import read_table as read_table
 from .table_view import score_table as score_table

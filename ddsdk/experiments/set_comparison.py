@@ -116,6 +116,15 @@ def full_data_protocol(common: TrainingProtocol, images: int, epochs: int | None
     return dataclasses.replace(common, name=name, augmentation="", epochs=chosen, networks=1, labels="stored")
 
 
+def labelled_name(distilled: Distilled) -> str:
+    """Return the name, in stored scores, of random images with labels of the kind of a set.
+
+    Args:
+        distilled: Set with soft labels or scores.
+    """
+    return f"{RANDOM}, labels as {distilled.content_id[:8]}"
+
+
 @final
 class SetComparison:
     """Evaluation of a set and of real images of equal storage, under its own protocol and under the common one.
@@ -238,6 +247,8 @@ class SetComparison:
         protocol, network = self._protocols[setting]
         labelled = self.soft and setting in (OWN, PLAIN)
         options: dict[str, Any] = {"results": self.results, "seed": seed, "fresh": self.fresh, "network": network}
+        # The rate that was learned with the set is part of its own protocol, and not of the common one.
+        options["learned"] = setting in (OWN, PLAIN)
         baselines = [] if labelled else self._columns(setting)
         yield from comparison_steps(self.distilled, self.test, protocol, baselines, train=self.train, **options)
         if not labelled or self.full is None:
@@ -246,7 +257,7 @@ class SetComparison:
         assert chosen is not None
         stopping = protocol.early_stopping
         images = None if stopping is None else stopping_images(self.train, stopping, as_generator(seed))
-        shuffled, name = protocol.changed(order="shuffled"), f"{RANDOM}, labels of a network"
+        shuffled, name = protocol.changed(order="shuffled"), labelled_name(self.distilled)
         options = {"fresh": self.fresh, "stopping": images}
         for step in cached_score_steps(self.results, name, chosen, self.test, shuffled, seed, **options):
             yield step._replace(done=protocol.rounds + step.done)

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import hashlib
-import json
-import shlex
-import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,41 +12,20 @@ import numpy as np
 from PIL import Image
 
 from ddsdk.artefact import Distilled, page_template, png_bytes, to_pixels
-from ddsdk.baselines import BASELINES
-from ddsdk.foundation import ArtifactError, clean, note, require
+from ddsdk.experiments.set_commands import part_of, repeat_commands
+from ddsdk.experiments.set_scores import SetAccuracies, SetEntry, is_real, set_accuracies
+from ddsdk.foundation import ArtifactError, Store, Unit, clean, note, require
 from ddsdk.judging import read_scores, results_folder, stored_protocol
-from ddsdk.planning import METHODS
+from ddsdk.training import TrainingProtocol
 
 _DEPTH, _SHOWN = 3, 10
+_UNITS = ("kB", "MB", "GB")
+_HEADS = (
+    *("set", "hard labels", "over random", "best real", "own", "own − hard", "random, own"),
+    *("bytes", "images", "labels", "data", "seconds", "repeat"),
+)
 _GAP = ((0, 0), (0, 1), (0, 0))
 """Padding of a picture of a strip: one column of pixels at its right."""
-_SETTINGS = (
-    "seed",
-    "threads",
-    "validation",
-    "validate_every",
-    "validation_epochs",
-    "validation_width",
-    "small_classes",
-)
-"""Options of the command line that determine a set, beside those of the method and of the network."""
-
-
-@dataclass(frozen=True)
-class SetEntry:
-    """One distilled set of a folder with its scores.
-
-    Attributes:
-        path: Folder of the set.
-        distilled: Distilled set in the folder.
-        scores: Records of `ddsdk.read_scores` of the set.
-        baselines: Records of real images that were evaluated beside it, of equal storage.
-    """
-
-    path: Path
-    distilled: Distilled
-    scores: tuple[Mapping[str, Any], ...]
-    baselines: tuple[Mapping[str, Any], ...]
 
 
 def read_sets(folder: Path, results: Sequence[Path] = ()) -> list[SetEntry]:
@@ -83,63 +57,27 @@ def read_sets(folder: Path, results: Sequence[Path] = ()) -> list[SetEntry]:
         except ArtifactError as error:
             note(f"{path} is left out: {error}")
             continue
-        records = [*read_scores(results_folder(path)), *shared]
+        beside = results_folder(path)
+        records = [*read_scores(beside), *shared]
         own = tuple(r for r in records if r["conditions"]["set"] == distilled.content_id)
-        size = distilled.num_classes * distilled.stored_ipc
-        real = tuple(r for r in records if r["score"]["name"] in BASELINES and r["score"]["images"] == size)
-        entries.append(SetEntry(path, distilled, own, real))
+        tests = {r["conditions"]["test"] for r in own}
+        real = tuple(r for r in records if is_real(r, distilled) and r["conditions"]["test"] in tests)
+        epochs = [unit.config["protocol"]["epochs"] for folder in (beside, *results) for unit in _full_units(folder)]
+        entries.append(SetEntry(path, distilled, own, real, max(epochs, default=None) if own else None))
     return entries
 
 
-def repeat_commands(entry: SetEntry) -> tuple[str, ...]:
-    """Return the commands that make a set again, or import it, and evaluate it under both protocols.
-
-    Args:
-        entry: Set with its provenance.
-    """
-    provenance, folder = entry.distilled.provenance, shlex.quote(entry.path.name)
-    data = shlex.quote(str(_part(provenance, "data", "name") or "DATA"))
-    imported = provenance.get("imported")
-    if isinstance(imported, Mapping):
-        files = imported.get("files") or [{"name": "FILE"}]
-        made = f"ddsdk import {shlex.quote(str(files[0]['name']))} --layout {imported.get('layout')} --data {data}"
-        made += f" --space {imported.get('space')} --out {folder}"
-    else:
-        made = f"ddsdk distill --data {data} --recipe {provenance.get('recipe')}{_options(provenance)} --out {folder}"
-    return made, f"ddsdk evaluate {folder} --data {data} --protocol both"
-
-
-def _part(values: Mapping[str, Any], *names: str) -> Any:  # noqa: ANN401
-    for name in names:
-        values = values.get(name, {}) if isinstance(values, Mapping) else {}
-    return values or None
-
-
-def _options(provenance: Mapping[str, Any]) -> str:
-    """Return the options of the parameters that differ from the defaults of the method, and of the network."""
-    method = METHODS.get(str(provenance.get("recipe")))
-    defaults = {} if method is None else {f.name: f.default for f in dataclasses.fields(method)}
-    words: list[str] = []
-    for name, value in {**(_part(provenance, "parameters") or {})}.items():
-        if value is None or (name != "ipc" and defaults.get(name) == value):
-            continue
-        switch = f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
-        words += [switch] if isinstance(value, bool) else [switch, str(value)]
-    for name, value in (_part(provenance, "student", "options") or {}).items():
-        words += [f"--{name}", str(value)] if name in ("width", "depth", "norm") else []
-    configuration = _part(provenance, "configuration") or {}
-    for name in _SETTINGS:
-        words += [f"--{name.replace('_', '-')}", str(configuration[name])] if configuration.get(name) else []
-    words += ["--zca"] if configuration.get("zca") else []
-    return "".join(f" {shlex.quote(word)}" for word in words)
+def _full_units(folder: Path) -> list[Unit]:
+    return [unit for unit, _ in Store(folder).results("full")] if folder.is_dir() else []
 
 
 def sets_page(entries: Sequence[SetEntry], *, title: str = "Distilled sets") -> str:
     """Return one HTML page with a sortable table of sets, filters, their pictures and their commands.
 
     The page loads no other file. Its script sorts and filters the table, and nothing else. For each set, the table has
-    the accuracy with hard labels under the published protocol, the gain over random real images of equal storage under
-    the same protocol, and the accuracy under the set's own protocol.
+    the accuracy with hard labels under the published protocol that most sets of the same data share, the gain over
+    random real images of equal storage there, the accuracy under the set's own protocol with its labels, the difference
+    of both, and the accuracy of random images with labels of the same kind under the own protocol.
 
     Args:
         entries: Sets with their scores, as from `read_sets`.
@@ -153,7 +91,7 @@ def sets_page(entries: Sequence[SetEntry], *, title: str = "Distilled sets") -> 
         >>> sets_page(read_sets(Path("board"))).count("ddsdk evaluate")
         1
     """
-    rows = [_row(entry) for entry in entries]
+    rows = [_row(entry, found) for entry, found in zip(entries, set_accuracies(entries), strict=True)]
     script = _SCRIPT.strip()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return page_template("sets.html").render(
@@ -161,35 +99,54 @@ def sets_page(entries: Sequence[SetEntry], *, title: str = "Distilled sets") -> 
         rows=sorted(rows, key=lambda row: -(row["hard"] or -1)),
         data=sorted({row["data"] for row in rows}),
         labels=sorted({row["labels"] for row in rows}),
+        sizes=dict.fromkeys(row["size"] for row in sorted(rows, key=lambda row: row["bytes"])),
+        heads=_HEADS,
         script=script,
         script_hash=f"'sha256-{digest}'",
     )
 
 
-def _row(entry: SetEntry) -> dict[str, Any]:
+def _row(entry: SetEntry, found: SetAccuracies) -> dict[str, Any]:
     distilled, manifest = entry.distilled, entry.distilled.manifest
-    own_name = stored_protocol(distilled).name
-    hard, random, best = _published(entry)
-    # Where the set's own protocol is the published one with hard labels, both columns have the same score.
-    own = _mean([r for r in entry.scores if r["score"]["protocol"] == own_name])
+    storage = manifest.storage.bytes
     return {
         "name": clean(entry.path.name, 60),
         "recipe": clean(str(distilled.provenance.get("recipe", "unknown")), 40),
         "imported": "imported" in distilled.provenance,
-        "data": clean(str(_part(distilled.provenance, "data", "name") or "unknown"), 40),
+        "data": clean(str(part_of(distilled.provenance, "data", "name") or "unknown"), 40),
         "images": len(distilled),
-        "bytes": manifest.storage.bytes,
+        "bytes": storage,
+        "size": _size(storage),
         "labels": manifest.storage.labels if distilled.label_space == "probabilities" else "scores",
-        "hard": hard,
-        "gain": None if hard is None or random is None else hard - random,
-        "real": best,
-        "own": own,
-        "protocol": clean(own_name, 60),
+        "hard": found.hard,
+        "other": "" if found.common or found.protocol is None else _conditions(found.protocol),
+        "gain": _less(found.hard, found.random),
+        "real": found.best,
+        "own": found.own,
+        "lead": _less(found.own, found.hard),
+        "own_real": found.own_random,
+        "protocol": clean(stored_protocol(distilled).name, 60),
         "seconds": distilled.provenance.get("seconds"),
         "sheet": base64.b64encode(_strip(distilled)).decode(),
         "alt": f"First images of {clean(entry.path.name, 60)}, one of each class, at most {_SHOWN}",
         "commands": repeat_commands(entry),
     }
+
+
+def _less(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first - second
+
+
+def _conditions(protocol: TrainingProtocol) -> str:
+    augmentation = protocol.augmentation.replace("_", " ") or "no augmentation"
+    return clean(f"{protocol.network_label}, {protocol.epochs} epochs, rate {protocol.lr:g}, {augmentation}", 120)
+
+
+def _size(storage: int) -> str:
+    """Return the class of a storage in bytes: the next power of ten, such as "up to 10 kB"."""
+    power = max(3, len(str(max(storage, 1) - 1)))
+    unit, rest = min(power // 3, len(_UNITS)), 10 ** (power - 3 * min(power // 3, len(_UNITS)))
+    return f"up to {rest} {_UNITS[unit - 1]}"
 
 
 def _strip(distilled: Distilled) -> bytes:
@@ -198,26 +155,6 @@ def _strip(distilled: Distilled) -> bytes:
     first = [owners.index(c) for c in sorted(set(owners))[:_SHOWN]]
     tiles = np.stack([np.pad(tile, _GAP[: tile.ndim]) for tile in to_pixels(distilled.unit_images()[first])])
     return png_bytes(Image.fromarray(np.concatenate(tiles, axis=1)))
-
-
-def _published(entry: SetEntry) -> tuple[float | None, float | None, float | None]:
-    """Return the accuracies in percent of the set, of random and of the best real images under one common protocol."""
-    common = [r for r in entry.scores if str(r["score"]["protocol"]).startswith("published")]
-    hard = [r for r in common if r["score"]["labels"] in ("hard", "soft as hard", "scores as hard", "")]
-    if not hard:
-        return None, None, None
-    conditions = json.dumps(hard[0]["conditions"]["protocol"], sort_keys=True)
-    same = [r for r in hard if json.dumps(r["conditions"]["protocol"], sort_keys=True) == conditions]
-    network, name = hard[0]["score"]["network"], hard[0]["score"]["protocol"]
-    real = [r for r in entry.baselines if (r["score"]["network"], r["score"]["protocol"]) == (network, name)]
-    by_name = {r["score"]["name"]: _mean([r]) for r in real}
-    best = max((value for value in by_name.values() if value is not None), default=None)
-    return _mean(same), by_name.get("random"), best
-
-
-def _mean(records: Sequence[Mapping[str, Any]]) -> float | None:
-    accuracies = [accuracy for record in records for accuracy in record["score"]["accuracies"]]
-    return 100 * statistics.fmean(accuracies) if accuracies else None
 
 
 _SCRIPT = """
@@ -246,16 +183,16 @@ document.querySelectorAll("thead button").forEach((button) => {
 function filter() {
   const data = document.querySelector("#data").value;
   const labels = document.querySelector("#labels").value;
-  const bytes = Number.parseFloat(document.querySelector("#bytes").value) || Infinity;
+  const size = document.querySelector("#size").value;
   let shown = 0;
   rows.forEach((row) => {
     const hidden = (data && row.dataset.data !== data) || (labels && row.dataset.labels !== labels)
-      || Number(row.dataset.bytes) > bytes;
+      || (size && row.dataset.size !== size);
     row.hidden = hidden;
     shown += hidden ? 0 : 1;
   });
   document.querySelector("#shown").textContent = `${shown} of ${rows.length} sets`;
 }
-document.querySelectorAll("select, input").forEach((field) => field.addEventListener("input", filter));
+document.querySelectorAll("select").forEach((field) => field.addEventListener("input", filter));
 filter();
 """

@@ -158,6 +158,7 @@ def comparison_steps(
     name: str = "",
     fresh: bool = False,
     network: NetworkSpec | None = None,
+    learned: bool = True,
 ) -> Iterator[EvaluationProgress]:
     """Yield the progress of `evaluate` on a distilled set under one protocol; the last of each set has its score.
 
@@ -174,6 +175,7 @@ def comparison_steps(
         fresh: True to compute existing scores again.
         network: Network that the user gives, whose name is in the protocol, see `TrainingSet`. None for the network
             that the protocol names.
+        learned: Whether a learned rate or momentum of the set replaces that of the protocol.
 
     Raises:
         TypeError: If `train` is missing for baselines.
@@ -197,7 +199,7 @@ def comparison_steps(
     total = protocol.rounds * (1 + len(baselines))
     if train is not None and (baselines or protocol.early_stopping):
         train = in_space_of(distilled, train, "train")
-    options: dict[str, Any] = {"fresh": fresh, "network": network}
+    options: dict[str, Any] = {"fresh": fresh, "network": network, "learned": learned}
     options["stopping"] = _stopping_images(train, protocol, seed)
     steps = cached_score_steps(results, name or method_name(distilled), distilled, test, protocol, seed, **options)
     yield from (step._replace(total=total) for step in steps)

@@ -118,11 +118,12 @@ def cached_score_steps(
     fresh: bool = False,
     network: NetworkSpec | None = None,
     stopping: RealData | None = None,
+    learned: bool = True,
 ) -> Iterator[EvaluationProgress]:
     """Yield the progress of `cached_score` after each epoch; the last progress has the score.
 
-    The arguments are those of `cached_score`, and `network`, a network that the user gives, see `TrainingSet`. Without
-    a folder no score is stored, and the seed may be a generator.
+    The arguments are those of `cached_score`, and `network` and `learned`, see `TrainingSet.of`. Without a folder no
+    score is stored, and the seed may be a generator.
 
     Examples:
         >>> import ddsdk
@@ -136,7 +137,8 @@ def cached_score_steps(
         ('class means', False)
     """
     test = in_space_of(distilled, test)
-    training_set = TrainingSet.of(distilled, protocol, device=test.device, network=network, stopping=stopping)
+    options: dict[str, Any] = {"device": test.device, "network": network, "stopping": stopping, "learned": learned}
+    training_set = TrainingSet.of(distilled, protocol, **options)
     if distilled.manifest.storage.labels == "hard":
         # All forms of one-hot labels are equal, so that one cached score serves for all of them.
         protocol = dataclasses.replace(training_set.protocol, labels="stored")

@@ -57,6 +57,7 @@ class TrainingSet:
         device: torch.device | None = None,
         network: NetworkSpec | None = None,
         stopping: RealData | None = None,
+        learned: bool = True,
     ) -> TrainingSet:
         """Return a distilled set with its learned rates under a protocol.
 
@@ -68,13 +69,15 @@ class TrainingSet:
             network: Network of the user, see `TrainingSet`. None for that of the protocol.
             stopping: Real training images that choose the epoch, see `TrainingSet`. None for a protocol without early
                 stopping.
+            learned: Whether a learned rate or momentum replaces that of the protocol. False for a protocol that several
+                sets have in common.
         """
         if protocol is None:
             protocol = stored_protocol(distilled)
             check_cost(protocol, distilled)
         batch = Batch(distilled.images.to(device), distilled.labels.to(device))
-        learned = protocol.with_learned(distilled.learned_lr, distilled.learned_momentum)
-        return cls(batch, *learned, network=network, stopping=stopping)
+        rates = (distilled.learned_lr, distilled.learned_momentum) if learned else (None, None)
+        return cls(batch, *protocol.with_learned(*rates), network=network, stopping=stopping)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -14,6 +14,7 @@ from ddsdk_integrations.graph import (
     evaluate_graph,
     import_condensed,
     rebuilt_labels,
+    stochastic_blocks,
     to_data,
 )
 
@@ -71,6 +72,24 @@ def test_a_graph_of_sfgc_has_its_labels_and_no_edges(graph, tmp_path):
     assert (protocol["layout"], protocol["labels"]) == ("sfgc", "stored")
     short = GRAPH_PROTOCOL.changed(epochs=2, networks=1)
     assert 0 <= evaluate_graph(distilled, graph, short).mean <= 1
+
+
+def test_a_released_graph_is_scored_by_the_labels_of_gcond_and_fails_with_others(tmp_path):
+    graph = stochastic_blocks(300, classes=4, features=8, signal=4.0, labelled=0.2, seed=1)
+    part = graph.train
+    # The order of the file: classes by ascending size, of equal sizes that of the first training node.
+    found = part.labels.tolist()
+    order = sorted(set(found), key=lambda c: (found.count(c), found.index(c)))
+    assert order != [0, 1, 2, 3]
+    means = torch.stack([part.graph.x[part.nodes[part.labels == c]].mean(0) for c in order])
+    protocol = GRAPH_PROTOCOL.changed(epochs=40, networks=1)
+    torch.save(means, tmp_path / "feat_blocks_0.5_1.pt")
+    torch.save(torch.zeros(4, 4), tmp_path / "adj_blocks_0.5_1.pt")
+    assert evaluate_graph(import_condensed(tmp_path, graph), graph, protocol).mean > 0.9
+    torch.save(torch.arange(4), tmp_path / "label_blocks_0.5_2.pt")
+    torch.save(means, tmp_path / "feat_blocks_0.5_2.pt")
+    by_number = import_condensed(tmp_path / "feat_blocks_0.5_2.pt", graph)
+    assert evaluate_graph(by_number, graph, protocol).mean < 0.7
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,11 @@ def import_condensed(path: str | os.PathLike[str], graph: GraphData, *, threshol
     labels = tensors["label"].long() if "label" in tensors else rebuilt_labels(graph, count)
     if labels.shape != (count,) or int(labels.min()) < 0 or int(labels.max()) >= len(graph.class_names):
         raise ArtifactError("labels", f"labels must be {count} classes below {len(graph.class_names)}")
-    edges = _edges(tensors["adj"], count, threshold) if "adj" in tensors else (None, None)
+    edges: tuple[Tensor | None, Tensor | None] = (None, None)
+    if "adj" in tensors:
+        index, weight = _edges(tensors["adj"], count, threshold)
+        # A graph whose edges all lie below the threshold is one of unconnected nodes.
+        edges = (index, weight) if len(weight) else edges
     if "label" not in tensors:
         note("the file has no labels: they are rebuilt from the training nodes by the rule of GCond's code")
     return dd.Distilled(
