@@ -301,7 +301,7 @@ def test_the_finest_step_within_the_budget_is_taken():
     distilled, held = digits()
     (found,) = (t for t in trials(distilled, 900, held, families=["cosine"]) if len(t.distilled) == 40)
     codec = found.distilled.packing.codec
-    finer = packed_set(distilled, dataclasses.replace(codec, step=codec.step / 1.45))
+    finer = packed_set(distilled, dataclasses.replace(codec, step=codec.step / 1.1))
     assert finer.manifest.storage.bytes > 900
 
 

@@ -17,7 +17,7 @@ from ddsdk.judging.stored import check_cost, stored_protocol
 from ddsdk.judging.training_set import TrainingSet, in_space_of
 from ddsdk.training import TrainingProtocol
 
-_STEPS = tuple(0.01 * 1.2**i for i in range(38))
+_STEPS = tuple(0.01 * 1.02**i for i in range(341))
 """Quantisation steps of coefficients, 0.01 to 8.5 in the unit range."""
 _SHARES = (1.0, 0.5, 0.25, 0.12, 0.08, 0.05, 0.03)
 """Shares of the frequencies that are kept."""
