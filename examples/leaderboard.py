@@ -43,7 +43,7 @@ METHODS = [
     ("el2n", 5, ["--width", "8", "--skip", "0.3"]),
 ]
 # A short training of narrow networks, so that the folder is scored in minutes; protocols with many epochs lose by it.
-SCORING = ["--compare", "--epochs", "60", "--repeats", "2", "--width", "8", "--full-epochs", "60"]
+SCORING = ["--compare", "--epochs", "40", "--repeats", "2", "--width", "8", "--full-epochs", "30"]
 
 
 def released(folder):

@@ -9,13 +9,14 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import interpolate, one_hot
 
 import ddsdk as dd
 from ddsdk.cli import main
 from ddsdk.foundation import ArtifactError
 from ddsdk.importing import child, import_set, read_trees, space_fits
-from ddsdk.importing.layouts import decoded_tiles
+from ddsdk.importing.decoders import decoded_tiles, hallucinated_images
 from ddsdk.judging import stored_protocol
 
 K, IPC = 10, 2
@@ -76,6 +77,24 @@ class Layouts:
         torch.save(torch.tensor(0.0125), folder / "lr_best.pt")
         return folder, {"space": "normalised"}, "mtt", 0.0125
 
+    def haba(self, folder, real, images, labels):
+        # Two styles that give the images and their negatives from bases of half the contrast.
+        bases = 0.5 * real.preprocess(images)
+        one = torch.zeros(1, 1, 3, 3)
+        one[..., 1, 1] = 1
+        state = {}
+        for s, factor in enumerate((2.0, -2.0)):
+            enc, dec = nn.Conv2d(1, 1, 3), nn.ConvTranspose2d(1, 1, 3)
+            style = nn.ParameterDict({"scale": torch.full((1, 1, 6, 6), factor), "shift": torch.zeros(1, 1, 6, 6)})
+            for layer in (enc, dec):
+                layer.weight.data, layer.bias.data = one.clone(), torch.zeros(1)
+            parts = {"enc": enc.state_dict(), "dec": dec.state_dict()}
+            state |= {f"{s}.{part}.{n}": v for part, values in parts.items() for n, v in values.items()}
+            state |= {f"{s}.{name}": value for name, value in style.items()}
+        torch.save(bases, folder / "images_best.pt")
+        torch.save(state, folder / "weights_best.pt")
+        return folder, {"space": "normalised"}, "haba", None
+
     def idc(self, folder, real, images, labels):
         inner = folder / "digits_factor2_ipc1"
         inner.mkdir()
@@ -135,6 +154,15 @@ def test_a_set_of_each_layout_is_the_one_that_was_saved(name, in_process, real, 
             stored = real.preprocess.inverse(distilled.images[distilled.owner == c])
             torch.testing.assert_close(stored[[0, 2]], tiles[labels == c])
             torch.testing.assert_close(stored[[1, 3]], tiles[labels == c])
+        return
+    if name == "haba":
+        # The 3 x 3 kernels of the styles leave a border of one pixel, where the valid convolution has no output.
+        inner = real.preprocess(images)[..., 1:-1, 1:-1]
+        for style, sign in enumerate((1, -1)):
+            part = distilled.images[style * len(images) : (style + 1) * len(images)]
+            torch.testing.assert_close(part[..., 1:-1, 1:-1], sign * inner)
+        assert torch.equal(distilled.owner, labels.repeat(2))
+        assert distilled.stored_floats == images.numel() + 2 * (9 + 1 + 36 + 36 + 9 + 1)
         return
     torch.testing.assert_close(real.preprocess.inverse(distilled.images), images, rtol=1e-4, atol=1e-5)
     assert torch.equal(distilled.owner, labels)
@@ -216,6 +244,24 @@ def test_tiles_of_a_side_that_the_factor_does_not_divide_are_padded_with_grey():
     assert tuple(tiles.shape) == (4, 1, 5, 5)
     assert float(tiles[0].max()) == 0
     assert float(tiles[3].max()) == 0.5
+
+
+def test_styles_decode_by_the_authors_formula_and_others_are_refused():
+    rng = dd.generator("styles")
+    draw = lambda *shape: torch.randn(shape, generator=rng)  # noqa: E731
+    enc, dec = nn.Conv2d(1, 4, 3), nn.ConvTranspose2d(4, 3, 3)
+    scale, shift, bases = draw(1, 4, 6, 6), draw(1, 4, 6, 6), draw(5, 1, 8, 8)
+    layers = {f"0.{n}.{k}": v for n, part in (("enc", enc), ("dec", dec)) for k, v in part.state_dict().items()}
+    state = {**layers, "0.scale": scale, "0.shift": shift}
+    images, styles = hallucinated_images(bases, state)
+    assert (styles, tuple(images.shape)) == (1, (5, 3, 8, 8))
+    torch.testing.assert_close(images, dec(scale * enc(bases) + shift).detach())
+    with pytest.raises(ArtifactError, match=r"styles must have enc\.weight"):
+        hallucinated_images(bases, layers)
+    with pytest.raises(ArtifactError, match="styles must have 6 tensors each, got 7 for 1"):
+        hallucinated_images(bases, {**state, "more": scale})
+    with pytest.raises(ArtifactError, match="styles must fit bases"):
+        hallucinated_images(draw(5, 2, 8, 8), state)
 
 
 def test_exports_of_ddsdk_come_back(in_process, real, tmp_path):

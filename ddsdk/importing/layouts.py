@@ -11,11 +11,11 @@ from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
 
 from ddsdk.artefact import Distilled
 from ddsdk.data import load
 from ddsdk.foundation import note, require
+from ddsdk.importing.decoders import decoded_tiles, hallucinated_images
 from ddsdk.importing.restricted import read_trees, refuse
 
 LabelKind = Literal["ids", "probabilities", "logits", "scores"]
@@ -203,26 +203,33 @@ def _idc(path: Path, options: ReadOptions) -> ReleasedSet:
     )
 
 
-def decoded_tiles(images: Tensor, factor: int) -> Tensor:
-    """Return the images of IDC from stored ones: each is cut into factor x factor tiles, which are enlarged.
+def _haba(path: Path, options: ReadOptions) -> ReleasedSet:
+    """Return the decoded set of HaBa: each of the bases, which are stored class by class, in each of the styles."""
+    bases_tree, styles_tree = read_trees([path, _styles_beside(path)])
+    bases = _images(bases_tree, path)
+    classes = len(options.class_names)
+    require(len(bases) % classes == 0, "images", f"be equally many for each of {classes} classes", len(bases))
+    state = styles_tree if isinstance(styles_tree, dict) else {}
+    images, styles = hallucinated_images(bases, state)
+    return ReleasedSet(
+        images=images,
+        labels=torch.arange(classes).repeat_interleave(len(bases) // classes).repeat(styles),
+        kind="ids",
+        method="haba",
+        files=(path, _styles_beside(path)),
+        stored_floats=bases.numel() + sum(value.numel() for value in state.values()),
+        facts={"styles": styles},
+    )
 
-    Sides that the factor does not divide are padded with grey. The first tile of all images comes first.
 
-    Args:
-        images: Stored images, (M, C, H, W), in the unit range.
-        factor: Tiles along each side.
-    """
-    require(1 <= factor <= min(images.shape[2:]), "factor", "lie in 1..the side of an image", factor)
-    size = tuple(images.shape[2:])
-    rows, columns = (-side % factor for side in size)
-    padded = pad(images, (0, columns, 0, rows), value=0.5)
-    height, width = padded.shape[2] // factor, padded.shape[3] // factor
-    tiles = [
-        padded[:, :, i * height : (i + 1) * height, j * width : (j + 1) * width]
-        for i in range(factor)
-        for j in range(factor)
-    ]
-    return torch.cat([interpolate(tile, size, mode="bilinear") for tile in tiles])
+def _styles_beside(path: Path) -> Path:
+    suffix = path.name.removeprefix("images")
+    return path.with_name("weights_best.pt" if suffix == "_best.pt" else f"styles{suffix}")
+
+
+def _haba_images(path: Path) -> Path | None:
+    found = _by_name(r"images_best\.pt", r"images_\d+\.pt")(path)
+    return found if found is not None and _styles_beside(found).is_file() else None
 
 
 def _npz(keys: set[str]) -> Callable[[Path], Path | None]:
@@ -347,6 +354,14 @@ LAYOUTS: Mapping[str, Layout] = {
         _by_name(r"res_.*\.pt", r"syn_data_.*\.pt"),
         _dc,
         ("normalised",),
+    ),
+    "haba": Layout(
+        "images_best.pt and weights_best.pt, or images_N.pt and styles_N.pt, of HaBa: bases and styles",
+        _haba_images,
+        _haba,
+        _TRAJECTORIES,
+        code_base="mtt",
+        loses_rate=True,
     ),
     "mtt": Layout(
         "images_best.pt, labels_best.pt and lr_best.pt of MTT, FTD, TESLA, DATM, FreD, and of DD-Ranking",
