@@ -85,9 +85,10 @@ def test_the_command_draws_the_curves(tmp_path, capsys):
     dd.distill(dd.BASELINES["random"](ipc=1), dd.load("digits")).save(tmp_path / "a")
     words = ["curve", "--by", "bytes", "--sets", str(tmp_path / "a"), "--data", "digits", "--bytes", "250,500"]
     quick = ["--judge-epochs", "1", "--judge-width", "4", "--out", str(tmp_path / "plot")]
-    assert main([*words, *quick]) == 0
+    assert main([*words, *quick, "--codecs", "cosine"]) == 0
     assert {p.name for p in (tmp_path / "plot").glob("bytes.*")} == {"bytes.json", "bytes.md", "bytes.png", "bytes.svg"}
-    assert len(json.loads((tmp_path / "plot/bytes.json").read_text())["points"]) == 2
+    points = json.loads((tmp_path / "plot/bytes.json").read_text())["points"]
+    assert [point["codec"].split(",")[0] for point in points] == ["cosine", "cosine"]
     capsys.readouterr()
     assert main(["curve", "--by", "bytes", "--data", "digits", "--out", str(tmp_path / "plot")]) == 2
     assert "sets must be given with --by bytes" in capsys.readouterr().err

@@ -45,6 +45,7 @@ class Curve(NetworkOptions, DataOptions):
         by: Axis of the plot: seconds of distillation, or bytes of compressed sets.
         sets: Folders of distilled sets, for --by bytes.
         bytes: Numbers of bytes, increasing and separated by commas, for --by bytes.
+        codecs: Codecs to try for --by bytes, separated by commas. Default: all of `ddsdk compress`.
         recipes: Names of the methods, separated by commas. Default: all methods with settings for a small machine.
         ipc: Images per class of the distilled sets.
         seconds: Time budgets in CPU seconds, increasing and separated by commas.
@@ -66,6 +67,7 @@ class Curve(NetworkOptions, DataOptions):
     by: Literal["seconds", "bytes"] = "seconds"
     sets: tuple[Path, ...] = ()
     bytes: str = "980,1960,3920,7840"
+    codecs: str = ""
     recipes: str = ""
     ipc: int = 1
     seconds: str = "30,60,120,240"
@@ -111,7 +113,7 @@ class Curve(NetworkOptions, DataOptions):
         return 0
 
     def _by_bytes(self) -> int:
-        from ddsdk import artefact, experiments
+        from ddsdk import artefact, experiments, judging
 
         if self.plot:
             experiments.need_plotting()
@@ -120,6 +122,7 @@ class Curve(NetworkOptions, DataOptions):
             budgets=tuple(int(number) for number in _positive_numbers("bytes", self.bytes)),
             held_out=self.held_out,
             seed=self.seed,
+            families=tuple(names(self.codecs)) or judging.CODEC_FAMILIES,
             cost=experiments.EvaluationCost(
                 networks=self.judge_networks, epochs=self.judge_epochs, width=self.judge_width
             ),

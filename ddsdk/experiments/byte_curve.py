@@ -19,6 +19,7 @@ from ddsdk.experiments.protocol_columns import EvaluationCost
 from ddsdk.experiments.rendering import draw_lines, markdown_table, mean_text
 from ddsdk.foundation import Store, Unit, escape_markdown, generator, inner_folder, read_json, readable_json, require
 from ddsdk.judging import (
+    CODEC_FAMILIES,
     BudgetError,
     CompressionTrial,
     TrainingSet,
@@ -70,6 +71,7 @@ class ByteCurveConfig:
         held_out: Fraction of the training images that is held out, in (0, 1).
         seed: Seed of all random numbers.
         cost: Limits on the networks of each evaluation.
+        families: Names of the codecs to try, see `ddsdk.judging.compression_steps`.
     """
 
     train: RealData
@@ -77,6 +79,7 @@ class ByteCurveConfig:
     held_out: float = 0.1
     seed: int = 0
     cost: EvaluationCost = EvaluationCost(networks=1, epochs=300, width=64)  # noqa: RUF009 - a frozen value
+    families: tuple[str, ...] = CODEC_FAMILIES
 
     def __post_init__(self) -> None:
         increasing = list(self.budgets) == sorted({b for b in self.budgets if b > 0})
@@ -118,6 +121,7 @@ def _conditions(distilled: Distilled, budget: int, config: ByteCurveConfig) -> d
         "budget": budget,
         "held_out": config.held_out,
         "seed": config.seed,
+        "families": list(config.families),
         "cost": {name: getattr(config.cost, name) for name in ("networks", "epochs", "width")},
         "data": {"name": config.train.name, "fingerprint": config.train.fingerprint},
         "threads": torch.get_num_threads(),
@@ -129,9 +133,9 @@ def _measured(
     distilled: Distilled, budget: int, config: ByteCurveConfig, choosing: RealData, measuring: RealData
 ) -> bytes:
     point = BytePoint(recipe=method_name(distilled), set=distilled.content_id, budget=budget)
-    protocol = config.cost.of(stored_protocol(distilled))
+    options: dict[str, Any] = {"protocol": config.cost.of(stored_protocol(distilled)), "seed": config.seed}
     try:
-        trials = list(compression_steps(distilled, budget, choosing, protocol=protocol, seed=config.seed))
+        trials = list(compression_steps(distilled, budget, choosing, families=config.families, **options))
     except BudgetError:
         return readable_json(dataclasses.asdict(point))
     best = max(trials, key=lambda trial: trial.accuracy)
