@@ -129,6 +129,14 @@ def test_another_backbone_is_a_transfer_that_the_row_names(digits, made):
     assert score.accuracies != dd.evaluate(made, test, backbone=backbone()).accuracies
 
 
+def test_a_transfer_keeps_labels_and_decay(digits):
+    train, _ = digits
+    protocol = dataclasses.replace(probe_protocol(backbone(), train, decay=0.02), labels="hard")
+    found, _ = protocol_on(backbone(1, 9), protocol, train)
+    assert found.probe is not None
+    assert (found.labels, found.probe.decay, found.probe.features) == ("hard", 0.02, 9)
+
+
 def test_a_set_of_trained_networks_is_probed_if_a_backbone_is_given(digits):
     train, test = digits
     means = dd.distill(dd.BASELINES["means"](ipc=1), train)
@@ -143,6 +151,9 @@ def test_baselines_are_probed_and_herding_selects_by_the_backbone(digits, made):
         ("random", "probe on random-0"),
         ("moderate", "probe on random-0"),
     ]
+    key, students = dd.generator(0, "moderate"), BackboneStudents(backbone(), train)
+    chosen = dd.distill(dd.BASELINES["moderate"](ipc=2), train, make_student=students, seed=key)
+    assert dd.evaluate(chosen, test, stored_protocol(made), backbone=backbone()).accuracies == scores[2].accuracies
 
 
 def test_a_network_of_ones_own_choice_still_trains(digits, made):
