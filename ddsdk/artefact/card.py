@@ -12,7 +12,7 @@ from ddsdk.artefact.folder import CARD_MARK
 from ddsdk.artefact.manifest import Manifest
 from ddsdk.foundation import clean, escape_markdown, escape_yaml, unique_names
 
-_KERNEL_PROTOCOL = ("protocol", "learner", "network", "network_options", "labels")
+_UNTRAINED_PROTOCOL = ("protocol", "learner", "network", "network_options", "labels", "probe")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 # A file that does not exist: without it, `datasets.load_dataset` would return the manifest as a data set of one row.
 # Its name is in the error that a reader sees.
@@ -53,9 +53,10 @@ def card_markdown(
         repo: Name of the repository on the hub, ``"owner/name"``. None for a folder that has none.
         licence: Identifier of the licence on the hub, such as ``"mit"``. None states no licence.
     """
-    kernel = manifest.protocol.get("learner") == "kernel"
-    # A kernel machine is not trained: epochs and learning rates of its protocol would mislead.
-    protocol = {k: v for k, v in manifest.protocol.items() if not kernel or k in _KERNEL_PROTOCOL}
+    learner = str(manifest.protocol.get("learner", "network"))
+    # A kernel machine or a probe trains no network: epochs and learning rates of its protocol would mislead.
+    trained = learner not in ("kernel", "probe")
+    protocol = {k: v for k, v in manifest.protocol.items() if trained or k in _UNTRAINED_PROTOCOL}
     return page_template("card.md").render(
         manifest=manifest,
         mark=CARD_MARK,
@@ -67,7 +68,8 @@ def card_markdown(
         names=unique_names(manifest.class_names),
         repo=repo,
         licence=licence,
-        kernel=kernel,
+        learner=learner,
+        trained=trained,
         facts=main_facts(manifest),
         protocol=list(flatten(protocol)),
         provenance=list(flatten(manifest.provenance)),

@@ -9,18 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from ddsdk import artefact, data, foundation, judging, networks, planning, running, synthetic
+from ddsdk import artefact, data, foundation, judging, networks, planning, running, students, synthetic
 from ddsdk.cli.console import err, open_line, out, readable_seconds
 from ddsdk.cli.execution import finish_job, resume_hint, train_networks
 from ddsdk.cli.method_choice import MethodChoice
-from ddsdk.cli.options import DataOptions, NetworkOptions, student_factory
+from ddsdk.cli.options import BackboneOptions, DataOptions, NetworkOptions, student_factory
 from ddsdk.foundation import DivergedError
 from ddsdk.recipes import IterativeRecipe, Recipe, student_network
 
 if TYPE_CHECKING:
     from ddsdk.artefact import Distilled
     from ddsdk.data import RealData
+    from ddsdk.networks import Backbone
     from ddsdk.running import Run
+    from ddsdk.students import MakeStudent
 
 
 # Under a time budget: share of the training images for the validation, and images on which its network trains.
@@ -31,11 +33,14 @@ _VALIDATION = ("validation", "validate_every", "validation_epochs", "validation_
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillOptions(NetworkOptions, DataOptions):
+class DistillOptions(BackboneOptions, NetworkOptions, DataOptions):
     """Distil a data set and save the distilled set as an artefact.
 
     Without --recipe, the method with the highest measured accuracy for the label kind and the time budget is chosen,
     with its measured settings. `ddsdk winners` lists these measurements.
+
+    With --backbone, the students are a frozen pretrained backbone with a random linear head, and the set stores the
+    protocol of a linear probe on it. Methods that match features, such as dm, suit it.
 
     Attributes:
         out: Folder of the artefact. During the run it holds the checkpoint.
@@ -101,6 +106,8 @@ class DistillOptions(NetworkOptions, DataOptions):
 
     def held_out_share(self, train: RealData) -> float:
         """Return the fraction of the training images to hold out."""
+        if self.backbone and self.validation is None:
+            return 0.0
         if self.validation is not None:
             return self.validation
         if self.chosen is None or self.chosen.budget is None:
@@ -111,7 +118,7 @@ class DistillOptions(NetworkOptions, DataOptions):
         foundation.note(f"no images are held out to choose the best set, because a class has fewer than {least} images")
         return 0.0
 
-    def held_out(self, train: RealData) -> tuple[RealData, judging.Validation | None]:
+    def held_out(self, train: RealData, backbone: Backbone | None = None) -> tuple[RealData, judging.Validation | None]:
         """Return the images to distil and the validation on the held-out images; None without validation."""
         if not self.validation:
             return train, None
@@ -121,7 +128,7 @@ class DistillOptions(NetworkOptions, DataOptions):
         if self.chosen is not None and self.chosen.budget is not None:
             epochs = min(epochs, max(_LEAST_EPOCHS, _IMAGES_PER_LOOK // images))
         return distilled_part, judging.Validation(
-            held=held_out, every=self.validate_every, epochs=epochs, width=self.validation_width
+            held=held_out, every=self.validate_every, epochs=epochs, width=self.validation_width, backbone=backbone
         )
 
 
@@ -133,17 +140,23 @@ class Task(NamedTuple):
         validation: Validation on held-out images; None without.
         counts: Images of each class to save; None for all images of the set.
         start: Set whose images initialise a run; None for the start of the recipe.
+        backbone: Frozen backbone of the students; None for networks.
     """
 
     train: RealData
     validation: judging.Validation | None
     counts: list[int] | None
     start: Distilled | None
+    backbone: Backbone | None = None
 
     def run(self, method: Recipe, options: DistillOptions) -> Run[RealData]:
         """Return the run of a method."""
-        network, network_options = options.students(method, self.train)
-        student = student_factory(network, self.train, network_options)
+        student: MakeStudent
+        if self.backbone is None:
+            network, network_options = options.students(method, self.train)
+            student = student_factory(network, self.train, network_options)
+        else:
+            student = students.BackboneStudents(self.backbone, self.train)
         return running.Run(
             method, self.train, make_student=student, seed=options.seed, start=self.start, validation=self.validation
         )
@@ -152,12 +165,29 @@ class Task(NamedTuple):
 def prepared(ipc: int, train: RealData, options: DistillOptions) -> tuple[DistillOptions, Task]:
     """Return the options with the fraction of held-out images, and the task of the command."""
     options = dataclasses.replace(options, validation=options.held_out_share(train))
-    train, validation = options.held_out(train)
+    backbone = _backbone(options)
+    train, validation = options.held_out(train, backbone)
     counts = [min(ipc, size) for size in train.class_sizes] if options.small_classes == "fewer" else None
     if options.small_classes != "refuse":
         train = data.repeat_small_classes(train, ipc)
     start = None if options.start_from is None else artefact.Distilled.load(options.start_from)
-    return options, Task(train, validation, counts, start)
+    return options, Task(train, validation, counts, start, backbone)
+
+
+def _backbone(options: DistillOptions) -> Backbone | None:
+    """Return the frozen backbone of the options; None without one."""
+    backbone = options.load_backbone()
+    # A measured method brings a network of its own, which the backbone replaces.
+    chosen = options.chosen
+    own = {} if chosen is None else {"network": chosen.network, **chosen.network_options}
+    networks_given = {"network": options.network, **options.network_options()}
+    given = {name: value for name, value in networks_given.items() if value != own.get(name)}
+    given["recipe"] = options.recipe
+    for name, value in given.items() if backbone is not None else ():
+        refused = value == "auto" if name == "recipe" else bool(value)
+        rule = "be the name of a method with --backbone" if name == "recipe" else "be left out with --backbone"
+        foundation.require(not refused, name, rule, value)
+    return backbone
 
 
 def configuration(
@@ -170,6 +200,9 @@ def configuration(
     network, network_options = options.students(method, train)
     budget = _budget(method, options)
     own = network not in networks.NETWORKS and not networks.is_library_name(network)
+    if task.backbone is not None:
+        network, own = "backbone", False
+        network_options = {"backbone": students.BackboneStudents(task.backbone, train).options}
     return {
         "recipe": options.recipe,
         **dataclasses.asdict(method),

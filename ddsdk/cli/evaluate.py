@@ -14,14 +14,14 @@ import tyro
 from ddsdk import artefact, judging
 from ddsdk.cli.comparing import common_protocol, show_comparison
 from ddsdk.cli.console import err, out, progress, readable_seconds, table
-from ddsdk.cli.options import DataOptions, NetworkOptions, chosen_networks, fitting_options, names
+from ddsdk.cli.options import BackboneOptions, DataOptions, NetworkOptions, chosen_networks, fitting_options, names
 from ddsdk.foundation import NonNegativeInt, PositiveInt, check_numbers, escape_terminal, require
 from ddsdk.training import Score, TrainingProtocol
 
 if TYPE_CHECKING:
     from ddsdk.data import RealData
     from ddsdk.judging import EvaluationProgress
-    from ddsdk.networks import NetworkSpec
+    from ddsdk.networks import Backbone, NetworkSpec
 
 _SAY_SECONDS, _ASK_SECONDS = 60, 600
 _BASELINES = {False: "random,herding,k-means", True: "random,k-means,moderate"}
@@ -41,8 +41,11 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(NetworkOptions, DataOptions):
+class Evaluate(BackboneOptions, NetworkOptions, DataOptions):
     """Train networks on a distilled set and on baselines of equal size and print their test accuracies.
+
+    A set that was distilled for a frozen backbone is judged by a linear probe on the same backbone, see --backbone.
+    Another backbone shows the transfer.
 
     Attributes:
         set: Folder of the artefact.
@@ -99,12 +102,13 @@ class Evaluate(NetworkOptions, DataOptions):
         chosen = chosen_networks("networks", self.networks)
         baselines = names(_BASELINES[self.compare] if self.baselines is None else self.baselines)
         results = judging.results_folder(self.set) if self.results is None else self.results
+        backbone, probes = self._probed(distilled, train)
         if self.compare:
             return self._compare(distilled, train, test, chosen, baselines, results)
         tables, stored = [], judging.stored_protocol(distilled)
-        for protocol in self._protocols(distilled, chosen):
+        for protocol in self._protocols(distilled, chosen) if backbone is None else probes:
             options: dict[str, Any] = {"results": results, "seed": self.seed, "fresh": self.fresh}
-            options["network"] = chosen.get(protocol.network)
+            options |= {"network": chosen.get(protocol.network), "backbone": backbone}
             own = (protocol.epochs, protocol.networks) != (stored.epochs, stored.networks)
             options["ask"] = not self.trust_protocol and not own
             rows = score_with_baselines(distilled, train, test, protocol, baselines, **options)
@@ -141,13 +145,13 @@ class Evaluate(NetworkOptions, DataOptions):
         require(self.protocol == "stored" and not self.labels, "protocol and labels", rule, self.protocol)
         stored, common = judging.stored_protocol(distilled), common_protocol(distilled, train)
         self._check_cost(distilled, stored, self.network_options())
-        trained = {} if stored.learner == "kernel" else {stored.network: stored.network}
+        trained = {stored.network: stored.network} if stored.learner == "network" else {}
         everything = {common.network: common.network, **trained, **chosen}
 
         def changed(base: TrainingProtocol, network: str) -> TrainingProtocol:
-            # Options such as --width are those of networks, and not of the kernel of a set.
-            kernel = base.learner == "kernel" and network == base.network
-            options = {} if kernel else fitting_options(network, everything, self.network_options())
+            # Options such as --width are those of networks, and not of the kernel or probe of a set.
+            untrained = base.learner != "network" and network == base.network
+            options = {} if untrained else fitting_options(network, everything, self.network_options())
             return base.changed(network=network, options=options, epochs=self.epochs, networks=self.repeats)
 
         comparison = SetComparison(
@@ -174,6 +178,24 @@ class Evaluate(NetworkOptions, DataOptions):
         bounded = stored.changed(epochs=chosen_here.get("epochs"), networks=chosen_here.get("repeats"), options=own)
         judging.check_cost(bounded, distilled)
 
+    def _probed(self, distilled: artefact.Distilled, train: RealData) -> tuple[Backbone | None, list[TrainingProtocol]]:
+        """Return the backbone with the protocols of its probe; None and no protocols without --backbone."""
+        from ddsdk.training import protocol_on
+
+        backbone = self.load_backbone()
+        if backbone is None:
+            return None, []
+        given = {
+            name: getattr(self, name) for name in ("networks", "repeats", "epochs", "compare") if getattr(self, name)
+        }
+        given |= self.network_options() | ({} if self.protocol == "stored" else {"protocol": self.protocol})
+        for name, value in given.items():
+            require(False, name, "be left out with --backbone, whose probe trains no network", value)
+        own = judging.in_space_of(distilled, train, "train")
+        protocol, backbone = protocol_on(backbone, judging.stored_protocol(distilled), own)
+        label_kinds: list[Any] = names(self.labels)
+        return backbone, [protocol.changed(labels=kind) for kind in label_kinds] or [protocol]
+
     def _protocols(self, distilled: artefact.Distilled, chosen: Mapping[str, NetworkSpec]) -> list[TrainingProtocol]:
         stored = judging.stored_protocol(distilled)
         if self.protocol in ("stored", "both"):
@@ -195,7 +217,7 @@ class Evaluate(NetworkOptions, DataOptions):
 
     def _options(self, base: TrainingProtocol, network: str, chosen: Mapping[str, NetworkSpec]) -> dict[str, Any]:
         options = self.network_options()
-        if network == base.network and base.learner == "kernel":
+        if network == base.network and base.learner != "network":
             return options
         return fitting_options(network, chosen or [network], options)
 
@@ -211,6 +233,7 @@ def score_with_baselines(
     seed: int,
     fresh: bool = False,
     network: NetworkSpec | None = None,
+    backbone: Backbone | None = None,
     ask: bool = False,
 ) -> list[Row]:
     """Return the scores of `ddsdk.judging.comparison_steps`, and show their progress.
@@ -225,11 +248,13 @@ def score_with_baselines(
         seed: Seed of all random numbers.
         fresh: Whether existing scores are computed again.
         network: Network that the command line names. None for that of the protocol.
+        backbone: Backbone of a protocol that probes. None for other protocols.
         ask: Whether a long evaluation is confirmed in a terminal, see `follow_progress`.
     """
     from ddsdk.judging import comparison_steps
 
     options: dict[str, Any] = {"train": train, "results": results, "seed": seed, "fresh": fresh, "network": network}
+    options["backbone"] = backbone
     steps = comparison_steps(distilled, test, protocol, baselines, **options)
     return follow_progress(steps, protocol.rounds * (1 + len(baselines)), ask=ask)
 
@@ -298,6 +323,10 @@ def show_scores(data: str, protocol: TrainingProtocol, rows: list[Row]) -> None:
     table(escape_terminal(title, 200), columns, cells)
     if protocol.learner == "kernel":
         out("kernel ridge regression, without training of networks")
+        return
+    if protocol.probe is not None:
+        facts = f"sha256 {protocol.probe.sha256[:12]}, side {protocol.probe.side or 'of the images'}"
+        out(f"linear probe on a frozen backbone ({facts}), without training of networks")
         return
     augmentation = protocol.augmentation or "none"
     networks, epochs = protocol.networks, protocol.epochs

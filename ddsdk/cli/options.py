@@ -13,7 +13,7 @@ from ddsdk.foundation import note, require
 
 if TYPE_CHECKING:
     from ddsdk.data import LoadOptions, RealData, Resize
-    from ddsdk.networks import NetworkFactory, NetworkSpec
+    from ddsdk.networks import Backbone, NetworkFactory, NetworkSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +179,43 @@ class NetworkOptions:
         """Return the architecture options that are not None, by name."""
         options = {"width": self.width, "depth": self.depth, "norm": self.norm}
         return {name: value for name, value in options.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneOptions:
+    """Options of a frozen pretrained backbone.
+
+    Attributes:
+        backbone: Frozen pretrained backbone: torchvision:NAME or timm:NAME with the pretrained weights,
+            FILE.safetensors@torchvision:NAME, or package.module:NAME of a function that returns a module, which is
+            imported. Default: no backbone.
+        backbone_side: Input resolution of the backbone in pixels. None: that of its weights, or of the images.
+        backbone_mean: Mean of each channel in the range 0..1 of the backbone's own normalisation, such as 0.5,0.5,0.5.
+            Default: that of its weights.
+        backbone_std: Standard deviation of each channel in the range 0..1, such as 0.25,0.25,0.25. Default: that of its
+            weights.
+    """
+
+    backbone: str = ""
+    backbone_side: int | None = None
+    backbone_mean: str = ""
+    backbone_std: str = ""
+
+    def load_backbone(self) -> Backbone | None:
+        """Return the backbone; None without one."""
+        if not self.backbone:
+            own = (self.backbone_side, self.backbone_mean, self.backbone_std)
+            require(not any(own), "backbone_side, backbone_mean and backbone_std", "come with --backbone", own)
+            return None
+        mean, std = (_real_numbers(name, getattr(self, name)) for name in ("backbone_mean", "backbone_std"))
+        return networks.load_backbone(self.backbone, side=self.backbone_side, mean=mean, std=std)
+
+
+def _real_numbers(name: str, text: str) -> list[float] | None:
+    try:
+        return [float(part) for part in names(text)] or None
+    except ValueError:
+        raise ValueError(f"{name} must be numbers separated by commas, got {text!r}") from None
 
 
 def chosen_networks(option: str, text: str, imports: bool = True) -> dict[str, NetworkSpec]:

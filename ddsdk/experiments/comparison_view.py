@@ -127,7 +127,7 @@ def _gain(comparison: SetComparison, column: str) -> float | None:
 
 def _conditions(comparison: SetComparison, setting: str) -> str:
     protocol = comparison.protocol(setting)
-    if protocol.learner == "kernel":
+    if protocol.learner != "network":
         return f"{clean(protocol.name, 100)}, {clean(protocol.network_label, 80)}"
     networks = f"{protocol.networks} x {clean(protocol.network_label, 80)}"
     augmentation = protocol.augmentation.replace("_", " ") or "no augmentation"

@@ -124,7 +124,8 @@ def comparable_kind(protocol: TrainingProtocol, own: TrainingProtocol | None = N
     common = TrainingProtocol.published(protocol.augmentation)
     if dataclasses.replace(protocol, networks=common.networks, labels=common.labels) == common:
         return "augmented" if protocol.augmentation else "plain"
-    # Published accuracies of kernel methods are those of finite networks, not of kernel ridge regression.
-    if own is None or own.learner == "kernel":
+    # Published accuracies of kernel methods are those of finite networks, not of kernel ridge regression; those of
+    # probes belong to other backbones.
+    if own is None or own.learner != "network":
         return None
     return "own" if dataclasses.replace(protocol, networks=own.networks) == own else None

@@ -177,6 +177,8 @@ class SetComparison:
         require(len(seeds) > 0, "seeds", "hold at least one number", list(seeds))
         for name in baselines:
             require(name in BASELINES, "baselines", f"be among {', '.join(BASELINES)}", name)
+        rule = "train networks or a kernel; `ddsdk evaluate --backbone SPEC` probes the set beside real images"
+        require(own.learner != "probe", "own protocol", rule, own.network_label)
         self.distilled, self.seeds, self.fresh = distilled, tuple(seeds), fresh
         # Whitening is a large product, and is done once.
         self.train, self.test = in_space_of(distilled, train, "train"), in_space_of(distilled, test)

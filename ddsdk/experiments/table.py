@@ -295,7 +295,7 @@ class TableRun:
         return [(set_of(result, self._seconds(unit)), unit) for result, unit in results if result is not None]
 
     def _evaluation_units(self, protocol: TrainingProtocol, of: Unit, *, centred: bool = False) -> list[Unit]:
-        count = 1 if protocol.learner == "kernel" else protocol.networks
+        count = protocol.networks if protocol.learner == "network" else 1
         return [self._task.judge(protocol, n, of.id, centred=centred) for n in range(count)]
 
     def _baseline_units(self, name: str, distilled: Distilled, protocol: TrainingProtocol, of: Unit) -> list[Unit]:

@@ -19,11 +19,12 @@ from ddsdk.judging.judge import EvaluationProgress, evaluation_steps, last_score
 from ddsdk.judging.scores import cached_score_steps
 from ddsdk.judging.stored import check_cost, stored_protocol
 from ddsdk.judging.training_set import TrainingSet, in_space_of, note_geometry
-from ddsdk.networks import NetworkSpec, network_factory, network_name
+from ddsdk.networks import Backbone, NetworkSpec, network_factory, network_name
 from ddsdk.recipes import RECIPES
 from ddsdk.running import distill
+from ddsdk.students import BackboneStudents, MakeStudent
 from ddsdk.synthetic import centred_labels
-from ddsdk.training import Score, TrainingProtocol
+from ddsdk.training import Score, TrainingProtocol, protocol_on
 
 
 @final
@@ -79,6 +80,7 @@ def evaluate(
     seed: int | torch.Generator = 0,
     name: str = "",
     results: Path | None = None,
+    backbone: Backbone | None = None,
 ) -> Scores:
     """Train fresh networks on a set and measure their accuracy on test data, as `ddsdk evaluate` does.
 
@@ -102,10 +104,13 @@ def evaluate(
         name: Name of the set in tables. Empty for the method of the distilled set.
         results: Folder of the scores: existing scores are not computed again. None for no folder. It needs an integer
             seed.
+        backbone: Backbone of a linear probe, see `ddsdk.networks.load_backbone`. A set that was distilled for one needs
+            it: the same, or another one as a transfer, for which `train` standardises the features. Any other set is
+            probed with it in the place of its own protocol. None for a set of trained networks.
 
     Returns:
-        The scores with their conditions. Each has one accuracy for each network, or a single one for a kernel machine,
-        which is deterministic.
+        The scores with their conditions. Each has one accuracy for each network, or a single one for a kernel machine
+        or a probe, which are deterministic.
 
     Raises:
         TypeError: If `protocol` or `train` is missing.
@@ -130,17 +135,24 @@ def evaluate(
         require(results is None, "results", "be None for plain images and labels; pass a Distilled", results)
         base = protocol
     require(results is None or isinstance(seed, int), "seed", "be an integer for scores in a folder", seed)
+    if backbone is not None:
+        require(not networks, "networks", "be empty with a backbone", list(networks))
+        fits = protocol is None or protocol.learner == "probe"
+        require(fits, "protocol", "be None or that of a probe with a backbone", base.name)
+        standard = train if train is None or not isinstance(data, Distilled) else in_space_of(data, train, "train")
+        base, backbone = protocol_on(backbone, base, standard)
     scores: list[Score] = []
     for network in networks or (None,):
         name_of_network = network if isinstance(network, str | None) else network_name(network)
         changed = base.changed(network=name_of_network)
         if isinstance(data, Distilled):
             options: dict[str, Any] = {"train": train, "results": results, "seed": seed, "name": name}
+            options["backbone"] = backbone
             steps = comparison_steps(data, test, changed, baselines, network=network, **options)
             scores += [step.score for step in steps if step.score is not None]
         else:
             stopping = _stopping_images(train, changed, seed)
-            training_set = TrainingSet(Batch(*data), changed, network=network, stopping=stopping)
+            training_set = TrainingSet(Batch(*data), changed, network=network, stopping=stopping, backbone=backbone)
             steps = evaluation_steps(training_set, test, rng=as_generator(seed), name=name or "set")
             scores.append(last_score(steps))
     return Scores(scores)
@@ -159,6 +171,7 @@ def comparison_steps(
     fresh: bool = False,
     network: NetworkSpec | None = None,
     learned: bool = True,
+    backbone: Backbone | None = None,
 ) -> Iterator[EvaluationProgress]:
     """Yield the progress of `evaluate` on a distilled set under one protocol; the last of each set has its score.
 
@@ -176,6 +189,7 @@ def comparison_steps(
         network: Network that the user gives, whose name is in the protocol, see `TrainingSet`. None for the network
             that the protocol names.
         learned: Whether a learned rate or momentum of the set replaces that of the protocol.
+        backbone: Backbone of a protocol that probes, see `TrainingSet`. None for other protocols.
 
     Raises:
         TypeError: If `train` is missing for baselines.
@@ -200,17 +214,13 @@ def comparison_steps(
     if train is not None and (baselines or protocol.early_stopping):
         train = in_space_of(distilled, train, "train")
     options: dict[str, Any] = {"fresh": fresh, "network": network, "learned": learned}
+    options["backbone"] = backbone
     options["stopping"] = _stopping_images(train, protocol, seed)
     steps = cached_score_steps(results, name or method_name(distilled), distilled, test, protocol, seed, **options)
     yield from (step._replace(total=total) for step in steps)
     if not baselines or train is None:
         return
-    # Herding selects by the features of a network, which kernel ridge regression does not have.
-    student = (
-        network_factory("convnet", train.image_shape, train.num_classes)
-        if protocol.learner == "kernel"
-        else TrainingSet.of(distilled, protocol, network=network).factory
-    )
+    student = _baseline_students(distilled, protocol, train, network, backbone)
     # The stored order of a distilled set is learned. A baseline is sorted by class and has to be shuffled.
     shuffled = protocol.changed(order="shuffled")
     for i, baseline in enumerate(baselines, 1):
@@ -222,6 +232,22 @@ def comparison_steps(
             chosen = with_centred_labels(chosen)
         for step in cached_score_steps(results, baseline, chosen, test, shuffled, seed, **options):
             yield step._replace(done=protocol.rounds * i + step.done, total=total)
+
+
+def _baseline_students(
+    distilled: Distilled,
+    protocol: TrainingProtocol,
+    train: RealData,
+    network: NetworkSpec | None,
+    backbone: Backbone | None,
+) -> MakeStudent:
+    """Return the factory of the networks by whose features herding and other baselines select."""
+    if backbone is not None:
+        return BackboneStudents(backbone, train)
+    if protocol.learner == "kernel":
+        # Kernel ridge regression has no features.
+        return network_factory("convnet", train.image_shape, train.num_classes)
+    return TrainingSet.of(distilled, protocol, network=network).factory
 
 
 def _stopping_images(

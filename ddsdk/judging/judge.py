@@ -1,6 +1,7 @@
 """Evaluation of a set: fresh networks are trained on it under a protocol, and tested once, after the last epoch.
 
 Under the protocol of a kernel machine no network is trained; kernel ridge regression on the set is tested instead.
+Under that of a probe, a linear classifier of the features of a frozen backbone is tested.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ddsdk.training import (
     Score,
     TrainingProtocol,
     evaluating_mode,
+    fitted_probe,
     kernel_machine,
     micro_batch,
     probabilities,
@@ -108,8 +110,8 @@ def network_accuracy(training_set: TrainingSet, test: RealData, index: int, *, r
         True
     """
     training_set.check(test)
-    if training_set.protocol.learner == "kernel":
-        return _kernel_accuracy(training_set, test)
+    if training_set.protocol.learner != "network":
+        return _exact_accuracy(training_set, test)
     return top1_accuracy(trained_network(training_set, index, rng=rng), test)
 
 
@@ -120,7 +122,7 @@ def trained_network(
     """Return one network of `evaluation_steps` after its training, equal bit for bit unless there is an adversary.
 
     Args:
-        training_set: Set with its protocol; not that of a kernel machine.
+        training_set: Set with its protocol; not that of a kernel machine or a probe.
         index: Number of the network, counted from 0.
         rng: Root of all random numbers, as in `evaluation_steps`.
         adversary: Attack on the training images, see `ddsdk.training.train`. None for ordinary training.
@@ -153,7 +155,7 @@ def network_and_epochs(
     After the last epoch the network is that of `trained_network`.
 
     Args:
-        training_set: Set with its protocol; not that of a kernel machine.
+        training_set: Set with its protocol; not that of a kernel machine or a probe.
         index: Number of the network, counted from 0.
         rng: Root of all random numbers, as in `evaluation_steps`.
 
@@ -218,9 +220,9 @@ def _network(
 
 def _steps(training_set: TrainingSet, test: RealData, rng: torch.Generator, name: str) -> Iterator[EvaluationProgress]:
     began, protocol = time.perf_counter(), training_set.protocol
-    kernel = protocol.learner == "kernel"
-    accuracies = [_kernel_accuracy(training_set, test)] if kernel else []
-    for i in range(0 if kernel else protocol.networks):
+    exact = protocol.learner != "network"
+    accuracies = [_exact_accuracy(training_set, test)] if exact else []
+    for i in range(0 if exact else protocol.networks):
         network, training = _network(training_set, i, rng)
         for epochs in training:
             yield EvaluationProgress(i * protocol.epochs + epochs, protocol.rounds, name=name)
@@ -228,8 +230,14 @@ def _steps(training_set: TrainingSet, test: RealData, rng: torch.Generator, name
     yield _finished(training_set, accuracies, began, name)
 
 
-def _kernel_accuracy(training_set: TrainingSet, test: RealData) -> float:
-    (x, y), protocol = training_set.batch, training_set.protocol
+def _exact_accuracy(training_set: TrainingSet, test: RealData) -> float:
+    """Return the accuracy of a learner without random numbers: kernel ridge regression or a linear probe."""
+    (x, y), protocol, backbone = training_set.batch, training_set.protocol, training_set.backbone
+    if backbone is not None:
+        # Cross-entropy needs probabilities, which label scores are not.
+        scores = protocol.labels == "stored" and _label_kind(y) == "scores"
+        rows = read_labels(y, "probabilities" if scores else protocol.labels)
+        return _accuracy(fitted_probe(protocol, backbone, test.preprocess, x, rows), test, _IMAGES_AT_ONCE)
     machine = kernel_machine(protocol.network, **protocol.network_options)
     with torch.no_grad():
         predict = machine.fitted(x, read_labels(y, protocol.labels))
@@ -257,7 +265,7 @@ def _finished(training_set: TrainingSet, accuracies: list[float], began: float, 
         stored_floats=x.numel() + (len(y) if kind == "hard" else y.numel()),
         seconds=seconds,
         labels=kind if unchanged else f"{kind} as {protocol.labels}",
-        loss=protocol.loss if protocol.learner == "network" else "ridge",
+        loss={"network": protocol.loss, "kernel": "ridge", "probe": "probe"}[protocol.learner],
     )
     return EvaluationProgress(protocol.rounds, protocol.rounds, score, name=name)
 
@@ -265,7 +273,7 @@ def _finished(training_set: TrainingSet, accuracies: list[float], began: float, 
 def reduced_protocol(
     protocol: TrainingProtocol, *, networks: int, epochs: int | None = None, width: int | None = None
 ) -> TrainingProtocol:
-    """Return a cheaper protocol, whose name lists the changes; the protocol of a kernel machine is returned unchanged.
+    """Return a cheaper protocol, whose name lists the changes; that of a kernel or a probe is returned unchanged.
 
     With fewer epochs the last one is evaluated, even if the protocol stops early.
 
@@ -281,7 +289,7 @@ def reduced_protocol(
         >>> reduced_protocol(ddsdk.TrainingProtocol.quick("convnet"), networks=1, epochs=10, width=8).epochs
         10
     """
-    if protocol.learner == "kernel":
+    if protocol.learner != "network":
         return protocol
     has_width = width is not None and "width" in network_parameters(protocol.network)
     return protocol.changed(

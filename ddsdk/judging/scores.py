@@ -28,7 +28,7 @@ from ddsdk.foundation import (
 )
 from ddsdk.judging.judge import EvaluationProgress, evaluation_steps, last_score
 from ddsdk.judging.training_set import TrainingSet, in_space_of
-from ddsdk.networks import NetworkSpec, function_digest
+from ddsdk.networks import Backbone, NetworkSpec, function_digest
 from ddsdk.training import Score, TrainingProtocol
 
 
@@ -119,11 +119,12 @@ def cached_score_steps(
     network: NetworkSpec | None = None,
     stopping: RealData | None = None,
     learned: bool = True,
+    backbone: Backbone | None = None,
 ) -> Iterator[EvaluationProgress]:
     """Yield the progress of `cached_score` after each epoch; the last progress has the score.
 
-    The arguments are those of `cached_score`, and `network` and `learned`, see `TrainingSet.of`. Without a folder no
-    score is stored, and the seed may be a generator.
+    The arguments are those of `cached_score`, and `network`, `learned` and `backbone`, see `TrainingSet.of`. Without a
+    folder no score is stored, and the seed may be a generator.
 
     Examples:
         >>> import ddsdk
@@ -138,7 +139,7 @@ def cached_score_steps(
     """
     test = in_space_of(distilled, test)
     options: dict[str, Any] = {"device": test.device, "network": network, "stopping": stopping, "learned": learned}
-    training_set = TrainingSet.of(distilled, protocol, **options)
+    training_set = TrainingSet.of(distilled, protocol, **options, backbone=backbone)
     if distilled.manifest.storage.labels == "hard":
         # All forms of one-hot labels are equal, so that one cached score serves for all of them.
         protocol = dataclasses.replace(training_set.protocol, labels="stored")

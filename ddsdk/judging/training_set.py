@@ -14,8 +14,8 @@ from ddsdk.artefact import Distilled
 from ddsdk.data import Batch, ClassChoice, LoadOptions, RealData, Resize
 from ddsdk.foundation import clean, note, require
 from ddsdk.judging.stored import check_cost, stored_protocol
-from ddsdk.networks import NetworkFactory, NetworkSpec, network_factory, stored_network_factory
-from ddsdk.training import PerStepSchedule, TrainingProtocol, kernel_machine
+from ddsdk.networks import Backbone, NetworkFactory, NetworkSpec, network_factory, stored_network_factory
+from ddsdk.training import PerStepSchedule, TrainingProtocol, kernel_machine, require_backbone
 
 
 @final
@@ -31,6 +31,8 @@ class TrainingSet:
             the network that the protocol names, which cannot import code of another package.
         stopping: Real training images in the value space of the set that choose the epoch, see
             `ddsdk.judging.stopping_images`; None for a protocol without early stopping.
+        backbone: Backbone of a protocol that probes, with the weights and preprocessing of the protocol; another or no
+            backbone is refused with a ValueError. None for other protocols.
 
     Examples:
         >>> import ddsdk
@@ -47,6 +49,11 @@ class TrainingSet:
     per_step: PerStepSchedule = PerStepSchedule()  # noqa: RUF009 - a tuple, which cannot change
     network: NetworkSpec | None = None
     stopping: RealData | None = None
+    backbone: Backbone | None = None
+
+    def __post_init__(self) -> None:
+        # No network is ever trained in the place of a probe.
+        require_backbone(self.protocol, self.backbone)
 
     @classmethod
     def of(
@@ -58,6 +65,7 @@ class TrainingSet:
         network: NetworkSpec | None = None,
         stopping: RealData | None = None,
         learned: bool = True,
+        backbone: Backbone | None = None,
     ) -> TrainingSet:
         """Return a distilled set with its learned rates under a protocol.
 
@@ -71,13 +79,15 @@ class TrainingSet:
                 stopping.
             learned: Whether a learned rate or momentum replaces that of the protocol. False for a protocol that several
                 sets have in common.
+            backbone: Backbone of a protocol that probes, see `TrainingSet`. None for other protocols.
         """
         if protocol is None:
             protocol = stored_protocol(distilled)
             check_cost(protocol, distilled)
         batch = Batch(distilled.images.to(device), distilled.labels.to(device))
         rates = (distilled.learned_lr, distilled.learned_momentum) if learned else (None, None)
-        return cls(batch, *protocol.with_learned(*rates), network=network, stopping=stopping)
+        training = protocol.with_learned(*rates)
+        return cls(batch, *training, network=network, stopping=stopping, backbone=backbone)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -111,7 +121,7 @@ class TrainingSet:
         # The network is built once here, so that an unknown name or option is refused before any training.
         if protocol.learner == "kernel":
             kernel_machine(protocol.network, **protocol.network_options)
-        else:
+        elif protocol.learner == "network":
             _ = self.factory
 
     @cached_property

@@ -12,6 +12,7 @@ from ddsdk.data import RealData
 from ddsdk.foundation import CheckedDataclass, PositiveInt, derive
 from ddsdk.judging.judge import evaluation_steps, last_score, reduced_protocol
 from ddsdk.judging.training_set import TrainingSet
+from ddsdk.networks import Backbone
 from ddsdk.synthetic import SyntheticSet
 from ddsdk.training import TrainingProtocol
 
@@ -30,6 +31,7 @@ class Validation(CheckedDataclass):
         epochs: Largest number of epochs of a network on the set.
         width: Number of channels of the network, if it has a width.
         networks: Number of fresh networks for each validation, with equal initial weights in all validations.
+        backbone: Backbone of a run whose protocol probes, see `ddsdk.judging.TrainingSet`. None for other protocols.
 
     Examples:
         >>> import ddsdk
@@ -46,6 +48,7 @@ class Validation(CheckedDataclass):
     epochs: PositiveInt = 300
     width: PositiveInt = 64
     networks: PositiveInt = 1
+    backbone: Backbone | None = None
 
     def under(self, protocol: TrainingProtocol, *, rng: torch.Generator) -> Callable[[SyntheticSet], float]:
         """Return the function from a set to the mean accuracy, in 0..1, of fresh networks that are trained on it.
@@ -62,7 +65,7 @@ class Validation(CheckedDataclass):
             with torch.no_grad():
                 batch = syn.at(torch.arange(len(syn)), derive(rng, "view"))
             learned = (None, None) if syn.rate is None else (syn.rate.rates, syn.rate.momenta)
-            training_set = TrainingSet(batch, *reduced.with_learned(*learned))
+            training_set = TrainingSet(batch, *reduced.with_learned(*learned), backbone=self.backbone)
             return last_score(evaluation_steps(training_set, self.held, rng=rng)).mean
 
         return accuracy

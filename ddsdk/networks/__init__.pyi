@@ -1,4 +1,6 @@
 from .attention import differentiable_attention as differentiable_attention
+from .backbones import Backbone as Backbone
+from .backbones import weights_sha256 as weights_sha256
 from .catalog import NETWORKS as NETWORKS
 from .catalog import NetworkFactory as NetworkFactory
 from .catalog import NetworkSpec as NetworkSpec
@@ -30,4 +32,5 @@ from .own import imported_network as imported_network
 from .own import network_name as network_name
 from .own import takes_generator as takes_generator
 from .pooling import AvgPool2 as AvgPool2
+from .pretrained import load_backbone as load_backbone
 from .shapes import check_request as check_request

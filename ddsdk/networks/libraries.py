@@ -60,7 +60,17 @@ def library_network(name: str, image_shape: ImageShape, num_classes: int, option
             raise TypeError(f"options of {name} must be those of its builder, got {dict(options)}: {error}") from error
 
 
-def _known(name: str, library: str, names: list[str]) -> None:
+def check_known(name: str, library: str, names: list[str]) -> None:
+    """Check that a library has a network of a name; the error shows the nearest name.
+
+    Args:
+        name: Name of the network without the prefix of the library.
+        library: Name of the library, such as "timm".
+        names: Names of all networks of the library.
+
+    Raises:
+        ValueError: If the library has no such network.
+    """
     similar = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     hint = f"; did you mean {library}:{similar[0]}?" if similar else ""
     if name not in names:
@@ -70,7 +80,7 @@ def _known(name: str, library: str, names: list[str]) -> None:
 def _torchvision(name: str, image_shape: ImageShape, num_classes: int, options: dict[str, Any]) -> nn.Module:
     from torchvision import models
 
-    _known(name, "torchvision", models.list_models(module=models))
+    check_known(name, "torchvision", models.list_models(module=models))
     channels, height, width = image_shape
     if name.startswith("vit_"):
         require(height == width, "image_shape", f"be square for torchvision:{name}", image_shape)
@@ -98,7 +108,7 @@ def _timm(name: str, image_shape: ImageShape, num_classes: int, options: dict[st
         import timm
     except ImportError:
         raise MissingExtraError(f"timm:{name}", "timm", "timm") from None
-    _known(name, "timm", timm.list_models())
+    check_known(name, "timm", timm.list_models())
     channels, height, width = image_shape
     arguments = {"num_classes": num_classes, "in_chans": channels, **options}
     network: nn.Module

@@ -111,27 +111,29 @@ def network_name(source: object) -> str:
     return f"{module}.{name}" if module and name else name or type(source).__name__
 
 
-def imported_network(text: str) -> Any:  # noqa: ANN401
+def imported_network(text: str, argument: str = "network") -> Any:  # noqa: ANN401
     """Return the class, function or module that a user names as "package.module:name".
 
     The working folder is searched first. Text of a file must never come here, because the module is run.
 
     Args:
         text: Name of a module and of an object in it, separated by a colon.
+        argument: Name of the argument in error messages.
 
     Raises:
         ValueError: If there is no such module or object.
     """
     module, _, path = text.partition(":")
     valid = bool(path) and all(part.isidentifier() for part in [*module.split("."), *path.split(".")])
-    require(valid, "network", "be a name of the catalogue, torchvision:NAME, timm:NAME or package.module:NAME", text)
+    catalogue = "a name of the catalogue, " if argument == "network" else ""
+    require(valid, argument, f"be {catalogue}torchvision:NAME, timm:NAME or package.module:NAME", text)
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 - sys.path holds strings
     try:
         found: Any = importlib.import_module(module)
         for part in path.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"network must name an object of an importable module, got {text!r}: {error}") from None
+        raise ValueError(f"{argument} must name an object of an importable module, got {text!r}: {error}") from None
     finally:
         sys.path.pop(0)
     return found

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ddsdk.artefact import Distilled, assemble
+from ddsdk.data import RealData
 from ddsdk.foundation import (
     ResumeError,
     as_generator,
@@ -39,9 +40,9 @@ from ddsdk.running.method import DirectMethod, IterativeMethod, Method
 from ddsdk.running.plan import Plan, Step
 from ddsdk.running.preview import BudgetFit, CostEstimate, estimate, shortened_method
 from ddsdk.running.warm_start import WarmStart, warm_start_
-from ddsdk.students import MakeStudent, RunProgress
+from ddsdk.students import BackboneStudents, MakeStudent, RunProgress
 from ddsdk.synthetic import SyntheticSet
-from ddsdk.training import TrainingProtocol
+from ddsdk.training import TrainingProtocol, probe_protocol
 
 R = TypeVar("R")
 
@@ -274,7 +275,7 @@ class Run(Generic[R], Iterator[Step]):
             self.method,
             stored,
             self.method.described(self.real),
-            protocol=self.method.protocol(self.real),
+            protocol=self._protocol(),
             rng=self._rng,
             # Cached networks count with the time of their training, so that costs do not depend on the cache.
             seconds=self.seconds + (0.0 if self.runs is None else self.runs.seconds),
@@ -310,6 +311,13 @@ class Run(Generic[R], Iterator[Step]):
         loop.load_state_dict(state["distillation"])
         self.seconds = state["seconds"]
 
+    def _protocol(self) -> TrainingProtocol:
+        """Return the protocol of the method, or that of a probe for students on a frozen backbone."""
+        students, real = self.make_student, self.real
+        if isinstance(students, BackboneStudents) and isinstance(real, RealData):
+            return probe_protocol(students.backbone, real)
+        return self.method.protocol(real)
+
     def _built(self) -> Distillation[Any]:
         method, rng = self.method, self._rng
         if not isinstance(method, IterativeMethod):
@@ -325,7 +333,7 @@ class Run(Generic[R], Iterator[Step]):
             description = method.described(self.real)
             self._record["start"] = warm_start_(plan.syn, self._start, description, derive(rng, "start"))
         if self._validation is not None:
-            validate = self._validation.under(method.protocol(self.real), rng=derive(rng, "validation"))
+            validate = self._validation.under(self._protocol(), rng=derive(rng, "validation"))
             every = self._validate_every or self._validation.every
             plan = dataclasses.replace(plan, validate=validate, validate_every=every)
         method.admit(plan)

@@ -11,6 +11,7 @@ from .fixed import FixedTeachers as FixedTeachers
 from .fresh import FreshStudents as FreshStudents
 from .fresh import MakeStudent as MakeStudent
 from .fresh import prepare_student as prepare_student
+from .frozen import BackboneStudents as BackboneStudents
 from .makers import InitialisedStudents as InitialisedStudents
 from .makers import InterpolatedExperts as InterpolatedExperts
 from .makers import PerturbedExperts as PerturbedExperts

@@ -32,6 +32,13 @@ from .optimizers import InnerSGD as InnerSGD
 from .optimizers import PerStepSGD as PerStepSGD
 from .optimizers import State as State
 from .output_change import OutputChange as OutputChange
+from .probe import Probe as Probe
+from .probing import embedded as embedded
+from .probing import fitted_probe as fitted_probe
+from .probing import linear_probe as linear_probe
+from .probing import probe_protocol as probe_protocol
+from .probing import protocol_on as protocol_on
+from .probing import require_backbone as require_backbone
 from .protocol import EarlyStopping as EarlyStopping
 from .protocol import PerStepSchedule as PerStepSchedule
 from .protocol import Score as Score

@@ -20,6 +20,7 @@ from ddsdk.foundation import (
     PositiveInt,
     require,
 )
+from ddsdk.training.probe import Probe
 
 _DSA = "color_crop_cutout_flip_scale_rotate"
 _Order = Literal["shuffled", "stored"]
@@ -29,11 +30,11 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "optimizer": ("sgd", "adam"),
     "schedule": ("steps", "cosine"),
     "order": get_args(_Order),
-    "learner": ("network", "kernel"),
+    "learner": ("network", "kernel", "probe"),
     "labels": get_args(_Labels),
 }
 # Fields of later versions. `to_dict` omits them at their defaults: the hashes of older sets and scores stay valid.
-_LATER = (*_CHOICES, "warm_up", "label_scale", "subtract_initial", "early_stopping")
+_LATER = (*_CHOICES, "warm_up", "label_scale", "subtract_initial", "early_stopping", "probe")
 
 
 class PerStepSchedule(NamedTuple):
@@ -102,7 +103,8 @@ class TrainingProtocol(CheckedDataclass):
 
     Attributes:
         name: Name of the protocol in tables.
-        network: Name of the network, a key of `ddsdk.NETWORKS`; name of the kernel if `learner` is "kernel".
+        network: Name of the network, a key of `ddsdk.NETWORKS`; name of the kernel or of the backbone if `learner` is
+            "kernel" or "probe".
         network_options: Options of the network or kernel, such as width; others have their defaults.
         networks: Number of networks that are trained from new weights; the score is their mean.
         epochs: Number of passes over the set.
@@ -122,14 +124,16 @@ class TrainingProtocol(CheckedDataclass):
         warm_up: Fraction of the steps, 0 <= value < 1, over which the learning rate first rises linearly to `lr`.
         order: Order of the images: ``"shuffled"`` anew in every epoch, or ``"stored"``: batches of `batch_size` in the
             order of the set. Only the stored order can have a learned learning rate for each step.
-        learner: Kind of the learner, ``"network"`` or ``"kernel"``. Kernel ridge regression has no training and uses
-            `name`, `network` and `network_options` alone; the other fields apply if `changed` sets a network.
+        learner: Kind of the learner, ``"network"``, ``"kernel"`` or ``"probe"``. Kernel ridge regression and a linear
+            probe train no network and use `name`, `network`, `network_options`, `labels` and `probe` alone; the other
+            fields apply if `changed` sets a network.
         labels: Labels of the training: the ``"stored"`` rows; ``"probabilities"``, the nearest distributions to these
             rows; ``"hard"``, the classes with the largest entries; or ``"centred"``, the hard ones less 1 / K.
         label_scale: Factor of the label rows in the training.
         subtract_initial: Whether the output of the network with its initial weights is subtracted from its output, in
             training and test. Weight decay then pulls to the initial weights.
         early_stopping: Choice of the epoch by real training images; None for the last epoch.
+        probe: Backbone and linear probe if `learner` is "probe"; None for other learners.
 
     Examples:
         >>> import ddsdk
@@ -156,11 +160,12 @@ class TrainingProtocol(CheckedDataclass):
     schedule: Literal["steps", "cosine"] = "steps"
     warm_up: float = 0.0
     order: _Order = "shuffled"
-    learner: Literal["network", "kernel"] = "network"
+    learner: Literal["network", "kernel", "probe"] = "network"
     labels: _Labels = "stored"
     label_scale: PositiveFloat = 1.0
     subtract_initial: bool = False
     early_stopping: EarlyStopping | None = None
+    probe: Probe | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -170,6 +175,8 @@ class TrainingProtocol(CheckedDataclass):
             require(getattr(self, name) in choices, name, f"be one of {list(choices)}", getattr(self, name))
         beta = self.optimizer == "sgd" or self.momentum < 1
         require(beta, "momentum", "be below 1, as Adam's first beta", self.momentum)
+        probed = (self.learner == "probe") == (self.probe is not None)
+        require(probed, "probe", "be given for the learner 'probe' alone", self.learner)
 
     def steps_in_epoch(self, images: int) -> int:
         """Return the number of optimizer steps in one epoch of a set of `images` images."""
@@ -177,7 +184,7 @@ class TrainingProtocol(CheckedDataclass):
 
     @property
     def rounds(self) -> int:
-        """Number of epochs of all networks together; 1 for a kernel."""
+        """Number of epochs of all networks together; 1 for a kernel or a probe."""
         return self.networks * self.epochs if self.learner == "network" else 1
 
     def rate_at(self, step: int, per_epoch: float) -> float:
@@ -261,7 +268,7 @@ class TrainingProtocol(CheckedDataclass):
         fields = {"network": network, "networks": networks, "epochs": epochs, "order": order, "labels": labels}
         changes: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
         if not same_network:
-            changes["learner"] = "network"
+            changes |= {"learner": "network", "probe": None}
         if not early_stopping and self.early_stopping is not None:
             changes["early_stopping"] = None
             name_parts.append("last epoch")
@@ -292,7 +299,8 @@ class TrainingProtocol(CheckedDataclass):
     def network_label(self) -> str:
         """Network or kernel with its options, such as "convnet (width 128)" or "fc-ntk kernel (depth 2)"."""
         options = ", ".join(f"{k} {v}" for k, v in self.network_options.items())
-        name = self.network if self.learner == "network" else f"{self.network} kernel"
+        names = {"network": self.network, "kernel": f"{self.network} kernel", "probe": f"probe on {self.network}"}
+        name = names[self.learner]
         return f"{name} ({options})" if options else name
 
     def to_dict(self) -> dict[str, Any]:
@@ -341,7 +349,8 @@ class Score:
         seconds: Wall-clock seconds of training and testing.
         labels: Kind of the labels: ``"hard"``, ``"soft"`` or ``"scores"``; ``"scores as hard"`` and the like if
             `TrainingProtocol.labels` changed the stored labels; empty in records of older versions.
-        loss: Training loss, `TrainingProtocol.loss`; ``"ridge"`` for a kernel; empty in records of older versions.
+        loss: Training loss, `TrainingProtocol.loss`; ``"ridge"`` for a kernel, ``"probe"`` for a linear probe; empty in
+            records of older versions.
 
     Examples:
         >>> from ddsdk import Score
@@ -373,6 +382,6 @@ class Score:
 
     @property
     def accuracy_text(self) -> str:
-        """Mean and standard deviation in percent; a kernel machine is deterministic and has no deviation."""
-        exact = len(self.accuracies) == 1 and self.loss == "ridge"
+        """Mean and standard deviation in percent; a kernel machine or probe is exact and has no deviation."""
+        exact = len(self.accuracies) == 1 and self.loss in ("ridge", "probe")
         return f"{100 * self.mean:.2f}{'' if exact else f' ± {100 * self.std:.2f}'}"

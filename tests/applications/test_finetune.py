@@ -12,7 +12,9 @@ from torch.nn.functional import cross_entropy
 import ddsdk as dd
 from benchmarks.finetune import ExperimentConfig, pretrained, some_classes
 from ddsdk.foundation import derive
+from ddsdk.networks import Backbone
 from ddsdk.objectives import weight_gradients
+from ddsdk.students import BackboneStudents
 from ddsdk.training import embeddings
 from ddsdk_integrations.finetune import FrozenBackbone, LinearGradientMatching, fine_tune, linear_probe, probe_accuracy
 
@@ -73,10 +75,21 @@ def test_no_recipe_changes_the_backbone(tiny, backbone, frozen, recipe):
 
 
 def test_gradients_of_all_weights_are_refused(tiny, make_student):
-    with pytest.raises(TypeError, match="make_student must be a FrozenBackbone, got NetworkFactory"):
+    with pytest.raises(TypeError, match="must be BackboneStudents or a FrozenBackbone, got NetworkFactory"):
         dd.distill(LinearGradientMatching(ipc=1, steps=1), tiny, make_student=make_student, seed=0)
     with pytest.raises(ValueError, match="image_lr must"):
         LinearGradientMatching(image_lr=0)
+
+
+def test_a_set_for_a_named_backbone_is_probed_with_it(digits):
+    train, test = digits
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 6, 5), nn.ReLU())
+    named = Backbone(module, mean=[0.3], std=[0.4], side=12, name="convolution")
+    recipe = LinearGradientMatching(ipc=1, steps=2, real_batch=8, augmentation="")
+    found = dd.distill(recipe, train, make_student=BackboneStudents(named, train), seed=0)
+    assert (found.protocol["learner"], found.protocol["network"]) == ("probe", "convolution")
+    assert dd.evaluate(found, test, backbone=named)[0].network == "probe on convolution"
 
 
 def test_the_probe_is_where_the_gradient_is_zero():

@@ -13,8 +13,8 @@ True
 
 from __future__ import annotations
 
+from ddsdk.training import linear_probe as linear_probe
 from ddsdk_integrations.finetune.matching import FrozenBackbone as FrozenBackbone
 from ddsdk_integrations.finetune.matching import LinearGradientMatching as LinearGradientMatching
 from ddsdk_integrations.finetune.probe import fine_tune as fine_tune
-from ddsdk_integrations.finetune.probe import linear_probe as linear_probe
 from ddsdk_integrations.finetune.probe import probe_accuracy as probe_accuracy

@@ -15,7 +15,7 @@ from ddsdk.foundation import PositiveFloat, PositiveInt, require, require_count
 from ddsdk.networks import Network
 from ddsdk.objectives import CollectiveMatch, cosine, weight_gradients
 from ddsdk.recipes import IterativeRecipe, adam_on_images, augmentation_for, pixel_set
-from ddsdk.students import FreshStudents, MakeStudent
+from ddsdk.students import BackboneStudents, FreshStudents, MakeStudent
 
 
 @final
@@ -37,7 +37,9 @@ class _Features(nn.Module):
 
 @final
 class FrozenBackbone:
-    """A student factory for any recipe: a frozen pretrained backbone with a random linear head.
+    """A student factory on a module without a name: a frozen backbone with a random linear head.
+
+    `ddsdk.students.BackboneStudents` is for a `ddsdk.networks.Backbone`, whose name and hash the artefact states.
 
     Recipes that match embeddings match the backbone's features. Recipes that match gradients or train their students
     have the head as the only parameters. The backbone is copied and put into eval mode.
@@ -80,7 +82,7 @@ class LinearGradientMatching(IterativeRecipe):
     """Linear gradient matching: match the gradients of random linear classifiers on features of a frozen backbone.
 
     min_S E_W 1 - cos(grad_W L(W f(S)), grad_W L(W f(T))) over fresh heads W, with one siamese augmentation of both
-    sides. Its students must be a `FrozenBackbone`.
+    sides. Its students must be `ddsdk.students.BackboneStudents` or a `FrozenBackbone`.
 
     Attributes:
         steps: Outer steps, one update of the images each.
@@ -117,10 +119,11 @@ class LinearGradientMatching(IterativeRecipe):
         """Return matching of the heads' gradients on a batch of all classes.
 
         Raises:
-            TypeError: If `make_student` is no `FrozenBackbone`; other students would match gradients of all weights.
+            TypeError: If `make_student` has no frozen backbone; other students would match gradients of all weights.
         """
-        if not isinstance(make_student, FrozenBackbone):
-            raise TypeError(f"make_student must be a FrozenBackbone, got {type(make_student).__name__}")
+        if not isinstance(make_student, FrozenBackbone | BackboneStudents):
+            given = type(make_student).__name__
+            raise TypeError(f"make_student must be BackboneStudents or a FrozenBackbone, got {given}")
         return dd.Plan(
             syn=pixel_set(real, self.ipc, self.start, rng),
             objective=CollectiveMatch(
@@ -135,8 +138,8 @@ class LinearGradientMatching(IterativeRecipe):
         )
 
     def protocol(self, real: dd.RealData) -> dd.TrainingProtocol:
-        """Return the protocol of training a network from scratch; `probe_accuracy` evaluates the set on the backbone.
+        """Return the protocol of training a network from scratch, for a `FrozenBackbone`, which has no name or hash.
 
-        A protocol has no name for an arbitrary backbone.
+        A run with `ddsdk.students.BackboneStudents` stores the protocol of a linear probe in its place.
         """
         return dd.TrainingProtocol.published(augmentation_for(real, self.augmentation))

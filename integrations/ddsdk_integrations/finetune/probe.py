@@ -7,48 +7,12 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 import ddsdk as dd
-from ddsdk.foundation import as_generator, require_positive
+from ddsdk.foundation import as_generator
 from ddsdk.judging import top1_accuracy
 from ddsdk.synthetic import read_labels
-from ddsdk.training import embeddings, train
-
-_ITERATIONS = 200
-
-
-def linear_probe(features: Tensor, labels: Tensor, *, decay: float = 1e-3) -> nn.Linear:
-    """Return the linear head that minimises cross-entropy + decay ||W||^2 / 2 on features.
-
-    The problem is convex, so the result has no randomness.
-
-    Args:
-        features: Features of the images, (M, F).
-        labels: Labels as rows of probabilities, (M, K).
-        decay: Weight decay, > 0; without it the loss may have no minimum.
-
-    Examples:
-        >>> import torch
-        >>> from ddsdk_integrations.finetune import linear_probe
-        >>> linear_probe(torch.eye(3), torch.eye(3))(torch.eye(3)).argmax(1).tolist()
-        [0, 1, 2]
-    """
-    require_positive("decay", decay)
-    head = nn.Linear(features.shape[1], labels.shape[1]).to(features)
-    for p in head.parameters():
-        nn.init.zeros_(p)
-    solver = torch.optim.LBFGS(head.parameters(), max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        solver.zero_grad()
-        value: Tensor = cross_entropy(head(features), labels) + decay * head.weight.square().sum() / 2
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    solver.step(loss)  # type: ignore[no-untyped-call]
-    head.requires_grad_(False)
-    return head
+from ddsdk.training import embeddings, linear_probe, train
 
 
 @final
