@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ddsdk as dd
-from ddsdk.artefact import Cosine, Half, LowRank, Palette, Tiles, Uint8, main_facts, packed_set
+from ddsdk.artefact import Cosine, Half, LowRank, PackedStorage, Palette, Tiles, Uint8, cosine, main_facts, packed_set
 from ddsdk.artefact.entropy import entropy_coded, entropy_decoded
 from ddsdk.artefact.manifest import decode_manifest, encode_manifest
 from ddsdk.cli import main
@@ -346,3 +346,17 @@ def test_an_evaluation_states_the_bytes(tmp_path, capsys):
     assert re.search(r"the set is packed into \d+ bytes; baselines count a byte", printed)
     assert "each baseline has 1 (equal storage budget)" in printed
     assert "cannot prove" not in printed
+
+
+def test_rounding_towards_zero_has_the_smaller_error_at_equal_bytes(monkeypatch):
+    images = dd.load("digits").images[:400]
+    errors = {}
+    for rounding in (0.35, 0.5):
+        monkeypatch.setattr(cosine, "_ROUNDING", rounding)
+        packed = [
+            PackedStorage.of(images, torch.eye(2).repeat(200, 1), Cosine(height=8, width=8, kept=64, step=step), 0)
+            for step in (0.2 * 1.01**i for i in range(120))
+        ]
+        best = next(p for p in packed if p.nbytes <= 4000)
+        errors[rounding] = float((best.unit_images() - images).square().mean())
+    assert errors[0.35] < errors[0.5]

@@ -27,11 +27,11 @@ class Compress(DataOptions):
             counted.
         out: Folder of the packed artefact.
         codecs: Codecs to try, separated by commas: cosine, palette, uint8, half, low-rank. Default: all.
-        held_out: Fraction of the training images on which the forms are compared.
+        held_out: Fraction of the training images on which the forms are compared, as of `ddsdk distill --validation`.
         epochs: Largest number of training epochs in the comparison.
         width: Number of channels of the networks in the comparison.
         repeat: Number of networks for each form.
-        seed: Seed of the held-out part and of the networks.
+        seed: Seed of the networks of the comparison.
     """
 
     set: tyro.conf.Positional[Path]
@@ -48,7 +48,7 @@ class Compress(DataOptions):
         """Return exit code 0 after saving the best form."""
         require(0 < self.held_out < 1, "held_out", "lie between 0 and 1", self.held_out)
         distilled = artefact.Distilled.load(self.set)
-        _, held = self.train().split(self.held_out, foundation.generator(self.seed, "held-out"))
+        _, held = self.train().split(self.held_out, foundation.generator("validation"))
         stated = judging.stored_protocol(distilled)
         # A protocol with the stored order can have a learned rate for each step, and so needs all of its epochs.
         epochs = None if stated.order == "stored" else self.epochs

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ddsdk.artefact import Distilled
 from ddsdk.data import RealData
 from ddsdk.experiments.protocol_columns import EvaluationCost
 from ddsdk.experiments.rendering import draw_lines, markdown_table, mean_text
+from ddsdk.experiments.units import package_versions
 from ddsdk.foundation import Store, Unit, escape_markdown, generator, inner_folder, read_json, readable_json, require
 from ddsdk.judging import (
     CODEC_FAMILIES,
@@ -58,7 +59,7 @@ class BytePoint:
     @property
     def mean(self) -> float:
         """Mean accuracy over the networks; NaN without networks."""
-        return sum(self.accuracies) / len(self.accuracies) if self.accuracies else math.nan
+        return statistics.fmean(self.accuracies) if self.accuracies else math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,7 @@ def _conditions(distilled: Distilled, budget: int, config: ByteCurveConfig) -> d
         "cost": {name: getattr(config.cost, name) for name in ("networks", "epochs", "width")},
         "data": {"name": config.train.name, "fingerprint": config.train.fingerprint},
         "threads": torch.get_num_threads(),
-        "versions": {"ddsdk": version("ddsdk"), "torch": torch.__version__},
+        "versions": package_versions(),
     }
 
 

@@ -8,8 +8,20 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from ddsdk.artefact import Codec, Cosine, Distilled, Half, LowRank, Palette, Uint8, codec_state, packed_set
+from ddsdk.artefact import (
+    Codec,
+    Cosine,
+    Distilled,
+    Half,
+    LowRank,
+    PackedStorage,
+    Palette,
+    Uint8,
+    codec_state,
+    packed_set,
+)
 from ddsdk.data import RealData
 from ddsdk.foundation import generator, require, require_count
 from ddsdk.judging.judge import evaluation_steps, last_score
@@ -85,40 +97,49 @@ def compression_steps(
     require_count("budget", budget)
     for family in families:
         require(family in CODEC_FAMILIES, "families", f"be among {', '.join(CODEC_FAMILIES)}", family)
-    forms = _fitting_forms(distilled.unpacked(), budget, families)
-    held = in_space_of(distilled, held)
     protocol = stored_protocol(distilled) if protocol is None else protocol
-    for packed, source, codec in forms:
-        check_cost(protocol, packed)
-        training_set = TrainingSet.of(packed, protocol)
+    check_cost(protocol, distilled)
+    held = in_space_of(distilled, held)
+    for form in _fitting_forms(distilled.unpacked(), budget, families):
+        training_set = TrainingSet.of(form.packed, protocol)
         accuracy = last_score(evaluation_steps(training_set, held, rng=generator(seed, "compression"))).mean
-        yield CompressionTrial(packed, _text(codec, packed), _error(packed, source), accuracy)
+        yield CompressionTrial(form.packed, _text(form.packed), form.error, accuracy)
 
 
-def _fitting_forms(
-    distilled: Distilled, budget: int, families: Sequence[str]
-) -> list[tuple[Distilled, Distilled, Codec]]:
-    """Return packed sets within the budget, the sets that they were packed from, and their codecs.
+class _Form(NamedTuple):
+    packed: Distilled
+    error: float
+
+
+def _fitting_forms(distilled: Distilled, budget: int, families: Sequence[str]) -> list[_Form]:
+    """Return the form with the smallest error for each codec, number of images and of label entries.
 
     Raises:
-        BudgetError: If there are none.
+        BudgetError: If none fits into the budget.
     """
-    forms, smallest = [], math.inf
+    best: dict[object, _Form] = {}
+    smallest = math.inf
     for part in _parts(distilled):
-        for kept_labels in _kept_labels(part):
-            for codecs in _codecs(part, families):
+        items = part.preprocess.inverse(part.images.cpu())
+        rates = 4 * part.manifest.storage.other_floats
+        for kept in _kept_labels(part):
+            for codecs in _codecs(items, families):
 
-                def pack(codec: Codec, part: Distilled = part, kept: int | None = kept_labels) -> Distilled:
-                    return dataclasses.replace(packed_set(part, codec, kept), certificate=None)
+                def size(codec: Codec, part: Distilled = part, kept: int = kept, items: Tensor = items) -> int:
+                    return PackedStorage.of(items, part.labels.cpu(), codec, kept).nbytes
 
-                packed, codec = _first_that_fits(codecs, pack, budget)
-                size = packed.manifest.storage.bytes
-                smallest = min(smallest, size)
-                if size <= budget:
-                    forms.append((packed, part, codec))
-    if not forms:
+                codec, nbytes = _first_that_fits(codecs, size, budget - rates)
+                smallest = min(smallest, nbytes + rates)
+                if nbytes + rates > budget:
+                    continue
+                packed = dataclasses.replace(packed_set(part, codec, kept), certificate=None)
+                error = float((part.preprocess.inverse(packed.images.cpu()) - items).square().mean().sqrt())
+                key = codec.name, len(part), kept
+                if key not in best or error < best[key].error:
+                    best[key] = _Form(packed, error)
+    if not best:
         raise BudgetError(f"budget must be at least {smallest} bytes, the smallest form of this set, got {budget}")
-    return _without_coarser(forms)
+    return list(best.values())
 
 
 def _parts(distilled: Distilled) -> Iterator[Distilled]:
@@ -131,24 +152,23 @@ def _parts(distilled: Distilled) -> Iterator[Distilled]:
         yield distilled if list(count) == sizes else distilled.first_of_classes(count)
 
 
-def _kept_labels(distilled: Distilled) -> tuple[int | None, ...]:
+def _kept_labels(distilled: Distilled) -> tuple[int, ...]:
     if distilled.manifest.storage.labels == "hard":
-        return (None,)
+        return (0,)
     return tuple(sorted({0, min(5, distilled.num_classes), distilled.num_classes}))
 
 
-def _codecs(distilled: Distilled, families: Sequence[str]) -> Iterator[Sequence[Codec]]:
+def _codecs(items: Tensor, families: Sequence[str]) -> Iterator[Sequence[Codec]]:
     """Yield codecs of one family each, by decreasing size."""
-    height, width = distilled.images.shape[2:]
+    height, width = items.shape[2:]
     if "cosine" in families:
         # Below this step an error grows, because coefficients are clipped.
-        least = Cosine.least_step(distilled.preprocess.inverse(distilled.images))
+        least = Cosine.least_step(items)
         steps = [least, *(step for step in _STEPS if step > least)]
         for kept in sorted({math.ceil(share * height * width) for share in _SHARES}, reverse=True):
             yield [Cosine(height=height, width=width, kept=kept, step=step) for step in steps]
     if "palette" in families:
-        pixels = distilled.images.movedim(1, -1).flatten(0, -2)
-        different = len(torch.unique(pixels, dim=0))
+        different = len(torch.unique(items.movedim(1, -1).flatten(0, -2), dim=0))
         palettes = [Palette(colours=colours) for colours in _COLOURS if colours < different]
         if palettes:
             yield palettes
@@ -160,40 +180,22 @@ def _codecs(distilled: Distilled, families: Sequence[str]) -> Iterator[Sequence[
         yield [LowRank(rank=rank) for rank in range(min(height, width) // 2, 0, -1)]
 
 
-def _first_that_fits(
-    codecs: Sequence[Codec], pack: Callable[[Codec], Distilled], budget: int
-) -> tuple[Distilled, Codec]:
-    """Return the first packed set within the budget by bisection, or the last one if there is none."""
+def _first_that_fits(codecs: Sequence[Codec], size: Callable[[Codec], int], budget: int) -> tuple[Codec, int]:
+    """Return the first codec within the budget and its bytes by bisection, or the last one if there is none."""
     low, high = 0, len(codecs) - 1
-    found = pack(codecs[high])
+    found = size(codecs[high])
     while low < high:
         middle = (low + high) // 2
-        packed = pack(codecs[middle])
-        if packed.manifest.storage.bytes <= budget:
-            high, found = middle, packed
+        nbytes = size(codecs[middle])
+        if nbytes <= budget:
+            high, found = middle, nbytes
         else:
             low = middle + 1
-    return found, codecs[high]
+    return codecs[high], found
 
 
-def _without_coarser(forms: list[tuple[Distilled, Distilled, Codec]]) -> list[tuple[Distilled, Distilled, Codec]]:
-    """Return the form with the smallest error for each codec, number of images and of label entries."""
-    best: dict[object, tuple[float, tuple[Distilled, Distilled, Codec]]] = {}
-    for form in forms:
-        packed, source, codec = form
-        assert packed.packing is not None
-        key, error = (codec.name, len(packed), packed.packing.kept_labels), _error(packed, source)
-        if key not in best or error < best[key][0]:
-            best[key] = error, form
-    return [form for _, form in best.values()]
-
-
-def _error(packed: Distilled, source: Distilled) -> float:
-    inverse = packed.preprocess.inverse
-    return float((inverse(packed.images) - inverse(source.images)).square().mean().sqrt())
-
-
-def _text(codec: Codec, packed: Distilled) -> str:
-    settings = [f"{k} {v:.3g}" for k, v in codec_state(codec).items() if k not in ("name", "height", "width")]
-    labels = "" if packed.packing is None or packed.packing.kept_labels == 0 else f", {packed.packing.kept_labels}"
-    return ", ".join([codec.name, *settings]) + (f"{labels} label entries" if labels else "")
+def _text(packed: Distilled) -> str:
+    assert packed.packing is not None
+    state, kept = codec_state(packed.packing.codec), packed.packing.kept_labels
+    settings = [f"{name} {value:.3g}" for name, value in state.items() if name not in ("name", "height", "width")]
+    return ", ".join([str(state["name"]), *settings, *([f"{kept} label entries"] if kept else [])])
