@@ -57,7 +57,7 @@ PRESETS: Mapping[str, Mapping[int, Mapping[str, Any]]] = {
     **{name: {1: {**_EXPERTS, "image_lr": 1000.0}} for name in ("mtt", "ftd", "tesla", "datm")},
     "haba": {1: {**_EXPERTS, "image_lr": 1.0, "image_momentum": 0.5}},
     "kfs": {1: {"real_batch": 64}},
-    "fred": {1: {**_EXPERTS, "image_lr": 1000.0}},
+    "fred": {1: {**_EXPERTS, "image_lr": 10.0}},
     "fred-dm": {1: {"real_batch": 64, "image_lr": 30.0}},
     "it-gan": {1: {"real_batch": 64, "generator_steps": 500}},
     "glad": {1: {"real_batch": 64, "generator_steps": 500}},
